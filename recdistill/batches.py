@@ -1,0 +1,369 @@
+"""The tensor contract, and how shards of lists become batches of it.
+
+A batch is a dict. The **list is the last axis**; the mask is never inferred.
+
+* `query`: {feature name: `(batch, …)`}, looked-up values;
+* `candidate_index`: int32 rows of the item table, `(batch, list_size)`, or
+  `(list_size,)` where all lists of the batch share their candidates;
+* `mask`: `(batch, list_size)` bool, True for a real candidate;
+* `teacher_scores`: `(batch, list_size)` float32, where they are stored;
+* `profile`: `(batch, n)` int32, the query's training row, where a linear item model
+  must not see itself (`recdistill.linear`).
+
+`y` is `{"labels": relevance, "mask": mask}` and the sample weight is `(batch,)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+QUERY_PREFIX, RAW_PREFIX = "query.", "raw."
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unequal length: row `i` is `values[offsets[i]:offsets[i + 1]]`."""
+
+    values: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def from_arrow(cls, column: pa.ListArray) -> Ragged:
+        """A list column."""
+        offsets = column.offsets.to_numpy()
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        return cls(values, (offsets - offsets[0]).astype("int64"))
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.offsets) - 1
+
+    def take(self, rows: np.ndarray) -> Ragged:
+        """The given rows, in the given order."""
+        lengths = (self.offsets[1:] - self.offsets[:-1])[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+        return Ragged(
+            self.values[np.repeat(self.offsets[:-1][rows], lengths) + place], offsets
+        )
+
+    def padded(self, fill: Any) -> np.ndarray:
+        """`(rows, longest)`, at least one column, filled on the right."""
+        lengths = self.offsets[1:] - self.offsets[:-1]
+        width = max(1, int(lengths.max(initial=0)))
+        dense = np.full((len(self), width), fill, self.values.dtype)
+        dense[np.arange(width)[None] < lengths[:, None]] = self.values
+        return dense
+
+    def row_numbers(self) -> np.ndarray:
+        """For each value the row it stands in."""
+        return np.repeat(np.arange(len(self)), self.offsets[1:] - self.offsets[:-1])
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Lists in memory: one shard, or rows of it.
+
+    Attributes:
+        list_id: `(lists,)` int64.
+        query_id: `(lists,)` str.
+        query: Looked-up query features by name, `(lists, …)`.
+        positives: Item rows of the relevant candidates; -1 for an item that the
+            catalogue lacks.
+        relevance: Beside `positives`.
+        seen: Item rows that the query interacted with before: never candidates.
+        weight: `(lists,)` float32.
+        query_row: `(lists,)`, the row of the query in the training profiles, or -1.
+        candidates: Candidates of a scored list; None for the whole catalogue.
+        teacher_scores: Beside `candidates`, or over the catalogue; None if unscored.
+        raw: Raw query inputs by name, where the shard keeps them.
+    """
+
+    list_id: np.ndarray
+    query_id: np.ndarray
+    query: dict[str, np.ndarray]
+    positives: Ragged
+    relevance: Ragged
+    seen: Ragged
+    weight: np.ndarray
+    query_row: np.ndarray
+    candidates: np.ndarray | None = None
+    teacher_scores: np.ndarray | None = None
+    raw: dict[str, np.ndarray | Ragged] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of lists."""
+        return len(self.list_id)
+
+    def take(self, rows: np.ndarray) -> Lists:
+        """The given lists, in the given order."""
+
+        def pick(value: Any) -> Any:
+            if value is None:
+                return None
+            return value.take(rows) if isinstance(value, Ragged) else value[rows]
+
+        return Lists(
+            **{
+                name: {k: pick(v) for k, v in value.items()}
+                if isinstance(value, dict)
+                else pick(value)
+                for name, value in self.__dict__.items()
+            }
+        )
+
+
+def read_lists(path: Path) -> Lists:
+    """One shard into memory."""
+    table = pq.read_table(path)
+
+    def dense(name: str) -> Any:
+        column = table[name].combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            return flat.reshape(len(column), column.type.list_size)
+        if pa.types.is_list(column.type):
+            return Ragged.from_arrow(column)
+        return column.to_numpy(zero_copy_only=False)
+
+    def optional(name: str) -> Any:
+        return dense(name) if name in table.column_names else None
+
+    def prefixed(prefix: str) -> dict[str, Any]:
+        names = [name for name in table.column_names if name.startswith(prefix)]
+        return {name.removeprefix(prefix): dense(name) for name in names}
+
+    query = prefixed(QUERY_PREFIX)
+    return Lists(
+        list_id=dense("list_id"),
+        query_id=dense("query_id"),
+        query={
+            name: value.padded(0) if isinstance(value, Ragged) else value
+            for name, value in query.items()
+        },
+        positives=dense("candidates"),
+        relevance=dense("relevance"),
+        seen=dense("seen"),
+        weight=dense("list_weight"),
+        query_row=dense("query_row"),
+        candidates=optional("scored_candidates"),
+        teacher_scores=optional("teacher_scores"),
+        raw=prefixed(RAW_PREFIX),
+    )
+
+
+Batch = tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]
+
+
+def catalogue_mask(lists: Lists, catalogue_size: int) -> np.ndarray:
+    """`(lists, catalogue_size)` bool: False for what the query has seen.
+
+    An observed positive is a candidate, also where the query saw it before.
+    """
+    mask = np.ones((len(lists), catalogue_size), bool)
+    mask[lists.seen.row_numbers(), lists.seen.values] = False
+    rows, items, _ = _reachable_positives(lists)
+    mask[rows, items] = True
+    return mask
+
+
+def catalogue_relevance(lists: Lists, catalogue_size: int) -> np.ndarray:
+    """`(lists, catalogue_size)` float32: the relevance of every item."""
+    relevance = np.zeros((len(lists), catalogue_size), "float32")
+    rows, items, value = _reachable_positives(lists)
+    relevance[rows, items] = value
+    return relevance
+
+
+def _reachable_positives(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    inside = lists.positives.values >= 0
+    return (
+        lists.positives.row_numbers()[inside],
+        lists.positives.values[inside],
+        lists.relevance.values[inside],
+    )
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Turns lists into one batch of the tensor contract.
+
+    Attributes:
+        catalogue_size: Number of items.
+        tail: None: every list is the whole catalogue; else its positives and so many
+            uniformly drawn candidates. Lists with stored candidates keep those.
+        profiles: Training rows of all queries, as vocabulary indices; None where the
+            teacher does not need them.
+        with_teacher: Whether stored teacher scores go into the batch.
+    """
+
+    catalogue_size: int
+    tail: int | None = None
+    profiles: Ragged | None = None
+    with_teacher: bool = False
+
+    def __call__(self, lists: Lists, rng: np.random.Generator) -> Batch:
+        """A batch of these lists; `rng` draws the candidates."""
+        if lists.candidates is not None and self.with_teacher:
+            x, mask, relevance = self._stored(lists)
+        elif self.tail is None:
+            mask = catalogue_mask(lists, self.catalogue_size)
+            relevance = catalogue_relevance(lists, self.catalogue_size)
+            index = np.arange(self.catalogue_size, dtype="int32")
+            x = {"candidate_index": index}
+        else:
+            x, mask, relevance = self._sampled(lists, rng)
+        x |= {"query": dict(lists.query), "mask": mask}
+        if self.with_teacher and lists.teacher_scores is not None:
+            x["teacher_scores"] = lists.teacher_scores.astype("float32")
+        if self.profiles is not None:
+            x["profile"] = self.profiles.take(lists.query_row).padded(0)
+        return x, {"labels": relevance, "mask": mask}, lists.weight
+
+    def _sampled(
+        self, lists: Lists, rng: np.random.Generator
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+        positives = lists.positives.padded(-1)
+        relevance = lists.relevance.padded(0.0)
+        size = min(self.tail or 0, self.catalogue_size)
+        drawn = rng.choice(self.catalogue_size, size, replace=False).astype("int32")
+        tail = np.broadcast_to(drawn, (len(lists), size))
+        rows = np.arange(len(lists))[:, None]
+        allowed = np.ones((len(lists), self.catalogue_size), bool)
+        allowed[lists.seen.row_numbers(), lists.seen.values] = False
+        # A positive that is drawn again would be its own negative.
+        allowed[rows, np.maximum(positives, 0)] &= positives < 0
+        mask = np.concatenate([positives >= 0, allowed[rows, tail]], axis=1)
+        index = np.concatenate([np.maximum(positives, 0), tail], axis=1)
+        relevance = np.concatenate(
+            [relevance * (positives >= 0), np.zeros(tail.shape, "float32")], axis=1
+        )
+        return {"candidate_index": index.astype("int32")}, mask, relevance
+
+    def _stored(
+        self, lists: Lists
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+        stored = np.asarray(lists.candidates)
+        mask = stored >= 0
+        index = np.maximum(stored, 0).astype("int32")
+        positives, value = lists.positives.padded(-1), lists.relevance.padded(0.0)
+        same = (index[:, :, None] == positives[:, None, :]) & mask[:, :, None]
+        return {"candidate_index": index}, mask, (same * value[:, None, :]).sum(2)
+
+
+def batches(
+    shards: Sequence[Path],
+    collate: Collator,
+    batch_size: int,
+    *,
+    seed: int,
+    epochs: int | None = None,
+) -> tf.data.Dataset:
+    """Shuffled training batches, the same for the same seed.
+
+    Shards are read one at a time, in an order and with rows shuffled anew each epoch;
+    lists of different shards do not mix, so each shard should hold a random part of
+    the queries. Lists of an epoch that do not fill a batch are left for the next.
+
+    Args:
+        shards: Files of lists.
+        collate: Makes the batch.
+        batch_size: Lists in a batch.
+        seed: Seeds order and sampling.
+        epochs: Passes over the data; None to go on for ever.
+
+    Raises:
+        ValueError: If there is no list to train on.
+    """
+    sizes = [pq.read_metadata(path).num_rows for path in shards]
+    if not sum(sizes):
+        raise ValueError("`shards` must hold a list to train on. Received: none")
+    cache = _ShardCache(sum(sizes) <= IN_MEMORY_LISTS)
+
+    def produce() -> Iterator[Batch]:
+        rng = np.random.default_rng(seed)
+        epoch = 0
+        while epochs is None or epoch < epochs:
+            epoch += 1
+            for number in rng.permutation(len(shards)):
+                lists = cache.read(shards[number])
+                order = rng.permutation(len(lists))
+                size = min(batch_size, max(1, len(lists)))
+                for start in range(0, len(lists) - size + 1, size):
+                    yield collate(lists.take(order[start : start + size]), rng)
+
+    signature = tf.nest.map_structure(_any_size, next(produce()))
+    dataset = tf.data.Dataset.from_generator(produce, output_signature=signature)
+    return dataset.prefetch(4)
+
+
+IN_MEMORY_LISTS = 500_000
+
+
+class _ShardCache:
+    """Keeps shards in memory where all of them fit comfortably."""
+
+    def __init__(self, keep: bool) -> None:
+        self._keep, self._shards = keep, dict[Path, Lists]()
+
+    def read(self, path: Path) -> Lists:
+        """The shard's lists."""
+        if path not in self._shards:
+            lists = read_lists(path)
+            if not self._keep:
+                return lists
+            self._shards[path] = lists
+        return self._shards[path]
+
+
+def _any_size(value: np.ndarray) -> tf.TensorSpec:
+    return tf.TensorSpec([None] * value.ndim, value.dtype)
+
+
+def in_order(
+    shards: Sequence[Path], batch_size: int, limit: int | None = None, seed: int = 0
+) -> Iterator[Lists]:
+    """Lists of all shards in their order, `batch_size` at a time.
+
+    Args:
+        shards: Files of lists.
+        batch_size: Most lists in one piece.
+        limit: Read only so many lists, drawn at random from all; None for all.
+        seed: Seeds that draw.
+    """
+    sizes = [pq.read_metadata(path).num_rows for path in shards]
+    chosen = np.arange(sum(sizes))
+    if limit is not None and limit < len(chosen):
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(len(chosen), limit, replace=False))
+    start = 0
+    for path, size in zip(shards, sizes, strict=True):
+        rows = chosen[(chosen >= start) & (chosen < start + size)] - start
+        start += size
+        if not len(rows):
+            continue
+        lists = read_lists(path)
+        for k in range(0, len(rows), batch_size):
+            yield lists.take(rows[k : k + batch_size])
+
+
+def score_catalogue(
+    score: Callable[[Mapping[str, Any]], Any], lists: Lists, catalogue_size: int
+) -> np.ndarray:
+    """Scores of the whole catalogue, `(lists, catalogue_size)` float32.
+
+    Args:
+        score: A model of the tensor contract: batch to `(batch, list_size)` scores.
+        lists: The queries.
+        catalogue_size: Number of items.
+    """
+    (x, _, _) = Collator(catalogue_size)(lists, np.random.default_rng(0))
+    return np.asarray(score(tf.nest.map_structure(tf.convert_to_tensor, x)))

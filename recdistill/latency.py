@@ -1,0 +1,168 @@
+"""How long a call takes: percentiles of wall-clock time, measured fairly.
+
+The call must wait for its own result (say by turning it into a numpy array); what is
+only queued takes no time. A percentile of a few calls says little: p99 of fewer than
+100 calls is close to the slowest one, so `n` stands beside it.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock time of repeated calls.
+
+    Attributes:
+        p50: The median, in milliseconds.
+        p90: The 90th percentile, in milliseconds.
+        p99: The 99th percentile, in milliseconds.
+        mean: In milliseconds.
+        min: The fastest call, in milliseconds.
+        n: How many calls were timed.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    mean: float
+    min: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Calls that were timed in turns.
+
+    Attributes:
+        latencies: The latency of each call, by name.
+        speedup: By name, how many times faster than the first call it is: the median
+            over rounds of the first call's time divided by its own. 1 for the first.
+    """
+
+    latencies: dict[str, Latency]
+    speedup: dict[str, float]
+
+
+def measure_latency(
+    call: Call, *, warmup: int = 10, repeats: int = 200, budget_s: float = 10.0
+) -> Latency:
+    """Time a call.
+
+    The garbage collector rests while calls are timed, and runs before.
+
+    Args:
+        call: What is timed, the wait for its result included.
+        warmup: Calls made first and not timed; at least 0.
+        repeats: Calls timed at most, at least 1.
+        budget_s: Seconds after which no further call is timed. At least one always is.
+
+    Returns:
+        The percentiles, in milliseconds.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> measure_latency(lambda: sum(range(1000)), repeats=50).n
+        50
+    """
+    return compare(
+        {"call": call}, warmup=warmup, repeats=repeats, budget_s=budget_s
+    ).latencies["call"]
+
+
+def compare(
+    calls: Mapping[str, Call],
+    *,
+    warmup: int = 10,
+    repeats: int = 200,
+    budget_s: float = 10.0,
+) -> Comparison:
+    """Time several calls in turns, so that a machine's drift strikes all alike.
+
+    Each round times every call once. The round starts with another call each time, so
+    that none always follows the same one into a warm or a cold cache.
+
+    Args:
+        calls: What is timed, by name. The first is the one that others are compared to.
+        warmup: Rounds made first and not timed; at least 0.
+        repeats: Rounds timed at most, at least 1.
+        budget_s: Seconds after which no further round starts. One is always timed.
+
+    Returns:
+        The latency of each call, and how many times faster than the first it is.
+
+    Raises:
+        ValueError: There is no call, or a setting is out of range.
+
+    Example:
+        >>> compare({"slow": lambda: sum(range(9999)), "fast": int}).speedup["slow"]
+        1.0
+    """
+    _check_settings(calls, warmup, repeats, budget_s)
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    names = list(calls)
+    rounds: list[dict[str, int]] = []
+    with _garbage_collection_off():
+        end = time.perf_counter_ns() + budget_s * 1e9
+        while len(rounds) < repeats and (not rounds or time.perf_counter_ns() < end):
+            shift = len(rounds) % len(names)
+            order = names[shift:] + names[:shift]
+            rounds.append({name: _time_once(calls[name]) for name in order})
+    times_ms = {name: np.array([one[name] for one in rounds]) / 1e6 for name in names}
+    # A call faster than the clock's tick counts as one tick of a nanosecond.
+    first = np.maximum(times_ms[names[0]], 1e-6)
+    return Comparison(
+        latencies={name: _summary(times) for name, times in times_ms.items()},
+        speedup={
+            name: float(np.median(first / np.maximum(times, 1e-6)))
+            for name, times in times_ms.items()
+        },
+    )
+
+
+def _check_settings(
+    calls: Mapping[str, Call], warmup: int, repeats: int, budget_s: float
+) -> None:
+    if not calls:
+        raise ValueError("`calls` must have at least one entry. Received: none")
+    if warmup < 0:
+        raise ValueError(f"`warmup` must be at least 0. Received: warmup={warmup}")
+    if repeats < 1:
+        raise ValueError(f"`repeats` must be at least 1. Received: repeats={repeats}")
+    if not budget_s > 0:
+        raise ValueError(f"`budget_s` must be positive. Received: budget_s={budget_s}")
+
+
+def _time_once(call: Call) -> int:
+    start = time.perf_counter_ns()
+    call()
+    return time.perf_counter_ns() - start
+
+
+def _summary(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
+    mean, fastest = float(times_ms.mean()), float(times_ms.min())
+    return Latency(p50, p90, p99, mean, fastest, len(times_ms))
+
+
+@contextmanager
+def _garbage_collection_off() -> Iterator[None]:
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

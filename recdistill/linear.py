@@ -1,0 +1,178 @@
+r"""The closed-form linear item model: affinity of a history and a candidate.
+
+EASE (Steck, 2019, "Embarrassingly Shallow Autoencoders for Sparse Data") predicts the
+row $x_u$ of a query in the binary query × item matrix $X$ from itself, with an item to
+item matrix $B$ whose diagonal is zero:
+
+$$ \min_B \lVert X - XB \rVert^2 + \lambda \lVert B \rVert^2, \; \mathrm{diag}(B) = 0
+   \quad\Rightarrow\quad P = (X^\top X + \lambda I)^{-1}, \;
+   B_{ij} = -P_{ij} / P_{jj} \; (i \ne j) $$
+
+Two additions make it a good teacher:
+
+* **Recency.** A history enters as weights $a_h = \phi + (1 - \phi)\,\delta^{age(h)}$
+  instead of ones, so what the query did last counts most.
+* **Leave one query out.** A row that helped to fit $B$ sees itself in it, and its
+  scores are too confident to learn from. Removing one row is a rank-one change of
+  $X^\top X$, so the matrix that never saw it is known in closed form
+  (Sherman & Morrison, 1950): with $v = P x_u$ and $s = 1 - x_u^\top v$,
+
+  $$ P^{(-u)} = P + v v^\top / s. $$
+
+  Scores of training lists under $P^{(-u)}$ are distributed like those of queries that
+  the model never met, at the price of one more sparse product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import tensorflow as tf
+
+from recdistill.features import FIRST
+
+
+def fit_inverse(profiles: scipy.sparse.csr_array, l2: float) -> np.ndarray:
+    """The matrix P of the model, `(items, items)` float32.
+
+    Args:
+        profiles: `(queries, items)`; 1 where the query interacted with the item in the
+            training part.
+        l2: Ridge penalty, above zero, in interactions.
+
+    Raises:
+        ValueError: If `l2` is not positive or there is no item.
+    """
+    if not l2 > 0:
+        raise ValueError(f"`l2` must be positive. Received: l2={l2}")
+    if profiles.shape[1] == 0:
+        raise ValueError("`profiles` must have an item. Received: a matrix of no items")
+    gram = (profiles.T @ profiles).toarray().astype("float64")
+    gram[np.diag_indices_from(gram)] += l2
+    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)[0]
+    inverse, failed = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
+    if failed:
+        raise ValueError(f"`l2` is too small for this data. Received: l2={l2}")
+    lower = np.tril(inverse).astype("float32")
+    return lower + np.tril(lower, -1).T
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class Affinity(keras.layers.Layer):
+    """Standardised scores of candidates by the linear item model.
+
+    Scores are z-scores over the items of the model that are not in the history, so
+    they mean the same for a long history and a short one, whatever list is asked for.
+
+    Args:
+        size: Number of items that the model holds: the most frequent ones.
+        decay: Weight of a history item relative to the next more recent one.
+        floor: Weight that even the oldest history item keeps.
+    """
+
+    def __init__(self, size: int, decay: float, floor: float, **kwargs: Any) -> None:
+        super().__init__(trainable=False, **kwargs)
+        self.size, self.decay, self.floor = size, decay, floor
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the matrix, to be filled by `set_weights` or from a file."""
+        self.inverse = self.add_weight(
+            name="inverse", shape=(self.size, self.size), initializer="zeros"
+        )
+        self.built = True
+
+    def call(
+        self,
+        history: tf.Tensor,
+        candidates: tf.Tensor,
+        profile: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Scores of candidates.
+
+        Args:
+            history: `(batch, length)` int, item indices of the id's vocabulary, the
+                newest first, 0 as padding.
+            candidates: `(list_size,)` or `(batch, list_size)` int, such indices.
+            profile: `(batch, n)` int, the training row of the query, 0 as padding.
+                Where it is given, the scores are those of the model without it.
+
+        Returns:
+            `(batch, list_size)` float32; 0 for a candidate that the model lacks.
+        """
+        age = tf.range(tf.shape(history)[1], dtype="float32")
+        weight = self.floor + (1.0 - self.floor) * self.decay**age
+        weights = self._rows(history, tf.broadcast_to(weight, tf.shape(history)))
+        scores = self._standardise(self._scores(weights, profile), weights)
+        column = tf.clip_by_value(candidates - FIRST, 0, self.size - 1)
+        known = (candidates >= FIRST) & (candidates < FIRST + self.size)
+        batch_dims = candidates.shape.rank - 1
+        picked = tf.gather(scores, column, axis=1, batch_dims=batch_dims)
+        return tf.where(known, picked, tf.zeros_like(picked))
+
+    def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.SparseTensor:
+        """Indices `(batch, n)` with weights as a sparse `(batch, size)`."""
+        inside = tf.where((index >= FIRST) & (index < FIRST + self.size))
+        item = tf.cast(tf.gather_nd(index, inside) - FIRST, tf.int64)
+        return tf.SparseTensor(
+            tf.stack([inside[:, 0], item], axis=1),
+            tf.gather_nd(weight, inside),
+            [tf.shape(index, tf.int64)[0], self.size],
+        )
+
+    def _scores(self, weights: tf.SparseTensor, profile: tf.Tensor | None) -> tf.Tensor:
+        diagonal = tf.linalg.diag_part(self.inverse)
+        own = _dense(weights)
+        total = tf.sparse.sparse_dense_matmul(weights, self.inverse)
+        total -= own * diagonal
+        if profile is None:
+            return -total / diagonal
+        row = self._rows(profile, tf.ones(tf.shape(profile)))
+        v = tf.sparse.sparse_dense_matmul(row, self.inverse)
+        s = 1.0 - tf.reduce_sum(_dense(row) * v, axis=1, keepdims=True)
+        along = tf.reduce_sum(own * v, axis=1, keepdims=True) - own * v
+        return -(total + along * v / s) / (diagonal + v * v / s)
+
+    def _standardise(self, scores: tf.Tensor, weights: tf.SparseTensor) -> tf.Tensor:
+        free = tf.cast(_dense(weights) == 0.0, tf.float32)
+        count = tf.maximum(tf.reduce_sum(free, axis=1, keepdims=True), 1.0)
+        mean = tf.reduce_sum(scores * free, axis=1, keepdims=True) / count
+        gap = scores - mean
+        variance = tf.reduce_sum(gap * gap * free, axis=1, keepdims=True) / count
+        # A query without history has no spread and no opinion.
+        return tf.math.divide_no_nan(gap, tf.sqrt(variance))
+
+    def get_config(self) -> dict[str, Any]:
+        """Size and recency."""
+        own = {"size": self.size, "decay": self.decay, "floor": self.floor}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class LinearTeacher(keras.Model):
+    """The linear item model alone, as a teacher.
+
+    Args:
+        affinity: The fitted layer.
+        catalogue_items: `(items,)` int32, the vocabulary index of each catalogue row.
+    """
+
+    def __init__(self, affinity: Affinity, catalogue_items: np.ndarray) -> None:
+        super().__init__(name="linear_teacher")
+        self.affinity = affinity
+        self._catalogue_items = np.asarray(catalogue_items, "int32")
+
+    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
+        """Scores `(batch, list_size)` of the batch's candidates."""
+        items = tf.gather(self._catalogue_items, batch["candidate_index"])
+        profile = batch.get("profile")
+        return self.affinity(batch["query"]["history"], items, profile)
+
+
+def _dense(sparse: tf.SparseTensor) -> tf.Tensor:
+    """Sparse rows to dense ones; entries that share a place are added."""
+    return tf.scatter_nd(sparse.indices, sparse.values, sparse.dense_shape)

@@ -1,0 +1,160 @@
+"""Artefacts of a run: folders named by the hash of what went into them.
+
+A step writes into a folder with a temporary name and renames it when all is there, so
+an artefact exists whole or not at all. A step that was killed is simply run again; one
+whose inputs did not change is found by its name and skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recdistill import __version__
+
+RECORD = "record.json"
+
+
+class BusyError(RuntimeError):
+    """Another process is at work on the same run."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A finished folder and the record of how it came about.
+
+    Attributes:
+        path: The folder.
+        key: Hash of everything that determined its content.
+        record: What the step wrote about itself.
+        reused: True if it was there already.
+    """
+
+    path: Path
+    key: str
+    record: dict[str, Any]
+    reused: bool
+
+
+class Workspace:
+    """The folder of one run.
+
+    Args:
+        root: The folder; created where it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for this process; the lock goes with the process.
+
+        Raises:
+            BusyError: If another process holds it.
+        """
+        with (self.root / ".lock").open("a+") as file:
+            try:
+                import fcntl
+            except ImportError:  # pragma: no cover - no such module on Windows
+                yield
+                return
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise BusyError(
+                    f"Another recdistill process is at work in {self.root}. Wait for "
+                    "it, or give this run another `name` or `workdir`."
+                ) from error
+            yield
+
+    @contextlib.contextmanager
+    def produce(self, step: str, inputs: Mapping[str, Any]) -> Iterator[Draft]:
+        """Where a step writes its artefact.
+
+        Args:
+            step: The step's name.
+            inputs: JSON-ready; everything that determines the content.
+
+        Yields:
+            A draft. If `draft.done`, the artefact was there: use it. Else write into
+            `draft.path` and fill `draft.record`; leaving the block publishes it.
+            A step that can resume finds its earlier files in `draft.path` if it calls
+            `draft.resume()` first; else they are gone.
+        """
+        key = fingerprint({"step": step, "version": __version__, **inputs})
+        draft = Draft(self.root / f"{step}-{key[:12]}", key)
+        if draft.done is None:
+            draft.path.mkdir(parents=True, exist_ok=True)
+            started = time.perf_counter()
+            yield draft
+            draft.publish(time.perf_counter() - started)
+        else:
+            yield draft
+
+
+class Draft:
+    """An artefact in the making; see `Workspace.produce`."""
+
+    def __init__(self, final: Path, key: str) -> None:
+        self.final, self.key = final, key
+        self.path = final.with_name(f".partial-{final.name}")
+        self.record: dict[str, Any] = {}
+        self.done = self._finished()
+        if self.done is not None:
+            self.path = final
+
+    def _finished(self) -> Artefact | None:
+        try:
+            record = json.loads((self.final / RECORD).read_text())
+        except FileNotFoundError:
+            return None
+        return Artefact(self.final, self.key, record, reused=True)
+
+    def restart(self) -> None:
+        """Removes what an interrupted attempt left: this step starts from nothing."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+
+    def publish(self, seconds: float) -> None:
+        """Writes the record and gives the folder its final name."""
+        record = {"key": self.key, "seconds": round(seconds, 3), **self.record}
+        write_json(self.path / RECORD, record)
+        os.rename(self.path, self.final)
+        self.path = self.final
+        self.done = Artefact(self.final, self.key, record, reused=False)
+
+    def artefact(self) -> Artefact:
+        """The published artefact.
+
+        Raises:
+            RuntimeError: If it is not published yet.
+        """
+        if self.done is None:
+            raise RuntimeError(f"The artefact {self.final.name} is not published yet.")
+        return self.done
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of a JSON-ready value, the same for the same content."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is there whole or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)

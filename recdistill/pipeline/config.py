@@ -1,0 +1,424 @@
+"""The pipeline's configuration: one TOML file, typed and validated.
+
+Unknown keys are errors that name the nearest known one, and every value is checked
+before any work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from recdistill.features import CandidateSpec, HistorySpec, IdSpec, QuerySpec
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key and why."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class SyntheticConfig(_Section):
+    """Size of the synthetic data set, for `reader = "synthetic"`."""
+
+    queries: int = Field(default=2_000, gt=0)
+    items: int = Field(default=500, gt=0)
+    interactions: int = Field(default=60_000, gt=0)
+    seed: int = Field(default=1, ge=0)
+
+
+class DatasetConfig(_Section):
+    """Where the interactions come from.
+
+    Attributes:
+        reader: The layout of the data.
+        path: Folder with the data, relative to the current directory.
+        fetch: Instead of `path`: a MovieLens release to download once.
+        columns: For `reader = "tables"`: names of the columns for the roles query,
+            item, time, relevance and weight.
+        synthetic: For `reader = "synthetic"`: how much to generate.
+    """
+
+    reader: Literal["tables", "movielens", "recbole", "synthetic"]
+    path: Path | None = None
+    fetch: str | None = None
+    columns: dict[Literal["query", "item", "time", "relevance", "weight"], str] = {}
+    synthetic: SyntheticConfig = SyntheticConfig()
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        given = [k for k in ("path", "fetch") if getattr(self, k) is not None]
+        if self.reader == "synthetic" and given:
+            raise ValueError(f"`{given[0]}` does not go with reader 'synthetic'")
+        if self.reader != "synthetic" and len(given) != 1:
+            raise ValueError(
+                "exactly one of `path` and `fetch` must be given. "
+                f"Received: {given or 'neither'}"
+            )
+        return self
+
+
+class SplitConfig(_Section):
+    """How interactions become training, validation and test lists.
+
+    Attributes:
+        by: "query_time": the last share of each query's own interactions; or
+            "global_time": everything after one moment.
+        valid: Share of the interactions for validation, just before the test part.
+        test: Share of the interactions for the test.
+    """
+
+    by: Literal["query_time", "global_time"] = "query_time"
+    valid: float = Field(default=0.1, gt=0, lt=1)
+    test: float = Field(default=0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training_data(self) -> Self:
+        if self.valid + self.test >= 1:
+            raise ValueError(
+                "`valid` and `test` must leave a training part: their sum must be below "
+                f"1. Received: valid={self.valid}, test={self.test}"
+            )
+        return self
+
+
+class ListsConfig(_Section):
+    """What a training list holds.
+
+    Attributes:
+        size: "catalogue": every list is the whole catalogue, without the items that
+            the query has seen; or "sampled".
+        teacher_top: For sampled lists with teacher scores: the teacher's best, in order.
+        tail: For sampled lists: uniformly drawn candidates.
+        contexts: How many training lists the teacher scores for the student.
+        per_query: At most this many training lists a query, the newest; all if unset.
+    """
+
+    size: Literal["catalogue", "sampled"] = "catalogue"
+    teacher_top: int = Field(default=200, gt=0)
+    tail: int = Field(default=300, gt=0)
+    contexts: int = Field(default=30_000, gt=0)
+    per_query: int | None = Field(default=None, gt=0)
+
+
+class ReferenceTeacherConfig(_Section):
+    """The reference ranker (`recdistill.ranker.RankingTeacher`) and its training."""
+
+    kind: Literal["reference"] = "reference"
+    dim: int = Field(default=48, gt=0)
+    heads: int = Field(default=2, gt=0)
+    blocks: int = Field(default=1, ge=0)
+    attention_length: int = Field(default=50, gt=0)
+    cross_layers: int = Field(default=1, ge=0)
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 32)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    negatives: int = Field(default=128, gt=0)
+    epochs: int = Field(default=3, gt=0)
+    batch_size: int = Field(default=256, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(
+                "`dim` must be a multiple of `heads`. "
+                f"Received: dim={self.dim}, heads={self.heads}"
+            )
+        return self
+
+
+class LinearTeacherConfig(_Section):
+    """The linear item model (`recdistill.linear`), closed form, nothing to train."""
+
+    kind: Literal["linear"] = "linear"
+    l2: float = Field(default=300.0, gt=0)
+    decay: float = Field(default=0.9, gt=0, le=1)
+    floor: float = Field(default=0.05, ge=0, le=1)
+    max_items: int = Field(default=20_000, gt=0)
+
+
+MemberConfig = Annotated[
+    ReferenceTeacherConfig | LinearTeacherConfig, Field(discriminator="kind")
+]
+
+
+class EnsembleTeacherConfig(_Section):
+    """Several teachers: their z-scores within each list are added, with weights."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: tuple[MemberConfig, ...] = Field(min_length=1)
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_weight_a_member(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(
+                "`weights` must have one entry a member. "
+                f"Received: {len(self.weights)} for {len(self.members)} members"
+            )
+        return self
+
+
+TeacherConfig = Annotated[
+    ReferenceTeacherConfig | LinearTeacherConfig | EnsembleTeacherConfig,
+    Field(discriminator="kind"),
+]
+
+
+class StudentConfig(_Section):
+    """The two-tower student, and the training that the twin shares with it.
+
+    Attributes:
+        dim: Width of the two embeddings.
+        embedding_dim: Width of each feature's embedding.
+        hidden: Hidden layers of the query tower.
+        decays: One pool of the history for each: its weights start at decay ** age.
+        dropout: Share of the query tower's inputs dropped in training.
+        popularity_bias: Whether a candidate has a bias.
+        l2: Penalty on the embeddings' mean square.
+        steps: Training steps; the checkpoint that is best on validation is kept.
+        batch_size: Lists in a step.
+        learning_rates: Tried one by one, for the student and for the twin, each on its
+            own; the best on validation is kept.
+    """
+
+    dim: int = Field(default=32, gt=1)
+    embedding_dim: int = Field(default=32, gt=0)
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (128,)
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.7, 0.97)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    popularity_bias: bool = True
+    l2: float = Field(default=0.0, ge=0)
+    steps: int = Field(default=5_000, gt=0)
+    batch_size: int = Field(default=256, gt=0)
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.001, 0.003), min_length=1
+    )
+
+
+class DistillConfig(_Section):
+    """How the student learns from the teacher.
+
+    Attributes:
+        loss: The distillation loss, a class of `recdistill.losses`.
+        temperature: Softens both sides of the loss.
+        weight: Share of the distillation loss; the hard labels have the rest.
+        scores: Transform of the teacher's scores within a list, before the loss.
+        gate: "stop": a teacher that does not beat popularity and the twin on
+            validation stops the run; "warn": it is only said.
+    """
+
+    loss: Literal["ListwiseKLDivergence"] = "ListwiseKLDivergence"
+    temperature: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=0.8, gt=0, le=1)
+    scores: Literal["none", "z_score"] = "z_score"
+    gate: Literal["stop", "warn"] = "stop"
+
+
+class EvaluateConfig(_Section):
+    """How models are compared.
+
+    Attributes:
+        metrics: Names such as "ndcg@10"; the first one chooses checkpoints.
+        valid_lists: Validation lists that choose checkpoints and learning rates.
+        bootstrap: Resamples of the queries for the intervals.
+        latency_candidates: List sizes at which latency is measured.
+    """
+
+    metrics: tuple[str, ...] = Field(
+        default=("ndcg@10", "recall@10", "hit@10", "mrr", "map@10"), min_length=1
+    )
+    valid_lists: int = Field(default=4_000, gt=0)
+    bootstrap: int = Field(default=1_000, gt=0)
+    latency_candidates: tuple[Annotated[int, Field(gt=0)], ...] = (100, 1_000)
+
+
+class ExportConfig(_Section):
+    """The SavedModel.
+
+    Attributes:
+        path: Folder of all exports, relative to the current directory.
+        top_k: How many items the plain call returns.
+        parity_rows: Real queries on which the export must equal the live student.
+    """
+
+    path: Path = Path("export")
+    top_k: int = Field(default=100, gt=0)
+    parity_rows: int = Field(default=256, gt=0)
+
+
+class Config(_Section):
+    """One pipeline.
+
+    Attributes:
+        name: Names the run's folder and the exported model.
+        seed: Seeds everything that is random.
+        workdir: Folder of all runs' artefacts, relative to the current directory.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = Field(default=1, ge=0)
+    workdir: Path = Path("runs")
+    dataset: DatasetConfig
+    query: dict[str, QuerySpec] = Field(min_length=1)
+    candidate: dict[str, CandidateSpec] = Field(min_length=1)
+    split: SplitConfig = SplitConfig()
+    lists: ListsConfig = ListsConfig()
+    teacher: TeacherConfig
+    student: StudentConfig = StudentConfig()
+    distill: DistillConfig = DistillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    export: ExportConfig = ExportConfig()
+
+    @model_validator(mode="after")
+    def _features_fit_together(self) -> Self:
+        histories = [k for k, s in self.query.items() if isinstance(s, HistorySpec)]
+        if len(histories) > 1:
+            raise ValueError(f"`query` can have one history. Received: {histories}")
+        shared = set(self.query) & set(self.candidate)
+        if shared:
+            raise ValueError(
+                "a feature name must be used once, in `query` or in `candidate`. "
+                f"Received in both: {sorted(shared)}"
+            )
+        if not any(isinstance(s, IdSpec) for s in self.candidate.values()):
+            raise ValueError(
+                "`candidate` must have the item id as a feature of kind 'id'. "
+                f"Received: {sorted(self.candidate)}"
+            )
+        needs_history = isinstance(self.teacher, LinearTeacherConfig) or any(
+            spec.kind == "affinity" for spec in self.candidate.values()
+        )
+        if needs_history and not histories:
+            raise ValueError(
+                "`query` must have a feature of kind 'history' for a linear teacher or "
+                "an affinity. Received: none"
+            )
+        return self
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads and validates a pipeline file.
+
+    Args:
+        path: The TOML file.
+        overrides: `a.b=c` each; `c` is a TOML value, or else taken as a string.
+
+    Raises:
+        ConfigError: If the file cannot be read, is no TOML, has an unknown key or a
+            value that is not allowed.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot read the configuration {path}: {error.strerror}."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    for override in overrides:
+        _override(document, override)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error, document)}") from error
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(
+            f"`--set` must look like section.key=value. Received: {override!r}"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        document = document.setdefault(section, {})
+        if not isinstance(document, dict):
+            raise ConfigError(
+                f"`--set` must name a key of a section; {section!r} is a value. "
+                f"Received: {override!r}"
+            )
+    document[last] = value
+
+
+def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
+    """All problems in one paragraph, each with its key."""
+    problems = []
+    for problem in error.errors(include_url=False):
+        # Tags of a union stand in the location; they are no keys of the file.
+        keys = _keys_in_file(problem["loc"], document)
+        where = ".".join(map(str, keys)) or "the file"
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(problem["loc"], keys, document)
+            near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean `{near[0]}`?" if near else f"known: {sorted(known)}"
+            problems.append(f"`{where}` is not a known key ({hint})")
+        elif problem["type"] == "missing":
+            problems.append(f"`{where}` is missing")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            received = problem["input"]
+            shown = "" if isinstance(received, dict) else f". Received: {received!r}"
+            problems.append(f"`{where}`: {message}{shown if 'Received' not in message else ''}")
+    return "; ".join(problems) + "."
+
+
+def _keys_in_file(location: Iterable[Any], document: Any) -> list[Any]:
+    location, keys = list(location), []
+    for position, key in enumerate(location):
+        inside = isinstance(document, Mapping) and key in document
+        element = isinstance(document, list | tuple) and isinstance(key, int)
+        if inside or element:
+            document = document[key]
+        elif position < len(location) - 1:
+            continue
+        keys.append(key)
+    return keys
+
+
+def _known_keys(
+    location: tuple[Any, ...], keys: list[Any], document: Mapping[str, Any]
+) -> list[str]:
+    """The keys that the section of an unknown key allows."""
+    model: Any = Config
+    for key in location[:-1]:
+        model = _descend(model, key)
+        if model is None:
+            return []
+    return list(getattr(model, "model_fields", {}))
+
+
+def _descend(model: Any, key: Any) -> Any:
+    """The section behind a key or behind the tag of a union."""
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        field = model.model_fields.get(str(key))
+        return None if field is None else field.annotation
+    for option in getattr(model, "__args__", ()):
+        if getattr(option, "__args__", None):
+            found = _descend(option, key)
+            if found is not None:
+                return found
+        fields = getattr(option, "model_fields", {})
+        if "kind" in fields and fields["kind"].default == key:
+            return option
+    arguments = getattr(model, "__args__", ())
+    return arguments[-1] if arguments else None
+
+
+def canonical(config: BaseModel | Mapping[str, Any]) -> str:
+    """The JSON text of a section, the same for the same settings."""
+    data = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
+    return json.dumps(data, sort_keys=True, default=str)

@@ -1,0 +1,178 @@
+"""Interactions dealt out to partitions by query, and the parts of a time split.
+
+A partition holds all interactions of its queries, sorted by query and time, and fits in
+memory however many interactions there are in all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recdistill.datasets import Columns, DataError, Dataset
+from recdistill.pipeline.config import SplitConfig
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is going on, how much is done and how much there is."""
+
+PARTITION_ROWS = 250_000
+TIME_BINS = 65_536
+TRAIN, VALID, TEST = 0, 1, 2
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Partition:
+    """All interactions of some queries, by query and time.
+
+    Attributes:
+        table: The rows, with the columns of the data set and `row`, their number in
+            the source.
+        first_of_query: `(rows,)`, where the rows of the same query begin.
+        first_of_moment: `(rows,)`, where the rows of the same query and time begin:
+            what stands before it happened strictly earlier.
+        split: `(rows,)`, TRAIN, VALID or TEST.
+    """
+
+    table: pa.Table
+    first_of_query: np.ndarray
+    first_of_moment: np.ndarray
+    split: np.ndarray
+
+
+class Partitions:
+    """The partitions of a data set on disk.
+
+    Args:
+        dataset: Where the interactions come from.
+        split: How they are split.
+        folder: An empty folder for the files.
+        progress: Told about work that takes time.
+
+    Raises:
+        DataError: If there are no interactions, or the data is bad.
+    """
+
+    def __init__(
+        self, dataset: Dataset, split: SplitConfig, folder: Path, progress: Progress
+    ) -> None:
+        self.columns: Columns = dataset.columns
+        self.split = split
+        self._times = _TimeRange()
+        self.rows = 0
+        for batch in dataset.interactions():
+            self.rows += batch.num_rows
+            self._times.widen(batch[self.columns.time].to_numpy())
+            progress("Reading interactions", self.rows, None)
+        if not self.rows:
+            raise DataError(
+                f"Data set `{dataset.name}` has no interactions: the table is empty. "
+                "Point `dataset.path` at a folder with data."
+            )
+        number = math.ceil(self.rows / PARTITION_ROWS)
+        self._paths = [folder / f"{k:05d}.parquet" for k in range(number)]
+        self._deal(dataset, progress)
+        self._cuts = [
+            self._times.quantile(1 - split.valid - split.test),
+            self._times.quantile(1 - split.test),
+        ]
+
+    def __len__(self) -> int:
+        """Number of partitions."""
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[Partition]:
+        """The partitions, one at a time."""
+        for path in self._paths:
+            if path.exists():
+                yield self._sorted(pq.read_table(path))
+
+    def _deal(self, dataset: Dataset, progress: Progress) -> None:
+        writers: dict[int, pq.ParquetWriter] = {}
+        done = 0
+        try:
+            for batch in dataset.interactions():
+                row = pa.array(np.arange(done, done + batch.num_rows))
+                table = pa.Table.from_batches([batch]).append_column("row", row)
+                done += batch.num_rows
+                self._times.count(batch[self.columns.time].to_numpy())
+                query = table[self.columns.query].to_pandas().astype(object)
+                owner = pd.util.hash_array(query.to_numpy()) % len(self._paths)
+                for number in np.unique(owner):
+                    part = table.filter(pa.array(owner == number))
+                    if number not in writers:
+                        path = self._paths[number]
+                        writers[number] = pq.ParquetWriter(path, part.schema)
+                    writers[number].write_table(part)
+                progress("Dealing out to partitions", done, self.rows)
+        finally:
+            for writer in writers.values():
+                writer.close()
+
+    def _sorted(self, table: pa.Table) -> Partition:
+        table = table.sort_by(
+            [(name, "ascending") for name in (self.columns.query, self.columns.time, "row")]
+        )
+        query = table[self.columns.query].combine_chunks().dictionary_encode()
+        code = query.indices.to_numpy()
+        time = table[self.columns.time].to_numpy()
+        new_query = np.concatenate([[True], code[1:] != code[:-1]])
+        new_moment = new_query | np.concatenate([[True], time[1:] != time[:-1]])
+        position = np.arange(len(code))
+        first = np.maximum.accumulate(np.where(new_query, position, 0))
+        moment = np.maximum.accumulate(np.where(new_moment, position, 0))
+        if self.split.by == "global_time":
+            part = np.searchsorted(self._cuts, time, side="right")
+        else:
+            part = self._by_query(new_query)
+        return Partition(table, first, moment, part.astype("int8"))
+
+    def _by_query(self, new_query: np.ndarray) -> np.ndarray:
+        """The last share of each query's rows; one row at least, of three or more."""
+        start = np.flatnonzero(new_query)
+        size = np.diff(np.append(start, len(new_query)))
+
+        def share(part: float) -> np.ndarray:
+            # A ten millionth keeps 0.1 * 30 from being 2.
+            wanted = np.floor(size * part + 1e-7).astype(int)
+            return np.where(size < 3, 0, np.maximum(wanted, 1))
+
+        test, valid = share(self.split.test), share(self.split.valid)
+        from_end = np.repeat(start + size, size) - np.arange(len(new_query))
+        test, both = np.repeat(test, size), np.repeat(test + valid, size)
+        return np.where(from_end <= test, TEST, np.where(from_end <= both, VALID, TRAIN))
+
+
+class _TimeRange:
+    """A histogram of times, filled in two passes, for cuts at a share of the rows."""
+
+    def __init__(self) -> None:
+        self.low, self.high = np.inf, -np.inf
+        self.counts = np.zeros(TIME_BINS, "int64")
+
+    def widen(self, times: np.ndarray) -> None:
+        """First pass: the range."""
+        if len(times):
+            self.low = min(self.low, times.min())
+            self.high = max(self.high, times.max())
+
+    def _width(self) -> float:
+        return max((self.high - self.low) / TIME_BINS, 1e-9)
+
+    def count(self, times: np.ndarray) -> None:
+        """Second pass: how many rows in each bin."""
+        bins = ((times - self.low) / self._width()).astype("int64")
+        np.add.at(self.counts, np.minimum(bins, TIME_BINS - 1), 1)
+
+    def quantile(self, share: float) -> float:
+        """A time with about this share of the rows before it."""
+        below = np.cumsum(self.counts)
+        number = int(np.searchsorted(below, share * below[-1]))
+        return float(self.low + (number + 1) * self._width())

@@ -1,0 +1,101 @@
+"""Ranking metrics as plain loops over one list at a time, in Python floats.
+
+Slow and obvious on purpose: each function follows its definition in a textbook, with no
+numpy beyond reading values, and shares nothing with the library.
+"""
+
+import math
+
+
+def order(scores, mask):
+    """Positions of the real candidates, best first, ties by position."""
+    real = [i for i in range(len(scores)) if mask[i]]
+    return sorted(real, key=lambda i: (-float(scores[i]), i))
+
+
+def _gains(scores, relevance, mask):
+    return [float(relevance[i]) for i in order(scores, mask)]
+
+
+def ndcg(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    ideal = sorted(gains, reverse=True)
+
+    def dcg(values):
+        return sum(g / math.log2(r + 1) for r, g in enumerate(values[:k], start=1))
+
+    return dcg(gains) / dcg(ideal) if any(gains) else math.nan
+
+
+def recall(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    relevant = sum(g > 0 for g in gains)
+    return sum(g > 0 for g in gains[:k]) / relevant if relevant else math.nan
+
+
+def hit_rate(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    return float(any(gains[:k])) if any(gains) else math.nan
+
+
+def reciprocal_rank(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    if not any(gains):
+        return math.nan
+    for rank, gain in enumerate(gains[:k], start=1):
+        if gain > 0:
+            return 1 / rank
+    return 0.0
+
+
+def average_precision(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    if not any(gains):
+        return math.nan
+    found, total = 0, 0.0
+    for rank, gain in enumerate(gains[:k], start=1):
+        if gain > 0:
+            found += 1
+            total += found / rank
+    return total / sum(g > 0 for g in gains)
+
+
+def survival(teacher, student, mask, k, n):
+    wanted, passed = order(teacher, mask)[:k], order(student, mask)[:n]
+    return len(set(wanted) & set(passed)) / len(wanted) if wanted else math.nan
+
+
+def overlap(teacher, student, mask, k):
+    return survival(teacher, student, mask, k, k)
+
+
+def kendall_tau(teacher, student, mask, k):
+    head = order(teacher, mask)[:k]
+    agreeing = apart_by_teacher = apart_by_student = 0
+    for a in range(len(head)):
+        for b in range(a + 1, len(head)):
+            t = float(teacher[head[a]]) - float(teacher[head[b]])
+            s = float(student[head[a]]) - float(student[head[b]])
+            apart_by_teacher += t != 0
+            apart_by_student += s != 0
+            agreeing += (t * s > 0) - (t * s < 0)
+    if not apart_by_teacher or not apart_by_student:
+        return math.nan
+    return agreeing / math.sqrt(apart_by_teacher * apart_by_student)
+
+
+def rank_biased_overlap(teacher, student, mask, p, k):
+    first, second = order(teacher, mask), order(student, mask)
+    if not first:
+        return math.nan
+    total = 0.0
+    for depth in range(1, k + 1):
+        common = len(set(first[:depth]) & set(second[:depth]))
+        agreement = common / min(depth, len(first))
+        total += (1 - p) * p ** (depth - 1) * agreement
+    return total + p**k * agreement
+
+
+def each_list(function, *arrays, **settings):
+    """The function's value for each list of a batch."""
+    return [function(*lists, **settings) for lists in zip(*arrays, strict=True)]
