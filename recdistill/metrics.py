@@ -308,6 +308,7 @@ def survival(
         >>> survival([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2, n=3)
         array([1.])
     """
+    check_cutoff("k", k)
     check_cutoff("n", n)
     teacher, student = _teacher_and_student(teacher_scores, student_scores, mask)
     wanted = in_top(teacher, k)

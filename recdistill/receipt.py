@@ -121,16 +121,16 @@ def metric_label(name: str) -> str:
 
 def _protocol(report: Report) -> str:
     protocol = report.protocol
-    candidates = protocol.candidates.replace("sampled:", "sampled candidates: ")
-    parts = [
-        f"{report.dataset.name}, {protocol.split} split, {protocol.lists:,} lists",
-        "full catalogue" if candidates == "full" else candidates,
+    lists = f"{report.dataset.name}, {protocol.split} split, {protocol.lists:,} lists"
+    if protocol.unreachable:
+        lists += f" ({protocol.unreachable:,} of them unreachable, count 0)"
+    sampled = protocol.candidates.removeprefix("sampled:")
+    ranked = (
+        "full catalogue" if sampled == "full" else f"{sampled} sampled candidates",
         "seen items left out" if protocol.masked_seen else "seen items ranked too",
         f"{protocol.confidence:.0%} intervals over queries",
-    ]
-    if protocol.unreachable:
-        parts.append(f"{protocol.unreachable:,} unreachable lists count 0")
-    return " · ".join(parts)
+    )
+    return f"{lists}\n{' · '.join(ranked)}"
 
 
 def _table(headings: Sequence[str], wide: bool) -> Table:
@@ -181,12 +181,12 @@ def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
 
 def _facts(report: Report) -> Table:
     facts = {
-        f"Gap, {metric_label(metric)}": f"not defined: {interval.reason or 'no reason given'}"
+        f"Gap, {metric_label(metric)}": f"not defined: {interval.reason}"
         for metric, interval in report.gap_closed.items()
         if interval.value is None
     }
     if report.speedup:
-        facts["Speed"] = "as fast as the teacher " + ", ".join(
+        facts["Speed"] = "relative to the teacher: " + ", ".join(
             f"{times:.3g} times at {int(candidates):,} candidates"
             for candidates, times in report.speedup.items()
         )

@@ -1,8 +1,8 @@
 """What every listwise loss owes its users, and the lists to try it on.
 
-The losses are found, not listed: a class that appears in `recdistill.losses` is tested from
-then on. Two conventions make that possible. The function of a loss has the name of its class
-in snake case, and so has its definition in `tests/reference.py`.
+The losses are found, not listed: a class that appears in `recdistill.losses` is tested
+from then on. Two conventions make that possible. The function of a loss has the name of
+its class in snake case, and so has its definition in `tests/reference.py`.
 """
 
 import inspect

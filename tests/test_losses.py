@@ -168,29 +168,6 @@ class TestEveryListwiseLoss:
             atol=1e-5,
         )
 
-    def test_negative_teacher_scores_are_ordinary(self, loss_cls, ragged_lists):
-        if not contracts.learns_from_teacher(loss_cls):
-            pytest.skip("its labels are relevance")
-        teacher, student, mask = ragged_lists
-        function = contracts.function_of(loss_cls)
-        want = function(teacher, student, mask)
-        got = function(teacher - 30.0, student, mask)
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
-
-    def test_teacher_equal_to_student_is_the_minimum(self, loss_cls, ragged_lists):
-        if not contracts.learns_from_teacher(loss_cls):
-            pytest.skip("its labels are relevance")
-        teacher, _, mask = ragged_lists
-        function = contracts.function_of(loss_cls)
-        least, gradient = loss_and_gradient(function, teacher, teacher, mask)
-        np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
-        rng = np.random.default_rng(1)
-        for size in (0.1, 1.0, 10.0):
-            step = rng.normal(0.0, size, teacher.shape).astype("float32")
-            several = mask.sum(axis=1) > 1
-            worse = function(teacher, teacher + step, mask).numpy()
-            assert (worse[several] > least[several]).all()
-
     def test_zero_weight_equals_removal(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         keep = np.array([True, False, True, True, True, False])
@@ -252,7 +229,7 @@ class TestEveryListwiseLoss:
         assert np.isfinite(loss).all()
         assert np.isfinite(gradient).all()
         np.testing.assert_allclose(loss[0], 0.0, atol=1e-6)
-        assert loss[1] > 1e4
+        assert loss[1] > 1e3
 
     def test_graph_and_eager_agree_for_sizes_unknown_in_advance(
         self, loss_cls, ragged_lists
@@ -314,3 +291,27 @@ class TestEveryListwiseLoss:
             contracts.function_of(loss_cls)(labels, student[:, :1], mask)
         with pytest.raises(ValueError, match="`student_scores` must have the shape"):
             loss_cls()({"labels": labels, "mask": mask}, student[:, :1])
+
+
+@pytest.mark.parametrize(
+    "loss_cls", [*filter(contracts.learns_from_teacher, contracts.listwise_losses())]
+)
+class TestEveryLossThatLearnsFromTheTeacher:
+    def test_negative_teacher_scores_are_ordinary(self, loss_cls, ragged_lists):
+        teacher, student, mask = ragged_lists
+        function = contracts.function_of(loss_cls)
+        want = function(teacher, student, mask)
+        got = function(teacher - 30.0, student, mask)
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
+
+    def test_teacher_equal_to_student_is_the_minimum(self, loss_cls, ragged_lists):
+        teacher, _, mask = ragged_lists
+        function = contracts.function_of(loss_cls)
+        least, gradient = loss_and_gradient(function, teacher, teacher, mask)
+        np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+        rng = np.random.default_rng(1)
+        for size in (0.1, 1.0, 10.0):
+            step = rng.normal(0.0, size, teacher.shape).astype("float32")
+            several = mask.sum(axis=1) > 1
+            worse = function(teacher, teacher + step, mask).numpy()
+            assert (worse[several] > least[several]).all()

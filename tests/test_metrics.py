@@ -1,4 +1,4 @@
-"""metrics and ranks: values against definitions, then what must hold for all of them."""
+"""metrics and ranks: values against definitions, then what must hold for them all."""
 
 import math
 

@@ -69,6 +69,8 @@ def download(archive: Archive, target: Path, progress: Progress | None = None) -
                 _copy(response, part, archive, progress)
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
             raise FetchError(f"{archive.url} cannot be downloaded: {reason}") from error
         verify(part, archive.sha256)
         part.replace(target)
@@ -111,7 +113,7 @@ def unpack(
             _check_members(archive.name, list(members.values()))
             missing = [name for name in wanted if name not in members]
             if missing:
-                raise FetchError(f"{archive.name} has no member {missing[0]!r}.")
+                raise FetchError(f"{archive.name} has no member {missing[0]!r}")
             unpacked = sum(members[name].file_size for name in wanted)
             if unpacked > max_bytes:
                 raise FetchError(

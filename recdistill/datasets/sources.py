@@ -14,7 +14,7 @@ from pyarrow import csv, parquet
 from recdistill.datasets import values
 from recdistill.datasets.base import BATCH_ROWS, Columns, DataError, require_columns
 
-_READ_BYTES = 1 << 22
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ def file_digest(path: Path, *, text: bool = False) -> str:
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = lines = 0
     with reading(path), path.open("rb") as stream:
-        while chunk := stream.read(_READ_BYTES):
+        ended = False
+        while not ended:
+            chunk = stream.read(_READ_BYTES)
+            ended = not chunk
             digest.update(chunk)
             held = len(decoder.getstate()[0])
             try:
                 if text:
-                    decoder.decode(chunk)
+                    decoder.decode(chunk, final=ended)
             except UnicodeDecodeError as error:
                 offset = error.start - held
                 line = 1 + lines + chunk.count(b"\n", 0, max(offset, 0))
@@ -88,7 +91,7 @@ def reading(path: Path) -> Iterator[None]:
 
 def parquet_source(path: Path) -> Source:
     """A Parquet file, read row group by row group."""
-    with reading(path), parquet.ParquetFile(path) as file:
+    with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
         return Source(path, file.schema_arrow, partial(_read_parquet, path))
 
 
@@ -229,7 +232,8 @@ def _converted(
 
 
 def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
-    with reading(path), parquet.ParquetFile(path) as file:
+    """Without `pre_buffer`, which would hold all that was read until the end."""
+    with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
         yield from file.iter_batches(batch_size=BATCH_ROWS)
 
 

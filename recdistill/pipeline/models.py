@@ -1,0 +1,150 @@
+"""Models of a pipeline: built from its configuration, kept as weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from recdistill.batches import Collator, in_order
+from recdistill.linear import Affinity, LinearTeacher, fit_inverse
+from recdistill.pipeline.config import (
+    Config,
+    EnsembleTeacherConfig,
+    LinearTeacherConfig,
+    ReferenceTeacherConfig,
+    StudentConfig,
+)
+from recdistill.pipeline.prepared import Prepared
+from recdistill.ranker import RankingTeacher
+from recdistill.student import TwoTowerStudent
+from recdistill.teachers import EnsembleTeacher
+
+WEIGHTS = "model.weights.h5"
+
+
+def build_student(config: StudentConfig, prepared: Prepared) -> TwoTowerStudent:
+    """A student with fresh weights."""
+    student = TwoTowerStudent(
+        prepared.schema,
+        prepared.catalogue,
+        dim=config.dim,
+        embedding_dim=config.embedding_dim,
+        hidden=config.hidden,
+        decays=config.decays,
+        dropout=config.dropout,
+        popularity_bias=config.popularity_bias,
+        l2=config.l2,
+    )
+    _call_once(student, prepared)
+    return student
+
+
+def load_student(
+    config: StudentConfig, prepared: Prepared, folder: Path
+) -> TwoTowerStudent:
+    """The student that a step saved."""
+    student = build_student(config, prepared)
+    student.load_weights(folder / WEIGHTS)
+    return student
+
+
+class TeacherBuilder:
+    """Builds the teacher of a configuration, member by member.
+
+    The matrix of a linear item model is fitted once for equal settings, and shared.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        fit: Whether linear models are fitted; else their weights are to be loaded.
+    """
+
+    def __init__(self, config: Config, prepared: Prepared, *, fit: bool) -> None:
+        self._config, self._prepared, self._fit = config, prepared, fit
+        self._inverses: dict[tuple[float, int], np.ndarray] = {}
+
+    def build(self) -> keras.Model:
+        """The teacher, with its variables made; a ranker in it is untrained."""
+        teacher = self._build(self._config.teacher)
+        _call_once(teacher, self._prepared)
+        return teacher
+
+    def _build(self, config: Any) -> keras.Model:
+        if isinstance(config, EnsembleTeacherConfig):
+            members = [self._build(member) for member in config.members]
+            return EnsembleTeacher(members, config.weights)
+        if isinstance(config, LinearTeacherConfig):
+            return LinearTeacher(self._affinity(config), self._prepared.item_index)
+        if isinstance(config, ReferenceTeacherConfig):
+            return self._ranker(config)
+        raise ValueError(f"`teacher` has no such kind. Received: {config!r}")
+
+    def _ranker(self, config: ReferenceTeacherConfig) -> RankingTeacher:
+        schema = self._prepared.schema
+        affinities = {k: self._affinity(spec) for k, spec in schema.affinity.items()}
+        return RankingTeacher(
+            schema,
+            self._prepared.catalogue,
+            affinities,
+            dim=config.dim,
+            heads=config.heads,
+            blocks=config.blocks,
+            attention_length=config.attention_length,
+            cross_layers=config.cross_layers,
+            hidden=config.hidden,
+            dropout=config.dropout,
+        )
+
+    def _affinity(self, spec: Any) -> Affinity:
+        size = min(spec.max_items, len(self._prepared.schema.items.vocabulary))
+        layer = Affinity(size, spec.decay, spec.floor)
+        layer.build()
+        if self._fit:
+            key = (spec.l2, size)
+            if key not in self._inverses:
+                matrix = self._prepared.profile_matrix(size)
+                self._inverses[key] = fit_inverse(matrix, spec.l2)
+            layer.set_weights([self._inverses[key]])
+        return layer
+
+
+def load_teacher(config: Config, prepared: Prepared, folder: Path) -> keras.Model:
+    """The teacher that the `teacher` step saved."""
+    teacher = TeacherBuilder(config, prepared, fit=False).build()
+    teacher.load_weights(folder / WEIGHTS)
+    return teacher
+
+
+def needs_profiles(config: Config, prepared: Prepared) -> bool:
+    """Whether the teacher has a part that must not see a training query's own row."""
+    members = getattr(config.teacher, "members", (config.teacher,))
+    linear = any(isinstance(member, LinearTeacherConfig) for member in members)
+    return linear or bool(prepared.schema.affinity)
+
+
+def parameters(model: keras.Model) -> int:
+    """Number of weights, those that are not trained included."""
+    return int(sum(np.prod(weight.shape) for weight in model.weights))
+
+
+def size_bytes(model: keras.Model) -> int:
+    """Bytes of all weights in memory."""
+    return int(
+        sum(
+            np.prod(weight.shape) * tf.as_dtype(weight.dtype).size
+            for weight in model.weights
+        )
+    )
+
+
+def _call_once(model: keras.Model, prepared: Prepared) -> None:
+    """Makes the model's variables."""
+    lists = next(in_order(prepared.shards("train"), 2))
+    x, _, _ = Collator(prepared.catalogue_size)(lists, np.random.default_rng(0))
+    x["candidate_index"] = x["candidate_index"][:2]
+    x["mask"] = x["mask"][:, :2]
+    model(tf.nest.map_structure(tf.convert_to_tensor, x))

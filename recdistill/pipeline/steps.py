@@ -1,0 +1,508 @@
+"""The steps of the pipeline, each a method that gives an artefact.
+
+    prepare → teacher → score → student → distill → evaluate → export
+
+A step first asks for the artefacts it stands on, so any step can be asked for; what is
+there already is not made again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from recdistill import losses
+from recdistill.batches import Collator
+from recdistill.datasets import (
+    Dataset,
+    fetch,
+    read_movielens,
+    read_recbole,
+    read_tables,
+    synthetic,
+)
+from recdistill.distiller import Distiller
+from recdistill.intervals import bootstrap, by_slice, gap_closed, kept, paired_difference
+from recdistill.pipeline.artefacts import Artefact, Draft, Workspace
+from recdistill.pipeline.comparison import (
+    TestRows,
+    decide,
+    popularity_scorer,
+    rank_test_lists,
+    time_models,
+)
+from recdistill.pipeline.config import Config, DatasetConfig, ReferenceTeacherConfig
+from recdistill.pipeline.models import (
+    WEIGHTS,
+    TeacherBuilder,
+    build_student,
+    load_student,
+    load_teacher,
+    needs_profiles,
+    parameters,
+    size_bytes,
+)
+from recdistill.pipeline.partitions import Progress
+from recdistill.pipeline.prepare import prepare
+from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.scoring import write_scores
+from recdistill.pipeline.training import (
+    Fitted,
+    Validation,
+    compiled,
+    train,
+    training_batches,
+)
+from recdistill.ranker import RankingTeacher
+from recdistill.report import (
+    DatasetPart,
+    GatePart,
+    ModelPart,
+    ProtocolPart,
+    Report,
+    describe_environment,
+)
+from recdistill.student import TwoTowerStudent
+
+STEPS = ("prepare", "teacher", "score", "student", "distill", "evaluate", "export")
+CHECKS = 10
+"""How often a student is validated in training."""
+
+
+class GateError(RuntimeError):
+    """The teacher is not good enough to distil; the message has the figures."""
+
+
+def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
+    """The data set of a configuration, downloaded first where it says so.
+
+    Args:
+        config: The `dataset` section.
+        progress: Told how far a download is.
+
+    Raises:
+        DataError: If it cannot be had, or is bad.
+    """
+    if config.reader == "synthetic":
+        size = config.synthetic
+        return synthetic(
+            n_queries=size.queries,
+            n_items=size.items,
+            n_interactions=size.interactions,
+            seed=size.seed,
+        )
+    path = config.path
+    if config.fetch is not None:
+        label = f"Downloading {config.fetch}"
+        path = fetch(
+            config.fetch, progress=lambda done, total: progress(label, done, total)
+        )
+    if path is None:
+        raise ValueError("`path` or `fetch` must be given. Received: neither")
+    if config.reader == "tables":
+        return read_tables(path, dict(config.columns) or None)
+    return {"movielens": read_movielens, "recbole": read_recbole}[config.reader](path)
+
+
+class Pipeline:
+    """All steps of one configuration, on one workspace.
+
+    Args:
+        config: The configuration.
+        progress: Told about work that takes time.
+        announce: Told of each finished step and its artefact.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        progress: Progress = lambda label, done, total: None,
+        announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
+    ) -> None:
+        self.config, self._progress, self._announce = config, progress, announce
+        self.workspace = Workspace(config.workdir / config.name)
+        self._done: dict[str, Artefact] = {}
+
+    def run(self, until: str = "export") -> Artefact:
+        """Runs a step and what it stands on; finished steps are skipped.
+
+        Args:
+            until: The step.
+
+        Raises:
+            ValueError: If there is no such step.
+            DataError: If the data is bad.
+            GateError: If the teacher is not good enough.
+        """
+        if until not in STEPS:
+            raise ValueError(f"`until` must be one of {STEPS}. Received: {until!r}")
+        # The same seed must give the same weights, whatever the threads do.
+        tf.config.experimental.enable_op_determinism()
+        with self.workspace.lock():
+            for step in STEPS[: STEPS.index(until) + 1]:
+                self._artefact(step)
+            return self._artefact(until)
+
+    def _artefact(self, step: str) -> Artefact:
+        if step not in self._done:
+            keras.utils.set_random_seed(self.config.seed)
+            inputs, work, resumes = getattr(self, f"_{step}")()
+            with self.workspace.produce(step, inputs) as draft:
+                if draft.done is None:
+                    if not resumes:
+                        draft.restart()
+                    work(draft)
+            self._done[step] = draft.artefact()
+            self._announce(step, self._done[step])
+        return self._done[step]
+
+    # What several steps share.
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The prepared data."""
+        return Prepared(self._artefact("prepare").path)
+
+    @cached_property
+    def _validation(self) -> Validation:
+        settings = self.config.evaluate
+        return Validation.of(
+            self.prepared, settings.metrics, settings.valid_lists, self.config.seed
+        )
+
+    @cached_property
+    def _teacher_model(self) -> keras.Model:
+        folder = self._artefact("teacher").path
+        return load_teacher(self.config, self.prepared, folder)
+
+    def _student_model(self, step: str) -> TwoTowerStudent:
+        folder = self._artefact(step).path
+        return load_student(self.config.student, self.prepared, folder)
+
+    # The steps: each gives its inputs, its work, and whether it resumes by itself.
+
+    def _prepare(self) -> _Step:
+        config = self.config
+        dataset = load_dataset(config.dataset, self._progress)
+        inputs = {
+            "fingerprint": dataset.fingerprint,
+            "columns": vars(dataset.columns),
+            "per_query": config.lists.per_query,
+            **_dump(config, "query", "candidate", "split"),
+        }
+
+        def work(draft: Draft) -> None:
+            draft.record = prepare(dataset, config, draft.path, self._progress)
+
+        return inputs, work, False
+
+    def _teacher(self) -> _Step:
+        config = self.config
+        inputs = {
+            "prepare": self._artefact("prepare").key,
+            "valid_lists": config.evaluate.valid_lists,
+            **_dump(config, "seed", "teacher"),
+            "metrics": config.evaluate.metrics,
+        }
+
+        def work(draft: Draft) -> None:
+            builder = TeacherBuilder(config, self.prepared, fit=True)
+            teacher = builder.build()
+            fitted = []
+            members = getattr(config.teacher, "members", (config.teacher,))
+            models = getattr(teacher, "members", [teacher])
+            for settings, model in zip(members, models, strict=True):
+                if isinstance(model, RankingTeacher):
+                    fitted.append(vars(self._train_ranker(model, settings)))
+            teacher.save_weights(draft.path / WEIGHTS)
+            rows = self._validation.rows(compiled(teacher))
+            pq.write_table(rows, draft.path / "valid.parquet")
+            popular = popularity_scorer(self.prepared.popularity)
+            rows = self._validation.rows(popular)
+            pq.write_table(rows, draft.path / "valid-popularity.parquet")
+            draft.record = {
+                "kind": config.teacher.kind,
+                "trained": fitted,
+                "parameters": parameters(teacher),
+                "valid": self._mean(draft.path / "valid.parquet"),
+                "valid_popularity": self._mean(draft.path / "valid-popularity.parquet"),
+            }
+
+        return inputs, work, False
+
+    def _train_ranker(
+        self, model: RankingTeacher, settings: ReferenceTeacherConfig
+    ) -> Fitted:
+        prepared, config = self.prepared, self.config
+        collate = Collator(
+            prepared.catalogue_size,
+            tail=settings.negatives,
+            profiles=prepared.profiles if prepared.schema.affinity else None,
+        )
+        dataset = training_batches(
+            prepared.shards("train"), collate, settings.batch_size, config.seed
+        )
+        lists = self._artefact("prepare").record["lists"]["train"]
+        per_epoch = max(1, lists // settings.batch_size)
+        return train(
+            Distiller(None, model, student_loss_weight=1.0),
+            dataset,
+            self._validation,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            steps=per_epoch * settings.epochs,
+            epochs=settings.epochs,
+            patience=settings.epochs,
+            progress=self._progress,
+            label="Training the teacher",
+        )
+
+    def _score(self) -> _Step:
+        config = self.config
+        inputs = {
+            "prepare": self._artefact("prepare").key,
+            "teacher": self._artefact("teacher").key,
+            **_dump(config, "seed", "lists"),
+        }
+
+        def work(draft: Draft) -> None:
+            draft.record = write_scores(
+                compiled(self._teacher_model),
+                self.prepared,
+                config.lists,
+                draft.path,
+                config.seed,
+                self._progress,
+                own_rows=needs_profiles(config, self.prepared),
+            )
+
+        return inputs, work, True
+
+    def _student(self) -> _Step:
+        config, lists = self.config, self.config.lists
+        inputs = {
+            "prepare": self._artefact("prepare").key,
+            "valid_lists": config.evaluate.valid_lists,
+            "metrics": config.evaluate.metrics,
+            "list": lists.model_dump(include={"size", "teacher_top", "tail"}),
+            **_dump(config, "seed", "student"),
+        }
+
+        def work(draft: Draft) -> None:
+            sampled = lists.teacher_top + lists.tail
+            tail = None if lists.size == "catalogue" else sampled
+            collate = Collator(self.prepared.catalogue_size, tail=tail)
+            dataset = training_batches(
+                self.prepared.shards("train"),
+                collate,
+                config.student.batch_size,
+                config.seed,
+            )
+            self._train_student(
+                draft,
+                lambda student: Distiller(None, student, student_loss_weight=1.0),
+                dataset,
+                "Training the twin (no distillation)",
+            )
+
+        return inputs, work, False
+
+    def _distill(self) -> _Step:
+        config, settings = self.config, self.config.distill
+        scores, twin = self._artefact("score"), self._artefact("student")
+        inputs = {
+            "score": scores.key,
+            "twin": twin.key,
+            "resamples": config.evaluate.bootstrap,
+            **_dump(config, "seed", "student", "distill"),
+        }
+
+        def work(draft: Draft) -> None:
+            gate = self._gate()
+            if not gate.passed and not gate.overridden:
+                raise GateError(
+                    f"{gate.message} Distilling it would waste the run. Improve the "
+                    "teacher, or go on all the same with --set distill.gate=warn."
+                )
+            loss = getattr(losses, settings.loss)(temperature=settings.temperature)
+            collate = Collator(self.prepared.catalogue_size, with_teacher=True)
+            dataset = training_batches(
+                sorted(scores.path.glob("scores-*.parquet")),
+                collate,
+                config.student.batch_size,
+                config.seed,
+                settings.scores,
+            )
+            self._train_student(
+                draft,
+                lambda student: Distiller(
+                    None,
+                    student,
+                    loss,
+                    distillation_loss_weights=[settings.weight],
+                    student_loss_weight=1.0 - settings.weight,
+                ),
+                dataset,
+                "Distilling",
+            )
+            draft.record["gate"] = gate.model_dump(mode="json")
+
+        return inputs, work, False
+
+    def _gate(self) -> GatePart:
+        config, teacher = self.config, self._artefact("teacher").path
+        twin = self._artefact("student").path
+        return decide(
+            pq.read_table(teacher / "valid.parquet"),
+            {
+                "popularity": pq.read_table(teacher / "valid-popularity.parquet"),
+                "student_alone": pq.read_table(twin / "valid.parquet"),
+            },
+            config.evaluate.metrics[0],
+            samples=config.evaluate.bootstrap,
+            seed=config.seed,
+            override=config.distill.gate == "warn",
+        )
+
+    def _train_student(
+        self,
+        draft: Draft,
+        distiller: Callable[[TwoTowerStudent], Distiller],
+        dataset: tf.data.Dataset,
+        label: str,
+    ) -> None:
+        """Tries each learning rate, and keeps the student that is best on validation."""
+        settings, trials, best = self.config.student, [], -np.inf
+        rates = settings.learning_rates
+        for number, rate in enumerate(rates):
+            keras.utils.set_random_seed(self.config.seed)
+            student = build_student(settings, self.prepared)
+            count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
+            fitted = train(
+                distiller(student),
+                dataset,
+                self._validation,
+                learning_rate=rate,
+                steps=settings.steps,
+                epochs=min(CHECKS, settings.steps),
+                patience=CHECKS,
+                progress=self._progress,
+                label=f"{label}{count}",
+            )
+            trials.append(vars(fitted))
+            if fitted.best > best:
+                best = fitted.best
+                student.save_weights(draft.path / WEIGHTS)
+                rows = self._validation.rows(compiled(student))
+                pq.write_table(rows, draft.path / "valid.parquet")
+        draft.record = {"valid": best, "trials": trials, "parameters": parameters(student)}
+
+    def _evaluate(self) -> _Step:
+        config = self.config
+        inputs = {
+            step: self._artefact(step).key for step in ("teacher", "student", "distill")
+        } | _dump(config, "seed", "evaluate")
+
+        def work(draft: Draft) -> None:
+            models = {
+                "student_alone": self._student_model("student"),
+                "distilled": self._student_model("distill"),
+                "teacher": self._teacher_model,
+            }
+            scorers = {"popularity": popularity_scorer(self.prepared.popularity)}
+            scorers |= {name: compiled(model) for name, model in models.items()}
+            rows = rank_test_lists(
+                scorers, self.prepared, config.evaluate.metrics, self._progress
+            )
+            for name, table in rows.models.items():
+                pq.write_table(table, draft.path / f"{name}.parquet")
+            pq.write_table(rows.agreement, draft.path / "agreement.parquet")
+            report = self._report(rows, models)
+            report.save(draft.path / "report.json")
+            draft.record = {"fingerprint": report.metrics_fingerprint()}
+
+        return inputs, work, False
+
+    def _report(self, rows: TestRows, models: dict[str, keras.Model]) -> Report:
+        config, prepared = self.config, self._artefact("prepare").record
+        draws: dict[str, Any] = {
+            "samples": config.evaluate.bootstrap,
+            "seed": config.seed,
+        }
+        tables = rows.models
+        twin, distilled, teacher = (
+            tables[name] for name in ("student_alone", "distilled", "teacher")
+        )
+        first = config.evaluate.metrics[:1]
+        parts = {
+            name: ModelPart(
+                metrics=bootstrap(table, **draws),
+                slices={"item": by_slice(table, rows.segments, first, **draws)},
+                parameters=parameters(models[name]) if name in models else None,
+                size_bytes=size_bytes(models[name]) if name in models else None,
+            )
+            for name, table in tables.items()
+        }
+        speedup = {}
+        timed = time_models(
+            compiled(models["teacher"]),
+            models["distilled"],
+            self.prepared,
+            config.evaluate.latency_candidates,
+            config.seed,
+        )
+        for size, times in timed:
+            speedup[str(size)] = times.speedup["student"]
+            for name, part in (("teacher", "teacher"), ("student", "distilled")):
+                parts[part].latency_ms[str(size)] = times.latencies[name]
+        differences = {
+            "teacher_minus_student_alone": paired_difference(teacher, twin, **draws),
+            "distilled_minus_student_alone": paired_difference(distilled, twin, **draws),
+            "distilled_minus_teacher": paired_difference(distilled, teacher, **draws),
+        }
+        return Report(
+            name=config.name,
+            seed=config.seed,
+            dataset=DatasetPart(
+                **{k: prepared[k] for k in DatasetPart.model_fields},
+            ),
+            protocol=ProtocolPart(
+                split=f"test: {config.split.by}, {config.split.test:g}",
+                lists=len(rows.segments),
+                masked_seen=True,
+                unreachable=rows.unreachable,
+                resamples=config.evaluate.bootstrap,
+            ),
+            models=parts,
+            gap_closed=gap_closed(twin, distilled, teacher, **draws),
+            kept=kept(distilled, teacher, **draws),
+            differences=differences,
+            agreement=bootstrap(rows.agreement, **draws),
+            speedup=speedup,
+            gate=GatePart.model_validate(self._artefact("distill").record["gate"]),
+            timings_s={
+                step: artefact.record["seconds"] for step, artefact in self._done.items()
+            },
+            environment=describe_environment(),
+            config=config.model_dump(mode="json"),
+        )
+
+    def _mean(self, path: Path) -> float:
+        metric = self.config.evaluate.metrics[0]
+        return float(np.nanmean(pq.read_table(path)[metric].to_numpy()))
+
+
+_Step = tuple[dict[str, Any], Callable[[Draft], None], bool]
+
+
+def _dump(config: Config, *sections: str) -> dict[str, Any]:
+    """Sections as JSON-ready values, for the hash of a step's inputs."""
+    return {k: json.loads(config.model_dump_json(include={k}))[k] for k in sections}

@@ -1,0 +1,238 @@
+"""Training of teachers and students: one loop, the best checkpoint on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from recdistill.batches import (
+    Collator,
+    Lists,
+    batches,
+    catalogue_mask,
+    catalogue_relevance,
+    in_order,
+    score_catalogue,
+)
+from recdistill.distiller import Distiller
+from recdistill.evaluation import ListRows, measure
+from recdistill.lists import standardize
+from recdistill.losses import ListwiseCrossEntropy
+from recdistill.pipeline.partitions import Progress
+from recdistill.pipeline.prepared import Prepared
+
+Scorer = Callable[[Any], Any]
+
+PAIRS_AT_ONCE = 100_000
+"""Candidates that a ranker scores in one call: more do not fit the caches."""
+
+
+def compiled(model: keras.Model) -> Scorer:
+    """The model as a TensorFlow function of a batch, for scoring only."""
+    return tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Validation lists, ranked in full to choose checkpoints and learning rates.
+
+    Attributes:
+        lists: The lists, in pieces that can be scored at once.
+        catalogue_size: Number of items.
+        metrics: Metric names; the first one decides.
+    """
+
+    lists: Sequence[Lists]
+    catalogue_size: int
+    metrics: Sequence[str]
+
+    @classmethod
+    def of(
+        cls, prepared: Prepared, metrics: Sequence[str], limit: int, seed: int
+    ) -> Validation:
+        """A seeded sample of at most `limit` validation lists."""
+        size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
+        pieces = in_order(prepared.shards("valid"), size, limit, seed)
+        return cls(list(pieces), prepared.catalogue_size, metrics)
+
+    def rows(self, score: Scorer) -> pa.Table:
+        """One row a list: the metrics of a model."""
+        rows = ListRows()
+        for lists in self.lists:
+            scores = score_catalogue(score, lists, self.catalogue_size)
+            rows.add(lists.list_id, lists.query_id, judge(lists, scores, self.metrics))
+        return rows.table()
+
+    def __call__(self, score: Scorer) -> float:
+        """The mean of the first metric."""
+        return float(np.nanmean(self.rows(score)[self.metrics[0]].to_numpy()))
+
+
+def judge(
+    lists: Lists, scores: np.ndarray, metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Metrics of scores over the whole catalogue, seen items masked.
+
+    Args:
+        lists: The lists.
+        scores: `(lists, items)`.
+        metrics: Metric names.
+
+    Returns:
+        `(lists,)` for each metric; 0 where the catalogue lacks the positive.
+    """
+    size = scores.shape[1]
+    lost = np.bincount(
+        lists.positives.row_numbers(), lists.positives.values >= 0, len(lists)
+    )
+    return measure(
+        scores,
+        catalogue_relevance(lists, size),
+        catalogue_mask(lists, size),
+        metrics,
+        unreachable=lost == 0,
+    )
+
+
+class BestCheckpoint(keras.callbacks.Callback):
+    """Ranks the validation lists after each epoch and keeps the best weights.
+
+    Args:
+        model: The model to judge and to restore; inside a Distiller, the student.
+        validation: The lists.
+        progress: Told how far training is.
+        label: What is trained, for people.
+        epochs: How many epochs there will be.
+        patience: Epochs without a new best after which training stops.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        validation: Validation,
+        progress: Progress,
+        label: str,
+        epochs: int,
+        patience: int,
+    ) -> None:
+        super().__init__()
+        self._judged, self._validation = model, validation
+        self._progress, self._label, self._epochs = progress, label, epochs
+        self._patience = patience
+        self._score = compiled(model)
+        self._weights: list[np.ndarray] = []
+        self.best, self.best_epoch = -np.inf, 0
+        self.history: list[float] = []
+        self._step = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Moves the progress bar."""
+        self._step += 1
+        if self._step % 20 == 0 and self.params["steps"]:
+            total = self._epochs * self.params["steps"]
+            self._progress(self._label, self._step, total)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Judges; stops where nothing gets better."""
+        value = self._validation(self._score)
+        self.history.append(round(value, 6))
+        if value > self.best:
+            self.best, self.best_epoch = value, epoch + 1
+            self._weights = self._judged.get_weights()
+        elif epoch + 1 - self.best_epoch >= self._patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Restores the best weights.
+
+        Raises:
+            ValueError: If the model never gave a number.
+        """
+        if not self._weights:
+            raise ValueError(
+                f"{self._label}: training gave no finite scores. Lower the learning rate."
+            )
+        self._judged.set_weights(self._weights)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training came to.
+
+    Attributes:
+        best: The validation metric of the weights that were kept.
+        best_epoch: After which epoch, from 1.
+        history: The validation metric after each epoch.
+        learning_rate: The one that was used.
+    """
+
+    best: float
+    best_epoch: int
+    history: list[float]
+    learning_rate: float
+
+
+def train(
+    distiller: Distiller,
+    dataset: tf.data.Dataset,
+    validation: Validation,
+    *,
+    learning_rate: float,
+    steps: int,
+    epochs: int,
+    patience: int,
+    progress: Progress,
+    label: str,
+    weight_decay: float = 0.0,
+) -> Fitted:
+    """Trains the distiller's student and leaves the best weights in it.
+
+    Args:
+        distiller: The student, its losses and their weights.
+        dataset: Batches of the tensor contract, as many as are asked for.
+        validation: Judges after each epoch.
+        learning_rate: At the start; it falls along a cosine to zero.
+        steps: Steps in all.
+        epochs: In how many equal parts, each followed by validation.
+        patience: Epochs without a new best after which training stops.
+        progress: Told how far training is.
+        label: What is trained, for people.
+        weight_decay: Decoupled weight decay.
+    """
+    per_epoch = max(1, steps // epochs)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, per_epoch * epochs)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
+    distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
+    best = BestCheckpoint(
+        distiller.student, validation, progress, label, epochs, patience
+    )
+    distiller.fit(
+        dataset, steps_per_epoch=per_epoch, epochs=epochs, verbose=0, callbacks=[best]
+    )
+    return Fitted(best.best, best.best_epoch, best.history, learning_rate)
+
+
+def training_batches(
+    shards: Sequence[Path],
+    collate: Collator,
+    batch_size: int,
+    seed: int,
+    scores: str = "none",
+) -> tf.data.Dataset:
+    """Endless training batches; stored teacher scores transformed as configured."""
+    dataset = batches(shards, collate, batch_size, seed=seed)
+    if scores == "z_score" and collate.with_teacher:
+
+        def transform(x: dict[str, Any], y: Any, weight: Any) -> Any:
+            scores = standardize(x["teacher_scores"], x["mask"])
+            return {**x, "teacher_scores": scores}, y, weight
+
+        dataset = dataset.map(transform)
+    return dataset
