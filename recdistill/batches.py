@@ -107,18 +107,14 @@ class Lists:
         """The given lists, in the given order."""
 
         def pick(value: Any) -> Any:
-            if value is None:
-                return None
-            return value.take(rows) if isinstance(value, Ragged) else value[rows]
+            if isinstance(value, dict):
+                return {name: pick(each) for name, each in value.items()}
+            if isinstance(value, Ragged):
+                return value.take(rows)
+            return None if value is None else value[rows]
 
-        return Lists(
-            **{
-                name: {k: pick(v) for k, v in value.items()}
-                if isinstance(value, dict)
-                else pick(value)
-                for name, value in self.__dict__.items()
-            }
-        )
+        fields: dict[str, Any] = {k: pick(v) for k, v in vars(self).items()}
+        return Lists(**fields)
 
 
 def read_lists(path: Path) -> Lists:
@@ -248,9 +244,7 @@ class Collator:
         )
         return {"candidate_index": index.astype("int32")}, mask, relevance
 
-    def _stored(
-        self, lists: Lists
-    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    def _stored(self, lists: Lists) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         stored = np.asarray(lists.candidates)
         mask = stored >= 0
         index = np.maximum(stored, 0).astype("int32")
@@ -366,4 +360,4 @@ def score_catalogue(
         catalogue_size: Number of items.
     """
     (x, _, _) = Collator(catalogue_size)(lists, np.random.default_rng(0))
-    return np.asarray(score(tf.nest.map_structure(tf.convert_to_tensor, x)))
+    return np.asarray(score(x))

@@ -164,12 +164,18 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 `student_loss_weight` is 0.
             metrics: Called with `y` as above and the student's scores.
             weighted_metrics: Called with `sample_weight` besides.
-            **kwargs: All other arguments of `keras.Model.compile`.
+            **kwargs: Other arguments of `keras.Model.compile`, but for `loss_weights`,
+                whose part `student_loss_weight` plays.
 
         Raises:
-            ValueError: If there is no relevance loss but a weight for it, or a loss or
-                metric is no Keras object.
+            ValueError: If there is no relevance loss but a weight for it, a loss or
+                metric is no Keras object, or there are `loss_weights`.
         """
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`loss_weights` must be None: `student_loss_weight` weighs the loss. "
+                f"Received: loss_weights={kwargs['loss_weights']}"
+            )
         if loss is None and self.student_loss_weight > 0.0:
             raise ValueError(
                 "`loss` must be given where `student_loss_weight` is above 0. "
@@ -240,7 +246,9 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 are and there is neither a teacher nor a column of them.
         """
         scores = self(x, training=training) if y_pred is None else y_pred
+        # Gradients are summed over replicas: Keras divides its losses by their number.
         loss = ops.sum([ops.sum(penalty) for penalty in self.losses] or 0.0)
+        loss /= _replicas()
         parts = {}
         if self._compiled.loss is not None:
             relevance = _labels_and_mask(x, y)
@@ -286,16 +294,15 @@ class Distiller(keras.Model):  # type: ignore[misc]
     ) -> None:
         """Add a batch to the reported means, where it counts by its weighted lists.
 
-        So neither the batch size nor a list of padding changes what is reported. (Keras
-        counts the rows of the first input, which may be candidates that lists share.)
+        So neither the batch size nor a list of padding changes what is reported, as
+        long as each real list has some relevance. (Keras counts the rows of the first
+        input, which may be candidates that lists share.)
         """
         list_weight = ops.cast(lists.has_candidate(mask), "float32")
         if sample_weight is not None:
             list_weight *= ops.cast(sample_weight, "float32")
-        # Keras divides a loss by the number of replicas, whose gradients are summed.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
         for name, mean in self._compiled.means.items():
-            mean.update_state(values[name] * replicas, ops.sum(list_weight))
+            mean.update_state(values[name] * _replicas(), ops.sum(list_weight))
 
     def compute_metrics(
         self,
@@ -401,6 +408,10 @@ def _loss_weights(
             f"{count} losses"
         )
     return tuple(weights)
+
+
+def _replicas() -> int:
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def _without_teacher_scores(x: Batch) -> Batch:

@@ -34,7 +34,9 @@ import scipy.linalg
 import scipy.sparse
 import tensorflow as tf
 
-from recdistill.features import FIRST
+from recdistill.encoders import FIRST
+
+SPARSE_COST = 100
 
 
 def fit_inverse(profiles: scipy.sparse.csr_array, l2: float) -> np.ndarray:
@@ -59,11 +61,11 @@ def fit_inverse(profiles: scipy.sparse.csr_array, l2: float) -> np.ndarray:
     if failed:
         raise ValueError(f"`l2` is too small for this data. Received: l2={l2}")
     lower = np.tril(inverse).astype("float32")
-    return lower + np.tril(lower, -1).T
+    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 @keras.saving.register_keras_serializable("recdistill")
-class Affinity(keras.layers.Layer):
+class Affinity(keras.layers.Layer):  # type: ignore[misc]
     """Standardised scores of candidates by the linear item model.
 
     Scores are z-scores over the items of the model that are not in the history, so
@@ -106,45 +108,50 @@ class Affinity(keras.layers.Layer):
         """
         age = tf.range(tf.shape(history)[1], dtype="float32")
         weight = self.floor + (1.0 - self.floor) * self.decay**age
-        weights = self._rows(history, tf.broadcast_to(weight, tf.shape(history)))
-        scores = self._standardise(self._scores(weights, profile), weights)
+        rows = self._rows(history, tf.broadcast_to(weight, tf.shape(history)))
+        scores = _standardise(self._scores(rows, profile), free=rows == 0.0)
         column = tf.clip_by_value(candidates - FIRST, 0, self.size - 1)
         known = (candidates >= FIRST) & (candidates < FIRST + self.size)
         batch_dims = candidates.shape.rank - 1
         picked = tf.gather(scores, column, axis=1, batch_dims=batch_dims)
         return tf.where(known, picked, tf.zeros_like(picked))
 
-    def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.SparseTensor:
-        """Indices `(batch, n)` with weights as a sparse `(batch, size)`."""
-        inside = tf.where((index >= FIRST) & (index < FIRST + self.size))
-        item = tf.cast(tf.gather_nd(index, inside) - FIRST, tf.int64)
-        return tf.SparseTensor(
-            tf.stack([inside[:, 0], item], axis=1),
-            tf.gather_nd(weight, inside),
-            [tf.shape(index, tf.int64)[0], self.size],
-        )
+    def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+        """Indices `(batch, n)` with weights as dense rows `(batch, size)`, added up."""
+        batch = tf.shape(index)[0]
+        inside = (index >= FIRST) & (index < FIRST + self.size)
+        place = tf.range(batch)[:, None] * self.size + index - FIRST
+        # A negative place is left out.
+        place = tf.reshape(tf.where(inside, place, -1), [-1])
+        weight = tf.reshape(weight, [-1])
+        flat = tf.math.unsorted_segment_sum(weight, place, batch * self.size)
+        return tf.reshape(flat, [batch, self.size])
 
-    def _scores(self, weights: tf.SparseTensor, profile: tf.Tensor | None) -> tf.Tensor:
+    def _product(self, rows: tf.Tensor) -> tf.Tensor:
+        """`rows @ inverse`, by whichever way is faster for so many non-zeros."""
+        filled = tf.where(rows != 0.0)
+
+        def sparse() -> tf.Tensor:
+            values = tf.gather_nd(rows, filled)
+            shape = tf.shape(rows, tf.int64)
+            matrix = tf.SparseTensor(filled, values, shape)
+            return tf.sparse.sparse_dense_matmul(matrix, self.inverse)
+
+        # Measured: a multiplication by a non-zero costs about 100 times as much in the
+        # sparse product as in the dense one.
+        crowded = SPARSE_COST * tf.shape(filled)[0] > tf.size(rows)
+        return tf.cond(crowded, lambda: tf.matmul(rows, self.inverse), sparse)
+
+    def _scores(self, rows: tf.Tensor, profile: tf.Tensor | None) -> tf.Tensor:
         diagonal = tf.linalg.diag_part(self.inverse)
-        own = _dense(weights)
-        total = tf.sparse.sparse_dense_matmul(weights, self.inverse)
-        total -= own * diagonal
+        total = self._product(rows) - rows * diagonal
         if profile is None:
             return -total / diagonal
-        row = self._rows(profile, tf.ones(tf.shape(profile)))
-        v = tf.sparse.sparse_dense_matmul(row, self.inverse)
-        s = 1.0 - tf.reduce_sum(_dense(row) * v, axis=1, keepdims=True)
-        along = tf.reduce_sum(own * v, axis=1, keepdims=True) - own * v
+        own = self._rows(profile, tf.ones(tf.shape(profile)))
+        v = self._product(own)
+        s = 1.0 - tf.reduce_sum(own * v, axis=1, keepdims=True)
+        along = tf.reduce_sum(rows * v, axis=1, keepdims=True) - rows * v
         return -(total + along * v / s) / (diagonal + v * v / s)
-
-    def _standardise(self, scores: tf.Tensor, weights: tf.SparseTensor) -> tf.Tensor:
-        free = tf.cast(_dense(weights) == 0.0, tf.float32)
-        count = tf.maximum(tf.reduce_sum(free, axis=1, keepdims=True), 1.0)
-        mean = tf.reduce_sum(scores * free, axis=1, keepdims=True) / count
-        gap = scores - mean
-        variance = tf.reduce_sum(gap * gap * free, axis=1, keepdims=True) / count
-        # A query without history has no spread and no opinion.
-        return tf.math.divide_no_nan(gap, tf.sqrt(variance))
 
     def get_config(self) -> dict[str, Any]:
         """Size and recency."""
@@ -153,7 +160,7 @@ class Affinity(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("recdistill")
-class LinearTeacher(keras.Model):
+class LinearTeacher(keras.Model):  # type: ignore[misc]
     """The linear item model alone, as a teacher.
 
     Args:
@@ -173,6 +180,11 @@ class LinearTeacher(keras.Model):
         return self.affinity(batch["query"]["history"], items, profile)
 
 
-def _dense(sparse: tf.SparseTensor) -> tf.Tensor:
-    """Sparse rows to dense ones; entries that share a place are added."""
-    return tf.scatter_nd(sparse.indices, sparse.values, sparse.dense_shape)
+def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:
+    """z-scores over the free entries of each row; zeros where they do not vary."""
+    weight = tf.cast(free, tf.float32)
+    count = tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1.0)
+    gap = scores - tf.reduce_sum(scores * weight, axis=1, keepdims=True) / count
+    variance = tf.reduce_sum(gap * gap * weight, axis=1, keepdims=True) / count
+    # A query without history has no spread and no opinion.
+    return tf.math.divide_no_nan(gap, tf.sqrt(variance))

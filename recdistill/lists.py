@@ -273,8 +273,8 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
     # quarters of a score, the range cannot either.
     scores = _real(scores, mask) / 4.0
     limits = np.finfo(scores.dtype.name)
-    low = ops.min(ops.where(mask, scores, limits.max), axis=-1, keepdims=True)
-    high = ops.max(ops.where(mask, scores, limits.min), axis=-1, keepdims=True)
+    low = ops.min(ops.where(mask, scores, limits.max / 4), axis=-1, keepdims=True)
+    high = ops.max(ops.where(mask, scores, limits.min / 4), axis=-1, keepdims=True)
     varies = high > low
     unit = ops.where(varies, high - low, 1.0)
     low, unit = ops.stop_gradient(low), ops.stop_gradient(unit)

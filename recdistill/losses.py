@@ -8,9 +8,10 @@ class of the same name around it that averages those numbers over a batch.
 | teacher scores | how much better one candidate is | `ListwiseKLDivergence` |
 | relevance: clicks, ratings, grades | what people chose | `ListwiseCrossEntropy` |
 
-The classes take `y_true` as a tensor or as `{"labels": …, "mask": …}`, the form of
-keras-rs, and can be used wherever a Keras loss can: in `recdistill.Distiller`, in
-`compile` of a plain model, in `keras.distillation.LogitsDistillation`.
+The classes take `y_true` as `{"labels": …, "mask": …}`, the form of keras-rs, or as
+bare labels where nothing is padded. `recdistill.Distiller` passes the mask on. Keras's
+own `compile` and `keras.distillation.LogitsDistillation` take these losses, too, but
+know bare labels only.
 
 Example:
     A teacher that finds the first of two candidates three times as likely as the

@@ -10,12 +10,12 @@ import keras_rs
 import numpy as np
 import tensorflow as tf
 
-from recdistill.features import MISSING, FeatureEmbedding, Schema
+from recdistill.encoders import MISSING, FeatureEmbedding, Schema
 from recdistill.linear import Affinity
 
 
 @keras.saving.register_keras_serializable("recdistill")
-class CausalBlock(keras.layers.Layer):
+class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
     """One pre-norm transformer block in which a position sees itself and earlier ones.
 
     Args:
@@ -52,7 +52,7 @@ class CausalBlock(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-class RankingTeacher(keras.Model):
+class RankingTeacher(keras.Model):  # type: ignore[misc]
     r"""Scores a candidate in the light of the whole query.
 
     1. The history passes causal self-attention (Kang & McAuley, 2018, "Self-Attentive

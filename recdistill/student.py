@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.features import (
+from recdistill.encoders import (
     MISSING,
     FeatureEmbedding,
     Schema,
@@ -18,7 +18,7 @@ from recdistill.features import (
 
 
 @keras.saving.register_keras_serializable("recdistill")
-class Tower(keras.layers.Layer):
+class Tower(keras.layers.Layer):  # type: ignore[misc]
     """Dense layers with a linear path beside them, to a vector of width `dim`.
 
     The linear path lets a tower of embeddings behave like matrix factorisation from
@@ -63,7 +63,7 @@ class Tower(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("recdistill")
-class HistoryPooling(keras.layers.Layer):
+class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
     r"""A history as a few weighted sums of item vectors, and its last item.
 
     Pool $p$ of a history $h_0, h_1, …$ (the newest first) is
@@ -118,7 +118,7 @@ class HistoryPooling(keras.layers.Layer):
         return {**super().get_config(), **own}
 
 
-class TwoTowerStudent(keras.Model):
+class TwoTowerStudent(keras.Model):  # type: ignore[misc]
     """A query tower and a candidate tower; the score is their dot product.
 
     Each distinct candidate of a batch is encoded once: lists share most of their
@@ -211,7 +211,9 @@ class TwoTowerStudent(keras.Model):
             scores = tf.matmul(queries, candidates, transpose_b=True)
         else:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
-            candidates = tf.gather(self._encode(distinct), tf.reshape(place, tf.shape(index)))
+            candidates = tf.gather(
+                self._encode(distinct), tf.reshape(place, tf.shape(index))
+            )
             scores = tf.einsum("bd,bld->bl", queries, candidates)
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))

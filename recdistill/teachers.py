@@ -17,7 +17,7 @@ import tensorflow as tf
 from recdistill import lists
 
 
-class EnsembleTeacher(keras.Model):
+class EnsembleTeacher(keras.Model):  # type: ignore[misc]
     r"""Several teachers as one: the weighted sum of their z-scores in each list.
 
     $$ t_i = \sum_m w_m \, \frac{t^{(m)}_i - \mathrm{mean}(t^{(m)})}

@@ -1,6 +1,7 @@
 """Distiller: its loss by hand, then what keras.distillation.Distiller gets wrong."""
 
 from math import log
+from types import SimpleNamespace
 
 import keras
 import keras_rs
@@ -198,6 +199,20 @@ def test_the_regulariser_of_the_student_moves_the_loss():
     assert got["loss"] - parts == pytest.approx(penalty, rel=1e-2)
 
 
+def test_two_replicas_halve_the_loss_and_report_it_whole(monkeypatch):
+    x, y, weight = make_arrays()
+    distiller = make_distiller(student=Student(penalty="l2"))
+    loss = distiller.compute_loss(x, y, sample_weight=weight)
+    report = distiller.get_metrics_result()
+    distiller.reset_metrics()
+    strategy = SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: strategy)
+    halved = distiller.compute_loss(x, y, sample_weight=weight)
+    np.testing.assert_allclose(halved, loss / 2, rtol=1e-6)
+    for name, value in distiller.get_metrics_result().items():
+        np.testing.assert_allclose(value, report[name], rtol=1e-6)
+
+
 def test_history_has_the_losses_apart_for_training_and_validation():
     batches = make_batches(make_arrays())
     history = fit(make_distiller(), batches, validation_data=batches, epochs=2)
@@ -358,6 +373,24 @@ def test_teacher_may_be_any_function_and_is_not_trained():
         np.testing.assert_array_equal(old, new)
 
 
+def test_no_gradient_flows_through_a_teacher_that_shares_weights():
+    x, y, _ = make_arrays()
+    student = Student()
+
+    def gradient(teacher, x):
+        distiller = make_distiller(teacher, student)
+        with tf.GradientTape() as tape:
+            loss = distiller.compute_loss(x, y)
+        return tf.convert_to_tensor(tape.gradient(loss, student.trainable_weights[0]))
+
+    def opposite(x, training):
+        return -student(x, training=training)
+
+    stored = gradient(None, {**x, "teacher_scores": opposite(x, training=False)})
+    del x["teacher_scores"]
+    np.testing.assert_allclose(gradient(opposite, x), stored, rtol=1e-6)
+
+
 @saves
 def test_teacher_is_neither_counted_nor_saved(tmp_path):
     x, y, weight = make_arrays()
@@ -378,10 +411,6 @@ def test_teacher_is_neither_counted_nor_saved(tmp_path):
         assert b"teachers_" not in path.read_bytes()
         model.save(tmp_path / f"{name}.keras")
     assert sizes["with"] == sizes["without"]
-    checkpoint = tf.train.Checkpoint(model=distiller).save(str(tmp_path / "checkpoint"))
-    shapes = [shape for _, shape in tf.train.list_variables(checkpoint)]
-    assert [ITEMS, 3] in shapes
-    assert [ITEMS, 50] not in shapes
 
 
 @saves
@@ -435,6 +464,18 @@ def test_weights_of_a_trained_distiller_fit_one_that_was_never_compiled(tmp_path
     np.testing.assert_array_equal(
         fresh.predict(batches, verbose=0), distiller.predict(batches, verbose=0)
     )
+
+
+@saves
+def test_a_checkpoint_holds_the_student_alone(tmp_path):
+    x, y, _ = make_arrays()
+    distiller = make_distiller(Teacher())
+    del x["teacher_scores"]
+    distiller.compute_loss(x, y)
+    checkpoint = tf.train.Checkpoint(model=distiller).save(str(tmp_path / "checkpoint"))
+    shapes = [shape for _, shape in tf.train.list_variables(checkpoint)]
+    assert [ITEMS, 3] in shapes
+    assert [ITEMS, 50] not in shapes
 
 
 def test_config_round_trip():
@@ -572,6 +613,19 @@ def test_our_losses_work_inside_the_distiller_of_keras():
     assert got == pytest.approx(np.mean(want), rel=1e-5)
 
 
+def test_our_losses_work_in_a_plain_model_with_bare_labels():
+    model = keras.Sequential([keras.layers.Rescaling(1.0)])
+    model.compile("sgd", loss=ListwiseCrossEntropy())
+    scores = np.array([[log(3.0), 0.0], [0.0, 0.0]], "float32")
+    relevance = np.array([[0.0, 1.0], [1.0, 0.0]], "float32")
+    got = model.evaluate(scores, relevance, verbose=0)
+    assert got == pytest.approx((log(4.0) + log(2.0)) / 2, rel=1e-5)
+    got = model.evaluate(
+        scores, relevance, sample_weight=np.array([1.0, 3.0]), verbose=0
+    )
+    assert got == pytest.approx((log(4.0) + 3 * log(2.0)) / 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
 def test_scores_from_nowhere_are_an_error_that_names_both_remedies(method):
     batches = make_batches(make_arrays(), without=["teacher_scores"])
@@ -609,6 +663,8 @@ def test_compile_says_what_it_needs():
         distiller.compile("sgd", loss="mse")
     with pytest.raises(ValueError, match=r"`metrics` must be .*Received: 'ndcg'"):
         distiller.compile("sgd", loss=ListwiseCrossEntropy(), metrics=["ndcg"])
+    with pytest.raises(ValueError, match="`loss_weights` must be None"):
+        distiller.compile("sgd", loss=ListwiseCrossEntropy(), loss_weights=[0.5])
 
 
 def test_a_batch_without_relevance_or_mask_is_an_error():

@@ -114,6 +114,15 @@ class TestEveryFunction:
         assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_padding_is_finite_at_every_step_on_the_way(function):
+    tf.debugging.enable_check_numerics()
+    try:
+        value_and_gradient(function, SCORES[2:], MASK[2:])
+    finally:
+        tf.debugging.disable_check_numerics()
+
+
 def test_a_best_score_far_ahead_takes_all_the_probability_at_any_temperature():
     scores = np.array([[3e38, -3e38, 0.0]], "float32")
     for temperature in (1e-3, 1.0, 1e3):

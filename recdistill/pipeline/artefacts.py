@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,21 +78,28 @@ class Workspace:
             yield
 
     @contextlib.contextmanager
-    def produce(self, step: str, inputs: Mapping[str, Any]) -> Iterator[Draft]:
+    def produce(
+        self,
+        step: str,
+        inputs: Mapping[str, Any],
+        valid: Callable[[Artefact], bool] = lambda artefact: True,
+    ) -> Iterator[Draft]:
         """Where a step writes its artefact.
 
         Args:
             step: The step's name.
             inputs: JSON-ready; everything that determines the content.
+            valid: Whether an artefact that is there can still be used.
 
         Yields:
             A draft. If `draft.done`, the artefact was there: use it. Else write into
-            `draft.path` and fill `draft.record`; leaving the block publishes it.
-            A step that can resume finds its earlier files in `draft.path` if it calls
-            `draft.resume()` first; else they are gone.
+            `draft.path`, which may hold files of an attempt that was stopped, and fill
+            `draft.record`; leaving the block publishes it.
         """
         key = fingerprint({"step": step, "version": __version__, **inputs})
         draft = Draft(self.root / f"{step}-{key[:12]}", key)
+        if draft.done is not None and not valid(draft.done):
+            draft.discard()
         if draft.done is None:
             draft.path.mkdir(parents=True, exist_ok=True)
             started = time.perf_counter()
@@ -107,11 +114,12 @@ class Draft:
 
     def __init__(self, final: Path, key: str) -> None:
         self.final, self.key = final, key
-        self.path = final.with_name(f".partial-{final.name}")
         self.record: dict[str, Any] = {}
         self.done = self._finished()
-        if self.done is not None:
-            self.path = final
+        self.path = self._aside() if self.done is None else final
+
+    def _aside(self) -> Path:
+        return self.final.with_name(f".partial-{self.final.name}")
 
     def _finished(self) -> Artefact | None:
         try:
@@ -119,6 +127,12 @@ class Draft:
         except FileNotFoundError:
             return None
         return Artefact(self.final, self.key, record, reused=True)
+
+    def discard(self) -> None:
+        """Removes the finished artefact, so that it is made again."""
+        shutil.rmtree(self.final)
+        self.done = None
+        self.path = self._aside()
 
     def restart(self) -> None:
         """Removes what an interrupted attempt left: this step starts from nothing."""

@@ -15,7 +15,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from recdistill.features import CandidateSpec, HistorySpec, IdSpec, QuerySpec
+from recdistill.features import (
+    CandidateSpec,
+    HistorySpec,
+    IdSpec,
+    QuerySpec,
+)
 
 
 class ConfigError(ValueError):
@@ -84,8 +89,8 @@ class SplitConfig(_Section):
     def _leaves_training_data(self) -> Self:
         if self.valid + self.test >= 1:
             raise ValueError(
-                "`valid` and `test` must leave a training part: their sum must be below "
-                f"1. Received: valid={self.valid}, test={self.test}"
+                "`valid` and `test` must leave a training part, a sum below 1. "
+                f"Received: valid={self.valid}, test={self.test}"
             )
         return self
 
@@ -96,7 +101,7 @@ class ListsConfig(_Section):
     Attributes:
         size: "catalogue": every list is the whole catalogue, without the items that
             the query has seen; or "sampled".
-        teacher_top: For sampled lists with teacher scores: the teacher's best, in order.
+        teacher_top: For sampled lists with teacher scores: its best, in order.
         tail: For sampled lists: uniformly drawn candidates.
         contexts: How many training lists the teacher scores for the student.
         per_query: At most this many training lists a query, the newest; all if unset.
@@ -105,7 +110,7 @@ class ListsConfig(_Section):
     size: Literal["catalogue", "sampled"] = "catalogue"
     teacher_top: int = Field(default=200, gt=0)
     tail: int = Field(default=300, gt=0)
-    contexts: int = Field(default=30_000, gt=0)
+    contexts: int = Field(default=100_000, gt=0)
     per_query: int | None = Field(default=None, gt=0)
 
 
@@ -372,7 +377,9 @@ def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             received = problem["input"]
             shown = "" if isinstance(received, dict) else f". Received: {received!r}"
-            problems.append(f"`{where}`: {message}{shown if 'Received' not in message else ''}")
+            problems.append(
+                f"`{where}`: {message}{shown if 'Received' not in message else ''}"
+            )
     return "; ".join(problems) + "."
 
 

@@ -118,7 +118,10 @@ class Partitions:
 
     def _sorted(self, table: pa.Table) -> Partition:
         table = table.sort_by(
-            [(name, "ascending") for name in (self.columns.query, self.columns.time, "row")]
+            [
+                (name, "ascending")
+                for name in (self.columns.query, self.columns.time, "row")
+            ]
         )
         query = table[self.columns.query].combine_chunks().dictionary_encode()
         code = query.indices.to_numpy()
@@ -147,7 +150,9 @@ class Partitions:
         test, valid = share(self.split.test), share(self.split.valid)
         from_end = np.repeat(start + size, size) - np.arange(len(new_query))
         test, both = np.repeat(test, size), np.repeat(test + valid, size)
-        return np.where(from_end <= test, TEST, np.where(from_end <= both, VALID, TRAIN))
+        return np.where(
+            from_end <= test, TEST, np.where(from_end <= both, VALID, TRAIN)
+        )
 
 
 class _TimeRange:

@@ -16,32 +16,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import tensorflow as tf
 
-from recdistill.batches import QUERY_PREFIX, RAW_PREFIX
-from recdistill.datasets import Columns, DataError, Dataset
-from recdistill.features import (
-    UNKNOWN,
-    AffinitySpec,
+from recdistill.datasets import DataError, Dataset
+from recdistill.encoders import (
     Encoder,
-    FeatureSpec,
-    HistorySpec,
-    IdSpec,
-    NumberSpec,
     Schema,
     VocabularyEncoder,
     build_encoder,
-    raw_values,
 )
+from recdistill.features import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.partitions import (
-    SPLITS,
-    TRAIN,
-    Partition,
-    Partitions,
-    Progress,
-)
+from recdistill.pipeline.list_shards import Catalogue, ListWriter, Sides, Source
+from recdistill.pipeline.partitions import SPLITS, TRAIN, Partitions, Progress
 
 
 def prepare(
@@ -64,13 +50,13 @@ def prepare(
     scratch = folder / "partitions"
     scratch.mkdir()
     parts = Partitions(dataset, config.split, scratch, progress)
-    sides = _Sides.of(dataset, config)
+    sides = Sides.of(dataset, config)
     facts = _learn(parts, sides, progress)
-    catalogue = _Catalogue(dataset, facts)
+    catalogue = Catalogue(dataset, facts.items)
     schema, tables = _fit(dataset, sides, facts, catalogue)
     schema.save(folder)
     catalogue.write(folder / "items.parquet")
-    writer = _ListWriter(
+    writer = ListWriter(
         schema, sides, catalogue, tables, dataset.columns, config, folder
     )
     for done, part in enumerate(parts):
@@ -90,85 +76,6 @@ def prepare(
     }
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A feature and where its raw values stand."""
-
-    name: str
-    spec: FeatureSpec
-    table: str
-    column: str
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """The configured features, matched with the columns that there are."""
-
-    query: tuple[_Source, ...]
-    candidate: tuple[_Source, ...]
-    history: tuple[str, HistorySpec] | None
-    affinity: dict[str, AffinitySpec]
-    item_id: str
-    item_column: str
-    query_column: str
-
-    @classmethod
-    def of(cls, dataset: Dataset, config: Config) -> _Sides:
-        columns = dataset.columns
-        context = next(iter(dataset.interactions())).schema.names
-        tables = {
-            "queries": dataset.queries.column_names if dataset.queries else [],
-            "interactions": context,
-        }
-        items = dataset.items.column_names if dataset.items else [columns.item]
-        history = [
-            (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
-        ]
-        candidate = tuple(
-            _locate(name, spec, {"items": items}, "candidate")
-            for name, spec in config.candidate.items()
-            if not isinstance(spec, AffinitySpec)
-        )
-        own = [
-            s.name
-            for s in candidate
-            if isinstance(s.spec, IdSpec) and s.column == columns.item
-        ]
-        if not own:
-            raise DataError(
-                f"`candidate` must have a feature of kind 'id' for the item column "
-                f"{columns.item!r}. Received: {sorted(config.candidate)}"
-            )
-        return cls(
-            query=tuple(
-                _locate(name, spec, tables, "query")
-                for name, spec in config.query.items()
-                if not isinstance(spec, HistorySpec)
-            ),
-            candidate=candidate,
-            history=history[0] if history else None,
-            affinity={
-                k: s for k, s in config.candidate.items() if isinstance(s, AffinitySpec)
-            },
-            item_id=own[0],
-            item_column=columns.item,
-            query_column=columns.query,
-        )
-
-
-def _locate(
-    name: str, spec: FeatureSpec, tables: Mapping[str, list[str]], side: str
-) -> _Source:
-    column = spec.column or name
-    for table, names in tables.items():
-        if column in names:
-            return _Source(name, spec, table, column)
-    have = "; ".join(f"{t}: {', '.join(n) or 'no such table'}" for t, n in tables.items())
-    raise DataError(
-        f"The {side} feature `{name}` needs a column {column!r}. The data has {have}."
-    )
-
-
 @dataclass
 class _Facts:
     """What the training part says."""
@@ -182,7 +89,7 @@ class _Facts:
 class _Statistics:
     """Counts of values, or mean and deviation of numbers, one batch after another."""
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
         self.counts: Counter[str] = Counter()
         self.number, self.total, self.squares = 0, 0.0, 0.0
@@ -213,12 +120,12 @@ def _by_frequency(counts: Counter[str]) -> list[str]:
     return [value for value in values if value != ""]
 
 
-def _learn(parts: Partitions, sides: _Sides, progress: Progress) -> _Facts:
+def _learn(parts: Partitions, sides: Sides, progress: Progress) -> _Facts:
     facts = _Facts()
     context = [s for s in sides.query if s.table == "interactions"]
     facts.context = {s.name: _Statistics(s) for s in context}
     for done, part in enumerate(parts):
-        facts.all_queries += int((part.first_of_query == np.arange(len(part.split))).sum())
+        facts.all_queries += len(np.unique(part.first_of_query))
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
             *pc.value_counts(train[sides.item_column]).flatten(), strict=True
@@ -229,7 +136,10 @@ def _learn(parts: Partitions, sides: _Sides, progress: Progress) -> _Facts:
             if source.column == sides.query_column:
                 continue
             values = raw_values(
-                train[source.column], source.spec, table=source.table, name=source.column
+                train[source.column],
+                source.spec,
+                table=source.table,
+                name=source.column,
             )
             facts.context[source.name].update(values)
         progress("Learning from the training part", done + 1, len(parts))
@@ -238,47 +148,14 @@ def _learn(parts: Partitions, sides: _Sides, progress: Progress) -> _Facts:
             facts.context[source.name].counts.update(facts.queries)
     if not facts.items:
         raise DataError(
-            "The training part has no interaction: every query is too short, or `split` "
-            "leaves nothing before the validation part. Use smaller shares."
+            "The training part has no interaction: `split` leaves nothing before the "
+            "validation part. Use smaller shares."
         )
     return facts
 
 
-class _Catalogue:
-    """All items that can be recommended; the row is the candidate index.
-
-    The item table as it is, and then what only the training part has.
-    """
-
-    def __init__(self, dataset: Dataset, facts: _Facts) -> None:
-        column = dataset.columns.item
-        table = dataset.items
-        if table is None:
-            table = pa.table({column: pa.array(sorted(facts.items), pa.string())})
-        missing = sorted(set(facts.items) - set(table[column].to_pylist()))
-        if missing and table.num_columns > 1:
-            raise DataError(
-                f"Table `items` lacks {len(missing)} item(s) of the training part, such "
-                f"as {missing[0]!r}. Add a row for each, or drop their interactions."
-            )
-        self.table = table
-        self.ids: list[str] = table[column].to_pylist()
-        self._ids = pa.array(self.ids, pa.string())
-        self.train_count = np.array([facts.items.get(i, 0) for i in self.ids], "int64")
-
-    def rows_of(self, ids: pa.ChunkedArray) -> np.ndarray:
-        """Item ids to catalogue rows; -1 for an id that it lacks."""
-        found = pc.index_in(ids, value_set=self._ids)
-        return pc.fill_null(found, -1).to_numpy().astype("int32")
-
-    def write(self, path: Path) -> None:
-        """The table, with the number of training interactions of each item."""
-        count = pa.array(self.train_count)
-        pq.write_table(self.table.append_column("train_count", count), path)
-
-
 def _fit(
-    dataset: Dataset, sides: _Sides, facts: _Facts, catalogue: _Catalogue
+    dataset: Dataset, sides: Sides, facts: _Facts, catalogue: Catalogue
 ) -> tuple[Schema, dict[str, np.ndarray]]:
     """The schema, and the raw values of the features in the queries table."""
     trained = catalogue.train_count > 0
@@ -286,7 +163,10 @@ def _fit(
     for source in sides.candidate:
         statistics = _Statistics(source)
         values = raw_values(
-            catalogue.table[source.column], source.spec, table="items", name=source.column
+            catalogue.table[source.column],
+            source.spec,
+            table="items",
+            name=source.column,
         )
         if source.name == sides.item_id:
             statistics.counts = facts.items
@@ -300,7 +180,9 @@ def _fit(
         statistics = facts.context.get(source.name) or _Statistics(source)
         if source.table == "queries" and dataset.queries is not None:
             column = dataset.queries[source.column]
-            values = raw_values(column, source.spec, table="queries", name=source.column)
+            values = raw_values(
+                column, source.spec, table="queries", name=source.column
+            )
             tables[source.name] = values
             known = pc.is_in(
                 dataset.queries[sides.query_column],
@@ -316,186 +198,12 @@ def _fit(
     return schema, tables
 
 
-class _ListWriter:
-    """Turns partitions into list shards, one file for each split and partition."""
-
-    def __init__(
-        self,
-        schema: Schema,
-        sides: _Sides,
-        catalogue: _Catalogue,
-        tables: dict[str, np.ndarray],
-        columns: Columns,
-        config: Config,
-        folder: Path,
-    ) -> None:
-        self._schema, self._sides, self._catalogue = schema, sides, catalogue
-        self._query_ids = pa.array(tables.pop("", np.array([], object)), pa.string())
-        self._tables = tables
-        self._columns, self._per_query = columns, config.lists.per_query
-        self._folder = folder
-        (folder / "lists").mkdir()
-        (folder / "profiles").mkdir()
-        items = schema.items
-        index = items.table.lookup(tf.constant(catalogue.ids, tf.string)).numpy()
-        # One more entry, so that row -1 (not in the catalogue) is an unknown item.
-        self._vocabulary_index = np.append(index, UNKNOWN).astype("int32")
-        self._first_query_row = 0
-        self.counts = dict.fromkeys(SPLITS, 0)
-        self.unreachable = dict.fromkeys(SPLITS, 0)
-
-    def write(self, part: Partition, number: int) -> None:
-        """Writes the lists and the training rows of one partition."""
-        item = self._catalogue.rows_of(part.table[self._sides.item_column])
-        query_row = self._write_profiles(part, item, number)
-        for split, name in enumerate(SPLITS):
-            rows = np.flatnonzero(part.split == split)
-            if split == TRAIN:
-                rows = self._newest(part, rows)
-            if len(rows):
-                table = self._lists(part, rows, item, query_row, with_raw=name == "test")
-                path = self._folder / "lists" / f"{name}-{number:05d}.parquet"
-                pq.write_table(table, path)
-                self.counts[name] += len(rows)
-                self.unreachable[name] += int((item[rows] < 0).sum())
-
-    def _newest(self, part: Partition, rows: np.ndarray) -> np.ndarray:
-        if self._per_query is None:
-            return rows
-        group = part.first_of_query[rows]
-        last = np.append(np.flatnonzero(np.diff(group)), len(rows) - 1)
-        behind = np.repeat(last, np.diff(np.append(-1, last))) - np.arange(len(rows))
-        return rows[behind < self._per_query]
-
-    def _write_profiles(
-        self, part: Partition, item: np.ndarray, number: int
-    ) -> np.ndarray:
-        """Writes one row a query; returns the row's number for each interaction."""
-        start, inverse = np.unique(part.first_of_query, return_inverse=True)
-        train = (part.split == TRAIN) & (item >= 0)
-        index = self._vocabulary_index[item]
-        pairs = np.unique(np.stack([inverse[train], index[train]], axis=1), axis=0)
-        length = np.bincount(pairs[:, 0], minlength=len(start))
-        offsets = np.concatenate([[0], np.cumsum(length)]).astype("int32")
-        query = part.table[self._sides.query_column].take(pa.array(start))
-        table = pa.table(
-            {
-                "query_id": query,
-                "items": pa.ListArray.from_arrays(offsets, pairs[:, 1].astype("int32")),
-            }
-        )
-        pq.write_table(table, self._folder / "profiles" / f"{number:05d}.parquet")
-        row = inverse + self._first_query_row
-        self._first_query_row += len(start)
-        return row.astype("int64")
-
-    def _lists(
-        self,
-        part: Partition,
-        rows: np.ndarray,
-        item: np.ndarray,
-        query_row: np.ndarray,
-        with_raw: bool,
-    ) -> pa.Table:
-        one = np.arange(len(rows) + 1, dtype="int32")
-        past = part.first_of_moment[rows] - part.first_of_query[rows]
-        before = np.concatenate([[0], np.cumsum(past)])
-        seen = np.repeat(part.first_of_query[rows] - before[:-1], past)
-        seen = item[seen + np.arange(before[-1])]
-        known = np.repeat(np.arange(len(rows)), past)[seen >= 0]
-        offsets = np.searchsorted(known, np.arange(len(rows) + 1))
-        columns = {
-            "list_id": part.table["row"].take(pa.array(rows)),
-            "query_id": part.table[self._sides.query_column].take(pa.array(rows)),
-            "query_row": pa.array(query_row[rows]),
-            "candidates": pa.ListArray.from_arrays(one, item[rows]),
-            "relevance": pa.ListArray.from_arrays(one, self._number(part, rows, "relevance")),
-            "list_weight": pa.array(self._number(part, rows, "weight")),
-            "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
-        }
-        raw = self._raw(part, rows)
-        for encoder in self._schema.query:
-            name = encoder.feature
-            if isinstance(encoder.spec, HistorySpec):
-                place, real = self._history_places(part, rows, encoder.spec.length)
-                index = np.where(real, self._vocabulary_index[item[place]], 0)
-                columns[QUERY_PREFIX + name] = _fixed_lists(index.astype("int32"))
-                if with_raw:
-                    ids = part.table[self._sides.item_column].to_numpy()
-                    texts = [list(ids[p[r]][::-1]) for p, r in zip(place, real, strict=True)]
-                    columns[RAW_PREFIX + name] = pa.array(texts, pa.list_(pa.string()))
-                continue
-            looked_up = self._schema_lookup(encoder, raw[name])
-            columns[QUERY_PREFIX + name] = _column(looked_up)
-            if with_raw:
-                columns[RAW_PREFIX + name] = _column(raw[name])
-        return pa.table(columns)
-
-    def _schema_lookup(self, encoder: Encoder, values: np.ndarray) -> np.ndarray:
-        tensor = tf.constant(values.tolist() if values.dtype == object else values)
-        return np.asarray(encoder.lookup({encoder.feature: tensor}))
-
-    def _number(self, part: Partition, rows: np.ndarray, role: str) -> np.ndarray:
-        column = getattr(self._columns, role)
-        if column is None:
-            return np.ones(len(rows), "float32")
-        return part.table[column].to_numpy()[rows].astype("float32")
-
-    @staticmethod
-    def _history_places(
-        part: Partition, rows: np.ndarray, length: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the history, newest first, and which of them are real."""
-        place = part.first_of_moment[rows][:, None] - 1 - np.arange(length)[None]
-        real = place >= part.first_of_query[rows][:, None]
-        return np.where(real, place, 0), real
-
-    def _raw(self, part: Partition, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Raw values of the query features for these interactions."""
-        raw: dict[str, np.ndarray] = {}
-        query = part.table[self._sides.query_column].take(pa.array(rows))
-        place: np.ndarray | None = None
-        for source in self._sides.query:
-            if source.table == "interactions":
-                column = part.table[source.column].take(pa.array(rows))
-                raw[source.name] = raw_values(
-                    column, source.spec, table="interactions", name=source.column
-                )
-                continue
-            if place is None:
-                place = self._query_places(query)
-            raw[source.name] = self._tables[source.name][place]
-        return raw
-
-    def _query_places(self, query: pa.ChunkedArray) -> np.ndarray:
-        found = pc.index_in(query, value_set=self._query_ids)
-        if found.null_count:
-            absent = query.filter(pc.is_null(found))[0].as_py()
-            raise DataError(
-                f"Table `queries` has no row for the query {absent!r} of the "
-                "interactions. Add one; its features may be null where they are optional."
-            )
-        return found.to_numpy()
-
-
-def _fixed_lists(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    if values.ndim == 1:
-        return pa.array(values)
-    if values.dtype == object:
-        return pa.array([[v for v in row if v != ""] for row in values.tolist()])
-    return _fixed_lists(values)
-
-
 def _check(counts: Mapping[str, int], items: int, name: str) -> None:
     for split in SPLITS:
         if counts[split] < 2:
             raise DataError(
-                f"Data set `{name}` leaves {counts[split]} {split} list(s), and at least "
-                "two are needed. Give it more interactions, or change the shares of "
+                f"Data set `{name}` leaves {counts[split]} {split} list(s); at least two "
+                "are needed. Give it more interactions, or change the shares of "
                 "`split`."
             )
     if items < 2:
@@ -503,4 +211,3 @@ def _check(counts: Mapping[str, int], items: int, name: str) -> None:
             f"Data set `{name}` has {items} item(s): there is nothing to rank. Ranking "
             "needs at least two."
         )
-

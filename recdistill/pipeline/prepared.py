@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse
 
-from recdistill.batches import Ragged
-from recdistill.features import FIRST, Schema, raw_values
+from recdistill.batches import Ragged, in_order
+from recdistill.encoders import FIRST, HistoryEncoder, Schema
+from recdistill.features import raw_values
 
 
 class Prepared:
@@ -58,10 +59,24 @@ class Prepared:
         looked_up = self.schema.lookup_candidates(raw)
         return {name: np.asarray(value) for name, value in looked_up.items()}
 
+    def raw_queries(self, limit: int) -> dict[str, np.ndarray]:
+        """Raw query inputs of the first test lists by input name, `(rows, …)`."""
+        lists = next(in_order(self.shards("test"), limit))
+        raw: dict[str, np.ndarray] = {}
+        for encoder in self.schema.query:
+            value = lists.raw[encoder.feature]
+            if isinstance(encoder, HistoryEncoder):
+                lengths = np.diff(value.offsets).astype("int32")
+                raw[f"{encoder.feature}_length"] = lengths
+            raw[encoder.feature] = (
+                value.padded("") if isinstance(value, Ragged) else value
+            )
+        return raw
+
     @cached_property
     def popularity(self) -> np.ndarray:
         """Training interactions of each item, `(items,)` float32."""
-        return self.items["train_count"].to_numpy().astype("float32")
+        return np.asarray(self.items["train_count"], "float32")
 
     @cached_property
     def item_index(self) -> np.ndarray:

@@ -8,6 +8,7 @@ appear one by one, whole; a step that was killed goes on where it stopped.
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def _sample(shards: list[Path], wanted: int, seed: int) -> list[np.ndarray]:
     starts = np.cumsum([0, *sizes])
     return [
         chosen[(chosen >= low) & (chosen < high)] - low
-        for low, high in zip(starts[:-1], starts[1:], strict=True)
+        for low, high in pairwise(starts)
     ]
 
 
@@ -112,7 +113,9 @@ def _write_file(
         pieces.append(scores.astype("float16"))
     table = pq.read_table(shard).take(pa.array(rows))
     if places:
-        table = table.append_column("scored_candidates", _matrix(np.concatenate(places)))
+        table = table.append_column(
+            "scored_candidates", _matrix(np.concatenate(places))
+        )
     table = table.append_column("teacher_scores", _matrix(np.concatenate(pieces)))
     aside = target.with_name(f".{target.name}.partial")
     pq.write_table(table, aside)

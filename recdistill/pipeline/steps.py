@@ -30,14 +30,12 @@ from recdistill.datasets import (
     synthetic,
 )
 from recdistill.distiller import Distiller
-from recdistill.intervals import bootstrap, by_slice, gap_closed, kept, paired_difference
+from recdistill.export import export_student
 from recdistill.pipeline.artefacts import Artefact, Draft, Workspace
 from recdistill.pipeline.comparison import (
-    TestRows,
     decide,
     popularity_scorer,
     rank_test_lists,
-    time_models,
 )
 from recdistill.pipeline.config import Config, DatasetConfig, ReferenceTeacherConfig
 from recdistill.pipeline.models import (
@@ -48,11 +46,11 @@ from recdistill.pipeline.models import (
     load_teacher,
     needs_profiles,
     parameters,
-    size_bytes,
 )
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepare import prepare
 from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.reporting import build_report
 from recdistill.pipeline.scoring import write_scores
 from recdistill.pipeline.training import (
     Fitted,
@@ -62,14 +60,7 @@ from recdistill.pipeline.training import (
     training_batches,
 )
 from recdistill.ranker import RankingTeacher
-from recdistill.report import (
-    DatasetPart,
-    GatePart,
-    ModelPart,
-    ProtocolPart,
-    Report,
-    describe_environment,
-)
+from recdistill.report import GatePart, Report
 from recdistill.student import TwoTowerStudent
 
 STEPS = ("prepare", "teacher", "score", "student", "distill", "evaluate", "export")
@@ -108,7 +99,7 @@ def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
     if config.reader == "tables":
-        return read_tables(path, dict(config.columns) or None)
+        return read_tables(path, {str(k): v for k, v in config.columns.items()})
     return {"movielens": read_movielens, "recbole": read_recbole}[config.reader](path)
 
 
@@ -155,14 +146,21 @@ class Pipeline:
         if step not in self._done:
             keras.utils.set_random_seed(self.config.seed)
             inputs, work, resumes = getattr(self, f"_{step}")()
-            with self.workspace.produce(step, inputs) as draft:
+            with self.workspace.produce(step, inputs, _is_whole) as draft:
                 if draft.done is None:
                     if not resumes:
                         draft.restart()
                     work(draft)
             self._done[step] = draft.artefact()
+            if step == "evaluate":
+                self._publish_report()
             self._announce(step, self._done[step])
         return self._done[step]
+
+    def _publish_report(self) -> None:
+        """Copies the report to where people look for it."""
+        report = Report.load(self._done["evaluate"].path / "report.json")
+        report.save(self.workspace.root / "report.json")
 
     # What several steps share.
 
@@ -379,7 +377,7 @@ class Pipeline:
         dataset: tf.data.Dataset,
         label: str,
     ) -> None:
-        """Tries each learning rate, and keeps the student that is best on validation."""
+        """Tries each learning rate and keeps the student that is best on validation."""
         settings, trials, best = self.config.student, [], -np.inf
         rates = settings.learning_rates
         for number, rate in enumerate(rates):
@@ -403,7 +401,11 @@ class Pipeline:
                 student.save_weights(draft.path / WEIGHTS)
                 rows = self._validation.rows(compiled(student))
                 pq.write_table(rows, draft.path / "valid.parquet")
-        draft.record = {"valid": best, "trials": trials, "parameters": parameters(student)}
+        draft.record = {
+            "valid": best,
+            "trials": trials,
+            "parameters": parameters(student),
+        }
 
     def _evaluate(self) -> _Step:
         config = self.config
@@ -425,79 +427,69 @@ class Pipeline:
             for name, table in rows.models.items():
                 pq.write_table(table, draft.path / f"{name}.parquet")
             pq.write_table(rows.agreement, draft.path / "agreement.parquet")
-            report = self._report(rows, models)
+            report = build_report(
+                config,
+                self.prepared,
+                self._artefact("prepare").record,
+                rows,
+                models,
+                gate=self._artefact("distill").record["gate"],
+                timings={k: v.record["seconds"] for k, v in self._done.items()},
+            )
             report.save(draft.path / "report.json")
             draft.record = {"fingerprint": report.metrics_fingerprint()}
 
         return inputs, work, False
 
-    def _report(self, rows: TestRows, models: dict[str, keras.Model]) -> Report:
-        config, prepared = self.config, self._artefact("prepare").record
-        draws: dict[str, Any] = {
-            "samples": config.evaluate.bootstrap,
-            "seed": config.seed,
-        }
-        tables = rows.models
-        twin, distilled, teacher = (
-            tables[name] for name in ("student_alone", "distilled", "teacher")
-        )
-        first = config.evaluate.metrics[:1]
-        parts = {
-            name: ModelPart(
-                metrics=bootstrap(table, **draws),
-                slices={"item": by_slice(table, rows.segments, first, **draws)},
-                parameters=parameters(models[name]) if name in models else None,
-                size_bytes=size_bytes(models[name]) if name in models else None,
-            )
-            for name, table in tables.items()
-        }
-        speedup = {}
-        timed = time_models(
-            compiled(models["teacher"]),
-            models["distilled"],
-            self.prepared,
-            config.evaluate.latency_candidates,
-            config.seed,
-        )
-        for size, times in timed:
-            speedup[str(size)] = times.speedup["student"]
-            for name, part in (("teacher", "teacher"), ("student", "distilled")):
-                parts[part].latency_ms[str(size)] = times.latencies[name]
-        differences = {
-            "teacher_minus_student_alone": paired_difference(teacher, twin, **draws),
-            "distilled_minus_student_alone": paired_difference(distilled, twin, **draws),
-            "distilled_minus_teacher": paired_difference(distilled, teacher, **draws),
-        }
-        return Report(
-            name=config.name,
-            seed=config.seed,
-            dataset=DatasetPart(
-                **{k: prepared[k] for k in DatasetPart.model_fields},
-            ),
-            protocol=ProtocolPart(
-                split=f"test: {config.split.by}, {config.split.test:g}",
-                lists=len(rows.segments),
-                masked_seen=True,
-                unreachable=rows.unreachable,
-                resamples=config.evaluate.bootstrap,
-            ),
-            models=parts,
-            gap_closed=gap_closed(twin, distilled, teacher, **draws),
-            kept=kept(distilled, teacher, **draws),
-            differences=differences,
-            agreement=bootstrap(rows.agreement, **draws),
-            speedup=speedup,
-            gate=GatePart.model_validate(self._artefact("distill").record["gate"]),
-            timings_s={
-                step: artefact.record["seconds"] for step, artefact in self._done.items()
-            },
-            environment=describe_environment(),
-            config=config.model_dump(mode="json"),
-        )
+    def _export(self) -> _Step:
+        config = self.config
+        inputs = {
+            step: self._artefact(step).key for step in ("distill", "evaluate")
+        } | _dump(config, "name", "export")
+
+        def work(draft: Draft) -> None:
+            folder = config.export.path
+            published = _published(folder / config.name, draft.key)
+            if published is None:
+                report = Report.load(self._artefact("evaluate").path / "report.json")
+                published = export_student(
+                    self._student_model("distill"),
+                    self.prepared.schema,
+                    self.prepared.items,
+                    folder,
+                    name=config.name,
+                    top_k=min(config.export.top_k, self.prepared.catalogue_size),
+                    rows=self.prepared.raw_queries(config.export.parity_rows),
+                    metadata={
+                        "key": draft.key,
+                        "fingerprint": report.metrics_fingerprint(),
+                        "metrics": report.model_dump(mode="json")["models"][
+                            "distilled"
+                        ]["metrics"],
+                    },
+                ).path
+            draft.record = {"path": str(published)}
+
+        return inputs, work, False
 
     def _mean(self, path: Path) -> float:
         metric = self.config.evaluate.metrics[0]
         return float(np.nanmean(pq.read_table(path)[metric].to_numpy()))
+
+
+def _is_whole(artefact: Artefact) -> bool:
+    """False for the record of an export that somebody has removed."""
+    return Path(artefact.record.get("path", artefact.path)).is_dir()
+
+
+def _published(folder: Path, key: str) -> Path | None:
+    """The version that an export step with this key published before it was killed."""
+    for manifest in folder.glob("*/assets.extra/recdistill.json"):
+        metadata = json.loads(manifest.read_text(encoding="utf-8"))["metadata"]
+        version = manifest.parent.parent
+        if version.name.isdecimal() and metadata.get("key") == key:
+            return version
+    return None
 
 
 _Step = tuple[dict[str, Any], Callable[[Draft], None], bool]

@@ -35,8 +35,25 @@ PAIRS_AT_ONCE = 100_000
 
 
 def compiled(model: keras.Model) -> Scorer:
-    """The model as a TensorFlow function of a batch, for scoring only."""
-    return tf.function(lambda x: model(x, training=False), reduce_retracing=True)
+    """The model as a TensorFlow function of a batch, for scoring only.
+
+    It is traced once for each set of inputs, with all sizes left open.
+    """
+    functions: dict[tuple[str, ...], Any] = {}
+
+    def score(x: dict[str, Any]) -> tf.Tensor:
+        x = tf.nest.map_structure(tf.convert_to_tensor, x)
+        key = tuple(sorted(x))
+        if key not in functions:
+            signature = tf.nest.map_structure(
+                lambda v: tf.TensorSpec([None] * v.shape.rank, v.dtype), x
+            )
+            functions[key] = tf.function(
+                lambda batch: model(batch, training=False), input_signature=[signature]
+            )
+        return functions[key](x)
+
+    return score
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,8 @@ class Validation:
         rows = ListRows()
         for lists in self.lists:
             scores = score_catalogue(score, lists, self.catalogue_size)
-            rows.add(lists.list_id, lists.query_id, judge(lists, scores, self.metrics))
+            judged = judge(lists, scores, self.metrics)
+            rows.add(lists.list_id, list(lists.query_id), judged)
         return rows.table()
 
     def __call__(self, score: Scorer) -> float:
@@ -101,7 +119,7 @@ def judge(
     )
 
 
-class BestCheckpoint(keras.callbacks.Callback):
+class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Ranks the validation lists after each epoch and keeps the best weights.
 
     Args:
@@ -157,7 +175,8 @@ class BestCheckpoint(keras.callbacks.Callback):
         """
         if not self._weights:
             raise ValueError(
-                f"{self._label}: training gave no finite scores. Lower the learning rate."
+                f"{self._label}: no checkpoint could be judged. Lower the learning "
+                "rate."
             )
         self._judged.set_weights(self._weights)
 
@@ -214,7 +233,12 @@ def train(
         distiller.student, validation, progress, label, epochs, patience
     )
     distiller.fit(
-        dataset, steps_per_epoch=per_epoch, epochs=epochs, verbose=0, callbacks=[best]
+        dataset,
+        steps_per_epoch=per_epoch,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[best],
     )
     return Fitted(best.best, best.best_epoch, best.history, learning_rate)
 

@@ -1,0 +1,130 @@
+"""The report of a run, put together from its rows and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import keras
+
+from recdistill.intervals import (
+    bootstrap,
+    by_slice,
+    gap_closed,
+    kept,
+    paired_difference,
+)
+from recdistill.latency import Latency
+from recdistill.pipeline.comparison import TestRows, time_models
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.models import parameters, size_bytes
+from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.training import compiled
+from recdistill.report import (
+    DatasetPart,
+    GatePart,
+    ModelName,
+    ModelPart,
+    ProtocolPart,
+    Report,
+    describe_environment,
+)
+
+
+def build_report(
+    config: Config,
+    prepared: Prepared,
+    dataset: Mapping[str, Any],
+    rows: TestRows,
+    models: Mapping[str, keras.Model],
+    *,
+    gate: Mapping[str, Any],
+    timings: Mapping[str, float],
+) -> Report:
+    """Means, intervals and comparisons of the test rows, with what the models cost.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        dataset: The record of the `prepare` step.
+        rows: One row a test list and model.
+        models: The models that cost something; popularity is none.
+        gate: The decision to distil, as the `distill` step recorded it.
+        timings: Seconds of each step.
+    """
+    settings = config.evaluate
+    draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
+    twin, distilled, teacher = (
+        rows.models[name] for name in ("student_alone", "distilled", "teacher")
+    )
+    latency, speedup = _time(config, prepared, models)
+    return Report(
+        name=config.name,
+        seed=config.seed,
+        dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
+        protocol=ProtocolPart(
+            split=f"test, the last {config.split.test:.0%} by {config.split.by}",
+            lists=len(rows.segments),
+            masked_seen=True,
+            unreachable=rows.unreachable,
+            resamples=settings.bootstrap,
+        ),
+        models={
+            name: _model_part(name, config, rows, models, latency)
+            for name in get_args(ModelName)
+        },
+        gap_closed=gap_closed(twin, distilled, teacher, **draws),
+        kept=kept(distilled, teacher, **draws),
+        differences={
+            "teacher_minus_student_alone": paired_difference(teacher, twin, **draws),
+            "distilled_minus_student_alone": paired_difference(
+                distilled, twin, **draws
+            ),
+            "distilled_minus_teacher": paired_difference(distilled, teacher, **draws),
+        },
+        agreement=bootstrap(rows.agreement, **draws),
+        speedup=speedup,
+        gate=GatePart.model_validate(gate),
+        timings_s=dict(timings),
+        environment=describe_environment(),
+        config=config.model_dump(mode="json"),
+    )
+
+
+def _model_part(
+    name: ModelName,
+    config: Config,
+    rows: TestRows,
+    models: Mapping[str, keras.Model],
+    latency: Mapping[str, dict[str, Latency]],
+) -> ModelPart:
+    settings = config.evaluate
+    draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
+    table = rows.models[name]
+    model = models.get(name)
+    return ModelPart(
+        metrics=bootstrap(table, **draws),
+        slices={"item": by_slice(table, rows.segments, settings.metrics[:1], **draws)},
+        parameters=None if model is None else parameters(model),
+        size_bytes=None if model is None else size_bytes(model),
+        latency_ms=latency.get(name, {}),
+    )
+
+
+def _time(
+    config: Config, prepared: Prepared, models: Mapping[str, keras.Model]
+) -> tuple[dict[str, dict[str, Latency]], dict[str, float]]:
+    """Latency by model and number of candidates, and the student's speed-up."""
+    latency: dict[str, dict[str, Latency]] = {"teacher": {}, "distilled": {}}
+    speedup = {}
+    for size, times in time_models(
+        compiled(models["teacher"]),
+        models["distilled"],
+        prepared,
+        config.evaluate.latency_candidates,
+        config.seed,
+    ):
+        speedup[str(size)] = times.speedup["student"]
+        latency["teacher"][str(size)] = times.latencies["teacher"]
+        latency["distilled"][str(size)] = times.latencies["student"]
+    return latency, speedup
