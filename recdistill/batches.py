@@ -30,7 +30,21 @@ QUERY_PREFIX, RAW_PREFIX = "query.", "raw."
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of unequal length: row `i` is `values[offsets[i]:offsets[i + 1]]`."""
+    """Rows of unequal length: row `i` is `values[offsets[i]:offsets[i + 1]]`.
+
+    The offsets start at 0 and end at the number of values.
+
+    Example:
+        >>> rows = Ragged(np.array([5, 6, 7]), np.array([0, 2, 2, 3]))
+        >>> rows.padded(-1)
+        array([[ 5,  6],
+               [-1, -1],
+               [ 7, -1]])
+        >>> rows.take(np.array([2, 0])).values
+        array([7, 5, 6])
+        >>> rows.row_numbers()
+        array([0, 0, 2])
+    """
 
     values: np.ndarray
     offsets: np.ndarray
@@ -221,7 +235,8 @@ class Collator:
         if self.with_teacher and lists.teacher_scores is not None:
             x["teacher_scores"] = lists.teacher_scores.astype("float32")
         if self.profiles is not None:
-            x["profile"] = self.profiles.take(lists.query_row).padded(0)
+            profile = self.profiles.take(np.maximum(lists.query_row, 0)).padded(0)
+            x["profile"] = np.where(lists.query_row[:, None] >= 0, profile, 0)
         return x, {"labels": relevance, "mask": mask}, lists.weight
 
     def _sampled(
@@ -236,7 +251,8 @@ class Collator:
         allowed = np.ones((len(lists), self.catalogue_size), bool)
         allowed[lists.seen.row_numbers(), lists.seen.values] = False
         # A positive that is drawn again would be its own negative.
-        allowed[rows, np.maximum(positives, 0)] &= positives < 0
+        own_rows, own_items, _ = _reachable_positives(lists)
+        allowed[own_rows, own_items] = False
         mask = np.concatenate([positives >= 0, allowed[rows, tail]], axis=1)
         index = np.concatenate([np.maximum(positives, 0), tail], axis=1)
         relevance = np.concatenate(

@@ -137,11 +137,12 @@ def _run_until(
     step: str, config: Path, overrides: list[str] | None, as_json: bool
 ) -> None:
     with _errors_as_text(), _Display(as_json) as display:
-        display.progress("Starting", 0, None)
         from recdistill.pipeline.config import load_config
-        from recdistill.pipeline.steps import Pipeline
 
         settings = load_config(config, overrides or ())
+        display.progress("Starting TensorFlow", 0, None)
+        with _without_startup_notes():
+            from recdistill.pipeline.steps import Pipeline
         pipeline = Pipeline(settings, display.progress, display.announce)
         artefact = pipeline.run(step)
         display.clear()
@@ -260,6 +261,24 @@ def _time(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+
+
+@contextlib.contextmanager
+def _without_startup_notes() -> Iterator[None]:
+    """Keeps what TensorFlow's libraries write on import off the terminal.
+
+    They write before they read any setting, straight to the file descriptor. Errors of
+    the import are exceptions, and come through.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import keras
 import numpy as np
@@ -51,7 +52,7 @@ class Encoder(tf.Module):  # type: ignore[misc]
     """
 
     def __init__(self, name: str, spec: FeatureSpec) -> None:
-        super().__init__(name=name)
+        super().__init__()
         self.feature = name
         self.spec = spec
 
@@ -130,8 +131,9 @@ class NumberEncoder(Encoder):
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Numbers to `(batch, 2)` float32; a missing or infinite one is (0, 1)."""
         value = tf.cast(raw[self.feature], tf.float32)
-        missing = tf.logical_not(tf.math.is_finite(value))
         scaled = (value - self.mean) / self.deviation
+        # Also of a finite value the quotient may be too large for a float32.
+        missing = tf.logical_not(tf.math.is_finite(scaled))
         scaled = tf.where(missing, tf.zeros_like(scaled), scaled)
         return tf.stack([scaled, tf.cast(missing, tf.float32)], axis=-1)
 
@@ -160,7 +162,9 @@ class TextEncoder(Encoder):
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Text to the bucket of each of its first words."""
         text = tf.strings.lower(raw[self.feature], encoding="utf-8")
-        words = tf.strings.split(tf.strings.regex_replace(text, r"[^\pL\pN]+", " "))
+        # Letters with their marks, without which words of many scripts fall apart.
+        text = tf.strings.regex_replace(text, r"[^\pL\pM\pN]+", " ")
+        words = tf.strings.split(text)
         hashed = tf.ragged.map_flat_values(
             lambda word: tf.strings.to_hash_bucket_fast(word, self.buckets) + 1, words
         )
@@ -201,6 +205,13 @@ class HistoryEncoder(Encoder):
         name: The feature's name.
         spec: Its specification.
         items: The encoder of the item id, whose vocabulary the history shares.
+
+    Example: "b" is index 2 and "c" index 3; the last id stands behind the length.
+        >>> items = VocabularyEncoder("item", IdSpec(), ["b", "c"])
+        >>> encoder = HistoryEncoder("past", HistorySpec(length=4), items)
+        >>> raw = {"past": tf.constant([["b", "new", "c", "b"]]), "past_length": [3]}
+        >>> encoder.lookup(raw).numpy()
+        array([[3, 1, 2, 0]], dtype=int32)
     """
 
     def __init__(self, name: str, spec: HistorySpec, items: VocabularyEncoder) -> None:
@@ -330,7 +341,8 @@ class Schema(tf.Module):  # type: ignore[misc]
             return encoders
 
         candidate = build("candidate", None)
-        items = next(e for e in candidate if e.feature == document["item_id"])
+        own = [e for e in candidate if e.feature == document["item_id"]]
+        items = own[0] if own else None
         if not isinstance(items, VocabularyEncoder):
             raise DataError(
                 f"{folder / 'schema.json'} has no vocabulary for its items."
@@ -376,22 +388,32 @@ def build_encoder(
 
 
 def _vocabulary_path(folder: Path, side: str, feature: str) -> Path:
-    # The feature's name comes from a config file: never let it choose a folder.
-    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in feature)
-    return folder / f"vocabulary-{side}-{safe}.parquet"
+    # The feature's name comes from a config file: never let it choose a folder, nor
+    # two names share a file.
+    return folder / f"vocabulary-{side}-{quote(feature, safe='')}.parquet"
 
 
 def _tensors(encoder: Encoder, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    try:
-        return {
-            name: tf.convert_to_tensor(raw[name], spec.dtype)
-            for name, spec in encoder.raw_inputs().items()
-        }
-    except KeyError as error:
-        raise ValueError(
-            f"`raw` must hold the input {error} of feature {encoder.feature!r}. "
-            f"Received: {sorted(raw)}"
-        ) from error
+    tensors = {}
+    for name, spec in encoder.raw_inputs().items():
+        if name not in raw:
+            raise ValueError(
+                f"`raw` must hold the input {name!r} of feature {encoder.feature!r}. "
+                f"Received: {sorted(raw)}"
+            )
+        try:
+            tensors[name] = tf.convert_to_tensor(raw[name], spec.dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`raw` must hold {spec.dtype.name} values under {name!r}. "
+                f"Received: {raw[name]!r}"
+            ) from error
+        if not spec.shape.is_compatible_with(tensors[name].shape):
+            raise ValueError(
+                f"`raw` must hold values of shape {spec.shape} under {name!r}. "
+                f"Received: shape {tensors[name].shape}"
+            )
+    return tensors
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -422,6 +444,8 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
             for name, size in self.sizes.items()
             if size is not None
         }
+        # Without features it is never called, and there is nothing to build.
+        self.built = not self.sizes
 
     @classmethod
     def of(cls, encoders: Iterable[Encoder], dim: int, name: str) -> FeatureEmbedding:

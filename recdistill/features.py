@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recdistill.datasets import DataError
 
+LARGEST_FLOAT = float(np.finfo("float32").max)
+
 
 class FeatureSpec(BaseModel):
     """What every feature declares; the kinds below add their own settings.
@@ -136,7 +138,12 @@ CandidateSpec = Annotated[
 
 
 def raw_values(
-    column: pa.ChunkedArray, spec: FeatureSpec, *, table: str, name: str
+    column: pa.ChunkedArray,
+    spec: FeatureSpec,
+    *,
+    table: str,
+    name: str,
+    rows: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
     """The raw values of a table's column, as the lookup half takes them.
 
@@ -145,14 +152,25 @@ def raw_values(
         spec: The feature's specification.
         table: Name of the table, for errors.
         name: Name of the column, for errors.
+        rows: The row of each value in the table, for errors, where the column is a
+            part of it. Rows count from 1; 1, 2, … where it is not given.
 
     Returns:
         `(rows,)` strings with "" where missing; `(rows,)` float32 with NaN where
         missing; `(rows, n)` strings padded with ""; or `(rows, size)` float32.
 
     Raises:
-        DataError: If a value is missing and the feature is not optional, or has the
-            wrong type; the message names table, column and row.
+        DataError: If a value is missing and the feature is not optional, has the wrong
+            type, or is a number that no float32 holds; the message names table, column
+            and row.
+
+    Example:
+        >>> column = pa.chunked_array([["Action|Drama", None, " Action "]])
+        >>> spec = CategoriesSpec(separator="|")
+        >>> raw_values(column, spec, table="items", name="genres")
+        array([['Action', 'Drama'],
+               ['', ''],
+               ['Action', '']], dtype=object)
     """
     values = column.to_pylist()
     convert = {
@@ -160,8 +178,9 @@ def raw_values(
         "vector": _raw_vector,
         "categories": _raw_categories,
     }.get(spec.kind, _raw_string)
-    rows: list[Any] = []
-    for row, value in enumerate(values):
+    raw: list[Any] = []
+    numbers = range(1, len(values) + 1) if rows is None else rows
+    for row, value in zip(numbers, values, strict=True):
         missing = value is None or value == "" or value != value
         if missing and not spec.optional and spec.kind != "categories":
             raise DataError(
@@ -169,17 +188,17 @@ def raw_values(
                 f"Fill it in, or set `optional = true` for this feature."
             )
         try:
-            rows.append(convert(None if missing else value, spec))
+            raw.append(convert(None if missing else value, spec))
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"Table `{table}`, column `{name}`, row {row}: expected a value for "
                 f"kind {spec.kind!r}. Received: {value!r} ({error})"
             ) from error
     if isinstance(spec, CategoriesSpec):
-        return pad_strings(rows)
-    if spec.kind in ("number", "vector"):
-        return np.asarray(rows, "float32")
-    return np.asarray(rows, object)
+        return pad_strings(raw)
+    if isinstance(spec, VectorSpec):
+        return np.asarray(raw, "float32").reshape(-1, spec.size)
+    return np.asarray(raw, "float32" if spec.kind == "number" else object)
 
 
 def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
@@ -192,13 +211,15 @@ def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def _raw_string(value: Any, spec: FeatureSpec) -> str:
+    if isinstance(value, list | dict | bytes):
+        raise TypeError("it must be one value: text or a number")
     return "" if value is None else str(value)
 
 
 def _raw_number(value: Any, spec: FeatureSpec) -> float:
     number = float("nan") if value is None else float(value)
-    if np.isinf(number):
-        raise ValueError("it must be finite")
+    if abs(number) > LARGEST_FLOAT:
+        raise ValueError("it must be finite, as a float32")
     return number
 
 
@@ -207,8 +228,11 @@ def _raw_vector(value: Any, spec: FeatureSpec) -> list[float]:
         raise TypeError("not a vector feature")
     if value is None:
         return [0.0] * spec.size
+    if isinstance(value, str):
+        raise TypeError("it must be a list, not text")
     vector = [float(v) for v in value]
-    if len(vector) != spec.size or not np.isfinite(vector).all():
+    finite = all(abs(v) <= LARGEST_FLOAT for v in vector)
+    if len(vector) != spec.size or not finite:
         raise ValueError(f"it must hold {spec.size} finite numbers")
     return vector
 

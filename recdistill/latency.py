@@ -15,6 +15,8 @@ import numpy as np
 
 Call = Callable[[], object]
 
+CALLS_A_TURN = 10
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -43,8 +45,9 @@ class Comparison:
 
     Attributes:
         latencies: The latency of each call, by name.
-        speedup: By name, how many times faster than the first call it is: the median
-            over rounds of the first call's time divided by its own. 1 for the first.
+        speedup: By name, how many times faster than the first call it is: the first
+            call's median time in a round divided by its own, and of that the median
+            over rounds. 1 for the first.
     """
 
     latencies: dict[str, Latency]
@@ -88,13 +91,14 @@ def compare(
 ) -> Comparison:
     """Time several calls in turns, so that a machine's drift strikes all alike.
 
-    Each round times every call once. The round starts with another call each time, so
-    that none always follows the same one into a warm or a cold cache.
+    In a round every call gets a turn of ten in a row, as a server answers one request
+    after another: timed singly, a fast call would mostly pay for the caches that the
+    slow one before it has emptied. The round starts with another call each time.
 
     Args:
         calls: What is timed, by name. The first is the one that others are compared to.
         warmup: Rounds made first and not timed; at least 0.
-        repeats: Rounds timed at most, at least 1.
+        repeats: Calls of each timed at most, at least 1.
         budget_s: Seconds after which no further round starts. One is always timed.
 
     Returns:
@@ -112,22 +116,28 @@ def compare(
         for call in calls.values():
             call()
     names = list(calls)
-    rounds: list[dict[str, int]] = []
+    turn = min(CALLS_A_TURN, repeats)
+    rounds: list[dict[str, list[int]]] = []
     with _garbage_collection_off():
         end = time.perf_counter_ns() + budget_s * 1e9
-        while len(rounds) < repeats and (not rounds or time.perf_counter_ns() < end):
+        while len(rounds) * turn < repeats and (
+            not rounds or time.perf_counter_ns() < end
+        ):
             shift = len(rounds) % len(names)
             order = names[shift:] + names[:shift]
-            rounds.append({name: _time_once(calls[name]) for name in order})
-    times_ms = {name: np.array([one[name] for one in rounds]) / 1e6 for name in names}
+            rounds.append(
+                {name: [_time_once(calls[name]) for _ in range(turn)] for name in order}
+            )
+    # `(rounds, turn)`, in milliseconds.
+    times = {name: np.array([one[name] for one in rounds]) / 1e6 for name in names}
     # A call faster than the clock's tick counts as one tick of a nanosecond.
-    first = np.maximum(times_ms[names[0]], 1e-6)
+    medians = {
+        name: np.maximum(np.median(t, axis=1), 1e-6) for name, t in times.items()
+    }
+    first = medians[names[0]]
     return Comparison(
-        latencies={name: _summary(times) for name, times in times_ms.items()},
-        speedup={
-            name: float(np.median(first / np.maximum(times, 1e-6)))
-            for name, times in times_ms.items()
-        },
+        latencies={name: _summary(t.ravel()) for name, t in times.items()},
+        speedup={name: float(np.median(first / t)) for name, t in medians.items()},
     )
 
 

@@ -37,6 +37,7 @@ import tensorflow as tf
 from recdistill.encoders import FIRST
 
 SPARSE_COST = 100
+ROUNDING = 16 * float(np.finfo("float32").eps)
 
 
 def fit_inverse(profiles: scipy.sparse.csr_array, l2: float) -> np.ndarray:
@@ -48,7 +49,14 @@ def fit_inverse(profiles: scipy.sparse.csr_array, l2: float) -> np.ndarray:
         l2: Ridge penalty, above zero, in interactions.
 
     Raises:
-        ValueError: If `l2` is not positive or there is no item.
+        ValueError: If `l2` is not positive, or too small for the data, or there is no
+            item.
+
+    Example: two queries, of which one chose both items, the other the first only.
+        >>> profiles = scipy.sparse.csr_array(np.array([[1.0, 1.0], [1.0, 0.0]]))
+        >>> fit_inverse(profiles, l2=1.0)  # the inverse of [[3, 1], [1, 2]]
+        array([[ 0.4, -0.2],
+               [-0.2,  0.6]], dtype=float32)
     """
     if not l2 > 0:
         raise ValueError(f"`l2` must be positive. Received: l2={l2}")
@@ -56,10 +64,10 @@ def fit_inverse(profiles: scipy.sparse.csr_array, l2: float) -> np.ndarray:
         raise ValueError("`profiles` must have an item. Received: a matrix of no items")
     gram = (profiles.T @ profiles).toarray().astype("float64")
     gram[np.diag_indices_from(gram)] += l2
-    factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True)[0]
-    inverse, failed = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
+    factor, failed = scipy.linalg.lapack.dpotrf(gram, lower=True, overwrite_a=True)
     if failed:
         raise ValueError(f"`l2` is too small for this data. Received: l2={l2}")
+    inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
     lower = np.tril(inverse).astype("float32")
     return np.asarray(lower + np.tril(lower, -1).T)
 
@@ -75,16 +83,27 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         size: Number of items that the model holds: the most frequent ones.
         decay: Weight of a history item relative to the next more recent one.
         floor: Weight that even the oldest history item keeps.
+
+    Example: after item 1 (index 3), item 0 stands out among the other three.
+        >>> profiles = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1.0]])
+        >>> layer = Affinity(4, decay=0.9, floor=0.05)
+        >>> layer.build()
+        >>> layer.set_weights([fit_inverse(scipy.sparse.csr_array(profiles), l2=1.0)])
+        >>> layer(np.array([[3, 0, 0]]), np.array([2, 4, 5])).numpy().round(2)
+        array([[ 1.3 , -0.16, -1.14]], dtype=float32)
     """
 
     def __init__(self, size: int, decay: float, floor: float, **kwargs: Any) -> None:
-        super().__init__(trainable=False, **kwargs)
+        super().__init__(**{"trainable": False, **kwargs})
         self.size, self.decay, self.floor = size, decay, floor
 
     def build(self, input_shape: Any = None) -> None:
         """Creates the matrix, to be filled by `set_weights` or from a file."""
         self.inverse = self.add_weight(
-            name="inverse", shape=(self.size, self.size), initializer="zeros"
+            name="inverse",
+            shape=(self.size, self.size),
+            initializer="zeros",
+            trainable=False,
         )
         self.built = True
 
@@ -118,7 +137,7 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
 
     def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         """Indices `(batch, n)` with weights as dense rows `(batch, size)`, added up."""
-        batch = tf.shape(index)[0]
+        batch, index = tf.shape(index)[0], tf.cast(index, tf.int32)
         inside = (index >= FIRST) & (index < FIRST + self.size)
         place = tf.range(batch)[:, None] * self.size + index - FIRST
         # A negative place is left out.
@@ -166,18 +185,21 @@ class LinearTeacher(keras.Model):  # type: ignore[misc]
     Args:
         affinity: The fitted layer.
         catalogue_items: `(items,)` int32, the vocabulary index of each catalogue row.
+        history: Name of the query's history feature.
     """
 
-    def __init__(self, affinity: Affinity, catalogue_items: np.ndarray) -> None:
+    def __init__(
+        self, affinity: Affinity, catalogue_items: np.ndarray, history: str = "history"
+    ) -> None:
         super().__init__(name="linear_teacher")
-        self.affinity = affinity
+        self.affinity, self._history = affinity, history
         self._catalogue_items = np.asarray(catalogue_items, "int32")
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores `(batch, list_size)` of the batch's candidates."""
         items = tf.gather(self._catalogue_items, batch["candidate_index"])
         profile = batch.get("profile")
-        return self.affinity(batch["query"]["history"], items, profile)
+        return self.affinity(batch["query"][self._history], items, profile)
 
 
 def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:
@@ -186,5 +208,9 @@ def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:
     count = tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1.0)
     gap = scores - tf.reduce_sum(scores * weight, axis=1, keepdims=True) / count
     variance = tf.reduce_sum(gap * gap * weight, axis=1, keepdims=True) / count
-    # A query without history has no spread and no opinion.
-    return tf.math.divide_no_nan(gap, tf.sqrt(variance))
+    # A query without history has no spread and no opinion; nor has one whose scores
+    # differ by rounding alone.
+    largest = tf.reduce_max(tf.abs(scores) * weight, axis=1, keepdims=True)
+    deviation = tf.sqrt(variance)
+    varies = deviation > ROUNDING * largest
+    return tf.where(varies, tf.math.divide_no_nan(gap, deviation), 0.0)

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -89,11 +90,12 @@ class Live:
     queries: np.ndarray
     items: np.ndarray
     top_k: int
-    scores: np.ndarray = field(init=False)
 
-    def __post_init__(self) -> None:
-        scores = self.queries.astype("float64") @ self.items.astype("float64").T
-        object.__setattr__(self, "scores", scores)
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """`(queries, items)` float64."""
+        scores: np.ndarray = self.queries.astype(float) @ self.items.astype(float).T
+        return scores
 
     def requests(self, batch_sizes: Iterable[int]) -> list[Request]:
         """Requests of each signature for each batch size, from the real rows.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from recdistill.encoders import MISSING, FeatureEmbedding, Schema
 from recdistill.linear import Affinity
+from recdistill.student import HistoryPooling, Tower
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -34,6 +36,15 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
         self.contract = keras.layers.Dense(dim)
         self.dropout = keras.layers.Dropout(dropout)
 
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights."""
+        shape = (None, None, self.dim)
+        self.attention.build(shape, shape)
+        for layer in (self.norm, self.norm_2, self.expand):
+            layer.build(shape)
+        self.contract.build((None, None, 2 * self.dim))
+        self.built = True
+
     def call(
         self, vectors: tf.Tensor, real: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
@@ -55,17 +66,19 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
 class RankingTeacher(keras.Model):  # type: ignore[misc]
     r"""Scores a candidate in the light of the whole query.
 
-    1. The history passes causal self-attention (Kang & McAuley, 2018, "Self-Attentive
-       Sequential Recommendation"); its last state, with the query's features, is $u$.
-    2. The candidate $c$ attends to the history's states: $a$ is what the query did
+    1. The query $u$ is what a student's tower sees of it (`HistoryPooling` and its
+       features), and besides the last state of causal self-attention over the history
+       (Kang & McAuley, 2018, "Self-Attentive Sequential Recommendation").
+    2. The plain terms $u \cdot c$, the candidate's bias and a weight for each pair
+       feature make a first score.
+    3. The candidate $c$ attends to the history's states: $a$ is what the query did
        that bears on this candidate (Zhou et al., 2018, "Deep Interest Network").
-    3. $u, c, a, u \odot c, a \odot c$ and the pair features pass low-rank feature
-       crosses (Wang et al., 2021, "DCN V2") and an MLP.
-    4. The score adds to that the plain terms: $u \cdot c$, the candidate's bias and a
-       weight for each pair feature.
+    4. $u, c, a, u \odot c, a \odot c$ and the pair features pass low-rank feature
+       crosses (Wang et al., 2021, "DCN V2") and an MLP, whose output is added.
 
-    Step 2 to 4 are computed for every candidate: that is what makes it accurate, and
-    slow.
+    Step 3 and 4 are computed for every candidate: that is what makes it accurate, and
+    slow. The MLP starts silent, so that the plain terms can be trained first, and
+    cheaply: see `plain_terms`.
 
     Args:
         schema: The fitted features, those that only the teacher may see included.
@@ -75,9 +88,14 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         heads: Attention heads; they divide `dim`.
         blocks: Self-attention blocks.
         attention_length: Most recent history items that attention sees.
+        decays: Pools of the history, as in `HistoryPooling`.
         cross_layers: Feature crosses in a row.
         hidden: Hidden layers of the MLP.
         dropout: Share of entries dropped in training.
+
+    Raises:
+        ValueError: If `heads` do not divide `dim`, or the schema has no history for an
+            affinity to read, or no query feature at all.
     """
 
     def __init__(
@@ -89,11 +107,13 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         heads: int = 2,
         blocks: int = 1,
         attention_length: int = 50,
+        decays: Sequence[float] = (0.5, 0.8, 0.97),
         cross_layers: int = 1,
         hidden: Sequence[int] = (64, 32),
         dropout: float = 0.2,
     ) -> None:
         super().__init__(name="ranking_teacher")
+        _check(schema, affinities or {}, dim, heads)
         self.dim, self.attention_length = dim, attention_length
         self._catalogue = {k: np.asarray(v) for k, v in catalogue.items()}
         self._item_id = schema.item_id
@@ -103,15 +123,15 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             schema.candidate, dim, "candidate"
         )
         self.query_features = FeatureEmbedding.of(schema.query, dim, "query")
+        self.history_pooling = None
+        if schema.history is not None:
+            self.history_pooling = HistoryPooling(
+                schema.history.size, dim, schema.history.length, decays
+            )
         self.candidate_projection = keras.layers.Dense(dim, name="candidate_projection")
-        self.query_projection = keras.layers.Dense(dim, name="query_projection")
-        self.blocks = [
-            CausalBlock(dim, heads, dropout, name=f"block_{k}") for k in range(blocks)
-        ]
-        self.norm = keras.layers.LayerNormalization(name="norm")
-        self.to_key = keras.layers.Dense(dim, use_bias=False, name="to_key")
-        self.to_query = keras.layers.Dense(dim, use_bias=False, name="to_query")
-        self.to_value = keras.layers.Dense(dim, name="to_value")
+        self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
+        if schema.history is not None:
+            self._make_attention(heads, blocks, dropout)
         self.crosses = [
             keras_rs.layers.FeatureCross(projection_dim=dim // 2, name=f"cross_{k}")
             for k in range(cross_layers)
@@ -120,16 +140,27 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             keras.layers.Dense(width, activation="relu", name=f"hidden_{k}")
             for k, width in enumerate(hidden)
         ]
-        # The MLP starts silent: training begins with the plain terms.
         self.head = keras.layers.Dense(1, kernel_initializer="zeros", name="head")
-        self.plain = keras.layers.Dense(
-            1, use_bias=False, kernel_initializer="ones", name="plain"
-        )
+        if self.affinities:
+            self.pair_weights = keras.layers.Dense(
+                1, use_bias=False, kernel_initializer="zeros", name="pair_weights"
+            )
         self.bias = keras.layers.Dense(1, name="bias")
         self.dropout = keras.layers.Dropout(dropout)
+
+    def _make_attention(self, heads: int, blocks: int, dropout: float) -> None:
+        """What reads the history."""
+        self.blocks = [
+            CausalBlock(self.dim, heads, dropout, name=f"block_{k}")
+            for k in range(blocks)
+        ]
+        self.norm = keras.layers.LayerNormalization(name="norm")
+        self.to_key = keras.layers.Dense(self.dim, use_bias=False, name="to_key")
+        self.to_query = keras.layers.Dense(self.dim, use_bias=False, name="to_query")
+        self.to_value = keras.layers.Dense(self.dim, name="to_value")
         self.positions = self.add_weight(
             name="positions",
-            shape=(attention_length, dim),
+            shape=(self.attention_length, self.dim),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
 
@@ -142,20 +173,60 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             training: Whether dropout is on.
         """
         states, real = self._read_history(batch["query"], training)
-        query = self._summarise(batch["query"], states)
-        index = tf.convert_to_tensor(batch["candidate_index"])
-        candidates = self._encode(index)
-        if index.shape.rank == 1:
+        query = self._summarise(batch["query"], states, training)
+        candidates = self._encode(tf.convert_to_tensor(batch["candidate_index"]))
+        pairs = self._pair_features(batch)
+        plain = self._plain(query, candidates, pairs)
+        if candidates.shape.rank == 2:
             candidates = tf.tile(candidates[None], [tf.shape(query)[0], 1, 1])
         attended = self._attend(candidates, states, real)
-        pairs = self._pair_features(batch, index)
         wide = tf.broadcast_to(query[:, None, :], tf.shape(candidates))
-        product = wide * candidates
-        inputs = [wide, candidates, attended, product, attended * candidates, *pairs]
-        dot = tf.reduce_sum(product, axis=-1, keepdims=True)
-        plain = self.plain(tf.concat([dot, *pairs], axis=-1))
-        deep = self.head(self._cross(tf.concat(inputs, axis=-1), training))
-        return (deep + plain + self.bias(candidates))[..., 0]
+        inputs = [wide, candidates, attended, wide * candidates, attended * candidates]
+        deep = self._cross(tf.concat([*inputs, *pairs], axis=-1), training)
+        return plain + self.head(deep)[..., 0]
+
+    @contextlib.contextmanager
+    def plain_terms(self) -> Iterator[keras.Model]:
+        """The plain terms as a model of their own, to train over whole catalogues.
+
+        A step costs one matrix product instead of one pass of the MLP for each pair, so
+        every item can be a candidate. What it learns is the ranker's own.
+
+        Yields:
+            A model of the tensor contract. Inside the block the layers that it does not
+            use are frozen.
+        """
+        idle = [*self.crosses, *self.hidden_layers, self.head]
+        if self._history is not None:
+            idle += [self.to_key, self.to_query, self.to_value]
+        for layer in idle:
+            layer.trainable = False
+        try:
+            yield _PlainTerms(self)
+        finally:
+            for layer in idle:
+                layer.trainable = True
+
+    def plain_scores(
+        self, batch: Mapping[str, Any], training: bool = False
+    ) -> tf.Tensor:
+        """The plain terms alone, `(batch, list_size)`: one matrix product for all."""
+        states, _ = self._read_history(batch["query"], training)
+        query = self._summarise(batch["query"], states, training)
+        candidates = self._encode(tf.convert_to_tensor(batch["candidate_index"]))
+        return self._plain(query, candidates, self._pair_features(batch))
+
+    def _plain(
+        self, query: tf.Tensor, candidates: tf.Tensor, pairs: list[tf.Tensor]
+    ) -> tf.Tensor:
+        bias = self.bias(candidates)[..., 0]
+        if candidates.shape.rank == 2:
+            scores = tf.matmul(query, candidates, transpose_b=True) + bias
+        else:
+            scores = tf.linalg.matvec(candidates, query) + bias
+        if pairs:
+            scores += self.pair_weights(tf.concat(pairs, axis=-1))[..., 0]
+        return scores
 
     def _encode(self, index: tf.Tensor) -> tf.Tensor:
         """Candidate vectors, `index.shape + (dim,)`, each distinct one made once."""
@@ -184,18 +255,22 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         vectors = self.dropout(vectors, training=training)
         for block in self.blocks:
             vectors = block(vectors, real, training=training)
-        return self.norm(vectors), real
+        # Where nothing is, there is no state either, however much padding there is.
+        return self.norm(vectors) * tf.cast(real, vectors.dtype)[..., None], real
 
     def _summarise(
-        self, query: Mapping[str, tf.Tensor], states: tf.Tensor | None
+        self,
+        query: Mapping[str, tf.Tensor],
+        states: tf.Tensor | None,
+        training: bool,
     ) -> tf.Tensor:
         """The query's vector, `(batch, dim)`."""
         parts = []
-        if states is not None:
-            parts.append(states[:, -1])
+        if states is not None and self.history_pooling is not None:
+            parts += [states[:, -1], self.history_pooling(query[str(self._history)])]
         if self.query_features.sizes:
-            parts.append(self.query_projection(self.query_features(query)))
-        return tf.add_n(parts)
+            parts.append(self.query_features(query))
+        return self.query_tower(tf.concat(parts, axis=1), training=training)
 
     def _attend(
         self, candidates: tf.Tensor, states: tf.Tensor | None, real: tf.Tensor | None
@@ -213,14 +288,12 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         weights *= tf.cast(here, weights.dtype)
         return tf.matmul(weights, self.to_value(states))
 
-    def _pair_features(
-        self, batch: Mapping[str, Any], index: tf.Tensor
-    ) -> list[tf.Tensor]:
+    def _pair_features(self, batch: Mapping[str, Any]) -> list[tf.Tensor]:
         """Two views of each affinity: as it is, and with its heavy tail folded in."""
         features = []
         if self.affinities:
-            items = tf.gather(self._catalogue[self._item_id], index)
-            history = batch["query"][self._history]
+            items = tf.gather(self._catalogue[self._item_id], batch["candidate_index"])
+            history = batch["query"][str(self._history)]
             for layer in self.affinities:
                 score = layer(history, items, batch.get("profile"))
                 folded = tf.sign(score) * tf.math.log1p(tf.abs(score))
@@ -235,3 +308,30 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         for layer in self.hidden_layers:
             crossed = layer(crossed)
         return crossed
+
+
+class _PlainTerms(keras.Model):  # type: ignore[misc]
+    """See `RankingTeacher.plain_terms`."""
+
+    def __init__(self, ranker: RankingTeacher) -> None:
+        super().__init__(name="plain_terms")
+        self.ranker = ranker
+
+    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
+        return self.ranker.plain_scores(batch, training=training)
+
+
+def _check(
+    schema: Schema, affinities: Mapping[str, Affinity], dim: int, heads: int
+) -> None:
+    if dim % heads:
+        raise ValueError(
+            f"`heads` must divide `dim`. Received: heads={heads}, dim={dim}"
+        )
+    if not schema.query:
+        raise ValueError("`schema` must have a query feature. Received: none")
+    if affinities and schema.history is None:
+        raise ValueError(
+            "`schema` must have a history where `affinities` are given. "
+            f"Received: {sorted(affinities)} and no history"
+        )

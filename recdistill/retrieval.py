@@ -38,7 +38,7 @@ def bounded(vectors: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(vectors, -LARGEST, LARGEST)
 
 
-class ExactIndex(tf.Module):
+class ExactIndex(tf.Module):  # type: ignore[misc]
     """All items, scored one by one.
 
     Args:

@@ -46,6 +46,17 @@ class Tower(keras.layers.Layer):  # type: ignore[misc]
         )
         self.dropout = keras.layers.Dropout(dropout)
 
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the weights, for inputs `(rows, width)`."""
+        self.linear.build(input_shape)
+        width = input_shape[-1]
+        for layer in self.layers:
+            layer.build((None, width))
+            width = layer.units
+        if self.output_layer is not None:
+            self.output_layer.build((None, width))
+        self.built = True
+
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`(rows, width)` to `(rows, dim)`."""
         inputs = self.dropout(inputs, training=training)
@@ -134,7 +145,8 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
         dropout: Share of the query tower's inputs dropped in training.
         popularity_bias: Whether one entry of `dim` is a bias of the candidate: the
             query's last entry is then 1, so that the dot product adds the candidate's.
-        l2: Penalty on the embeddings' mean square, added to the loss.
+        l2: Penalty on the embeddings' mean square, over the queries and over the
+            distinct candidates of a batch, added to the loss.
 
     Raises:
         ValueError: If `dim` leaves no room for the bias, or the schema has no feature
@@ -159,8 +171,9 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
                 f"`dim` must be at least {1 + popularity_bias}. Received: dim={dim}"
             )
         schema = schema.for_student()
-        if not schema.query:
-            raise ValueError("`schema` must have a query feature. Received: none")
+        for side in ("query", "candidate"):
+            if not getattr(schema, side):
+                raise ValueError(f"`schema` must have a {side} feature. Received: none")
         self.dim, self.popularity_bias, self.l2 = dim, popularity_bias, l2
         self._catalogue = {k: np.asarray(v) for k, v in catalogue.items()}
         self.history_pooling = None
@@ -211,10 +224,9 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
             scores = tf.matmul(queries, candidates, transpose_b=True)
         else:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
-            candidates = tf.gather(
-                self._encode(distinct), tf.reshape(place, tf.shape(index))
-            )
-            scores = tf.einsum("bd,bld->bl", queries, candidates)
+            candidates = self._encode(distinct)
+            listed = tf.gather(candidates, tf.reshape(place, tf.shape(index)))
+            scores = tf.einsum("bd,bld->bl", queries, listed)
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))

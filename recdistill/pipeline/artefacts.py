@@ -130,7 +130,8 @@ class Draft:
 
     def discard(self) -> None:
         """Removes the finished artefact, so that it is made again."""
-        shutil.rmtree(self.final)
+        # First what makes it count: killed here, it is no half of an artefact.
+        (self.final / RECORD).unlink()
         self.done = None
         self.path = self._aside()
 
@@ -143,6 +144,8 @@ class Draft:
         """Writes the record and gives the folder its final name."""
         record = {"key": self.key, "seconds": round(seconds, 3), **self.record}
         write_json(self.path / RECORD, record)
+        # A folder without a record is what is left of a discarded artefact.
+        shutil.rmtree(self.final, ignore_errors=True)
         os.rename(self.path, self.final)
         self.path = self.final
         self.done = Artefact(self.final, self.key, record, reused=False)
@@ -165,10 +168,15 @@ def fingerprint(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is there whole or not at all."""
+    """Writes JSON so that the file is there whole or not at all.
+
+    Raises:
+        ValueError: If a number is not finite, which JSON cannot say.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False)
     aside = path.with_name(f".{path.name}.partial")
     with aside.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)

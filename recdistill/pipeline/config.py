@@ -11,10 +11,12 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from recdistill.evaluation import measure
 from recdistill.features import (
     CandidateSpec,
     HistorySpec,
@@ -28,7 +30,9 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class SyntheticConfig(_Section):
@@ -38,6 +42,16 @@ class SyntheticConfig(_Section):
     items: int = Field(default=500, gt=0)
     interactions: int = Field(default=60_000, gt=0)
     seed: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _no_pair_comes_twice(self) -> Self:
+        most = self.queries * self.items // 2
+        if self.interactions > most:
+            raise ValueError(
+                f"`interactions` must be at most queries * items / 2 = {most}. "
+                f"Received: interactions={self.interactions}"
+            )
+        return self
 
 
 class DatasetConfig(_Section):
@@ -115,16 +129,36 @@ class ListsConfig(_Section):
 
 
 class ReferenceTeacherConfig(_Section):
-    """The reference ranker (`recdistill.ranker.RankingTeacher`) and its training."""
+    """The reference ranker (`recdistill.ranker.RankingTeacher`) and its training.
+
+    Attributes:
+        dim: Width of all vectors.
+        heads: Attention heads.
+        blocks: Self-attention blocks.
+        attention_length: Most recent history items that attention sees.
+        decays: Pools of the history: their weights start at decay ** age.
+        cross_layers: Feature crosses in a row.
+        hidden: Hidden layers of the MLP.
+        dropout: Share of entries dropped in training.
+        plain_epochs: Passes over the training lists for the plain terms alone, with the
+            lists that the student trains on.
+        epochs: Passes after that for the whole ranker.
+        negatives: Uniformly drawn candidates beside the positive, in those passes.
+        batch_size: Lists in a step.
+        learning_rate: At the start; it falls along a cosine to zero.
+        weight_decay: Decoupled weight decay.
+    """
 
     kind: Literal["reference"] = "reference"
     dim: int = Field(default=48, gt=0)
     heads: int = Field(default=2, gt=0)
     blocks: int = Field(default=1, ge=0)
     attention_length: int = Field(default=50, gt=0)
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.8, 0.97)
     cross_layers: int = Field(default=1, ge=0)
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 32)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    plain_epochs: int = Field(default=8, ge=0)
     negatives: int = Field(default=128, gt=0)
     epochs: int = Field(default=3, gt=0)
     batch_size: int = Field(default=256, gt=0)
@@ -246,6 +280,12 @@ class EvaluateConfig(_Section):
     bootstrap: int = Field(default=1_000, gt=0)
     latency_candidates: tuple[Annotated[int, Field(gt=0)], ...] = (100, 1_000)
 
+    @model_validator(mode="after")
+    def _knows_the_metrics(self) -> Self:
+        # Found out now, not after the teacher's training.
+        measure([[0.0]], [[1.0]], [[True]], self.metrics)
+        return self
+
 
 class ExportConfig(_Section):
     """The SavedModel.
@@ -270,7 +310,7 @@ class Config(_Section):
         workdir: Folder of all runs' artefacts, relative to the current directory.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$")
     seed: int = Field(default=1, ge=0)
     workdir: Path = Path("runs")
     dataset: DatasetConfig
@@ -335,7 +375,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     try:
         return Config.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_explain(error, document)}") from error
+        raise ConfigError(f"{path}: {_explain(error)}") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -359,70 +399,77 @@ def _override(document: dict[str, Any], override: str) -> None:
     document[last] = value
 
 
-def _explain(error: ValidationError, document: Mapping[str, Any]) -> str:
+def _explain(error: ValidationError) -> str:
     """All problems in one paragraph, each with its key."""
-    problems = []
-    for problem in error.errors(include_url=False):
-        # Tags of a union stand in the location; they are no keys of the file.
-        keys = _keys_in_file(problem["loc"], document)
-        where = ".".join(map(str, keys)) or "the file"
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(problem["loc"], keys, document)
-            near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
-            hint = f"did you mean `{near[0]}`?" if near else f"known: {sorted(known)}"
-            problems.append(f"`{where}` is not a known key ({hint})")
-        elif problem["type"] == "missing":
-            problems.append(f"`{where}` is missing")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            received = problem["input"]
-            shown = "" if isinstance(received, dict) else f". Received: {received!r}"
-            problems.append(
-                f"`{where}`: {message}{shown if 'Received' not in message else ''}"
-            )
-    return "; ".join(problems) + "."
+    problems = error.errors(include_url=False)
+    places = [_locate(problem["loc"])[0] for problem in problems]
+    sentences = []
+    for place, problem in zip(places, problems, strict=True):
+        if problem["type"] == "too_short" and any(
+            other.startswith(f"{place}[") for other in places
+        ):
+            continue  # its entries are there, and what is wrong with them is said
+        sentences.append(_explain_one(place, problem))
+    return "; ".join(sentences) + "."
 
 
-def _keys_in_file(location: Iterable[Any], document: Any) -> list[Any]:
-    location, keys = list(location), []
-    for position, key in enumerate(location):
-        inside = isinstance(document, Mapping) and key in document
-        element = isinstance(document, list | tuple) and isinstance(key, int)
-        if inside or element:
-            document = document[key]
-        elif position < len(location) - 1:
+def _explain_one(place: str, problem: Any) -> str:
+    kind, received = problem["type"], problem["input"]
+    if kind == "extra_forbidden":
+        section = _locate(problem["loc"][:-1])[1]
+        known = list(getattr(section, "model_fields", {}))
+        hint = _nearest(problem["loc"][-1], known) or f"known: {', '.join(known)}"
+        return f"`{place}` is not a known key ({hint})"
+    if kind == "missing":
+        return f"`{place}` is missing"
+    if kind == "union_tag_not_found":
+        return f"`{place}.kind` is missing"
+    if kind == "union_tag_invalid":
+        expected, tag = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+        hint = _nearest(tag, [each.strip("' ") for each in expected.split(",")])
+        hint = f" ({hint})" if hint else ""
+        return f"`{place}.kind` must be one of {expected}. Received: {tag!r}{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if "Received" not in message and not isinstance(received, dict):
+        message += f". Received: {received!r}"
+    return f"`{place}`: {message}" if place else message
+
+
+def _nearest(name: Any, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean `{near[0]}`?" if near else ""
+
+
+def _locate(location: Iterable[Any]) -> tuple[str, Any]:
+    """The key as the file has it, such as `teacher.members[0].dim`, and its type."""
+    keys = ""
+    section: Any = Config
+    for step in location:
+        if get_origin(section) is Annotated:
+            section = get_args(section)[0]
+        inside = get_args(section)
+        if get_origin(section) in (Union, UnionType):
+            # The tag of a union stands in the location; it is no key of the file.
+            section = next((each for each in inside if _kind(each) == step), None)
             continue
-        keys.append(key)
-    return keys
+        if isinstance(step, int):
+            keys += f"[{step}]"
+        elif step != "[key]":
+            keys += f".{step}" if keys else str(step)
+        fields = getattr(section, "model_fields", {})
+        if step in fields:
+            section = fields[step].annotation
+        elif get_origin(section) in (dict, tuple):
+            section = inside[1] if get_origin(section) is dict else inside[0]
+        else:
+            section = None
+    return keys, section
 
 
-def _known_keys(
-    location: tuple[Any, ...], keys: list[Any], document: Mapping[str, Any]
-) -> list[str]:
-    """The keys that the section of an unknown key allows."""
-    model: Any = Config
-    for key in location[:-1]:
-        model = _descend(model, key)
-        if model is None:
-            return []
-    return list(getattr(model, "model_fields", {}))
-
-
-def _descend(model: Any, key: Any) -> Any:
-    """The section behind a key or behind the tag of a union."""
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        field = model.model_fields.get(str(key))
-        return None if field is None else field.annotation
-    for option in getattr(model, "__args__", ()):
-        if getattr(option, "__args__", None):
-            found = _descend(option, key)
-            if found is not None:
-                return found
-        fields = getattr(option, "model_fields", {})
-        if "kind" in fields and fields["kind"].default == key:
-            return option
-    arguments = getattr(model, "__args__", ())
-    return arguments[-1] if arguments else None
+def _kind(section: Any) -> str | None:
+    """The tag of a section that is one of several kinds."""
+    field = getattr(section, "model_fields", {}).get("kind")
+    return None if field is None else field.default
 
 
 def canonical(config: BaseModel | Mapping[str, Any]) -> str:

@@ -316,7 +316,11 @@ class ListWriter:
             if source.table == "interactions":
                 column = part.table[source.column].take(pa.array(rows))
                 raw[source.name] = raw_values(
-                    column, source.spec, table="interactions", name=source.column
+                    column,
+                    source.spec,
+                    table="interactions",
+                    name=source.column,
+                    rows=np.asarray(part.table["row"])[rows] + 1,
                 )
                 continue
             if place is None:

@@ -94,6 +94,7 @@ class TeacherBuilder:
             heads=config.heads,
             blocks=config.blocks,
             attention_length=config.attention_length,
+            decays=config.decays,
             cross_layers=config.cross_layers,
             hidden=config.hidden,
             dropout=config.dropout,

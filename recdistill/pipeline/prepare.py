@@ -140,6 +140,7 @@ def _learn(parts: Partitions, sides: Sides, progress: Progress) -> _Facts:
                 source.spec,
                 table=source.table,
                 name=source.column,
+                rows=np.asarray(train["row"]) + 1,
             )
             facts.context[source.name].update(values)
         progress("Learning from the training part", done + 1, len(parts))
@@ -202,8 +203,8 @@ def _check(counts: Mapping[str, int], items: int, name: str) -> None:
     for split in SPLITS:
         if counts[split] < 2:
             raise DataError(
-                f"Data set `{name}` leaves {counts[split]} {split} list(s); at least two "
-                "are needed. Give it more interactions, or change the shares of "
+                f"Data set `{name}` leaves {counts[split]} {split} list(s); at least "
+                "two are needed. Give it more interactions, or change the shares of "
                 "`split`."
             )
     if items < 2:

@@ -30,6 +30,9 @@ from recdistill.report import (
     describe_environment,
 )
 
+_PLACES: Any = {"workdir": True, "export": True, "dataset": {"path": True}}
+"""Settings that no number depends on: a report is the same wherever it was made."""
+
 
 def build_report(
     config: Config,
@@ -87,7 +90,7 @@ def build_report(
         gate=GatePart.model_validate(gate),
         timings_s=dict(timings),
         environment=describe_environment(),
-        config=config.model_dump(mode="json"),
+        config=config.model_dump(mode="json", exclude=_PLACES),
     )
 
 

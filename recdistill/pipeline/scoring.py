@@ -143,25 +143,31 @@ def _choose(
 
     No candidate stands twice in a list, and none that the query has seen.
     """
-    count, size = scores.shape
+    size = scores.shape[1]
     allowed = catalogue_mask(lists, size)
     positives = lists.positives.padded(-1)
-    rows = np.arange(count)[:, None]
-    # What is chosen is crossed out, so that the next draw cannot choose it again.
-    known = positives >= 0
-    allowed[rows, np.maximum(positives, 0)] &= ~known
-    top = min(config.teacher_top, size)
+    _cross_out(allowed, positives)
+    top = min(config.teacher_top, size - 1)
     order = np.argsort(np.where(allowed, -scores, np.inf), axis=1, kind="stable")
-    best = order[:, :top].astype("int32")
-    best = np.where(allowed[rows, best], best, -1)
-    allowed[rows, np.maximum(best, 0)] &= best < 0
+    best = _where_allowed(order[:, :top], allowed)
+    _cross_out(allowed, best)
+    # With the tail a list is never longer than the catalogue.
+    width = _list_size(config, size) - 1 - top
     lottery = np.where(allowed, rng.random(scores.shape), np.inf)
-    width = min(config.tail, size)
-    tail = np.argpartition(lottery, min(width, size - 1), axis=1)[:, :width]
-    tail = np.sort(tail, axis=1).astype("int32")
-    tail = np.where(allowed[rows, tail], tail, -1)
-    chosen = np.concatenate([positives, best, tail], axis=1)
-    return chosen[:, : _list_size(config, size) + positives.shape[1] - 1]
+    drawn = np.argpartition(lottery, min(width, size - 1), axis=1)[:, :width]
+    tail = _where_allowed(np.sort(drawn, axis=1), allowed)
+    return np.concatenate([positives, best, tail], axis=1)
+
+
+def _where_allowed(items: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    found = np.take_along_axis(allowed, items, axis=1)
+    return np.where(found, items, -1).astype("int32")
+
+
+def _cross_out(allowed: np.ndarray, items: np.ndarray) -> None:
+    """So that the next draw cannot choose them again; -1 is no item."""
+    rows, columns = np.nonzero(items >= 0)
+    allowed[rows, items[rows, columns]] = False
 
 
 def _matrix(values: np.ndarray) -> pa.Array:

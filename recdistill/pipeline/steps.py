@@ -53,7 +53,6 @@ from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.reporting import build_report
 from recdistill.pipeline.scoring import write_scores
 from recdistill.pipeline.training import (
-    Fitted,
     Validation,
     compiled,
     train,
@@ -219,7 +218,7 @@ class Pipeline:
             models = getattr(teacher, "members", [teacher])
             for settings, model in zip(members, models, strict=True):
                 if isinstance(model, RankingTeacher):
-                    fitted.append(vars(self._train_ranker(model, settings)))
+                    fitted += self._train_ranker(model, settings)
             teacher.save_weights(draft.path / WEIGHTS)
             rows = self._validation.rows(compiled(teacher))
             pq.write_table(rows, draft.path / "valid.parquet")
@@ -238,30 +237,60 @@ class Pipeline:
 
     def _train_ranker(
         self, model: RankingTeacher, settings: ReferenceTeacherConfig
-    ) -> Fitted:
-        prepared, config = self.prepared, self.config
-        collate = Collator(
-            prepared.catalogue_size,
-            tail=settings.negatives,
-            profiles=prepared.profiles if prepared.schema.affinity else None,
-        )
-        dataset = training_batches(
-            prepared.shards("train"), collate, settings.batch_size, config.seed
-        )
+    ) -> list[dict[str, Any]]:
+        """Trains the plain terms on whole lists, then all of it on sampled ones."""
+        prepared = self.prepared
+        own_rows = prepared.profiles if prepared.schema.affinity else None
+        fitted = []
+        if settings.plain_epochs:
+            collate = Collator(prepared.catalogue_size, self._tail(), own_rows)
+            with model.plain_terms() as plain:
+                fitted.append(
+                    self._train_phase(
+                        plain, collate, settings.plain_epochs, settings, "plain terms"
+                    )
+                )
+        if settings.epochs:
+            collate = Collator(prepared.catalogue_size, settings.negatives, own_rows)
+            fitted.append(
+                self._train_phase(
+                    model, collate, settings.epochs, settings, "all of it"
+                )
+            )
+        return fitted
+
+    def _tail(self) -> int | None:
+        """How many candidates are drawn for a list without teacher scores."""
+        lists = self.config.lists
+        return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
+
+    def _train_phase(
+        self,
+        model: keras.Model,
+        collate: Collator,
+        epochs: int,
+        settings: ReferenceTeacherConfig,
+        label: str,
+    ) -> dict[str, Any]:
         lists = self._artefact("prepare").record["lists"]["train"]
-        per_epoch = max(1, lists // settings.batch_size)
-        return train(
+        fitted = train(
             Distiller(None, model, student_loss_weight=1.0),
-            dataset,
+            training_batches(
+                self.prepared.shards("train"),
+                collate,
+                settings.batch_size,
+                self.config.seed,
+            ),
             self._validation,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            steps=per_epoch * settings.epochs,
-            epochs=settings.epochs,
-            patience=settings.epochs,
+            steps=max(1, lists // settings.batch_size) * epochs,
+            epochs=epochs,
+            patience=epochs,
             progress=self._progress,
-            label="Training the teacher",
+            label=f"Training the teacher: {label}",
         )
+        return {"phase": label, **vars(fitted)}
 
     def _score(self) -> _Step:
         config = self.config
@@ -295,9 +324,7 @@ class Pipeline:
         }
 
         def work(draft: Draft) -> None:
-            sampled = lists.teacher_top + lists.tail
-            tail = None if lists.size == "catalogue" else sampled
-            collate = Collator(self.prepared.catalogue_size, tail=tail)
+            collate = Collator(self.prepared.catalogue_size, self._tail())
             dataset = training_batches(
                 self.prepared.shards("train"),
                 collate,

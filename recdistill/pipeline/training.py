@@ -48,9 +48,10 @@ def compiled(model: keras.Model) -> Scorer:
             signature = tf.nest.map_structure(
                 lambda v: tf.TensorSpec([None] * v.shape.rank, v.dtype), x
             )
-            functions[key] = tf.function(
+            function = tf.function(
                 lambda batch: model(batch, training=False), input_signature=[signature]
             )
+            functions[key] = function.get_concrete_function()
         return functions[key](x)
 
     return score

@@ -1,0 +1,44 @@
+# make demo   the main job on real data: MovieLens 100K to a SavedModel
+# make test   the whole test suite
+# make check  lint, types and tests
+# make bench  the benchmarks, written to benchmarks/RESULTS.md
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint types check bench clean
+.DEFAULT_GOAL := demo
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = (3, 11) <= v < (3, 14); \
+	sys.exit(0 if ok else f"recdistill needs Python 3.11 to 3.13; {sys.executable} is \
+	{v.major}.{v.minor}. Name another one: make demo PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing the locked packages into .venv (about 700 MB to download, once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)
+	@$(BIN)/recdistill run pipelines/movielens_100k.toml
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv runs export build .mypy_cache .ruff_cache .pytest_cache

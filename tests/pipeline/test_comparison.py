@@ -1,0 +1,189 @@
+"""comparison: the gate's word, full rankings of the test lists, what stands beside."""
+
+import numpy as np
+import pytest
+
+from recdistill.evaluation import ListRows
+from recdistill.pipeline import comparison, training
+from recdistill.pipeline.comparison import (
+    decide,
+    popularity_scorer,
+    rank_test_lists,
+)
+from tests import tiny
+from tests.pipeline.logs import random_log, rows_of, run
+
+
+def table(values, queries=None):
+    """One row a list, each of a query of its own unless `queries` says otherwise."""
+    rows = ListRows()
+    names = queries or [f"u{k}" for k in range(len(values))]
+    rows.add(list(range(len(values))), names, {"mrr": np.array(values, float)})
+    return rows.table()
+
+
+def gate(teacher, twin, popularity=None, *, override=False, queries=None):
+    others = {
+        "popularity": table(popularity or [0.0] * len(teacher), queries),
+        "student_alone": table(twin, queries),
+    }
+    rows = table(teacher, queries)
+    return decide(rows, others, "mrr", samples=200, seed=1, override=override)
+
+
+def test_a_teacher_that_is_better_on_every_list_passes():
+    part = gate([0.75] * 20, [0.5] * 20, [0.25] * 20)
+    assert part.passed
+    assert not part.overridden
+    # The difference is the same for each query, so the interval has no width.
+    assert part.message == (
+        "The teacher is worth distilling: mrr on validation, "
+        "teacher minus popularity +0.5000 [+0.5000, +0.5000]; "
+        "teacher minus student alone +0.2500 [+0.2500, +0.2500]."
+    )
+    gap = part.differences["teacher_minus_student_alone"]
+    assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
+
+
+def test_a_teacher_that_is_worse_does_not_pass_however_sure_that_is():
+    part = gate([0.25] * 20, [0.5] * 20)
+    assert not part.passed
+    assert part.message.startswith(
+        "The teacher does not beat student alone beyond noise: mrr on validation, "
+        "teacher minus popularity +0.2500 [+0.2500, +0.2500]; "
+        "teacher minus student alone -0.2500 [-0.2500, -0.2500]"
+    )
+
+
+def test_a_teacher_that_beats_neither_has_both_named():
+    part = gate([0.5] * 20, [0.5] * 20, [0.5] * 20)
+    assert not part.passed
+    assert "does not beat popularity and student alone beyond noise" in part.message
+
+
+def test_a_gain_within_the_noise_does_not_pass():
+    teacher = [0.0, 1.0] * 10 + [0.6]
+    part = gate(teacher, [0.5] * 21)
+    gap = part.differences["teacher_minus_student_alone"]
+    assert gap.value == pytest.approx(0.1 / 21)
+    assert gap.low < 0 < gap.high
+    assert not part.passed
+
+
+def test_the_noise_is_that_between_queries_not_between_lists():
+    # 40 lists, but two queries only: one loses, one wins by a little more.
+    queries = ["ann", "bob"] * 20
+    part = gate([0.0, 1.0] * 20, [0.4] * 40, queries=queries)
+    assert not part.passed
+    assert gate([0.0, 1.0] * 200, [0.4] * 400).passed
+
+
+def test_one_query_says_nothing_and_the_reason_is_given():
+    part = gate([0.9] * 5, [0.1] * 5, queries=["ann"] * 5)
+    assert not part.passed
+    assert "teacher minus student alone unknown (" in part.message
+
+
+@pytest.mark.parametrize("override", [True, False])
+def test_overriding_is_noted_only_where_it_was_needed(override):
+    failed = gate([0.1] * 9, [0.5] * 9, override=override)
+    assert (failed.passed, failed.overridden) == (False, override)
+    passed = gate([0.9] * 9, [0.5] * 9, override=override)
+    assert (passed.passed, passed.overridden) == (True, False)
+
+
+def test_the_seed_decides_the_interval():
+    rng = np.random.default_rng(0)
+    values = rng.random((3, 40)).tolist()
+    assert gate(*values).differences == gate(*values).differences
+
+
+def test_popularity_scores_every_list_by_the_training_counts():
+    score = popularity_scorer(np.array([3.0, 1.0, 2.0], "float32"))
+    got = score({"mask": np.ones((2, 3), bool)})
+    np.testing.assert_array_equal(got, [[3, 1, 2], [3, 1, 2]])
+
+
+@pytest.mark.parametrize(
+    ("counts", "head"),
+    [
+        ([5, 3, 1, 1], [True, False, False, False]),  # 5 of 10 are half
+        ([4, 3, 2, 1], [True, True, False, False]),
+        ([1, 1, 1, 1], [True, True, False, False]),  # ties by position
+        ([0, 0, 2, 0], [False, False, True, False]),
+    ],
+)
+def test_the_head_is_the_items_that_make_up_half_of_the_interactions(counts, head):
+    assert comparison._head_items(np.array(counts, "float32")).tolist() == head
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    log = random_log(4, rows=300, users=20, items=15, moments=40)
+    log[:] = [
+        (user, "nowhere" if time == 39 else item, time) for user, item, time in log
+    ]
+    folder = tmp_path_factory.mktemp("prepared") / "p"
+    prepared, record = run(tiny.dataset(log), folder)
+    assert record["unreachable"]["test"] > 0
+    assert "nowhere" not in prepared.items["item_id"].to_pylist()
+    return prepared
+
+
+def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch):
+    size = prepared.catalogue_size
+    monkeypatch.setattr(comparison, "PAIRS_AT_ONCE", 7 * size)
+    monkeypatch.setattr(training, "PAIRS_AT_ONCE", 7 * size)
+    order = np.random.default_rng(3).normal(size=size).astype("float32")
+
+    def fixed(x):
+        assert len(x["mask"]) <= 7
+        return np.broadcast_to(order, x["mask"].shape)
+
+    calls = []
+    scorers = {
+        "popularity": popularity_scorer(prepared.popularity),
+        "distilled": fixed,
+        "teacher": fixed,
+    }
+    rows = rank_test_lists(
+        scorers, prepared, ["mrr", "hit@1"], lambda *call: calls.append(call)
+    )
+    lists = rows_of(prepared, "test")
+    assert rows.models.keys() == scorers.keys()
+    judged = rows.models["distilled"].to_pylist()
+    assert [row["list_id"] for row in judged] == list(lists)
+    lost = 0
+    head = comparison._head_items(prepared.popularity)
+    for row, segment in zip(judged, rows.segments, strict=True):
+        stored = lists[row["list_id"]]
+        (positive,), seen = stored["candidates"], set(stored["seen"])
+        ranked = [
+            k for k in np.argsort(-order) if k not in seen or k == positive
+        ]  # the top is of real candidates alone
+        assert row["top"] == ranked[:10]
+        if positive < 0:
+            lost += 1
+            assert (row["mrr"], row["hit@1"], segment) == (0.0, 0.0, "tail")
+        else:
+            rank = 1 + ranked.index(positive)
+            assert row["mrr"] == pytest.approx(1 / rank)
+            assert row["hit@1"] == (rank == 1)
+            assert segment == ("head" if head[positive] else "tail")
+    assert rows.unreachable == lost > 0
+    assert {"head", "tail"} == set(rows.segments)
+    assert rows.models["teacher"].equals(rows.models["distilled"])
+    alike = rows.agreement
+    assert alike["list_id"].to_pylist() == list(lists)
+    for name in ("overlap@10", "kendall_tau@10", "rbo"):
+        np.testing.assert_allclose(alike[name].to_numpy(), 1.0, err_msg=name)
+    assert calls[-1] == ("Ranking the test lists", len(lists), len(lists))
+
+
+def test_scores_that_are_no_numbers_are_an_error_that_names_the_model(prepared):
+    def broken(x):
+        return np.full(x["mask"].shape, np.nan, "float32")
+
+    scorers = {"teacher": broken, "distilled": broken}
+    with pytest.raises(ValueError, match="Received"):
+        rank_test_lists(scorers, prepared, ["mrr"], tiny.quiet)

@@ -1,0 +1,152 @@
+"""partitions: each row in its part of the time split, whatever the stream's batches."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recdistill.datasets import DataError, synthetic
+from recdistill.pipeline import partitions
+from recdistill.pipeline.config import SplitConfig
+from recdistill.pipeline.partitions import TEST, TRAIN, VALID, Partitions
+from tests import tiny
+
+
+def deal(data, folder, **split):
+    folder.mkdir(exist_ok=True)
+    for leftover in folder.iterdir():
+        leftover.unlink()
+    return Partitions(data, SplitConfig(**split), folder, tiny.quiet)
+
+
+def by_row(parts):
+    """For each row of the source: query, item, time, split, and how much is earlier."""
+    rows = {}
+    for part in parts:
+        columns = part.table.select(["row", "user_id", "item_id", "timestamp"])
+        known = part.first_of_moment - part.first_of_query
+        values = zip(*columns.to_pydict().values(), part.split, known, strict=True)
+        rows |= {row: tuple(rest) for row, *rest in values}
+    return rows
+
+
+def history(user, *times):
+    return [(user, f"i{k}", time) for k, time in enumerate(times)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shares", "parts"),
+    [
+        (1, (0.1, 0.1), (1, 0, 0)),
+        (2, (0.1, 0.1), (2, 0, 0)),
+        (3, (0.1, 0.1), (1, 1, 1)),  # one each, though 0.1 * 3 is less
+        (10, (0.1, 0.1), (8, 1, 1)),
+        (19, (0.1, 0.1), (17, 1, 1)),
+        (20, (0.1, 0.1), (16, 2, 2)),
+        (30, (0.1, 0.1), (24, 3, 3)),  # and 0.1 * 30 is 3, not 2.999…
+        (10, (0.3, 0.2), (5, 3, 2)),
+    ],
+)
+def test_the_last_share_of_each_query_is_held_out(tmp_path, rows, shares, parts):
+    data = tiny.dataset(history("ann", *range(rows)))
+    (part,) = deal(data, tmp_path / "p", valid=shares[0], test=shares[1])
+    train, valid, test = parts
+    expected = [TRAIN] * train + [VALID] * valid + [TEST] * test
+    assert part.split.tolist() == expected
+
+
+def test_rows_stand_by_query_and_time_and_ties_in_the_order_of_the_source(tmp_path):
+    data = tiny.dataset(
+        [
+            ("bob", "x", 5),
+            ("ann", "x", 9),
+            ("ann", "y", 2),
+            ("bob", "y", 5),
+            ("ann", "z", 2),
+            ("bob", "z", 1),
+        ]
+    )
+    (part,) = deal(data, tmp_path / "p")
+    assert part.table["row"].to_pylist() == [2, 4, 1, 5, 0, 3]
+    assert part.first_of_query.tolist() == [0, 0, 0, 3, 3, 3]
+    assert part.first_of_moment.tolist() == [0, 0, 2, 3, 4, 4]
+    assert part.split.tolist() == [TRAIN, VALID, TEST, TRAIN, VALID, TEST]
+
+
+def test_a_global_split_cuts_at_moments_that_all_queries_share(tmp_path):
+    data = tiny.dataset(
+        [*history("ann", 0, 1, 2, 3, 4), *history("bob", 5, 6, 7, 8, 9)]
+    )
+    parts = deal(data, tmp_path / "p", by="global_time", valid=0.2, test=0.1)
+    split = {row: values[3] for row, values in by_row(parts).items()}
+    assert [split[row] for row in range(10)] == [TRAIN] * 7 + [VALID] * 2 + [TEST]
+
+
+def test_a_global_split_never_divides_a_moment(tmp_path):
+    rng = np.random.default_rng(4)
+    times = rng.integers(0, 25, 400)
+    data = tiny.dataset(
+        [(f"u{k % 9}", f"i{k % 7}", int(time)) for k, time in enumerate(times)]
+    )
+    parts = deal(data, tmp_path / "p", by="global_time", valid=0.2, test=0.2)
+    seen = {}
+    for _, _, time, split, _ in by_row(parts).values():
+        assert seen.setdefault(time, split) == split
+    ordered = [seen[time] for time in sorted(seen)]
+    assert ordered == sorted(ordered)
+    assert set(ordered) == {TRAIN, VALID, TEST}
+
+
+def test_a_global_split_comes_close_to_the_shares(tmp_path):
+    data = synthetic(200, 60, 4_000, seed=5)
+    parts = deal(data, tmp_path / "p", by="global_time", valid=0.1, test=0.2)
+    split = np.concatenate([part.split for part in parts])
+    shares = np.bincount(split) / len(split)
+    np.testing.assert_allclose(shares, [0.7, 0.1, 0.2], atol=0.002)
+
+
+@pytest.mark.parametrize("by", ["query_time", "global_time"])
+def test_batches_of_the_stream_do_not_matter(tmp_path, by):
+    table = pa.Table.from_batches(synthetic(50, 40, 700).interactions())
+    whole = by_row(deal(tiny.dataset(table), tmp_path / "p", by=by))
+    assert len(whole) == 700
+    for size in (1, 64, 699):
+        data = tiny.dataset(table, batch_rows=size)
+        assert by_row(deal(data, tmp_path / "p", by=by)) == whole
+
+
+@pytest.mark.parametrize("by", ["query_time", "global_time"])
+def test_many_partitions_give_the_split_of_one(tmp_path, monkeypatch, by):
+    data = synthetic(80, 40, 1_500)
+    whole = by_row(deal(data, tmp_path / "p", by=by))
+    monkeypatch.setattr(partitions, "PARTITION_ROWS", 100)
+    parts = deal(data, tmp_path / "p", by=by)
+    assert len(parts) == 15
+    assert by_row(parts) == whole
+    queries = [set(part.table["user_id"].to_pylist()) for part in parts]
+    assert sum(map(len, queries)) == len(set.union(*queries)) == 80
+    assert max(part.table.num_rows for part in parts) < 300
+
+
+def test_partitions_can_be_read_twice(tmp_path):
+    parts = deal(synthetic(20, 20, 150), tmp_path / "p")
+    assert by_row(parts) == by_row(parts)
+
+
+def test_no_interactions_are_an_error_that_names_the_data_set(tmp_path):
+    with pytest.raises(DataError, match="`memory` has no interactions"):
+        deal(tiny.dataset([]), tmp_path / "p")
+
+
+def test_the_work_is_reported(tmp_path):
+    calls = []
+    (tmp_path / "p").mkdir()
+    Partitions(
+        synthetic(20, 20, 150),
+        SplitConfig(),
+        tmp_path / "p",
+        lambda *call: calls.append(call),
+    )
+    assert calls == [
+        ("Reading interactions", 150, None),
+        ("Dealing out to partitions", 150, 150),
+    ]

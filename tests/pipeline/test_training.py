@@ -1,0 +1,259 @@
+"""training: the best checkpoint wins, and the same seed gives the same weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.batches import Collator, Lists, Ragged
+from recdistill.distiller import Distiller
+from recdistill.pipeline import training
+from recdistill.pipeline.config import ListsConfig, StudentConfig
+from recdistill.pipeline.models import build_student
+from recdistill.pipeline.scoring import write_scores
+from recdistill.pipeline.training import (
+    Validation,
+    compiled,
+    judge,
+    train,
+    training_batches,
+)
+from tests import tiny
+from tests.pipeline.logs import random_log, rows_of, run
+
+METRICS = ("ndcg@10", "mrr")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    log = random_log(2, rows=300, users=20, items=12, moments=50)
+    return run(tiny.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[0]
+
+
+@pytest.fixture
+def student(prepared):
+    return new_student(prepared)
+
+
+def new_student(prepared, seed=5):
+    keras.utils.set_random_seed(seed)
+    settings = StudentConfig(dim=4, embedding_dim=4, hidden=(8,), dropout=0.2)
+    return build_student(settings, prepared)
+
+
+def fit(prepared, student, validation, progress=tiny.quiet, seed=5, **changes):
+    settings = {"steps": 12, "epochs": 6, "patience": 6, "learning_rate": 0.01}
+    collate = Collator(prepared.catalogue_size, tail=6)
+    dataset = training_batches(prepared.shards("train"), collate, 16, seed)
+    distiller = Distiller(None, student, student_loss_weight=1.0)
+    fitted = train(
+        distiller,
+        dataset,
+        validation,
+        progress=progress,
+        label="Training",
+        **{**settings, **changes},
+    )
+    return distiller, fitted
+
+
+class Scripted:
+    """A validation that gives these values, and remembers the weights it judged."""
+
+    def __init__(self, student, *values):
+        self.student, self.values, self.judged = student, list(values), []
+
+    def __call__(self, score):
+        self.judged.append(self.student.get_weights())
+        return self.values[len(self.judged) - 1]
+
+
+def assert_equal_weights(one, other):
+    for left, right in zip(one, other, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_best_checkpoint_is_kept_and_training_stops_where_nothing_gets_better(
+    prepared, student
+):
+    # The second 0.5 is no new best.
+    validation = Scripted(student, 0.1, 0.5, 0.5, 0.4)
+    distiller, fitted = fit(prepared, student, validation, patience=2)
+    assert fitted.history == [0.1, 0.5, 0.5, 0.4]
+    assert (fitted.best, fitted.best_epoch) == (0.5, 2)
+    assert fitted.learning_rate == 0.01
+    assert_equal_weights(student.get_weights(), validation.judged[1])
+    assert any((a != b).any() for a, b in zip(*validation.judged[1:3], strict=True))
+    assert int(distiller.optimizer.iterations) == 4 * 2
+
+
+def test_a_new_best_starts_patience_anew(prepared, student):
+    values = 0.1, 0.0, 0.2, 0.1, 0.3, 0.2
+    validation = Scripted(student, *values)
+    distiller, fitted = fit(prepared, student, validation, patience=2)
+    assert fitted.history == list(values)
+    assert fitted.best_epoch == 5
+    assert_equal_weights(student.get_weights(), validation.judged[4])
+    assert int(distiller.optimizer.iterations) == 12
+
+
+def test_a_value_that_is_no_number_is_never_the_best(prepared, student):
+    values = np.nan, 0.2, np.nan
+    _, fitted = fit(prepared, student, Scripted(student, *values), epochs=3, patience=3)
+    assert (fitted.best, fitted.best_epoch) == (0.2, 2)
+
+
+def test_a_model_that_cannot_be_judged_at_all_is_an_error(prepared, student):
+    validation = Scripted(student, np.nan)
+    with pytest.raises(ValueError, match="Training: no checkpoint could be judged"):
+        fit(prepared, student, validation, epochs=1)
+
+
+def test_two_trainings_with_one_seed_give_equal_weights(prepared):
+    tf.config.experimental.enable_op_determinism()
+    validation = Validation.of(prepared, METRICS, 50, seed=1)
+    weights, histories = [], []
+    for seed in (5, 5, 6):
+        student = new_student(prepared, seed)
+        _, fitted = fit(prepared, student, validation, epochs=2, seed=seed)
+        weights.append(student.get_weights())
+        histories.append(fitted.history)
+    assert_equal_weights(weights[0], weights[1])
+    assert histories[0] == histories[1]
+    assert any((a != b).any() for a, b in zip(weights[0], weights[2], strict=True))
+
+
+def test_training_makes_the_student_better_than_it_was(prepared, student):
+    validation = Validation.of(prepared, METRICS, 1_000, seed=1)
+    before = validation(compiled(student))
+    _, fitted = fit(prepared, student, validation, steps=120, epochs=4)
+    assert fitted.best > before
+    assert validation(compiled(student)) == pytest.approx(fitted.best)
+
+
+def test_the_work_is_reported(prepared, student):
+    calls = []
+    fit(
+        prepared,
+        student,
+        Scripted(student, 0.1, 0.2),
+        lambda *call: calls.append(call),
+        steps=60,
+        epochs=2,
+    )
+    assert calls == [("Training", step, 60) for step in (20, 40, 60)]
+
+
+def test_a_compiled_model_is_traced_once_for_each_set_of_inputs():
+    traces = []
+
+    class Counting(keras.Model):
+        def call(self, batch, training=False):
+            traces.append(training)
+            return tf.reduce_sum(batch["a"], -1) + sum(
+                tf.reduce_sum(batch[name]) for name in batch if name != "a"
+            )
+
+    score = compiled(Counting())
+    for size in (2, 7):
+        got = score({"a": np.ones((size, size + 1), "float32")})
+        np.testing.assert_array_equal(got, np.full(size, size + 1.0))
+    assert traces == [False]
+    both = {"a": np.ones((2, 3), "float32"), "b": np.ones((1, 4), "float32")}
+    np.testing.assert_array_equal(score(both), [7.0, 7.0])
+    assert traces == [False, False]
+
+
+def lists_of(positives, seen):
+    """One list for each positive."""
+
+    def ragged(rows):
+        offsets = np.cumsum([0, *map(len, rows)])
+        return Ragged(np.concatenate(rows).astype("int32"), offsets)
+
+    count = len(positives)
+    return Lists(
+        list_id=np.arange(count),
+        query_id=np.array([f"u{k}" for k in range(count)], object),
+        query={},
+        positives=ragged([[p] for p in positives]),
+        relevance=Ragged(np.ones(count, "float32"), np.arange(count + 1)),
+        seen=ragged(seen),
+        weight=np.ones(count, "float32"),
+        query_row=np.arange(count),
+    )
+
+
+def test_judging_masks_the_seen_items_and_counts_the_unreachable_as_nothing():
+    lists = lists_of([2, 2, 0, -1], seen=[[], [0], [0, 1], [2]])
+    scores = np.tile(np.array([3.0, 2.0, 1.0], "float32"), (4, 1))
+    judged = judge(lists, scores, ["mrr", "hit@1", "ndcg@10"])
+    # Rank 3; rank 2, as the first is seen; a repeat stays a candidate; nowhere.
+    np.testing.assert_allclose(judged["mrr"], [1 / 3, 1 / 2, 1, 0])
+    np.testing.assert_allclose(judged["hit@1"], [0, 0, 1, 0])
+    np.testing.assert_allclose(
+        judged["ndcg@10"], [1 / np.log2(4), 1 / np.log2(3), 1, 0]
+    )
+
+
+def test_validation_judges_a_seeded_sample_of_whole_rankings(prepared, monkeypatch):
+    monkeypatch.setattr(training, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
+    whole = Validation.of(prepared, METRICS, 10_000, seed=1)
+    assert max(map(len, whole.lists)) == 4
+    everything = rows_of(prepared, "valid")
+    rows = whole.rows(first_items_first).to_pylist()
+    assert {row["list_id"] for row in rows} == everything.keys()
+    for row in rows:
+        stored = everything[row["list_id"]]
+        (positive,) = stored["candidates"]
+        better = set(range(positive)) - set(stored["seen"])
+        assert row["mrr"] == pytest.approx(1 / (1 + len(better)))
+        assert row["query_id"] == stored["query_id"]
+    mean = np.mean([row["ndcg@10"] for row in rows])
+    assert whole(first_items_first) == pytest.approx(mean)
+    samples = [
+        [row["list_id"] for row in part.rows(first_items_first).to_pylist()]
+        for part in (Validation.of(prepared, METRICS, 9, seed) for seed in (1, 1, 2))
+    ]
+    assert samples[0] == samples[1] != samples[2]
+    assert len(samples[0]) == 9
+
+
+def first_items_first(x):
+    size = x["mask"].shape[1]
+    return np.tile(-np.arange(size, dtype="float32"), (len(x["mask"]), 1))
+
+
+@pytest.mark.parametrize("transform", ["z_score", "none"])
+def test_stored_scores_are_transformed_within_each_list_as_configured(
+    prepared, tmp_path, transform
+):
+    def teacher(x):
+        scores = np.arange(x["mask"].size, dtype="float32").reshape(x["mask"].shape)
+        return scores % 17
+
+    write_scores(
+        teacher,
+        prepared,
+        ListsConfig(size="sampled", teacher_top=4, tail=3),
+        tmp_path,
+        1,
+        tiny.quiet,
+        own_rows=False,
+    )
+    collate = Collator(prepared.catalogue_size, with_teacher=True)
+    files = sorted(tmp_path.glob("scores-*.parquet"))
+    plain = next(iter(training_batches(files, collate, 16, seed=1)))
+    got = next(iter(training_batches(files, collate, 16, seed=1, scores=transform)))
+    scores, mask = plain[0]["teacher_scores"].numpy(), plain[0]["mask"].numpy()
+    if transform == "z_score":
+        real = np.where(mask, scores, np.nan).astype("float64")
+        mean, deviation = (f(real, 1, keepdims=True) for f in (np.nanmean, np.nanstd))
+        scores = np.where(mask, (real - mean) / deviation, 0.0)
+    np.testing.assert_allclose(
+        np.where(mask, got[0]["teacher_scores"], 0.0),
+        np.where(mask, scores, 0.0),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    np.testing.assert_array_equal(got[0]["mask"], mask)

@@ -1,0 +1,128 @@
+"""A pipeline so small that all of it runs in seconds, and data sets held in memory."""
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from recdistill.datasets import Columns, Dataset
+from recdistill.pipeline.config import Config, load_config
+
+CONFIG = """
+name = "tiny"
+seed = 3
+[dataset]
+reader = "synthetic"
+synthetic = { queries = 240, items = 60, interactions = 4_000, seed = 2 }
+[query]
+user_id = { kind = "id" }
+history = { kind = "history", length = 8 }
+segment = { kind = "category" }
+budget = { kind = "number" }
+[candidate]
+item_id = { kind = "id" }
+category = { kind = "category" }
+tags = { kind = "categories" }
+vector = { kind = "vector", size = 8 }
+quality = { kind = "number", teacher_only = true }
+affinity = { kind = "affinity", l2 = 20.0 }
+[lists]
+contexts = 600
+teacher_top = 8
+tail = 12
+[teacher]
+kind = "ensemble"
+[[teacher.members]]
+kind = "reference"
+dim = 8
+attention_length = 8
+hidden = [8]
+negatives = 16
+plain_epochs = 1
+epochs = 1
+[[teacher.members]]
+kind = "linear"
+l2 = 20.0
+[student]
+dim = 4
+embedding_dim = 4
+hidden = [8]
+steps = 20
+batch_size = 32
+learning_rates = [0.01]
+[distill]
+gate = "warn"
+[evaluate]
+metrics = ["ndcg@10", "mrr"]
+valid_lists = 300
+bootstrap = 50
+latency_candidates = [20]
+[export]
+top_k = 5
+parity_rows = 16
+"""
+
+FILE_LISTS = 256
+"""Lists in a file of teacher scores, so that there are several."""
+
+KERAS_ON_NUMPY_2 = "ignore:__array__ implementation:DeprecationWarning"
+"""What Keras's `save_weights` makes NumPy 2 say."""
+
+
+def write_config(folder: Path, text: str = CONFIG) -> Path:
+    """The pipeline file in `folder`."""
+    path = folder / "tiny.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def places(folder: Path) -> tuple[str, str]:
+    """Overrides that keep all artefacts and exports inside `folder`."""
+    return f"workdir={folder / 'runs'}", f"export.path={folder / 'export'}"
+
+
+def load(folder: Path, *overrides: str) -> Config:
+    """The tiny pipeline with all it makes inside `folder`."""
+    return load_config(write_config(folder), [*places(folder), *overrides])
+
+
+HISTORY = {"history": {"kind": "history", "length": 3}}
+
+
+def config(query=None, candidate=None, **sections) -> Config:
+    """A configuration for data sets held in memory."""
+    document = {
+        "name": "memory",
+        "dataset": {"reader": "synthetic"},
+        "query": query or HISTORY,
+        "candidate": candidate or {"item_id": {"kind": "id"}},
+        "teacher": {"kind": "linear"},
+    }
+    return Config.model_validate(document | sections)
+
+
+def dataset(
+    interactions, items=None, queries=None, *, batch_rows=1_000, **roles
+) -> Dataset:
+    """A data set of rows `(user, item, time)` or of a table with more columns."""
+    if not isinstance(interactions, pa.Table):
+        user, item, time = zip(*interactions, strict=True) if interactions else [()] * 3
+        interactions = pa.table(
+            {
+                "user_id": pa.array(user, pa.string()),
+                "item_id": pa.array(item, pa.string()),
+                "timestamp": pa.array(time, pa.int64()),
+            }
+        )
+    return Dataset(
+        name="memory",
+        columns=Columns(**roles),
+        items=items,
+        queries=queries,
+        fingerprint="0" * 64,
+        source={},
+        stream=lambda: iter(interactions.to_batches(max_chunksize=batch_rows)),
+    )
+
+
+def quiet(label, done, total):
+    """Progress that nobody watches."""
