@@ -31,9 +31,6 @@ from recdistill.features import (
 )
 from tests import small
 
-# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
-saves = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-
 VOCABULARY = ["b", "größe", "映画"]
 
 

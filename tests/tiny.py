@@ -39,6 +39,7 @@ hidden = [8]
 negatives = 16
 plain_epochs = 1
 epochs = 1
+batch_size = 64
 [[teacher.members]]
 kind = "linear"
 l2 = 20.0

@@ -329,6 +329,18 @@ class Config(_Section):
         histories = [k for k, s in self.query.items() if isinstance(s, HistorySpec)]
         if len(histories) > 1:
             raise ValueError(f"`query` can have one history. Received: {histories}")
+        taken = {
+            "k",
+            "exclude_ids",
+            "candidate_ids",
+            *(f"{h}_length" for h in histories),
+        }
+        clash = taken & {*self.query, *self.candidate}
+        if clash:
+            raise ValueError(
+                "a feature must not have the name of another input of the exported "
+                f"model. Received: {sorted(clash)}"
+            )
         shared = set(self.query) & set(self.candidate)
         if shared:
             raise ValueError(

@@ -78,7 +78,12 @@ class TeacherBuilder:
             members = [self._build(member) for member in config.members]
             return EnsembleTeacher(members, config.weights)
         if isinstance(config, LinearTeacherConfig):
-            return LinearTeacher(self._affinity(config), self._prepared.item_index)
+            history = self._prepared.schema.history
+            return LinearTeacher(
+                self._affinity(config),
+                self._prepared.item_index,
+                history=history.feature if history else "history",
+            )
         if isinstance(config, ReferenceTeacherConfig):
             return self._ranker(config)
         raise ValueError(f"`teacher` has no such kind. Received: {config!r}")

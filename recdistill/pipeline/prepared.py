@@ -65,7 +65,7 @@ class Prepared:
         raw: dict[str, np.ndarray] = {}
         for encoder in self.schema.query:
             value = lists.raw[encoder.feature]
-            if isinstance(encoder, HistoryEncoder):
+            if isinstance(encoder, HistoryEncoder) and isinstance(value, Ragged):
                 lengths = np.diff(value.offsets).astype("int32")
                 raw[f"{encoder.feature}_length"] = lengths
             raw[encoder.feature] = (

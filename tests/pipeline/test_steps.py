@@ -82,7 +82,7 @@ class TestTheWholeRun:
         assert record["prepare"]["queries"] == 240
         assert record["prepare"]["items"] == 60
         assert record["teacher"]["kind"] == "ensemble"
-        assert len(record["teacher"]["trained"]) == 1
+        assert [each["best_epoch"] for each in record["teacher"]["trained"]] == [1, 1]
         assert record["score"]["lists"] == 600
         assert record["score"]["list_size"] == 60
         (trial,) = record["student"]["trials"]
@@ -259,9 +259,8 @@ class TestDisturbed:
 
         monkeypatch.setattr("recdistill.report.os.fsync", fail)
         with pytest.raises(OSError, match="No space left"):
-            go(copied, "evaluate.bootstrap=40")
-        assert artefact_names(copied) != before  # the new gate's distill is whole
-        assert sum(name.startswith("evaluate") for name in artefact_names(copied)) == 1
+            go(copied, "evaluate.latency_candidates=[21]")
+        assert artefact_names(copied) == before
         assert (copied / "runs" / "tiny" / "report.json").read_bytes() == report
 
 
@@ -296,7 +295,7 @@ class TestChangedSettings:
         class Stop(Exception):
             pass
 
-        def stop(*_):
+        def stop(*_, **__):
             raise Stop
 
         # What is there is found; the first step that would have to work stops.
@@ -357,7 +356,9 @@ class TestTheExport:
     @pytest.fixture
     def unchecked(self, monkeypatch):
         """Without the fresh process, which the tests of the export have."""
-        parity = Parity(requests=0, largest_difference=0.0, **{})
+        parity = Parity(
+            queries=1, requests=1, tolerance=1e-5, max_difference=0.0, swapped=0
+        )
         monkeypatch.setattr(export, "check_parity", lambda *_: parity)
 
     def test_a_removed_export_is_made_again(self, copied, unchecked):
@@ -380,7 +381,7 @@ class TestTheExport:
 
 
 def test_a_step_that_does_not_exist_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="`until` must be one of.*Received: 'deploy'"):
+    with pytest.raises(ValueError, match=r"must be one of .* Received: 'deploy'"):
         Pipeline(tiny.load(tmp_path)).run("deploy")
 
 
