@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.artefacts import Artefact
     from recdistill.pipeline.config import Config
 
-BAD_INPUT, GATE_CLOSED = 2, 3
+BAD_INPUT, GATE_CLOSED, NOT_SERVE_PROOF = 2, 3, 4
 
 app = typer.Typer(
     name="recdistill",
@@ -42,7 +43,10 @@ app = typer.Typer(
         "done already is skipped, so a run that was stopped goes on where it was.\n\n"
         "Start with: [bold]recdistill run pipelines/movielens_100k.toml[/bold]"
     ),
-    epilog="Exit codes: 0 done, 2 bad input, 3 the teacher is not worth distilling.",
+    epilog=(
+        "Exit codes: 0 done, 2 bad input, 3 the teacher is not worth distilling, "
+        "4 the SavedModel does not score as the student does."
+    ),
 )
 data_app = typer.Typer(no_args_is_help=True, help="Public data sets to try things on.")
 app.add_typer(data_app, name="data")
@@ -63,15 +67,25 @@ AsJson = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"recdistill {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and stop.")
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,  # before a missing command is complained about
+            callback=_show_version,
+            help="Print the version and stop.",
+        ),
     ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"recdistill {__version__}")
-        raise typer.Exit
+    pass
 
 
 @app.command(short_help="Do all steps of a pipeline, and show the receipt.")
@@ -146,12 +160,14 @@ def _run_until(
         pipeline = Pipeline(settings, display.progress, display.announce)
         artefact = pipeline.run(step)
         display.clear()
-    _show(step, settings, config, artefact, as_json)
+    command = [str(config), *(f"--set={override}" for override in overrides or ())]
+    _show(step, settings, shlex.join(command), artefact, as_json)
 
 
 def _show(
-    step: str, settings: Config, config: Path, artefact: Artefact, as_json: bool
+    step: str, settings: Config, command: str, artefact: Artefact, as_json: bool
 ) -> None:
+    """Prints the result; `command` are the arguments that further commands need."""
     root = settings.workdir / settings.name
     result: dict[str, Any] = {
         "step": step,
@@ -172,18 +188,19 @@ def _show(
     from recdistill.report import Report
 
     artefacts = {"report": result["report"]}
-    further = [f"recdistill export {config}"]
+    further = [f"recdistill export {command}"]
     if step == "export":
         artefacts = {"SavedModel": artefact.record["path"], **artefacts}
         base = Path(artefact.record["path"]).parent.resolve()
         further = [
             f"tensorflow_model_server --rest_api_port=8501 "
             f"--model_name={settings.name} --model_base_path={base}",
-            f"recdistill run {config} --set student.dim=64",
+            f"recdistill run {command} --set student.dim=64",
         ]
     report = Report.load(root / "report.json")
     Console().print()
-    Console().print(render(report, artefacts=artefacts, next_steps=further))
+    receipt = render(report, artefacts=artefacts, next_steps=further)
+    Console().print(receipt, crop=False)
 
 
 class _Display:
@@ -291,27 +308,27 @@ def _errors_as_text() -> Iterator[None]:
         if code is None:
             raise
         console = Console(stderr=True)
-        console.print(Text.assemble(("Error: ", "bold red"), str(error)))
+        text = Text.assemble(("Error: ", "bold red"), str(error))
+        # In a file a line is as long as it is: paths stay whole.
+        console.print(text, soft_wrap=not console.is_terminal)
         raise typer.Exit(code) from error
 
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error that the user can mend; None for one of ours."""
-    from recdistill.datasets import DataError
-
-    if isinstance(error, DataError | OSError):
+    if isinstance(error, OSError):
         return BAD_INPUT
-    # Both modules are loaded if their errors were raised.
-    config = sys.modules.get("recdistill.pipeline.config")
-    steps = sys.modules.get("recdistill.pipeline.steps")
-    artefacts = sys.modules.get("recdistill.pipeline.artefacts")
-    if config is not None and isinstance(error, config.ConfigError):
-        return BAD_INPUT
-    if artefacts is not None and isinstance(error, artefacts.BusyError):
-        return BAD_INPUT
-    if steps is not None and isinstance(error, steps.GateError):
-        return GATE_CLOSED
-    return None
+    codes = {
+        "DataError": BAD_INPUT,
+        "FetchError": BAD_INPUT,
+        "ConfigError": BAD_INPUT,
+        "BusyError": BAD_INPUT,
+        "GateError": GATE_CLOSED,
+        "ExportError": NOT_SERVE_PROOF,
+    }
+    # By name: to import the classes would be to import TensorFlow.
+    ours = type(error).__module__.partition(".")[0] == "recdistill"
+    return codes.get(type(error).__name__) if ours else None
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -45,7 +44,8 @@ def render(
         metrics: The metrics shown; those that the report lacks are left out.
 
     Returns:
-        A renderable that fits the width it is printed in, from 80 columns.
+        A renderable that fits the width it is printed in, from 80 columns; only paths
+        and commands are as long as they are. Print it with `crop=False`.
     """
     judged = report.models.values()
     shown = [name for name in metrics if any(name in part.metrics for part in judged)]
@@ -77,11 +77,13 @@ class _Receipt:
         yield _facts(self.report)
         if self.artefacts:
             yield Text()
-            yield _pairs(self.artefacts)
+            width = max(map(len, self.artefacts))
+            for name, path in self.artefacts.items():
+                yield _whole((f"{name:<{width}}  ", "dim"), path)
         if self.next_steps:
             yield Text("\nNext", style="bold")
             for step in self.next_steps:
-                yield Padding(Text(step, style="cyan"), (0, 0, 0, 2))
+                yield _whole((f"  {step}", "cyan"))
 
 
 def verdict(report: Report, metric: str) -> str:
@@ -202,6 +204,11 @@ def _facts(report: Report) -> Table:
         overridden = ", overridden" if report.gate.overridden else ""
         facts["Gate"] = f"{state}{overridden}: {report.gate.message}"
     return _pairs(facts)
+
+
+def _whole(*parts: str | tuple[str, str]) -> Text:
+    """A line that is not broken, so that what it says can be copied."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
 
 
 def _pairs(pairs: Mapping[str, str]) -> Table:

@@ -90,6 +90,15 @@ def _json_safe(value: Any) -> Any:
     return str(value) if isinstance(value, os.PathLike) else value
 
 
+def _rounded(value: Any) -> Any:
+    """The same document, its numbers to nine significant digits."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
 Estimate = Annotated[
     Interval, BeforeValidator(_read_interval), PlainSerializer(_write_interval)
 ]
@@ -238,14 +247,15 @@ class Report(_Part):
         """A hash of all that the same inputs must give again.
 
         Times, the machine and the packages are left out, so two runs of one config can
-        be compared in one word.
+        be compared in one word. Numbers count to nine digits, since a parallel sum may
+        differ in its last bit from run to run.
         """
         document = self.model_dump(
             mode="json", exclude={"speedup", "timings_s", "environment"}
         )
         for model in document["models"].values():
             del model["latency_ms"]
-        canonical = json.dumps(document, sort_keys=True, allow_nan=False)
+        canonical = json.dumps(_rounded(document), sort_keys=True, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -33,13 +33,13 @@ def tiny_run(tmp_path_factory):
     from recdistill.pipeline.steps import Pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
-    artefacts, progress = {}, []
+    artefacts, calls = {}, []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "FILE_LISTS", tiny.FILE_LISTS)
         pipeline = Pipeline(
             tiny.load(folder),
-            lambda *call: progress.append(call),
-            artefacts.__setitem__,
+            progress=lambda *call: calls.append(call),
+            announce=artefacts.__setitem__,
         )
         assert pipeline.run() == artefacts["export"]
-    return TinyRun(folder, artefacts, progress)
+    return TinyRun(folder, artefacts, calls)

@@ -15,7 +15,6 @@ from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
 LISTS, LIST_SIZE, ITEMS = 12, 4, 9
 
 # Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
-saves = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 
 class Runs:
@@ -391,7 +390,6 @@ def test_no_gradient_flows_through_a_teacher_that_shares_weights():
     np.testing.assert_allclose(gradient(opposite, x), stored, rtol=1e-6)
 
 
-@saves
 def test_teacher_is_neither_counted_nor_saved(tmp_path):
     x, y, weight = make_arrays()
     teacher, student = Teacher(), Student()
@@ -413,7 +411,6 @@ def test_teacher_is_neither_counted_nor_saved(tmp_path):
     assert sizes["with"] == sizes["without"]
 
 
-@saves
 def test_a_saved_distiller_comes_back_without_its_teacher(tmp_path):
     arrays = make_arrays()
     teacher = Teacher()
@@ -451,7 +448,6 @@ def test_a_saved_distiller_comes_back_without_its_teacher(tmp_path):
     )
 
 
-@saves
 def test_weights_of_a_trained_distiller_fit_one_that_was_never_compiled(tmp_path):
     arrays = make_arrays()
     batches = make_batches(arrays)
@@ -466,7 +462,6 @@ def test_weights_of_a_trained_distiller_fit_one_that_was_never_compiled(tmp_path
     )
 
 
-@saves
 def test_a_checkpoint_holds_the_student_alone(tmp_path):
     x, y, _ = make_arrays()
     distiller = make_distiller(Teacher())

@@ -13,7 +13,6 @@ from recdistill.student import TwoTowerStudent
 from tests import small
 
 # Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
-saves = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 BATCH = small.batch()
 SHARED = np.array([3, 0, 9, 5], "int32")
@@ -266,7 +265,6 @@ def test_settings_that_do_not_fit_are_refused():
         RankingTeacher(without, {}, {"affinity": affinity()})
 
 
-@saves
 def test_weights_come_back_from_a_file(tmp_path):
     teacher, other = build(), build()
     path = tmp_path / "teacher.weights.h5"

@@ -152,6 +152,15 @@ class TestDocument:
         worse = report(models=report().models | {"teacher": model_part(0.101)})
         assert worse.metrics_fingerprint() != usual
 
+    def test_fingerprint_does_not_hang_on_the_last_bit_of_a_number(self):
+        one, next_to_it = model_part(0.3), model_part(0.1 + 0.2)
+        assert one != next_to_it
+        hashes = {
+            report(models=report().models | {"teacher": part}).metrics_fingerprint()
+            for part in (one, next_to_it)
+        }
+        assert len(hashes) == 1
+
     def test_failed_write_leaves_the_old_report_whole(self, tmp_path, monkeypatch):
         path = tmp_path / "report.json"
         report().save(path)

@@ -12,7 +12,6 @@ from recdistill.student import HistoryPooling, Tower, TwoTowerStudent
 from tests import small
 
 # Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
-saves = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
 
 BATCH = small.batch()
 SHARED = np.array([3, 0, 9, 5], "int32")
@@ -252,7 +251,6 @@ def test_a_schema_with_nothing_for_a_tower_is_refused():
         TwoTowerStudent(Schema(small.schema().query, hidden, {}, "item_id"), {})
 
 
-@saves
 def test_weights_come_back_from_a_file(tmp_path):
     student, other = build(), build(Schema(*_sides(), {}, "item_id"))
     path = tmp_path / "student.weights.h5"

@@ -143,7 +143,7 @@ class Partitions:
         size = np.diff(np.append(start, len(new_query)))
 
         def share(part: float) -> np.ndarray:
-            # A ten millionth keeps 0.1 * 30 from being 2.
+            # A ten millionth keeps 0.29 * 100 from being 28.
             wanted = np.floor(size * part + 1e-7).astype(int)
             return np.where(size < 3, 0, np.maximum(wanted, 1))
 

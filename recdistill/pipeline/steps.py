@@ -245,18 +245,14 @@ class Pipeline:
         if settings.plain_epochs:
             collate = Collator(prepared.catalogue_size, self._tail(), own_rows)
             with model.plain_terms() as plain:
-                fitted.append(
-                    self._train_phase(
-                        plain, collate, settings.plain_epochs, settings, "plain terms"
-                    )
-                )
-        if settings.epochs:
-            collate = Collator(prepared.catalogue_size, settings.negatives, own_rows)
-            fitted.append(
-                self._train_phase(
-                    model, collate, settings.epochs, settings, "all of it"
-                )
+                epochs = settings.plain_epochs
+                fitted.append(self._train_phase(plain, collate, epochs, settings))
+        collate = Collator(prepared.catalogue_size, settings.negatives, own_rows)
+        fitted.append(
+            self._train_phase(
+                model, collate, settings.epochs, settings, improve=bool(fitted)
             )
+        )
         return fitted
 
     def _tail(self) -> int | None:
@@ -270,7 +266,7 @@ class Pipeline:
         collate: Collator,
         epochs: int,
         settings: ReferenceTeacherConfig,
-        label: str,
+        improve: bool = False,
     ) -> dict[str, Any]:
         lists = self._artefact("prepare").record["lists"]["train"]
         fitted = train(
@@ -282,15 +278,17 @@ class Pipeline:
                 self.config.seed,
             ),
             self._validation,
-            learning_rate=settings.learning_rate,
+            # What the plain terms learned is refined, not learned again.
+            learning_rate=settings.learning_rate * (0.3 if improve else 1.0),
             weight_decay=settings.weight_decay,
+            improve=improve,
             steps=max(1, lists // settings.batch_size) * epochs,
             epochs=epochs,
             patience=epochs,
             progress=self._progress,
-            label=f"Training the teacher: {label}",
+            label="Training the teacher" + (", in full" if improve else ""),
         )
-        return {"phase": label, **vars(fitted)}
+        return {"model": model.name, **vars(fitted)}
 
     def _score(self) -> _Step:
         config = self.config

@@ -130,6 +130,8 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         label: What is trained, for people.
         epochs: How many epochs there will be.
         patience: Epochs without a new best after which training stops.
+        improve: Whether the weights at the start count, too: what was trained before
+            is then kept unless it gets better.
     """
 
     def __init__(
@@ -140,16 +142,23 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         label: str,
         epochs: int,
         patience: int,
+        improve: bool = False,
     ) -> None:
         super().__init__()
         self._judged, self._validation = model, validation
         self._progress, self._label, self._epochs = progress, label, epochs
-        self._patience = patience
+        self._patience, self._improve = patience, improve
         self._score = compiled(model)
         self._weights: list[np.ndarray] = []
         self.best, self.best_epoch = -np.inf, 0
         self.history: list[float] = []
         self._step = 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Judges what there is, where it counts."""
+        if self._improve:
+            self.best = self._validation(self._score)
+            self._weights = self._judged.get_weights()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the progress bar."""
@@ -188,7 +197,7 @@ class Fitted:
 
     Attributes:
         best: The validation metric of the weights that were kept.
-        best_epoch: After which epoch, from 1.
+        best_epoch: After which epoch, from 1; 0 for the weights at the start.
         history: The validation metric after each epoch.
         learning_rate: The one that was used.
     """
@@ -211,6 +220,7 @@ def train(
     progress: Progress,
     label: str,
     weight_decay: float = 0.0,
+    improve: bool = False,
 ) -> Fitted:
     """Trains the distiller's student and leaves the best weights in it.
 
@@ -225,13 +235,14 @@ def train(
         progress: Told how far training is.
         label: What is trained, for people.
         weight_decay: Decoupled weight decay.
+        improve: Whether the weights at the start are kept unless training betters them.
     """
     per_epoch = max(1, steps // epochs)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, per_epoch * epochs)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
     best = BestCheckpoint(
-        distiller.student, validation, progress, label, epochs, patience
+        distiller.student, validation, progress, label, epochs, patience, improve
     )
     distiller.fit(
         dataset,

@@ -25,7 +25,6 @@ AFTER, BEFORE = True, False
 POINTS = [
     # What is called, what one of its arguments looks like, and when it is fatal.
     (pq, "write_table", "/valid-00000.parquet", AFTER),  # prepare
-    (training.BestCheckpoint, "on_train_end", "", AFTER),  # teacher, after training
     (EnsembleTeacher, "save_weights", "/.partial-teacher-", AFTER),
     (os, "replace", "/scores-00001.parquet", BEFORE),  # score
     (training.BestCheckpoint, "on_epoch_end", "4", AFTER),  # student, in training

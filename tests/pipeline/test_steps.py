@@ -82,7 +82,8 @@ class TestTheWholeRun:
         assert record["prepare"]["queries"] == 240
         assert record["prepare"]["items"] == 60
         assert record["teacher"]["kind"] == "ensemble"
-        assert [each["best_epoch"] for each in record["teacher"]["trained"]] == [1, 1]
+        trained = record["teacher"]["trained"]
+        assert [len(each["history"]) for each in trained] == [1, 1]
         assert record["score"]["lists"] == 600
         assert record["score"]["list_size"] == 60
         (trial,) = record["student"]["trials"]
@@ -141,8 +142,9 @@ class TestTheWholeRun:
         assert str(tiny_run.folder) not in text
 
     def test_the_long_steps_report_their_progress(self, tiny_run):
-        labels = list(dict.fromkeys(label for label, _, _ in tiny_run.progress))
-        assert labels == [
+        # What comes after a comma says more of the same work.
+        said = (label.split(",")[0] for label, _, _ in tiny_run.progress)
+        assert list(dict.fromkeys(said)) == [
             "Reading interactions",
             "Dealing out to partitions",
             "Learning from the training part",
@@ -168,30 +170,31 @@ class TestTheWholeRun:
         assert times() == before
 
 
-class TestDisturbed:
-    @pytest.fixture(scope="class")
-    def killed(self, tmp_path_factory):
-        """The same pipeline elsewhere, killed in every step; and its exit codes."""
-        folder = tmp_path_factory.mktemp("killed")
-        root = Path(__file__).parents[2]
-        arguments = [str(tiny.write_config(folder))]
-        for place in tiny.places(folder):
-            arguments += ["--set", place]
-        script = Path(__file__).with_name("killed_runs.py")
-        process = subprocess.run(
-            [sys.executable, str(script), *arguments],
-            cwd=root,
-            env={"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 0, process.stderr
-        codes, _, receipt = process.stdout.partition("\n")
-        return folder, json.loads(codes), receipt
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The same pipeline elsewhere, killed in every step; and its exit codes."""
+    folder = tmp_path_factory.mktemp("killed")
+    root = Path(__file__).parents[2]
+    arguments = [str(tiny.write_config(folder))]
+    for place in tiny.places(folder):
+        arguments += ["--set", place]
+    script = Path(__file__).with_name("killed_runs.py")
+    process = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=root,
+        env={"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    codes, _, receipt = process.stdout.partition("\n")
+    return folder, json.loads(codes), receipt
 
+
+class TestDisturbed:
     def test_it_was_killed_at_every_point_and_then_ended_well(self, killed):
         _, codes, receipt = killed
-        assert codes == [-9] * 11
+        assert codes == [-9] * 10
         assert "Distillation receipt" in receipt
 
     def test_it_ends_in_the_metrics_of_the_undisturbed_run(self, killed, tiny_run):
@@ -230,7 +233,7 @@ class TestDisturbed:
         assert len(artefact_names(folder)) == len(STEPS)
         versions = folder / "export" / "tiny"
         assert [path.name for path in versions.iterdir()] == ["1"]
-        assert str(versions / "1") in receipt.replace("\n", "").replace(" ", "")
+        assert f"SavedModel  {versions / '1'}\n" in receipt
 
     def test_a_full_disk_leaves_nothing_half_written(self, copied, monkeypatch):
         before = artefact_names(copied)

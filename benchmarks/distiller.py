@@ -1,0 +1,264 @@
+"""A training step with stored teacher scores, and with the teacher in the step."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.distillation import LogitsDistillation
+
+from benchmarks import Benchmark, sized
+from recdistill import Distiller, ListwiseCrossEntropy, ListwiseKLDivergence
+from recdistill.latency import compare
+
+TEACHER_HIDDEN, STUDENT_HIDDEN = (256, 256), (16,)
+TEMPERATURE = 2.0
+TEACHER_SCORES, STUDENT_SCORES = [2.0, 1.0, 0.0, -1.0], [1.0, 2.0, 0.0, -1.0]
+
+
+class Scorer(keras.Model):
+    """An MLP that scores each candidate from features of query and candidate.
+
+    `calls` counts the forward passes of an eager run.
+    """
+
+    def __init__(self, features: int, hidden: tuple[int, ...], seed: int) -> None:
+        super().__init__()
+        keras.utils.set_random_seed(seed)
+        layers = [keras.layers.Dense(n, activation="relu") for n in hidden]
+        self.mlp = keras.Sequential([*layers, keras.layers.Dense(1)])
+        self.mlp.build((None, None, features))
+        self.built, self.calls = True, 0
+
+    def call(self, x: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Scores `(batch, list_size)`."""
+        self.calls += 1
+        return tf.squeeze(self.mlp(x["features"]), axis=-1)
+
+
+class StoredScores(keras.Model):
+    """How stored scores get into Keras's Distiller: a teacher that reads its input."""
+
+    def call(self, x: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        """Scores `(batch, list_size)`."""
+        return x["teacher_scores"]
+
+
+def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
+    """Measure; see `BENCHMARK.reading` for the figures."""
+    sizes = {
+        "batch": sized(64, scale),
+        "list_size": sized(100, scale),
+        "features": sized(64, scale),
+        "steps_in_an_epoch": sized(20, scale),
+        "steps_timed": sized(100, scale, least=1),
+    }
+    teacher = Scorer(sizes["features"], TEACHER_HIDDEN, seed=1)
+    x, relevance = make_batch(sizes, teacher)
+    models = make_distillers(teacher, sizes["features"])
+    y = {name: relevance for name in models}
+    for name in ("recdistill_live", "recdistill_stored"):
+        y[name] = {"labels": relevance, "mask": x["mask"]}
+    inputs = {name: without_stored(x) if "live" in name else x for name in models}
+    for name, model in models.items():
+        model.compile("adam", loss=relevance_loss(name), jit_compile=False)
+    difference = loss_difference(models, inputs, y)
+    timed = compare(
+        {
+            name: lambda name=name: models[name].train_on_batch(inputs[name], y[name])
+            for name in models
+        },
+        warmup=3,
+        repeats=sizes["steps_timed"],
+        budget_s=30.0,
+    )
+    figures = {f"{name}_ms": each.p50 for name, each in timed.latencies.items()}
+    figures |= {
+        f"{name}_speedup": value
+        for name, value in timed.speedup.items()
+        if name != "keras_live"
+    }
+    figures["loss_difference"] = difference
+    for name in ("keras_live", "recdistill_stored"):
+        figures[f"{name}_saved_bytes"] = saved_bytes(models[name])
+        figures[f"{name}_teacher_calls"] = teacher_calls(
+            models[name], teacher, inputs[name], y[name], sizes["steps_in_an_epoch"]
+        )
+    return {"sizes": sizes, "figures": figures | loss_values()}
+
+
+def make_batch(
+    sizes: dict[str, int], teacher: Scorer
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Inputs with the teacher's scores stored, and one relevant candidate a list."""
+    rng = np.random.default_rng(0)
+    shape = (sizes["batch"], sizes["list_size"])
+    features = rng.normal(size=(*shape, sizes["features"])).astype("float32")
+    x = {"features": tf.constant(features), "mask": tf.ones(shape, tf.bool)}
+    relevant = rng.integers(0, shape[1], shape[0])
+    return {**x, "teacher_scores": teacher(x)}, tf.one_hot(relevant, shape[1])
+
+
+def without_stored(x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The same inputs for a distiller whose teacher runs."""
+    return {name: value for name, value in x.items() if name != "teacher_scores"}
+
+
+def make_distillers(teacher: Scorer, features: int) -> dict[str, Any]:
+    """The four set-ups, each with the same student, from the same weights."""
+    students = [Scorer(features, STUDENT_HIDDEN, seed=2) for _ in range(4)]
+    theirs = LogitsDistillation(TEMPERATURE, loss=keras.losses.KLDivergence())
+    ours = ListwiseKLDivergence(TEMPERATURE)
+    return {
+        "keras_live": keras.distillation.Distiller(teacher, students[0], theirs),
+        "keras_stored": keras.distillation.Distiller(
+            StoredScores(), students[1], theirs
+        ),
+        "recdistill_live": Distiller(teacher, students[2], ours),
+        "recdistill_stored": Distiller(teacher, students[3], ours),
+    }
+
+
+def relevance_loss(name: str) -> keras.losses.Loss:
+    """The softmax cross-entropy over the list, as each side calls it."""
+    if name.startswith("keras"):
+        return keras.losses.CategoricalCrossentropy(from_logits=True)
+    return ListwiseCrossEntropy()
+
+
+def loss_difference(
+    models: dict[str, Any], inputs: dict[str, Any], y: dict[str, Any]
+) -> float:
+    """The span of the four losses of the batch, before any training."""
+    losses = [
+        float(model.compute_loss(inputs[name], y[name], model.student(inputs[name])))
+        for name, model in models.items()
+    ]
+    return max(losses) - min(losses)
+
+
+def saved_bytes(model: keras.Model) -> int:
+    """Size of the file that `save_weights`, and so `ModelCheckpoint`, writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.weights.h5"
+        model.save_weights(path)
+        return path.stat().st_size
+
+
+def teacher_calls(
+    model: keras.Model, teacher: Scorer, x: Any, y: Any, steps: int
+) -> int:
+    """Forward passes of the teacher in one eager epoch of `fit`."""
+    model.run_eagerly = True
+    model.make_train_function(force=True)
+    epoch = tf.data.Dataset.from_tensors((x, y)).repeat(steps)
+    teacher.calls = 0
+    model.fit(epoch, verbose=0, shuffle=False)
+    return teacher.calls
+
+
+def loss_values() -> dict[str, float]:
+    """What each distillation loss says of one known pair of lists."""
+    teacher, student = tf.constant([TEACHER_SCORES]), tf.constant([STUDENT_SCORES])
+    figures = {}
+    for temperature in (1.0, 3.0):
+        losses = {
+            "reference": kl_divergence(temperature),
+            "recdistill": ListwiseKLDivergence(temperature)(teacher, student),
+            "keras_default": LogitsDistillation(temperature).compute_loss(
+                teacher, student
+            ),
+            "keras_explicit": LogitsDistillation(
+                temperature, loss=keras.losses.KLDivergence()
+            ).compute_loss(teacher, student),
+        }
+        figures |= {
+            f"loss_at_{temperature:.0f}_{name}": float(value)
+            for name, value in losses.items()
+        }
+    return figures
+
+
+def kl_divergence(temperature: float) -> float:
+    """The definition: T² Σ p log(p / q) with the softmax of scores / T, in float64."""
+    p, q = (
+        np.exp(np.array(scores) / temperature)
+        for scores in (TEACHER_SCORES, STUDENT_SCORES)
+    )
+    p, q = p / p.sum(), q / q.sum()
+    return float(temperature**2 * (p * np.log(p / q)).sum())
+
+
+_SIDES = {
+    "keras_live": "keras.distillation.Distiller, the teacher runs in the step",
+    "keras_stored": "keras.distillation.Distiller, a stand-in teacher passes scores on",
+    "recdistill_live": "recdistill.Distiller, the teacher runs in the step",
+    "recdistill_stored": "recdistill.Distiller, same teacher, scores in the batch",
+}
+
+BENCHMARK = Benchmark(
+    name="distiller",
+    title="Distiller: one training step, against keras.distillation.Distiller",
+    equal=(
+        "Student (an MLP with one hidden layer of 16), its starting weights, batch, "
+        "Adam, the relevance loss (softmax cross-entropy), the distillation loss "
+        "(KL divergence at temperature 2), their weights, no XLA (what Keras chooses "
+        "on a CPU). The teacher is an MLP with two hidden layers of 256 that reads "
+        "the same inputs. No list is padded, because Keras's side knows no mask."
+    ),
+    other_side=(
+        "An explicit `keras.losses.KLDivergence()`, because the default loss of "
+        "`LogitsDistillation` skips its softmax and compares the scores themselves, "
+        "clipped to between 0 and 1 (see `loss_at_…`, where all should equal the "
+        "reference). Keras has no stored scores; "
+        "`keras_stored` gives it what a careful user can build, a stand-in teacher "
+        "that returns a column of its input. What is gained over `keras_live` is the "
+        "teacher's forward pass, so it grows with the teacher; against `keras_stored`, "
+        "where no teacher runs either, little is to be gained."
+    ),
+    reading={
+        **{
+            f"{name}_ms": f"Milliseconds a step: {side}."
+            for name, side in _SIDES.items()
+        },
+        **{
+            f"{name}_speedup": f"Times faster than `keras_live`: {side}."
+            for name, side in _SIDES.items()
+            if name != "keras_live"
+        },
+        "loss_difference": (
+            "Largest difference between the losses of the four set-ups on the same "
+            "batch and weights: they do the same work."
+        ),
+        **{
+            f"{name}_saved_bytes": (
+                f"Bytes that `save_weights` of the distiller writes: {_SIDES[name]}. "
+                "On both sides `distiller.student.save_weights` writes the student "
+                "alone; `ModelCheckpoint` saves the distiller."
+            )
+            for name in ("keras_live", "recdistill_stored")
+        },
+        **{
+            f"{name}_teacher_calls": (
+                f"Teacher forward passes counted in one epoch: {_SIDES[name]}."
+            )
+            for name in ("keras_live", "recdistill_stored")
+        },
+        **{
+            f"loss_at_{temperature}_{name}": (
+                f"Loss on teacher {TEACHER_SCORES}, student {STUDENT_SCORES} at "
+                f"temperature {temperature}: {loss}."
+            )
+            for temperature in (1, 3)
+            for name, loss in {
+                "reference": "the definition in float64",
+                "recdistill": "`ListwiseKLDivergence`",
+                "keras_default": "`LogitsDistillation` with its default loss",
+                "keras_explicit": "`LogitsDistillation(loss=KLDivergence())`",
+            }.items()
+        },
+    },
+    run=run,
+)
