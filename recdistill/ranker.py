@@ -158,10 +158,11 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         self.to_key = keras.layers.Dense(self.dim, use_bias=False, name="to_key")
         self.to_query = keras.layers.Dense(self.dim, use_bias=False, name="to_query")
         self.to_value = keras.layers.Dense(self.dim, name="to_value")
-        self.positions = self.add_weight(
+        self.positions = keras.layers.Embedding(
+            self.attention_length,
+            self.dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="positions",
-            shape=(self.attention_length, self.dim),
-            initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
@@ -196,16 +197,34 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             A model of the tensor contract. Inside the block the layers that it does not
             use are frozen.
         """
-        idle = [*self.crosses, *self.hidden_layers, self.head]
-        if self._history is not None:
-            idle += [self.to_key, self.to_query, self.to_value]
-        for layer in idle:
-            layer.trainable = False
-        try:
+        with _frozen(self._deep_layers()):
             yield _PlainTerms(self)
-        finally:
-            for layer in idle:
-                layer.trainable = True
+
+    @contextlib.contextmanager
+    def deep_terms(self) -> Iterator[keras.Model]:
+        """The ranker with its plain terms frozen: the MLP learns what they leave.
+
+        Sampled lists, which are all that a pass of the MLP for each pair can afford,
+        say less about the whole catalogue than the plain terms know by then.
+
+        Yields:
+            The ranker itself.
+        """
+        deep = self._deep_layers()
+        plain = [
+            layer
+            for layer in self._flatten_layers(include_self=False)
+            if layer not in deep
+        ]
+        with _frozen(plain):
+            yield self
+
+    def _deep_layers(self) -> list[keras.layers.Layer]:
+        """What the plain terms do without."""
+        deep = [*self.crosses, *self.hidden_layers, self.head]
+        if self._history is not None:
+            deep += [self.to_key, self.to_query, self.to_value]
+        return deep
 
     def plain_scores(
         self, batch: Mapping[str, Any], training: bool = False
@@ -251,7 +270,7 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         real = history != MISSING
         length = tf.shape(history)[1]
         vectors = self._item_vectors(history) * self.dim**0.5
-        vectors = vectors + self.positions[-length:]
+        vectors += self.positions(tf.range(length))[::-1]
         vectors = self.dropout(vectors, training=training)
         for block in self.blocks:
             vectors = block(vectors, real, training=training)
@@ -335,3 +354,16 @@ def _check(
             "`schema` must have a history where `affinities` are given. "
             f"Received: {sorted(affinities)} and no history"
         )
+
+
+@contextlib.contextmanager
+def _frozen(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
+    """Inside the block these layers do not train."""
+    before = [layer.trainable for layer in layers]
+    for layer in layers:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer, trainable in zip(layers, before, strict=True):
+            layer.trainable = trainable

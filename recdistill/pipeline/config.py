@@ -142,11 +142,11 @@ class ReferenceTeacherConfig(_Section):
         dropout: Share of entries dropped in training.
         plain_epochs: Passes over the training lists for the plain terms alone, with the
             lists that the student trains on.
-        epochs: Passes after that for the whole ranker.
+        epochs: Passes after that for the MLP, the plain terms frozen; or for all of it
+            where `plain_epochs` is 0.
         negatives: Uniformly drawn candidates beside the positive, in those passes.
         batch_size: Lists in a step.
-        learning_rate: At the start; it falls along a cosine to zero. The whole ranker
-            starts at 0.3 times that, where its plain terms were trained before.
+        learning_rate: At the start; it falls along a cosine to zero.
         weight_decay: Decoupled weight decay.
     """
 

@@ -37,11 +37,10 @@ from recdistill.pipeline.comparison import (
     popularity_scorer,
     rank_test_lists,
 )
-from recdistill.pipeline.config import Config, DatasetConfig, ReferenceTeacherConfig
+from recdistill.pipeline.config import Config, DatasetConfig
 from recdistill.pipeline.models import (
     WEIGHTS,
     TeacherBuilder,
-    build_student,
     load_student,
     load_teacher,
     needs_profiles,
@@ -53,9 +52,9 @@ from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.reporting import build_report
 from recdistill.pipeline.scoring import write_scores
 from recdistill.pipeline.training import (
+    Trainer,
     Validation,
     compiled,
-    train,
     training_batches,
 )
 from recdistill.ranker import RankingTeacher
@@ -63,8 +62,6 @@ from recdistill.report import GatePart, Report
 from recdistill.student import TwoTowerStudent
 
 STEPS = ("prepare", "teacher", "score", "student", "distill", "evaluate", "export")
-CHECKS = 10
-"""How often a student is validated in training."""
 
 
 class GateError(RuntimeError):
@@ -176,6 +173,10 @@ class Pipeline:
         )
 
     @cached_property
+    def _trainer(self) -> Trainer:
+        return Trainer(self.config, self.prepared, self._validation, self._progress)
+
+    @cached_property
     def _teacher_model(self) -> keras.Model:
         folder = self._artefact("teacher").path
         return load_teacher(self.config, self.prepared, folder)
@@ -218,7 +219,7 @@ class Pipeline:
             models = getattr(teacher, "members", [teacher])
             for settings, model in zip(members, models, strict=True):
                 if isinstance(model, RankingTeacher):
-                    fitted += self._train_ranker(model, settings)
+                    fitted += self._trainer.ranker(model, settings)
             teacher.save_weights(draft.path / WEIGHTS)
             rows = self._validation.rows(compiled(teacher))
             pq.write_table(rows, draft.path / "valid.parquet")
@@ -234,61 +235,6 @@ class Pipeline:
             }
 
         return inputs, work, False
-
-    def _train_ranker(
-        self, model: RankingTeacher, settings: ReferenceTeacherConfig
-    ) -> list[dict[str, Any]]:
-        """Trains the plain terms on whole lists, then all of it on sampled ones."""
-        prepared = self.prepared
-        own_rows = prepared.profiles if prepared.schema.affinity else None
-        fitted = []
-        if settings.plain_epochs:
-            collate = Collator(prepared.catalogue_size, self._tail(), own_rows)
-            with model.plain_terms() as plain:
-                epochs = settings.plain_epochs
-                fitted.append(self._train_phase(plain, collate, epochs, settings))
-        collate = Collator(prepared.catalogue_size, settings.negatives, own_rows)
-        fitted.append(
-            self._train_phase(
-                model, collate, settings.epochs, settings, improve=bool(fitted)
-            )
-        )
-        return fitted
-
-    def _tail(self) -> int | None:
-        """How many candidates are drawn for a list without teacher scores."""
-        lists = self.config.lists
-        return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
-
-    def _train_phase(
-        self,
-        model: keras.Model,
-        collate: Collator,
-        epochs: int,
-        settings: ReferenceTeacherConfig,
-        improve: bool = False,
-    ) -> dict[str, Any]:
-        lists = self._artefact("prepare").record["lists"]["train"]
-        fitted = train(
-            Distiller(None, model, student_loss_weight=1.0),
-            training_batches(
-                self.prepared.shards("train"),
-                collate,
-                settings.batch_size,
-                self.config.seed,
-            ),
-            self._validation,
-            # What the plain terms learned is refined, not learned again.
-            learning_rate=settings.learning_rate * (0.3 if improve else 1.0),
-            weight_decay=settings.weight_decay,
-            improve=improve,
-            steps=max(1, lists // settings.batch_size) * epochs,
-            epochs=epochs,
-            patience=epochs,
-            progress=self._progress,
-            label="Training the teacher" + (", in full" if improve else ""),
-        )
-        return {"model": model.name, **vars(fitted)}
 
     def _score(self) -> _Step:
         config = self.config
@@ -322,15 +268,15 @@ class Pipeline:
         }
 
         def work(draft: Draft) -> None:
-            collate = Collator(self.prepared.catalogue_size, self._tail())
+            collate = Collator(self.prepared.catalogue_size, self._trainer.tail)
             dataset = training_batches(
                 self.prepared.shards("train"),
                 collate,
                 config.student.batch_size,
                 config.seed,
             )
-            self._train_student(
-                draft,
+            draft.record = self._trainer.student(
+                draft.path,
                 lambda student: Distiller(None, student, student_loss_weight=1.0),
                 dataset,
                 "Training the twin (no distillation)",
@@ -364,8 +310,8 @@ class Pipeline:
                 config.seed,
                 settings.scores,
             )
-            self._train_student(
-                draft,
+            draft.record = self._trainer.student(
+                draft.path,
                 lambda student: Distiller(
                     None,
                     student,
@@ -394,43 +340,6 @@ class Pipeline:
             seed=config.seed,
             override=config.distill.gate == "warn",
         )
-
-    def _train_student(
-        self,
-        draft: Draft,
-        distiller: Callable[[TwoTowerStudent], Distiller],
-        dataset: tf.data.Dataset,
-        label: str,
-    ) -> None:
-        """Tries each learning rate and keeps the student that is best on validation."""
-        settings, trials, best = self.config.student, [], -np.inf
-        rates = settings.learning_rates
-        for number, rate in enumerate(rates):
-            keras.utils.set_random_seed(self.config.seed)
-            student = build_student(settings, self.prepared)
-            count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
-            fitted = train(
-                distiller(student),
-                dataset,
-                self._validation,
-                learning_rate=rate,
-                steps=settings.steps,
-                epochs=min(CHECKS, settings.steps),
-                patience=CHECKS,
-                progress=self._progress,
-                label=f"{label}{count}",
-            )
-            trials.append(vars(fitted))
-            if fitted.best > best:
-                best = fitted.best
-                student.save_weights(draft.path / WEIGHTS)
-                rows = self._validation.rows(compiled(student))
-                pq.write_table(rows, draft.path / "valid.parquet")
-        draft.record = {
-            "valid": best,
-            "trials": trials,
-            "parameters": parameters(student),
-        }
 
     def _evaluate(self) -> _Step:
         config = self.config

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import tensorflow as tf
 
 from recdistill.batches import (
@@ -25,10 +26,17 @@ from recdistill.distiller import Distiller
 from recdistill.evaluation import ListRows, measure
 from recdistill.lists import standardize
 from recdistill.losses import ListwiseCrossEntropy
+from recdistill.pipeline.config import Config, ReferenceTeacherConfig
+from recdistill.pipeline.models import WEIGHTS, build_student, parameters
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
+from recdistill.ranker import RankingTeacher
+from recdistill.student import TwoTowerStudent
 
 Scorer = Callable[[Any], Any]
+
+CHECKS = 10
+"""How often a student is validated in training."""
 
 PAIRS_AT_ONCE = 100_000
 """Candidates that a ranker scores in one call: more do not fit the caches."""
@@ -272,3 +280,123 @@ def training_batches(
 
         dataset = dataset.map(transform)
     return dataset
+
+
+class Trainer:
+    """Trains rankers and students as a configuration says.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        validation: Chooses checkpoints and learning rates.
+        progress: Told how far training is.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        validation: Validation,
+        progress: Progress,
+    ) -> None:
+        self._config, self._prepared = config, prepared
+        self._validation, self._progress = validation, progress
+
+    @property
+    def tail(self) -> int | None:
+        """How many candidates are drawn for a list that has no teacher scores."""
+        lists = self._config.lists
+        return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
+
+    def ranker(
+        self, model: RankingTeacher, settings: ReferenceTeacherConfig
+    ) -> list[dict[str, Any]]:
+        """Trains the plain terms on whole lists, then the MLP on sampled ones.
+
+        Returns:
+            What each phase came to, JSON-ready.
+        """
+        if not settings.plain_epochs:
+            return [self._phase(model, settings.negatives, settings.epochs, settings)]
+        with model.plain_terms() as plain:
+            first = self._phase(plain, self.tail, settings.plain_epochs, settings)
+        with model.deep_terms() as deep:
+            second = self._phase(
+                deep, settings.negatives, settings.epochs, settings, improve=True
+            )
+        return [first, second]
+
+    def _phase(
+        self,
+        model: keras.Model,
+        tail: int | None,
+        epochs: int,
+        settings: ReferenceTeacherConfig,
+        improve: bool = False,
+    ) -> dict[str, Any]:
+        prepared = self._prepared
+        own_rows = prepared.profiles if prepared.schema.affinity else None
+        shards = prepared.shards("train")
+        lists = sum(pq.read_metadata(path).num_rows for path in shards)
+        fitted = train(
+            Distiller(None, model, student_loss_weight=1.0),
+            training_batches(
+                shards,
+                Collator(prepared.catalogue_size, tail, own_rows),
+                settings.batch_size,
+                self._config.seed,
+            ),
+            self._validation,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            improve=improve,
+            steps=max(1, lists // settings.batch_size) * epochs,
+            epochs=epochs,
+            patience=epochs,
+            progress=self._progress,
+            label="Training the teacher" + (": the MLP" if improve else ""),
+        )
+        return {"model": model.name, **vars(fitted)}
+
+    def student(
+        self,
+        folder: Path,
+        distiller: Callable[[TwoTowerStudent], Distiller],
+        dataset: tf.data.Dataset,
+        label: str,
+    ) -> dict[str, Any]:
+        """Tries each learning rate and keeps the student that is best on validation.
+
+        Args:
+            folder: Where its weights and its validation rows go.
+            distiller: Puts a fresh student to work.
+            dataset: Batches.
+            label: What is trained, for people.
+
+        Returns:
+            The step's record.
+        """
+        settings, trials, best = self._config.student, [], -np.inf
+        rates = settings.learning_rates
+        for number, rate in enumerate(rates):
+            keras.utils.set_random_seed(self._config.seed)
+            student = build_student(settings, self._prepared)
+            count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
+            fitted = train(
+                distiller(student),
+                dataset,
+                self._validation,
+                learning_rate=rate,
+                steps=settings.steps,
+                epochs=min(CHECKS, settings.steps),
+                patience=CHECKS,
+                progress=self._progress,
+                label=f"{label}{count}",
+            )
+            trials.append(vars(fitted))
+            if fitted.best > best:
+                best = fitted.best
+                student.save_weights(folder / WEIGHTS)
+                rows = self._validation.rows(compiled(student))
+                pq.write_table(rows, folder / "valid.parquet")
+        return {"valid": best, "trials": trials, "parameters": parameters(student)}
