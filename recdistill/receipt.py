@@ -123,7 +123,7 @@ def metric_label(name: str) -> str:
 
 def _protocol(report: Report) -> str:
     protocol = report.protocol
-    lists = f"{report.dataset.name}, {protocol.split} split, {protocol.lists:,} lists"
+    lists = f"{report.dataset.name}, {protocol.split}: {protocol.lists:,} lists"
     if protocol.unreachable:
         lists += f" ({protocol.unreachable:,} of them unreachable, count 0)"
     sampled = protocol.candidates.removeprefix("sampled:")

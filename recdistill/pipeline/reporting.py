@@ -34,6 +34,9 @@ _PLACES: Any = {"workdir": True, "export": True, "dataset": {"path": True}}
 """Settings that no number depends on: a report is the same wherever it was made."""
 
 
+_OF = {"query_time": "each query's interactions", "global_time": "all interactions"}
+
+
 def build_report(
     config: Config,
     prepared: Prepared,
@@ -66,7 +69,7 @@ def build_report(
         seed=config.seed,
         dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
         protocol=ProtocolPart(
-            split=f"test, the last {config.split.test:.0%} by {config.split.by}",
+            split=f"test, the last {config.split.test:.0%} of {_OF[config.split.by]}",
             lists=len(rows.segments),
             masked_seen=True,
             unreachable=rows.unreachable,
