@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import Benchmark, candidates, distiller, linear, metrics
+from recdistill.files import whole
 from recdistill.report import describe_environment
 
 BENCHMARKS = tuple(
@@ -89,9 +90,8 @@ def write(
         ),
     }
     for name, text in texts.items():
-        aside = folder / f".{name}.partial"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / name)
+        with whole(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 

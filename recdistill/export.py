@@ -26,6 +26,7 @@ import tensorflow as tf
 from recdistill import fresh_process
 from recdistill.encoders import Schema
 from recdistill.features import raw_values
+from recdistill.files import held, to_disk
 from recdistill.parity import (
     Arrays,
     ExportError,
@@ -109,8 +110,8 @@ def export_student(
         The published version.
 
     Raises:
-        ExportError: If the export does not answer as the live student does, or another
-            process is exporting to the same place.
+        ExportError: If the export does not answer as the live student does.
+        BusyError: If another process is exporting to the same place.
         ValueError: If an argument does not fit; if an op is none of TensorFlow
             Serving's; DataError, a ValueError, if the item table has a bad value.
     """
@@ -230,7 +231,7 @@ def _query_rows(schema: Schema, rows: Mapping[str, np.ndarray], limit: int) -> A
 def _staged(folder: Path) -> Iterator[tuple[Path, int]]:
     """A folder to write the next version into; leaving the block publishes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with held(folder):
         for leftover in folder.glob(".staging-*"):
             shutil.rmtree(leftover)
         numbers = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
@@ -240,41 +241,11 @@ def _staged(folder: Path) -> Iterator[tuple[Path, int]]:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
-                _to_disk(path)
+                to_disk(path)
             os.rename(staging, folder / str(version))
-            _to_disk(folder)
+            to_disk(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds a folder for this export; the lock goes with the process."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover - no such module on Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ExportError(
-                f"Another process is exporting to {folder}. Wait for it, or use "
-                "another `name`."
-            ) from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _summary(schema: Schema) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from pydantic import (
     PlainSerializer,
 )
 
+from recdistill.files import whole
 from recdistill.intervals import Interval, Slice
 from recdistill.latency import Latency
 
@@ -268,17 +269,9 @@ class Report(_Part):
             OSError: The file cannot be written.
             ValueError: As `to_json`.
         """
-        target = Path(path)
-        aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
         text = self.to_json()
-        try:
-            with aside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, target)
-        finally:
-            aside.unlink(missing_ok=True)
+        with whole(Path(path)) as aside:
+            aside.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

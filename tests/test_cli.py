@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from recdistill import __version__
 from recdistill.cli import app
+from recdistill.files import held
 from recdistill.pipeline.artefacts import Workspace
 from recdistill.pipeline.steps import STEPS, Pipeline
 from tests import tiny
@@ -128,7 +129,7 @@ def test_a_missing_column_is_one_paragraph_and_exit_code_2(tmp_path):
 
 def test_a_busy_run_is_one_paragraph_and_exit_code_2(tmp_path):
     arguments = in_folder(tmp_path)
-    with Workspace(tmp_path / "runs" / "tiny").lock():
+    with held(Workspace(tmp_path / "runs" / "tiny").root):
         result = call("prepare", *arguments)
     assert result.exit_code == 2
     assert_is_one_paragraph(result, "Another recdistill process is at work in")

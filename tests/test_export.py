@@ -32,6 +32,7 @@ from recdistill.features import (
     TextSpec,
     VectorSpec,
 )
+from recdistill.files import BusyError
 from recdistill.parity import Live, Request, check_parity
 from recdistill.retrieval import LARGEST, LOWEST
 from recdistill.servable import Servable, served_ops
@@ -529,7 +530,9 @@ class TestPublishing:
 
     def test_two_exports_to_one_place_at_once_are_refused(self, tmp_path):
         with export._staged(tmp_path) as (staging, _):
-            with pytest.raises(ExportError, match="Another process is exporting"):
+            with pytest.raises(
+                BusyError, match="Another recdistill process is at work"
+            ):
                 with export._staged(tmp_path):
                     pass
             assert staging.is_dir()

@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from recdistill import __version__
+from recdistill.files import whole
 
 RECORD = "record.json"
-
-
-class BusyError(RuntimeError):
-    """Another process is at work on the same run."""
 
 
 @dataclass(frozen=True)
@@ -54,28 +51,6 @@ class Workspace:
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
-
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Holds the run for this process; the lock goes with the process.
-
-        Raises:
-            BusyError: If another process holds it.
-        """
-        with (self.root / ".lock").open("a+") as file:
-            try:
-                import fcntl
-            except ImportError:  # pragma: no cover - no such module on Windows
-                yield
-                return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise BusyError(
-                    f"Another recdistill process is at work in {self.root}. Wait for "
-                    "it, or give this run another `name` or `workdir`."
-                ) from error
-            yield
 
     @contextlib.contextmanager
     def produce(
@@ -174,9 +149,5 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: If a number is not finite, which JSON cannot say.
     """
     text = json.dumps(value, indent=1, allow_nan=False)
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")

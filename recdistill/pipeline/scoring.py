@@ -7,7 +7,6 @@ appear one by one, whole; a step that was killed goes on where it stopped.
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.batches import Collator, Lists, catalogue_mask, read_lists
+from recdistill.files import whole
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
@@ -117,9 +117,8 @@ def _write_file(
             "scored_candidates", _matrix(np.concatenate(places))
         )
     table = table.append_column("teacher_scores", _matrix(np.concatenate(pieces)))
-    aside = target.with_name(f".{target.name}.partial")
-    pq.write_table(table, aside)
-    os.replace(aside, target)
+    with whole(target) as aside:
+        pq.write_table(table, aside)
 
 
 def _checked(scores: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from recdistill.datasets import (
 )
 from recdistill.distiller import Distiller
 from recdistill.export import export_student
+from recdistill.files import held
 from recdistill.pipeline.artefacts import Artefact, Draft, Workspace
 from recdistill.pipeline.comparison import (
     decide,
@@ -133,19 +134,18 @@ class Pipeline:
             raise ValueError(f"`until` must be one of {STEPS}. Received: {until!r}")
         # The same seed must give the same weights, whatever the threads do.
         tf.config.experimental.enable_op_determinism()
-        with self.workspace.lock():
-            for step in STEPS[: STEPS.index(until) + 1]:
-                self._artefact(step)
+        with held(self.workspace.root):
             return self._artefact(until)
 
     def _artefact(self, step: str) -> Artefact:
         if step not in self._done:
-            keras.utils.set_random_seed(self.config.seed)
+            # A step's inputs are the keys of the steps it stands on: they come first.
             inputs, work, resumes = getattr(self, f"_{step}")()
             with self.workspace.produce(step, inputs, _is_whole) as draft:
                 if draft.done is None:
                     if not resumes:
                         draft.restart()
+                    keras.utils.set_random_seed(self.config.seed)
                     work(draft)
             self._done[step] = draft.artefact()
             if step == "evaluate":

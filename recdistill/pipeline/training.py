@@ -165,7 +165,8 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Any = None) -> None:
         """Judges what there is, where it counts."""
         if self._improve:
-            self.best = self._validation(self._score)
+            # What cannot be judged is no hurdle.
+            self.best = np.nan_to_num(self._validation(self._score), nan=-np.inf)
             self._weights = self._judged.get_weights()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

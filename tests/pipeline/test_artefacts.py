@@ -1,14 +1,11 @@
 """artefacts: there whole or not at all, and found again by what went into them."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 from recdistill.pipeline.artefacts import (
     Artefact,
-    BusyError,
     Workspace,
     fingerprint,
     write_json,
@@ -123,32 +120,6 @@ def test_a_discarded_artefact_does_not_count_even_if_the_removal_was_cut_short(
     again = make(workspace, content="new")
     assert not again.reused
     assert (again.path / "file").read_text() == "new"
-
-
-def test_a_second_process_finds_the_run_busy_until_the_first_is_gone(workspace):
-    hold = (
-        "import sys; from pathlib import Path;"
-        "from recdistill.pipeline.artefacts import Workspace\n"
-        "with Workspace(Path(sys.argv[1])).lock():\n"
-        "    print('held', flush=True); sys.stdin.read()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, str(workspace.root)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with holder:
-        assert holder.stdout.readline() == "held\n"
-        with (
-            pytest.raises(BusyError, match="Another recdistill process is at work in"),
-            workspace.lock(),
-        ):
-            pass
-        holder.kill()
-        holder.wait()
-    with workspace.lock():
-        assert (workspace.root / ".lock").exists()
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -14,9 +14,10 @@ import pytest
 
 from recdistill import export
 from recdistill.datasets import DataError
+from recdistill.files import BusyError, held
 from recdistill.parity import Parity
 from recdistill.pipeline import steps
-from recdistill.pipeline.artefacts import BusyError, Workspace
+from recdistill.pipeline.artefacts import Workspace
 from recdistill.pipeline.config import DatasetConfig
 from recdistill.pipeline.steps import STEPS, GateError, Pipeline, load_dataset
 from recdistill.report import Report
@@ -260,7 +261,7 @@ class TestDisturbed:
         def fail(*_):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("recdistill.report.os.fsync", fail)
+        monkeypatch.setattr("recdistill.files.os.fsync", fail)
         with pytest.raises(OSError, match="No space left"):
             go(copied, "evaluate.latency_candidates=[21]")
         assert artefact_names(copied) == before
@@ -390,8 +391,8 @@ def test_a_step_that_does_not_exist_is_an_error(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     with (
-        Workspace(tmp_path / "runs" / "tiny").lock(),
-        pytest.raises(BusyError, match="another `name` or `workdir`"),
+        held(Workspace(tmp_path / "runs" / "tiny").root),
+        pytest.raises(BusyError, match="use another `name`"),
     ):
         Pipeline(tiny.load(tmp_path)).run("prepare")
 
