@@ -296,7 +296,8 @@ def batches(
     sizes = [pq.read_metadata(path).num_rows for path in shards]
     if not sum(sizes):
         raise ValueError("`shards` must hold a list to train on. Received: none")
-    cache = _ShardCache(sum(sizes) <= IN_MEMORY_LISTS)
+    on_disk = sum(path.stat().st_size for path in shards)
+    cache = _ShardCache(keep=on_disk <= IN_MEMORY_BYTES)
 
     def produce() -> Iterator[Batch]:
         rng = np.random.default_rng(seed)
@@ -315,7 +316,8 @@ def batches(
     return dataset.prefetch(4)
 
 
-IN_MEMORY_LISTS = 500_000
+IN_MEMORY_BYTES = 2**30
+"""Shards of so many bytes on disk stay in memory from one epoch to the next."""
 
 
 class _ShardCache:

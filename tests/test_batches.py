@@ -444,7 +444,7 @@ class TestBatches:
     ):
         shards = write(tmp_path, 5, 4)
         kept = list(batches(shards, Collator(ITEMS), 2, seed=0, epochs=2))
-        monkeypatch.setattr("recdistill.batches.IN_MEMORY_LISTS", 3)
+        monkeypatch.setattr("recdistill.batches.IN_MEMORY_BYTES", 3)
         read = list(batches(shards, Collator(ITEMS), 2, seed=0, epochs=2))
         assert [numbers(b) for b in kept] == [numbers(b) for b in read]
 

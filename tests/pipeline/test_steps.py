@@ -70,7 +70,7 @@ class TestTheWholeRun:
         assert list(tiny_run.artefacts) == list(STEPS)
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
-        assert found == expected | {"report.json", ".lock"}
+        assert found == expected | {"report.json"}
         for step, artefact in tiny_run.artefacts.items():
             assert artefact.path.name.startswith(f"{step}-")
             record = json.loads((artefact.path / "record.json").read_text())
