@@ -36,7 +36,8 @@ def whole(path: Path) -> Iterator[Path]:
         >>> target.read_text()
         'all of it'
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # One name, so that what a killed process left is overwritten by the next.
+    aside = path.with_name(f".{path.name}.partial")
     try:
         yield aside
         to_disk(aside)
