@@ -344,7 +344,7 @@ class Pipeline:
     def _evaluate(self) -> _Step:
         config = self.config
         inputs = {
-            step: self._artefact(step).key for step in ("teacher", "student", "distill")
+            step: self._artefact(step).key for step in ("distill", "student", "teacher")
         } | _dump(config, "seed", "evaluate")
 
         def work(draft: Draft) -> None:
