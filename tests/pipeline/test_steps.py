@@ -329,7 +329,7 @@ class TestChangedSettings:
         done = go(tmp_path, "split.by=global_time", teacher)
         assert made(done) == list(STEPS[:6])
         report = Report.load(tmp_path / "runs" / "tiny" / "report.json")
-        assert report.protocol.split == "test, the last 10% by global_time"
+        assert report.protocol.split == "test, the last 10% of all interactions"
         assert report.protocol.lists == pytest.approx(400, abs=20)
         assert report.models["teacher"].metrics["mrr"].value > 0
 
