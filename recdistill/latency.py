@@ -117,7 +117,7 @@ def compare(
             call()
     names = list(calls)
     turn = min(CALLS_A_TURN, repeats)
-    rounds: list[dict[str, list[int]]] = []
+    rounds: list[dict[str, list[float]]] = []
     with _garbage_collection_off():
         end = time.perf_counter_ns() + budget_s * 1e9
         while len(rounds) * turn < repeats and (
@@ -125,20 +125,28 @@ def compare(
         ):
             shift = len(rounds) % len(names)
             order = names[shift:] + names[:shift]
-            rounds.append(
-                {name: [_time_once(calls[name]) for _ in range(turn)] for name in order}
-            )
-    # `(rounds, turn)`, in milliseconds.
-    times = {name: np.array([one[name] for one in rounds]) / 1e6 for name in names}
+            rounds.append({name: _turn(calls[name], turn, end) for name in order})
     # A call faster than the clock's tick counts as one tick of a nanosecond.
     medians = {
-        name: np.maximum(np.median(t, axis=1), 1e-6) for name, t in times.items()
+        name: np.array([max(np.median(one[name]), 1e-6) for one in rounds])
+        for name in names
     }
     first = medians[names[0]]
     return Comparison(
-        latencies={name: _summary(t.ravel()) for name, t in times.items()},
+        latencies={
+            name: _summary(np.concatenate([one[name] for one in rounds]))
+            for name in names
+        },
         speedup={name: float(np.median(first / t)) for name, t in medians.items()},
     )
+
+
+def _turn(call: Call, calls: int, end_ns: float) -> list[float]:
+    """Times in ms of so many calls in a row, fewer where time is up; at least one."""
+    times = [_time_once(call) / 1e6]
+    while len(times) < calls and time.perf_counter_ns() < end_ns:
+        times.append(_time_once(call) / 1e6)
+    return times
 
 
 def _check_settings(

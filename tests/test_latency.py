@@ -57,9 +57,21 @@ def test_budget_ends_the_timing_but_not_before_one_call(clock):
     assert measure_latency(clock.call("a", 5000), warmup=0, budget_s=1.0).n == 1
 
 
-def test_calls_take_turns_and_each_leads_in_turn(clock):
-    compare({"a": clock.call("a", 1), "b": clock.call("b", 1)}, warmup=0, repeats=3)
-    assert clock.log == ["a", "b", "b", "a", "a", "b"]
+def test_calls_take_turns_of_ten_and_each_leads_in_turn(clock):
+    compare({"a": clock.call("a", 1), "b": clock.call("b", 1)}, warmup=0, repeats=30)
+    turns = [clock.log[k : k + 10] for k in range(0, 60, 10)]
+    assert turns == [[name] * 10 for name in ["a", "b", "b", "a", "a", "b"]]
+
+
+def test_slow_call_gets_a_shorter_turn_where_time_is_up(clock):
+    got = compare(
+        {"slow": clock.call("slow", 400), "fast": clock.call("fast", 1)},
+        warmup=0,
+        budget_s=1.0,
+    )
+    assert got.latencies["slow"].n == 3
+    assert got.latencies["fast"].n == 1
+    assert got.speedup["fast"] == pytest.approx(400)
 
 
 def test_drift_of_the_machine_leaves_the_speedup_alone(clock):
