@@ -115,6 +115,10 @@ class Draft:
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
 
+    def abandon(self) -> None:
+        """Removes what a failed attempt wrote."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def publish(self, seconds: float) -> None:
         """Writes the record and gives the folder its final name."""
         record = {"key": self.key, "seconds": round(seconds, 3), **self.record}

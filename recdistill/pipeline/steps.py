@@ -146,7 +146,12 @@ class Pipeline:
                     if not resumes:
                         draft.restart()
                     keras.utils.set_random_seed(self.config.seed)
-                    work(draft)
+                    try:
+                        work(draft)
+                    except Exception:
+                        if not resumes:
+                            draft.abandon()
+                        raise
             self._done[step] = draft.artefact()
             if step == "evaluate":
                 self._publish_report()
