@@ -24,31 +24,31 @@ class Lists(NamedTuple):
     mask: np.ndarray
 
 
-def listwise_losses() -> list[type[losses.ListwiseLoss]]:
+def listwise_losses() -> list[type[losses.ListLoss]]:
     """All listwise losses of the library."""
     return [
         cls
         for _, cls in inspect.getmembers(losses, inspect.isclass)
-        if issubclass(cls, losses.ListwiseLoss) and cls is not losses.ListwiseLoss
+        if issubclass(cls, losses.ListLoss) and cls is not losses.ListLoss
     ]
 
 
-def function_of(loss_cls: type[losses.ListwiseLoss]) -> Callable:
+def function_of(loss_cls: type[losses.ListLoss]) -> Callable:
     """The pure function behind a loss class."""
     return getattr(losses, _snake_case(loss_cls.__name__))
 
 
-def reference_of(loss_cls: type[losses.ListwiseLoss]) -> Callable:
+def reference_of(loss_cls: type[losses.ListLoss]) -> Callable:
     """The plain-loop definition of a loss class."""
     return getattr(reference, _snake_case(loss_cls.__name__))
 
 
-def learns_from_teacher(loss_cls: type[losses.ListwiseLoss]) -> bool:
+def learns_from_teacher(loss_cls: type[losses.ListLoss]) -> bool:
     """Whether the labels of a loss are teacher scores (else they are relevance)."""
     return "teacher_scores" in inspect.signature(function_of(loss_cls)).parameters
 
 
-def ragged_lists(loss_cls: type[losses.ListwiseLoss]) -> Lists:
+def ragged_lists(loss_cls: type[losses.ListLoss]) -> Lists:
     """Six lists of 5, 3, 1, 0, 2 and 5 candidates, with labels that suit the loss.
 
     The list without candidates is padding only. Under padding stands junk.

@@ -11,14 +11,13 @@ import tensorflow as tf
 
 from recdistill.batches import Collator, in_order
 from recdistill.linear import Affinity, LinearTeacher, fit_inverse
-from recdistill.pipeline.config import (
-    Config,
+from recdistill.pipeline.config import Config, StudentConfig
+from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.teacher_config import (
     EnsembleTeacherConfig,
     LinearTeacherConfig,
     ReferenceTeacherConfig,
-    StudentConfig,
 )
-from recdistill.pipeline.prepared import Prepared
 from recdistill.ranker import RankingTeacher
 from recdistill.student import TwoTowerStudent
 from recdistill.teachers import EnsembleTeacher

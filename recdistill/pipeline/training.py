@@ -26,10 +26,11 @@ from recdistill.distiller import Distiller
 from recdistill.evaluation import ListRows, measure
 from recdistill.lists import standardize
 from recdistill.losses import ListwiseCrossEntropy
-from recdistill.pipeline.config import Config, ReferenceTeacherConfig
+from recdistill.pipeline.config import Config
 from recdistill.pipeline.models import WEIGHTS, build_student, parameters
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.teacher_config import ReferenceTeacherConfig
 from recdistill.ranker import RankingTeacher
 from recdistill.student import TwoTowerStudent
 

@@ -1,48 +1,15 @@
-r"""Losses over lists of candidates: what the student learns from.
-
-Each loss is a function of plain arrays that returns one number a list, and a thin Keras
-class of the same name around it that averages those numbers over a batch.
-
-| the list comes with | and it matters | use |
-|---|---|---|
-| teacher scores | how much better one candidate is | `ListwiseKLDivergence` |
-| relevance: clicks, ratings, grades | what people chose | `ListwiseCrossEntropy` |
-
-The classes take `y_true` as `{"labels": …, "mask": …}`, the form of keras-rs, or as
-bare labels where nothing is padded. `recdistill.Distiller` passes the mask on. Keras's
-own `compile` and `keras.distillation.LogitsDistillation` take these losses, too, but
-know bare labels only.
-
-Example:
-    A teacher that finds the first of two candidates three times as likely as the
-    second, and a student that cannot tell them apart. The second list is padding only;
-    it does not dilute the mean.
-
-    >>> teacher_scores = np.array([[np.log(3.0), 0.0], [0.0, 0.0]], "float32")
-    >>> mask = np.array([[True, True], [False, False]])
-    >>> student_scores = np.zeros((2, 2), "float32")
-    >>> loss = ListwiseKLDivergence()
-    >>> y_true = {"labels": teacher_scores, "mask": mask}
-    >>> round(float(loss(y_true, student_scores)), 4)
-    0.1308
-
-    By hand, that is 3/4 log((3/4) / (1/2)) + 1/4 log((1/4) / (1/2)).
-"""
-
-from typing import Any
+"""Listwise losses: a list's scores as one distribution over its candidates."""
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from recdistill import lists
 from recdistill.lists import Tensor
+from recdistill.losses.list_loss import ListLoss, check_temperature
 
 __all__ = [
     "ListwiseCrossEntropy",
     "ListwiseKLDivergence",
-    "ListwiseLoss",
     "listwise_cross_entropy",
     "listwise_kl_divergence",
 ]
@@ -98,7 +65,7 @@ def listwise_kl_divergence(
         >>> loss.numpy().round(4)
         array([0.4133, 0.4438], dtype=float32)
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     mask, teacher_scores, student_scores = lists.as_lists(
         mask, teacher_scores=teacher_scores, student_scores=student_scores
     )
@@ -159,7 +126,7 @@ def listwise_cross_entropy(
         >>> float(round(2 / 3 * np.log(4) + 1 / 3 * np.log(4 / 3), 4))
         1.0201
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     mask, relevance, student_scores = lists.as_lists(
         mask, relevance=relevance, student_scores=student_scores
     )
@@ -167,88 +134,8 @@ def listwise_cross_entropy(
     return -lists.total(lists.shares(relevance, mask) * student_logs, mask)
 
 
-class ListwiseLoss(keras.losses.Loss):  # type: ignore[misc]
-    """The Keras side of a listwise loss: what all of them share.
-
-    It reads `{"labels": …, "mask": …}`, applies one weight a list, and leaves lists
-    that say nothing out of the mean. A subclass writes `call`, which returns one loss a
-    list, and may narrow down `list_weight`.
-
-    Args:
-        temperature: Above zero; see the function of the loss.
-        reduction: How a batch of losses becomes one number. The default is their
-            weighted mean, in which a list that says nothing weighs zero. All other
-            reductions of Keras work; those that divide by the batch size count such
-            lists.
-        name: Name of the loss. The default is the class name in snake case.
-        dtype: Keras's dtype of the computation. The default is its float type, float32.
-
-    Raises:
-        ValueError: If the temperature is not a finite number above zero.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 1.0,
-        reduction: str | None = "mean_with_sample_weight",
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-        _check_temperature(temperature)
-        self.temperature = temperature
-
-    def __call__(
-        self,
-        y_true: Tensor | dict[str, Tensor],
-        y_pred: Tensor,
-        sample_weight: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of a batch of lists.
-
-        Args:
-            y_true: Labels `(batch, list_size)`, or `{"labels": …, "mask": …}`. Bare
-                labels mean that all candidates are real.
-            y_pred: The student's scores, `(batch, list_size)`.
-            sample_weight: `(batch,)` or a single number: the weight of each list.
-
-        Returns:
-            A scalar; `(batch,)` where `reduction` is None.
-
-        Raises:
-            ValueError: If the shapes differ or the weights are not one a list.
-        """
-        labels, mask = lists.labels_and_mask(y_true)
-        mask, labels, scores = lists.as_lists(
-            mask, labels=labels, student_scores=y_pred
-        )
-        weight = ops.cast(self.list_weight(labels, mask), scores.dtype)
-        if sample_weight is not None:
-            weight = weight * _as_list_weight(sample_weight, scores)
-        # A copy, because Keras would also apply a mask that a layer of the student (an
-        # embedding of histories, say) has attached to the scores. Ours is in `y_true`.
-        scores = tf.identity(scores)
-        return super().__call__({"labels": labels, "mask": mask}, scores, weight)
-
-    def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
-        """Whether a list has anything to say to this loss.
-
-        Args:
-            labels: `(batch, list_size)`.
-            mask: `(batch, list_size)`, bool.
-
-        Returns:
-            `(batch,)`, bool: here, whether the list has a real candidate.
-        """
-        return lists.has_candidate(mask)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        return {**super().get_config(), "temperature": self.temperature}
-
-
 @keras.saving.register_keras_serializable(package="recdistill")
-class ListwiseKLDivergence(ListwiseLoss):
+class ListwiseKLDivergence(ListLoss):
     """The mean of `listwise_kl_divergence` over the lists of a batch.
 
     `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
@@ -272,7 +159,7 @@ class ListwiseKLDivergence(ListwiseLoss):
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
-class ListwiseCrossEntropy(ListwiseLoss):
+class ListwiseCrossEntropy(ListLoss):
     """The mean of `listwise_cross_entropy` over the lists of a batch.
 
     `y_true` holds relevance, `y_pred` the student's scores. A list with no relevant
@@ -293,22 +180,3 @@ class ListwiseCrossEntropy(ListwiseLoss):
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has a relevant candidate, `(batch,)`, bool."""
         return lists.has_candidate(ops.logical_and(mask, labels > 0.0))
-
-
-def _check_temperature(temperature: float) -> None:
-    if not 0.0 < temperature < np.inf:
-        raise ValueError(
-            f"`temperature` must be positive. Received: temperature={temperature}"
-        )
-
-
-def _as_list_weight(sample_weight: Tensor, scores: Tensor) -> Tensor:
-    """The weights as a tensor of the scores' type, one a list or one for all."""
-    weight = tf.cast(sample_weight, scores.dtype)
-    one_a_list = scores.shape[:1].is_compatible_with(weight.shape)
-    if not (one_a_list or weight.shape.rank == 0):
-        raise ValueError(
-            "`sample_weight` must have shape (batch,), one weight a list. Received: "
-            f"sample_weight.shape={weight.shape}, student_scores.shape={scores.shape}"
-        )
-    return weight
