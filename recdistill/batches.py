@@ -8,7 +8,9 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
 * `mask`: `(batch, list_size)` bool, True for a real candidate;
 * `teacher_scores`: `(batch, list_size)` float32, where they are stored;
 * `profile`: `(batch, n)` int32, the query's training row, where a linear item model
-  must not see itself (`recdistill.linear`).
+  must not see itself (`recdistill.linear`);
+* `raw` {input name: `(batch, …)`}, raw query inputs as the exported student takes them,
+  and `list_key` `(batch,)` text, for teachers from outside (`recdistill.teachers`).
 
 `y` is `{"labels": relevance, "mask": mask}` and the sample weight is `(batch,)`.
 """
@@ -16,7 +18,7 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,9 @@ class Lists:
         candidates: Candidates of a scored list; None for the whole catalogue.
         teacher_scores: Beside `candidates`, or over the catalogue; None if unscored.
         raw: Raw query inputs by name, where the shard keeps them.
+        listed: Item rows that may be candidates at all; None for the whole catalogue.
+        source_list: `(lists,)` str, the id of the list in the source, where that comes
+            in lists.
     """
 
     list_id: np.ndarray
@@ -112,6 +117,32 @@ class Lists:
     candidates: np.ndarray | None = None
     teacher_scores: np.ndarray | None = None
     raw: dict[str, np.ndarray | Ragged] = field(default_factory=dict)
+    listed: Ragged | None = None
+    source_list: np.ndarray | None = None
+
+    @property
+    def list_key(self) -> np.ndarray:
+        """`(lists,)` str: what a table of scores knows the list by."""
+        return self.query_id if self.source_list is None else self.source_list
+
+    def only(self, listed: Ragged) -> Lists:
+        """These lists with no candidates but those; lists that have none are left out.
+
+        Args:
+            listed: Item rows for each list. Where these lists are restricted already,
+                what is in both counts.
+        """
+        if self.listed is not None:
+            listed = _in_both(listed, self.listed)
+        rows = np.flatnonzero(np.diff(listed.offsets))
+        return replace(self, listed=listed).take(rows)
+
+    def with_positive(self) -> Lists:
+        """Those lists that have a positive among their candidates."""
+        if self.listed is None:
+            return self
+        found = _in_both(self.positives, self.listed)
+        return self.take(np.flatnonzero(np.diff(found.offsets)))
 
     def __len__(self) -> int:
         """Number of lists."""
@@ -131,9 +162,21 @@ class Lists:
         return Lists(**fields)
 
 
-def read_lists(path: Path) -> Lists:
-    """One shard into memory."""
-    table = pq.read_table(path)
+def _in_both(one: Ragged, other: Ragged) -> Ragged:
+    """Of each row of `one` the values that the same row of `other` has, too."""
+    size = 1 + max(one.values.max(initial=0), other.values.max(initial=0))
+    places = [each.row_numbers() * size + each.values for each in (one, other)]
+    # A value below 0, an item that the catalogue lacks, is in no row.
+    kept = np.isin(*places) & (one.values >= 0)
+    length = np.bincount(one.row_numbers()[kept], minlength=len(one))
+    return Ragged(one.values[kept], np.concatenate([[0], np.cumsum(length)]))
+
+
+def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
+    """One shard into memory; without the raw inputs where nobody reads them."""
+    names = pq.read_schema(path).names
+    kept = [name for name in names if with_raw or not name.startswith(RAW_PREFIX)]
+    table = pq.read_table(path, columns=kept)
 
     def dense(name: str) -> Any:
         column = table[name].combine_chunks()
@@ -167,7 +210,22 @@ def read_lists(path: Path) -> Lists:
         candidates=optional("scored_candidates"),
         teacher_scores=optional("teacher_scores"),
         raw=prefixed(RAW_PREFIX),
+        source_list=optional("source_list"),
     )
+
+
+def raw_inputs(lists: Lists) -> dict[str, np.ndarray]:
+    """Raw query inputs by name, each `(lists, …)`: what the exported student takes.
+
+    Rows of several values are padded with "" on the right; `<name>_length` says how
+    many there are.
+    """
+    raw: dict[str, np.ndarray] = {}
+    for name, value in lists.raw.items():
+        if isinstance(value, Ragged):
+            raw[f"{name}_length"] = np.diff(value.offsets).astype("int32")
+        raw[name] = value.padded("") if isinstance(value, Ragged) else value
+    return raw
 
 
 Batch = tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]
@@ -176,12 +234,16 @@ Batch = tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]
 def catalogue_mask(lists: Lists, catalogue_size: int) -> np.ndarray:
     """`(lists, catalogue_size)` bool: False for what the query has seen.
 
-    An observed positive is a candidate, also where the query saw it before.
+    An observed positive is a candidate, also where the query saw it before. Where lists
+    say what may be a candidate at all (`listed`), nothing else is.
     """
-    mask = np.ones((len(lists), catalogue_size), bool)
-    mask[lists.seen.row_numbers(), lists.seen.values] = False
+    mask = np.full((len(lists), catalogue_size), lists.listed is None)
+    if lists.listed is not None:
+        mask[lists.listed.row_numbers(), lists.listed.values] = True
     rows, items, _ = _reachable_positives(lists)
-    mask[rows, items] = True
+    positive = mask[rows, items]
+    mask[lists.seen.row_numbers(), lists.seen.values] = False
+    mask[rows, items] = positive
     return mask
 
 
@@ -210,15 +272,23 @@ class Collator:
         catalogue_size: Number of items.
         tail: None: every list is the whole catalogue; else its positives and so many
             uniformly drawn candidates. Lists with stored candidates keep those.
+        shared: Whether drawn lists share one `candidate_index`, which holds the
+            positives of all. For models that encode a candidate once and multiply, it
+            saves a gather for each pair; one that looks at each pair has less to do
+            without.
         profiles: Training rows of all queries, as vocabulary indices; None where the
             teacher does not need them.
         with_teacher: Whether stored teacher scores go into the batch.
+        with_raw: Whether `raw` and `list_key` go into the batch, for teachers from
+            outside.
     """
 
     catalogue_size: int
     tail: int | None = None
+    shared: bool = False
     profiles: Ragged | None = None
     with_teacher: bool = False
+    with_raw: bool = False
 
     def __call__(self, lists: Lists, rng: np.random.Generator) -> Batch:
         """A batch of these lists; `rng` draws the candidates."""
@@ -230,13 +300,16 @@ class Collator:
             index = np.arange(self.catalogue_size, dtype="int32")
             x = {"candidate_index": index}
         else:
-            x, mask, relevance = self._sampled(lists, rng)
+            draw = self._shared if self.shared else self._sampled
+            x, mask, relevance = draw(lists, rng)
         x |= {"query": dict(lists.query), "mask": mask}
         if self.with_teacher and lists.teacher_scores is not None:
             x["teacher_scores"] = lists.teacher_scores.astype("float32")
         if self.profiles is not None:
             profile = self.profiles.take(np.maximum(lists.query_row, 0)).padded(0)
             x["profile"] = np.where(lists.query_row[:, None] >= 0, profile, 0)
+        if self.with_raw:
+            x |= {"raw": raw_inputs(lists), "list_key": lists.list_key}
         return x, {"labels": relevance, "mask": mask}, lists.weight
 
     def _sampled(
@@ -259,6 +332,30 @@ class Collator:
             [relevance * (positives >= 0), np.zeros(tail.shape, "float32")], axis=1
         )
         return {"candidate_index": index.astype("int32")}, mask, relevance
+
+    def _shared(
+        self, lists: Lists, rng: np.random.Generator
+    ) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+        """All positives of the batch and one tail: candidates that lists share.
+
+        The positive of one list is no candidate of another unless it is drawn, or
+        popular items would be negatives more often than they should.
+        """
+        size = min(self.tail or 0, self.catalogue_size)
+        drawn = rng.choice(self.catalogue_size, size, replace=False).astype("int32")
+        rows, items, value = _reachable_positives(lists)
+        own, place = np.unique(items, return_inverse=True)
+        index = np.concatenate([own, drawn]).astype("int32")
+        allowed = np.ones((len(lists), self.catalogue_size), bool)
+        allowed[lists.seen.row_numbers(), lists.seen.values] = False
+        # A positive that is drawn again would be its own negative.
+        allowed[rows, items] = False
+        mask = np.zeros((len(lists), len(index)), bool)
+        mask[:, len(own) :] = allowed[:, drawn]
+        mask[rows, place] = True
+        relevance = np.zeros(mask.shape, "float32")
+        relevance[rows, place] = value
+        return {"candidate_index": index}, mask, relevance
 
     def _stored(self, lists: Lists) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
         stored = np.asarray(lists.candidates)
@@ -329,7 +426,7 @@ class _ShardCache:
     def read(self, path: Path) -> Lists:
         """The shard's lists."""
         if path not in self._shards:
-            lists = read_lists(path)
+            lists = read_lists(path, with_raw=False)
             if not self._keep:
                 return lists
             self._shards[path] = lists
@@ -377,5 +474,6 @@ def score_catalogue(
         lists: The queries.
         catalogue_size: Number of items.
     """
-    (x, _, _) = Collator(catalogue_size)(lists, np.random.default_rng(0))
+    collate = Collator(catalogue_size, with_raw=True)
+    (x, _, _) = collate(lists, np.random.default_rng(0))
     return np.asarray(score(x))

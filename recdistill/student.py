@@ -17,6 +17,10 @@ from recdistill.encoders import (
 )
 
 
+DISTINCT_PER_LISTED = 64
+"""Distinct candidates a listed one up to which all products are cheaper."""
+
+
 @keras.saving.register_keras_serializable("recdistill")
 class Tower(keras.layers.Layer):  # type: ignore[misc]
     """Dense layers with a linear path beside them, to a vector of width `dim`.
@@ -129,6 +133,40 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), **own}
 
 
+def listed_products(
+    queries: tf.Tensor, candidates: tf.Tensor, place: tf.Tensor
+) -> tf.Tensor:
+    """Dot products of each query with the candidates of its list.
+
+    Gathering vectors, and adding up their gradients, moves far more memory than a
+    matrix product of all queries with all distinct candidates needs time, unless lists
+    are short beside the number of those: then only what is listed is multiplied.
+
+    Args:
+        queries: `(batch, dim)`.
+        candidates: `(distinct, dim)`.
+        place: `(batch, list_size)` int, rows of `candidates`.
+
+    Returns:
+        `(batch, list_size)`.
+
+    Example:
+        >>> queries, candidates = tf.constant([[1.0, 2.0]]), tf.eye(2)
+        >>> listed_products(queries, candidates, tf.constant([[1, 0, 1]])).numpy()
+        array([[2., 1., 2.]], dtype=float32)
+    """
+
+    def all_products() -> tf.Tensor:
+        products = tf.matmul(queries, candidates, transpose_b=True)
+        return tf.gather(products, place, batch_dims=1)
+
+    def listed_only() -> tf.Tensor:
+        return tf.linalg.matvec(tf.gather(candidates, place), queries)
+
+    few = tf.shape(candidates)[0] <= DISTINCT_PER_LISTED * tf.shape(place)[1]
+    return tf.cond(few, all_products, listed_only)
+
+
 class TwoTowerStudent(keras.Model):  # type: ignore[misc]
     """A query tower and a candidate tower; the score is their dot product.
 
@@ -225,8 +263,8 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
         else:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
             candidates = self._encode(distinct)
-            listed = tf.gather(candidates, tf.reshape(place, tf.shape(index)))
-            scores = tf.einsum("bd,bld->bl", queries, listed)
+            place = tf.reshape(place, tf.shape(index))
+            scores = listed_products(queries, candidates, place)
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))

@@ -310,6 +310,37 @@ class TestSampled:
         np.testing.assert_allclose(count, 100, atol=4 * 8.7)
 
 
+class TestShared:
+    @settings(deadline=None, max_examples=60)
+    @given(
+        st.lists(
+            st.tuples(
+                st.lists(st.integers(-1, ITEMS - 1), max_size=3, unique=True),
+                st.lists(st.integers(0, ITEMS - 1), max_size=4),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        st.integers(0, ITEMS + 3),
+        st.integers(0, 9),
+    )
+    def test_each_list_is_the_one_that_it_would_be_alone(self, rows, tail, seed):
+        one = lists([p for p, _ in rows], [s for _, s in rows])
+        apart, want, _ = Collator(ITEMS, tail)(one, rng(seed))
+        x, got, _ = Collator(ITEMS, tail, shared=True)(one, rng(seed))
+        index = x["candidate_index"]
+        assert index.dtype == np.int32 and got["labels"].dtype == np.float32
+        assert x["mask"].shape == got["labels"].shape == (len(rows), len(index))
+
+        def candidates(index, mask, labels):
+            return sorted(zip(index[mask].tolist(), labels[mask].tolist(), strict=True))
+
+        for k in range(len(rows)):
+            own = apart["candidate_index"][k], want["mask"][k], want["labels"][k]
+            together = index, got["mask"][k], got["labels"][k]
+            assert candidates(*together) == candidates(*own)
+
+
 class TestStored:
     stored = np.array([[2, 4, -1], [5, 0, 1]])
 

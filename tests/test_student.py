@@ -8,7 +8,13 @@ import pytest
 import tensorflow as tf
 
 from recdistill.encoders import Schema
-from recdistill.student import HistoryPooling, Tower, TwoTowerStudent
+from recdistill.student import (
+    DISTINCT_PER_LISTED,
+    HistoryPooling,
+    Tower,
+    TwoTowerStudent,
+    listed_products,
+)
 from tests import small
 
 # Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
@@ -74,6 +80,29 @@ def test_the_score_is_the_dot_product_of_the_embeddings(hidden, popularity_bias)
         [q @ candidates[i] for i in row] for q, row in zip(queries, index, strict=True)
     ]
     np.testing.assert_allclose(student(BATCH), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distinct", [9, 2 * DISTINCT_PER_LISTED + 1])
+def test_products_of_what_is_listed_match_their_definition(distinct):
+    rng = np.random.default_rng(1)
+    queries = tf.constant(rng.normal(size=(3, 4)), tf.float32)
+    candidates = tf.constant(rng.normal(size=(distinct, 4)), tf.float32)
+    place = np.array([[0, 8], [3, 3], [distinct - 1, 0]])
+    listed = candidates.numpy()[place]
+    want = np.einsum("bd,bld->bl", queries, listed)
+    with tf.GradientTape() as tape:
+        tape.watch([queries, candidates])
+        got = listed_products(queries, candidates, tf.constant(place))
+        target = tf.reduce_sum(got * got)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    by_query, by_candidate = tape.gradient(target, [queries, candidates])
+    np.testing.assert_allclose(
+        by_query, np.einsum("bl,bld->bd", 2 * want, listed), rtol=1e-4, atol=1e-6
+    )
+    dense = np.zeros((distinct, 4))
+    np.add.at(dense, place, 2 * want[..., None] * queries.numpy()[:, None, :])
+    by_candidate = tf.convert_to_tensor(by_candidate)
+    np.testing.assert_allclose(by_candidate, dense, rtol=1e-4, atol=1e-6)
 
 
 def test_with_a_popularity_bias_the_last_entry_of_a_query_is_1():

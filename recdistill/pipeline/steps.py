@@ -273,7 +273,9 @@ class Pipeline:
         }
 
         def work(draft: Draft) -> None:
-            collate = Collator(self.prepared.catalogue_size, self._trainer.tail)
+            collate = Collator(
+                self.prepared.catalogue_size, self._trainer.tail, shared=True
+            )
             dataset = training_batches(
                 self.prepared.shards("train"),
                 collate,

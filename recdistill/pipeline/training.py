@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,25 @@ from recdistill.evaluation import ListRows, measure
 from recdistill.lists import standardize
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.models import WEIGHTS, build_student, parameters
+from recdistill.pipeline.models import (
+    WEIGHTS,
+    Teacher,
+    build_student,
+    members_of,
+    parameters,
+    restrict,
+)
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.teacher_config import ReferenceTeacherConfig
 from recdistill.ranker import RankingTeacher
 from recdistill.student import TwoTowerStudent
+from recdistill.teachers import TeacherError
 
 Scorer = Callable[[Any], Any]
+
+FROM_OUTSIDE = ("raw", "list_key")
+"""What only teachers from outside read of a batch."""
 
 CHECKS = 10
 """How often a student is validated in training."""
@@ -43,14 +54,23 @@ PAIRS_AT_ONCE = 100_000
 """Candidates that a ranker scores in one call: more do not fit the caches."""
 
 
-def compiled(model: keras.Model) -> Scorer:
+def compiled(model: Teacher) -> Scorer:
     """The model as a TensorFlow function of a batch, for scoring only.
 
-    It is traced once for each set of inputs, with all sizes left open.
+    It is traced once for each set of inputs, with all sizes left open. A teacher from
+    outside is called as it is; of an ensemble with such a one, the other members are
+    compiled.
     """
+    if not isinstance(model, keras.Model):
+        return model
+    members = members_of(model)
+    if not all(isinstance(member, keras.Model) for member in members):
+        scorers = [compiled(member) for member in members]
+        return lambda x: model.joined([score(x) for score in scorers], x["mask"])
     functions: dict[tuple[str, ...], Any] = {}
 
     def score(x: dict[str, Any]) -> tf.Tensor:
+        x = {name: value for name, value in x.items() if name not in FROM_OUTSIDE}
         x = tf.nest.map_structure(tf.convert_to_tensor, x)
         key = tuple(sorted(x))
         if key not in functions:
@@ -82,12 +102,32 @@ class Validation:
 
     @classmethod
     def of(
-        cls, prepared: Prepared, metrics: Sequence[str], limit: int, seed: int
+        cls,
+        prepared: Prepared,
+        metrics: Sequence[str],
+        limit: int,
+        seed: int,
+        teacher: Teacher | None = None,
     ) -> Validation:
-        """A seeded sample of at most `limit` validation lists."""
+        """A seeded sample of at most `limit` validation lists.
+
+        Args:
+            prepared: The prepared data.
+            metrics: Metric names.
+            limit: Most lists.
+            seed: Seeds the sample.
+            teacher: One that can score only some candidates: all models are then
+                judged on those, and on the lists where a positive is among them.
+
+        Raises:
+            TeacherError: If the teacher can score no such list.
+        """
         size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
-        pieces = in_order(prepared.shards("valid"), size, limit, seed)
-        return cls(list(pieces), prepared.catalogue_size, metrics)
+        if teacher is None:
+            pieces = list(in_order(prepared.shards("valid"), size, limit, seed))
+        else:
+            pieces = list(judged_by(teacher, prepared, "valid", size))
+        return cls(pieces, prepared.catalogue_size, metrics)
 
     def rows(self, score: Scorer) -> pa.Table:
         """One row a list: the metrics of a model."""
@@ -127,6 +167,37 @@ def judge(
         metrics,
         unreachable=lost == 0,
     )
+
+
+def judged_by(
+    teacher: Teacher, prepared: Prepared, split: str, batch_size: int
+) -> Iterator[Lists]:
+    """The lists of a split on which a teacher of some scores can be judged.
+
+    These are the lists that have a positive among the candidates that it can score,
+    with those candidates alone.
+
+    Args:
+        teacher: The teacher.
+        prepared: The prepared data.
+        split: "valid" or "test".
+        batch_size: Most lists in one piece.
+
+    Raises:
+        TeacherError: If there is no such list.
+    """
+    total = 0
+    for lists in in_order(prepared.shards(split), batch_size):
+        lists = restrict(teacher, lists).with_positive()
+        total += len(lists)
+        if len(lists):
+            yield lists
+    if not total:
+        raise TeacherError(
+            f"The teacher must have scores for {split} lists, their positive among "
+            "them, or it cannot be judged. Received: none. Have it score the "
+            "candidates of some held-out lists as well."
+        )
 
 
 class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
@@ -321,7 +392,9 @@ class Trainer:
         if not settings.plain_epochs:
             return [self._phase(model, settings.negatives, settings.epochs, settings)]
         with model.plain_terms() as plain:
-            first = self._phase(plain, self.tail, settings.plain_epochs, settings)
+            first = self._phase(
+                plain, self.tail, settings.plain_epochs, settings, shared=True
+            )
         with model.deep_terms() as deep:
             second = self._phase(
                 deep, settings.negatives, settings.epochs, settings, improve=True
@@ -335,6 +408,7 @@ class Trainer:
         epochs: int,
         settings: ReferenceTeacherConfig,
         improve: bool = False,
+        shared: bool = False,
     ) -> dict[str, Any]:
         prepared = self._prepared
         own_rows = prepared.profiles if prepared.schema.affinity else None
@@ -344,7 +418,7 @@ class Trainer:
             Distiller(None, model, student_loss_weight=1.0),
             training_batches(
                 shards,
-                Collator(prepared.catalogue_size, tail, own_rows),
+                Collator(prepared.catalogue_size, tail, shared, own_rows),
                 settings.batch_size,
                 self._config.seed,
             ),
