@@ -15,16 +15,37 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import Benchmark, candidates, distiller, linear, metrics
+from benchmarks import (
+    Benchmark,
+    candidates,
+    distiller,
+    distiller_correctness,
+    linear,
+    metrics,
+    retrieval,
+    serving_soak,
+    serving_warm_up,
+)
 from recdistill.files import whole
 from recdistill.report import describe_environment
 
 BENCHMARKS = tuple(
-    module.BENCHMARK for module in (distiller, metrics, linear, candidates)
+    module.BENCHMARK
+    for module in (
+        distiller,
+        distiller_correctness,
+        metrics,
+        linear,
+        candidates,
+        retrieval,
+        serving_soak,
+        serving_warm_up,
+    )
 )
 PACKAGES = (
     "tensorflow",
     "keras",
+    "grpcio",
     "numpy",
     "scipy",
     "ir-measures",

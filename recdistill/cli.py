@@ -21,10 +21,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from recdistill import __version__
+from recdistill.cli_latency import add_latency
+from recdistill.cli_load_test import add_load_test
+from recdistill.cli_release import add_release
+from recdistill.cli_serve import add_serve
 
 if TYPE_CHECKING:
     from recdistill.pipeline.artefacts import Artefact
     from recdistill.pipeline.config import Config
+    from recdistill.pipeline.steps import Pipeline
 
 BAD_INPUT, GATE_CLOSED, NOT_SERVE_PROOF = 2, 3, 4
 
@@ -123,6 +128,66 @@ for _step, _summary in {
     _add_step(_step, _summary)
 
 
+@app.command(short_help="Look at a teacher's scores; say how to distil them.")
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="The pipeline.")
+    ] = None,
+    overrides: Overrides = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of CONFIG: Parquet or CSV."),
+    ] = None,
+    list_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Which list a row belongs to.")
+    ] = "list_id",
+    score_column: Annotated[
+        str, typer.Option(metavar="NAME", help="The teacher's scores.")
+    ] = "score",
+    as_json: AsJson = False,
+) -> None:
+    """Looks at a teacher's scores and proposes a transform and a temperature.
+
+    With CONFIG it examines the stored scores of the run, which are made first where
+    they are missing; with --table a file with one row a (list, candidate).
+    """
+    result: dict[str, Any]
+    with _errors_as_text(), _Display(as_json) as display:
+        if (config is None) == (table is None):
+            from recdistill.pipeline.config import ConfigError
+
+            raise ConfigError(
+                "Exactly one of CONFIG and `--table` must be given. Received: "
+                f"{'neither' if config is None else 'both'}"
+            )
+        if table is not None:
+            display.progress("Starting TensorFlow", 0, None)
+            with _without_startup_notes():
+                from recdistill.doctor import examine, read_scored_table
+            found = examine(*read_scored_table(table, list_column, score_column))
+            result = {"table": str(table)}
+        else:
+            pipeline = _pipeline(config or Path(), overrides, display)
+            artefact = pipeline.run("score")
+            from recdistill.doctor import Examination
+
+            found = Examination.model_validate(artefact.record["doctor"])
+            chosen = pipeline.soft_targets
+            result = {
+                "artefact": str(artefact.path),
+                "soft_targets": chosen.part.model_dump(mode="json"),
+                "warning": chosen.warning,
+            }
+        display.clear()
+    result["examination"] = found.model_dump(mode="json")
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    from recdistill.receipt import render_examination
+
+    Console().print(render_examination(found, result.get("soft_targets")))
+
+
 @data_app.command("fetch", short_help="Download a MovieLens data set, checked.")
 def fetch_data(
     name: Annotated[
@@ -151,17 +216,29 @@ def _run_until(
     step: str, config: Path, overrides: list[str] | None, as_json: bool
 ) -> None:
     with _errors_as_text(), _Display(as_json) as display:
-        from recdistill.pipeline.config import load_config
-
-        settings = load_config(config, overrides or ())
-        display.progress("Starting TensorFlow", 0, None)
-        with _without_startup_notes():
-            from recdistill.pipeline.steps import Pipeline
-        pipeline = Pipeline(settings, display.progress, display.announce)
+        pipeline = _pipeline(config, overrides, display)
         artefact = pipeline.run(step)
         display.clear()
     command = [str(config), *(f"--set={override}" for override in overrides or ())]
-    _show(step, settings, shlex.join(command), artefact, as_json)
+    _show(step, pipeline.config, shlex.join(command), artefact, as_json)
+
+
+def _pipeline(config: Path, overrides: list[str] | None, display: _Display) -> Pipeline:
+    from recdistill.pipeline.config import load_config
+
+    settings = load_config(config, overrides or ())
+    display.progress("Starting TensorFlow", 0, None)
+    with _without_startup_notes():
+        from recdistill.pipeline.steps import Pipeline
+    return Pipeline(settings, display.progress, display.announce, display.warn)
+
+
+def _finished(config: Path, overrides: list[str] | None, as_json: bool) -> Pipeline:
+    with _Display(as_json) as display:
+        pipeline = _pipeline(config, overrides, display)
+        pipeline.run()
+        display.clear()
+    return pipeline
 
 
 def _show(
@@ -249,6 +326,12 @@ class _Display:
         )
         self._console.print(line)
 
+    def warn(self, message: str) -> None:
+        """A paragraph that does not stop the run."""
+        self.clear()
+        text = Text.assemble(("Note: ", "bold yellow"), message)
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
+
     def clear(self) -> None:
         """Takes the bar away."""
         if self._task is not None:
@@ -265,13 +348,25 @@ def _gist(step: str, artefact: Artefact) -> str:
             f"{record['items']:,} items"
         ),
         "teacher": lambda: f"{record['kind']}, validation {record['valid']:.4f}",
-        "score": lambda: f"{record['lists']:,} lists of {record['list_size']:,}",
+        "score": lambda: (
+            f"{record['lists']:,} lists of {record['list_size']:,}"
+            f"{_advice(record['doctor'])}"
+        ),
         "student": lambda: f"the twin, validation {record['valid']:.4f}",
         "distill": lambda: f"validation {record['valid']:.4f}",
         "evaluate": lambda: "report.json",
         "export": lambda: str(record["path"]),
     }
     return describe[step]()
+
+
+def _advice(doctor: dict[str, Any]) -> str:
+    proposal = doctor["proposal"]
+    if proposal is None:
+        return "; all scores of a list are equal"
+    found = len(doctor["findings"])
+    problems = f"{found} finding{'s' * (found != 1)}, " if found else ""
+    return f"; doctor: {problems}{proposal['transform']} at {proposal['temperature']:g}"
 
 
 def _time(seconds: float) -> str:
@@ -322,13 +417,27 @@ def _exit_code(error: Exception) -> int | None:
         "DataError": BAD_INPUT,
         "FetchError": BAD_INPUT,
         "ConfigError": BAD_INPUT,
+        "TeacherError": BAD_INPUT,
         "BusyError": BAD_INPUT,
+        "ScoreError": BAD_INPUT,
+        "TimingError": BAD_INPUT,
         "GateError": GATE_CLOSED,
+        "LoadTestError": BAD_INPUT,
+        "ReindexError": BAD_INPUT,
+        "ReleaseError": BAD_INPUT,
+        "LaunchError": BAD_INPUT,
+        "ServeError": BAD_INPUT,
         "ExportError": NOT_SERVE_PROOF,
     }
     # By name: to import the classes would be to import TensorFlow.
     ours = type(error).__module__.partition(".")[0] == "recdistill"
     return codes.get(type(error).__name__) if ours else None
+
+
+add_latency(app, _errors_as_text, _finished)
+add_load_test(app, _errors_as_text, _without_startup_notes)
+add_release(app, _errors_as_text, _without_startup_notes)
+add_serve(app, _errors_as_text, _without_startup_notes)
 
 
 def main() -> None:

@@ -7,36 +7,43 @@ $$ L = w \, L_\text{relevance} + \sum_i w_i \, L_{\text{distillation}, i} + R $$
 
 with $w$ the `student_loss_weight`, $w_i$ the `distillation_loss_weights` and $R$ the
 student's own regularisation. `fit` and `evaluate` report $L$ as `loss`, and, before
-weighting, `relevance_loss` and `distillation_loss`.
+weighting, `relevance_loss`, `distillation_loss` (the weighted mean of all) and, where
+there are several, each of them as `distillation_loss_<its name>`.
 
 A batch is `(x, y)` or `(x, y, sample_weight)`, where
 
 - `x` is a dict. `query` holds features `{name: (batch, …)}`, `candidate_index` is
   `(batch, list_size)`, or `(list_size,)` where all lists share their candidates, `mask`
-  is `(batch, list_size)`, bool, and so is `teacher_scores`, if there, in floats;
+  is `(batch, list_size)`, bool, and so is `teacher_scores`, if there, in floats. Of
+  several teachers it is a dict of such scores, or `(batch, teachers, list_size)`.
+  Stored embeddings, for losses that ask for them, stand beside it under their names;
 - `y` is `{"labels": relevance, "mask": mask}`, or relevance alone;
-- `sample_weight` is `(batch,)`, one weight a list.
+- `sample_weight` is `(batch,)`, one weight a list; or `(batch, list_size)`, one a
+  candidate, for losses that take those.
 
 The student reads from `x` what it likes, and so does the teacher, which may use
-features that no student will ever have.
+features that no student will ever have. Neither sees what is stored of the teacher.
+
+With `gradient_accumulation_steps` of a Keras optimizer, n small batches train like one
+large batch as far as they weigh the same: the mean of their means is taken. (Embedding
+tables under Adam and its kin are an exception of Keras 3.15: those square the gradient
+of each mention of a row in a batch, but of the row's sum when it is accumulated.)
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras import ops
 
-from recdistill import lists
+from recdistill import hints, loss_terms
 from recdistill.lists import Tensor
+from recdistill.loss_terms import Losses, Temperatures, Weight, replicas
+from recdistill.losses.representation_loss import RepresentationLoss, lists_and_rows
+from recdistill.targets import Batch, Targets, Teacher, TeacherWeights
 
 __all__ = ["Distiller"]
-
-Batch: TypeAlias = dict[str, Any]
-Losses: TypeAlias = keras.losses.Loss | Sequence[keras.losses.Loss] | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,24 @@ class _Compiled:
     means: dict[str, keras.metrics.Mean]
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """The last forward pass of the student, on its way from `call` to the loss."""
+
+    scores: Tensor | None = None
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+
+
+_SERIALIZED = (
+    "student",
+    "distillation_losses",
+    "distillation_loss_weights",
+    "student_loss_weight",
+    "temperatures",
+)
+"""Arguments that are objects, or hold some."""
+
+
 @keras.saving.register_keras_serializable(package="recdistill")
 class Distiller(keras.Model):  # type: ignore[misc]
     """Trains a student model on relevance and on the scores of a teacher.
@@ -59,34 +84,48 @@ class Distiller(keras.Model):  # type: ignore[misc]
     Where a batch has `teacher_scores` they are used and no teacher runs. Else the
     teacher runs once a step, with `training=False`. The teacher is not part of the
     model: its variables are neither trained, counted nor saved. A saved distiller holds
-    the student, and comes back with `teacher=None`.
+    the student, and comes back with `teacher=None`. What it trains beside the student,
+    projections of embeddings and learned temperatures, it saves, too, so that training
+    can go on; it is not in `distiller.student`, which is what is exported.
 
     With neither teacher nor distillation losses and `student_loss_weight=1.0` the
     student trains on relevance alone. This is how its twin, the baseline, is trained.
 
+    The arguments up to `name` stand in the order of `keras.distillation.Distiller`.
+
     Args:
         teacher: Called as `teacher(x, training=False)`, it returns scores `(batch,
-            list_size)`. A Keras model, or any such function. None where all batches
-            have `teacher_scores`.
+            list_size)`. A Keras model, or any such function; or several, in a sequence
+            or by name, whose z-scores are averaged. None where all batches have
+            `teacher_scores`.
         student: A Keras model that turns `x`, without `teacher_scores`, into scores
             `(batch, list_size)`.
         distillation_losses: A Keras loss or a list of them, called with `y_true =
-            {"labels": teacher_scores, "mask": mask}`. None for none.
+            {"labels": teacher_scores, "mask": mask}`; or with the embeddings that it
+            names, if it is a `recdistill.losses.RepresentationLoss`. None for none.
         distillation_loss_weights: A weight for each distillation loss, at least 0, used
-            as it is. The default is an equal part of `1 - student_loss_weight` for
-            each. (Keras's own Distiller multiplies given weights by that number, too.)
-        student_loss_weight: Weight of the relevance loss, from 0 to 1.
+            as it is, or a schedule. The default is an equal part of `1 -
+            student_loss_weight` for each. (Keras's own Distiller multiplies given
+            weights by that number, too.)
+        student_loss_weight: Weight of the relevance loss, from 0 to 1, or a schedule.
         name: Name of the model.
-        **kwargs: `dtype` and `trainable`, as for any Keras model.
+        teacher_weights: One for each of several teachers, by order or by name. The
+            default is an equal part of 1.
+        temperatures: A schedule, a `LearnedTemperature` or None for each distillation
+            loss (see `recdistill.schedules`); it stands in for the loss's own
+            `temperature`, and is reported as `temperature`.
+        **kwargs: `dtype` and `trainable`, as for any Keras model. The default `dtype`
+            is the student's, so that mixed precision scales the loss where it has to.
 
     Raises:
         ValueError: If a loss is not a Keras loss that reduces a batch to one number, a
-            weight is out of its range, the number of weights differs from that of
-            losses, or there is nothing to learn from.
+            weight is out of its range, the number of weights or temperatures differs
+            from that of losses, or there is nothing to learn from.
 
     Example:
         A student with two numbers to learn, the scores of its two candidates.
 
+        >>> import tensorflow as tf
         >>> class Student(keras.Model):
         ...     def build(self, input_shape):
         ...         self.scores = self.add_weight(shape=(1, 2), initializer="zeros")
@@ -113,30 +152,46 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
     def __init__(
         self,
-        teacher: Callable[..., Tensor] | None,
+        teacher: Teacher | Sequence[Teacher] | Mapping[str, Teacher] | None,
         student: keras.Model,
         distillation_losses: Losses = None,
-        distillation_loss_weights: Sequence[float] | None = None,
-        student_loss_weight: float = 0.5,
+        distillation_loss_weights: Sequence[Weight] | None = None,
+        student_loss_weight: Weight = 0.5,
         name: str = "distiller",
+        *,
+        teacher_weights: TeacherWeights = None,
+        temperatures: Temperatures = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(name=name, **kwargs)
-        if not 0.0 <= student_loss_weight <= 1.0:
-            raise ValueError(
-                "`student_loss_weight` must be between 0 and 1. "
-                f"Received: student_loss_weight={student_loss_weight}"
-            )
+        # The student casts its inputs itself, if it wants them cast.
+        kwargs = {"dtype": student.dtype_policy, **kwargs}
+        super().__init__(name=name, autocast=False, **kwargs)
         self.student = student
-        self.teacher = None if teacher is None else _frozen(teacher)
-        self.student_loss_weight = student_loss_weight
-        self.distillation_losses = _as_tuple(distillation_losses)
-        self.distillation_loss_weights = _loss_weights(
-            distillation_loss_weights,
-            len(self.distillation_losses),
-            student_loss_weight,
+        self.student_loss_weight = loss_terms.as_student_weight(student_loss_weight)
+        losses = self.distillation_losses = loss_terms.as_losses(distillation_losses)
+        self.distillation_loss_weights = loss_terms.as_weights(
+            distillation_loss_weights, len(losses), student_loss_weight
         )
-        if student_loss_weight == 0.0 and sum(self.distillation_loss_weights) == 0.0:
+        self.temperatures = loss_terms.as_temperatures(temperatures, losses)
+        self.projections = tuple(
+            hints.Projection(name=f"projection_{number}")
+            if isinstance(loss, RepresentationLoss) and loss.projected
+            else None
+            for number, loss in enumerate(losses)
+        )
+        self._targets = Targets(
+            teacher,
+            teacher_weights,
+            outputs=loss_terms.outputs_of(losses, "teacher"),
+            with_scores=not all(isinstance(x, RepresentationLoss) for x in losses),
+        )
+        self._watched = loss_terms.outputs_of(losses, "student")
+        self._pass = _Pass()
+        self._terms = loss_terms.as_terms(
+            losses, self.distillation_loss_weights, self.temperatures, self.projections
+        )
+        weights = [self.student_loss_weight, *self.distillation_loss_weights]
+        if all(loss_terms.is_always_zero(weight) for weight in weights):
             raise ValueError(
                 "`distillation_losses` must be given and have weight where "
                 "`student_loss_weight` is 0. "
@@ -144,8 +199,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 f"distillation_loss_weights={distillation_loss_weights}"
             )
         self._compiled = _Compiled(None, (), (), {})
-        # The distiller has no weights of its own to build.
-        self.built = student.built
+        # The distiller has no weights of its own to build, but for projections.
+        self.built = student.built and not any(self.projections)
+
+    @property
+    def teacher(self) -> Targets | None:
+        """The teachers, for this distiller to ask; None where all is stored."""
+        return self._targets if self._targets.teachers else None
 
     def compile(
         self,
@@ -176,13 +236,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 "`loss_weights` must be None: `student_loss_weight` weighs the loss. "
                 f"Received: loss_weights={kwargs['loss_weights']}"
             )
-        if loss is None and self.student_loss_weight > 0.0:
+        if loss is None and not loss_terms.is_always_zero(self.student_loss_weight):
             raise ValueError(
                 "`loss` must be given where `student_loss_weight` is above 0. "
                 f"Received: loss=None, student_loss_weight={self.student_loss_weight}"
             )
         if loss is not None:
-            _check_loss("loss", loss)
+            loss_terms.check_loss("loss", loss)
         metrics, weighted_metrics = list(metrics or ()), list(weighted_metrics or ())
         for metric in metrics + weighted_metrics:
             if not isinstance(metric, keras.metrics.Metric):
@@ -194,6 +254,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
         names = ["loss"]
         names += ["relevance_loss"] if loss is not None else []
         names += ["distillation_loss"] if self.distillation_losses else []
+        names += [name for term in self._terms for name in term.reported]
         means = {name: keras.metrics.Mean(name=name) for name in names}
         self._compiled = _Compiled(loss, metrics, weighted_metrics, means)
 
@@ -209,6 +270,9 @@ class Distiller(keras.Model):  # type: ignore[misc]
             *others,
         ]
 
+    def build(self, x_shape: Any = None) -> None:
+        """Nothing: the student builds itself, and projections need a batch."""
+
     def call(self, x: Batch, training: bool | None = None) -> Tensor:
         """The student's scores.
 
@@ -218,8 +282,38 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
         Returns:
             `(batch, list_size)`.
+
+        Raises:
+            ValueError: If the student has no output that a loss asks for.
         """
-        return self.student(_without_teacher_scores(x), training=training)
+        with hints.watching(self.student, self._watched) as outputs:
+            scores = self.student(self._targets.hidden(x), training=training)
+        for name in self._watched:
+            if name not in outputs:
+                layers = sorted(path for path, _ in hints.layer_paths(self.student))
+                raise ValueError(
+                    "`student_output` must be a name that the student exposes, or one "
+                    f"of its layers. Received: student_output={name!r}, a student with "
+                    f"the layers {layers}"
+                )
+        self._pass = _Pass(scores, outputs)
+        self._build_projections(x)
+        return scores
+
+    def _build_projections(self, x: Batch) -> None:
+        """Create the projections as soon as both widths are known."""
+        pairs = [
+            (layer, loss)
+            for layer, loss in zip(
+                self.projections, self.distillation_losses, strict=True
+            )
+            if layer is not None and not layer.built
+        ]
+        widths = self._targets.widths(x) if pairs else {}
+        for layer, loss in pairs:
+            if loss.teacher_output in widths:
+                student = self._pass.outputs[loss.student_output].shape[-1]
+                layer.build((student, widths[loss.teacher_output]))
 
     def compute_loss(
         self,
@@ -245,49 +339,47 @@ class Distiller(keras.Model):  # type: ignore[misc]
             ValueError: If relevance is asked for and there is none, or teacher scores
                 are and there is neither a teacher nor a column of them.
         """
-        scores = self(x, training=training) if y_pred is None else y_pred
+        scores, outputs = self._student_pass(x, y_pred, training)
         # Gradients are summed over replicas: Keras divides its losses by their number.
-        loss = ops.sum([ops.sum(penalty) for penalty in self.losses] or 0.0)
-        loss /= _replicas()
-        parts = {}
+        loss = sum(ops.cast(ops.sum(each), "float32") for each in self.losses)
+        loss = ops.convert_to_tensor(loss, "float32") / replicas()
+        step, parts = self._step, {}
         if self._compiled.loss is not None:
             relevance = _labels_and_mask(x, y)
-            parts["relevance_loss"] = self._compiled.loss(
-                relevance, scores, sample_weight
-            )
-            loss += self.student_loss_weight * parts["relevance_loss"]
-        if self.distillation_losses:
-            parts["distillation_loss"] = self._mean_distillation_loss(
-                x, scores, sample_weight
-            )
-            loss += sum(self.distillation_loss_weights) * parts["distillation_loss"]
+            value = self._compiled.loss(relevance, scores, sample_weight)
+            parts["relevance_loss"] = value
+            loss += loss_terms.value_at(self.student_loss_weight, step) * value
+        if self._terms:
+            shown, weights, values = self._targets.of(x), [], []
+            for term in self._terms:
+                weights.append(loss_terms.value_at(term.weight, step))
+                pair = term.compared(shown, scores, outputs)
+                value, reported = term.value(*pair, _mask(x), sample_weight, step)
+                values.append(value)
+                parts |= reported
+                loss += weights[-1] * value
+            parts["distillation_loss"] = loss_terms.weighted_mean(values, weights)
         self._update_means({"loss": loss, **parts}, _mask(x), sample_weight)
         return loss
 
-    def _mean_distillation_loss(
-        self, x: Batch, scores: Tensor, sample_weight: Tensor | None
-    ) -> Tensor:
-        """The distillation losses averaged by their weights, equally if all are 0."""
-        targets = {"labels": self._teacher_scores(x), "mask": _mask(x)}
-        values = [
-            loss(targets, scores, sample_weight) for loss in self.distillation_losses
-        ]
-        weights = self.distillation_loss_weights
-        if sum(weights) == 0.0:
-            weights = (1.0,) * len(values)
-        pairs = zip(weights, values, strict=True)
-        return sum(weight * value for weight, value in pairs) / sum(weights)
+    @property
+    def _step(self) -> Tensor:
+        """The optimizer's updates so far, which schedules go by."""
+        optimizer = self.optimizer if self.compiled else None
+        return 0 if optimizer is None else ops.convert_to_tensor(optimizer.iterations)
 
-    def _teacher_scores(self, x: Batch) -> Tensor:
-        if x.get("teacher_scores") is not None:
-            return x["teacher_scores"]
-        if self.teacher is None:
+    def _student_pass(
+        self, x: Batch, y_pred: Tensor | None, training: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scores of a batch and the inner outputs of the same pass."""
+        scores = self(x, training=training) if y_pred is None else y_pred
+        last, self._pass = self._pass, _Pass()
+        if self._watched and last.scores is not scores:
             raise ValueError(
-                "`teacher` must be given, or each batch must hold `teacher_scores`: "
-                "pass a teacher to `Distiller`, or store its scores in the batches. "
-                f"Received: teacher=None, a batch with keys={sorted(x)}"
+                "`y_pred` must come from this distiller's last call, or be None, where "
+                "a loss compares embeddings. Received: other scores"
             )
-        return self.teacher(_without_teacher_scores(x))
+        return scores, last.outputs
 
     def _update_means(
         self, values: dict[str, Tensor], mask: Tensor, sample_weight: Tensor | None
@@ -298,11 +390,9 @@ class Distiller(keras.Model):  # type: ignore[misc]
         long as each real list has some relevance. (Keras counts the rows of the first
         input, which may be candidates that lists share.)
         """
-        list_weight = ops.cast(lists.has_candidate(mask), "float32")
-        if sample_weight is not None:
-            list_weight *= ops.cast(sample_weight, "float32")
+        list_weight, _ = lists_and_rows(sample_weight, mask)
         for name, mean in self._compiled.means.items():
-            mean.update_state(values[name] * _replicas(), ops.sum(list_weight))
+            mean.update_state(values[name] * replicas(), ops.sum(list_weight))
 
     def compute_metrics(
         self,
@@ -336,21 +426,37 @@ class Distiller(keras.Model):  # type: ignore[misc]
             **super().get_config(),
             "student": serialize(self.student),
             "distillation_losses": list(map(serialize, self.distillation_losses)),
-            "distillation_loss_weights": list(self.distillation_loss_weights),
-            "student_loss_weight": self.student_loss_weight,
+            "distillation_loss_weights": list(
+                map(serialize, self.distillation_loss_weights)
+            ),
+            "student_loss_weight": serialize(self.student_loss_weight),
+            "teacher_weights": serialize(self._targets.weights),
+            "temperatures": list(map(serialize, self.temperatures)),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distiller":
         """Make a distiller from `get_config`; it has no teacher."""
-        deserialize = keras.saving.deserialize_keras_object
-        config = dict(config)
-        student = deserialize(config.pop("student"))
-        losses = [deserialize(loss) for loss in config.pop("distillation_losses")]
-        return cls(None, student, losses, **config)
+        made = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in _SERIALIZED
+        }
+        return cls(teacher=None, **{**config, **made})
 
-    def get_build_config(self) -> None:
-        """Nothing: the student rebuilds itself, and there is nothing else to build."""
+    def get_build_config(self) -> dict[str, Any] | None:
+        """The widths of projections; the student rebuilds itself."""
+        if not any(layer and layer.built for layer in self.projections):
+            return None
+        widths = [layer and layer.widths for layer in self.projections]
+        return {"projection_widths": widths}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Create the projections that a saved distiller had."""
+        for layer, widths in zip(
+            self.projections, config["projection_widths"], strict=True
+        ):
+            if layer and widths:
+                layer.build(widths)
 
     def get_compile_config(self) -> dict[str, Any]:
         """The arguments of `compile`, for saving."""
@@ -367,56 +473,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
+        if self.built and self.student.built:
             self.optimizer.build(self.trainable_variables)
-
-
-def _frozen(teacher: Callable[..., Tensor]) -> Callable[[Batch], Tensor]:
-    """The teacher as a function, which Keras neither tracks, trains nor saves."""
-
-    def score(x: Batch) -> Tensor:
-        return ops.stop_gradient(teacher(x, training=False))
-
-    return score
-
-
-def _as_tuple(losses: Losses) -> tuple[keras.losses.Loss, ...]:
-    several = losses if isinstance(losses, list | tuple) else [losses]
-    found = tuple(loss for loss in several if loss is not None)
-    for loss in found:
-        _check_loss("distillation_losses", loss)
-    return found
-
-
-def _check_loss(name: str, loss: Any) -> None:
-    if not isinstance(loss, keras.losses.Loss) or loss.reduction in (None, "none"):
-        raise ValueError(
-            f"`{name}` must be keras.losses.Loss objects with a reduction. "
-            f"Received: {loss!r}"
-        )
-
-
-def _loss_weights(
-    weights: Sequence[float] | None, count: int, student_loss_weight: float
-) -> tuple[float, ...]:
-    if weights is None:
-        return ((1.0 - student_loss_weight) / count,) * count if count else ()
-    if len(weights) != count or not all(0.0 <= weight < np.inf for weight in weights):
-        raise ValueError(
-            "`distillation_loss_weights` must hold a finite number, at least 0, for "
-            f"each distillation loss. Received: distillation_loss_weights={weights}, "
-            f"{count} losses"
-        )
-    return tuple(weights)
-
-
-def _replicas() -> int:
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-
-def _without_teacher_scores(x: Batch) -> Batch:
-    """What models may see, the same whether teacher scores are stored or not."""
-    return {name: value for name, value in x.items() if name != "teacher_scores"}
 
 
 def _mask(x: Batch) -> Tensor:

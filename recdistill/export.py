@@ -1,21 +1,11 @@
-"""Export: a trained student becomes a version that TensorFlow Serving can load.
-
-A server loads any folder whose name is a number, half-written ones included, and then
-drops the version that worked. So an export is staged under a name that is no number,
-checked there in every way the server would notice, and published by one rename.
-"""
+"""Export: a trained student becomes a version that TensorFlow Serving can load."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import hashlib
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +13,22 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from recdistill import fresh_process
+from recdistill.catalogue import Catalogue
 from recdistill.encoders import Schema
-from recdistill.features import raw_values
-from recdistill.files import held, to_disk
-from recdistill.parity import (
-    Arrays,
-    ExportError,
-    Live,
-    Parity,
-    check_parity,
-    write_requests,
-)
+from recdistill.indexing import IndexSettings, build_index
+from recdistill.parity import Arrays, ExportError, Live, Parity
+from recdistill.publishing import Export, publish, raw_items
 from recdistill.retrieval import bounded
-from recdistill.servable import Servable, served_ops, signature_table
+from recdistill.servable import Servable
 from recdistill.student import TwoTowerStudent
 
 __all__ = ["Export", "ExportError", "Parity", "export_student"]
 
-FORMAT = 1
-"""Version of the manifest's format."""
-
-MANIFEST = Path("assets.extra") / "recdistill.json"
-
-PARITY_BATCHES, WARM_UP_BATCHES = (1, 7), (1, 8)
-"""Batch sizes of the parity requests, beside all rows at once, and of the warm-up."""
+WARM_UP_BATCHES = (1, 8)
+"""Batch sizes of the warm-up requests, unless told otherwise."""
 
 LIVE_SCORES = 2**27
 """Most live scores that are held for the parity check: 1 GiB."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """A published version.
-
-    Attributes:
-        path: The SavedModel, `folder/name/version`.
-        version: Its number.
-        parity: How close it came to the live student.
-        size_bytes: Size of all its files.
-        manifest: Content of `assets.extra/recdistill.json`.
-    """
-
-    path: Path
-    version: int
-    parity: Parity
-    size_bytes: int
-    manifest: dict[str, Any]
 
 
 def export_student(
@@ -82,6 +41,9 @@ def export_student(
     top_k: int,
     rows: Mapping[str, np.ndarray],
     metadata: Mapping[str, Any],
+    index: IndexSettings | None = None,
+    warm_up_batches: Sequence[int] = WARM_UP_BATCHES,
+    on_device: bool = False,
 ) -> Export:
     """Publishes the student as the next version of `folder/name`.
 
@@ -90,8 +52,6 @@ def export_student(
     replayed its warm-up requests. Until then nothing is there that a server would
     load, whatever happens; what a killed export left is removed by the next one. The
     versions that are there already are never touched.
-
-    The warm-up requests have 1 and 8 rows: a server that batches must allow 8.
 
     Args:
         student: The trained student. Its teacher has no part in the export.
@@ -104,7 +64,13 @@ def export_student(
         rows: Raw inputs of real queries by name, each `(queries, …)`, as
             `Encoder.raw_inputs` has them; others are not read. The first rows are
             used, as many as give 2**27 scores of the catalogue.
-        metadata: JSON-ready; goes into the manifest.
+        metadata: JSON-ready; goes into the manifest. A run's `report` among it is what
+            the model card tells of quality.
+        index: How the catalogue is searched; exactly, where it is not given.
+        warm_up_batches: Batch sizes of the warm-up requests, five signatures each. A
+            server that batches must allow the largest.
+        on_device: Whether the version also holds the query tower for LiteRT, see
+            `recdistill.on_device`.
 
     Returns:
         The published version.
@@ -122,35 +88,35 @@ def export_student(
         )
     _check_json(metadata)
     live = _live(student, schema.for_student(), items, top_k, rows)
-    servable = Servable(student, schema, live.item_ids, live.items, top_k)
-    with _staged(folder / name) as (staging, version):
+    settings = index or IndexSettings()
+    k = min(max(top_k, 1), len(live.item_ids))
+    built = build_index(live.items, live.queries, k, settings)
+    catalogue = Catalogue(live.item_ids, built.index)
+    servable = Servable(student, schema, catalogue, top_k)
+    live = replace(
+        live,
+        storage=settings.storage,
+        expected_recall=built.expected_recall if built.kind == "ivf" else None,
+    )
+
+    def write(staging: Path) -> None:
         servable.save(staging)
-        ops = served_ops(staging)
-        (staging / MANIFEST).parent.mkdir()
-        warm_up = live.requests(WARM_UP_BATCHES)
-        write_requests(staging / fresh_process.WARM_UP, warm_up, name)
-        parity = check_parity(staging, live, [*PARITY_BATCHES, len(live.queries)])
-        manifest = {
-            "format": FORMAT,
-            "name": name,
-            "version": version,
-            "created": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
-            "tensorflow": tf.__version__,
-            "items": servable.index.size,
-            "dim": servable.index.dim,
-            "top_k": top_k,
-            "schema": _summary(servable.schema),
-            "signatures": signature_table(staging),
-            "ops": ops,
-            "parity": asdict(parity),
-            "sha256": _hashes(staging),
-            "metadata": dict(metadata),
-        }
-        document = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
-        (staging / MANIFEST).write_text(document, encoding="utf-8")
-    path = folder / name / str(version)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return Export(path, version, parity, size, manifest)
+        if on_device:
+            from recdistill.on_device import export_query_tower
+
+            looked_up = servable.schema.lookup_query(live.query_rows)
+            export_query_tower(student, servable.schema, staging, looked_up)
+
+    facts = {
+        "name": name,
+        "dim": live.items.shape[1],
+        "schema": _summary(servable.schema),
+        "index": built.facts,
+        "on_device": on_device,
+        "reindexed_from": None,
+        "metadata": dict(metadata),
+    }
+    return publish(folder / name, write, live, facts, warm_up_batches)
 
 
 def _live(
@@ -161,7 +127,8 @@ def _live(
     rows: Mapping[str, np.ndarray],
 ) -> Live:
     """The live student's embeddings of the catalogue and of the real queries."""
-    item_rows = _item_rows(schema, items)
+    specs = {e.feature: e.spec for e in schema.candidate}
+    item_rows = raw_items(specs, items)
     query_rows = _query_rows(schema, rows, max(1, LIVE_SCORES // items.num_rows))
     # As the server will compute it: accelerators may round matrix products.
     with tf.device("CPU:0"):
@@ -182,24 +149,6 @@ def _check_json(metadata: Mapping[str, Any]) -> None:
         json.dumps(dict(metadata), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"`metadata` must be JSON-ready. Received: {error}") from error
-
-
-def _item_rows(schema: Schema, items: pa.Table) -> Arrays:
-    """Raw candidate inputs of the whole catalogue."""
-    if not items.num_rows:
-        raise ValueError("`items` must hold at least one item. Received: none")
-    inputs = {}
-    for encoder in schema.candidate:
-        column = encoder.spec.column or encoder.feature
-        if column not in items.column_names:
-            raise ValueError(
-                f"`items` must have the column {column!r} of the feature "
-                f"{encoder.feature!r}. Received: {items.column_names}"
-            )
-        inputs[encoder.feature] = raw_values(
-            items[column], encoder.spec, table="items", name=column
-        )
-    return inputs
 
 
 def _query_rows(schema: Schema, rows: Mapping[str, np.ndarray], limit: int) -> Arrays:
@@ -227,27 +176,6 @@ def _query_rows(schema: Schema, rows: Mapping[str, np.ndarray], limit: int) -> A
     return inputs
 
 
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A folder to write the next version into; leaving the block publishes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
-        for leftover in folder.glob(".staging-*"):
-            shutil.rmtree(leftover)
-        numbers = [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
-        version = max(numbers, default=0) + 1
-        staging = folder / f".staging-{version}"
-        try:
-            staging.mkdir()
-            yield staging, version
-            for path in [*staging.rglob("*"), staging]:
-                to_disk(path)
-            os.rename(staging, folder / str(version))
-            to_disk(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
 def _summary(schema: Schema) -> dict[str, Any]:
     """The student's features, JSON-ready."""
     sides = {"query": schema.query, "candidate": schema.candidate}
@@ -262,13 +190,3 @@ def _summary(schema: Schema) -> dict[str, Any]:
             for e in encoders
         }
     return summary
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path inside the folder."""
-    hashes = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        hashes[path.relative_to(folder).as_posix()] = digest
-    return hashes

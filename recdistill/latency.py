@@ -6,12 +6,16 @@ only queued takes no time. A percentile of a few calls says little: p99 of fewer
 """
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+
+from recdistill.energy import energy_joules
 
 Call = Callable[[], object]
 
@@ -37,6 +41,25 @@ class Latency:
     mean: float
     min: float
     n: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """Calls made by several workers at once, each one after another.
+
+    Attributes:
+        latency: Of single calls.
+        per_second: Calls answered in a second of wall-clock time, by all together.
+        cpu_ms: Processor time of a call, over all threads of this process, in
+            milliseconds: what a call costs, however many cores share it.
+        joules: Energy of the whole processor for a call, whatever else ran on it; None
+            where the machine does not say, see `recdistill.energy`.
+    """
+
+    latency: Latency
+    per_second: float
+    cpu_ms: float
+    joules: float | None
 
 
 @dataclass(frozen=True)
@@ -134,11 +157,57 @@ def compare(
     first = medians[names[0]]
     return Comparison(
         latencies={
-            name: _summary(np.concatenate([one[name] for one in rounds]))
+            name: summarize(np.concatenate([one[name] for one in rounds]))
             for name in names
         },
         speedup={name: float(np.median(first / t)) for name, t in medians.items()},
     )
+
+
+def measure_load(
+    call: Call, *, workers: int = 1, warmup: int = 10, seconds: float = 1.0
+) -> Load:
+    """Keeps several workers busy with a call, as a server under load is.
+
+    Args:
+        call: What each worker does over and over; must be safe to call from threads.
+        workers: Threads, at least 1.
+        warmup: Calls made first and not timed; at least 0.
+        seconds: How long; each worker makes at least one call.
+
+    Raises:
+        ValueError: A setting is out of range.
+
+    Example:
+        >>> measure_load(lambda: sum(range(1000)), seconds=0.01).latency.n > 0
+        True
+    """
+    _check_settings({"call": call}, warmup, 1, seconds)
+    if workers < 1:
+        raise ValueError(f"`workers` must be at least 1. Received: workers={workers}")
+    for _ in range(warmup):
+        call()
+    with _garbage_collection_off(), ThreadPoolExecutor(workers) as pool:
+        energy, cpu = energy_joules(), time.process_time_ns()
+        start = time.perf_counter_ns()
+        end = start + seconds * 1e9
+        turns = [pool.submit(_turn, call, sys.maxsize, end) for _ in range(workers)]
+        times = np.concatenate([turn.result() for turn in turns])
+        wall, cpu = time.perf_counter_ns() - start, time.process_time_ns() - cpu
+        spent = energy_joules()
+    return Load(
+        latency=summarize(times),
+        per_second=len(times) / max(wall, 1) * 1e9,
+        cpu_ms=cpu / len(times) / 1e6,
+        joules=_difference(energy, spent, len(times)),
+    )
+
+
+def _difference(before: float | None, after: float | None, calls: int) -> float | None:
+    """Joules a call; None where the counter is not there, or began again meanwhile."""
+    if before is None or after is None or after < before:
+        return None
+    return (after - before) / calls
 
 
 def _turn(call: Call, calls: int, end_ns: float) -> list[float]:
@@ -168,7 +237,16 @@ def _time_once(call: Call) -> int:
     return time.perf_counter_ns() - start
 
 
-def _summary(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    """Percentiles of times.
+
+    Args:
+        times_ms: `(n,)`, at least one, in milliseconds.
+
+    Example:
+        >>> summarize(np.array([1.0, 2.0, 3.0])).p50
+        2.0
+    """
     p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
     mean, fastest = float(times_ms.mean()), float(times_ms.min())
     return Latency(p50, p90, p99, mean, fastest, len(times_ms))

@@ -29,9 +29,15 @@ from keras import ops
 __all__ = [
     "Tensor",
     "as_lists",
+    "as_weighted_lists",
+    "bounded",
     "has_candidate",
     "labels_and_mask",
     "log_softmax",
+    "logits",
+    "mean",
+    "mean_ranks",
+    "min_max",
     "shares",
     "softmax",
     "standardize",
@@ -44,6 +50,8 @@ Tensor: TypeAlias = Any
 # The exponential of this is zero in every float type, while this times a squared
 # temperature still is a finite float32.
 _LOWEST_LOG = -1e30
+# Squares of scores up to here, and sums of those over any list, are finite float32.
+_LARGEST_SCORE = 1e15
 
 
 def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
@@ -85,6 +93,49 @@ def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
     wide = all(tensor.dtype == tf.float64 for tensor in tensors.values())
     dtype = tf.float64 if wide else tf.float32
     return mask, *(tf.cast(tensor, dtype) for tensor in tensors.values())
+
+
+def as_weighted_lists(
+    mask: Tensor, item_weight: Tensor | None, **values: Tensor
+) -> tuple[Tensor, ...]:
+    """As `as_lists`, for lists whose candidates may have weights.
+
+    A candidate without weight is no candidate: it leaves the mask. What stands under
+    the new mask, NaN included, is replaced by 0, so it cannot reach a result any more.
+
+    Args:
+        mask: `(batch, list_size)`, bool. True marks a real candidate.
+        item_weight: `(batch, list_size)`, how often each candidate counts; below zero
+            counts as zero. None where all count once.
+        **values: Arrays `(batch, list_size)` of numbers, each under the name that its
+            error message should use.
+
+    Returns:
+        The mask of the candidates that count, their weights, and then the values in
+        the order given. Weights and values are 0 where that mask is False.
+
+    Raises:
+        ValueError: As `as_lists`; the weights are checked like the values.
+
+    Example:
+        >>> mask = np.array([[True, True, False]])
+        >>> weight = np.array([[0.0, 2.0, 9.0]], "float32")
+        >>> scores = np.array([[7.0, 5.0, np.nan]], "float32")
+        >>> mask, weight, scores = as_weighted_lists(mask, weight, scores=scores)
+        >>> mask.numpy(), weight.numpy(), scores.numpy()
+        (array([[False,  True, False]]), array([[0., 2., 0.]], dtype=float32),
+         array([[0., 5., 0.]], dtype=float32))
+    """
+    if item_weight is None:
+        mask, *tensors = as_lists(mask, **values)
+        weight = ops.cast(mask, tensors[0].dtype)
+    else:
+        mask, *tensors, weight = as_lists(mask, **values, item_weight=item_weight)
+        # Processors may take a smaller number for zero, and its logarithm for infinite.
+        smallest = np.finfo(weight.dtype.name).tiny
+        mask = ops.logical_and(mask, weight >= smallest)
+        weight = _real(weight, mask)
+    return mask, weight, *(_real(tensor, mask) for tensor in tensors)
 
 
 def _check(name: str, tensor: Tensor, mask: Tensor) -> None:
@@ -173,10 +224,47 @@ def total(values: Tensor, mask: Tensor) -> Tensor:
     return ops.sum(_real(values, mask), axis=-1)
 
 
-def log_softmax(scores: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    r"""Log-probability of each candidate when one is drawn from its list.
+def mean(values: Tensor, weights: Tensor) -> Tensor:
+    """The weighted mean of some numbers a list.
 
-    $$ \log p_i = s_i / \tau - \log \sum_{j \in \text{list}} \exp(s_j / \tau) $$
+    Args:
+        values: `(batch, n)`. Finite, also where the weight is 0.
+        weights: `(batch, n)`, at least 0. Only their ratios count.
+
+    Returns:
+        `(batch,)`; 0 where all weights are 0.
+
+    Example:
+        >>> mean(np.array([[1.0, 4.0, 99.0]]), np.array([[2.0, 1.0, 0.0]])).numpy()
+        array([2.])
+    """
+    # In units of the largest weight their sum lies between 1 and n.
+    largest = ops.max(weights, axis=-1, keepdims=True)
+    weights = ops.divide_no_nan(weights, largest)
+    return ops.divide_no_nan(
+        ops.sum(weights * values, axis=-1), ops.sum(weights, axis=-1)
+    )
+
+
+def bounded(scores: Tensor) -> Tensor:
+    """Scores with all beyond ±1e15 drawn in to that, so that their squares are finite.
+
+    Args:
+        scores: Of any shape.
+
+    Returns:
+        The same, with gradient 0 where a score was drawn in.
+    """
+    return ops.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
+
+
+def logits(
+    scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    r"""The exponents of a softmax over each list: $\log w_i + s_i / \tau$, shifted.
 
     The gap to the list's best score is taken first and divided by the temperature
     second, so scores of any finite size survive any temperature.
@@ -184,7 +272,47 @@ def log_softmax(scores: Tensor, mask: Tensor, temperature: float = 1.0) -> Tenso
     Args:
         scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool.
+        temperature: Above zero.
+        weights: `(batch, list_size)`, above zero for real candidates: how often each
+            counts. None where all count once.
+
+    Returns:
+        `(batch, list_size)`; a number whose exponential is 0 under padding.
+
+    Example:
+        >>> scores = np.array([[5.0, 3.0, 99.0]], "float32")
+        >>> mask = np.array([[True, True, False]])
+        >>> logits(scores, mask, temperature=2.0).numpy()
+        array([[ 0.e+00, -1.e+00, -1.e+30]], dtype=float32)
+    """
+    lowest = np.finfo(scores.dtype.name).min
+    best = ops.max(ops.where(mask, scores, lowest), axis=-1, keepdims=True)
+    # A shift of all scores leaves a softmax as it is, so no gradient is lost here.
+    best = ops.stop_gradient(ops.where(has_candidate(mask)[:, None], best, 0.0))
+    exponents = (ops.where(mask, scores, best) - best) / temperature
+    exponents = ops.maximum(exponents, _LOWEST_LOG)
+    if weights is not None:
+        exponents += ops.log(ops.where(mask, weights, 1.0))
+    return ops.where(mask, exponents, _LOWEST_LOG)
+
+
+def log_softmax(
+    scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    r"""Log-probability of each candidate when one is drawn from its list.
+
+    $$ \log p_i = \log w_i + s_i / \tau
+       - \log \sum_{j \in \text{list}} w_j \exp(s_j / \tau) $$
+
+    Args:
+        scores: `(batch, list_size)`. Unnormalised.
+        mask: `(batch, list_size)`, bool.
         temperature: Above zero. The larger, the more even the probabilities.
+        weights: `(batch, list_size)`, above zero for real candidates: how often each
+            stands in the list. None where all stand there once.
 
     Returns:
         `(batch, list_size)`, at most 0. It is 0 under padding, where there is no
@@ -196,29 +324,33 @@ def log_softmax(scores: Tensor, mask: Tensor, temperature: float = 1.0) -> Tenso
         >>> log_softmax(scores, mask).numpy().round(3)  # log(3/4), log(1/4)
         array([[-0.288, -1.386,  0.   ]], dtype=float32)
     """
-    lowest = np.finfo(scores.dtype.name).min
-    best = ops.max(ops.where(mask, scores, lowest), axis=-1, keepdims=True)
-    # A shift of all scores leaves the result as it is, so no gradient is lost here.
-    best = ops.stop_gradient(ops.where(has_candidate(mask)[:, None], best, 0.0))
-    logits = (ops.where(mask, scores, best) - best) / temperature
-    logits = ops.maximum(logits, _LOWEST_LOG)
-    evidence = ops.sum(_real(ops.exp(logits), mask), axis=-1, keepdims=True)
+    exponents = logits(scores, mask, temperature, weights)
+    # A best score of small weight may lie far below the largest exponent.
+    largest = ops.max(exponents, axis=-1, keepdims=True)
+    exponents -= ops.stop_gradient(largest)
+    evidence = ops.sum(_real(ops.exp(exponents), mask), axis=-1, keepdims=True)
     evidence = ops.where(has_candidate(mask)[:, None], evidence, 1.0)
-    return _real(logits - ops.log(evidence), mask)
+    return _real(exponents - ops.log(evidence), mask)
 
 
-def softmax(scores: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def softmax(
+    scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Probability of each candidate when one is drawn from its list.
 
     Args:
         scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool.
         temperature: Above zero. The larger, the more even the probabilities.
+        weights: As for `log_softmax`.
 
     Returns:
         `(batch, list_size)`. Each list with a real candidate sums to 1; padding has 0.
     """
-    return _real(ops.exp(log_softmax(scores, mask, temperature)), mask)
+    return _real(ops.exp(log_softmax(scores, mask, temperature, weights)), mask)
 
 
 def shares(amounts: Tensor, mask: Tensor) -> Tensor:
@@ -269,8 +401,67 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
                [ 0.,  0.,  0.]], dtype=float32)
     """
     # z-scores do not depend on origin and unit. With the lowest score as the origin and
-    # the range as the unit, equal scores are exactly 0 and no square can overflow; with
-    # quarters of a score, the range cannot either.
+    # the range as the unit, equal scores are exactly 0 and no square can overflow.
+    positions, varies = _positions(scores, mask)
+    count = ops.maximum(total(ops.ones_like(positions), mask), 1.0)[:, None]
+    gaps = _real(positions - total(positions, mask)[:, None] / count, mask)
+    variance = total(ops.square(gaps), mask)[:, None] / count
+    return ops.where(varies, gaps / ops.sqrt(ops.where(varies, variance, 1.0)), 0.0)
+
+
+def min_max(scores: Tensor, mask: Tensor) -> Tensor:
+    """Where each score lies between the lowest and the highest of its list.
+
+    Args:
+        scores: `(batch, list_size)`.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch, list_size)`, from 0 for a list's lowest score to 1 for its highest. All
+        0 where the scores of a list are equal, and under padding.
+
+    Example:
+        >>> scores = np.array([[1.0, 3.0, 1.5], [0.1, 0.1, 99.0]], "float32")
+        >>> mask = np.array([[True, True, True], [True, True, False]])
+        >>> min_max(scores, mask).numpy()
+        array([[0.  , 1.  , 0.25],
+               [0.  , 0.  , 0.  ]], dtype=float32)
+    """
+    return _positions(scores, mask)[0]
+
+
+def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
+    """The rank of each candidate in its list, from 1 for the highest score.
+
+    Candidates with equal scores share the mean of their ranks, so neither their order
+    in the list nor chance decides between them.
+
+    Args:
+        scores: `(batch, list_size)`. Finite for real candidates.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch, list_size)`, at least 1 for a real candidate; 0 under padding.
+
+    Example:
+        >>> scores = np.array([[0.2, 0.9, 0.2, 0.1, 99.0]], "float32")
+        >>> mask = np.array([[True, True, True, True, False]])
+        >>> mean_ranks(scores, mask).numpy()  # two share the ranks 2 and 3
+        array([[2.5, 1. , 2.5, 4. , 0. ]], dtype=float32)
+    """
+    # Padding sorts below all real candidates, so it is never ahead of one.
+    scores = ops.where(mask, scores, -np.inf)
+    ordered = tf.sort(scores, axis=-1)
+    below = tf.searchsorted(ordered, scores, side="left")
+    up_to = tf.searchsorted(ordered, scores, side="right")
+    last = ops.cast(tf.shape(scores)[-1] - below, scores.dtype)
+    first = ops.cast(tf.shape(scores)[-1] - up_to, scores.dtype) + 1.0
+    return _real((first + last) / 2.0, mask)
+
+
+def _positions(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Places from 0 (lowest) to 1 (highest), and which lists vary, `(batch, 1)`."""
+    # With quarters of a score, the range cannot overflow.
     scores = _real(scores, mask) / 4.0
     limits = np.finfo(scores.dtype.name)
     low = ops.min(ops.where(mask, scores, limits.max / 4), axis=-1, keepdims=True)
@@ -278,11 +469,7 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
     varies = high > low
     unit = ops.where(varies, high - low, 1.0)
     low, unit = ops.stop_gradient(low), ops.stop_gradient(unit)
-    positions = (ops.where(mask, scores, low) - low) / unit
-    count = ops.maximum(total(ops.ones_like(scores), mask), 1.0)[:, None]
-    gaps = _real(positions - total(positions, mask)[:, None] / count, mask)
-    variance = total(ops.square(gaps), mask)[:, None] / count
-    return ops.where(varies, gaps / ops.sqrt(ops.where(varies, variance, 1.0)), 0.0)
+    return (ops.where(mask, scores, low) - low) / unit, varies
 
 
 def _real(values: Tensor, mask: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 The live student's embeddings and plain NumPy say what each signature should answer.
 What it does answer, a fresh process says, which can import neither Keras nor this
-library.
+library. Where the index is approximate, every answer must be right about the items that
+it has, and all answers together must find the share that was measured before.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill import fresh_process
-from recdistill.retrieval import LOWEST
+from recdistill.retrieval import LOWEST, Storage, as_stored
 
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest value of its row where that exceeds 1."""
+
+RECALL_TOLERANCE = 0.005
+"""How far the recall of the export may be below the one measured on its index."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -46,6 +50,8 @@ class Parity:
             embedding) where that exceeds 1.
         swapped: Number of places in the recommended lists where two items with live
             scores closer than the tolerance stand in another order.
+        recall: Share of the true `top_k` items in the plain call's answers to all
+            queries; 1 for an exact index.
     """
 
     queries: int
@@ -53,6 +59,7 @@ class Parity:
     tolerance: float
     max_difference: float
     swapped: int
+    recall: float
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class Live:
         queries: `(queries, dim)`, the live embeddings of `query_rows`.
         items: `(items, dim)`, the live embeddings of `item_rows`.
         top_k: Number of items that `serving_default` returns.
+        storage: How the export keeps `items`; scores are those of what is kept.
+        expected_recall: What an approximate index is to find; None for an exact one.
     """
 
     query_rows: Arrays
@@ -90,18 +99,22 @@ class Live:
     queries: np.ndarray
     items: np.ndarray
     top_k: int
+    storage: Storage = "float32"
+    expected_recall: float | None = None
 
     @cached_property
     def scores(self) -> np.ndarray:
         """`(queries, items)` float64."""
-        scores: np.ndarray = self.queries.astype(float) @ self.items.astype(float).T
+        items = as_stored(self.items, self.storage)
+        scores: np.ndarray = self.queries.astype(float) @ items.astype(float).T
         return scores
 
     def requests(self, batch_sizes: Iterable[int]) -> list[Request]:
         """Requests of each signature for each batch size, from the real rows.
 
         Each query excludes its own best item, and ranks items from all over the
-        catalogue beside one that is unknown.
+        catalogue beside one that is unknown. Of the two `recommend` requests one has
+        queries that are limited to those items.
         """
         count, ids = len(self.item_ids), np.asarray(self.item_ids, object)
         spread = np.linspace(0, count - 1, min(49, count)).astype(int)
@@ -114,17 +127,17 @@ class Live:
             exclude = np.concatenate([ids[best[rows]][:, None], empty], axis=1)
             listed = np.broadcast_to(ids[spread], (size, len(spread)))
             candidates = np.concatenate([listed, empty], axis=1)
+            # Every other query may get anything.
+            allowed = np.where(np.arange(size)[:, None] % 2, "", candidates)
             k = np.minimum(1 + np.arange(size)[::-1] % self.top_k, count)
             k[0] = self.top_k
+            asked = {**query, "k": k.astype("int32"), "exclude_ids": exclude}
             picked = np.arange(size) * max(1, count // size) % count
             raw = {name: value[picked] for name, value in self.item_rows.items()}
             requests += [
                 Request("serving_default", query, rows),
-                Request(
-                    "recommend",
-                    {**query, "k": k.astype("int32"), "exclude_ids": exclude},
-                    rows,
-                ),
+                Request("recommend", {**asked, "allow_ids": empty}, rows),
+                Request("recommend", {**asked, "allow_ids": allowed}, rows),
                 Request("rank", {**query, "candidate_ids": candidates}, rows),
                 Request("encode_query", query, rows),
                 Request("encode_candidates", raw, picked),
@@ -178,6 +191,7 @@ def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
         tolerance=TOLERANCE,
         max_difference=comparison.max_difference,
         swapped=comparison.swapped,
+        recall=comparison.recall(),
     )
 
 
@@ -214,6 +228,7 @@ class _Comparison:
         self.live = live
         self.row_of = {name: row for row, name in enumerate(live.item_ids)}
         self.max_difference, self.swapped = 0.0, 0
+        self._recalls: dict[int, float] = {}
 
     def add(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
         """Compares one answer.
@@ -239,27 +254,47 @@ class _Comparison:
         want = np.where(rows >= 0, scores, LOWEST)
         self._close(request, answer["scores"], want, self._scale(request))
 
+    def recall(self) -> float:
+        """The recall of the plain call over all queries.
+
+        Raises:
+            ExportError: If it is less than what was measured on the index. It may be
+                more: one query that needs all lists has them read for its batch.
+        """
+        found = float(np.mean(list(self._recalls.values())))
+        expected = self.live.expected_recall
+        if expected is not None and found < expected - RECALL_TOLERANCE:
+            raise ExportError(
+                "The export must find what its index found before. Received: recall@"
+                f"{self.live.top_k} {found:.4f} instead of {expected:.4f}"
+            )
+        return found
+
     def _recommended(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
-        scores = self._scores(request).copy()
+        scores, exact = self._allowed_scores(request)
         k = self.live.top_k
         if request.signature == "recommend":
             k = int(request.inputs["k"].max())
-            rows = self._rows(request.inputs["exclude_ids"])
-            batch, column = np.nonzero(rows >= 0)
-            scores[batch, rows[batch, column]] = -np.inf
-        best = -np.sort(np.partition(-scores, k - 1, axis=1)[:, :k], axis=1)
-        best = np.maximum(best, LOWEST)
         rows = self._rows(answer["item_ids"])
-        if rows.shape != best.shape or any(
+        if rows.shape != (len(scores), k) or any(
             len(set(row[row >= 0])) < (row >= 0).sum() for row in rows
         ):
             raise _difference(request, "item_ids", f"is not {k} distinct items")
+        best = -np.sort(np.partition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        best = np.maximum(best, LOWEST)
         got = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
         got = np.maximum(np.where(rows >= 0, got, LOWEST), LOWEST)
         scale = self._scale(request)
-        gap = np.abs(got - best) / np.maximum(scale, 1)[:, None]
-        if gap.max() > 2 * TOLERANCE:
-            row, place = np.unravel_index(gap.argmax(), gap.shape)
+        near = 2 * TOLERANCE * np.maximum(scale, 1)[:, None]
+        if request.signature == "serving_default":
+            found = (got >= best[:, -1:] - near).mean(axis=1)
+            self._recalls.update(zip(request.rows.tolist(), found, strict=True))
+        # An approximate index may pass items over; those it has must be in order.
+        want = np.where(exact[:, None], best, -np.sort(-got, axis=1))
+        gap = np.abs(got - want)
+        short = (rows < 0) & (best > LOWEST)
+        if (gap > near).any() or short.any():
+            row, place = np.unravel_index((gap - near + short).argmax(), gap.shape)
             raise _difference(
                 request,
                 "item_ids",
@@ -269,6 +304,22 @@ class _Comparison:
             )
         self.swapped += int((gap > 0).sum())
         self._close(request, answer["scores"], got, scale)
+
+    def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Live scores, minus infinity for what a query must not get; is it exact?"""
+        scores = self._scores(request).copy()
+        exact = np.full(len(scores), self.live.expected_recall is None)
+        if request.signature == "recommend":
+            allow = np.asarray(request.inputs["allow_ids"], object)
+            for row, listed in enumerate(self._rows(allow)):
+                if any(allow[row]):  # Limited queries are answered exactly.
+                    exact[row] = True
+                    others = np.setdiff1d(np.arange(scores.shape[1]), listed)
+                    scores[row, others] = -np.inf
+            rows = self._rows(request.inputs["exclude_ids"])
+            batch, column = np.nonzero(rows >= 0)
+            scores[batch, rows[batch, column]] = -np.inf
+        return scores, exact
 
     def _close(
         self, request: Request, got: np.ndarray, want: np.ndarray, scale: np.ndarray

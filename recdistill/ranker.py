@@ -11,6 +11,7 @@ import keras_rs
 import numpy as np
 import tensorflow as tf
 
+from recdistill import hints
 from recdistill.encoders import MISSING, FeatureEmbedding, Schema
 from recdistill.linear import Affinity
 from recdistill.student import HistoryPooling, Tower
@@ -172,13 +173,21 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             batch: The tensor contract of `recdistill.batches`. Where it has a
                 `profile`, pair features are those of a model without this query.
             training: Whether dropout is on.
+
+        Exposes to `recdistill.hints` "query_embedding" `(batch, dim)` and
+        "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size, dim)` where
+        lists share their candidates.
         """
         states, real = self._read_history(batch["query"], training)
         query = self._summarise(batch["query"], states, training)
         candidates = self._encode(tf.convert_to_tensor(batch["candidate_index"]))
+        hints.expose("query_embedding", query)
+        one_list = candidates.shape.rank == 2
+        listed = candidates[None] if one_list else candidates
+        hints.expose("candidate_embedding", listed)
         pairs = self._pair_features(batch)
         plain = self._plain(query, candidates, pairs)
-        if candidates.shape.rank == 2:
+        if one_list:
             candidates = tf.tile(candidates[None], [tf.shape(query)[0], 1, 1])
         attended = self._attend(candidates, states, real)
         wide = tf.broadcast_to(query[:, None, :], tf.shape(candidates))

@@ -6,14 +6,24 @@ where the interval allows. It fits 80 columns and reads as well without colour.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import (
+    Console,
+    ConsoleOptions,
+    Group,
+    RenderableType,
+    RenderResult,
+)
 from rich.table import Table
 from rich.text import Text
 
 from recdistill.intervals import Interval
 from recdistill.report import ModelName, ModelPart, Report
+
+if TYPE_CHECKING:
+    from recdistill.doctor import Examination
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 
@@ -86,6 +96,71 @@ class _Receipt:
                 yield _whole((f"  {step}", "cyan"))
 
 
+def render_examination(
+    found: "Examination", soft_targets: Mapping[str, Any] | None = None
+) -> RenderableType:
+    """Make the score doctor's sheet, for `rich.console.Console.print`.
+
+    Args:
+        found: What the doctor found.
+        soft_targets: What the run does, as `SoftTargetsPart` says it; None for none.
+
+    Returns:
+        A renderable that fits 80 columns.
+    """
+    ends = _MISSING if found.low is None else f"{found.low:.4g} to {found.high:.4g}"
+    tied = f"{found.ties:.1%} of neighbours, {found.top_ties:.1%} in the top ten"
+    at_rank = [f"{z:.3g} at rank {rank}" for rank, z in found.z_at_rank.items()]
+    facts = {
+        "Lists": f"{found.lists:,}, of {found.list_size:,.0f} candidates (median)",
+        "Range": ends,
+        "At the ends": f"{found.at_lowest:.1%} lowest, {found.at_highest:.1%} highest",
+        "NaN, infinite": f"{found.not_finite:,}",
+        "Constant lists": f"{found.constant:.1%}",
+        "Ties": tied,
+    }
+    if found.deviations is not None and found.kurtosis is not None:
+        low, middle, high = found.deviations
+        facts["Deviation"] = f"{middle:.3g}, a tenth below {low:.3g}, above {high:.3g}"
+        facts["z-scores"] = ", ".join(at_rank)
+        facts["Kurtosis"] = f"{found.kurtosis:.3g} (normal 0, exponential 6)"
+    parts: list[RenderableType] = [Text("Score doctor", style="bold"), _pairs(facts)]
+    if found.effective:
+        parts += [Text("\nCandidates that count, by temperature"), _curves(found)]
+    for finding in found.findings:
+        parts.append(Text.assemble(("\nFinding  ", "bold yellow"), finding))
+    if found.proposal is not None:
+        way = f"distill.scores={found.proposal.transform} distill.temperature=auto. "
+        parts.append(
+            Text.assemble(("\nProposal  ", "bold"), way, found.proposal.reason)
+        )
+    if soft_targets is not None:
+        said = _soft_targets(soft_targets)
+        parts.append(Text.assemble(("\nThis run  ", "bold"), said))
+    return Group(*parts)
+
+
+def _curves(found: "Examination") -> Table:
+    shown = ("0.125", "0.25", "0.5", "1", "2", "4")
+    table = _table(shown, wide=True)
+    for name, curve in found.effective.items():
+        table.add_row(name, *(f"{curve[temperature]:,.3g}" for temperature in shown))
+    return table
+
+
+def _soft_targets(part: Mapping[str, Any]) -> str:
+    """What the student is shown, in one sentence; `part` is a `SoftTargetsPart`."""
+    temperature, number = part["temperature"], part["effective"]
+    softened = "" if temperature is None else f", temperature {temperature:g}"
+    counted = (
+        ""
+        if number is None
+        else (f": about {number:.3g} of {part['list_size']:,.0f} candidates count")
+    )
+    by = " (chosen by the doctor)" if part["chosen_by"] == "doctor" else ""
+    return f"{part['transform']}{softened}{by}{counted}"
+
+
 def verdict(report: Report, metric: str) -> str:
     """Whether distillation helped by this metric, in one sentence that can be defended.
 
@@ -127,8 +202,9 @@ def _protocol(report: Report) -> str:
     if protocol.unreachable:
         lists += f" ({protocol.unreachable:,} of them unreachable, count 0)"
     sampled = protocol.candidates.removeprefix("sampled:")
+    known = {"full": "full catalogue", "listed": "the candidates the teacher scored"}
     ranked = (
-        "full catalogue" if sampled == "full" else f"{sampled} sampled candidates",
+        known.get(sampled, f"{sampled} sampled candidates"),
         "seen items left out" if protocol.masked_seen else "seen items ranked too",
         f"{protocol.confidence:.0%} intervals over queries",
     )
@@ -199,6 +275,8 @@ def _facts(report: Report) -> Table:
     ]
     if agreed:
         facts["Agreement"] = " · ".join(agreed)
+    if report.soft_targets is not None:
+        facts["Soft targets"] = _soft_targets(report.soft_targets.model_dump())
     if report.gate is not None:
         state = "passed" if report.gate.passed else "not passed"
         overridden = ", overridden" if report.gate.overridden else ""

@@ -142,7 +142,8 @@ class ProtocolPart(_Part):
     Attributes:
         split: Which lists were judged, say "test".
         lists: How many they are.
-        candidates: "full" for the whole catalogue, or "sampled:N".
+        candidates: "full" for the whole catalogue, "sampled:N", or "listed" for those
+            that a teacher of some scores has scored, and lists with a positive there.
         masked_seen: Whether items that the query had seen were left out of the ranking.
         unreachable: Lists whose positive is not in the catalogue; they count 0.
         resample: What the intervals resample.
@@ -152,7 +153,9 @@ class ProtocolPart(_Part):
 
     split: str
     lists: Count
-    candidates: Annotated[str, Field(pattern=r"^(full|sampled:[1-9][0-9]*)$")] = "full"
+    candidates: Annotated[
+        str, Field(pattern=r"^(full|listed|sampled:[1-9][0-9]*)$")
+    ] = "full"
     masked_seen: bool
     unreachable: Count = 0
     resample: Literal["query"] = "query"
@@ -167,9 +170,11 @@ class ModelPart(_Part):
         metrics: The mean of each metric over the lists.
         slices: By kind of slice, then by slice: the same over part of the lists.
         parameters: How many numbers were learnt; None where that cannot be said.
-        flops_per_query: To score one query's candidates; None where not measured.
+        flops_per_query: Of matrix products (`recdistill.flops`), to score one query's
+            candidates, as many as latency is first given for; None where not counted.
         size_bytes: On disk, as it would be served; None where not measured.
         latency_ms: By number of candidates ("100", "1000").
+        latency_reason: Why there is none; None where nothing is to be said.
     """
 
     metrics: Estimates
@@ -178,6 +183,7 @@ class ModelPart(_Part):
     flops_per_query: Count | None = None
     size_bytes: Count | None = None
     latency_ms: dict[str, Latency] = {}
+    latency_reason: str | None = None
 
 
 class GatePart(_Part):
@@ -188,12 +194,44 @@ class GatePart(_Part):
         overridden: Whether the run went on all the same, at the user's word.
         message: The decision in one sentence, with its numbers.
         differences: What it rests on, by name.
+        lists: How many validation lists the teacher scored.
+        constant_lists: How many of them have one score for all candidates.
+        not_finite: How many scores were NaN or infinite.
+        trained_on: How many lists of "valid" and "test" the teacher was trained on;
+            None where that is not known.
     """
 
     passed: bool
     overridden: bool = False
     message: str
     differences: Estimates = {}
+    lists: Count = 0
+    constant_lists: Count = 0
+    not_finite: Count = 0
+    trained_on: dict[str, Count] | None = None
+
+
+class SoftTargetsPart(_Part):
+    """What the student was shown of the teacher's scores.
+
+    Attributes:
+        transform: Of the scores, list by list (`recdistill.scores`).
+        temperature: Of the softmax; None where training changes it.
+        chosen_by: "doctor" where the configuration left something to it.
+        effective: How many candidates of a list the soft targets are about; None where
+            that is not known.
+        list_size: Of how many.
+        findings: What the score doctor says of the scores.
+        reason: Of the doctor's proposal.
+    """
+
+    transform: str
+    temperature: float | None
+    chosen_by: Literal["configuration", "doctor"]
+    effective: float | None = None
+    list_size: float
+    findings: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 class Report(_Part):
@@ -213,6 +251,7 @@ class Report(_Part):
         speedup: By number of candidates: how many times faster the distilled student
             is than the teacher, timed in turns.
         gate: The decision to distil; None where there was none.
+        soft_targets: What the student was shown; None where it is not known.
         timings_s: Seconds by step.
         environment: Versions and machine, as from `describe_environment`.
         config: The settings of the run, defaults filled in.
@@ -230,6 +269,7 @@ class Report(_Part):
     agreement: Estimates = {}
     speedup: dict[str, float] = {}
     gate: GatePart | None = None
+    soft_targets: SoftTargetsPart | None = None
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from recdistill import hints
 from recdistill.encoders import (
     MISSING,
     FeatureEmbedding,
     Schema,
     embedding_initializer,
 )
-
 
 DISTINCT_PER_LISTED = 64
 """Distinct candidates a listed one up to which all products are cheaper."""
@@ -254,16 +255,24 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
                 `candidate_index` `(batch, list_size)`, or `(list_size,)` where all
                 lists share their candidates.
             training: Whether dropout is on.
+
+        Exposes to `recdistill.hints` "query_embedding" `(batch, dim)` and
+        "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size, dim)` where
+        lists share their candidates.
         """
         queries = self.encode_query(batch["query"], training=training)
+        hints.expose("query_embedding", queries)
         index = tf.convert_to_tensor(batch["candidate_index"])
         if index.shape.rank == 1:
             candidates = self._encode(index)
+            hints.expose("candidate_embedding", candidates[None])
             scores = tf.matmul(queries, candidates, transpose_b=True)
         else:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
             candidates = self._encode(distinct)
             place = tf.reshape(place, tf.shape(index))
+            listed = partial(tf.gather, candidates, place)
+            hints.expose("candidate_embedding", listed)
             scores = listed_products(queries, candidates, place)
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))

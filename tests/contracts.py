@@ -1,19 +1,50 @@
-"""What every listwise loss owes its users, and the lists to try it on.
+"""What every loss over lists owes its users, and the lists to try it on.
 
-The losses are found, not listed: a class that appears in `recdistill.losses` is tested
-from then on. Two conventions make that possible. The function of a loss has the name of
-its class in snake case, and so has its definition in `tests/reference.py`.
+The losses are found, not listed: a class that appears in a module of the package
+`recdistill.losses` is tested from then on. Two conventions make that possible. The
+function of a loss has the name of its class in snake case, and so has its definition in
+`tests/reference.py`; and what both take besides labels, scores, mask and weights is a
+setting, for which `UNUSUAL` and `BAD` have values.
 """
 
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 from recdistill import losses
 from tests import reference
+
+INFINITY, NAN = float("inf"), float("nan")
+
+UNUSUAL: dict[str, Any] = {
+    "temperature": 2.5,
+    "k": 2,
+    "decay": 3.0,
+    "tail_weight": 4.0,
+    "sharpness": 0.3,
+    "from_probabilities": True,
+}
+"""A value other than the default for each setting."""
+
+BAD: dict[str, list[Any]] = {
+    "temperature": [0, -1.5, INFINITY, NAN],
+    "k": [0, -3, 2.5, True],
+    "decay": [0, -1.5, INFINITY, NAN],
+    "tail_weight": [0, -1.5, INFINITY, NAN],
+    "sharpness": [0, -1.5, INFINITY, NAN],
+    "from_probabilities": [],
+}
+"""Values that a setting must refuse."""
+
+TEACHER, RELEVANCE = "teacher_scores", "relevance"
+NO_SETTINGS = {TEACHER, RELEVANCE, "student_scores", "mask", "item_weight"}
 
 
 class Lists(NamedTuple):
@@ -24,13 +55,28 @@ class Lists(NamedTuple):
     mask: np.ndarray
 
 
-def listwise_losses() -> list[type[losses.ListLoss]]:
-    """All listwise losses of the library."""
+def all_losses() -> list[type[keras.losses.Loss]]:
+    """Every public Keras loss that a module of the package defines."""
+    found = []
+    for module in pkgutil.iter_modules(losses.__path__, "recdistill.losses."):
+        home = import_module(module.name)
+        for name, cls in inspect.getmembers(home, inspect.isclass):
+            is_loss = issubclass(cls, keras.losses.Loss) and not name.startswith("_")
+            if is_loss and cls.__module__ == home.__name__:
+                found.append(cls)
+    return found
+
+
+def list_losses() -> list[type[losses.ListLoss]]:
+    """All losses that learn from a list of teacher scores or relevance."""
     return [
-        cls
-        for _, cls in inspect.getmembers(losses, inspect.isclass)
-        if issubclass(cls, losses.ListLoss) and cls is not losses.ListLoss
+        cls for cls in all_losses() if {TEACHER, RELEVANCE} & set(parameters_of(cls))
     ]
+
+
+def learns_from_teacher(loss_cls: type[losses.ListLoss]) -> bool:
+    """Whether the labels of a loss are teacher scores (else they are relevance)."""
+    return TEACHER in parameters_of(loss_cls)
 
 
 def function_of(loss_cls: type[losses.ListLoss]) -> Callable:
@@ -43,9 +89,32 @@ def reference_of(loss_cls: type[losses.ListLoss]) -> Callable:
     return getattr(reference, _snake_case(loss_cls.__name__))
 
 
-def learns_from_teacher(loss_cls: type[losses.ListLoss]) -> bool:
-    """Whether the labels of a loss are teacher scores (else they are relevance)."""
-    return "teacher_scores" in inspect.signature(function_of(loss_cls)).parameters
+def parameters_of(loss_cls: type[losses.ListLoss]) -> list[str]:
+    """The arguments of its function; none where it has none."""
+    if _snake_case(loss_cls.__name__) not in losses.__all__:
+        return []
+    return list(inspect.signature(function_of(loss_cls)).parameters)
+
+
+def settings_of(loss_cls: type[losses.ListLoss]) -> list[str]:
+    """The names of its settings."""
+    return [name for name in parameters_of(loss_cls) if name not in NO_SETTINGS]
+
+
+def unusual(loss_cls: type[losses.ListLoss]) -> dict[str, Any]:
+    """All its settings, none at its default."""
+    return {name: UNUSUAL[name] for name in settings_of(loss_cls)}
+
+
+def cut_short(loss_cls: type[losses.ListLoss]) -> dict[str, Any]:
+    """A cut-off within `ragged_lists`, for a loss that has one by default."""
+    cut = getattr(loss_cls(), "k", None) is not None
+    return {"k": UNUSUAL["k"]} if cut else {}
+
+
+def at_temperature(loss_cls: type[losses.ListLoss], value: float) -> dict[str, Any]:
+    """The temperature as its only setting, where the loss has one."""
+    return {"temperature": value} if "temperature" in settings_of(loss_cls) else {}
 
 
 def ragged_lists(loss_cls: type[losses.ListLoss]) -> Lists:
@@ -67,6 +136,25 @@ def ragged_lists(loss_cls: type[losses.ListLoss]) -> Lists:
         for values in (labels, student_scores)
     )
     return Lists(labels, student_scores, mask)
+
+
+def item_weights() -> np.ndarray:
+    """Weights of the candidates of `ragged_lists`: one is removed from three lists."""
+    weight = np.random.default_rng(8).uniform(0.5, 3.0, (6, 5))
+    weight[0, 3] = weight[1, 1] = weight[5, 4] = 0.0
+    return weight.astype("float32")
+
+
+def loss_and_gradient(
+    function: Callable, labels: Any, student_scores: Any, mask: Any, **settings: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss of each list, and the gradient of their sum for the student's scores."""
+    student_scores = tf.constant(student_scores)
+    with tf.GradientTape() as tape:
+        tape.watch(student_scores)
+        loss = function(labels, student_scores, mask, **settings)
+        target = tf.reduce_sum(loss)
+    return loss.numpy(), tape.gradient(target, student_scores).numpy()
 
 
 def _snake_case(name: str) -> str:

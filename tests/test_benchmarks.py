@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks import Benchmark, distiller, linear, metrics, sized
+from benchmarks import Benchmark, distiller_correctness, linear, metrics, sized
 from benchmarks.__main__ import BENCHMARKS, as_table, shown, write
 
 SCALE = 0.03
@@ -28,7 +28,10 @@ def test_every_figure_is_finite_and_explained(outcomes, benchmark):
     assert all(isinstance(size, int) and size > 0 for size in outcome["sizes"].values())
 
 
-@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=lambda each: each.name)
+TIMED = [each for each in BENCHMARKS if each.name != "distiller_correctness"]
+
+
+@pytest.mark.parametrize("benchmark", TIMED, ids=lambda each: each.name)
 def test_times_rates_and_speedups_are_positive(outcomes, benchmark):
     timed = {
         name: value
@@ -58,27 +61,49 @@ def test_judged_lists_have_hits_and_misses(outcomes):
 
 def test_only_a_live_teacher_is_called_and_saved(outcomes):
     outcome = outcomes["distiller"]
-    figures = outcome["figures"]
-    assert figures["recdistill_stored_teacher_calls"] == 0
-    assert figures["keras_live_teacher_calls"] == outcome["sizes"]["steps_in_an_epoch"]
+    figures, steps = outcome["figures"], outcome["sizes"]["steps_in_an_epoch"]
+    for calls in ("teacher_calls", "teacher_calls_in_validation"):
+        assert figures[f"recdistill_stored_{calls}"] == 0
+        assert figures[f"keras_stored_{calls}"] == 0
+        assert figures[f"recdistill_live_{calls}"] == steps
+        assert figures[f"keras_live_{calls}"] == steps
     # The second layer of the teacher alone is 256 x 256 numbers of four bytes.
     saved = figures["keras_live_saved_bytes"] - figures["recdistill_stored_saved_bytes"]
     assert saved > 256 * 256 * 4
 
 
 def test_losses_on_the_known_pair_match_the_definition(outcomes):
-    figures = outcomes["distiller"]["figures"]
+    figures = outcomes["distiller_correctness"]["figures"]
     # Teacher [2, 1, 0, -1] and student [1, 2, 0, -1]: p and q differ in the first two.
     e = math.e
     total = e**2 + e + 1 + 1 / e
     by_hand = (e**2 / total) * 1 + (e / total) * -1
     assert figures["loss_at_1_reference"] == pytest.approx(by_hand)
-    assert distiller.kl_divergence(1.0) == pytest.approx(0.4070, abs=5e-5)
+    assert by_hand == pytest.approx(0.4070, abs=5e-5)
     for temperature in (1, 3):
         want = figures[f"loss_at_{temperature}_reference"]
         for name in ("recdistill", "keras_explicit"):
             got = figures[f"loss_at_{temperature}_{name}"]
             assert got == pytest.approx(want, rel=1e-5)
+
+
+def test_masks_and_weights_count_on_our_side_alone(outcomes):
+    figures = outcomes["distiller_correctness"]["figures"]
+    for name in ("padded_error", "empty_error", "weight_error"):
+        assert figures[f"{name}_recdistill"] < 1e-5
+        assert figures[f"{name}_keras"] > 0.1
+    assert figures["moved_by_weight_zero_recdistill"] == 0.0
+    assert figures["moved_by_weight_zero_keras"] > 0.0
+    # A careful user gets padding right, but for lists that are nothing else.
+    assert figures["padded_error_keras_filled"] < 1e-5
+    assert figures["empty_error_keras_filled"] == pytest.approx(1 / 4, rel=1e-4)
+
+
+def test_the_definition_of_the_benchmark_is_the_sum_by_hand():
+    # 2² Σ p log(p / q) with p = (3/4, 1/4) and q = (1/2, 1/2).
+    got = distiller_correctness.kl_divergence([2 * math.log(3.0), 0.0], [1.0, 1.0], 2.0)
+    want = 4 * (3 / 4 * math.log(3 / 2) + 1 / 4 * math.log(1 / 2))
+    assert got == pytest.approx(want)
 
 
 def test_refitting_leaves_out_the_row_of_the_query():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -49,7 +50,7 @@ def test_help_and_bad_configs_need_no_tensorflow(tmp_path):
         "heavy = {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)\n"
         "print('imported:', sorted(heavy))\n"
     )
-    commands = ["run", *STEPS, "data", "data fetch", ""]
+    commands = ["run", *STEPS, "doctor", "data", "data fetch", ""]
     calls = [[*command.split(), "--help"] for command in commands]
     calls.append(["run", str(bad)])
     process = subprocess.run(
@@ -65,7 +66,13 @@ def test_help_and_bad_configs_need_no_tensorflow(tmp_path):
 def test_the_overview_names_every_command_and_the_exit_codes():
     result = call("--help")
     assert result.exit_code == 0
-    for word in ("run", *STEPS, "data", "Exit codes: 0 done, 2 bad input, 3 the"):
+    for word in (
+        "run",
+        *STEPS,
+        "doctor",
+        "data",
+        "Exit codes: 0 done, 2 bad input, 3 the",
+    ):
         assert word in result.stdout
 
 
@@ -125,6 +132,15 @@ def test_a_missing_column_is_one_paragraph_and_exit_code_2(tmp_path):
     result = call("prepare", *in_folder(tmp_path), "--set", feature)
     assert result.exit_code == 2
     assert_is_one_paragraph(result, "The query feature `mood` needs a column 'mood'.")
+
+
+def test_a_teacher_that_is_not_there_is_one_paragraph_and_exit_code_2(tmp_path):
+    teacher = "teacher={kind='saved_model', path='teachers/none'}"
+    result = call("teacher", *in_folder(tmp_path), "--set", teacher)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    said = "Error: `teacher.path` must be a file or folder. Received: teachers/none"
+    assert result.stderr.splitlines()[-1].startswith(said)
 
 
 def test_a_busy_run_is_one_paragraph_and_exit_code_2(tmp_path):
@@ -246,3 +262,70 @@ def test_a_data_set_that_is_not_known_is_one_paragraph_and_exit_code_2(tmp_path)
     result = call("data", "fetch", "ml-100", "--to", tmp_path)
     assert result.exit_code == 2
     assert_is_one_paragraph(result, "ml-100k")
+
+
+class TestDoctor:
+    @pytest.fixture
+    def table(self, tmp_path):
+        rng = np.random.default_rng(1)
+        scores = np.exp(3 * rng.normal(size=(40, 100)))
+        rows = [f"q{k // 100},{s}" for k, s in enumerate(scores.ravel())]
+        path = tmp_path / "scores.csv"
+        path.write_text("\n".join(["query,points", *rows]))
+        return path
+
+    def test_a_run_is_examined_from_its_stored_scores(self, tiny_run):
+        result = call("doctor", *in_folder(tiny_run.folder))
+        assert result.exit_code == 0
+        said = " ".join(result.stdout.split())
+        assert "Score doctor Lists 600, of" in said
+        assert "Proposal distill.scores=z_score distill.temperature=auto." in said
+        assert "This run z_score, temperature 1: about" in said
+        assert "600 lists of 60; doctor: z_score at" in result.stderr
+
+    def test_of_a_run_as_json(self, tiny_run):
+        result = call("doctor", *in_folder(tiny_run.folder), "--json")
+        document = json.loads(result.stdout)
+        score = tiny_run.artefacts["score"]
+        assert document["artefact"] == str(score.path)
+        assert document["examination"] == score.record["doctor"]
+        assert document["soft_targets"]["transform"] == "z_score"
+        assert result.stderr == ""
+
+    def test_a_table_is_examined(self, table):
+        columns = ("--list-column", "query", "--score-column", "points")
+        result = call("doctor", "--table", table, *columns)
+        assert result.exit_code == 0
+        said = " ".join(result.stdout.split())
+        assert "Finding The tail is heavy: z-scores are" in said
+        assert "Proposal distill.scores=log" in said
+        assert "This run" not in said
+        document = json.loads(
+            call("doctor", "--table", table, *columns, "--json").stdout
+        )
+        assert document["table"] == str(table)
+        assert document["examination"]["lists"] == 40
+        assert document["examination"]["proposal"]["transform"] == "log"
+
+    def test_a_column_that_is_not_there_is_one_paragraph_and_exit_code_2(self, table):
+        result = call("doctor", "--table", table)
+        assert result.exit_code == 2
+        assert_is_one_paragraph(result, "must have a column 'list_id'. It has: query,")
+
+    @pytest.mark.parametrize(("arguments", "got"), [((), "neither"), (("x",), "both")])
+    def test_exactly_one_source_is_wanted(self, table, arguments, got):
+        arguments = (*arguments, "--table", table) if arguments else ()
+        result = call("doctor", *arguments)
+        assert result.exit_code == 2
+        assert_is_one_paragraph(
+            result,
+            f"Exactly one of CONFIG and `--table` must be given. Received: {got}",
+        )
+
+
+def test_a_note_is_a_paragraph_on_stderr_and_does_not_stop_the_run(tiny_run):
+    folder = in_folder(tiny_run.folder)
+    result = call("score", *folder, "--set", "distill.temperature=0.01")
+    assert result.exit_code == 0
+    (note,) = (line for line in result.stderr.splitlines() if "Note: " in line)
+    assert note.startswith("Note: With scores z_score and temperature 0.01 the soft")

@@ -4,127 +4,28 @@ from math import log
 from types import SimpleNamespace
 
 import keras
-import keras_rs
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from recdistill.distiller import Distiller
 from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
-
-LISTS, LIST_SIZE, ITEMS = 12, 4, 9
-
-# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
-
-
-class Runs:
-    """Counts how often a model really runs; traces do not count."""
-
-    def __init__(self):
-        self.count = tf.Variable(0)
-
-    def __int__(self):
-        return int(self.count)
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Student(keras.Model):
-    """The dot product of a user's and an item's embedding."""
-
-    def __init__(self, dropout=0.0, penalty=None, **kwargs):
-        super().__init__(**kwargs)
-        self.dropout_rate, self.penalty = dropout, penalty
-        self.users = keras.layers.Embedding(5, 3, embeddings_regularizer=penalty)
-        self.items = keras.layers.Embedding(ITEMS, 3)
-        self.dropout = keras.layers.Dropout(dropout, seed=1)
-        self.runs = Runs()
-
-    def call(self, x, training=None):
-        self.runs.count.assign_add(1)
-        users = self.dropout(self.users(x["query"]["user"]), training=training)
-        items = self.items(x["candidate_index"])
-        shared = "bd,nd->bn" if len(items.shape) == 2 else "bd,bnd->bn"
-        return keras.ops.einsum(shared, users, items)
-
-    def get_config(self):
-        config = {"dropout": self.dropout_rate, "penalty": self.penalty}
-        return {**super().get_config(), **config}
-
-
-class Teacher(keras.Model):
-    """Reads a feature of the pair that the student does not know, and has dropout."""
-
-    def __init__(self):
-        super().__init__()
-        self.items = keras.layers.Embedding(ITEMS, 50, name="teachers_items")
-        self.head = keras.layers.Dense(1, name="teachers_head")
-        self.dropout = keras.layers.Dropout(0.5)
-        self.runs = Runs()
-
-    def call(self, x, training=None):
-        self.runs.count.assign_add(1)
-        items = self.dropout(self.items(x["candidate_index"]), training=training)
-        return self.head(items)[..., 0] + x["affinity"]
-
-
-class Fixed(keras.Model):
-    """A student that has learnt its scores by heart."""
-
-    def __init__(self, scores):
-        super().__init__()
-        self.scores = self.add_weight(shape=np.shape(scores), initializer="zeros")
-        self.scores.assign(scores)
-
-    def call(self, x):
-        return self.scores + 0.0 * tf.cast(x["mask"], "float32")
+from tests.distilling import (
+    LISTS,
+    Fixed,
+    Student,
+    evaluate,
+    fit,
+    make_arrays,
+    make_batches,
+    make_distiller,
+    weights_of,
+)
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(3)
-
-
-def make_arrays(shared=False):
-    rng = np.random.default_rng(5)
-    shape = (LISTS, LIST_SIZE)
-    mask = np.arange(LIST_SIZE) < rng.integers(2, LIST_SIZE + 1, LISTS)[:, None]
-    x = {
-        "query": {"user": rng.integers(0, 5, LISTS)},
-        "candidate_index": rng.integers(0, ITEMS, LIST_SIZE if shared else shape),
-        "mask": mask,
-        "affinity": rng.normal(size=shape).astype("float32"),
-        "teacher_scores": rng.normal(-3.0, 2.0, shape).astype("float32"),
-    }
-    relevance = rng.integers(0, 3, shape).astype("float32")
-    relevance[:, 0] += 1.0
-    weight = rng.uniform(0.5, 2.0, LISTS).astype("float32")
-    return x, {"labels": relevance, "mask": mask}, weight
-
-
-def make_batches(arrays, batch_size=4, without=()):
-    x, *rest = arrays
-    x = {name: value for name, value in x.items() if name not in without}
-    return tf.data.Dataset.from_tensor_slices((x, *rest)).batch(batch_size)
-
-
-def make_distiller(teacher=None, student=None, losses="kl", optimizer="sgd", **kwargs):
-    losses = ListwiseKLDivergence(temperature=2.0) if losses == "kl" else losses
-    student = Student() if student is None else student
-    distiller = Distiller(teacher, student, losses, **kwargs)
-    distiller.compile(optimizer=optimizer, loss=ListwiseCrossEntropy())
-    return distiller
-
-
-def fit(distiller, batches, **kwargs):
-    return distiller.fit(batches, shuffle=False, verbose=0, **kwargs).history
-
-
-def evaluate(distiller, batches):
-    return distiller.evaluate(batches, verbose=0, return_dict=True)
-
-
-def weights_of(model):
-    return [np.array(weight) for weight in model.get_weights()]
 
 
 @pytest.fixture
@@ -137,6 +38,8 @@ def one_list():
 
 
 RELEVANCE = log(2.0)
+
+
 DIVERGENCE = 3 / 4 * log((3 / 4) / (1 / 2)) + 1 / 4 * log((1 / 4) / (1 / 2))
 
 
@@ -308,41 +211,6 @@ def test_evaluate_twice_is_equal_under_dropout_and_training_is_not():
     assert float(distiller.compute_loss(x, y, training=False)) == still
 
 
-def test_stored_scores_and_a_live_teacher_give_the_same_loss():
-    x, y, weight = make_arrays()
-    teacher, student = Teacher(), Student()
-    x["teacher_scores"] = np.array(teacher(x))
-    stored = evaluate(make_distiller(None, student), make_batches((x, y, weight)))
-    live = evaluate(
-        make_distiller(teacher, student),
-        make_batches((x, y, weight), without=["teacher_scores"]),
-    )
-    assert live == pytest.approx(stored, rel=1e-5)
-
-
-@pytest.mark.parametrize("run_eagerly", [False, True])
-def test_teacher_runs_only_where_scores_are_missing_and_student_once_a_step(
-    run_eagerly,
-):
-    arrays = make_arrays()
-    teacher, student = Teacher(), Student()
-    stored = make_batches(arrays)
-    live = make_batches(arrays, without=["teacher_scores"])
-    teacher(arrays[0])
-    distiller = make_distiller(teacher, student)
-    distiller.compile("sgd", ListwiseCrossEntropy(), run_eagerly=run_eagerly)
-    distiller.predict(stored, verbose=0)
-    for batches, teacher_runs in [(stored, 0), (live, 3)]:
-        before = int(teacher.runs), int(student.runs)
-        fit(distiller, batches)
-        evaluate(distiller, batches)
-        assert int(teacher.runs) - before[0] == 2 * teacher_runs
-        assert int(student.runs) - before[1] == 2 * 3
-    before = int(teacher.runs)
-    distiller.predict(live, verbose=0)
-    assert int(teacher.runs) == before
-
-
 def test_eager_and_graph_training_agree():
     histories = []
     for run_eagerly in (False, True):
@@ -352,144 +220,6 @@ def test_eager_and_graph_training_agree():
         histories.append(fit(distiller, make_batches(make_arrays()), epochs=2))
     for name, values in histories[0].items():
         np.testing.assert_allclose(values, histories[1][name], rtol=1e-5)
-
-
-def test_teacher_may_be_any_function_and_is_not_trained():
-    x, y, weight = make_arrays()
-    teacher = Teacher()
-    teacher(x)
-    before = weights_of(teacher)
-
-    def score(x, training):
-        assert training is False
-        assert "teacher_scores" not in x
-        return 10.0 * teacher(x)
-
-    distiller = make_distiller(score)
-    batches = make_batches((x, y, weight), without=["teacher_scores"])
-    fit(distiller, batches, epochs=2)
-    for old, new in zip(before, weights_of(teacher), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-
-def test_no_gradient_flows_through_a_teacher_that_shares_weights():
-    x, y, _ = make_arrays()
-    student = Student()
-
-    def gradient(teacher, x):
-        distiller = make_distiller(teacher, student)
-        with tf.GradientTape() as tape:
-            loss = distiller.compute_loss(x, y)
-        return tf.convert_to_tensor(tape.gradient(loss, student.trainable_weights[0]))
-
-    def opposite(x, training):
-        return -student(x, training=training)
-
-    stored = gradient(None, {**x, "teacher_scores": opposite(x, training=False)})
-    del x["teacher_scores"]
-    np.testing.assert_allclose(gradient(opposite, x), stored, rtol=1e-6)
-
-
-def test_teacher_is_neither_counted_nor_saved(tmp_path):
-    x, y, weight = make_arrays()
-    teacher, student = Teacher(), Student()
-    distiller = make_distiller(teacher, student)
-    batches = make_batches((x, y, weight), without=["teacher_scores"])
-    fit(distiller, batches)
-    alone = make_distiller(None, student)
-    fit(alone, make_batches((x, y, weight)))
-
-    assert len(distiller.variables) == len(student.variables) == 2
-    assert distiller.count_params() == student.count_params() == (5 + ITEMS) * 3
-    sizes = {}
-    for name, model in {"with": distiller, "without": alone}.items():
-        path = tmp_path / f"{name}.weights.h5"
-        model.save_weights(path)
-        sizes[name] = path.stat().st_size
-        assert b"teachers_" not in path.read_bytes()
-        model.save(tmp_path / f"{name}.keras")
-    assert sizes["with"] == sizes["without"]
-
-
-def test_a_saved_distiller_comes_back_without_its_teacher(tmp_path):
-    arrays = make_arrays()
-    teacher = Teacher()
-    distiller = Distiller(
-        teacher,
-        Student(),
-        [ListwiseKLDivergence(temperature=2.0), ListwiseKLDivergence()],
-        distillation_loss_weights=[0.3, 0.1],
-        student_loss_weight=0.6,
-    )
-    distiller.compile(
-        "adam",
-        ListwiseCrossEntropy(temperature=0.5),
-        metrics=[keras_rs.metrics.NDCG(k=3, name="ndcg")],
-    )
-    batches = make_batches(arrays)
-    fit(distiller, batches)
-    distiller.save(tmp_path / "distiller.keras")
-    loaded = keras.models.load_model(tmp_path / "distiller.keras")
-
-    assert type(loaded) is Distiller
-    assert loaded.teacher is None
-    assert loaded.distillation_loss_weights == (0.3, 0.1)
-    assert loaded.student_loss_weight == 0.6
-    np.testing.assert_array_equal(
-        loaded.predict(batches, verbose=0), distiller.predict(batches, verbose=0)
-    )
-    got, want = evaluate(loaded, batches), evaluate(distiller, batches)
-    assert 0.0 < got.pop("ndcg") <= 1.0  # keras-rs breaks ties at random
-    del want["ndcg"]
-    assert got == pytest.approx(want, rel=1e-6)
-    # The optimizer comes back with its moments: both go on in step.
-    assert fit(loaded, batches)["loss"] == pytest.approx(
-        fit(distiller, batches)["loss"], rel=1e-6
-    )
-
-
-def test_weights_of_a_trained_distiller_fit_one_that_was_never_compiled(tmp_path):
-    arrays = make_arrays()
-    batches = make_batches(arrays)
-    distiller = make_distiller()
-    fit(distiller, batches)
-    distiller.save_weights(tmp_path / "d.weights.h5")
-    fresh = Distiller(None, Student(), ListwiseKLDivergence())
-    fresh.predict(batches, verbose=0)
-    fresh.load_weights(tmp_path / "d.weights.h5")
-    np.testing.assert_array_equal(
-        fresh.predict(batches, verbose=0), distiller.predict(batches, verbose=0)
-    )
-
-
-def test_a_checkpoint_holds_the_student_alone(tmp_path):
-    x, y, _ = make_arrays()
-    distiller = make_distiller(Teacher())
-    del x["teacher_scores"]
-    distiller.compute_loss(x, y)
-    checkpoint = tf.train.Checkpoint(model=distiller).save(str(tmp_path / "checkpoint"))
-    shapes = [shape for _, shape in tf.train.list_variables(checkpoint)]
-    assert [ITEMS, 3] in shapes
-    assert [ITEMS, 50] not in shapes
-
-
-def test_config_round_trip():
-    distiller = make_distiller(Teacher(), student_loss_weight=0.3, name="mine")
-    config = distiller.get_config()
-    assert "teacher" not in config
-    copy = Distiller.from_config(config)
-    assert copy.get_config() == config
-    assert copy.name == "mine"
-
-
-def test_the_twin_trains_through_the_same_class_without_any_teacher():
-    arrays = make_arrays()
-    batches = make_batches(arrays, without=["teacher_scores"])
-    twin = make_distiller(losses=None, student_loss_weight=1.0)
-    history = fit(twin, batches, epochs=2)
-    assert set(history) == {"loss", "relevance_loss"}
-    np.testing.assert_allclose(history["loss"], history["relevance_loss"], rtol=1e-6)
-    assert history["loss"][1] < history["loss"][0]
 
 
 def test_pure_distillation_needs_no_relevance():
@@ -516,119 +246,6 @@ def test_candidates_may_be_shared_by_all_lists_of_a_batch():
     assert evaluate(distiller, shared) == pytest.approx(want, rel=1e-5)
     fit(distiller, shared)
     assert evaluate(distiller, shared)["loss"] < want["loss"]
-
-
-def test_metrics_see_the_mask():
-    mask = tf.constant([[True, True, True, False]])
-    x = {"mask": mask, "teacher_scores": tf.zeros((1, 4))}
-    y = {"labels": tf.constant([[0.0, 1.0, 0.0, 1.0]]), "mask": mask}
-    distiller = Distiller(None, Fixed([[3.0, 2.0, 1.0, 9.0]]), ListwiseKLDivergence())
-    distiller.compile(
-        "sgd",
-        ListwiseCrossEntropy(),
-        metrics=[keras_rs.metrics.MeanReciprocalRank(name="mrr")],
-    )
-    got = evaluate(distiller, tf.data.Dataset.from_tensors((x, y)))
-    assert got["mrr"] == pytest.approx(1 / 2)  # with the padded hit it would be 1
-
-
-def test_weighted_metrics_see_the_weights_and_metrics_do_not():
-    x, y, _ = make_arrays()
-    x, y = tf.nest.map_structure(lambda array: array[:2], (x, y))
-    y["labels"] = np.array([[1.0, 0, 0, 0], [0, 1.0, 0, 0]], "float32")
-    student = Fixed(np.tile([[4.0, 3.0, 2.0, 1.0]], (2, 1)))
-    distiller = Distiller(None, student, ListwiseKLDivergence())
-    distiller.compile(
-        "sgd",
-        ListwiseCrossEntropy(),
-        metrics=[keras_rs.metrics.MeanReciprocalRank(name="plain")],
-        weighted_metrics=[keras_rs.metrics.MeanReciprocalRank(name="weighted")],
-    )
-    weight = np.array([1.0, 3.0], "float32")
-    got = evaluate(distiller, make_batches((x, y, weight)))
-    assert got["plain"] == pytest.approx((1 + 1 / 2) / 2)
-    assert got["weighted"] == pytest.approx((1 + 3 * 1 / 2) / 4)
-
-
-def test_compiling_again_forgets_the_old_metrics():
-    batches = make_batches(make_arrays())
-    distiller = make_distiller()
-    distiller.compile(
-        "sgd", ListwiseCrossEntropy(), metrics=[keras_rs.metrics.NDCG(name="old")]
-    )
-    fit(distiller, batches)
-    distiller.compile(
-        "sgd", ListwiseCrossEntropy(), metrics=[keras_rs.metrics.NDCG(name="new")]
-    )
-    assert set(fit(distiller, batches)) == {
-        "loss",
-        "relevance_loss",
-        "distillation_loss",
-        "new",
-    }
-
-
-def test_losses_and_metrics_of_keras_rs_work_inside_ours():
-    batches = make_batches(make_arrays())
-    distiller = Distiller(
-        None,
-        Student(),
-        [ListwiseKLDivergence(), keras_rs.losses.PairwiseLogisticLoss()],
-    )
-    distiller.compile(
-        keras.optimizers.Adam(0.05),
-        loss=keras_rs.losses.ListMLELoss(),
-        metrics=[keras_rs.metrics.NDCG(k=3, name="ndcg@3")],
-    )
-    history = fit(distiller, batches, validation_data=batches, epochs=10)
-    assert history["loss"][-1] < history["loss"][0]
-    assert history["val_ndcg@3"][-1] > history["val_ndcg@3"][0]
-
-
-def test_our_losses_work_inside_the_distiller_of_keras():
-    inputs = keras.Input((3,))
-    identity = keras.Model(inputs, keras.layers.Identity()(inputs))
-    teacher = keras.Model(inputs, keras.layers.Rescaling(-2.0)(inputs))
-    distiller = keras.distillation.Distiller(
-        teacher,
-        identity,
-        keras.distillation.LogitsDistillation(
-            temperature=1.0, loss=ListwiseKLDivergence(temperature=2.0)
-        ),
-        student_loss_weight=0.0,
-    )
-    distiller.compile("sgd", loss="mse")
-    scores = np.array([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0]], "float32")
-    got = distiller.evaluate(scores, scores, verbose=0, return_dict=True)["loss"]
-    want = []
-    for row in scores:
-        p, q = (np.exp(row / 2 * factor) for factor in (-2.0, 1.0))
-        p, q = p / p.sum(), q / q.sum()
-        want.append(2.0**2 * np.sum(p * np.log(p / q)))
-    assert got == pytest.approx(np.mean(want), rel=1e-5)
-
-
-def test_our_losses_work_in_a_plain_model_with_bare_labels():
-    model = keras.Sequential([keras.layers.Rescaling(1.0)])
-    model.compile("sgd", loss=ListwiseCrossEntropy())
-    scores = np.array([[log(3.0), 0.0], [0.0, 0.0]], "float32")
-    relevance = np.array([[0.0, 1.0], [1.0, 0.0]], "float32")
-    got = model.evaluate(scores, relevance, verbose=0)
-    assert got == pytest.approx((log(4.0) + log(2.0)) / 2, rel=1e-5)
-    got = model.evaluate(
-        scores, relevance, sample_weight=np.array([1.0, 3.0]), verbose=0
-    )
-    assert got == pytest.approx((log(4.0) + 3 * log(2.0)) / 4, rel=1e-5)
-
-
-@pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_scores_from_nowhere_are_an_error_that_names_both_remedies(method):
-    batches = make_batches(make_arrays(), without=["teacher_scores"])
-    distiller = make_distiller(None)
-    run = {"fit": fit, "evaluate": evaluate}[method]
-    message = r"`teacher` must be given.*pass a teacher.*or store.*keys=\['affinity'"
-    with pytest.raises(ValueError, match=message):
-        run(distiller, batches)
 
 
 @pytest.mark.parametrize(

@@ -11,123 +11,31 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from recdistill import export, fresh_process, parity
-from recdistill.encoders import Schema, build_encoder
-from recdistill.export import ExportError, export_student
-from recdistill.features import (
-    AffinitySpec,
-    CategoriesSpec,
-    CategorySpec,
-    HistorySpec,
-    IdSpec,
-    NumberSpec,
-    TextSpec,
-    VectorSpec,
-)
+from recdistill import fresh_process, publishing
+from recdistill.catalogue import Catalogue
+from recdistill.encoders import build_encoder
+from recdistill.export import ExportError
+from recdistill.features import CategorySpec
 from recdistill.files import BusyError
-from recdistill.parity import Live, Request, check_parity
-from recdistill.retrieval import LARGEST, LOWEST
-from recdistill.servable import Servable, served_ops
+from recdistill.parity import Live, check_parity
+from recdistill.retrieval import LARGEST, LOWEST, ExactIndex
+from recdistill.servable import Servable
 from recdistill.student import TwoTowerStudent
-
-ITEMS = [f"item-{k}" for k in range(57)] + ["größe", "映画", "новинка"]
-KNOWN = ITEMS[:58]
-"""The last two items joined the catalogue after training."""
-
-
-def build_schema():
-    item = build_encoder("item_id", IdSpec(), {"vocabulary": KNOWN})
-    hidden = {"teacher_only": True}
-    return Schema(
-        query=[
-            build_encoder("user_id", IdSpec(), {"vocabulary": ["ann", "bob", "čeněk"]}),
-            build_encoder(
-                "jobs", CategoriesSpec(optional=True), {"vocabulary": ["cook"]}
-            ),
-            build_encoder(
-                "Age", NumberSpec(optional=True), {"mean": 40.0, "deviation": 10.0}
-            ),
-            build_encoder("taste", VectorSpec(size=2), {}),
-            build_encoder("dwell", NumberSpec(**hidden), {"mean": 0, "deviation": 1}),
-            build_encoder("history", HistorySpec(length=4), {}, item),
-        ],
-        candidate=[
-            item,
-            build_encoder("class", CategorySpec(), {"vocabulary": ["new", "old"]}),
-            build_encoder("title", TextSpec(buckets=16, length=3), {}),
-            build_encoder("clicks", NumberSpec(**hidden), {"mean": 0, "deviation": 1}),
-        ],
-        affinity={"affinity": AffinitySpec()},
-        item_id="item_id",
-    )
-
-
-def build_items():
-    return pa.table(
-        {
-            "item_id": ITEMS,
-            "class": [("new", "old", "unseen")[k % 3] for k in range(len(ITEMS))],
-            "title": [f"The film {k}, №{k % 5}" for k in range(len(ITEMS))],
-            "clicks": [float(k) for k in range(len(ITEMS))],
-        }
-    )
-
-
-def build_rows(count=12):
-    rng = np.random.default_rng(5)
-    history = rng.choice([*ITEMS, "never seen"], (count, 6)).astype(object)
-    length = (np.arange(count) % 7).astype("int32")
-    history[np.arange(6) >= length[:, None]] = ""
-    return {
-        "user_id": np.array(
-            [("ann", "čeněk", "nobody", "")[k % 4] for k in range(count)]
-        ),
-        "jobs": np.array([["cook", "tailor"], ["", ""]] * (count // 2)),
-        "Age": np.where(np.arange(count) % 3, 30.0 + np.arange(count), np.nan),
-        "taste": rng.normal(size=(count, 2)),
-        "history": history,
-        "history_length": length,
-        "dwell": np.ones(count),
-    }
-
-
-def build_student(schema, cls=TwoTowerStudent):
-    keras.utils.set_random_seed(11)
-    student = cls(schema, {}, dim=6, embedding_dim=5, hidden=(7,), dropout=0.2)
-    own = schema.for_student()
-    rows = build_rows(2)
-    student.encode_query(own.lookup_query(rows))
-    table = build_items()
-    raw = {
-        name: np.array(table[name].to_pylist())
-        for name in ("item_id", "class", "title")
-    }
-    student.encode_candidates(own.lookup_candidates(raw))
-    student.built = True
-    rng = np.random.default_rng(2)
-    for variable in student.trainable_variables:
-        variable.assign(rng.normal(0.0, 0.5, variable.shape))
-    return student
-
-
-def run_export(folder, student, **changes):
-    settings = {
-        "schema": build_schema(),
-        "items": build_items(),
-        "name": "films",
-        "top_k": 10,
-        "rows": build_rows(),
-        "metadata": {"ndcg@10": 0.25},
-    }
-    return export_student(student, folder=folder, **{**settings, **changes})
+from tests.films import (
+    ITEMS,
+    build_items,
+    build_rows,
+    build_schema,
+    build_student,
+    run_export,
+)
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +124,9 @@ QUERY = {
 STRINGS = {"dtype": "string", "shape": [None, None]}
 SCORES = {"dtype": "float32", "shape": [None, None]}
 EMBEDDING = {"embedding": {"dtype": "float32", "shape": [None, 6]}}
+ANY = np.full((1, 1), "", object)
+"""One query that excludes nothing, or may get anything."""
+
 CONTRACT = {
     "serving_default": {
         "inputs": QUERY,
@@ -229,6 +140,7 @@ CONTRACT = {
             **QUERY,
             "k": {"dtype": "int32", "shape": [None]},
             "exclude_ids": STRINGS,
+            "allow_ids": STRINGS,
         },
         "outputs": {"item_ids": STRINGS, "scores": SCORES},
     },
@@ -277,12 +189,17 @@ class TestWhatIsPublished:
         )
         stored.pop("_CHECKPOINTABLE_OBJECT_GRAPH")
         want = [tuple(v.shape) for v in student.trainable_variables]
-        want.append((len(ITEMS), 6))
+        want += [(len(ITEMS), 6), (len(ITEMS),)]
         assert sorted(map(tuple, stored.values())) == sorted(want)
         [data] = exported.path.glob("variables/variables.data*")
         graph = (exported.path / "saved_model.pb").stat().st_size
-        weights = 4 * sum(np.prod(shape) for shape in want)
+        weights = 4 * sum(np.prod(shape) for shape in want[:-1])
         assert weights <= data.stat().st_size <= weights + graph
+
+    def test_the_graph_does_not_know_the_items(self, exported):
+        content = (exported.path / "saved_model.pb").read_bytes()
+        assert "größe".encode() in content  # In the vocabulary: training saw it.
+        assert not any(name.encode() in content for name in ITEMS[58:])
 
     def test_ops_are_listed_and_none_of_them_calls_python(self, exported):
         assert {"MatMul", "TopKV2", "LookupTableFindV2"} <= set(
@@ -296,14 +213,15 @@ class TestWhatIsPublished:
         assert exported.manifest["metadata"] == {"ndcg@10": 0.25}
         assert exported.manifest["items"] == len(ITEMS)
         assert exported.manifest["schema"]["query"]["history"]["length"] == 4
-        hashes = export._hashes(exported.path)
-        del hashes["assets.extra/recdistill.json"]
+        hashes = publishing.hashes(exported.path)
         assert exported.manifest["sha256"] == hashes
         assert "saved_model.pb" in hashes
 
     def test_parity_is_within_what_is_allowed_and_was_measured(self, exported):
         assert exported.parity.queries == 12
-        assert exported.parity.requests == 3 * len(CONTRACT)
+        # Of `recommend` there are two: some queries are limited to some items.
+        assert exported.parity.requests == 3 * (len(CONTRACT) + 1)
+        assert exported.parity.recall == 1.0
         assert 0 < exported.parity.max_difference <= exported.parity.tolerance == 1e-5
 
     def test_warm_up_requests_fit_the_signatures_and_can_be_batched(self, exported):
@@ -390,28 +308,47 @@ class TestWhatIsServed:
     def test_excluded_items_make_room_for_the_next_best(self, serve, scores):
         order = np.array(ITEMS)[np.argsort(-scores[:2], axis=1)]
         exclude = np.array([order[0, :3], ["", "never seen", order[1, 1]]])
-        inputs = {"k": [4, 4], "exclude_ids": exclude}
+        inputs = {"k": [4, 4], "exclude_ids": exclude, "allow_ids": ANY[[0, 0]]}
         got = as_text(serve("recommend", queries_of([0, 1]) | inputs)["item_ids"])
         assert got == [order[0, 3:7].tolist(), order[1, [0, 2, 3, 4]].tolist()]
 
     def test_k_goes_up_to_the_catalogue_and_the_rest_has_no_item(self, serve):
-        inputs = {"k": [len(ITEMS)], "exclude_ids": [ITEMS[1:]]}
+        inputs = {"k": [60], "exclude_ids": [ITEMS[1:]], "allow_ids": ANY}
         answer = serve("recommend", queries_of(0) | inputs)
         [ids], [got] = as_text(answer["item_ids"]), answer["scores"]
         assert ids == [ITEMS[0]] + [""] * (len(ITEMS) - 1)
         assert np.isfinite(got).all()
         assert (got[1:] == np.float32(LOWEST)).all()
 
+    def test_of_allowed_items_the_best_come_and_no_other(self, serve, scores):
+        allow = np.array([[ITEMS[7], ITEMS[3], "never seen", ITEMS[3]], [""] * 4])
+        inputs = {"k": [3, 3], "exclude_ids": ANY[[0, 0]], "allow_ids": allow}
+        answer = serve("recommend", queries_of([0, 1]) | inputs)
+        limited, free = as_text(answer["item_ids"])
+        pair = sorted([3, 7], key=lambda row: -scores[0, row])
+        assert limited == [ITEMS[pair[0]], ITEMS[pair[1]], ""]
+        assert free == np.array(ITEMS)[np.argsort(-scores[1])[:3]].tolist()
+        want = [*scores[0, pair], LOWEST]
+        np.testing.assert_allclose(answer["scores"][0], want, rtol=1e-5)
+
+    def test_a_query_limited_to_unknown_or_excluded_items_gets_none(self, serve):
+        allow = np.array([["never seen", ""], [ITEMS[3], ITEMS[3]]])
+        exclude = np.array([[""], [ITEMS[3]]])
+        inputs = {"k": [2, 2], "exclude_ids": exclude, "allow_ids": allow}
+        answer = serve("recommend", queries_of([0, 1]) | inputs)
+        assert as_text(answer["item_ids"]) == [["", ""]] * 2
+        assert (answer["scores"] == np.float32(LOWEST)).all()
+
     def test_every_query_of_a_batch_gets_the_largest_k(self, serve):
-        inputs = {"k": [1, 3], "exclude_ids": [[""], [""]]}
+        inputs = {"k": [1, 3], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]}
         both = serve("recommend", queries_of([4, 5]) | inputs)
-        alone = {"k": [3], "exclude_ids": [[""]]}
+        alone = {"k": [3], "exclude_ids": ANY, "allow_ids": ANY}
         first = serve("recommend", queries_of(4) | alone)
         assert both["item_ids"].shape == (2, 3)
         assert as_text(both["item_ids"])[:1] == as_text(first["item_ids"])
 
     def test_a_request_without_rows_has_an_empty_answer(self, serve):
-        inputs = {"k": [], "exclude_ids": np.zeros((0, 1), object)}
+        inputs = {"k": [], "exclude_ids": ANY[:0], "allow_ids": ANY[:0]}
         answer = serve("recommend", queries_of(np.arange(0)) | inputs)
         assert answer["item_ids"].shape == answer["scores"].shape == (0, 1)
 
@@ -429,12 +366,12 @@ class TestWhatIsServed:
         [
             (
                 "recommend",
-                {"k": [0, 5], "exclude_ids": [[""]] * 2},
+                {"k": [0, 5], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]},
                 r"`k` must be from 1 to the number of items, 60\. Received:.*0 5",
             ),
             (
                 "recommend",
-                {"k": [1, 61], "exclude_ids": [[""]] * 2},
+                {"k": [1, 61], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]},
                 r"`k` must be from 1 to the number of items, 60\. Received:.*1 61",
             ),
             (
@@ -470,11 +407,11 @@ class TestWhatIsServed:
 
 class TestPublishing:
     def test_the_next_export_is_the_next_version(self, exported, student):
-        before = export._hashes(exported.path)
+        before = publishing.hashes(exported.path)
         second = run_export(exported.path.parents[1], student, top_k=60)
         assert second.path == exported.path.with_name("2")
         assert second.manifest["version"] == second.version == 2
-        assert export._hashes(exported.path) == before
+        assert publishing.hashes(exported.path) == before
 
     def test_a_student_that_changed_since_is_not_published(
         self, student, tmp_path, monkeypatch
@@ -508,13 +445,20 @@ class TestPublishing:
         self, tmp_path, embeddings
     ):
         with pytest.raises(ExportError, match=r"fresh process[\s\S]*saved_model"):
-            check_parity(tmp_path, live_of(*embeddings), [1])
+            queries, items = embeddings
+            raw = {n: v for n, v in build_rows().items() if n != "dwell"}
+            table = build_items().to_pydict()
+            candidates = {
+                n: np.array(table[n], object) for n in ("item_id", "class", "title")
+            }
+            live = Live(raw, candidates, ITEMS, queries, items, 3)
+            check_parity(tmp_path, live, [1])
 
     def test_what_a_killed_export_left_is_removed(self, tmp_path):
         killed = tmp_path / ".staging-1" / "variables"
         killed.mkdir(parents=True)
         (killed / "variables.index").write_text("half")
-        with export._staged(tmp_path) as (staging, version):
+        with publishing.staged(tmp_path) as (staging, version):
             assert list(staging.iterdir()) == []
             (staging / "saved_model.pb").write_text("whole")
         assert version == 1
@@ -524,16 +468,16 @@ class TestPublishing:
     def test_versions_are_counted_as_numbers(self, tmp_path):
         for name in ("2", "10", "not-a-version"):
             (tmp_path / name).mkdir()
-        with export._staged(tmp_path) as (staging, version):
+        with publishing.staged(tmp_path) as (staging, version):
             assert (staging.name, version) == (".staging-11", 11)
         assert (tmp_path / "11").is_dir()
 
     def test_two_exports_to_one_place_at_once_are_refused(self, tmp_path):
-        with export._staged(tmp_path) as (staging, _):
+        with publishing.staged(tmp_path) as (staging, _):
             with pytest.raises(
                 BusyError, match="Another recdistill process is at work"
             ):
-                with export._staged(tmp_path):
+                with publishing.staged(tmp_path):
                     pass
             assert staging.is_dir()
         assert (tmp_path / "1").is_dir()
@@ -555,27 +499,14 @@ class TestRefused:
             run_export(tmp_path, student)
         assert list((tmp_path / "films").iterdir()) == []
 
-    def test_an_op_that_tensorflow_does_not_have(self, tmp_path):
-        model = saved_model_pb2.SavedModel()
-        graph = model.meta_graphs.add().graph_def
-        function = graph.library.function.add()
-        function.signature.name = "inner"
-        graph.node.add(name="call", op="inner")
-        function.node_def.add(name="add", op="AddV2")
-        path = tmp_path / "saved_model.pb"
-        path.write_bytes(model.SerializeToString())
-        assert served_ops(tmp_path) == ["AddV2"]
-        function.node_def.add(name="search", op="Addons>ScannSearch")
-        path.write_bytes(model.SerializeToString())
-        with pytest.raises(ValueError, match=r"ScannSearch, node 'search' of inner"):
-            served_ops(tmp_path)
-
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"name": "../films"}, r"`name` must .*Received: name='../films'"),
             ({"top_k": 0}, r"`top_k` must be from 1 .* 60\. Received: top_k=0"),
             ({"top_k": 61}, r"Received: top_k=61"),
+            ({"warm_up_batches": (0, 1)}, r"`warm_up_batches` must be .*\(0, 1\)"),
+            ({"warm_up_batches": [1] * 167}, r"at most 1000 .*Received: 1002"),
             ({"metadata": {"ndcg": float("nan")}}, r"`metadata` must be JSON-ready"),
             (
                 {"rows": {"user_id": ["ann"]}},
@@ -613,94 +544,15 @@ class TestRefused:
         schema = build_schema()
         taken = build_encoder("k", CategorySpec(), {"vocabulary": []})
         schema.query = (*schema.query, taken)
-        servable = [schema, [*"ab"], np.ones((2, 6)), 1]
+        catalogue = Catalogue([*"ab"], ExactIndex(np.ones((2, 6))))
         with pytest.raises(ValueError, match=r"Received: 'k' for feature 'k'"):
-            Servable(student, *servable)
+            Servable(student, schema, catalogue, 1)
 
     def test_a_student_with_embeddings_that_are_not_finite(self, schema, tmp_path):
         student = build_student(schema)
         student.candidate_tower.linear.bias.assign([np.nan] * 6)
         with pytest.raises(ValueError, match=r"`embeddings` must be finite"):
             run_export(tmp_path, student)
-
-
-def live_of(queries, items):
-    raw = build_rows()
-    raw = {name: value for name, value in raw.items() if name != "dwell"}
-    table = build_items().to_pydict()
-    candidates = {n: np.array(table[n], object) for n in ("item_id", "class", "title")}
-    return Live(raw, candidates, ITEMS[: len(items)], queries, items, 3)
-
-
-class TestParity:
-    """Three items with live scores 1, 1 - 1e-6 and 0 for the only query."""
-
-    def compare(self, signature, answer, **inputs):
-        items = np.array([[1.0], [1.0 - 1e-6], [0.0]], "float32")
-        live = live_of(np.ones((1, 1), "float32"), items)
-        comparison = parity._Comparison(live)
-        comparison.add(Request(signature, inputs, np.array([0])), answer)
-        return comparison
-
-    def recommended(self, ids, scores, signature="serving_default", **inputs):
-        names = np.array([[i.encode() for i in ids]], object)
-        answer = {"item_ids": names, "scores": np.array([scores], "float32")}
-        return self.compare(signature, answer, **inputs)
-
-    def test_the_right_answer_passes(self):
-        got = self.recommended(ITEMS[:3], [1.0, 1.0 - 1e-6, 0.0])
-        assert (got.max_difference, got.swapped) == (pytest.approx(0, abs=1e-7), 0)
-
-    def test_items_closer_than_the_tolerance_may_change_places(self):
-        got = self.recommended([ITEMS[1], ITEMS[0], ITEMS[2]], [1.0, 1.0, 0.0])
-        assert got.swapped == 2
-        assert got.max_difference == pytest.approx(1e-6, rel=0.1)
-
-    @pytest.mark.parametrize(
-        ("ids", "message"),
-        [
-            (
-                [ITEMS[0], ITEMS[2], ITEMS[1]],
-                r"at place 2 of query 0, with live score 0",
-            ),
-            ([ITEMS[0], ITEMS[0], ITEMS[2]], "is not 3 distinct items"),
-            ([ITEMS[0], ITEMS[1]], "is not 3 distinct items"),
-            ([ITEMS[0], ITEMS[1], ""], "at place 3"),
-        ],
-    )
-    def test_other_items_fail(self, ids, message):
-        with pytest.raises(ExportError, match=message):
-            self.recommended(ids, [1.0, 1.0, 0.0][: len(ids)])
-
-    def test_an_excluded_item_fails(self):
-        asked = {"k": np.array([1]), "exclude_ids": [[ITEMS[0]]]}
-        self.recommended([ITEMS[1]], [1.0], "recommend", **asked)
-        with pytest.raises(ExportError, match=r"`recommend`.*`item_ids` has b'item-0'"):
-            self.recommended([ITEMS[0]], [1.0], "recommend", **asked)
-
-    @pytest.mark.parametrize("wrong", [1.0 + 3e-5, np.nan, np.inf])
-    def test_a_wrong_score_fails(self, wrong):
-        with pytest.raises(ExportError, match=r"`scores` is"):
-            self.recommended(ITEMS[:3], [wrong, 1.0, 0.0])
-
-    def test_rank_is_compared_score_by_score_with_what_is_known(self):
-        asked = {"candidate_ids": [[ITEMS[2], "never seen"]]}
-        right = np.array([[0.0, LOWEST]], "float32")
-        known = np.array([[True, False]])
-        self.compare("rank", {"scores": right, "known": known}, **asked)
-        with pytest.raises(ExportError, match="`known` differs"):
-            self.compare("rank", {"scores": right, "known": ~known}, **asked)
-        with pytest.raises(ExportError, match=r"column 0\), max \|Δ\| 0\.0001 where"):
-            self.compare("rank", {"scores": right + 1e-4, "known": known}, **asked)
-
-    def test_large_embeddings_are_compared_relative_to_their_largest_entry(self):
-        live = live_of(np.array([[1000.0, 1.0]], "float32"), np.ones((3, 2), "float32"))
-        request = Request("encode_query", {}, np.array([0]))
-        comparison = parity._Comparison(live)
-        comparison.add(request, {"embedding": np.array([[1000.0, 1.0 + 5e-3]])})
-        assert comparison.max_difference == pytest.approx(5e-3 / 1000)
-        with pytest.raises(ExportError, match=r"`embedding` is 1000\.1 where"):
-            comparison.add(request, {"embedding": np.array([[1000.1, 1.0]])})
 
 
 def test_the_fresh_process_can_import_neither_keras_nor_the_library():

@@ -1,11 +1,12 @@
 """latency: on a clock that the tests wind by hand."""
 
 import gc
+import threading
 
 import pytest
 
 from recdistill import latency
-from recdistill.latency import Latency, compare, measure_latency
+from recdistill.latency import Latency, compare, measure_latency, measure_load
 
 
 class Clock:
@@ -126,3 +127,37 @@ def test_settings_out_of_range_are_named(setting, value):
 def test_comparison_needs_a_call():
     with pytest.raises(ValueError, match="`calls` must have at least one entry"):
         compare({})
+
+
+def test_load_is_made_by_all_workers_at_once():
+    # None of them gets on before all are there.
+    barrier = threading.Barrier(3, timeout=30)
+    got = measure_load(barrier.wait, workers=3, warmup=0, seconds=1e-9)
+    assert got.latency.n == 3
+    assert not barrier.broken
+
+
+def test_load_counts_calls_against_the_wall_clock(clock, monkeypatch):
+    clock.process_time_ns = lambda: clock.now_ns * 3
+    counters = iter([10.0, 16.0])
+    monkeypatch.setattr(latency, "energy_joules", lambda: next(counters))
+    got = measure_load(clock.call("a", 250), warmup=2, seconds=1.0)
+    # Four calls of 250 ms, on a processor whose three cores are busy all the while.
+    assert got.latency.n == 4
+    assert got.per_second == pytest.approx(4.0)
+    assert got.cpu_ms == pytest.approx(750.0)
+    assert got.joules == pytest.approx(6.0 / 4)
+
+
+@pytest.mark.parametrize("counters", [(None, None), (16.0, 10.0)])
+def test_load_has_no_joules_without_a_counter_or_where_it_began_again(
+    counters, monkeypatch
+):
+    left = iter(counters)
+    monkeypatch.setattr(latency, "energy_joules", lambda: next(left))
+    assert measure_load(lambda: None, seconds=1e-3).joules is None
+
+
+def test_load_needs_a_worker():
+    with pytest.raises(ValueError, match=r"`workers` must be at least 1.*workers=0"):
+        measure_load(lambda: None, workers=0)

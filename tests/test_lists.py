@@ -149,6 +149,40 @@ def test_boundary_keeps_float64_where_everything_is():
     assert only.dtype == tf.float64
 
 
+def test_a_candidate_without_weight_leaves_the_mask_and_takes_its_values_along():
+    weight = np.array([[1.0, 0.0, 2.0], [-1.0, 3.0, 9.0], [1.0] * 3])
+    scores = np.where(weight > 0.0, SCORES, np.nan)
+    mask, weight, scores = lists.as_weighted_lists(MASK, weight, scores=scores)
+    np.testing.assert_array_equal(
+        mask, [[True, False, True], [False, True, False], [False] * 3]
+    )
+    np.testing.assert_array_equal(weight, [[1, 0, 2], [0, 3, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(scores, [[1.0, 0, 0.5], [0, 3.0, 0], [0, 0, 0]])
+
+
+def test_without_weights_every_real_candidate_weighs_one():
+    mask, weight, scores = lists.as_weighted_lists(MASK, None, scores=SCORES)
+    np.testing.assert_array_equal(mask, MASK)
+    np.testing.assert_array_equal(weight, MASK.astype("float32"))
+    np.testing.assert_array_equal(scores, np.where(MASK, SCORES, 0.0))
+
+
+def test_a_candidate_of_weight_two_has_the_probability_of_two():
+    weight = np.array([[2.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0] * 3], "float32")
+    got = lists.softmax(SCORES, MASK, 2.0, weight).numpy()
+    powers = np.array([2 * exp(0.5), exp(-1.0), exp(0.25)])
+    np.testing.assert_allclose(got[0], powers / powers.sum(), rtol=1e-6)
+    np.testing.assert_allclose(got[1:], [[0.5, 0.5, 0.0], [0.0] * 3])
+
+
+def test_a_mean_depends_on_ratios_of_weights_alone_and_is_zero_of_nothing():
+    values = np.array([[1.0, 4.0, 99.0]], "float32")
+    for unit in (1.0, 1e-30, 1e38):
+        weights = np.array([[2.0, 1.0, 0.0]], "float32") * np.float32(unit)
+        np.testing.assert_allclose(lists.mean(values, weights), [2.0], rtol=1e-6)
+    np.testing.assert_array_equal(lists.mean(values, np.zeros_like(values)), [0.0])
+
+
 @pytest.mark.parametrize(
     ("mask", "scores", "message"),
     [

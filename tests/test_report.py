@@ -5,19 +5,22 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from recdistill.doctor import examine
 from recdistill.intervals import Interval, Slice
 from recdistill.latency import Latency
-from recdistill.receipt import metric_label, render, verdict
+from recdistill.receipt import metric_label, render, render_examination, verdict
 from recdistill.report import (
     DatasetPart,
     GatePart,
     ModelPart,
     ProtocolPart,
     Report,
+    SoftTargetsPart,
     describe_environment,
 )
 
@@ -295,3 +298,64 @@ class TestReceipt:
         names = ["ndcg@10", "recall@5", "mrr", "map@3", "hit@1"]
         want = ["NDCG@10", "Recall@5", "MRR", "MAP@3", "Hit@1"]
         assert [metric_label(name) for name in names] == want
+
+
+SOFT_TARGETS = SoftTargetsPart(
+    transform="log",
+    temperature=0.39,
+    chosen_by="doctor",
+    effective=98.7,
+    list_size=1_568,
+    findings=("The tail is heavy",),
+    reason="The logarithm tames a heavy tail",
+)
+
+
+def test_the_receipt_says_what_the_student_was_shown():
+    said = " ".join(shown(report(soft_targets=SOFT_TARGETS), 80).split())
+    shares = "about 98.7 of 1,568 candidates count"
+    assert (
+        f"Soft targets log, temperature 0.39 (chosen by the doctor): {shares}" in said
+    )
+    changing = SOFT_TARGETS.model_copy(
+        update={"temperature": None, "effective": None, "chosen_by": "configuration"}
+    )
+    lines = shown(report(soft_targets=changing), 80).splitlines()
+    assert "Soft targets  log" in [line.rstrip() for line in lines]
+
+
+def test_soft_targets_come_back_from_the_file(tmp_path):
+    kept = report(soft_targets=SOFT_TARGETS)
+    kept.save(tmp_path / "report.json")
+    assert Report.load(tmp_path / "report.json").soft_targets == SOFT_TARGETS
+    assert kept.metrics_fingerprint() != report().metrics_fingerprint()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_doctors_sheet_has_all_that_it_found_and_fits(width):
+    scores = np.exp(3 * np.random.default_rng(1).normal(size=(30, 200)))
+    found = examine(scores, np.ones(scores.shape, bool))
+    console = Console(file=io.StringIO(), width=width)
+    console.print(render_examination(found, SOFT_TARGETS.model_dump()))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    said = " ".join(text.split())
+    for finding in found.findings:
+        assert f"Finding {finding}" in said
+    assert (
+        f"distill.scores=log distill.temperature=auto. {found.proposal.reason}" in said
+    )
+    assert f"Kurtosis {found.kurtosis:.3g} (normal 0, exponential 6)" in said
+    (row,) = (line.split() for line in text.splitlines() if line.startswith("log "))
+    want = [found.effective["log"][t] for t in ("0.125", "0.25", "0.5", "1", "2", "4")]
+    assert row[1:] == [f"{number:,.3g}" for number in want]
+    assert "This run log, temperature 0.39" in said
+
+
+def test_the_doctors_sheet_of_rubbish_has_no_numbers_to_show():
+    found = examine(np.full((2, 3), np.nan), np.ones((2, 3), bool))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render_examination(found))
+    said = " ".join(console.file.getvalue().split())
+    assert "NaN, infinite 6" in said
+    assert "Proposal" not in said

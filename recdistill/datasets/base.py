@@ -1,7 +1,7 @@
 """What a data set is, whichever files it came from."""
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 import pyarrow as pa
@@ -24,6 +24,8 @@ class Columns:
         time: When it happened, in interactions.
         relevance: How much the item was liked; None where any interaction counts as 1.
         weight: How much the interaction counts in training; None for 1.
+        list: Id of the list that a row belongs to; None where each row is one.
+        score: What a teacher thinks of the row's item; None where there is none.
     """
 
     query: str = "user_id"
@@ -31,6 +33,8 @@ class Columns:
     time: str = "timestamp"
     relevance: str | None = None
     weight: str | None = None
+    list: str | None = None
+    score: str | None = None
 
     def __post_init__(self) -> None:
         names = self.names()
@@ -59,7 +63,7 @@ class Columns:
                 )
         return cls(**(columns or {}))
 
-    def names(self) -> list[str]:
+    def names(self) -> Sequence[str]:
         """The columns that interactions must have."""
         return [name for name in asdict(self).values() if name is not None]
 
@@ -78,6 +82,8 @@ class Dataset:
             parameters of the generator.
         source: File name to its SHA-256.
         stream: Starts a new pass over the interactions; see `interactions`.
+        scores: Starts a pass over a teacher's scores: record batches with the columns
+            `key` (a list's id), `item` and `score`. None where the data has none.
     """
 
     name: str
@@ -87,6 +93,9 @@ class Dataset:
     fingerprint: str
     source: Mapping[str, str]
     stream: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
+    scores: Callable[[], Iterator[pa.RecordBatch]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
         """One pass over the interactions, in the order of the source.

@@ -220,6 +220,8 @@ def _converted(
         columns.time: times,
         columns.relevance: values.numbers,
         columns.weight: values.weights,
+        columns.list: values.ids,
+        columns.score: values.scores,
     }
     arrays = {}
     for name in batch.schema.names:

@@ -55,26 +55,30 @@ def read_tables(
     roles = Columns.of(columns)
     if not folder.is_dir():
         raise DataError(f"`path` must be a folder of tables. Received: {folder}")
-    parts = _find(folder, interactions)
-    item_parts = _find(folder, items or "items", optional=items is None)
-    query_parts = _find(folder, queries or "queries", optional=queries is None)
+    parts = table_files(folder, interactions)
+    item_parts = table_files(folder, items or "items", optional=items is None)
+    query_parts = table_files(folder, queries or "queries", optional=queries is None)
     digests = {
-        part.relative_to(folder).as_posix(): file_digest(part, text=_is_csv(part))
+        part.relative_to(folder).as_posix(): file_digest(part, text=is_csv(part))
         for part in (*parts, *item_parts, *query_parts)
     }
     return Dataset(
         name=folder.resolve().name,
         columns=roles,
-        items=_features(item_parts, roles.item),
-        queries=_features(query_parts, roles.query),
+        items=one_feature_table(item_parts, roles.item),
+        queries=one_feature_table(query_parts, roles.query),
         fingerprint=fingerprint(digests),
         source=digests,
-        stream=interaction_stream(_sources(parts, roles.names()), roles),
+        stream=interaction_stream(table_sources(parts, roles.names()), roles),
     )
 
 
-def _find(folder: Path, name: str, *, optional: bool = False) -> list[Path]:
-    """The files of a table; empty where it is optional and not there."""
+def table_files(folder: Path, name: str, *, optional: bool = False) -> list[Path]:
+    """The files of a table of a folder; empty where it is optional and not there.
+
+    Raises:
+        DataError: If it is not there, or there twice.
+    """
     places = [folder / name, *(folder / f"{name}{suffix}" for suffix in _SUFFIXES)]
     found = [place for place in places if place.exists()]
     if len(found) > 1:
@@ -90,10 +94,15 @@ def _find(folder: Path, name: str, *, optional: bool = False) -> list[Path]:
             f"and a folder {name}/).{nearest(name, stems)} The folder holds: "
             f"{', '.join(there) or 'nothing'}."
         )
-    return _parts(found[0])
+    return files_of(found[0])
 
 
-def _parts(place: Path) -> list[Path]:
+def files_of(place: Path) -> list[Path]:
+    """The files of a table: itself, or those of a folder in the order of their names.
+
+    Raises:
+        DataError: If it is neither Parquet nor CSV.
+    """
     parts = [place]
     if place.is_dir():
         parts = sorted(part for part in place.iterdir() if part.suffix in _SUFFIXES)
@@ -106,13 +115,14 @@ def _parts(place: Path) -> list[Path]:
     return parts
 
 
-def _is_csv(path: Path) -> bool:
+def is_csv(path: Path) -> bool:
+    """Whether the file is text."""
     return path.suffix == ".csv"
 
 
-def _sources(parts: Sequence[Path], text_columns: Sequence[str]) -> list[Source]:
+def table_sources(parts: Sequence[Path], text_columns: Sequence[str]) -> list[Source]:
     """The files of one table; what the first CSV file infers holds for all of them."""
-    if not _is_csv(parts[0]):
+    if not is_csv(parts[0]):
         return [parquet_source(part) for part in parts]
     types: dict[str, pa.DataType] = {}
     sources = []
@@ -125,12 +135,17 @@ def _sources(parts: Sequence[Path], text_columns: Sequence[str]) -> list[Source]
     return sources
 
 
-def _features(parts: Sequence[Path], id_column: str) -> pa.Table | None:
+def one_feature_table(parts: Sequence[Path], id_column: str) -> pa.Table | None:
+    """Items or queries, checked; None where there is no file.
+
+    Raises:
+        DataError: If there are several files, or an id is missing or repeated.
+    """
     if not parts:
         return None
     if len(parts) > 1:
         listed = ", ".join(part.name for part in parts)
         raise DataError(f"Items and queries must be one file each. Received: {listed}")
-    if _is_csv(parts[0]):
+    if is_csv(parts[0]):
         return feature_table(csv_source(parts[0], [id_column], whole=True), id_column)
     return feature_table(parquet_source(parts[0]), id_column)

@@ -130,6 +130,22 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
     return floats
 
 
+def scores(values: pa.Array, place: Place) -> pa.Array:
+    """Finite float32 numbers; null where there is no score.
+
+    Raises:
+        DataError: At an unreadable, infinite or NaN value.
+    """
+    values = _decoded(values)
+    missing = pc.is_null(values)
+    if _is_text(values.type):
+        missing = pc.or_kleene(missing, pc.equal(values, ""))
+        missing = pc.fill_null(missing, True)
+    zero = pa.scalar("0" if _is_text(values.type) else 0).cast(values.type)
+    filled = pc.if_else(missing, zero, values)
+    return pc.if_else(missing, pa.scalar(None, pa.float32()), numbers(filled, place))
+
+
 def weights(values: pa.Array, place: Place) -> pa.Array:
     """Finite float32 numbers of at least 0.
 

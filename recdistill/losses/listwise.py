@@ -1,17 +1,27 @@
-"""Listwise losses: a list's scores as one distribution over its candidates."""
+"""Listwise losses: a list's scores as one distribution over its candidates.
+
+Those that ask for an order instead are in `ordering.py`.
+"""
+
+from math import log
+from typing import ClassVar
 
 import keras
 from keras import ops
 
 from recdistill import lists
 from recdistill.lists import Tensor
-from recdistill.losses.list_loss import ListLoss, check_temperature
+from recdistill.losses.list_loss import TemperedListLoss, check_temperature
 
 __all__ = [
     "ListwiseCrossEntropy",
+    "ListwiseJensenShannon",
     "ListwiseKLDivergence",
+    "ListwiseSoftCrossEntropy",
     "listwise_cross_entropy",
+    "listwise_jensen_shannon",
     "listwise_kl_divergence",
+    "listwise_soft_cross_entropy",
 ]
 
 
@@ -20,6 +30,7 @@ def listwise_kl_divergence(
     student_scores: Tensor,
     mask: Tensor,
     temperature: float = 1.0,
+    item_weight: Tensor | None = None,
 ) -> Tensor:
     r"""How far the student's choice from a list is from the teacher's.
 
@@ -42,6 +53,9 @@ def listwise_kl_divergence(
         mask: `(batch, list_size)`, bool. True marks a real candidate.
         temperature: Above zero. Near zero only the teacher's first choice matters; a
             large value also teaches the order of the tail.
+        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+            None for once each. $p$ and $q$ take the factor $w_i$ before they are
+            normalised. Only ratios matter, and 0 removes a candidate.
 
     Returns:
         `(batch,)`, at least 0 up to rounding; 0 for a list with no real candidate.
@@ -66,14 +80,137 @@ def listwise_kl_divergence(
         array([0.4133, 0.4438], dtype=float32)
     """
     check_temperature(temperature)
-    mask, teacher_scores, student_scores = lists.as_lists(
-        mask, teacher_scores=teacher_scores, student_scores=student_scores
+    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    teacher_logs = lists.log_softmax(teacher_scores, mask, temperature)
-    student_logs = lists.log_softmax(student_scores, mask, temperature)
-    soft_targets = lists.softmax(teacher_scores, mask, temperature)
-    divergence = lists.total(soft_targets * (teacher_logs - student_logs), mask)
-    return temperature**2 * divergence
+    teacher_logs = lists.log_softmax(teacher_scores, mask, temperature, weight)
+    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
+    divergence = ops.exp(teacher_logs) * (teacher_logs - student_logs)
+    return temperature**2 * lists.total(divergence, mask)
+
+
+def listwise_soft_cross_entropy(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    item_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Surprise of the student at the teacher's choice from a list.
+
+    $$ \ell = -\tau^2 \sum_{i \in \text{list}} p_i \log q_i, \quad
+       p = \mathrm{softmax}(t / \tau), \; q = \mathrm{softmax}(s / \tau) $$
+
+    It is `listwise_kl_divergence` plus $\tau^2$ times the entropy of the soft targets
+    $p$. No student moves that, so the gradients of the two are equal. What differs is
+    the number: here it does not go to 0 as the student comes close.
+
+    Args:
+        teacher_scores: `(batch, list_size)`. Unnormalised; what stands under padding is
+            ignored.
+        student_scores: `(batch, list_size)`.
+        mask: `(batch, list_size)`, bool. True marks a real candidate.
+        temperature: Above zero; see `listwise_kl_divergence`.
+        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+            None for once each. $p$ and $q$ take the factor $w_i$ before they are
+            normalised. Only ratios matter, and 0 removes a candidate.
+
+    Returns:
+        `(batch,)`, at least 0 up to rounding; 0 for a list with no real candidate.
+
+    Raises:
+        ValueError: If the temperature is not a finite number above zero, the mask is
+            not boolean, or the shapes differ.
+
+    Use when: numbers are to be compared with those of other libraries, which mostly
+        report this form. Else prefer `listwise_kl_divergence`, which says how far there
+        is to go.
+
+    Reference: Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural
+        Network"; Cao et al. (2007), "Learning to Rank: From Pairwise Approach to
+        Listwise Approach".
+
+    Example:
+        The teacher gives 3/4 and 1/4, the student 1/2 and 1/2: log(2).
+
+        >>> teacher = np.array([[np.log(3.0), 0.0]], "float32")
+        >>> student, mask = np.zeros((1, 2), "float32"), np.ones((1, 2), bool)
+        >>> listwise_soft_cross_entropy(teacher, student, mask).numpy().round(4)
+        array([0.6931], dtype=float32)
+    """
+    check_temperature(temperature)
+    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    )
+    soft_targets = lists.softmax(teacher_scores, mask, temperature, weight)
+    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
+    return -(temperature**2) * lists.total(soft_targets * student_logs, mask)
+
+
+def listwise_jensen_shannon(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    item_weight: Tensor | None = None,
+) -> Tensor:
+    r"""How far teacher and student are from what they have in common.
+
+    Each distribution is compared with the mean of the two:
+
+    $$ \ell = \frac{\tau^2}{2} \sum_{i \in \text{list}} \left( p_i \log \frac{p_i}{m_i}
+       + q_i \log \frac{q_i}{m_i} \right), \quad m = \frac{p + q}{2}, \;
+       p = \mathrm{softmax}(t / \tau), \; q = \mathrm{softmax}(s / \tau) $$
+
+    It is symmetric and bounded by $\tau^2 \log 2$: a candidate that the teacher likes
+    and the student finds impossible costs a finite amount and, unlike under
+    `listwise_kl_divergence`, cannot dominate a batch. For a student far off, gradients
+    are small for the same reason. As $\tau$ grows, it tends to an eighth of the mean
+    squared gap between the centred scores.
+
+    Args:
+        teacher_scores: `(batch, list_size)`. Unnormalised; what stands under padding is
+            ignored.
+        student_scores: `(batch, list_size)`.
+        mask: `(batch, list_size)`, bool. True marks a real candidate.
+        temperature: Above zero; see `listwise_kl_divergence`.
+        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+            None for once each. $p$ and $q$ take the factor $w_i$ before they are
+            normalised. Only ratios matter, and 0 removes a candidate.
+
+    Returns:
+        `(batch,)`, at least 0 up to rounding; 0 for a list with no real candidate.
+
+    Raises:
+        ValueError: If the temperature is not a finite number above zero, the mask is
+            not boolean, or the shapes differ.
+
+    Use when: some of the teacher's lists are wrong or noisy, and single ones must not
+        rule the gradient. For a trusted teacher prefer `listwise_kl_divergence`.
+
+    Reference: Lin (1991), "Divergence Measures Based on the Shannon Entropy".
+
+    Example:
+        Teacher and student are each sure of another candidate: log(2), the most.
+
+        >>> teacher = np.array([[50.0, 0.0]], "float32")
+        >>> student = np.array([[0.0, 50.0]], "float32")
+        >>> mask = np.ones((1, 2), bool)
+        >>> listwise_jensen_shannon(teacher, student, mask).numpy().round(4)
+        array([0.6931], dtype=float32)
+    """
+    check_temperature(temperature)
+    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    )
+    teacher_logs = lists.log_softmax(teacher_scores, mask, temperature, weight)
+    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
+    # The gradients through the logarithm of the mean add up to zero, since both sides
+    # sum to one. Left out, they cannot go wrong where the two are equal.
+    mean_logs = ops.stop_gradient(ops.logaddexp(teacher_logs, student_logs) - log(2.0))
+    divergence = ops.exp(teacher_logs) * (teacher_logs - mean_logs)
+    divergence += ops.exp(student_logs) * (student_logs - mean_logs)
+    return temperature**2 / 2.0 * lists.total(divergence, mask)
 
 
 def listwise_cross_entropy(
@@ -81,6 +218,7 @@ def listwise_cross_entropy(
     student_scores: Tensor,
     mask: Tensor,
     temperature: float = 1.0,
+    item_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Surprise of the student at what was relevant, when it picks from the list.
 
@@ -99,6 +237,9 @@ def listwise_cross_entropy(
         temperature: Above zero. It belongs to the student's scores alone: scores of
             bounded size, such as cosines, need one well below 1 to tell candidates
             apart. The loss is a log-likelihood and is not rescaled by it.
+        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+            None for once each. $r$ and $q$ take the factor $w_i$ before they are
+            normalised. Only ratios matter, and 0 removes a candidate.
 
     Returns:
         `(batch,)`, at least 0. It is 0 for a list with no relevant candidate, about
@@ -127,15 +268,17 @@ def listwise_cross_entropy(
         1.0201
     """
     check_temperature(temperature)
-    mask, relevance, student_scores = lists.as_lists(
-        mask, relevance=relevance, student_scores=student_scores
+    mask, weight, relevance, student_scores = lists.as_weighted_lists(
+        mask, item_weight, relevance=relevance, student_scores=student_scores
     )
-    student_logs = lists.log_softmax(student_scores, mask, temperature)
-    return -lists.total(lists.shares(relevance, mask) * student_logs, mask)
+    # As shares first, because a product of two large numbers may be none.
+    relevance = lists.shares(lists.shares(relevance, mask) * weight, mask)
+    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
+    return -lists.total(relevance * student_logs, mask)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
-class ListwiseKLDivergence(ListLoss):
+class ListwiseKLDivergence(TemperedListLoss):
     """The mean of `listwise_kl_divergence` over the lists of a batch.
 
     `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
@@ -152,14 +295,85 @@ class ListwiseKLDivergence(ListLoss):
         0.4133
     """
 
-    def call(self, y_true: Tensor | dict[str, Tensor], y_pred: Tensor) -> Tensor:
+    minimum_at_teacher: ClassVar[bool] = True
+    weight_is_count: ClassVar[bool] = True
+
+    def per_list(
+        self,
+        labels: Tensor,
+        student_scores: Tensor,
+        mask: Tensor,
+        item_weight: Tensor | None,
+    ) -> Tensor:
         """One loss a list, `(batch,)`; see `listwise_kl_divergence`."""
-        teacher_scores, mask = lists.labels_and_mask(y_true)
-        return listwise_kl_divergence(teacher_scores, y_pred, mask, self.temperature)
+        return listwise_kl_divergence(
+            labels, student_scores, mask, self.temperature, item_weight
+        )
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
-class ListwiseCrossEntropy(ListLoss):
+class ListwiseSoftCrossEntropy(TemperedListLoss):
+    """The mean of `listwise_soft_cross_entropy` over the lists of a batch.
+
+    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
+    weighs zero.
+
+    Example:
+        >>> teacher_scores = np.array([[np.log(3.0), 0.0]], "float32")
+        >>> loss = ListwiseSoftCrossEntropy()
+        >>> round(float(loss(teacher_scores, np.zeros((1, 2), "float32"))), 4)  # log(2)
+        0.6931
+    """
+
+    minimum_at_teacher: ClassVar[bool] = True
+    weight_is_count: ClassVar[bool] = True
+
+    def per_list(
+        self,
+        labels: Tensor,
+        student_scores: Tensor,
+        mask: Tensor,
+        item_weight: Tensor | None,
+    ) -> Tensor:
+        """One loss a list, `(batch,)`; see `listwise_soft_cross_entropy`."""
+        return listwise_soft_cross_entropy(
+            labels, student_scores, mask, self.temperature, item_weight
+        )
+
+
+@keras.saving.register_keras_serializable(package="recdistill")
+class ListwiseJensenShannon(TemperedListLoss):
+    """The mean of `listwise_jensen_shannon` over the lists of a batch.
+
+    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
+    weighs zero.
+
+    Example:
+        >>> teacher_scores = np.array([[50.0, 0.0]], "float32")
+        >>> student_scores = np.array([[0.0, 50.0]], "float32")
+        >>> loss = ListwiseJensenShannon()
+        >>> round(float(loss(teacher_scores, student_scores)), 4)  # log(2)
+        0.6931
+    """
+
+    minimum_at_teacher: ClassVar[bool] = True
+    weight_is_count: ClassVar[bool] = True
+
+    def per_list(
+        self,
+        labels: Tensor,
+        student_scores: Tensor,
+        mask: Tensor,
+        item_weight: Tensor | None,
+    ) -> Tensor:
+        """One loss a list, `(batch,)`; see `listwise_jensen_shannon`."""
+        return listwise_jensen_shannon(
+            labels, student_scores, mask, self.temperature, item_weight
+        )
+
+
+@keras.saving.register_keras_serializable(package="recdistill")
+class ListwiseCrossEntropy(TemperedListLoss):
     """The mean of `listwise_cross_entropy` over the lists of a batch.
 
     `y_true` holds relevance, `y_pred` the student's scores. A list with no relevant
@@ -172,10 +386,19 @@ class ListwiseCrossEntropy(ListLoss):
         0.6931
     """
 
-    def call(self, y_true: Tensor | dict[str, Tensor], y_pred: Tensor) -> Tensor:
+    weight_is_count: ClassVar[bool] = True
+
+    def per_list(
+        self,
+        labels: Tensor,
+        student_scores: Tensor,
+        mask: Tensor,
+        item_weight: Tensor | None,
+    ) -> Tensor:
         """One loss a list, `(batch,)`; see `listwise_cross_entropy`."""
-        relevance, mask = lists.labels_and_mask(y_true)
-        return listwise_cross_entropy(relevance, y_pred, mask, self.temperature)
+        return listwise_cross_entropy(
+            labels, student_scores, mask, self.temperature, item_weight
+        )
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has a relevant candidate, `(batch,)`, bool."""

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Workspace:
         step: str,
         inputs: Mapping[str, Any],
         valid: Callable[[Artefact], bool] = lambda artefact: True,
+        shared: bool = False,
     ) -> Iterator[Draft]:
         """Where a step writes its artefact.
 
@@ -65,6 +66,8 @@ class Workspace:
             step: The step's name.
             inputs: JSON-ready; everything that determines the content.
             valid: Whether an artefact that is there can still be used.
+            shared: Whether one that another run beside this one has finished is used
+                where it lies. Its name is the hash of what determines it.
 
         Yields:
             A draft. If `draft.done`, the artefact was there: use it. Else write into
@@ -72,7 +75,9 @@ class Workspace:
             `draft.record`; leaving the block publishes it.
         """
         key = fingerprint({"step": step, "version": __version__, **inputs})
-        draft = Draft(self.root / f"{step}-{key[:12]}", key)
+        name = f"{step}-{key[:12]}"
+        others = sorted(self.root.parent.glob(f"*/{name}")) if shared else []
+        draft = Draft(self.root / name, key, others)
         if draft.done is not None and not valid(draft.done):
             draft.discard()
         if draft.done is None:
@@ -87,21 +92,25 @@ class Workspace:
 class Draft:
     """An artefact in the making; see `Workspace.produce`."""
 
-    def __init__(self, final: Path, key: str) -> None:
+    def __init__(self, final: Path, key: str, others: Iterable[Path] = ()) -> None:
         self.final, self.key = final, key
         self.record: dict[str, Any] = {}
-        self.done = self._finished()
-        self.path = self._aside() if self.done is None else final
+        found = (self._finished(path) for path in (final, *others))
+        self.done = next((artefact for artefact in found if artefact), None)
+        self.path = self._aside() if self.done is None else self.done.path
 
     def _aside(self) -> Path:
         return self.final.with_name(f".partial-{self.final.name}")
 
-    def _finished(self) -> Artefact | None:
+    def _finished(self, path: Path) -> Artefact | None:
         try:
-            record = json.loads((self.final / RECORD).read_text())
+            record = json.loads((path / RECORD).read_text())
         except FileNotFoundError:
             return None
-        return Artefact(self.final, self.key, record, reused=True)
+        # Folders are named by a part of the key.
+        if record["key"] != self.key:
+            return None
+        return Artefact(path, self.key, record, reused=True)
 
     def discard(self) -> None:
         """Removes the finished artefact, so that it is made again."""

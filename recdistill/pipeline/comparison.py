@@ -1,12 +1,14 @@
-"""The last word on the models: full rankings of the test lists, the gate, latency."""
+"""The last word on the models: full rankings of the test lists, and latency."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,16 +18,17 @@ from recdistill.batches import (
     Lists,
     catalogue_mask,
     in_order,
+    raw_inputs,
     score_catalogue,
 )
 from recdistill.evaluation import ListRows, agreement
-from recdistill.intervals import Interval, paired_difference
+from recdistill.flops import flops_of_function
 from recdistill.latency import Comparison, compare
+from recdistill.pipeline.models import Teacher, members_of
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.training import PAIRS_AT_ONCE, Scorer, judge
 from recdistill.ranks import first_k, real_scores
-from recdistill.report import GatePart
 from recdistill.student import TwoTowerStudent
 
 TOP = 10
@@ -66,6 +69,7 @@ def rank_test_lists(
     prepared: Prepared,
     metrics: Sequence[str],
     progress: Progress,
+    judged_lists: Iterable[Lists] | None = None,
 ) -> TestRows:
     """Ranks the whole catalogue for every test list, by every model.
 
@@ -74,6 +78,8 @@ def rank_test_lists(
         prepared: The prepared data.
         metrics: Metric names.
         progress: Told how far the work is.
+        judged_lists: What to judge instead of all test lists, in pieces that can be
+            scored at once; lists may say what their candidates are.
     """
     size = prepared.catalogue_size
     rows = {name: ListRows() for name in scorers}
@@ -83,7 +89,9 @@ def rank_test_lists(
     total = sum(pq.read_metadata(path).num_rows for path in shards)
     done = 0
     survival = [n for n in SURVIVAL if n < size] or [size]
-    for lists in in_order(shards, max(1, PAIRS_AT_ONCE // size)):
+    if judged_lists is None:
+        judged_lists = in_order(shards, max(1, PAIRS_AT_ONCE // size))
+    for lists in judged_lists:
         mask = catalogue_mask(lists, size)
         scores = {name: score_catalogue(s, lists, size) for name, s in scorers.items()}
         for name, values in scores.items():
@@ -111,66 +119,8 @@ def _head_items(popularity: np.ndarray) -> np.ndarray:
     return head
 
 
-def decide(
-    teacher: pa.Table,
-    others: Mapping[str, pa.Table],
-    metric: str,
-    *,
-    samples: int,
-    seed: int,
-    override: bool,
-) -> GatePart:
-    """The gate: does the teacher beat every other model beyond noise, on validation?
-
-    Args:
-        teacher: Rows of the teacher.
-        others: Rows of what it must beat, by name.
-        metric: The metric that counts.
-        samples: Resamples of the queries.
-        seed: Seeds them.
-        override: Whether the run goes on all the same.
-    """
-    differences: dict[str, Interval] = {
-        f"teacher_minus_{name}": paired_difference(
-            teacher, rows, [metric], samples=samples, seed=seed
-        )[metric]
-        for name, rows in others.items()
-    }
-    failed = [
-        name
-        for name, gap in differences.items()
-        if not (gap.excludes(0.0) and (gap.value or 0.0) > 0.0)
-    ]
-    figures = "; ".join(
-        f"{n.replace('_', ' ')} {_shown(g)}" for n, g in differences.items()
-    )
-    verdict = (
-        "The teacher is worth distilling"
-        if not failed
-        else (
-            "The teacher does not beat "
-            + " and ".join(
-                n.removeprefix("teacher_minus_").replace("_", " ") for n in failed
-            )
-            + " beyond noise"
-        )
-    )
-    return GatePart(
-        passed=not failed,
-        overridden=bool(failed) and override,
-        message=f"{verdict}: {metric} on validation, {figures}.",
-        differences=differences,
-    )
-
-
-def _shown(gap: Interval) -> str:
-    if gap.value is None or gap.low is None or gap.high is None:
-        return f"unknown ({gap.reason})"
-    return f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-
-
 def time_models(
-    teacher: Scorer,
+    teacher: Scorer | None,
     student: TwoTowerStudent,
     prepared: Prepared,
     list_sizes: Sequence[int],
@@ -182,7 +132,7 @@ def time_models(
     is encoded, and scores are a gather and a product.
 
     Args:
-        teacher: Scores a batch.
+        teacher: Scores a batch; None to time the student alone.
         student: The distilled student.
         prepared: The prepared data.
         list_sizes: Candidates of the list, at most the catalogue.
@@ -191,35 +141,88 @@ def time_models(
     Yields:
         The number of candidates and the comparison.
     """
-    lists: Lists = next(in_order(prepared.shards("test"), 64))
-    longest = lists.take(np.argsort(-np.diff(lists.seen.offsets), kind="stable")[:1])
-    query = {name: tf.constant(value) for name, value in longest.query.items()}
-    size = prepared.catalogue_size
-    rows = {name: tf.constant(value) for name, value in prepared.catalogue.items()}
-    embeddings = student.encode_candidates(rows)
-
-    def dot(index: tf.Tensor) -> tf.Tensor:
-        candidates = tf.gather(embeddings, index)
-        return tf.linalg.matvec(candidates, student.encode_query(query)[0])
-
+    one = _OneQuery(student, prepared)
     # As a server calls it: traced, with its inputs bound.
-    rank = tf.function(dot, input_signature=[tf.TensorSpec([None], tf.int32)])
+    rank = tf.function(one.rank, input_signature=[tf.TensorSpec([None], tf.int32)])
     rank = rank.get_concrete_function()
-
     rng = np.random.default_rng(seed)
     for wanted in list_sizes:
-        # A catalogue smaller than the list is drawn from again.
-        index = tf.constant(rng.choice(size, wanted, replace=wanted > size), tf.int32)
-        batch = {
-            "query": query,
-            "candidate_index": index[None],
-            "mask": tf.ones([1, wanted], tf.bool),
-        }
-        calls: dict[str, Callable[[], object]] = {
-            "teacher": partial(_call, teacher, batch),
-            "student": partial(_call, rank, index),
-        }
+        index = one.draw(wanted, rng)
+        calls: dict[str, Callable[[], object]] = {}
+        if teacher is not None:
+            calls["teacher"] = partial(_call, teacher, one.batch(index))
+        calls["student"] = partial(_call, rank, index)
         yield wanted, compare(calls, budget_s=5.0)
+
+
+def count_operations(
+    teacher: Teacher,
+    student: TwoTowerStudent,
+    prepared: Prepared,
+    candidates: int,
+    seed: int,
+) -> dict[str, int | None]:
+    """Floating-point operations of ranking candidates for one query, as it is timed.
+
+    Args:
+        teacher: The teacher.
+        student: The distilled student.
+        prepared: The prepared data.
+        candidates: How many.
+        seed: Draws the candidates.
+
+    Returns:
+        For "teacher" and "student". None for a model that cannot be seen into.
+    """
+    one = _OneQuery(student, prepared)
+    index = one.draw(candidates, np.random.default_rng(seed))
+    counts: dict[str, int | None] = {"student": flops_of_function(one.rank, index)}
+    counts["teacher"] = None
+    if isinstance(teacher, keras.Model) and all(
+        isinstance(member, keras.Model) for member in members_of(teacher)
+    ):
+        batch = one.batch(index)
+        inputs = {name: batch[name] for name in ("query", "candidate_index", "mask")}
+        # A model of somebody else's may hold what cannot be frozen.
+        with contextlib.suppress(ValueError, tf.errors.OpError):
+            counts["teacher"] = flops_of_function(
+                lambda x: teacher(x, training=False), inputs
+            )
+    return counts
+
+
+class _OneQuery:
+    """The test query with the longest history among the first, asked of both models."""
+
+    def __init__(self, student: TwoTowerStudent, prepared: Prepared) -> None:
+        lists: Lists = next(in_order(prepared.shards("test"), 64))
+        order = np.argsort(-np.diff(lists.seen.offsets), kind="stable")
+        self.lists = lists.take(order[:1])
+        self.query = {k: tf.constant(v) for k, v in self.lists.query.items()}
+        rows = {name: tf.constant(value) for name, value in prepared.catalogue.items()}
+        self.student, self.size = student, prepared.catalogue_size
+        self.embeddings = student.encode_candidates(rows)
+
+    def draw(self, count: int, rng: np.random.Generator) -> tf.Tensor:
+        """`(count,)` candidates; a smaller catalogue is drawn from again."""
+        return tf.constant(
+            rng.choice(self.size, count, replace=count > self.size), tf.int32
+        )
+
+    def rank(self, index: tf.Tensor) -> tf.Tensor:
+        """The student's scores `(n,)`."""
+        candidates = tf.gather(self.embeddings, index)
+        return tf.linalg.matvec(candidates, self.student.encode_query(self.query)[0])
+
+    def batch(self, index: tf.Tensor) -> dict[str, Any]:
+        """What the teacher is given."""
+        return {
+            "query": self.query,
+            "candidate_index": index[None],
+            "mask": tf.ones([1, len(index)], tf.bool),
+            "raw": raw_inputs(self.lists),
+            "list_key": self.lists.list_key,
+        }
 
 
 def _call(function: Callable[[Any], Any], argument: Any) -> Any:

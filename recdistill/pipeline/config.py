@@ -27,6 +27,7 @@ from recdistill.pipeline.teacher_config import (
     LinearTeacherConfig,
     Section,
     TeacherConfig,
+    check_inputs,
 )
 
 
@@ -53,6 +54,9 @@ class SyntheticConfig(Section):
         return self
 
 
+ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "score"]
+
+
 class DatasetConfig(Section):
     """Where the interactions come from.
 
@@ -60,17 +64,16 @@ class DatasetConfig(Section):
         reader: The layout of the data.
         path: Folder with the data, relative to the current directory.
         fetch: Instead of `path`: a MovieLens release to download once.
-        columns: For `reader = "tables"`: names of the columns for the roles query,
-            item, time, relevance and weight.
+        columns: For `reader = "tables"` and "listwise": names of the columns for the
+            roles query, item, time, relevance and weight; for "listwise" also for list
+            and score.
         synthetic: For `reader = "synthetic"`: how much to generate.
     """
 
-    reader: Literal["tables", "movielens", "recbole", "synthetic"]
+    reader: Literal["tables", "listwise", "movielens", "recbole", "synthetic"]
     path: Path | None = None
     fetch: str | None = None
-    columns: dict[Literal["query", "item", "time", "relevance", "weight"], str] = Field(
-        default_factory=dict
-    )
+    columns: dict[ColumnRole, str] = Field(default_factory=dict)
     synthetic: SyntheticConfig = SyntheticConfig()
 
     @model_validator(mode="after")
@@ -82,6 +85,12 @@ class DatasetConfig(Section):
             raise ValueError(
                 "exactly one of `path` and `fetch` must be given. "
                 f"Received: {given or 'neither'}"
+            )
+        lists = sorted({"list", "score"} & set(self.columns))
+        if lists and self.reader != "listwise":
+            raise ValueError(
+                f"`columns.{lists[0]}` must go with reader 'listwise'. "
+                f"Received: reader={self.reader!r}"
             )
         return self
 
@@ -120,6 +129,8 @@ class ListsConfig(Section):
         tail: For sampled lists: uniformly drawn candidates.
         contexts: How many training lists the teacher scores for the student.
         per_query: At most this many training lists a query, the newest; all if unset.
+        scores_dtype: How teacher scores are stored. "float16" takes half the space; it
+            holds three digits, up to 65,504.
     """
 
     size: Literal["catalogue", "sampled"] = "catalogue"
@@ -127,6 +138,7 @@ class ListsConfig(Section):
     tail: int = Field(default=300, gt=0)
     contexts: int = Field(default=100_000, gt=0)
     per_query: int | None = Field(default=None, gt=0)
+    scores_dtype: Literal["float16", "float32"] = "float16"
 
 
 class StudentConfig(Section):
@@ -160,22 +172,62 @@ class StudentConfig(Section):
     )
 
 
+DistillationLoss = Literal[
+    "ListwiseKLDivergence",
+    "ListwiseSoftCrossEntropy",
+    "ListwiseJensenShannon",
+    "ListwisePlackettLuce",
+    "ListwiseSoftLambdaNDCG",
+    "TopKRelaxedRanking",
+    "TopKDualCorrection",
+    "TopKRankDistil",
+    "TopKPositionWeighted",
+    "PairwiseMarginMSE",
+    "PairwiseRankNet",
+    "PointwiseMSE",
+    "PointwiseBinaryCrossEntropy",
+]
+"""Classes of `recdistill.losses` that learn from teacher scores."""
+
+
+class LossTerm(Section):
+    """One of several distillation losses.
+
+    Attributes:
+        name: The class.
+        weight: Its share, beside the other ones.
+        options: Its own arguments, such as `k`.
+    """
+
+    name: DistillationLoss
+    weight: float = Field(default=1.0, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class DistillConfig(Section):
     """How the student learns from the teacher.
 
     Attributes:
-        loss: The distillation loss, a class of `recdistill.losses`.
-        temperature: Softens both sides of the loss.
+        loss: The distillation loss, a class of `recdistill.losses`, or several with
+            shares and arguments: `[{ name = …, weight = …, options = { k = 50 } }]`.
+        temperature: Softens both sides of the loss. "auto": the teacher's scores are
+            divided by what the score doctor proposes, and both sides are at 1. A loss
+            of scores as amounts or log-odds wants scores = "none", temperature = 1.
         weight: Share of the distillation loss; the hard labels have the rest.
-        scores: Transform of the teacher's scores within a list, before the loss.
-        gate: "stop": a teacher that does not beat popularity and the twin on
-            validation stops the run; "warn": it is only said.
+        scores: Transform of the teacher's scores within a list, before the loss
+            (`recdistill.scores`). "auto": the one that the score doctor proposes.
+        gate: "stop": a teacher that is not sound, or does not beat popularity and the
+            twin on validation, stops the run; "warn": it is only said.
     """
 
-    loss: Literal["ListwiseKLDivergence"] = "ListwiseKLDivergence"
-    temperature: float = Field(default=1.0, gt=0)
+    loss: DistillationLoss | Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (
+        "ListwiseKLDivergence"
+    )
+    temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     weight: float = Field(default=0.8, gt=0, le=1)
-    scores: Literal["none", "z_score"] = "z_score"
+    scores: Literal["none", "z_score", "min_max", "log", "logit", "rank", "auto"] = (
+        "auto"
+    )
     gate: Literal["stop", "warn"] = "stop"
 
 
@@ -209,12 +261,27 @@ class ExportConfig(Section):
     Attributes:
         path: Folder of all exports, relative to the current directory.
         top_k: How many items the plain call returns.
-        parity_rows: Real queries on which the export must equal the live student.
+        parity_rows: Real queries on which the export must equal the live student; an
+            IVF index chooses its number of probes on half of them.
+        index: "exact", which serves what was evaluated; "ivf", which finds nearly all
+            of it sooner; or "auto", IVF for large catalogues where it pays.
+        storage: How item embeddings are kept; scores are float32 either way.
+        target_recall: Share of the true top `top_k` that IVF must find.
+        warm_up_batches: Batch sizes of the warm-up requests, six requests each; a
+            server that batches must allow the largest.
+        on_device: Whether the query tower is exported for LiteRT as well.
     """
 
     path: Path = Path("export")
     top_k: int = Field(default=100, gt=0)
     parity_rows: int = Field(default=256, gt=0)
+    index: Literal["exact", "ivf", "auto"] = "exact"
+    storage: Literal["float32", "bfloat16"] = "float32"
+    target_recall: float = Field(default=0.98, gt=0, le=1)
+    warm_up_batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(1, 8), min_length=1, max_length=166
+    )
+    on_device: bool = False
 
 
 class Config(Section):
@@ -248,6 +315,7 @@ class Config(Section):
         taken = {
             "k",
             "exclude_ids",
+            "allow_ids",
             "candidate_ids",
             *(f"{h}_length" for h in histories),
         }
@@ -276,6 +344,11 @@ class Config(Section):
                 "`query` must have a feature of kind 'history' for a linear teacher or "
                 "an affinity. Received: none"
             )
+        check_inputs(
+            self.teacher,
+            {name: spec.kind for name, spec in self.query.items()},
+            {name: spec.kind for name, spec in self.candidate.items()},
+        )
         return self
 
 

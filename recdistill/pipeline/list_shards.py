@@ -28,6 +28,7 @@ from recdistill.features import (
 )
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.partitions import SPLITS, TRAIN, Partition
+from recdistill.pipeline.teacher_config import needs_raw
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,7 @@ class ListWriter:
         self._query_ids = pa.array(tables.pop("", np.array([], object)), pa.string())
         self._tables = tables
         self._columns, self._per_query = columns, config.lists.per_query
+        self._with_raw = needs_raw(config.teacher)
         self._folder = folder
         (folder / "lists").mkdir()
         (folder / "profiles").mkdir()
@@ -203,13 +205,13 @@ class ListWriter:
             if split == TRAIN:
                 rows = self._newest(part, rows)
             if len(rows):
-                table = self._lists(
-                    part, rows, item, query_row, with_raw=name == "test"
-                )
+                with_raw = self._with_raw or name == "test"
+                table = self._lists(part, rows, item, query_row, with_raw)
                 path = self._folder / "lists" / f"{name}-{number:05d}.parquet"
                 pq.write_table(table, path)
-                self.counts[name] += len(rows)
-                self.unreachable[name] += int((item[rows] < 0).sum())
+                self.counts[name] += len(table)
+                lost = np.bincount(self._list_numbers(part, rows), item[rows] >= 0) == 0
+                self.unreachable[name] += int(lost.sum())
 
     def _newest(self, part: Partition, rows: np.ndarray) -> np.ndarray:
         if self._per_query is None:
@@ -249,7 +251,10 @@ class ListWriter:
         query_row: np.ndarray,
         with_raw: bool,
     ) -> pa.Table:
-        one = np.arange(len(rows) + 1, dtype="int32")
+        """The lists of these rows; most are of one row, unless the data has lists."""
+        number, every = self._list_numbers(part, rows), rows
+        ends = np.concatenate([[0], np.cumsum(np.bincount(number))]).astype("int32")
+        rows = every[ends[:-1]]
         past = part.first_of_moment[rows] - part.first_of_query[rows]
         before = np.concatenate([[0], np.cumsum(past)])
         seen = np.repeat(part.first_of_query[rows] - before[:-1], past)
@@ -260,13 +265,15 @@ class ListWriter:
             "list_id": part.table["row"].take(pa.array(rows)),
             "query_id": part.table[self._sides.query_column].take(pa.array(rows)),
             "query_row": pa.array(query_row[rows]),
-            "candidates": pa.ListArray.from_arrays(one, item[rows]),
+            "candidates": pa.ListArray.from_arrays(ends, item[every]),
             "relevance": pa.ListArray.from_arrays(
-                one, self._number(part, rows, "relevance")
+                ends, self._number(part, every, "relevance")
             ),
             "list_weight": pa.array(self._number(part, rows, "weight")),
             "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
         }
+        if self._columns.list is not None:
+            columns["source_list"] = part.table[self._columns.list].take(pa.array(rows))
         raw = self._raw(part, rows)
         for encoder in self._schema.query:
             name = encoder.feature
@@ -286,6 +293,12 @@ class ListWriter:
             if with_raw:
                 columns[RAW_PREFIX + name] = _column(raw[name])
         return pa.table(columns)
+
+    @staticmethod
+    def _list_numbers(part: Partition, rows: np.ndarray) -> np.ndarray:
+        """`(rows,)`: which of the lists of these rows each belongs to, from 0."""
+        own = part.first_of_list[rows]
+        return np.cumsum(np.concatenate([[False], own[1:] != own[:-1]]))
 
     def _schema_lookup(self, encoder: Encoder, values: np.ndarray) -> np.ndarray:
         tensor = tf.constant(values.tolist() if values.dtype == object else values)

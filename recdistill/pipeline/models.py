@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -12,15 +13,21 @@ import tensorflow as tf
 from recdistill.batches import Collator, in_order
 from recdistill.linear import Affinity, LinearTeacher, fit_inverse
 from recdistill.pipeline.config import Config, StudentConfig
+from recdistill.pipeline.external import ExternalTeachers
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.teacher_config import (
     EnsembleTeacherConfig,
+    ExternalTeacherConfig,
     LinearTeacherConfig,
     ReferenceTeacherConfig,
+    ScoresTeacherConfig,
 )
 from recdistill.ranker import RankingTeacher
 from recdistill.student import TwoTowerStudent
-from recdistill.teachers import EnsembleTeacher
+from recdistill.teachers import EnsembleTeacher, ExternalTeacher, ScoreTable
+
+Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
+"""What a pipeline distils: a model with weights of its own, or one from outside."""
 
 WEIGHTS = "model.weights.h5"
 
@@ -59,23 +66,39 @@ class TeacherBuilder:
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
+        external: Opens the teachers from outside.
         fit: Whether linear models are fitted; else their weights are to be loaded.
     """
 
-    def __init__(self, config: Config, prepared: Prepared, *, fit: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        external: ExternalTeachers,
+        *,
+        fit: bool,
+    ) -> None:
         self._config, self._prepared, self._fit = config, prepared, fit
+        self._external = external
         self._inverses: dict[tuple[float, int], np.ndarray] = {}
 
-    def build(self) -> keras.Model:
+    def build(self) -> Teacher:
         """The teacher, with its variables made; a ranker in it is untrained."""
         teacher = self._build(self._config.teacher)
-        _call_once(teacher, self._prepared)
+        members = members_of(teacher)
+        ours = [member for member in members if isinstance(member, keras.Model)]
+        for model in [teacher] if len(ours) == len(members) else ours:
+            _call_once(model, self._prepared)
+        if isinstance(teacher, EnsembleTeacher):
+            teacher.built = True  # it has no weights but those of its members
         return teacher
 
-    def _build(self, config: Any) -> keras.Model:
+    def _build(self, config: Any) -> Teacher:
         if isinstance(config, EnsembleTeacherConfig):
             members = [self._build(member) for member in config.members]
-            return EnsembleTeacher(members, config.weights)
+            return EnsembleTeacher(members, config.weights, config.normalize)
+        if isinstance(config, ExternalTeacherConfig | ScoresTeacherConfig):
+            return self._external.open(config)
         if isinstance(config, LinearTeacherConfig):
             history = self._prepared.schema.history
             return LinearTeacher(
@@ -117,33 +140,65 @@ class TeacherBuilder:
         return layer
 
 
-def load_teacher(config: Config, prepared: Prepared, folder: Path) -> keras.Model:
-    """The teacher that the `teacher` step saved."""
-    teacher = TeacherBuilder(config, prepared, fit=False).build()
-    teacher.load_weights(folder / WEIGHTS)
+def load_teacher(
+    config: Config, prepared: Prepared, external: ExternalTeachers, folder: Path
+) -> Teacher:
+    """The teacher that the `teacher` step saved; one from outside is opened."""
+    teacher = TeacherBuilder(config, prepared, external, fit=False).build()
+    if isinstance(teacher, keras.Model):
+        teacher.load_weights(folder / WEIGHTS)
     return teacher
+
+
+def members_of(teacher: Teacher) -> list[Any]:
+    """The members of an ensemble, or the teacher itself."""
+    if isinstance(teacher, EnsembleTeacher):
+        return list(teacher.members)
+    return [teacher]
 
 
 def needs_profiles(config: Config, prepared: Prepared) -> bool:
     """Whether the teacher has a part that must not see a training query's own row."""
     members = getattr(config.teacher, "members", (config.teacher,))
     linear = any(isinstance(member, LinearTeacherConfig) for member in members)
-    return linear or bool(prepared.schema.affinity)
+    ranker = any(isinstance(member, ReferenceTeacherConfig) for member in members)
+    return linear or (ranker and bool(prepared.schema.affinity))
 
 
-def parameters(model: keras.Model) -> int:
-    """Number of weights, those that are not trained included."""
-    return int(sum(np.prod(weight.shape) for weight in model.weights))
-
-
-def size_bytes(model: keras.Model) -> int:
-    """Bytes of all weights in memory."""
-    return int(
-        sum(
-            np.prod(weight.shape) * tf.as_dtype(weight.dtype).size
-            for weight in model.weights
-        )
+def parameters(model: Teacher) -> int | None:
+    """Number of weights, those that are not trained included; None if not known."""
+    return _total(
+        model, lambda own: int(sum(np.prod(weight.shape) for weight in own.weights))
     )
+
+
+def size_bytes(model: Teacher) -> int | None:
+    """Bytes of all weights in memory, or of a model's files; None if not known."""
+    return _total(
+        model,
+        lambda own: int(
+            sum(
+                np.prod(weight.shape) * tf.as_dtype(weight.dtype).size
+                for weight in own.weights
+            )
+        ),
+        of_files=True,
+    )
+
+
+def _total(
+    model: Teacher, weigh: Callable[[keras.Model], int], *, of_files: bool = False
+) -> int | None:
+    total = 0
+    for member in members_of(model):
+        if isinstance(member, keras.Model):
+            size: int | None = weigh(member)
+        else:
+            size = member.size_bytes if of_files else member.parameters
+        if size is None:
+            return None
+        total += size
+    return total
 
 
 def _call_once(model: keras.Model, prepared: Prepared) -> None:

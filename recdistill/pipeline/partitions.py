@@ -38,13 +38,15 @@ class Partition:
         first_of_query: `(rows,)`, where the rows of the same query begin.
         first_of_moment: `(rows,)`, where the rows of the same query and time begin:
             what stands before it happened strictly earlier.
-        split: `(rows,)`, TRAIN, VALID or TEST.
+        split: `(rows,)`, TRAIN, VALID or TEST; the same for all rows of a list.
+        first_of_list: `(rows,)`, where the rows of the same list begin.
     """
 
     table: pa.Table
     first_of_query: np.ndarray
     first_of_moment: np.ndarray
     split: np.ndarray
+    first_of_list: np.ndarray
 
 
 class Partitions:
@@ -117,12 +119,9 @@ class Partitions:
                 writer.close()
 
     def _sorted(self, table: pa.Table) -> Partition:
-        table = table.sort_by(
-            [
-                (name, "ascending")
-                for name in (self.columns.query, self.columns.time, "row")
-            ]
-        )
+        columns = self.columns
+        keys = [columns.query, columns.time, *([columns.list] if columns.list else [])]
+        table = table.sort_by([(name, "ascending") for name in (*keys, "row")])
         query = table[self.columns.query].combine_chunks().dictionary_encode()
         code = query.indices.to_numpy()
         time = table[self.columns.time].to_numpy()
@@ -135,7 +134,27 @@ class Partitions:
             part = np.searchsorted(self._cuts, time, side="right")
         else:
             part = self._by_query(new_query)
-        return Partition(table, first, moment, part.astype("int8"))
+        own = self._first_of_list(table, new_moment)
+        # What reaches into a later part belongs there as a whole.
+        latest = np.zeros(len(part), "int8")
+        np.maximum.at(latest, own, part.astype("int8"))
+        return Partition(table, first, moment, latest[own], own)
+
+    def _first_of_list(self, table: pa.Table, new_moment: np.ndarray) -> np.ndarray:
+        position = np.arange(len(table))
+        if self.columns.list is None:
+            return position
+        name = table[self.columns.list].combine_chunks().dictionary_encode()
+        code = name.indices.to_numpy()
+        new = new_moment | np.concatenate([[True], code[1:] != code[:-1]])
+        first, times = np.unique(code[new], return_counts=True)
+        if (times > 1).any():
+            twice = name.dictionary[int(first[times.argmax()])].as_py()
+            raise DataError(
+                f"Each list must have one query and one time. Received: the list "
+                f"{twice!r} with several"
+            )
+        return np.maximum.accumulate(np.where(new, position, 0))
 
     def _by_query(self, new_query: np.ndarray) -> np.ndarray:
         """The last share of each query's rows; one row at least, of three or more."""

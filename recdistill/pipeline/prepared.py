@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse
 
-from recdistill.batches import Ragged, in_order
-from recdistill.encoders import FIRST, HistoryEncoder, Schema
+from recdistill.batches import Ragged, in_order, raw_inputs
+from recdistill.encoders import FIRST, Schema
 from recdistill.features import raw_values
 
 
@@ -61,17 +61,13 @@ class Prepared:
 
     def raw_queries(self, limit: int) -> dict[str, np.ndarray]:
         """Raw query inputs of the first test lists by input name, `(rows, …)`."""
-        lists = next(in_order(self.shards("test"), limit))
-        raw: dict[str, np.ndarray] = {}
-        for encoder in self.schema.query:
-            value = lists.raw[encoder.feature]
-            if isinstance(encoder, HistoryEncoder) and isinstance(value, Ragged):
-                lengths = np.diff(value.offsets).astype("int32")
-                raw[f"{encoder.feature}_length"] = lengths
-            raw[encoder.feature] = (
-                value.padded("") if isinstance(value, Ragged) else value
-            )
-        return raw
+        raw = raw_inputs(next(in_order(self.shards("test"), limit)))
+        return {name: raw[name] for name in self.query_inputs}
+
+    @property
+    def query_inputs(self) -> list[str]:
+        """Names of all raw query inputs, those for the teacher alone included."""
+        return [name for encoder in self.schema.query for name in encoder.raw_inputs()]
 
     @cached_property
     def popularity(self) -> np.ndarray:

@@ -15,10 +15,15 @@ from recdistill.intervals import (
     paired_difference,
 )
 from recdistill.latency import Latency
-from recdistill.pipeline.comparison import TestRows, time_models
+from recdistill.pipeline.comparison import (
+    TestRows,
+    count_operations,
+    time_models,
+)
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.models import parameters, size_bytes
 from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.teacher_config import has_only_some_scores
 from recdistill.pipeline.training import compiled
 from recdistill.report import (
     DatasetPart,
@@ -27,10 +32,16 @@ from recdistill.report import (
     ModelPart,
     ProtocolPart,
     Report,
+    SoftTargetsPart,
     describe_environment,
 )
 
-_PLACES: Any = {"workdir": True, "export": True, "dataset": {"path": True}}
+_PLACES: Any = {
+    "workdir": True,
+    "export": True,
+    "dataset": {"path": True},
+    "teacher": {"path": True, "members": {"__all__": {"path": True}}},
+}
 """Settings that no number depends on: a report is the same wherever it was made."""
 
 
@@ -44,7 +55,8 @@ def build_report(
     rows: TestRows,
     models: Mapping[str, keras.Model],
     *,
-    gate: Mapping[str, Any],
+    gate: GatePart,
+    soft_targets: SoftTargetsPart,
     timings: Mapping[str, float],
 ) -> Report:
     """Means, intervals and comparisons of the test rows, with what the models cost.
@@ -55,7 +67,8 @@ def build_report(
         dataset: The record of the `prepare` step.
         rows: One row a test list and model.
         models: The models that cost something; popularity is none.
-        gate: The decision to distil, as the `distill` step recorded it.
+        gate: The decision to distil.
+        soft_targets: What the student was shown of the teacher's scores.
         timings: Seconds of each step.
     """
     settings = config.evaluate
@@ -64,6 +77,7 @@ def build_report(
         rows.models[name] for name in ("student_alone", "distilled", "teacher")
     )
     latency, speedup = _time(config, prepared, models)
+    flops = _flops(config, prepared, models)
     return Report(
         name=config.name,
         seed=config.seed,
@@ -71,12 +85,13 @@ def build_report(
         protocol=ProtocolPart(
             split=f"test, the last {config.split.test:.0%} of {_OF[config.split.by]}",
             lists=len(rows.segments),
+            candidates=("listed" if has_only_some_scores(config.teacher) else "full"),
             masked_seen=True,
             unreachable=rows.unreachable,
             resamples=settings.bootstrap,
         ),
         models={
-            name: _model_part(name, config, rows, models, latency)
+            name: _model_part(name, config, rows, models, latency, flops.get(name))
             for name in get_args(ModelName)
         },
         gap_closed=gap_closed(twin, distilled, teacher, **draws),
@@ -90,7 +105,8 @@ def build_report(
         },
         agreement=bootstrap(rows.agreement, **draws),
         speedup=speedup,
-        gate=GatePart.model_validate(gate),
+        gate=gate,
+        soft_targets=soft_targets,
         timings_s=dict(timings),
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
@@ -103,6 +119,7 @@ def _model_part(
     rows: TestRows,
     models: Mapping[str, keras.Model],
     latency: Mapping[str, dict[str, Latency]],
+    flops: int | None,
 ) -> ModelPart:
     settings = config.evaluate
     draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
@@ -112,8 +129,14 @@ def _model_part(
         metrics=bootstrap(table, **draws),
         slices={"item": by_slice(table, rows.segments, settings.metrics[:1], **draws)},
         parameters=None if model is None else parameters(model),
+        flops_per_query=flops,
         size_bytes=None if model is None else size_bytes(model),
         latency_ms=latency.get(name, {}),
+        latency_reason=(
+            "only its scores are there"
+            if name == "teacher" and has_only_some_scores(config.teacher)
+            else None
+        ),
     )
 
 
@@ -123,14 +146,34 @@ def _time(
     """Latency by model and number of candidates, and the student's speed-up."""
     latency: dict[str, dict[str, Latency]] = {"teacher": {}, "distilled": {}}
     speedup = {}
+    timed = not has_only_some_scores(config.teacher)
     for size, times in time_models(
-        compiled(models["teacher"]),
+        compiled(models["teacher"]) if timed else None,
         models["distilled"],
         prepared,
         config.evaluate.latency_candidates,
         config.seed,
     ):
-        speedup[str(size)] = times.speedup["student"]
-        latency["teacher"][str(size)] = times.latencies["teacher"]
+        if timed:
+            speedup[str(size)] = times.speedup["student"]
+            latency["teacher"][str(size)] = times.latencies["teacher"]
         latency["distilled"][str(size)] = times.latencies["student"]
     return latency, speedup
+
+
+def _flops(
+    config: Config, prepared: Prepared, models: Mapping[str, keras.Model]
+) -> dict[str, int | None]:
+    """Operations by model, of as many candidates as latency is first given for."""
+    if not config.evaluate.latency_candidates:
+        return {}
+    counts = count_operations(
+        models["teacher"],
+        models["distilled"],
+        prepared,
+        config.evaluate.latency_candidates[0],
+        config.seed,
+    )
+    # The twin is the same student, trained otherwise.
+    teacher, student = counts["teacher"], counts["student"]
+    return {"teacher": teacher, "distilled": student, "student_alone": student}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,85 +19,68 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill import losses
 from recdistill.batches import Collator
-from recdistill.datasets import (
-    Dataset,
-    fetch,
-    read_movielens,
-    read_recbole,
-    read_tables,
-    synthetic,
-)
 from recdistill.distiller import Distiller
+from recdistill.doctor import Examination
 from recdistill.export import export_student
 from recdistill.files import held
+from recdistill.indexing import IndexSettings
 from recdistill.pipeline.artefacts import Artefact, Draft, Workspace
-from recdistill.pipeline.comparison import (
-    decide,
-    popularity_scorer,
-    rank_test_lists,
+from recdistill.pipeline.comparison import popularity_scorer, rank_test_lists
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.data import load_dataset
+from recdistill.pipeline.external import ExternalTeachers, identity, watched
+from recdistill.pipeline.gate import (
+    CountedScorer,
+    check_sound,
+    enter,
+    judge_teacher,
+    lists_trained_on,
 )
-from recdistill.pipeline.config import Config, DatasetConfig
 from recdistill.pipeline.models import (
     WEIGHTS,
+    Teacher,
     TeacherBuilder,
     load_student,
     load_teacher,
     needs_profiles,
     parameters,
 )
+from recdistill.pipeline.models import members_of as teacher_members
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepare import prepare
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.reporting import build_report
-from recdistill.pipeline.scoring import write_scores
+from recdistill.pipeline.scoring import (
+    examine_stored,
+    rounding_warning,
+    verified_files,
+    write_scores,
+)
+from recdistill.pipeline.soft_targets import SoftTargets, choose, distillation_losses
+from recdistill.pipeline.teacher_config import (
+    ReferenceTeacherConfig,
+    has_only_some_scores,
+    members_of,
+    needs_raw,
+)
 from recdistill.pipeline.training import (
+    Scorer,
     Trainer,
     Validation,
     compiled,
+    listed,
     training_batches,
 )
-from recdistill.ranker import RankingTeacher
 from recdistill.report import GatePart, Report
 from recdistill.student import TwoTowerStudent
+from recdistill.teachers import ScoreTable
+from recdistill.teachers.score_table import restricted
 
 STEPS = ("prepare", "teacher", "score", "student", "distill", "evaluate", "export")
 
-
-class GateError(RuntimeError):
-    """The teacher is not good enough to distil; the message has the figures."""
-
-
-def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
-    """The data set of a configuration, downloaded first where it says so.
-
-    Args:
-        config: The `dataset` section.
-        progress: Told how far a download is.
-
-    Raises:
-        DataError: If it cannot be had, or is bad.
-    """
-    if config.reader == "synthetic":
-        size = config.synthetic
-        return synthetic(
-            n_queries=size.queries,
-            n_items=size.items,
-            n_interactions=size.interactions,
-            seed=size.seed,
-        )
-    path = config.path
-    if config.fetch is not None:
-        label = f"Downloading {config.fetch}"
-        path = fetch(
-            config.fetch, progress=lambda done, total: progress(label, done, total)
-        )
-    if path is None:
-        raise ValueError("`path` or `fetch` must be given. Received: neither")
-    if config.reader == "tables":
-        return read_tables(path, {str(k): v for k, v in config.columns.items()})
-    return {"movielens": read_movielens, "recbole": read_recbole}[config.reader](path)
+SHARED = STEPS[:3]
+"""Their artefacts serve every student, whatever its pipeline is called."""
 
 
 class Pipeline:
@@ -107,6 +90,7 @@ class Pipeline:
         config: The configuration.
         progress: Told about work that takes time.
         announce: Told of each finished step and its artefact.
+        warn: Told what does not stop the run and should be known.
     """
 
     def __init__(
@@ -114,8 +98,12 @@ class Pipeline:
         config: Config,
         progress: Progress = lambda label, done, total: None,
         announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
+        warn: Callable[[str], None] = lambda message: None,
     ) -> None:
         self.config, self._progress, self._announce = config, progress, announce
+        self._warn = warn
+        # Options that a loss does not take are found out before any work.
+        distillation_losses(config.distill, 1.0)
         self.workspace = Workspace(config.workdir / config.name)
         self._done: dict[str, Artefact] = {}
 
@@ -141,7 +129,8 @@ class Pipeline:
         if step not in self._done:
             # A step's inputs are the keys of the steps it stands on: they come first.
             inputs, work, resumes = getattr(self, f"_{step}")()
-            with self.workspace.produce(step, inputs, _is_whole) as draft:
+            shared = step in SHARED
+            with self.workspace.produce(step, inputs, _is_whole, shared) as draft:
                 if draft.done is None:
                     if not resumes:
                         draft.restart()
@@ -156,12 +145,20 @@ class Pipeline:
             if step == "evaluate":
                 self._publish_report()
             self._announce(step, self._done[step])
+            if step == "score":
+                record = self._done["score"].record
+                self._say(rounding_warning(self.config.lists, record))
+                self._say(self.soft_targets.warning)
         return self._done[step]
 
     def _publish_report(self) -> None:
         """Copies the report to where people look for it."""
         report = Report.load(self._done["evaluate"].path / "report.json")
         report.save(self.workspace.root / "report.json")
+
+    def _say(self, warning: str | None) -> None:
+        if warning is not None:
+            self._warn(warning)
 
     # What several steps share.
 
@@ -174,7 +171,11 @@ class Pipeline:
     def _validation(self) -> Validation:
         settings = self.config.evaluate
         return Validation.of(
-            self.prepared, settings.metrics, settings.valid_lists, self.config.seed
+            self.prepared,
+            settings.metrics,
+            settings.valid_lists,
+            self.config.seed,
+            self._score_tables,
         )
 
     @cached_property
@@ -182,9 +183,25 @@ class Pipeline:
         return Trainer(self.config, self.prepared, self._validation, self._progress)
 
     @cached_property
-    def _teacher_model(self) -> keras.Model:
+    def _external(self) -> ExternalTeachers:
+        """Teachers from outside, opened once for all steps."""
+        return ExternalTeachers(
+            self.prepared, lambda: load_dataset(self.config.dataset, self._progress)
+        )
+
+    @cached_property
+    def _score_tables(self) -> list[ScoreTable]:
+        """What a teacher has that can score only some candidates; else nothing."""
+        return self._external.tables(self.config.teacher)
+
+    @cached_property
+    def _teacher_model(self) -> Teacher:
         folder = self._artefact("teacher").path
-        return load_teacher(self.config, self.prepared, folder)
+        return load_teacher(self.config, self.prepared, self._external, folder)
+
+    def _watched(self, score: Scorer, label: str, lists: int) -> Scorer:
+        raw = needs_raw(self.config.teacher)
+        return watched(score, label, lists, self._progress) if raw else score
 
     def _student_model(self, step: str) -> TwoTowerStudent:
         folder = self._artefact(step).path
@@ -200,6 +217,7 @@ class Pipeline:
             "columns": vars(dataset.columns),
             "per_query": config.lists.per_query,
             **_dump(config, "query", "candidate", "split"),
+            **({"with_raw": True} if needs_raw(config.teacher) else {}),
         }
 
         def work(draft: Draft) -> None:
@@ -212,21 +230,27 @@ class Pipeline:
         inputs = {
             "prepare": self._artefact("prepare").key,
             "valid_lists": config.evaluate.valid_lists,
-            **_dump(config, "seed", "teacher"),
+            "teacher": identity(config.teacher),
             "metrics": config.evaluate.metrics,
+            **_dump(config, "seed"),
         }
 
         def work(draft: Draft) -> None:
-            builder = TeacherBuilder(config, self.prepared, fit=True)
+            builder = TeacherBuilder(config, self.prepared, self._external, fit=True)
             teacher = builder.build()
             fitted = []
-            members = getattr(config.teacher, "members", (config.teacher,))
-            models = getattr(teacher, "members", [teacher])
-            for settings, model in zip(members, models, strict=True):
-                if isinstance(model, RankingTeacher):
+            pairs = zip(
+                members_of(config.teacher), teacher_members(teacher), strict=True
+            )
+            for settings, model in pairs:
+                if isinstance(settings, ReferenceTeacherConfig):
                     fitted += self._trainer.ranker(model, settings)
-            teacher.save_weights(draft.path / WEIGHTS)
-            rows = self._validation.rows(compiled(teacher))
+            if isinstance(teacher, keras.Model):
+                teacher.save_weights(draft.path / WEIGHTS)
+            lists = sum(map(len, self._validation.lists))
+            scorer = self._watched(compiled(teacher), "Judging the teacher", lists)
+            counted = CountedScorer(scorer)
+            rows = self._validation.rows(counted)
             pq.write_table(rows, draft.path / "valid.parquet")
             popular = popularity_scorer(self.prepared.popularity)
             rows = self._validation.rows(popular)
@@ -237,6 +261,7 @@ class Pipeline:
                 "parameters": parameters(teacher),
                 "valid": self._mean(draft.path / "valid.parquet"),
                 "valid_popularity": self._mean(draft.path / "valid-popularity.parquet"),
+                "faults": vars(counted.faults),
             }
 
         return inputs, work, False
@@ -248,17 +273,24 @@ class Pipeline:
             "teacher": self._artefact("teacher").key,
             **_dump(config, "seed", "lists"),
         }
+        check_sound(config, self._artefact("teacher"), self._trained_on)
 
         def work(draft: Draft) -> None:
+            label, tables = "Scoring with the teacher", self._score_tables
+            score = compiled(self._teacher_model)
+            lists = self._artefact("prepare").record["lists"]["train"]
             draft.record = write_scores(
-                compiled(self._teacher_model),
+                self._watched(score, label, min(lists, config.lists.contexts)),
                 self.prepared,
                 config.lists,
                 draft.path,
                 config.seed,
                 self._progress,
                 own_rows=needs_profiles(config, self.prepared),
+                restrict=partial(restricted, tables=tables) if tables else None,
             )
+            found = examine_stored(draft.path, self.prepared.catalogue_size)
+            draft.record["doctor"] = found.model_dump(mode="json")
 
         return inputs, work, True
 
@@ -271,13 +303,20 @@ class Pipeline:
             "list": lists.model_dump(include={"size", "teacher_top", "tail"}),
             **_dump(config, "seed", "student"),
         }
+        if has_only_some_scores(config.teacher):
+            # Twin and student are judged on the lists of the teacher: both train there.
+            inputs["score"] = self._artefact("score").key
 
         def work(draft: Draft) -> None:
-            collate = Collator(
-                self.prepared.catalogue_size, self._trainer.tail, shared=True
-            )
+            size = self.prepared.catalogue_size
+            collate = Collator(size, self._trainer.tail, shared=True)
+            shards = self.prepared.shards("train")
+            if "score" in inputs:
+                collate = Collator(size, with_teacher=True)
+                score = self._artefact("score")
+                shards = verified_files(score.path, score.record)
             dataset = training_batches(
-                self.prepared.shards("train"),
+                shards,
                 collate,
                 config.student.batch_size,
                 config.seed,
@@ -293,66 +332,66 @@ class Pipeline:
 
     def _distill(self) -> _Step:
         config, settings = self.config, self.config.distill
-        scores, twin = self._artefact("score"), self._artefact("student")
+        scores, gate = self._artefact("score"), self._gate
+        self._say(enter(gate))
         inputs = {
             "score": scores.key,
-            "twin": twin.key,
-            "resamples": config.evaluate.bootstrap,
-            **_dump(config, "seed", "student", "distill"),
+            "valid_lists": config.evaluate.valid_lists,
+            "metrics": config.evaluate.metrics,
+            **_dump(config, "seed", "student"),
+            # The gate opens the way to a student, and is no part of it.
+            "distill": settings.model_dump(mode="json", exclude={"gate"}),
         }
 
         def work(draft: Draft) -> None:
-            gate = self._gate()
-            if not gate.passed and not gate.overridden:
-                raise GateError(
-                    f"{gate.message} Distilling it would waste the run. Improve the "
-                    "teacher, or go on all the same with --set distill.gate=warn."
-                )
-            loss = getattr(losses, settings.loss)(temperature=settings.temperature)
-            collate = Collator(self.prepared.catalogue_size, with_teacher=True)
+            targets = self.soft_targets
+            terms, shares = distillation_losses(settings, targets.temperature)
             dataset = training_batches(
-                sorted(scores.path.glob("scores-*.parquet")),
-                collate,
+                verified_files(scores.path, scores.record),
+                Collator(self.prepared.catalogue_size, with_teacher=True),
                 config.student.batch_size,
                 config.seed,
-                settings.scores,
+                targets.transform,
+                targets.unit,
             )
             draft.record = self._trainer.student(
                 draft.path,
                 lambda student: Distiller(
                     None,
                     student,
-                    loss,
-                    distillation_loss_weights=[settings.weight],
+                    terms,
+                    distillation_loss_weights=shares,
                     student_loss_weight=1.0 - settings.weight,
                 ),
                 dataset,
                 "Distilling",
             )
-            draft.record["gate"] = gate.model_dump(mode="json")
+            draft.record["soft_targets"] = targets.part.model_dump(mode="json")
 
         return inputs, work, False
 
+    @cached_property
+    def soft_targets(self) -> SoftTargets:
+        """What the student is shown of the stored scores."""
+        found = Examination.model_validate(self._artefact("score").record["doctor"])
+        return choose(self.config.distill, found)
+
+    @cached_property
+    def _trained_on(self) -> dict[str, int] | None:
+        return lists_trained_on(self.prepared, self.config.teacher)
+
+    @cached_property
     def _gate(self) -> GatePart:
-        config, teacher = self.config, self._artefact("teacher").path
-        twin = self._artefact("student").path
-        return decide(
-            pq.read_table(teacher / "valid.parquet"),
-            {
-                "popularity": pq.read_table(teacher / "valid-popularity.parquet"),
-                "student_alone": pq.read_table(twin / "valid.parquet"),
-            },
-            config.evaluate.metrics[0],
-            samples=config.evaluate.bootstrap,
-            seed=config.seed,
-            override=config.distill.gate == "warn",
-        )
+        teacher, twin = self._artefact("teacher"), self._artefact("student")
+        return judge_teacher(self.config, teacher, twin, self._trained_on)
 
     def _evaluate(self) -> _Step:
         config = self.config
         inputs = {
             step: self._artefact(step).key for step in ("distill", "student", "teacher")
         } | _dump(config, "seed", "evaluate")
+        # Not the differences, whose last digits a parallel sum may change.
+        inputs["gate"] = self._gate.model_dump(mode="json", exclude={"differences"})
 
         def work(draft: Draft) -> None:
             models = {
@@ -362,8 +401,13 @@ class Pipeline:
             }
             scorers = {"popularity": popularity_scorer(self.prepared.popularity)}
             scorers |= {name: compiled(model) for name, model in models.items()}
+            tables = self._score_tables
             rows = rank_test_lists(
-                scorers, self.prepared, config.evaluate.metrics, self._progress
+                scorers,
+                self.prepared,
+                config.evaluate.metrics,
+                self._progress,
+                listed(self.prepared, "test", tables) if tables else None,
             )
             for name, table in rows.models.items():
                 pq.write_table(table, draft.path / f"{name}.parquet")
@@ -374,7 +418,8 @@ class Pipeline:
                 self._artefact("prepare").record,
                 rows,
                 models,
-                gate=self._artefact("distill").record["gate"],
+                gate=self._gate,
+                soft_targets=self.soft_targets.part,
                 timings={k: v.record["seconds"] for k, v in self._done.items()},
             )
             report.save(draft.path / "report.json")
@@ -393,6 +438,7 @@ class Pipeline:
             published = _published(folder / config.name, draft.key)
             if published is None:
                 report = Report.load(self._artefact("evaluate").path / "report.json")
+                settings = config.export
                 published = export_student(
                     self._student_model("distill"),
                     self.prepared.schema,
@@ -404,10 +450,16 @@ class Pipeline:
                     metadata={
                         "key": draft.key,
                         "fingerprint": report.metrics_fingerprint(),
-                        "metrics": report.model_dump(mode="json")["models"][
-                            "distilled"
-                        ]["metrics"],
+                        "report": report.model_dump(mode="json", include=_ON_CARD),
                     },
+                    index=IndexSettings(
+                        settings.index,
+                        settings.storage,
+                        settings.target_recall,
+                        config.seed,
+                    ),
+                    warm_up_batches=settings.warm_up_batches,
+                    on_device=settings.on_device,
                 ).path
             draft.record = {"path": str(published)}
 
@@ -431,6 +483,17 @@ def _published(folder: Path, key: str) -> Path | None:
         if version.name.isdecimal() and metadata.get("key") == key:
             return version
     return None
+
+
+_ON_CARD: Any = {
+    "dataset": True,
+    "protocol": True,
+    "models": {"__all__": {"metrics"}},
+    "gap_closed": True,
+    "kept": True,
+    "gate": {"overridden", "message"},
+}
+"""What the model card of an export tells of the report."""
 
 
 _Step = tuple[dict[str, Any], Callable[[Draft], None], bool]

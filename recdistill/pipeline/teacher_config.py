@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from recdistill.datasets.base import nearest
 
 
 class Section(BaseModel):
@@ -73,17 +77,195 @@ class LinearTeacherConfig(Section):
     max_items: int = Field(default=20_000, gt=0)
 
 
+class ExternalTeacherConfig(Section):
+    """What the kinds share that get raw features from us; see `docs/teachers.md`.
+
+    Attributes:
+        inputs: The teacher's name of an input to our feature. Left out where the names
+            are the same: a teacher that tells its inputs then gets those, another one
+            all features. A history has its length besides, as `<name>_length`, and in
+            layout "lists" there is the `mask`.
+        batch_size: Most candidates scored at once.
+        trained_on: A table of what the teacher was trained on, which the gate compares
+            with the held-out lists: a column `list_id` (rows of the interactions, from
+            0) or `query_id` and `item_id`.
+    """
+
+    inputs: dict[str, str] | None = None
+    batch_size: int = Field(default=4096, gt=0)
+    trained_on: Path | None = None
+
+
+class ModelTeacherConfig(ExternalTeacherConfig):
+    """What the kinds share that take tensors.
+
+    Attributes:
+        layout: "pairs": a row is one query with one candidate, `(rows, …)` to `(rows,)`
+            or `(rows, 1)`; "lists": queries `(batch, …)` and candidates `(batch,
+            list_size, …)` to `(batch, list_size)`.
+    """
+
+    layout: Literal["pairs", "lists"] = "pairs"
+
+
+class KerasTeacherConfig(ModelTeacherConfig):
+    """A Keras 3 model in a `.keras` file, loaded in safe mode.
+
+    Attributes:
+        path: The file, relative to the current directory.
+        output: The scores among several outputs; left out where there is one.
+    """
+
+    kind: Literal["keras"] = "keras"
+    path: Path
+    output: str | None = None
+
+
+class SavedModelTeacherConfig(ModelTeacherConfig):
+    """A SavedModel, of whatever made it.
+
+    Attributes:
+        path: The folder, relative to the current directory.
+        signature: Name of the signature.
+        output: The scores among several outputs; left out where there is one.
+    """
+
+    kind: Literal["saved_model"] = "saved_model"
+    path: Path
+    signature: str = "serving_default"
+    output: str | None = None
+
+
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
+class TfKerasTeacherConfig(ModelTeacherConfig):
+    """A Keras 2 or TFRS model, in a process of its own.
+
+    Attributes:
+        path: A SavedModel folder, a `.keras` or an `.h5` file, relative to the current
+            directory; or what `factory` is to be called with.
+        factory: A function that returns the model, "package.module:function".
+        signature: Of a SavedModel folder.
+        output: The scores among several outputs; left out where there is one.
+    """
+
+    kind: Literal["tf_keras"] = "tf_keras"
+    path: Path | None = None
+    factory: str | None = Field(default=None, pattern=IMPORT_PATH)
+    signature: str = "serving_default"
+    output: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        if self.path is None and self.factory is None:
+            raise ValueError("`path` or `factory` must be given. Received: neither")
+        return self
+
+
+class LightGBMTeacherConfig(ExternalTeacherConfig):
+    """A LightGBM booster, from the text file that `Booster.save_model` writes.
+
+    Attributes:
+        path: The file, relative to the current directory.
+        categorical: Its features that were pandas categories in training.
+    """
+
+    kind: Literal["lightgbm"] = "lightgbm"
+    path: Path
+    categorical: tuple[str, ...] = ()
+
+
+class CallableTeacherConfig(ModelTeacherConfig):
+    """A Python function from a dict of arrays to an array of scores.
+
+    Attributes:
+        function: Its import path, "package.module:function".
+    """
+
+    kind: Literal["callable"] = "callable"
+    function: str = Field(pattern=IMPORT_PATH)
+
+
+class RemoteTeacherConfig(ModelTeacherConfig):
+    """A model behind a TensorFlow Serving endpoint.
+
+    Attributes:
+        address: "http://host:8501" (REST, also https) or "grpc://host:8500".
+        model: The name that the server knows it by.
+        version: Its version; the newest if left out. Give it: what the server answers
+            is not hashed, so a new version would go unnoticed.
+        signature: Name of the signature.
+        output: The scores among several outputs; left out where there is one.
+        deadline_s: Seconds that a request may take, its retries included.
+        retries: How often a request is sent again to a server that is unavailable.
+    """
+
+    kind: Literal["remote"] = "remote"
+    address: str = Field(pattern=r"^(https?|grpc)://\S+$")
+    model: str = Field(min_length=1)
+    version: int | None = Field(default=None, ge=0)
+    signature: str = "serving_default"
+    output: str | None = None
+    deadline_s: float = Field(default=30.0, gt=0)
+    retries: int = Field(default=5, ge=0)
+
+
+class ScoresTeacherConfig(Section):
+    """Scores that are there already, for some candidates of some lists.
+
+    Attributes:
+        path: A Parquet or CSV table, or a folder of such, relative to the current
+            directory, with one row a (query, item). Left out where the data set is a
+            listwise table with scores of its own.
+        columns: Names of its columns for the roles query, item and score; "user_id",
+            "item_id" and "score" if left out.
+        trained_on: As for other teachers from outside.
+    """
+
+    kind: Literal["scores"] = "scores"
+    path: Path | None = None
+    trained_on: Path | None = None
+    columns: dict[Literal["query", "item", "score"], str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _columns_belong_to_a_table(self) -> Self:
+        if self.columns and self.path is None:
+            raise ValueError(
+                "`columns` must go with `path`; the columns of the data set are in "
+                f"`dataset.columns`. Received: columns={self.columns}, no path"
+            )
+        return self
+
+
 MemberConfig = Annotated[
-    ReferenceTeacherConfig | LinearTeacherConfig, Field(discriminator="kind")
+    ReferenceTeacherConfig
+    | LinearTeacherConfig
+    | KerasTeacherConfig
+    | SavedModelTeacherConfig
+    | TfKerasTeacherConfig
+    | LightGBMTeacherConfig
+    | CallableTeacherConfig
+    | RemoteTeacherConfig
+    | ScoresTeacherConfig,
+    Field(discriminator="kind"),
 ]
 
 
 class EnsembleTeacherConfig(Section):
-    """Several teachers: their z-scores within each list are added, with weights."""
+    """Several teachers: their scores are added within each list, with weights.
+
+    Attributes:
+        members: The teachers; none of them an ensemble.
+        weights: One for each; equal if left out.
+        normalize: What becomes of a member's scores in a list before they are added, a
+            transform of `recdistill.scores`.
+    """
 
     kind: Literal["ensemble"] = "ensemble"
     members: tuple[MemberConfig, ...] = Field(min_length=1)
     weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    normalize: Literal["none", "z_score", "min_max", "log", "logit", "rank"] = "z_score"
 
     @model_validator(mode="after")
     def _one_weight_a_member(self) -> Self:
@@ -96,6 +278,64 @@ class EnsembleTeacherConfig(Section):
 
 
 TeacherConfig = Annotated[
-    ReferenceTeacherConfig | LinearTeacherConfig | EnsembleTeacherConfig,
+    ReferenceTeacherConfig
+    | LinearTeacherConfig
+    | KerasTeacherConfig
+    | SavedModelTeacherConfig
+    | TfKerasTeacherConfig
+    | LightGBMTeacherConfig
+    | CallableTeacherConfig
+    | RemoteTeacherConfig
+    | ScoresTeacherConfig
+    | EnsembleTeacherConfig,
     Field(discriminator="kind"),
 ]
+
+
+def members_of(config: Section) -> tuple[Section, ...]:
+    """The members of an ensemble, or the teacher itself."""
+    return config.members if isinstance(config, EnsembleTeacherConfig) else (config,)
+
+
+def needs_raw(config: Section) -> bool:
+    """Whether a teacher reads raw features, which lists then have to keep."""
+    return any(isinstance(m, ExternalTeacherConfig) for m in members_of(config))
+
+
+def has_only_some_scores(config: Section) -> bool:
+    """Whether a teacher can score the candidates of its own lists alone."""
+    return any(isinstance(m, ScoresTeacherConfig) for m in members_of(config))
+
+
+def check_inputs(
+    config: Section, query: Mapping[str, str], candidate: Mapping[str, str]
+) -> None:
+    """Checks that the teacher is promised only what there is.
+
+    Args:
+        config: The teacher.
+        query: The kinds of the query features by name.
+        candidate: The same for candidates.
+
+    Raises:
+        ValueError: If `inputs` names a feature that there is not, or an affinity, which
+            has no raw value.
+    """
+    lengths = {f"{name}_length" for name, kind in query.items() if kind == "history"}
+    for member in members_of(config):
+        if not isinstance(member, ExternalTeacherConfig):
+            continue
+        known = {
+            *query,
+            *lengths,
+            *(k for k, v in candidate.items() if v != "affinity"),
+        }
+        if isinstance(member, ModelTeacherConfig) and member.layout == "lists":
+            known.add("mask")
+        for name, feature in (member.inputs or {}).items():
+            if feature not in known:
+                raise ValueError(
+                    f"`teacher.inputs.{name}` must be one of the features: "
+                    f"{', '.join(sorted(known))}. Received: {feature!r}."
+                    f"{nearest(feature, known)}"
+                )

@@ -24,7 +24,6 @@ from recdistill.batches import (
 )
 from recdistill.distiller import Distiller
 from recdistill.evaluation import ListRows, measure
-from recdistill.lists import standardize
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.models import (
@@ -33,14 +32,15 @@ from recdistill.pipeline.models import (
     build_student,
     members_of,
     parameters,
-    restrict,
 )
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.teacher_config import ReferenceTeacherConfig
 from recdistill.ranker import RankingTeacher
+from recdistill.scores import Transform, transformed
 from recdistill.student import TwoTowerStudent
-from recdistill.teachers import TeacherError
+from recdistill.teachers import ScoreTable, TeacherError
+from recdistill.teachers.score_table import restricted
 
 Scorer = Callable[[Any], Any]
 
@@ -107,7 +107,7 @@ class Validation:
         metrics: Sequence[str],
         limit: int,
         seed: int,
-        teacher: Teacher | None = None,
+        tables: Sequence[ScoreTable] = (),
     ) -> Validation:
         """A seeded sample of at most `limit` validation lists.
 
@@ -116,17 +116,17 @@ class Validation:
             metrics: Metric names.
             limit: Most lists.
             seed: Seeds the sample.
-            teacher: One that can score only some candidates: all models are then
-                judged on those, and on the lists where a positive is among them.
+            tables: Of a teacher that has only some scores: all models are then judged
+                on those candidates, in all lists where a positive is among them.
 
         Raises:
-            TeacherError: If the teacher can score no such list.
+            TeacherError: If there is no such list.
         """
         size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
-        if teacher is None:
-            pieces = list(in_order(prepared.shards("valid"), size, limit, seed))
+        if tables:
+            pieces = list(listed(prepared, "valid", tables))
         else:
-            pieces = list(judged_by(teacher, prepared, "valid", size))
+            pieces = list(in_order(prepared.shards("valid"), size, limit, seed))
         return cls(pieces, prepared.catalogue_size, metrics)
 
     def rows(self, score: Scorer) -> pa.Table:
@@ -169,26 +169,28 @@ def judge(
     )
 
 
-def judged_by(
-    teacher: Teacher, prepared: Prepared, split: str, batch_size: int
+def listed(
+    prepared: Prepared, split: str, tables: Sequence[ScoreTable]
 ) -> Iterator[Lists]:
     """The lists of a split on which a teacher of some scores can be judged.
 
-    These are the lists that have a positive among the candidates that it can score,
-    with those candidates alone.
+    These are the lists that have a positive among the candidates that it scored, with
+    those candidates alone.
 
     Args:
-        teacher: The teacher.
         prepared: The prepared data.
         split: "valid" or "test".
-        batch_size: Most lists in one piece.
+        tables: The scores that there are.
+
+    Yields:
+        Lists, as many as can be scored at once.
 
     Raises:
         TeacherError: If there is no such list.
     """
-    total = 0
-    for lists in in_order(prepared.shards(split), batch_size):
-        lists = restrict(teacher, lists).with_positive()
+    size, total = max(1, PAIRS_AT_ONCE // prepared.catalogue_size), 0
+    for lists in in_order(prepared.shards(split), size):
+        lists = restricted(lists, tables).with_positive()
         total += len(lists)
         if len(lists):
             yield lists
@@ -341,17 +343,27 @@ def training_batches(
     collate: Collator,
     batch_size: int,
     seed: int,
-    scores: str = "none",
+    transform: Transform = "none",
+    unit: float = 1.0,
 ) -> tf.data.Dataset:
-    """Endless training batches; stored teacher scores transformed as configured."""
-    dataset = batches(shards, collate, batch_size, seed=seed)
-    if scores == "z_score" and collate.with_teacher:
+    """Endless training batches.
 
-        def transform(x: dict[str, Any], y: Any, weight: Any) -> Any:
-            scores = standardize(x["teacher_scores"], x["mask"])
+    Args:
+        shards: Files of lists.
+        collate: Makes a batch.
+        batch_size: Lists in it.
+        seed: Seeds order and sampling.
+        transform: What becomes of stored teacher scores, list by list.
+        unit: What they are then divided by.
+    """
+    dataset = batches(shards, collate, batch_size, seed=seed)
+    if collate.with_teacher:
+
+        def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
+            scores = transformed(x["teacher_scores"], x["mask"], transform) / unit
             return {**x, "teacher_scores": scores}, y, weight
 
-        dataset = dataset.map(transform)
+        dataset = dataset.map(prepare)
     return dataset
 
 

@@ -141,3 +141,38 @@ def test_what_json_cannot_say_is_refused_and_leaves_nothing(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         write_json(tmp_path / "file.json", {"a": value})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shared_artefact_of_another_run_is_used_where_it_lies(tmp_path):
+    one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
+    first = make(one)
+    again = make(two, content="another", shared=True)
+    assert again.reused
+    assert (again.path, again.record) == (first.path, first.record)
+    assert names(two) == []
+    other = make(two, {"a": 2}, shared=True)
+    assert not other.reused
+    assert other.path.parent == two.root
+
+
+def test_an_artefact_that_is_not_shared_is_made_in_every_run(tmp_path):
+    make(Workspace(tmp_path / "one"))
+    second = make(Workspace(tmp_path / "two"))
+    assert not second.reused
+    assert second.path.parent == tmp_path / "two"
+
+
+def test_what_another_run_has_not_finished_is_not_shared(tmp_path):
+    one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
+    with pytest.raises(OSError), one.produce("step", {"a": 1}) as draft:
+        (draft.path / "file").write_text("half")
+        raise OSError
+    assert make(two, shared=True).path.parent == two.root
+
+
+def test_a_folder_of_the_same_name_and_another_key_is_not_taken_for_it(tmp_path):
+    one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
+    first = make(one)
+    record = first.record | {"key": first.key[:12] + "0" * 52}
+    write_json(first.path / "record.json", record)
+    assert make(two, shared=True).path.parent == two.root

@@ -1,101 +1,12 @@
-"""comparison: the gate's word, full rankings of the test lists, what stands beside."""
+"""comparison: full rankings of the test lists, and what stands beside them."""
 
 import numpy as np
 import pytest
 
-from recdistill.evaluation import ListRows
 from recdistill.pipeline import comparison, training
-from recdistill.pipeline.comparison import (
-    decide,
-    popularity_scorer,
-    rank_test_lists,
-)
+from recdistill.pipeline.comparison import popularity_scorer, rank_test_lists
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
-
-
-def table(values, queries=None):
-    """One row a list, each of a query of its own unless `queries` says otherwise."""
-    rows = ListRows()
-    names = queries or [f"u{k}" for k in range(len(values))]
-    rows.add(list(range(len(values))), names, {"mrr": np.array(values, float)})
-    return rows.table()
-
-
-def gate(teacher, twin, popularity=None, *, override=False, queries=None):
-    others = {
-        "popularity": table(popularity or [0.0] * len(teacher), queries),
-        "student_alone": table(twin, queries),
-    }
-    rows = table(teacher, queries)
-    return decide(rows, others, "mrr", samples=200, seed=1, override=override)
-
-
-def test_a_teacher_that_is_better_on_every_list_passes():
-    part = gate([0.75] * 20, [0.5] * 20, [0.25] * 20)
-    assert part.passed
-    assert not part.overridden
-    # The difference is the same for each query, so the interval has no width.
-    assert part.message == (
-        "The teacher is worth distilling: mrr on validation, "
-        "teacher minus popularity +0.5000 [+0.5000, +0.5000]; "
-        "teacher minus student alone +0.2500 [+0.2500, +0.2500]."
-    )
-    gap = part.differences["teacher_minus_student_alone"]
-    assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
-
-
-def test_a_teacher_that_is_worse_does_not_pass_however_sure_that_is():
-    part = gate([0.25] * 20, [0.5] * 20)
-    assert not part.passed
-    assert part.message.startswith(
-        "The teacher does not beat student alone beyond noise: mrr on validation, "
-        "teacher minus popularity +0.2500 [+0.2500, +0.2500]; "
-        "teacher minus student alone -0.2500 [-0.2500, -0.2500]"
-    )
-
-
-def test_a_teacher_that_beats_neither_has_both_named():
-    part = gate([0.5] * 20, [0.5] * 20, [0.5] * 20)
-    assert not part.passed
-    assert "does not beat popularity and student alone beyond noise" in part.message
-
-
-def test_a_gain_within_the_noise_does_not_pass():
-    teacher = [0.0, 1.0] * 10 + [0.6]
-    part = gate(teacher, [0.5] * 21)
-    gap = part.differences["teacher_minus_student_alone"]
-    assert gap.value == pytest.approx(0.1 / 21)
-    assert gap.low < 0 < gap.high
-    assert not part.passed
-
-
-def test_the_noise_is_that_between_queries_not_between_lists():
-    # 40 lists, but two queries only: one loses, one wins by a little more.
-    queries = ["ann", "bob"] * 20
-    part = gate([0.0, 1.0] * 20, [0.4] * 40, queries=queries)
-    assert not part.passed
-    assert gate([0.0, 1.0] * 200, [0.4] * 400).passed
-
-
-def test_one_query_says_nothing_and_the_reason_is_given():
-    part = gate([0.9] * 5, [0.1] * 5, queries=["ann"] * 5)
-    assert not part.passed
-    assert "teacher minus student alone unknown (" in part.message
-
-
-@pytest.mark.parametrize("override", [True, False])
-def test_overriding_is_noted_only_where_it_was_needed(override):
-    failed = gate([0.1] * 9, [0.5] * 9, override=override)
-    assert (failed.passed, failed.overridden) == (False, override)
-    passed = gate([0.9] * 9, [0.5] * 9, override=override)
-    assert (passed.passed, passed.overridden) == (True, False)
-
-
-def test_the_seed_decides_the_interval():
-    rng = np.random.default_rng(0)
-    values = rng.random((3, 40)).tolist()
-    assert gate(*values).differences == gate(*values).differences
 
 
 def test_popularity_scores_every_list_by_the_training_counts():

@@ -109,6 +109,13 @@ def test_a_key_like_no_other_lists_what_there_is(path):
         ("teacher.members=[]", "`teacher.members`: Tuple should have at least 1"),
         ("teacher.members=[{dim=8}]", "`teacher.members[0].kind` is missing"),
         ("distill.loss='KL'", "`distill.loss`: Input should be 'ListwiseKLDiverg"),
+        (
+            "distill.temperature=0",
+            "`distill.temperature`: Input should be greater",
+        ),
+        ("distill.temperature='warm'", "`distill.temperature`: Input should be 'auto'"),
+        ("distill.scores='zscore'", "`distill.scores`: Input should be 'none', 'z_sco"),
+        ("lists.scores_dtype='int8'", "`lists.scores_dtype`: Input should be 'float16"),
         ("dataset.columns.quer='u'", "`dataset.columns.quer`: Input should be 'query'"),
         ("evaluate.metrics=['ndgc@10']", "Received: 'ndgc@10'; did you mean 'ndcg@10'"),
     ],
@@ -123,10 +130,52 @@ def test_a_misspelt_kind_names_the_nearest_one(path):
         in refusal(path, "candidate.tags.kind='categry'")
     )
     said = refusal(path, "teacher.members=[{kind='linea'}]")
-    assert said.endswith(
-        "`teacher.members[0].kind` must be one of 'reference', 'linear'. "
-        "Received: 'linea' (did you mean `linear`?)."
-    )
+    assert "`teacher.members[0].kind` must be one of 'reference', 'linear', " in said
+    assert said.endswith("Received: 'linea' (did you mean `linear`?).")
+
+
+KERAS = "teacher={kind='keras', path='a.keras'"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"{KERAS}, inputs={{x='segmnt'}}}}", "'segmnt'. Did you mean 'segment'?"),
+        (f"{KERAS}, inputs={{x='affinity'}}}}", "Received: 'affinity'"),
+        (f"{KERAS}, inputs={{x='mask'}}}}", "Received: 'mask'"),
+        ("teacher={kind='tf_keras'}", "`path` or `factory` must be given"),
+        (
+            "teacher={kind='callable', function='f'}",
+            "`teacher.function`: String should",
+        ),
+        (
+            "teacher={kind='remote', address='host:1', model='m'}",
+            "`teacher.address`: String should match",
+        ),
+        ("teacher={kind='scores', columns={item='i'}}", "must go with `path`"),
+        ("teacher={kind='lightgbm', path='m', layout='lists'}", "not a known key"),
+        ("dataset={reader='tables', path='a', columns={list='l'}}", "'listwise'"),
+        ("teacher={kind='ensemble', members=[{kind='ensemble'}]}", "must be one of"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused_before_any_work(path, override, said):
+    assert said in refusal(path, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{KERAS}, inputs={{x='segment', n='history_length'}}}}",
+        f"{KERAS}, layout='lists', inputs={{x='mask'}}}}",
+        "teacher={kind='remote', address='grpc://host:1', model='m'}",
+        "teacher={kind='tf_keras', factory='my.models:build'}",
+        "teacher={kind='scores', path='s.csv', columns={query='who'}}",
+        "teacher={kind='ensemble', normalize='rank', members=[{kind='linear'}, "
+        "{kind='lightgbm', path='m.txt'}]}",
+    ],
+)
+def test_teachers_from_outside_can_be_configured(path, override):
+    assert load_config(path, [override]).teacher
 
 
 @pytest.mark.parametrize(

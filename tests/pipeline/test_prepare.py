@@ -11,9 +11,9 @@ import tensorflow as tf
 from recdistill.datasets import DataError
 from recdistill.pipeline import partitions
 from recdistill.pipeline.config import load_config
+from recdistill.pipeline.data import load_dataset
 from recdistill.pipeline.prepare import prepare
 from recdistill.pipeline.prepared import Prepared
-from recdistill.pipeline.steps import load_dataset
 from tests import tiny
 from tests.pipeline.logs import (
     LENGTH,
@@ -358,6 +358,79 @@ def test_a_feature_whose_sets_are_all_empty_can_be_read_back(tmp_path):
     raw = prepared.raw_queries(record["lists"]["test"])
     assert raw["likes"].tolist() == [[""]] * record["lists"]["test"]
     assert (prepared.schema.lookup_query(raw)["likes"].numpy() == 0).all()
+
+
+OUTSIDE = {"kind": "callable", "function": "some.module:score"}
+
+
+def test_a_teacher_from_outside_has_raw_values_in_every_split(tmp_path):
+    data = rich(random_log(4))
+    plain, _ = run(data, tmp_path / "plain", **RICH)
+    prepared, _ = run(data, tmp_path / "raw", **RICH, teacher=OUTSIDE)
+    for split in SPLITS:
+        lists = rows_of(prepared, split)
+        for row, without in rows_of(plain, split).items():
+            got = lists[row]
+            looked_up = {k: v for k, v in without.items() if not k.startswith("raw.")}
+            assert {k: got[k] for k in looked_up} == looked_up
+            raw = {k for k in got if k.startswith("raw.")}
+            assert raw == {f"raw.{name}" for name in RICH["query"]}
+            assert got["raw.user_id"] == got["query_id"]
+            assert len(got["raw.history"]) == sum(v != 0 for v in got["query.history"])
+
+
+def listed(rows, **more):
+    """Interactions that come in lists: rows (list, user, item, time)."""
+    name, user, item, time = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "list_id": pa.array(name, pa.string()),
+            "user_id": pa.array(user, pa.string()),
+            "item_id": pa.array(item, pa.string()),
+            "timestamp": pa.array(time, pa.int64()),
+        }
+    )
+    return tiny.dataset(table, list="list_id", **more)
+
+
+def test_rows_of_one_list_become_one_list(tmp_path):
+    # Ann's lists at 1, 2, … have 1, 2, 3, 1, 2, … items; two lists share moment 7.
+    log, number = [], 0
+    for time in range(1, 11):
+        for name in ("x", "y") if time == 7 else ("x",):
+            for _ in range(1 + (time - 1) % 3):
+                log.append((f"{time}{name}", "ann", f"i{number % 13}", time))
+                number += 1
+    shuffled = [log[k] for k in np.random.default_rng(1).permutation(len(log))]
+    data = listed(shuffled)
+    prepared, record = run(data, tmp_path / "p", split={"valid": 0.2, "test": 0.16})
+    catalogue = prepared.items["item_id"].to_pylist()
+    found = {}
+    for split in SPLITS:
+        for got in rows_of(prepared, split).values():
+            name = got["source_list"]
+            assert name not in found
+            found[name] = split
+            own = {item for each, _, item, _ in log if each == name}
+            items = [catalogue[k] for k in got["candidates"] if k >= 0]
+            assert set(items) <= own
+            assert len(got["candidates"]) == len(got["relevance"]) == len(own)
+            time = int(name[:-1])
+            earlier = {item for _, _, item, when in log if when < time}
+            assert {catalogue[k] for k in got["seen"]} == earlier & set(catalogue)
+    assert len(found) == 11
+    # Of 20 rows the last 3 are the test part, which begins inside the list at 9, and
+    # the 4 before them the validation part, which begins inside 7y.
+    assert [found[name] for name in ("6x", "7x")] == ["train", "train"]
+    assert [found[name] for name in ("7y", "8x")] == ["valid", "valid"]
+    assert [found[name] for name in ("9x", "10x")] == ["test", "test"]
+    assert record["lists"]["test"] == 2
+
+
+def test_a_list_of_two_moments_is_refused(tmp_path):
+    rows = [("a", "ann", f"i{k}", k) for k in range(9)]
+    with pytest.raises(DataError, match=r"query and one time.* Received: the list 'a'"):
+        run(listed(rows), tmp_path / "p")
 
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

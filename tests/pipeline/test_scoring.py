@@ -1,14 +1,24 @@
 """scoring: each stored list against plain loops, and a store that survives a kill."""
 
+import hashlib
 import os
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recdistill.batches import Collator, read_lists
 from recdistill.pipeline import partitions, scoring
 from recdistill.pipeline.config import ListsConfig
-from recdistill.pipeline.scoring import write_scores
+from recdistill.pipeline.scoring import (
+    ScoreError,
+    examine_stored,
+    rounding_warning,
+    stored_files,
+    verified_files,
+    write_scores,
+)
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -66,7 +76,7 @@ def test_a_list_holds_the_positive_then_the_teachers_best_then_a_tail(
     record = write(prepared, tmp_path / "s", teacher_top=top, tail=tail)
     rows = stored(tmp_path / "s")
     size = min(top + tail + 1, ITEMS)
-    assert record == {"lists": len(rows), "list_size": size}
+    assert (record["lists"], record["list_size"]) == (len(rows), size)
     crowded = 0
     for row in rows:
         (positive,), chosen = row["candidates"], row["scored_candidates"]
@@ -96,12 +106,15 @@ def test_stored_scores_are_the_live_ones_as_half_floats(prepared, tmp_path):
         np.testing.assert_array_equal(got[real], expected[real])
 
 
-def test_for_a_whole_catalogue_all_scores_are_stored(prepared, tmp_path):
+def test_for_a_whole_catalogue_the_scores_of_all_that_is_unseen_are_stored(
+    prepared, tmp_path
+):
     record = write(prepared, tmp_path / "s", size="catalogue")
     assert record["list_size"] == ITEMS
     for row in stored(tmp_path / "s"):
         assert "scored_candidates" not in row
         expected = live(row).astype("float16")
+        expected[sorted(set(row["seen"]) - set(row["candidates"]))] = 0.0
         np.testing.assert_array_equal(np.array(row["teacher_scores"]), expected)
 
 
@@ -204,16 +217,17 @@ def test_a_removed_file_is_written_again_as_it_was(prepared, tmp_path):
     [
         (np.nan, "must be finite. Received: 1 NaN or infinite scores"),
         (-np.inf, "must be finite. Received: 1 NaN or infinite scores"),
-        (-7e4, "must lie within ±65504 to be stored. Received: 70000"),
+        (-7e4, "must lie within ±65504 to be stored as float16. Received: 70000"),
     ],
 )
 def test_a_score_that_cannot_be_stored_is_an_error(prepared, tmp_path, bad, said):
     def broken(x):
         scores = taste(x).copy()
-        scores[0, 5] = bad
+        scores[0, np.flatnonzero(x["mask"][0])[0]] = bad
+        scores[~x["mask"]] = np.nan  # what no list holds does not matter
         return scores
 
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ScoreError, match=said):
         write(prepared, tmp_path / "s", broken)
     assert list((tmp_path / "s").iterdir()) == []
 
@@ -262,3 +276,134 @@ def test_the_work_is_reported(prepared, tmp_path):
     done = [done for _, done, _ in calls]
     assert done == sorted(done)
     assert done[-1] == 60
+
+
+@pytest.mark.parametrize("size", ["catalogue", "sampled"])
+def test_as_float32_scores_are_stored_as_they_are(prepared, tmp_path, size):
+    def fine(x):
+        return taste(x) * 1e5  # too large for float16
+
+    write(prepared, tmp_path / "s", fine, size=size, scores_dtype="float32")
+    for row in stored(tmp_path / "s"):
+        chosen = np.array(row.get("scored_candidates", range(ITEMS)))
+        expected = (live(row) * 1e5)[np.maximum(chosen, 0)]
+        got = np.array(row["teacher_scores"], "float32")
+        mask = (chosen >= 0) & ~np.isin(chosen, row["seen"])
+        np.testing.assert_array_equal(got[mask], expected[mask])
+
+
+class TestRounding:
+    @staticmethod
+    def nearly_certain(x):
+        """Ten scores just below 1, of which half precision tells few apart."""
+        scores = 0.1 * taste(x)
+        scores[:, 4:] = 1.0 - np.arange(ITEMS - 4, dtype="float32") * 1e-4
+        return scores
+
+    def test_neighbours_in_the_top_that_become_equal_are_counted(
+        self, prepared, tmp_path
+    ):
+        record = write(prepared, tmp_path / "s", self.nearly_certain)
+        lost = differ = 0
+        for row in stored(tmp_path / "s"):
+            real = set(range(ITEMS)) - set(row["seen"]) | set(row["candidates"])
+            history = {"query": {"history": np.array([row["query.history"]])}}
+            own = self.nearly_certain(history)[0]
+            best = sorted((own[k] for k in real), reverse=True)[:10]
+            for high, low in pairwise(best):
+                differ += high > low
+                lost += bool(high > low and np.float16(high) == np.float16(low))
+        assert record["rounded_ties"] == pytest.approx(lost / differ)
+        assert 0.3 < record["rounded_ties"] < 1
+
+    def test_it_is_known_after_a_restart_too(self, prepared, tmp_path):
+        record = write(prepared, tmp_path / "s", self.nearly_certain)
+        stored_files(tmp_path / "s")[1].unlink()
+        assert write(prepared, tmp_path / "s", self.nearly_certain) == record
+
+    def test_it_is_warned_of_from_one_in_a_hundred(self, prepared, tmp_path):
+        record = write(prepared, tmp_path / "s", self.nearly_certain)
+        said = rounding_warning(ListsConfig(), record)
+        share = f"{record['rounded_ties']:.1%}"
+        assert said.startswith(
+            f"As float16, {share} of neighbours in the teacher's top"
+        )
+        assert "lists.scores_dtype=float32" in said
+        assert rounding_warning(ListsConfig(), {"rounded_ties": 0.0099}) is None
+
+    def test_float32_loses_nothing(self, prepared, tmp_path):
+        record = write(
+            prepared, tmp_path / "s", self.nearly_certain, scores_dtype="float32"
+        )
+        assert record["rounded_ties"] == 0.0
+        assert rounding_warning(ListsConfig(), record) is None
+
+
+class TestChecksums:
+    @pytest.fixture
+    def store(self, prepared, tmp_path):
+        return tmp_path / "s", write(prepared, tmp_path / "s", contexts=60)
+
+    def test_each_file_has_one_and_a_whole_store_is_read(self, store):
+        folder, record = store
+        files = verified_files(folder, record)
+        assert files == sorted(folder.iterdir())
+        for path in files:
+            content = path.read_bytes()
+            assert record["sha256"][path.name] == hashlib.sha256(content).hexdigest()
+
+    def test_a_single_wrong_bit_is_an_error_that_says_where_and_what_to_do(self, store):
+        folder, record = store
+        path = stored_files(folder)[1]
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(
+            ScoreError, match=r"scores-00001.parquet is not what was"
+        ) as e:
+            verified_files(folder, record)
+        assert f"{folder} is damaged" in str(e.value)
+        assert "Remove the folder and run again" in str(e.value)
+
+    def test_a_file_cut_short_a_lost_and_a_foreign_one_are_errors(self, store):
+        folder, record = store
+        path = stored_files(folder)[0]
+        content = path.read_bytes()
+        path.write_bytes(content[:-9])
+        with pytest.raises(ScoreError, match="is damaged"):
+            verified_files(folder, record)
+        path.unlink()
+        with pytest.raises(ScoreError, match=r"lacks scores-00000.parquet"):
+            verified_files(folder, record)
+        path.write_bytes(content)
+        (folder / "scores-99999.parquet").write_bytes(content)
+        with pytest.raises(ScoreError, match=r"scores-99999.parquet that nobody wrote"):
+            verified_files(folder, record)
+
+
+@pytest.mark.parametrize("size", ["catalogue", "sampled"])
+def test_the_doctor_sees_what_the_student_will_be_shown(
+    prepared, tmp_path, size, monkeypatch
+):
+    write(prepared, tmp_path / "s", size=size)
+    seen = []
+    monkeypatch.setattr(scoring, "examine", lambda s, m: seen.append((s, m)))
+    examine_stored(tmp_path / "s", ITEMS)
+    ((scores, mask),) = seen
+    collate = Collator(ITEMS, with_teacher=True)
+    rng = np.random.default_rng(0)
+    shown = [collate(read_lists(path), rng)[0] for path in stored_files(tmp_path / "s")]
+    for got, name in ((scores, "teacher_scores"), (mask, "mask")):
+        np.testing.assert_array_equal(got, np.concatenate([x[name] for x in shown]))
+
+
+def test_of_many_lists_the_doctor_sees_a_sample(prepared, tmp_path, monkeypatch):
+    write(prepared, tmp_path / "s")
+    chosen = np.array([0, 7, 90, 130])
+    monkeypatch.setattr(scoring, "sample", lambda lists, size: chosen)
+    seen = []
+    monkeypatch.setattr(scoring, "examine", lambda s, m: seen.append(s))
+    examine_stored(tmp_path / "s", ITEMS)
+    rows = stored(tmp_path / "s")
+    want = [rows[k]["teacher_scores"] for k in chosen]
+    np.testing.assert_array_equal(seen[0], want)

@@ -14,12 +14,17 @@ import pytest
 
 from recdistill import export
 from recdistill.datasets import DataError
+from recdistill.doctor import Examination
 from recdistill.files import BusyError, held
 from recdistill.parity import Parity
 from recdistill.pipeline import steps
 from recdistill.pipeline.artefacts import Workspace
 from recdistill.pipeline.config import DatasetConfig
-from recdistill.pipeline.steps import STEPS, GateError, Pipeline, load_dataset
+from recdistill.pipeline.data import load_dataset
+from recdistill.pipeline.gate import GateError
+from recdistill.pipeline.scoring import ScoreError
+from recdistill.pipeline.steps import STEPS, Pipeline
+from recdistill.pipeline.training import Trainer
 from recdistill.report import Report
 from tests import tiny
 
@@ -33,11 +38,11 @@ def copied(tiny_run, tmp_path):
     return tmp_path
 
 
-def go(folder, *overrides, until="evaluate"):
+def go(folder, *overrides, until="evaluate", warn=lambda message: None):
     """Runs, and says of each step whether it was there already."""
     done = {}
     pipeline = Pipeline(
-        tiny.load(folder, *overrides), announce=lambda s, a: done.__setitem__(s, a)
+        tiny.load(folder, *overrides), announce=done.__setitem__, warn=warn
     )
     pipeline.run(until)
     return done
@@ -91,7 +96,14 @@ class TestTheWholeRun:
         assert trial["learning_rate"] == 0.01
         assert record["student"]["valid"] == pytest.approx(trial["best"])
         assert record["distill"]["parameters"] == record["student"]["parameters"]
-        assert record["distill"]["gate"]["overridden"] is True
+        assert record["distill"]["soft_targets"]["transform"] == "z_score"
+        faults = {"lists": 300, "constant": 0, "not_finite": 0}
+        assert record["teacher"]["faults"] == faults
+        files = sorted(p.name for p in tiny_run.artefacts["score"].path.glob("scores*"))
+        assert list(record["score"]["sha256"]) == files
+        found = Examination.model_validate(record["score"]["doctor"])
+        assert found.lists == 600
+        assert found.proposal.transform == "z_score"
 
     def test_the_report_is_valid_and_complete(self, tiny_run):
         report = tiny_run.report
@@ -116,6 +128,10 @@ class TestTheWholeRun:
         assert set(report.speedup) == {"20"}
         assert set(report.timings_s) == set(STEPS[:5])
         assert report.gate.overridden
+        assert report.gate.lists == 300
+        assert report.gate.trained_on == {"valid": 0, "test": 0}
+        assert report.soft_targets.chosen_by == "configuration"
+        assert 2 < report.soft_targets.effective < 60
         assert 0 <= report.agreement["overlap@10"].value <= 1
 
     def test_the_reports_means_are_those_of_its_rows(self, tiny_run):
@@ -291,7 +307,10 @@ class TestChangedSettings:
             ("lists.contexts=601", "score"),
             ("student.dropout=0.1", "student"),
             ("distill.weight=0.7", "distill"),
+            ("lists.scores_dtype=float32", "score"),
+            ("distill.scores=rank", "distill"),
             ("evaluate.latency_candidates=[21]", "evaluate"),
+            ("evaluate.bootstrap=51", "evaluate"),
             ("export.top_k=6", "export"),
         ],
     )
@@ -345,17 +364,123 @@ class TestTheGate:
         assert "--set distill.gate=warn" in said
         assert artefact_names(copied) == before
 
-    def test_an_open_gate_lets_the_run_go_on(self, copied, monkeypatch):
-        decide = steps.decide
+    def test_a_closed_gate_stops_a_run_that_once_went_past_it(
+        self, copied, monkeypatch
+    ):
+        monkeypatch.setattr(Trainer, "student", None)  # nobody trains
+        with pytest.raises(GateError):
+            go(copied, "distill.gate=stop", until="distill")
+        assert made(go(copied, until="distill")) == []
 
-        def open_gate(*args, **kwargs):
-            part = decide(*args, **kwargs)
+    def test_a_stopped_run_goes_on_with_the_way_that_it_was_told(self, copied):
+        other, notes = "distill.weight=0.7", []
+        with pytest.raises(GateError):
+            go(copied, other, "distill.gate=stop", until="distill")
+        notes = []
+        done = go(
+            copied, other, "distill.gate=warn", until="distill", warn=notes.append
+        )
+        assert made(done) == ["distill"]
+        assert "does not beat" in notes[-1]
+        assert notes[-1].endswith("The run goes on: distill.gate=warn.")
+
+    def test_an_open_gate_lets_the_run_go_on(self, copied, monkeypatch):
+        judge = steps.judge_teacher
+
+        def open_gate(*args):
+            part = judge(*args)
             return part.model_copy(update={"passed": True, "overridden": False})
 
-        monkeypatch.setattr(steps, "decide", open_gate)
-        done = go(copied, "distill.gate=stop", until="distill")
-        assert made(done) == ["distill"]
-        assert done["distill"].record["gate"]["passed"] is True
+        monkeypatch.setattr(steps, "judge_teacher", open_gate)
+        done = go(copied, "distill.gate=stop")
+        # The student was no other; what the report says of the gate is.
+        assert made(done) == ["evaluate"]
+        report = Report.load(copied / "runs" / "tiny" / "report.json")
+        assert (report.gate.passed, report.gate.overridden) == (True, False)
+
+    @pytest.mark.parametrize("gate", ["stop", "warn"])
+    def test_a_teacher_that_has_seen_what_judges_it_stops_before_the_scoring(
+        self, copied, monkeypatch, gate
+    ):
+        leak = {"valid": 3, "test": 4}
+        monkeypatch.setattr(steps, "lists_trained_on", lambda *_: leak)
+        monkeypatch.setattr(steps, "write_scores", None)  # nobody scores
+        if gate == "stop":
+            with pytest.raises(GateError, match="trained on 3 of the validation lists"):
+                go(copied, "lists.contexts=599", "distill.gate=stop", until="score")
+            return
+        assert made(go(copied)) == ["evaluate"]
+        report = Report.load(copied / "runs" / "tiny" / "report.json")
+        assert report.gate.trained_on == leak
+        assert "trained on 3 of the validation lists" in report.gate.message
+
+
+class TestTheScoreStore:
+    @pytest.fixture
+    def no_teacher(self, monkeypatch):
+        """Whoever wants to ask the teacher fails."""
+
+        def fail(*_, **__):
+            raise AssertionError("the teacher was asked")
+
+        monkeypatch.setattr(steps, "load_teacher", fail)
+        monkeypatch.setattr(steps, "TeacherBuilder", fail)
+
+    def test_a_student_with_other_towers_never_asks_the_teacher(
+        self, copied, no_teacher
+    ):
+        towers = ("student.dim=6", "student.hidden=[4]", "student.decays=[0.5]")
+        done = go(copied, *towers, until="distill")
+        assert made(done) == ["student", "distill"]
+
+    def test_a_pipeline_of_another_name_shares_the_store(self, copied, no_teacher):
+        done = go(copied, "name=other", "student.hidden=[4]", until="distill")
+        assert made(done) == ["student", "distill"]
+        assert done["score"].path.parent == copied / "runs" / "tiny"
+        assert done["distill"].path.parent == copied / "runs" / "other"
+
+    def test_nobody_trains_on_a_damaged_store(self, copied):
+        path = sorted((copied / "runs" / "tiny").glob("score-*/scores-*.parquet"))[0]
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ScoreError, match=f"{path.name} is not what was written"):
+            go(copied, "distill.weight=0.7", until="distill")
+
+    def test_a_teacher_of_nan_is_told_and_refused(self, copied, monkeypatch):
+        compiled = steps.compiled
+
+        def broken(model):
+            score = compiled(model)
+            return lambda x: np.full_like(np.asarray(score(x)), np.nan)
+
+        monkeypatch.setattr(steps, "compiled", broken)
+        teacher = 'teacher={kind="linear", l2=21.0}'
+        with pytest.raises(GateError, match=r"gives .* NaN or infinite scores in 300"):
+            go(copied, teacher, "distill.gate=stop", until="score")
+        with pytest.raises(ScoreError, match="must be finite"):
+            go(copied, teacher, until="score")
+
+
+class TestTheDoctor:
+    def test_what_is_left_to_the_doctor_it_decides_and_the_report_says(self, copied):
+        auto = "distill.scores=auto", "distill.temperature=auto"
+        notes = []
+        done = go(copied, *auto, warn=notes.append)
+        assert made(done) == ["distill", "evaluate"]
+        report = Report.load(copied / "runs" / "tiny" / "report.json")
+        chosen = report.soft_targets
+        proposal = done["score"].record["doctor"]["proposal"]
+        assert chosen.chosen_by == "doctor"
+        assert chosen.transform == proposal["transform"]
+        assert chosen.temperature == proposal["temperature"]
+        assert not any("soft targets" in note for note in notes)
+
+    def test_a_temperature_that_leaves_one_candidate_is_warned_of(self, copied):
+        notes = []
+        go(copied, "distill.temperature=0.01", until="score", warn=notes.append)
+        (note,) = notes
+        assert "nearly one-hot" in note
 
 
 class TestTheExport:
@@ -430,7 +555,7 @@ class TestLoadDataset:
             )
             return tmp_path
 
-        monkeypatch.setattr(steps, "fetch", fetched)
+        monkeypatch.setattr("recdistill.pipeline.data.fetch", fetched)
         calls = []
         settings = DatasetConfig(reader="movielens", fetch="ml-latest-small")
         data = load_dataset(settings, lambda *call: calls.append(call))

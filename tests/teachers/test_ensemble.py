@@ -1,12 +1,16 @@
 """teachers: an ensemble is the weighted sum of its members' z-scores."""
 
 from math import sqrt
+from typing import get_args
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.pipeline.teacher_config import EnsembleTeacherConfig
+from recdistill.pipeline.training import compiled
+from recdistill.scores import TRANSFORMS
 from recdistill.teachers import EnsembleTeacher
 
 
@@ -106,3 +110,29 @@ def test_the_weights_of_its_members_are_its_own():
 def test_weights_that_do_not_match_the_members_are_refused(members, weights, received):
     with pytest.raises(ValueError, match=f"one entry for each. Received: {received}"):
         EnsembleTeacher([Stored("one") for _ in range(members)], weights)
+
+
+def test_scores_of_one_scale_can_be_added_as_they_are():
+    given = batch()
+    got = EnsembleTeacher([Stored("one"), Stored("other")], [1.0, 2.0], "none")(given)
+    want = np.where(given["mask"], given["one"] + 2.0 * given["other"], 0.0)
+    np.testing.assert_allclose(got, want)
+
+
+def test_a_teacher_from_outside_joins_ours():
+    class Outside:
+        def __call__(self, batch, training=False):
+            assert isinstance(batch["raw"], str)
+            return np.asarray(batch["other"])
+
+    given = batch()
+    mixed = EnsembleTeacher([Stored("one"), Outside()], [2.0, 0.5])
+    ours = EnsembleTeacher([Stored("one"), Stored("other")], [2.0, 0.5])
+    got = compiled(mixed)({**given, "raw": "for the other alone"})
+    np.testing.assert_allclose(got, compiled(ours)(given), rtol=1e-6)
+    assert isinstance(mixed.members[0].calls[0], bool)
+
+
+def test_every_transform_can_be_configured():
+    config = EnsembleTeacherConfig.model_fields["normalize"].annotation
+    assert set(get_args(config)) == set(TRANSFORMS)

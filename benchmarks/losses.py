@@ -1,0 +1,498 @@
+"""Students that differ in their distillation loss alone, from one score store.
+
+    python -m benchmarks.losses pipelines/movielens_latest_small.toml
+
+`prepare`, `teacher` and `score` are those of the pipeline, and reused where they are
+there. Then one student is trained for each loss, and one on hard labels alone ("none",
+the twin), with the same starting weights, batches, steps and learning rates. The best
+checkpoint, learning rate and temperature of each are chosen on validation, and the test
+lists are ranked once, by what was chosen.
+
+Every training is kept in the work folder under the hash of all that went into it, so a
+run that was stopped goes on, and one with more losses or seeds adds to what is there.
+Written: `losses.json`, and `LOSSES.md`, the table for `docs/losses.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+from rich.console import Console
+
+from recdistill import losses
+from recdistill.batches import (
+    Collator,
+    Lists,
+    catalogue_mask,
+    in_order,
+    score_catalogue,
+)
+from recdistill.distiller import Distiller
+from recdistill.evaluation import ListRows
+from recdistill.files import whole
+from recdistill.intervals import Interval, bootstrap, paired_difference
+from recdistill.latency import compare
+from recdistill.pipeline.artefacts import fingerprint
+from recdistill.pipeline.config import Config, load_config
+from recdistill.pipeline.data import load_dataset
+from recdistill.pipeline.external import ExternalTeachers
+from recdistill.pipeline.models import build_student, load_teacher
+from recdistill.pipeline.steps import Pipeline
+from recdistill.pipeline.training import (
+    CHECKS,
+    PAIRS_AT_ONCE,
+    Scorer,
+    Validation,
+    compiled,
+    judge,
+    train,
+    training_batches,
+)
+from recdistill.ranks import first_k, real_scores
+from recdistill.report import describe_environment
+
+NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
+BASELINE, TWIN = "ListwiseKLDivergence", "none"
+CONTENDERS = (
+    BASELINE,
+    TWIN,
+    "ListwiseJensenShannon",
+    "ListwisePlackettLuce",
+    "ListwiseSoftLambdaNDCG",
+    "TopKPositionWeighted",
+    "TopKRelaxedRanking",
+    "TopKRankDistil",
+    "TopKDualCorrection",
+    "PairwiseMarginMSE",
+    "PairwiseRankNet",
+    "PointwiseMSE",
+    "PointwiseBinaryCrossEntropy",
+)
+"""`ListwiseSoftCrossEntropy` has the gradient of the baseline, so it is left out."""
+
+PACKAGES = ("tensorflow", "keras", "numpy")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is the same for all losses.
+
+    Attributes:
+        contenders: Names of losses, and "none" for hard labels alone.
+        temperatures: Tried for each loss that has one.
+        weight: Share of the distillation loss; the hard labels have the rest.
+        seeds: One student each; their rows are averaged list by list.
+        cutoff: `k` of the losses that have one. (The NDCG surrogate keeps its own.)
+        samples: Resamples of the queries.
+    """
+
+    contenders: Sequence[str] = CONTENDERS
+    temperatures: Sequence[float] = (1.0,)
+    weight: float = 0.8
+    seeds: Sequence[int] = (1, 2, 3)
+    cutoff: int = 50
+    samples: int = 1000
+
+
+@dataclass(frozen=True)
+class Arena:
+    """The data that all students meet.
+
+    Attributes:
+        pipeline: Its first three steps are done.
+        key: Of the score store and of all else that a training depends on.
+        dataset: Makes the training batches anew, for a seed.
+        lists: Validation and test lists, in pieces that can be scored at once.
+        teacher: For each piece the teacher's first candidates, `(lists, 10)`.
+    """
+
+    pipeline: Pipeline
+    key: str
+    dataset: Callable[[int], tf.data.Dataset]
+    lists: Mapping[str, Sequence[Lists]]
+    teacher: Mapping[str, Sequence[np.ndarray]]
+
+    @property
+    def config(self) -> Config:
+        """The pipeline's configuration."""
+        return self.pipeline.config
+
+    def rows(self, split: str, score: Scorer) -> pa.Table:
+        """One row a list of a split: NDCG, and the overlap with the teacher's first."""
+        rows, size = ListRows(), self.pipeline.prepared.catalogue_size
+        for lists, wanted in zip(self.lists[split], self.teacher[split], strict=True):
+            scores = score_catalogue(score, lists, size)
+            judged = judge(lists, scores, [NDCG])
+            judged[OVERLAP] = shared(wanted, first_items(scores, lists))
+            rows.add(lists.list_id, list(lists.query_id), judged)
+        return rows.table()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was best on validation for one loss.
+
+    Attributes:
+        loss: Its name and settings, JSON-ready; None for hard labels alone.
+        learning_rate: The one that was chosen.
+        valid: Mean rows of the seeds over the validation lists.
+        test: The same over the test lists.
+        trials: Validation NDCG of all that was tried, by what was tried.
+    """
+
+    loss: dict[str, Any] | None
+    learning_rate: float
+    valid: pa.Table
+    test: pa.Table
+    trials: dict[str, float] = field(default_factory=dict)
+
+
+def quiet(*_: Any) -> None:
+    """Progress that nobody watches."""
+
+
+def open_arena(config: Config, progress: Any = quiet) -> Arena:
+    """Runs or reuses the pipeline's first three steps and reads what they left."""
+    pipeline = Pipeline(config, progress)
+    store = pipeline.run("score")
+    prepared, targets = pipeline.prepared, pipeline.soft_targets
+    collate = Collator(prepared.catalogue_size, with_teacher=True)
+    shards = sorted(store.path.glob("scores-*.parquet"))
+
+    def dataset(seed: int) -> tf.data.Dataset:
+        batch, shape = config.student.batch_size, (targets.transform, targets.unit)
+        return training_batches(shards, collate, batch, seed, *shape)
+
+    size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
+    settings = config.evaluate
+    valid = Validation.of(prepared, [NDCG], settings.valid_lists, config.seed).lists
+    lists = {"valid": valid, "test": list(in_order(prepared.shards("test"), size))}
+    score = teacher_scorer(pipeline)
+    teacher = {
+        split: [
+            first_items(score_catalogue(score, each, prepared.catalogue_size), each)
+            for each in pieces
+        ]
+        for split, pieces in lists.items()
+    }
+    student = config.student.model_dump(mode="json", exclude={"learning_rates"})
+    key = fingerprint(
+        {
+            "score": store.key,
+            "student": student,
+            "valid_lists": settings.valid_lists,
+            "targets": [targets.transform, targets.unit],
+        }
+    )
+    return Arena(pipeline, key, dataset, lists, teacher)
+
+
+def teacher_scorer(pipeline: Pipeline) -> Scorer:
+    """The pipeline's trained teacher, for the lists that the store does not have."""
+    config, prepared = pipeline.config, pipeline.prepared
+    external = ExternalTeachers(prepared, lambda: load_dataset(config.dataset, quiet))
+    return compiled(
+        load_teacher(config, prepared, external, pipeline.run("teacher").path)
+    )
+
+
+def first_items(scores: np.ndarray, lists: Lists) -> np.ndarray:
+    """The first ten of the catalogue for each list, `(lists, 10)`; -1 as filling."""
+    mask = catalogue_mask(lists, scores.shape[1])
+    return first_k(real_scores(scores, mask, name="scores"), TOP)
+
+
+def shared(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The share of the wanted items that were found, row by row.
+
+    Example:
+        >>> shared(np.array([[1, 2, -1]]), np.array([[2, 5, -1]]))
+        array([0.5])
+    """
+    real = wanted >= 0
+    both = (wanted[:, :, None] == found[:, None, :]).any(axis=2) & real
+    return both.sum(axis=1) / real.sum(axis=1)
+
+
+def variants(name: str, settings: Settings) -> list[Any]:
+    """The losses of a name that are tried: one for each temperature, if it has one."""
+    if name == TWIN:
+        return [None]
+    cls = getattr(losses, name)
+    known = cls().get_config()
+    own = {"k": settings.cutoff} if "k" in known and "NDCG" not in name else {}
+    if "temperature" not in known:
+        return [cls(**own)]
+    return [cls(temperature=each, **own) for each in settings.temperatures]
+
+
+def trained(
+    arena: Arena, loss: Any, rate: float, seed: int, weight: float, progress: Any
+) -> Path:
+    """Trains a student, or finds it; the folder has its rows, `valid` and `test`."""
+    what = {"arena": arena.key, "loss": described(loss), "seed": seed, "rate": rate}
+    if loss is not None:
+        what["weight"] = weight
+    with arena.pipeline.workspace.produce("loss", what) as draft:
+        if draft.done is None:
+            keras.utils.set_random_seed(seed)
+            config, prepared = arena.config, arena.pipeline.prepared
+            student = build_student(config.student, prepared)
+            fitted = train(
+                around(student, loss, weight),
+                arena.dataset(seed),
+                Validation(arena.lists["valid"], prepared.catalogue_size, [NDCG]),
+                learning_rate=rate,
+                steps=config.student.steps,
+                epochs=min(CHECKS, config.student.steps),
+                patience=CHECKS,
+                progress=progress,
+                label=f"{TWIN if loss is None else type(loss).__name__}, seed {seed}",
+            )
+            for split in arena.lists:
+                rows = arena.rows(split, compiled(student))
+                pq.write_table(rows, draft.path / f"{split}.parquet")
+            draft.record = {**what, "trial": vars(fitted)}
+    return draft.artefact().path
+
+
+def around(student: Any, loss: Any, weight: float) -> Distiller:
+    """The student at work on hard labels and, unless it is None, on the loss."""
+    if loss is None:
+        return Distiller(None, student, student_loss_weight=1.0)
+    return Distiller(None, student, loss, [weight], student_loss_weight=1.0 - weight)
+
+
+def described(loss: Any) -> dict[str, Any] | None:
+    """Name and settings of a loss, JSON-ready."""
+    if loss is None:
+        return None
+    config = {k: v for k, v in loss.get_config().items() if k != "name"}
+    return {"class": type(loss).__name__, **config}
+
+
+def choose(arena: Arena, name: str, settings: Settings, progress: Any) -> Choice:
+    """Trains all that is tried for a loss; keeps what is best on validation."""
+    best: Choice | None = None
+    trials: dict[str, float] = {}
+    for loss in variants(name, settings):
+        for rate in arena.config.student.learning_rates:
+            folders = [
+                trained(arena, loss, rate, seed, settings.weight, progress)
+                for seed in settings.seeds
+            ]
+            valid = mean_rows([pq.read_table(f / "valid.parquet") for f in folders])
+            temperature = getattr(loss, "temperature", None)
+            trials[f"temperature={temperature}, learning_rate={rate}"] = mean(valid)
+            if best is None or mean(valid) > mean(best.valid):
+                test = mean_rows([pq.read_table(f / "test.parquet") for f in folders])
+                best = Choice(described(loss), rate, valid, test, trials)
+    assert best is not None
+    return best
+
+
+def mean(rows: pa.Table) -> float:
+    """Mean NDCG of some rows."""
+    return float(np.nanmean(rows[NDCG].to_numpy()))
+
+
+def mean_rows(tables: Sequence[pa.Table]) -> pa.Table:
+    """The mean of several tables of the same lists, list by list."""
+    first = tables[0]
+    assert all(table["list_id"].equals(first["list_id"]) for table in tables)
+    for name in (NDCG, OVERLAP):
+        values = np.mean([table[name].to_numpy() for table in tables], axis=0)
+        first = first.set_column(first.column_names.index(name), name, pa.array(values))
+    return first
+
+
+def step_times(arena: Arena, settings: Settings) -> dict[str, float]:
+    """Milliseconds of a training step with each loss: the median, in turns."""
+    x, y, weight = next(iter(arena.dataset(0).take(1)))
+    calls = {}
+    for name in settings.contenders:
+        student = build_student(arena.config.student, arena.pipeline.prepared)
+        loss = variants(name, settings)[0]
+        distiller = around(student, loss, settings.weight)
+        distiller.compile(
+            keras.optimizers.AdamW(1e-4),
+            loss=losses.ListwiseCrossEntropy(),
+            jit_compile=False,
+        )
+        calls[name] = partial(distiller.train_on_batch, x, y, weight)
+    timed = compare(calls, warmup=2, repeats=50, budget_s=120.0)
+    return {name: latency.p50 for name, latency in timed.latencies.items()}
+
+
+def run(arena: Arena, settings: Settings, progress: Any = quiet) -> dict[str, Any]:
+    """The whole experiment.
+
+    Args:
+        arena: The data.
+        settings: What is the same for all losses.
+        progress: Told how far the work is.
+
+    Returns:
+        JSON-ready: the settings, and for each loss what was chosen, its metrics with
+        intervals, and its paired differences to the baseline and to the twin.
+    """
+    config = arena.config
+    choices = {n: choose(arena, n, settings, progress) for n in settings.contenders}
+    times = step_times(arena, settings)
+    ci = {"samples": settings.samples, "seed": config.seed}
+    outcome = {}
+    for name, each in choices.items():
+        outcome[name] = {
+            "loss": each.loss,
+            "learning_rate": each.learning_rate,
+            "trials": each.trials,
+            "ms_a_step": times[name],
+            "valid": shown_all(bootstrap(each.valid, [NDCG, OVERLAP], **ci)),
+            "test": shown_all(bootstrap(each.test, [NDCG, OVERLAP], **ci)),
+        }
+        for other in (BASELINE, TWIN):
+            if other in choices and other != name:
+                gap = paired_difference(
+                    each.test, choices[other].test, [NDCG, OVERLAP], **ci
+                )
+                outcome[name][f"test_minus_{other}"] = shown_all(gap)
+    return {
+        "environment": describe_environment(PACKAGES),
+        "pipeline": config.name,
+        "settings": {k: v for k, v in vars(settings).items() if k != "contenders"},
+        "student": config.student.model_dump(mode="json"),
+        "lists": {k: sum(map(len, pieces)) for k, pieces in arena.lists.items()},
+        "losses": outcome,
+    }
+
+
+def shown_all(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
+    """Value, low and high end of some intervals."""
+    return {name: [i.value, i.low, i.high] for name, i in intervals.items()}
+
+
+def as_markdown(document: Mapping[str, Any]) -> str:
+    """The table for `docs/losses.md`."""
+    settings, lists = document["settings"], document["lists"]
+    head = ["loss", "chosen", f"{NDCG} valid", f"{NDCG} test"]
+    head += [f"less {BASELINE}", f"less {TWIN}", f"{OVERLAP} test"]
+    head += [f"less {BASELINE}", "ms a step"]
+    rows = [row_of(name, each) for name, each in document["losses"].items()]
+    table = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *rows]
+    environment = document["environment"]
+    return "\n".join(
+        [
+            "# Losses on one score store\n",
+            f"Written by `python -m benchmarks.losses`. Pipeline "
+            f"`{document['pipeline']}`, {document['student']['steps']:,} steps of "
+            f"{document['student']['batch_size']} lists; weight of the distillation "
+            f"loss {settings['weight']}; seeds {list(settings['seeds'])}; temperatures "
+            f"tried {list(settings['temperatures'])}, learning rates "
+            f"{document['student']['learning_rates']}. {lists['valid']:,} validation "
+            f"and {lists['test']:,} test lists, ranked over the whole catalogue. "
+            "Checkpoint, learning rate and temperature chosen on validation; "
+            "differences are paired, with 95 % intervals over queries. "
+            f"{environment['cpu']}, {environment['cores']} cores.\n",
+            *("| " + " | ".join(row) + " |" for row in table),
+            "",
+        ]
+    )
+
+
+def row_of(name: str, each: Mapping[str, Any]) -> list[str]:
+    """One loss of the table."""
+    chosen = dict(each["loss"] or {}, learning_rate=each["learning_rate"])
+    hidden = ("class", "reduction")
+    to_baseline = each.get(f"test_minus_{BASELINE}", {})
+    to_twin = each.get(f"test_minus_{TWIN}", {})
+    return [
+        f"`{name}`" if each["loss"] else name,
+        ", ".join(f"{k} {v}" for k, v in chosen.items() if k not in hidden),
+        f"{each['valid'][NDCG][0]:.4f}",
+        f"{each['test'][NDCG][0]:.4f}",
+        difference(to_baseline.get(NDCG)),
+        difference(to_twin.get(NDCG)),
+        f"{each['test'][OVERLAP][0]:.4f}",
+        difference(to_baseline.get(OVERLAP)),
+        f"{each['ms_a_step']:.1f}",
+    ]
+
+
+def difference(interval: Sequence[float | None] | None) -> str:
+    """A difference with its interval, for people.
+
+    Example:
+        >>> difference([0.01, -0.002, 0.022]), difference(None)
+        ('+0.0100 [-0.0020, +0.0220]', '')
+    """
+    if interval is None:
+        return ""
+    value, low, high = interval
+    if value is None or low is None or high is None:
+        return "unknown"
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes both files, each as a whole or not at all."""
+    texts = {
+        "losses.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
+        "LOSSES.md": as_markdown(document),
+    }
+    for name, text in texts.items():
+        with whole(folder / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.losses")
+    default = Settings()
+    parser.add_argument("config", type=Path, help="a pipeline file")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C")
+    parser.add_argument("--losses", nargs="+", default=default.contenders)
+    parser.add_argument(
+        "--temperatures", nargs="+", type=float, default=default.temperatures
+    )
+    parser.add_argument("--weight", type=float, default=default.weight)
+    parser.add_argument("--seeds", nargs="+", type=int, default=default.seeds)
+    parser.add_argument("--cutoff", type=int, default=default.cutoff)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    """Run, show and write."""
+    given, console = arguments(), Console()
+    settings = Settings(
+        given.losses, given.temperatures, given.weight, given.seeds, given.cutoff
+    )
+    with console.status("…") as status:
+
+        def progress(label: str, done: int, total: int | None) -> None:
+            status.update(f"{label}: {done} of {total}")
+
+        arena = open_arena(load_config(given.config, given.set), progress)
+        document = run(arena, settings, progress)
+    console.print(as_markdown(document))
+    for path in write(document, given.out):
+        console.print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Floating-point operations of a call, counted while it runs.
+
+TensorFlow's own profiler reads the shapes that a graph declares, and takes what it
+can't read for nothing: a product behind a top-K or a lookup has no declared size. Here
+one call is traced, and the shapes are those that it had.
+
+Counted are matrix products, contractions and convolutions, two operations (a
+multiplication and an addition) for each product of two numbers. What is done number by
+number, gathers, sorts and lookups are not: there memory sets the pace, not arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
+
+COUNTED = "matrix products, contractions and convolutions, 2 for each product"
+"""What a count is a count of, in words."""
+
+Shape = Sequence[int]
+
+
+def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
+    """Operations of one `session.run`.
+
+    Args:
+        session: A `tf.compat.v1.Session`.
+        fetches: What is asked for.
+        feed: What is put in, by tensor name.
+
+    Example:
+        >>> graph = tf.Graph()
+        >>> with graph.as_default():
+        ...     left = tf.compat.v1.placeholder(tf.float32, [None, 3], "left")
+        ...     product = left @ tf.ones([3, 5])
+        >>> with tf.compat.v1.Session(graph=graph) as session:  # 2 * (4 * 3 * 5)
+        ...     flops_of_run(session, product, {"left:0": np.ones([4, 3])})
+        120
+    """
+    options = tf.compat.v1.RunOptions(
+        trace_level=tf.compat.v1.RunOptions.FULL_TRACE, output_partition_graphs=True
+    )
+    trace = tf.compat.v1.RunMetadata()
+    session.run(fetches, feed, options=options, run_metadata=trace)
+    nodes = {node.name: node for graph in trace.partition_graphs for node in graph.node}
+    shapes: dict[str, list[list[Shape]]] = defaultdict(list)
+    for device in trace.step_stats.dev_stats:
+        for stats in device.node_stats:
+            shapes[stats.node_name].append(list(_outputs(stats)))
+    return sum(
+        _operations(nodes[name], outputs[0], _inputs(nodes[name], shapes, turn))
+        for name, runs in shapes.items()
+        if name in nodes
+        for turn, outputs in enumerate(runs)
+        if outputs
+    )
+
+
+def flops_of_function(function: Any, *arguments: Any) -> int:
+    """Operations of one call of a TensorFlow function.
+
+    Its variables are taken as constants. What it does in Python, outside the graph, is
+    not seen.
+
+    Args:
+        function: Called with `arguments` while it is traced; what it makes of them is a
+            structure of tensors.
+        arguments: Structures of tensors; their shapes decide.
+
+    Raises:
+        ValueError: If it does not become a graph: it holds lookup tables, or is larger
+            than the 2 GiB that a graph may have.
+    """
+    traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
+    # Tables of the surrounding program are no part of it, and would only be warned of.
+    traced.graph.clear_collection(tf.compat.v1.GraphKeys.TABLE_INITIALIZERS)
+    frozen = convert_variables_to_constants_v2(traced)
+    names = [tensor.name for tensor in frozen.inputs]
+    values = [t.numpy() for t in tf.nest.flatten(arguments)]
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
+    feed = dict(zip(names, values, strict=True))
+    # Variables are constants now: what is made of them alone must not be done ahead.
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    config.graph_options.optimizer_options.opt_level = -1
+    with tf.compat.v1.Session(graph=graph, config=config) as session:
+        return flops_of_run(session, [t.name for t in frozen.outputs], feed)
+
+
+def _outputs(stats: Any) -> Iterator[Shape]:
+    """Shapes of a node's outputs, in their order."""
+    for output in sorted(stats.output, key=lambda each: each.slot):
+        yield [axis.size for axis in output.tensor_description.shape.dim]
+
+
+def _inputs(
+    node: Any, shapes: Mapping[str, list[list[Shape]]], turn: int
+) -> list[Shape | None]:
+    """Shapes of a node's inputs; None where the trace has none.
+
+    Args:
+        node: The node.
+        shapes: Shapes of the outputs of every node, for each time it ran.
+        turn: Which time of the node this is; in a loop it runs repeatedly.
+    """
+    found: list[Shape | None] = []
+    for each in node.input:
+        name, _, slot = each.partition(":")
+        runs = shapes.get(name)
+        outputs = runs[min(turn, len(runs) - 1)] if runs else []
+        index = int(slot or 0)
+        found.append(outputs[index] if index < len(outputs) else None)
+    return found
+
+
+def _operations(node: Any, output: Shape, inputs: list[Shape | None]) -> int:
+    # The runtime renames what it has faster kernels for, to `_MklEinsum` and the like.
+    if "MatMul" in node.op:
+        return 2 * math.prod(output) * _inner(node, inputs)
+    if "Einsum" in node.op:
+        return _contraction(node.attr["equation"].s.decode(), inputs)
+    if re.search(r"Conv[23]D$", node.op) and inputs[1]:
+        return 2 * math.prod(output) * math.prod(inputs[1][:-1])
+    return 0
+
+
+def _inner(node: Any, inputs: list[Shape | None]) -> int:
+    """Length of the axis that a matrix product sums over."""
+    left, right = inputs[:2]
+    if left:
+        flipped = node.attr["transpose_a"].b or node.attr["adj_x"].b
+        return left[-2] if flipped else left[-1]
+    if right:
+        flipped = node.attr["transpose_b"].b or node.attr["adj_y"].b
+        return right[-1] if flipped else right[-2]
+    raise ValueError(
+        f"`session` must trace the inputs of {node.name!r}. Received: none"
+    )
+
+
+def _contraction(equation: str, inputs: list[Shape | None]) -> int:
+    """Operations of an einsum of two operands whose labels are all written out."""
+    sides = equation.partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(sides, inputs, strict=False):
+        if shape is not None:
+            # Labels behind an ellipsis are counted from the end.
+            last = reversed(labels.replace(" ", ""))
+            sizes.update(zip(last, reversed(shape), strict=False))
+    return (2 if len(sides) > 1 else 0) * math.prod(sizes.values())

@@ -1,0 +1,247 @@
+"""Pairwise losses: how much better one candidate of a list is than another.
+
+A pair is two candidates drawn from a list independently, each with a chance in
+proportion to its weight. So the same candidate may be drawn twice, which costs nothing,
+and a candidate of weight 2 is the same as two candidates.
+"""
+
+from typing import Any, ClassVar
+
+import keras
+from keras import ops
+
+from recdistill import lists, orders
+from recdistill.lists import Tensor
+from recdistill.losses.list_loss import ListLoss, TemperedListLoss, check_temperature
+from recdistill.ranks import check_cutoff
+
+__all__ = [
+    "PairwiseMarginMSE",
+    "PairwiseRankNet",
+    "pairwise_margin_mse",
+    "pairwise_rank_net",
+]
+
+
+def pairwise_margin_mse(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    mask: Tensor,
+    item_weight: Tensor | None = None,
+) -> Tensor:
+    r"""Mean squared difference between the teacher's margins and the student's.
+
+    $$ \ell = \frac{1}{n^2} \sum_{i,j \in \text{list}}
+       \left( (t_i - t_j) - (s_i - s_j) \right)^2
+       = 2\,\mathrm{Var}_{i \in \text{list}}(t_i - s_i) $$
+
+    The variance on the right takes time and memory in proportion to the list, not to
+    its pairs. The mean runs over all $n^2$ ordered pairs, those of a candidate with
+    itself included: for a list of two candidates it is half the squared difference of
+    their margins, where the paper, which has no longer lists, takes the whole.
+
+    Args:
+        teacher_scores: `(batch, list_size)`. What stands under padding is ignored.
+        student_scores: `(batch, list_size)`, learned on the scale of the teacher's.
+        mask: `(batch, list_size)`, bool. True marks a real candidate.
+        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+            None for once each. A pair takes the factor $w_i w_j$. Only ratios matter,
+            and 0 removes a candidate.
+
+    Returns:
+        `(batch,)`, at least 0; 0 for a list with fewer than two real candidates. Scores
+        beyond ±1e15 count as that.
+
+    Raises:
+        ValueError: If the mask is not boolean, or the shapes differ.
+
+    Use when: the student should reproduce the teacher's margins, on its scale, down to
+        the tail, where all candidates count alike. If the top matters more, prefer
+        `listwise_kl_divergence`, which at a large temperature tends to a quarter of
+        this loss.
+
+    Reference: Hofstätter et al. (2020), "Improving Efficient Neural Ranking Models with
+        Cross-Architecture Knowledge Distillation".
+
+    Example:
+        Margins of 3 and 1; of the four ordered pairs, two differ by 2: (4 + 4) / 4.
+
+        >>> teacher = np.array([[3.0, 0.0]], "float32")
+        >>> student, mask = np.array([[1.0, 0.0]], "float32"), np.ones((1, 2), bool)
+        >>> pairwise_margin_mse(teacher, student, mask).numpy()
+        array([2.], dtype=float32)
+    """
+    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    )
+    gaps = lists.bounded(teacher_scores) - lists.bounded(student_scores)
+    # Twice, as the mean of gaps far from zero is rounded, and that of what is left not.
+    gaps -= lists.mean(gaps, weight)[:, None]
+    gaps -= lists.mean(gaps, weight)[:, None]
+    return 2.0 * lists.mean(ops.square(gaps), weight)
+
+
+def pairwise_rank_net(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    k: int | None = None,
+    item_weight: Tensor | None = None,
+) -> Tensor:
+    r"""How far the student's preferences between two candidates are from the teacher's.
+
+    Each side prefers $i$ to $j$ with a probability that its scores give, and the two
+    are compared over pairs of $i$ among the teacher's first `k` and $j$ in the list:
+
+    $$ \ell = \frac{\tau^2}{|\text{top}|\,n} \sum_{i \in \text{top}}
+       \sum_{j \in \text{list}} \left( P_{ij} \log \frac{P_{ij}}{Q_{ij}}
+       + P_{ji} \log \frac{P_{ji}}{Q_{ji}} \right), \quad
+       P_{ij} = \sigma\left(\frac{t_i - t_j}{\tau}\right), \;
+       Q_{ij} = \sigma\left(\frac{s_i - s_j}{\tau}\right) $$
+
+    This is RankNet's cross-entropy with the teacher's probabilities for targets, less
+    the entropy of those, which no student can move: gradients are RankNet's, and the
+    loss of a perfect student is 0. The factor $\tau^2$ keeps gradients on one scale.
+
+    Args:
+        teacher_scores: `(batch, list_size)`. Unnormalised; what stands under padding is
+            ignored.
+        student_scores: `(batch, list_size)`.
+        mask: `(batch, list_size)`, bool. True marks a real candidate.
+        temperature: Above zero. The larger, the more the size of a margin counts, and
+            not only its sign.
+        k: How many of the teacher's first candidates are compared with all others, at a
+            cost of k times the list; exact for those pairs. None for all pairs, at the
+            cost of the list squared: for lists up to some hundred candidates.
+        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+            None for once each. A pair takes the factor $w_i w_j$. Only ratios matter,
+            and 0 removes a candidate. With a `k`, weight 2 is not two candidates: those
+            would take two of the first places.
+
+    Returns:
+        `(batch,)`, at least 0 up to rounding; 0 for a list with fewer than two real
+        candidates. Scores beyond ±1e15 count as that.
+
+    Raises:
+        ValueError: If the temperature is not a finite number above zero, k is below 1,
+            the mask is not boolean, or the shapes differ.
+
+    Use when: lists are short, or preferences are what the teacher is good at (it was
+        trained on pairs). With margins to trust, `pairwise_margin_mse`; for long lists
+        `listwise_kl_divergence` is cheaper.
+
+    Reference: Burges et al. (2005), "Learning to Rank using Gradient Descent", which
+        has soft targets in its equation 3.
+
+    Example:
+        The teacher prefers the first at 3 to 1, the student has no preference. Half of
+        the ordered pairs are of a candidate with itself and cost nothing.
+
+        >>> teacher = np.array([[np.log(3.0), 0.0]], "float32")
+        >>> student, mask = np.zeros((1, 2), "float32"), np.ones((1, 2), bool)
+        >>> pairwise_rank_net(teacher, student, mask).numpy().round(4)
+        array([0.0654], dtype=float32)
+        >>> float(round((3 / 4 * np.log(3 / 2) + 1 / 4 * np.log(1 / 2)) / 2, 4))
+        0.0654
+    """
+    check_temperature(temperature)
+    if k is not None:
+        check_cutoff("k", k)
+    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    )
+    top = orders.best_first(teacher_scores, mask)[:, :k]
+
+    def margins(scores: Tensor) -> Tensor:
+        scores = lists.bounded(scores)
+        gaps = orders.taken(scores, top)[:, :, None] - scores[:, None, :]
+        return gaps / temperature
+
+    teacher, student = margins(teacher_scores), margins(student_scores)
+    divergence = sum(
+        ops.sigmoid(sign * teacher)
+        * (ops.log_sigmoid(sign * teacher) - ops.log_sigmoid(sign * student))
+        for sign in (1.0, -1.0)
+    )
+    of_top = lists.mean(divergence, weight[:, None, :])
+    return temperature**2 * lists.mean(of_top, orders.taken(weight, top))
+
+
+@keras.saving.register_keras_serializable(package="recdistill")
+class PairwiseMarginMSE(ListLoss):
+    """The mean of `pairwise_margin_mse` over the lists of a batch.
+
+    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
+    weighs zero. It has no temperature: margins are compared as they are.
+
+    Example:
+        >>> teacher_scores = np.array([[3.0, 0.0]], "float32")
+        >>> student_scores = np.array([[1.0, 0.0]], "float32")
+        >>> float(PairwiseMarginMSE()(teacher_scores, student_scores))
+        2.0
+    """
+
+    minimum_at_teacher: ClassVar[bool] = True
+    weight_is_count: ClassVar[bool] = True
+
+    def per_list(
+        self,
+        labels: Tensor,
+        student_scores: Tensor,
+        mask: Tensor,
+        item_weight: Tensor | None,
+    ) -> Tensor:
+        """One loss a list, `(batch,)`; see `pairwise_margin_mse`."""
+        return pairwise_margin_mse(labels, student_scores, mask, item_weight)
+
+
+@keras.saving.register_keras_serializable(package="recdistill")
+class PairwiseRankNet(TemperedListLoss):
+    """The mean of `pairwise_rank_net` over the lists of a batch.
+
+    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
+    weighs zero.
+
+    Args:
+        k: How many of the teacher's first candidates are compared with all others; None
+            for all pairs.
+        temperature: Above zero, for both sides.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
+
+    Raises:
+        ValueError: If k is below 1 or the temperature not a finite number above zero.
+
+    Example:
+        >>> teacher_scores = np.array([[np.log(3.0), 0.0]], "float32")
+        >>> loss = PairwiseRankNet()
+        >>> round(float(loss(teacher_scores, np.zeros((1, 2), "float32"))), 4)
+        0.0654
+    """
+
+    minimum_at_teacher: ClassVar[bool] = True
+    weight_is_count: ClassVar[bool] = True
+
+    def __init__(
+        self, k: int | None = None, temperature: float = 1.0, **kwargs: Any
+    ) -> None:
+        super().__init__(temperature, **kwargs)
+        if k is not None:
+            check_cutoff("k", k)
+        self.k = k
+
+    def per_list(
+        self,
+        labels: Tensor,
+        student_scores: Tensor,
+        mask: Tensor,
+        item_weight: Tensor | None,
+    ) -> Tensor:
+        """One loss a list, `(batch,)`; see `pairwise_rank_net`."""
+        return pairwise_rank_net(
+            labels, student_scores, mask, self.temperature, self.k, item_weight
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this loss anew."""
+        return {**super().get_config(), "k": self.k}

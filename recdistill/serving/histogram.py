@@ -1,0 +1,148 @@
+"""Latencies of any number of calls in a few kilobytes, percentiles included."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["RELATIVE_ERROR", "LatencyHistogram"]
+
+_STEPS = 128
+"""Buckets between a power of two and the next."""
+
+RELATIVE_ERROR = 1 / (2 * _STEPS)
+"""Most that a percentile differs from the value in its place, relative to it: 0.4 %."""
+
+
+class LatencyHistogram:
+    """Counts of latencies in buckets that grow with them.
+
+    Between a power of two and the next lie 128 buckets of equal width, so a bucket is
+    at most 1/128 of what it holds and its middle at most 1/256 from any of it: also a
+    p99.9 is within 0.4 % of the latency that stands in its place. Only buckets that
+    were hit take room; histograms of several processes add up without loss. Threads may
+    share one.
+
+    Reference: HdrHistogram (G. Tene), whose buckets are laid out alike.
+
+    Example:
+        >>> histogram = LatencyHistogram()
+        >>> for milliseconds in range(1, 1001):
+        ...     histogram.record(milliseconds / 1e3)
+        >>> abs(histogram.percentile(99.9) - 0.999) < 0.999 * RELATIVE_ERROR
+        True
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._sum, self._lowest, self._highest = 0.0, math.inf, 0.0
+        self._lock = threading.Lock()
+
+    def record(self, seconds: float) -> None:
+        """Counts a latency; a clock that did not move counts as a nanosecond.
+
+        Raises:
+            ValueError: If it is negative or not finite.
+        """
+        if not 0 <= seconds < math.inf:
+            raise ValueError(
+                f"`seconds` must be finite and not negative. Received: {seconds}"
+            )
+        seconds = max(seconds, 1e-9)
+        bucket = _bucket(seconds)
+        with self._lock:
+            self._counts[bucket] = self._counts.get(bucket, 0) + 1
+            self._sum += seconds
+            self._lowest = min(self._lowest, seconds)
+            self._highest = max(self._highest, seconds)
+
+    @property
+    def count(self) -> int:
+        """How many latencies were recorded."""
+        with self._lock:
+            return sum(self._counts.values())
+
+    @property
+    def mean(self) -> float:
+        """Exact, in seconds; NaN of nothing."""
+        count = self.count
+        return self._sum / count if count else math.nan
+
+    @property
+    def max(self) -> float:
+        """The slowest, exact, in seconds; NaN of nothing."""
+        return self._highest if self._counts else math.nan
+
+    def percentile(self, percent: float) -> float:
+        """The latency that so many percent of all do not exceed, in seconds.
+
+        It is the value of rank `ceil(percent / 100 · count)`, within `RELATIVE_ERROR`;
+        the lowest and the highest are exact. NaN of nothing.
+
+        Args:
+            percent: From 0 to 100.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(
+                f"`percent` must be from 0 to 100. Received: percent={percent}"
+            )
+        with self._lock:
+            counts = sorted(self._counts.items())
+            low, high = self._lowest, self._highest
+        total = sum(count for _, count in counts)
+        # 99.9 / 100 * 1000 is a little above 999 in floating point.
+        rank = max(1, math.ceil(round(percent * total / 100, 6)))
+        seen = 0
+        for bucket, count in counts:
+            seen += count
+            if seen >= rank:
+                return high if rank == total else min(max(_middle(bucket), low), high)
+        return math.nan
+
+    def merge(self, other: LatencyHistogram) -> None:
+        """Adds what another histogram has counted."""
+        taken = other.to_json()
+        with self._lock:
+            for bucket, count in taken["counts"].items():
+                self._counts[int(bucket)] = self._counts.get(int(bucket), 0) + count
+            self._sum += taken["sum"]
+            if taken["counts"]:
+                self._lowest = min(self._lowest, taken["lowest"])
+                self._highest = max(self._highest, taken["highest"])
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, JSON-ready: what another process needs to `merge` it."""
+        with self._lock:
+            filled = bool(self._counts)
+            return {
+                "counts": {str(b): n for b, n in sorted(self._counts.items())},
+                "sum": self._sum,
+                "lowest": self._lowest if filled else None,
+                "highest": self._highest if filled else None,
+            }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> LatencyHistogram:
+        """What `to_json` gave, as a histogram."""
+        histogram = cls()
+        if content["counts"]:
+            histogram._counts = {int(b): n for b, n in content["counts"].items()}
+            histogram._sum = content["sum"]
+            histogram._lowest = content["lowest"]
+            histogram._highest = content["highest"]
+        return histogram
+
+
+def _bucket(seconds: float) -> int:
+    mantissa, exponent = math.frexp(seconds)  # The mantissa is in [0.5, 1).
+    return exponent * _STEPS + int((mantissa - 0.5) * 2 * _STEPS)
+
+
+def _middle(bucket: int) -> float:
+    exponent, step = divmod(bucket, _STEPS)
+    return math.ldexp(0.5 + (step + 0.5) / (2 * _STEPS), exponent)

@@ -1,0 +1,298 @@
+"""The REST side: TensorFlow Serving's paths, and the page of metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from google.protobuf import json_format, message
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+)
+
+from recdistill.serving.config import METRICS_PATH
+from recdistill.serving.server.errors import (
+    HTTP_STATUS,
+    Code,
+    RequestError,
+    ServeError,
+    invalid,
+)
+from recdistill.serving.server.json_tensors import (
+    columns_as_json,
+    read_body,
+    rows_as_json,
+)
+from recdistill.serving.server.models import Signature
+from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.server.requests import SIGNATURE_DEF, Requests
+from recdistill.serving.server.versions import Version
+
+__all__ = ["RestServer"]
+
+_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
+_POST = re.compile(_MODEL + ":(predict|classify|regress)", re.IGNORECASE)
+_GET = re.compile(_MODEL + "(/metadata)?", re.IGNORECASE)
+
+_IDLE_S = 60.0
+"""How long a connection may be silent."""
+
+
+class RestServer:
+    """Listens for REST.
+
+    Args:
+        requests: Answers them.
+        options: Address, port, threads and limits.
+
+    Raises:
+        ServeError: If the port cannot be had.
+    """
+
+    def __init__(self, requests: Requests, options: ServerOptions) -> None:
+        address = options.address, options.rest_port
+        try:
+            self._server = _Listener(address, requests, options)
+        except OSError as error:
+            at = f"{options.address}:{options.rest_port}"
+            message = f"The server cannot listen for REST at {at}: {error}"
+            raise ServeError(message) from error
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        )
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Takes no more requests, and waits for those that are worked on.
+
+        Args:
+            grace_s: How long to wait, in seconds.
+        """
+        self._server.draining = True
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        until = time.monotonic() + grace_s
+        with self._server.changed:
+            while self._server.working and time.monotonic() < until:
+                self._server.changed.wait(until - time.monotonic())
+        self._server.close_connections()
+        self._server.server_close()
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(
+        self, address: tuple[str, Any], requests: Requests, options: ServerOptions
+    ) -> None:
+        if ":" in options.address:
+            self.address_family = socket.AF_INET6
+        self.requests, self.options = requests, options
+        self.draining, self.working = False, 0
+        self.changed = threading.Condition()
+        self.slots = threading.Semaphore(options.threads(options.rest_threads))
+        self._connections: set[socket.socket] = set()
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self.changed:
+            full = len(self._connections) >= self.options.rest_connections
+            if not full:
+                self._connections.add(request)
+        if full:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self.changed:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def close_connections(self) -> None:
+        with self.changed:
+            left = list(self._connections)
+        for connection in left:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # The client was faster.
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Listener
+    protocol_version = "HTTP/1.1"
+    server_version = "recdistill"
+    sys_version = ""
+    timeout = _IDLE_S
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def do_GET(self) -> None:
+        self._handle()
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are counted, not logged."""
+
+    def _handle(self) -> None:
+        server = self.server
+        with server.changed:
+            server.working += 1
+        try:
+            body = self._read()
+            if body is None:
+                return
+            with server.slots:
+                status, kind, answer = self._answered(body)
+            self._write(status, kind, answer)
+        finally:
+            with server.changed:
+                server.working -= 1
+                server.changed.notify_all()
+
+    def _read(self) -> bytes | None:
+        """The body; None where it was refused, after which the connection closes."""
+        length = self.headers.get("Content-Length", "0")
+        limit = self.server.options.max_message_bytes
+        if "Transfer-Encoding" in self.headers:
+            problem = HTTPStatus.LENGTH_REQUIRED, "Bodies must have a Content-Length."
+        elif not re.fullmatch("[0-9]{1,18}", length):
+            problem = HTTPStatus.BAD_REQUEST, "Content-Length must be a number."
+        elif int(length) > limit:
+            problem = (
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"Bodies must have at most {limit} bytes. Received: {length}",
+            )
+        else:
+            body = self.rfile.read(int(length))
+            # Fewer bytes: the client went away.
+            return body if len(body) == int(length) else None
+        self.close_connection = True
+        self._write(problem[0], "application/json", _error(problem[1]))
+        return None
+
+    def _answered(self, body: bytes) -> tuple[int, str, bytes]:
+        path, _, _ = self.path.partition("?")
+        if self.command == "GET" and path == METRICS_PATH:
+            page = self.server.requests.metrics.render().encode()
+            return HTTPStatus.OK, "text/plain; version=0.0.4", page
+        if not path.lower().startswith("/v1/"):
+            return HTTPStatus.NOT_FOUND, "application/json", _error("Not Found")
+        try:
+            answer = self._v1(path, body)
+        except RequestError as error:
+            return HTTP_STATUS[error.code], "application/json", _error(error.message)
+        except Exception as error:
+            text = _error(f"The server failed: {type(error).__name__}: {error}")
+            return HTTPStatus.INTERNAL_SERVER_ERROR, "application/json", text
+        return HTTPStatus.OK, "application/json", answer
+
+    def _v1(self, path: str, body: bytes) -> bytes:
+        requests = self.server.requests
+        if self.command == "GET" and (found := _GET.fullmatch(path)):
+            spec = _spec(found)
+            if found[4]:
+                wanted = get_model_metadata_pb2.GetModelMetadataRequest(
+                    model_spec=spec, metadata_field=[SIGNATURE_DEF]
+                )
+                return _metadata_as_json(requests.metadata(wanted))
+            asked = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+            return _as_json(requests.status(asked), keep_names=False)
+        if self.command == "POST" and (found := _POST.fullmatch(path)):
+            spec, method = _spec(found), found[4].lower()
+            started, status = time.perf_counter(), "OK"
+            try:
+                return self._prediction(spec, method, body)
+            except RequestError as error:
+                status = error.code.name
+                raise
+            finally:
+                requests.measure(spec.name, "REST", method, status, started)
+        raise invalid(f"Malformed request: {self.command} {path}")
+
+    def _prediction(self, spec: model_pb2.ModelSpec, method: str, body: bytes) -> bytes:
+        if method != "predict":
+            message = f"{method} is not offered by the embedded server. Use predict."
+            raise RequestError(Code.UNIMPLEMENTED, message)
+        parsed = read_body(body)
+
+        def read(version: Version) -> tuple[Signature, list[np.ndarray]]:
+            signature = version.signature(parsed.signature)
+            return signature, parsed.values(signature)
+
+        timeout_s = self.server.options.rest_timeout_s
+        outputs = self.server.requests.predict_arrays(spec, read, timeout_s)
+        return rows_as_json(outputs) if parsed.in_rows else columns_as_json(outputs)
+
+    def _write(self, status: int, kind: str, answer: bytes) -> None:
+        if self.server.draining:
+            self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(answer)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(answer)
+        self.wfile.flush()
+
+
+def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
+    spec = model_pb2.ModelSpec(name=unquote(found[1]))
+    if found[2]:
+        number = int(found[2])
+        if number >= 2**63:
+            raise invalid(f"Failed to convert version: {found[2]} to numeric.")
+        spec.version.value = number
+    if found[3]:
+        spec.version_label = unquote(found[3])
+    return spec
+
+
+def _as_json(response: message.Message, *, keep_names: bool) -> bytes:
+    text = json_format.MessageToJson(
+        response,
+        preserving_proto_field_name=keep_names,
+        always_print_fields_with_no_presence=True,
+    )
+    return str(text).encode()
+
+
+def _metadata_as_json(
+    response: get_model_metadata_pb2.GetModelMetadataResponse,
+) -> bytes:
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    response.metadata[SIGNATURE_DEF].Unpack(signatures)
+    spec, described = (
+        _as_json(each, keep_names=True) for each in (response.model_spec, signatures)
+    )
+    return b'{"model_spec": %b,\n"metadata": {"signature_def": %b}\n}' % (
+        spec,
+        described,
+    )
+
+
+def _error(text: str) -> bytes:
+    return json.dumps({"error": text}, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,0 +1,169 @@
+"""Raw values of ours as the inputs of somebody else's model: their type and shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+class TeacherError(ValueError):
+    """A teacher that cannot be used as it is configured; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model says about one of its inputs.
+
+    Attributes:
+        dtype: "string", "bool", or a NumPy name such as "int64" and "float32".
+        shape: The axis of the rows included, None for a size that is open; None where
+            even the number of axes is.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] | None = None
+
+
+def as_input(
+    values: np.ndarray, spec: InputSpec | None, what: str, where: str
+) -> np.ndarray:
+    """Raw values in the type and shape that a model's input wants.
+
+    Text that holds numbers becomes numbers, exactly: an id `"1260759144"` fits an
+    int64. Numbers become integers where they are whole. In a row of several values (a
+    history, categories) "" is padding, and 0 where numbers are wanted; where the input
+    has a fixed width, a longer row keeps its end, the newest of a history.
+
+    Args:
+        values: `(rows,)` or `(rows, n)`: text, float32 with NaN where missing, or bool.
+        spec: The input; None to leave the values as they are.
+        what: What the values are, for errors.
+        where: Where they go, for errors.
+
+    Returns:
+        Of the wanted type and shape; text as an array of `str` objects.
+
+    Raises:
+        TeacherError: If the values do not fit.
+
+    Example:
+        >>> spec = InputSpec("int64", (None, 2))
+        >>> as_input(np.array([["7", "8", "9"], ["5", "", ""]]), spec, "it", "there")
+        array([[8, 9],
+               [5, 0]])
+    """
+    if spec is None:
+        return values
+    if values.dtype.kind in "OU" and spec.shape is not None:
+        values = _as_wide_as(values, spec.shape)
+    if values.dtype.kind in "OU" and spec.dtype != "string":
+        values = _numbers(values, spec, what, where)
+    values = _shaped(values, spec.shape, what, where)
+    return _typed(values, spec.dtype, what, where)
+
+
+def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.ndarray:
+    """Text to numbers: each different value is read once."""
+    missing: Any = 0
+    if values.ndim == 1:
+        missing = float("nan")
+    integer = spec.dtype.startswith(("int", "uint"))
+    read: Callable[[str], Any] = int if integer else float
+    different, place = np.unique(values.astype(str), return_inverse=True)
+    if integer and values.ndim == 1 and "" in different:
+        raise TeacherError(
+            f"The {what} must have no missing value to be {where}, which takes "
+            f"{spec.dtype}. Received: {int((values == '').sum()):,} missing values"
+        )
+    try:
+        numbers = [missing if text == "" else read(text) for text in different]
+    except ValueError:
+        wrong = next(text for text in different if text and not _reads(text, read))
+        raise TeacherError(
+            f"The {what} must hold numbers to be {where}, which takes {spec.dtype}. "
+            f"Received: {str(wrong)!r}"
+        ) from None
+    kind = "int64" if integer else "float64"
+    try:
+        return np.asarray(numbers, kind)[place].reshape(values.shape)
+    except OverflowError:
+        raise TeacherError(
+            f"The {what} must fit {spec.dtype} to be {where}. Received: "
+            f"{max(numbers, key=abs)}"
+        ) from None
+
+
+def _reads(text: str, read: Callable[[str], Any]) -> bool:
+    try:
+        read(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shaped(
+    values: np.ndarray, shape: tuple[int | None, ...] | None, what: str, where: str
+) -> np.ndarray:
+    if shape is None:
+        return values
+    if len(shape) == values.ndim + 1 and shape[-1] in (1, None):
+        values = values[..., None]
+    if len(shape) == 1 and values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    fits = len(shape) == values.ndim and all(
+        wanted in (None, size)
+        for wanted, size in zip(shape[1:], values.shape[1:], strict=True)
+    )
+    if not fits:
+        raise TeacherError(
+            f"The {what} must have the shape of {where}, {_readable(shape)}. "
+            f"Received: {_readable((None, *values.shape[1:]))}"
+        )
+    return values
+
+
+def _as_wide_as(values: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Rows of text cut or padded where the input has a fixed width."""
+    if not len(shape) == 2 == values.ndim or shape[1] in (None, values.shape[1]):
+        return values
+    real = values != ""
+    length = np.where(real.any(1), values.shape[1] - real[:, ::-1].argmax(1), 0)
+    place = np.maximum(length - shape[1], 0)[:, None] + np.arange(shape[1])
+    inside = place < length[:, None]
+    picked = np.take_along_axis(values, np.where(inside, place, 0), axis=1)
+    return np.where(inside, picked, np.asarray("", values.dtype))
+
+
+def _typed(values: np.ndarray, dtype: str, what: str, where: str) -> np.ndarray:
+    if dtype == "string":
+        if values.dtype.kind not in "OU":
+            raise TeacherError(
+                f"The {what} must be text to be {where}. Received: {values.dtype}. "
+                "Declare it with kind 'category', whose raw values are text."
+            )
+        return values.astype(object)
+    integer = dtype.startswith(("int", "uint"))
+    if integer and values.dtype.kind == "f":
+        wrong = ~(values == np.floor(values)) | ~np.isfinite(values)
+        if wrong.any():
+            raise TeacherError(
+                f"The {what} must hold whole numbers to be {where}, which takes "
+                f"{dtype}. Received: {values[wrong][0]}"
+            )
+    if integer:
+        limits = np.iinfo(dtype)
+        outside = (values < limits.min) | (values > limits.max)
+        if outside.any():
+            raise TeacherError(
+                f"The {what} must fit {dtype} to be {where}. "
+                f"Received: {values[outside][0]}"
+            )
+    return values.astype(dtype)
+
+
+def _readable(shape: tuple[int | None, ...]) -> str:
+    sizes = ["rows", *("any" if size is None else str(size) for size in shape[1:])]
+    return f"({', '.join(sizes)})"

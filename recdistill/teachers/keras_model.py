@@ -1,0 +1,102 @@
+"""A Keras 3 model as a teacher: a `.keras` file, or one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from recdistill.teachers.files import existing, size_of
+from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.teachers.saved_model import input_spec, output_name
+
+
+class KerasModel:
+    """A Keras model that takes a dict of inputs, called in this process.
+
+    Args:
+        model: The model. One made of `keras.Input`s tells the names and types of its
+            inputs; a subclass of `keras.Model` gets what it is handed.
+        output: Where it returns a dict: the key of the scores; None where there is one.
+        label: What people call it.
+        size_bytes: Size of its file.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        output: str | None = None,
+        *,
+        label: str = "Keras model",
+        size_bytes: int | None = None,
+    ) -> None:
+        self.label, self.size_bytes = label, size_bytes
+        self._wanted = output
+        self.inputs: Mapping[str, InputSpec] | None = _declared(model)
+        self.parameters: int | None = int(model.count_params()) if model.built else None
+        self._call = tf.function(
+            lambda inputs: model(inputs, training=False), reduce_retracing=True
+        )
+
+    @classmethod
+    def load(cls, path: Path, output: str | None = None) -> KerasModel:
+        """A `.keras` file, in safe mode: it is refused if it holds code.
+
+        Args:
+            path: The file.
+            output: As above.
+
+        Raises:
+            TeacherError: If it is no `.keras` file, needs classes that are not here, or
+                holds code.
+        """
+        existing(path, ".keras file")
+        if path.suffix != ".keras":
+            raise TeacherError(
+                f"`teacher.path` must be a .keras file for kind 'keras'. Received: "
+                f"{path}. A SavedModel has kind 'saved_model'; an .h5 file or a model "
+                "of Keras 2 has kind 'tf_keras'."
+            )
+        try:
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:
+            raise TeacherError(
+                f"`teacher.path` must be a .keras file that loads in safe mode, "
+                f"without code of its own. Received: {path}, {type(error).__name__}: "
+                f"{_first_line(error)} If you trust the file, load it in a function of "
+                "yours and use kind 'callable'."
+            ) from error
+        label, size = f"Keras file {path}", size_of(path)
+        return cls(model, output, label=label, size_bytes=size)
+
+    def predict(self, inputs: dict[str, np.ndarray]) -> Any:
+        """The model's output for one chunk."""
+        try:
+            tensors = {k: tf.convert_to_tensor(v) for k, v in inputs.items()}
+            answer = self._call(tensors)
+        except Exception as error:
+            raise TeacherError(
+                f"The teacher {self.label} failed: {type(error).__name__}: {error}"
+            ) from error
+        if isinstance(answer, dict):
+            answer = answer[output_name(answer, self._wanted, self.label)]
+        return np.asarray(answer)
+
+
+def _declared(model: keras.Model) -> Mapping[str, InputSpec] | None:
+    """Inputs by name, the key in a dict of inputs before the name of its tensor."""
+    if not getattr(model, "inputs", None):
+        return None  # a subclass of keras.Model declares nothing
+    structure = model.input
+    if isinstance(structure, dict):
+        return {name: input_spec(tensor) for name, tensor in structure.items()}
+    return {tensor.name: input_spec(tensor) for tensor in model.inputs}
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    return line if line.endswith((".", "!", "?")) else f"{line}."

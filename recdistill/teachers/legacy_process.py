@@ -1,0 +1,166 @@
+"""Scores with a Keras 2 model in a process that has nothing but TensorFlow and NumPy.
+
+Run as a script by `recdistill.teachers.tf_keras`; the library imports the frames alone:
+
+    python -P legacy_process.py SETTINGS
+
+SETTINGS is JSON: `path`, `factory`, `signature`, `output`, and `folder`, where modules
+are looked for besides. The process first says what inputs the model has, then answers
+arrays with scores until its input ends. Both ways go frames: eight bytes of length, and
+so many bytes of an `.npz` file, which holds arrays and no pickle. Text is UTF-8 bytes.
+"""
+
+import io
+import json
+import os
+import struct
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+SCORES, HELLO, ERROR = "scores", "hello", "error"
+
+
+def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
+    """Sends arrays.
+
+    Raises:
+        OSError: If nobody reads any more.
+    """
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    content = buffer.getbuffer()
+    stream.write(struct.pack(">Q", len(content)))
+    stream.write(content)
+    stream.flush()
+
+
+def read_frame(stream: IO[bytes]) -> Arrays | None:
+    """The next arrays; None where the stream ends, be it in the middle of a frame."""
+    head = stream.read(8)
+    if len(head) < 8:
+        return None
+    (size,) = struct.unpack(">Q", head)
+    content = stream.read(size)
+    if len(content) < size:
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def text(value: Any) -> np.ndarray:
+    """A text as an array that a frame can hold."""
+    return np.array(str(value).encode())
+
+
+class Legacy:
+    """The model: from a path, or from a factory that is called with the path."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.output = settings["output"]
+        self.variables: list[Any] = []
+        self.specs: dict[str, Any] | None = None
+        path = settings["path"]
+        if settings["factory"]:
+            sys.path.append(settings["folder"])
+            module, _, name = settings["factory"].partition(":")
+            factory = getattr(__import__(module, fromlist=[name]), name)
+            self._use_model(factory(path) if path else factory())
+        elif Path(path).is_dir():
+            self._use_signature(path, settings["signature"])
+        else:
+            self._use_file(path)
+
+    def _use_signature(self, path: str, name: str) -> None:
+        import tensorflow as tf
+
+        self.loaded = tf.saved_model.load(path)
+        signatures = self.loaded.signatures
+        if name not in signatures:
+            raise ValueError(
+                f"`signature` must be one of {sorted(signatures)}. Received: {name!r}. "
+                "Where there is none, call the model once before it is saved."
+            )
+        function = signatures[name]
+        self.specs = function.structured_input_signature[1]
+        self.variables = list(function.variables)
+        self.call: Callable[[dict[str, Any]], Any] = lambda inputs: function(**inputs)
+
+    def _use_file(self, path: str) -> None:
+        import tf_keras
+        from tf_keras.src.saving import serialization_lib
+
+        with serialization_lib.SafeModeScope(True):  # for .h5 files as well
+            self._use_model(tf_keras.models.load_model(path, compile=False))
+
+    def _use_model(self, model: Any) -> None:
+        import tensorflow as tf
+
+        if not callable(model):
+            raise ValueError(f"`factory` must return a model. Received: {model!r}")
+        self.variables = list(getattr(model, "variables", []))
+        names = getattr(model, "input_names", None)
+        if getattr(model, "inputs", None) and names:
+            self.specs = dict(zip(names, model.inputs, strict=True))
+        self.call = tf.function(lambda inputs: model(inputs), reduce_retracing=True)
+
+    def hello(self) -> dict[str, Any]:
+        """What the other side wants to know, JSON-ready."""
+        import tensorflow as tf
+
+        inputs = None
+        if self.specs is not None:
+            inputs = {
+                name: [tf.as_dtype(spec.dtype).name, spec.shape.as_list()]
+                for name, spec in self.specs.items()
+            }
+        parameters = int(sum(np.prod(v.shape.as_list()) for v in self.variables))
+        return {"inputs": inputs, "parameters": parameters}
+
+    def scores(self, inputs: Arrays) -> np.ndarray:
+        """The model's output for one chunk."""
+        import tensorflow as tf
+
+        tensors = {
+            name: tf.constant(
+                value.astype(object) if value.dtype.kind == "S" else value
+            )
+            for name, value in inputs.items()
+        }
+        answer = self.call(tensors)
+        if isinstance(answer, dict):
+            wanted = self.output
+            if wanted is None and len(answer) == 1:
+                (wanted,) = answer
+            if wanted not in answer:
+                raise ValueError(
+                    f"`output` must be one of {sorted(answer)}. Received: {wanted!r}"
+                )
+            answer = answer[wanted]
+        return np.asarray(answer)
+
+
+def serve(settings: dict[str, Any], asked: IO[bytes], answers: IO[bytes]) -> None:
+    """Loads, says hello, and answers until the other side hangs up."""
+    model = Legacy(settings)
+    write_frame(answers, {HELLO: text(json.dumps(model.hello()))})
+    while (inputs := read_frame(asked)) is not None:
+        try:
+            answer = {SCORES: model.scores(inputs)}
+        except Exception:
+            answer = {ERROR: text(traceback.format_exc())}
+        write_frame(answers, answer)
+
+
+if __name__ == "__main__":
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    # What a model prints must not mix with the frames: it goes where errors go.
+    frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(json.loads(sys.argv[1]), sys.stdin.buffer, frames)

@@ -1,0 +1,132 @@
+"""A teacher of which only the scores are there: a table of (query or list, item)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recdistill.batches import Lists, Ragged
+from recdistill.teachers.inputs import TeacherError
+
+
+class ScoreTable:
+    """Scores that somebody computed elsewhere, looked up by id.
+
+    The table is held in memory, 16 bytes a row. It does not score what it lacks, so
+    lists are cut down to the candidates that it has: see `restrict`.
+
+    Args:
+        batches: Record batches with the columns `key` (the id of a query, or of a list
+            where the data comes in lists), `item` (an item id) and `score`.
+        items: `(items,)`, the ids of the catalogue in their order.
+        label: What people call it.
+
+    Raises:
+        TeacherError: If no score belongs to an item of the catalogue, or a pair comes
+            twice.
+
+    Example: "bob" has scores for two of the three items.
+        >>> rows = {"key": ["bob", "ann", "bob"], "item": ["c", "a", "a"]}
+        >>> rows = pa.RecordBatch.from_pydict(rows | {"score": [0.5, 0.1, -2.0]})
+        >>> table = ScoreTable([rows], ["a", "b", "c"])
+        >>> mask = np.array([[True, False, True]])
+        >>> x = {"list_key": ["bob"], "candidate_index": np.arange(3), "mask": mask}
+        >>> table(x)
+        array([[-2. ,  0. ,  0.5]], dtype=float32)
+    """
+
+    parameters: int | None = None
+    size_bytes: int | None = None
+
+    def __init__(
+        self,
+        batches: Iterable[pa.RecordBatch],
+        items: Sequence[str],
+        label: str = "table of scores",
+    ) -> None:
+        self.label, self._items = label, len(items)
+        catalogue = pa.array(items, pa.string())
+        keys, rows, scores = [], [], []
+        for batch in batches:
+            row = pc.fill_null(pc.index_in(batch["item"], value_set=catalogue), -1)
+            row = np.asarray(row, "int64")
+            known = row >= 0  # an item that cannot be recommended needs no score
+            keys.append(batch["key"].filter(pa.array(known)))
+            rows.append(row[known])
+            scores.append(np.asarray(batch["score"], "float32")[known])
+        if not sum(map(len, rows)):
+            raise TeacherError(
+                f"The {label} must score items of the catalogue. Received: none"
+            )
+        codes = pa.chunked_array(keys).combine_chunks().dictionary_encode()
+        self._keys = codes.dictionary
+        place = codes.indices.to_numpy() * self._items + np.concatenate(rows)
+        order = np.argsort(place, kind="stable")
+        self._places = place[order]
+        self._scores = np.concatenate(scores)[order]
+        twice = np.flatnonzero(self._places[1:] == self._places[:-1])
+        if len(twice):
+            key, item = divmod(int(self._places[twice[0]]), self._items)
+            raise TeacherError(
+                f"The {label} must have one score for a pair. Received: {len(twice)} "
+                f"pair(s) twice, such as {self._keys[key].as_py()!r} with "
+                f"{items[item]!r}"
+            )
+
+    def __call__(self, batch: Mapping[str, Any], training: bool = False) -> np.ndarray:
+        """Scores of a batch.
+
+        Args:
+            batch: `list_key`, `candidate_index` and `mask`, as in `recdistill.batches`.
+            training: Not read.
+
+        Returns:
+            `(batch, list_size)` float32; 0 under padding.
+
+        Raises:
+            TeacherError: If a real candidate has no score.
+        """
+        mask = np.asarray(batch["mask"])
+        code = self._codes(batch["list_key"])
+        index = np.broadcast_to(np.asarray(batch["candidate_index"]), mask.shape)
+        place = code[:, None] * self._items + index
+        found = np.searchsorted(self._places, place)
+        found = np.minimum(found, len(self._places) - 1)
+        there = (self._places[found] == place) & (code >= 0)[:, None]
+        if (mask & ~there).any():
+            raise TeacherError(
+                f"The {self.label} must have a score for each candidate of a list. "
+                f"Received: {int((mask & ~there).sum()):,} candidates without one"
+            )
+        return np.where(mask, self._scores[found], np.float32(0.0))
+
+    def restrict(self, lists: Lists) -> Lists:
+        """The lists with the scored candidates alone; those without any are left out.
+
+        Returns:
+            Lists with `listed`.
+        """
+        code = self._codes(lists.list_key)
+        low = np.searchsorted(self._places, code * self._items)
+        high = np.searchsorted(self._places, (code + 1) * self._items)
+        length = np.where(code >= 0, high - low, 0)
+        offsets = np.concatenate([[0], np.cumsum(length)])
+        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, length)
+        items = (self._places[place] % self._items).astype("int32")
+        return lists.only(Ragged(items, offsets))
+
+    def _codes(self, keys: Any) -> np.ndarray:
+        keys = pa.array(np.asarray(keys, object), pa.string())
+        found = pc.index_in(keys, value_set=self._keys)
+        return np.asarray(pc.fill_null(found, -1), "int64")
+
+
+def restricted(lists: Lists, tables: Iterable[ScoreTable]) -> Lists:
+    """The lists with the candidates that all tables have; see `ScoreTable.restrict`."""
+    for table in tables:
+        lists = table.restrict(lists)
+    return lists

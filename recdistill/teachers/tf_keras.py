@@ -1,0 +1,164 @@
+"""A Keras 2 model (tf_keras, TFRS) as a teacher, in a process of its own.
+
+`tensorflow_recommenders` and Keras 3 cannot live in one process: TFRS wants
+`TF_USE_LEGACY_KERAS=1`, and that is read when TensorFlow starts. So the model is loaded
+and asked in a child process; see `recdistill.teachers.legacy_process`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from recdistill.teachers import legacy_process
+from recdistill.teachers.files import existing, size_of
+from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.teachers.legacy_process import (
+    ERROR,
+    HELLO,
+    SCORES,
+    Arrays,
+    read_frame,
+    write_frame,
+)
+
+LAST_BYTES = 2_000
+"""How much of what the process said last stands in an error."""
+
+
+class TfKerasModel:
+    """A model of Keras 2, asked in a process of its own that lives as long as this.
+
+    The process runs on the CPU, for the accelerator may be held by this one.
+
+    Args:
+        path: A SavedModel folder, a `.keras` or an `.h5` file. With a factory: what the
+            factory is called with.
+        factory: Import path "package.module:function" of a function that returns the
+            model; without arguments where there is no path.
+        signature: Of a SavedModel folder.
+        output: Where the model returns a dict: the key of the scores; None where there
+            is one.
+
+    Raises:
+        TeacherError: If the process does not come up with a model; the message has the
+            last lines that it wrote.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        factory: str | None = None,
+        signature: str = "serving_default",
+        output: str | None = None,
+    ) -> None:
+        self.label = f"tf_keras model {factory or path}"
+        if path is not None and factory is None:
+            existing(path, "SavedModel folder, .keras or .h5 file")
+        settings = {
+            "path": None if path is None else str(path),
+            "factory": factory,
+            "signature": signature,
+            "output": output,
+            "folder": str(Path.cwd()),
+        }
+        self._said = tempfile.TemporaryFile()
+        self._process = _start(settings, self._said)
+        self._close = weakref.finalize(self, _stop, self._process, self._said)
+        hello = json.loads(self._read(HELLO, "could not be loaded"))
+        inputs = hello["inputs"]
+        self.inputs: Mapping[str, InputSpec] | None = None
+        if inputs is not None:
+            self.inputs = {
+                name: InputSpec(dtype, tuple(shape))
+                for name, (dtype, shape) in inputs.items()
+            }
+        self.parameters: int | None = hello["parameters"]
+        there = path is not None and path.exists()
+        self.size_bytes: int | None = size_of(path) if path and there else None
+
+    def predict(self, inputs: dict[str, np.ndarray]) -> Any:
+        """The model's output for one chunk."""
+        stdin = self._process.stdin
+        # If the process is gone, what it said last is found when its answer is read.
+        with contextlib.suppress(OSError, ValueError):
+            if stdin is not None:
+                write_frame(stdin, {k: _sendable(v) for k, v in inputs.items()})
+        return self._read(SCORES, "failed")
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._close()
+
+    def _read(self, key: str, what: str) -> Any:
+        stdout = self._process.stdout
+        answer: Arrays | None = None
+        if stdout is not None and not stdout.closed:
+            answer = read_frame(stdout)
+        if answer is None:
+            raise TeacherError(
+                f"The teacher {self.label} {what}: its process ended with exit status "
+                f"{self._status()}. Its last lines:\n{self._last_lines()}"
+            )
+        if ERROR in answer:
+            said = answer[ERROR].item().decode()
+            raise TeacherError(
+                f"The teacher {self.label} {what}: {said.strip().splitlines()[-1]}\n"
+                f"{said[-LAST_BYTES:]}"
+            )
+        value = answer[key]
+        return value.item().decode() if key == HELLO else value
+
+    def _status(self) -> int | None:
+        try:
+            return self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _last_lines(self) -> str:
+        if self._said.closed:
+            return "(closed)"
+        self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(0, self._said.tell() - LAST_BYTES))
+        return self._said.read().decode(errors="replace").strip()
+
+
+def _start(settings: Mapping[str, Any], said: IO[bytes]) -> subprocess.Popen[bytes]:
+    own = {"TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
+    return subprocess.Popen(
+        [sys.executable, "-P", legacy_process.__file__, json.dumps(settings)],
+        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **own},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=said,
+    )
+
+
+def _stop(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+    """Hangs up, which ends the process, and waits for its end."""
+    for stream in (process.stdin, process.stdout, said):
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _sendable(values: np.ndarray) -> np.ndarray:
+    """Text as UTF-8 bytes of one width, which a frame can hold."""
+    if values.dtype.kind not in "OU":
+        return values
+    return np.char.encode(values.astype(str), "utf-8")

@@ -1,0 +1,311 @@
+"""gate: figures that pass, figures that do not, and what is checked before them."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from recdistill.datasets import DataError
+from recdistill.evaluation import ListRows
+from recdistill.pipeline.artefacts import Artefact
+from recdistill.pipeline.gate import (
+    CountedScorer,
+    Faults,
+    GateError,
+    check_sound,
+    decide,
+    enter,
+    lists_trained_on,
+)
+from recdistill.pipeline.teacher_config import (
+    EnsembleTeacherConfig,
+    LinearTeacherConfig,
+    ScoresTeacherConfig,
+)
+from tests import tiny
+from tests.pipeline.logs import random_log, rows_of, run
+
+SOUND = Faults(lists=20, constant=0, not_finite=0)
+
+
+def table(values, queries=None):
+    """One row a list, each of a query of its own unless `queries` says otherwise."""
+    rows = ListRows()
+    names = queries or [f"u{k}" for k in range(len(values))]
+    rows.add(list(range(len(values))), names, {"mrr": np.array(values, float)})
+    return rows.table()
+
+
+def gate(
+    teacher,
+    twin,
+    popularity=None,
+    *,
+    override=False,
+    queries=None,
+    faults=SOUND,
+    trained_on=None,
+):
+    others = {
+        "popularity": table(popularity or [0.0] * len(teacher), queries),
+        "student_alone": table(twin, queries),
+    }
+    rows = table(teacher, queries)
+    return decide(
+        rows,
+        others,
+        "mrr",
+        samples=200,
+        seed=1,
+        override=override,
+        faults=faults,
+        trained_on=trained_on,
+    )
+
+
+def test_a_teacher_that_is_better_on_every_list_passes():
+    part = gate([0.75] * 20, [0.5] * 20, [0.25] * 20)
+    assert part.passed
+    assert not part.overridden
+    # The difference is the same for each query, so the interval has no width.
+    assert part.message == (
+        "The teacher is worth distilling: mrr on validation, "
+        "teacher minus popularity +0.5000 [+0.5000, +0.5000]; "
+        "teacher minus student alone +0.2500 [+0.2500, +0.2500]."
+    )
+    gap = part.differences["teacher_minus_student_alone"]
+    assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
+
+
+def test_a_teacher_that_is_worse_does_not_pass_however_sure_that_is():
+    part = gate([0.25] * 20, [0.5] * 20)
+    assert not part.passed
+    assert part.message.startswith(
+        "The teacher does not beat student alone beyond noise: mrr on validation, "
+        "teacher minus popularity +0.2500 [+0.2500, +0.2500]; "
+        "teacher minus student alone -0.2500 [-0.2500, -0.2500]"
+    )
+
+
+def test_a_teacher_that_beats_neither_has_both_named():
+    part = gate([0.5] * 20, [0.5] * 20, [0.5] * 20)
+    assert not part.passed
+    assert "does not beat popularity and student alone beyond noise" in part.message
+
+
+def test_a_gain_within_the_noise_does_not_pass():
+    teacher = [0.0, 1.0] * 10 + [0.6]
+    part = gate(teacher, [0.5] * 21)
+    gap = part.differences["teacher_minus_student_alone"]
+    assert gap.value == pytest.approx(0.1 / 21)
+    assert gap.low < 0 < gap.high
+    assert not part.passed
+
+
+def test_the_noise_is_that_between_queries_not_between_lists():
+    # 40 lists, but two queries only: one loses, one wins by a little more.
+    queries = ["ann", "bob"] * 20
+    part = gate([0.0, 1.0] * 20, [0.4] * 40, queries=queries)
+    assert not part.passed
+    assert gate([0.0, 1.0] * 200, [0.4] * 400).passed
+
+
+def test_one_query_says_nothing_and_the_reason_is_given():
+    part = gate([0.9] * 5, [0.1] * 5, queries=["ann"] * 5)
+    assert not part.passed
+    assert "teacher minus student alone unknown (" in part.message
+
+
+@pytest.mark.parametrize("override", [True, False])
+def test_overriding_is_noted_only_where_it_was_needed(override):
+    failed = gate([0.1] * 9, [0.5] * 9, override=override)
+    assert (failed.passed, failed.overridden) == (False, override)
+    passed = gate([0.9] * 9, [0.5] * 9, override=override)
+    assert (passed.passed, passed.overridden) == (True, False)
+
+
+def test_the_seed_decides_the_interval():
+    rng = np.random.default_rng(0)
+    values = rng.random((3, 40)).tolist()
+    assert gate(*values).differences == gate(*values).differences
+
+
+def test_through_an_open_gate_one_goes_without_a_word():
+    assert enter(gate([0.9] * 9, [0.5] * 9)) is None
+
+
+def test_at_a_closed_gate_the_way_on_is_said_and_on_that_way_its_word():
+    closed = gate([0.1] * 9, [0.5] * 9)
+    with pytest.raises(GateError) as caught:
+        enter(closed)
+    assert str(caught.value).startswith(f"{closed.message} Distilling it would waste")
+    assert str(caught.value).endswith("with --set distill.gate=warn.")
+    overridden = gate([0.1] * 9, [0.5] * 9, override=True)
+    note = f"{overridden.message} The run goes on: distill.gate=warn."
+    assert enter(overridden) == note
+
+
+class TestSoundness:
+    better = partial(gate, [0.75] * 20, [0.5] * 20)
+
+    def test_a_better_teacher_with_scores_that_are_no_numbers_does_not_pass(self):
+        part = self.better(faults=Faults(lists=20, constant=0, not_finite=3))
+        assert (part.passed, part.not_finite) == (False, 3)
+        assert part.message.startswith(
+            "The teacher gives 3 NaN or infinite scores in 20 validation lists: mrr"
+        )
+
+    @pytest.mark.parametrize(("constant", "passed"), [(10, True), (11, False)])
+    def test_more_than_half_of_the_lists_must_have_scores_that_differ(
+        self, constant, passed
+    ):
+        part = self.better(faults=Faults(lists=20, constant=constant, not_finite=0))
+        assert part.passed == passed
+        assert (part.lists, part.constant_lists) == (20, constant)
+        said = "gives all candidates the same score in 11 of 20 validation lists"
+        assert (said in part.message) != passed
+
+    @pytest.mark.parametrize(
+        "leaked", [{"valid": 1, "test": 0}, {"valid": 0, "test": 2}]
+    )
+    def test_a_teacher_that_has_seen_what_judges_it_does_not_pass(self, leaked):
+        part = self.better(trained_on=leaked)
+        assert not part.passed
+        assert part.trained_on == leaked
+        assert (
+            f"was trained on {leaked['valid']} of the validation lists and "
+            f"{leaked['test']} of the test lists"
+        ) in part.message
+
+    def test_all_reasons_are_said_at_once_and_all_can_be_overridden(self):
+        faults = Faults(lists=20, constant=20, not_finite=1)
+        leaked = {"valid": 4, "test": 5}
+        part = gate(
+            [0.1] * 20, [0.5] * 20, faults=faults, trained_on=leaked, override=True
+        )
+        assert (part.passed, part.overridden) == (False, True)
+        assert part.message.startswith(
+            "The teacher does not beat student alone beyond noise and gives 1 NaN or "
+            "infinite scores in 20 validation lists and gives all candidates the same "
+            "score in 20 of 20 validation lists and was trained on 4 of the"
+        )
+
+    def test_what_is_known_before_the_scoring_stops_the_run_there(self):
+        def check(faults, trained_on, mode):
+            teacher = Artefact(Path(), "", {"faults": vars(faults)}, reused=True)
+            check_sound(tiny.config(distill={"gate": mode}), teacher, trained_on)
+
+        constant = Faults(lists=20, constant=20, not_finite=0)
+        with pytest.raises(GateError, match=r"20 of 20 .* --set distill\.gate=warn"):
+            check(constant, None, "stop")
+        with pytest.raises(GateError, match="trained on 1 of the validation lists"):
+            check(SOUND, {"valid": 1, "test": 0}, "stop")
+        check(constant, {"valid": 1, "test": 0}, "warn")
+        check(SOUND, {"valid": 0, "test": 0}, "stop")
+        check(SOUND, None, "stop")
+
+    def test_a_list_of_nan_counts_once_and_not_as_constant(self):
+        scorer = CountedScorer(lambda x: np.full((1, 3), np.nan, "float32"))
+        scorer({"mask": np.ones((1, 3), bool)})
+        assert scorer.faults == Faults(lists=1, constant=0, not_finite=3)
+
+
+class TestCountedScorer:
+    def test_it_counts_over_all_calls_and_real_candidates_alone(self):
+        mask = np.array([[True, True, True, False], [True, True, False, False]])
+        first = np.array([[1.0, np.nan, 2.0, np.inf], [3.0, 3.0, 4.0, 5.0]], "float32")
+        second = np.array([[-np.inf, 1.0, 1.0, 0.0], [3.0, 4.0, 4.0, 4.0]], "float32")
+        scorer = CountedScorer(lambda x: x["scores"])
+        got = scorer({"scores": first, "mask": mask})
+        scorer({"scores": second, "mask": mask})
+        # Constant are the second list, and the third but for what is no number.
+        assert scorer.faults == Faults(lists=4, constant=2, not_finite=2)
+        low = np.finfo("float32").min
+        np.testing.assert_array_equal(got, [[1, low, 2, low], [3, 3, 4, 5]])
+
+    def test_a_list_of_one_candidate_is_not_constant(self):
+        scorer = CountedScorer(lambda x: np.zeros((2, 3), "float32"))
+        scorer({"mask": np.array([[True, False, False], [False, False, False]])})
+        assert scorer.faults == Faults(lists=2, constant=0, not_finite=0)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "p"
+    log = random_log(6, rows=300, users=20, items=15, moments=40)
+    return run(tiny.dataset(log), folder)[0]
+
+
+class TestListsTrainedOn:
+    @staticmethod
+    def counted(prepared, folder, table, suffix="parquet"):
+        path = folder / f"trained_on.{suffix}"
+        write = pacsv.write_csv if suffix == "csv" else pq.write_table
+        write(pa.table(table), path)
+        return lists_trained_on(prepared, ScoresTeacherConfig(trained_on=path))
+
+    @staticmethod
+    def pairs(prepared, split):
+        ids = prepared.items["item_id"].to_pylist()
+        return [
+            (row["query_id"], ids[row["candidates"][0]])
+            for row in rows_of(prepared, split).values()
+            if row["candidates"][0] >= 0
+        ]
+
+    def test_a_teacher_trained_here_has_seen_the_training_lists_alone(self, prepared):
+        linear = LinearTeacherConfig()
+        assert lists_trained_on(prepared, linear) == {"valid": 0, "test": 0}
+        both = EnsembleTeacherConfig(members=(linear, ScoresTeacherConfig()))
+        assert lists_trained_on(prepared, both) == {"valid": 0, "test": 0}
+
+    def test_of_a_teacher_that_declares_nothing_nothing_is_known(self, prepared):
+        assert lists_trained_on(prepared, ScoresTeacherConfig()) is None
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_declared_list_ids_are_counted(self, prepared, tmp_path, suffix):
+        ids = {split: list(rows_of(prepared, split)) for split in ("valid", "test")}
+        declared = [*ids["valid"][:3], *ids["test"][:2], *rows_of(prepared, "train")]
+        table = {"list_id": declared}
+        got = self.counted(prepared, tmp_path, table, suffix)
+        assert got == {"valid": 3, "test": 2}
+
+    def test_ids_of_training_lists_are_no_leak(self, prepared, tmp_path):
+        table = {"list_id": list(rows_of(prepared, "train"))}
+        got = self.counted(prepared, tmp_path, table)
+        assert got == {"valid": 0, "test": 0}
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_declared_pairs_are_counted_unless_training_has_them(
+        self, prepared, tmp_path, suffix
+    ):
+        train = set(self.pairs(prepared, "train"))
+        held = {split: self.pairs(prepared, split) for split in ("valid", "test")}
+        declared = sorted(train | {*held["valid"], *held["test"][::2]})
+        want = {
+            "valid": sum(pair not in train for pair in held["valid"]),
+            "test": sum(
+                pair not in train and pair in {*held["test"][::2], *held["valid"]}
+                for pair in held["test"]
+            ),
+        }
+        assert 0 < want["valid"] < len(held["valid"])
+        assert 0 < want["test"] < len(held["test"])
+        query, item = zip(*declared, strict=True)
+        table = {"query_id": query, "item_id": item}
+        assert self.counted(prepared, tmp_path, table, suffix) == want
+
+    def test_a_table_that_says_neither_is_an_error(self, prepared, tmp_path):
+        with pytest.raises(DataError, match=r"must have a column list_id .* with user"):
+            self.counted(prepared, tmp_path, {"user": ["a"]})
+
+    def test_a_table_that_is_not_there_is_an_error(self, prepared, tmp_path):
+        teacher = ScoresTeacherConfig(trained_on=tmp_path / "no.csv")
+        with pytest.raises(
+            DataError, match=r"Cannot read `teacher.trained_on` .*no\.csv"
+        ):
+            lists_trained_on(prepared, teacher)

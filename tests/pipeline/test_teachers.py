@@ -1,0 +1,559 @@
+"""Every kind of teacher from outside: from the configuration to the SavedModel."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from recdistill import publishing
+from recdistill.batches import Collator, in_order, read_lists
+from recdistill.parity import Parity
+from recdistill.pipeline.external import watched
+from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.steps import STEPS, Pipeline
+from recdistill.report import Report
+from recdistill.teachers import TeacherError
+from tests import tiny
+from tests.pipeline import outside
+
+pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+
+CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
+SMALL = ("lists.size=sampled", "student.steps=2")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def unchecked(request, monkeypatch):
+    """Without the fresh process, which the export's tests have, but for one run."""
+    parity = Parity(
+        **{"queries": 1, "requests": 1, "tolerance": 1e-5},
+        **{"max_difference": 0.0, "swapped": 0, "recall": 1.0},
+    )
+    if "tfrs_ranking_model[synthetic]" not in request.node.name:
+        monkeypatch.setattr(publishing, "check_parity", lambda *_: parity)
+
+
+def go(folder, *overrides, until="export"):
+    """Runs, and gives the artefacts by step."""
+    done = {}
+    config = tiny.load(folder, *SMALL, *overrides)
+    Pipeline(config, announce=done.__setitem__).run(until)
+    return done
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A run up to the twin, which all teachers that read raw features share."""
+    folder = tmp_path_factory.mktemp("teachers")
+    go(folder, CALLABLE, until="student")
+    return folder
+
+
+@pytest.fixture
+def shared(first, tmp_path):
+    shutil.copytree(first / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def distilled(folder, *overrides):
+    """A whole run with another teacher on data and twin that are there."""
+    done = go(folder, *overrides)
+    assert list(done) == list(STEPS)
+    assert done["prepare"].reused
+    assert done["student"].reused
+    assert not done["score"].reused
+    return done
+
+
+def stored(done):
+    """The stored lists with their raw query inputs, and the prepared data."""
+    prepared = Prepared(done["prepare"].path)
+    raw = {}
+    for lists in in_order(prepared.shards("train"), 10_000):
+        x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, None)
+        for row, number in enumerate(lists.list_id):
+            raw[number] = {name: value[row] for name, value in x["raw"].items()}
+    files = sorted(done["score"].path.glob("scores-*.parquet"))
+    return [read_lists(path) for path in files], raw, prepared
+
+
+def assert_scores_are(done, expected, tolerance=2e-3):
+    """Stored scores (half floats) against a function of (raw query, raw items)."""
+    files, raw, prepared = stored(done)
+    compared = 0
+    for lists in files:
+        assert not lists.raw
+        for row, number in enumerate(lists.list_id):
+            real = lists.candidates[row] >= 0
+            candidates = lists.candidates[row][real]
+            items = {k: v[candidates] for k, v in prepared.raw_candidates.items()}
+            want = expected(raw[number], items)
+            got = lists.teacher_scores[row][real]
+            np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+            compared += len(candidates)
+    assert compared > 5_000
+
+
+def by_rule(query, items):
+    segment = [query["segment"]] * len(items["quality"])
+    return outside.rule(items["quality"], segment, items["category"])
+
+
+def assert_is_served(done, folder):
+    """The SavedModel answers, and nothing of the teacher is in it."""
+    report = Report.load(folder / "runs" / "tiny" / "report.json")
+    assert report.models["teacher"].metrics["ndcg@10"].value > 0
+    assert set(report.models["teacher"].latency_ms) == {"20"}
+    assert set(report.speedup) == {"20"}
+    path = Path(done["export"].record["path"])
+    loaded = tf.saved_model.load(str(path))
+    answer = loaded.signatures["serving_default"](
+        user_id=tf.constant(["u1"]),
+        history=tf.constant([["i1"]]),
+        history_length=tf.constant([1]),
+        segment=tf.constant(["s01"]),
+        budget=tf.constant([1.0]),
+    )
+    assert answer["item_ids"].shape == (1, 5)
+    manifest = json.loads((path / "assets.extra" / "recdistill.json").read_text())
+    assert "quality" not in manifest["schema"]["candidate"]
+    return report
+
+
+def test_callable(shared):
+    done = distilled(shared, CALLABLE)
+    assert_scores_are(done, by_rule)
+    report = assert_is_served(done, shared)
+    assert report.models["teacher"].parameters is None
+    assert report.protocol.candidates == "full"
+
+
+def test_callable_of_whole_lists_with_names_of_its_own(shared):
+    inputs = "inputs={q='quality', group='segment', kind='category', real='mask'}"
+    done = go(
+        shared,
+        "teacher={kind='callable', function='tests.pipeline.outside:in_lists', "
+        f"layout='lists', batch_size=200, {inputs}}}",
+        until="score",
+    )
+    assert_scores_are(done, by_rule)
+
+
+def test_keras_file(shared):
+    outside.save_keras(shared / "ranker.keras")
+    done = distilled(
+        shared,
+        f"teacher={{kind='keras', path='{shared / 'ranker.keras'}', "
+        "inputs={segment='segment', kind='category', quality='quality'}}",
+    )
+    assert_scores_are(done, by_rule)
+    report = assert_is_served(done, shared)
+    assert report.models["teacher"].parameters == 33 * 33
+    size = (shared / "ranker.keras").stat().st_size
+    assert report.models["teacher"].size_bytes == size
+
+
+def saved_model(path):
+    return (
+        f"teacher={{kind='saved_model', path='{path}', signature='rank', "
+        "output='score', inputs={segment='segment', category='category', q='quality'}}"
+    )
+
+
+def test_saved_model(shared):
+    outside.save_saved_model(shared / "1")
+    done = distilled(shared, saved_model(shared / "1"))
+    assert_scores_are(done, by_rule)
+    assert_is_served(done, shared)
+
+
+def test_a_changed_file_is_scored_anew_and_a_moved_one_is_not(shared):
+    outside.save_saved_model(shared / "1")
+    go(shared, saved_model(shared / "1"), until="score")
+    (shared / "1").rename(shared / "2")
+    again = go(shared, saved_model(shared / "2"), until="score")
+    assert again["teacher"].reused and again["score"].reused
+    (shared / "2" / "assets" / "note").write_text("changed")
+    changed = go(shared, saved_model(shared / "2"), until="score")
+    assert changed["prepare"].reused
+    assert not changed["teacher"].reused and not changed["score"].reused
+
+
+def test_remote_over_rest(shared):
+    with outside.rest_server() as server:
+        done = go(
+            shared,
+            f"teacher={{kind='remote', address='{server.address}', model='ranker', "
+            "version=3, batch_size=20000, inputs={segment='segment', "
+            "category='category', q='quality'}}",
+            until="score",
+        )
+    assert_scores_are(done, by_rule)
+
+
+def test_remote_over_grpc(shared):
+    with outside.grpc_server() as server:
+        done = distilled(
+            shared,
+            f"teacher={{kind='remote', address='grpc://{server.address}', "
+            "model='ranker', version=3, inputs={segment='segment', "
+            "category='category', q='quality'}}",
+        )
+    assert_scores_are(done, by_rule)
+    assert_is_served(done, shared)
+
+
+def test_lightgbm(shared, first):
+    lightgbm = pytest.importorskip("lightgbm")
+    booster = train_booster(lightgbm, first, shared / "model.txt")
+    done = distilled(
+        shared,
+        f"teacher={{kind='lightgbm', path='{shared / 'model.txt'}', "
+        "categorical=['segment', 'category'], inputs={segment='segment', "
+        "category='category', worth='quality', purse='budget'}}",
+    )
+
+    def expected(query, items):
+        segment = booster.pandas_categorical[0].index(query["segment"])
+        category = [booster.pandas_categorical[1].index(c) for c in items["category"]]
+        budget = query["budget"]
+        rows = [
+            [segment, code, quality, budget]
+            for code, quality in zip(category, items["quality"], strict=True)
+        ]
+        return booster.predict(np.array(rows, "float64"))
+
+    assert_scores_are(done, expected)
+    assert_is_served(done, shared)
+
+
+def train_booster(lightgbm, folder, path):
+    """A lambdarank booster on the training lists: the positive against some others."""
+    import pandas as pd
+
+    (prepare,) = (folder / "runs").glob("**/prepare-*/schema.json")
+    prepared = Prepared(prepare.parent)
+    rng, rows = np.random.default_rng(1), []
+    for lists in in_order(prepared.shards("train"), 400, 400):
+        x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, rng)
+        for row in range(len(lists)):
+            positive = lists.positives.take(np.array([row])).values
+            items = [*positive, *rng.choice(prepared.catalogue_size, 9)]
+            for place, item in enumerate(items):
+                rows.append(
+                    {
+                        "segment": x["raw"]["segment"][row],
+                        "category": prepared.raw_candidates["category"][item],
+                        "worth": prepared.raw_candidates["quality"][item],
+                        "purse": x["raw"]["budget"][row],
+                        "label": int(place == 0),
+                    }
+                )
+    frame = pd.DataFrame(rows)
+    every = {
+        "segment": [f"s{k:02d}" for k in range(32)],
+        "category": [f"c{k:02d}" for k in range(32)],
+    }
+    for name, values in every.items():
+        frame[name] = pd.Categorical(frame[name], categories=values)
+    label = frame.pop("label")
+    data = lightgbm.Dataset(frame, label, group=[10] * (len(label) // 10))
+    settings = {
+        **{"objective": "lambdarank", "verbose": -1, "num_threads": 1, "seed": 1},
+        **{"num_leaves": 7, "min_data_in_leaf": 5, "min_data_per_group": 5},
+    }
+    booster = lightgbm.train(settings, data, num_boost_round=20)
+    booster.save_model(path)
+    return lightgbm.Booster(model_file=path)
+
+
+@pytest.mark.parametrize("reader", ["synthetic", "movielens"])
+def test_a_real_tfrs_ranking_model(reader, tmp_path, tfrs):
+    if reader not in tfrs:
+        pytest.skip(f"{MOVIELENS} is not there")
+    folder, overrides = tfrs[reader]
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    teacher = f"teacher={{kind='tf_keras', path='{folder / 'model'}'}}"
+    done = go(tmp_path, *overrides, teacher)
+    assert done["prepare"].reused
+    loaded = tf.saved_model.load(str(folder / "model")).signatures["serving_default"]
+
+    def expected(query, items):
+        users = [query["user_id"]] * len(items["item_id"])
+        (scores,) = loaded(
+            user_id=tf.constant(users),
+            item_id=tf.constant(items["item_id"].tolist()),
+            genre=tf.constant(items["genre"].tolist()),
+        ).values()
+        return scores[:, 0]
+
+    files, raw, prepared = stored(done)
+    lists = files[0]
+    for row in range(20):
+        real = lists.candidates[row] >= 0
+        chosen = lists.candidates[row][real]
+        items = {k: v[chosen] for k, v in prepared.raw_candidates.items()}
+        want = expected(raw[lists.list_id[row]], items)
+        got = lists.teacher_scores[row][real]
+        np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+    report = Report.load(tmp_path / "runs" / "tiny" / "report.json")
+    teacher = report.models["teacher"]
+    assert teacher.parameters > 1_000
+    assert teacher.latency_ms["20"].p50 > 0
+    assert teacher.metrics["ndcg@10"].value > 0
+    manifest = Path(done["export"].record["path"]) / "assets.extra/recdistill.json"
+    parity = json.loads(manifest.read_text())["parity"]
+    assert parity["max_difference"] < 1e-5
+    assert (parity["queries"] > 1) == (reader == "synthetic")
+
+
+MOVIELENS = ROOT.parent / "shared" / "data" / "ml-latest-small"
+FEATURES = (
+    "query={user_id={kind='id'}, history={kind='history', length=8}}",
+    "candidate={item_id={kind='id'}, genre={kind='category', optional=true, "
+    "column='COLUMN', teacher_only=true}}",
+    "lists.per_query=20",
+)
+
+
+@pytest.fixture(scope="module")
+def tfrs(tmp_path_factory):
+    """TFRS models of both data sets, trained on their training lists by one process."""
+    if importlib.util.find_spec("tensorflow_recommenders") is None:
+        pytest.skip("needs the extra `tfrs`")
+    runs, arguments = {}, []
+    for reader in ("synthetic", "movielens"):
+        folder = tmp_path_factory.mktemp(reader)
+        overrides = [f.replace("COLUMN", "category") for f in FEATURES]
+        if reader == "movielens":
+            if not MOVIELENS.exists():
+                continue
+            sample_movielens(folder / "data")
+            overrides = [f.replace("COLUMN", "genre") for f in FEATURES]
+            overrides.append(f"dataset={{reader='tables', path='{folder / 'data'}'}}")
+        done = go(folder, *overrides, CALLABLE, until="prepare")
+        write_pairs(Prepared(done["prepare"].path), folder / "pairs.npz")
+        arguments += [folder / "pairs.npz", folder]
+        runs[reader] = (folder, overrides)
+    script = ROOT / "tests" / "teachers" / "train_tfrs.py"
+    process = subprocess.run(
+        [sys.executable, script, *arguments],
+        env={"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return runs
+
+
+def sample_movielens(folder):
+    """The hundred users with the most ratings, and the films that most of them saw."""
+    import pandas as pd
+
+    folder.mkdir()
+    log = pd.read_csv(MOVIELENS / "ratings.csv")
+    log = log[log.userId.isin(log.userId.value_counts().index[:100])]
+    log = log[log.movieId.isin(log.movieId.value_counts().index[:200])]
+    films = pd.read_csv(MOVIELENS / "movies.csv")
+    films = films[films.movieId.isin(log.movieId)]
+    films["genre"] = films.genres.str.split("|").str[0]
+    names = {"userId": "user_id", "movieId": "item_id"}
+    log.rename(columns=names).to_csv(folder / "interactions.csv", index=False)
+    films.rename(columns=names)[["item_id", "genre"]].to_csv(
+        folder / "items.csv", index=False
+    )
+
+
+def write_pairs(prepared, path):
+    """Each training positive, and two items at random that are none."""
+    rng, pairs = np.random.default_rng(1), []
+    items = prepared.raw_candidates
+    for lists in in_order(prepared.shards("train"), 10_000):
+        positives = lists.positives.values
+        drawn = rng.choice(prepared.catalogue_size, (len(lists), 2))
+        for user, chosen in zip(
+            lists.query_id, np.column_stack([positives, drawn]), strict=True
+        ):
+            for place, item in enumerate(chosen):
+                name, genre = items["item_id"][item], items["genre"][item]
+                pairs.append((user, name, genre, float(place == 0)))
+    user, item, genre, label = zip(*pairs, strict=True)
+    texts = {"user_id": user, "item_id": item, "genre": genre}
+    arrays = {k: np.char.encode(np.array(v, str)) for k, v in texts.items()}
+    np.savez(path, label=np.array(label), **arrays)
+
+
+def test_an_ensemble_of_ours_and_of_others(shared):
+    outside.save_saved_model(shared / "1")
+    theirs = saved_model(shared / "1").removeprefix("teacher=")
+    members = f"[{{kind='linear', l2=20.0}}, {theirs}]"
+    done = distilled(
+        shared,
+        f"teacher={{kind='ensemble', weights=[1.0, 2.0], members={members}}}",
+    )
+    assert (done["teacher"].path / "model.weights.h5").exists()
+    report = assert_is_served(done, shared)
+    linear = report.config["teacher"]["members"][0]
+    assert linear["kind"] == "linear"
+
+
+def test_a_teacher_that_fails_leaves_a_step_undone_and_says_why(shared):
+    said = "must be one of our features"
+    with pytest.raises(TeacherError, match=said):
+        go(
+            shared,
+            "teacher={kind='lightgbm', path='" + str(booster_file(shared)) + "'}",
+            until="teacher",
+        )
+    names = [path.name for path in (shared / "runs").glob("**/teacher-*")]
+    assert not any("partial" in name for name in names)
+
+
+def booster_file(folder):
+    lightgbm = pytest.importorskip("lightgbm")
+    data = lightgbm.Dataset(np.eye(8), np.arange(8), feature_name=list("abcdefgh"))
+    settings = {"verbose": -1, "min_data_in_leaf": 1, "num_threads": 1}
+    lightgbm.train(settings, data, num_boost_round=1).save_model(folder / "other.txt")
+    return folder / "other.txt"
+
+
+@pytest.fixture(scope="module")
+def pairs(first, tmp_path_factory):
+    """By the rule, for a third of all pairs."""
+    (prepare,) = (first / "runs").glob("**/prepare-*/schema.json")
+    prepared = Prepared(prepare.parent)
+    rng, rows = np.random.default_rng(5), []
+    seen = {}
+    for split in ("train", "valid", "test"):
+        for lists in in_order(prepared.shards(split), 10_000):
+            x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, rng)
+            segments = x["raw"]["segment"]
+            seen.update(zip(lists.query_id, segments, strict=True))
+    items = prepared.raw_candidates
+    for user, segment in seen.items():
+        for item in np.flatnonzero(rng.random(prepared.catalogue_size) < 0.5):
+            quality, category = items["quality"][item], items["category"][item]
+            (score,) = outside.rule([quality], [segment], [category])
+            rows.append((user, items["item_id"][item], float(score)))
+    user, item, score = zip(*rows, strict=True)
+    table = pa.table({"who": user, "item_id": item, "score": score})
+    path = tmp_path_factory.mktemp("scores") / "scores.parquet"
+    pq.write_table(table, path)
+    return path, {(u, i): s for u, i, s in rows}
+
+
+def test_a_slow_teacher_says_how_far_it_is():
+    calls = []
+    score = watched(lambda x: x["mask"], "Judging", 5, lambda *call: calls.append(call))
+    for rows in (2, 3):
+        assert len(score({"mask": np.ones((rows, 4), bool)})) == rows
+    assert calls == [("Judging", 2, 5), ("Judging", 5, 5)]
+
+
+class TestScores:
+    """A teacher of which only some scores are there."""
+
+    def test_a_table_of_pairs(self, tmp_path, pairs):
+        path, table = pairs
+        teacher = f"teacher={{kind='scores', path='{path}', columns={{query='who'}}}}"
+        done = go(tmp_path, teacher)
+        ids = Prepared(done["prepare"].path).raw_candidates["item_id"]
+        files, _, _ = stored(done)
+        (lists,) = files if len(files) == 1 else [files[0]]
+        for row, user in enumerate(lists.query_id):
+            real = lists.candidates[row] >= 0
+            chosen = ids[lists.candidates[row][real]]
+            want = [table[user, item] for item in chosen]
+            got = lists.teacher_scores[row][real]
+            np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+            own = {i for u, i in table if u == user}
+            before = set(ids[lists.seen.take(np.array([row])).values])
+            positive = set(ids[lists.positives.take(np.array([row])).values])
+            assert set(chosen) == own - (before - positive)
+        report = Report.load(tmp_path / "runs" / "tiny" / "report.json")
+        assert report.protocol.candidates == "listed"
+        lists = done["prepare"].record["lists"]["test"]
+        assert 0 < report.protocol.lists < lists
+        teacher = report.models["teacher"]
+        assert teacher.latency_ms == {} and report.speedup == {}
+        assert teacher.latency_reason == "only its scores are there"
+        assert report.models["distilled"].latency_ms["20"].p50 > 0
+        assert teacher.metrics["ndcg@10"].value > 0
+        assert report.gate.differences["teacher_minus_popularity"].value is not None
+        assert Path(done["export"].record["path"]).is_dir()
+
+    def test_scores_of_training_lists_alone_cannot_be_judged(self, tmp_path, pairs):
+        _, table = pairs
+        user = next(iter(table))[0]
+        rows = [(u, i, s) for (u, i), s in table.items() if u == user][:2]
+        user, item, score = zip(*rows, strict=True)
+        path = tmp_path / "few.parquet"
+        names = {"user_id": user, "item_id": item, "score": score}
+        pq.write_table(pa.table(names), path)
+        with pytest.raises(TeacherError, match="must have scores for valid lists"):
+            go(tmp_path, f"teacher={{kind='scores', path='{path}'}}", until="teacher")
+
+    def test_a_listwise_table(self, tmp_path):
+        rng, rows = np.random.default_rng(2), []
+        for number in range(900):
+            user = int(rng.integers(60))
+            liked = rng.integers(1, 3)
+            chosen = rng.choice(40, 8, replace=False)
+            score = np.where(chosen % 5 == user % 5, 1.0, 0.0) + rng.normal(0, 0.2, 8)
+            order = np.argsort(-score)
+            for place, k in enumerate(order):
+                rows.append(
+                    {
+                        "list_id": f"L{number}",
+                        "user_id": f"u{user}",
+                        "item_id": f"i{chosen[k]}",
+                        "timestamp": number,
+                        "relevance": float(place < liked),
+                        "thinks": None if place == 7 else float(score[k]),
+                    }
+                )
+        (tmp_path / "data").mkdir()
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data" / "lists.parquet")
+        done = go(
+            tmp_path,
+            f"dataset={{reader='listwise', path='{tmp_path / 'data'}', "
+            "columns={score='thinks'}}",
+            "query={history={kind='history', length=5}}",
+            "candidate={item_id={kind='id'}}",
+            "teacher={kind='scores'}",
+        )
+        by_list = {}
+        for row in rows:
+            by_list.setdefault(row["list_id"], {})[row["item_id"]] = row
+        files, _, prepared = stored(done)
+        ids, compared = prepared.raw_candidates["item_id"], 0
+        for lists in files:
+            for row, name in enumerate(lists.source_list):
+                source = by_list[name]
+                mine = np.array([row])
+                real = lists.candidates[row] >= 0
+                chosen = ids[lists.candidates[row][real]]
+                before = set(ids[lists.seen.take(mine).values])
+                positives = {i for i, r in source.items() if r["relevance"] > 0}
+                assert set(ids[lists.positives.take(mine).values]) == positives
+                given = {i for i, r in source.items() if r["thinks"] is not None}
+                assert set(chosen) == given - (before - positives)
+                want = [source[item]["thinks"] for item in chosen]
+                got = lists.teacher_scores[row][real]
+                np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)
+                compared += 1
+        assert compared > 300
+        counts = done["prepare"].record["lists"]
+        assert sum(counts.values()) == 900
+        report = Report.load(tmp_path / "runs" / "tiny" / "report.json")
+        assert report.protocol.candidates == "listed"
+        assert report.models["teacher"].metrics["ndcg@10"].value > 0.9

@@ -1,0 +1,93 @@
+import contextlib
+import gc
+import time
+
+import pytest
+
+from recdistill.serving.server.local_server import LocalServer
+from recdistill.serving.server.options import ServerOptions
+from tests.serving import toy
+from tests.serving.calls import Client
+
+
+class Serving:
+    """A running server, a client of it, and the folder of its only model."""
+
+    def __init__(self, server, base, file):
+        self.server, self.base, self.file = server, base, file
+        self.client = Client(server.port, server.rest_port)
+
+    def publish(self, number, **more):
+        return toy.publish(self.base, number, **more)
+
+    def wait_for(self, number, state="AVAILABLE"):
+        """Waits until a version has a state."""
+        wait_until(lambda: self.client.status().get(number) == state)
+
+    def wait_for_error(self, number):
+        """Waits until a version failed to load; says what the status page says."""
+
+        def error():
+            versions = self.server.catalogue._models["toy"].versions
+            return number in versions and versions[number].error
+
+        return wait_until(error)
+
+
+def wait_until(condition, seconds=30):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.01)
+    raise AssertionError(f"It did not happen in {seconds} seconds")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen():
+    """What was imported is not looked through at every unload, as in a real server."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts servers of the toy; `serve(**options)`."""
+    with contextlib.ExitStack() as stack:
+
+        def start(config=None, versions=(1,), **options):
+            base = tmp_path / "models" / "toy"
+            base.mkdir(parents=True, exist_ok=True)
+            for number in versions:
+                if not (base / str(number)).exists():
+                    toy.publish(base, number)
+            file = tmp_path / "models.config"
+            file.write_text(str(config or toy.config(base)), encoding="utf-8")
+            defaults = {"port": 0, "rest_port": 0, "poll_s": 0.02, "drain_s": 5}
+            server = LocalServer(ServerOptions(file, **{**defaults, **options}))
+            stack.callback(server.stop)
+            serving = Serving(server, base, file)
+            stack.callback(serving.client.close)
+            return serving
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A server of version 1 that nobody changes."""
+    folder = tmp_path_factory.mktemp("shared")
+    base = folder / "toy"
+    base.mkdir()
+    toy.publish(base, 1)
+    file = folder / "models.config"
+    file.write_text(str(toy.config(base)), encoding="utf-8")
+    options = ServerOptions(
+        file, port=0, rest_port=0, rest_timeout_s=5, max_message_bytes=100_000
+    )
+    with LocalServer(options) as server:
+        serving = Serving(server, base, file)
+        yield serving
+        serving.client.close()

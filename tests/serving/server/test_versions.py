@@ -1,0 +1,238 @@
+"""versions: what appears in the folder, and what is served then.
+
+Each test has the line of `TF_SERVING.md` that it holds the embedded server to.
+"""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from recdistill.serving.server.errors import ServeError
+from tests.serving import toy
+from tests.serving.calls import predict_request, refused
+from tests.serving.server.conftest import wait_until
+
+
+def first(serving):
+    """The answer to 0, which is the content of the version that answers."""
+    outputs, version = serving.client.predict(x=[0.0])
+    return float(outputs["y"][0]), version
+
+
+class TestVersionsThatAppear:
+    def test_a_new_version_replaces_the_old_one(self, serve):
+        serving = serve()
+        assert first(serving) == (1.0, 1)
+        serving.publish(2)
+        serving.wait_for(1, "END")
+        assert first(serving) == (2.0, 2)
+        assert serving.client.status() == {2: "AVAILABLE", 1: "END"}
+
+    def test_the_old_version_answers_until_the_new_one_does(self, serve):
+        serving = serve()
+        serving.publish(2)
+        seen = set()
+        while (2.0, 2) not in seen:
+            seen.add(first(serving))
+        assert seen <= {(1.0, 1), (2.0, 2)}
+
+    def test_names_that_are_no_numbers_are_passed_over(self, serve):
+        serving = serve()
+        for name in (".hidden-2", "v3", "4a", "-5", "6.0", "\u0667"):
+            shutil.copytree(toy.saved(2), serving.base / name)
+        (serving.base / "8").write_text("a file")
+        serving.publish(2)
+        serving.wait_for(2)
+        assert set(serving.client.status()) == {1, 2}
+
+    def test_overwriting_a_live_version_does_nothing(self, serve):
+        serving = serve()
+        shutil.copytree(toy.saved(2), serving.base / "1", dirs_exist_ok=True)
+        serving.publish(3)
+        serving.wait_for(3)
+        assert first(serving) == (3.0, 3)
+        serving.client.reload(toy.config(serving.base, versions=[1]))
+        serving.wait_for(1)
+        assert first(serving) == (2.0, 1)  # Loaded anew, it is what is there now.
+
+    def test_symbolic_links_work(self, serve):
+        serving = serve()
+        (serving.base / "2").symlink_to(toy.saved(2))
+        serving.wait_for(2)
+        assert first(serving) == (2.0, 2)
+
+    def test_removing_all_versions_unloads_the_model(self, serve):
+        serving = serve()
+        shutil.rmtree(serving.base / "1")
+        serving.wait_for(1, "END")
+        with refused("NOT_FOUND") as said:
+            serving.client.predict(x=[0.0])
+        assert said["details"] == "Servable not found for request: Latest(toy)"
+        assert serving.client.rest({"inputs": [0.0]})[0] == 404
+        serving.publish(1)
+        serving.wait_for(1)
+        assert first(serving) == (1.0, 1)
+
+    def test_removing_the_newest_version_brings_the_one_before_back(self, serve):
+        serving = serve(versions=(1, 2))
+        assert first(serving) == (2.0, 2)
+        shutil.rmtree(serving.base / "2")
+        serving.wait_for(2, "END")
+        assert first(serving) == (1.0, 1)
+
+    def test_a_folder_without_variables_replaces_the_good_version(self, serve):
+        serving = serve()
+        staging = serving.base / ".staging"
+        shutil.copytree(toy.saved(2), staging, ignore=lambda *_: ["variables"])
+        staging.rename(serving.base / "2")
+        serving.wait_for(1, "END")
+        assert serving.client.status()[2] == "AVAILABLE"
+        for _ in range(2):
+            with refused("FAILED_PRECONDITION"):
+                serving.client.predict(x=[0.0])
+            # Files that come later change nothing.
+            shutil.copytree(toy.saved(2), serving.base / "2", dirs_exist_ok=True)
+
+
+class TestThePolicy:
+    def test_the_two_latest(self, serve, tmp_path):
+        config = toy.config(tmp_path / "models" / "toy", latest=2)
+        serving = serve(config, versions=(1, 2, 10))
+        assert set(serving.client.status()) == {2, 10}
+        assert serving.client.predict(x=[0.0], version=2)[1] == 2
+
+    def test_all(self, serve, tmp_path):
+        config = toy.config(tmp_path / "models" / "toy", every=True)
+        assert set(serve(config, versions=(1, 3)).client.status()) == {1, 3}
+
+    def test_named_versions_even_if_there_are_newer_ones(self, serve, tmp_path):
+        config = toy.config(tmp_path / "models" / "toy", versions=[1])
+        serving = serve(config, versions=(1, 2))
+        assert serving.client.status() == {1: "AVAILABLE"}
+        serving.client.reload(toy.config(serving.base, versions=[1, 2]))
+        serving.wait_for(2)
+        assert serving.client.predict(x=[0.0], version=1)[1] == 1
+
+
+class TestAVersionThatDoesNotLoad:
+    def test_the_first_one_keeps_the_server_from_starting(self, serve, tmp_path):
+        folder = tmp_path / "models" / "toy" / "1"
+        folder.mkdir(parents=True)
+        with pytest.raises(ServeError, match=r"'toy' must have versions .*version 1:"):
+            serve(versions=())
+
+    def test_no_version_at_all_keeps_it_from_starting_too(self, serve):
+        with pytest.raises(ServeError, match=r"Received: none"):
+            serve(versions=())
+
+    def test_a_later_one_is_tried_again_and_the_old_one_goes_on(self, serve):
+        serving = serve(load_retries=1000, load_retry_s=0.05)
+        (serving.base / "2").mkdir()
+        serving.wait_for_error(2)
+        assert serving.client.status() == {2: "LOADING", 1: "AVAILABLE"}
+        assert first(serving) == (1.0, 1)
+        shutil.copytree(toy.saved(2), serving.base / "2", dirs_exist_ok=True)
+        serving.wait_for(1, "END")
+        assert first(serving) == (2.0, 2)
+
+    def test_it_is_given_up_after_the_last_try_with_its_error_in_the_status(
+        self, serve
+    ):
+        serving = serve(load_retries=2, load_retry_s=0.01)
+        (serving.base / "2").mkdir()
+        serving.wait_for(2, "END")
+        status, text = serving.client.http("GET", "/v1/models/toy/versions/2")
+        assert (status, '"state": "END"' in text) == (200, True)
+        assert '"error_code": "INTERNAL"' in text and "no SavedModel" in text
+        assert serving.server.catalogue._models["toy"].versions[2].failures == 3
+        assert first(serving) == (1.0, 1)
+
+
+class TestTheWarmUpIsAGate:
+    @pytest.mark.parametrize(
+        "broken",
+        [
+            [predict_request(x=[1.0], z=[1.0])],
+            [predict_request(z=[1.0])],
+            [predict_request()],
+            [predict_request("nowhere", x=[1.0])],
+            [predict_request(x=np.array([1], "int64"))],
+            [predict_request("checked", n=[-1])],
+            [predict_request(x=[1.0]), b"no PredictionLog \xff"],
+            b"this is no file of records",
+            [predict_request(x=[1.0])] * 1_001,
+        ],
+        ids=[
+            "an extra input",
+            "a wrong input",
+            "a missing input",
+            "an unknown signature",
+            "a wrong type",
+            "a runtime error",
+            "a broken record",
+            "a broken file",
+            "more than 1,000 records",
+        ],
+    )
+    def test_a_broken_warm_up_keeps_the_old_version(self, serve, broken):
+        serving = serve(load_retries=0)
+        serving.publish(2, warm_up=broken)
+        error = serving.wait_for_error(2)
+        assert "arm" in error.message or "record" in error.message.lower()
+        serving.wait_for(2, "END")
+        assert first(serving) == (1.0, 1)
+
+    @pytest.mark.parametrize(
+        "harmless",
+        [
+            b"",
+            [b"", predict_request(x=[1.0])],
+            [predict_request(x=[1.0], model="another")],
+            [predict_request(x=[1.0])] * 1_000,
+        ],
+        ids=["an empty file", "an empty record", "a wrong model name", "1,000 records"],
+    )
+    def test_a_harmless_warm_up_passes(self, serve, harmless):
+        serving = serve()
+        serving.publish(2, warm_up=harmless)
+        serving.wait_for(1, "END")
+        assert first(serving) == (2.0, 2)
+
+    def test_its_requests_are_run(self, serve):
+        serving = serve()
+        serving.publish(2, warm_up=[predict_request("described", **DESCRIBED)])
+        serving.wait_for(2)
+        model = serving.server.catalogue._models["toy"].versions[2].model
+        asked = {(name, limit) for name, _, limit in model._calls}
+        # Once as over gRPC, and once with the time limit that REST has.
+        assert asked == {("described", 0), ("described", 30_000)}
+
+
+DESCRIBED = {"ids": [["a", "b"]], "scale": [1.0]}
+
+
+def test_a_version_in_use_is_unloaded_only_afterwards(serve):
+    serving = serve()
+    spec = predict_request(version=1).model_spec
+    held = serving.server.catalogue.hold(spec)
+    serving.publish(2)
+    serving.wait_for(1, "UNLOADING")
+    signature = held.signature("")
+    [answer] = held.answer(signature, [np.float32([0])], ("y",), None)
+    assert answer == [1.0]
+    with refused("NOT_FOUND"):
+        serving.client.predict(x=[0.0], version=1)
+    held.let_go()
+    serving.wait_for(1, "END")
+
+
+def test_unloading_frees_the_session(serve):
+    serving = serve()
+    model = serving.server.catalogue._models["toy"].versions[1]
+    session = model.model._session
+    serving.publish(2)
+    serving.wait_for(1, "END")
+    with pytest.raises(RuntimeError, match="closed"):
+        session.run("serving_default_x:0")
+    wait_until(lambda: model._model is None)

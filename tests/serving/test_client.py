@@ -1,0 +1,448 @@
+"""client: the same calls, results and errors over gRPC and REST, blocking and async.
+
+The server at the other end is `fake_server`, written with the official stubs and
+`http.server`.
+"""
+
+import asyncio
+import pickle
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from recdistill.serving import (
+    AsyncClient,
+    Client,
+    DeadlineError,
+    InvalidRequestError,
+    NotFoundError,
+    QueryError,
+    ServingError,
+    UnavailableError,
+)
+from tests.serving.fake_server import ITEMS, LOWEST, query, serving
+
+
+@pytest.fixture(scope="module")
+def running():
+    with serving() as fake:
+        yield fake
+
+
+@pytest.fixture
+def server(running):
+    running.failures.clear()
+    running.seen.clear()
+    running.delay_s, running.attempts, running.metadata_calls = 0.0, 0, 0
+    running.connections.clear()
+    return running
+
+
+class Blocking:
+    """Makes an async client look like the blocking one."""
+
+    def __init__(self, *arguments, **options):
+        self._client = AsyncClient(*arguments, **options)
+        self._loop = asyncio.new_event_loop()
+
+    def __getattr__(self, name):
+        attribute = getattr(self._client, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *a, **o: self._loop.run_until_complete(attribute(*a, **o))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._loop.run_until_complete(self._client.close())
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+
+@pytest.fixture(params=["grpc", "rest", "grpc async", "rest async"])
+def connect(request, server):
+    """Clients of one kind, to be closed by the test's end."""
+    protocol, _, asynchronous = request.param.partition(" ")
+    made = []
+
+    def connect(model="films", endpoint=None, **options):
+        kind = Blocking if asynchronous else Client
+        endpoint = endpoint or server.endpoints[protocol]
+        # Generous: the machine may be busy.
+        client = kind(endpoint, model, **{"deadline_s": 20.0, **options})
+        made.append(client)
+        return client
+
+    connect.rest = protocol == "rest"
+    yield connect
+    for client in made:
+        client.__exit__(None, None, None)
+
+
+class TestResults:
+    def test_recommend_gives_each_query_its_own_k(self, connect):
+        queries = [query(), query(history=[]), query()]
+        got = connect().recommend(queries, k=[3, 1, 2])
+        assert [each.item_ids for each in got] == [ITEMS[:3], ITEMS[:1], ITEMS[:2]]
+        # Ten items, and a history of two: 10 - i + 2.
+        assert got[0].scores.tolist() == [12.0, 11.0, 10.0]
+        assert got[1].scores.tolist() == [10.0]
+        assert got[0].scores.dtype == "float32"
+
+    def test_what_is_excluded_does_not_come_and_empty_answers_are_dropped(
+        self, connect
+    ):
+        exclude = [ITEMS[:8], ["item-0", "never seen"]]
+        got = connect().recommend([query(), query()], k=4, exclude=exclude)
+        assert got[0].item_ids == ["映画", "новинка"]
+        assert got[0].scores.tolist() == [4.0, 3.0]
+        assert got[1].item_ids == ITEMS[1:5]
+
+    def test_only_what_is_allowed_comes(self, connect):
+        allow = [["größe", "item-3", "item-1"], None, ["nobody knows"]]
+        got = connect().recommend(
+            [query()] * 3, k=2, exclude=[["item-1"], [], []], allow=allow
+        )
+        assert [each.item_ids for each in got] == [["item-3", "größe"], ITEMS[:2], []]
+
+    def test_rank_scores_candidates_in_their_order(self, connect):
+        candidates = [["новинка", "nobody knows", "item-0"], ["größe"], []]
+        got = connect().rank([query(history=[])] * 3, candidates)
+        np.testing.assert_array_equal(got[0].scores, np.float32([1.0, LOWEST, 10.0]))
+        assert got[0].known.tolist() == [True, False, True]
+        assert got[1].scores.tolist() == [3.0]
+        assert got[1].known.dtype == bool
+        assert got[2].scores.shape == (0,)
+
+    def test_encode_query_gives_one_row_a_query(self, connect):
+        got = connect().encode_query([query(), query(history=["a"], age=None)])
+        np.testing.assert_array_equal(got.values, np.float32([[2, 30], [1, np.nan]]))
+        assert got.values.dtype == "float32"
+
+    def test_predict_takes_inputs_as_they_are(self, connect, server):
+        client = connect()
+        client.encode_query([query()])
+        _, inputs = server.seen[-1]
+        text = {
+            name: np.array([[e.decode() for e in np.atleast_1d(row)] for row in value])
+            for name, value in inputs.items()
+            if value.dtype == object
+        }
+        given = {**inputs, **text, "user_id": np.array(["ann"])}
+        got = client.predict("encode_query", given)
+        assert got.outputs["embedding"].tolist() == [[2.0, 30.0]]
+
+    def test_the_version_that_answered_is_told_where_the_server_says_it(self, connect):
+        [got] = connect().recommend([query()])
+        assert got.version == (None if connect.rest else 7)
+        [pinned] = connect(version=7).recommend([query()])
+        assert pinned.version == 7
+
+    def test_versions_and_signatures(self, connect):
+        client = connect()
+        [status] = client.versions()
+        assert (status.version, status.state) == (7, "AVAILABLE")
+        signatures = client.signatures()
+        assert sorted(signatures) == ["encode_query", "rank", "recommend"]
+        taste = signatures["rank"].inputs["taste"]
+        assert (taste.dtype, taste.shape) == ("float32", (None, 2))
+        assert signatures["rank"].outputs["known"].dtype == "bool"
+        assert signatures["rank"].histories == {"history": "history_length"}
+
+
+class TestWhatIsSent:
+    def test_histories_are_padded_and_their_true_length_is_sent(self, connect, server):
+        connect().encode_query([query(history=["a", "größe", "c"]), query(history=[])])
+        _, inputs = server.seen[-1]
+        assert inputs["history"].tolist() == [
+            [b"a", "größe".encode(), b"c"],
+            [b"", b"", b""],
+        ]
+        assert inputs["history_length"].tolist() == [3, 0]
+
+    def test_nothing_of_width_0_is_sent(self, connect, server):
+        client = connect()
+        client.recommend([query(history=[], jobs=[])])
+        client.rank([query()], [[]])
+        asked = {
+            name: value for _, inputs in server.seen for name, value in inputs.items()
+        }
+        for name in ("history", "jobs", "exclude_ids", "candidate_ids"):
+            assert asked[name].shape[1] >= 1, name
+
+    def test_a_label_reaches_the_server(self, connect):
+        assert (
+            connect(label="stable").recommend([query()], k=1)[0].item_ids == ITEMS[:1]
+        )
+        with pytest.raises(NotFoundError, match="no label canary"):
+            connect(label="canary").recommend([query()])
+
+    def test_numbers_arrive_to_the_last_bit(self, connect, server):
+        values = np.float32([0.1, 1 / 3])
+        connect().encode_query([query(taste=values, age=1e-30)])
+        _, inputs = server.seen[-1]
+        assert inputs["taste"][0].tolist() == values.tolist()
+        assert inputs["age"].tolist() == [float(np.float32(1e-30))]
+
+
+class TestRefusedInTheClient:
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda c: c.recommend([]), "`queries` must hold at least one query"),
+            (lambda c: c.rank([], []), "`queries` must hold at least one query"),
+            (lambda c: c.recommend([query()], k=0), r"`k` must be a number from 1"),
+            (lambda c: c.recommend([query()], k=[1, 2]), r"Received: k=\[1, 2\]"),
+            (lambda c: c.recommend([query()], k=True), r"Received: k=True"),
+            (
+                lambda c: c.recommend([query()], exclude=[[], []]),
+                r"`exclude` must have one list for each of the 1",
+            ),
+            (lambda c: c.rank([query()], ["ab"]), r"`candidates` must be a list"),
+            (
+                lambda c: c.recommend([query()] * 2, allow=[None, []]),
+                r"`allow` must name an item, or be None.*Received: \[\] for query 1",
+            ),
+            (
+                lambda c: c.recommend([query()], allow=[["a"], ["b"]]),
+                r"`allow` must have one list for each of the 1",
+            ),
+            (lambda c: c.recommend([{}]), "must give the feature 'age'"),
+            (lambda c: c.recommend([query(agee=1)]), "Received: 'agee' in query 0"),
+            (lambda c: c.predict("guess", {}), r"`signature` must be one.*'guess'"),
+            (
+                lambda c: c.predict("rank", {"age": np.zeros(0, "float32")}),
+                r"at least one row.*Received: 'age' of shape \(0,\)",
+            ),
+        ],
+    )
+    def test_nothing_is_sent(self, connect, server, call, message):
+        with pytest.raises(QueryError, match=message):
+            call(connect())
+        assert server.attempts == 0
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"deadline_s": 0}, "`deadline_s` must be positive"),
+            ({"retries": -1}, "must not be negative"),
+            ({"version": 1, "label": "a"}, "must not both be given"),
+            ({"model": ""}, "`model` must be a name"),
+            ({"endpoint": "ftp://a"}, r"Received: endpoint='ftp://a'"),
+        ],
+    )
+    def test_settings_that_do_not_fit(self, connect, options, message):
+        with pytest.raises(ValueError, match=message):
+            connect(**options)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("code", "kind"),
+        [
+            ("INVALID_ARGUMENT", InvalidRequestError),
+            ("NOT_FOUND", NotFoundError),
+            ("UNAVAILABLE", UnavailableError),
+            ("DEADLINE_EXCEEDED", DeadlineError),
+            ("INTERNAL", ServingError),
+        ],
+    )
+    def test_an_error_says_what_the_server_said(self, connect, server, code, kind):
+        server.failures.append((code, "`k` must be from 1, größer"))
+        client = connect(retries=0)
+        with pytest.raises(kind) as caught:
+            client.recommend([query()])
+        error = caught.value
+        assert type(error) is kind
+        assert (error.code, error.said) == (code, "`k` must be from 1, größer")
+        assert "`recommend` of model 'films' at " in str(error)
+        assert f"failed with {code}: `k` must be from 1" in str(error)
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), type(again)) == (str(error), kind)
+        assert client.errors == {("recommend", code): 1}
+
+    def test_an_unknown_model_is_told_on_the_first_call(self, connect):
+        with pytest.raises(
+            NotFoundError, match="Servable not found for request: books"
+        ):
+            connect("books").recommend([query()])
+
+    def test_nobody_listening_is_unavailable_and_not_a_hang(self, connect):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+            scheme = "http" if connect.rest else "grpc"
+            client = connect(endpoint=f"{scheme}://127.0.0.1:{port}", deadline_s=2.0)
+            started = time.monotonic()
+            with pytest.raises((UnavailableError, DeadlineError)) as caught:
+                client.recommend([query()])
+        assert time.monotonic() - started < 4
+        assert str(port) in str(caught.value)
+
+    def test_after_a_refused_request_the_signatures_are_asked_for_again(
+        self, connect, server
+    ):
+        client = connect()
+        client.recommend([query()])
+        client.recommend([query()])
+        assert server.metadata_calls == 1
+        server.failures.append(("INVALID_ARGUMENT", "another version"))
+        with pytest.raises(InvalidRequestError):
+            client.recommend([query()])
+        client.recommend([query()])
+        assert server.metadata_calls == 2
+
+
+class TestDeadlines:
+    def test_a_slow_answer_is_a_deadline_error_at_its_time(self, connect, server):
+        client = connect()
+        client.encode_query([query()])
+        server.delay_s = 1.5
+        started = time.monotonic()
+        with pytest.raises(DeadlineError):
+            client.encode_query([query()], deadline_s=0.2)
+        assert 0.15 < time.monotonic() - started < 1.2
+
+    def test_a_deadline_is_never_tried_again(self, connect, server):
+        client = connect(retries=5)
+        client.encode_query([query()])
+        server.failures.append(("DEADLINE_EXCEEDED", "batch queue"))
+        before = server.attempts
+        with pytest.raises(DeadlineError):
+            client.encode_query([query()])
+        assert server.attempts == before + 1
+
+    def test_retries_do_not_outlast_the_deadline(self, connect, server):
+        client = connect(retries=1000)
+        client.encode_query([query()])
+        server.failures.extend([("UNAVAILABLE", "full")] * 2000)
+        started = time.monotonic()
+        with pytest.raises((UnavailableError, DeadlineError)):
+            client.encode_query([query()], deadline_s=0.3)
+        assert time.monotonic() - started < 1.5
+
+
+class TestRetries:
+    def test_what_nobody_took_is_sent_again(self, connect, server):
+        server.failures.extend([("UNAVAILABLE", "full")] * 2)
+        [got] = connect(retries=2).recommend([query()], k=1)
+        assert got.item_ids == ITEMS[:1]
+        assert server.attempts == 3
+
+    @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"])
+    def test_an_answer_is_an_answer(self, connect, server, code):
+        server.failures.append((code, "no"))
+        with pytest.raises(ServingError):
+            connect(retries=3).recommend([query()])
+        assert server.attempts == 1
+
+    def test_the_budget_stops_retries_against_a_server_that_is_down(
+        self, connect, server
+    ):
+        client = connect(retries=1)
+        client.encode_query([query()])
+        before = server.attempts
+        server.failures.extend([("UNAVAILABLE", "down")] * 100)
+        for _ in range(20):
+            with pytest.raises(UnavailableError):
+                client.encode_query([query()])
+        # Twenty calls; the tokens of a full budget paid for two retries.
+        assert server.attempts - before == 22
+
+
+class TestObservations:
+    def test_latencies_are_told_by_signature_and_version(self, connect, server):
+        client = connect()
+        for _ in range(3):
+            client.encode_query([query()])
+        server.delay_s = 0.05
+        client.recommend([query()])
+        version = None if connect.rest else 7
+        assert client.latency.keys() == {
+            ("encode_query", version),
+            ("recommend", version),
+        }
+        assert client.latency["encode_query", version].count == 3
+        assert client.latency["recommend", version].max > 0.05
+
+    def test_the_latency_of_a_call_has_its_retries_in_it(self, connect, server):
+        client = connect(retries=1)
+        client.encode_query([query()])
+        server.failures.append(("UNAVAILABLE", "full"))
+        client.encode_query([query()])
+        [histogram] = client.latency.values()
+        assert histogram.count == 2
+        assert client.errors == {}
+
+
+class TestConnections:
+    def test_rest_connections_are_kept(self, connect, server):
+        if not connect.rest:
+            pytest.skip("gRPC has one connection for all calls.")
+        client = connect()
+        for _ in range(5):
+            client.encode_query([query()])
+        server.failures.append(("INTERNAL", "no"))
+        with pytest.raises(ServingError):
+            client.encode_query([query()])
+        client.encode_query([query()])
+        assert len(server.connections) == 1
+
+    def test_a_client_goes_on_after_the_server_was_restarted(self, connect):
+        with serving() as first:
+            kind = "rest" if connect.rest else "grpc"
+            port = first.rest_port if connect.rest else first.grpc_port
+            client = connect(endpoint=first.endpoints[kind])
+            client.encode_query([query()])
+        with pytest.raises((UnavailableError, DeadlineError)):
+            client.encode_query([query()], deadline_s=0.5)
+        with serving(**{f"{kind}_port": port}):
+            for _ in range(50):
+                try:
+                    got = client.encode_query([query()])
+                    break
+                except UnavailableError:
+                    time.sleep(0.05)
+        assert got.values.tolist() == [[2.0, 30.0]]
+
+    def test_threads_may_share_a_client(self, server):
+        for protocol in ("grpc", "rest"):
+            with Client(server.endpoints[protocol], "films", deadline_s=20) as client:
+                wrong = []
+
+                def work(number, client=client, wrong=wrong):
+                    for _ in range(10):
+                        history = ["a"] * number
+                        got = client.encode_query([query(history=history)])
+                        if got.values[0, 0] != number:
+                            wrong.append(got)
+
+                threads = [threading.Thread(target=work, args=[n]) for n in range(6)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert wrong == []
+                assert sum(h.count for h in client.latency.values()) == 60
+
+    def test_async_calls_run_at_once(self, server):
+        async def ten(endpoint):
+            async with AsyncClient(endpoint, "films", deadline_s=20) as client:
+                await client.encode_query([query()])
+                started = time.monotonic()
+                calls = [
+                    client.encode_query([query(history=["a"] * n)]) for n in range(8)
+                ]
+                got = await asyncio.gather(*calls)
+                seconds = time.monotonic() - started
+                return [each.values[0, 0] for each in got], seconds
+
+        server.delay_s = 0.2
+        for protocol in ("grpc", "rest"):
+            got, seconds = asyncio.run(ten(server.endpoints[protocol]))
+            assert got == list(range(8))
+            assert seconds < 8 * 0.2

@@ -1,0 +1,54 @@
+"""What a client imports: nothing heavy, and nothing that the official stubs do not."""
+
+import subprocess
+import sys
+
+from tests.serving.fake_server import query, serving
+
+IMPORTS = """
+import sys
+from recdistill.serving import Client, AsyncClient
+client = Client(sys.argv[1], "films", deadline_s=20.0)
+query = eval(sys.argv[2])
+[got] = client.recommend([query], k=1)
+assert got.item_ids == ["item-0"], got
+client.rank([query], [["item-1"]]), client.encode_query([query]), client.versions()
+print(sorted(sys.modules))
+"""
+STUBS = """
+import sys
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+print(sorted(sys.modules))
+"""
+
+
+def imported(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return set(eval(done.stdout))
+
+
+def whole(modules):
+    """The packages among them."""
+    return {name for name in modules if "." not in name}
+
+
+def test_a_client_needs_no_tensorflow_and_no_more_than_the_official_stubs():
+    with serving() as server:
+        over = {
+            protocol: imported(IMPORTS, endpoint, repr(query()))
+            for protocol, endpoint in server.endpoints.items()
+        }
+    heavy = {"tensorflow", "keras", "tensorflow_serving", "pandas", "pyarrow"}
+    heavy |= {"matplotlib", "rich", "typer", "pydantic"}
+    for protocol, modules in over.items():
+        assert not modules & heavy, protocol
+        ours = {name for name in modules if name.startswith("recdistill.")}
+        assert all(f"{name}.".startswith("recdistill.serving.") for name in ours)
+    assert "grpc" not in over["rest"]
+    stubs = imported(STUBS)
+    assert {"tensorflow", "keras", "grpc", "numpy"} <= stubs
+    added = whole(over["grpc"]) - stubs - sys.stdlib_module_names - {"recdistill"}
+    assert {name for name in added if not name.startswith("_")} == set()

@@ -1,0 +1,249 @@
+"""Round trip: Keras, SavedModel, gRPC and REST give the same items and scores.
+
+A thousand queries, with unknown, missing and non-ASCII values among them, against the
+embedded server. The live student is built anew: its weights are drawn from a seed.
+"""
+
+import asyncio
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.serving import AsyncClient, Client
+from recdistill.serving.config import Models
+from recdistill.serving.server.local_server import LocalServer
+from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.workload import queries_from_columns
+from tests import films
+
+QUERIES, BATCH, K = 1000, 100, 10
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rows = films.build_rows(QUERIES)
+    rows.pop("dwell")  # For the teacher alone.
+    return rows
+
+
+@pytest.fixture(scope="module")
+def queries(columns):
+    return queries_from_columns(columns)
+
+
+@pytest.fixture(scope="module")
+def exclude():
+    """What each query must not get: one to four films, and one that nobody knows."""
+    rng = np.random.default_rng(9)
+    return [
+        [*rng.choice(films.ITEMS, rng.integers(1, 5), replace=False), "unbekannt"]
+        for _ in range(QUERIES)
+    ]
+
+
+@pytest.fixture(scope="module")
+def candidates():
+    rng = np.random.default_rng(10)
+    named = [*films.ITEMS, "nobody knows", "größer"]
+    return [list(rng.permutation(named)[: 1 + n % 30]) for n in range(QUERIES)]
+
+
+@pytest.fixture(scope="module")
+def live(columns):
+    """The live student's query embeddings, and its score of each film, float32."""
+    schema = films.build_schema()
+    student, own = films.build_student(schema), schema.for_student()
+    table = films.build_items()
+    raw = {e.feature: np.array(table[e.feature].to_pylist()) for e in own.candidate}
+    embeddings = student.encode_query(own.lookup_query(columns)).numpy()
+    items = student.encode_candidates(own.lookup_candidates(raw)).numpy()
+    return embeddings, embeddings @ items.T
+
+
+@pytest.fixture(scope="module")
+def server(exported, tmp_path_factory):
+    file = tmp_path_factory.mktemp("round_trip") / "models.config"
+    Models().with_model("films", str(exported.resolve())).write(file)
+    with LocalServer(ServerOptions(file, port=0, rest_port=0)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def clients(server):
+    grpc = Client(f"grpc://127.0.0.1:{server.port}", "films", deadline_s=30)
+    rest = Client(f"http://127.0.0.1:{server.rest_port}", "films", deadline_s=30)
+    with grpc, rest:
+        yield {"grpc": grpc, "rest": rest}
+
+
+@pytest.fixture(scope="module")
+def served(clients, queries, exclude, candidates):
+    """By protocol what each call says of all queries, asked for in batches."""
+    answers = {}
+    for protocol, client in clients.items():
+        recommended, ranked, embedded = [], [], []
+        for start in range(0, QUERIES, BATCH):
+            part = slice(start, start + BATCH)
+            recommended += client.recommend(queries[part], k=K, exclude=exclude[part])
+            ranked += client.rank(queries[part], candidates[part])
+            embedded.append(client.encode_query(queries[part]).values)
+        answers[protocol] = recommended, ranked, np.concatenate(embedded)
+    return answers
+
+
+def close(got, want):
+    """Equal within the tolerance, relative to the largest value of the row above 1."""
+    scale = np.maximum(np.abs(want).max(axis=-1, keepdims=True, initial=0), 1)
+    np.testing.assert_array_less(np.abs(got - want) / scale, TOLERANCE)
+
+
+def padded(lists):
+    width = max(map(len, lists))
+    return np.array([[*each, *[""] * (width - len(each))] for each in lists], object)
+
+
+@pytest.fixture(scope="module")
+def saved_model(exported):
+    return tf.saved_model.load(str(exported / "1"))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+class TestAgainstKeras:
+    def test_embeddings_are_equal(self, served, live, protocol):
+        _, _, embedded = served[protocol]
+        assert embedded.dtype == "float32"
+        close(embedded, live[0])
+
+    def test_recommended_items_are_the_best_that_are_left(
+        self, served, live, exclude, protocol
+    ):
+        place = {name: k for k, name in enumerate(films.ITEMS)}
+        recommended, _, _ = served[protocol]
+        swapped = 0
+        for row, got in enumerate(recommended):
+            scores = live[1][row].copy()
+            scores[[place[name] for name in exclude[row] if name in place]] = -np.inf
+            best = np.argsort(-scores, kind="stable")[:K]
+            assert len(got.item_ids) == len(set(got.item_ids)) == K
+            close(got.scores, scores[best])
+            rows = [place[name] for name in got.item_ids]
+            # Where the order is another one, the live scores are as good as equal.
+            close(scores[rows], scores[best])
+            swapped += rows != best.tolist()
+        assert swapped <= QUERIES / 100
+
+    def test_ranked_scores_are_equal_and_unknown_ids_are_said_so(
+        self, served, live, candidates, protocol
+    ):
+        place = {name: k for k, name in enumerate(films.ITEMS)}
+        _, ranked, _ = served[protocol]
+        for row, got in enumerate(ranked):
+            rows = np.array([place.get(name, -1) for name in candidates[row]])
+            assert got.known.tolist() == (rows >= 0).tolist()
+            close(got.scores[rows >= 0], live[1][row][rows[rows >= 0]])
+            assert (got.scores[rows < 0] == np.finfo("float32").min).all()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+class TestAgainstTheSavedModel:
+    """The same graph on the same batches: not a bit may differ on the way."""
+
+    def inputs(self, columns, part, **more):
+        text = {"user_id", "jobs", "history", "exclude_ids", "allow_ids"}
+        text.add("candidate_ids")
+        given = {n: v[part] for n, v in columns.items()} | more
+        return {
+            name: tf.constant(
+                value.tolist() if name in text else value,
+                tf.string
+                if name in text
+                else tf.int32
+                if name in ("k", "history_length")
+                else tf.float32,
+            )
+            for name, value in given.items()
+        }
+
+    def test_recommended_ids_and_scores(
+        self, served, saved_model, columns, exclude, protocol
+    ):
+        call = saved_model.signatures["recommend"]
+        for start in range(0, QUERIES, BATCH):
+            part = slice(start, start + BATCH)
+            want = call(
+                **self.inputs(
+                    columns,
+                    part,
+                    k=np.full(BATCH, K),
+                    exclude_ids=padded(exclude[part]),
+                    allow_ids=np.full((BATCH, 1), "", object),
+                )
+            )
+            got = served[protocol][0][part]
+            ids = [[name.decode() for name in row] for row in want["item_ids"].numpy()]
+            assert [each.item_ids for each in got] == ids
+            scores = np.stack([each.scores for each in got])
+            np.testing.assert_array_equal(scores, want["scores"].numpy())
+
+    def test_ranked_scores(self, served, saved_model, columns, candidates, protocol):
+        call = saved_model.signatures["rank"]
+        for start in range(0, QUERIES, BATCH):
+            part = slice(start, start + BATCH)
+            ids = padded(candidates[part])
+            want = call(**self.inputs(columns, part, candidate_ids=ids))
+            for row, got in enumerate(served[protocol][1][part]):
+                width = len(got.scores)
+                np.testing.assert_array_equal(
+                    got.scores, want["scores"].numpy()[row, :width]
+                )
+                np.testing.assert_array_equal(
+                    got.known, want["known"].numpy()[row, :width]
+                )
+
+
+def test_non_ascii_ids_came_back_as_they_were(served):
+    seen = {name for got in served["rest"][0] for name in got.item_ids}
+    assert {"größe", "映画", "новинка"} <= seen
+    assert [each.item_ids for each in served["grpc"][0]] == [
+        each.item_ids for each in served["rest"][0]
+    ]
+
+
+def test_one_query_at_a_time_says_the_same(clients, queries, served):
+    for protocol, client in clients.items():
+        for row in range(0, QUERIES, 40):
+            got = client.encode_query([queries[row]]).values[0]
+            close(got, served[protocol][2][row])
+
+
+def test_the_async_client_says_the_same(server, queries, exclude, served):
+    async def ask(endpoint):
+        async with AsyncClient(endpoint, "films", deadline_s=30) as client:
+            starts = range(0, 300, BATCH)
+            parts = [slice(start, start + BATCH) for start in starts]
+            answers = await asyncio.gather(
+                *(client.recommend(queries[p], k=K, exclude=exclude[p]) for p in parts)
+            )
+        return [got.item_ids for part in answers for got in part]
+
+    want = [got.item_ids for got in served["grpc"][0][:300]]
+    assert asyncio.run(ask(f"grpc://127.0.0.1:{server.port}")) == want
+    assert asyncio.run(ask(f"http://127.0.0.1:{server.rest_port}")) == want
+
+
+def test_the_version_that_answered_is_told(served):
+    assert {got.version for got in served["grpc"][0]} == {1}
+
+
+def test_each_query_gets_its_own_k_up_to_the_whole_catalogue(clients, queries):
+    for client in clients.values():
+        got = client.recommend(queries[:3], k=[1, len(films.ITEMS), 7])
+        assert [len(each.item_ids) for each in got] == [1, len(films.ITEMS), 7]
+        [some] = client.recommend(queries[:1], k=9, allow=[["映画", "größe", "nobody"]])
+        assert sorted(some.item_ids) == ["größe", "映画"]
+        everything = [films.ITEMS] * 2
+        assert [
+            each.item_ids for each in client.recommend(queries[:2], exclude=everything)
+        ] == [[], []]

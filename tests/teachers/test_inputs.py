@@ -1,0 +1,86 @@
+"""inputs: raw values become what somebody else's model takes, or an exact complaint."""
+
+import numpy as np
+import pytest
+
+from recdistill.teachers.inputs import InputSpec, TeacherError, as_input
+
+TEXT = np.array(["7", "1260759144", "-2"], object)
+HISTORY = np.array([["7", "8", "9"], ["5", "", ""], ["", "", ""]], object)
+NUMBERS = np.array([1.0, 2.0, -3.0], "float32")
+
+
+def convert(values, dtype, shape=(None,)):
+    return as_input(values, InputSpec(dtype, shape), "feature `f`", "the input `i`")
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shape", "want"),
+    [
+        (TEXT, "int64", (None,), [7, 1260759144, -2]),
+        (TEXT, "float32", (None,), [7.0, float(np.float32(1260759144)), -2.0]),
+        (TEXT, "string", (None,), ["7", "1260759144", "-2"]),
+        (TEXT, "int64", (None, 1), [[7], [1260759144], [-2]]),
+        (NUMBERS, "int32", (None,), [1, 2, -3]),
+        (NUMBERS, "float64", (None, 1), [[1.0], [2.0], [-3.0]]),
+        (NUMBERS[:, None], "float32", (None,), [1.0, 2.0, -3.0]),
+        (HISTORY, "int64", (None, None), [[7, 8, 9], [5, 0, 0], [0, 0, 0]]),
+        (HISTORY, "int32", (None, 2), [[8, 9], [5, 0], [0, 0]]),
+        (
+            HISTORY,
+            "string",
+            (None, 4),
+            [["7", "8", "9", ""], ["5", *[""] * 3], [""] * 4],
+        ),
+        (np.array([[True], [False]]), "bool", (None, 1), [[True], [False]]),
+    ],
+)
+def test_values_get_the_type_and_shape_of_the_input(values, dtype, shape, want):
+    got = convert(values, dtype, shape)
+    assert got.dtype == (object if dtype == "string" else dtype)
+    assert got.tolist() == want
+
+
+def test_an_id_of_zero_in_a_history_is_no_padding():
+    history = np.array([["0", "4", "0"]], object)
+    assert convert(history, "int64", (None, 2)).tolist() == [[4, 0]]
+
+
+def test_large_integers_are_exact():
+    text = np.array([str(2**53 + 1), str(-(2**62))], object)
+    assert convert(text, "int64").tolist() == [2**53 + 1, -(2**62)]
+
+
+def test_missing_text_is_nan_where_fractions_are_taken():
+    got = convert(np.array(["", "0.5"], object), "float32")
+    np.testing.assert_array_equal(got, np.array([np.nan, 0.5], "float32"))
+
+
+def test_a_model_that_says_nothing_gets_the_values_as_they_are():
+    assert as_input(TEXT, None, "", "") is TEXT
+    spec = InputSpec("string", None)
+    assert as_input(HISTORY, spec, "", "").tolist() == HISTORY.tolist()
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "shape", "said"),
+    [
+        (["a", "7"], "int64", (None,), "must hold numbers .* int64. Received: 'a'"),
+        (["1.5"], "int64", (None,), "must hold numbers .* int64. Received: '1.5'"),
+        (["", "7", ""], "int32", (None,), "no missing value .* Received: 2 missing"),
+        (["4000000000"], "int32", (None,), "must fit int32 .* Received: 4000000000"),
+        (["9" * 30], "int64", (None,), "must fit int64 .* Received: 9999"),
+        ([1.5], "int64", (None,), "whole numbers .* int64. Received: 1.5"),
+        ([np.nan], "int64", (None,), "whole numbers .* int64. Received: nan"),
+        ([1.0], "string", (None,), "must be text .* Received: float32"),
+        ([[1.0, 2.0]], "float32", (None, 3), r"shape of the input `i`, \(rows, 3\)"),
+        ([[1.0, 2.0]], "float32", (None,), r"Received: \(rows, 2\)"),
+        (["a"], "string", (None, 5), r"\(rows, 5\). Received: \(rows\)"),
+    ],
+)
+def test_what_does_not_fit_is_named_from_both_sides(values, dtype, shape, said):
+    kind = object if isinstance(np.ravel(values)[0], str) else "float32"
+    with pytest.raises(TeacherError, match=said) as caught:
+        convert(np.array(values, kind), dtype, shape)
+    assert str(caught.value).startswith("The feature `f` must ")
+    assert "the input `i`" in str(caught.value)

@@ -1,0 +1,335 @@
+"""Models from outside: what each kind says of itself, and how it fails."""
+
+import builtins
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.teachers import (
+    Booster,
+    Function,
+    InputSpec,
+    KerasModel,
+    SavedModel,
+    TeacherError,
+    TfKerasModel,
+)
+from recdistill.teachers.files import digest, source_digest
+from tests.pipeline import outside
+
+
+def pairs(**more):
+    text = {"segment": ["s01", "s02", "s07"], "kind": ["c01", "c05", "c07"]}
+    arrays = {name: np.array(values, object) for name, values in text.items()}
+    return {**arrays, "quality": np.array([0.5, -1.0, 2.0], "float32"), **more}
+
+
+WANT = [2.0, -2.0, 5.0]
+
+
+class TestKeras:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def path(cls, tmp_path_factory):
+        path = tmp_path_factory.mktemp("keras") / "ranker.keras"
+        outside.save_keras(path)
+        return path
+
+    def test_it_tells_its_inputs_and_scores(self, path):
+        model = KerasModel.load(path)
+        assert model.inputs == {
+            "segment": InputSpec("string", (None, 1)),
+            "kind": InputSpec("string", (None, 1)),
+            "quality": InputSpec("float32", (None, 1)),
+        }
+        inputs = {name: value[:, None] for name, value in pairs().items()}
+        np.testing.assert_allclose(model.predict(inputs)[:, 0], WANT, rtol=1e-6)
+
+    def test_inputs_in_a_dict_go_by_their_keys(self):
+        inputs = {name: keras.Input((), name=name) for name in "ba"}
+        model = KerasModel(keras.Model(inputs, inputs["a"] - inputs["b"]))
+        assert set(model.inputs) == {"a", "b"}
+        given = {"b": np.ones(2, "float32"), "a": np.full(2, 5.0, "float32")}
+        assert model.predict(given).tolist() == [4.0, 4.0]
+
+    def test_one_output_of_several_is_named(self):
+        x = keras.Input((), name="x")
+        model = keras.Model([x], {"score": x * 2, "other": x})
+        given = {"x": np.array([3.0], "float32")}
+        assert KerasModel(model, "score").predict(given).tolist() == [6.0]
+        with pytest.raises(TeacherError, match=r"other, score. Received: None"):
+            KerasModel(model).predict(given)
+
+    def test_a_subclass_gets_what_it_is_handed(self):
+        class Own(keras.Model):
+            def call(self, inputs, training=True):
+                return inputs["x"] + (100.0 if training else 0.0)
+
+        model = KerasModel(Own())
+        assert model.inputs is None
+        assert model.parameters is None
+        assert model.predict({"x": np.ones(2, "float32")}).tolist() == [1.0, 1.0]
+
+    def test_code_in_the_file_is_refused(self, tmp_path):
+        model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
+        model.save(tmp_path / "unsafe.keras")
+        with pytest.raises(TeacherError, match="loads in safe mode") as caught:
+            KerasModel.load(tmp_path / "unsafe.keras")
+        assert "unsafe.keras" in str(caught.value)
+        assert "kind 'callable'" in str(caught.value)
+
+    def test_other_files_are_refused_with_the_kind_they_have(self, tmp_path):
+        (tmp_path / "old.h5").write_bytes(b"")
+        with pytest.raises(TeacherError, match=r"an .h5 file .* has kind 'tf_keras'"):
+            KerasModel.load(tmp_path / "old.h5")
+        with pytest.raises(TeacherError, match="where nothing is"):
+            KerasModel.load(tmp_path / "none.keras")
+
+
+class TestSavedModel:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def path(cls, tmp_path_factory):
+        path = tmp_path_factory.mktemp("saved") / "1"
+        outside.save_saved_model(path)
+        return path
+
+    def test_it_tells_its_inputs_and_scores(self, path):
+        model = SavedModel(path, "rank", "score")
+        assert model.inputs == {
+            "segment": InputSpec("string", (None,)),
+            "category": InputSpec("string", (None,)),
+            "q": InputSpec("float64", (None,)),
+        }
+        given = pairs()
+        given = {
+            "segment": given["segment"],
+            "category": given["kind"],
+            "q": given["quality"].astype("float64"),
+        }
+        np.testing.assert_allclose(model.predict(given), WANT)
+        assert model.size_bytes > 1_000
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (
+                ["serve"],
+                "`teacher.signature` must be one of .* rank. Received: 'serve'",
+            ),
+            (["rank"], "`teacher.output` must name .* other, score. Received: None"),
+            (["rank", "scores"], "other, score. Received: 'scores'"),
+        ],
+    )
+    def test_what_it_lacks_is_named_with_what_it_has(self, path, arguments, said):
+        with pytest.raises(TeacherError, match=said):
+            SavedModel(path, *arguments)
+
+    def test_a_folder_that_is_none_is_refused(self, tmp_path):
+        with pytest.raises(
+            TeacherError, match="must hold a SavedModel that TensorFlow"
+        ):
+            SavedModel(tmp_path)
+        with pytest.raises(TeacherError, match="where nothing is"):
+            SavedModel(tmp_path / "none")
+
+    def test_a_failure_inside_names_the_teacher(self, tmp_path):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "x")])
+        def broken(x):
+            return {"y": tf.strings.to_number(x)}
+
+        tf.saved_model.save(tf.Module(), str(tmp_path), signatures=broken)
+        with pytest.raises(TeacherError, match=r"The teacher SavedModel .* failed"):
+            SavedModel(tmp_path).predict({"x": np.array(["no"], object)})
+
+
+class TestBooster:
+    @pytest.fixture
+    def path(self, tmp_path):
+        lightgbm = pytest.importorskip("lightgbm")
+        pd = pytest.importorskip("pandas")
+        frame = pd.DataFrame(
+            {
+                "kind": pd.Categorical(["a", "b", "c"] * 8, categories=["c", "a", "b"]),
+                "size": np.arange(24) % 4,
+            }
+        )
+        label = (frame.kind == "b") * 10.0 + frame["size"]
+        data = lightgbm.Dataset(frame, label)
+        settings = {"verbose": -1, "min_data_in_leaf": 1, "num_threads": 1}
+        settings |= {"min_data_per_group": 1, "cat_smooth": 0.0}
+        booster = lightgbm.train(settings, data, num_boost_round=30)
+        booster.save_model(tmp_path / "model.txt")
+        self.frame, self.booster = frame, booster
+        return tmp_path / "model.txt"
+
+    def test_categories_get_the_codes_of_the_training(self, path):
+        model = Booster(path, ["kind"])
+        assert model.inputs == {
+            "kind": InputSpec("string", (None,)),
+            "size": InputSpec("float64", (None,)),
+        }
+        given = {"size": np.arange(24) % 4, "kind": self.frame.kind.to_numpy(object)}
+        want = self.booster.predict(self.frame)
+        np.testing.assert_allclose(model.predict(given), want)
+        assert want[1] > want[0] + 5
+
+    def test_an_unseen_category_and_a_missing_number_are_missing(self, path):
+        model = Booster(path, ["kind"])
+        given = {"kind": np.array(["z", "a"], object), "size": np.array([1.0, np.nan])}
+        coded = np.array([[np.nan, 1.0], [1.0, np.nan]])
+        np.testing.assert_allclose(model.predict(given), self.booster.predict(coded))
+
+    @pytest.mark.parametrize("categorical", [[], ["size", "kind"], ["colour"]])
+    def test_categories_that_do_not_fit_the_file_are_refused(self, path, categorical):
+        with pytest.raises(TeacherError, match=r"name the 1 feature.* kind, size"):
+            Booster(path, categorical)
+
+    def test_a_file_that_is_none_is_refused(self, tmp_path, capfd):
+        for text in ("no trees", "tree\nbut not really"):
+            (tmp_path / "x.txt").write_text(text)
+            with pytest.raises(TeacherError, match=r"must be .* LightGBM booster"):
+                Booster(tmp_path / "x.txt")
+
+    def test_a_missing_package_says_how_to_get_it(self, path, monkeypatch):
+        whole = builtins.__import__
+
+        def without(name, *args):
+            if name == "lightgbm":
+                raise ImportError("No module named 'lightgbm'")
+            return whole(name, *args)
+
+        monkeypatch.setattr(builtins, "__import__", without)
+        with pytest.raises(TeacherError, match=r'pip install "recdistill\[boosters\]"'):
+            Booster(path)
+
+
+class TestFunction:
+    def test_it_is_found_in_the_current_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "their_ranker.py").write_text(
+            "def f(inputs):\n  return inputs['x']"
+        )
+        monkeypatch.chdir(tmp_path)
+        assert Function.load("their_ranker:f").predict({"x": 3}) == 3
+        assert source_digest("their_ranker:f") == digest(tmp_path / "their_ranker.py")
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("no_such_module:f", "importable .* ModuleNotFoundError"),
+            ("json:no_such", "must be a function of its module. Received: None"),
+            ("json:__name__", "must be a function of its module. Received: 'json'"),
+        ],
+    )
+    def test_a_function_that_is_not_there_is_named(self, name, said):
+        with pytest.raises(TeacherError, match=said):
+            Function.load(name)
+
+    def test_its_errors_name_the_teacher(self):
+        model = Function.load("json:loads")
+        with pytest.raises(TeacherError, match="function json:loads failed: TypeError"):
+            model.predict({})
+
+
+class TestTfKeras:
+    """The process itself; that it holds real TFRS models, the pipeline's tests say."""
+
+    FACTORY = """
+import os
+import sys
+
+def build(path=None):
+    print("hello from the model")
+    assert os.environ["TF_USE_LEGACY_KERAS"] == "1"
+    import tf_keras
+    x = tf_keras.Input((1,), name="x")
+    return tf_keras.Model([x], {"twice": 2 * x, "path": x})
+
+def odd(path=None):
+    def call(inputs):
+        if float(inputs["x"][0]) == 13.0:
+            print("thirteen!", file=sys.stderr, flush=True)
+            os._exit(7)
+        import tensorflow as tf
+        return tf.strings.length(inputs["name"])
+    return lambda inputs: call(inputs)
+"""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("legacy")
+        (folder / "their_models.py").write_text(cls.FACTORY)
+        return folder
+
+    def test_a_factory_builds_the_model_and_one_process_answers_all(
+        self, folder, monkeypatch
+    ):
+        monkeypatch.chdir(folder)
+        model = TfKerasModel(factory="their_models:build", output="twice")
+        assert model.inputs == {"x": InputSpec("float32", (None, 1))}
+        assert model.parameters == 0
+        for number in (1.0, 2.0):
+            given = {"x": np.array([[number], [3.0]], "float32")}
+            assert model.predict(given).tolist() == [[2 * number], [6.0]]
+        with pytest.raises(TeacherError, match="failed") as caught:
+            model.predict({"x": np.array([["no"]], object)})
+        assert "their_models:build" in str(caught.value)
+        assert model.predict(given).tolist() == [[4.0], [6.0]]  # it lives on
+        model.close()
+        with pytest.raises(TeacherError, match="its process ended"):
+            model.predict(given)
+
+    def test_a_crash_is_told_with_the_last_lines(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(
+            "recdistill.teachers.legacy_process.__file__",
+            str(eager_copy(folder)),
+        )
+        model = TfKerasModel(factory="their_models:odd")
+        given = {
+            "x": np.array([1.0, 1.0]),
+            "name": np.array(["naïve", ""], object),
+        }
+        assert model.predict(given).tolist() == [6, 0]
+        given["x"][0] = 13.0
+        with pytest.raises(TeacherError, match=r"exit status 7.*\n(.*\n)*thirteen!"):
+            model.predict(given)
+        model.close()
+
+    def test_a_factory_that_is_not_there_is_told(self, folder):
+        with pytest.raises(TeacherError, match="exit status 1") as caught:
+            TfKerasModel(factory="no_such_module:build")
+        assert "No module named 'no_such_module'" in str(caught.value)
+
+    def test_a_path_where_nothing_is_starts_no_process(self, tmp_path):
+        with pytest.raises(TeacherError, match="where nothing is"):
+            TfKerasModel(tmp_path / "none")
+
+
+def eager_copy(folder):
+    """The process's script with functions run as they are written."""
+    from recdistill.teachers import legacy_process
+
+    with open(legacy_process.__file__, encoding="utf-8") as file:
+        text = file.read()
+    line = '    os.environ["TF_USE_LEGACY_KERAS"] = "1"\n'
+    assert text.count(line) == 1
+    more = "    import tensorflow as tf\n\n    tf.config.run_functions_eagerly(True)\n"
+    (folder / "eager_process.py").write_text(text.replace(line, line + more))
+    return folder / "eager_process.py"
+
+
+def test_digests_tell_content_from_place(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "x").write_text("1")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    (tmp_path / "b" / "deep" / "x").rename(tmp_path / "b" / "y")
+    assert digest(tmp_path / "a") != digest(tmp_path / "b")
+    assert source_digest("no_such_module:f") is None
+    assert source_digest("sys:exit") is None
+    assert json.dumps(source_digest("json:loads"))

@@ -1,0 +1,121 @@
+"""score_table: scores by id, and lists cut down to what is scored."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recdistill.batches import Collator, Lists, Ragged
+from recdistill.teachers import ScoreTable, TeacherError
+from recdistill.teachers.score_table import restricted
+
+ITEMS = ["a", "b", "c", "d"]
+ROWS = [
+    ("bob", "d", 0.5),
+    ("ann", "a", 1.5),
+    ("bob", "a", -2.0),
+    ("bob", "gone", 9.0),
+    ("ann", "b", 0.25),
+    ("eve", "c", 7.0),
+]
+
+
+def table(rows=ROWS, batch_rows=2):
+    key, item, score = zip(*rows, strict=True)
+    columns = {"key": key, "item": item, "score": pa.array(score, pa.float32())}
+    batches = pa.table(columns).to_batches(max_chunksize=batch_rows)
+    return ScoreTable(batches, ITEMS, "table t")
+
+
+def ragged(*rows):
+    return Ragged(
+        np.array([v for row in rows for v in row], "int32"),
+        np.cumsum([0, *map(len, rows)]),
+    )
+
+
+def lists(queries, positives, seen=None, **more):
+    count = len(queries)
+    return Lists(
+        list_id=np.arange(count),
+        query_id=np.array(queries, object),
+        query={},
+        positives=ragged(*positives),
+        relevance=Ragged(
+            np.ones(sum(map(len, positives)), "float32"),
+            np.cumsum([0, *map(len, positives)]),
+        ),
+        seen=ragged(*(seen or [[]] * count)),
+        weight=np.ones(count, "float32"),
+        query_row=np.zeros(count, int),
+        **more,
+    )
+
+
+def batch(given):
+    return Collator(len(ITEMS), with_raw=True)(given, np.random.default_rng(0))[0]
+
+
+def test_lists_are_cut_down_to_what_is_scored_and_scored_so():
+    given = lists(["ann", "bob", "dan", "bob"], [[0], [1], [0], [3]])
+    left = table().restrict(given)
+    assert left.query_id.tolist() == ["ann", "bob", "bob"]
+    assert left.list_id.tolist() == [0, 1, 3]
+    x = batch(left)
+    np.testing.assert_array_equal(
+        x["mask"], np.array([[1, 1, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]], bool)
+    )
+    want = [[1.5, 0.25, 0.0, 0.0], [-2.0, 0.0, 0.0, 0.5], [-2.0, 0.0, 0.0, 0.5]]
+    np.testing.assert_array_equal(table()(x, training=False), want)
+
+
+def test_an_unscored_positive_is_no_candidate_and_the_list_cannot_be_judged():
+    left = table().restrict(lists(["ann", "bob"], [[0], [1]]))
+    assert left.with_positive().list_id.tolist() == [0]
+
+
+def test_what_the_query_has_seen_is_left_out_but_for_a_positive():
+    given = lists(["bob", "bob"], [[3], [0]], seen=[[0, 3], [3]])
+    mask = batch(table().restrict(given))["mask"]
+    np.testing.assert_array_equal(mask, [[0, 0, 0, 1], [1, 0, 0, 0]])
+
+
+def test_lists_of_the_source_go_by_their_own_id():
+    source = np.array(["eve", "ann"], object)
+    left = table().restrict(lists(["x", "y"], [[2], [0]], source_list=source))
+    assert [row.tolist() for row in np.split(left.listed.values, [1])] == [[2], [0, 1]]
+    np.testing.assert_array_equal(table()(batch(left))[0], [0, 0, 7.0, 0])
+
+
+def test_two_tables_leave_what_both_have():
+    other = table([("ann", "b", 1.0), ("bob", "a", 1.0), ("ann", "d", 2.0)])
+    left = restricted(lists(["ann", "bob", "eve"], [[0]] * 3), [table(), other])
+    assert left.query_id.tolist() == ["ann", "bob"]
+    assert left.listed.padded(-1).tolist() == [[1], [0]]
+
+
+def test_no_tables_leave_the_lists_as_they_are():
+    given = lists(["ann"], [[0]])
+    assert restricted(given, []) is given
+    assert given.with_positive() is given
+
+
+def test_a_candidate_without_a_score_is_an_error():
+    x = {
+        "list_key": np.array(["bob", "dan"], object),
+        "candidate_index": np.array([0, 1], "int32"),
+        "mask": np.array([[True, True], [True, False]]),
+    }
+    with pytest.raises(TeacherError, match="Received: 2 candidates without one"):
+        table()(x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([("bob", "gone", 1.0)], "must score items of the catalogue. Received: none"),
+        ([*ROWS, ("bob", "d", 2.0)], r"Received: 1 pair\(s\) twice, such as 'bob' wi"),
+    ],
+)
+def test_a_table_that_says_nothing_or_too_much_is_refused(rows, said):
+    with pytest.raises(TeacherError, match=said):
+        table(rows)
