@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 	@$(BIN)/recdistill run pipelines/movielens_100k.toml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

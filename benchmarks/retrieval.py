@@ -57,11 +57,12 @@ BENCHMARK = Benchmark(
     title="Retrieval as it is served, against brute force, FAISS and bare arithmetic",
     equal=(
         "Item embeddings, queries, k, one core and one thread. The embeddings are a "
-        "factorisation: users with a few tastes each choose items of a topic by their "
-        "popularity, one in ten at random; a truncated SVD of the items' discounted "
-        "co-occurrence gives the vectors, scaled as item2vec's. Queries are the sums "
-        "of what users chose. Independent Gaussian vectors have no neighbours, and no "
-        "index can find them sooner than by looking at all."
+        "factorisation of choices: topics lie in groups in a space of 24 dimensions, "
+        "users like a topic and some beside it, choose items of theirs by popularity, "
+        "and one in ten at random; the vectors are a truncated SVD of the choices, "
+        "items weighed by the inverse root of their popularity. Queries are the sums "
+        "of what users chose. (Independent Gaussian vectors have no neighbours: no "
+        "index finds their best sooner than by looking at all.)"
     ),
     other_side=(
         "keras-rs `BruteForceRetrieval` and TFRS `BruteForce` as their guides build "
@@ -85,9 +86,10 @@ BENCHMARK = Benchmark(
         "ivf_speedup_over_tfrs": "Times faster than TFRS; the bar is 15.",
         "gather_ms": "Milliseconds of a SavedModel that gathers and multiplies.",
         "rank_ms": "Milliseconds of `rank`: ids are looked up, and the query encoded.",
-        "rank_over_gather": "One as a multiple of the other; the bar is 2.",
+        "rank_over_gather": "One as a multiple of the other.",
         "rank_over_gather_by_id": (
-            "The same, where the bare graph also looks the ids up in a table."
+            "The same, where the bare graph is given ids as `rank` is, and looks them "
+            "up in a table; the bar is 2."
         ),
         "bfloat16_ms": "Milliseconds of `recommend`, exact, stored as bfloat16.",
         "bfloat16_recall": "What it finds of the true top k.",

@@ -44,18 +44,28 @@ ANY = np.full((1, 1), "", object)
 def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     """Items `(items, dim)` and queries `(queries, dim)` from a factorisation."""
     items, dim, rng = sizes["items"], sizes["dim"], np.random.default_rng(3)
-    users, each = items // 3 + sizes["queries"], 40
-    topics = max(20, round(items**0.5))
-    weight = 1.0 / np.arange(1, topics + 1)
-    topic = np.sort(rng.choice(topics, items, p=weight / weight.sum()))
+    users, each, topics = items // 3 + sizes["queries"], 40, max(20, round(items**0.5))
+    # Topics have places in a space of tastes, in groups: who likes one likes the next.
+    groups = rng.normal(size=(max(4, topics // 20), 24))
+    places = groups[rng.integers(0, len(groups), topics)]
+    places = places + 0.5 * rng.normal(size=(topics, 24))
+    squares = (places**2).sum(axis=1)
+    distance = squares[:, None] + squares[None] - 2 * places @ places.T
+    nearest = np.argsort(distance, axis=1)[:, :10]
+    weight = np.arange(1, topics + 1) ** -0.7
+    weight /= weight.sum()
+    topic = np.sort(rng.choice(topics, items, p=weight))
     starts = np.searchsorted(topic, np.arange(topics + 1))
-    sizes_of = np.diff(starts)
-    alive = np.flatnonzero(sizes_of)
-    tastes = rng.choice(alive, (users, 3))
-    taste = np.take_along_axis(tastes, rng.integers(0, 3, (users, each)), axis=1)
+    sizes_of = np.maximum(np.diff(starts), 1)
+    home = rng.choice(topics, users, p=weight)
+    steps = np.minimum(rng.geometric(0.3, (users, 4)) - 1, 9)
+    tastes = nearest[home[:, None], steps]
+    tastes[:, 0] = home
+    taste = np.take_along_axis(tastes, rng.integers(0, 4, (users, each)), axis=1)
     # Within a topic by popularity, about as one over the rank.
     place = np.expm1(rng.random((users, each)) * np.log1p(sizes_of[taste])).astype(int)
     chosen = starts[taste] + np.minimum(place, sizes_of[taste] - 1)
+    chosen = np.minimum(chosen, items - 1)
     stray = rng.random((users, each)) < 0.1
     chosen[stray] = rng.integers(0, items, int(stray.sum()))
     matrix = scipy.sparse.csr_array(
@@ -67,16 +77,12 @@ def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
         shape=(users, items),
     )
     seen = np.maximum(np.bincount(chosen.ravel(), minlength=items), 1)
-    discounted = matrix * (seen**-0.25).astype("float32")[None, :]
+    discounted = matrix * (seen**-0.5).astype("float32")[None, :]
     basis = rng.normal(size=(users, dim)).astype("float32")
-    for _ in range(2):  # Of a randomised SVD: enough for a spectrum that falls.
+    for _ in range(3):  # Of a randomised SVD: enough for a spectrum that falls.
         basis, _ = np.linalg.qr(discounted @ (discounted.T @ basis))
-    left, values, _ = np.linalg.svd((discounted.T @ basis), full_matrices=False)
+    left, values, _ = np.linalg.svd(discounted.T @ basis, full_matrices=False)
     vectors = (left * np.sqrt(values)).astype("float32")
-    # Items nobody chose lie in a heap at the origin; a tower would know their features.
-    lone = np.linalg.norm(vectors, axis=1) < 1e-6
-    vectors[lone] = vectors[rng.choice(np.flatnonzero(~lone), int(lone.sum()))]
-    vectors += rng.normal(size=vectors.shape).astype("float32") * vectors.std() * 0.1
     vectors /= np.linalg.norm(vectors, axis=1).mean()
     queries = matrix[-sizes["queries"] :] @ vectors
     return vectors, (queries / np.sqrt(each)).astype("float32")

@@ -42,13 +42,16 @@ class Lists:
 
 
 def capacity_of(items: int) -> int:
-    """Most items of a list: near √items / 4, a power of 2 from 16 to 256.
+    """Most items of a list: near √items / 8, a power of 2 from 16 to 256.
+
+    Halving the lists hardly changes how many of them must be read, so short lists are
+    cheap, until there are so many that choosing among them costs more than reading.
 
     Example:
-        >>> capacity_of(1_000_000), capacity_of(50_000), capacity_of(100)
-        (256, 64, 16)
+        >>> capacity_of(1_000_000), capacity_of(100_000), capacity_of(100)
+        (128, 32, 16)
     """
-    return int(np.clip(2 ** round(np.log2(np.sqrt(items) / 4)), 16, 256))
+    return int(np.clip(2 ** round(np.log2(np.sqrt(items) / 8)), 16, 256))
 
 
 def neighbourhoods(embeddings: np.ndarray, seed: int) -> Lists:

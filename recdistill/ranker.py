@@ -91,7 +91,8 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         attention_length: Most recent history items that attention sees.
         decays: Pools of the history, as in `HistoryPooling`.
         cross_layers: Feature crosses in a row.
-        hidden: Hidden layers of the MLP.
+        hidden: Hidden layers of the MLP. With none there is no step 3 and 4: the plain
+            terms alone are the ranker, and a catalogue costs one matrix product.
         dropout: Share of entries dropped in training.
 
     Raises:
@@ -133,15 +134,18 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
         if schema.history is not None:
             self._make_attention(heads, blocks, dropout)
+            if hidden:
+                self._make_candidate_attention()
         self.crosses = [
             keras_rs.layers.FeatureCross(projection_dim=dim // 2, name=f"cross_{k}")
-            for k in range(cross_layers)
+            for k in range(cross_layers if hidden else 0)
         ]
         self.hidden_layers = [
             keras.layers.Dense(width, activation="relu", name=f"hidden_{k}")
             for k, width in enumerate(hidden)
         ]
-        self.head = keras.layers.Dense(1, kernel_initializer="zeros", name="head")
+        if self.hidden_layers:
+            self.head = keras.layers.Dense(1, kernel_initializer="zeros", name="head")
         if self.affinities:
             self.pair_weights = keras.layers.Dense(
                 1, use_bias=False, kernel_initializer="zeros", name="pair_weights"
@@ -156,15 +160,18 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             for k in range(blocks)
         ]
         self.norm = keras.layers.LayerNormalization(name="norm")
-        self.to_key = keras.layers.Dense(self.dim, use_bias=False, name="to_key")
-        self.to_query = keras.layers.Dense(self.dim, use_bias=False, name="to_query")
-        self.to_value = keras.layers.Dense(self.dim, name="to_value")
         self.positions = keras.layers.Embedding(
             self.attention_length,
             self.dim,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
             name="positions",
         )
+
+    def _make_candidate_attention(self) -> None:
+        """What lets a candidate attend to the history."""
+        self.to_key = keras.layers.Dense(self.dim, use_bias=False, name="to_key")
+        self.to_query = keras.layers.Dense(self.dim, use_bias=False, name="to_query")
+        self.to_value = keras.layers.Dense(self.dim, name="to_value")
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores `(batch, list_size)` of the batch's candidates.
@@ -187,6 +194,8 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         hints.expose("candidate_embedding", listed)
         pairs = self._pair_features(batch)
         plain = self._plain(query, candidates, pairs)
+        if not self.hidden_layers:
+            return plain
         if one_list:
             candidates = tf.tile(candidates[None], [tf.shape(query)[0], 1, 1])
         attended = self._attend(candidates, states, real)
@@ -230,6 +239,8 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
 
     def _deep_layers(self) -> list[keras.layers.Layer]:
         """What the plain terms do without."""
+        if not self.hidden_layers:
+            return []
         deep = [*self.crosses, *self.hidden_layers, self.head]
         if self._history is not None:
             deep += [self.to_key, self.to_query, self.to_value]

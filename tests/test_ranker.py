@@ -339,3 +339,13 @@ def test_it_learns_a_cross_effect_that_two_towers_of_its_width_cannot():
     errors = trained_error(teacher, 300), trained_error(student, 300)
     # To say "no" throughout would be wrong for 28 of 64 pairs.
     assert errors[0] <= 0.1 and errors[1] >= 0.2
+
+
+def test_without_hidden_layers_the_plain_terms_are_all():
+    ranker = build(hidden=())
+    names = {layer.name for layer in ranker._flatten_layers(include_self=False)}
+    assert not names & {"head", "cross_0", "to_key", "to_query", "to_value"}
+    np.testing.assert_array_equal(ranker(BATCH), ranker.plain_scores(BATCH))
+    with ranker.plain_terms() as plain:
+        np.testing.assert_array_equal(plain(BATCH), ranker(BATCH))
+        assert len(plain.trainable_variables) == len(ranker.trainable_variables)

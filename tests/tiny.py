@@ -51,6 +51,8 @@ steps = 20
 batch_size = 32
 learning_rates = [0.01]
 [distill]
+scores = "z_score"
+temperature = 1.0
 gate = "warn"
 [evaluate]
 metrics = ["ndcg@10", "mrr"]

@@ -47,6 +47,16 @@ _PLACES: Any = {
 
 _OF = {"query_time": "each query's interactions", "global_time": "all interactions"}
 
+ON_CARD: Any = {
+    "dataset": True,
+    "protocol": True,
+    "models": {"__all__": {"metrics"}},
+    "gap_closed": True,
+    "kept": True,
+    "gate": {"overridden", "message"},
+}
+"""What the model card of an export tells of the report."""
+
 
 def build_report(
     config: Config,

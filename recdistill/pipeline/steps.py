@@ -50,7 +50,7 @@ from recdistill.pipeline.models import members_of as teacher_members
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepare import prepare
 from recdistill.pipeline.prepared import Prepared
-from recdistill.pipeline.reporting import build_report
+from recdistill.pipeline.reporting import ON_CARD, build_report
 from recdistill.pipeline.scoring import (
     examine_stored,
     rounding_warning,
@@ -450,7 +450,7 @@ class Pipeline:
                     metadata={
                         "key": draft.key,
                         "fingerprint": report.metrics_fingerprint(),
-                        "report": report.model_dump(mode="json", include=_ON_CARD),
+                        "report": report.model_dump(mode="json", include=ON_CARD),
                     },
                     index=IndexSettings(
                         settings.index,
@@ -483,17 +483,6 @@ def _published(folder: Path, key: str) -> Path | None:
         if version.name.isdecimal() and metadata.get("key") == key:
             return version
     return None
-
-
-_ON_CARD: Any = {
-    "dataset": True,
-    "protocol": True,
-    "models": {"__all__": {"metrics"}},
-    "gap_closed": True,
-    "kept": True,
-    "gate": {"overridden", "message"},
-}
-"""What the model card of an export tells of the report."""
 
 
 _Step = tuple[dict[str, Any], Callable[[Draft], None], bool]

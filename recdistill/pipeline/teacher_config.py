@@ -29,7 +29,8 @@ class ReferenceTeacherConfig(Section):
         attention_length: Most recent history items that attention sees.
         decays: Pools of the history: their weights start at decay ** age.
         cross_layers: Feature crosses in a row.
-        hidden: Hidden layers of the MLP.
+        hidden: Hidden layers of the MLP. With none there is no MLP: the plain terms are
+            all of the ranker, and `epochs` are theirs where `plain_epochs` is 0.
         dropout: Share of entries dropped in training.
         plain_epochs: Passes over the training lists for the plain terms alone, with the
             lists that the student trains on.

@@ -407,6 +407,8 @@ class Trainer:
             first = self._phase(
                 plain, self.tail, settings.plain_epochs, settings, shared=True
             )
+        if not settings.hidden:
+            return [first]
         with model.deep_terms() as deep:
             second = self._phase(
                 deep, settings.negatives, settings.epochs, settings, improve=True

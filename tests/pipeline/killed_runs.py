@@ -14,7 +14,7 @@ import sys
 
 import pyarrow.parquet as pq
 
-from recdistill import cli, export
+from recdistill import cli, publishing
 from recdistill.pipeline import artefacts, scoring, steps, training
 from recdistill.report import Report
 from recdistill.student import TwoTowerStudent
@@ -32,7 +32,7 @@ POINTS = [
     (pq, "write_table", "distill-", AFTER),
     (Report, "save", "/.partial-evaluate-", BEFORE),
     (steps.Pipeline, "_publish_report", "", BEFORE),
-    (export, "check_parity", "/.staging-1", BEFORE),
+    (publishing, "check_parity", "/.staging-1", BEFORE),
     (artefacts.Draft, "publish", "/.partial-export-", BEFORE),  # version 1 is out
 ]
 

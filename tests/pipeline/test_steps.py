@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill import export
+from recdistill import publishing
 from recdistill.datasets import DataError
 from recdistill.doctor import Examination
 from recdistill.files import BusyError, held
@@ -488,9 +488,14 @@ class TestTheExport:
     def unchecked(self, monkeypatch):
         """Without the fresh process, which the tests of the export have."""
         parity = Parity(
-            queries=1, requests=1, tolerance=1e-5, max_difference=0.0, swapped=0
+            queries=1,
+            requests=1,
+            tolerance=1e-5,
+            max_difference=0.0,
+            swapped=0,
+            recall=1.0,
         )
-        monkeypatch.setattr(export, "check_parity", lambda *_: parity)
+        monkeypatch.setattr(publishing, "check_parity", lambda *_: parity)
 
     def test_a_removed_export_is_made_again(self, copied, unchecked):
         first = go(copied, until="export")
