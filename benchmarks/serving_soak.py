@@ -201,7 +201,7 @@ def served(base: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             raise RuntimeError(f"The server ended with {process.wait()}")
     finally:
         process.terminate()
-        process.wait(60)
+        process.communicate(timeout=60)
 
 
 async def drive(

@@ -59,7 +59,7 @@ HEAVY = 6.0
 BUNCHED, LONG = 0.1, 50
 """Standard deviations from first to tenth below which lists this long are squashed."""
 
-WORTH_SAYING = 0.01
+WORTH_SAYING = 0.05
 """The share of constant lists, or of ties in the top ten, that is worth a word."""
 
 SAMPLE_LISTS, SAMPLE_PAIRS = 1_000, 500_000

@@ -5,6 +5,7 @@ import keras_rs
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config
 
 from recdistill.distiller import Distiller
 from recdistill.losses import (
@@ -66,6 +67,17 @@ def everything(student=None, **kwargs):
     return make_distiller(None, student, losses, temperatures=temperatures, **kwargs)
 
 
+@pytest.fixture
+def xla():
+    """Keras does not compile where another test has asked for determinism."""
+    was_on = config.is_op_determinism_enabled()
+    config.disable_op_determinism()
+    yield
+    if was_on:
+        config.enable_op_determinism()
+
+
+@pytest.mark.usefixtures("xla")
 def test_a_compiled_graph_computes_what_an_eager_step_does(arrays):
     histories = []
     for how in ({"jit_compile": True}, {"run_eagerly": True}):

@@ -262,7 +262,8 @@ class TestCure:
         spoil = SICK[name][0] if name else lambda t: t
         scores = spoil(cls.teacher()).astype("float32")
         mask = everywhere(scores)
-        config = DistillConfig(**dict.fromkeys(auto, "auto"))
+        fixed = {"scores": "z_score", "temperature": 1.0}
+        config = DistillConfig(**fixed | dict.fromkeys(auto, "auto"))
         chosen = choose(config, examine(scores, mask))
         targets = transformed(scores, mask, chosen.transform) / chosen.unit
         rng = np.random.default_rng(1)

@@ -39,7 +39,7 @@ FILE_LISTS = 4_096
 TOP = 10
 """How many of a list's best are checked for what rounding does to their order."""
 
-ROUNDING_LIMIT = 0.01
+ROUNDING_LIMIT = 0.05
 """The share of neighbours in the top that may become equal before it is said."""
 
 _ROUNDING = b"recdistill.rounding"
