@@ -59,8 +59,8 @@ HEAVY = 6.0
 BUNCHED, LONG = 0.1, 50
 """Standard deviations from first to tenth below which lists this long are squashed."""
 
-WORTH_SAYING = 0.05
-"""The share of constant lists, or of ties in the top ten, that is worth a word."""
+CONSTANT_LISTS, TOP_TIES = 0.01, 0.05
+"""The share of constant lists, and of ties in the top ten, that is worth a word."""
 
 SAMPLE_LISTS, SAMPLE_PAIRS = 1_000, 500_000
 """At most so many lists, and candidates in all, are examined."""
@@ -415,7 +415,7 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
         found.append(
             f"{facts['not_finite']:,} scores are NaN or infinite: no loss can use them."
         )
-    if facts["constant"] >= WORTH_SAYING:
+    if facts["constant"] >= CONSTANT_LISTS:
         found.append(
             f"{facts['constant']:.0%} of the lists have one score for all candidates: "
             "they teach nothing."
@@ -439,7 +439,7 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
             f"of {facts['z_at_rank']['1']:.3g}, the tenth at "
             f"{facts['z_at_rank']['10']:.3g}."
         )
-    if facts["top_ties"] >= WORTH_SAYING:
+    if facts["top_ties"] >= TOP_TIES:
         found.append(
             f"{facts['top_ties']:.0%} of neighbours in the top ten have equal scores: "
             "their order is lost. Store more digits, or do not clip."
