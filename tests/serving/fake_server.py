@@ -103,6 +103,8 @@ class FakeServer:
         delay_s: How long each prediction takes.
         seen: Signature and inputs of each prediction that was answered.
         attempts: Number of predictions asked for, failed ones included.
+        under_way: Number of predictions that wait for their answer.
+        at_once: The largest number of them that there has been.
         versions: Number and state of each version.
         metadata_calls: How often the signatures were asked for.
     """
@@ -111,6 +113,9 @@ class FakeServer:
     delay_s: float = 0.0
     seen: list = field(default_factory=list)
     attempts: int = 0
+    under_way: int = 0
+    at_once: int = 0
+    counting: threading.Lock = field(default_factory=threading.Lock)
     versions: dict = field(default_factory=lambda: {7: "AVAILABLE"})
     metadata_calls: int = 0
     grpc_port: int = 0
@@ -138,7 +143,12 @@ class FakeServer:
         if self.failures:
             raise Failure(*self.failures.popleft())
         self.check(model, version, label)
+        with self.counting:
+            self.under_way += 1
+            self.at_once = max(self.at_once, self.under_way)
         time.sleep(max(self.delay_s, self.held_until - time.monotonic()))
+        with self.counting:
+            self.under_way -= 1
         self.seen.append((signature, inputs))
         return answer(signature, inputs)
 
