@@ -25,6 +25,7 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 SCORES, HELLO, ERROR = "scores", "hello", "error"
+MARK = "="
 
 
 def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
@@ -34,7 +35,9 @@ def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
         OSError: If nobody reads any more.
     """
     buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
+    # An input may be called as an argument of `savez` is, such as "file".
+    marked = {MARK + name: value for name, value in arrays.items()}
+    np.savez(buffer, allow_pickle=False, **marked)
     content = buffer.getbuffer()
     stream.write(struct.pack(">Q", len(content)))
     stream.write(content)
@@ -51,7 +54,7 @@ def read_frame(stream: IO[bytes]) -> Arrays | None:
     if len(content) < size:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return dict(arrays)
+        return {name.removeprefix(MARK): value for name, value in arrays.items()}
 
 
 def text(value: Any) -> np.ndarray:

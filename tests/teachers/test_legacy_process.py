@@ -1,0 +1,29 @@
+"""legacy_process: frames bring back what was sent."""
+
+import io
+
+import numpy as np
+
+from recdistill.teachers.legacy_process import read_frame, write_frame
+
+
+def test_arrays_come_back_whatever_they_are_called():
+    sent = {
+        "file": np.array([1.5, 2.0]),
+        "allow_pickle": np.array([[1], [2]]),
+        "=": np.array([b"caf\xc3\xa9"]),
+    }
+    stream = io.BytesIO()
+    write_frame(stream, sent)
+    stream.seek(0)
+    got = read_frame(stream)
+    assert got.keys() == sent.keys()
+    for name, values in sent.items():
+        np.testing.assert_array_equal(got[name], values)
+    assert read_frame(stream) is None
+
+
+def test_a_frame_that_was_cut_short_is_the_end():
+    stream = io.BytesIO()
+    write_frame(stream, {"scores": np.arange(3)})
+    assert read_frame(io.BytesIO(stream.getvalue()[:-1])) is None
