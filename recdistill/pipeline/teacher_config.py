@@ -38,7 +38,8 @@ class ReferenceTeacherConfig(Section):
             where `plain_epochs` is 0.
         negatives: Uniformly drawn candidates beside the positive, in those passes.
         batch_size: Lists in a step.
-        learning_rate: At the start; it falls along a cosine to zero.
+        learning_rate: At the start; it falls along a cosine to zero. The MLP, beside
+            plain terms, starts at a quarter of it.
         weight_decay: Decoupled weight decay.
     """
 

@@ -101,12 +101,14 @@ def test_a_new_best_starts_patience_anew(prepared, student):
 def test_the_weights_at_the_start_can_be_asked_to_count(
     prepared, student, start, best_epoch
 ):
-    validation = Scripted(student, start, 0.1, 0.3, 0.2)
-    _, fitted = fit(prepared, student, validation, epochs=3, improve=True)
+    validation = Scripted(student, 0.1, 0.3, 0.2)
+    weights = student.get_weights()
+    _, fitted = fit(prepared, student, validation, epochs=3, hurdle=start)
     assert fitted.best_epoch == best_epoch
     assert fitted.best == max(start, 0.3)
     assert fitted.history == [0.1, 0.3, 0.2]
-    assert_equal_weights(student.get_weights(), validation.judged[best_epoch])
+    kept = [weights, *validation.judged][best_epoch]
+    assert_equal_weights(student.get_weights(), kept)
 
 
 def test_a_value_that_is_no_number_is_never_the_best(prepared, student):
