@@ -14,7 +14,7 @@ from recdistill import (
 )
 from recdistill.encoders import FIRST, Schema, build_encoder
 from recdistill.features import HistorySpec, IdSpec
-from recdistill.latency import compare
+from recdistill.latency.measuring import compare
 
 DIM = 32
 

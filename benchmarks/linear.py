@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from benchmarks import Benchmark, sized
 from recdistill.encoders import FIRST
-from recdistill.latency import compare
+from recdistill.latency.measuring import compare
 from recdistill.linear import Affinity, fit_inverse
 
 DECAY, FLOOR, L2 = 0.9, 0.05, 20.0

@@ -45,7 +45,7 @@ from recdistill.distiller import Distiller
 from recdistill.evaluation import ListRows
 from recdistill.files import whole
 from recdistill.intervals import Interval, bootstrap, paired_difference
-from recdistill.latency import compare
+from recdistill.latency.measuring import compare
 from recdistill.pipeline.artefacts import fingerprint
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.data import load_dataset

@@ -26,12 +26,12 @@ from tensorflow.core.protobuf import config_pb2
 from benchmarks import tfrs_brute_force
 from benchmarks.retrieval import HAS_FAISS
 from recdistill import TwoTowerStudent
-from recdistill.catalogue import Catalogue
 from recdistill.encoders import Schema, build_encoder
+from recdistill.export.servable import Servable
 from recdistill.features import IdSpec, VectorSpec
-from recdistill.indexing import BuiltIndex, IndexSettings, build_index
-from recdistill.latency import compare
-from recdistill.servable import Servable
+from recdistill.latency.measuring import compare
+from recdistill.retrieval.catalogue import Catalogue
+from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
 
 Inputs = Mapping[str, np.ndarray]
 Sizes = Mapping[str, int]

@@ -29,7 +29,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from benchmarks import Benchmark, sized
-from recdistill.parity import Request, write_requests
+from recdistill.export.parity import Request, write_requests
 
 NAME = "films"
 DIM, HISTORY, TOP_K = 32, 20, 10
@@ -187,7 +187,7 @@ def publish(base: Path, number: int) -> None:
 @contextmanager
 def served(base: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The embedded server as a user starts it, on a free port."""
-    command = [sys.executable, "-m", "recdistill.cli", "serve", str(base)]
+    command = [sys.executable, "-m", "recdistill", "serve", str(base)]
     command += ["--engine=embedded", "--port=0", "--rest-port=0"]
     process = subprocess.Popen(
         [*command, f"--poll-seconds={POLL_S}"], stdout=subprocess.PIPE, text=True

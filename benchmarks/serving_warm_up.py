@@ -19,7 +19,7 @@ from benchmarks.serving_soak import (
     make_queries,
     served,
 )
-from recdistill.parity import Request, write_requests
+from recdistill.export.parity import Request, write_requests
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:

@@ -30,7 +30,7 @@ from pydantic import (
 
 from recdistill.files import whole
 from recdistill.intervals import Interval, Slice
-from recdistill.latency import Latency
+from recdistill.latency.measuring import Latency
 
 ModelName = Literal["popularity", "student_alone", "distilled", "teacher"]
 Count = Annotated[int, Field(ge=0)]
@@ -170,8 +170,9 @@ class ModelPart(_Part):
         metrics: The mean of each metric over the lists.
         slices: By kind of slice, then by slice: the same over part of the lists.
         parameters: How many numbers were learnt; None where that cannot be said.
-        flops_per_query: Of matrix products (`recdistill.flops`), to score one query's
-            candidates, as many as latency is first given for; None where not counted.
+        flops_per_query: Of matrix products (`recdistill.latency.flops`), to score one
+            query's candidates, as many as latency is first given for; None where not
+            counted.
         size_bytes: On disk, as it would be served; None where not measured.
         latency_ms: By number of candidates ("100", "1000").
         latency_reason: Why there is none; None where nothing is to be said.

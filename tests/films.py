@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 
 from recdistill.encoders import Schema, build_encoder
-from recdistill.export import export_student
+from recdistill.export.exporting import export_student
 from recdistill.features import (
     AffinitySpec,
     CategoriesSpec,

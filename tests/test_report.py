@@ -12,7 +12,7 @@ from rich.console import Console
 
 from recdistill.doctor import examine
 from recdistill.intervals import Interval, Slice
-from recdistill.latency import Latency
+from recdistill.latency.measuring import Latency
 from recdistill.receipt import metric_label, render, render_examination, verdict
 from recdistill.report import (
     DatasetPart,

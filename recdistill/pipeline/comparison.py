@@ -22,8 +22,8 @@ from recdistill.batches import (
     score_catalogue,
 )
 from recdistill.evaluation import ListRows, agreement
-from recdistill.flops import flops_of_function
-from recdistill.latency import Comparison, compare
+from recdistill.latency.flops import flops_of_function
+from recdistill.latency.measuring import Comparison, compare
 from recdistill.pipeline.models import Teacher, members_of
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared

@@ -14,7 +14,7 @@ from recdistill.intervals import (
     kept,
     paired_difference,
 )
-from recdistill.latency import Latency
+from recdistill.latency.measuring import Latency
 from recdistill.pipeline.comparison import (
     TestRows,
     count_operations,

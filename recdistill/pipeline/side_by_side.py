@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recdistill.latency import Latency
+from recdistill.latency.measuring import Latency
 from recdistill.pipeline.comparison import count_operations, time_models
 from recdistill.pipeline.data import load_dataset
 from recdistill.pipeline.external import ExternalTeachers
@@ -29,7 +29,7 @@ class SideBySide:
         candidates: How many it ranks.
         latency: Its times, taken in turns of ten with the other's.
         speedup: How many times faster than the teacher; None if that was not timed.
-        flops: See `recdistill.flops`; None where it cannot be seen into.
+        flops: See `recdistill.latency.flops`; None where it cannot be seen into.
         parameters: How many numbers it has; None where not known.
         size_bytes: Of its weights, or its files; None where not known.
     """

@@ -22,9 +22,8 @@ import tensorflow as tf
 from recdistill.batches import Collator
 from recdistill.distiller import Distiller
 from recdistill.doctor import Examination
-from recdistill.export import export_student
+from recdistill.export.exporting import export_student
 from recdistill.files import held
-from recdistill.indexing import IndexSettings
 from recdistill.pipeline.artefacts import Artefact, Draft, Workspace
 from recdistill.pipeline.comparison import popularity_scorer, rank_test_lists
 from recdistill.pipeline.config import Config
@@ -73,6 +72,7 @@ from recdistill.pipeline.training import (
     training_batches,
 )
 from recdistill.report import GatePart, Report
+from recdistill.retrieval.indexing import IndexSettings
 from recdistill.student import TwoTowerStudent
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.score_table import restricted

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recdistill.latency import Latency, Load
+from recdistill.latency.measuring import Latency, Load
 
 __all__ = [
     "Call",
@@ -54,7 +54,7 @@ class TimedCall:
         call: The call.
         threads: Threads that TensorFlow had.
         load: Its times.
-        flops: See `recdistill.flops`; None where not counted.
+        flops: See `recdistill.latency.flops`; None where not counted.
     """
 
     call: Call

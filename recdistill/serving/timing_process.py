@@ -25,8 +25,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from recdistill.flops import COUNTED, flops_of_run
-from recdistill.latency import measure_load
+from recdistill.latency.flops import COUNTED, flops_of_run
+from recdistill.latency.measuring import measure_load
 
 Arrays = dict[str, np.ndarray]
 

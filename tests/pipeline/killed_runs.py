@@ -14,7 +14,8 @@ import sys
 
 import pyarrow.parquet as pq
 
-from recdistill import cli, publishing
+from recdistill.cli import main as cli
+from recdistill.export import publishing
 from recdistill.pipeline import artefacts, scoring, steps, training
 from recdistill.report import Report
 from recdistill.student import TwoTowerStudent

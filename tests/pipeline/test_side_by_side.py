@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from recdistill import latency
+from recdistill.latency import measuring as latency
 from recdistill.pipeline import comparison
 from recdistill.pipeline.side_by_side import time_side_by_side
 from recdistill.pipeline.steps import Pipeline

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill import publishing
 from recdistill.datasets import DataError
 from recdistill.doctor import Examination
+from recdistill.export import publishing
+from recdistill.export.parity import Parity
 from recdistill.files import BusyError, held
-from recdistill.parity import Parity
 from recdistill.pipeline import steps
 from recdistill.pipeline.artefacts import Workspace
 from recdistill.pipeline.config import DatasetConfig

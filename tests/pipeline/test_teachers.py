@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from recdistill import publishing
 from recdistill.batches import Collator, in_order, read_lists
-from recdistill.parity import Parity
+from recdistill.export import publishing
+from recdistill.export.parity import Parity
 from recdistill.pipeline.external import watched
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.steps import STEPS, Pipeline

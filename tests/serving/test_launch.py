@@ -10,7 +10,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 from typer.testing import CliRunner
 
-from recdistill.cli import app
+from recdistill.cli.main import app
 from recdistill.serving.batching import Batching
 from recdistill.serving.config import Models
 from recdistill.serving.launch import (
@@ -172,7 +172,7 @@ class TestServe:
         body = f"trap 'exit 0' TERM\ntouch {ready}\nwhile :; do sleep 0.05; done"
         programs("tensorflow_model_server", body)
         process = subprocess.Popen(
-            [sys.executable, "-m", "recdistill.cli", "serve", str(exports)],
+            [sys.executable, "-m", "recdistill", "serve", str(exports)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -205,7 +205,7 @@ class TestServe:
 
 SERVE_AND_TELL = """
 import sys
-from recdistill.cli import app
+from recdistill.cli.main import app
 
 options = ["--engine=embedded", "--port=0", "--rest-port=0"]
 app(["serve", sys.argv[1], *options], standalone_mode=False)

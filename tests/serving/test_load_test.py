@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from rich.console import Console
 from typer.testing import CliRunner
 
-from recdistill.cli import app
+from recdistill.cli.main import app
 from recdistill.files import BusyError, held
 from recdistill.serving import generator, load_test
 from recdistill.serving.channels import Endpoint

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from recdistill.cli import app
+from recdistill.cli.main import app
 from recdistill.serving.config import Models
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions

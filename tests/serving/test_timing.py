@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from recdistill.latency import Latency, Load
+from recdistill.latency.measuring import Latency, Load
 from recdistill.serving import sweep as sweeping
 from recdistill.serving.batching import CallTime, read_batching
 from recdistill.serving.config import read_models

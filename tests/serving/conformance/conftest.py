@@ -83,7 +83,7 @@ def started(engine, exported):
     ports = [0, 0] if engine == "embedded" else [free_port(), free_port()]
     options = [f"--engine={engine}", f"--port={ports[0]}", f"--rest-port={ports[1]}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "recdistill.cli", "serve", str(exported), *options],
+        [sys.executable, "-m", "recdistill", "serve", str(exported), *options],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -1,0 +1,1 @@
+"""The command line: `recdistill …`, one module for each group of commands."""

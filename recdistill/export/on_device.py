@@ -1,0 +1,189 @@
+"""The query tower for LiteRT (TensorFlow Lite), beside the SavedModel of a version.
+
+The device encodes its user, who need not tell a server what they did, and sends or
+compares the embedding. LiteRT has no string lookups that do what the SavedModel's do
+(lower-casing, splitting, hashing of text; a default for unknown values), so this model
+starts behind them: it takes looked-up features, and `query_tower.json` has the
+vocabularies and says how raw values are looked up. For a history that is a dictionary
+and a reversal, a few lines in any language.
+
+Needs the `litert` extra for the check; the conversion itself is TensorFlow's.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from recdistill.encoders import (
+    FIRST,
+    MISSING,
+    UNKNOWN,
+    Encoder,
+    NumberEncoder,
+    Schema,
+    TextEncoder,
+    VocabularyEncoder,
+)
+from recdistill.export.parity import TOLERANCE, ExportError
+from recdistill.retrieval.exact import bounded
+from recdistill.student import TwoTowerStudent
+
+__all__ = ["export_query_tower", "query_tower_embeddings"]
+
+MODEL = Path("assets.extra") / "query_tower.tflite"
+DESCRIPTION = Path("assets.extra") / "query_tower.json"
+
+SIGNATURE = "encode_query"
+
+WIDTH = 16
+"""Categories of a query that the model takes, or as many as real queries have."""
+
+_RULES = {
+    "id": "index in `vocabulary` + 2; 1 if not there; 0 if empty",
+    "category": "index in `vocabulary` + 2; 1 if not there; 0 if empty",
+    "categories": (
+        "for each of up to `width` values: index in `vocabulary` + 2, 1 if not there; "
+        "padded with 0"
+    ),
+    "history": (
+        "for the last `width` item ids, the newest first: index in `items` + 2, 1 if "
+        "not there; padded with 0"
+    ),
+    "number": "two values: (x - mean) / deviation and 0; or 0 and 1 if x is missing",
+    "text": (
+        "lower-case; all but letters, marks and digits become spaces; for each of the "
+        "first `width` words FarmHash Fingerprint64 of its UTF-8 bytes, modulo "
+        "`buckets`, + 1; padded with 0"
+    ),
+    "vector": "the values; 0 for one that is not finite",
+}
+
+
+def export_query_tower(
+    student: TwoTowerStudent,
+    schema: Schema,
+    folder: Path,
+    looked_up: Mapping[str, tf.Tensor],
+) -> float:
+    """Writes the query tower, its vocabularies, and checks it against the student.
+
+    Args:
+        student: The trained student.
+        schema: Its features, without those that only the teacher sees.
+        folder: The version; the files go to its `assets.extra`.
+        looked_up: Looked-up features of real queries by name, each `(queries, …)`.
+
+    Returns:
+        The largest difference of an entry, relative to the largest of its embedding
+        where that exceeds 1.
+
+    Raises:
+        ExportError: If it differs by more than 1e-5.
+        ImportError: If the `litert` extra is not installed.
+    """
+    looked_up = {n: _of_fixed_width(schema, n, v) for n, v in looked_up.items()}
+    specs = {
+        name: tf.TensorSpec([None, *value.shape[1:]], value.dtype, name)
+        for name, value in looked_up.items()
+    }
+
+    def encode(**features: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embedding": bounded(student.encode_query(features, training=False))}
+
+    module = tf.Module(name="query_tower")
+    function = tf.function(encode).get_concrete_function(**specs)
+    module.weights = list(function.graph.variables)
+    with tempfile.TemporaryDirectory() as scratch:
+        tf.saved_model.save(module, scratch, signatures={SIGNATURE: function})
+        converter = tf.lite.TFLiteConverter.from_saved_model(
+            scratch, signature_keys=[SIGNATURE]
+        )
+        content = converter.convert()
+    (folder / MODEL).parent.mkdir(exist_ok=True)
+    (folder / MODEL).write_bytes(content)
+    widths = {n: int(v.shape[1]) for n, v in looked_up.items() if v.shape.rank == 2}
+    text = json.dumps(_description(schema, widths), indent=1, ensure_ascii=False)
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    want = encode(**looked_up)["embedding"].numpy()
+    got = query_tower_embeddings(folder, {k: v.numpy() for k, v in looked_up.items()})
+    scale = np.maximum(np.abs(want).max(axis=1, keepdims=True), 1)
+    difference = float((np.abs(got - want) / scale).max())
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            "The query tower for LiteRT must encode as the live student does. "
+            f"Received: max |Δ| {difference:.2g} where {TOLERANCE:g} is allowed"
+        )
+    return difference
+
+
+def query_tower_embeddings(
+    folder: Path, looked_up: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Embeddings from the query tower of a version, by LiteRT's interpreter.
+
+    Args:
+        folder: The version.
+        looked_up: Looked-up features by name, each `(queries, …)`.
+
+    Returns:
+        `(queries, dim)` float32.
+
+    Raises:
+        ImportError: If the `litert` extra is not installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            "LiteRT must be installed to run a query tower on this machine: "
+            "pip install 'recdistill[litert]'"
+        ) from error
+    runner = Interpreter(str(folder / MODEL)).get_signature_runner(SIGNATURE)
+    embedding: np.ndarray = runner(**looked_up)["embedding"]
+    return embedding
+
+
+def _of_fixed_width(schema: Schema, name: str, value: tf.Tensor) -> tf.Tensor:
+    """The looked-up values, several categories padded to one width: padding is 0.
+
+    LiteRT has no broadcasting of an axis whose size it does not know.
+    """
+    [encoder] = [e for e in schema.query if e.feature == name]
+    if encoder.kind != "categories":
+        return value
+    missing = max(WIDTH - int(value.shape[1]), 0)
+    return tf.pad(value, [[0, 0], [0, missing]], constant_values=MISSING)
+
+
+def _description(schema: Schema, widths: Mapping[str, int]) -> dict[str, Any]:
+    """How raw values become the model's inputs, JSON-ready."""
+    features = {e.feature: _feature(e) for e in schema.query}
+    for name, width in widths.items():
+        features[name]["width"] = width
+    document: dict[str, Any] = {
+        "format": 1,
+        "signature": SIGNATURE,
+        "indices": {"missing": MISSING, "unknown": UNKNOWN, "first": FIRST},
+        "features": features,
+    }
+    if schema.history is not None:
+        document["items"] = list(schema.history.items.vocabulary)
+    return document
+
+
+def _feature(encoder: Encoder) -> dict[str, Any]:
+    feature: dict[str, Any] = {"kind": encoder.kind, "rule": _RULES[encoder.kind]}
+    if isinstance(encoder, VocabularyEncoder):
+        feature["vocabulary"] = list(encoder.vocabulary)
+    elif isinstance(encoder, NumberEncoder):
+        feature |= encoder.state()
+    elif isinstance(encoder, TextEncoder):
+        feature["buckets"] = encoder.buckets
+    return feature

@@ -1,0 +1,364 @@
+"""Whether an exported student answers as the live one does.
+
+The live student's embeddings and plain NumPy say what each signature should answer.
+What it does answer, a fresh process says, which can import neither Keras nor this
+library. Where the index is approximate, every answer must be right about the items that
+it has, and all answers together must find the share that was measured before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from recdistill.export import fresh_process
+from recdistill.retrieval.exact import LOWEST, Storage, as_stored
+
+TOLERANCE = 1e-5
+"""Largest difference, relative to the largest value of its row where that exceeds 1."""
+
+RECALL_TOLERANCE = 0.005
+"""How far the recall of the export may be below the one measured on its index."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class ExportError(RuntimeError):
+    """An export that must not be served."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How close the export came to the live student.
+
+    Attributes:
+        queries: Number of real queries that were compared.
+        requests: Number of requests, each answered through both loaders.
+        tolerance: The largest difference that passes; see `TOLERANCE`.
+        max_difference: The largest |Δ| over all scores and embeddings, divided by the
+            largest magnitude of its row (a query's live scores of the catalogue, or an
+            embedding) where that exceeds 1.
+        swapped: Number of places in the recommended lists where two items with live
+            scores closer than the tolerance stand in another order.
+        recall: Share of the true `top_k` items in the plain call's answers to all
+            queries; 1 for an exact index.
+    """
+
+    queries: int
+    requests: int
+    tolerance: float
+    max_difference: float
+    swapped: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """A call of one signature.
+
+    Attributes:
+        signature: Its name.
+        inputs: Arrays by input name, each `(batch, …)`.
+        rows: `(batch,)`; which live queries, or live candidates for
+            `encode_candidates`, the rows of the batch are.
+    """
+
+    signature: str
+    inputs: Arrays
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live student on real rows: where requests come from, and the right answers.
+
+    Attributes:
+        query_rows: Raw query inputs by name, each `(queries, …)`.
+        item_rows: Raw candidate inputs by name, each `(items, …)`.
+        item_ids: `(items,)` strings.
+        queries: `(queries, dim)`, the live embeddings of `query_rows`.
+        items: `(items, dim)`, the live embeddings of `item_rows`.
+        top_k: Number of items that `serving_default` returns.
+        storage: How the export keeps `items`; scores are those of what is kept.
+        expected_recall: What an approximate index is to find; None for an exact one.
+    """
+
+    query_rows: Arrays
+    item_rows: Arrays
+    item_ids: Sequence[str]
+    queries: np.ndarray
+    items: np.ndarray
+    top_k: int
+    storage: Storage = "float32"
+    expected_recall: float | None = None
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """`(queries, items)` float64."""
+        items = as_stored(self.items, self.storage)
+        scores: np.ndarray = self.queries.astype(float) @ items.astype(float).T
+        return scores
+
+    def requests(self, batch_sizes: Iterable[int]) -> list[Request]:
+        """Requests of each signature for each batch size, from the real rows.
+
+        Each query excludes its own best item, and ranks items from all over the
+        catalogue beside one that is unknown. Of the two `recommend` requests one has
+        queries that are limited to those items.
+        """
+        count, ids = len(self.item_ids), np.asarray(self.item_ids, object)
+        spread = np.linspace(0, count - 1, min(49, count)).astype(int)
+        best = self.scores.argmax(axis=1)
+        requests = []
+        for size in batch_sizes:
+            rows = np.arange(size) % len(self.queries)
+            query = {name: value[rows] for name, value in self.query_rows.items()}
+            empty = np.full((size, 1), "", object)
+            exclude = np.concatenate([ids[best[rows]][:, None], empty], axis=1)
+            listed = np.broadcast_to(ids[spread], (size, len(spread)))
+            candidates = np.concatenate([listed, empty], axis=1)
+            # Every other query may get anything.
+            allowed = np.where(np.arange(size)[:, None] % 2, "", candidates)
+            k = np.minimum(1 + np.arange(size)[::-1] % self.top_k, count)
+            k[0] = self.top_k
+            asked = {**query, "k": k.astype("int32"), "exclude_ids": exclude}
+            picked = np.arange(size) * max(1, count // size) % count
+            raw = {name: value[picked] for name, value in self.item_rows.items()}
+            requests += [
+                Request("serving_default", query, rows),
+                Request("recommend", {**asked, "allow_ids": empty}, rows),
+                Request("recommend", {**asked, "allow_ids": allowed}, rows),
+                Request("rank", {**query, "candidate_ids": candidates}, rows),
+                Request("encode_query", query, rows),
+                Request("encode_candidates", raw, picked),
+            ]
+        return requests
+
+
+def write_requests(path: Path, requests: Iterable[Request], model: str) -> None:
+    """Writes requests as a server reads its warm-up: TFRecord of `PredictionLog`.
+
+    Args:
+        path: The file.
+        requests: What to write.
+        model: The name that the server knows the model by.
+    """
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for request in requests:
+            log = prediction_log_pb2.PredictionLog()
+            predict = log.predict_log.request
+            predict.model_spec.name = model
+            predict.model_spec.signature_name = request.signature
+            for name, value in request.inputs.items():
+                predict.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(log.SerializeToString())
+
+
+def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
+    """Compares a SavedModel, loaded in a fresh process, with the live student.
+
+    Recommended items count as the same if, at every place of the list, the live score
+    of the item that stands there is the live score that belongs there, within twice
+    the tolerance: two scores that close may be in either order. No item may come
+    twice or against its exclusion.
+
+    Args:
+        model: The SavedModel, warm-up requests included; they are replayed too.
+        live: The live student's side.
+        batch_sizes: Sizes of the requests.
+
+    Raises:
+        ExportError: If the process fails, or an answer differs; says where and how.
+    """
+    requests = live.requests(batch_sizes)
+    answers = _answers_of_fresh_process(model, requests)
+    comparison = _Comparison(live)
+    for request, answer in zip([*requests, *requests], answers, strict=True):
+        comparison.add(request, answer)
+    return Parity(
+        queries=len(live.queries),
+        requests=len(requests),
+        tolerance=TOLERANCE,
+        max_difference=comparison.max_difference,
+        swapped=comparison.swapped,
+        recall=comparison.recall(),
+    )
+
+
+def _answers_of_fresh_process(model: Path, requests: Iterable[Request]) -> list[Arrays]:
+    with tempfile.TemporaryDirectory() as scratch:
+        asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
+        write_requests(asked, requests, "parity")
+        script = str(Path(fresh_process.__file__))
+        done = subprocess.run(
+            [sys.executable, "-P", script, str(model), str(asked), str(answered)],
+            # Served models run on CPU, and this process may hold the accelerator.
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise ExportError(
+                "The export must load and answer in a fresh process. Received exit "
+                f"status {done.returncode}:\n{done.stderr[-2000:]}"
+            )
+        return [
+            {
+                name: tf.make_ndarray(proto)
+                for name, proto in log.predict_log.response.outputs.items()
+            }
+            for log in fresh_process.read(answered)
+        ]
+
+
+class _Comparison:
+    """Compares answers, one after another, and remembers the largest difference."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.row_of = {name: row for row, name in enumerate(live.item_ids)}
+        self.max_difference, self.swapped = 0.0, 0
+        self._recalls: dict[int, float] = {}
+
+    def add(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
+        """Compares one answer.
+
+        Raises:
+            ExportError: If it differs.
+        """
+        if request.signature in ("encode_query", "encode_candidates"):
+            queries = request.signature == "encode_query"
+            want = (self.live.queries if queries else self.live.items)[request.rows]
+            scale = np.abs(want).max(axis=1)
+            self._close(request, answer["embedding"], want, scale)
+        elif request.signature == "rank":
+            self._rank(request, answer)
+        else:
+            self._recommended(request, answer)
+
+    def _rank(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
+        rows = self._rows(request.inputs["candidate_ids"])
+        if not np.array_equal(answer["known"], rows >= 0):
+            raise _difference(request, "known", "differs from the catalogue")
+        scores = np.take_along_axis(self._scores(request), np.maximum(rows, 0), axis=1)
+        want = np.where(rows >= 0, scores, LOWEST)
+        self._close(request, answer["scores"], want, self._scale(request))
+
+    def recall(self) -> float:
+        """The recall of the plain call over all queries.
+
+        Raises:
+            ExportError: If it is less than what was measured on the index. It may be
+                more: one query that needs all lists has them read for its batch.
+        """
+        found = float(np.mean(list(self._recalls.values())))
+        expected = self.live.expected_recall
+        if expected is not None and found < expected - RECALL_TOLERANCE:
+            raise ExportError(
+                "The export must find what its index found before. Received: recall@"
+                f"{self.live.top_k} {found:.4f} instead of {expected:.4f}"
+            )
+        return found
+
+    def _recommended(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
+        scores, exact = self._allowed_scores(request)
+        k = self.live.top_k
+        if request.signature == "recommend":
+            k = int(request.inputs["k"].max())
+        rows = self._rows(answer["item_ids"])
+        if rows.shape != (len(scores), k) or any(
+            len(set(row[row >= 0])) < (row >= 0).sum() for row in rows
+        ):
+            raise _difference(request, "item_ids", f"is not {k} distinct items")
+        best = -np.sort(np.partition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        best = np.maximum(best, LOWEST)
+        got = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
+        got = np.maximum(np.where(rows >= 0, got, LOWEST), LOWEST)
+        scale = self._scale(request)
+        near = 2 * TOLERANCE * np.maximum(scale, 1)[:, None]
+        if request.signature == "serving_default":
+            found = (got >= best[:, -1:] - near).mean(axis=1)
+            self._recalls.update(zip(request.rows.tolist(), found, strict=True))
+        # An approximate index may pass items over; those it has must be in order.
+        want = np.where(exact[:, None], best, -np.sort(-got, axis=1))
+        gap = np.abs(got - want)
+        short = (rows < 0) & (best > LOWEST)
+        if (gap > near).any() or short.any():
+            row, place = np.unravel_index((gap - near + short).argmax(), gap.shape)
+            raise _difference(
+                request,
+                "item_ids",
+                f"has {answer['item_ids'][row, place]!r} at place {place + 1} of query "
+                f"{request.rows[row]}, with live score {got[row, place]:.7g} where "
+                f"{best[row, place]:.7g} belongs",
+            )
+        self.swapped += int((gap > 0).sum())
+        self._close(request, answer["scores"], got, scale)
+
+    def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """Live scores, minus infinity for what a query must not get; is it exact?"""
+        scores = self._scores(request).copy()
+        exact = np.full(len(scores), self.live.expected_recall is None)
+        if request.signature == "recommend":
+            allow = np.asarray(request.inputs["allow_ids"], object)
+            for row, listed in enumerate(self._rows(allow)):
+                if any(allow[row]):  # Limited queries are answered exactly.
+                    exact[row] = True
+                    others = np.setdiff1d(np.arange(scores.shape[1]), listed)
+                    scores[row, others] = -np.inf
+            rows = self._rows(request.inputs["exclude_ids"])
+            batch, column = np.nonzero(rows >= 0)
+            scores[batch, rows[batch, column]] = -np.inf
+        return scores, exact
+
+    def _close(
+        self, request: Request, got: np.ndarray, want: np.ndarray, scale: np.ndarray
+    ) -> None:
+        name = "embedding" if request.signature.startswith("encode") else "scores"
+        if got.shape != want.shape or not np.isfinite(got).all():
+            raise _difference(request, name, f"is not finite and of shape {want.shape}")
+        difference = np.abs(got.astype("float64") - want)
+        difference /= np.maximum(scale, 1)[:, None]
+        largest = float(difference.max(initial=0.0))
+        self.max_difference = max(self.max_difference, largest)
+        if largest > TOLERANCE:
+            row, column = np.unravel_index(difference.argmax(), difference.shape)
+            raise _difference(
+                request,
+                name,
+                f"is {got[row, column]:.7g} where the live student gives "
+                f"{want[row, column]:.7g} (row {request.rows[row]}, column {column}), "
+                f"max |Δ| {largest:.2g} where {TOLERANCE:g} is allowed",
+            )
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        def row(name: str | bytes) -> int:
+            text = name.decode() if isinstance(name, bytes) else name
+            return self.row_of.get(text, -1)
+
+        return np.array([[row(name) for name in names] for names in ids], int)
+
+    def _scores(self, request: Request) -> np.ndarray:
+        scores: np.ndarray = self.live.scores[request.rows]
+        return scores
+
+    def _scale(self, request: Request) -> np.ndarray:
+        return np.asarray(np.abs(self._scores(request)).max(axis=1))
+
+
+def _difference(request: Request, output: str, what: str) -> ExportError:
+    size = len(request.rows)
+    return ExportError(
+        f"The export must answer as the live student does. Received: signature "
+        f"`{request.signature}`, batch size {size}: `{output}` {what}"
+    )

@@ -1,0 +1,1 @@
+"""What a model costs: time (`measuring`), `flops`, `energy`, and the `report` of it."""

@@ -1,0 +1,173 @@
+"""`recdistill latency` and `recdistill serving-config`: what they ask for and show."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from recdistill.cli.main import app
+from recdistill.latency import report as latency_report
+from recdistill.latency.measuring import Latency, Load
+from recdistill.serving import sweep, timing
+from recdistill.serving.batching import read_batching
+from recdistill.serving.timing import ModelTimes, TimedCall
+
+INPUT = {"dtype": "string", "shape": [None]}
+IDS = {"dtype": "string", "shape": [None, None]}
+SIGNATURES = {
+    "recommend": {"inputs": {"user_id": INPUT, "exclude_ids": IDS}, "outputs": {}},
+    "rank": {"inputs": {"user_id": INPUT, "candidate_ids": IDS}, "outputs": {}},
+}
+
+
+@pytest.fixture
+def export(tmp_path):
+    """What is read of an export; nobody loads it here."""
+    version = tmp_path / "export" / "films" / "3"
+    (version / "assets.extra").mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    manifest = {"name": "films", "signatures": SIGNATURES}
+    (version / "assets.extra" / "recdistill.json").write_text(json.dumps(manifest))
+    return version.parent
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Every model is timed at 2 ms of processor time a row, by this list."""
+    runs = []
+
+    def time_model(model, calls, *, threads=1, **settings):
+        calls = list(calls)
+        runs.append({"calls": calls, "threads": threads, **settings})
+        timed = [
+            TimedCall(
+                call,
+                threads,
+                Load(
+                    Latency(call.rows, call.rows, call.rows + 1.0, 1.0, 1.0, 9),
+                    1.0,
+                    2.0 * call.rows,
+                    None,
+                ),
+                12_528,
+            )
+            for call in calls
+        ]
+        return ModelTimes(model, 3_000_000, 5_000_000, 0.5, 1, "products", tuple(timed))
+
+    monkeypatch.setattr(timing, "time_model", time_model)
+    monkeypatch.setattr(sweep, "time_model", time_model)
+    return runs
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_every_call_is_timed_for_every_number_of_threads(export, asked):
+    done = run("latency", export, "--rows", 1, "--rows", 4, "--threads", 1,
+               "--threads", 2, "--candidates", 50, "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert [each["threads"] for each in asked] == [1, 2]
+    got = [(c.signature, c.rows, c.candidates) for c in asked[0]["calls"]]
+    assert got == [
+        ("recommend", 1, None),
+        ("recommend", 4, None),
+        ("rank", 1, 50),
+        ("rank", 4, 50),
+    ]
+    calls = json.loads(done.stdout)["calls"]
+    assert len(calls) == 8
+    last = calls[-1]
+    assert (last["signature"], last["threads"], last["latency_ms"]["p99"]) == (
+        "rank",
+        2,
+        5.0,
+    )
+    # 8 ms of processor time.
+    assert last["requests_per_core_second"] == pytest.approx(125)
+    assert last["cost_per_million_requests"] == pytest.approx(8e3 / 3600 * 0.04)
+
+
+def test_price_of_a_core_is_the_user_s(export, asked):
+    done = run("latency", export, "--core-price", 0.4, "--threads", 1, "--json")
+    result = json.loads(done.stdout)
+    assert result["core_price_per_hour"] == 0.4
+    assert result["calls"][0]["cost_per_million_requests"] == pytest.approx(
+        2e3 / 3600 * 0.4
+    )
+
+
+def test_table_fits_a_terminal_and_says_why_there_are_no_joules(
+    export, asked, monkeypatch
+):
+    monkeypatch.setattr(latency_report, "why_no_energy", lambda: "no counter here")
+    done = run("latency", export, "--threads", 1)
+    assert done.exit_code == 0, done.output
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "rank 8 x 1,000" in done.stdout
+    assert "12.5k" in done.stdout
+    assert "No joules: no counter here" in done.stdout
+    assert "…" not in done.stdout
+
+
+def test_unknown_signature_is_named_with_those_there_are(export, asked):
+    done = run("latency", export, "--signature", "rnak")
+    assert done.exit_code == 2
+    assert "'rnak'" in done.stderr and "'rank'" in done.stderr
+
+
+def test_folder_without_a_model_is_bad_input(tmp_path):
+    done = run("latency", tmp_path)
+    assert done.exit_code == 2
+    assert "numbered versions" in done.stderr
+
+
+def test_serving_config_writes_its_files_and_says_why(export, asked, tmp_path):
+    out = tmp_path / "config"
+    done = run("serving-config", export, "--out", out, "--threads", 2)
+    assert done.exit_code == 0, done.output
+    assert read_batching(out / "batching.config").num_batch_threads == 2
+    assert "max_batch_size" in done.stdout
+    assert "models.config" in done.stdout
+
+
+def test_serving_config_as_json_has_numbers_and_reasons(export, asked, tmp_path):
+    done = run("serving-config", export, "--out", tmp_path / "c", "--json")
+    result = json.loads(done.stdout)
+    assert result["batching"]["max_batch_size"] == 1  # a row takes 1 ms, alone or not
+    assert set(result["why"]) == set(result["batching"])
+    assert len(result["files"]) == 4
+
+
+def test_budget_that_nothing_meets_is_bad_input(export, asked, tmp_path):
+    done = run("serving-config", export, "--out", tmp_path, "--budget-ms", 1)
+    assert done.exit_code == 2
+    assert "budget_ms=1" in done.stderr
+
+
+def test_help_of_both_does_not_import_tensorflow():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from recdistill.cli.main import app\n"
+        "for name in ('latency', 'serving-config'):\n"
+        "    done = CliRunner().invoke(app, [name, '--help'])\n"
+        "    assert done.exit_code == 0, done.output\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_times_and_configuration_need_nothing_of_the_training_side():
+    code = (
+        "import sys\n"
+        "import recdistill.serving.sweep, recdistill.serving.timing\n"
+        "from recdistill.serving.config import Models\n"
+        "ours = {m for m in sys.modules if m.startswith('recdistill.')}\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules), sys.modules\n"
+        "assert not [m for m in ours if 'pipeline' in m or 'student' in m], ours\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,92 @@
+"""on_device: LiteRT's query tower, fed by what its description says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from recdistill.export import on_device
+from recdistill.export.on_device import export_query_tower, query_tower_embeddings
+from recdistill.export.parity import ExportError
+from tests.films import build_rows, build_schema, build_student
+
+pytest.importorskip("ai_edge_litert")
+
+
+@pytest.fixture(scope="module")
+def schema():
+    return build_schema().for_student()
+
+
+@pytest.fixture(scope="module")
+def student(schema):
+    return build_student(build_schema())
+
+
+@pytest.fixture(scope="module")
+def version(schema, student, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("version")
+    difference = export_query_tower(
+        student, schema, folder, schema.lookup_query(build_rows())
+    )
+    assert 0 <= difference <= 1e-5
+    return folder
+
+
+def look_up(description, raw):
+    """The features of one user by the rules of the description, in plain Python."""
+    features = description["features"]
+
+    def index(value, vocabulary):
+        if value == "":
+            return 0
+        return vocabulary.index(value) + 2 if value in vocabulary else 1
+
+    padded = [index(v, features["jobs"]["vocabulary"]) for v in raw["jobs"]]
+    padded += [0] * (features["jobs"]["width"] - len(padded))
+    newest = [index(v, description["items"]) for v in raw["history"][::-1]]
+    newest = (newest + [0] * features["history"]["width"])[
+        : features["history"]["width"]
+    ]
+    age = features["Age"]
+    scaled = (raw["Age"] - age["mean"]) / age["deviation"]
+    return {
+        "user_id": np.array(
+            [index(raw["user_id"], features["user_id"]["vocabulary"])], "int32"
+        ),
+        "jobs": np.array([padded], "int32"),
+        "Age": np.array([[0, 1] if np.isnan(scaled) else [scaled, 0]], "float32"),
+        "taste": np.array([raw["taste"]], "float32"),
+        "history": np.array([newest], "int32"),
+    }
+
+
+def test_a_device_that_follows_the_description_gets_the_live_embedding(
+    version, schema, student
+):
+    text = (version / on_device.DESCRIPTION).read_text(encoding="utf-8")
+    description = json.loads(text)
+    rows = build_rows()
+    want = student.encode_query(schema.lookup_query(rows), training=False).numpy()
+    for row in range(len(want)):
+        raw = {name: value[row] for name, value in rows.items()}
+        raw["history"] = list(raw["history"][: raw["history_length"]])
+        got = query_tower_embeddings(version, look_up(description, raw))
+        np.testing.assert_allclose(got, want[row : row + 1], atol=1e-5)
+
+
+def test_privileged_features_are_no_inputs(version):
+    text = (version / on_device.DESCRIPTION).read_text(encoding="utf-8")
+    names = set(json.loads(text)["features"])
+    assert names == {"user_id", "jobs", "Age", "taste", "history"}
+
+
+def test_a_tower_that_encodes_otherwise_is_refused(
+    schema, student, tmp_path, monkeypatch
+):
+    run = on_device.query_tower_embeddings
+    monkeypatch.setattr(
+        on_device, "query_tower_embeddings", lambda *args: run(*args) + 1e-3
+    )
+    with pytest.raises(ExportError, match=r"LiteRT must encode .* max \|Δ\| 0\.000"):
+        export_query_tower(student, schema, tmp_path, schema.lookup_query(build_rows()))
