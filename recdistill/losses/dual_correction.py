@@ -139,6 +139,8 @@ class TopKDualCorrection(TemperedListLoss):
     """
 
     minimum_at_teacher: ClassVar[bool] = True
+    function = staticmethod(top_k_dual_correction)
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "k", "sharpness")
 
     def __init__(
         self,
@@ -151,25 +153,3 @@ class TopKDualCorrection(TemperedListLoss):
         check_cutoff("k", k)
         check_positive("sharpness", sharpness)
         self.k, self.sharpness = k, sharpness
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `top_k_dual_correction`."""
-        return top_k_dual_correction(
-            labels,
-            student_scores,
-            mask,
-            self.temperature,
-            self.k,
-            self.sharpness,
-            item_weight,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        return {**super().get_config(), "k": self.k, "sharpness": self.sharpness}

@@ -152,6 +152,8 @@ class InBatchSoftmax(TemperedListLoss):
         0.4904
     """
 
+    function = staticmethod(listwise_cross_entropy)
+
     def __call__(
         self,
         y_true: Tensor | dict[str, Tensor],
@@ -174,18 +176,6 @@ class InBatchSoftmax(TemperedListLoss):
         # Lists are made here, as Keras makes floats of all that it passes on to `call`,
         # and large ids that differ may be the same float.
         return super().__call__(_list_form(y_true, y_pred), y_pred, sample_weight)
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a query, `(batch,)`; see `in_batch_softmax`."""
-        return listwise_cross_entropy(
-            labels, student_scores, mask, self.temperature, item_weight
-        )
 
 
 _KEYS = ("candidate_ids", "mask", "sampling_probability")

@@ -1,5 +1,6 @@
 """What all losses over lists share: labels and mask, weights, the mean over lists."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -17,8 +18,8 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
     """The Keras side of a loss over lists: what all of them share.
 
     It reads `{"labels": …, "mask": …}`, applies the weights of lists and candidates,
-    and leaves lists that say nothing out of the mean. A subclass writes `per_list`,
-    which returns one loss a list, and may narrow down `list_weight`.
+    and leaves lists that say nothing out of the mean. A subclass names its `function`
+    and its `settings`, and may narrow down `list_weight`.
 
     Args:
         reduction: How a batch of losses becomes one number. The default is their
@@ -29,6 +30,8 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         dtype: Keras's dtype of the computation. The default is its float type, float32.
 
     Attributes:
+        function: `(labels, student_scores, mask, …, item_weight)` to one loss a list.
+        settings: Names of the arguments that function and class share.
         shift_invariant: Whether a constant added to all student scores of a list, or to
             all teacher scores, changes nothing.
         minimum_at_teacher: Whether no student does better than one whose scores are the
@@ -39,6 +42,8 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
             candidates take two places.
     """
 
+    function: ClassVar[Callable[..., Tensor]]
+    settings: ClassVar[tuple[str, ...]] = ()
     shift_invariant: ClassVar[bool] = True
     minimum_at_teacher: ClassVar[bool] = False
     weight_is_count: ClassVar[bool] = False
@@ -102,27 +107,20 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
             `(batch,)`.
         """
         labels, mask = lists.labels_and_mask(y_true)
-        return self.per_list(labels, y_pred, mask, _item_weight(y_true))
+        return self.function(
+            labels,
+            y_pred,
+            mask,
+            item_weight=_item_weight(y_true),
+            **self._setting_values(),
+        )
 
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """The function of the loss, with its settings.
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this loss anew."""
+        return {**super().get_config(), **self._setting_values()}
 
-        Args:
-            labels: `(batch, list_size)`.
-            student_scores: `(batch, list_size)`.
-            mask: `(batch, list_size)`, bool.
-            item_weight: `(batch, list_size)`, or None where all candidates count once.
-
-        Returns:
-            `(batch,)`.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must have `per_list`.")
+    def _setting_values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.settings}
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has anything to say to this loss.
@@ -148,14 +146,12 @@ class TemperedListLoss(ListLoss):
         ValueError: If the temperature is not a finite number above zero.
     """
 
+    settings: ClassVar[tuple[str, ...]] = ("temperature",)
+
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_temperature(temperature)
         self.temperature = temperature
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        return {**super().get_config(), "temperature": self.temperature}
 
 
 def check_temperature(temperature: float) -> None:

@@ -297,18 +297,7 @@ class ListwiseKLDivergence(TemperedListLoss):
 
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_kl_divergence`."""
-        return listwise_kl_divergence(
-            labels, student_scores, mask, self.temperature, item_weight
-        )
+    function = staticmethod(listwise_kl_divergence)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -327,18 +316,7 @@ class ListwiseSoftCrossEntropy(TemperedListLoss):
 
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_soft_cross_entropy`."""
-        return listwise_soft_cross_entropy(
-            labels, student_scores, mask, self.temperature, item_weight
-        )
+    function = staticmethod(listwise_soft_cross_entropy)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -358,18 +336,7 @@ class ListwiseJensenShannon(TemperedListLoss):
 
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_jensen_shannon`."""
-        return listwise_jensen_shannon(
-            labels, student_scores, mask, self.temperature, item_weight
-        )
+    function = staticmethod(listwise_jensen_shannon)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -387,18 +354,7 @@ class ListwiseCrossEntropy(TemperedListLoss):
     """
 
     weight_is_count: ClassVar[bool] = True
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_cross_entropy`."""
-        return listwise_cross_entropy(
-            labels, student_scores, mask, self.temperature, item_weight
-        )
+    function = staticmethod(listwise_cross_entropy)
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has a relevant candidate, `(batch,)`, bool."""

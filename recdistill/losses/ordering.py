@@ -5,7 +5,7 @@ functions look at a list in the teacher's or in the student's order, with ties b
 position (`recdistill.orders`).
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -304,6 +304,9 @@ class ListwisePlackettLuce(TemperedListLoss):
         0.6931
     """
 
+    function = staticmethod(listwise_plackett_luce)
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "k")
+
     def __init__(
         self, k: int | None = None, temperature: float = 1.0, **kwargs: Any
     ) -> None:
@@ -312,25 +315,11 @@ class ListwisePlackettLuce(TemperedListLoss):
             check_cutoff("k", k)
         self.k = k
 
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_plackett_luce`."""
-        return listwise_plackett_luce(
-            labels, student_scores, mask, self.temperature, self.k, item_weight
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        return {**super().get_config(), "k": self.k}
-
 
 class _LambdaNDCG(TemperedListLoss):
     """The settings that both kinds of gain share."""
+
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "k")
 
     def __init__(
         self, k: int | None = 10, temperature: float = 1.0, **kwargs: Any
@@ -339,9 +328,6 @@ class _LambdaNDCG(TemperedListLoss):
         if k is not None:
             check_cutoff("k", k)
         self.k = k
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "k": self.k}
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -366,17 +352,7 @@ class ListwiseLambdaNDCG(_LambdaNDCG):
         0.4847
     """
 
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_lambda_ndcg`."""
-        return listwise_lambda_ndcg(
-            labels, student_scores, mask, self.temperature, self.k, item_weight
-        )
+    function = staticmethod(listwise_lambda_ndcg)
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has a relevant candidate, `(batch,)`, bool."""
@@ -405,14 +381,4 @@ class ListwiseSoftLambdaNDCG(_LambdaNDCG):
         0.267
     """
 
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `listwise_soft_lambda_ndcg`."""
-        return listwise_soft_lambda_ndcg(
-            labels, student_scores, mask, self.temperature, self.k, item_weight
-        )
+    function = staticmethod(listwise_soft_lambda_ndcg)

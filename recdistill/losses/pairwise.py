@@ -184,16 +184,7 @@ class PairwiseMarginMSE(ListLoss):
 
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `pairwise_margin_mse`."""
-        return pairwise_margin_mse(labels, student_scores, mask, item_weight)
+    function = staticmethod(pairwise_margin_mse)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -221,6 +212,8 @@ class PairwiseRankNet(TemperedListLoss):
 
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
+    function = staticmethod(pairwise_rank_net)
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "k")
 
     def __init__(
         self, k: int | None = None, temperature: float = 1.0, **kwargs: Any
@@ -229,19 +222,3 @@ class PairwiseRankNet(TemperedListLoss):
         if k is not None:
             check_cutoff("k", k)
         self.k = k
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `pairwise_rank_net`."""
-        return pairwise_rank_net(
-            labels, student_scores, mask, self.temperature, self.k, item_weight
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        return {**super().get_config(), "k": self.k}

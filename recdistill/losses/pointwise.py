@@ -153,16 +153,7 @@ class PointwiseMSE(ListLoss):
     shift_invariant: ClassVar[bool] = False
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `pointwise_mse`."""
-        return pointwise_mse(labels, student_scores, mask, item_weight)
+    function = staticmethod(pointwise_mse)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -190,6 +181,8 @@ class PointwiseBinaryCrossEntropy(TemperedListLoss):
     shift_invariant: ClassVar[bool] = False
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
+    function = staticmethod(pointwise_binary_cross_entropy)
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "from_probabilities")
 
     def __init__(
         self,
@@ -199,25 +192,3 @@ class PointwiseBinaryCrossEntropy(TemperedListLoss):
     ) -> None:
         super().__init__(temperature, **kwargs)
         self.from_probabilities = from_probabilities
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `pointwise_binary_cross_entropy`."""
-        return pointwise_binary_cross_entropy(
-            labels,
-            student_scores,
-            mask,
-            self.temperature,
-            self.from_probabilities,
-            item_weight,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        config = super().get_config()
-        return {**config, "from_probabilities": self.from_probabilities}

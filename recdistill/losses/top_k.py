@@ -291,6 +291,8 @@ class TopKPositionWeighted(TemperedListLoss):
     """
 
     shift_invariant: ClassVar[bool] = False
+    function = staticmethod(top_k_position_weighted)
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "k", "decay")
 
     def __init__(
         self,
@@ -304,31 +306,11 @@ class TopKPositionWeighted(TemperedListLoss):
         check_positive("decay", decay)
         self.k, self.decay = k, decay
 
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `top_k_position_weighted`."""
-        return top_k_position_weighted(
-            labels,
-            student_scores,
-            mask,
-            self.temperature,
-            self.k,
-            self.decay,
-            item_weight,
-        )
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
-        return {**super().get_config(), "k": self.k, "decay": self.decay}
-
 
 class _TailedLoss(TemperedListLoss):
     """The settings of losses with a tail that stands for more items."""
+
+    settings: ClassVar[tuple[str, ...]] = ("temperature", "k", "tail_weight")
 
     def __init__(
         self,
@@ -341,9 +323,6 @@ class _TailedLoss(TemperedListLoss):
         check_cutoff("k", k)
         check_positive("tail_weight", tail_weight)
         self.k, self.tail_weight = k, tail_weight
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "k": self.k, "tail_weight": self.tail_weight}
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -371,23 +350,7 @@ class TopKRelaxedRanking(_TailedLoss):
         0.9486
     """
 
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `top_k_relaxed_ranking`."""
-        return top_k_relaxed_ranking(
-            labels,
-            student_scores,
-            mask,
-            self.temperature,
-            self.k,
-            self.tail_weight,
-            item_weight,
-        )
+    function = staticmethod(top_k_relaxed_ranking)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -415,21 +378,4 @@ class TopKRankDistil(_TailedLoss):
     """
 
     shift_invariant: ClassVar[bool] = False
-
-    def per_list(
-        self,
-        labels: Tensor,
-        student_scores: Tensor,
-        mask: Tensor,
-        item_weight: Tensor | None,
-    ) -> Tensor:
-        """One loss a list, `(batch,)`; see `top_k_rank_distil`."""
-        return top_k_rank_distil(
-            labels,
-            student_scores,
-            mask,
-            self.temperature,
-            self.k,
-            self.tail_weight,
-            item_weight,
-        )
+    function = staticmethod(top_k_rank_distil)
