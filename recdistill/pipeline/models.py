@@ -112,7 +112,8 @@ class TeacherBuilder:
 
     def _ranker(self, config: ReferenceTeacherConfig) -> RankingTeacher:
         schema = self._prepared.schema
-        affinities = {k: self._affinity(spec) for k, spec in schema.affinity.items()}
+        read = schema.affinity if config.affinities else {}
+        affinities = {k: self._affinity(spec) for k, spec in read.items()}
         return RankingTeacher(
             schema,
             self._prepared.catalogue,

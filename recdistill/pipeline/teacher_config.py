@@ -28,6 +28,8 @@ class ReferenceTeacherConfig(Section):
         blocks: Self-attention blocks.
         attention_length: Most recent history items that attention sees.
         decays: Pools of the history: their weights start at decay ** age.
+        affinities: Whether it reads the pair features. In an ensemble, a member that does
+            not makes other mistakes than one that does.
         cross_layers: Feature crosses in a row.
         hidden: Hidden layers of the MLP. With none there is no MLP: the plain terms are
             all of the ranker, and `epochs` are theirs where `plain_epochs` is 0.
@@ -49,6 +51,7 @@ class ReferenceTeacherConfig(Section):
     blocks: int = Field(default=1, ge=0)
     attention_length: int = Field(default=50, gt=0)
     decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.8, 0.97)
+    affinities: bool = True
     cross_layers: int = Field(default=1, ge=0)
     hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 32)
     dropout: float = Field(default=0.2, ge=0, lt=1)
