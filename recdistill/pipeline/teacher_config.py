@@ -28,8 +28,8 @@ class ReferenceTeacherConfig(Section):
         blocks: Self-attention blocks.
         attention_length: Most recent history items that attention sees.
         decays: Pools of the history: their weights start at decay ** age.
-        affinities: Whether it reads the pair features. In an ensemble, a member that does
-            not makes other mistakes than one that does.
+        affinities: Whether it reads the pair features. In an ensemble, a member that
+            does not makes other mistakes than one that does.
         cross_layers: Feature crosses in a row.
         hidden: Hidden layers of the MLP. With none there is no MLP: the plain terms are
             all of the ranker, and `epochs` are theirs where `plain_epochs` is 0.

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.batches import Collator, Lists, Ragged
+from recdistill.batches import Collator, Lists, Ragged, in_order
 from recdistill.distiller import Distiller
 from recdistill.pipeline import training
 from recdistill.pipeline.config import ListsConfig, StudentConfig
-from recdistill.pipeline.models import build_student
+from recdistill.pipeline.external import ExternalTeachers
+from recdistill.pipeline.models import TeacherBuilder, build_student
 from recdistill.pipeline.scoring import write_scores
 from recdistill.pipeline.training import (
     Validation,
@@ -271,3 +272,24 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         atol=1e-5,
     )
     np.testing.assert_array_equal(got[0]["mask"], mask)
+
+
+def test_a_ranker_of_an_ensemble_can_do_without_affinities(tmp_path):
+    log = random_log(4, rows=300, users=20, items=12, moments=50)
+    candidate = {"item_id": {"kind": "id"}, "affinity": {"kind": "affinity", "l2": 5.0}}
+    prepared = run(tiny.dataset(log), tmp_path / "p", candidate=candidate)[0]
+    ranker = {"kind": "reference", "dim": 4, "heads": 1, "hidden": []}
+    members = [ranker, {**ranker, "affinities": False}]
+    config = tiny.config(
+        candidate=candidate, teacher={"kind": "ensemble", "members": members}
+    )
+    external = ExternalTeachers(prepared, lambda: None)
+    teacher = TeacherBuilder(config, prepared, external, fit=True).build()
+    with_them, without = teacher.members
+    assert [len(each.affinities) for each in (with_them, without)] == [1, 0]
+    lists = next(in_order(prepared.shards("train"), 8))
+    x, _, _ = Collator(prepared.catalogue_size)(lists, np.random.default_rng(0))
+    before = without(x).numpy(), with_them(x).numpy()
+    with_them.pair_weights.set_weights([np.ones((2, 1), "float32")])
+    np.testing.assert_array_equal(without(x), before[0])
+    assert not np.allclose(with_them(x), before[1])
