@@ -45,22 +45,34 @@ def unchecked(request, monkeypatch):
 def go(folder, *overrides, until="export"):
     """Runs, and gives the artefacts by step."""
     done = {}
+    if (folder / "data").is_dir():
+        overrides = (
+            f"dataset={{reader='tables', path='{folder / 'data'}'}}",
+            *overrides,
+        )
     config = tiny.load(folder, *SMALL, *overrides)
     Pipeline(config, announce=done.__setitem__).run(until)
     return done
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=["synthetic", pytest.param("movielens", marks=pytest.mark.real_data)],
+)
+def first(request, tmp_path_factory):
     """A run up to the twin, which all teachers that read raw features share."""
     folder = tmp_path_factory.mktemp("teachers")
+    if request.param == "movielens":
+        if not MOVIELENS.exists():
+            pytest.skip(f"{MOVIELENS} is not there")
+        sample_movielens(folder / "data")
     go(folder, CALLABLE, until="student")
     return folder
 
 
 @pytest.fixture
 def shared(first, tmp_path):
-    shutil.copytree(first / "runs", tmp_path / "runs")
+    shutil.copytree(first, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -320,7 +332,7 @@ MOVIELENS = ROOT.parent / "shared" / "data" / "ml-latest-small"
 FEATURES = (
     "query={user_id={kind='id'}, history={kind='history', length=8}}",
     "candidate={item_id={kind='id'}, genre={kind='category', optional=true, "
-    "column='COLUMN', teacher_only=true}}",
+    "column='category', teacher_only=true}}",
     "lists.per_query=20",
 )
 
@@ -333,12 +345,11 @@ def tfrs(tmp_path_factory):
     runs, arguments = {}, []
     for reader in ("synthetic", "movielens"):
         folder = tmp_path_factory.mktemp(reader)
-        overrides = [f.replace("COLUMN", "category") for f in FEATURES]
+        overrides = [*FEATURES]
         if reader == "movielens":
             if not MOVIELENS.exists():
                 continue
             sample_movielens(folder / "data")
-            overrides = [f.replace("COLUMN", "genre") for f in FEATURES]
             overrides.append(f"dataset={{reader='tables', path='{folder / 'data'}'}}")
         done = go(folder, *overrides, CALLABLE, until="prepare")
         write_pairs(Prepared(done["prepare"].path), folder / "pairs.npz")
@@ -356,7 +367,11 @@ def tfrs(tmp_path_factory):
 
 
 def sample_movielens(folder):
-    """The hundred users with the most ratings, and the films that most of them saw."""
+    """The hundred users with the most ratings, and the films that most of them saw.
+
+    With the columns of the synthetic data: the first genre is a film's category, the
+    one that a user rated most often the user's segment, the mean rating the quality.
+    """
     import pandas as pd
 
     folder.mkdir()
@@ -365,12 +380,37 @@ def sample_movielens(folder):
     log = log[log.movieId.isin(log.movieId.value_counts().index[:200])]
     films = pd.read_csv(MOVIELENS / "movies.csv")
     films = films[films.movieId.isin(log.movieId)]
-    films["genre"] = films.genres.str.split("|").str[0]
-    names = {"userId": "user_id", "movieId": "item_id"}
-    log.rename(columns=names).to_csv(folder / "interactions.csv", index=False)
-    films.rename(columns=names)[["item_id", "genre"]].to_csv(
-        folder / "items.csv", index=False
+    films["tags"] = films.genres.str.split("|")
+    films["number"] = pd.factorize(films.tags.str[0])[0]
+    log = log.merge(films, on="movieId")
+    stars = np.linspace(0.25, 5.25, 9)
+    shares = log.groupby("movieId").rating.agg(
+        lambda each: (np.histogram(each, stars)[0] / len(each)).tolist()
     )
+    segments = log.groupby("userId").number.agg(lambda each: each.mode()[0])
+    log = log.astype({"userId": str, "movieId": str})
+    tables = {
+        "interactions": {
+            "user_id": log.userId,
+            "item_id": log.movieId,
+            "timestamp": log.timestamp,
+        },
+        "items": {
+            "item_id": films.movieId.astype(str),
+            "category": [f"c{number:02d}" for number in films.number],
+            "tags": films.tags,
+            "vector": shares[films.movieId].to_list(),
+            "quality": log.groupby("movieId").rating.mean()[films.movieId.astype(str)],
+        },
+        "queries": {
+            "user_id": segments.index.astype(str),
+            "segment": [f"s{number:02d}" for number in segments],
+            "budget": log.userId.value_counts()[segments.index.astype(str)],
+        },
+    }
+    for name, columns in tables.items():
+        columns = {key: np.asarray(value).tolist() for key, value in columns.items()}
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
 
 
 def write_pairs(prepared, path):
@@ -462,10 +502,10 @@ def test_a_slow_teacher_says_how_far_it_is():
 class TestScores:
     """A teacher of which only some scores are there."""
 
-    def test_a_table_of_pairs(self, tmp_path, pairs):
+    def test_a_table_of_pairs(self, shared, pairs):
         path, table = pairs
         teacher = f"teacher={{kind='scores', path='{path}', columns={{query='who'}}}}"
-        done = go(tmp_path, teacher)
+        done = go(shared, teacher)
         ids = Prepared(done["prepare"].path).raw_candidates["item_id"]
         files, _, _ = stored(done)
         (lists,) = files if len(files) == 1 else [files[0]]
@@ -479,7 +519,7 @@ class TestScores:
             before = set(ids[lists.seen.take(np.array([row])).values])
             positive = set(ids[lists.positives.take(np.array([row])).values])
             assert set(chosen) == own - (before - positive)
-        report = Report.load(tmp_path / "runs" / "tiny" / "report.json")
+        report = Report.load(shared / "runs" / "tiny" / "report.json")
         assert report.protocol.candidates == "listed"
         lists = done["prepare"].record["lists"]["test"]
         assert 0 < report.protocol.lists < lists
@@ -491,7 +531,9 @@ class TestScores:
         assert report.gate.differences["teacher_minus_popularity"].value is not None
         assert Path(done["export"].record["path"]).is_dir()
 
-    def test_scores_of_training_lists_alone_cannot_be_judged(self, tmp_path, pairs):
+    def test_scores_of_training_lists_alone_cannot_be_judged(
+        self, shared, tmp_path, pairs
+    ):
         _, table = pairs
         user = next(iter(table))[0]
         rows = [(u, i, s) for (u, i), s in table.items() if u == user][:2]
@@ -500,7 +542,7 @@ class TestScores:
         names = {"user_id": user, "item_id": item, "score": score}
         pq.write_table(pa.table(names), path)
         with pytest.raises(TeacherError, match="must have scores for valid lists"):
-            go(tmp_path, f"teacher={{kind='scores', path='{path}'}}", until="teacher")
+            go(shared, f"teacher={{kind='scores', path='{path}'}}", until="teacher")
 
     def test_a_listwise_table(self, tmp_path):
         rng, rows = np.random.default_rng(2), []
