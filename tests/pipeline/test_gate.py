@@ -150,7 +150,7 @@ def test_at_a_closed_gate_the_way_on_is_said_and_on_that_way_its_word():
 
 
 class TestSoundness:
-    better = partial(gate, [0.75] * 20, [0.5] * 20)
+    better = staticmethod(partial(gate, [0.75] * 20, [0.5] * 20))
 
     def test_a_better_teacher_with_scores_that_are_no_numbers_does_not_pass(self):
         part = self.better(faults=Faults(lists=20, constant=0, not_finite=3))
