@@ -162,8 +162,13 @@ def needs_profiles(config: Config, prepared: Prepared) -> bool:
     """Whether the teacher has a part that must not see a training query's own row."""
     members = getattr(config.teacher, "members", (config.teacher,))
     linear = any(isinstance(member, LinearTeacherConfig) for member in members)
-    ranker = any(isinstance(member, ReferenceTeacherConfig) for member in members)
-    return linear or (ranker and bool(prepared.schema.affinity))
+    return linear or any(reads_affinities(member, prepared) for member in members)
+
+
+def reads_affinities(config: Any, prepared: Prepared) -> bool:
+    """Whether a teacher's configuration is of a ranker that reads pair features."""
+    ranker = isinstance(config, ReferenceTeacherConfig)
+    return ranker and config.affinities and bool(prepared.schema.affinity)
 
 
 def parameters(model: Teacher) -> int | None:

@@ -32,6 +32,7 @@ from recdistill.pipeline.models import (
     build_student,
     members_of,
     parameters,
+    reads_affinities,
 )
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
@@ -419,7 +420,6 @@ class Trainer:
                 settings.negatives,
                 settings.epochs,
                 settings,
-                rate=DEEP_RATE * settings.learning_rate,
                 # With the MLP still silent, the ranker is its plain terms.
                 hurdle=first["best"],
             )
@@ -432,12 +432,12 @@ class Trainer:
         epochs: int,
         settings: ReferenceTeacherConfig,
         *,
-        rate: float | None = None,
         hurdle: float | None = None,
         shared: bool = False,
     ) -> dict[str, Any]:
+        """Trains a part of a ranker; with a hurdle, the MLP beside its plain terms."""
         prepared = self._prepared
-        own_rows = prepared.profiles if prepared.schema.affinity else None
+        own_rows = prepared.profiles if reads_affinities(settings, prepared) else None
         shards = prepared.shards("train")
         lists = sum(pq.read_metadata(path).num_rows for path in shards)
         fitted = train(
@@ -449,7 +449,8 @@ class Trainer:
                 self._config.seed,
             ),
             self._validation,
-            learning_rate=settings.learning_rate if rate is None else rate,
+            learning_rate=settings.learning_rate
+            * (1.0 if hurdle is None else DEEP_RATE),
             weight_decay=settings.weight_decay,
             hurdle=hurdle,
             steps=max(1, lists // settings.batch_size) * epochs,
