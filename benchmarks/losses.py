@@ -50,18 +50,16 @@ from recdistill.pipeline.artefacts import fingerprint
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.data import load_dataset
 from recdistill.pipeline.external import ExternalTeachers
-from recdistill.pipeline.models import build_student, load_teacher
-from recdistill.pipeline.steps import Pipeline
-from recdistill.pipeline.training import (
-    CHECKS,
+from recdistill.pipeline.judging import (
     PAIRS_AT_ONCE,
     Scorer,
     Validation,
     compiled,
     judge,
-    train,
-    training_batches,
 )
+from recdistill.pipeline.models import build_student, load_teacher
+from recdistill.pipeline.steps import Pipeline
+from recdistill.pipeline.training import CHECKS, train, training_batches
 from recdistill.ranks import first_k, real_scores
 from recdistill.report import describe_environment
 

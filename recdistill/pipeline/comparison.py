@@ -24,10 +24,10 @@ from recdistill.batches import (
 from recdistill.evaluation import ListRows, agreement
 from recdistill.latency.flops import flops_of_function
 from recdistill.latency.measuring import Comparison, compare
+from recdistill.pipeline.judging import PAIRS_AT_ONCE, Scorer, judge
 from recdistill.pipeline.models import Teacher, members_of
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
-from recdistill.pipeline.training import PAIRS_AT_ONCE, Scorer, judge
 from recdistill.ranks import first_k, real_scores
 from recdistill.student import TwoTowerStudent
 

@@ -29,6 +29,7 @@ from recdistill.datasets import DataError
 from recdistill.intervals import Interval, paired_difference
 from recdistill.pipeline.artefacts import Artefact
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.judging import Scorer
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.teacher_config import (
     LinearTeacherConfig,
@@ -36,7 +37,6 @@ from recdistill.pipeline.teacher_config import (
     Section,
     members_of,
 )
-from recdistill.pipeline.training import Scorer
 from recdistill.report import GatePart
 
 MOST_CONSTANT = 0.5

@@ -21,10 +21,10 @@ from recdistill.pipeline.comparison import (
     time_models,
 )
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.judging import compiled
 from recdistill.pipeline.models import parameters, size_bytes
 from recdistill.pipeline.prepared import Prepared
 from recdistill.pipeline.teacher_config import has_only_some_scores
-from recdistill.pipeline.training import compiled
 from recdistill.report import (
     DatasetPart,
     GatePart,

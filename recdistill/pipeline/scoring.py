@@ -31,9 +31,9 @@ from recdistill.batches import (
 from recdistill.doctor import Examination, examine, sample
 from recdistill.files import whole
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.judging import PAIRS_AT_ONCE, Scorer
 from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared import Prepared
-from recdistill.pipeline.training import PAIRS_AT_ONCE, Scorer
 
 FILE_LISTS = 4_096
 TOP = 10

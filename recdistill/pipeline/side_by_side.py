@@ -9,6 +9,7 @@ from recdistill.latency.measuring import Latency
 from recdistill.pipeline.comparison import count_operations, time_models
 from recdistill.pipeline.data import load_dataset
 from recdistill.pipeline.external import ExternalTeachers
+from recdistill.pipeline.judging import compiled
 from recdistill.pipeline.models import (
     load_student,
     load_teacher,
@@ -17,7 +18,6 @@ from recdistill.pipeline.models import (
 )
 from recdistill.pipeline.steps import Pipeline
 from recdistill.pipeline.teacher_config import has_only_some_scores
-from recdistill.pipeline.training import compiled
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from recdistill.pipeline.gate import (
     judge_teacher,
     lists_trained_on,
 )
+from recdistill.pipeline.judging import Scorer, Validation, compiled, listed
 from recdistill.pipeline.models import (
     WEIGHTS,
     Teacher,
@@ -63,14 +64,7 @@ from recdistill.pipeline.teacher_config import (
     members_of,
     needs_raw,
 )
-from recdistill.pipeline.training import (
-    Scorer,
-    Trainer,
-    Validation,
-    compiled,
-    listed,
-    training_batches,
-)
+from recdistill.pipeline.training import Trainer, training_batches
 from recdistill.report import GatePart, Report
 from recdistill.retrieval.indexing import IndexSettings
 from recdistill.student import TwoTowerStudent

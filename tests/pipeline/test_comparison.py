@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recdistill.pipeline import comparison, training
+from recdistill.pipeline import comparison, judging
 from recdistill.pipeline.comparison import popularity_scorer, rank_test_lists
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
@@ -44,7 +44,7 @@ def prepared(tmp_path_factory):
 def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch):
     size = prepared.catalogue_size
     monkeypatch.setattr(comparison, "PAIRS_AT_ONCE", 7 * size)
-    monkeypatch.setattr(training, "PAIRS_AT_ONCE", 7 * size)
+    monkeypatch.setattr(judging, "PAIRS_AT_ONCE", 7 * size)
     order = np.random.default_rng(3).normal(size=size).astype("float32")
 
     def fixed(x):

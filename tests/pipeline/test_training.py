@@ -7,18 +7,13 @@ import tensorflow as tf
 
 from recdistill.batches import Collator, Lists, Ragged, in_order
 from recdistill.distiller import Distiller
-from recdistill.pipeline import training
+from recdistill.pipeline import judging
 from recdistill.pipeline.config import ListsConfig, StudentConfig
 from recdistill.pipeline.external import ExternalTeachers
+from recdistill.pipeline.judging import Validation, compiled, judge
 from recdistill.pipeline.models import TeacherBuilder, build_student
 from recdistill.pipeline.scoring import write_scores
-from recdistill.pipeline.training import (
-    Validation,
-    compiled,
-    judge,
-    train,
-    training_batches,
-)
+from recdistill.pipeline.training import train, training_batches
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -212,7 +207,7 @@ def test_judging_masks_the_seen_items_and_counts_the_unreachable_as_nothing():
 
 
 def test_validation_judges_a_seeded_sample_of_whole_rankings(prepared, monkeypatch):
-    monkeypatch.setattr(training, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
+    monkeypatch.setattr(judging, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
     whole = Validation.of(prepared, METRICS, 10_000, seed=1)
     assert max(map(len, whole.lists)) == 4
     everything = rows_of(prepared, "valid")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.pipeline.judging import compiled
 from recdistill.pipeline.teacher_config import EnsembleTeacherConfig
-from recdistill.pipeline.training import compiled
 from recdistill.scores import TRANSFORMS
 from recdistill.teachers import EnsembleTeacher
 
