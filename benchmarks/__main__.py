@@ -26,8 +26,8 @@ from benchmarks import (
     serving_soak,
     serving_warm_up,
 )
-from recdistill.files import whole
-from recdistill.report import describe_environment
+from recdistill.atomic import whole
+from recdistill.evaluation.report.run_report import describe_environment
 
 BENCHMARKS = tuple(
     module.BENCHMARK

@@ -12,9 +12,9 @@ from recdistill import (
     ListwiseKLDivergence,
     TwoTowerStudent,
 )
-from recdistill.encoders import FIRST, Schema, build_encoder
-from recdistill.features import HistorySpec, IdSpec
-from recdistill.latency.measuring import compare
+from recdistill.evaluation.latency.stopwatch import compare
+from recdistill.features.encoders import FIRST, Schema, build_encoder
+from recdistill.features.specs import HistorySpec, IdSpec
 
 DIM = 32
 

@@ -11,7 +11,7 @@ from keras.distillation import LogitsDistillation
 
 from benchmarks import Benchmark, sized
 from recdistill import Distiller, ListwiseCrossEntropy, ListwiseKLDivergence
-from recdistill.latency.measuring import compare
+from recdistill.evaluation.latency.stopwatch import compare
 
 TEACHER_HIDDEN, STUDENT_HIDDEN = (256, 256), (16,)
 TEMPERATURE = 2.0

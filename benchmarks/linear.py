@@ -8,9 +8,9 @@ import scipy.sparse
 import tensorflow as tf
 
 from benchmarks import Benchmark, sized
-from recdistill.encoders import FIRST
-from recdistill.latency.measuring import compare
-from recdistill.linear import Affinity, fit_inverse
+from recdistill.evaluation.latency.stopwatch import compare
+from recdistill.features.encoders import FIRST
+from recdistill.models.linear import Affinity, fit_inverse
 
 DECAY, FLOOR, L2 = 0.9, 0.05, 20.0
 
@@ -22,11 +22,11 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
         "items": sized(600, scale, least=40),
         "rounds_timed": sized(5, scale, least=1),
     }
-    profiles, histories = make_profiles(sizes)
-    closed_form = make_closed_form(profiles, histories)
+    training_rows, histories = make_profiles(sizes)
+    closed_form = make_closed_form(training_rows, histories)
 
     def refit() -> np.ndarray:
-        return refitted_scores(profiles, histories)
+        return refitted_scores(training_rows, histories)
 
     timed = compare(
         {"refit": refit, "closed_form": closed_form},
@@ -54,25 +54,27 @@ def make_profiles(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.01, 0.1, sizes["items"])
-    profiles = (rng.random((sizes["queries"], sizes["items"])) < chance) * 1.0
-    profiles[np.arange(len(profiles)), np.arange(len(profiles)) % sizes["items"]] = 1.0
-    rows = [rng.permutation(np.flatnonzero(row)) + FIRST for row in profiles]
+    training_rows = (rng.random((sizes["queries"], sizes["items"])) < chance) * 1.0
+    training_rows[
+        np.arange(len(training_rows)), np.arange(len(training_rows)) % sizes["items"]
+    ] = 1.0
+    rows = [rng.permutation(np.flatnonzero(row)) + FIRST for row in training_rows]
     histories = np.zeros((len(rows), max(map(len, rows))), "int32")
     for history, row in zip(histories, rows, strict=True):
         history[: len(row)] = row
-    return profiles, histories
+    return training_rows, histories
 
 
 def make_closed_form(
-    profiles: np.ndarray, histories: np.ndarray
+    training_rows: np.ndarray, histories: np.ndarray
 ) -> Callable[[], np.ndarray]:
     """One fit, then all queries at once, each scored as if the fit had not seen it."""
-    items = profiles.shape[1]
+    items = training_rows.shape[1]
     layer = Affinity(items, DECAY, FLOOR)
     layer.build()
     candidates = np.arange(FIRST, FIRST + items, dtype="int32")
-    score = tf.function(lambda rows: layer(rows, candidates, profile=rows))
-    matrix = scipy.sparse.csr_array(profiles)
+    score = tf.function(lambda rows: layer(rows, candidates, training_row=rows))
+    matrix = scipy.sparse.csr_array(training_rows)
 
     def scores() -> np.ndarray:
         layer.inverse.assign(fit_inverse(matrix, L2))
@@ -81,14 +83,16 @@ def make_closed_form(
     return scores
 
 
-def refitted_scores(profiles: np.ndarray, histories: np.ndarray) -> np.ndarray:
+def refitted_scores(training_rows: np.ndarray, histories: np.ndarray) -> np.ndarray:
     """For each query the model is fitted anew, on all rows but its own, in float64.
 
     Only lower triangles are computed and read, as the matrices are symmetric.
     """
-    gram = np.asfortranarray(profiles.T @ profiles + L2 * np.eye(profiles.shape[1]))
-    scores = np.zeros_like(profiles)
-    for k, (own, history) in enumerate(zip(profiles, histories, strict=True)):
+    gram = np.asfortranarray(
+        training_rows.T @ training_rows + L2 * np.eye(training_rows.shape[1])
+    )
+    scores = np.zeros_like(training_rows)
+    for k, (own, history) in enumerate(zip(training_rows, histories, strict=True)):
         without = scipy.linalg.blas.dsyr(-1.0, own, a=gram, lower=True)
         factor, _ = scipy.linalg.lapack.dpotrf(without, lower=True, overwrite_a=True)
         inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)

@@ -4,7 +4,8 @@
 
 `prepare`, `teacher` and `score` are those of the pipeline, and reused where they are
 there. Then one student is trained for each loss, and one on hard labels alone ("none",
-the twin), with the same starting weights, batches, steps and learning rates. The best
+the baseline), with the same starting weights, batches, steps and learning rates. The
+best
 checkpoint, learning rate and temperature of each are chosen on validation, and the test
 lists are ranked once, by what was chosen.
 
@@ -34,34 +35,34 @@ import tensorflow as tf
 from rich.console import Console
 
 from recdistill import losses
-from recdistill.batches import (
+from recdistill.atomic import whole
+from recdistill.data.batches import (
     Collator,
     Lists,
     catalogue_mask,
     in_order,
     score_catalogue,
 )
-from recdistill.distiller import Distiller
-from recdistill.evaluation import ListRows
-from recdistill.files import whole
-from recdistill.intervals import Interval, bootstrap, paired_difference
-from recdistill.latency.measuring import compare
-from recdistill.pipeline.artefacts import fingerprint
+from recdistill.distillation.distiller import Distiller
+from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
+from recdistill.evaluation.latency.stopwatch import compare
+from recdistill.evaluation.report.run_report import describe_environment
+from recdistill.evaluation.rows import ListRows
+from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.config import Config, load_config
-from recdistill.pipeline.data import load_dataset
-from recdistill.pipeline.external import ExternalTeachers
-from recdistill.pipeline.judging import (
+from recdistill.pipeline.dataset_loading import load_dataset
+from recdistill.pipeline.model_building import build_student, load_teacher
+from recdistill.pipeline.pipeline import Pipeline
+from recdistill.pipeline.teacher_opening import ExternalTeachers
+from recdistill.pipeline.training import CHECKS, train, training_batches
+from recdistill.pipeline.validation import (
     PAIRS_AT_ONCE,
     Scorer,
     Validation,
     compiled,
     judge,
 )
-from recdistill.pipeline.models import build_student, load_teacher
-from recdistill.pipeline.steps import Pipeline
-from recdistill.pipeline.training import CHECKS, train, training_batches
-from recdistill.ranks import first_k, real_scores
-from recdistill.report import describe_environment
+from recdistill.pipeline.workspace import fingerprint
 
 NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
 BASELINE, TWIN = "ListwiseKLDivergence", "none"
@@ -346,7 +347,7 @@ def run(arena: Arena, settings: Settings, progress: Any = quiet) -> dict[str, An
 
     Returns:
         JSON-ready: the settings, and for each loss what was chosen, its metrics with
-        intervals, and its paired differences to the baseline and to the twin.
+        intervals, and its paired differences to the baseline and to the baseline.
     """
     config = arena.config
     choices = {n: choose(arena, n, settings, progress) for n in settings.contenders}

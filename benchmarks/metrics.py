@@ -7,8 +7,8 @@ import numpy as np
 from ir_measures import RR, R, nDCG
 
 from benchmarks import Benchmark, sized
-from recdistill.evaluation import measure
-from recdistill.latency.measuring import compare
+from recdistill.evaluation.latency.stopwatch import compare
+from recdistill.evaluation.rows import measure
 
 NAMES = {"ndcg@10": nDCG @ 10, "recall@10": R @ 10, "mrr": RR}
 HIGHEST_GRADE = 3

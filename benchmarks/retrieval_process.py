@@ -26,10 +26,10 @@ from tensorflow.core.protobuf import config_pb2
 from benchmarks import tfrs_brute_force
 from benchmarks.retrieval import HAS_FAISS
 from recdistill import TwoTowerStudent
-from recdistill.encoders import Schema, build_encoder
-from recdistill.export.servable import Servable
-from recdistill.features import IdSpec, VectorSpec
-from recdistill.latency.measuring import compare
+from recdistill.evaluation.latency.stopwatch import compare
+from recdistill.export.signatures import Servable
+from recdistill.features.encoders import Schema, build_encoder
+from recdistill.features.specs import IdSpec, VectorSpec
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
 

@@ -1,13 +1,23 @@
-"""One run of the tiny pipeline, which all tests of its outcome share."""
+"""Fixtures that several folders of tests share."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from recdistill.pipeline.artefacts import Artefact
-from recdistill.report import Report
+from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.workspace import Artefact
 from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Folder of a small exported model with version 1; tests must not change it."""
+    from tests import films
+
+    folder = tmp_path_factory.mktemp("exported") / "export"
+    done = films.run_export(folder, films.build_student(films.build_schema()))
+    return done.path.parent
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,13 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    from recdistill.pipeline import scoring
-    from recdistill.pipeline.steps import Pipeline
+    from recdistill.pipeline import score_store
+    from recdistill.pipeline.pipeline import Pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     artefacts, calls = {}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "FILE_LISTS", tiny.FILE_LISTS)
+        patch.setattr(score_store, "FILE_LISTS", tiny.FILE_LISTS)
         pipeline = Pipeline(
             tiny.load(folder),
             progress=lambda *call: calls.append(call),

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill import hints
-from recdistill.distiller import Distiller
+from recdistill.distillation import layer_outputs
+from recdistill.distillation.distiller import Distiller
 from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
 
 LISTS, LIST_SIZE, ITEMS = 12, 4, 9
@@ -39,8 +39,8 @@ class Student(keras.Model):
         self.runs.count.assign_add(1)
         users = self.dropout(self.users(x["query"]["user"]), training=training)
         items = self.items(x["candidate_index"])
-        hints.expose("query_embedding", users)
-        hints.expose("candidate_embedding", lambda: items)
+        layer_outputs.expose("query_embedding", users)
+        layer_outputs.expose("candidate_embedding", lambda: items)
         shared = "bd,nd->bn" if len(items.shape) == 2 else "bd,bnd->bn"
         return keras.ops.einsum(shared, users, items)
 

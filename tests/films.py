@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pyarrow as pa
 
-from recdistill.encoders import Schema, build_encoder
-from recdistill.export.exporting import export_student
-from recdistill.features import (
+from recdistill.export.student_export import export_student
+from recdistill.features.encoders import Schema, build_encoder
+from recdistill.features.specs import (
     AffinitySpec,
     CategoriesSpec,
     CategorySpec,
@@ -16,7 +16,7 @@ from recdistill.features import (
     TextSpec,
     VectorSpec,
 )
-from recdistill.student import TwoTowerStudent
+from recdistill.models.two_tower import TwoTowerStudent
 
 ITEMS = [f"item-{k}" for k in range(57)] + ["größe", "映画", "новинка"]
 KNOWN = ITEMS[:58]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from recdistill.encoders import FIRST, Schema, build_encoder
-from recdistill.features import (
+from recdistill.features.encoders import FIRST, Schema, build_encoder
+from recdistill.features.specs import (
     CategoriesSpec,
     HistorySpec,
     IdSpec,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recdistill.datasets import Columns, Dataset
+from recdistill.data import Columns, Dataset
 from recdistill.pipeline.config import Config, load_config
 
 CONFIG = """

@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.side_by_side import SideBySide
-    from recdistill.pipeline.steps import Pipeline
-    from recdistill.serving.timing import Call
+    from recdistill.evaluation.latency.saved_model_timing import Call
+    from recdistill.pipeline.latency_comparison import SideBySide
+    from recdistill.pipeline.pipeline import Pipeline
 
 __all__ = ["add_latency"]
 
@@ -85,14 +85,20 @@ def _add_latency(app: typer.Typer, errors_as_text: Guard, finished: Finished) ->
         """
         sizes, ranked = rows or [1, 8], candidates or [100, 1000]
         with errors_as_text():
-            from recdistill.latency.report import latency_json, render_latency
-            from recdistill.serving.timing import find_version, time_model
+            from recdistill.evaluation.latency.latency_tables import (
+                latency_json,
+                render_latency,
+            )
+            from recdistill.evaluation.latency.saved_model_timing import (
+                find_version,
+                time_model,
+            )
 
             pair: list[SideBySide] = []
             export = what
             if what.suffix == ".toml":
                 pipeline = finished(what, overrides, as_json)
-                from recdistill.pipeline.side_by_side import time_side_by_side
+                from recdistill.pipeline.latency_comparison import time_side_by_side
 
                 pair = time_side_by_side(pipeline, ranked)
                 export = Path(pipeline.run("export").record["path"])
@@ -145,9 +151,13 @@ def _add_serving_config(app: typer.Typer, errors_as_text: Guard) -> None:
         server sees; the defaults are those of `serving/docker-compose.yml`.
         """
         with errors_as_text():
-            from recdistill.latency.report import render_sweep
-            from recdistill.serving.sweep import ONLINE, sweep, write_configuration
-            from recdistill.serving.timing import find_version
+            from recdistill.evaluation.latency.latency_tables import render_sweep
+            from recdistill.evaluation.latency.saved_model_timing import find_version
+            from recdistill.serving.deploy.tuning import (
+                ONLINE,
+                sweep,
+                write_configuration,
+            )
 
             swept = sweep(
                 find_version(export),
@@ -178,7 +188,8 @@ def _calls(
     model: Path, signatures: list[str] | None, sizes: list[int], ranked: list[int]
 ) -> list[Call]:
     """The grid: every signature, every batch size, and for `rank` every width."""
-    from recdistill.serving.timing import Call, TimingError, read_manifest
+    from recdistill.errors import TimingError
+    from recdistill.evaluation.latency.saved_model_timing import Call, read_manifest
 
     known = read_manifest(model)["signatures"]
     unknown = set(signatures or ()) - set(known)

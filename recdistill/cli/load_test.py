@@ -15,14 +15,16 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from recdistill.errors import LoadTestError
+
 if TYPE_CHECKING:
-    from recdistill.serving.channels import Endpoint
-    from recdistill.serving.contract import Query
-    from recdistill.serving.generator import Load
-    from recdistill.serving.generator import Progress as Standing
-    from recdistill.serving.load_test import LoadResult
-    from recdistill.serving.rate_search import RateSearch
-    from recdistill.serving.workload import Workload
+    from recdistill.serving.client.channels import Endpoint
+    from recdistill.serving.client.contract import Query
+    from recdistill.serving.load_test.generator import Load
+    from recdistill.serving.load_test.generator import Progress as Standing
+    from recdistill.serving.load_test.load_runs import LoadResult
+    from recdistill.serving.load_test.rate_search import RateSearch
+    from recdistill.serving.load_test.workload import Workload
 
 __all__ = ["LoadTestError", "add_load_test"]
 
@@ -30,10 +32,6 @@ Guard = Callable[[], AbstractContextManager[None]]
 
 RANKED = 100
 """Candidates of a query of prepared data, which brings none of its own."""
-
-
-class LoadTestError(ValueError):
-    """A load test that cannot run; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,7 @@ def add_load_test(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> No
                     where, work, load, budget_ms, reload_during, bar
                 )
             if plot is not None:
-                from recdistill.serving.load_plot import plot_load_test
+                from recdistill.serving.load_test.load_plot import plot_load_test
 
                 plot_load_test(result, plot)
         _show(result, search, plot, as_json)
@@ -188,7 +186,7 @@ def _measure(
     reload: Path | None,
     bar: _Bar,
 ) -> tuple[LoadResult, RateSearch | None]:
-    from recdistill.serving.load_test import run_load_test, search_rate
+    from recdistill.serving.load_test.load_runs import run_load_test, search_rate
 
     if budget_ms is not None:
         search, result = search_rate(
@@ -218,7 +216,7 @@ def _show(
             content["search"] = asdict(search)
         typer.echo(json.dumps(content, indent=1, allow_nan=False))
         return
-    from recdistill.serving.load_report import render_load_test
+    from recdistill.serving.load_test.load_report import render_load_test
 
     console = Console()
     console.print(render_load_test(result, search))
@@ -229,9 +227,9 @@ def _show(
 @contextlib.contextmanager
 def _mendable() -> Iterator[None]:
     """Errors of arguments, of the server and of the queries under one name."""
-    from recdistill.files import BusyError
-    from recdistill.serving.errors import ServingError
-    from recdistill.serving.generator import GeneratorError
+    from recdistill.errors import BusyError
+    from recdistill.serving.client.serving_errors import ServingError
+    from recdistill.serving.load_test.generator import GeneratorError
 
     try:
         yield
@@ -249,7 +247,7 @@ def _load(
     deadline_s: float,
     budget_ms: float | None,
 ) -> Load:
-    from recdistill.serving.generator import Load
+    from recdistill.serving.load_test.generator import Load
 
     if budget_ms is not None and clients is not None:
         raise LoadTestError(
@@ -298,11 +296,15 @@ def _workload(
     quietly: Guard,
 ) -> tuple[Endpoint, Workload]:
     """The messages; the server is asked whether it is there and what it takes."""
-    from recdistill.serving.channels import Endpoint
-    from recdistill.serving.client import Client
-    from recdistill.serving.protocols import Target
-    from recdistill.serving.records import newest_version, recorded_rows
-    from recdistill.serving.workload import Workload, queries_from_lines, rows_of
+    from recdistill.export.warm_up import newest_version, recorded_rows
+    from recdistill.serving.client.channels import Endpoint
+    from recdistill.serving.client.client import Client
+    from recdistill.serving.client.protocols import Target
+    from recdistill.serving.load_test.workload import (
+        Workload,
+        queries_from_lines,
+        rows_of,
+    )
 
     model, version, label, signature = asked
     if model is None:
@@ -345,8 +347,11 @@ def _test_queries(folder: Path, signature: str, quietly: Guard) -> list[Query]:
     import numpy as np
 
     with quietly():
-        from recdistill.pipeline.prepared import Prepared
-    from recdistill.serving.workload import MOST_MESSAGES, queries_from_columns
+        from recdistill.pipeline.prepared_data import Prepared
+    from recdistill.serving.load_test.workload import (
+        MOST_MESSAGES,
+        queries_from_columns,
+    )
 
     prepared = Prepared(newest)
     queries = queries_from_columns(prepared.raw_queries(MOST_MESSAGES))

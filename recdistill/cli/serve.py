@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from recdistill.serving.launch import Launch
+    from recdistill.serving.deploy.launch import Launch
 
 __all__ = ["add_serve"]
 
@@ -96,7 +96,7 @@ def add_serve(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> None:
         one answers in the same way and is for development and small installations.
         """
         with errors_as_text():
-            from recdistill.serving.launch import IMAGE, Launch, run_model_server
+            from recdistill.serving.deploy.launch import IMAGE, Launch, run_model_server
 
             launch = Launch(
                 exports,
@@ -129,12 +129,12 @@ def _say(engine: str, launch: Launch) -> None:
 
 
 def _run_embedded(launch: Launch, limits: tuple[int, int, int], quietly: Guard) -> None:
-    from recdistill.serving.launch import MODELS_POLL_S, configured
+    from recdistill.serving.deploy.launch import MODELS_POLL_S, configured
 
     # TensorFlow imports Keras if it is there; a server has no use for it.
     sys.modules.update(dict.fromkeys(("keras", "tf_keras")))  # type: ignore[arg-type]
     with quietly():
-        from recdistill.serving.batching import read_batching
+        from recdistill.serving.deploy.batching_config import read_batching
         from recdistill.serving.server.local_server import run_until_signal
         from recdistill.serving.server.options import ServerOptions
 

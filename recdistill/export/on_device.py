@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recdistill.encoders import (
+from recdistill.errors import ExportError
+from recdistill.export.parity import TOLERANCE
+from recdistill.features.encoders import (
     FIRST,
     MISSING,
     UNKNOWN,
@@ -31,9 +33,8 @@ from recdistill.encoders import (
     TextEncoder,
     VocabularyEncoder,
 )
-from recdistill.export.parity import TOLERANCE, ExportError
+from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.exact import bounded
-from recdistill.student import TwoTowerStudent
 
 __all__ = ["export_query_tower", "query_tower_embeddings"]
 

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from recdistill.errors import ExportError
 from recdistill.export import fresh_process
 from recdistill.retrieval.exact import LOWEST, Storage, as_stored
 
@@ -31,10 +32,6 @@ RECALL_TOLERANCE = 0.005
 """How far the recall of the export may be below the one measured on its index."""
 
 Arrays = dict[str, np.ndarray]
-
-
-class ExportError(RuntimeError):
-    """An export that must not be served."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ A server loads any folder whose name is a number, half-written ones included, an
 drops the version that worked. So a version is staged under a name that is no number,
 checked there in every way the server would notice, and published by one rename.
 
-`recdistill.export.exporting` publishes a student and `recdistill.export.reindex` a new
+`recdistill.export.student_export` publishes a student and
+`recdistill.export.reindexing` a new
 catalogue under an old one; nothing here needs the training side.
 """
 
@@ -24,7 +25,9 @@ from typing import Any
 import pyarrow as pa
 import tensorflow as tf
 
+from recdistill.atomic import held, to_disk
 from recdistill.export import fresh_process
+from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.model_card import render_card
 from recdistill.export.parity import (
     Arrays,
@@ -34,9 +37,7 @@ from recdistill.export.parity import (
     check_parity,
     write_requests,
 )
-from recdistill.export.saved_models import compatibility, served_ops, signature_table
-from recdistill.features import FeatureSpec, raw_values
-from recdistill.files import held, to_disk
+from recdistill.features.specs import FeatureSpec, raw_values
 
 FORMAT = 2
 """Version of the manifest's format."""

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from recdistill import lists, orders
-from recdistill.lists import Tensor
+from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.numpy_ranks import check_cutoff
 from recdistill.losses.list_loss import (
     TemperedListLoss,
     check_positive,
     check_temperature,
 )
-from recdistill.ranks import check_cutoff
 
 __all__ = ["TopKDualCorrection", "top_k_dual_correction"]
 
@@ -95,21 +95,23 @@ def top_k_dual_correction(
     check_temperature(temperature)
     check_cutoff("k", k)
     check_positive("sharpness", sharpness)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    order = orders.best_first(teacher_scores, mask)
-    weight, real = orders.taken(weight, order), orders.taken(mask, order)
-    scores = orders.taken(student_scores, order)
-    too_low = orders.ranks(scores, real) - ops.cumsum(ops.ones_like(scores), axis=-1)
-    top, off = orders.head(order, k), ops.tanh(sharpness * too_low)
+    order = graph_ranks.best_first(teacher_scores, mask)
+    weight, real = graph_ranks.taken(weight, order), graph_ranks.taken(mask, order)
+    scores = graph_ranks.taken(student_scores, order)
+    too_low = graph_ranks.ranks(scores, real) - ops.cumsum(
+        ops.ones_like(scores), axis=-1
+    )
+    top, off = graph_ranks.head(order, k), ops.tanh(sharpness * too_low)
     # Padding has rank 0 and exponents that add nothing: among `over` it does no harm.
     under, over = ops.logical_and(top, off > 0.0), off < 0.0
     off = ops.abs(off)
-    exponents = lists.logits(scores, real, temperature, weight)
+    exponents = masked_ops.logits(scores, real, temperature, weight)
     exponents += ops.log(ops.where(off > 0.0, off, 1.0))
-    terms = orders.surprise(exponents, under, orders.log_sum(exponents, over))
-    return lists.mean(off * terms, ops.where(top, weight, 0.0))
+    terms = graph_ranks.surprise(exponents, under, graph_ranks.log_sum(exponents, over))
+    return masked_ops.mean(off * terms, ops.where(top, weight, 0.0))
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

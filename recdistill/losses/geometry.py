@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from recdistill.lists import Tensor
+from recdistill.lists.masked_ops import Tensor
 
 __all__ = [
     "differences",

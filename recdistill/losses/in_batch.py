@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from recdistill.lists import Tensor
+from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import TemperedListLoss
 from recdistill.losses.listwise import listwise_cross_entropy
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from recdistill import lists
-from recdistill.lists import Tensor
+from recdistill.lists import masked_ops
+from recdistill.lists.masked_ops import Tensor
 
 __all__ = ["ListLoss", "TemperedListLoss", "check_positive", "check_temperature"]
 
@@ -80,12 +80,12 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         Raises:
             ValueError: If the shapes differ or the weights have another shape.
         """
-        labels, mask = lists.labels_and_mask(y_true)
+        labels, mask = masked_ops.labels_and_mask(y_true)
         of_list, of_item = _weights(sample_weight, y_pred)
         of_item = _item_weight(y_true) if of_item is None else of_item
         # New tensors: Keras would also apply a mask that a layer of the student (an
         # embedding of histories, say) has attached to the scores. Ours is in `y_true`.
-        mask, item_weight, labels, scores = lists.as_weighted_lists(
+        mask, item_weight, labels, scores = masked_ops.as_weighted_lists(
             mask, of_item, labels=labels, student_scores=y_pred
         )
         weight = ops.cast(self.list_weight(labels, mask), scores.dtype)
@@ -106,7 +106,7 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         Returns:
             `(batch,)`.
         """
-        labels, mask = lists.labels_and_mask(y_true)
+        labels, mask = masked_ops.labels_and_mask(y_true)
         return self.function(
             labels,
             y_pred,
@@ -132,7 +132,7 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         Returns:
             `(batch,)`, bool: here, whether the list has a real candidate.
         """
-        return lists.has_candidate(mask)
+        return masked_ops.has_candidate(mask)
 
 
 class TemperedListLoss(ListLoss):

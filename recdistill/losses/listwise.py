@@ -9,8 +9,8 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from recdistill import lists
-from recdistill.lists import Tensor
+from recdistill.lists import masked_ops
+from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import TemperedListLoss, check_temperature
 
 __all__ = [
@@ -80,13 +80,13 @@ def listwise_kl_divergence(
         array([0.4133, 0.4438], dtype=float32)
     """
     check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    teacher_logs = lists.log_softmax(teacher_scores, mask, temperature, weight)
-    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
+    teacher_logs = masked_ops.log_softmax(teacher_scores, mask, temperature, weight)
+    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
     divergence = ops.exp(teacher_logs) * (teacher_logs - student_logs)
-    return temperature**2 * lists.total(divergence, mask)
+    return temperature**2 * masked_ops.total(divergence, mask)
 
 
 def listwise_soft_cross_entropy(
@@ -139,12 +139,12 @@ def listwise_soft_cross_entropy(
         array([0.6931], dtype=float32)
     """
     check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    soft_targets = lists.softmax(teacher_scores, mask, temperature, weight)
-    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
-    return -(temperature**2) * lists.total(soft_targets * student_logs, mask)
+    soft_targets = masked_ops.softmax(teacher_scores, mask, temperature, weight)
+    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
+    return -(temperature**2) * masked_ops.total(soft_targets * student_logs, mask)
 
 
 def listwise_jensen_shannon(
@@ -200,17 +200,17 @@ def listwise_jensen_shannon(
         array([0.6931], dtype=float32)
     """
     check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    teacher_logs = lists.log_softmax(teacher_scores, mask, temperature, weight)
-    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
+    teacher_logs = masked_ops.log_softmax(teacher_scores, mask, temperature, weight)
+    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
     # The gradients through the logarithm of the mean add up to zero, since both sides
     # sum to one. Left out, they cannot go wrong where the two are equal.
     mean_logs = ops.stop_gradient(ops.logaddexp(teacher_logs, student_logs) - log(2.0))
     divergence = ops.exp(teacher_logs) * (teacher_logs - mean_logs)
     divergence += ops.exp(student_logs) * (student_logs - mean_logs)
-    return temperature**2 / 2.0 * lists.total(divergence, mask)
+    return temperature**2 / 2.0 * masked_ops.total(divergence, mask)
 
 
 def listwise_cross_entropy(
@@ -268,13 +268,13 @@ def listwise_cross_entropy(
         1.0201
     """
     check_temperature(temperature)
-    mask, weight, relevance, student_scores = lists.as_weighted_lists(
+    mask, weight, relevance, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, relevance=relevance, student_scores=student_scores
     )
     # As shares first, because a product of two large numbers may be none.
-    relevance = lists.shares(lists.shares(relevance, mask) * weight, mask)
-    student_logs = lists.log_softmax(student_scores, mask, temperature, weight)
-    return -lists.total(relevance * student_logs, mask)
+    relevance = masked_ops.shares(masked_ops.shares(relevance, mask) * weight, mask)
+    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
+    return -masked_ops.total(relevance * student_logs, mask)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -358,4 +358,4 @@ class ListwiseCrossEntropy(TemperedListLoss):
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has a relevant candidate, `(batch,)`, bool."""
-        return lists.has_candidate(ops.logical_and(mask, labels > 0.0))
+        return masked_ops.has_candidate(ops.logical_and(mask, labels > 0.0))

@@ -2,7 +2,7 @@
 
 What the teacher's scores say beyond an order counts little or nothing here. The
 functions look at a list in the teacher's or in the student's order, with ties broken by
-position (`recdistill.orders`).
+position (`recdistill.lists.graph_ranks`).
 """
 
 from typing import Any, ClassVar
@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from recdistill import lists, orders
-from recdistill.lists import Tensor
+from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.numpy_ranks import check_cutoff
 from recdistill.losses.list_loss import TemperedListLoss, check_temperature
-from recdistill.ranks import check_cutoff
 
 __all__ = [
     "ListwiseLambdaNDCG",
@@ -89,14 +89,14 @@ def listwise_plackett_luce(
     check_temperature(temperature)
     if k is not None:
         check_cutoff("k", k)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    order = orders.best_first(teacher_scores, mask)
-    exponents = lists.logits(student_scores, mask, temperature, weight)
-    terms = orders.surprise(orders.taken(exponents, order))
-    weight = orders.taken(weight, order)
-    return lists.mean(terms, ops.where(orders.head(weight, k), weight, 0.0))
+    order = graph_ranks.best_first(teacher_scores, mask)
+    exponents = masked_ops.logits(student_scores, mask, temperature, weight)
+    terms = graph_ranks.surprise(graph_ranks.taken(exponents, order))
+    weight = graph_ranks.taken(weight, order)
+    return masked_ops.mean(terms, ops.where(graph_ranks.head(weight, k), weight, 0.0))
 
 
 def listwise_lambda_ndcg(
@@ -167,10 +167,10 @@ def listwise_lambda_ndcg(
     check_temperature(temperature)
     if k is not None:
         check_cutoff("k", k)
-    mask, weight, relevance, student_scores = lists.as_weighted_lists(
+    mask, weight, relevance, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, relevance=relevance, student_scores=student_scores
     )
-    gains = lists.shares(relevance, mask)
+    gains = masked_ops.shares(relevance, mask)
     return _lambda_ndcg(gains, student_scores, mask, weight, temperature, k)
 
 
@@ -233,10 +233,10 @@ def listwise_soft_lambda_ndcg(
     check_temperature(temperature)
     if k is not None:
         check_cutoff("k", k)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    gains = lists.softmax(teacher_scores, mask, temperature)
+    gains = masked_ops.softmax(teacher_scores, mask, temperature)
     return _lambda_ndcg(gains, student_scores, mask, weight, temperature, k)
 
 
@@ -249,21 +249,21 @@ def _lambda_ndcg(
     k: int | None,
 ) -> Tensor:
     """Pairs of the student's first k with all: `(batch, k, list_size)` in memory."""
-    scores = lists.bounded(student_scores)
-    order = orders.best_first(student_scores, mask)[:, :k]
-    ranks = orders.ranks(student_scores, mask)
+    scores = masked_ops.bounded(student_scores)
+    order = graph_ranks.best_first(student_scores, mask)[:, :k]
+    ranks = graph_ranks.ranks(student_scores, mask)
     first = ranks > 0.0 if k is None else ops.logical_and(ranks > 0.0, ranks <= k)
     discounts = ops.where(first, _discount(ops.where(first, ranks, 1.0)), 0.0)
     weight = ops.divide_no_nan(weight, ops.max(weight, axis=-1, keepdims=True))
 
     def gaps(values: Tensor) -> Tensor:
-        return orders.taken(values, order)[:, :, None] - values[:, None, :]
+        return graph_ranks.taken(values, order)[:, :, None] - values[:, None, :]
 
     gained = gaps(gains)
     # A pair within the first k is seen from both its ends.
     seen = ops.where(first, 0.5 * weight, weight)
     cost = ops.abs(gained * gaps(discounts)) * seen[:, None, :]
-    cost *= orders.taken(weight, order)[:, :, None]
+    cost *= graph_ranks.taken(weight, order)[:, :, None]
     loss = ops.softplus(-ops.sign(gained) * gaps(scores) / temperature)
     total = ops.sum(cost * loss, axis=(1, 2))
     return ops.divide_no_nan(total, _best_dcg(gains, k))
@@ -356,7 +356,7 @@ class ListwiseLambdaNDCG(_LambdaNDCG):
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether a list has a relevant candidate, `(batch,)`, bool."""
-        return lists.has_candidate(ops.logical_and(mask, labels > 0.0))
+        return masked_ops.has_candidate(ops.logical_and(mask, labels > 0.0))
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

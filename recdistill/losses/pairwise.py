@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from recdistill import lists, orders
-from recdistill.lists import Tensor
+from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.numpy_ranks import check_cutoff
 from recdistill.losses.list_loss import ListLoss, TemperedListLoss, check_temperature
-from recdistill.ranks import check_cutoff
 
 __all__ = [
     "PairwiseMarginMSE",
@@ -71,14 +71,14 @@ def pairwise_margin_mse(
         >>> pairwise_margin_mse(teacher, student, mask).numpy()
         array([2.], dtype=float32)
     """
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    gaps = lists.bounded(teacher_scores) - lists.bounded(student_scores)
+    gaps = masked_ops.bounded(teacher_scores) - masked_ops.bounded(student_scores)
     # Twice, as the mean of gaps far from zero is rounded, and that of what is left not.
-    gaps -= lists.mean(gaps, weight)[:, None]
-    gaps -= lists.mean(gaps, weight)[:, None]
-    return 2.0 * lists.mean(ops.square(gaps), weight)
+    gaps -= masked_ops.mean(gaps, weight)[:, None]
+    gaps -= masked_ops.mean(gaps, weight)[:, None]
+    return 2.0 * masked_ops.mean(ops.square(gaps), weight)
 
 
 def pairwise_rank_net(
@@ -148,14 +148,14 @@ def pairwise_rank_net(
     check_temperature(temperature)
     if k is not None:
         check_cutoff("k", k)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    top = orders.best_first(teacher_scores, mask)[:, :k]
+    top = graph_ranks.best_first(teacher_scores, mask)[:, :k]
 
     def margins(scores: Tensor) -> Tensor:
-        scores = lists.bounded(scores)
-        gaps = orders.taken(scores, top)[:, :, None] - scores[:, None, :]
+        scores = masked_ops.bounded(scores)
+        gaps = graph_ranks.taken(scores, top)[:, :, None] - scores[:, None, :]
         return gaps / temperature
 
     teacher, student = margins(teacher_scores), margins(student_scores)
@@ -164,8 +164,8 @@ def pairwise_rank_net(
         * (ops.log_sigmoid(sign * teacher) - ops.log_sigmoid(sign * student))
         for sign in (1.0, -1.0)
     )
-    of_top = lists.mean(divergence, weight[:, None, :])
-    return temperature**2 * lists.mean(of_top, orders.taken(weight, top))
+    of_top = masked_ops.mean(divergence, weight[:, None, :])
+    return temperature**2 * masked_ops.mean(of_top, graph_ranks.taken(weight, top))
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from recdistill import lists
-from recdistill.lists import Tensor
+from recdistill.lists import masked_ops
+from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import ListLoss, TemperedListLoss, check_temperature
 
 __all__ = [
@@ -62,11 +62,11 @@ def pointwise_mse(
         >>> pointwise_mse(teacher, student, mask).numpy()  # (4 + 1) / 2
         array([2.5], dtype=float32)
     """
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    gaps = lists.bounded(teacher_scores) - lists.bounded(student_scores)
-    return lists.mean(ops.square(gaps), weight)
+    gaps = masked_ops.bounded(teacher_scores) - masked_ops.bounded(student_scores)
+    return masked_ops.mean(ops.square(gaps), weight)
 
 
 def pointwise_binary_cross_entropy(
@@ -123,18 +123,18 @@ def pointwise_binary_cross_entropy(
         1.1116
     """
     check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
     if from_probabilities:
         yes = ops.clip(teacher_scores, 0.0, 1.0)
         no = 1.0 - yes
     else:
-        log_odds = lists.bounded(teacher_scores) / temperature
+        log_odds = masked_ops.bounded(teacher_scores) / temperature
         yes, no = ops.sigmoid(log_odds), ops.sigmoid(-log_odds)
-    student = lists.bounded(student_scores) / temperature
+    student = masked_ops.bounded(student_scores) / temperature
     terms = yes * ops.softplus(-student) + no * ops.softplus(student)
-    return temperature**2 * lists.mean(terms, weight)
+    return temperature**2 * masked_ops.mean(terms, weight)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

@@ -25,8 +25,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from recdistill import lists
-from recdistill.lists import Tensor
+from recdistill.lists import masked_ops
+from recdistill.lists.masked_ops import Tensor
 from recdistill.losses import geometry
 from recdistill.losses.list_loss import check_temperature
 from recdistill.losses.representation_loss import RepresentationLoss
@@ -89,7 +89,7 @@ def hint_mse(
     )
     _check_widths(teacher, student)
     gaps = ops.mean(ops.square(student - teacher), axis=-1)
-    return lists.total(lists.shares(weight, mask) * gaps, mask)
+    return masked_ops.total(masked_ops.shares(weight, mask) * gaps, mask)
 
 
 def relational_distance(
@@ -151,15 +151,15 @@ def relational_distance(
     teacher, student = (geometry.in_units(x, (1, 2)) for x in (teacher, student))
     pairs = geometry.distinct_pairs(mask)
     together = geometry.flat(weight[:, :, None] * weight[:, None, :])
-    weights = lists.shares(together, geometry.flat(pairs))
+    weights = masked_ops.shares(together, geometry.flat(pairs))
 
     def relative(embeddings: Tensor) -> Tensor:
         distances = geometry.flat(geometry.lengths(geometry.differences(embeddings)))
-        mean = lists.total(weights * distances, geometry.flat(pairs))[:, None]
+        mean = masked_ops.total(weights * distances, geometry.flat(pairs))[:, None]
         return ops.where(mean > 0.0, distances / ops.where(mean > 0.0, mean, 1.0), 0.0)
 
     gaps = geometry.huber(relative(teacher) - relative(student))
-    return lists.total(weights * gaps, geometry.flat(pairs))
+    return masked_ops.total(weights * gaps, geometry.flat(pairs))
 
 
 def relational_angle(
@@ -221,14 +221,14 @@ def relational_angle(
     together = (
         weight[:, :, None, None] * weight[:, None, :, None] * weight[:, None, None, :]
     )
-    weights = lists.shares(geometry.flat(together), geometry.flat(triplets))
+    weights = masked_ops.shares(geometry.flat(together), geometry.flat(triplets))
 
     def cosines(embeddings: Tensor) -> Tensor:
         sides = geometry.directions(geometry.differences(embeddings))
         return geometry.flat(ops.einsum("bijd,bkjd->bijk", sides, sides))
 
     gaps = geometry.huber(cosines(teacher) - cosines(student))
-    return lists.total(weights * gaps, geometry.flat(triplets))
+    return masked_ops.total(weights * gaps, geometry.flat(triplets))
 
 
 def contrastive_alignment(
@@ -291,9 +291,11 @@ def contrastive_alignment(
     rows = tf.shape(mask)[1]
     candidates = ops.logical_and(mask, weight > 0.0)
     candidates = tf.repeat(candidates, rows, axis=0)
-    logs = lists.log_softmax(tf.reshape(cosines, (-1, rows)), candidates, temperature)
+    logs = masked_ops.log_softmax(
+        tf.reshape(cosines, (-1, rows)), candidates, temperature
+    )
     own = tf.linalg.diag_part(tf.reshape(logs, tf.shape(cosines)))
-    return -lists.total(lists.shares(weight, mask) * own, mask)
+    return -masked_ops.total(masked_ops.shares(weight, mask) * own, mask)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -476,7 +478,7 @@ def _as_rows(
     dtype = tf.float64 if both_wide else tf.float32
     if weight is None:
         weight = tf.ones(tf.shape(mask), dtype)
-    mask, weight = lists.as_lists(mask, weight=weight)
+    mask, weight = masked_ops.as_lists(mask, weight=weight)
     teacher, student = (
         ops.where(mask[..., None], tf.cast(rows, dtype), 0.0)
         for rows in (teacher, student)

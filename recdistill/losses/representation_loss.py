@@ -6,8 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from recdistill import lists
-from recdistill.lists import Tensor
+from recdistill.lists import masked_ops
+from recdistill.lists.masked_ops import Tensor
 
 __all__ = ["RepresentationLoss"]
 
@@ -126,14 +126,14 @@ def _as_one_batch(
         mask = mask[0][:, None] if queries else mask
     list_weight, weight = lists_and_rows(sample_weight, mask)
     if queries:
-        mask, weight = lists.has_candidate(mask)[None], list_weight[None]
+        mask, weight = masked_ops.has_candidate(mask)[None], list_weight[None]
     elif student.shape[0] == 1:
         # How much a shared candidate counts in all lists together.
-        parts = lists.shares(weight, mask) * list_weight[:, None]
+        parts = masked_ops.shares(weight, mask) * list_weight[:, None]
         mask, weight = ops.any(mask, axis=0)[None], ops.sum(parts, axis=0)[None]
     if student.shape[0] == 1:
         real = ops.logical_and(mask, weight > 0.0)
-        list_weight = ops.cast(lists.has_candidate(real), weight.dtype)
+        list_weight = ops.cast(masked_ops.has_candidate(real), weight.dtype)
     inputs = {"teacher": teacher, "student": student, "mask": mask, "weight": weight}
     return inputs, list_weight
 
@@ -153,8 +153,8 @@ def lists_and_rows(sample_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, 
     weight = tf.cast(1.0 if sample_weight is None else sample_weight, tf.float32)
     if weight.shape.rank == 2:
         real = ops.logical_and(mask, weight > 0.0)
-        return ops.cast(lists.has_candidate(real), "float32"), weight
-    list_weight = ops.cast(lists.has_candidate(mask), "float32") * weight
+        return ops.cast(masked_ops.has_candidate(real), "float32"), weight
+    list_weight = ops.cast(masked_ops.has_candidate(mask), "float32") * weight
     return list_weight, tf.ones(tf.shape(mask), tf.float32)
 
 

@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from recdistill import lists, orders
-from recdistill.lists import Tensor
+from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.numpy_ranks import check_cutoff
 from recdistill.losses.list_loss import (
     TemperedListLoss,
     check_positive,
     check_temperature,
 )
-from recdistill.ranks import check_cutoff
 
 __all__ = [
     "TopKPositionWeighted",
@@ -99,14 +99,18 @@ def top_k_position_weighted(
     check_temperature(temperature)
     check_cutoff("k", k)
     check_positive("decay", decay)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    order = orders.best_first(teacher_scores, mask)
-    scores = lists.bounded(orders.taken(student_scores, order)) / temperature
-    weight = ops.where(orders.head(order, k), orders.taken(weight, order), 0.0)
+    order = graph_ranks.best_first(teacher_scores, mask)
+    scores = masked_ops.bounded(graph_ranks.taken(student_scores, order)) / temperature
+    weight = ops.where(
+        graph_ranks.head(order, k), graph_ranks.taken(weight, order), 0.0
+    )
     positions = ops.cumsum(ops.ones_like(weight), axis=-1) - 1.0
-    return lists.mean(-ops.log_sigmoid(scores), weight * ops.exp(-positions / decay))
+    return masked_ops.mean(
+        -ops.log_sigmoid(scores), weight * ops.exp(-positions / decay)
+    )
 
 
 def top_k_relaxed_ranking(
@@ -173,16 +177,16 @@ def top_k_relaxed_ranking(
     check_temperature(temperature)
     check_cutoff("k", k)
     check_positive("tail_weight", tail_weight)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    order = orders.best_first(teacher_scores, mask)
-    exponents = lists.logits(student_scores, mask, temperature, weight)
-    exponents = orders.taken(exponents, order)
-    top = orders.head(order, k)
+    order = graph_ranks.best_first(teacher_scores, mask)
+    exponents = masked_ops.logits(student_scores, mask, temperature, weight)
+    exponents = graph_ranks.taken(exponents, order)
+    top = graph_ranks.head(order, k)
     exponents += ops.where(top, 0.0, ops.log(ops.cast(tail_weight, exponents.dtype)))
-    terms = orders.surprise(exponents)
-    return lists.mean(terms, ops.where(top, orders.taken(weight, order), 0.0))
+    terms = graph_ranks.surprise(exponents)
+    return masked_ops.mean(terms, ops.where(top, graph_ranks.taken(weight, order), 0.0))
 
 
 def top_k_rank_distil(
@@ -250,19 +254,19 @@ def top_k_rank_distil(
     check_temperature(temperature)
     check_cutoff("k", k)
     check_positive("tail_weight", tail_weight)
-    mask, weight, teacher_scores, student_scores = lists.as_weighted_lists(
+    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    order = orders.best_first(teacher_scores, mask)
-    top = orders.head(order, k)
-    weight = orders.taken(weight, order)
+    order = graph_ranks.best_first(teacher_scores, mask)
+    top = graph_ranks.head(order, k)
+    weight = graph_ranks.taken(weight, order)
     weight = ops.where(top, weight, tail_weight * weight)
-    teacher = lists.bounded(orders.taken(teacher_scores, order)) / temperature
-    student = lists.bounded(orders.taken(student_scores, order)) / temperature
+    teacher = masked_ops.bounded(graph_ranks.taken(teacher_scores, order)) / temperature
+    student = masked_ops.bounded(graph_ranks.taken(student_scores, order)) / temperature
     targets = ops.where(top, ops.sigmoid(teacher), 0.0)
     others = ops.where(top, ops.sigmoid(-teacher), 1.0)
     terms = targets * ops.softplus(-student) + others * ops.softplus(student)
-    return temperature**2 * lists.mean(terms, weight)
+    return temperature**2 * masked_ops.mean(terms, weight)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from recdistill.evaluation import measure
-from recdistill.features import (
+from recdistill.errors import ConfigError
+from recdistill.evaluation.rows import measure
+from recdistill.features.specs import (
     CandidateSpec,
     HistorySpec,
     IdSpec,
@@ -29,10 +30,6 @@ from recdistill.pipeline.teacher_config import (
     TeacherConfig,
     check_inputs,
 )
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which key and why."""
 
 
 class SyntheticConfig(Section):
@@ -142,7 +139,7 @@ class ListsConfig(Section):
 
 
 class StudentConfig(Section):
-    """The two-tower student, and the training that the twin shares with it.
+    """The two-tower student, and the training that the baseline shares with it.
 
     Attributes:
         dim: Width of the two embeddings.
@@ -154,7 +151,8 @@ class StudentConfig(Section):
         l2: Penalty on the embeddings' mean square.
         steps: Training steps; the checkpoint that is best on validation is kept.
         batch_size: Lists in a step.
-        learning_rates: Tried one by one, for the student and for the twin, each on its
+        learning_rates: Tried one by one, for the student and for the baseline, each on
+        its
             own; the best on validation is kept.
     """
 
@@ -215,9 +213,10 @@ class DistillConfig(Section):
             of scores as amounts or log-odds wants scores = "none", temperature = 1.
         weight: Share of the distillation loss; the hard labels have the rest.
         scores: Transform of the teacher's scores within a list, before the loss
-            (`recdistill.scores`). "auto": the one that the score doctor proposes.
+            (`recdistill.distillation.score_transforms`). "auto": the one that the
+            score doctor proposes.
         gate: "stop": a teacher that is not sound, or does not beat popularity and the
-            twin on validation, stops the run; "warn": it is only said.
+            baseline on validation, stops the run; "warn": it is only said.
     """
 
     loss: DistillationLoss | Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (

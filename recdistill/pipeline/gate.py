@@ -4,7 +4,7 @@ A student can only be as good as what it copies, so the teacher must
 
 - give finite scores, and scores that differ within most lists;
 - not have been trained on the lists that judge it, where that is known;
-- be better than popularity and than the twin, the student without distillation, by
+- be better than popularity and than the baseline, the student without distillation, by
   more than the noise between queries.
 
 Else the run stops with the figures, before the time for distilling is spent, and goes
@@ -24,20 +24,20 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from recdistill.batches import Lists, read_lists
-from recdistill.datasets import DataError
-from recdistill.intervals import Interval, paired_difference
-from recdistill.pipeline.artefacts import Artefact
+from recdistill.data.batches import Lists, read_lists
+from recdistill.errors import DataError, GateError
+from recdistill.evaluation.intervals import Interval, paired_difference
+from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.judging import Scorer
-from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_config import (
     LinearTeacherConfig,
     ReferenceTeacherConfig,
     Section,
     members_of,
 )
-from recdistill.report import GatePart
+from recdistill.pipeline.validation import Scorer
+from recdistill.pipeline.workspace import Artefact
 
 MOST_CONSTANT = 0.5
 """The share of lists with one score for all candidates above which nothing is taught.
@@ -46,10 +46,6 @@ Some are usual: a query without history, say, tells a linear item model nothing.
 """
 
 HELD_OUT = ("valid", "test")
-
-
-class GateError(RuntimeError):
-    """The teacher is not good enough to distil; the message has the figures."""
 
 
 class CountedScorer:
@@ -163,7 +159,7 @@ def check_sound(
 def judge_teacher(
     config: Config,
     teacher: Artefact,
-    twin: Artefact,
+    baseline: Artefact,
     trained_on: Mapping[str, int] | None,
 ) -> GatePart:
     """The gate's word on what the steps `teacher` and `student` left.
@@ -171,14 +167,14 @@ def judge_teacher(
     Args:
         config: The pipeline's configuration.
         teacher: The teacher, with its rows and those of popularity on validation.
-        twin: The student without distillation, with its rows.
+        baseline: The student without distillation, with its rows.
         trained_on: From `lists_trained_on`.
     """
     return decide(
         pq.read_table(teacher.path / "valid.parquet"),
         {
             "popularity": pq.read_table(teacher.path / "valid-popularity.parquet"),
-            "student_alone": pq.read_table(twin.path / "valid.parquet"),
+            "baseline": pq.read_table(baseline.path / "valid.parquet"),
         },
         config.evaluate.metrics[0],
         samples=config.evaluate.bootstrap,
@@ -339,6 +335,6 @@ def _declared_pairs(
             continue
         pair = (str(lists.query_id[row]), ids[item])
         if any(pair in each for each in pairs):
-            own = prepared.profiles.take(lists.query_row[row : row + 1]).values
+            own = prepared.training_rows.take(lists.query_row[row : row + 1]).values
             trained[row] = prepared.item_index[item] not in own
     return trained

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.batches import QUERY_PREFIX, RAW_PREFIX
-from recdistill.datasets import Columns, DataError, Dataset
-from recdistill.encoders import UNKNOWN, Encoder, Schema
-from recdistill.features import (
+from recdistill.data import Columns, Dataset
+from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX
+from recdistill.errors import DataError
+from recdistill.features.encoders import UNKNOWN, Encoder, Schema
+from recdistill.features.specs import (
     AffinitySpec,
     FeatureSpec,
     HistorySpec,
@@ -167,7 +168,7 @@ class ListWriter:
         tables: Raw values of the features in the queries table, and its ids under "".
         columns: The roles of the columns.
         config: The pipeline's configuration.
-        folder: Where `lists` and `profiles` go.
+        folder: Where `lists` and `training_rows` go.
     """
 
     def __init__(
@@ -187,7 +188,7 @@ class ListWriter:
         self._with_raw = needs_raw(config.teacher)
         self._folder = folder
         (folder / "lists").mkdir()
-        (folder / "profiles").mkdir()
+        (folder / "training_rows").mkdir()
         items = schema.items
         index = items.table.lookup(tf.constant(catalogue.ids, tf.string)).numpy()
         # One more entry, so that row -1 (not in the catalogue) is an unknown item.
@@ -199,7 +200,7 @@ class ListWriter:
     def write(self, part: Partition, number: int) -> None:
         """Writes the lists and the training rows of one partition."""
         item = self._catalogue.rows_of(part.table[self._sides.item_column])
-        query_row = self._write_profiles(part, item, number)
+        query_row = self._write_training_rows(part, item, number)
         for split, name in enumerate(SPLITS):
             rows = np.flatnonzero(part.split == split)
             if split == TRAIN:
@@ -221,7 +222,7 @@ class ListWriter:
         behind = np.repeat(last, np.diff(np.append(-1, last))) - np.arange(len(rows))
         return rows[behind < self._per_query]
 
-    def _write_profiles(
+    def _write_training_rows(
         self, part: Partition, item: np.ndarray, number: int
     ) -> np.ndarray:
         """Writes one row a query; returns the row's number for each interaction."""
@@ -238,7 +239,7 @@ class ListWriter:
                 "items": pa.ListArray.from_arrays(offsets, pairs[:, 1].astype("int32")),
             }
         )
-        pq.write_table(table, self._folder / "profiles" / f"{number:05d}.parquet")
+        pq.write_table(table, self._folder / "training_rows" / f"{number:05d}.parquet")
         row = inverse + self._first_query_row
         self._first_query_row += len(start)
         return row.astype("int64")

@@ -16,7 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.datasets import Columns, DataError, Dataset
+from recdistill.data import Columns, Dataset
+from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
 
 Progress = Callable[[str, int, int | None], None]

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import keras
 
 from recdistill import losses
-from recdistill.doctor import Examination
-from recdistill.pipeline.config import ConfigError, DistillConfig, LossTerm
-from recdistill.report import SoftTargetsPart
-from recdistill.scores import Transform
+from recdistill.distillation.score_doctor import Examination
+from recdistill.distillation.score_transforms import Transform
+from recdistill.errors import ConfigError
+from recdistill.evaluation.report.run_report import SoftTargetsPart
+from recdistill.pipeline.config import DistillConfig, LossTerm
 
 
 @dataclass(frozen=True)

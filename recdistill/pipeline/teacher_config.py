@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from recdistill.datasets.base import nearest
+from recdistill.data.dataset import nearest
 
 
 class Section(BaseModel):
@@ -20,7 +20,7 @@ class Section(BaseModel):
 
 
 class ReferenceTeacherConfig(Section):
-    """The reference ranker (`recdistill.ranker.RankingTeacher`) and its training.
+    """The reference ranker (`recdistill.models.RankingTeacher`) and its training.
 
     Attributes:
         dim: Width of all vectors.
@@ -73,7 +73,7 @@ class ReferenceTeacherConfig(Section):
 
 
 class LinearTeacherConfig(Section):
-    """The linear item model (`recdistill.linear`), closed form, nothing to train."""
+    """The linear item model in closed form (`recdistill.models.linear`)."""
 
     kind: Literal["linear"] = "linear"
     l2: float = Field(default=300.0, gt=0)
@@ -264,7 +264,7 @@ class EnsembleTeacherConfig(Section):
         members: The teachers; none of them an ensemble.
         weights: One for each; equal if left out.
         normalize: What becomes of a member's scores in a list before they are added, a
-            transform of `recdistill.scores`.
+            transform of `recdistill.distillation.score_transforms`.
     """
 
     kind: Literal["ensemble"] = "ensemble"
@@ -307,7 +307,7 @@ def needs_raw(config: Section) -> bool:
     return any(isinstance(m, ExternalTeacherConfig) for m in members_of(config))
 
 
-def has_only_some_scores(config: Section) -> bool:
+def has_partial_scores(config: Section) -> bool:
     """Whether a teacher can score the candidates of its own lists alone."""
     return any(isinstance(m, ScoresTeacherConfig) for m in members_of(config))
 

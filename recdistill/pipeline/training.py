@@ -12,26 +12,26 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.batches import (
+from recdistill.data.batches import (
     Collator,
     batches,
 )
-from recdistill.distiller import Distiller
+from recdistill.distillation.distiller import Distiller
+from recdistill.distillation.score_transforms import Transform, transformed
 from recdistill.losses import ListwiseCrossEntropy
+from recdistill.models.ranker import RankingTeacher
+from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.judging import Validation, compiled
-from recdistill.pipeline.models import (
+from recdistill.pipeline.model_building import (
     WEIGHTS,
     build_student,
     parameters,
     reads_affinities,
 )
 from recdistill.pipeline.partitions import Progress
-from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_config import ReferenceTeacherConfig
-from recdistill.ranker import RankingTeacher
-from recdistill.scores import Transform, transformed
-from recdistill.student import TwoTowerStudent
+from recdistill.pipeline.validation import Validation, compiled
 
 CHECKS = 10
 """How often a student is validated in training."""
@@ -271,14 +271,16 @@ class Trainer:
     ) -> dict[str, Any]:
         """Trains a part of a ranker; with a hurdle, the MLP beside its plain terms."""
         prepared = self._prepared
-        own_rows = prepared.profiles if reads_affinities(settings, prepared) else None
+        training_rows = (
+            prepared.training_rows if reads_affinities(settings, prepared) else None
+        )
         shards = prepared.shards("train")
         lists = sum(pq.read_metadata(path).num_rows for path in shards)
         fitted = train(
             Distiller(None, model, student_loss_weight=1.0),
             training_batches(
                 shards,
-                Collator(prepared.catalogue_size, tail, shared, own_rows),
+                Collator(prepared.catalogue_size, tail, shared, training_rows),
                 settings.batch_size,
                 self._config.seed,
             ),

@@ -1,6 +1,5 @@
-"""Retrieval in the graph: the top K of a catalogue, exactly or by inverted lists.
+"""Retrieval in the graph: the top K of a catalogue, exact or by inverted lists."""
 
-`exact` has what all indexes share and the exact one, `ivf` the approximate one,
-`indexing` builds either from embeddings (`clustering` deals the items out), and
-`catalogue` puts ids beside it.
-"""
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

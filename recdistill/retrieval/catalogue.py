@@ -2,7 +2,7 @@
 
 All of it is variables, and the graph knows neither the items nor their number. So the
 item side of a SavedModel can be replaced by writing other variables beside the same
-graph (`recdistill.export.reindex`).
+graph (`recdistill.export.reindexing`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Teachers: models that score the candidates of a batch, however slowly.
 
 A teacher is anything that is called as `teacher(batch, training=False)` and returns
-scores `(batch, list_size)`; see `recdistill.batches` for what a batch holds. Our own
-are the reference ranker (`recdistill.ranker`) and the linear item model
-(`recdistill.linear`). Here is what joins several of them, `EnsembleTeacher`, and what
+scores `(batch, list_size)`; see `recdistill.data.batches` for what a batch holds. Our
+own
+are the reference ranker (`recdistill.models.ranker`) and the linear item model
+(`recdistill.models.linear`). Here is what joins several of them, `EnsembleTeacher`,
+and what
 makes a teacher of a model from outside: an `ExternalTeacher` around one of
 
 | model | what it is | file |
@@ -18,12 +20,12 @@ makes a teacher of a model from outside: an `ExternalTeacher` around one of
 `ScoreTable` is a teacher of which only the scores are there.
 """
 
+from recdistill.errors import TeacherError
 from recdistill.teachers.booster import Booster
-from recdistill.teachers.ensemble import EnsembleTeacher
-from recdistill.teachers.external import ExternalTeacher, RawModel
 from recdistill.teachers.function import Function
-from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.keras_model import KerasModel
+from recdistill.teachers.raw_teacher import ExternalTeacher, RawModel
 from recdistill.teachers.remote import GrpcModel, RestModel
 from recdistill.teachers.saved_model import SavedModel
 from recdistill.teachers.score_table import ScoreTable
@@ -31,7 +33,6 @@ from recdistill.teachers.tf_keras import TfKerasModel
 
 __all__ = [
     "Booster",
-    "EnsembleTeacher",
     "ExternalTeacher",
     "Function",
     "GrpcModel",

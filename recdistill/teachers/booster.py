@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from recdistill.teachers.files import existing, size_of
-from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.errors import TeacherError
+from recdistill.teachers.inputs import InputSpec
+from recdistill.teachers.model_files import existing, size_of
 
 
 class Booster:

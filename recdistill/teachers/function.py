@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from recdistill.teachers.files import imported
-from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.errors import TeacherError
+from recdistill.teachers.inputs import InputSpec
+from recdistill.teachers.model_files import imported
 
 
 class Function:

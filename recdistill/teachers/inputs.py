@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-
-class TeacherError(ValueError):
-    """A teacher that cannot be used as it is configured; says why and what to do."""
+from recdistill.errors import TeacherError
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.teachers.files import existing, size_of
-from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.errors import TeacherError
+from recdistill.teachers.inputs import InputSpec
+from recdistill.teachers.model_files import existing, size_of
 from recdistill.teachers.saved_model import input_spec, output_name
 
 

@@ -22,7 +22,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.errors import TeacherError
+from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.saved_model import output_name
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0

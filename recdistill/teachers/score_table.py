@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.batches import Lists, Ragged
-from recdistill.teachers.inputs import TeacherError
+from recdistill.data.batches import Lists, Ragged
+from recdistill.errors import TeacherError
 
 
 class ScoreTable:
@@ -81,7 +81,8 @@ class ScoreTable:
         """Scores of a batch.
 
         Args:
-            batch: `list_key`, `candidate_index` and `mask`, as in `recdistill.batches`.
+            batch: `list_key`, `candidate_index` and `mask`, as in
+            `recdistill.data.batches`.
             training: Not read.
 
         Returns:
@@ -104,7 +105,7 @@ class ScoreTable:
             )
         return np.where(mask, self._scores[found], np.float32(0.0))
 
-    def restrict(self, lists: Lists) -> Lists:
+    def keep_scored(self, lists: Lists) -> Lists:
         """The lists with the scored candidates alone; those without any are left out.
 
         Returns:
@@ -117,7 +118,7 @@ class ScoreTable:
         offsets = np.concatenate([[0], np.cumsum(length)])
         place = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - low, length)
         items = (self._places[place] % self._items).astype("int32")
-        return lists.only(Ragged(items, offsets))
+        return lists.with_scored_candidates(Ragged(items, offsets))
 
     def _codes(self, keys: Any) -> np.ndarray:
         keys = pa.array(np.asarray(keys, object), pa.string())
@@ -125,8 +126,8 @@ class ScoreTable:
         return np.asarray(pc.fill_null(found, -1), "int64")
 
 
-def restricted(lists: Lists, tables: Iterable[ScoreTable]) -> Lists:
+def keep_scored_by_all(lists: Lists, tables: Iterable[ScoreTable]) -> Lists:
     """The lists with the candidates that all tables have; see `ScoreTable.restrict`."""
     for table in tables:
-        lists = table.restrict(lists)
+        lists = table.keep_scored(lists)
     return lists

@@ -20,9 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from recdistill.errors import TeacherError
 from recdistill.teachers import legacy_process
-from recdistill.teachers.files import existing, size_of
-from recdistill.teachers.inputs import InputSpec, TeacherError
+from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.legacy_process import (
     ERROR,
     HELLO,
@@ -31,6 +31,7 @@ from recdistill.teachers.legacy_process import (
     read_frame,
     write_frame,
 )
+from recdistill.teachers.model_files import existing, size_of
 
 LAST_BYTES = 2_000
 """How much of what the process said last stands in an error."""

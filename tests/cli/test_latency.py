@@ -8,11 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from recdistill.cli.main import app
-from recdistill.latency import report as latency_report
-from recdistill.latency.measuring import Latency, Load
-from recdistill.serving import sweep, timing
-from recdistill.serving.batching import read_batching
-from recdistill.serving.timing import ModelTimes, TimedCall
+from recdistill.evaluation.latency import latency_tables as latency_report
+from recdistill.evaluation.latency import saved_model_timing
+from recdistill.evaluation.latency.saved_model_timing import ModelTimes, TimedCall
+from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.serving.deploy import tuning
+from recdistill.serving.deploy.batching_config import read_batching
 
 INPUT = {"dtype": "string", "shape": [None]}
 IDS = {"dtype": "string", "shape": [None, None]}
@@ -57,8 +58,8 @@ def asked(monkeypatch):
         ]
         return ModelTimes(model, 3_000_000, 5_000_000, 0.5, 1, "products", tuple(timed))
 
-    monkeypatch.setattr(timing, "time_model", time_model)
-    monkeypatch.setattr(sweep, "time_model", time_model)
+    monkeypatch.setattr(saved_model_timing, "time_model", time_model)
+    monkeypatch.setattr(tuning, "time_model", time_model)
     return runs
 
 
@@ -164,8 +165,9 @@ def test_help_of_both_does_not_import_tensorflow():
 def test_times_and_configuration_need_nothing_of_the_training_side():
     code = (
         "import sys\n"
-        "import recdistill.serving.sweep, recdistill.serving.timing\n"
-        "from recdistill.serving.config import Models\n"
+        "import recdistill.serving.deploy.tuning\n"
+        "import recdistill.evaluation.latency.saved_model_timing\n"
+        "from recdistill.serving.deploy.models_config import Models\n"
         "ours = {m for m in sys.modules if m.startswith('recdistill.')}\n"
         "assert not {'keras', 'tensorflow'} & set(sys.modules), sys.modules\n"
         "assert not [m for m in ours if 'pipeline' in m or 'student' in m], ours\n"

@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from recdistill import __version__
+from recdistill.atomic import held
 from recdistill.cli.main import app
-from recdistill.files import held
-from recdistill.pipeline.artefacts import Workspace
-from recdistill.pipeline.steps import STEPS, Pipeline
+from recdistill.pipeline.pipeline import STEPS, Pipeline
+from recdistill.pipeline.workspace import Workspace
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
@@ -252,7 +252,7 @@ def test_fetched_data_are_named_by_their_folder(tmp_path, monkeypatch):
         assert (name, to) == ("ml-100k", tmp_path)
         return tmp_path / "ml-100k"
 
-    monkeypatch.setattr("recdistill.datasets.fetch", fetched)
+    monkeypatch.setattr("recdistill.data.fetch", fetched)
     result = call("data", "fetch", "ml-100k", "--to", tmp_path)
     assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'ml-100k'}\n")
     assert "Downloading ml-100k" in result.stderr

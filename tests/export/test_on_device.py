@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from recdistill.errors import ExportError
 from recdistill.export import on_device
 from recdistill.export.on_device import export_query_tower, query_tower_embeddings
-from recdistill.export.parity import ExportError
 from tests.films import build_rows, build_schema, build_student
 
 pytest.importorskip("ai_edge_litert")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from recdistill.errors import ExportError
 from recdistill.export import parity
-from recdistill.export.parity import ExportError, Live, Request
+from recdistill.export.parity import Live, Request
 from recdistill.retrieval.exact import LOWEST
 from tests.films import ITEMS, build_items, build_rows
 

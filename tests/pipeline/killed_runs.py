@@ -15,11 +15,11 @@ import sys
 import pyarrow.parquet as pq
 
 from recdistill.cli import main as cli
+from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
-from recdistill.pipeline import artefacts, scoring, steps, training
-from recdistill.report import Report
-from recdistill.student import TwoTowerStudent
-from recdistill.teachers import EnsembleTeacher
+from recdistill.models.ensemble import EnsembleTeacher
+from recdistill.models.two_tower import TwoTowerStudent
+from recdistill.pipeline import pipeline, score_store, training, workspace
 from tests import tiny
 
 AFTER, BEFORE = True, False
@@ -32,9 +32,9 @@ POINTS = [
     (TwoTowerStudent, "save_weights", "/.partial-student-", AFTER),
     (pq, "write_table", "distill-", AFTER),
     (Report, "save", "/.partial-evaluate-", BEFORE),
-    (steps.Pipeline, "_publish_report", "", BEFORE),
+    (pipeline.Pipeline, "_publish_report", "", BEFORE),
     (publishing, "check_parity", "/.staging-1", BEFORE),
-    (artefacts.Draft, "publish", "/.partial-export-", BEFORE),  # version 1 is out
+    (workspace.Draft, "publish", "/.partial-export-", BEFORE),  # version 1 is out
 ]
 
 
@@ -65,7 +65,7 @@ def attempt(point, arguments):
 
 
 if __name__ == "__main__":
-    scoring.FILE_LISTS = tiny.FILE_LISTS
+    score_store.FILE_LISTS = tiny.FILE_LISTS
     codes = [attempt(point, sys.argv[1:]) for point in POINTS]
     print(json.dumps(codes), flush=True)
     sys.exit(attempt(None, sys.argv[1:]))

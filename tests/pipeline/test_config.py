@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from recdistill.errors import ConfigError
 from recdistill.pipeline import config
-from recdistill.pipeline.config import ConfigError, load_config
+from recdistill.pipeline.config import load_config
 from tests import tiny
 
 PIPELINES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.toml"))

@@ -9,13 +9,11 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.datasets import DataError
-from recdistill.evaluation import ListRows
-from recdistill.pipeline.artefacts import Artefact
+from recdistill.errors import DataError, GateError
+from recdistill.evaluation.rows import ListRows
 from recdistill.pipeline.gate import (
     CountedScorer,
     Faults,
-    GateError,
     check_sound,
     decide,
     enter,
@@ -26,6 +24,7 @@ from recdistill.pipeline.teacher_config import (
     LinearTeacherConfig,
     ScoresTeacherConfig,
 )
+from recdistill.pipeline.workspace import Artefact
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -42,7 +41,7 @@ def table(values, queries=None):
 
 def gate(
     teacher,
-    twin,
+    baseline,
     popularity=None,
     *,
     override=False,
@@ -52,7 +51,7 @@ def gate(
 ):
     others = {
         "popularity": table(popularity or [0.0] * len(teacher), queries),
-        "student_alone": table(twin, queries),
+        "baseline": table(baseline, queries),
     }
     rows = table(teacher, queries)
     return decide(
@@ -75,9 +74,9 @@ def test_a_teacher_that_is_better_on_every_list_passes():
     assert part.message == (
         "The teacher is worth distilling: mrr on validation, "
         "teacher minus popularity +0.5000 [+0.5000, +0.5000]; "
-        "teacher minus student alone +0.2500 [+0.2500, +0.2500]."
+        "teacher minus baseline +0.2500 [+0.2500, +0.2500]."
     )
-    gap = part.differences["teacher_minus_student_alone"]
+    gap = part.differences["teacher_minus_baseline"]
     assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
 
 
@@ -85,22 +84,22 @@ def test_a_teacher_that_is_worse_does_not_pass_however_sure_that_is():
     part = gate([0.25] * 20, [0.5] * 20)
     assert not part.passed
     assert part.message.startswith(
-        "The teacher does not beat student alone beyond noise: mrr on validation, "
+        "The teacher does not beat baseline beyond noise: mrr on validation, "
         "teacher minus popularity +0.2500 [+0.2500, +0.2500]; "
-        "teacher minus student alone -0.2500 [-0.2500, -0.2500]"
+        "teacher minus baseline -0.2500 [-0.2500, -0.2500]"
     )
 
 
 def test_a_teacher_that_beats_neither_has_both_named():
     part = gate([0.5] * 20, [0.5] * 20, [0.5] * 20)
     assert not part.passed
-    assert "does not beat popularity and student alone beyond noise" in part.message
+    assert "does not beat popularity and baseline beyond noise" in part.message
 
 
 def test_a_gain_within_the_noise_does_not_pass():
     teacher = [0.0, 1.0] * 10 + [0.6]
     part = gate(teacher, [0.5] * 21)
-    gap = part.differences["teacher_minus_student_alone"]
+    gap = part.differences["teacher_minus_baseline"]
     assert gap.value == pytest.approx(0.1 / 21)
     assert gap.low < 0 < gap.high
     assert not part.passed
@@ -117,7 +116,7 @@ def test_the_noise_is_that_between_queries_not_between_lists():
 def test_one_query_says_nothing_and_the_reason_is_given():
     part = gate([0.9] * 5, [0.1] * 5, queries=["ann"] * 5)
     assert not part.passed
-    assert "teacher minus student alone unknown (" in part.message
+    assert "teacher minus baseline unknown (" in part.message
 
 
 @pytest.mark.parametrize("override", [True, False])
@@ -189,7 +188,7 @@ class TestSoundness:
         )
         assert (part.passed, part.overridden) == (False, True)
         assert part.message.startswith(
-            "The teacher does not beat student alone beyond noise and gives 1 NaN or "
+            "The teacher does not beat baseline beyond noise and gives 1 NaN or "
             "infinite scores in 20 validation lists and gives all candidates the same "
             "score in 20 of 20 validation lists and was trained on 4 of the"
         )

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recdistill.datasets import DataError, synthetic
+from recdistill.data import synthetic
+from recdistill.errors import DataError
 from recdistill.pipeline import partitions
 from recdistill.pipeline.config import SplitConfig
 from recdistill.pipeline.partitions import TEST, TRAIN, VALID, Partitions

@@ -17,7 +17,7 @@ def learned(folder, *, also=()):
     files = [
         folder / "schema.json",
         *folder.glob("vocabulary-*"),
-        *folder.glob("profiles/*"),
+        *folder.glob("training_rows/*"),
         *folder.glob("lists/train-*"),
         *(path for pattern in also for path in folder.glob(pattern)),
     ]
@@ -107,10 +107,10 @@ def test_queries_and_items_of_the_test_part_alone_change_nothing_learned(tmp_pat
 
     def content(folder):
         kept = learned(folder)
-        for path in folder.glob("profiles/*"):
+        for path in folder.glob("training_rows/*"):
             # The new queries have a row of their own, and nothing in it.
             rows = pq.read_table(path).to_pylist()
-            kept[f"profiles/{path.name}"] = [r for r in rows if r["items"]]
+            kept[f"training_rows/{path.name}"] = [r for r in rows if r["items"]]
         for path in folder.glob("lists/train-*"):
             table = pq.read_table(path).drop_columns(["query_row"])
             kept[f"lists/{path.name}"] = table.to_pylist()

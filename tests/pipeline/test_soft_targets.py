@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from recdistill import losses
-from recdistill.doctor import examine
-from recdistill.pipeline.config import ConfigError, DistillationLoss, DistillConfig
+from recdistill.distillation.score_doctor import examine
+from recdistill.errors import ConfigError
+from recdistill.pipeline.config import DistillationLoss, DistillConfig
 from recdistill.pipeline.soft_targets import choose, distillation_losses
 from tests import contracts
 

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from recdistill.batches import Collator, in_order, read_lists
+from recdistill.data.batches import Collator, in_order, read_lists
+from recdistill.errors import TeacherError
+from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
 from recdistill.export.parity import Parity
-from recdistill.pipeline.external import watched
-from recdistill.pipeline.prepared import Prepared
-from recdistill.pipeline.steps import STEPS, Pipeline
-from recdistill.report import Report
-from recdistill.teachers import TeacherError
+from recdistill.pipeline.pipeline import STEPS, Pipeline
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.teacher_opening import watched
 from tests import tiny
 from tests.pipeline import outside
 
@@ -60,7 +60,7 @@ def go(folder, *overrides, until="export"):
     params=["synthetic", pytest.param("movielens", marks=pytest.mark.real_data)],
 )
 def first(request, tmp_path_factory):
-    """A run up to the twin, which all teachers that read raw features share."""
+    """A run up to the baseline, which all teachers that read raw features share."""
     folder = tmp_path_factory.mktemp("teachers")
     if request.param == "movielens":
         if not MOVIELENS.exists():
@@ -77,7 +77,7 @@ def shared(first, tmp_path):
 
 
 def distilled(folder, *overrides):
-    """A whole run with another teacher on data and twin that are there."""
+    """A whole run with another teacher on data and baseline that are there."""
     done = go(folder, *overrides)
     assert list(done) == list(STEPS)
     assert done["prepare"].reused

@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.batches import Collator, Lists, Ragged, in_order
-from recdistill.distiller import Distiller
-from recdistill.pipeline import judging
+from recdistill.data.batches import Collator, Lists, Ragged, in_order
+from recdistill.distillation.distiller import Distiller
+from recdistill.pipeline import validation
 from recdistill.pipeline.config import ListsConfig, StudentConfig
-from recdistill.pipeline.external import ExternalTeachers
-from recdistill.pipeline.judging import Validation, compiled, judge
-from recdistill.pipeline.models import TeacherBuilder, build_student
-from recdistill.pipeline.scoring import write_scores
+from recdistill.pipeline.model_building import TeacherBuilder, build_student
+from recdistill.pipeline.score_store import write_scores
+from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.training import train, training_batches
+from recdistill.pipeline.validation import Validation, compiled, judge
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -207,7 +207,7 @@ def test_judging_masks_the_seen_items_and_counts_the_unreachable_as_nothing():
 
 
 def test_validation_judges_a_seeded_sample_of_whole_rankings(prepared, monkeypatch):
-    monkeypatch.setattr(judging, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
+    monkeypatch.setattr(validation, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
     whole = Validation.of(prepared, METRICS, 10_000, seed=1)
     assert max(map(len, whole.lists)) == 4
     everything = rows_of(prepared, "valid")
@@ -249,7 +249,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         tmp_path,
         1,
         tiny.quiet,
-        own_rows=False,
+        training_rows=False,
     )
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))

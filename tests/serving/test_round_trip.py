@@ -11,10 +11,10 @@ import pytest
 import tensorflow as tf
 
 from recdistill.serving import AsyncClient, Client
-from recdistill.serving.config import Models
+from recdistill.serving.deploy.models_config import Models
+from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.workload import queries_from_columns
 from tests import films
 
 QUERIES, BATCH, K = 1000, 100, 10

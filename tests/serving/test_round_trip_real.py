@@ -12,19 +12,19 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from recdistill.batches import Collator, batches
-from recdistill.datasets import read_tables
-from recdistill.distiller import Distiller
-from recdistill.export.exporting import export_student
+from recdistill.data import read_tables
+from recdistill.data.batches import Collator, batches
+from recdistill.distillation.distiller import Distiller
+from recdistill.export.student_export import export_student
 from recdistill.losses import ListwiseCrossEntropy
-from recdistill.pipeline.models import build_student
-from recdistill.pipeline.prepare import prepare
-from recdistill.pipeline.prepared import Prepared
+from recdistill.pipeline.model_building import build_student
+from recdistill.pipeline.preparation import prepare
+from recdistill.pipeline.prepared_data import Prepared
 from recdistill.serving import Client
-from recdistill.serving.config import Models
+from recdistill.serving.deploy.models_config import Models
+from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.workload import queries_from_columns
 from tests import tiny
 
 pytestmark = pytest.mark.real_data

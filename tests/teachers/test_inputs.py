@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from recdistill.teachers.inputs import InputSpec, TeacherError, as_input
+from recdistill.errors import TeacherError
+from recdistill.teachers.inputs import InputSpec, as_input
 
 TEXT = np.array(["7", "1260759144", "-2"], object)
 HISTORY = np.array([["7", "8", "9"], ["5", "", ""], ["", "", ""]], object)

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.errors import TeacherError
 from recdistill.teachers import (
     Booster,
     Function,
     InputSpec,
     KerasModel,
     SavedModel,
-    TeacherError,
     TfKerasModel,
 )
-from recdistill.teachers.files import digest, source_digest
+from recdistill.teachers.model_files import digest, source_digest
 from tests.pipeline import outside
 
 

@@ -6,7 +6,8 @@ import grpc
 import numpy as np
 import pytest
 
-from recdistill.teachers import GrpcModel, InputSpec, RestModel, TeacherError, remote
+from recdistill.errors import TeacherError
+from recdistill.teachers import GrpcModel, InputSpec, RestModel, remote
 from tests.pipeline import outside
 
 UNAVAILABLE, INVALID = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT

@@ -4,9 +4,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recdistill.batches import Collator, Lists, Ragged
-from recdistill.teachers import ScoreTable, TeacherError
-from recdistill.teachers.score_table import restricted
+from recdistill.data.batches import Collator, Lists, Ragged
+from recdistill.errors import TeacherError
+from recdistill.teachers import ScoreTable
+from recdistill.teachers.score_table import keep_scored_by_all
 
 ITEMS = ["a", "b", "c", "d"]
 ROWS = [
@@ -57,7 +58,7 @@ def batch(given):
 
 def test_lists_are_cut_down_to_what_is_scored_and_scored_so():
     given = lists(["ann", "bob", "dan", "bob"], [[0], [1], [0], [3]])
-    left = table().restrict(given)
+    left = table().keep_scored(given)
     assert left.query_id.tolist() == ["ann", "bob", "bob"]
     assert left.list_id.tolist() == [0, 1, 3]
     x = batch(left)
@@ -69,33 +70,36 @@ def test_lists_are_cut_down_to_what_is_scored_and_scored_so():
 
 
 def test_an_unscored_positive_is_no_candidate_and_the_list_cannot_be_judged():
-    left = table().restrict(lists(["ann", "bob"], [[0], [1]]))
+    left = table().keep_scored(lists(["ann", "bob"], [[0], [1]]))
     assert left.with_positive().list_id.tolist() == [0]
 
 
 def test_what_the_query_has_seen_is_left_out_but_for_a_positive():
     given = lists(["bob", "bob"], [[3], [0]], seen=[[0, 3], [3]])
-    mask = batch(table().restrict(given))["mask"]
+    mask = batch(table().keep_scored(given))["mask"]
     np.testing.assert_array_equal(mask, [[0, 0, 0, 1], [1, 0, 0, 0]])
 
 
 def test_lists_of_the_source_go_by_their_own_id():
     source = np.array(["eve", "ann"], object)
-    left = table().restrict(lists(["x", "y"], [[2], [0]], source_list=source))
-    assert [row.tolist() for row in np.split(left.listed.values, [1])] == [[2], [0, 1]]
+    left = table().keep_scored(lists(["x", "y"], [[2], [0]], source_list=source))
+    assert [row.tolist() for row in np.split(left.scored_candidates.values, [1])] == [
+        [2],
+        [0, 1],
+    ]
     np.testing.assert_array_equal(table()(batch(left))[0], [0, 0, 7.0, 0])
 
 
 def test_two_tables_leave_what_both_have():
     other = table([("ann", "b", 1.0), ("bob", "a", 1.0), ("ann", "d", 2.0)])
-    left = restricted(lists(["ann", "bob", "eve"], [[0]] * 3), [table(), other])
+    left = keep_scored_by_all(lists(["ann", "bob", "eve"], [[0]] * 3), [table(), other])
     assert left.query_id.tolist() == ["ann", "bob"]
-    assert left.listed.padded(-1).tolist() == [[1], [0]]
+    assert left.scored_candidates.padded(-1).tolist() == [[1], [0]]
 
 
 def test_no_tables_leave_the_lists_as_they_are():
     given = lists(["ann"], [[0]])
-    assert restricted(given, []) is given
+    assert keep_scored_by_all(given, []) is given
     assert given.with_positive() is given
 
 

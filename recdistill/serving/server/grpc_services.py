@@ -17,8 +17,9 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from recdistill.serving.server.errors import Code, RequestError, ServeError
+from recdistill.errors import ServeError
 from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.server.request_errors import Code, RequestError
 from recdistill.serving.server.requests import Requests
 
 __all__ = ["GrpcServer"]

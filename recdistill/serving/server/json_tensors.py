@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recdistill.serving.server.errors import invalid
-from recdistill.serving.server.models import Signature
-from recdistill.serving.server.tensors import STRING, dtype_name
+from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.request_errors import invalid
+from recdistill.serving.server.wire_tensors import STRING, dtype_name
 
 __all__ = ["Body", "columns_as_json", "read_body", "rows_as_json"]
 

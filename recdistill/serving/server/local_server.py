@@ -9,13 +9,13 @@ import sys
 import threading
 from types import FrameType, TracebackType
 
-from recdistill.serving.server.catalogue import Catalogue
-from recdistill.serving.server.errors import ServeError
+from recdistill.errors import ServeError
 from recdistill.serving.server.grpc_services import GrpcServer
-from recdistill.serving.server.metrics import Metrics
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.requests import Requests
 from recdistill.serving.server.rest import RestServer
+from recdistill.serving.server.served_models import Catalogue
+from recdistill.serving.server.server_metrics import Metrics
 
 __all__ = ["LocalServer", "run_until_signal"]
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from recdistill.serving.batching import Batching
-from recdistill.serving.server.errors import ServeError
+from recdistill.errors import ServeError
+from recdistill.serving.deploy.batching_config import Batching
 
 __all__ = ["ServerOptions"]
 

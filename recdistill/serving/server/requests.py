@@ -14,12 +14,12 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from recdistill.serving.server.catalogue import Catalogue
-from recdistill.serving.server.errors import invalid
-from recdistill.serving.server.metrics import Metrics
-from recdistill.serving.server.models import Signature, inputs_of, outputs_of
-from recdistill.serving.server.tensors import write_tensor
+from recdistill.serving.server.loaded_model import Signature, inputs_of, outputs_of
+from recdistill.serving.server.request_errors import invalid
+from recdistill.serving.server.served_models import Catalogue
+from recdistill.serving.server.server_metrics import Metrics
 from recdistill.serving.server.versions import Version
+from recdistill.serving.server.wire_tensors import write_tensor
 
 __all__ = ["Requests"]
 

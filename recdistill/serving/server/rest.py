@@ -20,21 +20,21 @@ from tensorflow_serving.apis import (
     model_pb2,
 )
 
-from recdistill.serving.config import METRICS_PATH
-from recdistill.serving.server.errors import (
-    HTTP_STATUS,
-    Code,
-    RequestError,
-    ServeError,
-    invalid,
-)
+from recdistill.errors import ServeError
+from recdistill.serving.deploy.models_config import METRICS_PATH
 from recdistill.serving.server.json_tensors import (
     columns_as_json,
     read_body,
     rows_as_json,
 )
-from recdistill.serving.server.models import Signature
+from recdistill.serving.server.loaded_model import Signature
 from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.server.request_errors import (
+    HTTP_STATUS,
+    Code,
+    RequestError,
+    invalid,
+)
 from recdistill.serving.server.requests import SIGNATURE_DEF, Requests
 from recdistill.serving.server.versions import Version
 

@@ -16,17 +16,10 @@ from pathlib import Path
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.serving.batching import read_batching
-from recdistill.serving.config import ConfigError
-from recdistill.serving.server.batching import Arrays, Batcher
-from recdistill.serving.server.errors import (
-    Code,
-    RequestError,
-    ServeError,
-    invalid,
-)
-from recdistill.serving.server.metrics import Metrics
-from recdistill.serving.server.models import (
+from recdistill.errors import ConfigError, ServeError
+from recdistill.serving.deploy.batching_config import read_batching
+from recdistill.serving.server.batcher import Arrays, Batcher
+from recdistill.serving.server.loaded_model import (
     DEFAULT_SIGNATURE,
     Model,
     Signature,
@@ -35,6 +28,8 @@ from recdistill.serving.server.models import (
     warm_up_requests,
 )
 from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.server.request_errors import Code, RequestError, invalid
+from recdistill.serving.server.server_metrics import Metrics
 
 __all__ = ["ModelVersions", "Version"]
 

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from recdistill.serving.server.errors import RequestError
 from recdistill.serving.server.json_tensors import (
     columns_as_json,
     read_body,
     rows_as_json,
 )
-from recdistill.serving.server.models import Signature
+from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.request_errors import RequestError
 
 
 def signature(**dtypes):

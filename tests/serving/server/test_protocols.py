@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorflow_serving.apis import classification_pb2
 
-from recdistill.serving.server.errors import ServeError
+from recdistill.errors import ServeError
 from tests.serving.calls import Client, predict_request, refused
 
 

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from recdistill.serving.server.errors import ServeError
+from recdistill.errors import ServeError
 from tests.serving import toy
 from tests.serving.calls import predict_request, refused
 from tests.serving.server.conftest import wait_until

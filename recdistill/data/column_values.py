@@ -1,0 +1,295 @@
+"""One column at a time: raw values to ids, times and numbers, or an exact complaint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recdistill.errors import DataError
+
+_MICROSECONDS = pa.timestamp("us")
+_MICROSECONDS_UTC = pa.timestamp("us", "UTC")
+_DECIMAL = r"^-?[0-9]+\.[0-9]+$"
+_WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run of values stands in its file.
+
+    Attributes:
+        file: Path of the file, as the user gave it.
+        column: Name of the column.
+        first_row: Row of the first value; rows count from 1, without a header.
+        untyped: Whether the file is text, where a number and its digits look alike.
+    """
+
+    file: str
+    column: str
+    first_row: int = 1
+    untyped: bool = False
+
+    def error(self, index: int, problem: str, value: Any) -> DataError:
+        """The complaint about the value at `index` of the run."""
+        return DataError(
+            f"{self.file}, column `{self.column}`, row {self.first_row + index}: "
+            f"{problem}. Received: {value!r}"
+        )
+
+    def refusal(self, problem: str, values: pa.Array) -> DataError:
+        """The complaint about the type of a run of values."""
+        return self.error(0, f"{problem}, not {values.type}", values[0].as_py())
+
+
+def ids(values: pa.Array, place: Place) -> pa.Array:
+    """Ids as strings: integers by their digits, whole floats without the fraction.
+
+    Text files carry no types, so there `1.0` (a table that once had gaps) is `1` too.
+
+    Raises:
+        DataError: At a missing or empty id, a number with a fraction, or another type.
+
+    Example:
+        >>> ids(pa.array([7.0, 12.0]), Place("items.parquet", "item_id")).to_pylist()
+        ['7', '12']
+    """
+    values = _decoded(values)
+    _reject_missing(values, place)
+    if _is_real(values.type):
+        values = _whole(values, place)
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.string())
+    if not _is_text(values.type):
+        raise place.refusal("an id must be text or integer", values)
+    text = values.cast(pa.string())
+    _reject_where(pc.equal(text, ""), text, place, "an id must not be empty")
+    return _without_fractions(text, place) if place.untyped else text
+
+
+class Times:
+    """Times as int64, in one unit for a whole stream.
+
+    Numbers are kept as they are; dates become microseconds since 1970 (UTC where they
+    name no zone). The first value of a stream decides which of the two its text holds,
+    so that a stray date cannot slip microseconds in among seconds.
+    """
+
+    def __init__(self) -> None:
+        self._parse: Callable[[pa.Array], pa.Array] | None = None
+
+    def __call__(self, values: pa.Array, place: Place) -> pa.Array:
+        """Converts the next run of values.
+
+        Raises:
+            DataError: At a missing time, a number with a fraction, or unreadable text.
+        """
+        values = _decoded(values)
+        _reject_missing(values, place)
+        if _is_text(values.type):
+            return self._from_text(pc.utf8_trim_whitespace(values), place)
+        if _is_real(values.type):
+            return _whole(values, place)
+        if pa.types.is_integer(values.type):
+            return _cast(values, _to(pa.int64()), place, "a time must fit 64 bits")
+        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+            return values.cast(_MICROSECONDS, safe=False).cast(pa.int64())
+        raise place.refusal("a time must be integer or date", values)
+
+    def _from_text(self, values: pa.Array, place: Place) -> pa.Array:
+        if len(values) == 0:
+            return values.cast(pa.int64())
+        if self._parse is None:
+            self._parse = _time_parser(values[:1])
+        if self._parse is _parse_number:
+            wanted = "a time must be a whole number here, like the first of the file"
+            numbers = _cast(values, self._parse, place, wanted)
+            return (
+                numbers if pa.types.is_integer(numbers.type) else _whole(numbers, place)
+            )
+        wanted = "a time must be a whole number or an ISO 8601 date, one form a file"
+        return _cast(values, self._parse, place, wanted)
+
+
+def numbers(values: pa.Array, place: Place) -> pa.Array:
+    """Finite float32 numbers.
+
+    Raises:
+        DataError: At a missing, unreadable, infinite or NaN value.
+    """
+    values = _decoded(values)
+    _reject_missing(values, place)
+    if _is_text(values.type):
+        values = pc.utf8_trim_whitespace(values)
+    wanted = "a number is needed"
+    doubles = _cast(values, _to(pa.float64()), place, wanted)
+    floats = doubles.cast(pa.float32(), safe=False)
+    _reject_where(pc.invert(pc.is_finite(floats)), doubles, place, "must be finite")
+    return floats
+
+
+def scores(values: pa.Array, place: Place) -> pa.Array:
+    """Finite float32 numbers; null where there is no score.
+
+    Raises:
+        DataError: At an unreadable, infinite or NaN value.
+    """
+    values = _decoded(values)
+    missing = pc.is_null(values)
+    if _is_text(values.type):
+        missing = pc.or_kleene(missing, pc.equal(values, ""))
+        missing = pc.fill_null(missing, True)
+    zero = pa.scalar("0" if _is_text(values.type) else 0).cast(values.type)
+    filled = pc.if_else(missing, zero, values)
+    return pc.if_else(missing, pa.scalar(None, pa.float32()), numbers(filled, place))
+
+
+def weights(values: pa.Array, place: Place) -> pa.Array:
+    """Finite float32 numbers of at least 0.
+
+    Raises:
+        DataError: As `numbers`, and at a negative value.
+    """
+    floats = numbers(values, place)
+    _reject_where(pc.less(floats, 0), floats, place, "a weight must not be negative")
+    return floats
+
+
+def reject_duplicates(values: pa.Array, place: Place) -> None:
+    """Checks that ids are unique.
+
+    Raises:
+        DataError: Names the first repeated id and the rows it stands in.
+    """
+    codes = values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, counts = np.unique(codes, return_counts=True)
+    repeated = np.flatnonzero(counts > 1)
+    if len(repeated):
+        rows = np.flatnonzero(codes == repeated[0])
+        listed = ", ".join(str(place.first_row + row) for row in rows[:5])
+        raise DataError(
+            f"{place.file}, column `{place.column}`: ids must be unique, but "
+            f"{values[rows[0]].as_py()!r} stands in rows {listed}"
+            f"{', …' if len(rows) > 5 else ''}. Keep one row for each id."
+        )
+
+
+def feature(values: pa.Array) -> pa.Array:
+    """A feature as read, lists of ids as lists of strings, encodings undone."""
+    values = _decoded(values)
+    if pa.types.is_large_string(values.type):
+        return values.cast(pa.string())
+    if not _is_list(values.type):
+        return values
+    inner = values.type.value_type
+    if pa.types.is_integer(inner) or _is_text(inner) or pa.types.is_dictionary(inner):
+        return values.cast(pa.list_(pa.string()))
+    return values
+
+
+def _decoded(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        return values.cast(values.type.value_type)
+    return values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    )
+
+
+def _is_real(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _reject_missing(values: pa.Array, place: Place) -> None:
+    if values.null_count:
+        index = pc.index(pc.is_null(values), True).as_py()
+        raise place.error(index, "a value is needed", None)
+
+
+def _reject_where(bad: pa.Array, shown: pa.Array, place: Place, problem: str) -> None:
+    index = pc.index(bad, True).as_py()
+    if index >= 0:
+        raise place.error(index, problem, shown[index].as_py())
+
+
+def _whole(values: pa.Array, place: Place) -> pa.Array:
+    doubles = values.cast(pa.float64())
+    exact = pc.and_(
+        pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), 2.0**53)
+    )
+    _reject_where(pc.invert(exact), values, place, "a whole number is needed")
+    return doubles.cast(pa.int64())
+
+
+def _without_fractions(text: pa.Array, place: Place) -> pa.Array:
+    if not pc.any(pc.match_substring(text, ".")).as_py():
+        return text
+    text = pc.replace_substring_regex(text, _WHOLE_DECIMAL, r"\1")
+    bad = pc.match_substring_regex(text, _DECIMAL)
+    _reject_where(bad, text, place, "an id that is a number must be whole")
+    return text
+
+
+def _to(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
+    return lambda values: values.cast(kind)
+
+
+def _cast(
+    values: pa.Array, convert: Callable[[pa.Array], pa.Array], place: Place, wanted: str
+) -> pa.Array:
+    try:
+        return convert(values)
+    except pa.ArrowInvalid:
+        index = _first_failure(values, convert)
+        raise place.error(index, wanted, values[index].as_py()) from None
+    except pa.ArrowNotImplementedError:
+        raise place.refusal(wanted, values) from None
+
+
+def _first_failure(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:
+    """Index of the first value that does not convert, by bisection."""
+    good, bad = 0, len(values)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            convert(values[:middle])
+            good = middle
+        except pa.ArrowInvalid:
+            bad = middle
+    return bad - 1
+
+
+def _time_parser(first: pa.Array) -> Callable[[pa.Array], pa.Array]:
+    for parse in (_parse_number, _parse_date, _parse_date_with_zone):
+        try:
+            parse(first)
+            return parse
+        except pa.ArrowInvalid:
+            continue
+    return _parse_date
+
+
+def _parse_number(values: pa.Array) -> pa.Array:
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values.cast(pa.float64())
+
+
+def _parse_date(values: pa.Array) -> pa.Array:
+    return values.cast(_MICROSECONDS).cast(pa.int64())
+
+
+def _parse_date_with_zone(values: pa.Array) -> pa.Array:
+    return values.cast(_MICROSECONDS_UTC).cast(pa.int64())

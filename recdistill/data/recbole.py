@@ -1,0 +1,144 @@
+"""RecBole's atomic files: tab-separated tables whose header names the types."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recdistill.data.dataset import Columns, Dataset
+from recdistill.data.streams import (
+    Source,
+    csv_source,
+    feature_table,
+    file_digest,
+    fingerprint,
+    interaction_stream,
+    reading,
+)
+from recdistill.errors import DataError
+
+_TYPES = {
+    "token": pa.string(),
+    "token_seq": pa.list_(pa.string()),
+    "float": pa.float64(),
+    "float_seq": pa.list_(pa.float64()),
+}
+
+
+class _Field(NamedTuple):
+    header: str
+    kind: pa.DataType
+
+
+def read_recbole(
+    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+) -> Dataset:
+    """Reads a folder with `<name>.inter` and, if they are there, `.item` and `.user`.
+
+    The header of each file gives a name and a type for every column. A `token` becomes
+    a string, a `token_seq` (divided by spaces) a list of strings, a `float` float64, a
+    `float_seq` a list of float64. Column names lose their type.
+
+    Args:
+        path: The folder. With several data sets in it, the one named as the folder.
+        columns: Roles to column names without types, such as `{"relevance": "rating"}`.
+
+    Returns:
+        A `Dataset`; its times are the integers that `timestamp:float` holds.
+
+    Raises:
+        DataError: If there is no `.inter` file, or a header or a value is malformed.
+
+    Reference: Zhao et al. (2021), RecBole.
+    """
+    folder = Path(path)
+    roles = Columns.of(columns)
+    inter = _inter_file(folder)
+    paths = {
+        kind: inter.with_suffix(kind)
+        for kind in (".inter", ".item", ".user")
+        if inter.with_suffix(kind).is_file()
+    }
+    digests = {each.name: file_digest(each, text=True) for each in paths.values()}
+    tables = {
+        kind: feature_table(_source(paths[kind]), id_column)
+        for kind, id_column in ((".item", roles.item), (".user", roles.query))
+        if kind in paths
+    }
+    return Dataset(
+        name=inter.stem,
+        columns=roles,
+        items=tables.get(".item"),
+        queries=tables.get(".user"),
+        fingerprint=fingerprint(digests),
+        source=digests,
+        stream=interaction_stream([_source(inter, roles)], roles),
+    )
+
+
+def _inter_file(folder: Path) -> Path:
+    found = sorted(folder.glob("*.inter"))
+    named = [each for each in found if each.stem == folder.resolve().name]
+    if len(found) == 1 or named:
+        return (named or found)[0]
+    listed = ", ".join(each.name for each in found) or "none"
+    raise DataError(
+        f"`path` must be a folder with one .inter file, or with one named as the "
+        f"folder. Received: {folder}, .inter files: {listed}"
+    )
+
+
+def _source(path: Path, roles: Columns | None = None) -> Source:
+    """One atomic file; the columns with a role stay text, for exact complaints."""
+    kinds = _header(path)
+    for name in roles.names() if roles else []:
+        if name in kinds:
+            kinds[name] = kinds[name]._replace(kind=pa.string())
+    types = {
+        field.header: pa.string() if pa.types.is_list(field.kind) else field.kind
+        for field in kinds.values()
+    }
+
+    def change(batch: pa.RecordBatch) -> pa.RecordBatch:
+        with reading(path):
+            return pa.RecordBatch.from_pydict(
+                {
+                    name: _split(batch.column(index), field.kind)
+                    for index, (name, field) in enumerate(kinds.items())
+                }
+            )
+
+    return csv_source(path, types=types, delimiter="\t", quoted=False).mapped(change)
+
+
+def _header(path: Path) -> dict[str, _Field]:
+    """Column name to what the header says of it.
+
+    Raises:
+        DataError: If a column has no name, no type, or one that RecBole does not have.
+    """
+    with reading(path), path.open(encoding="utf-8-sig") as stream:
+        headers = stream.readline().rstrip("\r\n").split("\t")
+    fields: dict[str, _Field] = {}
+    for header in headers:
+        name, _, label = header.rpartition(":")
+        if not name or label not in _TYPES or name in fields:
+            raise DataError(
+                f"{path}, header: each column must be written `name:type` once, "
+                f"divided by tabs, with one of the types {', '.join(_TYPES)}. "
+                f"Received: {header!r}"
+            )
+        fields[name] = _Field(header, _TYPES[label])
+    return fields
+
+
+def _split(text: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Words divided by spaces, where `kind` is a list; no words give an empty list."""
+    if not pa.types.is_list(kind):
+        return text
+    text = pc.utf8_trim_whitespace(text)
+    words = pc.split_pattern_regex(text, pattern=" +")
+    none = pa.scalar([], words.type)
+    return pc.if_else(pc.equal(text, ""), none, words).cast(kind)

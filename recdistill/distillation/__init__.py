@@ -1,0 +1,5 @@
+"""Distillation: the Distiller, loss terms, score transforms and the score doctor."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

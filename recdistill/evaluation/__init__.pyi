@@ -1,0 +1,25 @@
+from .intervals import (
+    Interval,
+    Slice,
+    bootstrap,
+    by_slice,
+    gap_closed,
+    kept,
+    paired_difference,
+)
+from .report.run_report import Report
+from .rows import ListRows, agreement, measure
+
+__all__ = [
+    "Interval",
+    "ListRows",
+    "Report",
+    "Slice",
+    "agreement",
+    "bootstrap",
+    "by_slice",
+    "gap_closed",
+    "kept",
+    "measure",
+    "paired_difference",
+]

@@ -1,0 +1,179 @@
+"""Times the calls of a SavedModel in a process that has little but TensorFlow.
+
+    python -m recdistill.evaluation.latency.timing_process MODEL PLAN RESULT
+
+PLAN and RESULT are JSON files; `recdistill.evaluation.latency.saved_model_timing`
+writes and reads them. The
+model is loaded by the session loader, as the C++ server does, and asked with real rows:
+those of its own warm-up requests, repeated where more are wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    # TensorFlow tries to import them; here neither is wanted.
+    sys.modules.update(dict.fromkeys(("keras", "tf_keras")))  # type: ignore[arg-type]
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from recdistill.evaluation.latency.flops import COUNTED, flops_of_run
+from recdistill.evaluation.latency.stopwatch import measure_load
+
+Arrays = dict[str, np.ndarray]
+
+WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
+MANIFEST = Path("assets.extra") / "recdistill.json"
+
+
+class Model:
+    """A loaded SavedModel, and the real rows that came with it.
+
+    Args:
+        path: The SavedModel.
+        threads: Threads that an op may use, and ops that may run at once.
+    """
+
+    def __init__(self, path: Path, threads: int) -> None:
+        config = tf.compat.v1.ConfigProto(
+            intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads
+        )
+        before, start = memory_bytes(), time.perf_counter()
+        self.session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        with self.session.graph.as_default():
+            loader = tf.compat.v1.saved_model.loader
+            graph = loader.load(self.session, ["serve"], str(path))
+        self.load_s = time.perf_counter() - start
+        self.memory_bytes = None if before is None else memory_bytes() - before  # type: ignore[operator]
+        self.signatures = graph.signature_def
+        self.rows = _warm_up_rows(path / WARM_UP)
+        manifest = path / MANIFEST
+        self.items = (
+            json.loads(manifest.read_text("utf-8"))["items"] if manifest.exists() else 0
+        )
+
+    def inputs(self, signature: str, rows: int, candidates: int | None) -> Arrays:
+        """Real inputs of a call.
+
+        Args:
+            signature: Its name; must have warm-up requests.
+            rows: The batch size.
+            candidates: Width of `candidate_ids`, where the signature has them.
+
+        Raises:
+            SystemExit: If there is no real row to ask with.
+        """
+        if signature not in self.rows:
+            raise SystemExit(
+                f"`signature` must have warm-up requests, as {sorted(self.rows)} do. "
+                f"Received: {signature!r}"
+            )
+        real = self.rows[signature]
+        inputs = {
+            name: value[np.arange(rows) % len(value)] for name, value in real.items()
+        }
+        if candidates is not None and "candidate_ids" in inputs:
+            ids = self._items(candidates, inputs["candidate_ids"])
+            inputs["candidate_ids"] = np.tile(ids, (rows, 1))
+        return inputs
+
+    def prepare(self, signature: str, inputs: Arrays) -> Callable[[], Any]:
+        """A call with these inputs, ready to be made."""
+        contract = self.signatures[signature]
+        names = list(inputs)
+        run = self.session.make_callable(
+            [info.name for info in contract.outputs.values()],
+            [contract.inputs[name].name for name in names],
+        )
+        values = [inputs[name] for name in names]
+        return lambda: run(*values)
+
+    def flops(self, signature: str, inputs: Arrays) -> int:
+        """Operations of a call."""
+        contract = self.signatures[signature]
+        feed = {contract.inputs[name].name: value for name, value in inputs.items()}
+        fetches = [info.name for info in contract.outputs.values()]
+        return flops_of_run(self.session, fetches, feed)
+
+    def _items(self, count: int, known: np.ndarray) -> np.ndarray:
+        """`(count,)` item ids: the model's own recommendations, from all over it."""
+        found = known[0]
+        if "recommend" in self.rows and self.items:
+            inputs = self.inputs("recommend", 1, None)
+            inputs["k"] = np.array([min(count, self.items)], "int32")
+            contract = self.signatures["recommend"]
+            feed = {contract.inputs[n].name: v for n, v in inputs.items()}
+            answer = self.session.run(contract.outputs["item_ids"].name, feed)[0]
+            found = answer[answer != b""]
+        return np.resize(found, count)
+
+
+def memory_bytes() -> int | None:
+    """Memory of this process that is in use now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return None
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
+    """Makes the calls of a plan.
+
+    Args:
+        path: The SavedModel.
+        plan: `threads`, `workers`, `seconds`, `flops`, and `calls`, each with
+            `signature`, `rows` and `candidates`.
+    """
+    model = Model(path, plan["threads"])
+    calls = []
+    for call in plan["calls"]:
+        inputs = model.inputs(call["signature"], call["rows"], call["candidates"])
+        load = measure_load(
+            model.prepare(call["signature"], inputs),
+            workers=plan["workers"],
+            seconds=plan["seconds"],
+        )
+        flops = model.flops(call["signature"], inputs) if plan["flops"] else None
+        calls.append({**call, "load": asdict(load), "flops": flops})
+    return {
+        "load_s": model.load_s,
+        "memory_bytes": model.memory_bytes,
+        "warm_up_rows": max(len(_first(inputs)) for inputs in model.rows.values()),
+        "counted": COUNTED,
+        "calls": calls,
+    }
+
+
+def _warm_up_rows(path: Path) -> dict[str, Arrays]:
+    """Inputs of the largest warm-up request of each signature."""
+    largest: dict[str, Arrays] = {}
+    for record in tf.data.TFRecordDataset(str(path)):
+        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+        request = log.predict_log.request
+        inputs = {name: tf.make_ndarray(v) for name, v in request.inputs.items()}
+        name = request.model_spec.signature_name
+        if len(_first(inputs)) > len(_first(largest.get(name, {"": np.empty(0)}))):
+            largest[name] = inputs
+    return largest
+
+
+def _first(inputs: Arrays) -> np.ndarray:
+    return next(iter(inputs.values()))
+
+
+if __name__ == "__main__":
+    model, plan, result = map(Path, sys.argv[1:])
+    done = carry_out(model, json.loads(plan.read_text("utf-8")))
+    result.write_text(json.dumps(done), encoding="utf-8")

@@ -1,0 +1,211 @@
+"""Another catalogue under a model that is served: new items, the same towers.
+
+Item embeddings are variables of a SavedModel, and its graph knows neither the items nor
+their number (`recdistill.retrieval.catalogue`). So the new items go through the
+exported candidate tower, and the next version is the old one with other variables:
+graph and towers are copied byte by byte. Neither Keras nor the training data nor the
+training code is needed; the queries that prove the version are those that the old one
+keeps.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from recdistill.errors import ReindexError
+from recdistill.export import fresh_process
+from recdistill.export.parity import Arrays, Live
+from recdistill.export.publishing import (
+    FORMAT,
+    REAL_QUERIES,
+    Export,
+    publish,
+    raw_items,
+    read_manifest,
+    versions,
+)
+from recdistill.features.specs import SPECS, FeatureSpec
+from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
+from recdistill.retrieval.indexing import IndexSettings, build_index
+
+__all__ = ["ReindexError", "reindex"]
+
+ROWS = 8192
+"""Items that go through the candidate tower at a time."""
+
+VARIABLES = Path("variables") / "variables"
+
+
+def reindex(
+    folder: Path,
+    items: pa.Table,
+    *,
+    version: int | None = None,
+    warm_up_batches: tuple[int, ...] | None = None,
+) -> Export:
+    """Publishes the next version of a model: another catalogue, everything else kept.
+
+    The kind of index, its storage, the target recall and `top_k` stay; an IVF index is
+    clustered anew, and its number of probes chosen anew.
+
+    Args:
+        folder: The folder of the model's versions, `…/name`.
+        items: The new catalogue: one row an item, with the columns that the export's
+            item table had for the student's features.
+        version: The version that gives the towers; the highest if not given.
+        warm_up_batches: Batch sizes of the warm-up requests; those of the old version
+            if not given.
+
+    Returns:
+        The published version.
+
+    Raises:
+        ReindexError: If there is no such version or none that can be reindexed, or
+            there are fewer items than `top_k`.
+        ExportError: If the new version does not answer as it should.
+        BusyError: If another process is publishing to the same place.
+        ValueError: If an item is listed twice; DataError, a ValueError, if the table
+            has a bad value.
+    """
+    old = _version(folder, version)
+    manifest = _manifest(old)
+    if items.num_rows < manifest["top_k"]:
+        raise ReindexError(
+            f"`items` must be at least as many as the plain call of {old} returns, "
+            f"{manifest['top_k']}. Received: {items.num_rows}"
+        )
+    model = tf.saved_model.load(str(old))
+    live = _live(model.signatures, old, manifest, items)
+    facts = manifest["index"]
+    settings = IndexSettings(
+        facts["kind"], facts["storage"], facts.get("target_recall", 1.0)
+    )
+    built = build_index(live.items, live.queries, live.top_k, settings)
+    catalogue = Catalogue(live.item_ids, built.index)
+    expected = built.expected_recall if built.kind == "ivf" else None
+    kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
+    metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
+    return publish(
+        folder,
+        lambda staging: _write(old, staging, catalogue),
+        replace(live, storage=settings.storage, expected_recall=expected),
+        {
+            **kept,
+            "index": built.facts,
+            "reindexed_from": int(old.name),
+            "metadata": metadata,
+        },
+        warm_up_batches or manifest["warm_up"]["batch_sizes"],
+    )
+
+
+def _version(folder: Path, version: int | None) -> Path:
+    found = versions(folder) if folder.is_dir() else []
+    if not found or (version is not None and version not in found):
+        wanted = "" if version is None else f" {version}"
+        raise ReindexError(
+            f"`folder` must hold the version{wanted} of a model, as `recdistill "
+            f"export` writes it. Received: {folder} with {found or 'no version'}"
+        )
+    return folder / str(version if version is not None else found[-1])
+
+
+def _manifest(version: Path) -> dict[str, Any]:
+    try:
+        manifest = read_manifest(version)
+    except FileNotFoundError as error:
+        raise ReindexError(
+            f"`folder` must hold an export of recdistill. Received: {version} without "
+            "manifest"
+        ) from error
+    if manifest["format"] != FORMAT:
+        raise ReindexError(
+            f"`folder` must hold an export of format {FORMAT}, whose graph does not "
+            f"know its items: export it anew. Received: format {manifest['format']} in "
+            f"{version}"
+        )
+    return manifest
+
+
+def _live(
+    signatures: Mapping[str, Any],
+    old: Path,
+    manifest: Mapping[str, Any],
+    items: pa.Table,
+) -> Live:
+    """What the old version's towers say of the new items and the kept queries."""
+    schema = manifest["schema"]
+    specs = {name: _spec(entry) for name, entry in schema["candidate"].items()}
+    item_rows = raw_items(specs, items)
+    [log] = fresh_process.read(old / REAL_QUERIES)
+    request = log.predict_log.request
+    query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
+    with tf.device("CPU:0"):
+        queries = _encode(signatures["encode_query"], query_rows)
+        embeddings = [
+            _encode(
+                signatures["encode_candidates"],
+                {k: v[start : start + ROWS] for k, v in item_rows.items()},
+            )
+            for start in range(0, items.num_rows, ROWS)
+        ]
+    return Live(
+        query_rows,
+        item_rows,
+        item_rows[schema["item_id"]].tolist(),
+        queries,
+        np.concatenate(embeddings),
+        manifest["top_k"],
+    )
+
+
+def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
+    """The specification among what the manifest says of a feature."""
+    kind = SPECS[entry["kind"]]
+    return kind.model_validate(
+        {k: v for k, v in entry.items() if k in kind.model_fields}
+    )
+
+
+def _encode(signature: Any, inputs: Arrays) -> np.ndarray:
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
+    embedding: np.ndarray = signature(**tensors)["embedding"].numpy()
+    return embedding
+
+
+def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
+    """The old version's files, with the catalogue's variables among the old ones."""
+    for part in ("saved_model.pb", "fingerprint.pb"):
+        if (old / part).exists():
+            shutil.copyfile(old / part, staging / part)
+    (staging / "assets.extra").mkdir()
+    for kept in (old / "assets.extra").glob("query_tower.*"):
+        shutil.copyfile(kept, staging / "assets.extra" / kept.name)
+    (staging / VARIABLES).parent.mkdir()
+    reader = tf.train.load_checkpoint(str(old / VARIABLES))
+    new = {CHECKPOINT_KEY.format(k): v for k, v in catalogue.tensors.items()}
+    names = sorted(reader.get_variable_to_shape_map())
+    missing = new.keys() - names
+    if missing:
+        raise ReindexError(
+            "`folder` must hold an export with the same kind of index. Received: "
+            f"{old} without {sorted(missing)[0]}"
+        )
+    tensors = [
+        new[name].read_value() if name in new else tf.constant(reader.get_tensor(name))
+        for name in names
+    ]
+    tf.raw_ops.SaveV2(
+        prefix=str(staging / VARIABLES),
+        tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=tensors,
+    )

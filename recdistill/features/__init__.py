@@ -1,0 +1,5 @@
+"""Features: specifications, and encoders from raw values to embeddings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

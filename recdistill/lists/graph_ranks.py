@@ -1,0 +1,158 @@
+r"""Order within lists, in the graph: who comes first, ranks, drawing one by one.
+
+Candidates are ordered from the highest score down. Ties are broken by position, the
+earlier candidate first, and padding comes last, as in `recdistill.lists.numpy_ranks`,
+which does
+the same for finished scores outside the graph. An order is a step function of the
+scores: no gradient passes through positions and ranks, only through what is taken along
+them.
+
+Example:
+    >>> scores = np.array([[1.0, 3.0, 3.0, 99.0]], "float32")
+    >>> mask = np.array([[True, True, True, False]])
+    >>> best_first(scores, mask).numpy()
+    array([[1, 2, 0, 3]], dtype=int32)
+    >>> ranks(scores, mask).numpy()
+    array([[3., 1., 2., 0.]], dtype=float32)
+"""
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from recdistill.lists.masked_ops import Tensor
+
+__all__ = ["best_first", "head", "log_sum", "ranks", "surprise", "taken"]
+
+_NOTHING = -1e30
+"""A logarithm of zero: its exponential is 0, and it is still a finite number."""
+
+
+def best_first(scores: Tensor, mask: Tensor) -> Tensor:
+    """The positions of the candidates, best first.
+
+    Args:
+        scores: `(batch, list_size)`. Finite for real candidates.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch, list_size)` int32; the real candidates, then the padding.
+    """
+    scores = ops.where(mask, scores, -np.inf)
+    # The stable choice of TensorFlow: of equal values, the one at the lower index.
+    return tf.math.top_k(scores, k=tf.shape(scores)[-1]).indices
+
+
+def taken(values: Tensor, positions: Tensor) -> Tensor:
+    """What stands at some positions of each list.
+
+    Args:
+        values: `(batch, list_size)`.
+        positions: `(batch, n)`, integers.
+
+    Returns:
+        `(batch, n)`.
+
+    Example:
+        >>> taken(np.array([[5.0, 6.0, 7.0]]), np.array([[2, 0]])).numpy()
+        array([[7., 5.]])
+    """
+    return tf.gather(values, positions, batch_dims=1)
+
+
+def ranks(scores: Tensor, mask: Tensor) -> Tensor:
+    """The rank of each candidate in its list, from 1 for the highest score.
+
+    Args:
+        scores: `(batch, list_size)`. Finite for real candidates.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch, list_size)`, of the scores' type; 0 under padding.
+    """
+    place = tf.argsort(best_first(scores, mask), axis=-1)
+    return ops.where(mask, ops.cast(place, scores.dtype) + 1.0, 0.0)
+
+
+def head(ordered: Tensor, k: int | None) -> Tensor:
+    """Which places of an order are among its first k.
+
+    Args:
+        ordered: `(batch, list_size)`, anything in order.
+        k: At least 1; None for all.
+
+    Returns:
+        `(list_size,)`, bool.
+    """
+    size = tf.shape(ordered)[-1]
+    return tf.range(size) < (size if k is None else k)
+
+
+def surprise(
+    exponents: Tensor, mask: Tensor | None = None, rest: Tensor | None = None
+) -> Tensor:
+    r"""How surprising each candidate is when all are drawn one by one in this order.
+
+    From what is left of a list, a candidate is drawn with a chance in proportion to
+    $\exp(z)$ and not put back. With the candidates in a given order, the surprise at
+    the $i$-th is
+
+    $$ -\log P(i \mid \text{all before it are drawn})
+       = \log \sum_{j \ge i} \exp(z_j) - z_i $$
+
+    The sum over a list is the negative log-likelihood of the order (Plackett 1975). The
+    logarithm of the sum runs along the list with a maximum of its own at each place, so
+    what is drawn after the best loses nothing but the last digits of its exponent.
+
+    Args:
+        exponents: `(batch, list_size)`, in order; as from `lists.logits`, whose padding
+            is never drawn.
+        mask: `(batch, list_size)`, bool, in the same order: who can be drawn. None for
+            all but the padding.
+        rest: `(batch,)`, what else can be drawn at every place, as from `log_sum`; None
+            for nothing.
+
+    Returns:
+        `(batch, list_size)`, at least 0 up to rounding; 0 where the mask is False.
+
+    Example:
+        The last two of four, far below the first, are a matter of chance.
+
+        >>> z = np.array([[30.0, 0.0, 0.0, -30.0]], "float32")
+        >>> surprise(z).numpy().round(3)
+        array([[0.   , 0.693, 0.   , 0.   ]], dtype=float32)
+    """
+    if mask is not None:
+        exponents = ops.where(mask, exponents, _NOTHING)
+    left = tf.math.cumulative_logsumexp(exponents, axis=-1, reverse=True)
+    if rest is not None:
+        rest = ops.broadcast_to(rest[:, None], ops.shape(left))
+        left = _log_sum(ops.stack([left, rest], axis=-1))
+    terms = left - exponents
+    return terms if mask is None else ops.where(mask, terms, 0.0)
+
+
+def log_sum(exponents: Tensor, mask: Tensor) -> Tensor:
+    r"""The logarithm of the sum of exponentials over each list.
+
+    Args:
+        exponents: `(batch, list_size)`. Finite.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        $\log \sum_i \exp(z_i)$, `(batch,)`; a number whose exponential is 0 for a list
+        with no real candidate.
+
+    Example:
+        >>> z, mask = np.array([[1000.0, 1000.0, 2000.0]]), [[True, True, False]]
+        >>> log_sum(z, mask).numpy().round(3)  # 1000 + log(2)
+        array([1000.693])
+    """
+    return _log_sum(ops.where(mask, exponents, _NOTHING))
+
+
+def _log_sum(exponents: Tensor) -> Tensor:
+    """Along the last axis. (The gradient of `logaddexp` is wrong for equal numbers.)"""
+    largest = ops.stop_gradient(ops.max(exponents, axis=-1, keepdims=True))
+    total = ops.sum(ops.exp(exponents - largest), axis=-1)
+    return ops.log(total) + largest[..., 0]

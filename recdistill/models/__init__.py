@@ -1,0 +1,5 @@
+"""Models: the two-tower student, the ranker, the linear item model, ensembles."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,217 @@
+"""Models of a pipeline: built from its configuration, kept as weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from recdistill.data.batches import Collator, in_order
+from recdistill.models.ensemble import EnsembleTeacher
+from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
+from recdistill.models.ranker import RankingTeacher
+from recdistill.models.two_tower import TwoTowerStudent
+from recdistill.pipeline.config import Config, StudentConfig
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.teacher_config import (
+    EnsembleTeacherConfig,
+    ExternalTeacherConfig,
+    LinearTeacherConfig,
+    ReferenceTeacherConfig,
+    ScoresTeacherConfig,
+)
+from recdistill.pipeline.teacher_opening import ExternalTeachers
+from recdistill.teachers import ExternalTeacher, ScoreTable
+
+Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
+"""What a pipeline distils: a model with weights of its own, or one from outside."""
+
+WEIGHTS = "model.weights.h5"
+
+
+def build_student(config: StudentConfig, prepared: Prepared) -> TwoTowerStudent:
+    """A student with fresh weights."""
+    student = TwoTowerStudent(
+        prepared.schema,
+        prepared.catalogue,
+        dim=config.dim,
+        embedding_dim=config.embedding_dim,
+        hidden=config.hidden,
+        decays=config.decays,
+        dropout=config.dropout,
+        popularity_bias=config.popularity_bias,
+        l2=config.l2,
+    )
+    _call_once(student, prepared)
+    return student
+
+
+def load_student(
+    config: StudentConfig, prepared: Prepared, folder: Path
+) -> TwoTowerStudent:
+    """The student that a step saved."""
+    student = build_student(config, prepared)
+    student.load_weights(folder / WEIGHTS)
+    return student
+
+
+class TeacherBuilder:
+    """Builds the teacher of a configuration, member by member.
+
+    The matrix of a linear item model is fitted once for equal settings, and shared.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        external: Opens the teachers from outside.
+        fit: Whether linear models are fitted; else their weights are to be loaded.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        external: ExternalTeachers,
+        *,
+        fit: bool,
+    ) -> None:
+        self._config, self._prepared, self._fit = config, prepared, fit
+        self._external = external
+        self._inverses: dict[tuple[float, int], np.ndarray] = {}
+
+    def build(self) -> Teacher:
+        """The teacher, with its variables made; a ranker in it is untrained."""
+        teacher = self._build(self._config.teacher)
+        members = members_of(teacher)
+        ours = [member for member in members if isinstance(member, keras.Model)]
+        for model in [teacher] if len(ours) == len(members) else ours:
+            _call_once(model, self._prepared)
+        if isinstance(teacher, EnsembleTeacher):
+            teacher.built = True  # it has no weights but those of its members
+        return teacher
+
+    def _build(self, config: Any) -> Teacher:
+        if isinstance(config, EnsembleTeacherConfig):
+            members = [self._build(member) for member in config.members]
+            return EnsembleTeacher(members, config.weights, config.normalize)
+        if isinstance(config, ExternalTeacherConfig | ScoresTeacherConfig):
+            return self._external.open(config)
+        if isinstance(config, LinearTeacherConfig):
+            history = self._prepared.schema.history
+            return LinearTeacher(
+                self._affinity(config),
+                self._prepared.item_index,
+                history=history.feature if history else "history",
+            )
+        if isinstance(config, ReferenceTeacherConfig):
+            return self._ranker(config)
+        raise ValueError(f"`teacher` has no such kind. Received: {config!r}")
+
+    def _ranker(self, config: ReferenceTeacherConfig) -> RankingTeacher:
+        schema = self._prepared.schema
+        read = schema.affinity if config.affinities else {}
+        affinities = {k: self._affinity(spec) for k, spec in read.items()}
+        return RankingTeacher(
+            schema,
+            self._prepared.catalogue,
+            affinities,
+            dim=config.dim,
+            heads=config.heads,
+            blocks=config.blocks,
+            attention_length=config.attention_length,
+            decays=config.decays,
+            cross_layers=config.cross_layers,
+            hidden=config.hidden,
+            dropout=config.dropout,
+        )
+
+    def _affinity(self, spec: Any) -> Affinity:
+        size = min(spec.max_items, len(self._prepared.schema.items.vocabulary))
+        layer = Affinity(size, spec.decay, spec.floor)
+        layer.build()
+        if self._fit:
+            key = (spec.l2, size)
+            if key not in self._inverses:
+                matrix = self._prepared.training_matrix(size)
+                self._inverses[key] = fit_inverse(matrix, spec.l2)
+            layer.set_weights([self._inverses[key]])
+        return layer
+
+
+def load_teacher(
+    config: Config, prepared: Prepared, external: ExternalTeachers, folder: Path
+) -> Teacher:
+    """The teacher that the `teacher` step saved; one from outside is opened."""
+    teacher = TeacherBuilder(config, prepared, external, fit=False).build()
+    if isinstance(teacher, keras.Model):
+        teacher.load_weights(folder / WEIGHTS)
+    return teacher
+
+
+def members_of(teacher: Teacher) -> list[Any]:
+    """The members of an ensemble, or the teacher itself."""
+    if isinstance(teacher, EnsembleTeacher):
+        return list(teacher.members)
+    return [teacher]
+
+
+def needs_training_rows(config: Config, prepared: Prepared) -> bool:
+    """Whether the teacher has a part that must not see a training query's own row."""
+    members = getattr(config.teacher, "members", (config.teacher,))
+    linear = any(isinstance(member, LinearTeacherConfig) for member in members)
+    return linear or any(reads_affinities(member, prepared) for member in members)
+
+
+def reads_affinities(config: Any, prepared: Prepared) -> bool:
+    """Whether a teacher's configuration is of a ranker that reads pair features."""
+    ranker = isinstance(config, ReferenceTeacherConfig)
+    return ranker and config.affinities and bool(prepared.schema.affinity)
+
+
+def parameters(model: Teacher) -> int | None:
+    """Number of weights, those that are not trained included; None if not known."""
+    return _total(
+        model, lambda own: int(sum(np.prod(weight.shape) for weight in own.weights))
+    )
+
+
+def size_bytes(model: Teacher) -> int | None:
+    """Bytes of all weights in memory, or of a model's files; None if not known."""
+    return _total(
+        model,
+        lambda own: int(
+            sum(
+                np.prod(weight.shape) * tf.as_dtype(weight.dtype).size
+                for weight in own.weights
+            )
+        ),
+        of_files=True,
+    )
+
+
+def _total(
+    model: Teacher, weigh: Callable[[keras.Model], int], *, of_files: bool = False
+) -> int | None:
+    total = 0
+    for member in members_of(model):
+        if isinstance(member, keras.Model):
+            size: int | None = weigh(member)
+        else:
+            size = member.size_bytes if of_files else member.parameters
+        if size is None:
+            return None
+        total += size
+    return total
+
+
+def _call_once(model: keras.Model, prepared: Prepared) -> None:
+    """Makes the model's variables."""
+    lists = next(in_order(prepared.shards("train"), 2))
+    x, _, _ = Collator(prepared.catalogue_size)(lists, np.random.default_rng(0))
+    x["candidate_index"] = x["candidate_index"][:2]
+    x["mask"] = x["mask"][:, :2]
+    model(tf.nest.map_structure(tf.convert_to_tensor, x))

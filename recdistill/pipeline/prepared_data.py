@@ -1,0 +1,105 @@
+"""What the `prepare` step left, loaded for the steps after it."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import scipy.sparse
+
+from recdistill.data.batches import Ragged, in_order, raw_inputs
+from recdistill.features.encoders import FIRST, Schema
+from recdistill.features.specs import raw_values
+
+
+class Prepared:
+    """The prepared data: features, item table, training rows and list shards.
+
+    Args:
+        folder: The artefact of the `prepare` step.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.schema = Schema.load(folder)
+        self.items: pa.Table = pq.read_table(folder / "items.parquet")
+
+    def shards(self, split: str) -> list[Path]:
+        """Files of the lists of a split, in order."""
+        return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
+
+    @property
+    def catalogue_size(self) -> int:
+        """Number of items."""
+        return int(self.items.num_rows)
+
+    @cached_property
+    def raw_candidates(self) -> dict[str, np.ndarray]:
+        """Raw candidate features of the catalogue by input name, `(items, …)`."""
+        return {
+            encoder.feature: raw_values(
+                self.items[encoder.spec.column or encoder.feature],
+                encoder.spec,
+                table="items",
+                name=encoder.spec.column or encoder.feature,
+            )
+            for encoder in self.schema.candidate
+        }
+
+    @cached_property
+    def catalogue(self) -> dict[str, np.ndarray]:
+        """Looked-up candidate features of the catalogue, each `(items, …)`."""
+        raw = {
+            name: value.tolist() if value.dtype == object else value
+            for name, value in self.raw_candidates.items()
+        }
+        looked_up = self.schema.lookup_candidates(raw)
+        return {name: np.asarray(value) for name, value in looked_up.items()}
+
+    def raw_queries(self, limit: int) -> dict[str, np.ndarray]:
+        """Raw query inputs of the first test lists by input name, `(rows, …)`."""
+        raw = raw_inputs(next(in_order(self.shards("test"), limit)))
+        return {name: raw[name] for name in self.query_inputs}
+
+    @property
+    def query_inputs(self) -> list[str]:
+        """Names of all raw query inputs, those for the teacher alone included."""
+        return [name for encoder in self.schema.query for name in encoder.raw_inputs()]
+
+    @cached_property
+    def popularity(self) -> np.ndarray:
+        """Training interactions of each item, `(items,)` float32."""
+        return np.asarray(self.items["train_count"], "float32")
+
+    @cached_property
+    def item_index(self) -> np.ndarray:
+        """The vocabulary index of each catalogue row, `(items,)` int32."""
+        return self.catalogue[self.schema.item_id]
+
+    @cached_property
+    def training_rows(self) -> Ragged:
+        """The training items of each query, as vocabulary indices."""
+        files = sorted((self.folder / "training_rows").glob("*.parquet"))
+        columns = [pq.read_table(file, columns=["items"])["items"] for file in files]
+        chunks = [chunk for column in columns for chunk in column.chunks]
+        return Ragged.from_arrow(pa.concat_arrays(chunks))
+
+    def training_matrix(self, max_items: int) -> scipy.sparse.csr_array:
+        """Training interactions, `(queries, items)`, of the most frequent items.
+
+        Column `j` is the item of vocabulary index `j + 2`.
+        """
+        training_rows = self.training_rows
+        size = min(max_items, len(self.schema.items.vocabulary))
+        column = training_rows.values - FIRST
+        inside = (column >= 0) & (column < size)
+        return scipy.sparse.csr_array(
+            (
+                np.ones(int(inside.sum()), "float32"),
+                (training_rows.row_numbers()[inside], column[inside]),
+            ),
+            shape=(len(training_rows), size),
+        )

@@ -1,0 +1,187 @@
+"""The report of a run, put together from its rows and models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import keras
+
+from recdistill.evaluation.intervals import (
+    bootstrap,
+    by_slice,
+    gap_closed,
+    kept,
+    paired_difference,
+)
+from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.report.run_report import (
+    DatasetPart,
+    GatePart,
+    ModelName,
+    ModelPart,
+    ProtocolPart,
+    Report,
+    SoftTargetsPart,
+    describe_environment,
+)
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.model_building import parameters, size_bytes
+from recdistill.pipeline.model_comparison import (
+    TestRows,
+    count_operations,
+    time_models,
+)
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.teacher_config import has_partial_scores
+from recdistill.pipeline.validation import compiled
+
+_PLACES: Any = {
+    "workdir": True,
+    "export": True,
+    "dataset": {"path": True},
+    "teacher": {"path": True, "members": {"__all__": {"path": True}}},
+}
+"""Settings that no number depends on: a report is the same wherever it was made."""
+
+
+_OF = {"query_time": "each query's interactions", "global_time": "all interactions"}
+
+ON_CARD: Any = {
+    "dataset": True,
+    "protocol": True,
+    "models": {"__all__": {"metrics"}},
+    "gap_closed": True,
+    "kept": True,
+    "gate": {"overridden", "message"},
+}
+"""What the model card of an export tells of the report."""
+
+
+def build_report(
+    config: Config,
+    prepared: Prepared,
+    dataset: Mapping[str, Any],
+    rows: TestRows,
+    models: Mapping[str, keras.Model],
+    *,
+    gate: GatePart,
+    soft_targets: SoftTargetsPart,
+    timings: Mapping[str, float],
+) -> Report:
+    """Means, intervals and comparisons of the test rows, with what the models cost.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        dataset: The record of the `prepare` step.
+        rows: One row a test list and model.
+        models: The models that cost something; popularity is none.
+        gate: The decision to distil.
+        soft_targets: What the student was shown of the teacher's scores.
+        timings: Seconds of each step.
+    """
+    settings = config.evaluate
+    draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
+    baseline, distilled, teacher = (
+        rows.models[name] for name in ("baseline", "distilled", "teacher")
+    )
+    latency, speedup = _time(config, prepared, models)
+    flops = _flops(config, prepared, models)
+    return Report(
+        name=config.name,
+        seed=config.seed,
+        dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
+        protocol=ProtocolPart(
+            split=f"test, the last {config.split.test:.0%} of {_OF[config.split.by]}",
+            lists=len(rows.segments),
+            candidates=("listed" if has_partial_scores(config.teacher) else "full"),
+            masked_seen=True,
+            unreachable=rows.unreachable,
+            resamples=settings.bootstrap,
+        ),
+        models={
+            name: _model_part(name, config, rows, models, latency, flops.get(name))
+            for name in get_args(ModelName)
+        },
+        gap_closed=gap_closed(baseline, distilled, teacher, **draws),
+        kept=kept(distilled, teacher, **draws),
+        differences={
+            "teacher_minus_baseline": paired_difference(teacher, baseline, **draws),
+            "distilled_minus_baseline": paired_difference(distilled, baseline, **draws),
+            "distilled_minus_teacher": paired_difference(distilled, teacher, **draws),
+        },
+        agreement=bootstrap(rows.agreement, **draws),
+        speedup=speedup,
+        gate=gate,
+        soft_targets=soft_targets,
+        timings_s=dict(timings),
+        environment=describe_environment(),
+        config=config.model_dump(mode="json", exclude=_PLACES),
+    )
+
+
+def _model_part(
+    name: ModelName,
+    config: Config,
+    rows: TestRows,
+    models: Mapping[str, keras.Model],
+    latency: Mapping[str, dict[str, Latency]],
+    flops: int | None,
+) -> ModelPart:
+    settings = config.evaluate
+    draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
+    table = rows.models[name]
+    model = models.get(name)
+    return ModelPart(
+        metrics=bootstrap(table, **draws),
+        slices={"item": by_slice(table, rows.segments, settings.metrics[:1], **draws)},
+        parameters=None if model is None else parameters(model),
+        flops_per_query=flops,
+        size_bytes=None if model is None else size_bytes(model),
+        latency_ms=latency.get(name, {}),
+        latency_reason=(
+            "only its scores are there"
+            if name == "teacher" and has_partial_scores(config.teacher)
+            else None
+        ),
+    )
+
+
+def _time(
+    config: Config, prepared: Prepared, models: Mapping[str, keras.Model]
+) -> tuple[dict[str, dict[str, Latency]], dict[str, float]]:
+    """Latency by model and number of candidates, and the student's speed-up."""
+    latency: dict[str, dict[str, Latency]] = {"teacher": {}, "distilled": {}}
+    speedup = {}
+    timed = not has_partial_scores(config.teacher)
+    for size, times in time_models(
+        compiled(models["teacher"]) if timed else None,
+        models["distilled"],
+        prepared,
+        config.evaluate.latency_candidates,
+        config.seed,
+    ):
+        if timed:
+            speedup[str(size)] = times.speedup["student"]
+            latency["teacher"][str(size)] = times.latencies["teacher"]
+        latency["distilled"][str(size)] = times.latencies["student"]
+    return latency, speedup
+
+
+def _flops(
+    config: Config, prepared: Prepared, models: Mapping[str, keras.Model]
+) -> dict[str, int | None]:
+    """Operations by model, of as many candidates as latency is first given for."""
+    if not config.evaluate.latency_candidates:
+        return {}
+    counts = count_operations(
+        models["teacher"],
+        models["distilled"],
+        prepared,
+        config.evaluate.latency_candidates[0],
+        config.seed,
+    )
+    # The baseline is the same student, trained otherwise.
+    teacher, student = counts["teacher"], counts["student"]
+    return {"teacher": teacher, "distilled": student, "baseline": student}

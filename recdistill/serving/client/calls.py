@@ -1,0 +1,262 @@
+"""A call from beginning to end: contract, deadline, retries, what came of it.
+
+It is written once, for two clients. The steps are coroutines that wait only inside the
+`send` and `sleep` they are given: an asyncio client awaits them, and where those two
+block instead, a coroutine runs through in one go (`Client` does that).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from recdistill.serving.client.channels import Endpoint
+from recdistill.serving.client.contract import Query, SignatureContract, batch_of
+from recdistill.serving.client.histogram import LatencyHistogram
+from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
+from recdistill.serving.client.recommendations import (
+    Allowed,
+    Counts,
+    Embeddings,
+    Lists,
+    Ranking,
+    Recommendation,
+    rank_inputs,
+    rankings,
+    recommend_inputs,
+    recommendations,
+)
+from recdistill.serving.client.retries import RetryPolicy
+from recdistill.serving.client.serving_errors import (
+    InvalidRequestError,
+    QueryError,
+    ServingError,
+    UnavailableError,
+    error_of,
+)
+
+__all__ = ["Calls", "Observations"]
+
+Send = Callable[[Message, float], Awaitable[bytes]]
+Sleep = Callable[[float], Awaitable[None]]
+_Value = TypeVar("_Value")
+
+
+class Observations:
+    """What a client saw of its calls; threads may share it."""
+
+    def __init__(self) -> None:
+        self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
+        """Latency of answered calls by signature and version, retries included.
+
+        The version is None where the server does not say it.
+        """
+        with self._lock:
+            return dict(self._latency)
+
+    @property
+    def errors(self) -> dict[tuple[str, str], int]:
+        """Number of failed calls by signature and code."""
+        with self._lock:
+            return dict(self._errors)
+
+    def answered(self, signature: str, version: int | None, seconds: float) -> None:
+        """Counts a call that was answered."""
+        with self._lock:
+            key = signature, version
+            histogram = self._latency.setdefault(key, LatencyHistogram())
+        histogram.record(seconds)
+
+    def failed(self, signature: str, code: str) -> None:
+        """Counts a call that was not."""
+        with self._lock:
+            self._errors[signature, code] += 1
+
+
+class Calls:
+    """The calls of one client.
+
+    Args:
+        endpoint: The server.
+        target: The model.
+        send: Carries a message, within so many seconds.
+        sleep: Waits so many seconds.
+        deadline_s: Seconds that a call may take where it does not say otherwise.
+        retries: Most tries after the first.
+
+    Raises:
+        ValueError: If the deadline is not positive or `retries` is negative.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        target: Target,
+        send: Send,
+        sleep: Sleep,
+        deadline_s: float,
+        retries: int,
+    ) -> None:
+        self._endpoint, self._target = endpoint, target
+        self._protocol = endpoint.protocol
+        self._send_once, self._sleep = send, sleep
+        self._deadline_s = _checked_deadline(deadline_s)
+        self._retries = RetryPolicy(retries)
+        self._signatures: Mapping[str, SignatureContract] | None = None
+        self.observations = Observations()
+
+    async def predict(
+        self, signature: str, inputs: Mapping[str, np.ndarray], deadline_s: float | None
+    ) -> Answer:
+        """Calls a signature with its inputs as they are."""
+        deadline = self._deadline(deadline_s)
+        contract = await self._contract(signature, deadline)
+        return await self._predict(signature, contract, inputs, deadline)
+
+    async def recommend(
+        self,
+        queries: Sequence[Query],
+        k: Counts,
+        exclude: Lists,
+        allow: Allowed | None,
+        deadline_s: float | None,
+    ) -> list[Recommendation]:
+        """See `Client.recommend`."""
+        deadline = self._deadline(deadline_s)
+        contract = await self._contract("recommend", deadline)
+        inputs = recommend_inputs(contract, queries, k, exclude, allow)
+        answer = await self._predict("recommend", contract, inputs, deadline)
+        return recommendations(answer, inputs["k"])
+
+    async def rank(
+        self, queries: Sequence[Query], candidates: Lists, deadline_s: float | None
+    ) -> list[Ranking]:
+        """See `Client.rank`."""
+        deadline = self._deadline(deadline_s)
+        contract = await self._contract("rank", deadline)
+        inputs = rank_inputs(contract, queries, candidates)
+        answer = await self._predict("rank", contract, inputs, deadline)
+        return rankings(answer, candidates)
+
+    async def encode_query(
+        self, queries: Sequence[Query], deadline_s: float | None
+    ) -> Embeddings:
+        """See `Client.encode_query`."""
+        deadline = self._deadline(deadline_s)
+        contract = await self._contract("encode_query", deadline)
+        inputs = batch_of(contract, queries)
+        answer = await self._predict("encode_query", contract, inputs, deadline)
+        return Embeddings(answer.outputs["embedding"], answer.version)
+
+    async def signatures(
+        self, deadline_s: float | None
+    ) -> Mapping[str, SignatureContract]:
+        """Asks the server what the model can be asked."""
+        return await self._ask_signatures(self._deadline(deadline_s))
+
+    async def versions(self, deadline_s: float | None) -> list[VersionStatus]:
+        """Asks the server for the versions of the model, the newest first."""
+        message = self._protocol.status(self._target)
+        body = await self._send(message, self._deadline(deadline_s))
+        return self._read(message, lambda: self._protocol.versions(body))
+
+    async def _predict(
+        self,
+        signature: str,
+        contract: SignatureContract,
+        inputs: Mapping[str, np.ndarray],
+        deadline: float,
+    ) -> Answer:
+        for name, value in inputs.items():
+            if not np.ndim(value) or not len(value):
+                raise QueryError(
+                    f"`inputs` must have at least one row: a server may hold a request "
+                    f"without rows until the next one. Received: {name!r} of shape "
+                    f"{np.shape(value)}"
+                )
+        started = time.perf_counter()
+        message = self._protocol.predict(self._target, signature, inputs)
+        try:
+            body = await self._send(message, deadline)
+            answer = self._read(
+                message, lambda: self._protocol.answer(body, self._target, contract)
+            )
+        except ServingError as error:
+            self.observations.failed(signature, error.code)
+            if isinstance(error, InvalidRequestError):
+                self._signatures = None  # Perhaps those of another version.
+            raise
+        seconds = time.perf_counter() - started
+        self.observations.answered(signature, answer.version, seconds)
+        return answer
+
+    async def _contract(self, signature: str, deadline: float) -> SignatureContract:
+        known = self._signatures
+        if known is None or signature not in known:
+            known = self._signatures = await self._ask_signatures(deadline)
+        if signature not in known:
+            raise QueryError(
+                f"`signature` must be one that the model has: {sorted(known)}. "
+                f"Received: {signature!r}"
+            )
+        return known[signature]
+
+    async def _ask_signatures(self, deadline: float) -> Mapping[str, SignatureContract]:
+        message = self._protocol.metadata(self._target)
+        body = await self._send(message, deadline)
+        return self._read(message, lambda: self._protocol.signatures(body))
+
+    async def _send(self, message: Message, deadline: float) -> bytes:
+        """The answer, with retries; see `recdistill.serving.client.retries`."""
+        tries = 0
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise error_of(
+                    "DEADLINE_EXCEEDED",
+                    "no time left",
+                    message.what,
+                    self._endpoint.url,
+                )
+            try:
+                body = await self._send_once(message, left)
+            except UnavailableError:
+                pause = self._retries.pause(tries, deadline - time.monotonic())
+                if pause is None:
+                    raise
+                await self._sleep(pause)
+                tries += 1
+            else:
+                self._retries.succeeded()
+                return body
+
+    def _read(self, message: Message, read: Callable[[], _Value]) -> _Value:
+        try:
+            return read()
+        except Exception as error:
+            said = f"the answer cannot be read: {type(error).__name__}: {error}"
+            raise error_of(
+                "INTERNAL", said, message.what, self._endpoint.url
+            ) from error
+
+    def _deadline(self, deadline_s: float | None) -> float:
+        seconds = self._deadline_s if deadline_s is None else deadline_s
+        return time.monotonic() + _checked_deadline(seconds)
+
+
+def _checked_deadline(deadline_s: float) -> float:
+    if not deadline_s > 0:
+        raise ValueError(
+            f"`deadline_s` must be positive. Received: deadline_s={deadline_s}"
+        )
+    return deadline_s

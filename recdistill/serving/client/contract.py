@@ -1,0 +1,281 @@
+"""What a signature takes and gives, and how queries become a batch of inputs.
+
+All checks that need no server are made here, so that a mistake is told in terms of the
+query and not of a tensor inside the server.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import numpy as np
+
+from recdistill.serving.client.serving_errors import QueryError
+
+__all__ = ["Query", "SignatureContract", "TensorContract", "batch_of", "ids_of"]
+
+Query = Mapping[str, object]
+"""Raw features by name: text, a number, or a list of either; None where unknown."""
+
+RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
+"""Inputs that are no features of the query."""
+
+_LENGTH = "_length"
+
+
+@dataclass(frozen=True)
+class TensorContract:
+    """One input or output.
+
+    Attributes:
+        dtype: NumPy's name of the data type, or "string".
+        shape: Sizes of the axes, None for any; None as a whole if the rank is unknown.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class SignatureContract:
+    """The inputs and outputs of a signature by name."""
+
+    inputs: Mapping[str, TensorContract]
+    outputs: Mapping[str, TensorContract]
+
+    @property
+    def histories(self) -> Mapping[str, str]:
+        """The input with its number of ids, by the input of ids that it belongs to."""
+        return {
+            name.removesuffix(_LENGTH): name
+            for name in self.inputs
+            if name.endswith(_LENGTH)
+            and _is_list_of_text(self.inputs.get(name.removesuffix(_LENGTH)))
+        }
+
+    @property
+    def features(self) -> list[str]:
+        """The features that a query must give."""
+        lengths = set(self.histories.values())
+        return [n for n in self.inputs if n not in lengths and n not in RESERVED]
+
+
+def batch_of(
+    contract: SignatureContract, queries: Sequence[Query]
+) -> dict[str, np.ndarray]:
+    """The feature inputs of a batch of queries.
+
+    Lists are padded with "" to the longest of the batch, and to one entry at least: a
+    server cannot batch a request of width 0 with others. Of a history the true length
+    is sent as `<history>_length`, so padding does not count.
+
+    Args:
+        contract: The signature's.
+        queries: At least one. Each gives all features; None stands for an unknown text
+            or number. A history may come with its own `<history>_length`, after which
+            its ids are ignored.
+
+    Returns:
+        By input name `(queries, …)`, of the types that the signature wants.
+
+    Raises:
+        QueryError: If there is no query, a feature is missing or unknown, or a value is
+            of the wrong type or shape. It names feature and query.
+
+    Example:
+        >>> ids, count = ("string", (None, None)), ("int32", (None,))
+        >>> inputs = {"seen": ids, "seen_length": count}
+        >>> contract = SignatureContract(
+        ...     {name: TensorContract(*each) for name, each in inputs.items()}, {}
+        ... )
+        >>> batch = batch_of(contract, [{"seen": ["a", "b"]}, {"seen": []}])
+        >>> batch["seen"].tolist(), batch["seen_length"].tolist()
+        ([['a', 'b'], ['', '']], [2, 0])
+    """
+    if isinstance(queries, Mapping) or not len(queries):
+        kind = "one mapping" if isinstance(queries, Mapping) else "none"
+        raise QueryError(f"`queries` must hold at least one query. Received: {kind}")
+    histories = contract.histories
+    _check_names(contract.features, set(histories.values()), queries)
+    inputs: dict[str, np.ndarray] = {}
+    for name in contract.features:
+        values: list[object] = [query[name] for query in queries]
+        if name in histories:
+            length = histories[name]
+            ids = [_cut(name, length, row, query) for row, query in enumerate(queries)]
+            inputs[length] = np.array([len(each) for each in ids], "int32")
+            values = list(ids)
+        inputs[name] = _column(name, contract.inputs[name], values)
+    return inputs
+
+
+def ids_of(argument: str, lists: Sequence[Sequence[str]], rows: int) -> np.ndarray:
+    """Lists of ids as one input `(rows, n)`, padded with "", n at least 1.
+
+    Args:
+        argument: The name that the caller knows it by.
+        lists: One list a query.
+        rows: The number of queries.
+
+    Raises:
+        QueryError: If there are more or fewer lists, or an id is not text.
+
+    Example:
+        >>> ids_of("exclude", [["a"], []], rows=2).tolist()
+        [['a'], ['']]
+    """
+    if isinstance(lists, str) or len(lists) != rows:
+        raise QueryError(
+            f"`{argument}` must have one list for each of the {rows} queries. "
+            f"Received: {lists if isinstance(lists, str) else len(lists)!r}"
+        )
+    return _padded(argument, [_texts(argument, row, v) for row, v in enumerate(lists)])
+
+
+def _is_list_of_text(tensor: TensorContract | None) -> bool:
+    if tensor is None or tensor.shape is None:
+        return False
+    return tensor.dtype == "string" and len(tensor.shape) == 2
+
+
+def _check_names(
+    features: Sequence[str], lengths: set[str], queries: Sequence[Query]
+) -> None:
+    wanted = set(features)
+    for row, query in enumerate(queries):
+        if query.keys() == wanted:
+            continue
+        missing = sorted(wanted - query.keys())
+        if missing:
+            raise QueryError(
+                f"`queries` must give the feature {missing[0]!r}, None where it is "
+                f"unknown. Received: {sorted(query)} in query {row}"
+            )
+        extra = sorted(query.keys() - wanted - lengths)
+        if extra:
+            raise QueryError(
+                f"`queries` must give only {sorted(wanted)}. "
+                f"Received: {extra[0]!r} in query {row}"
+            )
+
+
+def _cut(name: str, length: str, row: int, query: Query) -> list[str]:
+    """The ids of a history, as many as its length says."""
+    ids = _texts(name, row, query[name])
+    count = query.get(length)
+    if count is None:
+        return ids
+    if not isinstance(count, Integral) or not 0 <= int(count) <= len(ids):
+        raise QueryError(
+            f"`queries` must give {length!r} from 0 to the {len(ids)} ids of {name!r}. "
+            f"Received: {count!r} in query {row}"
+        )
+    return ids[: int(count)]
+
+
+def _column(name: str, tensor: TensorContract, values: Sequence[object]) -> np.ndarray:
+    """The values of a feature as the input that the signature wants."""
+    axes = None if tensor.shape is None else tensor.shape[1:]
+    if axes is None or len(axes) > 1:
+        raise QueryError(
+            f"`queries` can only give features of one or two axes. Received: {name!r} "
+            f"with shape {tensor.shape}"
+        )
+    if tensor.dtype == "string":
+        if not axes:
+            texts = [_text(name, row, value) for row, value in enumerate(values)]
+            return np.array(texts, object)
+        lists = [_texts(name, row, value) for row, value in enumerate(values)]
+        if axes[0] is None:
+            return _padded(name, lists)
+        return np.array(_of_width(name, axes[0], lists), object)
+    if not axes:
+        plain = [_number(name, row, value) for row, value in enumerate(values)]
+        return _as_numbers(name, tensor.dtype, plain)
+    numbers = [_numbers(name, row, value) for row, value in enumerate(values)]
+    width = len(numbers[0]) if axes[0] is None else axes[0]
+    return _as_numbers(name, tensor.dtype, _of_width(name, width, numbers))
+
+
+def _as_numbers(name: str, dtype: str, values: object) -> np.ndarray:
+    if dtype.startswith("float"):
+        with np.errstate(over="ignore"):  # Beyond float32 is infinity, as on disk.
+            return np.array(values, "float64").astype(dtype)
+    exact = np.array(values, object)
+    whole = [isinstance(value, int) for value in exact.ravel()]
+    limits = np.iinfo("uint8" if dtype == "bool" else dtype)
+    if not all(whole) or not limits.min <= exact.min() <= exact.max() <= limits.max:
+        raise QueryError(
+            f"`{name}` must be whole numbers that {dtype} can hold. "
+            f"Received: {exact.tolist()}"
+        )
+    return exact.astype(dtype)
+
+
+def _padded(name: str, lists: Sequence[Sequence[str]]) -> np.ndarray:
+    width = max(1, *map(len, lists))
+    padded = np.full((len(lists), width), "", object)
+    for row, ids in enumerate(lists):
+        padded[row, : len(ids)] = ids
+    return padded
+
+
+def _of_width(
+    name: str, width: int, rows: Sequence[Sequence[object]]
+) -> list[Sequence[object]]:
+    for row, values in enumerate(rows):
+        if len(values) != width:
+            raise QueryError(
+                f"`queries` must give {width} values for {name!r}. "
+                f"Received: {len(values)} in query {row}"
+            )
+    return list(rows)
+
+
+def _text(name: str, row: int, value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise QueryError(
+            f"`{name}` must be text. Received: {value!r} in query {row}; "
+            f"if that is the id, send {str(value)!r}"
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise QueryError(
+            f"`{name}` must be text that UTF-8 can hold. Received: {value!r} in query "
+            f"{row}"
+        ) from error
+    return str(value)  # NumPy's own text, too.
+
+
+def _texts(name: str, row: int, value: object) -> list[str]:
+    return [_text(name, row, each) for each in _list(name, row, value)]
+
+
+def _number(name: str, row: int, value: object) -> float | int:
+    if value is None:
+        return math.nan
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise QueryError(f"`{name}` must be a number. Received: {value!r} in query {row}")
+
+
+def _numbers(name: str, row: int, value: object) -> list[float | int]:
+    return [_number(name, row, each) for each in _list(name, row, value)]
+
+
+def _list(name: str, row: int, value: object) -> Sequence[object]:
+    if value is None:
+        return ()
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim == 1 else [value]
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise QueryError(f"`{name}` must be a list. Received: {value!r} in query {row}")
+    return value

@@ -1,0 +1,341 @@
+"""The two protocols of TensorFlow Serving as text and bytes; nothing is sent here.
+
+A protocol turns calls into messages and answers into values. It knows no socket, so the
+client, its async baseline and the load test share it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import numpy as np
+
+from recdistill.serving.client import messages
+from recdistill.serving.client.contract import SignatureContract, TensorContract
+from recdistill.serving.client.tensors import DTYPES, from_json, from_proto, to_proto
+
+__all__ = [
+    "GRPC",
+    "REST",
+    "Answer",
+    "Message",
+    "ServingProtocol",
+    "Target",
+    "VersionStatus",
+]
+
+Signatures = Mapping[str, SignatureContract]
+
+STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING"} | {
+    30: "AVAILABLE",
+    40: "UNLOADING",
+    50: "END",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which model is asked.
+
+    Attributes:
+        model: The name that the server knows it by.
+        version: Its number; None for the newest, or for what the label says.
+        label: A label such as "stable", instead of a version.
+
+    Raises:
+        ValueError: If the name is empty, or version and label are both given.
+    """
+
+    model: str
+    version: int | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.model:
+            raise ValueError("`model` must be a name. Received: model=''")
+        if self.version is not None and self.label is not None:
+            raise ValueError(
+                "`version` and `label` must not both be given. Received: "
+                f"version={self.version}, label={self.label!r}"
+            )
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request as it goes over the wire.
+
+    Attributes:
+        path: The gRPC method, or the path of the URL.
+        body: What is sent; over REST, None asks by GET.
+        what: What is asked, for the sentence that says that it failed.
+    """
+
+    path: str
+    body: bytes | None
+    what: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The outputs of a call.
+
+    Attributes:
+        outputs: Arrays by output name, each `(batch, …)`; text as `str` objects.
+        version: The version that answered; over REST, which does not say it, None
+            unless it was asked for by number.
+    """
+
+    outputs: dict[str, np.ndarray]
+    version: int | None
+
+
+@dataclass(frozen=True)
+class VersionStatus:
+    """What a server says of a version.
+
+    Attributes:
+        version: Its number.
+        state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
+        said: Why it failed to load; empty where it did not.
+    """
+
+    version: int
+    state: str
+    said: str
+
+
+class ServingProtocol(Protocol):
+    """How calls are written and answers read. A wrong answer is a ValueError."""
+
+    def predict(
+        self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
+    ) -> Message:
+        """The call of a signature."""
+
+    def answer(
+        self, body: bytes, target: Target, contract: SignatureContract
+    ) -> Answer:
+        """What came back from `predict`."""
+
+    def answering_version(self, body: bytes, target: Target) -> int | None:
+        """The version that an answer to `predict` came from, where it says so."""
+
+    def metadata(self, target: Target) -> Message:
+        """The question for the signatures."""
+
+    def signatures(self, body: bytes) -> Signatures:
+        """What came back from `metadata`."""
+
+    def status(self, target: Target) -> Message:
+        """The question for the versions."""
+
+    def versions(self, body: bytes) -> list[VersionStatus]:
+        """What came back from `status`, the newest first."""
+
+
+class GrpcProtocol:
+    """Protocol buffers: `PredictionService` and `ModelService`."""
+
+    def predict(
+        self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
+    ) -> Message:
+        """A `PredictRequest`."""
+        request = messages.PredictRequest()
+        _fill(request.model_spec, target)
+        request.model_spec.signature_name = signature
+        for name, value in inputs.items():
+            request.inputs[name].CopyFrom(to_proto(value))
+        return Message(
+            messages.PREDICT, request.SerializeToString(), _what(target, signature)
+        )
+
+    def answer(
+        self, body: bytes, target: Target, contract: SignatureContract
+    ) -> Answer:
+        """Reads a `PredictResponse`; it carries its own types and version."""
+        response = messages.PredictResponse.FromString(body)
+        outputs = {name: from_proto(proto) for name, proto in response.outputs.items()}
+        return Answer(outputs, _version(response.model_spec))
+
+    def answering_version(self, body: bytes, target: Target) -> int | None:
+        """Reads it from the `PredictResponse`."""
+        return _version(messages.PredictResponse.FromString(body).model_spec)
+
+    def metadata(self, target: Target) -> Message:
+        """A `GetModelMetadataRequest`."""
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+        _fill(request.model_spec, target)
+        what = _what(target, "metadata")
+        return Message(messages.METADATA, request.SerializeToString(), what)
+
+    def signatures(self, body: bytes) -> Signatures:
+        """Reads a `GetModelMetadataResponse`."""
+        response = messages.GetModelMetadataResponse.FromString(body)
+        packed = response.metadata["signature_def"].value
+        found = messages.SignatureDefMap.FromString(packed).signature_def
+        return {
+            name: SignatureContract(
+                {n: _tensor_of_proto(info) for n, info in signature.inputs.items()},
+                {n: _tensor_of_proto(info) for n, info in signature.outputs.items()},
+            )
+            for name, signature in found.items()
+            if not name.startswith("__")  # TensorFlow's own, such as its initialiser.
+        }
+
+    def status(self, target: Target) -> Message:
+        """A `GetModelStatusRequest`."""
+        request = messages.GetModelStatusRequest()
+        _fill(request.model_spec, target)
+        what = _what(target, "status")
+        return Message(messages.STATUS, request.SerializeToString(), what)
+
+    def versions(self, body: bytes) -> list[VersionStatus]:
+        """Reads a `GetModelStatusResponse`."""
+        response = messages.GetModelStatusResponse.FromString(body)
+        found = [
+            VersionStatus(
+                each.version,
+                STATES.get(each.state, "UNKNOWN"),
+                each.status.error_message,
+            )
+            for each in response.model_version_status
+        ]
+        return sorted(found, key=lambda each: -each.version)
+
+
+class RestProtocol:
+    """JSON in the columnar form, which has room for outputs of any shape."""
+
+    def predict(
+        self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
+    ) -> Message:
+        """A POST to `:predict`."""
+        body = {
+            "signature_name": signature,
+            "inputs": {name: value.tolist() for name, value in inputs.items()},
+        }
+        return Message(
+            f"{_path(target)}:predict",
+            json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(),
+            _what(target, signature),
+        )
+
+    def answer(
+        self, body: bytes, target: Target, contract: SignatureContract
+    ) -> Answer:
+        """Reads `outputs`; of a signature's only output the server drops the name."""
+        outputs = _member(body, "outputs")
+        if len(contract.outputs) == 1:
+            outputs = {name: outputs for name in contract.outputs}
+        if not isinstance(outputs, dict) or outputs.keys() != contract.outputs.keys():
+            raise ValueError(
+                f"The answer must have the outputs {sorted(contract.outputs)}. "
+                f"Received: {str(outputs)[:200]}"
+            )
+        arrays = {
+            name: from_json(value, contract.outputs[name].dtype)
+            for name, value in outputs.items()
+        }
+        return Answer(arrays, target.version)
+
+    def answering_version(self, body: bytes, target: Target) -> int | None:
+        """The one that was asked for."""
+        return target.version
+
+    def metadata(self, target: Target) -> Message:
+        """A GET of `/metadata`."""
+        path = f"{_path(target)}/metadata"
+        return Message(path, None, _what(target, "metadata"))
+
+    def signatures(self, body: bytes) -> Signatures:
+        """Reads `metadata.signature_def.signature_def`."""
+        found = _member(body, "metadata")["signature_def"]["signature_def"]
+        return {
+            name: SignatureContract(
+                {n: _tensor_of_json(i) for n, i in signature.get("inputs", {}).items()},
+                {
+                    n: _tensor_of_json(i)
+                    for n, i in signature.get("outputs", {}).items()
+                },
+            )
+            for name, signature in found.items()
+            if not name.startswith("__")
+        }
+
+    def status(self, target: Target) -> Message:
+        """A GET of the model."""
+        return Message(_path(target), None, _what(target, "status"))
+
+    def versions(self, body: bytes) -> list[VersionStatus]:
+        """Reads `model_version_status`."""
+        found = [
+            VersionStatus(
+                int(each["version"]),
+                each["state"],
+                each.get("status", {}).get("error_message", ""),
+            )
+            for each in _member(body, "model_version_status")
+        ]
+        return sorted(found, key=lambda each: -each.version)
+
+
+GRPC: ServingProtocol = GrpcProtocol()
+REST: ServingProtocol = RestProtocol()
+
+
+def _what(target: Target, call: str) -> str:
+    chosen = "" if target.version is None else f" version {target.version}"
+    chosen = chosen if target.label is None else f" label {target.label!r}"
+    return f"`{call}` of model {target.model!r}{chosen}"
+
+
+def _fill(spec: Any, target: Target) -> None:
+    spec.name = target.model
+    if target.version is not None:
+        spec.version.value = target.version
+    if target.label is not None:
+        spec.version_label = target.label
+
+
+def _version(spec: Any) -> int | None:
+    return int(spec.version.value) if spec.HasField("version") else None
+
+
+def _path(target: Target) -> str:
+    path = f"/v1/models/{quote(target.model, safe='')}"
+    if target.version is not None:
+        return f"{path}/versions/{target.version}"
+    if target.label is not None:
+        return f"{path}/labels/{quote(target.label, safe='')}"
+    return path
+
+
+def _member(body: bytes, name: str) -> Any:
+    content = json.loads(body)
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(
+            f"The answer must have the member {name!r}. Received: {body[:200]!r}"
+        )
+    return content[name]
+
+
+def _tensor_of_proto(info: Any) -> TensorContract:
+    shape = tuple(None if d.size < 0 else int(d.size) for d in info.tensor_shape.dim)
+    known = not info.tensor_shape.unknown_rank
+    return TensorContract(DTYPES.get(info.dtype, "unknown"), shape if known else None)
+
+
+_REST_NAMES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16"}
+
+
+def _tensor_of_json(info: Mapping[str, Any]) -> TensorContract:
+    dtype = info["dtype"]
+    name = _REST_NAMES.get(dtype, dtype.removeprefix("DT_").lower())
+    shape = info.get("tensor_shape", {})
+    sizes = (int(dim["size"]) for dim in shape.get("dim", ()))
+    axes = tuple(None if size < 0 else size for size in sizes)
+    return TensorContract(name, None if shape.get("unknown_rank") else axes)

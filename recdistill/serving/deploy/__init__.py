@@ -1,0 +1,1 @@
+"""Files, flags, tuning and releases of TensorFlow Serving."""

@@ -1,0 +1,187 @@
+"""A server's configuration for one model on one machine, from measured times."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recdistill.atomic import whole
+from recdistill.errors import TimingError
+from recdistill.evaluation.latency.saved_model_timing import (
+    Call,
+    ModelTimes,
+    read_manifest,
+    time_model,
+)
+from recdistill.serving.deploy.batching_config import (
+    CallTime,
+    Choice,
+    choose_batching,
+    padding,
+)
+from recdistill.serving.deploy.model_server import as_shell, server_arguments
+from recdistill.serving.deploy.models_config import (
+    Models,
+    read_models,
+    write_monitoring,
+)
+
+ONLINE = ("serving_default", "recommend", "rank", "encode_query")
+"""Signatures that requests call; the candidate tower works in batch jobs."""
+
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Times by batch size, and the batcher that follows.
+
+    Attributes:
+        name: The model's name.
+        times: What was measured.
+        slowest: By batch size, the largest p50 and p99 of all signatures.
+        choice: The batcher's parameters, and why.
+        budget_ms: What 99 of 100 requests should stay under.
+    """
+
+    name: str
+    times: ModelTimes
+    slowest: Mapping[int, CallTime]
+    choice: Choice
+    budget_ms: float
+
+
+def sweep(
+    model: Path,
+    *,
+    budget_ms: float,
+    threads: int,
+    signatures: Sequence[str] = ONLINE,
+    candidates: int = 100,
+    seconds: float = 0.5,
+) -> Sweep:
+    """Times a model by batch size, and chooses the batcher's parameters.
+
+    All threads are kept busy meanwhile, each with a call that computes alone: so a
+    batcher runs, and so the times have in them what calls take from one another.
+
+    Args:
+        model: The SavedModel, an export of recdistill.
+        budget_ms: What 99 of 100 requests should stay under, inside the server.
+        threads: Batches that run at once: the cores that the server will have.
+        signatures: Those that will be called; one batcher serves all.
+        candidates: Candidates of a row of `rank`.
+        seconds: How long each call is repeated.
+
+    Raises:
+        ConfigError: If the budget is too small for a single row.
+        TimingError: If the model can't be timed, or has none of the signatures.
+    """
+    manifest = read_manifest(model)
+    known: Mapping[str, Any] = manifest["signatures"]
+    chosen = {name: known[name] for name in signatures if name in known}
+    if not chosen:
+        raise TimingError(
+            f"`signatures` must have one of {sorted(known)}. "
+            f"Received: signatures={list(signatures)}"
+        )
+    calls = [
+        Call(name, size, candidates if name == "rank" else None)
+        for name in chosen
+        for size in SIZES
+    ]
+    times = time_model(model, calls, threads=1, workers=threads, seconds=seconds)
+    slowest = slowest_by_size(times)
+    choice = choose_batching(
+        slowest,
+        budget_ms=budget_ms,
+        threads=threads,
+        pad=padding(chosen),
+        warm_up_rows=times.warm_up_rows,
+    )
+    return Sweep(manifest["name"], times, slowest, choice, budget_ms)
+
+
+def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
+    """By batch size, the largest p50 and the largest p99 of all signatures."""
+    found: dict[int, CallTime] = {}
+    for each in times.calls:
+        size, latency = each.call.rows, each.load.latency
+        so_far = found.get(size, CallTime(0.0, 0.0))
+        found[size] = CallTime(
+            max(so_far.p50, latency.p50), max(so_far.p99, latency.p99)
+        )
+    return found
+
+
+def write_configuration(
+    swept: Sweep,
+    folder: Path,
+    *,
+    models: str = "/models",
+    config: str = "/config",
+    port: int = 8500,
+    rest_port: int = 8501,
+) -> list[Path]:
+    """Writes `models.config`, `batching.config`, `monitoring.config` and the command.
+
+    A `models.config` that names the model already is left as it is: its labels are
+    the business of `recdistill release`.
+
+    Args:
+        swept: What was measured and chosen.
+        folder: Where to; created where it is missing.
+        models: The folder that holds the models' folders, as the server sees it.
+        config: `folder`, as the server sees it.
+        port: For gRPC.
+        rest_port: For REST and metrics.
+
+    Returns:
+        The files.
+
+    Raises:
+        ConfigError: If a file that is there is none, or a path is relative.
+        OSError: If something cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ("models.config", "batching.config", "monitoring.config", "model_server.sh")
+    paths = [folder / name for name in names]
+    there = read_models(paths[0]) if paths[0].exists() else Models()
+    if swept.name not in there.names:
+        there = there.with_model(swept.name, f"{models.rstrip('/')}/{swept.name}")
+        there.write(paths[0])
+    batching = swept.choice.batching
+    batching.write(paths[1], explain(swept))
+    write_monitoring(paths[2])
+    arguments = server_arguments(
+        config,
+        port=port,
+        rest_port=rest_port,
+        batch_threads=batching.num_batch_threads,
+    )
+    with whole(paths[3]) as aside:
+        aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
+        aside.chmod(0o755)
+    return paths
+
+
+def explain(swept: Sweep) -> list[str]:
+    """Why the parameters are what they are, in lines of at most 76 characters."""
+    lines = [
+        f"Chosen by recdistill for {swept.name}, version {swept.times.path.name}, and "
+        f"a p99 of {swept.budget_ms:g} ms inside the server."
+    ]
+    if not swept.choice.holds_budget:
+        lines.append(
+            "A FULL BATCH BREAKS THE BUDGET: raise it, or export with smaller warm-up "
+            "requests."
+        )
+    values = vars(swept.choice.batching)
+    for name, reason in swept.choice.why.items():
+        value = values[name]
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        lines.append(f"{name} {shown}: {reason}.")
+    return [part for line in lines for part in textwrap.wrap(line, 76)]

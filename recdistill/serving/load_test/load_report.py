@@ -1,0 +1,132 @@
+"""A load test on the terminal."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from recdistill.serving.load_test.load_runs import LoadResult
+from recdistill.serving.load_test.rate_search import RateSearch
+from recdistill.serving.load_test.samples import Percentiles
+
+__all__ = ["render_load_test"]
+
+
+def render_load_test(
+    result: LoadResult, search: RateSearch | None = None
+) -> RenderableType:
+    """Makes the sheet of a load test, for `rich.console.Console.print`.
+
+    Args:
+        result: What was measured.
+        search: What the search for a rate found, if there was one.
+
+    Returns:
+        A renderable that fits 80 columns.
+    """
+    parts: list[RenderableType] = []
+    if search is not None:
+        parts += [_trials(search), Text(), _verdict(search), Text()]
+    parts += [Text(_headline(result), style="bold"), Text(), _latencies(result), Text()]
+    parts.append(_facts(result))
+    if result.generator_was_late:
+        parts += [
+            Text(),
+            Text(
+                "The generator itself was late: the latencies are upper bounds. Give "
+                "it more `--processes`, or another machine.",
+                style="yellow",
+            ),
+        ]
+    return Group(*parts)
+
+
+def _headline(result: LoadResult) -> str:
+    load, work = result.load, result.workload
+    queries = f" of {work.batch_size} queries" if work.batch_size > 1 else ""
+    if load.rate:
+        how = f"open loop, {load.rate:,.4g} requests{queries} a second"
+    else:
+        how = f"closed loop, {load.clients} clients, requests{queries}"
+    what = f"`{work.signature}` of {work.target.model} at {result.endpoint}"
+    return f"{what}\n{how}, {load.seconds:,.4g} s"
+
+
+def _latencies(result: LoadResult) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("ms")
+    for name in ("p50", "p90", "p99", "p99.9", "max", "requests"):
+        table.add_column(name, justify="right")
+    _add(table, "latency", result.latency)
+    for name, percentiles in result.around_swap.items():
+        _add(table, f"  {name} the swap", percentiles)
+    _add(table, "generator lag", result.lag, style="dim")
+    return table
+
+
+def _add(table: Table, name: str, of: Percentiles, style: str = "") -> None:
+    values = (of.p50, of.p90, of.p99, of.p99_9, of.max)
+    cells = ["-" if value is None else f"{value:,.2f}" for value in values]
+    table.add_row(name, *cells, f"{of.n:,}", style=style)
+
+
+def _facts(result: LoadResult) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    samples = result.samples
+    throughput = f"{result.throughput:,.1f} answers a second"
+    if result.workload.batch_size > 1:
+        queries = result.throughput * result.workload.batch_size
+        throughput += f", {queries:,.1f} queries"
+    table.add_row("Throughput", throughput)
+    errors = ", ".join(f"{n:,} {code}" for code, n in samples.errors.items())
+    table.add_row("Errors", Text(errors, style="red") if errors else "none")
+    table.add_row("Queries", f"{result.workload.queries:,} different ones")
+    if samples.versions:
+        answers = (f"{v}: {n:,} answers" for v, n in samples.versions.items())
+        table.add_row("Versions", ", ".join(answers))
+    if result.swap is not None:
+        table.add_row("Swap", _swap(result))
+    return table
+
+
+def _swap(result: LoadResult) -> str:
+    swap = result.swap
+    if swap is None:
+        return "none"
+    begun = f"version {swap.version} appeared after {swap.published_s:.1f} s"
+    if swap.available_s is None:
+        return f"{begun}; it was not loaded when the test ended"
+    took = swap.available_s - swap.published_s
+    return f"{begun} and had taken over {took:.1f} s later"
+
+
+def _trials(search: RateSearch) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("requests/s", "s", "p99 ms", "answers/s"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for trial in search.trials:
+        table.add_row(
+            f"{trial.rate:,.1f}",
+            f"{trial.seconds:,.0f}",
+            "-" if trial.p99_ms is None else f"{trial.p99_ms:,.2f}",
+            f"{trial.throughput:,.1f}",
+            Text(trial.why, style="green" if trial.passed else "red"),
+        )
+    return table
+
+
+def _verdict(search: RateSearch) -> Text:
+    budget = f"p99 within {search.budget_ms:g} ms"
+    if search.rate is None:
+        return Text(f"No rate kept the {budget}.", style="bold red")
+    text = Text(f"{search.rate:,.1f} requests a second keep the {budget}.", "bold")
+    if search.limited_by == "generator":
+        text.append(
+            " At higher rates the generator was late: the server may be good for more."
+        )
+    return text

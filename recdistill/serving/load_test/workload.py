@@ -1,0 +1,181 @@
+"""What a load test asks: real queries, as messages that are ready to be sent.
+
+Everything that costs time is done before the clock starts: the generator only sends
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recdistill.export.warm_up import Row
+from recdistill.serving.client.contract import (
+    Query,
+    SignatureContract,
+    batch_of,
+    ids_of,
+)
+from recdistill.serving.client.protocols import Message, ServingProtocol, Target
+from recdistill.serving.client.serving_errors import QueryError
+
+__all__ = ["Workload", "queries_from_columns", "queries_from_lines", "rows_of"]
+
+MOST_MESSAGES = 2000
+"""Messages that are kept; a longer test sends them again."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Messages to send, one after another and then from the start.
+
+    Attributes:
+        messages: At least one.
+        signature: What they ask.
+        batch_size: Queries in each.
+        queries: Number of different queries.
+        target: The model.
+    """
+
+    messages: Sequence[Message]
+    signature: str
+    batch_size: int
+    queries: int
+    target: Target
+
+    @classmethod
+    def of_rows(
+        cls,
+        rows: Sequence[Row],
+        protocol: ServingProtocol,
+        target: Target,
+        signature: str,
+        batch_size: int,
+    ) -> Workload:
+        """Messages of so many queries each, the queries in turn.
+
+        Args:
+            rows: Inputs of each query, each `(1, …)`; at least one query.
+            protocol: How they are sent.
+            target: The model.
+            signature: What is asked.
+            batch_size: Queries a message, at least 1.
+
+        Raises:
+            QueryError: If there is no query, or the batch size is not positive.
+        """
+        if not rows or batch_size < 1:
+            raise QueryError(
+                "There must be a query, and `batch_size` must be at least 1. Received: "
+                f"{len(rows)} queries, batch_size={batch_size}"
+            )
+        # So that each query comes as often as any other, whatever divides what.
+        count = min(MOST_MESSAGES, len(rows))
+        messages = []
+        for first in range(count):
+            places = [(first * batch_size + n) % len(rows) for n in range(batch_size)]
+            inputs = _stacked([rows[place] for place in places])
+            messages.append(protocol.predict(target, signature, inputs))
+        return cls(messages, signature, batch_size, len(rows), target)
+
+
+def rows_of(queries: Sequence[Query], contract: SignatureContract, k: int) -> list[Row]:
+    """Inputs of queries that may say more than their features.
+
+    Args:
+        queries: Features by name, and beside them `k`, `exclude_ids`, `allow_ids` or
+            `candidate_ids` where the signature takes them. What it does not take is
+            left out.
+        contract: The signature's.
+        k: For queries that do not give it.
+
+    Raises:
+        QueryError: If a query does not fit, or lacks the candidates to rank.
+    """
+    wanted = {*contract.features, *contract.histories.values()}
+    rows = []
+    for number, query in enumerate(queries):
+        features = {name: value for name, value in query.items() if name in wanted}
+        row = batch_of(contract, [features])
+        if "k" in contract.inputs:
+            row["k"] = np.array([query.get("k", k)], "int32")
+        for name in ("exclude_ids", "allow_ids", "candidate_ids"):
+            if name in contract.inputs:
+                row[name] = _ids(name, query, number)
+        rows.append(row)
+    return rows
+
+
+def queries_from_lines(path: Path) -> list[Query]:
+    """Queries from a file with one JSON object a line.
+
+    Raises:
+        QueryError: If a line is none; says which.
+        OSError: If the file cannot be read.
+    """
+    queries: list[Query] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                query = json.loads(line)
+            except ValueError as error:
+                raise QueryError(
+                    f"`queries` must have one JSON object a line. Received: line "
+                    f"{number} of {path}: {error}"
+                ) from error
+            if not isinstance(query, dict):
+                raise QueryError(
+                    f"`queries` must have one JSON object a line. Received: line "
+                    f"{number} of {path}: {line.strip()[:80]}"
+                )
+            queries.append(query)
+    return queries
+
+
+def queries_from_columns(columns: Mapping[str, np.ndarray]) -> list[Query]:
+    """Queries from raw inputs by name, each `(queries, …)`."""
+    names = list(columns)
+    values = (
+        [value if np.ndim(value) else _plain(value) for value in column]
+        for column in columns.values()
+    )
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _plain(value: object) -> object:
+    """What NumPy's scalars stand for; bytes as text."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    return plain.decode() if isinstance(plain, bytes) else plain
+
+
+def _ids(name: str, query: Query, number: int) -> np.ndarray:
+    ids = query.get(name)
+    if ids is None and name != "candidate_ids":
+        ids = []
+    if not isinstance(ids, Sequence) or isinstance(ids, str):
+        raise QueryError(
+            f"`queries` must give a list of {name!r}. Received: {ids!r} in query "
+            f"{number}"
+        )
+    return ids_of(name, [ids], 1)
+
+
+def _stacked(rows: Sequence[Row]) -> Row:
+    """The rows as one batch, text padded with "" to the widest."""
+    batch: Row = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if values[0].dtype == object and values[0].ndim == 2:
+            width = max(value.shape[1] for value in values)
+            values = [
+                np.pad(v, [(0, 0), (0, width - v.shape[1])], constant_values="")
+                for v in values
+            ]
+        batch[name] = np.concatenate(values)
+    return batch

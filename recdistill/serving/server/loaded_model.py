@@ -1,0 +1,290 @@
+"""One version of a model in memory: a SavedModel in a session, and its signatures.
+
+It is loaded as the C++ server loads it: a graph, a session that restores its variables,
+and names of tensors to feed and fetch. No Python of whoever exported it is needed.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow.python.saved_model import loader_impl
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from recdistill.serving.server.request_errors import (
+    Code,
+    RequestError,
+    invalid,
+    of_tensorflow,
+)
+from recdistill.serving.server.wire_tensors import dtype_name, read_tensor
+
+__all__ = ["DEFAULT_SIGNATURE", "WARM_UP", "Model", "Signature", "warm_up_requests"]
+
+DEFAULT_SIGNATURE = "serving_default"
+
+WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
+"""Where a version keeps its warm-up requests."""
+
+WARM_UP_LIMIT = 1_000
+"""Most warm-up requests of a version."""
+
+_IN_THE_CALLERS_THREAD = -1
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One way to call a model.
+
+    Attributes:
+        name: As requests call it.
+        inputs: Type and shape of each input, by name.
+        outputs: Type and shape of each output, by name.
+        defaults: Values of inputs that a gRPC request may leave out.
+    """
+
+    name: str
+    inputs: Mapping[str, meta_graph_pb2.TensorInfo]
+    outputs: Mapping[str, meta_graph_pb2.TensorInfo]
+    defaults: Mapping[str, np.ndarray]
+
+
+class Model:
+    """A SavedModel that answers.
+
+    Args:
+        path: The version's folder.
+        intra_op_threads: Threads of one operation; 0 lets TensorFlow choose.
+        inter_op_threads: Threads of operations beside each other where a time limit
+            is set; 0 lets TensorFlow choose. Without a limit, the operations of a
+            request run in the thread that asks, which takes a third of the time.
+
+    Raises:
+        RequestError: If there is no SavedModel that a session can load. One without
+            its `variables` loads, as in the model server, and fails on requests.
+    """
+
+    def __init__(
+        self, path: Path, *, intra_op_threads: int = 0, inter_op_threads: int = 0
+    ) -> None:
+        config = config_pb2.ConfigProto(
+            intra_op_parallelism_threads=intra_op_threads,
+            inter_op_parallelism_threads=inter_op_threads,
+        )
+        self.path = path
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+        self._calls: dict[tuple[str, tuple[str, ...], int], Any] = {}
+        self._lock = threading.Lock()
+        try:
+            self.signature_defs = self._load()
+            self.signatures = {
+                name: _signature(name, each)
+                for name, each in self.signature_defs.items()
+            }
+        except tf.errors.OpError as error:
+            self.close()
+            raise of_tensorflow(error) from error
+        except Exception as error:
+            # Whatever else is wrong with the files must not end the server.
+            self.close()
+            message = f"{path} is no SavedModel that can be loaded: {error}"
+            raise RequestError(Code.INTERNAL, message) from error
+
+    def _load(self) -> dict[str, meta_graph_pb2.SignatureDef]:
+        """Loads graph and variables; returns the signatures.
+
+        TensorFlow's `load` would refuse a folder without variables.
+        """
+        loader, tags = loader_impl.SavedModelLoader(str(self.path)), ["serve"]
+        with self._session.graph.as_default() as graph:
+            saver, _ = loader.load_graph(graph, tags)
+            if (self.path / "variables" / "variables.index").is_file():
+                loader.restore_variables(self._session, saver)
+            loader.run_init_ops(self._session, tags)
+        return dict(loader.get_meta_graph_def_from_tags(tags).signature_def)
+
+    def run(
+        self,
+        signature: Signature,
+        values: Sequence[np.ndarray],
+        outputs: tuple[str, ...],
+        timeout_s: float | None = None,
+    ) -> list[np.ndarray]:
+        """Answers one request.
+
+        Args:
+            signature: One of `signatures`.
+            values: One array for each of its inputs, in their order.
+            outputs: Names of the outputs to compute.
+            timeout_s: How long it may take, in whole milliseconds.
+
+        Returns:
+            One array for each of `outputs`.
+
+        Raises:
+            RequestError: If the graph fails, or takes longer.
+        """
+        milliseconds = max(1, round(timeout_s * 1_000)) if timeout_s is not None else 0
+        key = signature.name, outputs, milliseconds
+        try:
+            call = self._calls.get(key) or self._callable(signature, key)
+            answer: list[np.ndarray] = call(*values)
+        except tf.errors.OpError as error:
+            raise of_tensorflow(error) from error
+        return answer
+
+    def close(self) -> None:
+        """Frees all that the model holds; nothing may be running."""
+        self._calls.clear()
+        self._session.close()
+        del self._session
+        # Graphs refer to themselves, so they go only when the collector comes.
+        gc.collect()
+
+    def _callable(
+        self, signature: Signature, key: tuple[str, tuple[str, ...], int]
+    ) -> Any:
+        """What TensorFlow prepares once for the same feeds and fetches.
+
+        `session.run` looks every name up again and takes ten times as long. The call
+        that prepares is public in C++ only.
+        """
+        with self._lock:
+            if key in self._calls:
+                return self._calls[key]
+            options = config_pb2.CallableOptions()
+            options.feed.extend(info.name for info in signature.inputs.values())
+            options.fetch.extend(signature.outputs[name].name for name in key[1])
+            if key[2]:
+                options.run_options.timeout_in_ms = key[2]
+            else:
+                options.run_options.inter_op_thread_pool = _IN_THE_CALLERS_THREAD
+            call = self._session._make_callable_from_options(options)
+            self._calls[key] = call
+            return call
+
+
+def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
+    # Real dictionaries: a message's map looks keys up slowly, and in no fixed order.
+    defaults = {k: read_tensor(proto, k) for k, proto in definition.defaults.items()}
+    return Signature(
+        name,
+        {key: definition.inputs[key] for key in sorted(definition.inputs)},
+        {key: definition.outputs[key] for key in sorted(definition.outputs)},
+        defaults,
+    )
+
+
+def inputs_of(
+    signature: Signature, request: predict_pb2.PredictRequest
+) -> list[np.ndarray]:
+    """The arrays of a gRPC request, in the order of the signature's inputs.
+
+    Shapes are not compared with the signature: the graph has to do that, as in the
+    model server.
+
+    Args:
+        signature: The signature that the request names.
+        request: The request.
+
+    Raises:
+        RequestError: If an input is missing without a default, unknown, of another
+            type, or no tensor.
+    """
+    given = request.inputs
+    unknown = sorted(given.keys() - signature.inputs.keys())
+    missing = sorted(signature.inputs.keys() - given.keys() - signature.defaults.keys())
+    if unknown or missing:
+        raise invalid(
+            f"input size does not match signature: {len(given)}!="
+            f"{len(signature.inputs)}. Sent extra: {{{','.join(unknown)}}}. "
+            f"Missing but required: {{{','.join(missing)}}}."
+        )
+    values = []
+    for name, info in signature.inputs.items():
+        if name not in given:
+            values.append(signature.defaults[name])
+            continue
+        proto = given[name]
+        if proto.dtype != info.dtype:
+            raise invalid(
+                f"The input {name!r} must be {dtype_name(info.dtype)}. "
+                f"Received: {dtype_name(proto.dtype)}"
+            )
+        values.append(read_tensor(proto, name))
+    return values
+
+
+def outputs_of(signature: Signature, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The outputs that a gRPC request asks for: its `output_filter`, or all.
+
+    Args:
+        signature: The signature that the request names.
+        wanted: The request's `output_filter`.
+
+    Raises:
+        RequestError: If one is unknown or named twice.
+    """
+    if not wanted:
+        return tuple(signature.outputs)
+    for place, name in enumerate(wanted):
+        if name not in signature.outputs:
+            raise invalid(
+                f"output tensor alias not found in signature: {name} Outputs expected "
+                f"to be in the set {{{','.join(signature.outputs)}}}."
+            )
+        if name in wanted[:place]:
+            raise invalid(f"duplicate output tensor alias: {name}")
+    # In one order, so that the session prepares each set of outputs once.
+    return tuple(sorted(wanted))
+
+
+def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
+    """The requests that a version is to answer before it is served.
+
+    Args:
+        path: The version's folder. Without a file of requests there are none.
+
+    Yields:
+        The requests; a record that has none is passed over, as in the model server.
+
+    Raises:
+        RequestError: If a record is broken or of another kind, or there are more than
+            1,000.
+    """
+    file = path / WARM_UP
+    if not file.is_file():
+        return
+    try:
+        records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
+    except tf.errors.OpError as error:
+        raise of_tensorflow(error) from error
+    if len(records) > WARM_UP_LIMIT:
+        raise invalid(
+            f"Number of warmup records exceeds the maximum ({WARM_UP_LIMIT}): "
+            f"{len(records)} in {file}"
+        )
+    for place, record in enumerate(records):
+        log = prediction_log_pb2.PredictionLog()
+        try:
+            log.ParseFromString(record)
+        except Exception as error:
+            message = f"Record {place} of {file} is no PredictionLog."
+            raise RequestError(Code.DATA_LOSS, message) from error
+        kind = log.WhichOneof("log_type")
+        if kind is None:
+            continue
+        if kind != "predict_log":
+            message = (
+                f"Record {place} of {file} must be a predict_log. Received: {kind}"
+            )
+            raise RequestError(Code.UNIMPLEMENTED, message)
+        yield log.predict_log.request

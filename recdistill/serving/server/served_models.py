@@ -1,0 +1,277 @@
+"""All models of a server: found by name, version or label; reconfigured while it runs.
+
+One thread looks at the folders of all models, and at `models.config`, again and again.
+A configuration is taken whole or not at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from google.protobuf import text_format
+from tensorflow_serving.apis import get_model_status_pb2, model_pb2
+from tensorflow_serving.config.model_server_config_pb2 import (
+    ModelConfig,
+    ModelServerConfig,
+)
+
+from recdistill.errors import ServeError
+from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.server.request_errors import Code, RequestError, invalid
+from recdistill.serving.server.server_metrics import Metrics
+from recdistill.serving.server.versions import ModelVersions, Version
+
+__all__ = ["Catalogue"]
+
+Labels = dict[str, dict[str, int]]
+
+_log = logging.getLogger(__name__)
+
+
+class Catalogue:
+    """The models of a server.
+
+    Args:
+        options: Of the server.
+        metrics: Where loads are counted.
+    """
+
+    def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
+        self._options, self._metrics = options, metrics
+        self._models: dict[str, ModelVersions] = {}
+        self._labels: Labels = {}
+        self._roots: tuple[Path, ...] = ()
+        self._text = ""
+        self._changing = threading.Lock()
+        self._wake, self._stopped = threading.Event(), threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all models."""
+        return tuple(self._models)
+
+    def start(self) -> None:
+        """Loads all versions of all models, then watches their folders.
+
+        Raises:
+            ServeError: If the configuration does not fit, or a version does not load.
+            OSError: If the configuration cannot be read.
+        """
+        self._text = self._options.models.read_text(encoding="utf-8")
+        try:
+            config = _parsed(self._text)
+            self._apply(config)
+        except RequestError as error:
+            raise ServeError(f"{self._options.models}: {error.message}") from error
+        # Whoever reconfigures a running server may not have it read other folders.
+        paths = [each.base_path for each in config.model_config_list.config]
+        self._roots = tuple({Path(os.path.realpath(p)).parent for p in paths})
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """Stops watching and unloads everything."""
+        self._stopped.set()
+        self._wake.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        with self._changing:
+            for model in self._models.values():
+                model.stop()
+
+    def reconfigure(self, config: ModelServerConfig) -> None:
+        """Takes another configuration; new models are loaded before it returns.
+
+        Args:
+            config: From a request. Its folders must lie beside those that the server
+                was started with.
+
+        Raises:
+            RequestError: If it is not taken; everything then stays as it was.
+        """
+        for each in config.model_config_list.config:
+            folder = Path(os.path.realpath(each.base_path))
+            if not any(folder.is_relative_to(root) for root in self._roots):
+                raise RequestError(
+                    Code.PERMISSION_DENIED,
+                    f"The base_path of {each.name!r} must lie beside the folders that "
+                    f"the server was started with. Received: {each.base_path}",
+                )
+        self._apply(config)
+
+    def hold(self, spec: model_pb2.ModelSpec) -> Version:
+        """The version that a request means; `let_go` of it afterwards.
+
+        Args:
+            spec: From the request.
+
+        Raises:
+            RequestError: If it names no model, or one that is not served.
+        """
+        model = self._models.get(spec.name)
+        choice = spec.WhichOneof("version_choice")
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        number = None if choice is None else self._number(spec)
+        for version in model.served if model else ():
+            # One that was retired a moment ago is passed over.
+            if number in (None, version.number) and version.hold():
+                return version
+        meant = (
+            f"Latest({spec.name})"
+            if number is None
+            else f"Specific({spec.name}, {number})"
+        )
+        raise RequestError(Code.NOT_FOUND, f"Servable not found for request: {meant}")
+
+    def status(
+        self, spec: model_pb2.ModelSpec
+    ) -> get_model_status_pb2.GetModelStatusResponse:
+        """The state of all versions of a model, or of one.
+
+        Args:
+            spec: From the request.
+
+        Raises:
+            RequestError: If it names no model or version that the server has seen.
+        """
+        model = self._models.get(spec.name)
+        number = None
+        if spec.WhichOneof("version_choice") is not None:
+            number = self._number(spec)
+        response = get_model_status_pb2.GetModelStatusResponse()
+        versions = dict(model.versions) if model else {}
+        for version in sorted(versions.values(), key=lambda v: -v.number):
+            if number in (None, version.number):
+                status = response.model_version_status.add(
+                    version=version.number, state=version.state
+                )
+                error = version.error
+                status.status.error_code = error.code if error else 0
+                status.status.error_message = error.message if error else ""
+        if not response.model_version_status:
+            what = "any versions" if number is None else f"version {number}"
+            message = f"Could not find {what} of model {spec.name}"
+            raise RequestError(Code.NOT_FOUND, message)
+        return response
+
+    def _number(self, spec: model_pb2.ModelSpec) -> int:
+        if spec.WhichOneof("version_choice") == "version":
+            return int(spec.version.value)
+        number = self._labels.get(spec.name, {}).get(spec.version_label)
+        if number is None:
+            message = f"Unrecognized servable version label: {spec.version_label}"
+            raise invalid(message)
+        return number
+
+    def _apply(self, config: ModelServerConfig) -> None:
+        _check(config)
+        listed = {each.name: each for each in config.model_config_list.config}
+        with self._changing:
+            labels = self._checked_labels(listed)
+            models = dict(self._models)
+            for name in listed.keys() - models.keys():
+                models[name] = ModelVersions(listed[name], self._options, self._metrics)
+            added = [models[name] for name in listed.keys() - self._models.keys()]
+            try:
+                for model in added:
+                    model.start()
+            except ServeError as error:
+                for model in added:
+                    model.stop()
+                raise RequestError(Code.UNKNOWN, str(error)) from error
+            removed = [models.pop(name) for name in models.keys() - listed.keys()]
+            for name, model in models.items():
+                model.config = listed[name]
+            self._models, self._labels = models, labels
+            for model in removed:
+                model.stop()
+        self._wake.set()
+
+    def _checked_labels(self, listed: dict[str, ModelConfig]) -> Labels:
+        """The labels by model, if each may name its version.
+
+        A label moves only to a version that is loaded.
+        """
+        labels: Labels = {}
+        for name, each in listed.items():
+            known = self._models.get(name)
+            served = {v.number for v in known.served} if known else set()
+            before = self._labels.get(name, {})
+            for label, number in each.version_labels.items():
+                new = before.get(label, number) == number
+                allowed = new and self._options.labels_for_unavailable
+                if number not in served and not allowed:
+                    raise RequestError(
+                        Code.FAILED_PRECONDITION,
+                        f"Request to assign label to version {number} of model {name}, "
+                        "which is not currently available for inference",
+                    )
+            labels[name] = dict(each.version_labels)
+        return labels
+
+    def _watch(self) -> None:
+        options, read_at = self._options, time.monotonic()
+        while not self._stopped.is_set():
+            self._wake.wait(options.poll_s)
+            self._wake.clear()
+            if self._stopped.is_set():
+                return
+            now = time.monotonic()
+            if options.models_poll_s and now - read_at >= options.models_poll_s:
+                read_at = now
+                self._read_again()
+            with self._changing:
+                for model in self._models.values():
+                    try:
+                        model.poll(now)
+                    except Exception:
+                        # Without this thread no new version would ever be seen.
+                        _log.exception("Looking for versions of %s failed", model.name)
+
+    def _read_again(self) -> None:
+        """Takes `models.config` if it changed; a broken one is passed over."""
+        try:
+            text = self._options.models.read_text(encoding="utf-8")
+            if text == self._text:
+                return
+            self._apply(_parsed(text))
+            # One that was not taken is tried again: its versions may be loaded then.
+            self._text = text
+        except (OSError, ValueError, RequestError) as error:
+            _log.warning("%s is not taken: %s", self._options.models, error)
+
+
+def _parsed(text: str) -> ModelServerConfig:
+    try:
+        return text_format.Parse(text, ModelServerConfig())
+    except text_format.ParseError as error:
+        message = f"The configuration must be a ModelServerConfig in text form: {error}"
+        raise invalid(message) from error
+
+
+def _check(config: ModelServerConfig) -> None:
+    if config.WhichOneof("config") != "model_config_list":
+        raise invalid("The configuration must have a model_config_list.")
+    names: set[str] = set()
+    for each in config.model_config_list.config:
+        if not each.name or "/" in each.name or each.name in names:
+            raise invalid(
+                "The name of a model must not be empty, have no '/' and be listed "
+                f"once. Received: {each.name!r}"
+            )
+        names.add(each.name)
+        if each.model_platform not in ("", "tensorflow"):
+            raise invalid(
+                f"The platform of {each.name!r} must be 'tensorflow'. "
+                f"Received: {each.model_platform!r}"
+            )
+        if not os.path.isabs(each.base_path):
+            raise invalid(
+                f"The base_path of {each.name!r} must be absolute. "
+                f"Received: {each.base_path!r}"
+            )

@@ -1,0 +1,135 @@
+"""What the server counts and times, as text for Prometheus.
+
+Names, labels and buckets are the model server's, so that one dashboard shows both.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections.abc import Mapping
+
+from recdistill.serving.deploy.model_server import COUNTERS, HISTOGRAMS
+
+__all__ = ["Metrics"]
+
+_BATCHING = ":tensorflow:serving:batching_session"
+
+_SIZES = {
+    f"{_BATCHING}:{name}": ()
+    for name in ("input_batch_size", "processed_batch_size", "padding_size")
+}
+"""Histograms of numbers of rows."""
+
+
+def _exponential(start: float, factor: float, count: int) -> tuple[float, ...]:
+    return tuple(start * factor**k for k in range(count))
+
+
+_MICROSECONDS = _exponential(10.0, 1.8, 33)
+_ROWS = _exponential(1.0, 2.0, 14)
+
+
+class Metrics:
+    """Counters and histograms; all methods may be called by any thread.
+
+    Example:
+        >>> metrics = Metrics()
+        >>> metrics.count(":tensorflow:serving:request_count", "films", "OK")
+        >>> print(metrics.render())
+        # TYPE :tensorflow:serving:request_count counter
+        :tensorflow:serving:request_count{model_name="films",status="OK"} 1
+        <BLANKLINE>
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[str, dict[tuple[str, ...], float]] = {}
+        self._samples: dict[str, dict[tuple[str, ...], list[float]]] = {}
+
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        """Adds to a counter.
+
+        Args:
+            name: A name in `model_server.COUNTERS`.
+            labels: Values of its labels, in order.
+            by: How much.
+        """
+        with self._lock:
+            series = self._counts.setdefault(name, {})
+            series[labels] = series.get(labels, 0) + by
+
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        """Adds a value to a histogram.
+
+        Args:
+            name: A name in `model_server.HISTOGRAMS`, or a number of rows.
+            value: In µs, or rows.
+            labels: Values of its labels, in order.
+        """
+        bounds = _bounds(name)
+        place = bisect.bisect_left(bounds, value)
+        with self._lock:
+            series = self._samples.setdefault(name, {})
+            sample = series.get(labels)
+            if sample is None:
+                # One count a bucket, the open last one, and the sum of all values.
+                sample = series[labels] = [0.0] * (len(bounds) + 2)
+            sample[place] += 1
+            sample[-1] += value
+
+    def render(self) -> str:
+        """The page that Prometheus reads."""
+        with self._lock:
+            counts = {name: dict(series) for name, series in self._counts.items()}
+            samples = {
+                name: {labels: list(s) for labels, s in series.items()}
+                for name, series in self._samples.items()
+            }
+        lines: list[str] = []
+        for name, series in sorted(counts.items()):
+            lines.append(f"# TYPE {name} counter")
+            for labels, value in sorted(series.items()):
+                lines.append(f"{name}{_labels(COUNTERS[name], labels)} {value:.17g}")
+        for name, sampled in sorted(samples.items()):
+            lines.append(f"# TYPE {name} histogram")
+            for labels, sample in sorted(sampled.items()):
+                lines += _histogram(name, labels, sample)
+        return "\n".join([*lines, ""])
+
+
+def _bounds(name: str) -> tuple[float, ...]:
+    return _ROWS if name in _SIZES else _MICROSECONDS
+
+
+def _label_names(name: str) -> tuple[str, ...]:
+    every: Mapping[str, tuple[str, ...]] = {**HISTOGRAMS, **_SIZES}
+    return every[name]
+
+
+def _histogram(name: str, labels: tuple[str, ...], sample: list[float]) -> list[str]:
+    names, lines, total = _label_names(name), [], 0.0
+    edges = [f"{bound:g}" for bound in _bounds(name)] + ["+Inf"]
+    for edge, count in zip(edges, sample[:-1], strict=True):
+        total += count
+        shown = _labels((*names, "le"), (*labels, edge))
+        lines.append(f"{name}_bucket{shown} {total:.17g}")
+    shown = _labels(names, labels)
+    return [
+        *lines,
+        f"{name}_sum{shown} {sample[-1]:.17g}",
+        f"{name}_count{shown} {total:.17g}",
+    ]
+
+
+def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+    if not names:
+        return "{}"
+    pairs = zip(names, values, strict=True)
+    return "{" + ",".join(f'{n}="{_escaped(v)}"' for n, v in pairs) + "}"
+
+
+def _escaped(value: str) -> str:
+    for plain, escaped in (("\\", r"\\"), ('"', r"\""), ("\n", r"\n")):
+        value = value.replace(plain, escaped)
+    return value

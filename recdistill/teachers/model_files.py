@@ -1,0 +1,116 @@
+"""Files of somebody else's models: are they there, how large, and what is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recdistill.errors import TeacherError
+
+
+def existing(path: Path, kind: str) -> Path:
+    """The path, if something is there.
+
+    Raises:
+        TeacherError: If nothing is.
+    """
+    if not path.exists():
+        raise TeacherError(
+            f"`teacher.path` must be a {kind}. Received: {path}, where nothing is"
+        )
+    return path
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file, or over the names and the content of a folder's files.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "model.txt").write_text("tree")
+        >>> digest(folder / "model.txt")[:8], digest(folder)[:8]
+        ('dc9c5edb', '6ec8708f')
+    """
+    total = hashlib.sha256()
+    for file in _files(path):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        if file == path:
+            return content
+        name = file.relative_to(path).as_posix()
+        total.update(f"{name}\0{content}\n".encode())
+    return total.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+def source_digest(name: str) -> str | None:
+    """SHA-256 (hex) of the file that holds a function.
+
+    Args:
+        name: Import path, "package.module:function".
+
+    Returns:
+        None where the module has no file, or cannot be found here.
+    """
+    module = name.partition(":")[0]
+    with _current_folder():
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            return None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return digest(Path(spec.origin))
+
+
+def imported(name: str) -> Any:
+    """A function by its import path, "package.module:function".
+
+    Modules are looked for where Python does, and in the current folder.
+
+    Raises:
+        TeacherError: If there is none, or the module fails to import.
+    """
+    module, _, attribute = name.partition(":")
+    with _current_folder():
+        try:
+            found = getattr(importlib.import_module(module), attribute, None)
+        except Exception as error:
+            raise TeacherError(
+                f"The module of `{name}` must be importable from the current folder. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
+    if not callable(found):
+        raise TeacherError(
+            f"`{name}` must be a function of its module. Received: {found!r}"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """As `python -m` does, unlike a console script."""
+    before, here = list(sys.path), str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -1,0 +1,259 @@
+"""Teachers from outside: models that know raw features, and nothing of our indices.
+
+Our own models read what the lookup half of the encoders made of a feature. A model
+that somebody else trained wants the values themselves, under names of its own. So a
+batch for such a teacher has one key more, `raw`: the raw query inputs by name, the same
+ones that the exported student takes. The raw features of the candidates are held by the
+teacher, a row for each item of the catalogue, and gathered by `candidate_index`.
+
+What differs from kind to kind, how a dict of arrays becomes scores, is a `RawModel`.
+All else is the same and stands here: which of our features is which of its inputs, in
+what type and shape, so many at a time that memory stays bounded, and that scores come
+back as many as were asked for, all of them numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from recdistill.data.dataset import nearest
+from recdistill.errors import TeacherError
+from recdistill.teachers.inputs import InputSpec, as_input
+
+Arrays: TypeAlias = dict[str, np.ndarray]
+Layout: TypeAlias = Literal["pairs", "lists"]
+
+MASK = "mask"
+"""The name under which a model of whole lists may ask for their mask."""
+
+
+class RawModel(Protocol):
+    """What stands behind an external teacher.
+
+    Attributes:
+        label: What people call it, say "SavedModel teacher/1".
+        inputs: Its inputs by name; None where the model does not tell.
+        parameters: How many numbers it learnt; None where that cannot be said.
+        size_bytes: Size of its files; None where there are none to weigh.
+    """
+
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def inputs(self) -> Mapping[str, InputSpec] | None: ...  # noqa: D102
+    @property
+    def parameters(self) -> int | None: ...  # noqa: D102
+    @property
+    def size_bytes(self) -> int | None: ...  # noqa: D102
+    def predict(self, inputs: Arrays) -> Any:
+        """Scores of one chunk, `(rows,)` or `(batch, list_size)`."""
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """One input of the model, and which of our features goes there."""
+
+    name: str
+    feature: str
+    spec: InputSpec | None
+
+
+class ExternalTeacher:
+    """Puts a model of raw features behind the interface of all teachers.
+
+    Args:
+        model: What turns arrays into scores.
+        query: Names of the raw query inputs that batches bring along.
+        candidates: Raw features of the catalogue by name, each `(items, …)`.
+        inputs: The model's name of an input to ours. None where the names are the same:
+            then a model that tells its inputs gets those, another one all features.
+        layout: "pairs": a row is one query with one candidate, inputs are `(rows, …)`
+            and scores `(rows,)` or `(rows, 1)`. "lists": query inputs are `(batch, …)`,
+            candidate inputs `(batch, list_size, …)` and scores `(batch, list_size)`.
+        batch_size: Most candidates scored in one call of the model; in "lists" at
+            least one whole list.
+
+    Raises:
+        TeacherError: If the model's inputs and our features do not fit together.
+
+    Example: a model that likes short names.
+        >>> class Short:
+        ...     label, inputs, parameters, size_bytes = "short", None, None, None
+        ...     def predict(self, inputs):
+        ...         return [-len(name) for name in inputs["film"]]
+        >>> films = {"title": np.array(["Heat", "Alien", "M"], object)}
+        >>> teacher = ExternalTeacher(Short(), [], films, inputs={"film": "title"})
+        >>> mask = np.array([[True, True, True], [True, False, True]])
+        >>> teacher({"raw": {}, "candidate_index": np.arange(3), "mask": mask})
+        array([[-4., -5., -1.],
+               [-4.,  0., -1.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        model: RawModel,
+        query: Sequence[str],
+        candidates: Mapping[str, np.ndarray],
+        *,
+        inputs: Mapping[str, str] | None = None,
+        layout: Layout = "pairs",
+        batch_size: int = 4096,
+    ) -> None:
+        self.model, self.layout, self._batch_size = model, layout, batch_size
+        known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
+        slots = _slots(model, inputs, known, extra=MASK)
+        self._query = [s for s in slots if s.feature not in candidates]
+        # The catalogue is turned into what the model wants once, not in every call.
+        self._candidates = {
+            slot.name: as_input(
+                candidates[slot.feature],
+                self._of_one_item(slot.spec),
+                f"candidate feature `{slot.feature}`",
+                self._of(slot),
+            )
+            for slot in slots
+            if slot.feature in candidates
+        }
+
+    @property
+    def parameters(self) -> int | None:
+        """How many numbers the model learnt; None where that cannot be said."""
+        return self.model.parameters
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of the model's files; None where there are none to weigh."""
+        return self.model.size_bytes
+
+    def __call__(self, batch: Mapping[str, Any], training: bool = False) -> np.ndarray:
+        """Scores of a batch.
+
+        Args:
+            batch: `raw`, `candidate_index` and `mask`, as in `recdistill.data.batches`.
+            training: Not read: the model is only asked.
+
+        Returns:
+            `(batch, list_size)` float32; 0 under padding.
+
+        Raises:
+            TeacherError: If a value does not fit the model's input, the model fails, or
+                its answer is not one finite score for each candidate.
+        """
+        if "raw" not in batch:
+            raise TeacherError(
+                f"`batch` must have the raw query inputs under 'raw' for the teacher "
+                f"{self.model.label}. Received: {sorted(batch)}"
+            )
+        mask = np.asarray(batch["mask"])
+        index = np.broadcast_to(np.asarray(batch["candidate_index"]), mask.shape)
+        query = {
+            slot.name: as_input(
+                np.asarray(
+                    mask if slot.feature == MASK else batch["raw"][slot.feature]
+                ),
+                slot.spec,
+                f"query feature `{slot.feature}`",
+                self._of(slot),
+            )
+            for slot in self._query
+        }
+        score = self._pairs if self.layout == "pairs" else self._lists
+        return self._finite(score(query, index, mask), mask)
+
+    def _pairs(self, query: Arrays, index: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Only real candidates are asked for, whatever list they stand in."""
+        row, column = np.nonzero(mask)
+        item = index[row, column]
+        scores = np.zeros(mask.shape, "float32")
+        for start in range(0, len(row), self._batch_size):
+            part = slice(start, start + self._batch_size)
+            inputs = {name: value[row[part]] for name, value in query.items()}
+            inputs |= {name: v[item[part]] for name, v in self._candidates.items()}
+            answer = self._answer(inputs, row[part].shape)
+            scores[row[part], column[part]] = answer
+        return scores
+
+    def _lists(self, query: Arrays, index: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        scores = np.zeros(mask.shape, "float32")
+        for part in self._rows(*mask.shape):
+            inputs = {name: value[part] for name, value in query.items()}
+            inputs |= {name: v[index[part]] for name, v in self._candidates.items()}
+            scores[part] = self._answer(inputs, index[part].shape)
+        return np.where(mask, scores, np.float32(0.0))
+
+    def _rows(self, lists: int, list_size: int) -> Iterator[slice]:
+        step = max(1, self._batch_size // max(1, list_size))
+        for start in range(0, lists, step):
+            yield slice(start, start + step)
+
+    def _answer(self, inputs: Arrays, shape: tuple[int, ...]) -> np.ndarray:
+        answer = np.asarray(self.model.predict(inputs))
+        if answer.shape == (*shape, 1):
+            answer = answer[..., 0]
+        if answer.shape != shape or answer.dtype.kind not in "fiu":
+            raise TeacherError(
+                f"The teacher {self.model.label} must give one number for each "
+                f"candidate, in layout '{self.layout}' an array of shape {shape} or "
+                f"{(*shape, 1)}. Received: {answer.dtype} of shape {answer.shape}"
+            )
+        with np.errstate(over="ignore"):  # it is told as infinite, with its count
+            return answer.astype("float32")
+
+    def _finite(self, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        nan, infinite = int(np.isnan(scores).sum()), int(np.isinf(scores).sum())
+        if nan or infinite:
+            raise TeacherError(
+                f"The teacher {self.model.label} must give finite scores. Received: "
+                f"{nan:,} NaN and {infinite:,} infinite among {int(mask.sum()):,} "
+                "scores. Look for missing values among its inputs."
+            )
+        return scores
+
+    def _of(self, slot: _Slot) -> str:
+        return f"the input `{slot.name}` of the teacher {self.model.label}"
+
+    def _of_one_item(self, spec: InputSpec | None) -> InputSpec | None:
+        """In whole lists a candidate's input has the list as an axis of its own."""
+        if spec is None or spec.shape is None or self.layout == "pairs":
+            return spec
+        if len(spec.shape) < 2:
+            raise TeacherError(
+                f"The teacher {self.model.label} must take candidates as (batch, "
+                "list_size, …) in layout 'lists'. Received: an input of shape "
+                f"{spec.shape}. Is its layout 'pairs'?"
+            )
+        return InputSpec(spec.dtype, (spec.shape[0], *spec.shape[2:]))
+
+
+def _slots(
+    model: RawModel, inputs: Mapping[str, str] | None, known: list[str], extra: str
+) -> list[_Slot]:
+    """Matches the model's inputs with our features, both sides of it checked."""
+    declared = model.inputs
+    if inputs is None:
+        names = declared if declared is not None else [k for k in known if k != extra]
+        inputs = {name: name for name in names}
+    if declared is not None and set(declared) != set(inputs):
+        missing = sorted(set(declared) - set(inputs))
+        unknown = sorted(set(inputs) - set(declared))
+        raise TeacherError(
+            f"`teacher.inputs` must name each input of the teacher {model.label}: "
+            f"{', '.join(sorted(declared))}. Received: {', '.join(sorted(inputs))} "
+            f"(missing: {', '.join(missing) or 'none'}; "
+            f"not an input of it: {', '.join(unknown) or 'none'})"
+        )
+    for name, feature in inputs.items():
+        if feature not in known:
+            raise TeacherError(
+                f"The input `{name}` of the teacher {model.label} must be one of our "
+                f"features: {', '.join(known)}. Received: {feature!r}."
+                f"{nearest(feature, known)} Map it with `teacher.inputs`."
+            )
+    return [
+        _Slot(name, feature, None if declared is None else declared[name])
+        for name, feature in inputs.items()
+    ]

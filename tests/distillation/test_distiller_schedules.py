@@ -1,0 +1,230 @@
+"""Weights and temperatures that change while the Distiller trains."""
+
+import keras
+import numpy as np
+import pytest
+
+from recdistill.distillation.distiller import Distiller
+from recdistill.distillation.temperatures import (
+    ConstantSchedule,
+    CosineSchedule,
+    LearnedTemperature,
+    LinearSchedule,
+    StepSchedule,
+)
+from recdistill.losses import (
+    ContrastiveAlignment,
+    ListwiseCrossEntropy,
+    ListwiseKLDivergence,
+    PairwiseMarginMSE,
+)
+from tests.distilling import (
+    LISTS,
+    Student,
+    evaluate,
+    fit,
+    make_arrays,
+    make_batches,
+    make_distiller,
+    weights_of,
+)
+
+
+@pytest.fixture
+def batches():
+    """One batch an epoch, so that an epoch is a step."""
+    return make_batches(make_arrays(), LISTS)
+
+
+STILL = keras.optimizers.SGD
+
+
+def parts(history):
+    return np.array(history["relevance_loss"]), np.array(history["distillation_loss"])
+
+
+def test_weights_follow_their_schedules_step_by_step(batches):
+    distiller = make_distiller(
+        optimizer=STILL(0.0),
+        student_loss_weight=StepSchedule([2], [0.2, 0.6]),
+        distillation_loss_weights=[LinearSchedule(1.0, 0.0, 2)],
+    )
+    history = fit(distiller, batches, epochs=4)
+    relevance, distillation = parts(history)
+    want = (
+        np.array([0.2, 0.2, 0.6, 0.6]) * relevance
+        + np.array([1.0, 0.5, 0.0, 0.0]) * distillation
+    )
+    np.testing.assert_allclose(history["loss"], want, rtol=1e-5)
+    assert (distillation > 0.1).all()
+
+
+def test_temperatures_follow_their_schedules_and_are_reported(batches):
+    distiller = make_distiller(
+        losses=ListwiseKLDivergence(),
+        optimizer=STILL(0.0),
+        temperatures=LinearSchedule(4, 1, 2),
+    )
+    got = fit(distiller, batches, epochs=4)
+    values = [4.0, 2.5, 1.0, 1.0]
+    assert got["temperature"] == pytest.approx(values)
+    x, _, weight = make_arrays()
+    targets = {"labels": x["teacher_scores"], "mask": x["mask"]}
+    scores = distiller.student(x)
+    want = [
+        float(ListwiseKLDivergence(value)(targets, scores, weight)) for value in values
+    ]
+    assert got["distillation_loss"] == pytest.approx(want, rel=1e-5)
+
+
+def test_a_constant_schedule_is_the_temperature_of_the_loss(batches):
+    student = Student()
+    own = make_distiller(None, student, ListwiseKLDivergence(temperature=3.0))
+    given = make_distiller(
+        None, student, ListwiseKLDivergence(), temperatures=ConstantSchedule(3.0)
+    )
+    want, got = evaluate(own, batches), evaluate(given, batches)
+    assert got.pop("temperature") == 3.0
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_one_graph_serves_all_steps(batches):
+    traces = []
+
+    class Counted(ListwiseKLDivergence):
+        def call(self, y_true, y_pred):
+            traces.append(1)
+            return super().call(y_true, y_pred)
+
+    distiller = make_distiller(
+        losses=Counted(), temperatures=CosineSchedule(4.0, 1.0, 3)
+    )
+    fit(distiller, batches)
+    traces.clear()
+    history = fit(distiller, batches, epochs=3)
+    assert len(set(np.round(history["temperature"], 4))) == 3
+    assert not traces
+
+
+def test_each_loss_may_have_a_temperature_of_its_own(batches):
+    distiller = make_distiller(
+        losses=[ListwiseKLDivergence(), PairwiseMarginMSE(), ListwiseKLDivergence()],
+        temperatures=[LinearSchedule(2, 1, 4), None, ConstantSchedule(5.0)],
+    )
+    got = evaluate(distiller, batches)
+    assert got["temperature_listwise_kl_divergence"] == 2.0
+    assert got["temperature_listwise_kl_divergence_2"] == 5.0
+    assert "temperature_pairwise_margin_mse" not in got
+
+
+def test_a_loss_has_its_own_temperature_back_after_a_step(batches):
+    loss = ListwiseKLDivergence(temperature=1.5)
+    distiller = make_distiller(losses=loss, temperatures=ConstantSchedule(5.0))
+    evaluate(distiller, batches)
+    assert loss.temperature == 1.5
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_resumed_run_goes_on_with_the_schedule(batches, tmp_path, learned):
+    temperature = LearnedTemperature(1.0, 8.0) if learned else LinearSchedule(8, 1, 6)
+    distiller = Distiller(
+        None,
+        Student(),
+        ListwiseKLDivergence(),
+        [CosineSchedule(1.0, 0.2, 6)],
+        LinearSchedule(0.0, 1.0, 6),
+        temperatures=temperature,
+    )
+    distiller.compile(keras.optimizers.Adam(0.05), ListwiseCrossEntropy())
+    fit(distiller, batches, epochs=3)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.models.load_model(tmp_path / "distiller.keras")
+    want, got = (fit(each, batches, epochs=2) for each in (distiller, loaded))
+    assert set(got) == set(want)
+    for name, values in want.items():
+        np.testing.assert_allclose(got[name], values, rtol=1e-5)
+    if not learned:
+        assert got["temperature"] == pytest.approx([8 - 3.5, 8 - 7 * 4 / 6], rel=1e-5)
+
+
+def test_a_learned_temperature_goes_where_the_student_is_worst(batches):
+    student = Student()
+    learned = LearnedTemperature(0.5, 8.0)
+    distiller = Distiller(
+        None, student, ListwiseKLDivergence(), None, 0.0, temperatures=learned
+    )
+    distiller(make_arrays()[0])
+    student.trainable = False
+    distiller.compile(keras.optimizers.Adam(0.3))
+    history = fit(distiller, batches, epochs=12)
+    assert history["temperature"][0] == pytest.approx(2.0)
+    assert history["distillation_loss"][-1] > history["distillation_loss"][0]
+    grid = [
+        evaluate(make_distiller(None, student, ListwiseKLDivergence(t)), batches)
+        for t in (0.5, 1.0, 2.0, 4.0, 8.0)
+    ]
+    best = max(each["distillation_loss"] for each in grid)
+    assert history["distillation_loss"][-1] > 0.95 * best
+
+
+def test_a_learned_temperature_is_the_distillers_and_not_the_students(batches):
+    student = Student()
+    distiller = make_distiller(
+        None, student, ListwiseKLDivergence(), temperatures=LearnedTemperature()
+    )
+    before = evaluate(distiller, batches)["temperature"]
+    assert before == pytest.approx(10**0.5)
+    fit(distiller, batches, epochs=2)
+    assert evaluate(distiller, batches)["temperature"] != before
+    assert len(student.weights) == 2
+    assert len(distiller.weights) == 3
+    assert len(weights_of(distiller)) == 3
+
+
+LEARNED = LearnedTemperature()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"student_loss_weight": LinearSchedule(0.0, 1.5, 3)},
+            "between 0 and 1.*a schedule between 0.0 and 1.5",
+        ),
+        (
+            {"student_loss_weight": LinearSchedule(0.0, 1.0, 3)},
+            "must be given where `student_loss_weight` is a schedule",
+        ),
+        (
+            {"distillation_loss_weights": [LinearSchedule(1.0, -1.0, 3)]},
+            "finite number, at least 0",
+        ),
+        ({"temperatures": 2.0}, "a number is an argument of the loss.*Received: 2.0"),
+        ({"temperatures": LinearSchedule(2, 0, 3)}, "stay above 0.*falls to 0"),
+        ({"temperatures": [ConstantSchedule(1.0)] * 2}, "for each.*1 losses"),
+        (
+            {
+                "losses": [ListwiseKLDivergence(), ContrastiveAlignment()],
+                "temperatures": [LEARNED, LEARNED],
+            },
+            "of its own for each loss",
+        ),
+        (
+            {
+                "losses": keras.losses.MeanSquaredError(),
+                "temperatures": ConstantSchedule(1.0),
+            },
+            "None for a loss without a temperature",
+        ),
+        (
+            {
+                "student_loss_weight": ConstantSchedule(0.0),
+                "distillation_loss_weights": [ConstantSchedule(0.0)],
+            },
+            "have weight",
+        ),
+    ],
+)
+def test_bad_schedules_are_named_with_their_values(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_distiller(**arguments)

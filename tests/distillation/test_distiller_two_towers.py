@@ -1,0 +1,106 @@
+"""Our own student and ranker in the Distiller: embeddings of both, in one pass."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill import Distiller, RankingTeacher, TwoTowerStudent
+from recdistill.distillation import layer_outputs
+from recdistill.losses import (
+    HintMSE,
+    ListwiseCrossEntropy,
+    ListwiseKLDivergence,
+    RelationalDistance,
+)
+from tests import small
+
+BATCH = small.batch(lists=6)
+SHARED = np.array([3, 0, 9, 5], "int32")
+NAMES = ["query_embedding", "candidate_embedding"]
+
+
+def make_student():
+    student = TwoTowerStudent(
+        small.schema(), small.catalogue(), dim=6, embedding_dim=4, hidden=(5,)
+    )
+    student(BATCH)
+    return small.shuffled_weights(student, scale=0.3)
+
+
+def make_teacher():
+    teacher = RankingTeacher(
+        small.schema(), small.catalogue(), dim=8, hidden=(5,), attention_length=8
+    )
+    teacher(BATCH)
+    return small.shuffled_weights(teacher, scale=0.3)
+
+
+def shared_batch():
+    mask = np.ones((6, len(SHARED)), bool)
+    return {**BATCH, "candidate_index": SHARED, "mask": mask}
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_student_exposes_the_embeddings_it_multiplies(shared):
+    student = make_student()
+    x = shared_batch() if shared else BATCH
+    with layer_outputs.watching(student, [*NAMES, "query_tower/hidden_0"]) as seen:
+        scores = student(x)
+    queries, candidates = (np.array(seen[name]) for name in NAMES)
+    table = student.encode_candidates(small.catalogue()).numpy()
+    np.testing.assert_allclose(queries, student.encode_query(BATCH["query"]), rtol=1e-5)
+    wanted = table[SHARED][None] if shared else table[BATCH["candidate_index"]]
+    np.testing.assert_allclose(candidates, wanted, rtol=1e-5)
+    products = np.sum(queries[:, None] * candidates, axis=-1)
+    np.testing.assert_allclose(products, scores, rtol=1e-4, atol=1e-5)
+    assert seen["query_tower/hidden_0"].shape == (6, 5)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_ranker_exposes_one_vector_a_query_and_one_a_candidate(shared):
+    teacher = make_teacher()
+    with layer_outputs.watching(teacher, NAMES) as seen:
+        teacher(shared_batch() if shared else BATCH)
+    assert seen["query_embedding"].shape == (6, 8)
+    assert seen["candidate_embedding"].shape == ((1, 4, 8) if shared else (6, 6, 8))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_student_learns_from_the_rankers_scores_and_embeddings(shared):
+    student, teacher = make_student(), make_teacher()
+    losses = [
+        ListwiseKLDivergence(),
+        HintMSE("query_embedding", "query_embedding"),
+        RelationalDistance("candidate_embedding", "candidate_embedding"),
+    ]
+    distiller = Distiller(teacher, student, losses, [1.0, 1.0, 1.0], 0.0)
+    distiller.compile(keras.optimizers.Adam(0.01))
+    x = tf.nest.map_structure(tf.constant, shared_batch() if shared else BATCH)
+    batches = tf.data.Dataset.from_tensors((x,)).repeat(30)
+    history = distiller.fit(batches, epochs=2, verbose=0, shuffle=False).history
+    for name in ("listwise_kl_divergence", "hint_mse", "relational_distance"):
+        first, last = history[f"distillation_loss_{name}"]
+        assert last < first
+    shapes = [weight.shape for weight in student.weights]
+    assert shapes == [weight.shape for weight in make_student().weights]
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_our_student_trains_in_mixed_precision(policy):
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_dtype_policy(policy)
+    try:
+        distiller = Distiller(None, make_student(), [ListwiseKLDivergence(), HintMSE()])
+        distiller.compile(keras.optimizers.Adam(0.01), ListwiseCrossEntropy())
+        x = tf.nest.map_structure(tf.constant, BATCH)
+        rng = np.random.default_rng(0)
+        x["teacher_scores"] = tf.constant(rng.normal(size=(6, 6)), tf.float32)
+        x["teacher_query_embedding"] = tf.constant(rng.normal(size=(6, 8)), tf.float32)
+        y = tf.one_hot(rng.integers(0, 6, 6), 6)
+        batches = tf.data.Dataset.from_tensors((x, y)).repeat(10)
+        history = distiller.fit(batches, epochs=2, verbose=0, shuffle=False).history
+    finally:
+        keras.mixed_precision.set_dtype_policy(before)
+    assert np.isfinite(history["loss"]).all()
+    assert history["loss"][1] < history["loss"][0]

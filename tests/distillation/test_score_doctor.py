@@ -1,0 +1,364 @@
+"""doctor: what it measures, what it says of sick teachers, and that its cure works."""
+
+import json
+from functools import cache
+from math import exp, log
+
+import keras
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from recdistill.distillation.score_doctor import (
+    SAMPLE_LISTS,
+    TARGET,
+    Examination,
+    examine,
+    read_scored_table,
+    sample,
+)
+from recdistill.distillation.score_transforms import TRANSFORMS, transformed
+from recdistill.errors import DataError
+from recdistill.losses import listwise_kl_divergence
+from recdistill.metrics.ranking import overlap
+from recdistill.pipeline.config import DistillConfig
+from recdistill.pipeline.soft_targets import choose
+from tests.reference_scores import REFERENCE, effective
+
+QUERIES, ITEMS = 150, 300
+
+
+def everywhere(scores):
+    return np.ones(np.shape(scores), bool)
+
+
+def normal(lists=40, size=400, seed=0):
+    return np.random.default_rng(seed).normal(size=(lists, size))
+
+
+def sigmoid(logits):
+    return 1 / (1 + np.exp(-logits))
+
+
+class TestMeasures:
+    # The second list has three real candidates, all equal.
+    scores = np.array([[3.0, 1.0, 1.0, -1.0], [2.0, 2.0, 2.0, np.nan]])
+    mask = np.array([[True] * 4, [True] * 3 + [False]])
+
+    def test_they_are_those_derived_by_hand(self):
+        found = examine(self.scores, self.mask)
+        assert (found.lists, found.list_size) == (2, 3.5)
+        assert (found.low, found.high) == (-1.0, 3.0)
+        assert found.not_finite == 0
+        assert found.constant == 1 / 2
+        assert found.ties == found.top_ties == 1 / 3
+        assert (found.at_lowest, found.at_highest) == (1 / 7, 1 / 7)
+        # Of the first list alone: mean 1, variance (4 + 0 + 0 + 4) / 4.
+        assert found.deviations == pytest.approx([2**0.5] * 3)
+        assert found.z_at_rank == {"1": pytest.approx(2**0.5)}
+        # The fourth powers of z are 4, 0, 0, 4: their mean is 2.
+        assert found.kurtosis == pytest.approx(2 - 3)
+
+    def test_effective_candidates_are_a_geometric_mean_over_the_lists_that_vary(self):
+        rng = np.random.default_rng(3)
+        scores, mask = rng.normal(size=(20, 30)), rng.random((20, 30)) < 0.8
+        found = examine(scores, mask)
+        for transform in TRANSFORMS:
+            shown = REFERENCE[transform](scores, mask)
+            for temperature in (0.5, 2.0):
+                numbers = effective(shown, mask, temperature)
+                want = exp(sum(map(log, numbers)) / len(numbers))
+                got = found.effective[transform][f"{temperature:g}"]
+                assert got == pytest.approx(want, rel=1e-5), transform
+
+    def test_scores_that_are_no_numbers_are_counted_and_left_out(self):
+        scores = normal()
+        clean = examine(scores[:, 3:], everywhere(scores[:, 3:]))
+        scores[:, 0], scores[:, 1], scores[:2, 2] = np.nan, np.inf, -np.inf
+        mask = everywhere(scores)
+        mask[2:, 2] = False
+        found = examine(scores, mask)
+        assert found.not_finite == 40 + 40 + 2
+        assert found.findings == (
+            "82 scores are NaN or infinite: no loss can use them.",
+        )
+        assert found.kurtosis == pytest.approx(clean.kurtosis)
+        for transform, curve in found.effective.items():
+            assert curve == pytest.approx(clean.effective[transform], rel=1e-5)
+
+    def test_nothing_but_rubbish_is_no_reason_to_fail(self):
+        found = examine(np.full((3, 4), np.nan), np.ones((3, 4), bool))
+        assert (found.low, found.kurtosis, found.proposal) == (None, None, None)
+        assert found.not_finite == 12
+
+    def test_padding_and_lists_of_padding_count_for_nothing(self):
+        scores = normal(20, 60)
+        want = examine(scores, everywhere(scores))
+        wider = np.full((22, 80), np.nan)
+        wider[:20, :60] = scores
+        got = examine(wider, np.isfinite(wider))
+        for transform, curve in got.effective.items():
+            assert curve == pytest.approx(want.effective[transform], rel=1e-5)
+        same = {"effective": {}, "kurtosis": 0.0, "deviations": None, "z_at_rank": {}}
+        same["proposal"] = None
+        assert got.model_copy(update=same) == want.model_copy(update=same)
+        assert got.proposal.temperature == want.proposal.temperature
+
+    def test_huge_scores_do_not_overflow(self):
+        found = examine(normal() * 1e305, everywhere(normal()))
+        want = examine(normal(), everywhere(normal()))
+        assert found.kurtosis == pytest.approx(want.kurtosis)
+        assert found.deviations == pytest.approx([d * 1e305 for d in want.deviations])
+
+    def test_the_document_is_json_and_comes_back(self):
+        found = examine(normal(), everywhere(normal()))
+        document = json.loads(
+            json.dumps(found.model_dump(mode="json"), allow_nan=False)
+        )
+        assert Examination.model_validate(document) == found
+
+    def test_a_table_without_candidates_is_an_error(self):
+        with pytest.raises(ValueError, match="`mask` must have a real candidate"):
+            examine(np.zeros((2, 3)), np.zeros((2, 3), bool))
+
+
+SICK = {
+    # How a good teacher's scores are spoilt, the cure, and what is said.
+    "sigmoid": (lambda t: sigmoid(4 * t), "logit", "squashed by a sigmoid"),
+    "rare clicks": (lambda t: sigmoid(2 * t - 6), "logit", "squashed by a sigmoid"),
+    "cubed": (lambda t: t**3, "log", "The tail is heavy: z-scores are"),
+    "exponentiated": (lambda t: np.exp(2 * t), "log", "The tail is heavy"),
+    "tanh": (lambda t: np.tanh(3 * t), "rank", "The best candidates are squashed"),
+    "clipped": (lambda t: np.minimum(t, 1.0), "rank", "top ten have equal scores"),
+}
+
+
+class TestDiagnosis:
+    def test_a_well_shaped_teacher_has_no_findings(self):
+        found = examine(normal() * 7 + 3, everywhere(normal()))
+        assert found.findings == ()
+        assert found.proposal.transform == "z_score"
+
+    @pytest.mark.parametrize("name", SICK)
+    def test_a_sick_teacher_is_told_and_its_cure_named(self, name):
+        spoil, cure, said = SICK[name]
+        found = examine(spoil(normal()), everywhere(normal()))
+        assert any(said in finding for finding in found.findings)
+        assert found.proposal.transform == cure
+
+    def test_scores_between_the_ends_of_each_list_are_no_probabilities(self):
+        scores = REFERENCE["min_max"](normal(), everywhere(normal()))
+        found = examine(scores, everywhere(scores))
+        assert found.findings == ()
+        assert found.proposal.transform == "z_score"
+
+    def test_an_exponential_tail_is_the_border_of_heaviness(self):
+        rng = np.random.default_rng(4)
+        light = rng.exponential(size=(60, 5_000)) ** 0.8
+        heavy = rng.exponential(size=(60, 5_000)) ** 1.25
+        assert examine(light, everywhere(light)).proposal.transform == "z_score"
+        assert examine(heavy, everywhere(heavy)).proposal.transform == "log"
+
+    def test_constant_lists_are_told_from_one_in_a_hundred(self):
+        scores = normal(100, 60)
+        scores[:1] = 3.0
+        (finding,) = examine(scores, everywhere(scores)).findings
+        assert finding.startswith("1% of the lists have one score for all candidates")
+        scores = normal(200, 60)
+        scores[:1] = 3.0
+        assert examine(scores, everywhere(scores)).findings == ()
+
+    def test_lists_that_are_all_constant_have_no_proposal(self):
+        found = examine(np.full((5, 9), 0.3), np.ones((5, 9), bool))
+        assert found.proposal is None
+        assert found.findings[0].startswith("100% of the lists")
+        assert found.warning("z_score", 1.0) is None
+        assert found.temperature_for("z_score") == 1.0
+
+    def test_lists_of_unequal_scale_are_told(self):
+        scores = normal() * np.logspace(0, 2, 40)[:, None]
+        (finding,) = examine(scores, everywhere(scores)).findings
+        assert finding.startswith("Lists differ in scale")
+
+
+class TestProposal:
+    @pytest.mark.parametrize("name", SICK)
+    def test_at_its_temperature_the_wanted_number_of_candidates_counts(self, name):
+        scores = SICK[name][0](normal())
+        found = examine(scores, everywhere(scores))
+        proposal = found.proposal
+        shown = transformed(scores, everywhere(scores), proposal.transform)
+        numbers = effective(shown.numpy(), everywhere(scores), proposal.temperature)
+        number = exp(sum(map(log, numbers)) / len(numbers))
+        assert proposal.effective == pytest.approx(number, rel=1e-5)
+        assert number == pytest.approx(TARGET, rel=0.05)
+        assert f"at temperature {proposal.temperature:g} " in proposal.reason
+        assert found.temperature_for(proposal.transform) == proposal.temperature
+
+    def test_of_a_short_list_a_quarter_counts(self):
+        found = examine(normal(50, 40), everywhere(normal(50, 40)))
+        assert found.proposal.effective == pytest.approx(10, rel=0.05)
+
+    @pytest.mark.parametrize("transform", TRANSFORMS)
+    def test_every_transform_has_a_temperature(self, transform):
+        scores = sigmoid(normal() - 2)
+        found = examine(scores, everywhere(scores))
+        number = found.effective_at(transform, found.temperature_for(transform))
+        assert number == pytest.approx(TARGET, rel=0.15)
+
+    @pytest.mark.parametrize("temperature", [0.02, 0.7, 1.0, 3.0])
+    def test_numbers_between_the_known_temperatures_are_close(self, temperature):
+        found = examine(normal(), everywhere(normal()))
+        numbers = effective(
+            REFERENCE["z_score"](normal(), everywhere(normal())),
+            everywhere(normal()),
+            temperature,
+        )
+        want = exp(sum(map(log, numbers)) / len(numbers))
+        assert found.effective_at("z_score", temperature) == pytest.approx(
+            want, rel=0.1
+        )
+
+
+class TestWarning:
+    def test_targets_that_are_nearly_one_hot_or_uniform_are_warned_of(self):
+        found = examine(normal(), everywhere(normal()))
+        cold, hot = found.warning("z_score", 0.03), found.warning("z_score", 8.0)
+        assert "of 400 candidates, nearly one-hot" in cold
+        assert "of 400 candidates, nearly uniform" in hot
+        assert "distill.scores=auto" in cold
+        assert found.warning("z_score", found.proposal.temperature) is None
+
+    @pytest.mark.parametrize(
+        ("number", "warned"), [(1.9, True), (2.1, False), (199, False), (201, True)]
+    )
+    def test_the_limits_are_two_candidates_and_half_the_list(self, number, warned):
+        found = examine(normal(), everywhere(normal()))
+        curve = dict.fromkeys(found.effective["none"], float(number))
+        found = found.model_copy(update={"effective": {"none": curve}})
+        assert (found.warning("none", 1.0) is not None) == warned
+
+
+class TestCure:
+    """A small student of a teacher that is spoilt, but would be good.
+
+    The student is too small for its teacher, so soft targets decide what it gets right.
+    """
+
+    @staticmethod
+    @cache
+    def teacher():
+        rng = np.random.default_rng(0)
+        queries, items = rng.normal(size=(QUERIES, 12)), rng.normal(size=(12, ITEMS))
+        return queries @ items / 12**0.5
+
+    @classmethod
+    @cache
+    def agreement(cls, name, *auto):
+        """Overlap of the two top tens; the good teacher's, whatever was distilled."""
+        spoil = SICK[name][0] if name else lambda t: t
+        scores = spoil(cls.teacher()).astype("float32")
+        mask = everywhere(scores)
+        fixed = {"scores": "z_score", "temperature": 1.0}
+        config = DistillConfig(**fixed | dict.fromkeys(auto, "auto"))
+        chosen = choose(config, examine(scores, mask))
+        targets = transformed(scores, mask, chosen.transform) / chosen.unit
+        rng = np.random.default_rng(1)
+        start = rng.normal(0, 0.3, (QUERIES, 4)), rng.normal(0, 0.3, (4, ITEMS))
+        queries, items = (tf.Variable(value.astype("float32")) for value in start)
+        optimizer = keras.optimizers.Adam(0.05)
+        optimizer.build([queries, items])
+
+        @tf.function
+        def step():
+            with tf.GradientTape() as tape:
+                student = queries @ items
+                loss = listwise_kl_divergence(
+                    targets, student, mask, chosen.temperature
+                )
+                loss = tf.reduce_mean(loss)
+            optimizer.apply(tape.gradient(loss, [queries, items]))
+
+        for _ in range(200):
+            step()
+        student = (queries @ items).numpy()
+        return float(overlap(cls.teacher(), student, mask, 10).mean())
+
+    @pytest.mark.parametrize("name", ["sigmoid", "cubed", "exponentiated", "tanh"])
+    def test_cured_it_teaches_nearly_as_well_as_the_good_one(self, name):
+        good = self.agreement(None, "scores", "temperature")
+        cured = self.agreement(name, "scores", "temperature")
+        spoilt = self.agreement(name)
+        assert cured > 0.85 * good
+        assert spoilt < cured - 0.08
+
+    def test_a_temperature_alone_does_not_cure_a_heavy_tail(self):
+        cured = self.agreement("exponentiated", "scores", "temperature")
+        assert self.agreement("exponentiated", "temperature") < cured - 0.05
+
+    def test_a_good_teacher_is_not_harmed(self):
+        good = self.agreement(None, "scores", "temperature")
+        assert good > self.agreement(None) - 0.03
+
+
+class TestTables:
+    # Lists in parts, ids of any kind, a score that is missing.
+    table = pa.table(
+        {
+            "query": ["b", "a", "b", "b", "a"],
+            "points": pa.array([1.0, 5.0, None, 3.0, 4.0]),
+        }
+    )
+
+    @pytest.fixture(params=["csv", "parquet"])
+    def path(self, request, tmp_path):
+        path = tmp_path / f"scores.{request.param}"
+        write = pacsv.write_csv if request.param == "csv" else pq.write_table
+        write(self.table, path)
+        return path
+
+    def test_rows_become_lists(self, path):
+        scores, mask = read_scored_table(path, "query", "points")
+        np.testing.assert_array_equal(scores, [[1.0, np.nan, 3.0], [5.0, 4.0, 0.0]])
+        np.testing.assert_array_equal(mask, [[True] * 3, [True, True, False]])
+        assert examine(scores, mask).not_finite == 1
+
+    def test_a_column_that_is_not_there_is_an_error(self, path):
+        with pytest.raises(DataError, match=r"'list_id'\. It has: query, points"):
+            read_scored_table(path, "list_id", "points")
+
+    def test_scores_that_are_words_are_an_error(self, path):
+        with pytest.raises(DataError, match=r"'query' of .* must hold numbers"):
+            read_scored_table(path, "points", "query")
+
+    def test_a_file_that_is_no_table_is_an_error(self, tmp_path):
+        (tmp_path / "x.parquet").write_text("no table")
+        with pytest.raises(DataError, match=r"Cannot read .* as a table"):
+            read_scored_table(tmp_path / "x.parquet", "query", "points")
+        with pytest.raises(DataError, match="Cannot read"):
+            read_scored_table(tmp_path / "no.csv", "query", "points")
+
+    def test_a_table_without_rows_is_an_error(self, tmp_path):
+        pq.write_table(self.table.slice(0, 0), tmp_path / "empty.parquet")
+        with pytest.raises(DataError, match="must have rows"):
+            read_scored_table(tmp_path / "empty.parquet", "query", "points")
+
+    def test_of_many_lists_a_sample_is_read(self, tmp_path):
+        count = SAMPLE_LISTS + 500
+        table = pa.table({"list_id": np.arange(count), "score": np.zeros(count)})
+        pq.write_table(table, tmp_path / "many.parquet")
+        scores, _ = read_scored_table(tmp_path / "many.parquet", "list_id", "score")
+        assert scores.shape == (SAMPLE_LISTS, 1)
+
+
+def test_the_sample_is_small_enough_and_always_the_same():
+    chosen = sample(5_000, 100)
+    assert len(chosen) == len(set(chosen)) == SAMPLE_LISTS
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(chosen, sample(5_000, 100))
+    assert len(sample(5_000, 200_000)) == 2
+    assert len(sample(5_000, 10**9)) == 1
+    np.testing.assert_array_equal(sample(3, 10), [0, 1, 2])

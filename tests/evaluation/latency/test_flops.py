@@ -1,0 +1,83 @@
+"""flops: counts derived by hand, on the shapes that a call really had."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.evaluation.latency.flops import flops_of_function, flops_of_run
+
+
+def zeros(*shape):
+    return tf.zeros(shape)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "count"),
+    [
+        (tf.matmul, (zeros(4, 3), zeros(3, 5)), 2 * 4 * 3 * 5),
+        (
+            lambda a, b: tf.matmul(a, b, transpose_a=True),
+            (zeros(3, 4), zeros(3, 5)),
+            2 * 4 * 3 * 5,
+        ),
+        (tf.matmul, (zeros(7, 4, 3), zeros(7, 3, 5)), 7 * 2 * 4 * 3 * 5),
+        (tf.linalg.matvec, (zeros(9, 6), zeros(6)), 2 * 9 * 6),
+        (
+            lambda a, b: tf.einsum("abij,abkj->abik", a, b),
+            (zeros(2, 3, 4, 5), zeros(2, 3, 6, 5)),
+            2 * 2 * 3 * 4 * 6 * 5,
+        ),
+        # 8 places are left of 10 by a width of 3, 2 channels to 5.
+        (
+            lambda x: tf.nn.conv1d(x, zeros(3, 2, 5), 1, "VALID"),
+            (zeros(1, 10, 2),),
+            2 * 8 * 5 * 3 * 2,
+        ),
+        (lambda x: tf.nn.relu(x + x), (zeros(4, 3),), 0),
+    ],
+)
+def test_count_derived_by_hand(function, arguments, count):
+    assert flops_of_function(function, *arguments) == count
+
+
+def test_every_turn_of_a_loop_counts():
+    layer = keras.layers.GRU(6)
+    steps = zeros(2, 7, 3)
+    layer(steps)
+    # Inputs once to the three gates, the state 7 times.
+    want = 2 * 2 * 7 * 3 * 18 + 7 * 2 * 2 * 6 * 18
+    assert flops_of_function(lambda x: layer(x), steps) == want
+
+
+def test_variables_and_structures_are_taken():
+    weight = tf.Variable(zeros(3, 5))
+    got = flops_of_function(
+        lambda x: {"y": x["b"] @ weight}, {"a": zeros(), "b": zeros(2, 3)}
+    )
+    assert got == 2 * 2 * 3 * 5
+
+
+def test_size_that_only_the_data_knows_counts():
+    graph = tf.Graph()
+    with graph.as_default():
+        rows = tf.compat.v1.placeholder(tf.float32, [None, 3], "rows")
+        chosen = tf.boolean_mask(rows, rows[:, 0] > 0)
+        product = tf.matmul(chosen, tf.ones([3, 5]))
+    with tf.compat.v1.Session(graph=graph) as session:
+        feed = {"rows:0": np.array([[1.0] * 3, [-1.0] * 3, [1.0] * 3])}
+        assert flops_of_run(session, product, feed) == 2 * 2 * 3 * 5
+
+
+def test_what_depends_on_weights_alone_counts_as_it_is_done_in_every_call():
+    left, right = tf.Variable(zeros(4, 3)), tf.Variable(zeros(3, 5))
+    got = flops_of_function(lambda x: x @ (left @ right), zeros(2, 4))
+    assert got == 2 * 4 * 3 * 5 + 2 * 2 * 4 * 5
+
+
+def test_tables_of_the_program_around_it_are_not_complained_of(caplog):
+    pairs = tf.lookup.KeyValueTensorInitializer(["a"], [1])
+    table = tf.lookup.StaticHashTable(pairs, -1)
+    assert flops_of_function(tf.matmul, zeros(1, 2), zeros(2, 1)) == 4
+    assert table.size() == 1
+    assert "table_initializer" not in caplog.text

@@ -1,0 +1,168 @@
+"""latency: on a clock that the tests wind by hand."""
+
+import gc
+import threading
+
+import pytest
+
+from recdistill.evaluation.latency import stopwatch as latency
+from recdistill.evaluation.latency.stopwatch import (
+    Latency,
+    compare,
+    measure_latency,
+    measure_load,
+)
+
+
+class Clock:
+    """Stands in for the time module; calls move it on by what they "take"."""
+
+    def __init__(self):
+        self.now_ns = 0
+        self.log = []
+
+    def perf_counter_ns(self):
+        return self.now_ns
+
+    def call(self, name, *times_ms):
+        """A call that takes these times in turn, the last one for ever after."""
+        left = list(times_ms)
+
+        def run():
+            self.log.append(name)
+            self.now_ns += int(1e6 * (left.pop(0) if len(left) > 1 else left[0]))
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    return clock
+
+
+def test_percentiles_derived_by_hand(clock):
+    got = measure_latency(
+        clock.call("a", *range(1, 101)), warmup=0, repeats=100, budget_s=1e9
+    )
+    # Between the two nearest of 100 sorted times: position 99 q, counted from 0.
+    want = Latency(p50=50.5, p90=90.1, p99=99.01, mean=50.5, min=1.0, n=100)
+    for name, value in vars(want).items():
+        assert getattr(got, name) == pytest.approx(value), name
+
+
+def test_warm_up_is_not_timed(clock):
+    got = measure_latency(clock.call("a", 900, 900, 5), warmup=2, repeats=3)
+    assert (got.p99, got.n) == (pytest.approx(5.0), 3)
+    assert len(clock.log) == 5
+
+
+def test_budget_ends_the_timing_but_not_before_one_call(clock):
+    assert measure_latency(clock.call("a", 300), warmup=0, budget_s=1.0).n == 4
+    assert measure_latency(clock.call("a", 5000), warmup=0, budget_s=1.0).n == 1
+
+
+def test_calls_take_turns_of_ten_and_each_leads_in_turn(clock):
+    compare({"a": clock.call("a", 1), "b": clock.call("b", 1)}, warmup=0, repeats=30)
+    turns = [clock.log[k : k + 10] for k in range(0, 60, 10)]
+    assert turns == [[name] * 10 for name in ["a", "b", "b", "a", "a", "b"]]
+
+
+def test_slow_call_gets_a_shorter_turn_where_time_is_up(clock):
+    got = compare(
+        {"slow": clock.call("slow", 400), "fast": clock.call("fast", 1)},
+        warmup=0,
+        budget_s=1.0,
+    )
+    assert got.latencies["slow"].n == 3
+    assert got.latencies["fast"].n == 1
+    assert got.speedup["fast"] == pytest.approx(400)
+
+
+def test_drift_of_the_machine_leaves_the_speedup_alone(clock):
+    slowing = [1.0, 2.0, 40.0]
+    got = compare(
+        {
+            "teacher": clock.call("teacher", *(10 * t for t in slowing)),
+            "student": clock.call("student", *(2 * t for t in slowing)),
+        },
+        warmup=0,
+        repeats=3,
+    )
+    assert got.speedup == {"teacher": 1.0, "student": pytest.approx(5.0)}
+    assert got.latencies["student"].p50 == pytest.approx(4.0)
+    assert list(got.latencies) == ["teacher", "student"]
+
+
+def test_call_faster_than_the_clock_has_a_finite_speedup(clock):
+    got = compare({"a": clock.call("a", 1), "b": clock.call("b", 0)}, repeats=5)
+    assert got.speedup["b"] == pytest.approx(1e6)
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_garbage_collector_rests_meanwhile_and_is_left_as_found(was_on):
+    states = []
+    (gc.enable if was_on else gc.disable)()
+    try:
+        measure_latency(lambda: states.append(gc.isenabled()), warmup=0, repeats=3)
+        assert states == [False] * 3
+        assert gc.isenabled() is was_on
+    finally:
+        gc.enable()
+
+
+def test_failing_call_is_heard_and_the_collector_restored():
+    def fail():
+        raise RuntimeError("no such model")
+
+    with pytest.raises(RuntimeError, match="no such model"):
+        measure_latency(fail, warmup=0)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("warmup", -1), ("repeats", 0), ("budget_s", 0.0)]
+)
+def test_settings_out_of_range_are_named(setting, value):
+    with pytest.raises(ValueError, match=f"`{setting}` must be.*{setting}={value}"):
+        measure_latency(lambda: None, **{setting: value})
+
+
+def test_comparison_needs_a_call():
+    with pytest.raises(ValueError, match="`calls` must have at least one entry"):
+        compare({})
+
+
+def test_load_is_made_by_all_workers_at_once():
+    # None of them gets on before all are there.
+    barrier = threading.Barrier(3, timeout=30)
+    got = measure_load(barrier.wait, workers=3, warmup=0, seconds=1e-9)
+    assert got.latency.n == 3
+    assert not barrier.broken
+
+
+def test_load_counts_calls_against_the_wall_clock(clock, monkeypatch):
+    clock.process_time_ns = lambda: clock.now_ns * 3
+    counters = iter([10.0, 16.0])
+    monkeypatch.setattr(latency, "energy_joules", lambda: next(counters))
+    got = measure_load(clock.call("a", 250), warmup=2, seconds=1.0)
+    # Four calls of 250 ms, on a processor whose three cores are busy all the while.
+    assert got.latency.n == 4
+    assert got.per_second == pytest.approx(4.0)
+    assert got.cpu_ms == pytest.approx(750.0)
+    assert got.joules == pytest.approx(6.0 / 4)
+
+
+@pytest.mark.parametrize("counters", [(None, None), (16.0, 10.0)])
+def test_load_has_no_joules_without_a_counter_or_where_it_began_again(
+    counters, monkeypatch
+):
+    left = iter(counters)
+    monkeypatch.setattr(latency, "energy_joules", lambda: next(left))
+    assert measure_load(lambda: None, seconds=1e-3).joules is None
+
+
+def test_load_needs_a_worker():
+    with pytest.raises(ValueError, match=r"`workers` must be at least 1.*workers=0"):
+        measure_load(lambda: None, workers=0)

@@ -1,0 +1,228 @@
+"""intervals: values by hand, then what an honest interval must do."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from recdistill.evaluation.intervals import (
+    Interval,
+    bootstrap,
+    by_slice,
+    gap_closed,
+    kept,
+    paired_difference,
+)
+
+
+def table(values, queries=None, name="mrr"):
+    values = np.asarray(values, float)
+    ids = range(len(values)) if queries is None else queries
+    return pa.table(
+        {
+            "list_id": pa.array(range(len(values)), pa.int64()),
+            "query_id": pa.array([str(one) for one in ids]),
+            name: values,
+        }
+    )
+
+
+def noise(seed, size=200, mean=0.5, scale=0.1):
+    return np.random.default_rng(seed).normal(mean, scale, size)
+
+
+def width(interval):
+    return interval.high - interval.low
+
+
+def test_values_derived_by_hand():
+    baseline, student, teacher = [0.1, 0.2, 0.3], [0.2, 0.4, 0.3], [0.4, 0.5, 0.6]
+    tables = [table(values) for values in (baseline, student, teacher)]
+    alone, distilled, best = (0.1 + 0.2 + 0.3) / 3, (0.2 + 0.4 + 0.3) / 3, 1.5 / 3
+    assert bootstrap(tables[0])["mrr"].value == pytest.approx(alone)
+    difference = paired_difference(tables[1], tables[0])["mrr"]
+    assert difference.value == pytest.approx(distilled - alone)
+    closed = gap_closed(*tables)["mrr"]
+    assert closed.value == pytest.approx((distilled - alone) / (best - alone))
+    assert kept(tables[1], tables[2])["mrr"].value == pytest.approx(distilled / best)
+
+
+def test_mean_is_over_lists_not_over_queries():
+    rows = table([1.0, 1.0, 1.0, 0.0], queries=["ann", "ann", "ann", "bob"])
+    mean = bootstrap(rows)["mrr"]
+    assert mean.value == 3 / 4
+    # Two queries have four resamples: means 1, 3/4 (twice) and 0.
+    assert (mean.low, mean.high) == (0.0, 1.0)
+
+
+def test_interval_matches_the_one_of_the_normal_distribution():
+    values = noise(0, size=400)
+    got = bootstrap(table(values), samples=4000)["mrr"]
+    error = 1.96 * values.std() / np.sqrt(400)
+    assert got.low == pytest.approx(values.mean() - error, abs=error / 10)
+    assert got.high == pytest.approx(values.mean() + error, abs=error / 10)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    covered = 0
+    for trial in range(300):
+        rng = np.random.default_rng(trial)
+        of_query = np.repeat(rng.normal(0.5, 0.2, size=60), 3)
+        values = of_query + rng.normal(0, 0.05, size=180)
+        rows = table(values, queries=np.repeat(np.arange(60), 3))
+        interval = bootstrap(rows, samples=300, seed=trial, confidence=0.9)["mrr"]
+        covered += not interval.excludes(0.5)
+    assert 0.84 < covered / 300 < 0.95
+
+
+def test_copies_of_a_list_within_a_query_add_no_certainty():
+    values = noise(1, size=100)
+    once = bootstrap(table(values))["mrr"]
+    copied = np.repeat(values, 4)
+    clustered = bootstrap(table(copied, queries=np.repeat(range(100), 4)))["mrr"]
+    taken_for_new = bootstrap(table(copied))["mrr"]
+    assert width(clustered) == pytest.approx(width(once))
+    assert width(taken_for_new) == pytest.approx(width(once) / np.sqrt(4), rel=0.2)
+
+
+def test_same_seed_gives_the_same_interval_in_whatever_order_the_rows():
+    rows = table(noise(2), queries=np.repeat(range(50), 4))
+    shuffled = rows.take(np.random.default_rng(0).permutation(len(rows)))
+    first = bootstrap(rows, seed=7)["mrr"]
+    assert bootstrap(shuffled, seed=7)["mrr"] == first
+    assert bootstrap(rows, seed=8)["mrr"] != first
+
+
+def test_resamples_drawn_in_chunks_are_means_of_resamples_too(monkeypatch):
+    rows = table(noise(3))
+    whole = bootstrap(rows)["mrr"]
+    monkeypatch.setattr("recdistill.evaluation.intervals._CHUNK_DRAWS", 700)
+    chunked = bootstrap(rows)["mrr"]
+    assert chunked.low == pytest.approx(whole.low, abs=width(whole) / 10)
+    assert chunked.high == pytest.approx(whole.high, abs=width(whole) / 10)
+
+
+def test_more_confidence_is_a_wider_interval():
+    rows = table(noise(4))
+    narrow, wide = (bootstrap(rows, confidence=c)["mrr"] for c in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
+
+
+def test_paired_difference_sees_what_separate_intervals_hide():
+    base = noise(5, scale=0.3)
+    better = table(base + noise(6, mean=0.01, scale=0.01))
+    difference = paired_difference(better, table(base))["mrr"]
+    apart = [bootstrap(rows)["mrr"] for rows in (better, table(base))]
+    assert difference.excludes(0)
+    assert apart[0].low < apart[1].high
+    assert width(difference) < width(apart[0]) / 10
+
+
+def test_model_differs_from_itself_by_exactly_nothing():
+    rows = table(noise(7))
+    reordered = rows.take(np.arange(len(rows))[::-1])
+    assert paired_difference(rows, reordered)["mrr"] == Interval(0.0, 0.0, 0.0)
+    assert kept(rows, reordered)["mrr"] == Interval(1.0, 1.0, 1.0)
+
+
+def test_gap_closed_is_zero_for_the_twin_and_one_for_the_teacher():
+    baseline, teacher = table(noise(8)), table(noise(8) + 0.2)
+    assert gap_closed(baseline, baseline, teacher)["mrr"] == Interval(0.0, 0.0, 0.0)
+    assert gap_closed(baseline, teacher, teacher)["mrr"] == Interval(1.0, 1.0, 1.0)
+
+
+def test_scale_of_a_metric_moves_no_ratio():
+    values = [noise(9), noise(9) + noise(10, mean=0.1), noise(9) + 0.2]
+    once = gap_closed(*(table(v) for v in values))["mrr"]
+    scaled = gap_closed(*(table(8 * v) for v in values))["mrr"]
+    assert (scaled.low, scaled.value, scaled.high) == pytest.approx(
+        (once.low, once.value, once.high)
+    )
+    assert width(once) > 0
+
+
+def test_no_gap_is_no_number_but_a_reason():
+    baseline, student = table(noise(11)), table(noise(12))
+    closed = gap_closed(baseline, student, table(noise(13)))["mrr"]
+    assert closed.value is None
+    assert closed.reason == "teacher and baseline do not differ beyond noise"
+    worse = gap_closed(baseline, student, table(noise(11) - 0.2))["mrr"]
+    assert worse.value is None
+    assert worse.reason == "the teacher is worse than the baseline"
+
+
+def test_one_query_has_a_value_and_no_interval():
+    rows = table([0.2, 0.4], queries=["ann", "ann"])
+    mean = bootstrap(rows)["mrr"]
+    assert mean.value == pytest.approx(0.3)
+    assert (mean.low, mean.high) == (None, None)
+    assert mean.reason == "one query is too few for an interval"
+    assert not mean.excludes(99.0)
+    assert gap_closed(rows, rows, table([1, 1], ["ann", "ann"]))["mrr"] == Interval(
+        None, reason="one query is too few for an interval"
+    )
+
+
+def test_lists_that_cannot_be_judged_are_left_out():
+    values = noise(14, size=60)
+    with_gaps = np.concatenate([values, np.full(20, np.nan)])
+    assert bootstrap(table(with_gaps))["mrr"].value == pytest.approx(values.mean())
+    nothing = bootstrap(table([np.nan, np.nan]))["mrr"]
+    assert nothing == Interval(None, reason="no list can be judged")
+    assert bootstrap(table([]))["mrr"] == nothing
+
+
+def test_interval_is_refused_where_some_resamples_have_no_judged_list():
+    mean = bootstrap(table([0.25, 0.75, np.nan, np.nan, np.nan]))["mrr"]
+    assert mean.value == 0.5
+    assert mean.low is None
+    assert mean.reason == "some resamples of the queries give no number"
+
+
+def test_share_of_a_teacher_that_finds_nothing_is_not_defined():
+    zero = kept(table([0.1, 0.2]), table([0.0, 0.0]))["mrr"]
+    assert zero == Interval(None, reason="the teacher's mean is 0")
+    at_times = kept(table([0.0, 0.2]), table([0.0, 0.4]))["mrr"]
+    assert at_times.value == pytest.approx(0.5)
+    assert at_times.low is None
+
+
+def test_each_metric_has_its_own_gaps():
+    rows = table([0.2, np.nan, 0.4]).append_column("rbo", [[np.nan, 1.0, 0.0]])
+    means = bootstrap(rows)
+    assert means["mrr"].value == pytest.approx(0.3)
+    assert means["rbo"].value == pytest.approx(0.5)
+    assert list(bootstrap(rows, ["rbo"])) == ["rbo"]
+
+
+def test_tables_of_different_lists_are_not_compared():
+    rows = table([0.1, 0.2, 0.3])
+    with pytest.raises(ValueError, match=r"same lists.*list_id differs"):
+        paired_difference(rows, rows.slice(1))
+    with pytest.raises(ValueError, match=r"same lists.*query_id differs"):
+        paired_difference(rows, table([0.1, 0.2, 0.3], queries=["a", "b", "c"]))
+    with pytest.raises(ValueError, match="NaN in one table only"):
+        paired_difference(rows, table([0.1, 0.2, np.nan]))
+    with pytest.raises(ValueError, match=r"must have the columns \['ndcg@10'\]"):
+        paired_difference(rows, rows, ["ndcg@10"])
+
+
+def test_slices_are_judged_apart():
+    rows = table(noise(15, size=6), queries=["a", "a", "b", "c", "d", "e"])
+    labels = ["warm", "warm", "cold", "warm", None, "cold"]
+    slices = by_slice(rows, labels, samples=50)
+    assert list(slices) == ["cold", "warm"]
+    assert (slices["warm"].lists, slices["warm"].queries) == (3, 2)
+    assert slices["warm"].metrics == bootstrap(rows.take([0, 1, 3]), samples=50)
+    with pytest.raises(ValueError, match=r"`labels`.*2 labels for 6 rows"):
+        by_slice(rows, ["cold", "warm"])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95])
+def test_confidence_must_be_between_zero_and_one(confidence):
+    with pytest.raises(ValueError, match=f"`confidence`.*confidence={confidence}"):
+        bootstrap(table([0.1, 0.2]), confidence=confidence)
+
+
+def test_samples_must_be_positive():
+    with pytest.raises(ValueError, match=r"`samples` must be at least 1.*samples=0"):
+        bootstrap(table([0.1, 0.2]), samples=0)

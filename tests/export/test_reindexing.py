@@ -1,0 +1,208 @@
+"""reindex: other items, the same towers, and nothing of the training side."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner
+
+from recdistill.cli.main import app
+from recdistill.errors import ExportError, ReindexError
+from recdistill.export import publishing
+from recdistill.export.reindexing import reindex
+from recdistill.retrieval.indexing import IndexSettings
+from tests.films import build_items, build_rows, build_schema, build_student, run_export
+
+NEW = pa.table(
+    {
+        "item_id": ["item-3", "größe", "映画", *(f"neu-{k}" for k in range(70))],
+        "class": ["new", "old", "unseen"] + ["new", "old"] * 35,
+        "title": [f"Another title {k % 7}" for k in range(73)],
+    }
+)
+"""More items than before, known ones and new ones; no column for the teacher alone."""
+
+ANY = tf.constant([[""]])
+
+
+@pytest.fixture(scope="module")
+def student():
+    return build_student(build_schema())
+
+
+@pytest.fixture(scope="module")
+def first(student, tmp_path_factory):
+    """A version with an IVF index and the query tower for devices."""
+    return run_export(
+        tmp_path_factory.mktemp("export"),
+        student,
+        metadata={"key": "of the step", "fingerprint": "f"},
+        index=IndexSettings("ivf", "bfloat16", target_recall=0.9),
+        warm_up_batches=(1, 2),
+        on_device=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def second(first, tmp_path_factory):
+    """The next version, by a program that can import no training side."""
+    folder = first.path.parent
+    items = tmp_path_factory.mktemp("items") / "new.parquet"
+    pq.write_table(NEW, items)
+    program = f"""
+import sys
+blocked = ["keras", "tf_keras", "keras_rs"]
+ours = "student", "encoders", "pipeline", "export.exporting", "export.servable"
+blocked += [f"recdistill.{{name}}" for name in ours]
+sys.modules.update(dict.fromkeys(blocked))
+from recdistill.cli.main import main
+sys.argv = ["recdistill", "reindex", {str(folder)!r}, "--items", {str(items)!r}]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / '2'}: 73 items, towers of version 1\n"
+    return folder / "2"
+
+
+def checkpoint(version):
+    reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+    names = reader.get_variable_to_shape_map()
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def test_towers_and_graph_are_the_same_to_the_last_byte(first, second):
+    graph = "saved_model.pb"
+    assert (second / graph).read_bytes() == (first.path / graph).read_bytes()
+    old, new = checkpoint(first.path), checkpoint(second)
+    assert old.keys() == new.keys()
+    towers = [name for name in old if name.startswith("weights/")]
+    assert len(towers) >= 8
+    for name in [*towers, "_CHECKPOINTABLE_OBJECT_GRAPH"]:
+        assert np.asarray(old[name]).tobytes() == np.asarray(new[name]).tobytes()
+    assert len(new["catalogue/item_ids/.ATTRIBUTES/VARIABLE_VALUE"]) == 73
+
+
+def test_new_items_are_scored_by_their_features(student, second):
+    schema = build_schema().for_student()
+    raw = {n: NEW[n].to_pylist() for n in ("item_id", "class", "title")}
+    items = student.encode_candidates(schema.lookup_candidates(raw)).numpy()
+    rows = {n: v for n, v in build_rows().items() if n != "dwell"}
+    queries = student.encode_query(schema.lookup_query(rows), training=False).numpy()
+    stored = tf.cast(tf.cast(items, tf.bfloat16), tf.float32).numpy()
+    ids = np.broadcast_to(NEW["item_id"].to_numpy(), (12, 73)).astype(object)
+    answer = tf.saved_model.load(str(second)).signatures["rank"](
+        candidate_ids=tf.constant(ids),
+        **{
+            n: tf.constant(v, "float32" if v.dtype == float else None)
+            for n, v in rows.items()
+        },
+    )
+    assert answer["known"].numpy().all()
+    np.testing.assert_allclose(answer["scores"], queries @ stored.T, atol=1e-5)
+
+
+def test_removed_items_are_unknown_and_k_reaches_the_new_size(second):
+    model = tf.saved_model.load(str(second))
+    query = {n: v[:1] for n, v in build_rows().items() if n != "dwell"}
+    query = {
+        n: tf.constant(v, "float32" if v.dtype == float else None)
+        for n, v in query.items()
+    }
+    rank = model.signatures["rank"](candidate_ids=tf.constant([["item-4"]]), **query)
+    assert not rank["known"].numpy().any()
+    got = model.signatures["recommend"](
+        k=tf.constant([73]), exclude_ids=ANY, allow_ids=ANY, **query
+    )
+    names = {name.decode() for name in got["item_ids"].numpy()[0]}
+    assert names == set(NEW["item_id"].to_pylist())
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"number of items, .*73"):
+        model.signatures["recommend"](
+            k=tf.constant([74]), exclude_ids=ANY, allow_ids=ANY, **query
+        )
+
+
+def test_the_manifest_tells_where_the_version_comes_from(first, second):
+    manifest = publishing.read_manifest(second)
+    assert manifest["reindexed_from"] == 1
+    assert manifest["items"] == 73
+    assert manifest["metadata"] == {"fingerprint": "f"}
+    assert manifest["index"]["kind"] == "ivf"
+    assert manifest["index"]["target_recall"] == 0.9
+    assert manifest["warm_up"] == first.manifest["warm_up"]
+    assert manifest["signatures"] == first.manifest["signatures"]
+    assert manifest["sha256"] == publishing.hashes(second)
+    assert manifest["parity"]["queries"] == 12
+    card = (second / publishing.CARD).read_text(encoding="utf-8")
+    assert "those of version 1" in card
+    tower = "assets.extra/query_tower.tflite"
+    assert (second / tower).read_bytes() == (first.path / tower).read_bytes()
+
+
+def test_a_version_that_answers_wrongly_is_not_published(first, monkeypatch):
+    from recdistill.export import reindexing as module
+
+    write = module._write
+
+    def swapped(old, staging, catalogue):
+        ids = catalogue.item_ids
+        ids.assign(tf.reverse(ids, [0]))
+        write(old, staging, catalogue)
+
+    monkeypatch.setattr(module, "_write", swapped)
+    before = publishing.versions(first.path.parent)
+    with pytest.raises(ExportError, match="must answer as the live student"):
+        reindex(first.path.parent, NEW, version=1)
+    assert publishing.versions(first.path.parent) == before
+    assert not list(first.path.parent.glob(".staging-*"))
+
+
+@pytest.mark.parametrize(
+    ("items", "version", "message"),
+    [
+        (NEW, 9, r"must hold the version 9 of a model.*\[1"),
+        (
+            NEW.slice(0, 9),
+            None,
+            r"as many as the plain call .* returns, 10.*Received: 9",
+        ),
+        (NEW.drop_columns(["class"]), None, "`items` must have the column 'class'"),
+        (pa.concat_tables([NEW, NEW]), None, "each id once.*Received: 'item-3'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(first, items, version, message):
+    with pytest.raises(ValueError, match=message):
+        reindex(first.path.parent, items, version=version)
+
+
+def test_a_folder_without_versions_is_refused(tmp_path):
+    with pytest.raises(ReindexError, match="no version"):
+        reindex(tmp_path, NEW)
+    (tmp_path / "1").mkdir()
+    with pytest.raises(ReindexError, match="without manifest"):
+        reindex(tmp_path, NEW)
+    manifest = tmp_path / "1" / publishing.MANIFEST
+    manifest.parent.mkdir()
+    manifest.write_text(json.dumps({"format": 1}))
+    with pytest.raises(ReindexError, match=r"export it anew. Received: format 1"):
+        reindex(tmp_path, NEW)
+
+
+def test_the_command_says_in_a_paragraph_what_is_wrong(tmp_path):
+    items = tmp_path / "items.parquet"
+    items.write_text("no parquet")
+    asked = ["reindex", str(tmp_path), "--items", str(items)]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 2
+    assert "`items` must be a Parquet file" in result.stderr
+    pq.write_table(build_items(), items)
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 2
+    assert "must hold the version of a model" in " ".join(result.stderr.split())

@@ -1,0 +1,240 @@
+"""features: what a configuration may say, and what becomes of a table's values."""
+
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from recdistill.errors import DataError
+from recdistill.features import specs
+from recdistill.features.specs import (
+    AffinitySpec,
+    CandidateSpec,
+    CategoriesSpec,
+    CategorySpec,
+    HistorySpec,
+    IdSpec,
+    NumberSpec,
+    QuerySpec,
+    TextSpec,
+    VectorSpec,
+    pad_strings,
+    raw_values,
+)
+
+NEEDED = {"vector": {"size": 3}}
+
+
+def column(*values, kind=None):
+    return pa.chunked_array([pa.array(list(values), kind)])
+
+
+def raw(values, spec, **options):
+    return raw_values(values, spec, table="items", name="year", **options)
+
+
+@pytest.mark.parametrize("kind", sorted(specs.SPECS))
+class TestEverySpec:
+    def test_says_its_kind(self, kind):
+        spec = specs.SPECS[kind](**NEEDED.get(kind, {}))
+        assert spec.kind == kind
+        assert spec.teacher_only is (kind == "affinity")
+        assert spec.column is None and spec.optional is False
+
+    def test_refuses_a_key_that_it_does_not_know(self, kind):
+        with pytest.raises(ValidationError, match="colunm"):
+            specs.SPECS[kind](**NEEDED.get(kind, {}), colunm="year")
+
+    def test_refuses_another_kind(self, kind):
+        with pytest.raises(ValidationError, match="kind"):
+            specs.SPECS[kind](**NEEDED.get(kind, {}), kind="other")
+
+    def test_does_not_change_once_it_is_made(self, kind):
+        spec = specs.SPECS[kind](**NEEDED.get(kind, {}))
+        with pytest.raises(ValidationError, match="frozen"):
+            spec.optional = True
+
+    def test_comes_back_from_its_own_document(self, kind):
+        spec = specs.SPECS[kind](**NEEDED.get(kind, {}), column="year")
+        assert specs.SPECS[kind].model_validate(spec.model_dump()) == spec
+
+
+@pytest.mark.parametrize(
+    "spec_cls, values",
+    [
+        (CategoriesSpec, {"separator": ""}),
+        (TextSpec, {"buckets": 0}),
+        (TextSpec, {"length": 0}),
+        (VectorSpec, {}),
+        (VectorSpec, {"size": 0}),
+        (HistorySpec, {"length": 0}),
+        (AffinitySpec, {"l2": 0}),
+        (AffinitySpec, {"decay": 0}),
+        (AffinitySpec, {"decay": 1.1}),
+        (AffinitySpec, {"floor": -0.1}),
+        (AffinitySpec, {"floor": 1.1}),
+        (AffinitySpec, {"max_items": 0}),
+        (AffinitySpec, {"teacher_only": False}),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_name(spec_cls, values):
+    with pytest.raises(ValidationError, match=next(iter(values), "size")):
+        spec_cls(**values)
+
+
+def test_a_history_is_no_candidate_feature_and_an_affinity_no_query_feature():
+    history, affinity = {"kind": "history"}, {"kind": "affinity"}
+    assert isinstance(TypeAdapter(QuerySpec).validate_python(history), HistorySpec)
+    assert isinstance(
+        TypeAdapter(CandidateSpec).validate_python(affinity), AffinitySpec
+    )
+    with pytest.raises(ValidationError, match="history"):
+        TypeAdapter(CandidateSpec).validate_python(history)
+    with pytest.raises(ValidationError, match="affinity"):
+        TypeAdapter(QuerySpec).validate_python(affinity)
+
+
+@pytest.mark.parametrize("spec", [IdSpec(), CategorySpec(), TextSpec()])
+def test_strings_stay_and_numbers_are_written_out(spec):
+    got = raw(column("a", "größe", " b "), spec)
+    assert got.dtype == object and got.tolist() == ["a", "größe", " b "]
+    assert raw(column(7, 12), spec).tolist() == ["7", "12"]
+
+
+def test_numbers_become_float32():
+    got = raw(column(1, 2, 3), NumberSpec())
+    assert got.dtype == np.float32 and got.tolist() == [1.0, 2.0, 3.0]
+    assert raw(column("1.5", "-2"), NumberSpec()).tolist() == [1.5, -2.0]
+    assert raw(column(True, False), NumberSpec()).tolist() == [1.0, 0.0]
+
+
+def test_vectors_become_rows_of_float32():
+    got = raw(column([1, 2], [3, 4]), VectorSpec(size=2))
+    assert got.dtype == np.float32 and got.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_categories_come_from_lists():
+    got = raw(column(["a", "b"], [], ["c", None, ""]), CategoriesSpec())
+    assert got.tolist() == [["a", "b"], ["", ""], ["c", ""]]
+
+
+def test_categories_come_from_text_with_a_separator():
+    texts = column(" a | b||", "c", "|", "")
+    got = raw(texts, CategoriesSpec(separator="|"))
+    assert got.tolist() == [["a", "b"], ["c", ""], ["", ""], ["", ""]]
+
+
+def test_text_without_a_separator_is_one_category():
+    got = raw(column("a|b", " "), CategoriesSpec())
+    assert got.tolist() == [["a|b"], [""]]
+
+
+def test_no_category_at_all_is_an_ordinary_value():
+    assert raw(column(None, None, kind=pa.string()), CategoriesSpec()).tolist() == [
+        [""],
+        [""],
+    ]
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_missing_string_is_empty_where_that_is_legal(value):
+    for spec in (IdSpec, CategorySpec, TextSpec):
+        got = raw(column("a", value), spec(optional=True))
+        assert got.tolist() == ["a", ""]
+
+
+@pytest.mark.parametrize(
+    "values", [column(1.0, None), column(1.0, math.nan), column("1", "")]
+)
+def test_a_missing_number_is_nan_where_that_is_legal(values):
+    got = raw(values, NumberSpec(optional=True))
+    np.testing.assert_array_equal(got, np.array([1.0, np.nan], "float32"))
+
+
+def test_a_missing_vector_is_zero_where_that_is_legal():
+    got = raw(column([1, 2], None), VectorSpec(size=2, optional=True))
+    assert got.tolist() == [[1.0, 2.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    "values, spec",
+    [
+        (column("a", None), IdSpec()),
+        (column("a", ""), CategorySpec()),
+        (column("a", ""), TextSpec()),
+        (column(1.0, None), NumberSpec()),
+        (column(1.0, math.nan), NumberSpec()),
+        (column([1.0], None), VectorSpec(size=1)),
+    ],
+)
+def test_a_missing_value_is_refused_with_its_place_and_the_remedy(values, spec):
+    want = re.escape(
+        "Table `items`, column `year`, row 2: the value is missing. Fill it in, or set "
+        "`optional = true` for this feature."
+    )
+    with pytest.raises(DataError, match=want):
+        raw(values, spec)
+
+
+@pytest.mark.parametrize(
+    "values, spec, reason",
+    [
+        (column("1", "tall"), NumberSpec(), r"'number'. Received: 'tall'"),
+        (column(1.0, math.inf), NumberSpec(), "must be finite"),
+        (column(1.0, -math.inf), NumberSpec(optional=True), "must be finite"),
+        (column(1.0, 1e39), NumberSpec(), "must be finite, as a float32"),
+        (column([2.0]), NumberSpec(), r"Received: \[2.0\]"),
+        (column([1, 2], [1, 2, 3]), VectorSpec(size=2), "must hold 2 finite numbers"),
+        (column([1, 2], []), VectorSpec(size=2), "must hold 2 finite numbers"),
+        (column([1, 2], [1, math.nan]), VectorSpec(size=2), "2 finite numbers"),
+        (column([1, 2], [1, 1e39]), VectorSpec(size=2), "2 finite numbers"),
+        (column([1, 2], [1, None]), VectorSpec(size=2), "'vector'"),
+        (column("12"), VectorSpec(size=2), "must be a list, not text"),
+        (column(12), VectorSpec(size=2), "'vector'. Received: 12"),
+        (column(12), CategoriesSpec(), "'categories'. Received: 12"),
+        (column(["a"]), IdSpec(), r"must be one value"),
+        (column({"a": 1}), TextSpec(), "must be one value"),
+        (column(b"a"), CategorySpec(), "must be one value"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_its_place(values, spec, reason):
+    place = f"Table `items`, column `year`, row {len(values)}: "
+    with pytest.raises(DataError, match=re.escape(place) + f".*{reason}"):
+        raw(values, spec)
+
+
+def test_rows_picked_from_a_table_are_named_by_their_place_in_it():
+    with pytest.raises(DataError, match="row 41:"):
+        raw(column(1.0, None, 2.0), NumberSpec(), rows=np.array([17, 41, 3]))
+
+
+@pytest.mark.parametrize(
+    "spec, shape, dtype",
+    [
+        (IdSpec(), (0,), object),
+        (NumberSpec(), (0,), np.float32),
+        (VectorSpec(size=3), (0, 3), np.float32),
+        (CategoriesSpec(), (0, 1), object),
+    ],
+)
+def test_a_table_without_rows_has_no_values(spec, shape, dtype):
+    got = raw(column(kind=pa.string()), spec)
+    assert got.shape == shape and got.dtype == dtype
+
+
+def test_a_column_in_several_chunks_is_one_column():
+    chunks = pa.chunked_array([[1.0], [], [2.0, 3.0]])
+    assert raw(chunks, NumberSpec()).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_strings_are_padded_to_the_longest_row_and_to_one_at_least():
+    assert pad_strings([["a"], [], ["b", "c"]]).tolist() == [
+        ["a", ""],
+        ["", ""],
+        ["b", "c"],
+    ]
+    assert pad_strings([[], []]).shape == (2, 1)
+    assert pad_strings([]).shape == (0, 1)

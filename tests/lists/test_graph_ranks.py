@@ -1,0 +1,90 @@
+"""orders: by hand, ties, padding, and gradients along an order."""
+
+from math import exp, log
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.lists import graph_ranks
+
+MASK = np.array([[True, True, True, False], [False, True, False, True], [False] * 4])
+SCORES = np.array(
+    [[-3.0, -1.0, -1.0, 9.0], [7.0, -2.0, 8.0, 0.0], [1.0, 2.0, 3.0, 4.0]], "float32"
+)
+
+
+def test_the_best_come_first_then_ties_by_position_then_padding():
+    got = graph_ranks.best_first(SCORES, MASK).numpy()
+    np.testing.assert_array_equal(got[0], [1, 2, 0, 3])
+    np.testing.assert_array_equal(got[1, :2], [3, 1])
+    np.testing.assert_array_equal(np.sort(got[2]), [0, 1, 2, 3])
+
+
+def test_ranks_count_real_candidates_only():
+    np.testing.assert_array_equal(
+        graph_ranks.ranks(SCORES, MASK), [[3, 1, 2, 0], [0, 2, 0, 1], [0, 0, 0, 0]]
+    )
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
+def test_junk_under_padding_has_no_rank(junk):
+    dirty = np.where(MASK, SCORES, junk).astype("float32")
+    np.testing.assert_array_equal(
+        graph_ranks.ranks(dirty, MASK), graph_ranks.ranks(SCORES, MASK)
+    )
+
+
+def test_the_lowest_score_there_is_ranks_before_padding():
+    scores = np.array([[0.0, np.finfo("float32").min]], "float32")
+    got = graph_ranks.best_first(scores, np.array([[False, True]]))
+    np.testing.assert_array_equal(got, [[1, 0]])
+
+
+def test_the_head_is_the_first_k_or_all():
+    np.testing.assert_array_equal(
+        graph_ranks.head(SCORES, 2), [True, True, False, False]
+    )
+    np.testing.assert_array_equal(graph_ranks.head(SCORES, None), [True] * 4)
+    np.testing.assert_array_equal(graph_ranks.head(SCORES, 9), [True] * 4)
+
+
+def test_taken_follows_positions():
+    positions = graph_ranks.best_first(SCORES, MASK)
+    got = graph_ranks.taken(SCORES, positions).numpy()
+    np.testing.assert_array_equal(got[0], [-1.0, -1.0, -3.0, 9.0])
+
+
+def test_surprise_by_hand_with_something_else_to_draw():
+    z = np.log([[3.0, 1.0, 2.0]])
+    mask = np.array([[True, True, False]])
+    got = graph_ranks.surprise(z, mask, np.log([4.0]))
+    np.testing.assert_allclose(got, [[-log(3 / 8), -log(1 / 5), 0.0]], rtol=1e-9)
+
+
+def test_the_gradient_of_surprise_is_the_chance_of_each():
+    z = tf.constant(np.log([[3.0, 1.0, 2.0]]))
+    with tf.GradientTape() as tape:
+        tape.watch(z)
+        first = graph_ranks.surprise(z)[0, 0]
+    np.testing.assert_allclose(
+        tape.gradient(first, z), [[3 / 6 - 1, 1 / 6, 2 / 6]], rtol=1e-9
+    )
+
+
+def test_equal_exponents_share_the_gradient_of_a_log_sum():
+    z, rest = tf.zeros((1, 1), tf.float64), tf.zeros((1,), tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch([z, rest])
+        surprise = graph_ranks.surprise(z, np.ones((1, 1), bool), rest)
+    by_z, by_rest = tape.gradient(surprise, [z, rest])
+    np.testing.assert_allclose(by_z, [[1 / 2 - 1]])
+    np.testing.assert_allclose(by_rest, [1 / 2])
+
+
+def test_log_sum_of_nothing_has_an_exponential_of_zero():
+    got = graph_ranks.log_sum(SCORES, MASK).numpy()
+    want = [log(exp(-3.0) + 2 * exp(-1.0)), log(exp(-2.0) + 1)]
+    np.testing.assert_allclose(got[:2], want, rtol=1e-6)
+    assert np.isfinite(got[2])
+    assert np.exp(got[2]) == 0.0

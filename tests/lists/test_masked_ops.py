@@ -1,0 +1,229 @@
+"""lists: by hand, then padding, extreme scores and the checks at the boundary."""
+
+from math import exp, log, sqrt
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.lists import masked_ops
+
+MASK = np.array([[True, True, True], [True, True, False], [False, False, False]])
+SCORES = np.array([[1.0, -2.0, 0.5], [3.0, 3.0, 7.0], [4.0, 5.0, 6.0]], "float32")
+
+FUNCTIONS = [
+    masked_ops.log_softmax,
+    masked_ops.softmax,
+    masked_ops.shares,
+    masked_ops.standardize,
+]
+
+
+def value_and_gradient(function, values, mask):
+    values = tf.constant(values)
+    weights = tf.range(1.0, values.shape[-1] + 1.0, dtype=values.dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        result = function(values, mask)
+        target = tf.reduce_sum(weights * result)
+    return result.numpy(), tape.gradient(target, values).numpy()
+
+
+def test_log_softmax_is_the_score_less_the_log_of_the_sum_of_exponentials():
+    got = masked_ops.log_softmax(SCORES, MASK, temperature=2.0)
+    evidence = log(exp(0.5) + exp(-1.0) + exp(0.25))
+    want = [
+        [0.5 - evidence, -1.0 - evidence, 0.25 - evidence],
+        [log(1 / 2), log(1 / 2), 0.0],
+        [0.0, 0.0, 0.0],
+    ]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_softmax_sums_to_one_over_each_list_and_is_zero_under_padding():
+    got = masked_ops.softmax(SCORES, MASK).numpy()
+    np.testing.assert_allclose(got.sum(axis=1), [1.0, 1.0, 0.0], rtol=1e-6)
+    np.testing.assert_array_equal(got[~MASK], 0.0)
+
+
+def test_total_counts_real_candidates_only():
+    np.testing.assert_allclose(masked_ops.total(SCORES, MASK), [-0.5, 6.0, 0.0])
+
+
+def test_shares_ignore_negative_amounts():
+    got = masked_ops.shares(SCORES, MASK)
+    want = [[1 / 1.5, 0.0, 0.5 / 1.5], [1 / 2, 1 / 2, 0.0], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_shares_of_amounts_too_large_to_add_up_are_right():
+    amounts = np.array([[3e38, 3e38, 3e38]], "float32")
+    got = masked_ops.shares(amounts, MASK[:1])
+    np.testing.assert_allclose(got, [[1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
+
+
+def test_standardized_scores_are_in_deviations_from_the_mean():
+    scores = np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 7.0], [4.0, 5.0, 6.0]], "float32")
+    deviation = sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 3)
+    want = [[-2 / deviation, -1 / deviation, 3 / deviation], [0.0] * 3, [0.0] * 3]
+    np.testing.assert_allclose(masked_ops.standardize(scores, MASK), want, rtol=1e-6)
+
+
+def test_standardized_scores_do_not_depend_on_origin_and_unit():
+    got = masked_ops.standardize(100.0 * SCORES - 1000.0, MASK)
+    np.testing.assert_allclose(got, masked_ops.standardize(SCORES, MASK), atol=1e-5)
+
+
+def test_equal_scores_are_standardized_to_exact_zeros():
+    scores = np.full((1, 3), 0.1, "float32")
+    value, gradient = value_and_gradient(masked_ops.standardize, scores, MASK[:1])
+    np.testing.assert_array_equal(value, 0.0)
+    assert np.isfinite(gradient).all()
+
+
+def test_the_gradient_of_standardize_is_its_slope():
+    scores = np.array([[1.0, 2.0, 6.0]])
+    _, gradient = value_and_gradient(masked_ops.standardize, scores, MASK[:1])
+    for i in range(3):
+        step = np.zeros((1, 3))
+        step[0, i] = 1e-5
+        rise = masked_ops.standardize(scores + step, MASK[:1]) - masked_ops.standardize(
+            scores - step, MASK[:1]
+        )
+        slope = np.sum(np.array([1.0, 2.0, 3.0]) * rise) / 2e-5
+        np.testing.assert_allclose(gradient[0, i], slope, atol=1e-7)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+class TestEveryFunction:
+    @pytest.mark.parametrize("junk", [1e30, -1e30, np.inf, -np.inf, np.nan])
+    def test_junk_under_padding_changes_no_value_and_no_gradient(self, function, junk):
+        clean = value_and_gradient(function, np.where(MASK, SCORES, 0), MASK)
+        dirty = value_and_gradient(
+            function, np.where(MASK, SCORES, junk).astype("float32"), MASK
+        )
+        np.testing.assert_array_equal(clean[0], dirty[0])
+        np.testing.assert_array_equal(clean[1], dirty[1])
+
+    def test_padding_has_value_zero_and_gradient_zero(self, function):
+        value, gradient = value_and_gradient(function, SCORES, MASK)
+        np.testing.assert_array_equal(value[~MASK], 0.0)
+        np.testing.assert_array_equal(gradient[~MASK], 0.0)
+
+    @pytest.mark.parametrize("size", [1e-38, 1e4, 3e37, 3e38])
+    def test_scores_of_any_size_give_finite_values_and_gradients(self, function, size):
+        scores = np.array([[size, -size, 0.0], [size, size, size], [0.0] * 3])
+        mask = np.ones((3, 3), bool)
+        value, gradient = value_and_gradient(function, scores.astype("float32"), mask)
+        assert np.isfinite(value).all()
+        assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_padding_is_finite_at_every_step_on_the_way(function):
+    tf.debugging.enable_check_numerics()
+    try:
+        value_and_gradient(function, SCORES[2:], MASK[2:])
+    finally:
+        tf.debugging.disable_check_numerics()
+
+
+def test_a_best_score_far_ahead_takes_all_the_probability_at_any_temperature():
+    scores = np.array([[3e38, -3e38, 0.0]], "float32")
+    for temperature in (1e-3, 1.0, 1e3):
+        got = masked_ops.softmax(scores, MASK[:1], temperature)
+        np.testing.assert_array_equal(got, [[1.0, 0.0, 0.0]])
+
+
+def test_has_candidate_is_false_for_padding_only():
+    np.testing.assert_array_equal(masked_ops.has_candidate(MASK), [True, True, False])
+
+
+def test_boundary_keeps_the_order_and_casts_to_one_float_type():
+    mask, first, second = masked_ops.as_lists(
+        MASK, first=SCORES.astype("float64"), second=MASK.astype("int64")
+    )
+    assert mask.dtype == tf.bool
+    assert first.dtype == second.dtype == tf.float32
+    np.testing.assert_allclose(first, SCORES)
+    np.testing.assert_allclose(second, MASK.astype(float))
+
+
+def test_boundary_keeps_float64_where_everything_is():
+    _, only = masked_ops.as_lists(MASK, only=SCORES.astype("float64"))
+    assert only.dtype == tf.float64
+
+
+def test_a_candidate_without_weight_leaves_the_mask_and_takes_its_values_along():
+    weight = np.array([[1.0, 0.0, 2.0], [-1.0, 3.0, 9.0], [1.0] * 3])
+    scores = np.where(weight > 0.0, SCORES, np.nan)
+    mask, weight, scores = masked_ops.as_weighted_lists(MASK, weight, scores=scores)
+    np.testing.assert_array_equal(
+        mask, [[True, False, True], [False, True, False], [False] * 3]
+    )
+    np.testing.assert_array_equal(weight, [[1, 0, 2], [0, 3, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(scores, [[1.0, 0, 0.5], [0, 3.0, 0], [0, 0, 0]])
+
+
+def test_without_weights_every_real_candidate_weighs_one():
+    mask, weight, scores = masked_ops.as_weighted_lists(MASK, None, scores=SCORES)
+    np.testing.assert_array_equal(mask, MASK)
+    np.testing.assert_array_equal(weight, MASK.astype("float32"))
+    np.testing.assert_array_equal(scores, np.where(MASK, SCORES, 0.0))
+
+
+def test_a_candidate_of_weight_two_has_the_probability_of_two():
+    weight = np.array([[2.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0] * 3], "float32")
+    got = masked_ops.softmax(SCORES, MASK, 2.0, weight).numpy()
+    powers = np.array([2 * exp(0.5), exp(-1.0), exp(0.25)])
+    np.testing.assert_allclose(got[0], powers / powers.sum(), rtol=1e-6)
+    np.testing.assert_allclose(got[1:], [[0.5, 0.5, 0.0], [0.0] * 3])
+
+
+def test_a_mean_depends_on_ratios_of_weights_alone_and_is_zero_of_nothing():
+    values = np.array([[1.0, 4.0, 99.0]], "float32")
+    for unit in (1.0, 1e-30, 1e38):
+        weights = np.array([[2.0, 1.0, 0.0]], "float32") * np.float32(unit)
+        np.testing.assert_allclose(masked_ops.mean(values, weights), [2.0], rtol=1e-6)
+    np.testing.assert_array_equal(masked_ops.mean(values, np.zeros_like(values)), [0.0])
+
+
+@pytest.mark.parametrize(
+    ("mask", "scores", "message"),
+    [
+        (MASK.astype("int32"), SCORES, "`mask` must be boolean. Received: dtype=int32"),
+        (MASK[0], SCORES[0], r"`mask` must have shape .*mask.shape=\(3\)"),
+        (MASK, SCORES[:2], r"`scores` must have the shape.*\(2, 3\), .*\(3, 3\)"),
+        (MASK, SCORES[:, :1], r"scores.shape=\(3, 1\), mask.shape=\(3, 3\)"),
+        (MASK, SCORES[..., None], r"scores.shape=\(3, 3, 1\)"),
+        (MASK, np.full((3, 3), "a"), "`scores` must hold numbers. .*dtype=string"),
+    ],
+)
+def test_boundary_says_what_is_wrong(mask, scores, message):
+    with pytest.raises(ValueError, match=message):
+        masked_ops.as_lists(mask, scores=scores)
+
+
+def test_boundary_finds_sizes_that_differ_only_at_run_time():
+    unknown = tf.TensorSpec((None, None))
+
+    @tf.function(input_signature=[tf.TensorSpec((None, None), tf.bool), unknown])
+    def checked(mask, scores):
+        return masked_ops.total(masked_ops.as_lists(mask, scores=scores)[1], mask)
+
+    np.testing.assert_allclose(checked(MASK, SCORES), [-0.5, 6.0, 0.0])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shape of `mask`"):
+        checked(MASK, SCORES[:, :1])
+
+
+def test_bare_labels_are_all_real():
+    labels, mask = masked_ops.labels_and_mask([[1.0, -1.0]])
+    np.testing.assert_array_equal(labels, [[1.0, -1.0]])
+    np.testing.assert_array_equal(mask, [[True, True]])
+
+
+def test_a_dict_without_mask_is_all_real_and_one_without_labels_is_an_error():
+    _, mask = masked_ops.labels_and_mask({"labels": [[1.0, -1.0]]})
+    np.testing.assert_array_equal(mask, [[True, True]])
+    with pytest.raises(ValueError, match=r'key "labels". Received: keys=\[\'mask\'\]'):
+        masked_ops.labels_and_mask({"mask": MASK})

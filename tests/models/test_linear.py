@@ -1,0 +1,318 @@
+"""linear: the closed form against its objective, and scores against float64 loops."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse
+import tensorflow as tf
+
+from recdistill.features.encoders import FIRST
+from recdistill.models import linear
+from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
+
+# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
+
+QUERIES, ITEMS, L2 = 25, 8, 3.0
+
+
+def training_rows(seed):
+    """Training rows; every query has an item, every item some query."""
+    rng = np.random.default_rng(seed)
+    matrix = (rng.random((QUERIES, ITEMS)) < rng.uniform(0.2, 0.7, ITEMS)) * 1.0
+    matrix[np.arange(QUERIES), np.arange(QUERIES) % ITEMS] = 1.0
+    return matrix
+
+
+def fitted(matrix, decay=0.8, floor=0.1, l2=L2):
+    layer = Affinity(matrix.shape[1], decay, floor)
+    layer.build()
+    layer.set_weights([fit_inverse(scipy.sparse.csr_array(matrix), l2)])
+    return layer
+
+
+def item_weights(matrix, l2=L2):
+    """The matrix B of EASE in float64: column j is ridge regression of item j on the
+    other items, which is what a zero on the diagonal means."""
+    count = matrix.shape[1]
+    weights = np.zeros((count, count))
+    for j in range(count):
+        rest = np.arange(count) != j
+        others = matrix[:, rest]
+        gram = others.T @ others + l2 * np.eye(count - 1)
+        weights[rest, j] = np.linalg.solve(gram, others.T @ matrix[:, j])
+    return weights
+
+
+def reference_scores(matrix, history, candidates, decay=0.8, floor=0.1):
+    """Scores of one query, in loops."""
+    row = np.zeros(matrix.shape[1])
+    for age, index in enumerate(history):
+        if FIRST <= index < FIRST + len(row):
+            row[index - FIRST] += floor + (1 - floor) * decay**age
+    scores = row @ item_weights(matrix)
+    free = scores[row == 0]
+    if not row.any():
+        return [0.0] * len(candidates)
+    return [
+        (scores[index - FIRST] - free.mean()) / free.std()
+        if FIRST <= index < FIRST + len(row)
+        else 0.0
+        for index in candidates
+    ]
+
+
+def test_inverse_by_hand():
+    matrix = scipy.sparse.csr_array(np.array([[1.0, 1.0], [1.0, 0.0]]))
+    # X'X + 1 is [[3, 1], [1, 2]], with determinant 5.
+    want = [[2 / 5, -1 / 5], [-1 / 5, 3 / 5]]
+    np.testing.assert_allclose(fit_inverse(matrix, 1.0), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("l2", [0.5, 300.0])
+def test_inverse_matches_its_definition(seed, l2):
+    matrix = training_rows(seed)
+    got = fit_inverse(scipy.sparse.csr_array(matrix), l2)
+    want = np.linalg.inv(matrix.T @ matrix + l2 * np.eye(ITEMS))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(got, got.T)
+
+
+def test_item_without_interactions_has_only_its_penalty():
+    matrix = np.array([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    got = fit_inverse(scipy.sparse.csr_array(matrix), 4.0)
+    np.testing.assert_allclose(got[1], [0.0, 1 / 4, 0.0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_are_where_the_objective_does_not_change(seed):
+    # f(B) = |X - XB|² + l |B|² has the gradient 2 (X'X (B - I) + l B). Only entries off
+    # the diagonal are free, so there it must be zero.
+    matrix = training_rows(seed)
+    inverse = fit_inverse(scipy.sparse.csr_array(matrix), L2).astype("float64")
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    gradient = matrix.T @ matrix @ (weights - np.eye(ITEMS)) + L2 * weights
+    off = ~np.eye(ITEMS, dtype=bool)
+    np.testing.assert_allclose(gradient[off], 0.0, atol=1e-4)
+    np.testing.assert_allclose(weights, item_weights(matrix), atol=1e-5)
+
+
+@pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
+def test_a_penalty_that_is_not_positive_is_refused(l2):
+    matrix = scipy.sparse.csr_array(np.eye(2))
+    with pytest.raises(ValueError, match=f"`l2` must be positive. Received: l2={l2}"):
+        fit_inverse(matrix, l2)
+
+
+def test_a_penalty_that_vanishes_beside_the_data_is_refused():
+    matrix = scipy.sparse.csr_array(np.ones((5, 3)))
+    with pytest.raises(ValueError, match=r"`l2` is too small .* Received: l2=1e-30"):
+        fit_inverse(matrix, 1e-30)
+
+
+def test_no_item_is_refused():
+    with pytest.raises(ValueError, match="`training_rows` must have an item"):
+        fit_inverse(scipy.sparse.csr_array((3, 0)), 1.0)
+
+
+HISTORIES = np.array(
+    [
+        [4, 2, 9, 0, 0],
+        [3, 3, 7, 3, 2],  # the same item again and again
+        [1, 5, 1, 99, 0],  # unknown items and one beyond the model
+        [6, 0, 0, 0, 0],
+    ],
+    "int32",
+)
+CANDIDATES = np.arange(FIRST + ITEMS, dtype="int32")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scores_match_their_definition(seed):
+    matrix = training_rows(seed)
+    got = fitted(matrix)(HISTORIES, CANDIDATES)
+    want = [reference_scores(matrix, history, CANDIDATES) for history in HISTORIES]
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_with_its_profile_a_query_is_scored_as_if_it_had_not_been_there(seed):
+    matrix = training_rows(seed)
+    layer = fitted(matrix)
+    rows = [0, 7, 11, 24]
+    own = [np.flatnonzero(matrix[row]) + FIRST for row in rows]
+    training_row = np.zeros((4, ITEMS + 1), "int32")
+    for k, items in enumerate(own):
+        training_row[k, : len(items)] = items
+    got = layer(HISTORIES, CANDIDATES, training_row)
+    for k, row in enumerate(rows):
+        rest = np.delete(matrix, row, axis=0)
+        want = reference_scores(rest, HISTORIES[k], CANDIDATES)
+        np.testing.assert_allclose(got[k], want, rtol=2e-3, atol=2e-3)
+        refitted = fitted(rest)(HISTORIES[k : k + 1], CANDIDATES)
+        np.testing.assert_allclose(got[k], refitted[0], rtol=2e-3, atol=2e-3)
+    seen = layer(HISTORIES, CANDIDATES)
+    assert np.abs(seen - got).max(axis=1).min() > 0.01
+
+
+def test_an_empty_profile_takes_nothing_out():
+    layer = fitted(training_rows(0))
+    got = layer(HISTORIES, CANDIDATES, np.zeros((4, 3), "int32"))
+    np.testing.assert_allclose(got, layer(HISTORIES, CANDIDATES), rtol=1e-5)
+
+
+def test_items_of_a_profile_that_the_model_lacks_take_nothing_out():
+    layer = fitted(training_rows(0))
+    plain = layer(HISTORIES, CANDIDATES, np.full((4, 1), 3, "int32"))
+    more = np.tile(np.array([1, 3, 0, FIRST + ITEMS, 99], "int32"), (4, 1))
+    np.testing.assert_array_equal(layer(HISTORIES, CANDIDATES, more), plain)
+
+
+@pytest.mark.parametrize("history", [[0, 0, 0], [1, 1, 0], [FIRST + ITEMS, 0, 0]])
+@pytest.mark.parametrize("training_row", [None, [[4, 5, 0]]])
+def test_a_history_without_known_items_has_no_opinion(history, training_row):
+    training_row = None if training_row is None else np.array(training_row, "int32")
+    got = fitted(training_rows(0))(
+        np.array([history], "int32"), CANDIDATES, training_row
+    )
+    np.testing.assert_array_equal(got, np.zeros((1, len(CANDIDATES))))
+
+
+@pytest.mark.parametrize("l2", [0.3, 1.7, 3.3, 5.0])
+def test_scores_that_differ_by_rounding_alone_are_no_opinion(l2):
+    # Items 1 to 3 are alike, so every score of a free item is the same number.
+    layer = fitted(np.ones((2, 4)), l2=l2)
+    for training_row in (None, np.array([[2, 3, 4, 5]], "int32")):
+        got = layer(np.array([[2, 0]], "int32"), np.arange(2, 6), training_row)
+        np.testing.assert_array_equal(got, np.zeros((1, 4)))
+
+
+def test_scores_have_mean_0_and_deviation_1_over_items_not_in_the_history():
+    scores = fitted(training_rows(1))(HISTORIES, CANDIDATES[FIRST:]).numpy()
+    for history, row in zip(HISTORIES, scores, strict=True):
+        free = row[~np.isin(CANDIDATES[FIRST:], history)]
+        np.testing.assert_allclose([free.mean(), free.std()], [0.0, 1.0], atol=1e-5)
+
+
+def test_the_newest_item_weighs_most_and_the_oldest_at_least_the_floor():
+    # With decay 1/2 and floor 1/5: 1, 1/5 + 4/5 * 1/2, 1/5 + 4/5 * 1/4; twice the same
+    # item adds up.
+    layer = Affinity(3, decay=0.5, floor=0.2)
+    index = tf.constant([[3, 2, 3, 0], [2, 9, 1, 4]])
+    age = tf.range(4.0)
+    weight = tf.broadcast_to(0.2 + 0.8 * 0.5**age, [2, 4])
+    want = [[3 / 5, 1 + 2 / 5, 0.0], [1.0, 0.0, 1 / 5 + 4 / 5 / 8]]
+    np.testing.assert_allclose(layer._rows(index, weight), want, rtol=1e-6)
+
+
+def test_score_by_hand():
+    # X has the rows (1, 1, 0) and (1, 0, 1), the penalty is 1: X'X + I is
+    # [[3, 1, 1], [1, 2, 0], [1, 0, 2]] and its inverse [[4, -2, -2], [-2, 5, 1],
+    # [-2, 1, 5]] / 8. After item 1 alone, item 0 scores 2/4 and item 2 -1/5.
+    layer = fitted(np.array([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]]), l2=1.0)
+    got = layer(np.array([[3, 0]], "int32"), np.array([2, 4, 3]))
+    centre, spread = (1 / 2 - 1 / 5) / 2, (1 / 2 + 1 / 5) / 2
+    np.testing.assert_allclose(got, [[1.0, -1.0, -centre / spread]], rtol=1e-5)
+
+
+def test_shared_candidates_score_as_each_lists_own():
+    layer = fitted(training_rows(2))
+    own = np.stack([np.roll(CANDIDATES, k) for k in range(4)])
+    shared = layer(HISTORIES, CANDIDATES).numpy()
+    want = np.stack([np.roll(row, k) for k, row in enumerate(shared)])
+    np.testing.assert_array_equal(layer(HISTORIES, own), want)
+
+
+def test_a_candidate_that_the_model_lacks_scores_0():
+    candidates = np.array([0, 1, FIRST + ITEMS, 10_000], "int32")
+    got = fitted(training_rows(0))(HISTORIES, candidates)
+    np.testing.assert_array_equal(got, np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize("training_row", [None, HISTORIES])
+def test_sparse_and_dense_products_agree(monkeypatch, training_row):
+    layer = fitted(training_rows(0))
+    scores = []
+    for cost in (0, 10**6):
+        monkeypatch.setattr(linear, "SPARSE_COST", cost)
+        scores.append(layer(HISTORIES, CANDIDATES, training_row))
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_product_takes_the_way_that_suits_the_rows(monkeypatch):
+    layer = fitted(training_rows(0))
+    taken = []
+    for name in ("matmul", "sparse"):
+        monkeypatch.setattr(
+            tf if name == "matmul" else tf.sparse,
+            "matmul" if name == "matmul" else "sparse_dense_matmul",
+            lambda *_, way=name: taken.append(way),
+        )
+    monkeypatch.setattr(linear, "SPARSE_COST", 2)
+    layer._product(tf.constant([[1.0] * 5 + [0.0] * 3]))
+    layer._product(tf.constant([[1.0] * 4 + [0.0] * 4]))
+    assert taken == ["matmul", "sparse"]
+
+
+def test_indices_may_be_of_either_width():
+    layer = fitted(training_rows(0))
+    want = layer(HISTORIES, CANDIDATES, HISTORIES)
+    wide = [a.astype("int64") for a in (HISTORIES, CANDIDATES, HISTORIES)]
+    np.testing.assert_array_equal(layer(*wide), want)
+
+
+def test_scores_are_the_same_in_a_function():
+    layer = fitted(training_rows(0))
+    function = tf.function(lambda h, c, p: layer(h, c, p))
+    arguments = [tf.constant(a) for a in (HISTORIES, CANDIDATES, HISTORIES)]
+    np.testing.assert_allclose(function(*arguments), layer(*arguments), rtol=1e-5)
+
+
+def test_the_layer_comes_back_from_its_config_and_is_not_trained():
+    layer = fitted(training_rows(0))
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(layer)
+    )
+    copy.set_weights(layer.get_weights())
+    want = layer(HISTORIES, CANDIDATES)
+    np.testing.assert_array_equal(copy(HISTORIES, CANDIDATES), want)
+    assert layer.trainable_weights == []
+
+
+class TestLinearTeacher:
+    items = np.array([5, 1, 2, 9, 3], "int32")
+
+    def batch(self, index, **more):
+        return {"query": {"past": HISTORIES}, "candidate_index": index, **more}
+
+    def teacher(self):
+        return LinearTeacher(fitted(training_rows(0)), self.items, history="past")
+
+    def test_scores_the_catalogue_by_its_vocabulary_index(self):
+        index = tf.constant([0, 1, 2, 4])
+        got = self.teacher()(self.batch(index))
+        want = fitted(training_rows(0))(HISTORIES, self.items[[0, 1, 2, 4]])
+        np.testing.assert_array_equal(got, want)
+
+    def test_scores_lists_with_candidates_of_their_own(self):
+        own = tf.constant([[0, 3], [3, 0], [2, 2], [4, 1]])
+        shared = self.teacher()(self.batch(tf.range(5))).numpy()
+        got = self.teacher()(self.batch(own))
+        np.testing.assert_array_equal(got, np.take_along_axis(shared, own.numpy(), 1))
+
+    def test_leaves_the_query_out_where_the_batch_has_its_profile(self):
+        got = self.teacher()(self.batch(tf.range(5), training_row=HISTORIES))
+        want = fitted(training_rows(0))(HISTORIES, self.items, HISTORIES)
+        np.testing.assert_array_equal(got, want)
+
+    def test_weights_come_back_from_a_file(self, tmp_path):
+        teacher, other = self.teacher(), self.teacher()
+        want = teacher(self.batch(tf.range(5))).numpy()
+        path = tmp_path / "teacher.weights.h5"
+        teacher.save_weights(path)
+        other.affinity.set_weights([np.eye(ITEMS)])
+        assert not np.allclose(other(self.batch(tf.range(5))), want)
+        other.load_weights(path)
+        np.testing.assert_array_equal(other(self.batch(tf.range(5))), want)

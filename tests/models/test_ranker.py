@@ -1,0 +1,351 @@
+"""ranker: what the reference teacher reads, what it must not, and that it learns."""
+
+import keras
+import numpy as np
+import pytest
+import scipy.sparse
+import tensorflow as tf
+
+from recdistill.features.encoders import FIRST, Schema
+from recdistill.models.linear import Affinity, fit_inverse
+from recdistill.models.ranker import CausalBlock, RankingTeacher
+from recdistill.models.two_tower import TwoTowerStudent
+from tests import small
+
+# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
+
+BATCH = small.batch()
+SHARED = np.array([3, 0, 9, 5], "int32")
+
+
+def affinity(seed=0):
+    rng = np.random.default_rng(seed)
+    matrix = scipy.sparse.csr_array((rng.random((20, len(small.ITEMS))) < 0.4) * 1.0)
+    layer = Affinity(len(small.ITEMS), decay=0.8, floor=0.1)
+    layer.build()
+    layer.set_weights([fit_inverse(matrix, l2=2.0)])
+    return layer
+
+
+def build(schema=None, affinities="affinity", batch=BATCH, **settings):
+    settings = {"dim": 6, "hidden": (5,), "attention_length": 8, **settings}
+    settings = {"decays": (0.5, 0.9), **settings}
+    pairs = {"affinity": affinity()} if affinities else {}
+    schema = schema or small.schema()
+    teacher = RankingTeacher(schema, small.catalogue(), pairs, **settings)
+    teacher(batch)
+    return small.shuffled_weights(teacher)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return build()
+
+
+def assert_close(got, want):
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_shared_candidates_score_as_each_lists_own(teacher):
+    shared = teacher({**BATCH, "candidate_index": SHARED})
+    assert shared.shape == (4, len(SHARED))
+    own = np.tile(SHARED, (4, 1))
+    assert_close(teacher({**BATCH, "candidate_index": own}), shared)
+
+
+def test_scores_follow_the_order_of_the_candidates(teacher):
+    index = BATCH["candidate_index"]
+    order = np.random.default_rng(1).permuted(np.tile(np.arange(6), (4, 1)), axis=1)
+    moved = np.take_along_axis(index, order, axis=1)
+    want = np.take_along_axis(teacher(BATCH).numpy(), order, axis=1)
+    assert_close(teacher({**BATCH, "candidate_index": moved}), want)
+
+
+def test_a_score_does_not_depend_on_the_other_candidates(teacher):
+    want = teacher(BATCH).numpy()
+    for place in range(6):
+        alone = BATCH["candidate_index"][:, place : place + 1]
+        got = teacher({**BATCH, "candidate_index": alone})
+        assert_close(got, want[:, place : place + 1])
+
+
+def test_a_score_does_not_depend_on_the_other_queries(teacher):
+    alone = {
+        "query": {name: value[1:2] for name, value in BATCH["query"].items()},
+        "candidate_index": BATCH["candidate_index"][1:2],
+    }
+    assert_close(teacher(alone)[0], teacher(BATCH)[1])
+
+
+def test_a_longer_history_than_there_is_changes_nothing(teacher):
+    more = small.HISTORY + 3
+    long = build(small.schema(more), batch=small.batch(length=more))
+    for source, target in zip(teacher.variables, long.variables, strict=True):
+        value = np.asarray(source.numpy())
+        if source.path.endswith("log_weights"):
+            value = np.pad(value, [(0, 0), (0, 3)], constant_values=2.0)
+        target.assign(value)
+    history = np.pad(BATCH["query"]["history"], [(0, 0), (0, 3)])
+    assert_close(long(small.with_query(BATCH, history=history)), teacher(BATCH))
+
+
+def test_padding_of_a_history_leaves_no_trace():
+    teacher = build()
+    want = teacher(BATCH).numpy()
+    for table in (
+        teacher.candidate_features.tables["item_id"],
+        teacher.history_pooling.items,
+    ):
+        rows = table.get_weights()[0]
+        rows[0] = 50.0
+        table.set_weights([rows])
+    np.testing.assert_array_equal(teacher(BATCH), want)
+
+
+def test_attention_reads_the_newest_items_only():
+    teacher = build(affinities=None, attention_length=2)
+    history = np.array([[3, 5, 7, 2, 4]], "int32")
+    want, real = teacher._read_history({"history": history}, training=False)
+    assert want.shape == (1, 2, 6) and real.numpy().all()
+    older, newer = history.copy(), history.copy()
+    older[:, 2:], newer[:, 1] = [[9, 0, 0]], 8
+    same, _ = teacher._read_history({"history": older}, training=False)
+    np.testing.assert_array_equal(same, want)
+    changed, _ = teacher._read_history({"history": newer}, training=False)
+    assert np.abs(changed - want).max(axis=-1).min() > 0.01
+
+
+def test_a_state_does_not_depend_on_newer_items(teacher):
+    history = np.array([[3, 5, 7, 2, 4]], "int32")
+    # States stand oldest first: changing the newest item may change the last one only.
+    states, _ = teacher._read_history({"history": history}, training=False)
+    for newest in (1, 2):
+        other = history.copy()
+        other[:, :newest] = 9
+        changed, _ = teacher._read_history({"history": other}, training=False)
+        assert_close(changed[:, :-newest], states[:, :-newest])
+        assert np.abs(changed[:, -newest:] - states[:, -newest:]).max(-1).min() > 0.01
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_an_empty_history_scores_finitely(blocks):
+    history = np.zeros((4, small.HISTORY), "int32")
+    batch = small.with_query(BATCH, history=history)
+    teacher = build(blocks=blocks)
+    assert np.isfinite(teacher(batch)).all()
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(teacher(batch))
+    for gradient in tape.gradient(total, teacher.trainable_variables):
+        if gradient is not None:
+            assert np.isfinite(tf.convert_to_tensor(gradient)).all()
+
+
+def test_an_empty_history_offers_nothing_to_attend_to(teacher):
+    states, real = tf.random.normal((2, 3, 6)), tf.constant([[False] * 3, [True] * 3])
+    got = teacher._attend(tf.random.normal((2, 4, 6)), states, real).numpy()
+    np.testing.assert_array_equal(got[0], np.zeros((4, 6)))
+    assert np.abs(got[1]).min() > 0
+
+
+def test_pair_features_are_read():
+    teacher = build()
+    want = teacher(BATCH).numpy()
+    (layer,) = teacher.affinities
+    layer.set_weights(affinity(seed=1).get_weights())
+    known = (BATCH["query"]["history"] >= FIRST).any(axis=1)
+    moved = np.abs(teacher(BATCH) - want).max(axis=1)
+    assert known.tolist() == [True, True, True, False]
+    assert moved[known].min() > 0.01 and moved[~known].max() < 1e-4
+
+
+def test_pair_features_leave_the_query_out_where_the_batch_has_its_profile(teacher):
+    training_row = np.array([[2, 3, 4, 5]] * 4, "int32")
+    history = BATCH["query"]["history"]
+    items = small.catalogue()["item_id"][BATCH["candidate_index"]]
+    got = teacher._pair_features({**BATCH, "training_row": training_row})
+    want = affinity()(history, items, training_row).numpy()
+    assert_close(got[0][..., 0], want)
+    assert_close(got[1][..., 0], np.sign(want) * np.log(1 + np.abs(want)))
+    with_profile = teacher({**BATCH, "training_row": training_row})
+    assert np.abs(with_profile - teacher(BATCH)).max() > 0.01
+
+
+@pytest.mark.parametrize("feature", ["user_id", "age", "dwell", "history"])
+def test_every_query_feature_is_read(teacher, feature):
+    other = small.batch(seed=5)["query"][feature]
+    changed = teacher(small.with_query(BATCH, **{feature: other}))
+    assert np.abs(changed - teacher(BATCH)).max() > 0.01
+
+
+@pytest.mark.parametrize("feature", ["item_id", "genres", "clicks"])
+def test_every_candidate_feature_is_read(teacher, feature):
+    catalogue = small.catalogue()
+    catalogue[feature] = catalogue[feature][::-1]
+    pairs = {"affinity": affinity()}
+    other = RankingTeacher(
+        small.schema(),
+        catalogue,
+        pairs,
+        dim=6,
+        hidden=(5,),
+        attention_length=8,
+        decays=(0.5, 0.9),
+    )
+    other(BATCH)
+    other.set_weights(teacher.get_weights())
+    assert np.abs(other(BATCH) - teacher(BATCH)).max() > 0.01
+
+
+@pytest.mark.parametrize("query", [("user_id",), ("age", "dwell"), ("history",)])
+@pytest.mark.parametrize("index", [SHARED, BATCH["candidate_index"]])
+def test_any_query_feature_is_enough(query, index):
+    batch = {**BATCH, "candidate_index": index}
+    teacher = build(small.schema(query=query), affinities=None, batch=batch)
+    scores = teacher(batch).numpy()
+    assert scores.shape == (4, index.shape[-1])
+    assert np.isfinite(scores).all() and scores.std() > 0.01
+
+
+def test_it_starts_with_the_plain_terms():
+    teacher = RankingTeacher(small.schema(), small.catalogue(), dim=6, hidden=(5,))
+    np.testing.assert_array_equal(teacher(BATCH), teacher.plain_scores(BATCH))
+
+
+@pytest.mark.parametrize("index", [SHARED, BATCH["candidate_index"]])
+def test_the_plain_terms_are_a_dot_product_a_bias_and_weighted_pairs(teacher, index):
+    batch = {**BATCH, "candidate_index": index}
+    states, _ = teacher._read_history(BATCH["query"], training=False)
+    query = teacher._summarise(BATCH["query"], states, training=False)
+    each = np.broadcast_to(index, (4, index.shape[-1]))
+    candidates = teacher._encode(tf.constant(each))
+    bias = candidates @ teacher.bias.kernel + teacher.bias.bias
+    raw, folded = teacher._pair_features(batch)
+    weights = teacher.pair_weights.kernel.numpy()[:, 0]
+    want = np.einsum("bd,bld->bl", query, candidates) + bias[..., 0]
+    want += weights[0] * raw[..., 0] + weights[1] * folded[..., 0]
+    assert_close(teacher.plain_scores(batch), want)
+
+
+@pytest.mark.parametrize("query", [("history", "age"), ("age",)])
+def test_training_the_plain_terms_trains_the_ranker_and_nothing_idle(query):
+    teacher = build(small.schema(query=query), affinities=None)
+    before = {v.path: v.numpy() for v in teacher.trainable_variables}
+    with teacher.plain_terms() as plain:
+        np.testing.assert_array_equal(plain(BATCH), teacher.plain_scores(BATCH))
+        plain.compile(optimizer=keras.optimizers.SGD(0.1), loss="mse")
+        batch = tf.nest.map_structure(tf.constant, BATCH)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(plain(batch, training=True) ** 2)
+        variables = plain.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        assert all(gradient is not None for gradient in gradients)
+        plain.optimizer.apply(gradients, variables)
+    assert {v.path for v in teacher.trainable_variables} == set(before)
+    moved = [v.path for v in teacher.trainable_variables if np.any(v != before[v.path])]
+    idle = ("cross_0", "hidden_0", "head", "to_key", "to_query", "to_value")
+    assert not [path for path in moved if path.split("/")[1] in idle]
+    assert [path for path in moved if "item_id" in path]
+
+
+def test_dropout_is_on_in_training_only():
+    teacher = build(dropout=0.5)
+    np.testing.assert_array_equal(teacher(BATCH), teacher(BATCH, training=False))
+    one, other = teacher(BATCH, training=True), teacher(BATCH, training=True)
+    assert np.abs(one - other).max() > 0.01
+
+
+def test_settings_that_do_not_fit_are_refused():
+    schema = small.schema()
+    with pytest.raises(ValueError, match=r"`heads` must divide .*heads=4, dim=6"):
+        RankingTeacher(schema, {}, dim=6, heads=4)
+    with pytest.raises(ValueError, match="must have a query feature"):
+        RankingTeacher(Schema([], schema.candidate, {}, "item_id"), {})
+    without = small.schema(query=["user_id"])
+    with pytest.raises(ValueError, match=r"must have a history .*\['affinity'\]"):
+        RankingTeacher(without, {}, {"affinity": affinity()})
+
+
+def test_weights_come_back_from_a_file(tmp_path):
+    teacher, other = build(), build()
+    path = tmp_path / "teacher.weights.h5"
+    teacher.save_weights(path)
+    small.shuffled_weights(other, seed=8)
+    other.affinities[0].set_weights(affinity(seed=2).get_weights())
+    assert np.abs(other(BATCH) - teacher(BATCH)).max() > 0.01
+    other.load_weights(path)
+    np.testing.assert_array_equal(other(BATCH), teacher(BATCH))
+
+
+def test_a_block_comes_back_from_its_config():
+    block = CausalBlock(4, 2, 0.1)
+    vectors, real = tf.random.normal((2, 3, 4)), tf.ones((2, 3), tf.bool)
+    want = block(vectors, real)
+    config = keras.saving.serialize_keras_object(block)
+    copy = keras.saving.deserialize_keras_object(config)
+    copy(vectors, real)
+    copy.set_weights(block.get_weights())
+    np.testing.assert_allclose(copy(vectors, real), want, rtol=1e-5)
+
+
+def test_scores_are_the_same_in_a_function(teacher):
+    got = tf.function(teacher)(tf.nest.map_structure(tf.constant, BATCH))
+    assert_close(got, teacher(BATCH))
+
+
+def parity_lists():
+    """Candidate c suits history h where their binary digits share an odd number of
+    ones: nothing about c or about h alone says anything."""
+    items = np.arange(8)
+    bits = np.array([[bin(h & c).count("1") % 2 for c in items] for h in items])
+    history = np.zeros((8, small.HISTORY), "int32")
+    history[:, 0] = items + FIRST
+    query = {**small.batch(8)["query"], "history": history}
+    query = {k: v if k == "history" else np.zeros_like(v) for k, v in query.items()}
+    batch = {"query": query, "candidate_index": items.astype("int32")}
+    return tf.nest.map_structure(tf.constant, batch), bits.astype("float32")
+
+
+def trained_error(model, steps):
+    """Share of pairs that the trained model takes for the other class."""
+    batch, labels = parity_lists()
+    model(batch)
+    optimizer = keras.optimizers.Adam(0.02)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            scores = model(batch, training=True)
+            loss = tf.reduce_mean(
+                tf.nn.sigmoid_cross_entropy_with_logits(labels, scores)
+            )
+        variables = model.trainable_variables
+        optimizer.apply(tape.gradient(loss, variables), variables)
+
+    for _ in range(steps):
+        step()
+    return np.mean((model(batch).numpy() > 0) != (labels > 0.5))
+
+
+def test_it_learns_a_cross_effect_that_two_towers_of_its_width_cannot():
+    # The 8 x 8 matrix of these signs (Walsh, 1923) has eight equal singular values, so
+    # that two dimensions explain a quarter of it, however long they are trained.
+    keras.utils.set_random_seed(4)
+    schema, catalogue = small.schema(), small.catalogue()
+    teacher = RankingTeacher(
+        schema, catalogue, dim=2, heads=1, hidden=(32, 16), dropout=0.0
+    )
+    student = TwoTowerStudent(schema, catalogue, dim=2, embedding_dim=8, hidden=(32,))
+    errors = trained_error(teacher, 300), trained_error(student, 300)
+    # To say "no" throughout would be wrong for 28 of 64 pairs.
+    assert errors[0] <= 0.1 and errors[1] >= 0.2
+
+
+def test_without_hidden_layers_the_plain_terms_are_all():
+    ranker = build(hidden=())
+    names = {layer.name for layer in ranker._flatten_layers(include_self=False)}
+    assert not names & {"head", "cross_0", "to_key", "to_query", "to_value"}
+    np.testing.assert_array_equal(ranker(BATCH), ranker.plain_scores(BATCH))
+    with ranker.plain_terms() as plain:
+        np.testing.assert_array_equal(plain(BATCH), ranker(BATCH))
+        assert len(plain.trainable_variables) == len(ranker.trainable_variables)

@@ -1,0 +1,323 @@
+"""student: the dot product of two towers, each distinct candidate encoded once."""
+
+from math import exp, sqrt
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill.features.encoders import Schema
+from recdistill.models.two_tower import (
+    DISTINCT_PER_LISTED,
+    HistoryPooling,
+    Tower,
+    TwoTowerStudent,
+    listed_products,
+)
+from tests import small
+
+# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
+
+BATCH = small.batch()
+SHARED = np.array([3, 0, 9, 5], "int32")
+
+
+class Spy(TwoTowerStudent):
+    """Notes how many candidates reach the tower."""
+
+    encoded = []  # noqa: RUF012
+
+    def encode_candidates(self, features):
+        self.encoded.append(features["item_id"].shape[0])
+        return super().encode_candidates(features)
+
+
+def build(schema=None, cls=TwoTowerStudent, batch=BATCH, **settings):
+    settings = {"dim": 6, "embedding_dim": 4, "hidden": (5,), **settings}
+    student = cls(schema or small.schema(), small.catalogue(), **settings)
+    student(batch)
+    return small.shuffled_weights(student)
+
+
+def per_list(index):
+    """The same candidates for every list, as lists of their own."""
+    return np.tile(index, (len(BATCH["mask"]), 1))
+
+
+def test_shared_candidates_score_as_each_lists_own():
+    student = build()
+    shared = student({**BATCH, "candidate_index": SHARED})
+    assert shared.shape == (4, len(SHARED))
+    own = student({**BATCH, "candidate_index": per_list(SHARED)})
+    np.testing.assert_allclose(own, shared, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "index, distinct",
+    [
+        (SHARED, 4),
+        (per_list(SHARED), 4),
+        (np.array([[1, 2, 1], [2, 1, 7], [7, 7, 7], [1, 1, 1]]), 3),
+    ],
+)
+def test_each_distinct_candidate_is_encoded_once(index, distinct):
+    student = build(cls=Spy)
+    Spy.encoded.clear()
+    student({**BATCH, "candidate_index": index})
+    assert student.encoded == [distinct]
+
+
+@pytest.mark.parametrize("hidden", [(), (5,), (5, 3)])
+@pytest.mark.parametrize("popularity_bias", [True, False])
+def test_the_score_is_the_dot_product_of_the_embeddings(hidden, popularity_bias):
+    student = build(hidden=hidden, popularity_bias=popularity_bias)
+    queries = student.encode_query(BATCH["query"]).numpy().astype("float64")
+    candidates = student.encode_candidates(small.catalogue()).numpy()
+    assert queries.shape == (4, 6) and candidates.shape == (10, 6)
+    index = BATCH["candidate_index"]
+    want = [
+        [q @ candidates[i] for i in row] for q, row in zip(queries, index, strict=True)
+    ]
+    np.testing.assert_allclose(student(BATCH), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("distinct", [9, 2 * DISTINCT_PER_LISTED + 1])
+def test_products_of_what_is_listed_match_their_definition(distinct):
+    rng = np.random.default_rng(1)
+    queries = tf.constant(rng.normal(size=(3, 4)), tf.float32)
+    candidates = tf.constant(rng.normal(size=(distinct, 4)), tf.float32)
+    place = np.array([[0, 8], [3, 3], [distinct - 1, 0]])
+    listed = candidates.numpy()[place]
+    want = np.einsum("bd,bld->bl", queries, listed)
+    with tf.GradientTape() as tape:
+        tape.watch([queries, candidates])
+        got = listed_products(queries, candidates, tf.constant(place))
+        target = tf.reduce_sum(got * got)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    by_query, by_candidate = tape.gradient(target, [queries, candidates])
+    np.testing.assert_allclose(
+        by_query, np.einsum("bl,bld->bd", 2 * want, listed), rtol=1e-4, atol=1e-6
+    )
+    dense = np.zeros((distinct, 4))
+    np.add.at(dense, place, 2 * want[..., None] * queries.numpy()[:, None, :])
+    by_candidate = tf.convert_to_tensor(by_candidate)
+    np.testing.assert_allclose(by_candidate, dense, rtol=1e-4, atol=1e-6)
+
+
+def test_with_a_popularity_bias_the_last_entry_of_a_query_is_1():
+    queries = build().encode_query(BATCH["query"]).numpy()
+    np.testing.assert_array_equal(queries[:, -1], np.ones(4))
+    plain = build(popularity_bias=False).encode_query(BATCH["query"]).numpy()
+    assert not np.any(plain[:, -1] == 1.0)
+
+
+def test_padding_of_the_history_changes_nothing():
+    student = build()
+    want = student(BATCH).numpy()
+    items = student.history_pooling.items
+    rows = items.get_weights()[0]
+    rows[0] = 1e6
+    items.set_weights([rows])
+    np.testing.assert_array_equal(student(BATCH), want)
+
+
+def test_a_longer_history_than_there_is_changes_nothing():
+    more = small.HISTORY + 3
+    short, long = build(), build(small.schema(more), batch=small.batch(length=more))
+    for source, target in zip(short.variables, long.variables, strict=True):
+        value = np.asarray(source.numpy())
+        if source.path.endswith("log_weights"):
+            value = np.pad(value, [(0, 0), (0, 3)], constant_values=2.0)
+        target.assign(value)
+    history = np.pad(BATCH["query"]["history"], [(0, 0), (0, 3)])
+    got = long(small.with_query(BATCH, history=history))
+    np.testing.assert_allclose(got, short(BATCH), rtol=1e-5, atol=1e-6)
+
+
+def test_the_order_of_the_history_matters():
+    history = np.array([[3, 5, 0, 0, 0]], "int32")
+    student = build()
+    query = {name: value[:1] for name, value in BATCH["query"].items()}
+    one = student.encode_query({**query, "history": history}).numpy()
+    other = student.encode_query({**query, "history": history[:, [1, 0, 2, 3, 4]]})
+    assert np.abs(one - other).max() > 0.01
+
+
+def test_history_pooling_by_hand():
+    # Pools start at 1, 1/2, 1/4, … and 1, 1, 1, …; item 1 is at (1, 0), 2 at (0, 2).
+    pooling = HistoryPooling(3, 2, 3, decays=(0.5, 1.0))
+    pooling.build()
+    pooling.items.set_weights([np.array([[9, 9], [1, 0], [0, 2]], "float32")])
+    got = pooling(np.array([[2, 1, 2], [1, 0, 0], [0, 0, 0]]))
+    first = [1 / 2, 2 + 1 / 2, 1.0, 4.0]
+    roots = np.sqrt([1.75, 1.75, 3.0, 3.0])
+    want = [
+        [*(first / roots), 0.0, 2.0],
+        [1.0, 0.0, 1.0, 0.0, 1.0, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    ]
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def reference_pooling(history, vectors, log_weights):
+    rows = []
+    for row in history:
+        pooled = []
+        for pool in log_weights:
+            weights = [
+                exp(w) if item else 0.0 for w, item in zip(pool, row, strict=True)
+            ]
+            total = sum(weights)
+            for d in range(vectors.shape[1]):
+                entry = sum(
+                    w * vectors[i, d] for w, i in zip(weights, row, strict=True)
+                )
+                pooled.append(entry / sqrt(total) if total else 0.0)
+        last = vectors[row[0]] if row[0] else 0.0 * vectors[0]
+        rows.append([*pooled, *last])
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_history_pooling_matches_its_definition(seed):
+    pooling = HistoryPooling(11, 3, small.HISTORY, decays=(0.7, 0.97))
+    pooling.build()
+    small.shuffled_weights(pooling, seed)
+    history = small.batch(6, seed=seed)["query"]["history"]
+    vectors = pooling.items.get_weights()[0].astype("float64")
+    want = reference_pooling(history, vectors, pooling.log_weights.numpy())
+    np.testing.assert_allclose(pooling(history), want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tower_starts_as_its_linear_path_plus_its_hidden_layers():
+    tower = Tower(2, hidden=(3,))
+    rows = np.array([[1.0, -2.0], [0.5, 4.0]], "float32")
+    tower(rows)
+    small.shuffled_weights(tower)
+    linear = rows @ tower.linear.kernel.numpy() + tower.linear.bias.numpy()
+    (layer,) = tower.layers
+    hidden = np.maximum(rows @ layer.kernel.numpy() + layer.bias.numpy(), 0.0)
+    want = linear + hidden @ tower.output_layer.kernel.numpy()
+    np.testing.assert_allclose(tower(rows), want, rtol=1e-5)
+
+
+def test_dropout_is_on_in_training_only():
+    student = build(dropout=0.5)
+    np.testing.assert_array_equal(student(BATCH), student(BATCH, training=False))
+    one, other = student(BATCH, training=True), student(BATCH, training=True)
+    assert np.abs(one - other).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "index", [SHARED, np.array([[3, 3, 3], [3, 0, 9], [3, 5, 5], [3, 3, 9]])]
+)
+def test_the_penalty_is_the_mean_square_of_the_distinct_embeddings(index):
+    student = build(l2=0.3)
+    student({**BATCH, "candidate_index": index})
+    queries = student.encode_query(BATCH["query"]).numpy()
+    rows = {name: value[SHARED] for name, value in small.catalogue().items()}
+    candidates = student.encode_candidates(rows).numpy()
+    want = 0.3 * (queries**2).mean() + 0.3 * (candidates**2).mean()
+    np.testing.assert_allclose(sum(student.losses), want, rtol=1e-5)
+    assert build(l2=0.0).losses == []
+
+
+def test_privileged_features_are_never_read():
+    student = build()
+    want = student(BATCH).numpy()
+    other = small.with_query(BATCH, dwell=np.full((4, 2), np.nan, "float32"))
+    np.testing.assert_array_equal(student(other), want)
+    query = {k: v for k, v in BATCH["query"].items() if k != "dwell"}
+    np.testing.assert_array_equal(student({**BATCH, "query": query}), want)
+    catalogue = {k: v for k, v in small.catalogue().items() if k != "clicks"}
+    blind = TwoTowerStudent(small.schema(), catalogue, 6, 4, (5,))
+    blind(BATCH)
+    blind.set_weights(student.get_weights())
+    np.testing.assert_array_equal(blind(BATCH), want)
+
+
+@pytest.mark.parametrize("query", [("history",), ("user_id",), ("age", "dwell")])
+def test_any_query_feature_is_enough(query):
+    student = build(small.schema(query=query))
+    assert (student.history_pooling is not None) == ("history" in query)
+    scores = student(BATCH).numpy()
+    assert np.isfinite(scores).all() and scores.std() > 0.01
+
+
+def test_an_unknown_item_has_the_vector_of_the_unknown():
+    student = build()
+    rows = {k: v[[9, 0]] for k, v in small.catalogue().items()}
+    rows["genres"] = rows["genres"][[0, 0]]
+    rows["item_id"] = np.array([1, 2], "int32")
+    unknown, known = student.encode_candidates(rows).numpy()
+    table = student.candidate_features.tables["item_id"].get_weights()[0]
+    tower = student.candidate_tower.linear
+    genre = student.candidate_features.tables["genres"].get_weights()[0][1]
+    want = np.concatenate([table[1], genre]) @ tower.kernel.numpy() + tower.bias.numpy()
+    np.testing.assert_allclose(unknown, want, rtol=1e-5, atol=1e-6)
+    assert np.abs(unknown - known).max() > 0.01
+
+
+def test_an_empty_history_and_unknown_items_score_finitely():
+    history = np.array([[0] * 5, [1] * 5, [1, 0, 0, 0, 0], [2, 1, 0, 0, 0]], "int32")
+    given = small.with_query(BATCH, history=history, user_id=np.array([0, 1, 1, 0]))
+    assert np.isfinite(build()(given)).all()
+
+
+@pytest.mark.parametrize("dim, bias, least", [(1, True, 2), (0, False, 1)])
+def test_a_width_without_room_is_refused(dim, bias, least):
+    match = f"`dim` must be at least {least}. Received: dim={dim}"
+    with pytest.raises(ValueError, match=match):
+        TwoTowerStudent(small.schema(), {}, dim=dim, popularity_bias=bias)
+
+
+def test_a_schema_with_nothing_for_a_tower_is_refused():
+    hidden = [e for e in small.schema().query if e.spec.teacher_only]
+    with pytest.raises(ValueError, match=r"must have a query feature. Received: none"):
+        TwoTowerStudent(Schema(hidden, small.schema().candidate, {}, "item_id"), {})
+    with pytest.raises(ValueError, match="must have a candidate feature"):
+        TwoTowerStudent(Schema(small.schema().query, hidden, {}, "item_id"), {})
+
+
+def test_weights_come_back_from_a_file(tmp_path):
+    student, other = build(), build(Schema(*_sides(), {}, "item_id"))
+    path = tmp_path / "student.weights.h5"
+    student.save_weights(path)
+    small.shuffled_weights(other, seed=8)
+    assert np.abs(other(BATCH) - student(BATCH)).max() > 0.01
+    other.load_weights(path)
+    np.testing.assert_array_equal(other(BATCH), student(BATCH))
+
+
+def _sides():
+    schema = small.schema()
+    return schema.query, schema.candidate
+
+
+def test_layers_come_back_from_their_config():
+    for layer, rows in (
+        (Tower(3, hidden=(4,), dropout=0.1), np.ones((2, 5), "float32")),
+        (HistoryPooling(11, 3, 5, (0.5, 0.9)), BATCH["query"]["history"]),
+    ):
+        layer(rows)
+        config = keras.saving.serialize_keras_object(layer)
+        copy = keras.saving.deserialize_keras_object(config)
+        copy(rows)
+        copy.set_weights(layer.get_weights())
+        np.testing.assert_array_equal(copy(rows), layer(rows))
+
+
+def test_scores_are_the_same_in_a_function():
+    student = build()
+    got = tf.function(student)(tf.nest.map_structure(tf.constant, BATCH))
+    np.testing.assert_allclose(got, student(BATCH), rtol=1e-5, atol=1e-6)
+
+
+def test_every_weight_is_trained():
+    student = build()
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(student(BATCH) ** 2)
+    gradients = tape.gradient(total, student.trainable_variables)
+    for variable, gradient in zip(student.trainable_variables, gradients, strict=True):
+        assert np.abs(tf.convert_to_tensor(gradient)).max() > 0, variable.path

@@ -1,0 +1,469 @@
+"""prepare: lists against plain loops, and errors that say where and what to do."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+
+from recdistill.errors import DataError
+from recdistill.pipeline import partitions
+from recdistill.pipeline.config import load_config
+from recdistill.pipeline.dataset_loading import load_dataset
+from recdistill.pipeline.preparation import prepare
+from recdistill.pipeline.prepared_data import Prepared
+from tests import tiny
+from tests.pipeline.logs import (
+    LENGTH,
+    RICH,
+    SPLITS,
+    random_log,
+    rich,
+    rows_of,
+    run,
+    split_by_query,
+)
+
+
+def expected_lists(log, split_of):
+    """By plain loops: for each interaction what its list must hold."""
+    lists = {}
+    for row, (user, item, time) in enumerate(log):
+        own = [(t, k, i) for k, (u, i, t) in enumerate(log) if u == user]
+        earlier = [i for t, _, i in sorted(own) if t < time]
+        lists[row] = {
+            "split": split_of[row],
+            "query_id": user,
+            "positive": item,
+            "seen": earlier,
+            "history": earlier[-LENGTH:],
+        }
+    return lists
+
+
+def split_by_moment(log, valid, test):
+    """The cuts are the moments where the share of earlier rows is reached."""
+    times = np.sort([time for _, _, time in log])
+
+    def cut(share):
+        place = int(np.ceil(round(share * len(times), 6))) - 1
+        return times[place]
+
+    first, second = cut(1 - valid - test), cut(1 - test)
+    return {
+        row: "train" if time <= first else "valid" if time <= second else "test"
+        for row, (_, _, time) in enumerate(log)
+    }
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("by", "reference"),
+    [("query_time", split_by_query), ("global_time", split_by_moment)],
+)
+def test_lists_are_what_plain_loops_make_of_the_log(tmp_path, by, reference, seed):
+    log = random_log(seed)
+    shares = {"valid": 0.15, "test": 0.2}
+    prepared, record = run(
+        tiny.dataset(log), tmp_path / "p", split={"by": by, **shares}
+    )
+    expected = expected_lists(log, reference(log, **shares))
+    catalogue = prepared.items["item_id"].to_pylist()
+    vocabulary = ["", "?", *prepared.schema.items.vocabulary]
+    found = 0
+    for split in SPLITS:
+        lists = rows_of(prepared, split)
+        wanted = {k: v for k, v in expected.items() if v["split"] == split}
+        assert record["lists"][split] == len(wanted) > 0
+        assert lists.keys() == wanted.keys()
+        for row, want in wanted.items():
+            got, found = lists[row], found + 1
+            assert got["query_id"] == want["query_id"]
+            assert [catalogue[k] for k in got["candidates"]] == [want["positive"]]
+            assert got["relevance"] == [1.0]
+            assert got["list_weight"] == 1.0
+            assert [catalogue[k] for k in got["seen"]] == want["seen"]
+            read = [vocabulary[k] for k in got["query.history"]]
+            newest_first = want["history"][::-1]
+            assert read == newest_first + [""] * (LENGTH - len(newest_first))
+            if split == "test":
+                assert got["raw.history"] == want["history"]
+            else:
+                assert "raw.history" not in got
+    assert found == len(log)
+
+
+def test_profiles_are_the_distinct_training_items_of_each_query(tmp_path):
+    log = random_log(5)
+    prepared, _ = run(tiny.dataset(log), tmp_path / "p")
+    split = split_by_query(log, 0.1, 0.1)
+    vocabulary = prepared.schema.items.vocabulary
+    for part in SPLITS:
+        for row, got in rows_of(prepared, part).items():
+            training_row = prepared.training_rows.take(
+                np.array([got["query_row"]])
+            ).values
+            own = {
+                item
+                for k, (user, item, _) in enumerate(log)
+                if user == log[row][0] and split[k] == "train"
+            }
+            assert sorted(vocabulary[k - 2] for k in training_row) == sorted(own)
+
+
+def test_popularity_and_vocabulary_count_the_training_part_alone(tmp_path):
+    log = random_log(6)
+    prepared, record = run(tiny.dataset(log), tmp_path / "p")
+    split = split_by_query(log, 0.1, 0.1)
+    count = {}
+    for row, (_, item, _) in enumerate(log):
+        if split[row] == "train":
+            count[item] = count.get(item, 0) + 1
+    stored = dict(
+        zip(prepared.items["item_id"].to_pylist(), prepared.popularity, strict=True)
+    )
+    assert stored == count
+    by_frequency = sorted(count, key=lambda item: (-count[item], item))
+    assert list(prepared.schema.items.vocabulary) == by_frequency
+    assert record["interactions"] == len(log)
+    assert record["queries"] == 6
+    assert record["items"] == len(count)
+
+
+def test_the_cap_keeps_the_newest_training_lists_of_each_query(tmp_path):
+    log = random_log(7)
+    prepared, record = run(tiny.dataset(log), tmp_path / "p", lists={"per_query": 4})
+    split = split_by_query(log, 0.1, 0.1)
+    kept = set()
+    for user in {user for user, _, _ in log}:
+        own = sorted((t, k) for k, (u, _, t) in enumerate(log) if u == user)
+        kept |= set([k for _, k in own if split[k] == "train"][-4:])
+    assert rows_of(prepared, "train").keys() == kept
+    assert record["lists"]["train"] == len(kept)
+    assert len(rows_of(prepared, "test")) == list(split.values()).count("test")
+    # The model of the items still learns from all of the training part.
+    assert prepared.popularity.sum() == list(split.values()).count("train")
+
+
+def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
+    log = random_log(8, rows=300, users=40)
+    whole, record = run(tiny.dataset(log), tmp_path / "whole")
+    monkeypatch.setattr(partitions, "PARTITION_ROWS", 30)
+    parts, same_record = run(tiny.dataset(log, batch_rows=17), tmp_path / "parts")
+    assert same_record == record
+    assert len(parts.shards("train")) > 5
+    assert not (parts.folder / "partitions").exists()
+    assert parts.schema.items.vocabulary == whole.schema.items.vocabulary
+    for split in SPLITS:
+        one, other = rows_of(whole, split), rows_of(parts, split)
+        assert one.keys() == other.keys()
+        for row, want in one.items():
+            places = [want.pop("query_row")], [other[row].pop("query_row")]
+            assert other[row] == want
+            training_rows = [
+                prepared.training_rows.take(np.array(place)).values.tolist()
+                for prepared, place in zip((whole, parts), places, strict=True)
+            ]
+            assert training_rows[0] == training_rows[1]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stored_lookups_equal_the_lookup_of_the_raw_values(tmp_path, seed):
+    log = random_log(seed, rows=200, users=50)
+    device = [("phone", "desk")[k % 2] for k in range(len(log))]
+    for row, split in split_by_query(log, 0.1, 0.1).items():
+        if split == "test" and row % 3 == 0:
+            device[row] = "watch"
+    prepared, record = run(rich(log, device=device), tmp_path / "p", **RICH)
+    count = record["lists"]["test"]
+    assert count > 10
+    raw = prepared.raw_queries(count)
+    graph = tf.function(prepared.schema.lookup_query)
+    looked_up = {name: value.numpy() for name, value in graph(raw).items()}
+    lists = list(rows_of(prepared, "test").values())
+    for name, value in looked_up.items():
+        stored = [row[f"query.{name}"] for row in lists]
+        # Eager and graph may round the last bit of a number differently.
+        exact = {"rtol": 2e-7 if value.dtype == np.float32 else 0, "err_msg": name}
+        np.testing.assert_allclose(value, stored, **exact)
+    # Unknown and missing values were among them.
+    assert {1, 2, 3} == set(looked_up["device"])
+    assert 0 in looked_up["job"]
+    assert (looked_up["likes"] == 0).all(axis=1).any()
+    assert 1.0 in looked_up["age"][:, 1]
+    assert (looked_up["history"] == 0).any()
+
+
+def test_catalogue_rows_are_the_lookup_of_the_item_table(tmp_path):
+    log = random_log(3)
+    prepared, _ = run(rich(log, extra_items=["i96"]), tmp_path / "p", **RICH)
+    catalogue = prepared.catalogue
+    vocabulary = prepared.schema.items.vocabulary
+    for row, item in enumerate(prepared.items["item_id"].to_pylist()):
+        index = vocabulary.index(item) + 2 if item in vocabulary else 1
+        assert catalogue["item_id"][row] == index == prepared.item_index[row]
+    trained = prepared.popularity > 0
+    price = np.array(prepared.items["price"].to_pylist())
+    mean, deviation = price[trained].mean(), price[trained].std()
+    np.testing.assert_allclose(
+        catalogue["price"][:, 0], (price - mean) / deviation, rtol=1e-5, atol=1e-6
+    )
+    assert not trained[-1]
+
+
+def test_numbers_of_the_context_are_standardised_by_the_training_part(tmp_path):
+    log = random_log(9)
+    hour = [float((7 * k) % 24) for k in range(len(log))]
+    prepared, _ = run(rich(log, hour=hour), tmp_path / "p", **RICH)
+    split = split_by_query(log, 0.1, 0.1)
+    train = [hour[k] for k in range(len(log)) if split[k] == "train"]
+    encoder = next(e for e in prepared.schema.query if e.feature == "hour")
+    assert encoder.mean == pytest.approx(np.mean(train))
+    assert encoder.deviation == pytest.approx(np.std(train))
+
+
+def test_relevance_and_weight_come_from_their_columns(tmp_path):
+    log = random_log(10)
+    table = pa.table(
+        {
+            "user_id": [user for user, _, _ in log],
+            "item_id": [item for _, item, _ in log],
+            "timestamp": pa.array([time for _, _, time in log], pa.int64()),
+            "stars": pa.array(np.arange(len(log)), pa.float32()),
+            "trust": pa.array(np.arange(len(log)) / 2, pa.float32()),
+        }
+    )
+    data = tiny.dataset(table, relevance="stars", weight="trust")
+    prepared, _ = run(data, tmp_path / "p")
+    for split in SPLITS:
+        for row, got in rows_of(prepared, split).items():
+            assert got["relevance"] == [float(row)]
+            assert got["list_weight"] == row / 2
+
+
+def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
+    # No item table: the catalogue is what the training part has.
+    log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
+    log[9] = ("u0", "only-tested", 9)
+    log[18] = ("u1", "only-validated", 8)
+    prepared, record = run(tiny.dataset(log), tmp_path / "p")
+    assert record["unreachable"] == {"train": 0, "valid": 1, "test": 1}
+    assert record["items"] == 4
+    assert rows_of(prepared, "test")[9]["candidates"] == [-1]
+    assert rows_of(prepared, "valid")[18]["candidates"] == [-1]
+    # An unknown item is no candidate, but stays in the history, as unknown.
+    after = rows_of(prepared, "test")[19]
+    assert after["raw.history"][-1] == "only-validated"
+    assert after["query.history"][0] == 1
+    assert len(after["seen"]) == 8
+
+
+def test_an_item_table_makes_such_a_positive_reachable(tmp_path):
+    log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
+    log[9] = ("u0", "only-tested", 9)
+    items = pa.table({"item_id": ["only-tested", "i0", "i1", "i2", "i3", "unused"]})
+    prepared, record = run(tiny.dataset(log, items), tmp_path / "p")
+    assert record["unreachable"]["test"] == 0
+    assert record["items"] == 6
+    assert rows_of(prepared, "test")[9]["candidates"] == [0]
+    assert prepared.item_index[[0, 5]].tolist() == [1, 1]
+
+
+def refusal(data, folder, **settings):
+    with pytest.raises(DataError) as caught:
+        run(data, folder, **settings)
+    return str(caught.value)
+
+
+def test_no_interactions_are_an_error(tmp_path):
+    said = refusal(tiny.dataset([]), tmp_path / "p")
+    assert "`memory` has no interactions" in said
+    assert "Point `dataset.path`" in said
+
+
+def test_too_few_lists_are_an_error_that_says_which(tmp_path):
+    log = [("u0", f"i{k}", k) for k in range(5)]  # one user: one list is held out
+    said = refusal(tiny.dataset(log), tmp_path / "p")
+    assert "leaves 1 valid list(s); at least two are needed" in said
+    assert "change the shares of `split`" in said
+
+
+def test_a_single_item_is_an_error(tmp_path):
+    log = [(f"u{u}", "same", k) for u in range(3) for k in range(5)]
+    said = refusal(tiny.dataset(log), tmp_path / "p")
+    assert "has 1 item(s): there is nothing to rank" in said
+
+
+def test_a_split_without_a_training_part_is_an_error(tmp_path):
+    log = [(f"u{u}", f"i{u}", 7) for u in range(9)]  # one moment: no earlier part
+    said = refusal(tiny.dataset(log), tmp_path / "p", split={"by": "global_time"})
+    assert "`split`" in said
+
+
+def test_a_feature_without_a_column_is_an_error_that_lists_the_columns(tmp_path):
+    log = random_log(0)
+    query = {**RICH["query"], "gender": {"kind": "category", "column": "sex"}}
+    said = refusal(rich(log), tmp_path / "a", **RICH | {"query": query})
+    assert "The query feature `gender` needs a column 'sex'" in said
+    assert "queries: user_id, job, age, likes" in said
+    candidate = {**RICH["candidate"], "year": {"kind": "number"}}
+    said = refusal(rich(log), tmp_path / "b", **RICH | {"candidate": candidate})
+    assert "The candidate feature `year` needs a column 'year'" in said
+    assert "items: item_id, tags, price, title" in said
+
+
+def test_candidates_without_the_items_own_id_are_an_error(tmp_path):
+    candidate = {"title": {"kind": "id"}}
+    settings = RICH | {"candidate": candidate}
+    said = refusal(rich(random_log(0)), tmp_path / "p", **settings)
+    assert "of kind 'id' for the item column 'item_id'. Received: ['title']" in said
+
+
+def test_a_query_without_its_row_is_an_error_that_names_it(tmp_path):
+    log = random_log(0)
+    data = tiny.dataset(log, queries=pa.table({"user_id": ["u0"], "job": ["cook"]}))
+    settings = {"query": {"job": {"kind": "category"}}}
+    settings["teacher"] = {"kind": "reference"}
+    said = refusal(data, tmp_path / "p", **settings)
+    assert "Table `queries` has no row for the query 'u1'" in said
+    assert "Add one" in said
+
+
+def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
+    items = pa.table({"item_id": [f"i{k}" for k in range(8)]})
+    said = refusal(tiny.dataset(random_log(0), items), tmp_path / "p")
+    assert "Table `items` lacks 1 item(s) of the training part, such as 'i8'" in said
+    assert "Add a row for each, or drop its interactions" in said
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_missing_value_is_an_error_with_table_column_and_row(tmp_path, split):
+    log = random_log(0)
+    parts = split_by_query(log, 0.1, 0.1)
+    row = next(k for k in range(5, len(log)) if parts[k] == split)
+    device = ["phone"] * len(log)
+    device[row] = None
+    said = refusal(rich(log, device=device), tmp_path / "p", **RICH)
+    assert f"Table `interactions`, column `device`, row {row + 1}: the value" in said
+    assert "set `optional = true`" in said
+
+
+def test_a_feature_whose_sets_are_all_empty_can_be_read_back(tmp_path):
+    log = random_log(1)
+    users = [f"u{k}" for k in range(6)]
+    likes = pa.array([[]] * 6, pa.list_(pa.string()))
+    data = tiny.dataset(log, queries=pa.table({"user_id": users, "likes": likes}))
+    query = {**tiny.HISTORY, "likes": {"kind": "categories"}}
+    prepared, record = run(data, tmp_path / "p", query=query)
+    raw = prepared.raw_queries(record["lists"]["test"])
+    assert raw["likes"].tolist() == [[""]] * record["lists"]["test"]
+    assert (prepared.schema.lookup_query(raw)["likes"].numpy() == 0).all()
+
+
+OUTSIDE = {"kind": "callable", "function": "some.module:score"}
+
+
+def test_a_teacher_from_outside_has_raw_values_in_every_split(tmp_path):
+    data = rich(random_log(4))
+    plain, _ = run(data, tmp_path / "plain", **RICH)
+    prepared, _ = run(data, tmp_path / "raw", **RICH, teacher=OUTSIDE)
+    for split in SPLITS:
+        lists = rows_of(prepared, split)
+        for row, without in rows_of(plain, split).items():
+            got = lists[row]
+            looked_up = {k: v for k, v in without.items() if not k.startswith("raw.")}
+            assert {k: got[k] for k in looked_up} == looked_up
+            raw = {k for k in got if k.startswith("raw.")}
+            assert raw == {f"raw.{name}" for name in RICH["query"]}
+            assert got["raw.user_id"] == got["query_id"]
+            assert len(got["raw.history"]) == sum(v != 0 for v in got["query.history"])
+
+
+def listed(rows, **more):
+    """Interactions that come in lists: rows (list, user, item, time)."""
+    name, user, item, time = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "list_id": pa.array(name, pa.string()),
+            "user_id": pa.array(user, pa.string()),
+            "item_id": pa.array(item, pa.string()),
+            "timestamp": pa.array(time, pa.int64()),
+        }
+    )
+    return tiny.dataset(table, list="list_id", **more)
+
+
+def test_rows_of_one_list_become_one_list(tmp_path):
+    # Ann's lists at 1, 2, … have 1, 2, 3, 1, 2, … items; two lists share moment 7.
+    log, number = [], 0
+    for time in range(1, 11):
+        for name in ("x", "y") if time == 7 else ("x",):
+            for _ in range(1 + (time - 1) % 3):
+                log.append((f"{time}{name}", "ann", f"i{number % 13}", time))
+                number += 1
+    shuffled = [log[k] for k in np.random.default_rng(1).permutation(len(log))]
+    data = listed(shuffled)
+    prepared, record = run(data, tmp_path / "p", split={"valid": 0.2, "test": 0.16})
+    catalogue = prepared.items["item_id"].to_pylist()
+    found = {}
+    for split in SPLITS:
+        for got in rows_of(prepared, split).values():
+            name = got["source_list"]
+            assert name not in found
+            found[name] = split
+            own = {item for each, _, item, _ in log if each == name}
+            items = [catalogue[k] for k in got["candidates"] if k >= 0]
+            assert set(items) <= own
+            assert len(got["candidates"]) == len(got["relevance"]) == len(own)
+            time = int(name[:-1])
+            earlier = {item for _, _, item, when in log if when < time}
+            assert {catalogue[k] for k in got["seen"]} == earlier & set(catalogue)
+    assert len(found) == 11
+    # Of 20 rows the last 3 are the test part, which begins inside the list at 9, and
+    # the 4 before them the validation part, which begins inside 7y.
+    assert [found[name] for name in ("6x", "7x")] == ["train", "train"]
+    assert [found[name] for name in ("7y", "8x")] == ["valid", "valid"]
+    assert [found[name] for name in ("9x", "10x")] == ["test", "test"]
+    assert record["lists"]["test"] == 2
+
+
+def test_a_list_of_two_moments_is_refused(tmp_path):
+    rows = [("a", "ann", f"i{k}", k) for k in range(9)]
+    with pytest.raises(DataError, match=r"query and one time.* Received: the list 'a'"):
+        run(listed(rows), tmp_path / "p")
+
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("pipeline", "folder", "table"),
+    [
+        ("movielens_latest_small", "ml-latest-small", "ratings.csv"),
+        ("amazon_beauty", "amazon-beauty", "interactions.parquet"),
+    ],
+)
+def test_real_data_become_the_lists_that_they_must(tmp_path, pipeline, folder, table):
+    path = SHARED / folder
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    read = pd.read_csv if table.endswith("csv") else pd.read_parquet
+    log = read(path / table)
+    size = log[log.columns[0]].value_counts().to_numpy()
+    held = np.where(size < 3, 0, np.maximum(1, np.floor(size * 0.1 + 1e-7)))
+    file = Path(__file__).parents[2] / "pipelines" / f"{pipeline}.toml"
+    settings = load_config(file, [f"dataset.path={path}", "lists.per_query=5"])
+    (tmp_path / "p").mkdir()
+    data = load_dataset(settings.dataset, tiny.quiet)
+    record = prepare(data, settings, tmp_path / "p", tiny.quiet)
+    assert record["interactions"] == len(log)
+    assert record["queries"] == len(size)
+    assert record["lists"]["test"] == record["lists"]["valid"] == held.sum()
+    assert record["lists"]["train"] == np.minimum(size - 2 * held, 5).sum()
+    assert record["unreachable"] == {"train": 0, "valid": 0, "test": 0}
+    prepared = Prepared(tmp_path / "p")
+    assert prepared.popularity.sum() == (size - 2 * held).sum()
+    assert prepared.catalogue_size == record["items"] >= log[log.columns[1]].nunique()

@@ -1,0 +1,201 @@
+"""models.config and monitoring.config: what the server reads, and what may change."""
+
+import pytest
+from google.protobuf import (
+    descriptor_pb2,
+    descriptor_pool,
+    message_factory,
+    text_format,
+)
+from tensorflow_serving.config import model_server_config_pb2
+
+from recdistill.errors import ConfigError
+from recdistill.serving.deploy.models_config import (
+    CANARY,
+    STABLE,
+    Models,
+    ServedModel,
+    read_models,
+    write_monitoring,
+)
+
+
+def parsed(models):
+    """The file as the server's own message reads it."""
+    message = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse(models.text, message)
+    return message.model_config_list.config
+
+
+@pytest.fixture
+def films():
+    return Models().with_model("films", "/models/films")
+
+
+def test_new_model_loads_its_latest_version(films):
+    (model,) = parsed(films)
+    assert (model.name, model.base_path) == ("films", "/models/films")
+    assert model.model_platform == "tensorflow"
+    # No policy: the server's default, one version, the highest.
+    assert not model.HasField("model_version_policy")
+    assert films["films"] == ServedModel("films", "/models/films")
+
+
+def test_several_latest_versions_can_be_loaded():
+    models = Models().with_model("films", "gs://bucket/films", latest=2)
+    (model,) = parsed(models)
+    assert model.model_version_policy.latest.num_versions == 2
+    assert models["films"].latest == 2
+
+
+def test_labels_load_exactly_the_versions_that_they_name(films):
+    models = films.with_label("films", STABLE, 3).with_label("films", CANARY, 4)
+    (model,) = parsed(models)
+    assert list(model.model_version_policy.specific.versions) == [3, 4]
+    assert dict(model.version_labels) == {"stable": 3, "canary": 4}
+
+
+def test_version_that_a_label_leaves_stays_loaded_for_a_rollback(films):
+    models = films.with_label("films", STABLE, 3).with_versions("films", [3, 5])
+    models = models.with_label("films", STABLE, 5)
+    assert models["films"].labels == {"stable": 5}
+    assert models["films"].versions == (3, 5)
+    assert models["films"].standby == (3,)
+    back = models.with_label("films", STABLE, 3)
+    assert (back["films"].labels["stable"], back["films"].standby) == (3, (5,))
+
+
+def test_what_the_move_before_left_behind_is_unloaded(films):
+    models = films.with_label("films", STABLE, 1)
+    for version in (2, 3):
+        loaded = {*models["films"].versions, version}
+        models = models.with_versions("films", loaded)
+        models = models.with_label("films", STABLE, version)
+    assert models["films"].versions == (2, 3)
+
+
+def test_label_moves_to_a_loaded_version_only(films):
+    models = films.with_label("films", STABLE, 3)
+    with pytest.raises(ConfigError, match=r"loaded ones, \[3\].*version=4"):
+        models.with_label("films", STABLE, 4)
+
+
+def test_giving_a_label_again_changes_nothing(films):
+    models = films.with_label("films", STABLE, 3)
+    assert models.with_label("films", STABLE, 3) == models
+
+
+def test_versions_with_labels_are_always_loaded(films):
+    models = films.with_label("films", STABLE, 3).with_versions("films", [9])
+    assert models["films"].versions == (3, 9)
+
+
+def test_label_taken_away_unloads_its_version(films):
+    models = films.with_label("films", STABLE, 3).with_label("films", CANARY, 4)
+    models = models.without_label("films", CANARY)
+    assert models["films"].versions == (3,)
+    assert models["films"].labels == {"stable": 3}
+
+
+def test_last_label_taken_away_leaves_the_model_loaded(films):
+    models = films.with_label("films", STABLE, 3).without_label("films", STABLE)
+    assert (models["films"].versions, models["films"].labels) == ((3,), {})
+
+
+def test_change_gives_another_value_and_leaves_the_first(films):
+    films.with_label("films", STABLE, 3)
+    assert films["films"].labels == {}
+
+
+def test_other_models_and_unknown_fields_survive_a_change():
+    models = Models(
+        """
+        model_config_list {
+          config { name: "songs" base_path: "/songs" model_platform: "tensorflow" }
+          config {
+            name: "films" base_path: "/films" model_platform: "tensorflow"
+            logging_config { sampling_config { sampling_rate: 0.5 } }
+          }
+        }
+        """
+    ).with_label("films", STABLE, 1)
+    songs, films = parsed(models)
+    assert models.names == ("songs", "films")
+    assert not songs.version_labels
+    assert films.logging_config.sampling_config.sampling_rate == 0.5
+
+
+def test_file_round_trip_is_whole_and_equal(films, tmp_path):
+    path = tmp_path / "models.config"
+    models = films.with_label("films", STABLE, 2**40)
+    models.write(path)
+    assert read_models(path) == models
+    assert [p.name for p in tmp_path.iterdir()] == ["models.config"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["songs"], r"one of \['films'\].*name='songs'"),
+        (lambda m: m.with_model("", "/m"), "name=''"),
+        (lambda m: m.with_model("a/b", "/m"), "name='a/b'"),
+        (lambda m: m.with_model("songs", "models/songs"), "absolute.*'models/songs'"),
+        (lambda m: m.with_model("songs", "/m", latest=0), "latest=0"),
+        (lambda m: m.with_versions("films", []), "at least one.*none"),
+        (lambda m: m.with_versions("films", [0]), "version=0"),
+        (lambda m: m.with_label("films", "", 1), "label=''"),
+        (lambda m: m.with_label("films", STABLE, 2**63), f"version={2**63}"),
+        (lambda m: m.without_label("films", STABLE), r"\[\].*label='stable'"),
+    ],
+)
+def test_what_no_server_takes_is_refused_and_named(films, change, message):
+    with pytest.raises(ConfigError, match=message):
+        change(films)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model_config_list { config { nam: 'x' } }", "text form"),
+        ("custom_model_config { }", "custom_model_config"),
+        ("model_config_list { config { name: 'x' base_path: 'x' } }", "absolute"),
+        (
+            "model_config_list { config { name: 'x' base_path: '/x' } "
+            "config { name: 'x' base_path: '/y' } }",
+            "'x' 2 times",
+        ),
+    ],
+)
+def test_file_that_no_server_takes_is_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        Models(text)
+
+
+def monitoring_message():
+    """`tensorflow.serving.MonitoringConfig`, as the server declares it."""
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="monitoring.proto", package="t", syntax="proto3"
+    )
+    prometheus = file.message_type.add(name="PrometheusConfig")
+    prometheus.field.add(name="enable", number=1, type=kinds.TYPE_BOOL, label=1)
+    prometheus.field.add(name="path", number=2, type=kinds.TYPE_STRING, label=1)
+    file.message_type.add(name="MonitoringConfig").field.add(
+        name="prometheus_config",
+        number=1,
+        type=kinds.TYPE_MESSAGE,
+        label=1,
+        type_name=".t.PrometheusConfig",
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    found = pool.FindMessageTypeByName("t.MonitoringConfig")
+    return message_factory.GetMessageClass(found)()
+
+
+def test_monitoring_turns_the_metrics_page_on(tmp_path):
+    write_monitoring(tmp_path / "monitoring.config")
+    message = monitoring_message()
+    text_format.Parse((tmp_path / "monitoring.config").read_text(), message)
+    assert message.prometheus_config.enable
+    assert message.prometheus_config.path == "/monitoring/prometheus/metrics"

@@ -1,0 +1,187 @@
+"""records and workload: real queries become messages, without TensorFlow."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from recdistill.export.warm_up import (
+    WARM_UP,
+    newest_version,
+    read_records,
+    recorded_rows,
+)
+from recdistill.serving.client.contract import SignatureContract, TensorContract
+from recdistill.serving.client.protocols import GRPC, REST, Target
+from recdistill.serving.client.serving_errors import QueryError
+from recdistill.serving.load_test.workload import (
+    Workload,
+    queries_from_columns,
+    queries_from_lines,
+    rows_of,
+)
+
+TEXTS = TensorContract("string", (None, None))
+CONTRACT = SignatureContract(
+    {
+        "age": TensorContract("float32", (None,)),
+        "history": TEXTS,
+        "history_length": TensorContract("int32", (None,)),
+        "k": TensorContract("int32", (None,)),
+        "exclude_ids": TEXTS,
+        "candidate_ids": TEXTS,
+    },
+    {},
+)
+
+
+def log(signature, **inputs):
+    record = prediction_log_pb2.PredictionLog()
+    request = record.predict_log.request
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return record
+
+
+@pytest.fixture
+def export(tmp_path):
+    """An export with versions 2 and 10, the newer one with warm-up requests."""
+    (tmp_path / "films" / "2").mkdir(parents=True)
+    (tmp_path / "films" / ".staging-11").mkdir()
+    file = tmp_path / "films" / "10" / WARM_UP
+    file.parent.mkdir(parents=True)
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for record in (
+            log("rank", age=[1.0], history=[["größe"]]),
+            log("rank", age=[1.0, 2.0], history=[["größe"], [""]]),
+            log("encode_query", age=[5.0]),
+            prediction_log_pb2.PredictionLog(),
+        ):
+            writer.write(record.SerializeToString())
+    return tmp_path / "films"
+
+
+class TestRecords:
+    def test_each_query_of_the_newest_version_comes_once(self, export):
+        assert newest_version(export).name == "10"
+        rows = recorded_rows(export, "rank")
+        assert [row["age"].tolist() for row in rows] == [[1.0], [2.0]]
+        assert [row["history"].tolist() for row in rows] == [[["größe"]], [[""]]]
+
+    def test_a_version_may_be_named_itself(self, export):
+        (export / "10" / "saved_model.pb").touch()
+        assert newest_version(export / "10") == export / "10"
+        assert len(recorded_rows(export / "10", "encode_query")) == 1
+
+    def test_a_signature_without_records_and_a_folder_without_versions(
+        self, export, tmp_path
+    ):
+        with pytest.raises(QueryError, match=r"\['', 'encode_query', 'rank'\]"):
+            recorded_rows(export, "recommend")
+        with pytest.raises(QueryError, match="numbered versions"):
+            newest_version(tmp_path)
+
+    def test_the_records_are_those_that_tensorflow_reads(self, export):
+        file = export / "10" / WARM_UP
+        theirs = [each.numpy() for each in tf.data.TFRecordDataset(str(file))]
+        assert list(read_records(file)) == theirs
+
+    @pytest.mark.parametrize("place", [0, 9, 20, -1])
+    def test_a_damaged_byte_is_noticed(self, export, place):
+        file = export / "10" / WARM_UP
+        content = bytearray(file.read_bytes())
+        content[place] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(QueryError, match=r"Received: record \d is damaged"):
+            list(read_records(file))
+
+    @pytest.mark.parametrize("end", [5, 14, -1])
+    def test_a_cut_file_is_noticed(self, export, end):
+        file = export / "10" / WARM_UP
+        file.write_bytes(file.read_bytes()[:end])
+        with pytest.raises(QueryError, match=r"Received: record \d is damaged"):
+            list(read_records(file))
+
+
+class TestQueries:
+    def test_lines_of_json_with_what_goes_beside_the_features(self, tmp_path):
+        lines = [
+            {"age": 3, "history": ["größe"], "k": 4, "candidate_ids": ["a"], "x": 1},
+            {"age": None, "history": [], "exclude_ids": ["b"], "candidate_ids": []},
+        ]
+        file = tmp_path / "queries.jsonl"
+        text = "\n\n".join(json.dumps(each, ensure_ascii=False) for each in lines)
+        file.write_text(text, encoding="utf-8")
+        rows = rows_of(queries_from_lines(file), CONTRACT, k=10)
+        assert [row["k"].tolist() for row in rows] == [[4], [10]]
+        assert rows[0]["history"].tolist() == [["größe"]]
+        assert [row["exclude_ids"].tolist() for row in rows] == [[[""]], [["b"]]]
+        assert [row["candidate_ids"].tolist() for row in rows] == [[["a"]], [[""]]]
+
+    @pytest.mark.parametrize("line", ["{", "[1]", "3"])
+    def test_a_line_that_is_none(self, tmp_path, line):
+        file = tmp_path / "queries.jsonl"
+        file.write_text(f"{{}}\n{line}\n")
+        with pytest.raises(QueryError, match=r"one JSON object a line.*line 2 of"):
+            queries_from_lines(file)
+
+    def test_a_query_to_rank_needs_candidates(self):
+        with pytest.raises(QueryError, match=r"list of 'candidate_ids'.*in query 0"):
+            rows_of([{"age": 1, "history": []}], CONTRACT, k=1)
+
+    def test_columns_of_prepared_data_are_queries(self):
+        columns = {
+            "age": np.float32([1.5, np.nan]),
+            "history": np.array([["a", "b"], ["c", ""]], object),
+            "history_length": np.int32([2, 1]),
+            "user_id": np.array([b"ann", b"bob"], object),
+        }
+        queries = queries_from_columns(columns)
+        assert queries[0]["user_id"] == "ann"
+        rows = rows_of([{**q, "candidate_ids": ["x"]} for q in queries], CONTRACT, 1)
+        assert [row["history"].tolist() for row in rows] == [[["a", "b"]], [["c"]]]
+        assert rows[0]["age"].dtype == "float32"
+
+
+class TestMessages:
+    ROWS = rows_of(
+        [{"age": n, "history": ["a"] * n, "candidate_ids": ["x"]} for n in range(1, 4)],
+        CONTRACT,
+        k=2,
+    )
+
+    def workload(self, protocol, batch_size, rows=ROWS):
+        target = Target("films", version=3)
+        return Workload.of_rows(rows, protocol, target, "rank", batch_size)
+
+    def test_a_batch_holds_queries_in_turn_padded_to_the_widest(self):
+        work = self.workload(GRPC, 2)
+        requests = [
+            predict_pb2.PredictRequest.FromString(each.body) for each in work.messages
+        ]
+        ages = [tf.make_ndarray(each.inputs["age"]).tolist() for each in requests]
+        assert ages == [[1.0, 2.0], [3.0, 1.0], [2.0, 3.0]]
+        assert tf.make_ndarray(requests[1].inputs["history"]).tolist() == [
+            [b"a", b"a", b"a"],
+            [b"a", b"", b""],
+        ]
+        lengths = tf.make_ndarray(requests[1].inputs["history_length"])
+        assert lengths.tolist() == [3, 1]
+        assert requests[0].model_spec.version.value == 3
+        assert (work.queries, work.batch_size) == (3, 2)
+
+    def test_over_rest_it_is_json_in_columns(self):
+        message = self.workload(REST, 1).messages[0]
+        assert message.path == "/v1/models/films/versions/3:predict"
+        content = json.loads(message.body)
+        assert content["signature_name"] == "rank"
+        assert content["inputs"]["history"] == [["a"]]
+
+    def test_no_query_or_no_batch_size(self):
+        with pytest.raises(QueryError, match="There must be a query"):
+            self.workload(GRPC, 1, [])
+        with pytest.raises(QueryError, match="batch_size=0"):
+            self.workload(GRPC, 0)

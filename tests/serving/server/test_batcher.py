@@ -1,0 +1,348 @@
+"""batching: the model server's rules, one by one; the same through the protocols."""
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from recdistill.serving.deploy.batching_config import Batching
+from recdistill.serving.server.batcher import Batcher
+from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.request_errors import Code, RequestError
+from recdistill.serving.server.server_metrics import Metrics
+from tests.serving import toy
+from tests.serving.calls import predict_request, refused
+
+IDS = Signature("ids", {"ids": None}, {"out": None}, {})
+BATCHING = ":tensorflow:serving:batching_session"
+
+
+class Gate:
+    """Runs batches when told to, and keeps what it was given."""
+
+    def __init__(self, answer=lambda value: value):
+        self.batches, self.answer = [], answer
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, signature, values, outputs):
+        self.entered.set()
+        self.open.wait(30)
+        self.batches.append(values[0])
+        return [self.answer(values[0])]
+
+
+@pytest.fixture
+def batcher():
+    made = []
+
+    def make(run, rows=4, timeout_s=0.0, queue=8, threads=1, **more):
+        parameters = Batching(rows, int(timeout_s * 1e6), queue, threads, **more)
+        made.append((Batcher(run, parameters, Metrics()), run))
+        return made[-1][0]
+
+    yield make
+    for each, run in made:
+        run.open.set()
+        each.close()
+
+
+def texts(*rows):
+    return np.array([[each.encode() for each in row] for row in rows], object)
+
+
+class Asking:
+    """Requests that are on their way, each in a thread."""
+
+    def __init__(self, batcher, *values, signature=IDS, timeout_s=None):
+        self.results = [None] * len(values)
+
+        def ask(place, value):
+            try:
+                [answer] = batcher.submit(signature, [value], ("out",), timeout_s)
+                self.results[place] = answer.tolist()
+            except RequestError as error:
+                self.results[place] = error
+
+        self.threads = []
+        for place, value in enumerate(values):
+            before = waiting(batcher)
+            thread = threading.Thread(target=ask, args=(place, value))
+            thread.start()
+            self.threads.append(thread)
+            # One after the other, so that batches are known.
+            while waiting(batcher) == before and thread.is_alive():
+                time.sleep(0.001)
+
+    def finish(self):
+        for thread in self.threads:
+            thread.join(30)
+        return self.results
+
+
+def waiting(batcher):
+    return sum(len(batch.tasks) for batch in batcher._waiting)
+
+
+def blocked(batcher, gate):
+    """Occupies the only thread with a full batch of zeros, so that others wait."""
+    zeros = [np.zeros(4, "int32")]
+    ask = threading.Thread(target=lambda: batcher.submit(IDS, zeros, ("out",)))
+    ask.start()
+    assert gate.entered.wait(30)
+
+
+class TestFormingBatches:
+    def test_waiting_requests_go_together_and_each_gets_its_own_rows(self, batcher):
+        gate = Gate(lambda value: value * 10)
+        collected = batcher(gate)
+        blocked(collected, gate)
+        asking = Asking(collected, np.int32([1]), np.int32([2, 3]), np.int32([4]))
+        gate.open.set()
+        assert asking.finish() == [[10], [20, 30], [40]]
+        assert [batch.tolist() for batch in gate.batches[1:]] == [[1, 2, 3, 4]]
+
+    def test_what_does_not_fit_any_more_goes_into_the_next_batch(self, batcher):
+        gate = Gate()
+        collected = batcher(gate)
+        blocked(collected, gate)
+        asking = Asking(collected, np.int32([1, 2, 3]), np.int32([4, 5]), np.int32([6]))
+        gate.open.set()
+        assert asking.finish() == [[1, 2, 3], [4, 5], [6]]
+        assert [b.tolist() for b in gate.batches[1:]] == [[1, 2, 3], [4, 5, 6]]
+
+    def test_a_full_batch_does_not_wait_for_the_time(self, batcher):
+        gate = Gate()
+        gate.open.set()
+        collected = batcher(gate, timeout_s=1_000)
+        asking = Asking(collected, np.int32([1, 2]), np.int32([3, 4]))
+        assert asking.finish() == [[1, 2], [3, 4]]
+        assert len(gate.batches) == 1
+
+    def test_a_batch_that_is_not_full_goes_when_its_time_is_up(self, batcher):
+        gate = Gate()
+        gate.open.set()
+        collected = batcher(gate, timeout_s=0.05)
+        assert Asking(collected, np.int32([1]), np.int32([2])).finish() == [[1], [2]]
+        assert [b.tolist() for b in gate.batches] == [[1, 2]]
+
+    def test_other_signatures_have_batches_of_their_own(self, batcher):
+        gate = Gate()
+        collected = batcher(gate)
+        blocked(collected, gate)
+        other = Signature("other", {"ids": None}, {"out": None}, {})
+        first = Asking(collected, np.int32([1]))
+        second = Asking(collected, np.int32([2]), signature=other)
+        gate.open.set()
+        assert first.finish() + second.finish() == [[1], [2]]
+        assert [b.tolist() for b in gate.batches[1:]] == [[1], [2]]
+
+    def test_a_batch_is_filled_up_with_rows_that_were_sent(self, batcher):
+        gate = Gate()
+        gate.open.set()
+        sizes = {"allowed_batch_sizes": (1, 3, 4)}
+        assert Asking(batcher(gate, **sizes), np.int32([5, 6])).finish() == [[5, 6]]
+        assert gate.batches[0].tolist() == [5, 6, 5]
+
+    def test_what_happened_is_measured(self, batcher):
+        gate = Gate()
+        gate.open.set()
+        collected = batcher(gate, allowed_batch_sizes=(3, 4))
+        Asking(collected, np.int32([5, 6])).finish()
+        page = collected._metrics.render()
+        assert f"{BATCHING}:wrapped_run_count{{}} 1" in page
+        assert f"{BATCHING}:input_batch_size_sum{{}} 2" in page
+        assert f"{BATCHING}:processed_batch_size_sum{{}} 3" in page
+        assert f"{BATCHING}:padding_size_sum{{}} 1" in page
+        assert f'{BATCHING}:queuing_latency_count{{thread_pool_name="' in page
+
+
+class TestWidths:
+    NARROW, WIDE = texts(["a"], ["b"]), texts(["c", "d"])
+
+    def test_unequal_ones_fail_both_requests(self, batcher):
+        gate = Gate()
+        collected = batcher(gate)
+        blocked(collected, gate)
+        asking = Asking(collected, self.NARROW, self.WIDE)
+        gate.open.set()
+        for error in asking.finish():
+            assert error.code == Code.FAILED_PRECONDITION
+            assert "name 'ids' from different tasks have different shapes" in str(error)
+
+    def test_padding_repeats_the_first_element_and_not_an_empty_string(self, batcher):
+        gate = Gate()
+        collected = batcher(gate, pad_variable_length_inputs=True)
+        blocked(collected, gate)
+        asking = Asking(collected, self.NARROW, self.WIDE)
+        gate.open.set()
+        # The first element of the whole array: that of another row, for the second.
+        a, b, c, d = (each.encode() for each in "abcd")
+        assert asking.finish() == [[[a, a], [b, a]], [[c, d]]]
+
+    def test_no_width_beside_some_fails_both_even_so(self, batcher):
+        gate = Gate()
+        collected = batcher(gate, pad_variable_length_inputs=True)
+        blocked(collected, gate)
+        asking = Asking(collected, texts([]), self.WIDE)
+        gate.open.set()
+        for error in asking.finish():
+            assert error.code == Code.INVALID_ARGUMENT
+            assert "Send one empty string" in str(error)
+
+    def test_no_width_at_all_is_fine(self, batcher):
+        gate = Gate()
+        gate.open.set()
+        assert Asking(batcher(gate), texts([])).finish() == [[[]]]
+
+
+class TestRefusals:
+    def refused(self, batcher, *values, code=Code.INVALID_ARGUMENT):
+        names = {f"v{k}": None for k in range(len(values))}
+        signature = Signature("any", names, {"out": None}, {})
+        with pytest.raises(RequestError) as caught:
+            batcher.submit(signature, values, ("out",))
+        assert caught.value.code == code
+        return caught.value.message
+
+    def test_what_cannot_be_batched_is_refused_before_it_waits(self, batcher):
+        collected = batcher(Gate())
+        one = np.int32([1])
+        said = self.refused(collected, one, np.int32(3))
+        assert "at least one dimension" in said
+        said = self.refused(collected, one, np.int32([1, 2]))
+        assert said.endswith("equal 0th-dimension size. Received: [1, 2]")
+        said = self.refused(collected, np.zeros(5))
+        assert said == "Task size 5 is larger than maximum input batch size 4"
+        said = self.refused(collected, np.zeros((0, 3)))
+        assert "at least one row" in said
+
+    def test_a_full_queue_is_unavailable(self, batcher):
+        gate = Gate()
+        collected = batcher(gate, queue=2)
+        blocked(collected, gate)
+        asking = Asking(collected, np.zeros(4), np.zeros(3))
+        said = self.refused_by_queue(collected)
+        assert said.endswith("is full")
+        gate.open.set()
+        assert asking.finish() == [[0.0] * 4, [0.0] * 3]
+
+    def refused_by_queue(self, collected):
+        with pytest.raises(RequestError) as caught:
+            collected.submit(IDS, [np.zeros(2)], ("out",))
+        assert caught.value.code == Code.UNAVAILABLE
+        return caught.value.message
+
+    def test_who_waits_too_long_gives_up_and_is_not_computed(self, batcher):
+        gate = Gate()
+        collected = batcher(gate)
+        blocked(collected, gate)
+        [error] = Asking(collected, np.int32([7]), timeout_s=0.01).finish()
+        assert error.code == Code.DEADLINE_EXCEEDED
+        gate.open.set()
+        assert Asking(collected, np.int32([8])).finish() == [[8]]
+        assert 7 not in np.concatenate(gate.batches)
+
+    @pytest.mark.parametrize(
+        ("answer", "message"),
+        [
+            (lambda value: np.float32(1), "has 0 dimensions"),
+            (lambda value: value[:1], "does not equal the sum"),
+            (lambda value: 1 / 0, "Batch failed: ZeroDivisionError"),
+        ],
+    )
+    def test_a_batch_that_fails_fails_all_its_requests_and_no_other(
+        self, batcher, answer, message
+    ):
+        gate = Gate()
+        collected = batcher(gate)
+        blocked(collected, gate)
+        asking = Asking(collected, np.int32([1]), np.int32([2]))
+        gate.answer = lambda value: answer(value) if value.any() else value
+        gate.open.set()
+        assert all(message in str(error) for error in asking.finish())
+        gate.answer = lambda value: value
+        assert Asking(collected, np.int32([3])).finish() == [[3]]
+
+
+class TestOverTheProtocols:
+    """The same codes and statuses as the model server's."""
+
+    @pytest.fixture
+    def batched(self, serve):
+        parameters = Batching(4, 0, 4, 2, allowed_batch_sizes=(2, 4))
+        return serve(batching=parameters)
+
+    def test_an_answer_has_the_rows_of_its_request(self, batched):
+        outputs, version = batched.client.predict(x=[1.0, 2.0, 3.0])
+        assert (outputs["y"].tolist(), version) == ([2.0, 3.0, 4.0], 1)
+        assert batched.client.rest({"instances": [1]}) == (200, {"predictions": [2.0]})
+
+    def test_what_cannot_be_batched_is_a_400(self, batched):
+        client = batched.client
+        for signature, inputs in [
+            ("scalar", {"n": 3}),
+            ("uneven", {"x": [1.0, 2.0]}),
+            ("shifted", {"x": [1.0] * 5}),
+            ("shifted", {"x": []}),
+            ("optional", {"a": [1.0], "b": [1.0, 2.0]}),
+        ]:
+            name = "" if signature == "shifted" else signature
+            body = {"signature_name": name or "serving_default", "inputs": inputs}
+            assert client.rest(body)[0] == 400, signature
+        with refused("INVALID_ARGUMENT"):
+            client.predict("scalar", n=3)
+        with refused("FAILED_PRECONDITION"):
+            client.predict("uneven", x=[1.0, 2.0])
+
+    def test_without_batching_all_of_these_work(self, shared):
+        client = shared.client
+        assert client.predict("scalar", n=3)[0]["twice"] == 6
+        assert client.predict("uneven", x=[1.0, 2.0])[0]["sum"].tolist() == [3.0]
+        assert client.predict(x=np.zeros(0, "float32"))[0]["y"].shape == (0,)
+
+    def test_a_full_queue_is_a_503_and_a_long_wait_a_504(self, serve):
+        batched = serve(
+            batching=Batching(1, 0, 1, 1), rest_timeout_s=0.2, rest_threads=8
+        )
+        slow = {"signature_name": "slow", "inputs": [300_000]}
+        statuses = []
+
+        def ask():
+            statuses.append(batched.client.rest(slow)[0])
+
+        threads = [threading.Thread(target=ask) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {503, 504}
+
+    def test_the_warm_up_runs_through_the_batcher(self, serve):
+        batched = serve(batching=Batching(4, 0, 4, 1), load_retries=0)
+        batched.publish(2, warm_up=[predict_request(x=[1.0] * 5)])
+        assert "larger than maximum" in batched.wait_for_error(2).message
+        batched.publish(3, warm_up=[predict_request("scalar", n=1)])
+        assert "at least one dimension" in batched.wait_for_error(3).message
+        assert batched.client.predict(x=[0.0])[1] == 1
+
+    def test_a_version_may_bring_parameters_of_its_own(self, serve):
+        batched = serve(batching=Batching(4, 0, 4, 1), per_model_batching=True)
+        assert batched.client.predict(x=[0.0] * 4)[1] == 1
+        staging = batched.base / ".own"
+        shutil.copytree(toy.saved(2), staging)
+        Batching(2, 0, 4, 1).write(staging / "batching_params.pbtxt")
+        staging.rename(batched.base / "2")
+        batched.wait_for(1, "END")
+        with refused("INVALID_ARGUMENT"):
+            batched.client.predict(x=[0.0] * 4)
+
+    def test_broken_parameters_of_its_own_keep_a_version_out(self, serve):
+        batched = serve(per_model_batching=True, load_retries=0)
+        staging = batched.base / ".own"
+        shutil.copytree(toy.saved(2), staging)
+        (staging / "batching_params.pbtxt").write_text("nothing { of the kind }")
+        staging.rename(batched.base / "2")
+        assert "BatchingParameters" in batched.wait_for_error(2).message
+        assert batched.client.predict(x=[0.0])[1] == 1

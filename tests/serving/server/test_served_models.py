@@ -1,0 +1,156 @@
+"""catalogue: labels, and configurations that come while the server runs."""
+
+import pytest
+
+from recdistill.errors import ServeError
+from tests.serving import toy
+from tests.serving.calls import refused
+from tests.serving.server.conftest import wait_until
+
+
+@pytest.fixture
+def base(tmp_path):
+    return tmp_path / "models" / "toy"
+
+
+class TestLabels:
+    def test_at_a_cold_start_they_fail(self, serve, base):
+        with pytest.raises(ServeError, match="not currently available for inference"):
+            serve(toy.config(base, {"stable": 1}))
+
+    def test_unless_they_may_name_versions_that_are_not_loaded(self, serve, base):
+        config = toy.config(base, {"stable": 1, "canary": 2}, versions=[1, 2])
+        serving = serve(config, versions=(1, 2), labels_for_unavailable=True)
+        for label, number in (("stable", 1), ("canary", 2)):
+            outputs, version = serving.client.predict(x=[0.0], label=label)
+            assert (outputs["y"], version) == ([number], number)
+            status, document = serving.client.rest(
+                {"inputs": [0.0]}, where=f"/labels/{label}"
+            )
+            assert (status, document) == (200, {"outputs": [number]})
+
+    def test_one_that_is_unknown_is_a_bad_request(self, serve):
+        serving = serve()
+        with refused("INVALID_ARGUMENT") as said:
+            serving.client.predict(x=[0.0], label="nowhere")
+        assert said["details"] == "Unrecognized servable version label: nowhere"
+        assert serving.client.rest({"inputs": [0.0]}, where="/labels/nowhere")[0] == 400
+
+    def test_one_whose_version_is_gone_is_not_found(self, serve, base):
+        config = toy.config(base, {"stable": 7})
+        serving = serve(config, labels_for_unavailable=True)
+        with refused("NOT_FOUND") as said:
+            serving.client.predict(x=[0.0], label="stable")
+        assert said["details"].endswith("Specific(toy, 7)")
+
+    def test_it_moves_to_a_version_that_is_loaded(self, serve, base):
+        serving = serve(toy.config(base, versions=[1, 2]), versions=(1, 2))
+        for number in (1, 2, 1):
+            config = toy.config(base, {"stable": number}, versions=[1, 2])
+            serving.client.reload(config)
+            assert serving.client.predict(x=[0.0], label="stable")[1] == number
+
+    @pytest.mark.parametrize("lenient", [False, True])
+    def test_it_does_not_move_to_one_that_is_not(self, serve, base, lenient):
+        config = toy.config(base, {"stable": 1}, versions=[1])
+        serving = serve(toy.config(base), labels_for_unavailable=lenient)
+        serving.client.reload(config)
+        moved = toy.config(base, {"stable": 2}, versions=[1, 2])
+        with refused("FAILED_PRECONDITION") as said:
+            serving.client.reload(moved)
+        assert "version 2 of model toy" in said["details"]
+        assert serving.client.predict(x=[0.0], label="stable")[1] == 1
+
+
+class TestConfigurations:
+    def test_a_model_comes_and_goes_while_the_server_runs(self, serve, base):
+        serving = serve()
+        other = base.parent / "other"
+        other.mkdir()
+        toy.publish(other, 5)
+        both = toy.config(base)
+        both.MergeFrom(toy.config(other, name="other"))
+        serving.client.reload(both)
+        # It is loaded when the answer comes, not some time after it.
+        assert serving.client.predict(x=[0.0], model="other")[1] == 5
+        serving.client.reload(toy.config(base))
+        with refused("NOT_FOUND"):
+            serving.client.predict(x=[0.0], model="other")
+
+    def test_a_model_that_does_not_load_leaves_everything_as_it_was(self, serve, base):
+        serving = serve()
+        broken = toy.config(base, {"stable": 1})
+        broken.MergeFrom(toy.config(base.parent / "nothing", name="other"))
+        with refused("UNKNOWN") as said:
+            serving.client.reload(broken)
+        assert "'other' must have versions" in said["details"]
+        assert serving.client.predict(x=[0.0])[1] == 1
+        with refused("INVALID_ARGUMENT"):
+            serving.client.predict(x=[0.0], label="stable")
+
+    def test_a_request_may_not_have_other_folders_read(self, serve, base, tmp_path):
+        serving = serve()
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        toy.publish(elsewhere, 1)
+        for path in (elsewhere, base / ".." / ".." / "elsewhere"):
+            with refused("PERMISSION_DENIED") as said:
+                serving.client.reload(toy.config(path))
+            assert "base_path of 'toy' must lie beside" in said["details"]
+        link = base.parent / "link"
+        link.symlink_to(elsewhere)
+        with refused("PERMISSION_DENIED"):
+            serving.client.reload(toy.config(link))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"name": ""}, "name of a model must not be empty"),
+            ({"name": "a/b"}, "have no '/'"),
+            ({"base_path": "models/toy"}, "PERMISSION_DENIED"),
+            ({"model_platform": "torch"}, "must be 'tensorflow'"),
+        ],
+    )
+    def test_one_that_does_not_fit_is_refused(self, serve, base, change, message):
+        serving = serve()
+        config = toy.config(base)
+        for name, value in change.items():
+            setattr(config.model_config_list.config[0], name, value)
+        code = message if message.isupper() else "INVALID_ARGUMENT"
+        with refused(code) as said:
+            serving.client.reload(config)
+        assert message.isupper() or message in said["details"]
+
+    def test_a_relative_folder_in_the_file_is_refused(self, serve):
+        with pytest.raises(ServeError, match="must be absolute"):
+            serve(toy.config("models/toy"))
+
+    def test_a_file_that_is_no_text_proto_keeps_the_server_from_starting(self, serve):
+        with pytest.raises(ServeError, match="ModelServerConfig in text form"):
+            serve("model_config_list: {{")
+
+    def test_the_file_is_read_again_and_a_broken_one_is_passed_over(
+        self, serve, base, caplog
+    ):
+        serving = serve(toy.config(base, versions=[1]), (1, 2), models_poll_s=0.02)
+        serving.file.write_text("broken {", encoding="utf-8")
+        wait_until(lambda: "in text form" in caplog.text)
+        assert serving.client.predict(x=[0.0])[1] == 1
+        config = toy.config(base, {"stable": 2}, versions=[1, 2])
+        # Its label names a version that is not loaded: the whole file is refused.
+        serving.file.write_text(str(config), encoding="utf-8")
+        wait_until(lambda: "not currently available" in caplog.text)
+        assert set(serving.client.status()) == {1}
+        serving.file.write_text(
+            str(toy.config(base, versions=[1, 2])), encoding="utf-8"
+        )
+        serving.wait_for(2)
+
+
+def test_a_status_of_what_was_never_there_is_not_found(shared):
+    with refused("NOT_FOUND") as said:
+        shared.client.status(model="nowhere")
+    assert said["details"] == "Could not find any versions of model nowhere"
+    with refused("NOT_FOUND") as said:
+        shared.client.status(version=9)
+    assert said["details"] == "Could not find version 9 of model toy"

@@ -1,0 +1,206 @@
+"""external: whatever the layout, each candidate gets its own score."""
+
+import numpy as np
+import pytest
+
+from recdistill.errors import TeacherError
+from recdistill.teachers import ExternalTeacher, InputSpec
+
+ITEMS = 5
+CANDIDATES = {
+    "item_id": np.array([f"i{k}" for k in range(ITEMS)], object),
+    "price": np.arange(ITEMS, dtype="float32") / 2,
+}
+QUERY = ["user_id", "age", "past", "past_length"]
+
+
+class Model:
+    """Age times price, and a record of what it was asked."""
+
+    label, parameters, size_bytes = "test model", 3, 40
+
+    def __init__(self, inputs=None, change=lambda scores: scores):
+        self.inputs, self.change, self.asked = inputs, change, []
+
+    def predict(self, inputs):
+        self.asked.append(inputs)
+        age = inputs["age"]
+        if inputs["price"].ndim == 2:
+            age = age[:, None]
+        return self.change(age * inputs["price"])
+
+
+def batch(shared=False, seed=3):
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, ITEMS, (4, 3)).astype("int32")
+    mask = rng.random((4, 3)) < 0.7
+    mask[2] = False
+    return {
+        "raw": {
+            "user_id": np.array(["ann", "bob", "cleo", "dan"], object),
+            "age": np.array([1.0, 20.0, 300.0, 4000.0], "float32"),
+            "past": np.array([["a", "b"], ["c", ""], ["", ""], ["d", ""]], object),
+            "past_length": np.array([2, 1, 0, 1], "int32"),
+        },
+        "candidate_index": index[0] if shared else index,
+        "mask": mask,
+    }
+
+
+def teacher(model, **settings):
+    return ExternalTeacher(model, QUERY, CANDIDATES, **settings)
+
+
+def expected(given):
+    index = np.broadcast_to(given["candidate_index"], given["mask"].shape)
+    want = np.zeros(given["mask"].shape)
+    for row, column in zip(*np.nonzero(given["mask"]), strict=True):
+        age = given["raw"]["age"][row]
+        want[row, column] = age * CANDIDATES["price"][index[row, column]]
+    return want
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
+@pytest.mark.parametrize("layout", ["pairs", "lists"])
+def test_scores_are_those_of_a_plain_loop(layout, batch_size, shared):
+    model, given = Model(), batch(shared)
+    got = teacher(model, layout=layout, batch_size=batch_size)(given, training=False)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected(given), rtol=1e-6)
+
+
+def test_only_real_pairs_are_asked_for_and_never_too_many_at_once():
+    model, given = Model(), batch()
+    teacher(model, batch_size=4)(given)
+    sizes = [len(inputs["age"]) for inputs in model.asked]
+    assert sum(sizes) == given["mask"].sum()
+    assert max(sizes) == 4
+
+
+def test_whole_lists_come_in_chunks_of_lists():
+    model = Model()
+    teacher(model, layout="lists", batch_size=6)(batch())
+    assert [inputs["price"].shape for inputs in model.asked] == [(2, 3), (2, 3)]
+    assert [inputs["user_id"].shape for inputs in model.asked] == [(2,), (2,)]
+
+
+def test_a_batch_of_padding_asks_for_nothing():
+    model, given = Model(), batch()
+    given["mask"][:] = False
+    np.testing.assert_array_equal(teacher(model)(given), np.zeros((4, 3)))
+    assert model.asked == []
+
+
+def test_a_model_that_says_nothing_gets_all_features_by_our_names():
+    model = Model()
+    teacher(model)(batch())
+    assert set(model.asked[0]) == {*QUERY, *CANDIDATES}
+
+
+def test_a_model_gets_what_it_asks_for_under_its_own_names():
+    specs = {
+        "age": InputSpec("float64", (None,)),
+        "price": InputSpec("float32", (None, 1)),
+        "who": InputSpec("string", (None, 1)),
+        "recent": InputSpec("string", (None, 3)),
+    }
+    names = {"age": "age", "price": "price", "who": "user_id", "recent": "past"}
+    model = Model(specs, lambda scores: scores[:, :1])
+    given = batch()
+    given["mask"][:] = True
+    model.predict = lambda inputs: (model.asked.append(inputs), inputs["age"])[1]
+    teacher(model, inputs=names)(given)
+    (inputs,) = model.asked
+    assert set(inputs) == set(specs)
+    assert inputs["age"].dtype == np.float64
+    assert inputs["price"].shape == (12, 1)
+    assert inputs["who"][:4].tolist() == [["ann"]] * 3 + [["bob"]]
+    assert inputs["recent"][0].tolist() == ["a", "b", ""]
+
+
+def test_in_lists_a_candidates_input_has_the_list_as_an_axis():
+    specs = {
+        "age": InputSpec("float32", (None,)),
+        "price": InputSpec("float64", (None, None)),
+    }
+    model = Model(specs)
+    got = teacher(model, layout="lists")(given := batch())
+    np.testing.assert_allclose(got, expected(given), rtol=1e-6)
+    assert model.asked[0]["price"].dtype == np.float64
+    with pytest.raises(TeacherError, match="Is its layout 'pairs'"):
+        teacher(Model(specs | {"price": InputSpec("float64", (None,))}), layout="lists")
+
+
+def test_the_mask_can_be_asked_for_in_lists_alone():
+    names = {"age": "age", "price": "price", "real": "mask"}
+    model, given = Model(), batch()
+    teacher(model, layout="lists", inputs=names)(given)
+    np.testing.assert_array_equal(model.asked[0]["real"], given["mask"])
+    with pytest.raises(TeacherError, match="Received: 'mask'"):
+        teacher(model, inputs=names)
+
+
+def test_what_stands_under_padding_does_not_count():
+    def spoilt(scores):
+        return np.where(given["mask"], scores, np.nan)
+
+    given = batch()
+    got = teacher(Model(change=spoilt), layout="lists")(given)
+    np.testing.assert_allclose(got, expected(given), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: np.full(len(s), np.nan), "Received: 9 NaN and 0 infinite among 9"),
+        (lambda s: np.where(s > 1, np.inf, s), "0 NaN and 8 infinite among 9 scores"),
+        (lambda s: s.astype("float64") + 1e300, "0 NaN and 9 infinite among 9"),
+        (lambda s: s[:-1], r"shape \(9,\) or \(9, 1\). Received: float32 of .* \(8,\)"),
+        (lambda s: np.stack([s, s], 1), r"Received: float32 of shape \(9, 2\)"),
+        (lambda s: s.astype(str), r"one number .* Received: <U"),
+    ],
+)
+def test_an_answer_that_is_no_score_for_each_is_refused(change, said):
+    given = batch(seed=4)
+    given["raw"]["age"] += 10
+    given["candidate_index"] = np.maximum(given["candidate_index"], 1)
+    given["candidate_index"][0, 0] = 0
+    given["mask"][:] = True
+    given["mask"][2] = False
+    with pytest.raises(TeacherError, match=said) as caught:
+        teacher(Model(change=change))(given)
+    assert "The teacher test model must" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "inputs", "said"),
+    [
+        (["age", "cost"], None, "must be one of our features: .* Received: 'cost'"),
+        (None, {"age": "agee"}, "Received: 'agee'. Did you mean 'age'"),
+        (["age", "price"], {"age": "age"}, r"\(missing: price; not an input of it: n"),
+        (
+            ["age"],
+            {"age": "age", "p": "price"},
+            r"missing: none; not an input of it: p",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named_from_both_sides(declared, inputs, said):
+    specs = None
+    if declared:
+        specs = {name: InputSpec("float32", (None,)) for name in declared}
+    with pytest.raises(TeacherError, match=said):
+        teacher(Model(specs), inputs=inputs)
+
+
+def test_a_batch_without_raw_values_is_refused():
+    given = batch()
+    del given["raw"]
+    with pytest.raises(TeacherError, match="under 'raw' for the teacher test model"):
+        teacher(Model())(given)
+
+
+def test_what_the_model_is_like_is_told():
+    given = teacher(Model())
+    assert (given.parameters, given.size_bytes) == (3, 40)
