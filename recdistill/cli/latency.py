@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from recdistill.evaluation.latency.latency_tables import RankingTime
     from recdistill.evaluation.latency.saved_model_timing import Call
-    from recdistill.pipeline.latency_comparison import SideBySide
     from recdistill.pipeline.pipeline import Pipeline
 
 __all__ = ["add_latency"]
@@ -94,7 +94,7 @@ def _add_latency(app: typer.Typer, errors_as_text: Guard, finished: Finished) ->
                 time_model,
             )
 
-            pair: list[SideBySide] = []
+            pair: list[RankingTime] = []
             export = what
             if what.suffix == ".toml":
                 pipeline = finished(what, overrides, as_json)
@@ -151,10 +151,10 @@ def _add_serving_config(app: typer.Typer, errors_as_text: Guard) -> None:
         server sees; the defaults are those of `serving/docker-compose.yml`.
         """
         with errors_as_text():
-            from recdistill.evaluation.latency.latency_tables import render_sweep
             from recdistill.evaluation.latency.saved_model_timing import find_version
             from recdistill.serving.deploy.tuning import (
                 ONLINE,
+                render_sweep,
                 sweep,
                 write_configuration,
             )

@@ -27,7 +27,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill.evaluation.latency.flops import COUNTED, flops_of_run
-from recdistill.evaluation.latency.stopwatch import measure_load
+from recdistill.evaluation.latency.stopwatch import measure_throughput
 
 Arrays = dict[str, np.ndarray]
 
@@ -35,7 +35,7 @@ WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 MANIFEST = Path("assets.extra") / "recdistill.json"
 
 
-class Model:
+class LoadedExport:
     """A loaded SavedModel, and the real rows that came with it.
 
     Args:
@@ -136,17 +136,17 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
         plan: `threads`, `workers`, `seconds`, `flops`, and `calls`, each with
             `signature`, `rows` and `candidates`.
     """
-    model = Model(path, plan["threads"])
+    model = LoadedExport(path, plan["threads"])
     calls = []
     for call in plan["calls"]:
         inputs = model.inputs(call["signature"], call["rows"], call["candidates"])
-        load = measure_load(
+        throughput = measure_throughput(
             model.prepare(call["signature"], inputs),
             workers=plan["workers"],
             seconds=plan["seconds"],
         )
         flops = model.flops(call["signature"], inputs) if plan["flops"] else None
-        calls.append({**call, "load": asdict(load), "flops": flops})
+        calls.append({**call, "throughput": asdict(throughput), "flops": flops})
     return {
         "load_s": model.load_s,
         "memory_bytes": model.memory_bytes,

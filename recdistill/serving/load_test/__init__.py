@@ -1,1 +1,1 @@
-"""The load test."""
+"""Load test of a served model: latency at a given rate, or the highest rate in budget."""
