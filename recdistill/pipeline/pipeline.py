@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from recdistill.atomic import held
-from recdistill.data.batches import Collator
+from recdistill.data.collation import Collator
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_doctor import Examination
 from recdistill.evaluation.report.run_report import (
