@@ -89,10 +89,8 @@ def _add_latency(app: typer.Typer, errors_as_text: Guard, finished: Finished) ->
                 latency_json,
                 render_latency,
             )
-            from recdistill.evaluation.latency.saved_model_timing import (
-                find_version,
-                time_model,
-            )
+            from recdistill.evaluation.latency.saved_model_timing import time_model
+            from recdistill.export.layout import find_version
 
             pair: list[SideBySide] = []
             export = what
@@ -152,7 +150,7 @@ def _add_serving_config(app: typer.Typer, errors_as_text: Guard) -> None:
         """
         with errors_as_text():
             from recdistill.evaluation.latency.latency_tables import render_sweep
-            from recdistill.evaluation.latency.saved_model_timing import find_version
+            from recdistill.export.layout import find_version
             from recdistill.serving.deploy.tuning import (
                 ONLINE,
                 sweep,
@@ -189,7 +187,8 @@ def _calls(
 ) -> list[Call]:
     """The grid: every signature, every batch size, and for `rank` every width."""
     from recdistill.errors import TimingError
-    from recdistill.evaluation.latency.saved_model_timing import Call, read_manifest
+    from recdistill.evaluation.latency.saved_model_timing import Call
+    from recdistill.export.layout import read_manifest
 
     known = read_manifest(model)["signatures"]
     unknown = set(signatures or ()) - set(known)

@@ -296,13 +296,14 @@ def _workload(
     quietly: Guard,
 ) -> tuple[Endpoint, Workload]:
     """The messages; the server is asked whether it is there and what it takes."""
-    from recdistill.export.warm_up import newest_version, recorded_rows
+    from recdistill.export.layout import find_version
     from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.client import Client
     from recdistill.serving.client.protocols import Target
     from recdistill.serving.load_test.workload import (
         Workload,
         queries_from_lines,
+        recorded_rows,
         rows_of,
     )
 
@@ -312,7 +313,7 @@ def _workload(
             raise LoadTestError(
                 "`--model` must be given without `--export`. Received: none"
             )
-        model = newest_version(source.export.resolve()).parent.name
+        model = find_version(source.export.resolve()).parent.name
     where, target = Endpoint.parse(endpoint), Target(model, version, label)
     with Client(
         endpoint, model, version=version, label=label, deadline_s=10.0
