@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from recdistill.errors import TimingError
+from recdistill.errors import NotAnExportError, TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
     ModelTimes,
@@ -135,7 +135,7 @@ def test_sweep_of_signatures_that_are_not_there_is_refused(exported):
 
 
 def test_model_that_is_no_export_of_ours_is_refused(tmp_path):
-    with pytest.raises(TimingError, match="must be an export of recdistill"):
+    with pytest.raises(NotAnExportError, match="must be an export of recdistill"):
         sweep(tmp_path, budget_ms=10, threads=1)
 
 
