@@ -243,7 +243,7 @@ class Pipeline:
             )
             for settings, model in pairs:
                 if isinstance(settings, ReferenceTeacherConfig):
-                    fitted += self._trainer.ranker(model, settings)
+                    fitted.append(self._trainer.ranker(model, settings))
             if isinstance(teacher, keras.Model):
                 teacher.save_weights(draft.path / WEIGHTS)
             lists = sum(map(len, self._validation.lists))
