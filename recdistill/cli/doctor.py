@@ -83,6 +83,6 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    from recdistill.evaluation.report.receipt import render_examination
+    from recdistill.evaluation.report.doctor_sheet import render_examination
 
     Console().print(render_examination(found, result.get("soft_targets")))
