@@ -46,7 +46,7 @@ from recdistill.data.batches import (
 from recdistill.distillation.distiller import Distiller
 from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
 from recdistill.evaluation.latency.stopwatch import compare
-from recdistill.evaluation.report.run_report import describe_environment
+from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.config import Config, load_config

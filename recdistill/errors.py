@@ -20,6 +20,7 @@ __all__ = [
     "RecdistillError",
     "ReindexError",
     "ReleaseError",
+    "ReportError",
     "ScoreError",
     "ServeError",
     "TeacherError",
@@ -96,6 +97,10 @@ class ServeError(RecdistillError, RuntimeError):
 
 class ReleaseError(RecdistillError, ValueError):
     """A release that cannot be made."""
+
+
+class ReportError(RecdistillError, ValueError):
+    """A report file that cannot be read."""
 
 
 class LoadTestError(RecdistillError, ValueError):

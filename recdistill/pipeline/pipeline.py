@@ -23,7 +23,11 @@ from recdistill.atomic import held
 from recdistill.data.batches import Collator
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_doctor import Examination
-from recdistill.evaluation.report.run_report import GatePart, Report
+from recdistill.evaluation.report.run_report import (
+    SCHEMA_VERSION,
+    GatePart,
+    Report,
+)
 from recdistill.export.layout import published_with_key
 from recdistill.export.student_export import export_student
 from recdistill.models.two_tower import TwoTowerStudent
@@ -244,7 +248,7 @@ class Pipeline:
             )
             for settings, model in pairs:
                 if isinstance(settings, ReferenceTeacherConfig):
-                    fitted += self._trainer.ranker(model, settings)
+                    fitted.append(self._trainer.ranker(model, settings))
             if isinstance(teacher, keras.Model):
                 teacher.save_weights(draft.path / WEIGHTS)
             lists = sum(map(len, self._validation.lists))
@@ -391,6 +395,7 @@ class Pipeline:
             step: self._artefact(step).key for step in ("distill", "student", "teacher")
         } | _dump(config, "seed", "evaluate")
         # Not the differences, whose last digits a parallel sum may change.
+        inputs["report"] = SCHEMA_VERSION
         inputs["gate"] = self._gate.model_dump(mode="json", exclude={"differences"})
 
         def work(draft: Draft) -> None:

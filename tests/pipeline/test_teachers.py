@@ -146,7 +146,7 @@ def test_callable(shared):
     assert_scores_are(done, by_rule)
     report = assert_is_served(done, shared)
     assert report.models["teacher"].parameters is None
-    assert report.protocol.candidates == "full"
+    assert report.protocol.candidates == "catalogue"
 
 
 def test_callable_of_whole_lists_with_names_of_its_own(shared):
