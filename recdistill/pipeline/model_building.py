@@ -125,8 +125,6 @@ class TeacherBuilder:
             blocks=config.blocks,
             attention_length=config.attention_length,
             decays=config.decays,
-            cross_layers=config.cross_layers,
-            hidden=config.hidden,
             dropout=config.dropout,
         )
 
