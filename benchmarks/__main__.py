@@ -27,7 +27,7 @@ from benchmarks import (
     serving_warm_up,
 )
 from recdistill.atomic import whole
-from recdistill.evaluation.report.run_report import describe_environment
+from recdistill.evaluation.report.run_environment import describe_environment
 
 BENCHMARKS = tuple(
     module.BENCHMARK

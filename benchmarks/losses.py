@@ -36,17 +36,13 @@ from rich.console import Console
 
 from recdistill import losses
 from recdistill.atomic import whole
-from recdistill.data.batches import (
-    Collator,
-    Lists,
-    catalogue_mask,
-    in_order,
-    score_catalogue,
-)
+from recdistill.data.batches import Lists, catalogue_mask
+from recdistill.data.collation import Collator, score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
 from recdistill.evaluation.latency.stopwatch import compare
-from recdistill.evaluation.report.run_report import describe_environment
+from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.config import Config, load_config

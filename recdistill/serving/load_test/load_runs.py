@@ -3,9 +3,9 @@
 In an **open loop** requests are sent on a schedule, and the latency of a request counts
 from when it was due: if the server stalls for a second, every request that was due in
 that second shows it. A **closed loop** sends the next request after the answer to the
-last one, so a server that stalls receives fewer requests and its percentiles look better
-than what users see (coordinated omission: G. Tene, 2013). It shows what a fixed number of
-patient clients get.
+last one, so a server that stalls receives fewer requests and its percentiles look
+better than what users see (coordinated omission: G. Tene, 2013). It shows what a fixed
+number of patient clients get.
 """
 
 from __future__ import annotations

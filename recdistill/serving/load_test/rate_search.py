@@ -95,8 +95,8 @@ def find_rate(
     passes), bisects the bracket on a logarithmic scale until it is 10 % wide, and
     repeats its lower end for three times as long. If that fails, the rate is lowered by
     10 %, at most five times. A test fails if a request fails, the p99 exceeds the
-    budget, or the answers fall behind the requests by 5 %: the queue then grows, and the
-    p99 would exceed the budget in a longer test.
+    budget, or the answers fall behind the requests by 5 %: the queue then grows, and
+    the p99 would exceed the budget in a longer test.
 
     Args:
         measure: Runs a test, given a rate in requests a second and a duration in

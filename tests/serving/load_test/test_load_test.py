@@ -355,7 +355,8 @@ class TestReport:
             "during the swap",
             "1 UNAVAILABLE",
             "7: 98 answers, 8: 1 answers",
-            "version 8 was published after 0.5 s and had replaced its predecessor 0.3 s later",
+            "version 8 was published after 0.5 s and had replaced its predecessor "
+            "0.3 s later",
         ):
             assert part in text, part
 
@@ -367,7 +368,7 @@ class TestReport:
         found = RateSearch(10.0, 100.0, "generator", trials)
         text = shown(result_of(samples([1.0] * 9)), found)
         assert "100.0 requests a second are within the budget of 10 ms at p99." in text
-        assert "the generator was late" in text and "9 failed" in text
+        assert "the load generator was late" in text and "9 failed" in text
         none = RateSearch(10.0, None, "server", trials[1:])
         assert "No tested rate was within the budget of 10 ms at p99." in shown(
             result_of(samples([1.0])), none
