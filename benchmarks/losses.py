@@ -36,13 +36,9 @@ from rich.console import Console
 
 from recdistill import losses
 from recdistill.atomic import whole
-from recdistill.data.batches import (
-    Collator,
-    Lists,
-    catalogue_mask,
-    in_order,
-    score_catalogue,
-)
+from recdistill.data.batches import Lists, catalogue_mask
+from recdistill.data.collation import Collator, score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
 from recdistill.evaluation.latency.stopwatch import compare

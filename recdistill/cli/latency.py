@@ -79,10 +79,8 @@ def latency(
             latency_json,
             render_latency,
         )
-        from recdistill.evaluation.latency.saved_model_timing import (
-            find_version,
-            time_model,
-        )
+        from recdistill.evaluation.latency.saved_model_timing import time_model
+        from recdistill.export.layout import find_version
 
         pair: list[SideBySide] = []
         export = model
@@ -118,7 +116,8 @@ def _calls(
 ) -> list[Call]:
     """All combinations of signature, batch size and, for `rank`, list size."""
     from recdistill.errors import TimingError
-    from recdistill.evaluation.latency.saved_model_timing import Call, read_manifest
+    from recdistill.evaluation.latency.saved_model_timing import Call
+    from recdistill.export.layout import read_manifest
 
     known = read_manifest(model)["signatures"]
     unknown = set(signatures or ()) - set(known)

@@ -282,13 +282,14 @@ def _workload(
     k: int,
 ) -> tuple[Endpoint, Workload]:
     """The messages to send. Connects to the server for the signature's inputs."""
-    from recdistill.export.warm_up import newest_version, recorded_rows
+    from recdistill.export.layout import find_version
     from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.client import Client
     from recdistill.serving.client.protocols import Target
     from recdistill.serving.load_test.workload import (
         Workload,
         queries_from_lines,
+        recorded_rows,
         rows_of,
     )
 
@@ -298,7 +299,7 @@ def _workload(
             raise LoadTestError(
                 "`--model` must be given if `--export` is not. Received: neither"
             )
-        model = newest_version(source.export.resolve()).parent.name
+        model = find_version(source.export.resolve()).parent.name
     where, target = Endpoint.parse(endpoint), Target(model, version, label)
     with Client(
         endpoint, model, version=version, label=label, deadline_s=10.0

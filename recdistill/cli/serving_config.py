@@ -65,7 +65,7 @@ def serving_config(
     """
     with errors_as_paragraphs():
         from recdistill.evaluation.latency.latency_tables import render_sweep
-        from recdistill.evaluation.latency.saved_model_timing import find_version
+        from recdistill.export.layout import find_version
         from recdistill.serving.deploy.tuning import ONLINE, sweep, write_configuration
 
         swept = sweep(

@@ -22,13 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.atomic import whole
-from recdistill.data.batches import (
-    RAW_PREFIX,
-    Collator,
-    Lists,
-    catalogue_mask,
-    read_lists,
-)
+from recdistill.data.batches import RAW_PREFIX, Lists, catalogue_mask
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine, sample
 from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig

@@ -14,17 +14,14 @@ from typing import Any
 
 from recdistill.errors import TimingError
 from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.export.layout import WARM_UP
 
 __all__ = [
     "Call",
     "ModelTimes",
     "TimedCall",
-    "find_version",
     "time_model",
 ]
-
-MANIFEST = Path("assets.extra") / "recdistill.json"
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
 @dataclass(frozen=True)
@@ -99,44 +96,6 @@ class ModelTimes:
     warm_up_rows: int
     counted: str
     calls: tuple[TimedCall, ...]
-
-
-def find_version(export: Path) -> Path:
-    """The SavedModel that is meant: a version's folder, or the highest version in one.
-
-    Args:
-        export: `…/NAME/VERSION` or `…/NAME`.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if (export / "saved_model.pb").exists():
-        return export
-    if export.is_dir():
-        versions = [p for p in export.iterdir() if p.name.isdecimal()]
-        whole = [p for p in versions if (p / "saved_model.pb").exists()]
-        if whole:
-            return max(whole, key=lambda path: int(path.name))
-    raise FileNotFoundError(
-        "`export` must be the folder of a SavedModel, or one with numbered versions. "
-        f"Received: {export}"
-    )
-
-
-def read_manifest(model: Path) -> dict[str, Any]:
-    """The manifest of an export.
-
-    Raises:
-        TimingError: If it has none.
-    """
-    path = model / MANIFEST
-    if not path.exists():
-        raise TimingError(
-            f"`model` must be an export of recdistill, with {MANIFEST}. "
-            f"Received: {model}"
-        )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
 
 
 def time_model(

@@ -13,9 +13,9 @@ from recdistill.errors import TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
     ModelTimes,
-    read_manifest,
     time_model,
 )
+from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
     CallTime,
     Choice,

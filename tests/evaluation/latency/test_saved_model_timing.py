@@ -4,16 +4,15 @@ import shutil
 
 import pytest
 
-from recdistill.errors import TimingError
+from recdistill.errors import NotAnExportError, TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
     ModelTimes,
     TimedCall,
-    find_version,
-    read_manifest,
     time_model,
 )
 from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.export.layout import WARM_UP, read_manifest
 from recdistill.serving.deploy import tuning as sweeping
 from recdistill.serving.deploy.batching_config import CallTime, read_batching
 from recdistill.serving.deploy.models_config import read_models
@@ -89,20 +88,9 @@ def test_settings_out_of_range_are_named(exported, calls, changes, message):
 
 def test_model_without_real_rows_cannot_be_timed(exported, tmp_path):
     shutil.copytree(exported / "1", tmp_path / "1")
-    (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").unlink()
+    (tmp_path / "1" / WARM_UP).unlink()
     with pytest.raises(TimingError, match=r"warm-up requests.*Received"):
         time_model(tmp_path / "1", [Call("rank")])
-
-
-def test_version_is_the_highest_whole_one(tmp_path):
-    for name in ("2", "10", ".staging-11", "12"):
-        (tmp_path / name).mkdir()
-    for name in ("2", "10", ".staging-11"):
-        (tmp_path / name / "saved_model.pb").touch()
-    assert find_version(tmp_path) == tmp_path / "10"
-    assert find_version(tmp_path / "2") == tmp_path / "2"
-    with pytest.raises(FileNotFoundError, match="numbered versions"):
-        find_version(tmp_path / "12")
 
 
 @pytest.fixture
@@ -147,7 +135,7 @@ def test_sweep_of_signatures_that_are_not_there_is_refused(exported):
 
 
 def test_model_that_is_no_export_of_ours_is_refused(tmp_path):
-    with pytest.raises(TimingError, match="must be an export of recdistill"):
+    with pytest.raises(NotAnExportError, match="must be an export of recdistill"):
         sweep(tmp_path, budget_ms=10, threads=1)
 
 
