@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
 from recdistill.export.layout import read_manifest, versions
 from recdistill.export.publishing import hashes
@@ -183,7 +183,7 @@ def _holding(folder: Path) -> Iterator[None]:
         raise ReleaseError(
             f"`folder` must hold the versions of a model. Received: {folder}"
         )
-    with held(folder):
+    with locked_folder(folder):
         yield
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
@@ -162,7 +162,7 @@ def write_configuration(
         rest_port=rest_port,
         batch_threads=batching.num_batch_threads,
     )
-    with whole(paths[3]) as aside:
+    with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)
     return paths
