@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.errors import TimingError
-from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.evaluation.latency.stopwatch import Latency, Throughput
 from recdistill.export.layout import WARM_UP
 
 __all__ = [
@@ -46,19 +46,19 @@ class TimedCall:
     Attributes:
         call: The call.
         threads: Threads that TensorFlow had.
-        load: Its times.
+        throughput: Its times.
         flops: See `recdistill.evaluation.latency.flops`; None where not counted.
     """
 
     call: Call
     threads: int
-    load: Load
+    throughput: Throughput
     flops: int | None
 
     @property
     def per_core_second(self) -> float:
         """Requests that a core answers in a second of its time."""
-        return 1000 / self.load.cpu_ms
+        return 1000 / self.throughput.cpu_ms
 
     def cost_per_million(self, core_price: float) -> float:
         """Price of a million requests, if cores do nothing else and never wait.
@@ -67,11 +67,11 @@ class TimedCall:
             core_price: Of a core for an hour.
 
         Example:
-            >>> load = Load(Latency(1, 1, 1, 1, 1, 1), 1000.0, cpu_ms=3.6, joules=None)
-            >>> TimedCall(Call("rank"), 1, load, None).cost_per_million(0.04)
+            >>> times = Throughput(Latency(1, 1, 1, 1, 1, 1), 1000.0, 3.6, joules=None)
+            >>> TimedCall(Call("rank"), 1, times, None).cost_per_million(0.04)
             0.04
         """
-        core_hours = self.load.cpu_ms / 1000 / 3600 * 1e6
+        core_hours = self.throughput.cpu_ms / 1000 / 3600 * 1e6
         return core_hours * core_price
 
 
@@ -195,5 +195,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _timed(result: dict[str, Any], threads: int) -> TimedCall:
     call = Call(result["signature"], result["rows"], result["candidates"])
-    latency = Latency(**result["load"].pop("latency"))
-    return TimedCall(call, threads, Load(latency, **result["load"]), result["flops"])
+    latency = Latency(**result["throughput"].pop("latency"))
+    return TimedCall(
+        call, threads, Throughput(latency, **result["throughput"]), result["flops"]
+    )

@@ -27,7 +27,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill.evaluation.latency.flops import COUNTED, flops_of_run
-from recdistill.evaluation.latency.stopwatch import measure_load
+from recdistill.evaluation.latency.stopwatch import measure_throughput
 from recdistill.export.fresh_process import open_session
 from recdistill.export.layout import MANIFEST, WARM_UP, read_manifest
 from recdistill.export.warm_up import read_records
@@ -35,7 +35,7 @@ from recdistill.export.warm_up import read_records
 Arrays = dict[str, np.ndarray]
 
 
-class Model:
+class LoadedExport:
     """A loaded SavedModel, and the real rows that came with it.
 
     Args:
@@ -129,17 +129,17 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
         plan: `threads`, `workers`, `seconds`, `flops`, and `calls`, each with
             `signature`, `rows` and `candidates`.
     """
-    model = Model(path, plan["threads"])
+    model = LoadedExport(path, plan["threads"])
     calls = []
     for call in plan["calls"]:
         inputs = model.inputs(call["signature"], call["rows"], call["candidates"])
-        load = measure_load(
+        throughput = measure_throughput(
             model.prepare(call["signature"], inputs),
             workers=plan["workers"],
             seconds=plan["seconds"],
         )
         flops = model.flops(call["signature"], inputs) if plan["flops"] else None
-        calls.append({**call, "load": asdict(load), "flops": flops})
+        calls.append({**call, "throughput": asdict(throughput), "flops": flops})
     return {
         "load_s": model.load_s,
         "memory_bytes": model.memory_bytes,

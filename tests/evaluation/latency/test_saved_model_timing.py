@@ -11,7 +11,7 @@ from recdistill.evaluation.latency.saved_model_timing import (
     TimedCall,
     time_model,
 )
-from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.evaluation.latency.stopwatch import Latency, Throughput
 from recdistill.export.layout import WARM_UP, read_manifest
 from recdistill.serving.deploy import tuning as sweeping
 from recdistill.serving.deploy.batching_config import CallTime, read_batching
@@ -21,7 +21,7 @@ from recdistill.serving.deploy.tuning import explain, sweep, write_configuration
 
 def load(p50, p99=None, cpu_ms=1.0):
     p99 = p50 if p99 is None else p99
-    return Load(Latency(p50, p50, p99, p50, p50, 9), 1.0, cpu_ms, None)
+    return Throughput(Latency(p50, p50, p99, p50, p50, 9), 1.0, cpu_ms, None)
 
 
 def times_of(calls, threads=1, **changes):
@@ -42,8 +42,8 @@ def timed(exported):
 def test_calls_are_answered_in_a_fresh_process_in_their_order(timed):
     got = [(each.call.signature, each.call.rows) for each in timed.calls]
     assert got == [("encode_query", 1), ("recommend", 8), ("rank", 2)]
-    assert all(each.load.latency.n >= 2 for each in timed.calls)
-    assert all(each.load.cpu_ms > 0 for each in timed.calls)
+    assert all(each.throughput.latency.n >= 2 for each in timed.calls)
+    assert all(each.throughput.cpu_ms > 0 for each in timed.calls)
 
 
 def test_warm_up_and_size_are_those_of_the_files(timed, exported):
