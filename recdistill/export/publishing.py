@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import tensorflow as tf
 
-from recdistill.atomic import held, to_disk
+from recdistill.atomic import locked_folder, sync_to_disk
 from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.layout import (
     MANIFEST,
@@ -163,7 +163,7 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
         BusyError: If another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
+    with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):
             shutil.rmtree(leftover)
         version = max(versions(folder), default=0) + 1
@@ -172,9 +172,9 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
-                to_disk(path)
+                sync_to_disk(path)
             os.rename(staging, folder / str(version))
-            to_disk(folder)
+            sync_to_disk(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

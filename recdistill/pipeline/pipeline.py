@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.data.collation import Collator
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_doctor import Examination
@@ -126,7 +126,7 @@ class Pipeline:
             raise ValueError(f"`until` must be one of {STEPS}. Received: {until!r}")
         # The same seed must give the same weights, whatever the threads do.
         tf.config.experimental.enable_op_determinism()
-        with held(self.workspace.root):
+        with locked_folder(self.workspace.root):
             return self._artefact(until)
 
     def _artefact(self, step: str) -> Artefact:

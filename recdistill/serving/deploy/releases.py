@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
 from recdistill.export.layout import read_manifest, versions
 from recdistill.export.publishing import hashes
@@ -186,7 +186,7 @@ def _locked(folder: Path) -> Iterator[None]:
         raise ReleaseError(
             f"`folder` must have the versions of a model. Received: {folder}"
         )
-    with held(folder):
+    with locked_folder(folder):
         yield
 
 

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
@@ -159,7 +159,7 @@ def write_configuration(
     batching.write(paths[1], explain(swept))
     write_monitoring(paths[2])
     arguments = server_arguments(config, batch_threads=batching.num_batch_threads)
-    with whole(paths[3]) as aside:
+    with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)
     return paths

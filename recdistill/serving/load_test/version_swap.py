@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.export.layout import find_version
 from recdistill.serving.client.protocols import VersionStatus
 from recdistill.serving.client.serving_errors import ServingError
@@ -118,7 +118,7 @@ def staged_copy(
     # Servers ignore names that are not numbers. The next export removes folders with
     # this prefix, should the test be killed.
     staging = folder / f".staging-load-test-{version}"
-    with held(folder):
+    with locked_folder(folder):
         try:
             shutil.copytree(latest, staging)
             yield VersionSwap(staging, version, versions)

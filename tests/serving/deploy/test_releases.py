@@ -150,7 +150,7 @@ class TestCommands:
     def test_promote_roll_back_and_prune(self, films):
         assert self.run("promote", films, 3).exit_code == 0
         waiting = self.run("promote", films)
-        assert "run this again" in " ".join(waiting.stdout.split())
+        assert "Run this command again" in " ".join(waiting.stdout.split())
         moved = self.run("promote", films, "--json")
         assert json.loads(moved.stdout)["state"] == "moved"
         back = self.run("rollback", films)

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from rich.console import Console
 from typer.testing import CliRunner
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.cli.main import app
 from recdistill.errors import BusyError, LoadTestError
 from recdistill.serving.client.channels import Endpoint
@@ -294,7 +294,7 @@ class TestSwap:
         assert sorted(p.name for p in export.iterdir()) == ["6", "7"]
 
     def test_an_export_at_work_is_not_disturbed(self, export):
-        with held(export), pytest.raises(BusyError):
+        with locked_folder(export), pytest.raises(BusyError):
             with staged_copy(export, list):
                 pass
         assert sorted(p.name for p in export.iterdir()) == ["6", "7"]
