@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import losses as experiment
-from benchmarks.losses import DEFAULT_LOSS, NDCG, OVERLAP, BASELINE
+from benchmarks.losses import BASELINE, DEFAULT_LOSS, NDCG, OVERLAP
 from recdistill import losses
 from tests import contracts, tiny
 
