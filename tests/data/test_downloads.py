@@ -248,9 +248,7 @@ class TestWhatGoesWrong:
     def test_content_of_the_right_length_and_the_wrong_hash(self, small, tmp_path):
         content = small.content["/ml-latest-small.zip"]
         small.sent["/ml-latest-small.zip"] = content[:-1] + b"?"
-        with pytest.raises(
-            FetchError, match=f"{sha256(content)} but got"
-        ):
+        with pytest.raises(FetchError, match=f"{sha256(content)} but got"):
             fetch("ml-latest-small", tmp_path)
         assert names(tmp_path) == []
 
