@@ -1,4 +1,4 @@
-"""read_tables: what a good folder gives, and what is said about a bad one."""
+"""read_tables: data of good folders and errors of bad ones."""
 
 import datetime
 import re
@@ -37,7 +37,7 @@ def log(**columns: object) -> pa.Table:
 
 
 class TestAGoodFolder:
-    def test_csv_gives_text_ids_whole_times_and_context_as_read(self, tmp_path):
+    def test_csv_gives_text_ids_integer_times_and_context_as_read(self, tmp_path):
         data = read_tables(write(tmp_path, interactions=RATINGS))
         assert everything(data).to_pydict() == {
             "user_id": ["1", "2"],
@@ -85,7 +85,7 @@ class TestAGoodFolder:
         assert everything(data).num_rows == 2
         assert data.items["item_id"].to_pylist() == ["7", "8"]
 
-    def test_a_folder_of_parts_is_one_table_in_the_order_of_names(self, tmp_path):
+    def test_a_folder_of_files_is_one_table_in_order_of_name(self, tmp_path):
         parts = tmp_path / "interactions"
         parts.mkdir()
         parquet.write_table(log(), parts / "part-0.parquet")
@@ -266,7 +266,7 @@ class TestTimes:
         with pytest.raises(DataError, match=r"1.csv, column `timestamp`, row 1"):
             everything(read_tables(tmp_path))
 
-    def test_the_row_counts_on_through_the_batches_of_a_file(self, tmp_path):
+    def test_row_numbers_continue_across_batches(self, tmp_path):
         times = ["1"] * 200_000
         times[150_000] = "never"
         table = pa.table(
@@ -310,7 +310,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match="must be a folder of tables"):
             read_tables(tmp_path / "nowhere")
 
-    def test_a_missing_table_names_the_nearest_file_and_all_there_are(self, tmp_path):
+    def test_a_missing_table_error_names_the_closest_file_and_all_files(self, tmp_path):
         write(tmp_path, interaction=RATINGS, other="a\n1\n")
         with pytest.raises(DataError) as error:
             read_tables(tmp_path)
@@ -318,7 +318,7 @@ class TestABadFolder:
         assert "Did you mean 'interaction'?" in str(error.value)
         assert "The folder contains: interaction.csv, other.csv" in str(error.value)
 
-    def test_a_named_table_must_be_there(self, tmp_path):
+    def test_a_named_table_must_exist(self, tmp_path):
         with pytest.raises(DataError, match="no table 'movies'"):
             read_tables(write(tmp_path, interactions=RATINGS), items="movies")
 
@@ -328,7 +328,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match=r"interactions.parquet, interactions.csv"):
             read_tables(tmp_path)
 
-    def test_a_missing_column_names_the_nearest_and_all_there_are(self, tmp_path):
+    def test_a_missing_column_error_names_the_closest_and_all_columns(self, tmp_path):
         text = "userId,item_id,timestamp\n1,7,1\n"
         with pytest.raises(DataError) as error:
             read_tables(write(tmp_path, interactions=text))
@@ -378,7 +378,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match=r"interactions.parquet cannot be read"):
             read_tables(tmp_path)
 
-    def test_parts_that_differ_say_in_what(self, tmp_path):
+    def test_files_with_different_columns_name_the_column(self, tmp_path):
         parts = tmp_path / "interactions"
         parts.mkdir()
         parquet.write_table(log(), parts / "0.parquet")
@@ -386,7 +386,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match="'user_id' is string instead of int64"):
             read_tables(tmp_path)
 
-    def test_parts_of_two_kinds(self, tmp_path):
+    def test_files_of_two_kinds_are_refused(self, tmp_path):
         parts = tmp_path / "interactions"
         parts.mkdir()
         parquet.write_table(log(), parts / "0.parquet")
@@ -402,17 +402,17 @@ class TestColumns:
         with pytest.raises(DataError, match=r"Did you mean 'weight'\?"):
             Columns.of({"weights": "w"})
 
-    def test_one_column_cannot_play_two_roles(self):
+    def test_one_column_cannot_have_two_roles(self):
         with pytest.raises(DataError, match="Received: 'id' for several roles"):
             Columns(query="id", item="id")
 
-    def test_roles_left_out_keep_their_names(self):
+    def test_other_roles_keep_their_default_columns(self):
         assert Columns.of({"time": "when"}) == Columns(time="when")
         assert Columns.of(None) == Columns()
 
 
 class TestFingerprint:
-    def test_it_follows_the_content_and_nothing_else(self, tmp_path):
+    def test_the_fingerprint_depends_on_the_content_only(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
         one = read_tables(write(tmp_path / "a", interactions=RATINGS))
@@ -458,7 +458,7 @@ class TestStreaming:
         assert sum(sizes) == self.ROWS
         assert total == self.ROWS * (self.ROWS - 1) // 2
 
-    def test_memory_does_not_hold_the_whole(self, tmp_path):
+    def test_the_table_is_never_in_memory_as_a_whole(self, tmp_path):
         data = read_tables(self.folder(tmp_path, "parquet"))
         whole = everything(data).nbytes
         held = pa.total_allocated_bytes()
@@ -478,7 +478,7 @@ class TestAmazonBeauty:
             pytest.skip(f"{folder} is not there")
         return read_tables(folder, {"time": "position"})
 
-    def test_all_of_it_is_read(self, data):
+    def test_every_row_is_read(self, data):
         table = everything(data)
         assert table.num_rows == 198_502
         assert len(table["user_id"].unique()) == 22_363
