@@ -203,7 +203,8 @@ class ListRows:
         Raises:
             ValueError: As `table`.
         """
-        return self.table().to_pandas()
+        frame: pd.DataFrame = self.table().to_pandas()
+        return frame
 
 
 def metric_names(rows: pa.Table) -> list[str]:
