@@ -35,18 +35,14 @@ import tensorflow as tf
 from rich.console import Console
 
 from recdistill import losses
-from recdistill.atomic import whole
-from recdistill.data.batches import (
-    Collator,
-    Lists,
-    catalogue_mask,
-    in_order,
-    score_catalogue,
-)
+from recdistill.atomic import atomic_write
+from recdistill.data.batches import Lists, catalogue_mask
+from recdistill.data.collation import Collator, score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
 from recdistill.evaluation.latency.stopwatch import compare
-from recdistill.evaluation.report.run_report import describe_environment
+from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.config import Config, load_config
@@ -453,7 +449,7 @@ def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
         "LOSSES.md": as_markdown(document),
     }
     for name, text in texts.items():
-        with whole(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 

@@ -35,9 +35,6 @@ kind = "ensemble"
 kind = "reference"
 dim = 8
 attention_length = 8
-hidden = [8]
-negatives = 16
-plain_epochs = 1
 epochs = 1
 batch_size = 64
 [[teacher.members]]

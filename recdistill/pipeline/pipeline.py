@@ -19,11 +19,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.atomic import held
-from recdistill.data.batches import Collator
+from recdistill.atomic import locked_folder
+from recdistill.data.collation import Collator
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_doctor import Examination
-from recdistill.evaluation.report.run_report import GatePart, Report
+from recdistill.evaluation.report.run_report import (
+    SCHEMA_VERSION,
+    GatePart,
+    Report,
+)
+from recdistill.export.layout import published_with_key
 from recdistill.export.student_export import export_student
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
@@ -121,7 +126,7 @@ class Pipeline:
             raise ValueError(f"`until` must be one of {STEPS}. Received: {until!r}")
         # The same seed must give the same weights, whatever the threads do.
         tf.config.experimental.enable_op_determinism()
-        with held(self.workspace.root):
+        with locked_folder(self.workspace.root):
             return self._artefact(until)
 
     def _artefact(self, step: str) -> Artefact:
@@ -243,7 +248,7 @@ class Pipeline:
             )
             for settings, model in pairs:
                 if isinstance(settings, ReferenceTeacherConfig):
-                    fitted += self._trainer.ranker(model, settings)
+                    fitted.append(self._trainer.ranker(model, settings))
             if isinstance(teacher, keras.Model):
                 teacher.save_weights(draft.path / WEIGHTS)
             lists = sum(map(len, self._validation.lists))
@@ -390,6 +395,7 @@ class Pipeline:
             step: self._artefact(step).key for step in ("distill", "student", "teacher")
         } | _dump(config, "seed", "evaluate")
         # Not the differences, whose last digits a parallel sum may change.
+        inputs["report"] = SCHEMA_VERSION
         inputs["gate"] = self._gate.model_dump(mode="json", exclude={"differences"})
 
         def work(draft: Draft) -> None:
@@ -436,7 +442,7 @@ class Pipeline:
 
         def work(draft: Draft) -> None:
             folder = config.export.path
-            published = _published(folder / config.name, draft.key)
+            published = published_with_key(folder / config.name, draft.key)
             if published is None:
                 report = Report.load(self._artefact("evaluate").path / "report.json")
                 settings = config.export
@@ -474,16 +480,6 @@ class Pipeline:
 def _is_whole(artefact: Artefact) -> bool:
     """False for the record of an export that somebody has removed."""
     return Path(artefact.record.get("path", artefact.path)).is_dir()
-
-
-def _published(folder: Path, key: str) -> Path | None:
-    """The version that an export step with this key published before it was killed."""
-    for manifest in folder.glob("*/assets.extra/recdistill.json"):
-        metadata = json.loads(manifest.read_text(encoding="utf-8"))["metadata"]
-        version = manifest.parent.parent
-        if version.name.isdecimal() and metadata.get("key") == key:
-            return version
-    return None
 
 
 _Step = tuple[dict[str, Any], Callable[[Draft], None], bool]

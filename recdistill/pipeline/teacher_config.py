@@ -24,24 +24,16 @@ class ReferenceTeacherConfig(Section):
 
     Attributes:
         dim: Width of all vectors.
-        heads: Attention heads.
+        heads: Attention heads; `dim` must be a multiple of it.
         blocks: Self-attention blocks.
-        attention_length: Most recent history items that attention sees.
+        attention_length: Number of most recent history items in the attention.
         decays: Pools of the history: their weights start at decay ** age.
-        affinities: Whether it reads the pair features. In an ensemble, a member that
-            does not makes other mistakes than one that does.
-        cross_layers: Feature crosses in a row.
-        hidden: Hidden layers of the MLP. With none there is no MLP: the plain terms are
-            all of the ranker, and `epochs` are theirs where `plain_epochs` is 0.
+        affinities: Whether the ranker reads the pair features. In an ensemble, a member
+            without them makes different mistakes from a member with them.
         dropout: Share of entries dropped in training.
-        plain_epochs: Passes over the training lists for the plain terms alone, with the
-            lists that the student trains on.
-        epochs: Passes after that for the MLP, the plain terms frozen; or for all of it
-            where `plain_epochs` is 0.
-        negatives: Uniformly drawn candidates beside the positive, in those passes.
-        batch_size: Lists in a step.
-        learning_rate: At the start; it falls along a cosine to zero. The MLP, beside
-            plain terms, starts at a quarter of it.
+        epochs: Passes over the lists that the student trains on.
+        batch_size: Lists in a training step.
+        learning_rate: Initial learning rate; it decays along a cosine to zero.
         weight_decay: Decoupled weight decay.
     """
 
@@ -52,12 +44,8 @@ class ReferenceTeacherConfig(Section):
     attention_length: int = Field(default=50, gt=0)
     decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5, 0.8, 0.97)
     affinities: bool = True
-    cross_layers: int = Field(default=1, ge=0)
-    hidden: tuple[Annotated[int, Field(gt=0)], ...] = (64, 32)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    plain_epochs: int = Field(default=4, ge=0)
-    negatives: int = Field(default=128, gt=0)
-    epochs: int = Field(default=2, gt=0)
+    epochs: int = Field(default=4, gt=0)
     batch_size: int = Field(default=256, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)

@@ -12,10 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.data.batches import (
-    Collator,
-    batches,
-)
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_transforms import Transform, transformed
 from recdistill.losses import ListwiseCrossEntropy
@@ -36,10 +34,6 @@ from recdistill.pipeline.validation import Validation, compiled
 CHECKS = 10
 """How often a student is validated in training."""
 
-DEEP_RATE = 0.25
-"""Learning rate of the MLP relative to that of the plain terms, which it starts beside:
-at their own rate it lost on validation what it had to win (MovieLens 100K)."""
-
 
 class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     """Ranks the validation lists after each epoch and keeps the best weights.
@@ -51,8 +45,6 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         label: What is trained, for people.
         epochs: How many epochs there will be.
         patience: Epochs without a new best after which training stops.
-        hurdle: What the weights at the start are worth, where they count, too: they are
-            then kept unless training betters them.
     """
 
     def __init__(
@@ -63,23 +55,16 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         label: str,
         epochs: int,
         patience: int,
-        hurdle: float | None = None,
     ) -> None:
         super().__init__()
         self._judged, self._validation = model, validation
         self._progress, self._label, self._epochs = progress, label, epochs
-        self._patience, self._hurdle = patience, hurdle
+        self._patience = patience
         self._score = compiled(model)
         self._weights: list[np.ndarray] = []
         self.best, self.best_epoch = -np.inf, 0
         self.history: list[float] = []
         self._step = 0
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Keeps the weights that there are, where they count."""
-        if self._hurdle is not None:
-            self.best = self._hurdle
-            self._weights = self._judged.get_weights()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Moves the progress bar."""
@@ -118,7 +103,7 @@ class Fitted:
 
     Attributes:
         best: The validation metric of the weights that were kept.
-        best_epoch: After which epoch, from 1; 0 for the weights at the start.
+        best_epoch: The epoch, counted from 1, after which they were saved.
         history: The validation metric after each epoch.
         learning_rate: The one that was used.
     """
@@ -141,7 +126,6 @@ def train(
     progress: Progress,
     label: str,
     weight_decay: float = 0.0,
-    hurdle: float | None = None,
 ) -> Fitted:
     """Trains the distiller's student and leaves the best weights in it.
 
@@ -156,15 +140,13 @@ def train(
         progress: Told how far training is.
         label: What is trained, for people.
         weight_decay: Decoupled weight decay.
-        hurdle: What the student is worth as it is, if it is to be kept unless training
-            betters it.
     """
     per_epoch = max(1, steps // epochs)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, per_epoch * epochs)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
     distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
     best = BestCheckpoint(
-        distiller.student, validation, progress, label, epochs, patience, hurdle
+        distiller.student, validation, progress, label, epochs, patience
     )
     distiller.fit(
         dataset,
@@ -234,42 +216,12 @@ class Trainer:
 
     def ranker(
         self, model: RankingTeacher, settings: ReferenceTeacherConfig
-    ) -> list[dict[str, Any]]:
-        """Trains the plain terms on whole lists, then the MLP on sampled ones.
+    ) -> dict[str, Any]:
+        """Trains a reference ranker on the lists that the student trains on.
 
         Returns:
-            What each phase came to, JSON-ready.
+            The result of training, JSON-ready.
         """
-        if not settings.plain_epochs:
-            return [self._phase(model, settings.negatives, settings.epochs, settings)]
-        with model.plain_terms() as plain:
-            first = self._phase(
-                plain, self.tail, settings.plain_epochs, settings, shared=True
-            )
-        if not settings.hidden:
-            return [first]
-        with model.deep_terms() as deep:
-            second = self._phase(
-                deep,
-                settings.negatives,
-                settings.epochs,
-                settings,
-                # With the MLP still silent, the ranker is its plain terms.
-                hurdle=first["best"],
-            )
-        return [first, second]
-
-    def _phase(
-        self,
-        model: keras.Model,
-        tail: int | None,
-        epochs: int,
-        settings: ReferenceTeacherConfig,
-        *,
-        hurdle: float | None = None,
-        shared: bool = False,
-    ) -> dict[str, Any]:
-        """Trains a part of a ranker; with a hurdle, the MLP beside its plain terms."""
         prepared = self._prepared
         training_rows = (
             prepared.training_rows if reads_affinities(settings, prepared) else None
@@ -280,20 +232,18 @@ class Trainer:
             Distiller(None, model, student_loss_weight=1.0),
             training_batches(
                 shards,
-                Collator(prepared.catalogue_size, tail, shared, training_rows),
+                Collator(prepared.catalogue_size, self.tail, True, training_rows),
                 settings.batch_size,
                 self._config.seed,
             ),
             self._validation,
-            learning_rate=settings.learning_rate
-            * (1.0 if hurdle is None else DEEP_RATE),
+            learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
-            hurdle=hurdle,
-            steps=max(1, lists // settings.batch_size) * epochs,
-            epochs=epochs,
-            patience=epochs,
+            steps=max(1, lists // settings.batch_size) * settings.epochs,
+            epochs=settings.epochs,
+            patience=settings.epochs,
             progress=self._progress,
-            label="Training the teacher" + ("" if hurdle is None else ": the MLP"),
+            label="Training the teacher",
         )
         return {"model": model.name, **vars(fitted)}
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import BusyError, DataError, GateError, ScoreError
 from recdistill.evaluation.report.run_report import Report
@@ -86,8 +86,8 @@ class TestTheWholeRun:
         assert record["prepare"]["queries"] == 240
         assert record["prepare"]["items"] == 60
         assert record["teacher"]["kind"] == "ensemble"
-        trained = record["teacher"]["trained"]
-        assert [len(each["history"]) for each in trained] == [1, 1]
+        (trained,) = record["teacher"]["trained"]
+        assert len(trained["history"]) == 1
         assert record["score"]["lists"] == 600
         assert record["score"]["list_size"] == 60
         (trial,) = record["student"]["trials"]
@@ -521,7 +521,7 @@ def test_a_step_that_does_not_exist_is_an_error(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     with (
-        held(Workspace(tmp_path / "runs" / "tiny").root),
+        locked_folder(Workspace(tmp_path / "runs" / "tiny").root),
         pytest.raises(BusyError, match="use another `name`"),
     ):
         Pipeline(tiny.load(tmp_path)).run("prepare")

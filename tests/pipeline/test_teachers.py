@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, in_order, read_lists
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import TeacherError
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
@@ -146,7 +147,7 @@ def test_callable(shared):
     assert_scores_are(done, by_rule)
     report = assert_is_served(done, shared)
     assert report.models["teacher"].parameters is None
-    assert report.protocol.candidates == "full"
+    assert report.protocol.candidates == "catalogue"
 
 
 def test_callable_of_whole_lists_with_names_of_its_own(shared):

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, Lists, Ragged, in_order
+from recdistill.data.batches import Lists
+from recdistill.data.collation import Collator
+from recdistill.data.ragged import Ragged
+from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.pipeline import validation
 from recdistill.pipeline.config import ListsConfig, StudentConfig
@@ -91,20 +94,6 @@ def test_a_new_best_starts_patience_anew(prepared, student):
     assert fitted.best_epoch == 5
     assert_equal_weights(student.get_weights(), validation.judged[4])
     assert int(distiller.optimizer.iterations) == 12
-
-
-@pytest.mark.parametrize(("start", "best_epoch"), [(0.4, 0), (0.2, 2)])
-def test_the_weights_at_the_start_can_be_asked_to_count(
-    prepared, student, start, best_epoch
-):
-    validation = Scripted(student, 0.1, 0.3, 0.2)
-    weights = student.get_weights()
-    _, fitted = fit(prepared, student, validation, epochs=3, hurdle=start)
-    assert fitted.best_epoch == best_epoch
-    assert fitted.best == max(start, 0.3)
-    assert fitted.history == [0.1, 0.3, 0.2]
-    kept = [weights, *validation.judged][best_epoch]
-    assert_equal_weights(student.get_weights(), kept)
 
 
 def test_a_value_that_is_no_number_is_never_the_best(prepared, student):
@@ -273,7 +262,7 @@ def test_a_ranker_of_an_ensemble_can_do_without_affinities(tmp_path):
     log = random_log(4, rows=300, users=20, items=12, moments=50)
     candidate = {"item_id": {"kind": "id"}, "affinity": {"kind": "affinity", "l2": 5.0}}
     prepared = run(tiny.dataset(log), tmp_path / "p", candidate=candidate)[0]
-    ranker = {"kind": "reference", "dim": 4, "heads": 1, "hidden": []}
+    ranker = {"kind": "reference", "dim": 4, "heads": 1}
     members = [ranker, {**ranker, "affinities": False}]
     config = tiny.config(
         candidate=candidate, teacher={"kind": "ensemble", "members": members}
