@@ -137,6 +137,7 @@ def publish_towers(
     items: CatalogueRows,
     queries: Arrays,
     folder: Path,
+    name: str,
     settings: ExportSettings,
     facts: Mapping[str, Any],
     add_files: Callable[[Path, Arrays], None] | None = None,
@@ -148,7 +149,8 @@ def publish_towers(
         items: The catalogue.
         queries: Raw inputs of real queries by name, each `(queries, …)`. Only the first
             rows are used, up to 2**27 scores of the catalogue.
-        folder: `…/name`, the folder of the model's versions.
+        folder: Folder of all exports.
+        name: The model's name; its versions are in `folder/name`.
         settings: Length of the answer, index, warm-up and metadata.
         facts: Further entries of the manifest: `schema` and `on_device`.
         add_files: Writes further files into the version, given its folder and the
@@ -160,10 +162,10 @@ def publish_towers(
         ValueError: If an argument does not fit, or TensorFlow Serving does not have an
             op.
     """
-    if not re.fullmatch(r"[A-Za-z][\w.-]*", folder.name, flags=re.ASCII):
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", name, flags=re.ASCII):
         raise ValueError(
             "`name` must start with a letter and have only letters, digits, '_', '-' "
-            f"and '.'. Received: name={folder.name!r}"
+            f"and '.'. Received: name={name!r}"
         )
     limit = max(1, LIVE_SCORES // len(items.ids))
     queries = {name: value[:limit] for name, value in queries.items()}
@@ -186,14 +188,14 @@ def publish_towers(
             add_files(staging, queries)
 
     document = {
-        "name": folder.name,
+        "name": name,
         "dim": live.items.shape[1],
         "index": built.facts,
         "reindexed_from": None,
         "metadata": dict(settings.metadata),
         **facts,
     }
-    return publish(folder, write, live, document, settings.warm_up_batches)
+    return publish(folder / name, write, live, document, settings.warm_up_batches)
 
 
 def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarray:

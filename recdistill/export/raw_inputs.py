@@ -57,7 +57,7 @@ def as_inputs(
         ValueError: If an input is missing or has another dtype or shape.
     """
     names = [str(name) for name in columns]
-    missing = sorted(specs.keys() - set(names))
+    missing = [name for name in specs if name not in names]
     if missing:
         raise ValueError(
             f"`{argument}` must have the raw input {missing[0]!r}. Received: {names}"

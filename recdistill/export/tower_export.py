@@ -144,7 +144,7 @@ def export_towers(
     facts = {"schema": schema, "on_device": False}
     settings = settings or ExportSettings()
     return publish_towers(
-        towers, catalogue, query_rows, Path(folder) / name, settings, facts
+        towers, catalogue, query_rows, Path(folder), name, settings, facts
     )
 
 

@@ -474,9 +474,7 @@ class TestPublishing:
 
     def test_two_exports_to_one_place_at_once_are_refused(self, tmp_path):
         with publishing.staged(tmp_path) as (staging, _):
-            with pytest.raises(
-                BusyError, match="Another recdistill process is at work"
-            ):
+            with pytest.raises(BusyError, match="Another recdistill process is using"):
                 with publishing.staged(tmp_path):
                     pass
             assert staging.is_dir()
