@@ -5,7 +5,8 @@ import numpy as np
 import pyarrow as pa
 
 from recdistill.export.student_export import export_student
-from recdistill.features.encoders import Schema, build_encoder
+from recdistill.features.encoders import build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import (
     AffinitySpec,
     CategoriesSpec,

@@ -17,12 +17,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from recdistill.export.inspection import read_model
-from recdistill.features.encoders import (
-    Encoder,
-    HistoryEncoder,
-    Schema,
-    VocabularyEncoder,
-)
+from recdistill.features.encoders import Encoder, HistoryEncoder, VocabularyEncoder
+from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded

@@ -17,7 +17,7 @@ from recdistill.errors import ExportError
 from recdistill.export.parity import Arrays, Live, Parity
 from recdistill.export.publishing import Export, publish, raw_items
 from recdistill.export.signatures import Servable
-from recdistill.features.encoders import Schema
+from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import scipy.sparse
 
 from recdistill.data.batches import Ragged, in_order, raw_inputs
-from recdistill.features.encoders import FIRST, Schema
+from recdistill.features.encoders import FIRST
+from recdistill.features.schema import Schema
 from recdistill.features.specs import raw_values
 
 
