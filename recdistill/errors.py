@@ -16,6 +16,7 @@ __all__ = [
     "GateError",
     "LaunchError",
     "LoadTestError",
+    "NotAnExportError",
     "RecdistillError",
     "ReindexError",
     "ReleaseError",
@@ -68,6 +69,10 @@ class ExportError(RecdistillError, RuntimeError):
     """An export that does not answer as the live student does."""
 
     exit_code = 4
+
+
+class NotAnExportError(RecdistillError, ValueError):
+    """A folder that does not hold an export, or holds one without a manifest."""
 
 
 class ReindexError(RecdistillError, ValueError):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from recdistill.errors import ConfigError
 from recdistill.evaluation.rows import measure
+from recdistill.export.layout import RESERVED
 from recdistill.features.specs import (
     CandidateSpec,
     HistorySpec,
@@ -311,13 +312,7 @@ class Config(Section):
         histories = [k for k, s in self.query.items() if isinstance(s, HistorySpec)]
         if len(histories) > 1:
             raise ValueError(f"`query` can have one history. Received: {histories}")
-        taken = {
-            "k",
-            "exclude_ids",
-            "allow_ids",
-            "candidate_ids",
-            *(f"{h}_length" for h in histories),
-        }
+        taken = {*RESERVED, *(f"{h}_length" for h in histories)}
         clash = taken & {*self.query, *self.candidate}
         if clash:
             raise ValueError(

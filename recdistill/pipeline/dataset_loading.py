@@ -20,7 +20,7 @@ def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
 
     Args:
         config: The `dataset` section.
-        progress: Told how far a download is.
+        progress: Callback for progress of a download.
 
     Raises:
         DataError: If it cannot be had, or is bad.
@@ -35,10 +35,7 @@ def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
         )
     path = config.path
     if config.fetch is not None:
-        label = f"Downloading {config.fetch}"
-        path = fetch(
-            config.fetch, progress=lambda done, total: progress(label, done, total)
-        )
+        path = fetch(config.fetch, progress=progress)
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
     columns = {str(role): name for role, name in config.columns.items()}

@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from recdistill.data.batches import Lists, read_lists
+from recdistill.data.batches import Lists
+from recdistill.data.shard_reading import read_lists
 from recdistill.errors import DataError, GateError
 from recdistill.evaluation.intervals import Interval, paired_difference
 from recdistill.evaluation.report.run_report import GatePart

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.latency.latency_tables import RankingTime
 from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.model_building import (
     load_student,
@@ -20,33 +19,9 @@ from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.validation import compiled
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """One model, ranking so many candidates for one query, in this process.
-
-    Attributes:
-        model: "teacher" or "student".
-        candidates: How many it ranks.
-        latency: Its times, taken in turns of ten with the other's.
-        speedup: How many times faster than the teacher; None if that was not timed.
-        flops: See `recdistill.evaluation.latency.flops`; None where it cannot be seen
-        into.
-        parameters: How many numbers it has; None where not known.
-        size_bytes: Of its weights, or its files; None where not known.
-    """
-
-    model: str
-    candidates: int
-    latency: Latency
-    speedup: float | None
-    flops: int | None
-    parameters: int | None
-    size_bytes: int | None
-
-
 def time_side_by_side(
     pipeline: Pipeline, candidates: Sequence[int]
-) -> list[SideBySide]:
+) -> list[RankingTime]:
     """Times both models of a run on one query.
 
     A teacher of which only scores are there cannot be timed: then the student is alone.
@@ -68,7 +43,7 @@ def time_side_by_side(
     for size, times in time_models(scorer, student, prepared, candidates, config.seed):
         counts = count_operations(teacher, student, prepared, size, config.seed)
         found += [
-            SideBySide(
+            RankingTime(
                 model=name,
                 candidates=size,
                 latency=latency,

@@ -14,13 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.data.batches import (
-    Lists,
-    catalogue_mask,
-    in_order,
-    raw_inputs,
-    score_catalogue,
-)
+from recdistill.data.batches import Lists, catalogue_mask, raw_inputs
+from recdistill.data.collation import score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.latency.flops import flops_of_function
 from recdistill.evaluation.latency.stopwatch import Comparison, compare
 from recdistill.evaluation.rows import ListRows, agreement

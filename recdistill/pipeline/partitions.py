@@ -7,7 +7,7 @@ memory however many interactions there are in all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.data import Columns, Dataset
+from recdistill.data.dataset import Progress as Progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is going on, how much is done and how much there is."""
 
 PARTITION_ROWS = 250_000
 TIME_BINS = 65_536

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.atomic import held
-from recdistill.data.batches import Collator
+from recdistill.atomic import locked_folder
+from recdistill.data.collation import Collator
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_doctor import Examination
 from recdistill.evaluation.report.run_report import (
@@ -28,6 +28,8 @@ from recdistill.evaluation.report.run_report import (
     GatePart,
     Report,
 )
+from recdistill.export.layout import published_with_key
+from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
@@ -125,7 +127,7 @@ class Pipeline:
             raise ValueError(f"`until` must be one of {STEPS}. Received: {until!r}")
         # The same seed must give the same weights, whatever the threads do.
         tf.config.experimental.enable_op_determinism()
-        with held(self.workspace.root):
+        with locked_folder(self.workspace.root):
             return self._artefact(until)
 
     def _artefact(self, step: str) -> Artefact:
@@ -441,7 +443,7 @@ class Pipeline:
 
         def work(draft: Draft) -> None:
             folder = config.export.path
-            published = _published(folder / config.name, draft.key)
+            published = published_with_key(folder / config.name, draft.key)
             if published is None:
                 report = Report.load(self._artefact("evaluate").path / "report.json")
                 settings = config.export
@@ -451,20 +453,22 @@ class Pipeline:
                     self.prepared.items,
                     folder,
                     name=config.name,
-                    top_k=min(config.export.top_k, self.prepared.catalogue_size),
-                    rows=self.prepared.raw_queries(config.export.parity_rows),
-                    metadata={
-                        "key": draft.key,
-                        "fingerprint": report.metrics_fingerprint(),
-                        "report": report.model_dump(mode="json", include=ON_CARD),
-                    },
-                    index=IndexSettings(
-                        settings.index,
-                        settings.storage,
-                        settings.target_recall,
-                        config.seed,
+                    rows=self.prepared.raw_queries(settings.parity_rows),
+                    settings=ExportSettings(
+                        min(settings.top_k, self.prepared.catalogue_size),
+                        IndexSettings(
+                            settings.index,
+                            settings.storage,
+                            settings.target_recall,
+                            config.seed,
+                        ),
+                        settings.warm_up_batches,
+                        {
+                            "key": draft.key,
+                            "fingerprint": report.metrics_fingerprint(),
+                            "report": report.model_dump(mode="json", include=ON_CARD),
+                        },
                     ),
-                    warm_up_batches=settings.warm_up_batches,
                     on_device=settings.on_device,
                 ).path
             draft.record = {"path": str(published)}
@@ -479,16 +483,6 @@ class Pipeline:
 def _is_whole(artefact: Artefact) -> bool:
     """False for the record of an export that somebody has removed."""
     return Path(artefact.record.get("path", artefact.path)).is_dir()
-
-
-def _published(folder: Path, key: str) -> Path | None:
-    """The version that an export step with this key published before it was killed."""
-    for manifest in folder.glob("*/assets.extra/recdistill.json"):
-        metadata = json.loads(manifest.read_text(encoding="utf-8"))["metadata"]
-        version = manifest.parent.parent
-        if version.name.isdecimal() and metadata.get("key") == key:
-            return version
-    return None
 
 
 _Step = tuple[dict[str, Any], Callable[[Draft], None], bool]

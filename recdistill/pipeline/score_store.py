@@ -21,14 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.atomic import whole
-from recdistill.data.batches import (
-    RAW_PREFIX,
-    Collator,
-    Lists,
-    catalogue_mask,
-    read_lists,
-)
+from recdistill.atomic import atomic_write
+from recdistill.data.batches import RAW_PREFIX, Lists, catalogue_mask
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine, sample
 from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig
@@ -296,7 +292,7 @@ def _write_file(
     table = table.append_column("teacher_scores", _matrix(np.concatenate(pieces)))
     # In the file, so that a step which goes on still knows it.
     notes = {**(table.schema.metadata or {}), _ROUNDING: json.dumps(rounding.tolist())}
-    with whole(target) as aside:
+    with atomic_write(target) as aside:
         pq.write_table(table.replace_schema_metadata(notes), aside)
 
 

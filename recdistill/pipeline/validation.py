@@ -11,13 +11,9 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from recdistill.data.batches import (
-    Lists,
-    catalogue_mask,
-    catalogue_relevance,
-    in_order,
-    score_catalogue,
-)
+from recdistill.data.batches import Lists, catalogue_mask, catalogue_relevance
+from recdistill.data.collation import score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.errors import TeacherError
 from recdistill.evaluation.rows import ListRows, measure
 from recdistill.pipeline.model_building import Teacher, members_of

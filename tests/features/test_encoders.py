@@ -8,12 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recdistill.features.encoders import (
-    FIRST,
-    MISSING,
-    UNKNOWN,
-    build_encoder,
-)
+from recdistill.features.encoders import FIRST, MISSING, UNKNOWN, build_encoder
 from recdistill.features.specs import (
     AffinitySpec,
     CategoriesSpec,

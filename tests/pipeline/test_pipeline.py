@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import BusyError, DataError, GateError, ScoreError
 from recdistill.evaluation.report.run_report import Report
@@ -521,7 +521,7 @@ def test_a_step_that_does_not_exist_is_an_error(tmp_path):
 
 def test_one_run_at_a_time(tmp_path):
     with (
-        held(Workspace(tmp_path / "runs" / "tiny").root),
+        locked_folder(Workspace(tmp_path / "runs" / "tiny").root),
         pytest.raises(BusyError, match="use another `name`"),
     ):
         Pipeline(tiny.load(tmp_path)).run("prepare")

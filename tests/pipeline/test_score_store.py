@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.data.batches import Collator, read_lists
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import read_lists
 from recdistill.errors import ScoreError
 from recdistill.pipeline import partitions, score_store
 from recdistill.pipeline.config import ListsConfig

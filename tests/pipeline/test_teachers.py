@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, in_order, read_lists
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import TeacherError
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, Lists, Ragged, in_order
+from recdistill.data.batches import Lists
+from recdistill.data.collation import Collator
+from recdistill.data.ragged import Ragged
+from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.pipeline import validation
 from recdistill.pipeline.config import ListsConfig, StudentConfig

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.latency.stopwatch import Latency
@@ -288,7 +288,7 @@ class Report(_Part):
             ValueError: As `to_json`.
         """
         text = self.to_json()
-        with whole(Path(path)) as aside:
+        with atomic_write(Path(path)) as aside:
             aside.write_text(text, encoding="utf-8")
 
     @classmethod
