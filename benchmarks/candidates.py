@@ -13,7 +13,8 @@ from recdistill import (
     TwoTowerStudent,
 )
 from recdistill.evaluation.latency.stopwatch import compare
-from recdistill.features.encoders import FIRST, Schema, build_encoder
+from recdistill.features.encoders import FIRST, build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import HistorySpec, IdSpec
 
 DIM = 32
