@@ -29,6 +29,7 @@ from recdistill.evaluation.report.run_report import (
     Report,
 )
 from recdistill.export.layout import published_with_key
+from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
@@ -452,20 +453,22 @@ class Pipeline:
                     self.prepared.items,
                     folder,
                     name=config.name,
-                    top_k=min(config.export.top_k, self.prepared.catalogue_size),
-                    rows=self.prepared.raw_queries(config.export.parity_rows),
-                    metadata={
-                        "key": draft.key,
-                        "fingerprint": report.metrics_fingerprint(),
-                        "report": report.model_dump(mode="json", include=ON_CARD),
-                    },
-                    index=IndexSettings(
-                        settings.index,
-                        settings.storage,
-                        settings.target_recall,
-                        config.seed,
+                    rows=self.prepared.raw_queries(settings.parity_rows),
+                    settings=ExportSettings(
+                        min(settings.top_k, self.prepared.catalogue_size),
+                        IndexSettings(
+                            settings.index,
+                            settings.storage,
+                            settings.target_recall,
+                            config.seed,
+                        ),
+                        settings.warm_up_batches,
+                        {
+                            "key": draft.key,
+                            "fingerprint": report.metrics_fingerprint(),
+                            "report": report.model_dump(mode="json", include=ON_CARD),
+                        },
                     ),
-                    warm_up_batches=settings.warm_up_batches,
                     on_device=settings.on_device,
                 ).path
             draft.record = {"path": str(published)}

@@ -19,12 +19,8 @@ import pyarrow.compute as pc
 
 from recdistill.data import Dataset
 from recdistill.errors import DataError
-from recdistill.features.encoders import (
-    Encoder,
-    Schema,
-    VocabularyEncoder,
-    build_encoder,
-)
+from recdistill.features.encoders import Encoder, VocabularyEncoder, build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.list_shards import Catalogue, ListWriter, Sides, Source
