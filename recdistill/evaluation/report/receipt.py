@@ -130,7 +130,7 @@ def render_examination(
     for finding in found.findings:
         parts.append(Text.assemble(("\nFinding  ", "bold yellow"), finding))
     if found.proposal is not None:
-        way = f"distill.scores={found.proposal.transform} distill.temperature=auto. "
+        way = f"distill.scores={found.proposal.transform} distill.teacher_temperature=auto. "
         parts.append(
             Text.assemble(("\nProposal  ", "bold"), way, found.proposal.reason)
         )

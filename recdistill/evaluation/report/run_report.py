@@ -219,7 +219,8 @@ class SoftTargetsPart(_Part):
     Attributes:
         transform: Of the scores, list by list
         (`recdistill.distillation.score_transforms`).
-        temperature: Of the softmax; None where training changes it.
+        teacher_temperature: Divides the transformed scores.
+        temperature: Temperature of the loss, which divides both sides.
         chosen_by: "doctor" where the configuration left something to it.
         effective: How many candidates of a list the soft targets are about; None where
             that is not known.
@@ -229,7 +230,8 @@ class SoftTargetsPart(_Part):
     """
 
     transform: str
-    temperature: float | None
+    teacher_temperature: float
+    temperature: float
     chosen_by: Literal["configuration", "doctor"]
     effective: float | None = None
     list_size: float
