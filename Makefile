@@ -1,13 +1,15 @@
 # make demo   the main job on real data: MovieLens 100K to a SavedModel
 # make test   the whole test suite
-# make check  lint, types and tests
+# make quick  lint and the fast tests, in under two minutes
+# make check  lint, types, import directions, documentation and all tests
+# make docs   the documentation, built into build/site
 # make bench  the benchmarks, written to benchmarks/RESULTS.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint types check bench clean
+.PHONY: demo test quick lint types imports docs check bench clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -28,6 +30,10 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
+quick: $(INSTALLED)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,10 +41,16 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-check: lint types test
+imports: $(INSTALLED)
+	$(BIN)/lint-imports
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+check: lint types imports docs test
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs export build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv runs export build .mypy_cache .import_linter_cache .ruff_cache .pytest_cache

@@ -16,9 +16,11 @@ __all__ = [
     "GateError",
     "LaunchError",
     "LoadTestError",
+    "NotAnExportError",
     "RecdistillError",
     "ReindexError",
     "ReleaseError",
+    "ReportError",
     "ScoreError",
     "ServeError",
     "TeacherError",
@@ -69,6 +71,10 @@ class ExportError(RecdistillError, RuntimeError):
     exit_code = 4
 
 
+class NotAnExportError(RecdistillError, ValueError):
+    """A folder that does not hold an export, or holds one without a manifest."""
+
+
 class ReindexError(RecdistillError, ValueError):
     """A version whose items cannot be replaced, or items that do not fit the model."""
 
@@ -91,6 +97,10 @@ class ServeError(RecdistillError, RuntimeError):
 
 class ReleaseError(RecdistillError, ValueError):
     """A release that cannot be made."""
+
+
+class ReportError(RecdistillError, ValueError):
+    """A report file that cannot be read."""
 
 
 class LoadTestError(RecdistillError, ValueError):

@@ -35,9 +35,6 @@ kind = "ensemble"
 kind = "reference"
 dim = 8
 attention_length = 8
-hidden = [8]
-negatives = 16
-plain_epochs = 1
 epochs = 1
 batch_size = 64
 [[teacher.members]]
@@ -52,7 +49,7 @@ batch_size = 32
 learning_rates = [0.01]
 [distill]
 scores = "z_score"
-temperature = 1.0
+teacher_temperature = 1.0
 gate = "warn"
 [evaluate]
 metrics = ["ndcg@10", "mrr"]

@@ -1,1 +1,1 @@
-"""The command line: `recdistill …`, one module for each group of commands."""
+"""The command line: one file for each command, and `common.py` for what they share."""

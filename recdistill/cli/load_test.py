@@ -1,12 +1,11 @@
-"""`recdistill load-test`: the command line of the load test."""
+"""`recdistill load-test`: load-tests a served model."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,32 +14,32 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from recdistill.errors import LoadTestError
+from recdistill.cli.common import (
+    AsJson,
+    errors_as_paragraphs,
+    without_startup_notes,
+)
+from recdistill.errors import BusyError, LoadTestError
 
 if TYPE_CHECKING:
     from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.contract import Query
-    from recdistill.serving.load_test.generator import Load
-    from recdistill.serving.load_test.generator import Progress as Standing
-    from recdistill.serving.load_test.load_runs import LoadResult
+    from recdistill.serving.load_test.load_generator import Load, RequestCounts
+    from recdistill.serving.load_test.load_result import LoadResult
     from recdistill.serving.load_test.rate_search import RateSearch
     from recdistill.serving.load_test.workload import Workload
 
-__all__ = ["LoadTestError", "add_load_test"]
-
-Guard = Callable[[], AbstractContextManager[None]]
-
 RANKED = 100
-"""Candidates of a query of prepared data, which brings none of its own."""
+"""Candidates per query of `rank` for the test queries of a run."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the queries come from; one of the three.
+class QuerySource:
+    """Where the queries come from. Exactly one attribute is given.
 
     Attributes:
         export: A folder of versions, whose warm-up requests are sent.
-        queries: A file with one JSON object a line.
+        queries: A file with one JSON object per line.
         prepared: The folder of a run, whose test queries are sent.
     """
 
@@ -57,125 +56,115 @@ class Source:
             )
 
 
-def add_load_test(app: typer.Typer, errors_as_text: Guard, quietly: Guard) -> None:
-    """Adds the command.
+def add_to(app: typer.Typer) -> None:
+    """Registers the command."""
+    app.command("load-test", short_help="Load-test a served model.")(load_test)
 
-    Args:
-        app: Where to.
-        errors_as_text: Turns errors that the user can mend into a paragraph.
-        quietly: Keeps what TensorFlow writes on import off the terminal.
+
+def load_test(
+    endpoint: Annotated[
+        str, typer.Argument(help="grpc://host:8500 or http://host:8501.")
+    ],
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Send the warm-up requests of this export, such as export/NAME.",
+        ),
+    ] = None,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Send the queries in this file: one JSON per line."
+        ),
+    ] = None,
+    prepared: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Send the test queries of this run, runs/NAME."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the model (default: the export's name)."
+        ),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="Version of the model (default: the latest).")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Version label, instead of --version.")
+    ] = None,
+    signature: Annotated[str, typer.Option(help="Signature to call.")] = "recommend",
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Requests per second, independent of answers (open loop)."),
+    ] = None,
+    clients: Annotated[
+        int | None, typer.Option(help="Number of concurrent clients (closed loop).")
+    ] = None,
+    p99_budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Find the highest rate whose p99 is within TIME, such as 10ms.",
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Duration of a test.")] = 10.0,
+    batch_size: Annotated[int, typer.Option(help="Queries per request.")] = 1,
+    k: Annotated[
+        int, typer.Option(help="Items requested for queries without their own `k`.")
+    ] = 10,
+    deadline: Annotated[
+        str, typer.Option(metavar="TIME", help="Timeout of each request.")
+    ] = "1s",
+    processes: Annotated[
+        int,
+        typer.Option(
+            help="Processes that send requests; use more if they fall behind."
+        ),
+    ] = 1,
+    reload_during: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Publish a new version during the test in this folder, which the "
+            "server watches.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot the latencies: .png, .svg or .pdf."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sends real queries to a model server and reports its latency.
+
+    With --rate, requests are sent on a fixed schedule, and each latency counts from the
+    time at which the request was due; a stalled server cannot hide it. With --clients,
+    each client waits for an answer before it sends the next request. With --p99-budget,
+    the test searches for the highest rate within the budget, starting from --rate. With
+    --reload-during, the latest version is copied to the next version number after a
+    third of the test, and the copy is removed afterwards.
+
+    Works with every server that speaks TensorFlow Serving's protocol.
     """
+    with errors_as_paragraphs(), _as_load_test_error():
+        source = QuerySource(export, queries, prepared)
+        budget_ms = None if p99_budget is None else 1e3 * _seconds(p99_budget)
+        load = _load(rate, clients, seconds, processes, _seconds(deadline), budget_ms)
+        _check_paths(plot, reload_during, budget_ms, load)
+        where, work = _workload(
+            endpoint, source, (model, version, label, signature), batch_size, k
+        )
+        with _Bar(as_json) as bar:
+            result, search = _measure(where, work, load, budget_ms, reload_during, bar)
+        if plot is not None:
+            from recdistill.serving.load_test.load_plot import plot_load_test
 
-    @app.command(
-        "load-test", short_help="Ask a served model at a rate; how fast is it?"
-    )
-    def load_test(
-        endpoint: Annotated[
-            str, typer.Argument(help="grpc://host:8500 or http://host:8501.")
-        ],
-        export: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="FOLDER",
-                help="Send the warm-up requests of this export, EXPORT/NAME.",
-            ),
-        ] = None,
-        queries: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="FILE", help="Send these queries: one JSON object a line."
-            ),
-        ] = None,
-        prepared: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="FOLDER",
-                help="Send the test queries of this run, such as runs/NAME.",
-            ),
-        ] = None,
-        model: Annotated[
-            str | None,
-            typer.Option(metavar="NAME", help="The model; else the export's name."),
-        ] = None,
-        version: Annotated[int | None, typer.Option(help="Ask this version.")] = None,
-        label: Annotated[
-            str | None, typer.Option(help="Ask the version so called.")
-        ] = None,
-        signature: Annotated[str, typer.Option(help="What is asked.")] = "recommend",
-        rate: Annotated[
-            float | None,
-            typer.Option(help="Open loop: requests a second, whatever comes back."),
-        ] = None,
-        clients: Annotated[
-            int | None,
-            typer.Option(help="Closed loop: so many wait for their answer and go on."),
-        ] = None,
-        p99_budget: Annotated[
-            str | None,
-            typer.Option(
-                metavar="TIME",
-                help="Find the highest rate whose p99 is within, such as 10ms.",
-            ),
-        ] = None,
-        seconds: Annotated[float, typer.Option(help="Length of a test.")] = 10.0,
-        batch_size: Annotated[int, typer.Option(help="Queries a request.")] = 1,
-        k: Annotated[int, typer.Option(help="Items for queries without `k`.")] = 10,
-        deadline: Annotated[
-            str, typer.Option(metavar="TIME", help="When a request has failed.")
-        ] = "1s",
-        processes: Annotated[
-            int, typer.Option(help="Generators; more if they are late.")
-        ] = 1,
-        reload_during: Annotated[
-            Path | None,
-            typer.Option(
-                metavar="FOLDER",
-                help="Swap a version meanwhile: the folder that the server watches.",
-            ),
-        ] = None,
-        plot: Annotated[
-            Path | None,
-            typer.Option(metavar="FILE", help="Draw latencies: .png, .svg or .pdf."),
-        ] = None,
-        as_json: Annotated[
-            bool, typer.Option("--json", help="Print the result as JSON, for machines.")
-        ] = False,
-    ) -> None:
-        """Sends real queries to a model server and says how fast it answers.
-
-        With --rate requests are sent by the clock, and each latency counts
-        from when the request was due, so a server that stalls cannot hide it.
-        With --clients each of so many waits for its answer and asks again.
-        With --p99-budget the highest rate that keeps it is found, starting
-        from --rate. With --reload-during the newest version is copied to the
-        next number a third into the test, and the copy removed afterwards.
-
-        It works against anything that speaks TensorFlow Serving's protocol.
-        """
-        with errors_as_text(), _mendable():
-            source = Source(export, queries, prepared)
-            budget_ms = None if p99_budget is None else 1e3 * _seconds(p99_budget)
-            load = _load(
-                rate, clients, seconds, processes, _seconds(deadline), budget_ms
-            )
-            _check_paths(plot, reload_during, budget_ms, load)
-            where, work = _workload(
-                endpoint,
-                source,
-                (model, version, label, signature),
-                batch_size,
-                k,
-                quietly,
-            )
-            with _Bar(as_json) as bar:
-                result, search = _measure(
-                    where, work, load, budget_ms, reload_during, bar
-                )
-            if plot is not None:
-                from recdistill.serving.load_test.load_plot import plot_load_test
-
-                plot_load_test(result, plot)
-        _show(result, search, plot, as_json)
+            plot_load_test(result, plot)
+    _show(result, search, plot, as_json)
 
 
 def _measure(
@@ -225,17 +214,15 @@ def _show(
 
 
 @contextlib.contextmanager
-def _mendable() -> Iterator[None]:
-    """Errors of arguments, of the server and of the queries under one name."""
-    from recdistill.errors import BusyError
+def _as_load_test_error() -> Iterator[None]:
+    """Raises errors of arguments, queries and the server as LoadTestError."""
     from recdistill.serving.client.serving_errors import ServingError
-    from recdistill.serving.load_test.generator import GeneratorError
 
     try:
         yield
     except BusyError:
         raise
-    except (ValueError, ServingError, GeneratorError) as error:
+    except (ValueError, ServingError) as error:
         raise LoadTestError(str(error)) from error
 
 
@@ -247,12 +234,12 @@ def _load(
     deadline_s: float,
     budget_ms: float | None,
 ) -> Load:
-    from recdistill.serving.load_test.generator import Load
+    from recdistill.serving.load_test.load_generator import Load
 
     if budget_ms is not None and clients is not None:
         raise LoadTestError(
-            "`--p99-budget` must go with an open loop. Received: "
-            f"`--clients` {clients}, too"
+            "`--p99-budget` cannot be combined with `--clients`. Received: "
+            f"`--clients` {clients}"
         )
     if rate is None and clients is None:
         if budget_ms is None:
@@ -267,18 +254,16 @@ def _load(
 def _check_paths(
     plot: Path | None, reload: Path | None, budget_ms: float | None, load: Load
 ) -> None:
-    """Finds out now rather than after the test."""
+    """Checks the options before the test starts."""
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise LoadTestError(
             f"`--plot` must end in .png, .svg or .pdf. Received: {plot}"
         )
     if plot is not None and not plot.parent.is_dir():
-        raise LoadTestError(
-            f"`--plot` must be in a folder that exists. Received: {plot}"
-        )
+        raise LoadTestError(f"`--plot` must be in an existing folder. Received: {plot}")
     if reload is not None and budget_ms is not None:
         raise LoadTestError(
-            "`--reload-during` must go with one rate. Received: `--p99-budget`, too"
+            "`--reload-during` cannot be combined with `--p99-budget`. Received: both"
         )
     if budget_ms is not None and budget_ms >= 1e3 * load.deadline_s:
         raise LoadTestError(
@@ -289,20 +274,20 @@ def _check_paths(
 
 def _workload(
     endpoint: str,
-    source: Source,
+    source: QuerySource,
     asked: tuple[str | None, int | None, str | None, str],
     batch_size: int,
     k: int,
-    quietly: Guard,
 ) -> tuple[Endpoint, Workload]:
-    """The messages; the server is asked whether it is there and what it takes."""
-    from recdistill.export.warm_up import newest_version, recorded_rows
+    """The messages to send. Connects to the server for the signature's inputs."""
+    from recdistill.export.layout import find_version
     from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.client import Client
     from recdistill.serving.client.protocols import Target
     from recdistill.serving.load_test.workload import (
         Workload,
         queries_from_lines,
+        recorded_rows,
         rows_of,
     )
 
@@ -310,9 +295,9 @@ def _workload(
     if model is None:
         if source.export is None:
             raise LoadTestError(
-                "`--model` must be given without `--export`. Received: none"
+                "`--model` must be given if `--export` is not. Received: neither"
             )
-        model = newest_version(source.export.resolve()).parent.name
+        model = find_version(source.export.resolve()).parent.name
     where, target = Endpoint.parse(endpoint), Target(model, version, label)
     with Client(
         endpoint, model, version=version, label=label, deadline_s=10.0
@@ -320,7 +305,7 @@ def _workload(
         signatures = client.signatures()
     if signature not in signatures:
         raise LoadTestError(
-            f"`--signature` must be one that the model has: {sorted(signatures)}. "
+            f"`--signature` must be one of {sorted(signatures)}. "
             f"Received: {signature!r}"
         )
     if source.export is not None:
@@ -329,31 +314,31 @@ def _workload(
         if source.queries is not None:
             queries = queries_from_lines(source.queries)
         else:
-            queries = _test_queries(source.prepared or Path(), signature, quietly)
+            queries = _test_queries(source.prepared or Path(), signature)
         rows = rows_of(queries, signatures[signature], k)
     return where, Workload.of_rows(rows, where.protocol, target, signature, batch_size)
 
 
-def _test_queries(folder: Path, signature: str, quietly: Guard) -> list[Query]:
+def _test_queries(folder: Path, signature: str) -> list[Query]:
     """The raw test queries of a run; for `rank` with items of the whole catalogue."""
     finished = [folder, *folder.glob("prepare-*")]
     finished = [path for path in finished if (path / "items.parquet").exists()]
     if not finished:
         raise LoadTestError(
-            "`--prepared` must be the folder of a run that was prepared. "
+            "`--prepared` must be the folder of a run whose `prepare` step is done. "
             f"Received: {folder}"
         )
-    newest = max(finished, key=lambda path: path.stat().st_mtime)
+    latest = max(finished, key=lambda path: path.stat().st_mtime)
     import numpy as np
 
-    with quietly():
+    with without_startup_notes():
         from recdistill.pipeline.prepared_data import Prepared
     from recdistill.serving.load_test.workload import (
         MOST_MESSAGES,
         queries_from_columns,
     )
 
-    prepared = Prepared(newest)
+    prepared = Prepared(latest)
     queries = queries_from_columns(prepared.raw_queries(MOST_MESSAGES))
     if signature != "rank":
         return queries
@@ -364,17 +349,17 @@ def _test_queries(folder: Path, signature: str, quietly: Guard) -> list[Query]:
 
 
 def _seconds(text: str) -> float:
-    """Reads "10ms", "0.5s" or "2min"."""
+    """Parses "10ms", "0.5s" or "2min"."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*(us|ms|s|min)\s*", text)
     scale = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
     with contextlib.suppress(ValueError):
         if match and float(match[1]) > 0:
             return float(match[1]) * scale[match[2]]
-    raise LoadTestError(f"A time must be like 10ms or 1s. Received: {text!r}")
+    raise LoadTestError(f"A time must look like 10ms or 1s. Received: {text!r}")
 
 
 class _Bar:
-    """How a test goes, on stderr."""
+    """Progress of a load test, on stderr."""
 
     def __init__(self, as_json: bool) -> None:
         console = Console(stderr=True, quiet=as_json)
@@ -395,7 +380,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show(self, label: str, at: Standing, seconds: float | None) -> None:
+    def show(self, label: str, at: RequestCounts, seconds: float | None) -> None:
         """Moves the bar."""
         counts = f"{at.elapsed_s:4.0f} s  {at.answered:,} of {at.sent:,} answered"
         if at.failed:

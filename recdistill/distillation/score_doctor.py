@@ -28,7 +28,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
-from recdistill.data.batches import Ragged
+from recdistill.data.ragged import Ragged
 from recdistill.distillation.score_transforms import (
     TRANSFORMS,
     Transform,

@@ -1,21 +1,21 @@
-"""Answers requests from a SavedModel in a process that has nothing but TensorFlow.
+"""Script that answers requests from a SavedModel in a process with TensorFlow only.
 
-Run as a script; the library imports no more of it than the file format:
+    python -P fresh_process.py MODEL REQUESTS ANSWERS WARM_UP
 
-    python -P fresh_process.py MODEL REQUESTS ANSWERS
-
-REQUESTS and ANSWERS are TFRecord files of `PredictionLog`, the format of a server's
-warm-up requests; ANSWERS has all requests with their responses twice, once for each of
-TensorFlow's two loaders. The second is the one that the C++ server uses. At the end the
-model's own warm-up requests are replayed as well.
+MODEL is a SavedModel. REQUESTS and WARM_UP are TFRecord files of `PredictionLog`.
+ANSWERS receives all requests with their responses twice, once for each of TensorFlow's
+two loaders; the second is the one that the C++ server uses. At the end the warm-up
+requests are replayed. The script imports neither Keras nor recdistill, so it fails if
+the SavedModel needs either.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
-    # From here on an import of these raises: TensorFlow itself tries one, and goes on.
+    # Importing these now raises an error; TensorFlow itself works without Keras.
     sys.modules.update(dict.fromkeys(("keras", "tf_keras", "recdistill")))  # type: ignore[arg-type]
 
 import tensorflow as tf
@@ -23,12 +23,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 Predict = Callable[[predict_pb2.PredictRequest], predict_pb2.PredictResponse]
 
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
-"""Where a server looks for warm-up requests inside a SavedModel."""
-
 
 def load_objects(model: Path) -> Predict:
-    """Loads as Python programs do."""
+    """Loads a SavedModel with `tf.saved_model.load`, as Python programs do."""
     loaded = tf.saved_model.load(str(model))
 
     def predict(request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
@@ -43,14 +40,30 @@ def load_objects(model: Path) -> Predict:
     return predict
 
 
-def load_session(model: Path) -> Predict:
-    """Loads as the C++ server does: a graph, a session, names of tensors."""
-    session = tf.compat.v1.Session(graph=tf.Graph())
+def open_session(
+    model: Path, config: tf.compat.v1.ConfigProto | None = None
+) -> tuple[tf.compat.v1.Session, Mapping[str, Any]]:
+    """Session with a SavedModel in it, as the C++ server loads it; and its signatures.
+
+    Args:
+        model: The SavedModel.
+        config: Options of the session.
+
+    Returns:
+        The session, and each signature's definition by its name.
+    """
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
         graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(model))
+    return session, graph.signature_def
+
+
+def load_session(model: Path) -> Predict:
+    """Loads a SavedModel into a session and feeds and fetches tensors by name."""
+    session, signatures = open_session(model)
 
     def predict(request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        signature = graph.signature_def[request.model_spec.signature_name]
+        signature = signatures[request.model_spec.signature_name]
         feed = {
             signature.inputs[name].name: tf.make_ndarray(proto)
             for name, proto in request.inputs.items()
@@ -66,13 +79,20 @@ def load_session(model: Path) -> Predict:
 
 
 def read(path: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
-    """The records of a file."""
+    """Prediction logs of a TFRecord file."""
     for record in tf.data.TFRecordDataset(str(path)):
         yield prediction_log_pb2.PredictionLog.FromString(record.numpy())
 
 
-def answer(model: Path, requests: Path, answers: Path) -> None:
-    """Answers all requests with both loaders, then replays the warm-up."""
+def answer(model: Path, requests: Path, answers: Path, warm_up: Path) -> None:
+    """Writes the answers of both loaders to all requests, then replays the warm-up.
+
+    Args:
+        model: The SavedModel.
+        requests: The requests.
+        answers: Receives the requests with their responses, once for each loader.
+        warm_up: The warm-up requests.
+    """
     with tf.io.TFRecordWriter(str(answers)) as writer:
         for load in (load_objects, load_session):
             predict = load(model)
@@ -80,7 +100,7 @@ def answer(model: Path, requests: Path, answers: Path) -> None:
                 response = predict(log.predict_log.request)
                 log.predict_log.response.CopyFrom(response)
                 writer.write(log.SerializeToString())
-    for log in read(model / WARM_UP):
+    for log in read(warm_up):
         predict(log.predict_log.request)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from recdistill.export.layout import SAVED_MODEL
+
 NOT_SERVED = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 """Ops that Python's TensorFlow has and TensorFlow Serving lacks: they call Python."""
 
@@ -32,7 +34,7 @@ later release.
 
 def read_model(folder: Path) -> saved_model_pb2.SavedModel:
     """The message in `saved_model.pb`."""
-    content = (folder / "saved_model.pb").read_bytes()
+    content = (folder / SAVED_MODEL).read_bytes()
     return saved_model_pb2.SavedModel.FromString(content)
 
 

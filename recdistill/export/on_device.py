@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.errors import ExportError
+from recdistill.export.layout import QUERY_TOWER, QUERY_TOWER_DESCRIPTION
 from recdistill.export.parity import TOLERANCE
 from recdistill.features.encoders import (
     FIRST,
@@ -37,9 +38,6 @@ from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.exact import bounded
 
 __all__ = ["export_query_tower", "query_tower_embeddings"]
-
-MODEL = Path("assets.extra") / "query_tower.tflite"
-DESCRIPTION = Path("assets.extra") / "query_tower.json"
 
 SIGNATURE = "encode_query"
 
@@ -107,11 +105,11 @@ def export_query_tower(
             scratch, signature_keys=[SIGNATURE]
         )
         content = converter.convert()
-    (folder / MODEL).parent.mkdir(exist_ok=True)
-    (folder / MODEL).write_bytes(content)
+    (folder / QUERY_TOWER).parent.mkdir(exist_ok=True)
+    (folder / QUERY_TOWER).write_bytes(content)
     widths = {n: int(v.shape[1]) for n, v in looked_up.items() if v.shape.rank == 2}
     text = json.dumps(_description(schema, widths), indent=1, ensure_ascii=False)
-    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+    (folder / QUERY_TOWER_DESCRIPTION).write_text(text, encoding="utf-8")
     want = encode(**looked_up)["embedding"].numpy()
     got = query_tower_embeddings(folder, {k: v.numpy() for k, v in looked_up.items()})
     scale = np.maximum(np.abs(want).max(axis=1, keepdims=True), 1)
@@ -146,7 +144,7 @@ def query_tower_embeddings(
             "LiteRT must be installed to run a query tower on this machine: "
             "pip install 'recdistill[litert]'"
         ) from error
-    runner = Interpreter(str(folder / MODEL)).get_signature_runner(SIGNATURE)
+    runner = Interpreter(str(folder / QUERY_TOWER)).get_signature_runner(SIGNATURE)
     embedding: np.ndarray = runner(**looked_up)["embedding"]
     return embedding
 

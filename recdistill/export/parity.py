@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,8 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill.errors import ExportError
 from recdistill.export import fresh_process
+from recdistill.export.layout import WARM_UP
+from recdistill.export.warm_up import read_records
 from recdistill.retrieval.exact import LOWEST, Storage, as_stored
 
 TOLERANCE = 1e-5
@@ -161,6 +163,16 @@ def write_requests(path: Path, requests: Iterable[Request], model: str) -> None:
             writer.write(log.SerializeToString())
 
 
+def read_logs(path: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
+    """Prediction logs of a TFRecord file, such as `write_requests` writes.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    for record in read_records(path):
+        yield prediction_log_pb2.PredictionLog.FromString(record)
+
+
 def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
     """Compares a SavedModel, loaded in a fresh process, with the live student.
 
@@ -197,8 +209,9 @@ def _answers_of_fresh_process(model: Path, requests: Iterable[Request]) -> list[
         asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
         write_requests(asked, requests, "parity")
         script = str(Path(fresh_process.__file__))
+        files = model, asked, answered, model / WARM_UP
         done = subprocess.run(
-            [sys.executable, "-P", script, str(model), str(asked), str(answered)],
+            [sys.executable, "-P", script, *map(str, files)],
             # Served models run on CPU, and this process may hold the accelerator.
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
             capture_output=True,
@@ -214,7 +227,7 @@ def _answers_of_fresh_process(model: Path, requests: Iterable[Request]) -> list[
                 name: tf.make_ndarray(proto)
                 for name, proto in log.predict_log.response.outputs.items()
             }
-            for log in fresh_process.read(answered)
+            for log in read_logs(answered)
         ]
 
 

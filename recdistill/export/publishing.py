@@ -25,9 +25,16 @@ from typing import Any
 import pyarrow as pa
 import tensorflow as tf
 
-from recdistill.atomic import held, to_disk
-from recdistill.export import fresh_process
+from recdistill.atomic import locked_folder, sync_to_disk
 from recdistill.export.inspection import compatibility, served_ops, signature_table
+from recdistill.export.layout import (
+    MANIFEST,
+    MODEL_CARD,
+    REAL_QUERIES,
+    WARM_UP,
+    WARM_UP_LIMIT,
+    versions,
+)
 from recdistill.export.model_card import render_card
 from recdistill.export.parity import (
     Arrays,
@@ -42,17 +49,8 @@ from recdistill.features.specs import FeatureSpec, raw_values
 FORMAT = 2
 """Version of the manifest's format."""
 
-MANIFEST = Path("assets.extra") / "recdistill.json"
-CARD = Path("assets.extra") / "MODEL_CARD.md"
-
-REAL_QUERIES = Path("assets.extra") / "recdistill_queries"
-"""The queries of the parity check, one request in the form of a warm-up request."""
-
 PARITY_BATCHES = (1, 7)
 """Batch sizes of the parity requests, beside all rows at once."""
-
-MOST_WARM_UP_REQUESTS = 1_000
-"""A server does not load a version with more."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +105,16 @@ def publish(
             f"{tuple(warm_up_batches)}"
         )
     warm_up = live.requests(warm_up_batches)
-    if len(warm_up) > MOST_WARM_UP_REQUESTS:
+    if len(warm_up) > WARM_UP_LIMIT:
         raise ValueError(
-            f"`warm_up_batches` must give at most {MOST_WARM_UP_REQUESTS} requests. "
+            f"`warm_up_batches` must give at most {WARM_UP_LIMIT} requests. "
             f"Received: {len(warm_up)}"
         )
     with staged(folder) as (staging, version):
         write(staging)
         ops = served_ops(staging)
         (staging / MANIFEST).parent.mkdir(exist_ok=True)
-        write_requests(staging / fresh_process.WARM_UP, warm_up, facts["name"])
+        write_requests(staging / WARM_UP, warm_up, facts["name"])
         write_requests(staging / REAL_QUERIES, _all_queries(live), facts["name"])
         parity = check_parity(staging, live, [*PARITY_BATCHES, len(live.queries)])
         manifest: dict[str, Any] = {
@@ -133,7 +131,7 @@ def publish(
             "warm_up": {"batch_sizes": [*warm_up_batches], "requests": len(warm_up)},
             "parity": asdict(parity),
         }
-        (staging / CARD).write_text(render_card(manifest), encoding="utf-8")
+        (staging / MODEL_CARD).write_text(render_card(manifest), encoding="utf-8")
         manifest["sha256"] = hashes(staging)
         document = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
         (staging / MANIFEST).write_text(document, encoding="utf-8")
@@ -165,7 +163,7 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
         BusyError: If another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
+    with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):
             shutil.rmtree(leftover)
         version = max(versions(folder), default=0) + 1
@@ -174,31 +172,11 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
-                to_disk(path)
+                sync_to_disk(path)
             os.rename(staging, folder / str(version))
-            to_disk(folder)
+            sync_to_disk(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def versions(folder: Path) -> list[int]:
-    """The versions in a model's folder, ascending."""
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
-
-
-def read_manifest(version: Path) -> dict[str, Any]:
-    """The manifest of a version.
-
-    Args:
-        version: The SavedModel's folder.
-
-    Raises:
-        OSError: If it has none.
-    """
-    manifest: dict[str, Any] = json.loads(
-        (version / MANIFEST).read_text(encoding="utf-8")
-    )
-    return manifest
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -21,16 +21,19 @@ import pyarrow as pa
 import tensorflow as tf
 
 from recdistill.errors import ReindexError
-from recdistill.export import fresh_process
-from recdistill.export.parity import Arrays, Live
+from recdistill.export.layout import (
+    EXTRA,
+    REAL_QUERIES,
+    VARIABLES,
+    read_manifest,
+    versions,
+)
+from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
-    REAL_QUERIES,
     Export,
     publish,
     raw_items,
-    read_manifest,
-    versions,
 )
 from recdistill.features.specs import SPECS, FeatureSpec
 from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
@@ -40,8 +43,6 @@ __all__ = ["ReindexError", "reindex"]
 
 ROWS = 8192
 """Items that go through the candidate tower at a time."""
-
-VARIABLES = Path("variables") / "variables"
 
 
 def reindex(
@@ -108,7 +109,7 @@ def reindex(
 
 
 def _version(folder: Path, version: int | None) -> Path:
-    found = versions(folder) if folder.is_dir() else []
+    found = versions(folder)
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"
         raise ReindexError(
@@ -119,13 +120,7 @@ def _version(folder: Path, version: int | None) -> Path:
 
 
 def _manifest(version: Path) -> dict[str, Any]:
-    try:
-        manifest = read_manifest(version)
-    except FileNotFoundError as error:
-        raise ReindexError(
-            f"`folder` must hold an export of recdistill. Received: {version} without "
-            "manifest"
-        ) from error
+    manifest = read_manifest(version)
     if manifest["format"] != FORMAT:
         raise ReindexError(
             f"`folder` must hold an export of format {FORMAT}, whose graph does not "
@@ -145,7 +140,7 @@ def _live(
     schema = manifest["schema"]
     specs = {name: _spec(entry) for name, entry in schema["candidate"].items()}
     item_rows = raw_items(specs, items)
-    [log] = fresh_process.read(old / REAL_QUERIES)
+    [log] = read_logs(old / REAL_QUERIES)
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
     with tf.device("CPU:0"):
@@ -186,9 +181,9 @@ def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
     for part in ("saved_model.pb", "fingerprint.pb"):
         if (old / part).exists():
             shutil.copyfile(old / part, staging / part)
-    (staging / "assets.extra").mkdir()
-    for kept in (old / "assets.extra").glob("query_tower.*"):
-        shutil.copyfile(kept, staging / "assets.extra" / kept.name)
+    (staging / EXTRA).mkdir()
+    for kept in (old / EXTRA).glob("query_tower.*"):
+        shutil.copyfile(kept, staging / EXTRA / kept.name)
     (staging / VARIABLES).parent.mkdir()
     reader = tf.train.load_checkpoint(str(old / VARIABLES))
     new = {CHECKPOINT_KEY.format(k): v for k, v in catalogue.tensors.items()}

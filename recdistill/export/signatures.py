@@ -17,6 +17,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from recdistill.export.inspection import read_model
+from recdistill.export.layout import RESERVED, SAVED_MODEL
 from recdistill.features.encoders import (
     Encoder,
     HistoryEncoder,
@@ -29,9 +30,6 @@ from recdistill.retrieval.exact import bounded
 
 Tensors = dict[str, tf.Tensor]
 Specs = dict[str, tf.TensorSpec]
-
-RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
-"""Inputs of the signatures beside the raw features; no feature may be called so."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +285,6 @@ def _restore_input_names(folder: Path, signatures: Mapping[str, Signature]) -> N
         keywords = nodes[child.node_id].bare_concrete_function.argument_keywords
         names = renamed[child.local_name]
         keywords[:] = [names.get(each, each) for each in keywords]
-    (folder / "saved_model.pb").write_bytes(model.SerializeToString(deterministic=True))
+    (folder / SAVED_MODEL).write_bytes(model.SerializeToString(deterministic=True))
     # It is optional, and a hash of the file as it was.
     (folder / "fingerprint.pb").unlink(missing_ok=True)

@@ -28,19 +28,23 @@ _NOTHING = -1e30
 """A logarithm of zero: its exponential is 0, and it is still a finite number."""
 
 
-def best_first(scores: Tensor, mask: Tensor) -> Tensor:
+def best_first(scores: Tensor, mask: Tensor, k: int | None = None) -> Tensor:
     """The positions of the candidates, best first.
 
     Args:
         scores: `(batch, list_size)`. Finite for real candidates.
         mask: `(batch, list_size)`, bool.
+        k: How many candidates to return, at least 1; None for all.
 
     Returns:
-        `(batch, list_size)` int32; the real candidates, then the padding.
+        `(batch, n)` int32, where `n` is the smaller of `k` and `list_size`; the real
+        candidates, then the padding.
     """
     scores = ops.where(mask, scores, -np.inf)
-    # The stable choice of TensorFlow: of equal values, the one at the lower index.
-    return tf.math.top_k(scores, k=tf.shape(scores)[-1]).indices
+    scores = ops.where(scores == 0.0, 0.0, scores)  # XLA would rank 0.0 above -0.0
+    size = tf.shape(scores)[-1]
+    # `top_k` is stable: of equal values, the one at the lower index comes first.
+    return tf.math.top_k(scores, k=size if k is None else tf.minimum(k, size)).indices
 
 
 def taken(values: Tensor, positions: Tensor) -> Tensor:

@@ -1,4 +1,9 @@
-"""Ranking metrics as NumPy functions."""
+"""Ranking metrics: NDCG, recall, hit rate, MRR, MAP, and agreement of two rankings.
+
+The functions (`ndcg`, `recall`, …) are NumPy and return one number for each list. The
+classes (`NDCG`, `Recall`, …) are the same metrics for Keras's `compile` and `fit`.
+TensorFlow is imported when one of the classes is first used.
+"""
 
 import lazy_loader
 

@@ -1,3 +1,11 @@
+from .keras_metrics import (
+    NDCG,
+    AveragePrecision,
+    HitRate,
+    RankingMetric,
+    Recall,
+    ReciprocalRank,
+)
 from .ranking import (
     average_precision,
     hit_rate,
@@ -11,6 +19,12 @@ from .ranking import (
 )
 
 __all__ = [
+    "NDCG",
+    "AveragePrecision",
+    "HitRate",
+    "RankingMetric",
+    "Recall",
+    "ReciprocalRank",
     "average_precision",
     "hit_rate",
     "kendall_tau",

@@ -1,13 +1,11 @@
-"""The reference teacher: a heavy ranker that sees query and candidate together."""
+"""The reference ranker: a SASRec query vector, a dot product and pair features."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import keras_rs
 import numpy as np
 import tensorflow as tf
 
@@ -19,11 +17,13 @@ from recdistill.models.two_tower import HistoryPooling, Tower
 
 @keras.saving.register_keras_serializable("recdistill")
 class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
-    """One pre-norm transformer block in which a position sees itself and earlier ones.
+    """Pre-norm transformer block with causal self-attention.
+
+    Each position attends to itself and to earlier positions.
 
     Args:
         dim: Width of the vectors.
-        heads: Attention heads; they divide `dim`.
+        heads: Attention heads; `dim` must be a multiple of it.
         dropout: Share of entries dropped in training.
     """
 
@@ -49,7 +49,7 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
     def call(
         self, vectors: tf.Tensor, real: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """`(batch, length, dim)`, with `real` `(batch, length)` bool, to the same."""
+        """Transforms `(batch, length, dim)`; `real` is the mask `(batch, length)`."""
         normed = self.norm(vectors)
         attended = self.attention(
             normed, normed, attention_mask=real[:, None, :], use_causal_mask=True
@@ -59,45 +59,38 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
         return vectors + self.dropout(changed, training=training)
 
     def get_config(self) -> dict[str, Any]:
-        """Sizes."""
+        """The constructor's arguments."""
         own = {"dim": self.dim, "heads": self.heads, "dropout": self.rate}
         return {**super().get_config(), **own}
 
 
 class RankingTeacher(keras.Model):  # type: ignore[misc]
-    r"""Scores a candidate in the light of the whole query.
+    r"""Reference ranker: SASRec query vector, dot product, bias and pair features.
 
-    1. The query $u$ is what a student's tower sees of it (`HistoryPooling` and its
-       features), and besides the last state of causal self-attention over the history
-       (Kang & McAuley, 2018, "Self-Attentive Sequential Recommendation").
-    2. The plain terms $u \cdot c$, the candidate's bias and a weight for each pair
-       feature make a first score.
-    3. The candidate $c$ attends to the history's states: $a$ is what the query did
-       that bears on this candidate (Zhou et al., 2018, "Deep Interest Network").
-    4. $u, c, a, u \odot c, a \odot c$ and the pair features pass low-rank feature
-       crosses (Wang et al., 2021, "DCN V2") and an MLP, whose output is added.
+    The query vector $u$ is computed from three parts: the last state of causal
+    self-attention over the history (SASRec: Kang & McAuley, 2018, "Self-Attentive
+    Sequential Recommendation"), the pooled history (`HistoryPooling`) and the query's
+    features. The score of a candidate with vector $c$, bias $b$ and pair features $p$
+    is $u \cdot c + b + w \cdot p$, with learned weights $w$.
 
-    Step 3 and 4 are computed for every candidate: that is what makes it accurate, and
-    slow. The MLP starts silent, so that the plain terms can be trained first, and
-    cheaply: see `plain_terms`.
+    A student with two towers cannot read the pair features, nor features that are
+    `teacher_only`. A whole catalogue costs one matrix product, so the ranker can be
+    trained and can score with the whole catalogue as candidates.
 
     Args:
-        schema: The fitted features, those that only the teacher may see included.
+        schema: The fitted features, including those that are `teacher_only`.
         catalogue: Looked-up features of all candidates, each `(items, …)`.
         affinities: The fitted layers of the pair features, by name.
         dim: Width of all vectors.
-        heads: Attention heads; they divide `dim`.
+        heads: Attention heads; `dim` must be a multiple of it.
         blocks: Self-attention blocks.
-        attention_length: Most recent history items that attention sees.
+        attention_length: Number of most recent history items in the attention.
         decays: Pools of the history, as in `HistoryPooling`.
-        cross_layers: Feature crosses in a row.
-        hidden: Hidden layers of the MLP. With none there is no step 3 and 4: the plain
-            terms alone are the ranker, and a catalogue costs one matrix product.
         dropout: Share of entries dropped in training.
 
     Raises:
-        ValueError: If `heads` do not divide `dim`, or the schema has no history for an
-            affinity to read, or no query feature at all.
+        ValueError: If `dim` is not a multiple of `heads`, if `affinities` are given and
+            the schema has no history, or if the schema has no query feature.
     """
 
     def __init__(
@@ -110,8 +103,6 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         blocks: int = 1,
         attention_length: int = 50,
         decays: Sequence[float] = (0.5, 0.8, 0.97),
-        cross_layers: int = 1,
-        hidden: Sequence[int] = (64, 32),
         dropout: float = 0.2,
     ) -> None:
         super().__init__(name="ranking_teacher")
@@ -133,19 +124,17 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         self.candidate_projection = keras.layers.Dense(dim, name="candidate_projection")
         self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
         if schema.history is not None:
-            self._make_attention(heads, blocks, dropout)
-            if hidden:
-                self._make_candidate_attention()
-        self.crosses = [
-            keras_rs.layers.FeatureCross(projection_dim=dim // 2, name=f"cross_{k}")
-            for k in range(cross_layers if hidden else 0)
-        ]
-        self.hidden_layers = [
-            keras.layers.Dense(width, activation="relu", name=f"hidden_{k}")
-            for k, width in enumerate(hidden)
-        ]
-        if self.hidden_layers:
-            self.head = keras.layers.Dense(1, kernel_initializer="zeros", name="head")
+            self.blocks = [
+                CausalBlock(dim, heads, dropout, name=f"block_{k}")
+                for k in range(blocks)
+            ]
+            self.norm = keras.layers.LayerNormalization(name="norm")
+            self.positions = keras.layers.Embedding(
+                attention_length,
+                dim,
+                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
+                name="positions",
+            )
         if self.affinities:
             self.pair_weights = keras.layers.Dense(
                 1, use_bias=False, kernel_initializer="zeros", name="pair_weights"
@@ -153,123 +142,40 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         self.bias = keras.layers.Dense(1, name="bias")
         self.dropout = keras.layers.Dropout(dropout)
 
-    def _make_attention(self, heads: int, blocks: int, dropout: float) -> None:
-        """What reads the history."""
-        self.blocks = [
-            CausalBlock(self.dim, heads, dropout, name=f"block_{k}")
-            for k in range(blocks)
-        ]
-        self.norm = keras.layers.LayerNormalization(name="norm")
-        self.positions = keras.layers.Embedding(
-            self.attention_length,
-            self.dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-            name="positions",
-        )
-
-    def _make_candidate_attention(self) -> None:
-        """What lets a candidate attend to the history."""
-        self.to_key = keras.layers.Dense(self.dim, use_bias=False, name="to_key")
-        self.to_query = keras.layers.Dense(self.dim, use_bias=False, name="to_query")
-        self.to_value = keras.layers.Dense(self.dim, name="to_value")
-
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
-        """Scores `(batch, list_size)` of the batch's candidates.
+        """Scores the batch's candidates, `(batch, list_size)`.
 
         Args:
-            batch: The tensor contract of `recdistill.data.batches`. Where it has a
-                `training_row`, pair features are those of a model without this query.
-            training: Whether dropout is on.
+            batch: A batch as described in `recdistill.data.batches`. If it has a
+                `training_row`, the pair features come from item models that were not
+                fitted on that row.
+            training: Whether dropout is active.
 
-        Exposes to `recdistill.distillation.layer_outputs` "query_embedding" `(batch,
-        dim)` and
-        "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size, dim)` where
-        lists share their candidates.
+        Exposes to `recdistill.distillation.layer_outputs`: "query_embedding" `(batch,
+        dim)`, and "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size,
+        dim)` if all lists have the same candidates.
         """
-        states, real = self._read_history(batch["query"], training)
-        query = self._summarise(batch["query"], states, training)
-        candidates = self._encode(tf.convert_to_tensor(batch["candidate_index"]))
+        query = self._encode_query(batch["query"], training)
+        candidates = self._encode_candidates(
+            tf.convert_to_tensor(batch["candidate_index"])
+        )
+        shared = candidates.shape.rank == 2
         layer_outputs.expose("query_embedding", query)
-        one_list = candidates.shape.rank == 2
-        listed = candidates[None] if one_list else candidates
-        layer_outputs.expose("candidate_embedding", listed)
-        pairs = self._pair_features(batch)
-        plain = self._plain(query, candidates, pairs)
-        if not self.hidden_layers:
-            return plain
-        if one_list:
-            candidates = tf.tile(candidates[None], [tf.shape(query)[0], 1, 1])
-        attended = self._attend(candidates, states, real)
-        wide = tf.broadcast_to(query[:, None, :], tf.shape(candidates))
-        inputs = [wide, candidates, attended, wide * candidates, attended * candidates]
-        deep = self._cross(tf.concat([*inputs, *pairs], axis=-1), training)
-        return plain + self.head(deep)[..., 0]
-
-    @contextlib.contextmanager
-    def plain_terms(self) -> Iterator[keras.Model]:
-        """The plain terms as a model of their own, to train over whole catalogues.
-
-        A step costs one matrix product instead of one pass of the MLP for each pair, so
-        every item can be a candidate. What it learns is the ranker's own.
-
-        Yields:
-            A model of the tensor contract. Inside the block the layers that it does not
-            use are frozen.
-        """
-        with _frozen(self._deep_layers()):
-            yield _PlainTerms(self)
-
-    @contextlib.contextmanager
-    def deep_terms(self) -> Iterator[keras.Model]:
-        """The ranker with its plain terms frozen: the MLP learns what they leave.
-
-        Sampled lists, which are all that a pass of the MLP for each pair can afford,
-        say less about the whole catalogue than the plain terms know by then.
-
-        Yields:
-            The ranker itself.
-        """
-        deep = self._deep_layers()
-        plain = [
-            layer
-            for layer in self._flatten_layers(include_self=False)
-            if layer not in deep
-        ]
-        with _frozen(plain):
-            yield self
-
-    def _deep_layers(self) -> list[keras.layers.Layer]:
-        """What the plain terms do without."""
-        if not self.hidden_layers:
-            return []
-        deep = [*self.crosses, *self.hidden_layers, self.head]
-        if self._history is not None:
-            deep += [self.to_key, self.to_query, self.to_value]
-        return deep
-
-    def plain_scores(
-        self, batch: Mapping[str, Any], training: bool = False
-    ) -> tf.Tensor:
-        """The plain terms alone, `(batch, list_size)`: one matrix product for all."""
-        states, _ = self._read_history(batch["query"], training)
-        query = self._summarise(batch["query"], states, training)
-        candidates = self._encode(tf.convert_to_tensor(batch["candidate_index"]))
-        return self._plain(query, candidates, self._pair_features(batch))
-
-    def _plain(
-        self, query: tf.Tensor, candidates: tf.Tensor, pairs: list[tf.Tensor]
-    ) -> tf.Tensor:
-        bias = self.bias(candidates)[..., 0]
-        if candidates.shape.rank == 2:
-            scores = tf.matmul(query, candidates, transpose_b=True) + bias
+        layer_outputs.expose(
+            "candidate_embedding", candidates[None] if shared else candidates
+        )
+        scores = self.bias(candidates)[..., 0]
+        if shared:
+            scores += tf.matmul(query, candidates, transpose_b=True)
         else:
-            scores = tf.linalg.matvec(candidates, query) + bias
+            scores += tf.linalg.matvec(candidates, query)
+        pairs = self._pair_features(batch)
         if pairs:
             scores += self.pair_weights(tf.concat(pairs, axis=-1))[..., 0]
         return scores
 
-    def _encode(self, index: tf.Tensor) -> tf.Tensor:
-        """Candidate vectors, `index.shape + (dim,)`, each distinct one made once."""
+    def _encode_candidates(self, index: tf.Tensor) -> tf.Tensor:
+        """Candidate vectors, `index.shape + (dim,)`; each item is encoded once."""
         distinct, place = tf.unique(tf.reshape(index, [-1]))
         rows = {name: tf.gather(v, distinct) for name, v in self._catalogue.items()}
         ids = self._item_vectors(rows[self._item_id])
@@ -277,17 +183,25 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         return tf.gather(vectors, tf.reshape(place, tf.shape(index)))
 
     def _item_vectors(self, index: tf.Tensor) -> tf.Tensor:
-        """Vectors of item ids, shared by candidates and history."""
+        """Embeddings of item ids, shared by candidates and history."""
         return self.candidate_features.tables[self._item_id](index)
 
-    def _read_history(
+    def _encode_query(
         self, query: Mapping[str, tf.Tensor], training: bool
-    ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
-        """States `(batch, length, dim)`, oldest first, and which of them are real."""
-        if self._history is None:
-            return None, None
-        recent = query[self._history][:, : self.attention_length]
-        history = tf.reverse(recent, axis=[1])
+    ) -> tf.Tensor:
+        """Query vectors, `(batch, dim)`."""
+        parts = []
+        if self.history_pooling is not None:
+            history = query[str(self._history)]
+            states = self._read_history(history, training)
+            parts += [states[:, -1], self.history_pooling(history)]
+        if self.query_features.sizes:
+            parts.append(self.query_features(query))
+        return self.query_tower(tf.concat(parts, axis=1), training=training)
+
+    def _read_history(self, history: tf.Tensor, training: bool) -> tf.Tensor:
+        """States of the self-attention, `(batch, length, dim)`, oldest first."""
+        history = tf.reverse(history[:, : self.attention_length], axis=[1])
         real = history != MISSING
         length = tf.shape(history)[1]
         vectors = self._item_vectors(history) * self.dim**0.5
@@ -295,70 +209,23 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         vectors = self.dropout(vectors, training=training)
         for block in self.blocks:
             vectors = block(vectors, real, training=training)
-        # Where nothing is, there is no state either, however much padding there is.
-        return self.norm(vectors) * tf.cast(real, vectors.dtype)[..., None], real
-
-    def _summarise(
-        self,
-        query: Mapping[str, tf.Tensor],
-        states: tf.Tensor | None,
-        training: bool,
-    ) -> tf.Tensor:
-        """The query's vector, `(batch, dim)`."""
-        parts = []
-        if states is not None and self.history_pooling is not None:
-            parts += [states[:, -1], self.history_pooling(query[str(self._history)])]
-        if self.query_features.sizes:
-            parts.append(self.query_features(query))
-        return self.query_tower(tf.concat(parts, axis=1), training=training)
-
-    def _attend(
-        self, candidates: tf.Tensor, states: tf.Tensor | None, real: tf.Tensor | None
-    ) -> tf.Tensor:
-        """What each candidate finds in the history, `(batch, list_size, dim)`."""
-        if states is None or real is None:
-            return tf.zeros_like(candidates)
-        logits = tf.matmul(
-            self.to_query(candidates), self.to_key(states), transpose_b=True
-        )
-        logits *= self.dim**-0.5
-        here = real[:, None, :]
-        weights = tf.nn.softmax(tf.where(here, logits, logits.dtype.min))
-        # A history that is all padding has nothing to offer.
-        weights *= tf.cast(here, weights.dtype)
-        return tf.matmul(weights, self.to_value(states))
+        # States of padding are zero, so that padding cannot change a score.
+        return self.norm(vectors) * tf.cast(real, vectors.dtype)[..., None]
 
     def _pair_features(self, batch: Mapping[str, Any]) -> list[tf.Tensor]:
-        """Two views of each affinity: as it is, and with its heavy tail folded in."""
+        """Two features of each affinity: the score, and sign(score) log(1 + |score|).
+
+        The logarithm compresses the heavy tail of an affinity's scores.
+        """
         features = []
         if self.affinities:
             items = tf.gather(self._catalogue[self._item_id], batch["candidate_index"])
             history = batch["query"][str(self._history)]
             for layer in self.affinities:
                 score = layer(history, items, batch.get("training_row"))
-                folded = tf.sign(score) * tf.math.log1p(tf.abs(score))
-                features += [score[..., None], folded[..., None]]
+                compressed = tf.sign(score) * tf.math.log1p(tf.abs(score))
+                features += [score[..., None], compressed[..., None]]
         return features
-
-    def _cross(self, inputs: tf.Tensor, training: bool) -> tf.Tensor:
-        crossed = inputs
-        for layer in self.crosses:
-            crossed = layer(inputs, crossed)
-        crossed = self.dropout(crossed, training=training)
-        for layer in self.hidden_layers:
-            crossed = layer(crossed)
-        return crossed
-
-
-class _PlainTerms(keras.Model):  # type: ignore[misc]
-    """See `RankingTeacher.plain_terms`."""
-
-    def __init__(self, ranker: RankingTeacher) -> None:
-        super().__init__(name="plain_terms")
-        self.ranker = ranker
-
-    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
-        return self.ranker.plain_scores(batch, training=training)
 
 
 def _check(
@@ -366,25 +233,12 @@ def _check(
 ) -> None:
     if dim % heads:
         raise ValueError(
-            f"`heads` must divide `dim`. Received: heads={heads}, dim={dim}"
+            f"`dim` must be a multiple of `heads`. Received: dim={dim}, heads={heads}"
         )
     if not schema.query:
         raise ValueError("`schema` must have a query feature. Received: none")
     if affinities and schema.history is None:
         raise ValueError(
-            "`schema` must have a history where `affinities` are given. "
+            "`schema` must have a history if `affinities` are given. "
             f"Received: {sorted(affinities)} and no history"
         )
-
-
-@contextlib.contextmanager
-def _frozen(layers: Sequence[keras.layers.Layer]) -> Iterator[None]:
-    """Inside the block these layers do not train."""
-    before = [layer.trainable for layer in layers]
-    for layer in layers:
-        layer.trainable = False
-    try:
-        yield
-    finally:
-        for layer, trainable in zip(layers, before, strict=True):
-            layer.trainable = trainable

@@ -53,9 +53,7 @@ def load_dataset(
                 "`dataset.reader` = 'frames' requires DataFrames: pass `tables` to "
                 "`recdistill.run`. Received: no `tables`"
             )
-        from recdistill.data import read_frames
-
-        return read_frames(tables, columns)
+        raise NotImplementedError
     path = config.path
     if config.fetch is not None:
         label = f"Downloading {config.fetch}"

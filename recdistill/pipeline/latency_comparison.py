@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.latency.latency_tables import RankingTime
 from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.model_building import parameters, size_bytes
 from recdistill.pipeline.model_timing import count_operations, time_models
@@ -13,34 +12,9 @@ from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scorers import compiled
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Latency and cost of one model that ranks candidates for one query.
-
-    Attributes:
-        model: "teacher" or "student".
-        candidates: Number of candidates.
-        latency: Its latency, measured in turns of ten calls with the other model.
-        speedup: How many times faster it is than the teacher; None if the teacher was
-            not timed.
-        flops: Floating-point operations of matrix products, see
-            `recdistill.evaluation.latency.flops`; None if unknown.
-        parameters: Number of weights; None if unknown.
-        size_bytes: Size of its weights or files; None if unknown.
-    """
-
-    model: str
-    candidates: int
-    latency: Latency
-    speedup: float | None
-    flops: int | None
-    parameters: int | None
-    size_bytes: int | None
-
-
 def time_side_by_side(
     pipeline: Pipeline, candidates: Sequence[int]
-) -> list[SideBySide]:
+) -> list[RankingTime]:
     """Times teacher and student of a run on one query.
 
     A teacher with partial scores cannot be timed; then only the student is.
@@ -59,7 +33,7 @@ def time_side_by_side(
     for size, times in time_models(scorer, student, prepared, candidates, config.seed):
         counts = count_operations(teacher, student, prepared, size, config.seed)
         found += [
-            SideBySide(
+            RankingTime(
                 model=name,
                 candidates=size,
                 latency=latency,

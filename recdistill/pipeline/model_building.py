@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, in_order
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import in_order
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
 from recdistill.models.ranker import RankingTeacher

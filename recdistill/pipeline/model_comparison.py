@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.data.batches import catalogue_mask, in_order, score_catalogue
+from recdistill.data.batches import catalogue_mask
+from recdistill.data.collation import score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.rows import ListRows, agreement
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.prepared_data import Prepared

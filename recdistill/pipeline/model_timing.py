@@ -11,7 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.data.batches import Lists, in_order, raw_inputs
+from recdistill.data.batches import Lists, raw_inputs
+from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.latency.flops import flops_of_function
 from recdistill.evaluation.latency.stopwatch import Comparison, compare
 from recdistill.pipeline.model_building import Teacher, members_of

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.sparse
 
-from recdistill.data.batches import Ragged, in_order, raw_inputs
+from recdistill.data.batches import raw_inputs
+from recdistill.data.ragged import Ragged
+from recdistill.data.shard_reading import in_order
 from recdistill.features.encoders import FIRST, Schema
 from recdistill.features.specs import raw_values
 

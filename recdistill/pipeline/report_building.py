@@ -15,6 +15,7 @@ from recdistill.evaluation.intervals import (
     paired_difference,
 )
 from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.run_report import (
     DatasetPart,
     GatePart,
@@ -23,7 +24,6 @@ from recdistill.evaluation.report.run_report import (
     ProtocolPart,
     Report,
     SoftTargetsPart,
-    describe_environment,
 )
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
@@ -92,8 +92,10 @@ def build_report(
         protocol=ProtocolPart(
             split=f"test, the last {config.split.test:.0%} of {_OF[config.split.by]}",
             lists=len(rows.segments),
-            candidates=("listed" if has_partial_scores(config.teacher) else "full"),
-            masked_seen=True,
+            candidates=(
+                "listed" if has_partial_scores(config.teacher) else "catalogue"
+            ),
+            seen="exclude",
             unreachable=rows.unreachable,
             resamples=settings.bootstrap,
         ),

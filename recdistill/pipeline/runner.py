@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.progress import Progress, silent
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
-from recdistill.pipeline.steps import STEPS, Step
+from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.steps.step import Step
 from recdistill.pipeline.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Pipeline:
             )
         # Equal seeds must give equal weights, whatever the order of threads.
         tf.config.experimental.enable_op_determinism()
-        with held(self.workspace.root):
+        with locked_folder(self.workspace.root):
             return self._finished(STEPS[until])
 
     def _finished(self, step: Step) -> Artefact:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from recdistill.data.batches import Collator, read_lists
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine, sample
 from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig

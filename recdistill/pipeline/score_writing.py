@@ -13,14 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.atomic import whole
-from recdistill.data.batches import (
-    RAW_PREFIX,
-    Collator,
-    Lists,
-    catalogue_mask,
-    read_lists,
-)
+from recdistill.atomic import atomic_write
+from recdistill.data.batches import RAW_PREFIX, Lists, catalogue_mask
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import read_lists
 from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.prepared_data import Prepared
@@ -166,7 +162,7 @@ class ScoreWriter:
         # Stored in the file, so that a step that continues has the counts as well.
         counts = {ROUNDING: json.dumps(rounding.tolist())}
         metadata = {**(table.schema.metadata or {}), **counts}
-        with whole(target) as aside:
+        with atomic_write(target) as aside:
             pq.write_table(table.replace_schema_metadata(metadata), aside)
 
     def _choose(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from recdistill.data.batches import Lists, in_order, read_lists
+from recdistill.data.batches import Lists
+from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import ScoreError, TeacherError
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scorers import PAIRS_AT_ONCE

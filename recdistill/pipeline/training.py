@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, batches
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_transforms import transformed
 from recdistill.losses import ListwiseCrossEntropy

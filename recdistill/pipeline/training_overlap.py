@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from recdistill.data.batches import Lists, read_lists
+from recdistill.data.batches import Lists
+from recdistill.data.shard_reading import read_lists
 from recdistill.errors import DataError
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import (

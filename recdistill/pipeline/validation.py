@@ -8,13 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from recdistill.data.batches import (
-    Lists,
-    catalogue_mask,
-    catalogue_relevance,
-    in_order,
-    score_catalogue,
-)
+from recdistill.data.batches import Lists, catalogue_mask, catalogue_relevance
+from recdistill.data.collation import score_catalogue
+from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.rows import ListRows, measure
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scored_candidates import lists_with_scored_positive

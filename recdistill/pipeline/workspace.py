@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from recdistill import __version__
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 
 RECORD = "record.json"
 
@@ -162,5 +162,5 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: If a number is not finite.
     """
     text = json.dumps(value, indent=1, allow_nan=False)
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")

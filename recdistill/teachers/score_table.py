@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.data.batches import Lists, Ragged
+from recdistill.data.batches import Lists
+from recdistill.data.ragged import Ragged
 from recdistill.errors import TeacherError
 
 

@@ -30,7 +30,7 @@ def make_student():
 
 def make_teacher():
     teacher = RankingTeacher(
-        small.schema(), small.catalogue(), dim=8, hidden=(5,), attention_length=8
+        small.schema(), small.catalogue(), dim=8, attention_length=8
     )
     teacher(BATCH)
     return small.shuffled_weights(teacher, scale=0.3)

@@ -51,8 +51,8 @@ REPORT = {
     "protocol": {
         "split": "test, the last 10%",
         "lists": 24,
-        "candidates": "full",
-        "masked_seen": True,
+        "candidates": "catalogue",
+        "seen": "exclude",
         "resamples": 50,
         "confidence": 0.95,
     },

@@ -7,6 +7,7 @@ import pytest
 
 from recdistill.errors import ExportError
 from recdistill.export import on_device
+from recdistill.export.layout import QUERY_TOWER_DESCRIPTION
 from recdistill.export.on_device import export_query_tower, query_tower_embeddings
 from tests.films import build_rows, build_schema, build_student
 
@@ -64,7 +65,7 @@ def look_up(description, raw):
 def test_a_device_that_follows_the_description_gets_the_live_embedding(
     version, schema, student
 ):
-    text = (version / on_device.DESCRIPTION).read_text(encoding="utf-8")
+    text = (version / QUERY_TOWER_DESCRIPTION).read_text(encoding="utf-8")
     description = json.loads(text)
     rows = build_rows()
     want = student.encode_query(schema.lookup_query(rows), training=False).numpy()
@@ -76,7 +77,7 @@ def test_a_device_that_follows_the_description_gets_the_live_embedding(
 
 
 def test_privileged_features_are_no_inputs(version):
-    text = (version / on_device.DESCRIPTION).read_text(encoding="utf-8")
+    text = (version / QUERY_TOWER_DESCRIPTION).read_text(encoding="utf-8")
     names = set(json.loads(text)["features"])
     assert names == {"user_id", "jobs", "Age", "taste", "history"}
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 from recdistill.cli.main import app
-from recdistill.errors import ExportError, ReindexError
-from recdistill.export import publishing
+from recdistill.errors import ExportError, NotAnExportError, ReindexError
+from recdistill.export import layout, publishing
 from recdistill.export.reindexing import reindex
 from recdistill.retrieval.indexing import IndexSettings
 from tests.films import build_items, build_rows, build_schema, build_student, run_export
@@ -130,7 +130,7 @@ def test_removed_items_are_unknown_and_k_reaches_the_new_size(second):
 
 
 def test_the_manifest_tells_where_the_version_comes_from(first, second):
-    manifest = publishing.read_manifest(second)
+    manifest = layout.read_manifest(second)
     assert manifest["reindexed_from"] == 1
     assert manifest["items"] == 73
     assert manifest["metadata"] == {"fingerprint": "f"}
@@ -140,7 +140,7 @@ def test_the_manifest_tells_where_the_version_comes_from(first, second):
     assert manifest["signatures"] == first.manifest["signatures"]
     assert manifest["sha256"] == publishing.hashes(second)
     assert manifest["parity"]["queries"] == 12
-    card = (second / publishing.CARD).read_text(encoding="utf-8")
+    card = (second / layout.MODEL_CARD).read_text(encoding="utf-8")
     assert "those of version 1" in card
     tower = "assets.extra/query_tower.tflite"
     assert (second / tower).read_bytes() == (first.path / tower).read_bytes()
@@ -157,10 +157,10 @@ def test_a_version_that_answers_wrongly_is_not_published(first, monkeypatch):
         write(old, staging, catalogue)
 
     monkeypatch.setattr(module, "_write", swapped)
-    before = publishing.versions(first.path.parent)
+    before = layout.versions(first.path.parent)
     with pytest.raises(ExportError, match="must answer as the live student"):
         reindex(first.path.parent, NEW, version=1)
-    assert publishing.versions(first.path.parent) == before
+    assert layout.versions(first.path.parent) == before
     assert not list(first.path.parent.glob(".staging-*"))
 
 
@@ -186,9 +186,9 @@ def test_a_folder_without_versions_is_refused(tmp_path):
     with pytest.raises(ReindexError, match="no version"):
         reindex(tmp_path, NEW)
     (tmp_path / "1").mkdir()
-    with pytest.raises(ReindexError, match="without manifest"):
+    with pytest.raises(NotAnExportError, match="with the manifest"):
         reindex(tmp_path, NEW)
-    manifest = tmp_path / "1" / publishing.MANIFEST
+    manifest = tmp_path / "1" / layout.MANIFEST
     manifest.parent.mkdir()
     manifest.write_text(json.dumps({"format": 1}))
     with pytest.raises(ReindexError, match=r"export it anew. Received: format 1"):

@@ -41,6 +41,20 @@ def test_the_lowest_score_there_is_ranks_before_padding():
     np.testing.assert_array_equal(got, [[1, 0]])
 
 
+def test_the_first_k_are_the_start_of_the_full_order():
+    full = graph_ranks.best_first(SCORES, MASK)
+    np.testing.assert_array_equal(graph_ranks.best_first(SCORES, MASK, 2), full[:, :2])
+    np.testing.assert_array_equal(graph_ranks.best_first(SCORES, MASK, 9), full)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_zeros_of_both_signs_are_equal_scores(jit_compile):
+    scores = tf.constant([[-0.0, 0.0, -0.0]])
+    order = tf.function(graph_ranks.best_first, jit_compile=jit_compile)
+    got = order(scores, tf.ones((1, 3), tf.bool))
+    np.testing.assert_array_equal(got, [[0, 1, 2]])
+
+
 def test_the_head_is_the_first_k_or_all():
     np.testing.assert_array_equal(
         graph_ranks.head(SCORES, 2), [True, True, False, False]

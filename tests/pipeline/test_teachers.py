@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from recdistill.data.batches import Collator, in_order, read_lists
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import TeacherError
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
 from recdistill.export.parity import Parity
-from recdistill.pipeline.pipeline import STEPS, Pipeline
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_opening import watched
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
 from tests import tiny
 from tests.pipeline import outside
 
@@ -66,7 +67,7 @@ def first(request, tmp_path_factory):
         if not MOVIELENS.exists():
             pytest.skip(f"{MOVIELENS} is not there")
         sample_movielens(folder / "data")
-    go(folder, CALLABLE, until="student")
+    go(folder, CALLABLE, until="baseline")
     return folder
 
 
@@ -81,7 +82,7 @@ def distilled(folder, *overrides):
     done = go(folder, *overrides)
     assert list(done) == list(STEPS)
     assert done["prepare"].reused
-    assert done["student"].reused
+    assert done["baseline"].reused
     assert not done["score"].reused
     return done
 
@@ -146,7 +147,7 @@ def test_callable(shared):
     assert_scores_are(done, by_rule)
     report = assert_is_served(done, shared)
     assert report.models["teacher"].parameters is None
-    assert report.protocol.candidates == "full"
+    assert report.protocol.candidates == "catalogue"
 
 
 def test_callable_of_whole_lists_with_names_of_its_own(shared):
@@ -491,14 +492,6 @@ def pairs(first, tmp_path_factory):
     return path, {(u, i): s for u, i, s in rows}
 
 
-def test_a_slow_teacher_says_how_far_it_is():
-    calls = []
-    score = watched(lambda x: x["mask"], "Judging", 5, lambda *call: calls.append(call))
-    for rows in (2, 3):
-        assert len(score({"mask": np.ones((rows, 4), bool)})) == rows
-    assert calls == [("Judging", 2, 5), ("Judging", 5, 5)]
-
-
 class TestScores:
     """A teacher of which only some scores are there."""
 
@@ -525,7 +518,7 @@ class TestScores:
         assert 0 < report.protocol.lists < lists
         teacher = report.models["teacher"]
         assert teacher.latency_ms == {} and report.speedup == {}
-        assert teacher.latency_reason == "only its scores are there"
+        assert teacher.latency_reason == "the teacher has partial scores only"
         assert report.models["distilled"].latency_ms["20"].p50 > 0
         assert teacher.metrics["ndcg@10"].value > 0
         assert report.gate.differences["teacher_minus_popularity"].value is not None

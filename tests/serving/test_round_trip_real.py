@@ -13,7 +13,8 @@ import pytest
 import tensorflow as tf
 
 from recdistill.data import read_tables
-from recdistill.data.batches import Collator, batches
+from recdistill.data.collation import Collator
+from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.export.student_export import export_student
 from recdistill.losses import ListwiseCrossEntropy

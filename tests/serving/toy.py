@@ -12,7 +12,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
+from recdistill.export.layout import WARM_UP
 
 
 class Toy(tf.Module):

@@ -4,7 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recdistill.data.batches import Collator, Lists, Ragged
+from recdistill.data.batches import Lists
+from recdistill.data.collation import Collator
+from recdistill.data.ragged import Ragged
 from recdistill.errors import TeacherError
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.score_table import keep_scored_by_all

@@ -13,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.errors import TimingError
-from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.evaluation.latency.stopwatch import Latency, Throughput
+from recdistill.export.layout import WARM_UP
 
 __all__ = [
     "Call",
     "ModelTimes",
     "TimedCall",
-    "find_version",
     "time_model",
 ]
-
-MANIFEST = Path("assets.extra") / "recdistill.json"
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 
 
 @dataclass(frozen=True)
@@ -49,19 +46,19 @@ class TimedCall:
     Attributes:
         call: The call.
         threads: Threads that TensorFlow had.
-        load: Its times.
+        throughput: Its times.
         flops: See `recdistill.evaluation.latency.flops`; None where not counted.
     """
 
     call: Call
     threads: int
-    load: Load
+    throughput: Throughput
     flops: int | None
 
     @property
     def per_core_second(self) -> float:
         """Requests that a core answers in a second of its time."""
-        return 1000 / self.load.cpu_ms
+        return 1000 / self.throughput.cpu_ms
 
     def cost_per_million(self, core_price: float) -> float:
         """Price of a million requests, if cores do nothing else and never wait.
@@ -70,11 +67,11 @@ class TimedCall:
             core_price: Of a core for an hour.
 
         Example:
-            >>> load = Load(Latency(1, 1, 1, 1, 1, 1), 1000.0, cpu_ms=3.6, joules=None)
-            >>> TimedCall(Call("rank"), 1, load, None).cost_per_million(0.04)
+            >>> times = Throughput(Latency(1, 1, 1, 1, 1, 1), 1000.0, 3.6, joules=None)
+            >>> TimedCall(Call("rank"), 1, times, None).cost_per_million(0.04)
             0.04
         """
-        core_hours = self.load.cpu_ms / 1000 / 3600 * 1e6
+        core_hours = self.throughput.cpu_ms / 1000 / 3600 * 1e6
         return core_hours * core_price
 
 
@@ -99,44 +96,6 @@ class ModelTimes:
     warm_up_rows: int
     counted: str
     calls: tuple[TimedCall, ...]
-
-
-def find_version(export: Path) -> Path:
-    """The SavedModel that is meant: a version's folder, or the highest version in one.
-
-    Args:
-        export: `…/NAME/VERSION` or `…/NAME`.
-
-    Raises:
-        FileNotFoundError: If there is none.
-    """
-    if (export / "saved_model.pb").exists():
-        return export
-    if export.is_dir():
-        versions = [p for p in export.iterdir() if p.name.isdecimal()]
-        whole = [p for p in versions if (p / "saved_model.pb").exists()]
-        if whole:
-            return max(whole, key=lambda path: int(path.name))
-    raise FileNotFoundError(
-        "`export` must be the folder of a SavedModel, or one with numbered versions. "
-        f"Received: {export}"
-    )
-
-
-def read_manifest(model: Path) -> dict[str, Any]:
-    """The manifest of an export.
-
-    Raises:
-        TimingError: If it has none.
-    """
-    path = model / MANIFEST
-    if not path.exists():
-        raise TimingError(
-            f"`model` must be an export of recdistill, with {MANIFEST}. "
-            f"Received: {model}"
-        )
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
 
 
 def time_model(
@@ -236,5 +195,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _timed(result: dict[str, Any], threads: int) -> TimedCall:
     call = Call(result["signature"], result["rows"], result["candidates"])
-    latency = Latency(**result["load"].pop("latency"))
-    return TimedCall(call, threads, Load(latency, **result["load"]), result["flops"])
+    latency = Latency(**result["throughput"].pop("latency"))
+    return TimedCall(
+        call, threads, Throughput(latency, **result["throughput"]), result["flops"]
+    )

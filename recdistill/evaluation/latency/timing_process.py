@@ -27,15 +27,15 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill.evaluation.latency.flops import COUNTED, flops_of_run
-from recdistill.evaluation.latency.stopwatch import measure_load
+from recdistill.evaluation.latency.stopwatch import measure_throughput
+from recdistill.export.fresh_process import open_session
+from recdistill.export.layout import MANIFEST, WARM_UP, read_manifest
+from recdistill.export.warm_up import read_records
 
 Arrays = dict[str, np.ndarray]
 
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
-MANIFEST = Path("assets.extra") / "recdistill.json"
 
-
-class Model:
+class LoadedExport:
     """A loaded SavedModel, and the real rows that came with it.
 
     Args:
@@ -48,18 +48,11 @@ class Model:
             intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads
         )
         before, start = memory_bytes(), time.perf_counter()
-        self.session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-        with self.session.graph.as_default():
-            loader = tf.compat.v1.saved_model.loader
-            graph = loader.load(self.session, ["serve"], str(path))
+        self.session, self.signatures = open_session(path, config)
         self.load_s = time.perf_counter() - start
         self.memory_bytes = None if before is None else memory_bytes() - before  # type: ignore[operator]
-        self.signatures = graph.signature_def
         self.rows = _warm_up_rows(path / WARM_UP)
-        manifest = path / MANIFEST
-        self.items = (
-            json.loads(manifest.read_text("utf-8"))["items"] if manifest.exists() else 0
-        )
+        self.items = read_manifest(path)["items"] if (path / MANIFEST).exists() else 0
 
     def inputs(self, signature: str, rows: int, candidates: int | None) -> Arrays:
         """Real inputs of a call.
@@ -136,17 +129,17 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
         plan: `threads`, `workers`, `seconds`, `flops`, and `calls`, each with
             `signature`, `rows` and `candidates`.
     """
-    model = Model(path, plan["threads"])
+    model = LoadedExport(path, plan["threads"])
     calls = []
     for call in plan["calls"]:
         inputs = model.inputs(call["signature"], call["rows"], call["candidates"])
-        load = measure_load(
+        throughput = measure_throughput(
             model.prepare(call["signature"], inputs),
             workers=plan["workers"],
             seconds=plan["seconds"],
         )
         flops = model.flops(call["signature"], inputs) if plan["flops"] else None
-        calls.append({**call, "load": asdict(load), "flops": flops})
+        calls.append({**call, "throughput": asdict(throughput), "flops": flops})
     return {
         "load_s": model.load_s,
         "memory_bytes": model.memory_bytes,
@@ -159,8 +152,8 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
 def _warm_up_rows(path: Path) -> dict[str, Arrays]:
     """Inputs of the largest warm-up request of each signature."""
     largest: dict[str, Arrays] = {}
-    for record in tf.data.TFRecordDataset(str(path)):
-        log = prediction_log_pb2.PredictionLog.FromString(record.numpy())
+    for record in read_records(path):
+        log = prediction_log_pb2.PredictionLog.FromString(record)
         request = log.predict_log.request
         inputs = {name: tf.make_ndarray(v) for name, v in request.inputs.items()}
         name = request.model_spec.signature_name

@@ -1,131 +1,58 @@
-"""The report of a run, `report.json`: what was kept, what it costs, how it was found.
+"""The report of a run (`report.json`, schema version 2): quality, cost and protocol.
 
-The document is typed and versioned. What depends on the clock or the machine stands
-under keys of its own (`latency_ms`, `timings_s`, `environment`); everything else is the
-same for the same inputs, and `metrics_fingerprint` says so in one string. A number that
-could not be computed is null with its reason: NaN and infinity are not JSON.
-
-`receipt.py` shows a report in the terminal.
+The document is typed and versioned. Everything that depends on the clock or the machine
+is under separate keys (`latency_ms`, `speedup`, `timings_s`, `environment`); everything
+else is the same for the same inputs, and `Report.metrics_fingerprint` is its hash. A
+number that could not be computed is null, with a reason.
 """
+
+from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import platform
-from collections.abc import Iterable
-from dataclasses import replace
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PlainSerializer,
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recdistill.atomic import atomic_write
+from recdistill.errors import ReportError
+from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.report.json_fields import (
+    Estimates,
+    Settings,
+    SliceEstimate,
+    rounded,
 )
 
-from recdistill.atomic import whole
-from recdistill.evaluation.intervals import Interval, Slice
-from recdistill.evaluation.latency.stopwatch import Latency
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION: Final = 2
 
 ModelName = Literal["popularity", "baseline", "distilled", "teacher"]
 Count = Annotated[int, Field(ge=0)]
 
-_PACKAGES = ("tensorflow", "keras", "keras-rs", "numpy", "pyarrow", "pandas")
-
-
-def _read_interval(value: Any) -> Any:
-    """An interval from its JSON form; numbers that are not finite become None."""
-    if isinstance(value, dict):
-        low, high = value.get("ci") or (None, None)
-        value = Interval(value["value"], low, high, value.get("reason"))
-    if isinstance(value, Interval):
-        numbers = (value.value, value.low, value.high)
-        if not all(number is None or math.isfinite(number) for number in numbers):
-            reason = value.reason or "the number is not finite"
-            finite = value.value is not None and math.isfinite(value.value)
-            kept = value.value if finite else None
-            return replace(value, value=kept, low=None, high=None, reason=reason)
-    return value
-
-
-def _write_interval(interval: Interval) -> dict[str, JsonValue]:
-    ends: list[JsonValue] = [interval.low, interval.high]
-    document: dict[str, JsonValue] = {
-        "value": interval.value,
-        "ci": None if interval.low is None else ends,
-    }
-    if interval.reason is not None:
-        document["reason"] = interval.reason
-    return document
-
-
-def _read_slice(value: Any) -> Any:
-    if not isinstance(value, (dict, Slice)):
-        return value
-    fields = value if isinstance(value, dict) else vars(value)
-    metrics = {name: _read_interval(one) for name, one in fields["metrics"].items()}
-    return Slice(fields["lists"], fields["queries"], metrics)
-
-
-def _write_slice(part: Slice) -> dict[str, JsonValue]:
-    return {
-        "lists": part.lists,
-        "queries": part.queries,
-        "metrics": {name: _write_interval(one) for name, one in part.metrics.items()},
-    }
-
-
-def _json_safe(value: Any) -> Any:
-    """The same settings with `inf` and `nan` as words, paths as text."""
-    if isinstance(value, dict):
-        return {str(key): _json_safe(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_safe(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return str(value) if isinstance(value, os.PathLike) else value
-
-
-def _rounded(value: Any) -> Any:
-    """The same document, its numbers to nine significant digits."""
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
-
-
-Estimate = Annotated[
-    Interval, BeforeValidator(_read_interval), PlainSerializer(_write_interval)
-]
-SliceEstimate = Annotated[
-    Slice, BeforeValidator(_read_slice), PlainSerializer(_write_slice)
-]
-Settings = Annotated[dict[str, JsonValue], BeforeValidator(_json_safe)]
-Estimates = dict[str, Estimate]
-
 
 class _Part(BaseModel):
-    """A part of the report: unknown keys and numbers that are not finite are errors."""
+    """Part of the report: unknown keys and numbers that are not finite are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
 
 class DatasetPart(_Part):
-    """What the run was trained and judged on.
+    """The data set that the models were trained and evaluated on.
 
     Attributes:
-        name: As people call it.
+        name: Name for people.
         fingerprint: Hash of the prepared data.
-        interactions: How many interactions were read.
-        queries: How many different queries.
-        items: How many items the catalogue has.
-        lists: How many lists each split has.
+        interactions: Number of interactions read.
+        queries: Number of distinct queries.
+        items: Number of items in the catalogue.
+        lists: Number of lists by split.
     """
 
     name: str
@@ -137,26 +64,30 @@ class DatasetPart(_Part):
 
 
 class ProtocolPart(_Part):
-    """How the numbers were obtained; numbers of different protocols do not compare.
+    """Evaluation protocol. Numbers of different protocols cannot be compared.
 
     Attributes:
-        split: Which lists were judged, say "test".
-        lists: How many they are.
-        candidates: "full" for the whole catalogue, "sampled:N", or "listed" for those
-            that a teacher of some scores has scored, and lists with a positive there.
-        masked_seen: Whether items that the query had seen were left out of the ranking.
-        unreachable: Lists whose positive is not in the catalogue; they count 0.
-        resample: What the intervals resample.
-        resamples: How often.
-        confidence: Of the intervals.
+        split: The lists that were evaluated, for example "test".
+        lists: Number of these lists.
+        candidates: The candidates that were ranked: "catalogue" for all items,
+            "retrieved:N" for the union of the retrievers' top N, "sampled:N" for N
+            random items, or "listed" for the scored candidates of a teacher with
+            partial scores; then only lists with a scored positive are evaluated.
+        seen: "exclude" if items that the query has seen are not candidates, else
+            "include".
+        unreachable: Number of lists whose positive is not in the catalogue. They count
+            as 0 in every metric.
+        resample: What the bootstrap draws.
+        resamples: Number of bootstrap resamples.
+        confidence: Confidence level of the intervals.
     """
 
     split: str
     lists: Count
     candidates: Annotated[
-        str, Field(pattern=r"^(full|listed|sampled:[1-9][0-9]*)$")
-    ] = "full"
-    masked_seen: bool
+        str, Field(pattern=r"^(catalogue|listed|(retrieved|sampled):[1-9][0-9]*)$")
+    ] = "catalogue"
+    seen: Literal["exclude", "include"]
     unreachable: Count = 0
     resample: Literal["query"] = "query"
     resamples: Count = 1000
@@ -164,19 +95,18 @@ class ProtocolPart(_Part):
 
 
 class ModelPart(_Part):
-    """One model: how well it ranks and what it costs.
+    """Quality and cost of one model.
 
     Attributes:
-        metrics: The mean of each metric over the lists.
-        slices: By kind of slice, then by slice: the same over part of the lists.
-        parameters: How many numbers were learnt; None where that cannot be said.
-        flops_per_query: Of matrix products (`recdistill.evaluation.latency.flops`), to
-        score one
-            query's candidates, as many as latency is first given for; None where not
-            counted.
-        size_bytes: On disk, as it would be served; None where not measured.
-        latency_ms: By number of candidates ("100", "1000").
-        latency_reason: Why there is none; None where nothing is to be said.
+        metrics: Mean of each metric over the lists.
+        slices: The same over part of the lists, by kind of slice and slice.
+        parameters: Number of trained parameters; None if unknown.
+        flops_per_query: Floating-point operations of matrix products to score the
+            candidates of one query (`recdistill.evaluation.latency.flops`), for the
+            first number of candidates in `latency_ms`; None if not counted.
+        size_bytes: Size on disk as served; None if not measured.
+        latency_ms: Latency by number of candidates ("100", "1000").
+        latency_reason: Why `latency_ms` is empty; None if no reason is known.
     """
 
     metrics: Estimates
@@ -189,18 +119,18 @@ class ModelPart(_Part):
 
 
 class GatePart(_Part):
-    """Whether the teacher was worth distilling, decided on validation.
+    """Decision whether the teacher is worth distilling, made on validation.
 
     Attributes:
-        passed: Whether it was.
-        overridden: Whether the run went on all the same, at the user's word.
+        passed: Whether the teacher passed.
+        overridden: Whether the run continued although the teacher did not pass.
         message: The decision in one sentence, with its numbers.
-        differences: What it rests on, by name.
-        lists: How many validation lists the teacher scored.
-        constant_lists: How many of them have one score for all candidates.
-        not_finite: How many scores were NaN or infinite.
-        trained_on: How many lists of "valid" and "test" the teacher was trained on;
-            None where that is not known.
+        differences: The differences behind the decision, by name.
+        lists: Number of validation lists that the teacher scored.
+        constant_lists: Number of them whose candidates all have the same score.
+        not_finite: Number of scores that are NaN or infinite.
+        trained_on: Number of "valid" and "test" lists that the teacher was trained on;
+            None if unknown.
     """
 
     passed: bool
@@ -214,19 +144,19 @@ class GatePart(_Part):
 
 
 class SoftTargetsPart(_Part):
-    """What the student was shown of the teacher's scores.
+    """How the teacher's scores became the student's soft targets.
 
     Attributes:
-        transform: Of the scores, list by list
-        (`recdistill.distillation.score_transforms`).
+        transform: Transform of the scores of each list
+            (`recdistill.distillation.score_transforms`).
         teacher_temperature: Divides the transformed scores.
-        temperature: Temperature of the loss, which divides both sides.
-        chosen_by: "doctor" where the configuration left something to it.
-        effective: How many candidates of a list the soft targets are about; None where
-            that is not known.
-        list_size: Of how many.
-        findings: What the score doctor says of the scores.
-        reason: Of the doctor's proposal.
+        temperature: Temperature of the loss; divides both sides.
+        chosen_by: "doctor" if the score doctor chose transform or temperature.
+        effective: Effective number of candidates of a list (the exponential of the
+            entropy of the soft targets); None if unknown.
+        list_size: Number of candidates of a list (median).
+        findings: Findings of the score doctor.
+        reason: Reason for the score doctor's proposal.
     """
 
     transform: str
@@ -240,29 +170,30 @@ class SoftTargetsPart(_Part):
 
 
 class Report(_Part):
-    """The whole of `report.json`, version 1.
+    """Report of a run: the whole of `report.json`.
 
     Attributes:
-        schema_version: Changes when a reader of the document would have to.
-        name: Of the run.
-        seed: Of the run.
-        dataset: What it was trained and judged on.
-        protocol: How it was judged.
-        models: The distilled student beside what it must be compared to.
-        gap_closed: By metric: (distilled - baseline) / (teacher - baseline).
+        schema_version: Version of this document's form.
+        name: Name of the run.
+        seed: Seed of the run.
+        dataset: Data set of the run.
+        protocol: Evaluation protocol.
+        models: Quality and cost of each model.
+        gap_closed: By metric: (distilled - baseline) / (teacher - baseline). The value
+            is null, with a reason, if teacher and baseline do not differ beyond noise.
         kept: By metric: distilled / teacher.
-        differences: By pair ("teacher_minus_baseline", …), then by metric.
-        agreement: How alike student and teacher order the candidates.
-        speedup: By number of candidates: how many times faster the distilled student
-            is than the teacher, timed in turns.
-        gate: The decision to distil; None where there was none.
-        soft_targets: What the student was shown; None where it is not known.
+        differences: By pair ("teacher_minus_baseline", …) and metric.
+        agreement: How similarly student and teacher rank the candidates.
+        speedup: By number of candidates: latency of the teacher divided by that of the
+            distilled student, both timed in turns.
+        gate: Decision to distil; None if there was none.
+        soft_targets: The student's soft targets; None if unknown.
         timings_s: Seconds by step.
-        environment: Versions and machine, as from `describe_environment`.
-        config: The settings of the run, defaults filled in.
+        environment: Versions and machine, from `describe_environment`.
+        config: Configuration of the run, defaults included.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = SCHEMA_VERSION
     name: str
     seed: int
     dataset: DatasetPart
@@ -279,102 +210,116 @@ class Report(_Part):
     environment: Settings = {}
     config: Settings = {}
 
+    def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
+        """Table of the models' metrics, one row a model and metric.
+
+        Args:
+            slices: Return one row a model, slice and metric instead.
+
+        Returns:
+            A pandas DataFrame with the columns `model`, `metric`, `value`, `low`,
+            `high` (the confidence interval) and `reason` (why a number is missing).
+            With `slices`, the columns `slice_by`, `slice`, `lists` and `queries` come
+            after `model`. Missing numbers are NaN, a missing reason is None.
+
+        Example:
+            >>> part = ModelPart(metrics={"ndcg@10": Interval(0.25, 0.24, 0.26)})
+            >>> data = DatasetPart(name="Films", fingerprint="ab12", interactions=90,
+            ...                    queries=7, items=30, lists={"test": 7})
+            >>> way = ProtocolPart(split="test", lists=7, seen="exclude")
+            >>> report = Report(name="films", seed=1, dataset=data, protocol=way,
+            ...                 models={"distilled": part})
+            >>> report.to_frame().set_index("metric").loc["ndcg@10", "low"].item()
+            0.24
+        """
+        import pandas as pd
+
+        between = ("slice_by", "slice", "lists", "queries") if slices else ()
+        columns = ["model", *between, "metric", "value", "low", "high", "reason"]
+        rows = self._slice_rows() if slices else self._model_rows()
+        frame = pd.DataFrame(rows, columns=columns)
+        numbers = ["value", "low", "high"]
+        return frame.astype(dict.fromkeys(numbers, "float64") | {"reason": "object"})
+
+    def _model_rows(self) -> Iterator[list[Any]]:
+        for model, part in self.models.items():
+            for metric, one in part.metrics.items():
+                yield [model, metric, *_cells(one)]
+
+    def _slice_rows(self) -> Iterator[list[Any]]:
+        for model, part in self.models.items():
+            for kind, slices in part.slices.items():
+                for name, some in slices.items():
+                    for metric, one in some.metrics.items():
+                        counts = [some.lists, some.queries]
+                        yield [model, kind, name, *counts, metric, *_cells(one)]
+
     def to_json(self) -> str:
-        """The document: the same text for the same report, and strictly JSON.
+        """Strict JSON text of the report; equal reports give equal text.
 
         Raises:
-            ValueError: A number is not finite, which JSON cannot say.
+            ValueError: If a number is not finite.
         """
         document = self.model_dump(mode="json")
         text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         return text + "\n"
 
     def metrics_fingerprint(self) -> str:
-        """A hash of all that the same inputs must give again.
+        """SHA-256 (hex) of everything that the same inputs reproduce.
 
-        Times, the machine and the packages are left out, so two runs of one config can
-        be compared in one word. Numbers count to nine digits, since a parallel sum may
-        differ in its last bit from run to run.
+        Times, machine and package versions are left out, so that two runs of one
+        configuration can be compared. Numbers are rounded to nine digits, because a
+        parallel sum may differ in its last bit between runs.
         """
         document = self.model_dump(
             mode="json", exclude={"speedup", "timings_s", "environment"}
         )
         for model in document["models"].values():
             del model["latency_ms"]
-        canonical = json.dumps(_rounded(document), sort_keys=True, allow_nan=False)
+        canonical = json.dumps(rounded(document), sort_keys=True, allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the document, so that a reader sees the old or the new one, whole.
+        """Write the report as JSON, atomically.
 
         Args:
-            path: The file; its folder must exist.
+            path: Output file; its folder must exist.
 
         Raises:
-            OSError: The file cannot be written.
+            OSError: If the file cannot be written.
             ValueError: As `to_json`.
         """
         text = self.to_json()
-        with whole(Path(path)) as aside:
+        with atomic_write(Path(path)) as aside:
             aside.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read a document back.
+        """Read a report from a file.
 
         Args:
-            path: The file.
+            path: A `report.json`.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It is not a report of this version.
+            OSError: If the file cannot be read.
+            ReportError: If it is not a report of schema version 2.
         """
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        version = document.get("schema_version") if isinstance(document, dict) else None
-        if version != 1:
-            raise ValueError(
-                "`schema_version` of a report must be 1. "
-                f"Received: schema_version={version} in {path}"
-            )
-        return cls.model_validate(document)
-
-
-def describe_environment(packages: Iterable[str] = _PACKAGES) -> dict[str, JsonValue]:
-    """Versions and machine that the numbers of a report depend on.
-
-    Args:
-        packages: Distributions whose versions are wanted; those not installed are
-            left out.
-
-    Returns:
-        `python`, `platform`, `cpu`, `cores` (those this process may use) and
-        `packages`. Neither the host's nor the user's name.
-    """
-    versions: dict[str, JsonValue] = {}
-    for name in packages:
         try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "cores": _usable_cores(),
-        "packages": versions,
-    }
+            document = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ReportError(f"{path} is not JSON: {error}") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if version != SCHEMA_VERSION:
+            hint = " Run `recdistill evaluate` again to rewrite it." * (version == 1)
+            raise ReportError(
+                f"`schema_version` of a report must be {SCHEMA_VERSION}. "
+                f"Received: schema_version={version} in {path}.{hint}"
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise ReportError(f"{path} is not a valid report: {error}") from error
 
 
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _cells(interval: Interval) -> list[Any]:
+    return [interval.value, interval.low, interval.high, interval.reason]

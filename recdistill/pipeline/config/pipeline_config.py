@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from recdistill.export.layout import RESERVED
 from recdistill.features.specs import CandidateSpec, HistorySpec, IdSpec, QuerySpec
 from recdistill.pipeline.config.dataset_section import DatasetConfig
 from recdistill.pipeline.config.distill_section import DistillConfig
@@ -22,9 +23,6 @@ from recdistill.pipeline.config.teacher_section import (
     check_inputs,
     members_of,
 )
-
-SERVING_INPUTS = {"k", "exclude_ids", "allow_ids", "candidate_ids"}
-"""Inputs of the exported model beside the query features."""
 
 
 class Config(Section):
@@ -75,7 +73,7 @@ class Config(Section):
                 "`query` can have at most one feature of kind 'history'. "
                 f"Received: {histories}"
             )
-        taken = SERVING_INPUTS | {f"{history}_length" for history in histories}
+        taken = {*RESERVED, *(f"{history}_length" for history in histories)}
         clash = taken & {*self.query, *self.candidate}
         if clash:
             raise ValueError(

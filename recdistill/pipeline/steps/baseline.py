@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ class Baseline(Step):
         Baseline and student are evaluated on the scored candidates, so both train on
         them.
         """
+        from recdistill.pipeline.config.teacher_section import has_partial_scores
+
         return ("score",) if has_partial_scores(config.teacher) else ("prepare",)
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
@@ -40,7 +41,7 @@ class Baseline(Step):
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the weights and the metrics of the validation lists."""
-        from recdistill.data.batches import Collator
+        from recdistill.data.collation import Collator
         from recdistill.distillation.distiller import Distiller
 
         size = run.prepared.catalogue_size

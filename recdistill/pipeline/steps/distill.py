@@ -44,7 +44,7 @@ class Distill(Step):
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the weights and the metrics of the validation lists."""
-        from recdistill.data.batches import Collator
+        from recdistill.data.collation import Collator
         from recdistill.distillation.distiller import Distiller
         from recdistill.pipeline.soft_targets import distillation_losses
 

@@ -24,8 +24,11 @@ class Evaluate(Step):
         return ("baseline", "teacher", "distill")
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
-        """What is measured, and the decision at the gate."""
+        """What is measured, the decision at the gate, and the form of the report."""
+        from recdistill.evaluation.report.run_report import SCHEMA_VERSION
+
         return {
+            "schema_version": SCHEMA_VERSION,
             # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
             **sections(run.config, "seed", "evaluate"),
@@ -35,12 +38,9 @@ class Evaluate(Step):
         """Writes the metrics of each test list and model, and `report.json`."""
         import pyarrow.parquet as pq
 
-        from recdistill.pipeline.model_comparison import (
-            popularity_scorer,
-            rank_test_lists,
-        )
+        from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
-        from recdistill.pipeline.scorers import compiled
+        from recdistill.pipeline.scorers import compiled, popularity_scorer
 
         models = {
             "baseline": run.student_model("baseline"),

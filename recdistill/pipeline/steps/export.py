@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,9 @@ class ExportStep(Step):
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Publishes the next version; its path is the record."""
         name, settings = run.config.name, run.config.export
-        published = _published(settings.path / name, draft.key)
+        from recdistill.export.layout import published_with_key
+
+        published = published_with_key(settings.path / name, draft.key)
         if published is not None:
             return {"path": str(published)}
         from recdistill.evaluation.report.run_report import Report
@@ -72,13 +73,3 @@ class ExportStep(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """Path of the version."""
         return str(record["path"])
-
-
-def _published(folder: Path, key: str) -> Path | None:
-    """The version that a killed export step with this key had already published."""
-    for manifest in folder.glob("*/assets.extra/recdistill.json"):
-        metadata = json.loads(manifest.read_text(encoding="utf-8"))["metadata"]
-        version = manifest.parent.parent
-        if version.name.isdecimal() and metadata.get("key") == key:
-            return version
-    return None

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.config.teacher_section import (
-    ReferenceTeacherConfig,
-    members_of,
-)
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
@@ -43,6 +39,10 @@ class TeacherStep(Step):
         import keras
         import pyarrow.parquet as pq
 
+        from recdistill.pipeline.config.teacher_section import (
+            ReferenceTeacherConfig,
+            members_of,
+        )
         from recdistill.pipeline.gate import CheckedScorer
         from recdistill.pipeline.model_building import (
             WEIGHTS,
@@ -50,7 +50,7 @@ class TeacherStep(Step):
             parameters,
         )
         from recdistill.pipeline.model_building import members_of as models_of
-        from recdistill.pipeline.model_comparison import popularity_scorer
+        from recdistill.pipeline.scorers import popularity_scorer
 
         config = run.config
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
@@ -67,11 +67,9 @@ class TeacherStep(Step):
         lists = sum(map(len, validation.lists))
         scorer = CheckedScorer(run.scorer(teacher, "Evaluating the teacher", lists))
         values = {}
-        for name, score in {
-            "valid": scorer,
-            "valid_popularity": popularity_scorer(run.prepared.popularity),
-        }.items():
-            rows = validation.rows(score)
+        popularity = popularity_scorer(run.prepared.popularity)
+        for name in ("valid", "valid_popularity"):
+            rows = validation.rows(scorer if name == "valid" else popularity)
             pq.write_table(rows, draft.path / f"{name}.parquet")
             values[name] = validation.mean(rows)
         return {

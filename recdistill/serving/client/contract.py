@@ -13,15 +13,13 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from recdistill.export.layout import RESERVED
 from recdistill.serving.client.serving_errors import QueryError
 
 __all__ = ["Query", "SignatureContract", "TensorContract", "batch_of", "ids_of"]
 
 Query = Mapping[str, object]
 """Raw features by name: text, a number, or a list of either; None where unknown."""
-
-RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
-"""Inputs that are no features of the query."""
 
 _LENGTH = "_length"
 

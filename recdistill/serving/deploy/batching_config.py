@@ -25,7 +25,7 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
 
 GAIN = 1.05
@@ -103,7 +103,7 @@ class Batching:
             OSError: If it cannot be written.
         """
         comments = "".join(f"# {note}\n" for note in notes)
-        with whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(comments + self.text, encoding="utf-8")
 
 

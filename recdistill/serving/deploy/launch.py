@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from types import FrameType
 from typing import Literal
 
 from recdistill.errors import LaunchError
+from recdistill.export.layout import versions
 from recdistill.serving.deploy.model_server import server_flags
 from recdistill.serving.deploy.models_config import Models, write_monitoring
 
@@ -113,10 +113,10 @@ def found_models(exports: Path) -> dict[str, Path]:
         LaunchError: If there is no version in it.
     """
     folder = exports.resolve()
-    if _has_versions(folder):
+    if versions(folder):
         return {folder.name: folder}
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
-    models = {path.name: path for path in inside if _has_versions(path)}
+    models = {path.name: path for path in inside if versions(path)}
     if not models:
         raise LaunchError(
             "EXPORT_DIR must be a model's folder, which has a folder for each version "
@@ -254,9 +254,3 @@ def _docker(launch: Launch, config: Path) -> list[str]:
         f"--user={os.getuid()}:{os.getgid()}",
         f"--entrypoint={BINARY}",
     ]
-
-
-def _has_versions(folder: Path) -> bool:
-    return folder.is_dir() and any(
-        re.fullmatch("[0-9]+", path.name) and path.is_dir() for path in folder.iterdir()
-    )

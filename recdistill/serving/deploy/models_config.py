@@ -27,7 +27,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
 
 __all__ = [
@@ -265,7 +265,7 @@ class Models:
         Raises:
             OSError: If it cannot be written.
         """
-        with whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(self.text, encoding="utf-8")
 
     def __eq__(self, other: object) -> bool:
@@ -311,7 +311,7 @@ def write_monitoring(path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(
             f'prometheus_config {{\n  enable: true\n  path: "{METRICS_PATH}"\n}}\n',
             encoding="utf-8",

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
-from recdistill.export.publishing import hashes, read_manifest, versions
+from recdistill.export.layout import read_manifest, versions
+from recdistill.export.publishing import hashes
 from recdistill.serving.deploy.models_config import STABLE, Models, read_models
 
 __all__ = ["Release", "ReleaseError", "promote", "prune", "rollback"]
@@ -182,7 +183,7 @@ def _holding(folder: Path) -> Iterator[None]:
         raise ReleaseError(
             f"`folder` must hold the versions of a model. Received: {folder}"
         )
-    with held(folder):
+    with locked_folder(folder):
         yield
 
 
@@ -208,13 +209,7 @@ def _check_whole(version: Path) -> None:
     """The files are those that were proven."""
     if not version.is_dir():
         raise ReleaseError(f"`version` must be there still. Received: {version}")
-    try:
-        want = read_manifest(version)["sha256"]
-    except FileNotFoundError as error:
-        raise ReleaseError(
-            f"`version` must be an export of recdistill. Received: {version} without "
-            "manifest"
-        ) from error
+    want = read_manifest(version)["sha256"]
     got = hashes(version)
     if got != want:
         wrong = sorted(n for n in {*got, *want} if got.get(n) != want.get(n))

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recdistill.atomic import whole
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from recdistill.atomic import atomic_write
 from recdistill.errors import TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
     ModelTimes,
-    read_manifest,
     time_model,
 )
+from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
     CallTime,
     Choice,
@@ -109,7 +113,7 @@ def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
     """By batch size, the largest p50 and the largest p99 of all signatures."""
     found: dict[int, CallTime] = {}
     for each in times.calls:
-        size, latency = each.call.rows, each.load.latency
+        size, latency = each.call.rows, each.throughput.latency
         so_far = found.get(size, CallTime(0.0, 0.0))
         found[size] = CallTime(
             max(so_far.p50, latency.p50), max(so_far.p99, latency.p99)
@@ -162,7 +166,7 @@ def write_configuration(
         rest_port=rest_port,
         batch_threads=batching.num_batch_threads,
     )
-    with whole(paths[3]) as aside:
+    with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)
     return paths
@@ -185,3 +189,26 @@ def explain(swept: Sweep) -> list[str]:
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
         lines.append(f"{name} {shown}: {reason}.")
     return [part for line in lines for part in textwrap.wrap(line, 76)]
+
+
+def render_sweep(swept: Sweep) -> Group:
+    """Times by batch size, and the parameters with their reasons."""
+    table = Table(title=f"{swept.name}: a full batch, all threads at work")
+    for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
+        table.add_column(heading, justify="right")
+    batching = swept.choice.batching
+    for size, time in sorted(swept.slowest.items()):
+        row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
+        style = "bold" if size == batching.max_batch_size else None
+        table.add_row(str(size), *row, style=style)
+    reasons = Table(show_header=False, box=None)
+    for name, why in swept.choice.why.items():
+        value = getattr(batching, name)
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        reasons.add_row(Text(name, style="bold"), shown, Text(why, style="dim"))
+    warning = Text(
+        "A full batch breaks the budget: raise it, or export with smaller warm-up "
+        "requests.",
+        style="bold yellow",
+    )
+    return Group(table, reasons, *([] if swept.choice.holds_budget else [warning]))

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recdistill.atomic import held
-from recdistill.export.warm_up import newest_version
+from recdistill.atomic import locked_folder
+from recdistill.export.layout import find_version
 from recdistill.serving.client.protocols import VersionStatus
 from recdistill.serving.client.serving_errors import ServingError
 
@@ -109,16 +109,16 @@ def staged_copy(
 
     Raises:
         BusyError: If an export is being written there.
-        QueryError: If there is no version.
+        NotAnExportError: If the folder has no version.
         OSError: If the copy cannot be written.
     """
-    newest = newest_version(folder)
+    newest = find_version(folder)
     folder = newest.parent
     version = int(newest.name) + 1
     # Not a number: no server loads it. A number with the export's prefix: the next
     # export clears away what a killed test left.
     staging = folder / f".staging-load-test-{version}"
-    with held(folder):
+    with locked_folder(folder):
         try:
             shutil.copytree(newest, staging)
             yield VersionSwap(staging, version, versions)

@@ -13,17 +13,28 @@ from pathlib import Path
 
 import numpy as np
 
-from recdistill.export.warm_up import Row
+from recdistill.export.layout import WARM_UP, find_version
+from recdistill.export.warm_up import read_records
 from recdistill.serving.client.contract import (
     Query,
     SignatureContract,
     batch_of,
     ids_of,
 )
+from recdistill.serving.client.messages import PredictionLog
 from recdistill.serving.client.protocols import Message, ServingProtocol, Target
 from recdistill.serving.client.serving_errors import QueryError
+from recdistill.serving.client.tensors import from_proto
 
-__all__ = ["Workload", "queries_from_columns", "queries_from_lines", "rows_of"]
+__all__ = [
+    "Workload",
+    "queries_from_columns",
+    "queries_from_lines",
+    "recorded_rows",
+    "rows_of",
+]
+
+Row = dict[str, np.ndarray]
 
 MOST_MESSAGES = 2000
 """Messages that are kept; a longer test sends them again."""
@@ -108,6 +119,43 @@ def rows_of(queries: Sequence[Query], contract: SignatureContract, k: int) -> li
                 row[name] = _ids(name, query, number)
         rows.append(row)
     return rows
+
+
+def recorded_rows(export: Path, signature: str) -> list[Row]:
+    """Distinct queries among an export's warm-up requests of one signature.
+
+    Args:
+        export: `<export>/<name>` for its latest version, or one version's folder.
+        signature: Name of the signature.
+
+    Returns:
+        The inputs of each query, each `(1, …)`.
+
+    Raises:
+        NotAnExportError: If there is no version.
+        QueryError: If the signature has no warm-up request.
+        DataError: If the file is damaged.
+        OSError: If the file cannot be read.
+    """
+    version = find_version(export)
+    rows: dict[bytes, Row] = {}
+    seen = set()
+    for record in read_records(version / WARM_UP):
+        request = PredictionLog.FromString(record).predict_log.request
+        seen.add(request.model_spec.signature_name)
+        if request.model_spec.signature_name != signature:
+            continue
+        inputs = {name: from_proto(value) for name, value in request.inputs.items()}
+        for place in range(min(len(value) for value in inputs.values())):
+            row = {n: v[place : place + 1] for n, v in sorted(inputs.items())}
+            key = repr([(name, v.tolist()) for name, v in row.items()]).encode()
+            rows.setdefault(key, row)
+    if not rows:
+        raise QueryError(
+            f"`signature` must be one of the warm-up requests of {version}, "
+            f"{sorted(seen)}. Received: signature={signature!r}"
+        )
+    return list(rows.values())
 
 
 def queries_from_lines(path: Path) -> list[Query]:

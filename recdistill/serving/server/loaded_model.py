@@ -19,6 +19,9 @@ from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from recdistill.errors import DataError
+from recdistill.export.layout import WARM_UP, WARM_UP_LIMIT
+from recdistill.export.warm_up import read_records
 from recdistill.serving.server.request_errors import (
     Code,
     RequestError,
@@ -27,15 +30,9 @@ from recdistill.serving.server.request_errors import (
 )
 from recdistill.serving.server.wire_tensors import dtype_name, read_tensor
 
-__all__ = ["DEFAULT_SIGNATURE", "WARM_UP", "Model", "Signature", "warm_up_requests"]
+__all__ = ["DEFAULT_SIGNATURE", "Model", "Signature", "warm_up_requests"]
 
 DEFAULT_SIGNATURE = "serving_default"
-
-WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
-"""Where a version keeps its warm-up requests."""
-
-WARM_UP_LIMIT = 1_000
-"""Most warm-up requests of a version."""
 
 _IN_THE_CALLERS_THREAD = -1
 
@@ -264,9 +261,9 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
     if not file.is_file():
         return
     try:
-        records = list(tf.data.TFRecordDataset(str(file)).as_numpy_iterator())
-    except tf.errors.OpError as error:
-        raise of_tensorflow(error) from error
+        records = list(read_records(file))
+    except (DataError, OSError) as error:
+        raise RequestError(Code.DATA_LOSS, str(error)) from error
     if len(records) > WARM_UP_LIMIT:
         raise invalid(
             f"Number of warmup records exceeds the maximum ({WARM_UP_LIMIT}): "

@@ -4,16 +4,15 @@ import shutil
 
 import pytest
 
-from recdistill.errors import TimingError
+from recdistill.errors import NotAnExportError, TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
     ModelTimes,
     TimedCall,
-    find_version,
-    read_manifest,
     time_model,
 )
-from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.evaluation.latency.stopwatch import Latency, Throughput
+from recdistill.export.layout import WARM_UP, read_manifest
 from recdistill.serving.deploy import tuning as sweeping
 from recdistill.serving.deploy.batching_config import CallTime, read_batching
 from recdistill.serving.deploy.models_config import read_models
@@ -22,7 +21,7 @@ from recdistill.serving.deploy.tuning import explain, sweep, write_configuration
 
 def load(p50, p99=None, cpu_ms=1.0):
     p99 = p50 if p99 is None else p99
-    return Load(Latency(p50, p50, p99, p50, p50, 9), 1.0, cpu_ms, None)
+    return Throughput(Latency(p50, p50, p99, p50, p50, 9), 1.0, cpu_ms, None)
 
 
 def times_of(calls, threads=1, **changes):
@@ -43,8 +42,8 @@ def timed(exported):
 def test_calls_are_answered_in_a_fresh_process_in_their_order(timed):
     got = [(each.call.signature, each.call.rows) for each in timed.calls]
     assert got == [("encode_query", 1), ("recommend", 8), ("rank", 2)]
-    assert all(each.load.latency.n >= 2 for each in timed.calls)
-    assert all(each.load.cpu_ms > 0 for each in timed.calls)
+    assert all(each.throughput.latency.n >= 2 for each in timed.calls)
+    assert all(each.throughput.cpu_ms > 0 for each in timed.calls)
 
 
 def test_warm_up_and_size_are_those_of_the_files(timed, exported):
@@ -89,20 +88,9 @@ def test_settings_out_of_range_are_named(exported, calls, changes, message):
 
 def test_model_without_real_rows_cannot_be_timed(exported, tmp_path):
     shutil.copytree(exported / "1", tmp_path / "1")
-    (tmp_path / "1" / "assets.extra" / "tf_serving_warmup_requests").unlink()
+    (tmp_path / "1" / WARM_UP).unlink()
     with pytest.raises(TimingError, match=r"warm-up requests.*Received"):
         time_model(tmp_path / "1", [Call("rank")])
-
-
-def test_version_is_the_highest_whole_one(tmp_path):
-    for name in ("2", "10", ".staging-11", "12"):
-        (tmp_path / name).mkdir()
-    for name in ("2", "10", ".staging-11"):
-        (tmp_path / name / "saved_model.pb").touch()
-    assert find_version(tmp_path) == tmp_path / "10"
-    assert find_version(tmp_path / "2") == tmp_path / "2"
-    with pytest.raises(FileNotFoundError, match="numbered versions"):
-        find_version(tmp_path / "12")
 
 
 @pytest.fixture
@@ -147,7 +135,7 @@ def test_sweep_of_signatures_that_are_not_there_is_refused(exported):
 
 
 def test_model_that_is_no_export_of_ours_is_refused(tmp_path):
-    with pytest.raises(TimingError, match="must be an export of recdistill"):
+    with pytest.raises(NotAnExportError, match="must be an export of recdistill"):
         sweep(tmp_path, budget_ms=10, threads=1)
 
 

@@ -10,7 +10,7 @@ from recdistill.evaluation.latency.stopwatch import (
     Latency,
     compare,
     measure_latency,
-    measure_load,
+    measure_throughput,
 )
 
 
@@ -46,8 +46,8 @@ def test_percentiles_derived_by_hand(clock):
     got = measure_latency(
         clock.call("a", *range(1, 101)), warmup=0, repeats=100, budget_s=1e9
     )
-    # Between the two nearest of 100 sorted times: position 99 q, counted from 0.
-    want = Latency(p50=50.5, p90=90.1, p99=99.01, mean=50.5, min=1.0, n=100)
+    # Nearest rank: the times of rank 50, 90 and 99 among 1 to 100 ms.
+    want = Latency(p50=50.0, p90=90.0, p99=99.0, mean=50.5, min=1.0, n=100)
     for name, value in vars(want).items():
         assert getattr(got, name) == pytest.approx(value), name
 
@@ -137,7 +137,7 @@ def test_comparison_needs_a_call():
 def test_load_is_made_by_all_workers_at_once():
     # None of them gets on before all are there.
     barrier = threading.Barrier(3, timeout=30)
-    got = measure_load(barrier.wait, workers=3, warmup=0, seconds=1e-9)
+    got = measure_throughput(barrier.wait, workers=3, warmup=0, seconds=1e-9)
     assert got.latency.n == 3
     assert not barrier.broken
 
@@ -146,7 +146,7 @@ def test_load_counts_calls_against_the_wall_clock(clock, monkeypatch):
     clock.process_time_ns = lambda: clock.now_ns * 3
     counters = iter([10.0, 16.0])
     monkeypatch.setattr(latency, "energy_joules", lambda: next(counters))
-    got = measure_load(clock.call("a", 250), warmup=2, seconds=1.0)
+    got = measure_throughput(clock.call("a", 250), warmup=2, seconds=1.0)
     # Four calls of 250 ms, on a processor whose three cores are busy all the while.
     assert got.latency.n == 4
     assert got.per_second == pytest.approx(4.0)
@@ -160,9 +160,9 @@ def test_load_has_no_joules_without_a_counter_or_where_it_began_again(
 ):
     left = iter(counters)
     monkeypatch.setattr(latency, "energy_joules", lambda: next(left))
-    assert measure_load(lambda: None, seconds=1e-3).joules is None
+    assert measure_throughput(lambda: None, seconds=1e-3).joules is None
 
 
 def test_load_needs_a_worker():
     with pytest.raises(ValueError, match=r"`workers` must be at least 1.*workers=0"):
-        measure_load(lambda: None, workers=0)
+        measure_throughput(lambda: None, workers=0)

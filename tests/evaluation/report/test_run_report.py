@@ -1,104 +1,21 @@
-"""report and receipt: what reaches the file, and what a reader is told."""
+"""Report: the document, its JSON file and its tables."""
 
-import io
 import json
 import math
 import os
 
-import numpy as np
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
 
-from recdistill.distillation.score_doctor import examine
-from recdistill.evaluation.intervals import Interval, Slice
-from recdistill.evaluation.latency.stopwatch import Latency
-from recdistill.evaluation.report.receipt import (
-    metric_label,
-    render,
-    render_examination,
-    verdict,
+from recdistill.errors import ReportError
+from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.report.run_report import ModelPart, ProtocolPart, Report
+from tests.evaluation.report.example_reports import (
+    NO_GAP,
+    SOFT_TARGETS,
+    model_part,
+    report,
 )
-from recdistill.evaluation.report.run_report import (
-    DatasetPart,
-    GatePart,
-    ModelPart,
-    ProtocolPart,
-    Report,
-    SoftTargetsPart,
-    describe_environment,
-)
-
-METRICS = ("ndcg@10", "recall@10", "mrr")
-NO_GAP = "teacher and baseline do not differ beyond noise"
-
-
-def model_part(value, *, p50=None):
-    around = Interval(value, value - 0.01, value + 0.016)
-    return ModelPart(
-        metrics={name: around for name in METRICS},
-        slices={"query": {"cold": Slice(3, 2, {"mrr": around})}},
-        parameters=182_345,
-        size_bytes=812_345,
-        latency_ms={}
-        if p50 is None
-        else {
-            n: Latency(p50, 2 * p50, 3 * p50, p50, p50 / 2, 200)
-            for n in ("100", "1000")
-        },
-    )
-
-
-def report(**changes):
-    fields = {
-        "name": "movielens",
-        "seed": 1,
-        "dataset": DatasetPart(
-            name="MovieLens 100K",
-            fingerprint="ab12",
-            interactions=100_000,
-            queries=943,
-            items=1682,
-            lists={"train": 9_000, "test": 943},
-        ),
-        "protocol": ProtocolPart(
-            split="test", lists=943, masked_seen=True, unreachable=7
-        ),
-        "models": {
-            "popularity": model_part(0.051),
-            "baseline": model_part(0.081, p50=0.42),
-            "distilled": model_part(0.091, p50=0.43),
-            "teacher": model_part(0.102, p50=41.23),
-        },
-        "gap_closed": {
-            "ndcg@10": Interval(0.476, 0.21, 0.71),
-            "recall@10": Interval(0.55, 0.3, 0.8),
-            "mrr": Interval(None, reason=NO_GAP),
-        },
-        "kept": {name: Interval(0.892, 0.86, 0.95) for name in METRICS},
-        "differences": {
-            pair: {name: Interval(0.021, 0.004, 0.032) for name in METRICS}
-            for pair in (
-                "teacher_minus_baseline",
-                "distilled_minus_baseline",
-            )
-        },
-        "agreement": {"overlap@10": Interval(0.71, 0.69, 0.73)},
-        "speedup": {"1000": 95.9},
-        "gate": GatePart(passed=True, message="the teacher is better by 0.02"),
-        "timings_s": {"distill": 12.5},
-        "environment": describe_environment(),
-        "config": {"student": {"dim": 32}},
-    }
-    return Report(**(fields | changes))
-
-
-def shown(one, width, **settings):
-    screen = io.StringIO()
-    Console(file=screen, width=width, force_terminal=False).print(
-        render(one, **settings)
-    )
-    return screen.getvalue()
 
 
 class TestDocument:
@@ -107,9 +24,9 @@ class TestDocument:
         one.save(tmp_path / "report.json")
         assert Report.load(tmp_path / "report.json") == one
 
-    def test_numbers_stand_where_readers_of_version_one_look(self):
+    def test_the_document_has_the_form_of_schema_version_2(self):
         document = json.loads(report().to_json())
-        assert document["schema_version"] == 1
+        assert document["schema_version"] == 2
         distilled = document["models"]["distilled"]
         assert distilled["metrics"]["ndcg@10"] == {
             "value": 0.091,
@@ -118,7 +35,14 @@ class TestDocument:
         assert distilled["latency_ms"]["1000"]["p50"] == 0.43
         assert distilled["slices"]["query"]["cold"]["lists"] == 3
         assert distilled["slices"]["query"]["cold"]["metrics"]["mrr"]["value"] == 0.091
-        assert document["protocol"]["candidates"] == "full"
+        assert document["protocol"]["candidates"] == "catalogue"
+        assert document["protocol"]["seen"] == "exclude"
+        assert list(document["models"]) == [
+            "popularity",
+            "baseline",
+            "distilled",
+            "teacher",
+        ]
 
     def test_missing_number_is_null_with_its_reason(self):
         document = json.loads(report().to_json())
@@ -182,15 +106,29 @@ class TestDocument:
         assert Report.load(path).name == "movielens"
         assert [one.name for one in tmp_path.iterdir()] == ["report.json"]
 
-    def test_document_of_another_version_is_refused(self, tmp_path):
+    def test_a_report_of_schema_version_1_asks_to_run_evaluate_again(self, tmp_path):
         path = tmp_path / "report.json"
-        path.write_text(
-            report().to_json().replace('"schema_version": 1', '"schema_version": 2')
-        )
-        with pytest.raises(ValueError, match=r"`schema_version`.*schema_version=2"):
+        text = report().to_json()
+        path.write_text(text.replace('"schema_version": 2', '"schema_version": 1'))
+        with pytest.raises(ReportError, match=r"=1 in .* Run `recdistill evaluate`"):
             Report.load(path)
-        path.write_text("[]")
-        with pytest.raises(ValueError, match="schema_version=None"):
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (
+                "[]",
+                r"`schema_version` of a report must be 2.*=None in \S+report.json.$",
+            ),
+            ('{"schema_version": 3}', r"Received: schema_version=3 in \S+.$"),
+            ('{"schema_version": 2}', "is not a valid report: .*"),
+            ("{", "is not JSON"),
+        ],
+    )
+    def test_a_file_that_is_not_a_report_is_an_error(self, tmp_path, text, message):
+        path = tmp_path / "report.json"
+        path.write_text(text)
+        with pytest.raises(ReportError, match=message):
             Report.load(path)
 
     def test_unknown_key_and_unknown_model_are_refused(self):
@@ -199,134 +137,65 @@ class TestDocument:
         with pytest.raises(ValidationError, match="popularity"):
             report(models={"random": model_part(0.1)})
 
-    @pytest.mark.parametrize("candidates", ["all", "sampled", "sampled:0"])
-    def test_candidates_say_how_many_were_sampled(self, candidates):
+    @pytest.mark.parametrize("candidates", ["all", "full", "sampled", "sampled:0"])
+    def test_candidates_have_a_known_name_and_number(self, candidates):
         with pytest.raises(ValidationError, match="candidates"):
-            ProtocolPart(split="test", lists=1, masked_seen=True, candidates=candidates)
-
-    def test_environment_names_versions_and_not_who_or_where(self):
-        found = describe_environment(["numpy", "no-such-package"])
-        assert list(found["packages"]) == ["numpy"]
-        assert found["cores"] >= 1
-        assert set(found) == {"python", "platform", "cpu", "cores", "packages"}
-
-
-class TestVerdict:
-    def test_help_is_claimed_with_its_interval(self):
-        assert verdict(report(), "ndcg@10") == (
-            "By NDCG@10, distillation closed 48% [21%, 71%] of the gap to the teacher."
-        )
-
-    def test_help_without_a_gap_is_told_as_such(self):
-        assert verdict(report(), "mrr") == (
-            f"By MRR, distillation helped; gap closed is not defined: {NO_GAP}."
-        )
+            protocol(candidates)
 
     @pytest.mark.parametrize(
-        ("difference", "words"),
-        [
-            (Interval(0.02, -0.001, 0.04), "changed nothing beyond noise"),
-            (Interval(-0.02, -0.04, 0.001), "changed nothing beyond noise"),
-            (Interval(-0.02, -0.04, -0.001), "made the student worse"),
-            (Interval(0.02, reason="one query"), "cannot be told"),
-            (Interval(None, reason="no list"), "cannot be told"),
-        ],
+        "candidates", ["catalogue", "listed", "sampled:100", "retrieved:500"]
     )
-    def test_nothing_is_claimed_beyond_the_interval(self, difference, words):
-        found = {"distilled_minus_baseline": {"ndcg@10": difference}}
-        assert words in verdict(report(differences=found), "ndcg@10")
-
-    def test_metric_that_was_not_compared_cannot_be_told(self):
-        assert "cannot be told" in verdict(report(), "map@10")
+    def test_candidates_name_the_protocol(self, candidates):
+        assert protocol(candidates).candidates == candidates
 
 
-class TestReceipt:
-    @pytest.mark.parametrize("width", [80, 120])
-    def test_fits_its_width_and_cuts_no_number(self, width):
-        text = shown(report(), width)
-        assert max(map(len, text.splitlines())) <= width
-        assert "…" not in text
-        assert "\x1b" not in text
-
-    def test_shows_each_model_with_its_costs(self):
-        lines = shown(report(), 120).splitlines()
-        row = next(line for line in lines if line.startswith("distilled"))
-        for cell in ("0.091 [0.081, 0.107]", "182k", "812 kB", "0.43"):
-            assert cell in row
-        narrow = shown(report(), 80).splitlines()
-        row = next(line for line in narrow if line.startswith("teacher"))
-        for cell in ("0.102 ±.013", "41.2"):
-            assert cell in row
-
-    @pytest.mark.parametrize("width", [80, 120])
-    def test_whether_an_interval_excludes_zero_shows_at_every_width(self, width):
-        assert "[+0.004, +0.032]" in shown(report(), width)
-
-    def test_tells_reasons_artefacts_and_what_to_type_next(self):
-        text = shown(
-            report(),
-            120,
-            artefacts={"SavedModel": "runs/one/export/1"},
-            next_steps=["recdistill serve runs/one"],
-        )
-        for words in (
-            f"not defined: {NO_GAP}",
-            "95.9 times at 1,000 candidates",
-            "overlap@10 0.71",
-            "passed: the teacher is better by 0.02",
-            "7 of them unreachable, count 0",
-            "runs/one/export/1",
-            "recdistill serve runs/one",
-        ):
-            assert words in text
-
-    def test_text_in_brackets_is_shown_as_it_is(self):
-        text = shown(report(), 80, next_steps=["pip install 'recdistill[ray]'"])
-        assert "recdistill[ray]" in text
-
-    def test_report_with_little_in_it_is_shown_all_the_same(self):
-        little = report(
-            models={"distilled": ModelPart(metrics={"mrr": Interval(0.5)})},
-            gap_closed={},
-            kept={},
-            differences={},
-            agreement={},
-            speedup={},
-            gate=None,
-        )
-        text = shown(little, 80)
-        assert "MRR" in text
-        assert "NDCG" not in text
-        assert "gap closed" not in text
-
-    def test_metrics_are_written_as_people_write_them(self):
-        names = ["ndcg@10", "recall@5", "mrr", "map@3", "hit@1"]
-        want = ["NDCG@10", "Recall@5", "MRR", "MAP@3", "Hit@1"]
-        assert [metric_label(name) for name in names] == want
+def protocol(candidates):
+    return ProtocolPart(split="test", lists=1, seen="exclude", candidates=candidates)
 
 
-SOFT_TARGETS = SoftTargetsPart(
-    transform="log",
-    temperature=0.39,
-    chosen_by="doctor",
-    effective=98.7,
-    list_size=1_568,
-    findings=("The tail is heavy",),
-    reason="The logarithm tames a heavy tail",
-)
+class TestFrame:
+    def test_there_is_one_row_a_model_and_metric(self):
+        frame = report().to_frame()
+        assert frame.columns.to_list() == [
+            "model",
+            "metric",
+            "value",
+            "low",
+            "high",
+            "reason",
+        ]
+        assert len(frame) == 4 * 3
+        found = frame.set_index(["model", "metric"]).loc[("distilled", "ndcg@10")]
+        assert found["value"] == 0.091
+        assert (found["low"], found["high"]) == (0.091 - 0.01, 0.091 + 0.016)
+        assert found["reason"] is None
 
+    def test_a_missing_number_is_nan_with_its_reason(self):
+        lost = ModelPart(metrics={"mrr": Interval(None, reason="no list")})
+        row = report(models={"teacher": lost}).to_frame().iloc[0]
+        assert math.isnan(row["value"]) and math.isnan(row["low"])
+        assert row["reason"] == "no list"
 
-def test_the_receipt_says_what_the_student_was_shown():
-    said = " ".join(shown(report(soft_targets=SOFT_TARGETS), 80).split())
-    shares = "about 98.7 of 1,568 candidates count"
-    assert (
-        f"Soft targets log, temperature 0.39 (chosen by the doctor): {shares}" in said
-    )
-    changing = SOFT_TARGETS.model_copy(
-        update={"temperature": None, "effective": None, "chosen_by": "configuration"}
-    )
-    lines = shown(report(soft_targets=changing), 80).splitlines()
-    assert "Soft targets  log" in [line.rstrip() for line in lines]
+    def test_slices_have_rows_of_their_own(self):
+        frame = report().to_frame(slices=True)
+        assert frame.iloc[0].to_dict() == {
+            "model": "popularity",
+            "slice_by": "query",
+            "slice": "cold",
+            "lists": 3,
+            "queries": 2,
+            "metric": "mrr",
+            "value": 0.051,
+            "low": 0.051 - 0.01,
+            "high": 0.051 + 0.016,
+            "reason": None,
+        }
+        assert len(frame) == 4
+
+    def test_a_report_without_models_has_no_rows(self):
+        frame = report(models={}).to_frame()
+        assert len(frame) == 0
+        assert frame["value"].dtype == "float64"
 
 
 def test_soft_targets_come_back_from_the_file(tmp_path):
@@ -334,33 +203,3 @@ def test_soft_targets_come_back_from_the_file(tmp_path):
     kept.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").soft_targets == SOFT_TARGETS
     assert kept.metrics_fingerprint() != report().metrics_fingerprint()
-
-
-@pytest.mark.parametrize("width", [80, 120])
-def test_the_doctors_sheet_has_all_that_it_found_and_fits(width):
-    scores = np.exp(3 * np.random.default_rng(1).normal(size=(30, 200)))
-    found = examine(scores, np.ones(scores.shape, bool))
-    console = Console(file=io.StringIO(), width=width)
-    console.print(render_examination(found, SOFT_TARGETS.model_dump()))
-    text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= width
-    said = " ".join(text.split())
-    for finding in found.findings:
-        assert f"Finding {finding}" in said
-    assert (
-        f"distill.scores=log distill.temperature=auto. {found.proposal.reason}" in said
-    )
-    assert f"Kurtosis {found.kurtosis:.3g} (normal 0, exponential 6)" in said
-    (row,) = (line.split() for line in text.splitlines() if line.startswith("log "))
-    want = [found.effective["log"][t] for t in ("0.125", "0.25", "0.5", "1", "2", "4")]
-    assert row[1:] == [f"{number:,.3g}" for number in want]
-    assert "This run log, temperature 0.39" in said
-
-
-def test_the_doctors_sheet_of_rubbish_has_no_numbers_to_show():
-    found = examine(np.full((2, 3), np.nan), np.ones((2, 3), bool))
-    console = Console(file=io.StringIO(), width=80)
-    console.print(render_examination(found))
-    said = " ".join(console.file.getvalue().split())
-    assert "NaN, infinite 6" in said
-    assert "Proposal" not in said

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from recdistill.cli.main import app
 from recdistill.errors import ReleaseError
-from recdistill.export import publishing
+from recdistill.export import layout, publishing
 from recdistill.serving.deploy.models_config import read_models
 from recdistill.serving.deploy.releases import promote, prune, rollback
 
@@ -18,7 +18,7 @@ def write_version(folder, version):
     (path / "assets.extra").mkdir(parents=True)
     (path / "saved_model.pb").write_text(f"version {version}")
     manifest = {"sha256": publishing.hashes(path)}
-    (path / publishing.MANIFEST).write_text(json.dumps(manifest))
+    (path / layout.MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ class TestPrune:
         promote(films, 1)
         promote(films, 2, now=True)
         assert prune(films, 1) == [3]
-        assert publishing.versions(films) == [1, 2, 10]
+        assert layout.versions(films) == [1, 2, 10]
         assert not list(films.glob(".pruned-*"))
 
     def test_counts_versions_as_numbers(self, films):
@@ -136,7 +136,7 @@ class TestPrune:
     def test_without_the_labels_nothing_is_removed_unless_there_are_none(self, films):
         with pytest.raises(ReleaseError, match="which has the labels"):
             prune(films, 1)
-        assert publishing.versions(films) == [1, 2, 3, 10]
+        assert layout.versions(films) == [1, 2, 3, 10]
 
     def test_at_least_one_version_stays(self, films):
         with pytest.raises(ReleaseError, match="keep=0"):

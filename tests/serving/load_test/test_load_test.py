@@ -15,29 +15,23 @@ from matplotlib.image import imread
 from rich.console import Console
 from typer.testing import CliRunner
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.cli.main import app
-from recdistill.errors import BusyError
-from recdistill.serving import load_test
+from recdistill.errors import BusyError, LoadTestError
 from recdistill.serving.client.channels import Endpoint
 from recdistill.serving.client.protocols import Target, VersionStatus
-from recdistill.serving.load_test import generator
-from recdistill.serving.load_test.generator import (
-    GeneratorError,
+from recdistill.serving.load_test import load_generator, load_runs
+from recdistill.serving.load_test.load_generator import (
     Load,
-    Progress,
+    RequestCounts,
     generate,
 )
-from recdistill.serving.load_test.load_plot import plot_load_test
+from recdistill.serving.load_test.load_plot import latency_over_time, plot_load_test
 from recdistill.serving.load_test.load_report import render_load_test
-from recdistill.serving.load_test.load_runs import (
-    LoadResult,
-    latency_over_time,
-    run_load_test,
-    search_rate,
-)
+from recdistill.serving.load_test.load_result import LoadResult
+from recdistill.serving.load_test.load_runs import run_load_test, search_rate
 from recdistill.serving.load_test.rate_search import RateSearch, Trial
-from recdistill.serving.load_test.samples import Percentiles, Samples
+from recdistill.serving.load_test.request_samples import Percentiles, Samples
 from recdistill.serving.load_test.version_swap import Swap, staged_copy
 from recdistill.serving.load_test.workload import Workload, rows_of
 from tests.serving.fake_server import ITEMS, query, serving
@@ -215,10 +209,10 @@ class TestGenerator:
 
         work = Workload(["message"], "recommend", 1, 1, Target("films"))
         load = Load(seconds=1.0, rate=1)
-        one = generator._Generator(None, Endpoint.parse("http://a"), work, load, 0)
+        one = load_generator._Generator(None, Endpoint.parse("http://a"), work, load, 0)
         one.channel, one.start = Slow(), time.monotonic() - 0.2
         asyncio.run(one._measured(0, one.start))
-        seen = one._samples()
+        seen = one.samples()
         assert seen.due_s.tolist() == [0.0]
         assert 0.2 <= seen.lag_s[0] < seen.latency_s[0]
         assert seen.latency_s[0] >= 0.2499
@@ -226,7 +220,7 @@ class TestGenerator:
     def test_a_generator_that_dies_is_an_error_and_not_a_hang(self, server):
         endpoint, _ = workload(server)
         broken = Workload([], "recommend", 1, 0, Target("films"))
-        with pytest.raises(GeneratorError, match="ended before its time"):
+        with pytest.raises(LoadTestError, match="generator process died"):
             generate(endpoint, broken, Load(seconds=1.0, rate=5))
 
     @pytest.mark.parametrize(
@@ -286,7 +280,7 @@ class TestSwap:
         load = Load(seconds=0.2, rate=20, deadline_s=20)
         result = run_load_test(endpoint, work, load, reload=export)
         assert result.swap.available_s is None
-        assert "was not loaded when the test ended" in shown(result)
+        assert "was not loaded by the end of the test" in shown(result)
         assert sorted(p.name for p in export.iterdir()) == ["6", "7"]
 
     def test_an_error_in_the_test_leaves_nothing_behind(self, export):
@@ -300,7 +294,7 @@ class TestSwap:
         assert sorted(p.name for p in export.iterdir()) == ["6", "7"]
 
     def test_an_export_at_work_is_not_disturbed(self, export):
-        with held(export), pytest.raises(BusyError):
+        with locked_folder(export), pytest.raises(BusyError):
             with staged_copy(export, list):
                 pass
         assert sorted(p.name for p in export.iterdir()) == ["6", "7"]
@@ -313,13 +307,13 @@ class TestSearch:
 
         def generate(endpoint, work, load, progress):
             asked.append(load)
-            progress(Progress(1.0, 3, 2, 1))
+            progress(RequestCounts(1.0, 3, 2, 1))
             count = int(load.rate * load.seconds)
             due = np.arange(count) / load.rate
             waits = np.maximum(0.0, np.arange(count) / 300 - due)
             return samples(1.0 + 1e3 * waits, due_s=due)
 
-        monkeypatch.setattr(load_test, "generate", generate)
+        monkeypatch.setattr(load_runs, "generate", generate)
         told = []
         found, result = search_rate(
             Endpoint.parse("a"),
@@ -361,7 +355,8 @@ class TestReport:
             "during the swap",
             "1 UNAVAILABLE",
             "7: 98 answers, 8: 1 answers",
-            "version 8 appeared after 0.5 s and had taken over 0.3 s later",
+            "version 8 was published after 0.5 s and had replaced its predecessor "
+            "0.3 s later",
         ):
             assert part in text, part
 
@@ -372,10 +367,10 @@ class TestReport:
         ]
         found = RateSearch(10.0, 100.0, "generator", trials)
         text = shown(result_of(samples([1.0] * 9)), found)
-        assert "100.0 requests a second keep the p99 within 10 ms." in text
-        assert "the generator was late" in text and "9 failed" in text
+        assert "100.0 requests a second are within the budget of 10 ms at p99." in text
+        assert "the load generator was late" in text and "9 failed" in text
         none = RateSearch(10.0, None, "server", trials[1:])
-        assert "No rate kept the p99 within 10 ms." in shown(
+        assert "No tested rate was within the budget of 10 ms at p99." in shown(
             result_of(samples([1.0])), none
         )
 

@@ -1,4 +1,4 @@
-"""records and workload: real queries become messages, without TensorFlow."""
+"""workload: real queries become messages, without TensorFlow."""
 
 import json
 
@@ -7,12 +7,8 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from recdistill.export.warm_up import (
-    WARM_UP,
-    newest_version,
-    read_records,
-    recorded_rows,
-)
+from recdistill.errors import NotAnExportError
+from recdistill.export.layout import WARM_UP
 from recdistill.serving.client.contract import SignatureContract, TensorContract
 from recdistill.serving.client.protocols import GRPC, REST, Target
 from recdistill.serving.client.serving_errors import QueryError
@@ -20,6 +16,7 @@ from recdistill.serving.load_test.workload import (
     Workload,
     queries_from_columns,
     queries_from_lines,
+    recorded_rows,
     rows_of,
 )
 
@@ -51,6 +48,8 @@ def export(tmp_path):
     """An export with versions 2 and 10, the newer one with warm-up requests."""
     (tmp_path / "films" / "2").mkdir(parents=True)
     (tmp_path / "films" / ".staging-11").mkdir()
+    (tmp_path / "films" / "10").mkdir()
+    (tmp_path / "films" / "10" / "saved_model.pb").touch()
     file = tmp_path / "films" / "10" / WARM_UP
     file.parent.mkdir(parents=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
@@ -64,46 +63,22 @@ def export(tmp_path):
     return tmp_path / "films"
 
 
-class TestRecords:
-    def test_each_query_of_the_newest_version_comes_once(self, export):
-        assert newest_version(export).name == "10"
+class TestRecordedRows:
+    def test_each_query_of_the_latest_version_occurs_once(self, export):
         rows = recorded_rows(export, "rank")
         assert [row["age"].tolist() for row in rows] == [[1.0], [2.0]]
         assert [row["history"].tolist() for row in rows] == [[["größe"]], [[""]]]
 
-    def test_a_version_may_be_named_itself(self, export):
-        (export / "10" / "saved_model.pb").touch()
-        assert newest_version(export / "10") == export / "10"
+    def test_the_export_may_be_given_as_the_folder_of_one_version(self, export):
         assert len(recorded_rows(export / "10", "encode_query")) == 1
 
-    def test_a_signature_without_records_and_a_folder_without_versions(
-        self, export, tmp_path
-    ):
+    def test_a_signature_without_requests_is_refused(self, export):
         with pytest.raises(QueryError, match=r"\['', 'encode_query', 'rank'\]"):
             recorded_rows(export, "recommend")
-        with pytest.raises(QueryError, match="numbered versions"):
-            newest_version(tmp_path)
 
-    def test_the_records_are_those_that_tensorflow_reads(self, export):
-        file = export / "10" / WARM_UP
-        theirs = [each.numpy() for each in tf.data.TFRecordDataset(str(file))]
-        assert list(read_records(file)) == theirs
-
-    @pytest.mark.parametrize("place", [0, 9, 20, -1])
-    def test_a_damaged_byte_is_noticed(self, export, place):
-        file = export / "10" / WARM_UP
-        content = bytearray(file.read_bytes())
-        content[place] ^= 1
-        file.write_bytes(content)
-        with pytest.raises(QueryError, match=r"Received: record \d is damaged"):
-            list(read_records(file))
-
-    @pytest.mark.parametrize("end", [5, 14, -1])
-    def test_a_cut_file_is_noticed(self, export, end):
-        file = export / "10" / WARM_UP
-        file.write_bytes(file.read_bytes()[:end])
-        with pytest.raises(QueryError, match=r"Received: record \d is damaged"):
-            list(read_records(file))
+    def test_a_folder_without_versions_is_refused(self, tmp_path):
+        with pytest.raises(NotAnExportError, match="numbered versions"):
+            recorded_rows(tmp_path, "rank")
 
 
 class TestQueries:

@@ -1,8 +1,8 @@
-"""Sends requests by the clock, in processes of their own.
+"""Load generator: sends requests on a schedule, from separate processes.
 
-The process that draws the progress bar must not delay a request, and one Python
-process cannot keep more than one core busy. So the generators are separate processes;
-they hold nothing but ready messages, and import nothing but the client's channels.
+The progress bar must not delay requests, and one Python process cannot use more than
+one core. So each generator is a process of its own that holds serialised messages and
+imports only the client's channels.
 """
 
 from __future__ import annotations
@@ -22,42 +22,41 @@ from typing import Any
 
 import numpy as np
 
+from recdistill.errors import LoadTestError
 from recdistill.serving.client.async_channels import AsyncChannel, open_async_channel
 from recdistill.serving.client.channels import Endpoint
 from recdistill.serving.client.serving_errors import ServingError
-from recdistill.serving.load_test.samples import Samples
+from recdistill.serving.load_test.request_samples import Samples
 from recdistill.serving.load_test.workload import Workload
 
-__all__ = ["GeneratorError", "Load", "Progress", "generate"]
+__all__ = ["Load", "RequestCounts", "generate"]
 
 WARM_UP = 20
-"""Requests that each generator sends first, unmeasured: connections are set up."""
+"""Unmeasured requests that each generator sends first, to set up its connections."""
 
 _HEAD_START_S = 0.2
-"""From the order to start to the start, so that all generators have heard of it."""
+"""Delay before the start, so that every generator has received the start time."""
 
 _CONNECTIONS = 512
 
 
-class GeneratorError(RuntimeError):
-    """A load generator died."""
-
-
 @dataclass(frozen=True)
 class Load:
-    """How hard to push.
+    """Load that a test puts on a server.
 
     Attributes:
-        seconds: For how long requests are sent.
-        rate: Open loop: requests a second, evenly spaced, whatever the answers do. Over
-            REST at most 512 a process are under way; others wait, on the clock.
-        clients: Closed loop: each sends its next request when the last is answered.
-            Exactly one of `rate` and `clients` is given.
-        processes: Number of generators.
-        deadline_s: Seconds after which a request has failed.
+        seconds: Duration of the test.
+        rate: Open loop: requests a second, evenly spaced, independent of the answers.
+            Over REST each process has at most 512 requests in flight; further requests
+            wait, and their waiting time counts.
+        clients: Closed loop: number of concurrent clients, each of which sends its next
+            request when the last one is answered. Exactly one of `rate` and `clients`
+            is given.
+        processes: Number of generator processes.
+        deadline_s: Timeout of each request in seconds.
 
     Raises:
-        ValueError: If a value does not fit.
+        LoadTestError: If a value is out of range.
     """
 
     seconds: float
@@ -68,25 +67,27 @@ class Load:
 
     def __post_init__(self) -> None:
         if (self.rate is None) == (self.clients is None):
-            raise ValueError(
+            raise LoadTestError(
                 "Exactly one of `rate` and `clients` must be given. Received: "
                 f"rate={self.rate}, clients={self.clients}"
             )
         for name in ("seconds", "rate", "clients", "processes", "deadline_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+                raise LoadTestError(
+                    f"`{name}` must be positive. Received: {name}={value}"
+                )
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a test stands.
+class RequestCounts:
+    """Progress of a running test.
 
     Attributes:
         elapsed_s: Seconds since the start.
-        sent: Requests so far.
-        answered: Answers so far.
-        failed: Failures so far.
+        sent: Number of requests sent so far.
+        answered: Number of requests answered so far.
+        failed: Number of failed requests so far.
     """
 
     elapsed_s: float
@@ -99,28 +100,25 @@ def generate(
     endpoint: Endpoint,
     workload: Workload,
     load: Load,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[RequestCounts], None] = lambda _: None,
     started: Callable[[float], None] = lambda _: None,
 ) -> Samples:
-    """Runs a test.
+    """Sends the requests of a load test and records each of them.
 
     Args:
-        endpoint: The server.
-        workload: What is sent.
-        load: How hard.
-        progress: Told a few times a second.
-        started: Told once when the first request is due, on the clock of
-            `time.monotonic`.
-
-    Returns:
-        What became of every request.
+        endpoint: Address of the server.
+        workload: The messages to send.
+        load: Rate or number of clients, and duration.
+        progress: Callback for progress, called a few times a second.
+        started: Callback with the time at which the first request is due, on the clock
+            of `time.monotonic`; called once.
 
     Raises:
-        GeneratorError: If a generator process dies.
+        LoadTestError: If a generator process dies.
     """
     with _generators(endpoint, workload, load) as pipes:
         for pipe in pipes:
-            _receive(pipe)  # It is connected.
+            _receive(pipe)  # The generator is connected.
         start = time.monotonic() + _HEAD_START_S
         for pipe in pipes:
             pipe.send(start)
@@ -130,13 +128,15 @@ def generate(
         while len(parts) < len(pipes):
             ready = wait([pipe for pipe in pipes if pipe not in parts], timeout=0.5)
             for pipe in (pipe for pipe in pipes if pipe in ready):
-                news = _receive(pipe)
-                if isinstance(news, Samples):
-                    parts[pipe] = news
+                message = _receive(pipe)
+                if isinstance(message, Samples):
+                    parts[pipe] = message
                 else:
-                    counts[pipe] = news
+                    counts[pipe] = message
             elapsed = max(0.0, time.monotonic() - start)
-            progress(Progress(elapsed, *map(sum, zip(*counts.values(), strict=True))))
+            progress(
+                RequestCounts(elapsed, *map(sum, zip(*counts.values(), strict=True)))
+            )
     return Samples.joined(list(parts.values()))
 
 
@@ -144,8 +144,8 @@ def generate(
 def _generators(
     endpoint: Endpoint, workload: Workload, load: Load
 ) -> Iterator[list[Connection]]:
-    """The processes, each at the other end of a pipe; they are gone afterwards."""
-    # A fresh interpreter: gRPC does not survive a fork.
+    """Starts the processes, yields a pipe to each, and ends them afterwards."""
+    # A fresh interpreter, because gRPC does not survive a fork.
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
     pipes: list[Connection] = []
@@ -177,17 +177,17 @@ def _receive(pipe: Connection) -> Any:
     try:
         return pipe.recv()
     except (EOFError, OSError) as error:
-        raise GeneratorError(
-            "A load generator ended before its time; what it printed says why."
+        raise LoadTestError(
+            "A load generator process died; its own output says why."
         ) from error
 
 
 def _run(
     pipe: Connection, endpoint: Endpoint, workload: Workload, load: Load, number: int
 ) -> None:
-    """The life of a generator process."""
-    # epoll's timeout is in whole milliseconds, as long as the answers take; select's is
-    # in microseconds.
+    """Entry point of a generator process."""
+    # The timeout of epoll is in whole milliseconds, as long as an answer takes; that of
+    # select is in microseconds.
     loop = asyncio.SelectorEventLoop(selectors.SelectSelector())
     generator = _Generator(pipe, endpoint, workload, load, number)
     try:
@@ -198,7 +198,7 @@ def _run(
 
 
 class _Generator:
-    """One process of a load test."""
+    """One generator process; `number` is its index among `load.processes`."""
 
     def __init__(
         self,
@@ -227,39 +227,42 @@ class _Generator:
         self.start = await asyncio.get_running_loop().run_in_executor(
             None, self.pipe.recv
         )
-        telling = asyncio.create_task(self._tell())
-        await (self._open_loop() if self.load.rate else self._closed_loop())
-        telling.cancel()
+        reporting = asyncio.create_task(self._report())
+        await self.send_all()
+        reporting.cancel()
         await self.channel.close()
-        self.pipe.send(self._samples())
+        self.pipe.send(self.samples())
+
+    async def send_all(self) -> None:
+        """Sends this process's share of the requests and waits for all answers."""
+        await (self._open_loop() if self.load.rate else self._closed_loop())
 
     async def _open_loop(self) -> None:
-        """Sends by the schedule, whatever became of the requests before."""
+        """Sends by the schedule, independent of earlier requests."""
         rate = self.load.rate or 1.0
-        under_way: set[asyncio.Task[None]] = set()
+        in_flight: set[asyncio.Task[None]] = set()
         total = math.ceil(rate * self.load.seconds)
         for number in range(self.number, total, self.load.processes):
             due = self.start + number / rate
-            # Also when late: the answers want to be read.
+            # Also when late, so that answers are read in the meantime.
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             task = asyncio.create_task(self._measured(number, due))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        if under_way:
-            await asyncio.wait(under_way)
+            in_flight.add(task)
+            task.add_done_callback(in_flight.discard)
+        if in_flight:
+            await asyncio.wait(in_flight)
 
     async def _closed_loop(self) -> None:
-        """So many clients, each with one request at a time."""
+        """Runs this process's clients, each with one request at a time."""
         clients = range(self.number, self.load.clients or 0, self.load.processes)
         await asyncio.gather(*(self._client(client) for client in clients))
 
     async def _client(self, number: int) -> None:
         await asyncio.sleep(max(0.0, self.start - time.monotonic()))
         end = self.start + self.load.seconds
-        turn = number
         while (now := time.monotonic()) < end:
-            await self._measured(turn, now)
-            turn += self.load.clients or 1
+            await self._measured(number, now)
+            number += self.load.clients or 1
 
     async def _measured(self, number: int, due: float) -> None:
         self.sent += 1
@@ -282,13 +285,13 @@ class _Generator:
         message = messages[number % len(messages)]
         return await self.channel.send(message, self.load.deadline_s)
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         while True:
             await asyncio.sleep(0.25)
             answered = len(self.rows) - self.failed
             self.pipe.send((self.sent, answered, self.failed))
 
-    def _samples(self) -> Samples:
+    def samples(self) -> Samples:
         columns = np.array(self.rows, "float64").reshape(-1, 5).T
         return Samples(
             due_s=columns[0],

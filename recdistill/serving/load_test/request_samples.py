@@ -1,33 +1,32 @@
-"""What a load generator saw of each request, and what that says in numbers."""
+"""Samples recorded for each request of a load test, and their percentiles."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Percentiles", "Samples"]
+from recdistill.evaluation.latency.percentiles import percentiles
 
-_PERCENTS = (50, 90, 99, 99.9)
+__all__ = ["Percentiles", "Samples"]
 
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Latencies in milliseconds.
+    """Percentiles of latencies in milliseconds.
 
-    A percentile is the smallest latency that so many percent do not exceed. Of fewer
-    than a thousand requests p99.9 is the slowest one.
+    They follow `recdistill.evaluation.latency.percentiles`. With fewer than a thousand
+    requests p99.9 is the slowest one.
 
     Attributes:
-        p50: The median.
-        p90: The 90th percentile.
-        p99: The 99th percentile.
-        p99_9: The 99.9th percentile.
-        max: The slowest.
-        mean: The mean.
-        n: How many there are; without any, the others are None.
+        p50: Median; None if there are no latencies, like the other figures.
+        p90: 90th percentile.
+        p99: 99th percentile.
+        p99_9: 99.9th percentile.
+        max: Slowest.
+        mean: Mean.
+        n: Number of latencies.
     """
 
     p50: float | None
@@ -40,7 +39,7 @@ class Percentiles:
 
     @classmethod
     def of_seconds(cls, values: np.ndarray) -> Percentiles:
-        """The percentiles of latencies in seconds.
+        """Percentiles of latencies that are given in seconds.
 
         Example:
             >>> Percentiles.of_seconds(np.arange(1, 101) / 1e3).p99
@@ -48,29 +47,27 @@ class Percentiles:
         """
         if not len(values):
             return cls(None, None, None, None, None, None, 0)
-        ordered = np.sort(values)
-        # Rounded, as 99.9 / 100 * 1000 is a little above 999 in floating point.
-        ranks = [math.ceil(round(p * len(ordered) / 100, 6)) for p in _PERCENTS]
-        cuts = (ordered[rank - 1] for rank in ranks)
-        found = np.array([*cuts, ordered[-1], ordered.mean()], "float64") * 1e3
-        # To the microsecond: less is noise, and unreadable.
-        p50, p90, p99, p99_9, slowest, mean = found.round(3).tolist()
+        found = [*percentiles(values, [50, 90, 99, 99.9, 100]), float(values.mean())]
+        # Rounded to microseconds: further digits are noise.
+        p50, p90, p99, p99_9, slowest, mean = (np.array(found) * 1e3).round(3).tolist()
         return cls(p50, p90, p99, p99_9, slowest, mean, len(values))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """One entry a request, in no order.
+    """Samples of all requests, one entry a request, in no particular order.
 
     Attributes:
-        due_s: When it was due, in seconds since the start of the test, float64. In an
-            open loop the schedule says so; in a closed loop it is when it was sent.
-        latency_s: From then to the answer or failure, float32: a late generator or a
-            queue in front of the server counts, which is the point of an open loop.
-        lag_s: How much later than due the generator sent it, float32.
-        code: Place of its code in `codes`, int16; 0, "OK", for an answer.
-        version: The model version that answered, int64; -1 where it is not known.
-        codes: The codes, the first of them "OK".
+        due_s: When the request was due, in seconds since the start of the test,
+            float64. In an open loop that is its scheduled time; in a closed loop it is
+            the time at which it was sent.
+        latency_s: Time from `due_s` to the answer or failure, float32. It therefore
+            includes delays of the generator and queues in front of the server, as an
+            open loop should.
+        lag_s: How much later than `due_s` the generator sent it, float32.
+        code: Index of its status code in `codes`, int16; 0 is "OK".
+        version: Model version that answered, int64; -1 if unknown.
+        codes: Status codes; the first is "OK".
     """
 
     due_s: np.ndarray
@@ -85,39 +82,40 @@ class Samples:
 
     @property
     def answered(self) -> np.ndarray:
-        """`(requests,)` bool."""
+        """Whether each request was answered, `(requests,)` bool."""
         return np.asarray(self.code == 0)
 
     @property
     def errors(self) -> dict[str, int]:
-        """Number of failed requests by code."""
-        counts = np.bincount(self.code, minlength=len(self.codes))
-        return {
-            code: int(count)
-            for code, count in zip(self.codes[1:], counts[1:], strict=True)
-            if count
-        }
+        """Number of failed requests by status code."""
+        counts = np.bincount(self.code, minlength=len(self.codes)).tolist()
+        by_code = dict(zip(self.codes, counts, strict=True))
+        return {code: n for code, n in by_code.items() if n and code != "OK"}
 
     @property
     def versions(self) -> dict[str, int]:
-        """Number of answers by the version that gave them, where it is known."""
+        """Number of answers by model version, where the version is known."""
         known = self.version[self.answered & (self.version >= 0)]
         found, counts = np.unique(known, return_counts=True)
         return {str(v): int(n) for v, n in zip(found, counts, strict=True)}
 
     @property
     def elapsed_s(self) -> float:
-        """From the start to the last answer."""
+        """Seconds from the start to the last answer."""
         return float((self.due_s + self.latency_s).max(initial=0.0))
 
     def percentiles(self, chosen: np.ndarray | None = None) -> Percentiles:
-        """Latencies of answered requests; of all, or of those chosen by a mask."""
+        """Percentiles of the latency of answered requests.
+
+        Args:
+            chosen: Mask of requests, `(requests,)` bool; None for all.
+        """
         mask = self.answered if chosen is None else self.answered & chosen
         return Percentiles.of_seconds(self.latency_s[mask])
 
     @classmethod
     def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """All requests of several generators."""
+        """Samples of several generators as one."""
         codes = ["OK", *sorted({c for part in parts for c in part.codes[1:]})]
         places = {code: place for place, code in enumerate(codes)}
         renumbered = [

@@ -1,0 +1,172 @@
+"""What all commands share: options, progress on the terminal, errors and exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from recdistill.errors import RecdistillError
+from recdistill.pipeline.steps import STEPS
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.runner import Pipeline
+    from recdistill.pipeline.workspace import Artefact
+
+EXIT_CODES = (
+    "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, "
+    "4 the SavedModel does not answer as the student does."
+)
+
+ConfigFile = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="The pipeline's TOML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override one key of CONFIG, such as student.dim=64. Repeatable.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ExportFolder = Annotated[
+    Path,
+    typer.Argument(metavar="EXPORT", help="The model's folder, such as export/films."),
+]
+
+
+@contextlib.contextmanager
+def errors_as_paragraphs() -> Iterator[None]:
+    """Prints an error that a user can fix as one paragraph and sets the exit code.
+
+    Other exceptions are bugs and keep their traceback.
+    """
+    try:
+        yield
+    except (RecdistillError, OSError) as error:
+        code = getattr(error, "exit_code", RecdistillError.exit_code)
+        console = Console(stderr=True)
+        text = Text.assemble(("Error: ", "bold red"), str(error))
+        # Without a terminal lines are not wrapped, so that paths stay in one piece.
+        console.print(text, soft_wrap=not console.is_terminal)
+        raise typer.Exit(code) from error
+
+
+@contextlib.contextmanager
+def without_startup_notes() -> Iterator[None]:
+    """Hides what TensorFlow's libraries print while they are imported.
+
+    They write to the file descriptor before they read any setting. Exceptions of the
+    import are not affected.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def load_pipeline(
+    config: Path, overrides: list[str] | None, display: Display
+) -> Pipeline:
+    """Reads a configuration and creates its pipeline.
+
+    Args:
+        config: The TOML file.
+        overrides: `KEY=VALUE` strings.
+        display: Shows progress, finished steps and warnings.
+
+    Raises:
+        ConfigError: If the configuration is not valid.
+    """
+    from recdistill.pipeline.config import load_config
+
+    settings = load_config(config, overrides or ())
+    display.progress("Starting TensorFlow", 0, None)
+    with without_startup_notes():
+        from recdistill.pipeline.runner import Pipeline
+    return Pipeline(settings, display.progress, display.announce, display.warn)
+
+
+class Display:
+    """Progress of a pipeline on stderr: one line for each step, a bar for long work.
+
+    Args:
+        as_json: Print nothing, because stdout is read by a program.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self._console = Console(stderr=True, quiet=as_json)
+        self._bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=as_json or not self._console.is_terminal,
+        )
+        self._task: Any = None
+        self._label = ""
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def progress(self, label: str, done: int, total: int | None) -> None:
+        """Moves the bar, or starts a new one if the label changed."""
+        if self._task is None or label != self._label:
+            self.clear()
+            self._task, self._label = self._bar.add_task(label, total=total), label
+            if not self._console.is_terminal:
+                self._console.print(f"  {label} …")
+        self._bar.update(self._task, completed=done, total=total)
+
+    def announce(self, step: str, artefact: Artefact) -> None:
+        """Prints the line of a finished step."""
+        self.clear()
+        seconds = artefact.record["seconds"]
+        state = (
+            "unchanged, skipped" if artefact.reused else f"done in {_duration(seconds)}"
+        )
+        line = Text.assemble(
+            ("✓ ", "green"),
+            (f"{step:<9}", "bold"),
+            f" {state:<19} ",
+            STEPS[step].gist(artefact.record),
+        )
+        self._console.print(line)
+
+    def warn(self, message: str) -> None:
+        """Prints a warning as one paragraph."""
+        self.clear()
+        text = Text.assemble(("Note: ", "bold yellow"), message)
+        self._console.print(text, soft_wrap=not self._console.is_terminal)
+
+    def clear(self) -> None:
+        """Removes the bar."""
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s"

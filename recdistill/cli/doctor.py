@@ -1,0 +1,88 @@
+"""`recdistill doctor`: examines a teacher's scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from recdistill.cli.common import (
+    AsJson,
+    Display,
+    Overrides,
+    errors_as_paragraphs,
+    load_pipeline,
+    without_startup_notes,
+)
+from recdistill.errors import ConfigError
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the command."""
+    summary = "Examine a teacher's scores and propose how to distil them."
+    app.command("doctor", short_help=summary)(doctor)
+
+
+def doctor(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="The pipeline's TOML file."),
+    ] = None,
+    overrides: Overrides = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Instead of CONFIG: a Parquet or CSV file with one row for each "
+            "(list, candidate).",
+        ),
+    ] = None,
+    list_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of FILE with the list's id.")
+    ] = "list_id",
+    score_column: Annotated[
+        str, typer.Option(metavar="NAME", help="Column of FILE with the scores.")
+    ] = "score",
+    as_json: AsJson = False,
+) -> None:
+    """Examines a teacher's scores and proposes a transform and a temperature.
+
+    With CONFIG it examines the stored scores of the run and runs the steps up to
+    `score` if they are missing. With --table it examines a file of scores.
+    """
+    result: dict[str, Any]
+    with errors_as_paragraphs(), Display(as_json) as display:
+        if (config is None) == (table is None):
+            raise ConfigError(
+                "Exactly one of CONFIG and `--table` must be given. Received: "
+                f"{'neither' if config is None else 'both'}"
+            )
+        display.progress("Starting TensorFlow", 0, None)
+        with without_startup_notes():
+            from recdistill.distillation import score_doctor
+        if table is not None:
+            found = score_doctor.examine(
+                *score_doctor.read_scored_table(table, list_column, score_column)
+            )
+            result = {"table": str(table)}
+        else:
+            pipeline = load_pipeline(config or Path(), overrides, display)
+            artefact = pipeline.run("score")
+            found = score_doctor.Examination.model_validate(artefact.record["doctor"])
+            chosen = pipeline.soft_targets
+            result = {
+                "artefact": str(artefact.path),
+                "soft_targets": chosen.part.model_dump(mode="json"),
+                "warning": chosen.warning,
+            }
+        display.clear()
+    result["examination"] = found.model_dump(mode="json")
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    from recdistill.evaluation.report.doctor_sheet import render_examination
+
+    Console().print(render_examination(found, result.get("soft_targets")))

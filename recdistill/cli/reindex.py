@@ -1,0 +1,78 @@
+"""`recdistill reindex`: new items for an exported model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from recdistill.cli.common import (
+    AsJson,
+    ExportFolder,
+    errors_as_paragraphs,
+    without_startup_notes,
+)
+from recdistill.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the command."""
+    summary = "Publish a model with a new item catalogue, without training."
+    app.command("reindex", short_help=summary)(reindex)
+
+
+def reindex(
+    export: ExportFolder,
+    items: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="The new catalogue: a Parquet or CSV file."),
+    ],
+    version: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Version whose towers are used (default: the latest)."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publishes the next version of a model with a new item catalogue.
+
+    The items are encoded by the exported candidate tower; both towers stay unchanged.
+    Only the export and the items are needed, none of the training data.
+    """
+    with errors_as_paragraphs():
+        table = _read_items(items)
+        with without_startup_notes():
+            from recdistill.export.reindexing import reindex as publish_new_items
+        done = publish_new_items(export, table, version=version)
+    if as_json:
+        result = {"path": str(done.path), "version": done.version}
+        more = {"items": done.manifest["items"], "parity": asdict(done.parity)}
+        typer.echo(json.dumps({**result, **more}, indent=1))
+        return
+    typer.echo(
+        f"{done.path}: {done.manifest['items']:,} items, towers of version "
+        f"{done.manifest['reindexed_from']}"
+    )
+
+
+def _read_items(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if path.suffix == ".csv":
+            return pyarrow.csv.read_csv(path)
+        return pyarrow.parquet.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            "`items` must be a Parquet file, or a CSV file with the suffix .csv. "
+            f"Received: {path} ({error})"
+        ) from error

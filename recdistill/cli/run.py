@@ -1,0 +1,104 @@
+"""`recdistill run`, and one command for each step of a pipeline."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from recdistill.cli.common import (
+    AsJson,
+    ConfigFile,
+    Display,
+    Overrides,
+    errors_as_paragraphs,
+    load_pipeline,
+)
+from recdistill.pipeline.steps import STEPS
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.config import Config
+    from recdistill.pipeline.workspace import Artefact
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers `run` and the steps."""
+    app.command(short_help="Run all steps of a pipeline and show the receipt.")(run)
+    for name, step in STEPS.items():
+        command = _step_command(name, step.summary)
+        app.command(name=name, short_help=step.summary)(command)
+
+
+def run(
+    config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False
+) -> None:
+    """Runs all steps of a pipeline and shows the distillation receipt.
+
+    Steps whose inputs did not change are skipped. By default the artefacts are written
+    to `runs/NAME` and the SavedModel to `export/NAME/VERSION`.
+    """
+    _run_until("export", config, overrides, as_json)
+
+
+def _step_command(step: str, summary: str) -> Any:
+    def command(
+        config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False
+    ) -> None:
+        _run_until(step, config, overrides, as_json)
+
+    command.__doc__ = f"{summary}\n\nRuns the steps it depends on first."
+    return command
+
+
+def _run_until(
+    step: str, config: Path, overrides: list[str] | None, as_json: bool
+) -> None:
+    with errors_as_paragraphs(), Display(as_json) as display:
+        pipeline = load_pipeline(config, overrides, display)
+        artefact = pipeline.run(step)
+        display.clear()
+    command = [str(config), *(f"--set={override}" for override in overrides or ())]
+    _show(step, pipeline.config, shlex.join(command), artefact, as_json)
+
+
+def _show(
+    step: str, settings: Config, command: str, artefact: Artefact, as_json: bool
+) -> None:
+    """Prints the result; `command` holds the arguments for the suggested commands."""
+    root = settings.workdir / settings.name
+    result: dict[str, Any] = {
+        "step": step,
+        "artefact": str(artefact.path),
+        "reused": artefact.reused,
+        "record": artefact.record,
+    }
+    has_report = step in ("evaluate", "export")
+    if has_report:
+        result["report"] = str(root / "report.json")
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    if not has_report:
+        typer.echo(artefact.path)
+        return
+    from recdistill.evaluation.report.receipt import render
+    from recdistill.evaluation.report.run_report import Report
+
+    artefacts = {"report": result["report"]}
+    further = [f"recdistill export {command}"]
+    if step == "export":
+        artefacts = {"SavedModel": artefact.record["path"], **artefacts}
+        base = Path(artefact.record["path"]).parent.resolve()
+        further = [
+            f"tensorflow_model_server --rest_api_port=8501 "
+            f"--model_name={settings.name} --model_base_path={base}",
+            f"recdistill run {command} --set student.dim=64",
+        ]
+    report = Report.load(root / "report.json")
+    Console().print()
+    receipt = render(report, artefacts=artefacts, next_steps=further)
+    Console().print(receipt, crop=False)

@@ -1,0 +1,97 @@
+"""`recdistill serving-config`: writes TensorFlow Serving's configuration files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from recdistill.cli.common import AsJson, errors_as_paragraphs
+
+
+def add_to(app: typer.Typer) -> None:
+    """Registers the command."""
+    summary = "Write TensorFlow Serving's files from measured latencies."
+    app.command("serving-config", short_help=summary)(serving_config)
+
+
+def serving_config(
+    export: Annotated[
+        Path,
+        typer.Argument(metavar="EXPORT", help="EXPORT/NAME, or one of its versions."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Output folder.")] = Path(
+        "serving/config"
+    ),
+    budget_ms: Annotated[
+        float, typer.Option(help="Upper limit for the p99 inside the server, in ms.")
+    ] = 10.0,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Cores of the server (default: those of this machine)."),
+    ] = None,
+    signature: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Signature that clients call (default: all but encode_candidates). "
+            "Repeatable."
+        ),
+    ] = None,
+    candidates: Annotated[
+        int, typer.Option(help="Candidates per query of `rank`.")
+    ] = 100,
+    seconds: Annotated[
+        float, typer.Option(help="Seconds spent on each measurement.")
+    ] = 0.5,
+    models: Annotated[
+        str, typer.Option(help="Path of the folder of exports on the server.")
+    ] = "/models",
+    config: Annotated[
+        str, typer.Option(help="Path of FOLDER on the server.")
+    ] = "/config",
+    as_json: AsJson = False,
+) -> None:
+    """Measures the model by batch size and writes TensorFlow Serving's files.
+
+    It writes `models.config` (unless that names the model already), `batching.config`
+    with the reasons for its numbers, `monitoring.config`, and `model_server.sh`, the
+    command that starts the server. The paths in the files are those on the server; the
+    defaults fit `serving/docker-compose.yml`.
+    """
+    with errors_as_paragraphs():
+        from recdistill.export.layout import find_version
+        from recdistill.serving.deploy.tuning import (
+            ONLINE,
+            render_sweep,
+            sweep,
+            write_configuration,
+        )
+
+        swept = sweep(
+            find_version(export),
+            budget_ms=budget_ms,
+            threads=threads or os.cpu_count() or 1,
+            signatures=signature or ONLINE,
+            candidates=candidates,
+            seconds=seconds,
+        )
+        paths = write_configuration(swept, out, models=models, config=config)
+    if as_json:
+        result = {
+            "batching": asdict(swept.choice.batching),
+            "why": dict(swept.choice.why),
+            "holds_budget": swept.choice.holds_budget,
+            "slowest_ms": {n: asdict(t) for n, t in swept.slowest.items()},
+            "files": list(map(str, paths)),
+        }
+        typer.echo(json.dumps(result, indent=1))
+        return
+    console = Console()
+    console.print(render_sweep(swept))
+    for path in paths:
+        typer.echo(path)

@@ -1,0 +1,137 @@
+"""Collation: lists to one batch of the tensor contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recdistill.data.batches import (
+    Lists,
+    catalogue_mask,
+    catalogue_relevance,
+    raw_inputs,
+)
+from recdistill.data.ragged import Ragged
+
+Batch = tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]
+_Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Function from lists to one batch of the tensor contract.
+
+    Attributes:
+        catalogue_size: Number of items.
+        tail: Number of uniformly sampled candidates beside the positives; None to rank
+            the whole catalogue. Lists with stored candidates keep those.
+        shared: Whether sampled lists share one `candidate_index`, which then holds the
+            positives of all lists. A model that encodes each candidate once is faster
+            with it, a model that scores each pair is faster without.
+        training_rows: Training rows of all queries, as vocabulary indices; None if the
+            teacher does not need them.
+        with_teacher: Whether the batch has the stored teacher scores.
+        with_raw: Whether the batch has `raw` and `list_key`, for teachers from outside.
+    """
+
+    catalogue_size: int
+    tail: int | None = None
+    shared: bool = False
+    training_rows: Ragged | None = None
+    with_teacher: bool = False
+    with_raw: bool = False
+
+    def __call__(self, lists: Lists, rng: np.random.Generator) -> Batch:
+        """Batch of these lists; `rng` samples the candidates."""
+        index, mask, relevance = self._candidates(lists, rng)
+        x = {"candidate_index": index, "query": dict(lists.query), "mask": mask}
+        if self.with_teacher and lists.teacher_scores is not None:
+            x["teacher_scores"] = lists.teacher_scores.astype("float32")
+        if self.training_rows is not None:
+            known = lists.query_row[:, None] >= 0
+            rows = self.training_rows.take(np.maximum(lists.query_row, 0))
+            x["training_row"] = np.where(known, rows.padded(0), 0)
+        if self.with_raw:
+            x |= {"raw": raw_inputs(lists), "list_key": lists.list_key}
+        return x, {"labels": relevance, "mask": mask}, lists.weight
+
+    def _candidates(self, lists: Lists, rng: np.random.Generator) -> _Candidates:
+        """Candidate index, mask and relevance."""
+        if lists.candidates is not None and self.with_teacher:
+            return _stored(lists, lists.candidates)
+        if self.tail is None:
+            index = np.arange(self.catalogue_size, dtype="int32")
+            mask = catalogue_mask(lists, self.catalogue_size)
+            return index, mask, catalogue_relevance(lists, self.catalogue_size)
+        size = min(self.tail, self.catalogue_size)
+        tail = rng.choice(self.catalogue_size, size, replace=False).astype("int32")
+        allowed = self._allowed(lists)[:, tail]
+        return (_shared if self.shared else _separate)(lists, tail, allowed)
+
+    def _allowed(self, lists: Lists) -> np.ndarray:
+        """`(lists, catalogue_size)` bool: items that may be sampled as negatives."""
+        allowed = np.ones((len(lists), self.catalogue_size), bool)
+        allowed[lists.seen.row_numbers(), lists.seen.values] = False
+        # A sampled positive would be its own negative.
+        rows, items, _ = lists.catalogue_positives()
+        allowed[rows, items] = False
+        return allowed
+
+
+def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
+    """Each list has its own positives, followed by the common tail."""
+    positives = lists.positives.padded(-1)
+    real = positives >= 0
+    index = np.concatenate(
+        [np.maximum(positives, 0), np.broadcast_to(tail, allowed.shape)], axis=1
+    )
+    mask = np.concatenate([real, allowed], axis=1)
+    relevance = np.concatenate(
+        [lists.relevance.padded(0.0) * real, np.zeros(allowed.shape, "float32")], axis=1
+    )
+    return index.astype("int32"), mask, relevance
+
+
+def _shared(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
+    """One `candidate_index` for all lists: the positives of the batch and the tail.
+
+    The positive of one list is a candidate of another only if it was sampled; otherwise
+    popular items would be negatives more often than they should.
+    """
+    rows, items, value = lists.catalogue_positives()
+    own, place = np.unique(items, return_inverse=True)
+    index = np.concatenate([own, tail]).astype("int32")
+    mask = np.zeros((len(lists), len(index)), bool)
+    mask[:, len(own) :] = allowed
+    mask[rows, place] = True
+    relevance = np.zeros(mask.shape, "float32")
+    relevance[rows, place] = value
+    return index, mask, relevance
+
+
+def _stored(lists: Lists, stored: np.ndarray) -> _Candidates:
+    """The candidates that are stored beside their scores."""
+    mask = stored >= 0
+    index = np.maximum(stored, 0).astype("int32")
+    positives, value = lists.positives.padded(-1), lists.relevance.padded(0.0)
+    same = (index[:, :, None] == positives[:, None, :]) & mask[:, :, None]
+    return index, mask, (same * value[:, None, :]).sum(2)
+
+
+def score_catalogue(
+    score: Callable[[Mapping[str, Any]], Any], lists: Lists, catalogue_size: int
+) -> np.ndarray:
+    """Scores of the whole catalogue, `(lists, catalogue_size)` float32.
+
+    Args:
+        score: Function from a batch of the tensor contract to scores
+            `(batch, list_size)`.
+        lists: The queries.
+        catalogue_size: Number of items.
+    """
+    collate = Collator(catalogue_size, with_raw=True)
+    (x, _, _) = collate(lists, np.random.default_rng(0))
+    return np.asarray(score(x))

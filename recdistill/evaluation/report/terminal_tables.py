@@ -1,0 +1,77 @@
+"""Tables and lines that the terminal reports share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from recdistill.evaluation.intervals import Interval
+
+MISSING = "-"
+
+
+def number_table(headings: Sequence[str], wide: bool) -> Table:
+    """Table with row names in the first column and numbers in the others."""
+    gap = (0, 1 if wide else 0, 0, 0)  # beside the column that the box itself adds
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=gap)
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True, vertical="top")
+    return table
+
+
+def pair_table(pairs: Mapping[str, str]) -> Table:
+    """Table of names and values."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs.items():
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def unbroken_line(*parts: str | tuple[str, str]) -> Text:
+    """Line that is never wrapped, so that a path or command in it can be copied."""
+    return Text.assemble(*parts, no_wrap=True, overflow="ignore")
+
+
+def metric_label(name: str) -> str:
+    """Display name of a metric: "ndcg@10" becomes NDCG@10, "hit@5" becomes Hit@5."""
+    family, at, cutoff = name.partition("@")
+    known = {"ndcg": "NDCG", "map": "MAP", "mrr": "MRR"}
+    return known.get(family, family.capitalize()) + at + cutoff
+
+
+def interval_ends(interval: Interval, spec: str) -> str:
+    """`[low, high]`, each formatted by `spec`; empty without an interval."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return f"[{format(interval.low, spec)}, {format(interval.high, spec)}]"
+
+
+def short_number(number: int | None, units: Sequence[str]) -> str:
+    """Number with three digits and a unit; each unit is 1,000 times the one before."""
+    if number is None:
+        return MISSING
+    size = float(number)
+    for unit in units[:-1]:
+        if size < 1000:
+            return f"{size:.3g}{unit}"
+        size /= 1000
+    return f"{size:.3g}{units[-1]}"
+
+
+def soft_targets_line(part: Mapping[str, Any]) -> str:
+    """Transform, temperatures and effective candidates of a `SoftTargetsPart`."""
+    effective = part["effective"]
+    softened = f", teacher temperature {part['teacher_temperature']:g}"
+    if part["temperature"] != 1.0:
+        softened += f", temperature {part['temperature']:g}"
+    counted = ""
+    if effective is not None:
+        counted = f": about {effective:.3g} of {part['list_size']:,.0f} candidates"
+        counted += " have weight"
+    by = " (chosen by the score doctor)" if part["chosen_by"] == "doctor" else ""
+    return f"{part['transform']}{softened}{by}{counted}"

@@ -1,0 +1,126 @@
+"""Layout of an export: names of its files, its versions, and reserved input names.
+
+An export is a folder `<name>` with one SavedModel for each version, `<name>/1`,
+`<name>/2` and so on. Everything that reads or writes such folders takes the names from
+here. This module does not import TensorFlow, so that clients, the command line and the
+load test can use it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from recdistill.errors import NotAnExportError
+
+SAVED_MODEL = "saved_model.pb"
+"""File that makes a folder a SavedModel."""
+
+VARIABLES = Path("variables") / "variables"
+"""Prefix of a SavedModel's checkpoint."""
+
+EXTRA = Path("assets.extra")
+"""Folder of the files that TensorFlow does not read, apart from the warm-up."""
+
+WARM_UP = EXTRA / "tf_serving_warmup_requests"
+"""Warm-up requests: a TFRecord file of `PredictionLog` that a server replays."""
+
+WARM_UP_LIMIT = 1_000
+"""Largest number of warm-up requests; a server does not load a version with more."""
+
+MANIFEST = EXTRA / "recdistill.json"
+MODEL_CARD = EXTRA / "MODEL_CARD.md"
+
+REAL_QUERIES = EXTRA / "recdistill_queries"
+"""Queries of the parity check: one `encode_query` request, stored like a warm-up."""
+
+QUERY_TOWER = EXTRA / "query_tower.tflite"
+QUERY_TOWER_DESCRIPTION = EXTRA / "query_tower.json"
+"""The query tower for LiteRT and the description of its inputs."""
+
+RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
+"""Inputs that the signatures add to the features; features cannot have these names."""
+
+
+def versions(folder: Path) -> list[int]:
+    """Version numbers in a model's folder, ascending.
+
+    Args:
+        folder: The folder of the model's versions.
+
+    Returns:
+        The numbers of all subfolders whose name is a number; empty if the folder does
+        not exist.
+    """
+    if not folder.is_dir():
+        return []
+    inside = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(int(path.name) for path in inside if path.name.isdecimal())
+
+
+def find_version(export: Path) -> Path:
+    """SavedModel folder of an export: the given version, or the latest one.
+
+    Args:
+        export: `<name>`, with numbered versions in it, or `<name>/<version>`.
+
+    Returns:
+        `export` itself if it is a SavedModel; otherwise the version with the highest
+        number that contains a SavedModel.
+
+    Raises:
+        NotAnExportError: If there is no SavedModel.
+    """
+    if (export / SAVED_MODEL).exists():
+        return export
+    for version in reversed(versions(export)):
+        path = export / str(version)
+        if (path / SAVED_MODEL).exists():
+            return path
+    raise NotAnExportError(
+        "`export` must be the folder of a SavedModel, or a folder with numbered "
+        f"versions. Received: {export}"
+    )
+
+
+def read_manifest(version: Path) -> dict[str, Any]:
+    """Manifest of a version, the content of `assets.extra/recdistill.json`.
+
+    Args:
+        version: The SavedModel's folder.
+
+    Raises:
+        NotAnExportError: If the manifest is missing or is not a JSON object.
+    """
+    path = version / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        manifest = "no such file"
+    except ValueError as error:
+        manifest = f"invalid JSON: {error}"
+    if not isinstance(manifest, dict):
+        raise NotAnExportError(
+            f"`version` must be an export of recdistill with the manifest {MANIFEST}. "
+            f"Received: {version} ({manifest})"
+        )
+    return manifest
+
+
+def published_with_key(folder: Path, key: str) -> Path | None:
+    """Version that was published with this `key` in its metadata; None if none was.
+
+    Args:
+        folder: The folder of the model's versions.
+        key: The key, for example a hash of everything that the export depends on.
+
+    Raises:
+        NotAnExportError: If a manifest is damaged.
+    """
+    for version in versions(folder):
+        path = folder / str(version)
+        if (path / MANIFEST).exists():
+            if read_manifest(path)["metadata"].get("key") == key:
+                return path
+    return None

@@ -1,0 +1,95 @@
+"""`recdistill run` and the steps: output for people and for programs."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recdistill.pipeline.steps import STEPS
+from tests import tiny
+from tests.cli.command_line import call, in_folder
+
+pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_help_of_a_step_says_what_it_does(step):
+    result = call(step, "--help")
+    assert result.exit_code == 0
+    assert "Runs the steps it depends on first" in result.stdout
+    assert "--set" in result.stdout
+
+
+def test_a_closed_gate_is_one_paragraph_and_exit_code_3(tiny_run):
+    arguments = in_folder(tiny_run.folder, tiny.write_config(tiny_run.folder))
+    result = call("distill", *arguments, "--set", "distill.gate=stop")
+    assert result.exit_code == 3
+    said = result.stderr.splitlines()[-1]
+    assert said.startswith("Error: The teacher does not beat")
+    assert "--set distill.gate=warn" in said
+    assert result.stdout == ""
+
+
+def test_a_finished_run_shows_the_receipt_and_where_things_are(tiny_run):
+    result = call("run", *in_folder(tiny_run.folder))
+    assert result.exit_code == 0
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert "Distillation receipt · tiny" in lines
+    # Paths and commands stand on one line each, however long: they can be copied.
+    path = tiny_run.artefacts["export"].record["path"]
+    assert f"SavedModel  {path}" in lines
+    assert f"report      {tiny_run.root / 'report.json'}" in lines
+    assert (
+        "  tensorflow_model_server --rest_api_port=8501 --model_name=tiny "
+        f"--model_base_path={Path(path).parent}"
+    ) in lines
+
+
+def test_what_to_do_next_keeps_the_overrides(tiny_run):
+    arguments = in_folder(tiny_run.folder)
+    again = " ".join(str(each) for each in arguments)
+    lines = call("run", *arguments).stdout.splitlines()
+    assert f"  recdistill run {again} --set student.dim=64" in lines
+    lines = call("evaluate", *arguments).stdout.splitlines()
+    assert f"  recdistill export {again}" in lines
+    assert not any("SavedModel" in line for line in lines)
+
+
+def test_each_step_has_a_line_on_stderr(tiny_run):
+    result = call("run", *in_folder(tiny_run.folder))
+    lines = [line for line in result.stderr.splitlines() if line.startswith("✓")]
+    assert [line.split()[1] for line in lines] == list(STEPS)
+    assert all("unchanged, skipped" in line for line in lines)
+    assert "4,000 interactions, 240 queries, 60 items" in lines[0]
+    assert "600 lists of 60" in lines[2]
+
+
+@pytest.mark.parametrize("step", ["prepare", "score"])
+def test_a_step_prints_its_folder(tiny_run, step):
+    result = call(step, *in_folder(tiny_run.folder))
+    assert result.stdout == f"{tiny_run.artefacts[step].path}\n"
+
+
+@pytest.mark.parametrize("step", ["prepare", "distill", "evaluate", "export"])
+def test_json_is_all_that_stdout_has(tiny_run, step):
+    result = call(step, *in_folder(tiny_run.folder), "--json")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    document = json.loads(result.stdout)
+    artefact = tiny_run.artefacts[step]
+    assert document["step"] == step
+    assert document["artefact"] == str(artefact.path)
+    assert document["record"] == artefact.record
+    assert document["reused"] is True
+    has_report = step in ("evaluate", "export")
+    assert ("report" in document) == has_report
+    if has_report:
+        assert json.loads(Path(document["report"]).read_text())["name"] == "tiny"
+
+
+def test_a_note_is_a_paragraph_on_stderr_and_does_not_stop_the_run(tiny_run):
+    folder = in_folder(tiny_run.folder)
+    result = call("score", *folder, "--set", "distill.temperature=0.01")
+    assert result.exit_code == 0
+    (note,) = (line for line in result.stderr.splitlines() if "Note: " in line)
+    assert note.startswith("Note: With scores z_score and temperature 0.01 the soft")

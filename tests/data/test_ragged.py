@@ -1,0 +1,63 @@
+"""Ragged: rows of unequal length against Python lists."""
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recdistill.data.ragged import Ragged
+from tests.data.list_builders import as_lists, ragged
+
+ROWS = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=6)
+
+
+class TestRagged:
+    def test_takes_rows_in_the_given_order(self):
+        got = ragged([[1, 2], [], [3]]).take(np.array([2, 0, 0, 1]))
+        assert as_lists(got) == [[3], [1, 2], [1, 2], []]
+        assert len(got) == 4
+
+    def test_is_padded_on_the_right(self):
+        got = ragged([[1, 2], [], [3]]).padded(-1)
+        assert got.tolist() == [[1, 2], [-1, -1], [3, -1]] and got.dtype == np.int32
+
+    def test_padded_has_a_column_at_least(self):
+        assert ragged([[], []]).padded(0).tolist() == [[0], [0]]
+        assert ragged([]).padded(0).shape == (0, 1)
+
+    def test_knows_the_row_of_each_value(self):
+        assert ragged([[1, 2], [], [3]]).row_numbers().tolist() == [0, 0, 2]
+
+    @settings(deadline=None)
+    @given(ROWS, st.data())
+    def test_behaves_as_lists_do(self, rows, data):
+        one = ragged(rows)
+        assert len(one) == len(rows)
+        width = max([1, *map(len, rows)])
+        assert one.padded(-1).tolist() == [r + [-1] * (width - len(r)) for r in rows]
+        numbers = [k for k, row in enumerate(rows) for _ in row]
+        assert one.row_numbers().tolist() == numbers
+        place = st.integers(0, max(len(rows) - 1, 0))
+        chosen = data.draw(st.lists(place, max_size=8 if rows else 0))
+        got = one.take(np.array(chosen, int))
+        assert as_lists(got) == [rows[k] for k in chosen]
+        assert len(got.padded(0)) == len(chosen)
+
+    @settings(deadline=None)
+    @given(ROWS, st.integers(0, 6), st.integers(0, 6))
+    def test_reads_any_slice_of_an_arrow_column(self, rows, start, length):
+        column = pa.array(rows, pa.list_(pa.int32())).slice(start, length)
+        got = Ragged.from_arrow(column)
+        assert as_lists(got) == rows[start : start + length]
+        assert got.offsets[0] == 0 and got.offsets[-1] == len(got.values)
+        assert len(got.padded(0)) == len(got)
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(*[st.lists(st.integers(-1, 9), max_size=5)] * 2)))
+    def test_the_intersection_is_taken_row_by_row(self, pairs):
+        left, right = ([pair[k] for pair in pairs] for k in (0, 1))
+        got = ragged(left).intersection(ragged(right))
+        assert as_lists(got) == [
+            [value for value in one if value >= 0 and value in other]
+            for one, other in pairs
+        ]

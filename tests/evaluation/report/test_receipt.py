@@ -1,0 +1,151 @@
+"""Receipt: what the terminal shows of a report."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.report.receipt import render, verdict
+from recdistill.evaluation.report.run_report import ModelPart
+from tests.evaluation.report.example_reports import NO_GAP, SOFT_TARGETS, report
+
+
+def shown(one, width, **settings):
+    screen = io.StringIO()
+    Console(file=screen, width=width, force_terminal=False).print(
+        render(one, **settings)
+    )
+    return screen.getvalue()
+
+
+class TestVerdict:
+    def test_help_is_claimed_with_its_interval(self):
+        assert verdict(report(), "ndcg@10") == (
+            "By NDCG@10, distillation closed 48% [21%, 71%] of the gap to the teacher."
+        )
+
+    def test_help_without_a_gap_is_told_as_such(self):
+        assert verdict(report(), "mrr") == (
+            f"By MRR, distillation helped; gap closed is not defined: {NO_GAP}."
+        )
+
+    @pytest.mark.parametrize(
+        ("difference", "words"),
+        [
+            (Interval(0.02, -0.001, 0.04), "changed nothing beyond noise"),
+            (Interval(-0.02, -0.04, 0.001), "changed nothing beyond noise"),
+            (Interval(-0.02, -0.04, -0.001), "made the student worse"),
+            (Interval(0.02, reason="one query"), "cannot tell whether"),
+            (Interval(None, reason="no list"), "cannot tell whether"),
+        ],
+    )
+    def test_nothing_is_claimed_beyond_the_interval(self, difference, words):
+        found = {"distilled_minus_baseline": {"ndcg@10": difference}}
+        assert words in verdict(report(differences=found), "ndcg@10")
+
+    def test_metric_that_was_not_compared_cannot_be_told(self):
+        assert "cannot tell whether" in verdict(report(), "map@10")
+
+
+class TestReceipt:
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_fits_its_width_and_cuts_no_number(self, width):
+        text = shown(report(), width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert "\x1b" not in text
+
+    def test_shows_each_model_with_its_costs(self):
+        lines = shown(report(), 120).splitlines()
+        row = next(line for line in lines if line.startswith("distilled"))
+        for cell in ("0.091 [0.081, 0.107]", "182k", "812 kB", "0.43"):
+            assert cell in row
+        narrow = shown(report(), 80).splitlines()
+        row = next(line for line in narrow if line.startswith("teacher"))
+        for cell in ("0.102 ±.013", "41.2"):
+            assert cell in row
+
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_whether_an_interval_excludes_zero_shows_at_every_width(self, width):
+        assert "[+0.004, +0.032]" in shown(report(), width)
+
+    def test_it_shows_reasons_artefacts_and_next_commands(self):
+        text = shown(
+            report(),
+            120,
+            artefacts={"SavedModel": "runs/one/export/1"},
+            next_steps=["recdistill serve runs/one"],
+        )
+        for words in (
+            f"not defined: {NO_GAP}",
+            "95.9 times at 1,000 candidates",
+            "overlap@10 0.71",
+            "passed: the teacher is better by 0.02",
+            "7 with a positive outside the catalogue count 0",
+            "runs/one/export/1",
+            "recdistill serve runs/one",
+        ):
+            assert words in text
+
+    def test_text_in_brackets_is_not_markup(self):
+        text = shown(report(), 80, next_steps=["pip install 'recdistill[ray]'"])
+        assert "recdistill[ray]" in text
+
+    def test_a_report_with_few_parts_is_shown(self):
+        little = report(
+            models={"distilled": ModelPart(metrics={"mrr": Interval(0.5)})},
+            gap_closed={},
+            kept={},
+            differences={},
+            agreement={},
+            speedup={},
+            gate=None,
+        )
+        text = shown(little, 80)
+        assert "MRR" in text
+        assert "NDCG" not in text
+        assert "gap closed" not in text
+
+    def test_a_gap_closed_above_100_percent_is_explained(self):
+        over = report(gap_closed={"ndcg@10": Interval(1.2, 0.7, 1.6)})
+        note = "is within noise here: the interval includes 100 %"
+        assert note in " ".join(shown(over, 80).split())
+        beyond = report(gap_closed={"ndcg@10": Interval(1.2, 1.1, 1.6)})
+        assert "within noise" not in shown(beyond, 80)
+        assert "within noise" not in shown(report(gap_closed={}), 80)
+
+    @pytest.mark.parametrize(
+        ("candidates", "seen", "words"),
+        [
+            ("catalogue", "exclude", "full catalogue · seen items excluded"),
+            ("listed", "include", "scored by the teacher · seen items included"),
+            ("sampled:100", "exclude", "100 sampled candidates"),
+            ("retrieved:500", "exclude", "500 retrieved candidates"),
+        ],
+    )
+    def test_the_protocol_is_written_above_the_numbers(self, candidates, seen, words):
+        part = report().protocol.model_copy(
+            update={"candidates": candidates, "seen": seen}
+        )
+        assert words in shown(report(protocol=part), 80)
+
+    def test_the_undistilled_student_is_called_baseline(self):
+        text = shown(report(), 80)
+        assert "- baseline" in text
+        assert "alone" not in text
+
+
+def test_the_receipt_describes_the_soft_targets():
+    said = " ".join(shown(report(soft_targets=SOFT_TARGETS), 80).split())
+    shares = "about 98.7 of 1,568 candidates have weight"
+    assert (
+        "Soft targets log, teacher temperature 0.39 (chosen by the score doctor): "
+        f"{shares}" in said
+    )
+    other = SOFT_TARGETS.model_copy(
+        update={"temperature": 2.0, "effective": None, "chosen_by": "configuration"}
+    )
+    lines = shown(report(soft_targets=other), 80).splitlines()
+    line = "Soft targets  log, teacher temperature 0.39, temperature 2"
+    assert line in [line.rstrip() for line in lines]

@@ -1,0 +1,225 @@
+"""Keras ranking metrics: by hand, against the NumPy functions, and inside Keras."""
+
+import math
+import subprocess
+import sys
+
+import keras
+import keras_rs
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from recdistill import metrics
+from recdistill.metrics import keras_metrics
+from tests.metrics.test_ranking import ragged_batch
+
+FUNCTIONS = {
+    metrics.NDCG: metrics.ndcg,
+    metrics.Recall: metrics.recall,
+    metrics.HitRate: metrics.hit_rate,
+    metrics.ReciprocalRank: metrics.reciprocal_rank,
+    metrics.AveragePrecision: metrics.average_precision,
+}
+EVERY_METRIC = pytest.mark.parametrize("metric_cls", FUNCTIONS)
+RELEVANCE = np.array([[3.0, 0.0, 0.0, 1.0]])
+SCORES = np.array([[0.2, 0.9, 0.1, 0.5]])  # ranks 3, 1, 4, 2
+
+
+def result_of(metric, y_true, scores, sample_weight=None):
+    metric.update_state(y_true, scores, sample_weight)
+    return float(metric.result())
+
+
+def test_the_contract_covers_every_public_metric():
+    public = {getattr(keras_metrics, name) for name in keras_metrics.__all__}
+    assert public - {metrics.RankingMetric} == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (
+            metrics.NDCG(4),
+            (3 / 2 + 1 / math.log2(3)) / (3 + 1 / math.log2(3)),
+        ),
+        (metrics.NDCG(2), (1 / math.log2(3)) / (3 + 1 / math.log2(3))),
+        (metrics.Recall(2), 1 / 2),
+        (metrics.HitRate(1), 0.0),
+        (metrics.HitRate(2), 1.0),
+        (metrics.ReciprocalRank(), 1 / 2),
+        (metrics.ReciprocalRank(1), 0.0),
+        (metrics.AveragePrecision(4), (1 / 2 + 2 / 3) / 2),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_values_derived_by_hand(metric, expected):
+    assert result_of(metric, RELEVANCE, SCORES) == pytest.approx(expected, abs=1e-6)
+
+
+def test_default_names_are_those_of_the_report():
+    names = [cls().name for cls in FUNCTIONS]
+    assert names == ["ndcg@10", "recall@10", "hit@10", "mrr", "map@10"]
+    assert metrics.ReciprocalRank(5).name == "mrr@5"
+    assert metrics.NDCG(None).name == "ndcg"
+    assert metrics.NDCG(3, name="mine").name == "mine"
+
+
+def test_same_numbers_as_keras_rs_for_binary_relevance_without_ties():
+    rng = np.random.default_rng(0)
+    relevance = (rng.random((30, 12)) < 0.3).astype("float32")
+    relevance[:, 0] = 1.0
+    scores = rng.normal(size=(30, 12)).astype("float32")
+    for ours, theirs in [
+        (metrics.NDCG, keras_rs.metrics.NDCG),
+        (metrics.Recall, keras_rs.metrics.RecallAtK),
+        (metrics.ReciprocalRank, keras_rs.metrics.MeanReciprocalRank),
+        (metrics.AveragePrecision, keras_rs.metrics.MeanAveragePrecision),
+    ]:
+        want = result_of(theirs(k=5), relevance, scores)
+        got = result_of(ours(k=5), relevance, scores)
+        assert got == pytest.approx(want, abs=1e-6)
+
+
+@EVERY_METRIC
+class TestEveryMetric:
+    @pytest.mark.parametrize("k", [1, 3, 10, 50])
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_equals_the_numpy_function(self, metric_cls, k, dtype):
+        scores, _, relevance, mask = ragged_batch(dtype=dtype)
+        each = FUNCTIONS[metric_cls](scores, relevance, mask, k)
+        assert np.isnan(each).any()
+        y_true = {"labels": relevance, "mask": mask}
+        got = result_of(metric_cls(k), y_true, scores)
+        assert got == pytest.approx(np.nanmean(each), abs=1e-6)
+
+    def test_each_list_alone_equals_the_numpy_function(self, metric_cls):
+        scores, _, relevance, mask = ragged_batch(seed=1)
+        for row, want in enumerate(FUNCTIONS[metric_cls](scores, relevance, mask, 3)):
+            one = slice(row, row + 1)
+            y_true = {"labels": relevance[one], "mask": mask[one]}
+            got = result_of(metric_cls(3), y_true, scores[one])
+            np.testing.assert_allclose(got, want, atol=1e-6)
+
+    def test_batches_add_up_to_the_whole(self, metric_cls):
+        scores, _, relevance, mask = ragged_batch(seed=2)
+        whole, parts = metric_cls(5), metric_cls(5)
+        whole.update_state({"labels": relevance, "mask": mask}, scores)
+        for rows in (slice(0, 7), slice(7, 40)):
+            y_true = {"labels": relevance[rows], "mask": mask[rows]}
+            parts.update_state(y_true, scores[rows])
+        assert float(parts.result()) == pytest.approx(float(whole.result()), abs=1e-6)
+        parts.reset_state()
+        assert math.isnan(float(parts.result()))
+
+    def test_no_list_that_can_be_judged_gives_nan(self, metric_cls):
+        assert math.isnan(result_of(metric_cls(), np.zeros((2, 3)), np.ones((2, 3))))
+
+    def test_of_equal_scores_the_earlier_candidate_ranks_first(self, metric_cls):
+        equal = np.zeros((1, 2))
+        assert result_of(metric_cls(1), [[1.0, 0.0]], equal) == 1.0
+        assert result_of(metric_cls(1), [[0.0, 1.0]], equal) == 0.0
+
+    def test_a_score_of_minus_infinity_ranks_before_padding(self, metric_cls):
+        scores = np.array([[np.inf, -np.inf, 1.0]])
+        y_true = {"labels": [[9.0, 1.0, 0.0]], "mask": [[False, True, True]]}
+        got = result_of(metric_cls(2), y_true, scores)
+        want = FUNCTIONS[metric_cls](scores, *map(np.array, y_true.values()), 2)
+        assert got == pytest.approx(want[0], abs=1e-6)
+        assert got > 0.0
+
+    @pytest.mark.parametrize("score", [np.nan, np.inf])
+    def test_a_score_without_an_order_gives_nan(self, metric_cls, score):
+        scores = np.array([[score, 1.0], [0.0, 1.0]])
+        assert math.isnan(result_of(metric_cls(), [[1.0, 0.0], [0.0, 1.0]], scores))
+
+    def test_list_weights_weigh_the_mean(self, metric_cls):
+        scores, _, relevance, mask = ragged_batch(seed=3)
+        weight = np.random.default_rng(4).uniform(0.0, 3.0, len(scores))
+        weight[0] = 0.0
+        each = FUNCTIONS[metric_cls](scores, relevance, mask, 4)
+        judged = ~np.isnan(each)
+        want = np.average(each[judged], weights=weight[judged])
+        y_true = {"labels": relevance, "mask": mask}
+        got = result_of(metric_cls(4), y_true, scores, weight)
+        assert got == pytest.approx(want, abs=1e-6)
+        got = result_of(metric_cls(4), y_true, scores, 0.5)
+        assert got == pytest.approx(np.nanmean(each), abs=1e-6)
+
+    def test_weights_of_another_shape_are_an_error(self, metric_cls):
+        with pytest.raises(
+            ValueError, match=r"`sample_weight` must have shape \(batch"
+        ):
+            metric_cls().update_state(RELEVANCE, SCORES, np.ones((1, 4)))
+
+    def test_shapes_that_differ_are_an_error(self, metric_cls):
+        with pytest.raises(ValueError, match="`scores` must have the shape of `mask`"):
+            metric_cls().update_state(RELEVANCE, SCORES[:, :2])
+
+    @pytest.mark.parametrize("k", [0, -1, 2.5, True])
+    def test_a_bad_cutoff_is_named(self, metric_cls, k):
+        with pytest.raises(ValueError, match=f"`k` must be .* Received: k={k}"):
+            metric_cls(k=k)
+
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_graph_and_eager_agree_for_sizes_unknown_in_advance(
+        self, metric_cls, jit_compile
+    ):
+        scores, _, relevance, mask = ragged_batch(seed=5)
+        metric, matrix = metric_cls(5), tf.TensorSpec((None, None), tf.float64)
+
+        @tf.function(
+            input_signature=[matrix, tf.TensorSpec((None, None), tf.bool), matrix],
+            jit_compile=jit_compile,
+        )
+        def update(labels, mask, scores):
+            metric.update_state({"labels": labels, "mask": mask}, scores)
+
+        update(relevance, mask, scores)
+        want = result_of(metric_cls(5), {"labels": relevance, "mask": mask}, scores)
+        assert float(metric.result()) == pytest.approx(want, abs=1e-6)
+
+    @pytest.mark.parametrize("k", [3, None])
+    def test_config_round_trip(self, metric_cls, k):
+        metric = metric_cls(k=k, name="mine")
+        config = keras.saving.serialize_keras_object(metric)
+        assert config["registered_name"] == f"recdistill>{metric_cls.__name__}"
+        copy = keras.saving.deserialize_keras_object(config)
+        assert type(copy) is metric_cls
+        assert copy.get_config() == metric.get_config()
+        assert (copy.k, copy.name) == (k, "mine")
+
+    def test_a_keras_model_reports_it_from_fit_and_evaluate(self, metric_cls):
+        rng = np.random.default_rng(6)
+        x, relevance = rng.normal(size=(20, 5)), np.eye(5)[rng.integers(0, 5, 20)]
+        weight = rng.uniform(0.5, 2.0, 20)
+        model = keras.Sequential([keras.layers.Input((5,)), keras.layers.Dense(5)])
+        model.compile(
+            "sgd",
+            "mse",
+            metrics=[metric_cls(2)],
+            weighted_metrics=[metric_cls(2, name="weighted")],
+        )
+        model.fit(x, relevance, epochs=1, verbose=0)
+        got = model.evaluate(
+            x,
+            relevance,
+            sample_weight=weight,
+            batch_size=7,
+            return_dict=True,
+            verbose=0,
+        )
+        scores, everything = model.predict(x, verbose=0), np.ones((20, 5), bool)
+        each = FUNCTIONS[metric_cls](scores, relevance, everything, 2)
+        assert got[metric_cls(2).name] == pytest.approx(each.mean(), abs=1e-6)
+        want = np.average(each, weights=weight)
+        assert got["weighted"] == pytest.approx(want, abs=1e-6)
+
+
+def test_numpy_metrics_do_not_import_tensorflow_and_keras_metrics_load_by_name():
+    code = (
+        "import sys, recdistill.metrics as m; m.ndcg; assert 'NDCG' in dir(m); "
+        "assert 'tensorflow' not in sys.modules and 'keras' not in sys.modules; "
+        "assert m.NDCG(5).name == 'ndcg@5' and 'tensorflow' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
