@@ -39,15 +39,6 @@ from recdistill.lists import graph_ranks, masked_ops
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.numpy_ranks import check_cutoff
 
-__all__ = [
-    "NDCG",
-    "AveragePrecision",
-    "HitRate",
-    "RankingMetric",
-    "Recall",
-    "ReciprocalRank",
-]
-
 
 class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
     """Base class of ranking metrics: the mean over the lists that can be judged.
@@ -106,7 +97,7 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
         # `-inf` is a valid score: it must rank behind the others, but before padding.
         lowest = np.finfo(scores.dtype.name).min
         order = graph_ranks.best_first(ops.maximum(scores, lowest), mask, self.k)
-        values = self.values(relevance, graph_ranks.taken(relevance, order))
+        values = self.values(relevance, graph_ranks.gather(relevance, order))
         valid = ops.all(ops.where(mask, scores < np.inf, True), axis=-1)
         values = ops.where(valid, values, np.nan)
         judged = ops.any(relevance > 0.0, axis=-1)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 from recdistill.data import (
     Dataset,
     fetch,
+    read_frames,
     read_listwise,
     read_movielens,
     read_recbole,
     read_tables,
     synthetic,
 )
+from recdistill.data.dataset import Progress
 from recdistill.errors import ConfigError
 from recdistill.pipeline.config import DatasetConfig
-from recdistill.pipeline.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,13 +54,10 @@ def load_dataset(
                 "`dataset.reader` = 'frames' requires DataFrames: pass `tables` to "
                 "`recdistill.run`. Received: no `tables`"
             )
-        raise NotImplementedError
+        return read_frames(tables, columns)
     path = config.path
     if config.fetch is not None:
-        label = f"Downloading {config.fetch}"
-        path = fetch(
-            config.fetch, progress=lambda done, total: progress(label, done, total)
-        )
+        path = fetch(config.fetch, progress=progress)
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
     if config.reader == "tables":

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 
 from recdistill.data.batches import catalogue_mask
 from recdistill.data.collation import score_catalogue
+from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.rows import ListRows, agreement
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.progress import Progress
 from recdistill.pipeline.scored_candidates import lists_with_scored_positive
 from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer
 from recdistill.pipeline.validation import measure_lists

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.data import Columns, Dataset
+from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
-from recdistill.pipeline.progress import Progress
 
 PARTITION_ROWS = 250_000
 TIME_BINS = 65_536

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.data import Dataset
+from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
 from recdistill.features.encoders import (
     Encoder,
@@ -31,7 +32,6 @@ from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.partitions import SPLITS, TRAIN, Partitions
-from recdistill.pipeline.progress import Progress
 
 
 def prepare(

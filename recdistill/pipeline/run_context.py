@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from recdistill.data import Dataset
+from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.config import Config
@@ -18,7 +19,6 @@ from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.progress import Progress
 from recdistill.pipeline.score_store import verified_files
 from recdistill.pipeline.scorers import Scorer, compiled, with_progress
 from recdistill.pipeline.soft_targets import SoftTargets, choose

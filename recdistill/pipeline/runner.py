@@ -9,9 +9,9 @@ import keras
 import tensorflow as tf
 
 from recdistill.atomic import locked_folder
+from recdistill.data.dataset import Progress
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.progress import Progress, silent
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
@@ -39,7 +39,7 @@ class Pipeline:
     def __init__(
         self,
         config: Config,
-        progress: Progress = silent,
+        progress: Progress = lambda label, done, total: None,
         announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
         warn: Callable[[str], None] = lambda message: None,
         tables: Mapping[str, pd.DataFrame] | None = None,

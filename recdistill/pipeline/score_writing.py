@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from recdistill.atomic import atomic_write
 from recdistill.data.batches import RAW_PREFIX, Lists, catalogue_mask
 from recdistill.data.collation import Collator
+from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import read_lists
 from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.progress import Progress
 from recdistill.pipeline.score_store import (
     ROUNDED_TOP,
     ROUNDING,

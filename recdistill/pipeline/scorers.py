@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from recdistill.data.dataset import Progress
 from recdistill.pipeline.model_building import Teacher, members_of
-from recdistill.pipeline.progress import Progress
 
 Scorer = Callable[[Any], Any]
 """A batch to scores `(batch, list_size)`."""

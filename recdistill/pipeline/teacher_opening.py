@@ -22,14 +22,15 @@ from recdistill.pipeline.config.external_teacher_section import (
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import members_of
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.serving.client.client import Client
+from recdistill.serving.client.retries import RetryPolicy
 from recdistill.teachers import (
     Booster,
     ExternalTeacher,
     Function,
-    GrpcModel,
     KerasModel,
     RawModel,
-    RestModel,
+    RemoteModel,
     SavedModel,
     ScoreTable,
     TfKerasModel,
@@ -152,10 +153,17 @@ def raw_model(config: ExternalTeacherConfig) -> RawModel:
 
 
 def _remote(config: RemoteTeacherConfig) -> RawModel:
-    protocol, _, place = config.address.partition("://")
-    settings: dict[str, Any] = config.model_dump(
-        include={"model", "version", "signature", "output", "deadline_s", "retries"}
-    )
-    if protocol == "grpc":
-        return GrpcModel(place, **settings)
-    return RestModel(config.address, **settings)
+    retries = RetryPolicy(config.retries, first_pause_s=0.1, throttled=False)
+    try:
+        client = Client(
+            config.address,
+            config.model,
+            version=config.version,
+            deadline_s=config.deadline_s,
+            retries=retries,
+        )
+    except ValueError as error:
+        raise TeacherError(f"`teacher.address` cannot be used: {error}") from error
+    version = "" if config.version is None else f", version {config.version}"
+    label = f"{config.model}{version} at {config.address}"
+    return RemoteModel(client, label, config.signature, config.output)

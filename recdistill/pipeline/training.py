@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from recdistill.data.collation import Collator
+from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_transforms import transformed
@@ -27,7 +28,6 @@ from recdistill.pipeline.model_building import (
     reads_affinities,
 )
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.progress import Progress
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import SoftTargets
 from recdistill.pipeline.validation import Validation

@@ -15,7 +15,7 @@ makes a teacher of a model from outside: an `ExternalTeacher` around one of
 | `TfKerasModel` | a tf_keras or TFRS model, in its own process | `tf_keras.py` |
 | `Booster` | a LightGBM booster's text file | `booster.py` |
 | `Function` | a Python function | `function.py` |
-| `RestModel`, `GrpcModel` | a TensorFlow Serving endpoint | `remote.py` |
+| `RemoteModel` | a TensorFlow Serving endpoint | `remote.py` |
 
 `ScoreTable` is a teacher of which only the scores are there.
 """
@@ -26,7 +26,7 @@ from recdistill.teachers.function import Function
 from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.keras_model import KerasModel
 from recdistill.teachers.raw_teacher import ExternalTeacher, RawModel
-from recdistill.teachers.remote import GrpcModel, RestModel
+from recdistill.teachers.remote import RemoteModel
 from recdistill.teachers.saved_model import SavedModel
 from recdistill.teachers.score_table import ScoreTable
 from recdistill.teachers.tf_keras import TfKerasModel
@@ -35,11 +35,10 @@ __all__ = [
     "Booster",
     "ExternalTeacher",
     "Function",
-    "GrpcModel",
     "InputSpec",
     "KerasModel",
     "RawModel",
-    "RestModel",
+    "RemoteModel",
     "SavedModel",
     "ScoreTable",
     "TeacherError",

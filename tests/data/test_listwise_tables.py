@@ -73,7 +73,7 @@ def test_nulls_in_parquet_are_no_scores(tmp_path):
     ("old", "new", "said"),
     [
         ("0,0.5", "0,nan", "column `score`, row 1: must be finite. Received: nan"),
-        ("0,0.5", "0,x", "column `score`, row 1: a number is needed. Received: 'x'"),
+        ("0,0.5", "0,x", "column `score`, row 1: must be a number. Received: 'x'"),
         ("2,8,c", ",8,c", "column `list_id`, row 3"),
         ("5,2,", "5,,", "column `relevance`, row 2"),
         ("relevance", "liked", "has no column 'relevance'"),

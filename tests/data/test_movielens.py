@@ -100,7 +100,7 @@ class TestLayout100K:
         with (folder / "u.item").open("a") as stream:
             stream.write("\n99|Short (1990)|\n")
         with pytest.raises(
-            DataError, match=r"u.item, line 6: 24 values .* Received: 3"
+            DataError, match=r"u.item, line 6: must have 24 values .* Received: 3"
         ):
             read_movielens(folder)
 
@@ -108,7 +108,7 @@ class TestLayout100K:
         folder = layout_100k(tmp_path)
         films = (folder / "u.item").read_bytes()
         (folder / "u.item").write_bytes(films + films)
-        with pytest.raises(DataError, match="'242' stands in rows 1, 5"):
+        with pytest.raises(DataError, match="'242' is in rows 1, 5"):
             read_movielens(folder)
 
     def test_an_age_that_is_no_number(self, tmp_path):

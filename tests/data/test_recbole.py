@@ -115,7 +115,7 @@ def test_a_missing_column_is_named(tmp_path):
 
 def test_a_time_with_a_fraction_is_named_by_its_row(tmp_path):
     text = INTER.replace("891717742.0", "891717742.5")
-    with pytest.raises(DataError, match=r"`timestamp`, row 2: a whole number"):
+    with pytest.raises(DataError, match=r"`timestamp`, row 2: must be a whole number"):
         read_recbole(write(tmp_path, inter=text))
 
 
@@ -132,7 +132,7 @@ def test_a_sequence_of_floats_that_are_none(tmp_path):
 
 
 def test_a_repeated_item(tmp_path):
-    with pytest.raises(DataError, match="'242' stands in rows 1, 4"):
+    with pytest.raises(DataError, match="'242' is in rows 1, 4"):
         read_recbole(write(tmp_path, inter=INTER, item=ITEM + "242\tK\t1\tC\n"))
 
 

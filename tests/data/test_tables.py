@@ -168,10 +168,10 @@ class TestIds:
     @pytest.mark.parametrize(
         ("raw", "said"),
         [
-            (pa.array([1.0, 1.5]), "row 2: a whole number is needed. Received: 1.5"),
-            (pa.array([1.0, float("nan")]), "row 2: a whole number is needed"),
-            (pa.array([1.0, 2.0**60]), "row 2: a whole number is needed"),
-            (pa.array(["a", None]), "row 2: a value is needed. Received: None"),
+            (pa.array([1.0, 1.5]), "row 2: must be a whole number. Received: 1.5"),
+            (pa.array([1.0, float("nan")]), "row 2: must be a whole number"),
+            (pa.array([1.0, 2.0**60]), "row 2: must be a whole number"),
+            (pa.array(["a", None]), "row 2: must have a value. Received: None"),
             (pa.array(["a", ""]), "row 2: an id must not be empty"),
             (pa.array([True, False]), "must be text or integer, not bool"),
         ],
@@ -188,12 +188,12 @@ class TestIds:
 
     def test_a_repeated_item_is_named_with_its_rows(self, tmp_path):
         items = "item_id\n7\n8\n9\n8\n"
-        with pytest.raises(DataError, match=r"'8' stands in rows 2, 4\. Keep one row"):
+        with pytest.raises(DataError, match=r"'8' is in rows 2, 4\. Keep one row"):
             read_tables(write(tmp_path, interactions=RATINGS, items=items))
 
     def test_ids_that_become_equal_as_text_are_repeated(self, tmp_path):
         queries = "user_id\n1\n1.0\n"
-        with pytest.raises(DataError, match="'1' stands in rows 1, 2"):
+        with pytest.raises(DataError, match="'1' is in rows 1, 2"):
             read_tables(write(tmp_path, interactions=RATINGS, queries=queries))
 
     def test_an_item_without_id_is_named_with_its_row(self, tmp_path):
@@ -238,16 +238,16 @@ class TestTimes:
     @pytest.mark.parametrize(
         ("raw", "said"),
         [
-            (pa.array(["5", "soon"]), "row 2: a time must be a whole number here"),
+            (pa.array(["5", "soon"]), "row 2: a time must be a whole number, like"),
             (pa.array(["soon", "5"]), "row 1: a time must be a whole number or an ISO"),
             (pa.array(["2024-01-01", "5"]), "row 2: a time must be a whole number or"),
             (
                 pa.array(["5", "2024-01-01"]),
-                "row 2: a time must be a whole number here",
+                "row 2: a time must be a whole number, like",
             ),
-            (pa.array([1.0, 1.5]), "row 2: a whole number is needed. Received: 1.5"),
-            (pa.array(["1", "1.5"]), "row 2: a whole number is needed. Received: 1.5"),
-            (pa.array([1, None]), "row 2: a value is needed"),
+            (pa.array([1.0, 1.5]), "row 2: must be a whole number. Received: 1.5"),
+            (pa.array(["1", "1.5"]), "row 2: must be a whole number. Received: 1.5"),
+            (pa.array([1, None]), "row 2: must have a value"),
             (pa.array([1, 2**63], pa.uint64()), "row 2: a time must fit 64 bits"),
             (pa.array([True, False]), "a time must be integer or date, not bool"),
         ],
@@ -285,9 +285,9 @@ class TestRelevanceAndWeight:
             ("relevance", pa.array([1.0, float("nan")]), "row 2: must be finite"),
             ("relevance", pa.array([1.0, float("-inf")]), "Received: -inf"),
             ("relevance", pa.array([1.0, 1e300]), "row 2: must be finite"),
-            ("relevance", pa.array(["1", "much"]), "row 2: a number is needed"),
-            ("relevance", pa.array([1.0, None]), "row 2: a value is needed"),
-            ("relevance", pa.array([[1.0], [2.0]]), "a number is needed, not list"),
+            ("relevance", pa.array(["1", "much"]), "row 2: must be a number"),
+            ("relevance", pa.array([1.0, None]), "row 2: must have a value"),
+            ("relevance", pa.array([[1.0], [2.0]]), "must be a number, not list"),
             ("weight", pa.array([1.0, float("nan")]), "row 2: must be finite"),
             ("weight", pa.array([1.0, float("inf")]), "row 2: must be finite"),
             ("weight", pa.array([0.0, -0.5]), "row 2: a weight must not be negative"),
@@ -301,7 +301,7 @@ class TestRelevanceAndWeight:
     def test_an_empty_cell_of_csv_is_missing(self, tmp_path):
         text = "user_id,item_id,timestamp,stars\n1,7,1,5\n1,8,2,\n"
         folder = write(tmp_path, interactions=text)
-        with pytest.raises(DataError, match=r"`stars`, row 2: a number is needed"):
+        with pytest.raises(DataError, match=r"`stars`, row 2: must be a number"):
             read_tables(folder, {"relevance": "stars"})
 
 
@@ -316,7 +316,7 @@ class TestABadFolder:
             read_tables(tmp_path)
         assert "no table 'interactions'" in str(error.value)
         assert "Did you mean 'interaction'?" in str(error.value)
-        assert "The folder holds: interaction.csv, other.csv" in str(error.value)
+        assert "The folder contains: interaction.csv, other.csv" in str(error.value)
 
     def test_a_named_table_must_be_there(self, tmp_path):
         with pytest.raises(DataError, match="no table 'movies'"):
@@ -347,7 +347,7 @@ class TestABadFolder:
 
     @pytest.mark.parametrize("text", ["user_id,item_id,timestamp\n", log().slice(0, 0)])
     def test_no_interactions(self, tmp_path, text):
-        with pytest.raises(DataError, match="needs at least one row"):
+        with pytest.raises(DataError, match="must have at least one row"):
             read_tables(write(tmp_path, interactions=text))
 
     def test_an_empty_file(self, tmp_path):

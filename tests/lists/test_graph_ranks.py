@@ -57,22 +57,22 @@ def test_zeros_of_both_signs_are_equal_scores(jit_compile):
 
 def test_the_head_is_the_first_k_or_all():
     np.testing.assert_array_equal(
-        graph_ranks.head(SCORES, 2), [True, True, False, False]
+        graph_ranks.within_first(SCORES, 2), [True, True, False, False]
     )
-    np.testing.assert_array_equal(graph_ranks.head(SCORES, None), [True] * 4)
-    np.testing.assert_array_equal(graph_ranks.head(SCORES, 9), [True] * 4)
+    np.testing.assert_array_equal(graph_ranks.within_first(SCORES, None), [True] * 4)
+    np.testing.assert_array_equal(graph_ranks.within_first(SCORES, 9), [True] * 4)
 
 
 def test_taken_follows_positions():
     positions = graph_ranks.best_first(SCORES, MASK)
-    got = graph_ranks.taken(SCORES, positions).numpy()
+    got = graph_ranks.gather(SCORES, positions).numpy()
     np.testing.assert_array_equal(got[0], [-1.0, -1.0, -3.0, 9.0])
 
 
 def test_surprise_by_hand_with_something_else_to_draw():
     z = np.log([[3.0, 1.0, 2.0]])
     mask = np.array([[True, True, False]])
-    got = graph_ranks.surprise(z, mask, np.log([4.0]))
+    got = graph_ranks.plackett_luce_terms(z, mask, np.log([4.0]))
     np.testing.assert_allclose(got, [[-log(3 / 8), -log(1 / 5), 0.0]], rtol=1e-9)
 
 
@@ -80,7 +80,7 @@ def test_the_gradient_of_surprise_is_the_chance_of_each():
     z = tf.constant(np.log([[3.0, 1.0, 2.0]]))
     with tf.GradientTape() as tape:
         tape.watch(z)
-        first = graph_ranks.surprise(z)[0, 0]
+        first = graph_ranks.plackett_luce_terms(z)[0, 0]
     np.testing.assert_allclose(
         tape.gradient(first, z), [[3 / 6 - 1, 1 / 6, 2 / 6]], rtol=1e-9
     )
@@ -90,14 +90,14 @@ def test_equal_exponents_share_the_gradient_of_a_log_sum():
     z, rest = tf.zeros((1, 1), tf.float64), tf.zeros((1,), tf.float64)
     with tf.GradientTape() as tape:
         tape.watch([z, rest])
-        surprise = graph_ranks.surprise(z, np.ones((1, 1), bool), rest)
+        surprise = graph_ranks.plackett_luce_terms(z, np.ones((1, 1), bool), rest)
     by_z, by_rest = tape.gradient(surprise, [z, rest])
     np.testing.assert_allclose(by_z, [[1 / 2 - 1]])
     np.testing.assert_allclose(by_rest, [1 / 2])
 
 
 def test_log_sum_of_nothing_has_an_exponential_of_zero():
-    got = graph_ranks.log_sum(SCORES, MASK).numpy()
+    got = graph_ranks.log_sum_exp(SCORES, MASK).numpy()
     want = [log(exp(-3.0) + 2 * exp(-1.0)), log(exp(-2.0) + 1)]
     np.testing.assert_allclose(got[:2], want, rtol=1e-6)
     assert np.isfinite(got[2])

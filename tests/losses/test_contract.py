@@ -13,7 +13,12 @@ from tests import contracts
 from tests.contracts import function_of, loss_and_gradient
 
 EVERY_LOSS = pytest.mark.parametrize("loss_cls", contracts.list_losses())
-BASES = {losses.ListLoss, losses.TemperedListLoss, losses.RepresentationLoss}
+BASES = {
+    losses.ListLoss,
+    losses.TemperedListLoss,
+    losses.RelevanceListLoss,
+    losses.RepresentationLoss,
+}
 REMOVED = contracts.item_weights() == 0.0
 
 

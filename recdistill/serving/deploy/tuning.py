@@ -1,4 +1,4 @@
-"""A server's configuration for one model on one machine, from measured times."""
+"""Server configuration for one model on one machine, from measured latencies."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ from recdistill.serving.deploy.models_config import (
 )
 
 ONLINE = ("serving_default", "recommend", "rank", "encode_query")
-"""Signatures that requests call; the candidate tower works in batch jobs."""
+"""Signatures for online requests; the candidate tower is used in batch jobs."""
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Times by batch size, and the batcher that follows.
+    """Latencies by batch size, and the batching parameters chosen from them.
 
     Attributes:
-        name: The model's name.
-        times: What was measured.
-        slowest: By batch size, the largest p50 and p99 of all signatures.
-        choice: The batcher's parameters, and why.
-        budget_ms: What 99 of 100 requests should stay under.
+        name: Name of the model.
+        times: The measurements.
+        slowest: By batch size, the largest p50 and the largest p99 of all signatures.
+        choice: Batching parameters and the reasons for them.
+        budget_ms: Budget of the p99 in milliseconds.
     """
 
     name: str
@@ -67,29 +67,31 @@ def sweep(
     candidates: int = 100,
     seconds: float = 0.5,
 ) -> Sweep:
-    """Times a model by batch size, and chooses the batcher's parameters.
+    """Measures a model by batch size, and chooses batching parameters.
 
-    All threads are kept busy meanwhile, each with a call that computes alone: so a
-    batcher runs, and so the times have in them what calls take from one another.
+    All threads are busy during the measurement, each with a call that computes on one
+    thread. That is how a batching server runs, so the times include the effect of
+    concurrent calls on each other.
 
     Args:
-        model: The SavedModel, an export of recdistill.
-        budget_ms: What 99 of 100 requests should stay under, inside the server.
-        threads: Batches that run at once: the cores that the server will have.
-        signatures: Those that will be called; one batcher serves all.
-        candidates: Candidates of a row of `rank`.
-        seconds: How long each call is repeated.
+        model: SavedModel folder of an export.
+        budget_ms: Budget of the p99 inside the server, in milliseconds.
+        threads: Number of concurrent batches: the cores of the server.
+        signatures: Signatures that will be called; they share the batching parameters.
+        candidates: Candidates of each row of `rank`.
+        seconds: Duration of the measurement of each call.
 
     Raises:
         ConfigError: If the budget is too small for a single row.
-        TimingError: If the model can't be timed, or has none of the signatures.
+        NotAnExportError: If the model has no manifest.
+        TimingError: If the model cannot be timed or has none of the signatures.
     """
     manifest = read_manifest(model)
     known: Mapping[str, Any] = manifest["signatures"]
     chosen = {name: known[name] for name in signatures if name in known}
     if not chosen:
         raise TimingError(
-            f"`signatures` must have one of {sorted(known)}. "
+            f"`signatures` must include one of {sorted(known)}. "
             f"Received: signatures={list(signatures)}"
         )
     calls = [
@@ -127,28 +129,24 @@ def write_configuration(
     *,
     models: str = "/models",
     config: str = "/config",
-    port: int = 8500,
-    rest_port: int = 8501,
 ) -> list[Path]:
     """Writes `models.config`, `batching.config`, `monitoring.config` and the command.
 
-    A `models.config` that names the model already is left as it is: its labels are
-    the business of `recdistill release`.
+    A `models.config` that already has the model is left unchanged, because
+    `recdistill release` manages its labels.
 
     Args:
-        swept: What was measured and chosen.
-        folder: Where to; created where it is missing.
-        models: The folder that holds the models' folders, as the server sees it.
-        config: `folder`, as the server sees it.
-        port: For gRPC.
-        rest_port: For REST and metrics.
+        swept: Measurements and chosen parameters.
+        folder: Output folder; created if it does not exist.
+        models: Folder of the models' folders in the server's file system.
+        config: Path of `folder` in the server's file system.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: If a file that is there is none, or a path is relative.
-        OSError: If something cannot be written.
+        ConfigError: If an existing `models.config` is invalid, or a path is relative.
+        OSError: If a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("models.config", "batching.config", "monitoring.config", "model_server.sh")
@@ -160,12 +158,7 @@ def write_configuration(
     batching = swept.choice.batching
     batching.write(paths[1], explain(swept))
     write_monitoring(paths[2])
-    arguments = server_arguments(
-        config,
-        port=port,
-        rest_port=rest_port,
-        batch_threads=batching.num_batch_threads,
-    )
+    arguments = server_arguments(config, batch_threads=batching.num_batch_threads)
     with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)
@@ -173,14 +166,14 @@ def write_configuration(
 
 
 def explain(swept: Sweep) -> list[str]:
-    """Why the parameters are what they are, in lines of at most 76 characters."""
+    """Reasons for the parameters, in lines of at most 76 characters."""
     lines = [
         f"Chosen by recdistill for {swept.name}, version {swept.times.path.name}, and "
         f"a p99 of {swept.budget_ms:g} ms inside the server."
     ]
     if not swept.choice.holds_budget:
         lines.append(
-            "A FULL BATCH BREAKS THE BUDGET: raise it, or export with smaller warm-up "
+            "A FULL BATCH EXCEEDS THE BUDGET: raise it, or export with smaller warm-up "
             "requests."
         )
     values = vars(swept.choice.batching)
@@ -192,8 +185,8 @@ def explain(swept: Sweep) -> list[str]:
 
 
 def render_sweep(swept: Sweep) -> Group:
-    """Times by batch size, and the parameters with their reasons."""
-    table = Table(title=f"{swept.name}: a full batch, all threads at work")
+    """Terminal tables of latencies by batch size, and of parameters with reasons."""
+    table = Table(title=f"{swept.name}: a full batch while all threads are busy")
     for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
         table.add_column(heading, justify="right")
     batching = swept.choice.batching
@@ -207,7 +200,7 @@ def render_sweep(swept: Sweep) -> Group:
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
         reasons.add_row(Text(name, style="bold"), shown, Text(why, style="dim"))
     warning = Text(
-        "A full batch breaks the budget: raise it, or export with smaller warm-up "
+        "A full batch exceeds the budget: raise it, or export with smaller warm-up "
         "requests.",
         style="bold yellow",
     )

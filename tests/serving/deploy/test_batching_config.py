@@ -50,8 +50,8 @@ def test_file_round_trip_with_its_notes(tmp_path):
         ({"max_enqueued_batches": 0}, "max_enqueued_batches=0"),
         ({"batch_timeout_micros": -1}, "batch_timeout_micros=-1"),
         ({"allowed_batch_sizes": (1, 4)}, r"end with `max_batch_size`, 8.*\(1, 4\)"),
-        ({"allowed_batch_sizes": (4, 2, 8)}, r"must rise.*\(4, 2, 8\)"),
-        ({"allowed_batch_sizes": (0, 8)}, r"must rise.*\(0, 8\)"),
+        ({"allowed_batch_sizes": (4, 2, 8)}, r"must ascend.*\(4, 2, 8\)"),
+        ({"allowed_batch_sizes": (0, 8)}, r"must ascend.*\(0, 8\)"),
     ],
 )
 def test_what_the_server_refuses_cannot_be_made(changes, message):
@@ -68,9 +68,9 @@ def test_what_the_server_refuses_cannot_be_made(changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_batch_sise { value: 8 }", "text form"),
+        ("max_batch_sise { value: 8 }", "text format"),
         ("max_batch_size { value: 8 }", "must set batch_timeout_micros"),
-        ("max_batch_size: 8", "text form"),
+        ("max_batch_size: 8", "text format"),
     ],
 )
 def test_bad_file_is_refused_and_named(tmp_path, text, message):
@@ -137,7 +137,7 @@ def test_every_parameter_has_its_reason():
 
 
 def test_budget_below_a_single_row_is_refused():
-    with pytest.raises(ConfigError, match=r"2\.20 ms at p99.*budget_ms=2"):
+    with pytest.raises(ConfigError, match=r"2\.20 ms\. .*budget_ms=2"):
         choose_batching(line(1.0, 0.1, (1,)), budget_ms=2, threads=1, pad=PAD)
 
 

@@ -79,7 +79,7 @@ class TestChoosing:
         assert Launch(exports).engine("docker") == "docker"
 
     def test_one_that_is_not_there(self, exports, programs):
-        with pytest.raises(LaunchError, match="needs tensorflow_model_server on the"):
+        with pytest.raises(LaunchError, match="requires tensorflow_model_server"):
             Launch(exports).engine("tf-serving")
         with pytest.raises(LaunchError, match=r"must be auto.*Received: 'triton'"):
             Launch(exports).engine("triton")
@@ -198,7 +198,7 @@ class TestServe:
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=60)
         assert process.returncode == 0
-        assert lines[0].startswith("The embedded server, for development")
+        assert lines[0].startswith("Embedded server, for development")
         assert lines[1].startswith("gRPC  127.0.0.1:")
         assert rest.splitlines() == ["Draining", "[]"]
 

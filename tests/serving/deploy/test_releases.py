@@ -80,7 +80,7 @@ class TestPromote:
     def test_a_version_that_is_not_there_is_refused(self, films):
         with pytest.raises(ReleaseError, match=r"\[1, 2, 3, 10\].*version=4"):
             promote(films, 4)
-        with pytest.raises(ReleaseError, match="must hold the versions of a model"):
+        with pytest.raises(ReleaseError, match="must have the versions of a model"):
             promote(films.parent / "books")
 
 
@@ -113,7 +113,7 @@ class TestRollback:
         promote(films, 3)
         promote(films, 10, now=True)
         (films / "3").rename(films.parent / "away")
-        with pytest.raises(ReleaseError, match="must be there still"):
+        with pytest.raises(ReleaseError, match="must exist"):
             rollback(films)
 
 
@@ -134,7 +134,7 @@ class TestPrune:
         assert not (films / ".pruned-1").exists()
 
     def test_without_the_labels_nothing_is_removed_unless_there_are_none(self, films):
-        with pytest.raises(ReleaseError, match="which has the labels"):
+        with pytest.raises(ReleaseError, match="with the labels"):
             prune(films, 1)
         assert layout.versions(films) == [1, 2, 3, 10]
 
@@ -150,7 +150,7 @@ class TestCommands:
     def test_promote_roll_back_and_prune(self, films):
         assert self.run("promote", films, 3).exit_code == 0
         waiting = self.run("promote", films)
-        assert "run this again" in " ".join(waiting.stdout.split())
+        assert "Run this command again" in " ".join(waiting.stdout.split())
         moved = self.run("promote", films, "--json")
         assert json.loads(moved.stdout)["state"] == "moved"
         back = self.run("rollback", films)

@@ -156,7 +156,7 @@ class TestMessages:
         assert content["inputs"]["history"] == [["a"]]
 
     def test_no_query_or_no_batch_size(self):
-        with pytest.raises(QueryError, match="There must be a query"):
+        with pytest.raises(QueryError, match="at least one query"):
             self.workload(GRPC, 1, [])
         with pytest.raises(QueryError, match="batch_size=0"):
             self.workload(GRPC, 0)
