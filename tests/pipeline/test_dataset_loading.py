@@ -30,7 +30,7 @@ class TestLoadDataset:
         self, tmp_path, monkeypatch
     ):
         def fetched(name, progress):
-            progress(3, 10)
+            progress("Downloading", 3, 10)
             (tmp_path / "ratings.csv").write_text(
                 "userId,movieId,rating,timestamp\n1,2,3.5,10\n1,3,4.0,11\n"
             )
@@ -43,5 +43,5 @@ class TestLoadDataset:
         calls = []
         settings = DatasetConfig(reader="movielens", fetch="ml-latest-small")
         data = load_dataset(settings, lambda *call: calls.append(call))
-        assert calls == [("Downloading ml-latest-small", 3, 10)]
+        assert calls == [("Downloading", 3, 10)]
         assert sum(batch.num_rows for batch in data.interactions()) == 2

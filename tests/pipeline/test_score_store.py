@@ -59,7 +59,7 @@ class TestRounding:
         said = rounding_warning(ListsConfig(), record)
         share = f"{record['rounded_ties']:.1%}"
         assert said.startswith(
-            f"As float16, {share} of neighbours in the teacher's top"
+            f"Storing the teacher's scores as float16 made {share} of neighbours in its"
         )
         assert "lists.scores_dtype=float32" in said
         assert rounding_warning(ListsConfig(), {"rounded_ties": 0.0099}) is None
@@ -92,7 +92,7 @@ class TestChecksums:
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
         with pytest.raises(
-            ScoreError, match=r"scores-00001.parquet is not what was"
+            ScoreError, match=r"checksum of scores-00001.parquet is wrong"
         ) as e:
             verified_files(folder, record)
         assert f"{folder} is damaged" in str(e.value)
@@ -106,11 +106,11 @@ class TestChecksums:
         with pytest.raises(ScoreError, match="is damaged"):
             verified_files(folder, record)
         path.unlink()
-        with pytest.raises(ScoreError, match=r"lacks scores-00000.parquet"):
+        with pytest.raises(ScoreError, match=r"lacks the file scores-00000.parquet"):
             verified_files(folder, record)
         path.write_bytes(content)
         (folder / "scores-99999.parquet").write_bytes(content)
-        with pytest.raises(ScoreError, match=r"scores-99999.parquet that nobody wrote"):
+        with pytest.raises(ScoreError, match=r"unexpected file scores-99999.parquet"):
             verified_files(folder, record)
 
 

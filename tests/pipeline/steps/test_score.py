@@ -40,7 +40,7 @@ class TestTheScoreStore:
         content = bytearray(path.read_bytes())
         content[100] ^= 1
         path.write_bytes(content)
-        with pytest.raises(ScoreError, match=f"{path.name} is not what was written"):
+        with pytest.raises(ScoreError, match=f"checksum of {path.name} is wrong"):
             go(copied, "distill.weight=0.7", until="distill")
 
     def test_a_teacher_of_nan_is_told_and_refused(self, copied, monkeypatch):
