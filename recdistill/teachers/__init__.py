@@ -1,23 +1,21 @@
-"""Teachers: models that score the candidates of a batch, however slowly.
+"""Teachers: models that score the candidates of a batch, at any speed.
 
-A teacher is anything that is called as `teacher(batch, training=False)` and returns
-scores `(batch, list_size)`; see `recdistill.data.batches` for what a batch holds. Our
-own
-are the reference ranker (`recdistill.models.ranker`) and the linear item model
-(`recdistill.models.linear`). Here is what joins several of them, `EnsembleTeacher`,
-and what
-makes a teacher of a model from outside: an `ExternalTeacher` around one of
+A teacher is called as `teacher(batch, training=False)` and returns scores
+`(batch, list_size)`; `recdistill.data.collation` describes the batch. Our own teachers
+are the reference ranker (`recdistill.models.ranker`), the linear item model
+(`recdistill.models.linear`) and their ensemble (`recdistill.models.ensemble`). This
+package makes a teacher of an external model: an `ExternalTeacher` around one of
 
-| model | what it is | file |
+| model | source | file |
 |---|---|---|
 | `KerasModel` | a `.keras` file, or a Keras 3 model in memory | `keras_model.py` |
 | `SavedModel` | a SavedModel folder and signature | `saved_model.py` |
-| `TfKerasModel` | a tf_keras or TFRS model, in its own process | `tf_keras.py` |
-| `Booster` | a LightGBM booster's text file | `booster.py` |
+| `TfKerasModel` | a tf_keras or TFRS model, in a child process | `tf_keras.py` |
+| `Booster` | a text file of a LightGBM booster | `booster.py` |
 | `Function` | a Python function | `function.py` |
 | `RemoteModel` | a TensorFlow Serving endpoint | `remote.py` |
 
-`ScoreTable` is a teacher of which only the scores are there.
+`ScoreTable` is a teacher with partial scores, from a table.
 """
 
 from recdistill.errors import TeacherError

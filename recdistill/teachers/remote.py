@@ -55,8 +55,8 @@ class RemoteModel:
         client: A `recdistill.serving.Client` for the model.
         label: Name of the model in error messages.
         signature: Name of the signature.
-        output: Name of the output that holds the scores. May be None if the signature
-            has one output.
+        output: Name of the output with the scores. May be None if the signature has
+            one output.
 
     Raises:
         TeacherError: If the server does not answer, or the model does not have this

@@ -1,4 +1,4 @@
-"""Both protocols on a model with a signature for every rule of the model server."""
+"""grpc_services, rest: TensorFlow Serving's rules over both protocols."""
 
 import contextlib
 import http.client
@@ -13,6 +13,7 @@ from tensorflow_serving.apis import classification_pb2
 
 from recdistill.errors import ServeError
 from tests.serving.calls import Client, predict_request, refused
+from tests.serving.server.conftest import wait_until
 
 
 class TestRules:
@@ -30,40 +31,42 @@ class TestRules:
         body = {"signature_name": "optional", "inputs": {"a": [1.0]}}
         assert shared.client.rest(body)[0] == 400
 
-    def test_outputs_of_different_lengths_are_for_columns(self, shared):
+    def test_outputs_of_different_lengths_need_the_columnar_format(self, shared):
         body = {"signature_name": "uneven"}
         status, document = shared.client.rest({**body, "inputs": [1.0, 2.0]})
         assert (status, document["outputs"]["sum"]) == (200, [3.0])
         status, document = shared.client.rest({**body, "instances": [1.0, 2.0]})
         assert (status, "inconsistent batch size" in document["error"]) == (400, True)
 
-    def test_scalars_are_for_columns(self, shared):
+    def test_scalars_need_the_columnar_format(self, shared):
         body = {"signature_name": "scalar"}
         assert shared.client.rest({**body, "inputs": 3}) == (200, {"outputs": 6})
         status, document = shared.client.rest({**body, "instances": [3]})
-        assert status == 200  # A row makes a list of the scalar; the graph takes it.
+        assert (
+            status == 200
+        )  # A row makes a list of the scalar, which the graph accepts.
         assert document == {"predictions": [6]}
 
-    def test_a_signature_without_inputs_is_for_grpc(self, shared):
+    def test_a_signature_without_inputs_needs_grpc(self, shared):
         assert shared.client.predict("constant")[0]["seven"].tolist() == [7]
         body = {"signature_name": "constant", "inputs": {}}
         status, document = shared.client.rest(body)
         assert (status, "Failed to get input map" in document["error"]) == (400, True)
 
-    def test_scores_that_are_not_finite_are_no_json(self, shared):
+    def test_scores_that_are_not_finite_are_invalid_json(self, shared):
         body = {"signature_name": "extreme", "instances": [1.0]}
         status, text = shared.client.http("POST", "/v1/models/toy:predict", body)
         want = '{"predictions": [[Infinity, -Infinity, NaN, 0.1, 1.0, 1e-09]]}'
         assert (status, text) == (200, want)
 
     @pytest.mark.parametrize("name", ["half", "brain"])
-    def test_small_floats_are_for_grpc(self, shared, name):
+    def test_small_floats_need_grpc(self, shared, name):
         outputs, _ = shared.client.predict(name, x=[1.5])
         assert outputs[name].astype("float32").tolist() == [1.5]
         body = {"signature_name": name, "inputs": [1.5]}
         assert shared.client.rest(body)[0] == 400
 
-    def test_strings_are_base64_where_the_name_ends_in_bytes(self, shared):
+    def test_strings_are_base64_if_the_name_ends_in_bytes(self, shared):
         body = {"signature_name": "described"}
         body["instances"] = [{"ids": ["größe", {"b64": "/w=="}], "scale": 2}]
         status, text = shared.client.http("POST", "/v1/models/toy:predict", body)
@@ -73,7 +76,7 @@ class TestRules:
         assert row["raw_bytes"] == [{"b64": "Z3LDtsOfZQ=="}, {"b64": "/w=="}]
         assert row["wide"] == [14.0, 2.0]
 
-    def test_types_stay_what_they_are(self, shared):
+    def test_types_are_unchanged(self, shared):
         given = {
             "i": np.array([2**40], "int64"),
             "b": np.array([True]),
@@ -85,7 +88,7 @@ class TestRules:
         body = {"signature_name": "typed", "inputs": columns}
         assert shared.client.rest(body) == (200, {"outputs": columns})
 
-    def test_errors_come_from_inside_the_graph_with_its_words(self, shared):
+    def test_errors_of_the_graph_have_its_message(self, shared):
         with refused("INVALID_ARGUMENT") as said:
             shared.client.predict("checked", n=[1, -1])
         assert "`n` must be at least 0" in said["details"]
@@ -93,14 +96,14 @@ class TestRules:
         status, document = shared.client.rest(body)
         assert (status, "`n` must be" in document["error"]) == (400, True)
 
-    def test_outputs_that_were_not_asked_for_are_not_there(self, shared):
+    def test_an_output_filter_selects_outputs(self, shared):
         ids = [["a"]]
         outputs, _ = shared.client.predict(
             "described", output_filter=["wide", "ids"], ids=ids, scale=[1.0]
         )
         assert set(outputs) == {"wide", "ids"}
 
-    def test_what_the_server_does_not_offer_is_unimplemented(self, shared):
+    def test_other_methods_are_unimplemented(self, shared):
         with refused("UNIMPLEMENTED"):
             shared.client.prediction.Classify(
                 classification_pb2.ClassificationRequest(), timeout=30
@@ -108,37 +111,44 @@ class TestRules:
         assert shared.client.rest({}, method="classify")[0] == 501
 
 
-class TestTimes:
-    def test_a_rest_request_that_takes_too_long_is_a_504(self, serve):
-        serving = serve(rest_timeout_s=0.05)
+class TestTimeouts:
+    def test_a_slow_rest_request_is_a_504(self, serve):
+        serving = serve(rest_timeout_s=2)
         body = {"signature_name": "slow", "inputs": [10_000_000]}
         assert serving.client.rest(body)[0] == 504
         body["inputs"] = [1]
         assert serving.client.rest(body)[0] == 200
 
-    def test_a_deadline_ends_a_call_over_grpc(self, shared):
+    def test_a_deadline_ends_a_grpc_call(self, shared):
         with refused("DEADLINE_EXCEEDED"):
             shared.client.predict("slow", timeout=0.05, n=[50_000])
 
-    def test_stopping_lets_requests_finish_and_takes_no_more(self, serve):
+    def test_shutdown_finishes_running_requests_and_rejects_new_ones(
+        self, serve, monkeypatch
+    ):
         serving = serve()
-        answers = []
+        version = serving.server.models._models["toy"].versions[1]
+        running, proceed = threading.Barrier(3, timeout=30), threading.Event()
+        answer, answers = version.answer, []
 
-        def ask(call):
-            answers.append(call())
+        def paused(*arguments):
+            running.wait()
+            proceed.wait(30)
+            return answer(*arguments)
 
-        body = {"signature_name": "slow", "inputs": [40_000]}
+        monkeypatch.setattr(version, "answer", paused)
         calls = [
-            lambda: serving.client.predict("slow", n=[40_000])[1],
-            lambda: serving.client.rest(body)[0],
+            lambda: answers.append(serving.client.predict(x=[0.0])[1]),
+            lambda: answers.append(serving.client.rest({"inputs": [0.0]})[0]),
         ]
-        threads = [threading.Thread(target=ask, args=(call,)) for call in calls]
-        for thread in threads:
+        threads = [threading.Thread(target=call) for call in calls]
+        threads.append(threading.Thread(target=serving.server.stop))
+        for thread in threads[:2]:
             thread.start()
-        model = serving.server.catalogue._models["toy"].versions[1]
-        while model._users < 2:
-            pass
-        serving.server.stop()
+        running.wait()
+        threads[2].start()
+        wait_until(lambda: serving.server._rest._server.draining)
+        proceed.set()
         for thread in threads:
             thread.join()
         assert sorted(answers) == [1, 200]
@@ -149,14 +159,14 @@ class TestTimes:
 
 
 class TestLimits:
-    def test_a_large_message_is_refused_and_the_next_one_answered(self, shared):
+    def test_a_large_message_is_rejected_and_the_next_one_answered(self, shared):
         with refused("RESOURCE_EXHAUSTED"):
             shared.client.predict(x=np.zeros(30_000, "float32"))
         body = {"inputs": [0.0] * 30_000}
         assert shared.client.rest(body)[0] == 413
         assert shared.client.rest({"inputs": [1.0]}) == (200, {"outputs": [2.0]})
 
-    def test_a_length_that_is_not_said_or_no_number_is_refused(self, shared):
+    def test_a_missing_or_invalid_length_is_rejected(self, shared):
         head = b"POST /v1/models/toy:predict HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n"
         for line, status in (
             (b"Transfer-Encoding: chunked", b"411"),
@@ -169,7 +179,7 @@ class TestLimits:
                 answer = b"".join(iter(lambda c=c: c.recv(4096), b""))
             assert answer.startswith(b"HTTP/1.1 " + status)
 
-    def test_further_connections_are_closed(self, serve):
+    def test_connections_above_the_limit_are_closed(self, serve):
         serving = serve(rest_connections=1)
         port = serving.client.rest_port
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as one:
@@ -187,12 +197,12 @@ class TestLimits:
                 other.connect(("127.0.0.2", shared.client.port))
 
 
-def test_many_requests_at_once_while_versions_are_swapped(serve):
+def test_no_request_fails_while_versions_are_swapped(serve):
     serving = serve(grpc_threads=4)
     problems, seen, done = [], set(), threading.Event()
 
     def ask():
-        # A connection of its own, as 8 clients would have.
+        # A connection for each client.
         options = [("grpc.use_local_subchannel_pool", 1)]
         client = Client(serving.client.port, serving.client.rest_port, options=options)
         try:
@@ -215,6 +225,7 @@ def test_many_requests_at_once_while_versions_are_swapped(serve):
     for number in (2, 3):
         serving.publish(number)
         serving.wait_for(number - 1, "END")
+        wait_until(lambda number=number: problems or number in seen)
     done.set()
     for thread in threads:
         thread.join()
@@ -222,18 +233,18 @@ def test_many_requests_at_once_while_versions_are_swapped(serve):
     assert {2, 3} <= seen <= {1, 2, 3}
 
 
-def test_a_port_that_is_taken_is_said_at_once(serve, shared):
+def test_a_port_in_use_is_an_error(serve, shared):
     with pytest.raises(ServeError, match=r"cannot listen for gRPC at 127\.0\.0\.1:"):
         serve(port=shared.client.port)
     with pytest.raises(ServeError, match=r"cannot listen for REST at 127\.0\.0\.1:"):
         serve(rest_port=shared.client.rest_port)
 
 
-def test_the_same_outputs_in_any_order_are_prepared_once(shared):
+def test_a_set_of_outputs_is_prepared_once(shared):
     for names in (["ids", "wide"], ["wide", "ids"]):
         request = predict_request("described", ids=[["a"]], scale=[1.0])
         request.output_filter.extend(names)
         shared.client.send(request)
-    model = shared.server.catalogue._models["toy"].versions[1].model
+    model = shared.server.models._models["toy"].versions[1].model
     kept = [key for key in model._calls if len(key[1]) == 2 and key[0] == "described"]
     assert len(kept) == 1
