@@ -56,7 +56,7 @@ class DatasetConfig(Section):
     columns: dict[ColumnRole, str] = Field(
         default_factory=dict,
         description="Column names by role, for the readers `tables`, `listwise` and "
-        "`frames`. The roles `list` and `score` are for `listwise` only.",
+        "`frames`. The roles `list` and `score` are for listwise data.",
     )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
@@ -78,9 +78,9 @@ class DatasetConfig(Section):
                 f"Received: {given or 'neither'}"
             )
         listwise = sorted({"list", "score"} & set(self.columns))
-        if listwise and self.reader != "listwise":
+        if listwise and self.reader not in ("listwise", "frames"):
             raise ValueError(
-                f"`columns.{listwise[0]}` requires reader 'listwise'. "
+                f"`columns.{listwise[0]}` requires reader 'listwise' or 'frames'. "
                 f"Received: reader={self.reader!r}"
             )
         return self

@@ -19,7 +19,7 @@ _TRAINED_ON = (
 
 
 class ExternalTeacherConfig(Section):
-    """Keys of all teachers that read raw features; see `docs/teachers.md`."""
+    """Keys of all teachers that read raw features."""
 
     inputs: dict[str, str] | None = Field(
         default=None,

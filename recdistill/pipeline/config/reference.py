@@ -7,6 +7,7 @@ Written to `docs/configuration.md` by
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -45,18 +46,58 @@ def _sections() -> Iterator[str]:
     nested = {k: f for k, f in fields.items() if _models(f.annotation)}
     plain = {k: f for k, f in fields.items() if k not in nested}
     yield f"\n## Top level\n\nKeys before the first section.\n\n{_table(plain)}"
+    sections: dict[type[BaseModel], str] = {}
     for name, field in nested.items():
         yield f"\n## `[{name}]`\n\n{field.description}\n"
         if get_origin(field.annotation) is dict:
             yield FEATURES
         models = _models(field.annotation)
-        for model in models:
-            if len(models) > 1:
-                kind = model.model_fields["kind"].default
-                yield f'\n### `kind = "{kind}"`\n\n{_summary(model)}\n'
-            own = {k: f for k, f in model.model_fields.items() if k != "kind"}
-            yield f"\n{_table(own)}" if own else ""
-            yield from _inner(name, model)
+        if len(models) == 1:
+            yield f"\n{_table(models[0].model_fields)}"
+            yield from _inner(name, models[0])
+            continue
+        known = [model for model in models if model in sections]
+        if known:
+            kinds = ", ".join(f"`{_kind(model)}`" for model in known)
+            yield f"\nThe kinds {kinds} are described in `[{sections[known[0]]}]`.\n"
+        yield from _kinds([model for model in models if model not in sections])
+        sections |= dict.fromkeys(models, name)
+
+
+def _kinds(models: list[type[BaseModel]]) -> Iterator[str]:
+    """Tables of a section that is one of several kinds; common keys come first."""
+    bases = [
+        base
+        for model in models
+        for base in model.__mro__[1:]
+        if issubclass(base, BaseModel) and _keys(base)
+    ]
+    common = [base for base in dict.fromkeys(bases) if bases.count(base) > 1]
+    for model in [*sorted(common, key=lambda base: len(base.__mro__)), *models]:
+        title = _summary(model)
+        if model in common:
+            yield f"\n### {title.rstrip('.')}\n"
+        else:
+            yield f'\n### `kind = "{_kind(model)}"`\n\n{title}\n'
+        inherited = [base for base in model.__mro__[1:] if base in common]
+        if inherited:
+            title = _summary(inherited[0])
+            yield f"\nIt also has the {title[0].lower()}{title[1:]}\n"
+        elsewhere = {key for base in inherited for key in _keys(base)}
+        keys = model.model_fields.items()
+        own = {k: f for k, f in keys if k not in elsewhere or k in _keys(model)}
+        own.pop("kind", None)
+        yield f"\n{_table(own)}" if own else ""
+
+
+def _keys(model: type[BaseModel]) -> set[str]:
+    """The keys that a section declares itself, without those of its base classes."""
+    declared = set(inspect.get_annotations(model)) - {"kind"}
+    return declared & set(model.model_fields)
+
+
+def _kind(model: type[BaseModel]) -> str:
+    return str(model.model_fields["kind"].default)
 
 
 def _inner(section: str, model: type[BaseModel]) -> Iterator[str]:
@@ -64,7 +105,7 @@ def _inner(section: str, model: type[BaseModel]) -> Iterator[str]:
     for key, field in model.model_fields.items():
         inner = _models(field.annotation)
         if len(inner) == 1:
-            yield f"\n`{section}.{key}`: {_summary(inner[0])}\n"
+            yield f"\nKeys of `{section}.{key}`: {_summary(inner[0])}\n"
             yield f"\n{_table(inner[0].model_fields)}"
 
 
@@ -120,7 +161,7 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is tuple:
         return f"array of {_type(inside[0], [])}"
     if origin is dict:
-        return f"table of {_type(inside[1], [])}"
+        return "table" if inside[1] is Any else f"table of {_type(inside[1], [])}s"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "table"
     names = {bool: "boolean", int: "integer", float: "number"}

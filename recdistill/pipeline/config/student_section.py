@@ -50,8 +50,9 @@ class StudentConfig(TwoTowerConfig):
         pattern=IMPORT_PATH,
         description="Function that builds your own towers, `package.module:function`. "
         "It is called with the schema and the catalogue and returns (query tower, "
-        "candidate tower), two Keras models. The keys of the built-in towers (`dim` to "
-        "`l2`) must then be left out. By default the built-in towers are used.",
+        "candidate tower): two Keras layers or models that map dicts of looked-up "
+        "features to embeddings `(rows, dim)`. The keys of the built-in towers, except "
+        "`l2`, must then be left out. By default the built-in towers are used.",
     )
     steps: int = Field(
         default=5_000,
@@ -69,7 +70,8 @@ class StudentConfig(TwoTowerConfig):
 
     @model_validator(mode="after")
     def _has_one_kind_of_towers(self) -> Self:
-        given = sorted(self.model_fields_set & set(TwoTowerConfig.model_fields))
+        own_towers = set(TwoTowerConfig.model_fields) - {"l2"}
+        given = sorted(self.model_fields_set & own_towers)
         if self.factory is not None and given:
             raise ValueError(
                 f"`{given[0]}` is a setting of the built-in towers and must not be "

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from recdistill.data.dataset import nearest
+from recdistill.features.specs import LinearItemModelSpec
 from recdistill.pipeline.config.external_teacher_section import (
     CallableTeacherConfig,
     ExternalTeacherConfig,
@@ -75,33 +76,10 @@ class ReferenceTeacherConfig(RankerConfig):
     )
 
 
-class LinearTeacherConfig(Section):
+class LinearTeacherConfig(LinearItemModelSpec, Section):
     """The linear item model in closed form (EASE with recency)."""
 
     kind: Literal["linear"] = "linear"
-    l2: float = Field(
-        default=300.0,
-        gt=0,
-        description="Ridge penalty of the item model, in interactions.",
-    )
-    decay: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="Weight of a history item relative to the next more recent one.",
-    )
-    floor: float = Field(
-        default=0.05,
-        ge=0,
-        le=1,
-        description="Minimum weight of a history item, however old.",
-    )
-    max_items: int = Field(
-        default=20_000,
-        gt=0,
-        description="Maximum number of items in the model, the most frequent ones; the "
-        "item matrix is dense.",
-    )
 
 
 MemberConfig = Annotated[

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from recdistill.export import publishing
-from recdistill.export.parity import Parity
 from tests import tiny
 from tests.pipeline.tiny_runs import go, made
 
@@ -17,15 +16,7 @@ class TestTheExport:
     @pytest.fixture
     def unchecked(self, monkeypatch):
         """Without the fresh process, which the tests of the export have."""
-        parity = Parity(
-            queries=1,
-            requests=1,
-            tolerance=1e-5,
-            max_difference=0.0,
-            swapped=0,
-            recall=1.0,
-        )
-        monkeypatch.setattr(publishing, "check_parity", lambda *_: parity)
+        monkeypatch.setattr(publishing, "check_parity", tiny.no_parity_check)
 
     def test_a_removed_export_is_made_again(self, copied, unchecked):
         first = go(copied, until="export")
