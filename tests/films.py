@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pyarrow as pa
 
+from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
 from recdistill.features.encoders import Schema, build_encoder
 from recdistill.features.specs import (
@@ -99,12 +100,15 @@ def build_student(schema, cls=TwoTowerStudent):
 
 
 def run_export(folder, student, **changes):
-    settings = {
+    arguments = {
         "schema": build_schema(),
         "items": build_items(),
         "name": "films",
-        "top_k": 10,
         "rows": build_rows(),
-        "metadata": {"ndcg@10": 0.25},
     }
-    return export_student(student, folder=folder, **{**settings, **changes})
+    settings = {"top_k": 10, "metadata": {"ndcg@10": 0.25}}
+    for name in ("top_k", "metadata", "index", "warm_up_batches"):
+        if name in changes:
+            settings[name] = changes.pop(name)
+    arguments["settings"] = ExportSettings(**settings)
+    return export_student(student, folder=folder, **{**arguments, **changes})

@@ -1,4 +1,4 @@
-"""Invented interactions with a known structure, of any size."""
+"""Synthetic interactions with known effects, of any size."""
 
 import hashlib
 import json
@@ -69,17 +69,17 @@ def synthetic(
     price: float = 0.5,
     quality: float = 0.7,
 ) -> Dataset:
-    r"""Users who choose items from slates, by rules that are known.
+    r"""Synthetic data set: users choose items from slates by a known utility.
 
-    The user $u$ meets, at time $t$ of the year ($0 \le t < 1$), a slate of 64 items
-    drawn by popularity, $P(i) \propto \mathrm{rank}_i^{-\text{popularity}}$ (Zipf).
+    The user $u$ sees, at time $t$ of the year ($0 \le t < 1$), a slate of 64 items
+    sampled by popularity, $P(i) \propto \mathrm{rank}_i^{-\text{popularity}}$ (Zipf).
     Of those not chosen before, one is chosen with probability softmax of
 
     $$ V = \text{drift} \cos 2\pi(t - \phi_i) + \text{cross}\, H_{g_u c_i}
          + \text{taste}\, w_u^\top z_i + \text{sequence}\, [c_i = c_\text{last} + 1]
          - \text{price}\, (\ln p_i - \ln b_u)^2 + \text{quality}\, q_i $$
 
-    - **Drift.** Each item has its season $\phi_i$, uniform over the year.
+    - **Drift.** Each item has a season $\phi_i$, uniform over the year.
     - **Cross.** $H$ is the Hadamard matrix of order `n_segments`, of entries +1 and -1,
       between the segment $g_u$ of the user and the category $c_i$ of the item. Its
       singular values are all equal, so scores that are a dot product of dimension $d$
@@ -90,32 +90,32 @@ def synthetic(
     - **Sequence.** After an item of category $c$, the category $c + 1$ (modulo
       `n_segments`) is preferred.
     - **Price** against the `budget` of the user, both log-normal.
-    - **Quality.** $q_i$, standard normal: the column `quality` of the items. Meant for
-      the teacher only (privileged).
+    - **Quality.** $q_i$, standard normal: the column `quality` of the items. It is
+      a privileged feature, for the teacher only.
 
     Queries have `user_id`, `segment` (text) and `budget`. Items have `item_id`,
-    `category` (text), `tags` (one for each direction in which the vector is large,
-    maybe none), `price`, `vector`, `title` (its adjective goes with the category) and
+    `category` (text), `tags` (one for each large component of the vector, possibly
+    none), `price`, `vector`, `title` (its adjective follows from the category) and
     `quality`. Interactions have `user_id`, `item_id` and `timestamp` (seconds, strictly
-    increasing for each user), user by user; no pair comes twice. Popularity ranks and
-    categories are independent. A strength of 0 takes its term away.
+    increasing for each user), user by user; no pair occurs twice. Popularity ranks and
+    categories are independent. A strength of 0 removes its term.
 
-    Users are simulated in blocks, each with a random stream of its own, so that memory
-    grows with users and items only, and every pass gives the same.
+    Users are simulated in blocks with a random stream each, so that memory grows with
+    users and items only, and every pass gives the same data.
 
     Args:
         n_queries: Number of users.
         n_items: Number of items.
-        n_interactions: In all; spread log-normally over the users.
+        n_interactions: Total number; log-normally distributed over the users.
         seed: At least 0. The same seed gives the same data.
         n_segments: Number of segments, and of categories: a power of 2.
         popularity: Exponent of Zipf's law.
         drift: Strength of the seasons.
-        cross: Strength of segment with category.
+        cross: Strength of the interaction of segment and category.
         taste: Strength of the hidden taste.
-        sequence: Strength of the succession of categories.
-        price: Strength of the distance of price and budget.
-        quality: Strength of the hidden appeal.
+        sequence: Strength of the sequence of categories.
+        price: Strength of the distance between price and budget.
+        quality: Strength of the quality.
 
     Raises:
         ValueError: If a size is below 1, `n_segments` is not a power of 2, or there are
@@ -173,12 +173,12 @@ def _check(sizes: dict[str, int], seed: int) -> None:
     if sizes["n_interactions"] > most:
         raise ValueError(
             f"`n_interactions` must be at most n_queries * n_items / 2 = {most}, since "
-            f"no pair comes twice. Received: n_interactions={sizes['n_interactions']}"
+            f"no pair occurs twice. Received: n_interactions={sizes['n_interactions']}"
         )
 
 
 class _World:
-    """All that is fixed before the first choice: items, users, how much each does."""
+    """Everything fixed before the first choice: items, users and their activity."""
 
     def __init__(self, recipe: _Recipe) -> None:
         self.recipe = recipe
@@ -244,7 +244,7 @@ class _World:
 
 
 class _Block:
-    """The choices of some users, made step by step for all of them at once."""
+    """Choices of some users, simulated step by step for all of them at once."""
 
     def __init__(self, world: _World, users: Integers) -> None:
         self.world = world
@@ -258,7 +258,7 @@ class _Block:
         self.last = np.full(len(users), -2)
 
     def batch(self) -> pa.RecordBatch:
-        """The interactions of the block, user by user, in the order of time."""
+        """Interactions of the block, user by user, in order of time."""
         chosen = np.zeros((len(self.users), self.steps), np.int64)
         for step in range(self.steps):
             active = np.flatnonzero(self.counts > step)
@@ -276,7 +276,7 @@ class _Block:
         )
 
     def _timestamps(self) -> Integers:
-        """`(users, steps)`: a user is around for 5 to 35 percent of the year."""
+        """`(users, steps)`; a user is active for 5 to 35 percent of the year."""
         span = self.rng.uniform(0.05, 0.35, (len(self.users), 1))
         start = self.rng.random((len(self.users), 1)) * (1 - span)
         times = start + span * self.rng.random((len(self.users), self.steps))
@@ -321,7 +321,7 @@ class _Block:
 
 
 def _activity(rng: np.random.Generator, recipe: _Recipe) -> Integers:
-    """`(n_queries,)`: log-normal, none above the number of items, right in all."""
+    """`(n_queries,)`, log-normal, at most the number of items, with the exact total."""
     share = rng.lognormal(sigma=0.6, size=recipe.n_queries)
     counts = np.zeros(recipe.n_queries, np.int64)
     left = recipe.n_interactions

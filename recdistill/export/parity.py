@@ -83,7 +83,8 @@ class Live:
 
     Attributes:
         query_rows: Raw query inputs by name, each `(queries, …)`.
-        item_rows: Raw candidate inputs by name, each `(items, …)`.
+        item_rows: Raw candidate inputs by name, each `(items, …)`; empty if the model
+            has no candidate tower.
         item_ids: `(items,)` strings.
         queries: `(queries, dim)`, the live embeddings of `query_rows`.
         items: `(items, dim)`, the live embeddings of `item_rows`.
@@ -139,8 +140,9 @@ class Live:
                 Request("recommend", {**asked, "allow_ids": allowed}, rows),
                 Request("rank", {**query, "candidate_ids": candidates}, rows),
                 Request("encode_query", query, rows),
-                Request("encode_candidates", raw, picked),
             ]
+            if raw:
+                requests.append(Request("encode_candidates", raw, picked))
         return requests
 
 

@@ -11,8 +11,7 @@ keeps.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,16 @@ from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
     Export,
+    encoded,
+    indexed,
     publish,
-    raw_items,
 )
+from recdistill.export.raw_inputs import as_inputs, item_ids, raw_items
 from recdistill.features.specs import SPECS, FeatureSpec
 from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
-from recdistill.retrieval.indexing import IndexSettings, build_index
+from recdistill.retrieval.indexing import IndexSettings
 
 __all__ = ["ReindexError", "reindex"]
-
-ROWS = 8192
-"""Items that go through the candidate tower at a time."""
 
 
 def reindex(
@@ -83,21 +81,25 @@ def reindex(
             f"`items` must be at least as many as the plain call of {old} returns, "
             f"{manifest['top_k']}. Received: {items.num_rows}"
         )
+    if "encode_candidates" not in manifest["signatures"]:
+        raise ReindexError(
+            "`folder` must hold an export with a candidate tower, to encode the new "
+            f"items; export the model again with new embeddings. Received: {old}, "
+            "which was exported with item embeddings"
+        )
     model = tf.saved_model.load(str(old))
-    live = _live(model.signatures, old, manifest, items)
     facts = manifest["index"]
     settings = IndexSettings(
         facts["kind"], facts["storage"], facts.get("target_recall", 1.0)
     )
-    built = build_index(live.items, live.queries, live.top_k, settings)
+    live, built = indexed(_live(model.signatures, old, manifest, items), settings)
     catalogue = Catalogue(live.item_ids, built.index)
-    expected = built.expected_recall if built.kind == "ivf" else None
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
     return publish(
         folder,
         lambda staging: _write(old, staging, catalogue),
-        replace(live, storage=settings.storage, expected_recall=expected),
+        live,
         {
             **kept,
             "index": built.facts,
@@ -137,29 +139,44 @@ def _live(
     items: pa.Table,
 ) -> Live:
     """What the old version's towers say of the new items and the kept queries."""
-    schema = manifest["schema"]
-    specs = {name: _spec(entry) for name, entry in schema["candidate"].items()}
-    item_rows = raw_items(specs, items)
     [log] = read_logs(old / REAL_QUERIES)
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
-    with tf.device("CPU:0"):
-        queries = _encode(signatures["encode_query"], query_rows)
-        embeddings = [
-            _encode(
-                signatures["encode_candidates"],
-                {k: v[start : start + ROWS] for k, v in item_rows.items()},
-            )
-            for start in range(0, items.num_rows, ROWS)
-        ]
+    item_rows, ids = _item_rows(manifest["schema"], items)
+
+    def encode(signature: str, rows: Arrays) -> np.ndarray:
+        call = signatures[signature]
+        return encoded(lambda tensors: call(**tensors)["embedding"], rows)
+
     return Live(
         query_rows,
         item_rows,
-        item_rows[schema["item_id"]].tolist(),
-        queries,
-        np.concatenate(embeddings),
+        ids,
+        encode("encode_query", query_rows),
+        encode("encode_candidates", item_rows),
         manifest["top_k"],
     )
+
+
+def _item_rows(
+    schema: Mapping[str, Any], items: pa.Table
+) -> tuple[Arrays, Sequence[str]]:
+    """Raw candidate inputs and ids of the new items."""
+    entries, id_column = schema["candidate"], schema["item_id"]
+    if id_column in entries and entries[id_column]["kind"] != "input":
+        rows = raw_items({name: _spec(entry) for name, entry in entries.items()}, items)
+        return rows, rows[id_column].tolist()
+    if id_column not in items.column_names:
+        raise ReindexError(
+            f"`items` must have the column {id_column!r} with the ids. "
+            f"Received: {items.column_names}"
+        )
+    inputs = {
+        name: tf.TensorSpec(entry["shape"], entry["dtype"])
+        for name, entry in entries.items()
+    }
+    rows = as_inputs("items", items.to_pandas(), inputs)
+    return rows, item_ids(items[id_column].to_numpy())
 
 
 def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
@@ -168,12 +185,6 @@ def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
     return kind.model_validate(
         {k: v for k, v in entry.items() if k in kind.model_fields}
     )
-
-
-def _encode(signature: Any, inputs: Arrays) -> np.ndarray:
-    tensors = {name: tf.constant(value) for name, value in inputs.items()}
-    embedding: np.ndarray = signature(**tensors)["embedding"].numpy()
-    return embedding
 
 
 def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:

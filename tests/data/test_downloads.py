@@ -182,7 +182,7 @@ class TestFetch:
         assert names(folder) == ["README.txt", "movies.csv", "ratings.csv"]
         assert read_movielens(folder).items["title"].to_pylist() == ["Dangerous Minds"]
 
-    def test_nothing_but_the_archive_and_the_folder_is_left(self, small, tmp_path):
+    def test_the_cache_contains_only_the_archive_and_the_folder(self, small, tmp_path):
         fetch("ml-latest-small", tmp_path)
         assert names(tmp_path) == ["ml-latest-small", "ml-latest-small.zip"]
 
@@ -191,7 +191,7 @@ class TestFetch:
         assert fetch("ml-latest-small", tmp_path) == first
         assert small.asked == ["/ml-latest-small.zip"]
 
-    def test_progress_ends_at_the_whole(self, small, tmp_path):
+    def test_progress_ends_at_the_total(self, small, tmp_path):
         seen: list[tuple[str, int, int | None]] = []
         fetch("ml-latest-small", tmp_path, progress=lambda *now: seen.append(now))
         size = len(small.content["/ml-latest-small.zip"])
@@ -232,7 +232,7 @@ class TestWhatGoesWrong:
         assert f"as {tmp_path / 'ml-1m.zip'} and run this again" in str(error.value)
         assert names(tmp_path) == []
 
-    def test_a_file_that_is_not_there(self, small, tmp_path):
+    def test_a_file_that_does_not_exist(self, small, tmp_path):
         small.content.clear()
         with pytest.raises(FetchError, match="cannot be downloaded: 404"):
             fetch("ml-latest-small", tmp_path)
@@ -263,7 +263,7 @@ class TestWhatGoesWrong:
         assert names(tmp_path) == []
         assert fetch("ml-latest-small", tmp_path).is_dir()
 
-    def test_what_a_killed_run_leaves_is_not_taken_for_data(self, small, tmp_path):
+    def test_remains_of_a_killed_run_are_not_used(self, small, tmp_path):
         left = tmp_path / ".ml-latest-small-abc.part" / "ml-latest-small"
         left.mkdir(parents=True)
         (left / "ratings.csv").write_bytes(RATINGS[:20])
@@ -284,7 +284,7 @@ class TestWhatGoesWrong:
         fetch("ml-latest-small", tmp_path)
         assert small.asked == ["/ml-latest-small.zip"]
 
-    def test_a_process_that_was_faster_is_accepted(self, small, tmp_path, monkeypatch):
+    def test_the_folder_of_a_faster_process_is_used(self, small, tmp_path, monkeypatch):
         original = module._unpack
 
         def late(*args: object) -> Path:

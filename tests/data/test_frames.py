@@ -187,7 +187,7 @@ class TestErrors:
         with pytest.raises(DataError, match=message):
             read_frames(frames)
 
-    def test_a_column_that_stands_twice_is_named(self):
+    def test_a_duplicate_column_is_named(self):
         twice = pd.concat([log(), log()[["item_id"]]], axis=1)
         with pytest.raises(DataError, match="several columns named 'item_id'"):
             read_frames({"interactions": twice})
@@ -206,7 +206,7 @@ class TestErrors:
             list(data.interactions())
 
 
-def test_the_tables_on_disk_and_in_memory_may_have_any_text_type(tmp_path):
+def test_text_may_have_any_pandas_type(tmp_path):
     frame = log()
     for kind in ("object", "string", "string[pyarrow]"):
         typed = frame.astype({"item_id": kind})

@@ -1,4 +1,4 @@
-"""synthetic: each promised structure is there, and goes when it is switched off."""
+"""synthetic: each documented effect exists, and vanishes at strength 0."""
 
 from dataclasses import dataclass
 
@@ -80,7 +80,7 @@ class TestForm:
             data.items["item_id"].to_pylist()
         )
 
-    def test_types_are_those_of_the_contract(self):
+    def test_the_columns_have_the_documented_types(self):
         data = synthetic(50, 40, 500)
         assert everything(data).schema == pa.schema(
             {"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64()}
@@ -205,14 +205,14 @@ class TestStructure:
         assert follows.mean() == pytest.approx(chance, abs=0.03)
 
     @pytest.mark.parametrize("strength", [0.0, 0.7])
-    def test_quality_raises_popularity_in_its_proportion(self, strength):
+    def test_quality_raises_popularity_in_proportion(self, strength):
         log = generate(quality=strength)
         quality = log.data.items["quality"].to_numpy()
         slope = np.polyfit(quality, np.log(log.counts() + 1), 1)[0]
         assert slope == pytest.approx(strength, abs=0.1)
 
     @pytest.mark.parametrize("strength", [0.0, 1.0])
-    def test_users_stay_with_their_taste(self, strength):
+    def test_users_choose_by_their_taste(self, strength):
         """The mean vector of n independent choices has a squared length of 8 / n."""
         log = generate(taste=strength)
         vectors = np.array(log.data.items["vector"].to_pylist())
@@ -226,7 +226,7 @@ class TestStructure:
             assert spread == pytest.approx(8, abs=1)
 
     @pytest.mark.parametrize("strength", [0.0, 0.5])
-    def test_prices_go_with_budgets(self, strength):
+    def test_prices_follow_budgets(self, strength):
         """exp(-s gap^2) times a standard normal: slope 2s / (1 + 2s) on the budget."""
         log = generate(price=strength)
         price = np.log(log.data.items["price"].to_numpy())[log.items]
@@ -241,7 +241,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1.*{name}=0"):
             synthetic(**{name: 0})
 
-    def test_segments_that_are_no_power_of_two(self):
+    def test_segments_that_are_not_a_power_of_two(self):
         with pytest.raises(ValueError, match=r"power of 2\. Received: n_segments=12"):
             synthetic(n_segments=12)
 

@@ -16,6 +16,7 @@ from recdistill.data import read_tables
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
+from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.pipeline.model_building import build_student
@@ -115,9 +116,8 @@ def exported(prepared, student, columns, tmp_path_factory):
         data.items,
         tmp_path_factory.mktemp("export"),
         name="films",
-        top_k=K,
         rows={name: value[:16] for name, value in columns.items()},
-        metadata={},
+        settings=ExportSettings(top_k=K),
     ).path
 
 

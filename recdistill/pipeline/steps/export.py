@@ -37,6 +37,7 @@ class ExportStep(Step):
         if published is not None:
             return {"path": str(published)}
         from recdistill.evaluation.report.run_report import Report
+        from recdistill.export.publishing import ExportSettings
         from recdistill.export.student_export import export_student
         from recdistill.pipeline.report_building import ON_CARD
         from recdistill.retrieval.indexing import IndexSettings
@@ -48,20 +49,22 @@ class ExportStep(Step):
             run.prepared.items,
             settings.path,
             name=name,
-            top_k=min(settings.top_k, run.prepared.catalogue_size),
             rows=run.prepared.raw_queries(settings.parity_rows),
-            metadata={
-                "key": draft.key,
-                "fingerprint": report.metrics_fingerprint(),
-                "report": report.model_dump(mode="json", include=ON_CARD),
-            },
-            index=IndexSettings(
-                settings.index,
-                settings.storage,
-                settings.target_recall,
-                run.config.seed,
+            settings=ExportSettings(
+                top_k=min(settings.top_k, run.prepared.catalogue_size),
+                index=IndexSettings(
+                    settings.index,
+                    settings.storage,
+                    settings.target_recall,
+                    run.config.seed,
+                ),
+                warm_up_batches=settings.warm_up_batches,
+                metadata={
+                    "key": draft.key,
+                    "fingerprint": report.metrics_fingerprint(),
+                    "report": report.model_dump(mode="json", include=ON_CARD),
+                },
             ),
-            warm_up_batches=settings.warm_up_batches,
             on_device=settings.on_device,
         )
         return {"path": str(export.path)}
