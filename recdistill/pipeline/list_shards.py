@@ -18,7 +18,8 @@ import tensorflow as tf
 from recdistill.data import Columns
 from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX
 from recdistill.errors import DataError
-from recdistill.features.encoders import UNKNOWN, Encoder, Schema
+from recdistill.features.encoders import UNKNOWN, Encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import HistorySpec, raw_values
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw

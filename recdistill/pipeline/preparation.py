@@ -20,12 +20,8 @@ import pyarrow.compute as pc
 from recdistill.data import Dataset
 from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
-from recdistill.features.encoders import (
-    Encoder,
-    Schema,
-    VocabularyEncoder,
-    build_encoder,
-)
+from recdistill.features.encoders import Encoder, VocabularyEncoder, build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns

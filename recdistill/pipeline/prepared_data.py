@@ -13,7 +13,8 @@ import scipy.sparse
 from recdistill.data.batches import raw_inputs
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import in_order
-from recdistill.features.encoders import FIRST, Schema
+from recdistill.features.encoders import FIRST
+from recdistill.features.schema import Schema
 from recdistill.features.specs import raw_values
 
 

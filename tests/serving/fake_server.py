@@ -122,11 +122,10 @@ class FakeServer:
     grpc_port: int = 0
     rest_port: int = 0
     connections: set = field(default_factory=set)
-    held_until: float = 0.0
+    open_gate: threading.Event = field(default_factory=threading.Event)
 
-    def hold(self, seconds):
-        """Holds all answers for a number of seconds."""
-        self.held_until = time.monotonic() + seconds
+    def __post_init__(self):
+        self.open_gate.set()
 
     @property
     def endpoints(self):
@@ -140,7 +139,8 @@ class FakeServer:
         return max(v for v, state in self.versions.items() if state == "AVAILABLE")
 
     def predict(self, model, version, label, signature, inputs):
-        self.attempts += 1
+        with self.counting:
+            self.attempts += 1
         if self.failures:
             raise Failure(*self.failures.popleft())
         self.check(model, version, label)
@@ -149,7 +149,8 @@ class FakeServer:
             self.at_once = max(self.at_once, self.under_way)
         if self.barrier is not None:
             self.barrier.wait()
-        time.sleep(max(self.delay_s, self.held_until - time.monotonic(), 0.0))
+        self.open_gate.wait()
+        time.sleep(self.delay_s)
         with self.counting:
             self.under_way -= 1
         self.seen.append((signature, inputs))

@@ -216,19 +216,23 @@ def run_model_server(launch: Launch, engine: Engine, image: str = IMAGE) -> int:
         ConfigError: If a given configuration is invalid.
         OSError: If a file cannot be read.
     """
+    process: subprocess.Popen[bytes] | None = None
     signalled = False
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled
+        signalled = True
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, forward)
     with configured(launch, _FOLDERS if engine == "docker" else None) as config:
         command = model_server_command(launch, engine, config, image)
         # In a new session, so that Ctrl-C reaches it only once, forwarded by us.
         process = subprocess.Popen(command, start_new_session=True)
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            nonlocal signalled
-            signalled = True
+        if signalled:  # The signal came before the process.
             process.send_signal(signal.SIGTERM)
-
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, forward)
         code = process.wait()
     return 0 if signalled else code
 

@@ -3,9 +3,7 @@
 import json
 
 import pytest
-from typer.testing import CliRunner
 
-from recdistill.cli.main import app
 from recdistill.errors import ReleaseError
 from recdistill.export import layout, publishing
 from recdistill.serving.deploy.models_config import read_models
@@ -141,23 +139,3 @@ class TestPrune:
     def test_at_least_one_version_stays(self, films):
         with pytest.raises(ReleaseError, match="keep=0"):
             prune(films, 0, unlabelled=True)
-
-
-class TestCommands:
-    def run(self, *arguments):
-        return CliRunner().invoke(app, ["release", *map(str, arguments)])
-
-    def test_promote_roll_back_and_prune(self, films):
-        assert self.run("promote", films, 3).exit_code == 0
-        waiting = self.run("promote", films)
-        assert "Run this command again" in " ".join(waiting.stdout.split())
-        moved = self.run("promote", films, "--json")
-        assert json.loads(moved.stdout)["state"] == "moved"
-        back = self.run("rollback", films)
-        assert back.stdout.startswith("stable → 3, from 10")
-        assert self.run("prune", films, "--keep", 1).stdout == "Removed: 1, 2\n"
-
-    def test_a_mistake_is_a_paragraph_and_status_2(self, films):
-        result = self.run("promote", films, 7)
-        assert result.exit_code == 2
-        assert "`version` must be one of" in result.stderr

@@ -1,9 +1,9 @@
-"""The losses over lists once more, as plain loops over Python floats.
+"""Reference implementation of all losses over lists, as plain loops over Python floats.
 
-They are written from the formula, not from the library, and without regard for speed or
-overflow. The function for a loss has the name of the library's function, takes arrays
-`(batch, list_size)` and settings in the same order, and returns a list with one float
-for each list.
+It follows the formulas, shares no code with the library, and ignores speed and
+overflow. Each function has the name of the library's function, takes arrays
+`(batch, list_size)` and settings in the same order, and returns one float for each
+list.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +64,7 @@ def listwise_plackett_luce(
     teacher_scores, student_scores, mask, temperature=1.0, k=None, item_weight=None
 ):
     def loss(t, s, w):
-        return _draws(t, s, w, temperature, len(t) if k is None else k, 1.0)
+        return _relaxed_ranking(t, s, w, temperature, len(t) if k is None else k, 1.0)
 
     return _each(loss, teacher_scores, student_scores, mask, item_weight)
 
@@ -79,7 +79,7 @@ def top_k_relaxed_ranking(
     item_weight=None,
 ):
     def loss(t, s, w):
-        return _draws(t, s, w, temperature, k, tail_weight)
+        return _relaxed_ranking(t, s, w, temperature, k, tail_weight)
 
     return _each(loss, teacher_scores, student_scores, mask, item_weight)
 
@@ -154,7 +154,7 @@ def pointwise_binary_cross_entropy(
             p = _sigmoid(t_i / temperature)
             if from_probabilities:
                 p = min(max(t_i, 0.0), 1.0)
-            terms.append(_surprise(p, _sigmoid(s_i / temperature)))
+            terms.append(_binary_cross_entropy(p, _sigmoid(s_i / temperature)))
         return temperature**2 * _mean(terms, w)
 
     return _each(loss, teacher_scores, student_scores, mask, item_weight)
@@ -193,7 +193,7 @@ def top_k_rank_distil(
         for place, i in enumerate(_order(t)):
             q = _sigmoid(s[i] / temperature)
             p = _sigmoid(t[i] / temperature) if place < k else 0.0
-            terms.append(_surprise(p, q))
+            terms.append(_binary_cross_entropy(p, q))
             weights.append(w[i] * (1.0 if place < k else tail_weight))
         return temperature**2 * _mean(terms, weights)
 
@@ -238,7 +238,7 @@ def _each(
     mask: np.ndarray,
     item_weight: np.ndarray | None,
 ) -> list[float]:
-    """The loss of each list; 0 where it has no candidate."""
+    """The loss of each list; 0 for a list without candidates."""
     weight = np.ones(mask.shape) if item_weight is None else item_weight
     return [
         loss(*rows) if rows[0] else 0.0
@@ -249,7 +249,7 @@ def _each(
 def _real_candidates(
     labels: Sequence, student_scores: Sequence, mask: Sequence, weight: Sequence
 ) -> Iterator[Rows]:
-    """For each list its labels, student scores and weights, without all padding."""
+    """Labels, student scores and weights of each list, without padding."""
     for rows in zip(labels, student_scores, mask, weight, strict=True):
         real = [
             (float(label), float(score), float(w))
@@ -259,8 +259,8 @@ def _real_candidates(
         yield tuple([each[n] for each in real] for n in range(3))
 
 
-def _draws(t, s, w, temperature, k, tail_weight):
-    """Candidates drawn one by one in the teacher's order, averaged over the first k."""
+def _relaxed_ranking(t, s, w, temperature, k, tail_weight):
+    """Plackett–Luce terms in the teacher's order, averaged over the first k."""
     order = _order(t)
     power = [w_i * exp(s_i / temperature) for s_i, w_i in zip(s, w, strict=True)]
     terms = []
@@ -291,7 +291,7 @@ def _lambda(gains, s, w, temperature, k):
 
 
 def _order(scores: list[float]) -> list[int]:
-    """Positions, best first; of equal scores, the earlier one."""
+    """Positions, best first; ties by position."""
     return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
 
 
@@ -313,7 +313,7 @@ def _sigmoid(x: float) -> float:
     return 1 / (1 + exp(-x))
 
 
-def _surprise(p: float, q: float) -> float:
+def _binary_cross_entropy(p: float, q: float) -> float:
     return -(p * log(q) + (1 - p) * log(1 - q))
 
 

@@ -1,4 +1,4 @@
-"""pairwise and pointwise losses: by hand, and how the losses are related."""
+"""pairwise: margin-MSE and RankNet by hand, and relations between losses."""
 
 from math import log
 
@@ -25,11 +25,11 @@ def test_margin_mse_by_hand_with_item_weights():
     teacher = np.array([[3.0, 0.0]], "float32")
     student = np.array([[1.0, 0.0]], "float32")
     got = losses.pairwise_margin_mse(teacher, student, TWO, np.array([[3.0, 1.0]]))
-    # Of 16 ordered pairs of four candidates, 3 + 3 are of different ones.
+    # Of 16 ordered pairs of four candidates, 3 + 3 have different scores.
     np.testing.assert_allclose(got, [6 * 2.0**2 / 16], rtol=1e-6)
 
 
-def test_margin_mse_does_not_mind_scores_far_from_zero():
+def test_margin_mse_is_accurate_for_scores_far_from_zero():
     teacher = np.array([[5.0, 3.0, 0.0]]) + 1e6
     student = np.array([[1.0, 0.0, 0.0]]) - 1e6
     got = losses.pairwise_margin_mse(
@@ -38,7 +38,7 @@ def test_margin_mse_does_not_mind_scores_far_from_zero():
     np.testing.assert_allclose(got, [52 / 9], rtol=1e-5)
 
 
-def test_kl_when_hot_is_a_quarter_of_margin_mse():
+def test_kl_at_high_temperature_is_a_quarter_of_margin_mse():
     teacher, student, mask = contracts.ragged_lists(losses.PairwiseMarginMSE)
     hot = losses.listwise_kl_divergence(
         *(values.astype("float64") for values in (teacher, student)), mask, 1e4
@@ -55,7 +55,7 @@ def test_rank_net_by_hand_at_a_temperature():
     np.testing.assert_allclose(got, [2.0**2 * 2 * pair / 4], rtol=1e-6)
 
 
-def test_rank_net_by_hand_for_the_teachers_first_against_all():
+def test_rank_net_by_hand_with_a_cutoff():
     teacher = np.array([[0.0, log(3.0), 0.0, 99.0]], "float32")
     student = np.zeros((1, 4), "float32")
     mask = np.array([[True, True, True, False]])
@@ -69,11 +69,11 @@ def test_rank_net_has_the_gradient_of_the_cross_entropy_of_preferences():
     _, gradient = loss_and_gradient(
         losses.pairwise_rank_net, teacher, np.zeros((1, 2), "float32"), TWO
     )
-    # Two of four ordered pairs, each with the gap of 1/2 and 3/4.
+    # Two of four ordered pairs, each with the difference of 1/2 and 3/4.
     np.testing.assert_allclose(gradient, [[-1 / 8, 1 / 8]], rtol=1e-6)
 
 
-def test_rank_net_against_all_is_rank_net_of_all_pairs():
+def test_rank_net_with_a_cutoff_of_the_list_size_compares_all_pairs():
     teacher, student, mask = contracts.ragged_lists(losses.PairwiseRankNet)
     np.testing.assert_allclose(
         losses.pairwise_rank_net(teacher, student, mask, k=5),
@@ -87,65 +87,12 @@ def test_rank_net_against_all_is_rank_net_of_all_pairs():
     [
         losses.pairwise_margin_mse,
         losses.pairwise_rank_net,
-        losses.pointwise_mse,
-        losses.pointwise_binary_cross_entropy,
     ],
 )
-def test_item_weight_two_costs_as_much_as_two_candidates(function):
+def test_item_weight_two_gives_the_loss_of_two_candidates(function):
     teacher, student, mask = contracts.ragged_lists(losses.PairwiseRankNet)
     weight = np.ones((6, 5), "float32")
     weight[:, 1] = 2.0
     got = function(teacher, student, mask, item_weight=weight)
     twice = (values[:, [0, 1, 1, 2, 3, 4]] for values in (teacher, student, mask))
     np.testing.assert_allclose(got, function(*twice), rtol=1e-5, atol=1e-6)
-
-
-def test_mse_by_hand_with_item_weights():
-    teacher = np.array([[3.0, 0.0, 99.0]], "float32")
-    student = np.array([[1.0, 1.0, -99.0]], "float32")
-    mask = np.array([[True, True, False]])
-    got = losses.pointwise_mse(teacher, student, mask)
-    np.testing.assert_allclose(got, [(2.0**2 + 1.0**2) / 2])
-    got = losses.pointwise_mse(teacher, student, mask, np.array([[3.0, 1.0, 7.0]]))
-    np.testing.assert_allclose(got, [(3 * 2.0**2 + 1.0**2) / 4])
-
-
-def test_binary_cross_entropy_by_hand_at_a_temperature():
-    teacher = np.array([[2.0 * log(3.0), 0.0, 99.0]], "float32")  # 3/4, 1/2
-    student = np.array([[0.0, 2.0 * log(4.0), 99.0]], "float32")  # 1/2, 4/5
-    mask = np.array([[True, True, False]])
-    got = losses.pointwise_binary_cross_entropy(teacher, student, mask, temperature=2.0)
-    first = -(3 / 4 * log(1 / 2) + 1 / 4 * log(1 / 2))
-    second = -(1 / 2 * log(4 / 5) + 1 / 2 * log(1 / 5))
-    np.testing.assert_allclose(got, [2.0**2 * (first + second) / 2], rtol=1e-6)
-
-
-def test_binary_cross_entropy_takes_probabilities_as_they_are():
-    teacher = np.array([[0.25, 1.5, -0.5]], "float32")  # 1/4, and what must be 1 and 0
-    student = np.array([[log(3.0), 0.0, 0.0]], "float32")
-    got = losses.pointwise_binary_cross_entropy(
-        teacher, student, THREE, from_probabilities=True
-    )
-    first = -(1 / 4 * log(3 / 4) + 3 / 4 * log(1 / 4))
-    np.testing.assert_allclose(got, [(first + 2 * log(2.0)) / 3], rtol=1e-6)
-
-
-def test_probabilities_and_their_log_odds_are_the_same_to_binary_cross_entropy():
-    teacher, student, mask = contracts.ragged_lists(losses.PointwiseMSE)
-    probabilities = 1.0 / (1.0 + np.exp(-np.where(mask, teacher, 0.0)))
-    np.testing.assert_allclose(
-        losses.pointwise_binary_cross_entropy(
-            probabilities, student, mask, from_probabilities=True
-        ),
-        losses.pointwise_binary_cross_entropy(teacher, student, mask),
-        rtol=1e-5,
-    )
-
-
-def test_a_gap_too_large_to_be_squared_counts_as_the_largest_that_can_be():
-    teacher, student = np.array([[1e30]], "float32"), np.array([[-1e30]], "float32")
-    loss, gradient = loss_and_gradient(
-        losses.pointwise_mse, teacher, student, np.ones((1, 1), bool)
-    )
-    np.testing.assert_allclose(loss, [(2e15) ** 2], rtol=1e-6)
-    np.testing.assert_array_equal(gradient, [[0.0]])
