@@ -75,7 +75,7 @@ class TestTheGate:
 
 
 class TestTheDoctor:
-    def test_what_is_left_to_the_doctor_it_decides_and_the_report_says(self, copied):
+    def test_auto_is_the_proposal_of_the_doctor_and_the_report_has_it(self, copied):
         auto = "distill.scores=auto", "distill.teacher_temperature=auto"
         notes = []
         done = go(copied, *auto, warn=notes.append)
@@ -85,7 +85,8 @@ class TestTheDoctor:
         proposal = done["score"].record["doctor"]["proposal"]
         assert chosen.chosen_by == "doctor"
         assert chosen.transform == proposal["transform"]
-        assert chosen.temperature == proposal["temperature"]
+        assert chosen.teacher_temperature == proposal["temperature"]
+        assert chosen.temperature == 1.0
         assert not any("soft targets" in note for note in notes)
 
     def test_a_temperature_that_leaves_one_candidate_is_warned_of(self, copied):
