@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from recdistill.serving.client.protocols import GRPC, REST, Message, ServingProtocol
@@ -22,7 +22,7 @@ from recdistill.serving.client.serving_errors import (
     error_of,
 )
 
-__all__ = ["Endpoint", "GrpcChannel", "RestChannel"]
+__all__ = ["Channel", "Endpoint", "open_channel"]
 
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # The caller chose the size of the answer.
@@ -224,3 +224,12 @@ class _TimeLeft(Mapping[str, float]):
 
     def __len__(self) -> int:
         return 4
+
+
+Channel: TypeAlias = GrpcChannel | RestChannel
+"""Connection to a server."""
+
+
+def open_channel(endpoint: Endpoint) -> Channel:
+    """Creates the channel of an endpoint. It connects on first use."""
+    return RestChannel(endpoint) if endpoint.rest else GrpcChannel(endpoint)

@@ -17,7 +17,7 @@ import numpy as np
 
 from recdistill.serving.client.async_channels import open_async_channel
 from recdistill.serving.client.calls import Calls
-from recdistill.serving.client.channels import Endpoint, GrpcChannel, RestChannel
+from recdistill.serving.client.channels import Endpoint, open_channel
 from recdistill.serving.client.contract import Query, SignatureContract
 from recdistill.serving.client.histogram import LatencyHistogram
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
@@ -95,7 +95,7 @@ class Client(_Observed):
     ) -> None:
         where = Endpoint.parse(endpoint)
         target = Target(model, version, label)
-        self._channel = (RestChannel if where.rest else GrpcChannel)(where)
+        self._channel = open_channel(where)
 
         async def send(message: Message, timeout_s: float) -> bytes:
             return self._channel.send(message, timeout_s)
