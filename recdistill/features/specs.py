@@ -1,7 +1,6 @@
-"""The feature schema as a configuration states it, and raw values as tables hold them.
+"""Feature specifications of a configuration, and raw values from table columns.
 
-What becomes of a raw value on its way into a model is in
-`recdistill.features.encoders`.
+How a raw value is encoded for a model is in `recdistill.features.encoders`.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ LARGEST_FLOAT = float(np.finfo("float32").max)
 
 
 class FeatureSpec(BaseModel):
-    """What every feature declares; the kinds below add their own settings.
+    """Base class of feature specifications; each kind has a subclass.
 
     Attributes:
-        kind: What sort of feature it is; each kind has a class below.
-        column: Column of the table that holds the values; the feature's own
-            name where it is not given.
-        teacher_only: True for a privileged feature, which the student never sees.
-        optional: True where missing values (null, "", NaN) are legal.
+        kind: Kind of the feature.
+        column: Column of the table with the values (default: the feature's name).
+        teacher_only: True for a privileged feature, which the student never reads.
+        optional: True if values may be missing (null, "" or NaN).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,21 +35,21 @@ class FeatureSpec(BaseModel):
 
 
 class IdSpec(FeatureSpec):
-    """An identifier: one embedding for each value that training saw."""
+    """An identifier, with one embedding for each value in the training part."""
 
     kind: Literal["id"] = "id"
 
 
 class CategorySpec(FeatureSpec):
-    """One value out of a closed set, such as an occupation."""
+    """One value of a fixed set, such as an occupation."""
 
     kind: Literal["category"] = "category"
 
 
 class CategoriesSpec(FeatureSpec):
-    """Several values at once, such as genres: a list, or text with a separator.
+    """Several values of a fixed set, such as genres: a list, or text with a separator.
 
-    An empty set of categories is an ordinary value, not a missing one.
+    An empty set is a valid value and does not count as missing.
     """
 
     kind: Literal["categories"] = "categories"
@@ -59,13 +57,13 @@ class CategoriesSpec(FeatureSpec):
 
 
 class NumberSpec(FeatureSpec):
-    """A number, standardised with the mean and deviation of the training part."""
+    """A number, standardised by the mean and deviation of the training part."""
 
     kind: Literal["number"] = "number"
 
 
 class TextSpec(FeatureSpec):
-    """Free text: lower-cased words, hashed into `buckets`, at most `length` of them."""
+    """Free text: the first `length` words, in lower case, hashed into `buckets`."""
 
     kind: Literal["text"] = "text"
     buckets: int = Field(default=4096, gt=0)
@@ -73,31 +71,31 @@ class TextSpec(FeatureSpec):
 
 
 class VectorSpec(FeatureSpec):
-    """An embedding that the data brings along, as a list of `size` floats."""
+    """A precomputed embedding, a list of `size` floats."""
 
     kind: Literal["vector"] = "vector"
     size: int = Field(gt=0)
 
 
 class HistorySpec(FeatureSpec):
-    """The last `length` candidates that the query chose before the example."""
+    """The last `length` items that the query chose before the example."""
 
     kind: Literal["history"] = "history"
     length: int = Field(default=50, gt=0)
 
 
 class AffinitySpec(FeatureSpec):
-    """Item-to-item affinity between the history and the candidate.
+    """Item-to-item affinity of a history and a candidate, by a linear model (EASE).
 
-    A linear item model (`recdistill.models.linear`) fitted on the training part. It is
-    a
-    feature of the pair, so a two-tower student cannot read it.
+    The model (`recdistill.models.linear`) is fitted on the training part. The affinity
+    is a feature of the pair, so a two-tower student cannot read it.
 
     Attributes:
         l2: Ridge penalty of the item model, in interactions.
         decay: Weight of a history item relative to the next more recent one.
         floor: Weight that even the oldest history item keeps.
-        max_items: The item matrix is dense; only the most frequent items enter it.
+        max_items: Largest number of items in the model, the most frequent ones: its
+            matrix is dense.
     """
 
     kind: Literal["affinity"] = "affinity"
@@ -147,24 +145,24 @@ def raw_values(
     name: str,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The raw values of a table's column, as the lookup half takes them.
+    """Converts a table's column to raw values, the input of an encoder's lookup.
 
     Args:
         column: `(rows,)`, as read from the table.
         spec: The feature's specification.
-        table: Name of the table, for errors.
-        name: Name of the column, for errors.
-        rows: The row of each value in the table, for errors, where the column is a
-            part of it. Rows count from 1; 1, 2, … where it is not given.
+        table: Name of the table, for error messages.
+        name: Name of the column, for error messages.
+        rows: Row number of each value, counted from 1, for error messages (default:
+            1, 2, …).
 
     Returns:
-        `(rows,)` strings with "" where missing; `(rows,)` float32 with NaN where
-        missing; `(rows, n)` strings padded with ""; or `(rows, size)` float32.
+        `(rows,)` strings, "" if missing; `(rows,)` float32, NaN if missing; `(rows, n)`
+        strings padded with ""; or `(rows, size)` float32.
 
     Raises:
-        DataError: If a value is missing and the feature is not optional, has the wrong
-            type, or is a number that no float32 holds; the message names table, column
-            and row.
+        DataError: If a value is missing and the feature is not optional, if it has the
+            wrong type, or if a number does not fit into a float32. The message names
+            table, column and row.
 
     Example:
         >>> column = pa.chunked_array([["Action|Drama", None, " Action "]])
@@ -204,7 +202,7 @@ def raw_values(
 
 
 def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
-    """Lists of strings as one `(rows, longest)` array, padded with "" on the right."""
+    """Lists of strings as one array `(rows, longest)`, padded with "" on the right."""
     width = max([1, *map(len, rows)])
     padded = np.full((len(rows), width), "", object)
     for k, row in enumerate(rows):

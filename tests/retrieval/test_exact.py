@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.retrieval import exact as retrieval
-from recdistill.retrieval.clustering import Lists, neighbourhoods
+from recdistill.retrieval.clustering import InvertedLists, build_lists
 from recdistill.retrieval.exact import (
     LARGEST,
     LOWEST,
@@ -158,7 +158,7 @@ def test_is_listed_by_hand_and_among_nothing():
 
 def every_index(items):
     """One of each kind that finds everything: IVF reads all its lists."""
-    lists = neighbourhoods(items, seed=1)
+    lists = build_lists(items, seed=1)
     count = len(lists.centroids)
     return {
         "exact": ExactIndex(items),
@@ -213,13 +213,15 @@ class TestIVF:
     """Items 0 and 1 to the right, 2 and 3 above; a query sees the nearer pair."""
 
     items = np.array([[2, 0], [3, 0], [0, 2], [0, 3]], "float32")
-    lists = Lists(np.array([[2.5, 0], [0, 2.5]]), np.array([[0, 1, -1], [2, 3, -1]]))
+    lists = InvertedLists(
+        np.array([[2.5, 0], [0, 2.5]]), np.array([[0, 1, -1], [2, 3, -1]])
+    )
 
     def three_lists(self):
         items = np.concatenate([self.items, [[-1, -1], [-2, -2]]]).astype("float32")
         centroids = np.concatenate([self.lists.centroids, [[-1.5, -1.5]]])
         members = np.array([[0, 1, -1], [2, 3, -1], [4, 5, -1]])
-        return IVFIndex(items, Lists(centroids, members), probes=1, probes_k=2)
+        return IVFIndex(items, InvertedLists(centroids, members), probes=1, probes_k=2)
 
     def test_only_the_nearest_lists_are_read(self):
         # Item 3 would score 1.2, but its list is second.
@@ -240,7 +242,7 @@ class TestIVF:
     def test_equal_scores_come_in_the_order_of_their_rows(self):
         items = np.ones((60, 3), "float32")
         shuffled = np.random.default_rng(0).permutation(60).reshape(6, 10)
-        lists = Lists(np.ones((6, 3)), shuffled)
+        lists = InvertedLists(np.ones((6, 3)), shuffled)
         index = IVFIndex(items, lists, probes=3, probes_k=30)
         rows, _ = index.top_k(tf.ones([1, 3]), 30)
         np.testing.assert_array_equal(rows[0], np.sort(shuffled[:3].ravel()))
@@ -273,5 +275,5 @@ class TestBfloat16:
 
     def test_takes_half_the_bytes(self, many):
         assert ExactIndex(many, "bfloat16").embeddings.dtype.size == 2
-        lists = neighbourhoods(many, seed=1)
+        lists = build_lists(many, seed=1)
         assert IVFIndex(many, lists, 1, 1, "bfloat16").lists.dtype.size == 2

@@ -1,4 +1,4 @@
-"""indexing: neighbourhoods, and recall that is measured before it is promised."""
+"""indexing: recall that is measured before it is promised."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from recdistill.retrieval import indexing
 from recdistill.retrieval.clustering import (
+    build_lists,
     capacity_of,
-    neighbourhoods,
     recall_by_probes,
 )
 from recdistill.retrieval.indexing import IndexSettings, build_index
@@ -30,7 +30,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def lists(data):
-    return neighbourhoods(data[0], seed=1)
+    return build_lists(data[0], seed=1)
 
 
 class TestNeighbourhoods:
@@ -46,16 +46,16 @@ class TestNeighbourhoods:
             np.testing.assert_allclose(centroid, mean, atol=1e-6)
 
     def test_the_same_seed_gives_the_same_lists(self, data, lists):
-        again = neighbourhoods(data[0], seed=1)
+        again = build_lists(data[0], seed=1)
         np.testing.assert_array_equal(again.members, lists.members)
 
     def test_items_that_are_all_the_same_are_shared_out(self):
-        lists = neighbourhoods(np.ones((100, 3), "float32"), seed=0)
+        lists = build_lists(np.ones((100, 3), "float32"), seed=0)
         assert (lists.members >= 0).sum() == 100
         assert (lists.members >= 0).sum(axis=1).max() <= 16
 
     def test_one_item_is_one_list(self):
-        lists = neighbourhoods(np.ones((1, 3), "float32"), seed=0)
+        lists = build_lists(np.ones((1, 3), "float32"), seed=0)
         assert lists.members[0, 0] == 0
         assert (lists.members >= 0).sum() == 1
 
@@ -78,7 +78,7 @@ class TestBuildIndex:
         items, queries = data
         built = build_index(items, queries, 20, IndexSettings("ivf"))
         facts = built.facts
-        lists = neighbourhoods(items, seed=1)
+        lists = build_lists(items, seed=1)
         best = np.argsort(-(queries @ items.T), axis=1)[:, :20]
         curve = recall_by_probes(lists, queries[::2], best[::2], len(items))
         enough = curve.mean(axis=0) >= 0.98
