@@ -9,7 +9,10 @@ from keras import ops
 from recdistill.distillation import keras_losses
 from recdistill.distillation.loss_terms import replicas
 from recdistill.lists.masked_ops import Tensor
-from recdistill.losses.representation_loss import lists_and_rows
+from recdistill.losses.representation_loss import list_and_row_weights
+
+# Registers the metrics, so that a saved distiller compiled with them can be loaded.
+from recdistill.metrics import keras_metrics  # noqa: F401
 
 __all__ = ["CompileArguments"]
 
@@ -69,7 +72,7 @@ class CompileArguments:
             mask: `(batch, list_size)`, bool.
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
         """
-        list_weight, _ = lists_and_rows(sample_weight, mask)
+        list_weight, _ = list_and_row_weights(sample_weight, mask)
         for name, mean in self.means.items():
             mean.update_state(values[name] * replicas(), ops.sum(list_weight))
 

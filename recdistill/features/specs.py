@@ -18,20 +18,22 @@ LARGEST_FLOAT = float(np.finfo("float32").max)
 
 
 class FeatureSpec(BaseModel):
-    """Base class of feature specifications; each kind has a subclass.
-
-    Attributes:
-        kind: Kind of the feature.
-        column: Column of the table with the values (default: the feature's name).
-        teacher_only: True for a privileged feature, which the student never reads.
-        optional: True if values may be missing (null, "" or NaN).
-    """
+    """Keys of all features."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
-    column: str | None = None
-    teacher_only: bool = False
-    optional: bool = False
+    column: str | None = Field(
+        default=None,
+        description="Column with the raw values. By default the name of the feature.",
+    )
+    teacher_only: bool = Field(
+        default=False,
+        description="Whether the feature is privileged: the student never sees it.",
+    )
+    optional: bool = Field(
+        default=False,
+        description='Whether missing values (null, "", NaN) are allowed.',
+    )
 
 
 class IdSpec(FeatureSpec):
@@ -41,69 +43,92 @@ class IdSpec(FeatureSpec):
 
 
 class CategorySpec(FeatureSpec):
-    """One value of a fixed set, such as an occupation."""
+    """One value of a closed set, such as an occupation."""
 
     kind: Literal["category"] = "category"
 
 
 class CategoriesSpec(FeatureSpec):
-    """Several values of a fixed set, such as genres: a list, or text with a separator.
+    """Several values at once, such as genres: a list, or text with a separator.
 
-    An empty set is a valid value and does not count as missing.
+    An empty set of categories is a value, not a missing one.
     """
 
     kind: Literal["categories"] = "categories"
-    separator: str | None = Field(default=None, min_length=1)
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Separator of the values in a text; by default they are lists.",
+    )
 
 
 class NumberSpec(FeatureSpec):
-    """A number, standardised by the mean and deviation of the training part."""
+    """A number, standardised with the mean and deviation of the training part."""
 
     kind: Literal["number"] = "number"
 
 
 class TextSpec(FeatureSpec):
-    """Free text: the first `length` words, in lower case, hashed into `buckets`."""
+    """Free text: hashed lower-case words."""
 
     kind: Literal["text"] = "text"
-    buckets: int = Field(default=4096, gt=0)
-    length: int = Field(default=16, gt=0)
+    buckets: int = Field(default=4096, gt=0, description="Number of hash buckets.")
+    length: int = Field(default=16, gt=0, description="Maximum number of words.")
 
 
 class VectorSpec(FeatureSpec):
-    """A precomputed embedding, a list of `size` floats."""
+    """An embedding that is part of the data, as a list of floats."""
 
     kind: Literal["vector"] = "vector"
-    size: int = Field(gt=0)
+    size: int = Field(gt=0, description="Length of the list.")
 
 
 class HistorySpec(FeatureSpec):
-    """The last `length` items that the query chose before the example."""
+    """The items that the query chose before, the latest first."""
 
     kind: Literal["history"] = "history"
-    length: int = Field(default=50, gt=0)
+    length: int = Field(default=50, gt=0, description="Maximum number of items.")
 
 
-class AffinitySpec(FeatureSpec):
-    """Item-to-item affinity of a history and a candidate, by a linear model (EASE).
+class LinearItemModelSpec(BaseModel):
+    """Keys of the linear item model (`recdistill.models.linear`)."""
 
-    The model (`recdistill.models.linear`) is fitted on the training part. The affinity
-    is a feature of the pair, so a two-tower student cannot read it.
+    l2: float = Field(
+        default=300.0,
+        gt=0,
+        description="Ridge penalty of the item model, in interactions.",
+    )
+    decay: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Weight of a history item relative to the next more recent one.",
+    )
+    floor: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Minimum weight of a history item, however old.",
+    )
+    max_items: int = Field(
+        default=20_000,
+        gt=0,
+        description="Maximum number of items in the model, the most frequent ones; the "
+        "item matrix is dense.",
+    )
 
-    Attributes:
-        l2: Ridge penalty of the item model, in interactions.
-        decay: Weight of a history item relative to the next more recent one.
-        floor: Weight that even the oldest history item keeps.
-        max_items: Largest number of items in the model, the most frequent ones: its
-            matrix is dense.
+
+class AffinitySpec(LinearItemModelSpec, FeatureSpec):
+    """Item-to-item affinity between the history and the candidate.
+
+    A linear item model (`recdistill.models.linear`) fitted on the training part. It is
+    a feature of the pair, so a two-tower student cannot read it.
     """
 
     kind: Literal["affinity"] = "affinity"
-    teacher_only: bool = True
-    l2: float = Field(default=300.0, gt=0)
-    decay: float = Field(default=0.9, gt=0, le=1)
-    floor: float = Field(default=0.05, ge=0, le=1)
-    max_items: int = Field(default=20_000, gt=0)
+    teacher_only: bool = Field(
+        default=True, description="Always true: the student cannot read an affinity."
+    )
 
     @model_validator(mode="after")
     def _is_privileged(self) -> AffinitySpec:

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill import metrics
+from recdistill import Distiller, metrics
+from recdistill.losses import ListwiseCrossEntropy
 from recdistill.metrics import keras_metrics
+from tests import distilling
 from tests.reference_metrics import ragged_batch
 
 FUNCTIONS = {
@@ -219,6 +221,47 @@ class TestEveryMetric:
         assert got[metric_cls(2).name] == pytest.approx(each.mean(), abs=1e-6)
         want = np.average(each, weights=weight)
         assert got["weighted"] == pytest.approx(want, abs=1e-6)
+
+
+@EVERY_METRIC
+def test_a_distiller_reports_it_with_masks_and_list_weights(metric_cls):
+    _, y, weight = arrays = distilling.make_arrays()
+    assert not y["mask"].all()
+    distiller = distilling.make_distiller()
+    distiller.compile(
+        "sgd",
+        ListwiseCrossEntropy(),
+        metrics=[metric_cls(2)],
+        weighted_metrics=[metric_cls(2, name="weighted")],
+    )
+    batches = distilling.make_batches(arrays)
+    history = distilling.fit(distiller, batches, validation_data=batches)
+    got = distilling.evaluate(distiller, batches)
+    scores = distiller.predict(batches, verbose=0)
+    each = FUNCTIONS[metric_cls](scores, y["labels"], y["mask"], 2)
+    name = metric_cls(2).name
+    assert got[name] == pytest.approx(each.mean(), abs=1e-6)
+    assert history[f"val_{name}"] == [pytest.approx(each.mean(), abs=1e-6)]
+    want = np.average(each, weights=weight)
+    assert got["weighted"] == pytest.approx(want, abs=1e-6)
+
+
+def test_a_distiller_compiled_with_it_loads_in_a_new_process(tmp_path):
+    student = keras.Sequential(
+        [keras.layers.Input((3, 2)), keras.layers.Dense(1), keras.layers.Reshape((3,))]
+    )
+    distiller = Distiller(None, student, student_loss_weight=1.0)
+    distiller.compile("sgd", ListwiseCrossEntropy(), metrics=[metrics.NDCG(2)])
+    distiller.save(tmp_path / "distiller.keras")
+    code = (
+        "import sys, keras; from recdistill import Distiller; "
+        "loaded = keras.saving.load_model(sys.argv[1]); "
+        "print(loaded.get_compile_config()['metrics'][0]['config'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "distiller.keras")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    config = {"name": "ndcg@2", "dtype": "float32", "k": 2}
+    assert done.stdout.strip() == str(config)
 
 
 def test_numpy_metrics_do_not_import_tensorflow_and_keras_metrics_load_by_name():
