@@ -29,7 +29,8 @@ from recdistill import TwoTowerStudent
 from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.export.signatures import Servable
 from recdistill.export.student_export import StudentTowers
-from recdistill.features.encoders import Schema, build_encoder
+from recdistill.features.encoders import build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import IdSpec, VectorSpec
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index

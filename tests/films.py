@@ -6,7 +6,8 @@ import pyarrow as pa
 
 from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
-from recdistill.features.encoders import Schema, build_encoder
+from recdistill.features.encoders import build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import (
     AffinitySpec,
     CategoriesSpec,

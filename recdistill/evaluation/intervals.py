@@ -290,8 +290,8 @@ def _resample(
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
     query, values = _aligned(tables, metrics)
     total = int(query.max(initial=-1)) + 1
-    judged = ~np.isnan(values[0])  # the same for all tables
-    columns = np.concatenate([judged, *np.nan_to_num(values)], axis=1)
+    present = ~np.isnan(values[0])  # the same for all tables
+    columns = np.concatenate([present, *np.nan_to_num(values)], axis=1)
     sums = np.stack([np.bincount(query, one, total) for one in columns.T], axis=1)
 
     generator = np.random.default_rng(seed)

@@ -30,10 +30,10 @@ from recdistill.features.encoders import (
     UNKNOWN,
     Encoder,
     NumberEncoder,
-    Schema,
     TextEncoder,
     VocabularyEncoder,
 )
+from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.exact import bounded
 

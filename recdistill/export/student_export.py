@@ -18,12 +18,8 @@ from recdistill.export.publishing import (
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
 from recdistill.export.signatures import Specs, Tensors, require
-from recdistill.features.encoders import (
-    Encoder,
-    HistoryEncoder,
-    Schema,
-    VocabularyEncoder,
-)
+from recdistill.features.encoders import Encoder, HistoryEncoder, VocabularyEncoder
+from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 
 __all__ = ["StudentTowers", "export_student"]

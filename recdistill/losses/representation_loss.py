@@ -141,7 +141,7 @@ def _as_one_batch(
     if mask is None:
         mask = tf.ones(tf.shape(student)[:2], tf.bool)
         mask = mask[0][:, None] if queries else mask
-    list_weight, weight = lists_and_rows(sample_weight, mask)
+    list_weight, weight = list_and_row_weights(sample_weight, mask)
     if queries:
         mask, weight = masked_ops.has_candidate(mask)[None], list_weight[None]
     elif student.shape[0] == 1:
@@ -155,7 +155,9 @@ def _as_one_batch(
     return inputs, list_weight
 
 
-def lists_and_rows(sample_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
+def list_and_row_weights(
+    sample_weight: Tensor | None, mask: Tensor
+) -> tuple[Tensor, Tensor]:
     """Split `sample_weight` into the weights of lists and the weights of rows.
 
     Args:

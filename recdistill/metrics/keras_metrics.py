@@ -3,7 +3,8 @@ r"""NDCG, recall, hit rate, MRR and MAP as Keras metrics: masked and determinist
 They give the mean of the NumPy function with the same name over all lists that have a
 relevant candidate, for use in `compile(metrics=[...])` of a `recdistill.Distiller`, or
 of any Keras model that scores lists. The names are those of the report: `ndcg@10`,
-`recall@10`, `hit@10`, `mrr`, `map@10`.
+`recall@10`, `hit@10`, `mrr`, `map@10`. To load a saved model that was compiled with one
+of them, import the metric or `recdistill.Distiller` first.
 
 Conventions, the same as in `recdistill.metrics`: a candidate is relevant if its
 relevance is above 0, NDCG uses the relevance itself as gain, ties are broken by

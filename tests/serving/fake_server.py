@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -107,6 +108,8 @@ class FakeServer:
         at_once: Maximum number of predictions that ran at the same time.
         versions: Number and state of each version.
         metadata_calls: Number of requests for the signatures.
+        open_gate: Predictions wait until it is set, which it is at first.
+        hang_up: Closes all REST connections.
     """
 
     failures: deque = field(default_factory=deque)
@@ -122,11 +125,11 @@ class FakeServer:
     grpc_port: int = 0
     rest_port: int = 0
     connections: set = field(default_factory=set)
-    held_until: float = 0.0
+    open_gate: threading.Event = field(default_factory=threading.Event)
+    hang_up: Callable = lambda: None
 
-    def hold(self, seconds):
-        """Holds all answers for a number of seconds."""
-        self.held_until = time.monotonic() + seconds
+    def __post_init__(self):
+        self.open_gate.set()
 
     @property
     def endpoints(self):
@@ -140,7 +143,8 @@ class FakeServer:
         return max(v for v, state in self.versions.items() if state == "AVAILABLE")
 
     def predict(self, model, version, label, signature, inputs):
-        self.attempts += 1
+        with self.counting:
+            self.attempts += 1
         if self.failures:
             raise Failure(*self.failures.popleft())
         self.check(model, version, label)
@@ -149,7 +153,8 @@ class FakeServer:
             self.at_once = max(self.at_once, self.under_way)
         if self.barrier is not None:
             self.barrier.wait()
-        time.sleep(max(self.delay_s, self.held_until - time.monotonic(), 0.0))
+        self.open_gate.wait()
+        time.sleep(self.delay_s)
         with self.counting:
             self.under_way -= 1
         self.seen.append((signature, inputs))
@@ -376,6 +381,7 @@ def serving(grpc_port=0, rest_port=0):
     server.start()
     rest = _Http(("127.0.0.1", rest_port), Rest)
     rest.fake, fake.rest_port = fake, rest.server_address[1]
+    fake.hang_up = rest.hang_up
     # `shutdown` waits for the poll interval.
     thread = threading.Thread(target=rest.serve_forever, args=[0.02], daemon=True)
     thread.start()

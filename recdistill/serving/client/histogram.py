@@ -7,6 +7,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from recdistill.evaluation.latency.percentiles import nearest_rank
+
 __all__ = ["RELATIVE_ERROR", "LatencyHistogram"]
 
 _STEPS = 128
@@ -78,10 +80,9 @@ class LatencyHistogram:
         """Percentile of the latencies, in seconds.
 
         It is the smallest recorded value with at least `percent` percent of the values
-        at or below it: the value of rank `ceil(percent / 100 · count)`, as in
-        `numpy.percentile(…, method="inverted_cdf")`. The whole library uses this
-        definition; the histogram only rounds the value, by `RELATIVE_ERROR` at most.
-        The lowest and highest values are exact.
+        at or below it (`recdistill.evaluation.latency.percentiles`, the definition of
+        the whole library), rounded by `RELATIVE_ERROR` at most. The lowest and highest
+        values are exact.
 
         Args:
             percent: From 0 to 100.
@@ -100,8 +101,7 @@ class LatencyHistogram:
             counts = sorted(self._counts.items())
             low, high = self._lowest, self._highest
         total = sum(count for _, count in counts)
-        # Rounded because 99.9 / 100 * 1000 is slightly above 999 in floating point.
-        rank = max(1, math.ceil(round(percent * total / 100, 6)))
+        rank = nearest_rank(percent, total)
         seen = 0
         for bucket, count in counts:
             seen += count
