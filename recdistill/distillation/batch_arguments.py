@@ -3,12 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
+import keras
+import tensorflow as tf
+
 from recdistill.lists.masked_ops import Tensor
 
 __all__ = [
     "Batch",
     "array_weight",
     "declared_inputs",
+    "first_replica",
     "labels_and_mask",
     "mask_of",
     "weight_like",
@@ -61,6 +65,20 @@ def _selected(declared: Any, x: Any) -> Any:
             f"Received: keys={sorted(x)}"
         )
     return {name: _selected(each, x[name]) for name, each in declared.items()}
+
+
+def first_replica(batch: Any) -> Any:
+    """The part of a distributed batch that the first local replica receives.
+
+    Args:
+        batch: A structure of `tf.distribute.DistributedValues` or of tensors.
+    """
+    return keras.tree.map_structure(_first, batch)
+
+
+def _first(value: Any) -> Any:
+    distributed = isinstance(value, tf.distribute.DistributedValues)
+    return value.values[0] if distributed else value
 
 
 def labels_and_mask(

@@ -46,6 +46,7 @@ from recdistill.distillation.batch_arguments import (
     Batch,
     array_weight,
     declared_inputs,
+    first_replica,
     labels_and_mask,
     mask_of,
     weight_like,
@@ -283,6 +284,19 @@ class Distiller(keras.Model):  # type: ignore[misc]
         if kwargs.get("sample_weight") is not None:
             kwargs["sample_weight"] = weight_like(y, kwargs["sample_weight"])
         return super().evaluate(x, y, *args, **kwargs)
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        """Build from the batch of one replica.
+
+        Keras averages a batch over the replicas of a `tf.distribute` strategy to learn
+        its shapes, which fails for boolean masks.
+        """
+        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+            _, _, batches = next(iter(iterator))
+            iterator, data_batch = None, first_replica(next(batches))
+        super()._maybe_symbolic_build(iterator, data_batch)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
