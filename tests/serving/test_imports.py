@@ -35,6 +35,14 @@ def whole(modules):
     return {name for name in modules if "." not in name}
 
 
+PERCENTILES = {
+    "recdistill.evaluation",
+    "recdistill.evaluation.latency",
+    "recdistill.evaluation.latency.percentiles",
+}
+"""The definition of a percentile, which `latency` and the load test share."""
+
+
 def test_a_client_imports_neither_tensorflow_nor_more_than_the_official_stubs():
     with serving() as server:
         over = {
