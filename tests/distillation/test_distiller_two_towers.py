@@ -1,4 +1,4 @@
-"""Our own student and ranker in the Distiller: embeddings of both, in one pass."""
+"""TwoTowerStudent and RankingTeacher in the Distiller."""
 
 import keras
 import numpy as np
