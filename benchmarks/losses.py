@@ -46,18 +46,16 @@ from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.config import Config, load_config
-from recdistill.pipeline.dataset_loading import load_dataset
-from recdistill.pipeline.model_building import build_student, load_teacher
-from recdistill.pipeline.pipeline import Pipeline
-from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.training import CHECKS, train, training_batches
-from recdistill.pipeline.validation import (
-    PAIRS_AT_ONCE,
-    Scorer,
-    Validation,
-    compiled,
-    judge,
+from recdistill.pipeline.model_building import build_student
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer, compiled
+from recdistill.pipeline.training import (
+    VALIDATIONS,
+    TrainingPlan,
+    train,
+    training_batches,
 )
+from recdistill.pipeline.validation import Validation, measure_lists
 from recdistill.pipeline.workspace import fingerprint
 
 NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
@@ -131,7 +129,7 @@ class Arena:
         rows, size = ListRows(), self.pipeline.prepared.catalogue_size
         for lists, wanted in zip(self.lists[split], self.teacher[split], strict=True):
             scores = score_catalogue(score, lists, size)
-            judged = judge(lists, scores, [NDCG])
+            judged = measure_lists(lists, scores, [NDCG])
             judged[OVERLAP] = shared(wanted, first_items(scores, lists))
             rows.add(lists.list_id, list(lists.query_id), judged)
         return rows.table()
@@ -169,12 +167,12 @@ def open_arena(config: Config, progress: Any = quiet) -> Arena:
     shards = sorted(store.path.glob("scores-*.parquet"))
 
     def dataset(seed: int) -> tf.data.Dataset:
-        batch, shape = config.student.batch_size, (targets.transform, targets.unit)
-        return training_batches(shards, collate, batch, seed, *shape)
+        size = config.student.batch_size
+        return training_batches(shards, collate, size, seed, targets)
 
     size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
     settings = config.evaluate
-    valid = Validation.of(prepared, [NDCG], settings.valid_lists, config.seed).lists
+    valid = Validation.sample(prepared, [NDCG], settings.valid_lists, config.seed).lists
     lists = {"valid": valid, "test": list(in_order(prepared.shards("test"), size))}
     score = teacher_scorer(pipeline)
     teacher = {
@@ -190,7 +188,7 @@ def open_arena(config: Config, progress: Any = quiet) -> Arena:
             "score": store.key,
             "student": student,
             "valid_lists": settings.valid_lists,
-            "targets": [targets.transform, targets.unit],
+            "targets": [targets.transform, targets.teacher_temperature],
         }
     )
     return Arena(pipeline, key, dataset, lists, teacher)
@@ -198,11 +196,8 @@ def open_arena(config: Config, progress: Any = quiet) -> Arena:
 
 def teacher_scorer(pipeline: Pipeline) -> Scorer:
     """The pipeline's trained teacher, for lists that are not in the score store."""
-    config, prepared = pipeline.config, pipeline.prepared
-    external = ExternalTeachers(prepared, lambda: load_dataset(config.dataset, quiet))
-    return compiled(
-        load_teacher(config, prepared, external, pipeline.run("teacher").path)
-    )
+    pipeline.run("teacher")
+    return compiled(pipeline.context.teacher_model)
 
 
 def first_items(scores: np.ndarray, lists: Lists) -> np.ndarray:
@@ -252,12 +247,14 @@ def trained(
                 around(student, loss, weight),
                 arena.dataset(seed),
                 Validation(arena.lists["valid"], prepared.catalogue_size, [NDCG]),
-                learning_rate=rate,
-                steps=config.student.steps,
-                epochs=min(CHECKS, config.student.steps),
-                patience=CHECKS,
-                progress=progress,
-                label=f"{name}, seed {seed}",
+                TrainingPlan(
+                    learning_rate=rate,
+                    steps=config.student.steps,
+                    epochs=min(VALIDATIONS, config.student.steps),
+                    patience=VALIDATIONS,
+                ),
+                progress,
+                f"{name}, seed {seed}",
             )
             for split in arena.lists:
                 rows = arena.rows(split, compiled(student))

@@ -205,7 +205,7 @@ class Examination(_Part):
             f"With transform {transform} and temperature {temperature:g} the soft "
             f"targets have {number:.3g} effective candidates of "
             f"{self.list_size:,.0f}, {fault}. To let the score doctor choose, use "
-            "--set distill.scores=auto --set distill.temperature=auto."
+            "--set distill.scores=auto --set distill.teacher_temperature=auto."
         )
 
     def _curve(self, transform: Transform) -> tuple[list[float], list[float]]:

@@ -1,4 +1,4 @@
-"""Teachers from outside, as a configuration names them."""
+"""Opens external teachers: models, functions, servers and tables of scores."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 
 from recdistill.data import Dataset, read_scores
 from recdistill.errors import TeacherError
-from recdistill.pipeline.partitions import Progress
-from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_config import (
+from recdistill.pipeline.config.external_teacher_section import (
     CallableTeacherConfig,
     ExternalTeacherConfig,
     KerasTeacherConfig,
@@ -19,10 +17,11 @@ from recdistill.pipeline.teacher_config import (
     RemoteTeacherConfig,
     SavedModelTeacherConfig,
     ScoresTeacherConfig,
-    Section,
     TfKerasTeacherConfig,
-    members_of,
 )
+from recdistill.pipeline.config.section import Section
+from recdistill.pipeline.config.teacher_section import members_of
+from recdistill.pipeline.prepared_data import Prepared
 from recdistill.serving.client.client import Client
 from recdistill.serving.client.retries import RetryPolicy
 from recdistill.teachers import (
@@ -40,14 +39,16 @@ from recdistill.teachers.model_files import digest, existing, source_digest
 
 
 def identity(config: Section) -> dict[str, Any]:
-    """What a teacher's scores depend on, JSON-ready, for the hash of a step's inputs.
+    """Everything that a teacher's scores depend on, for the inputs of a step.
 
-    The content of its files stands for their place: a changed file is another teacher,
-    a moved one is not. How many candidates are scored at once is no part of it, nor
-    what the gate compares.
+    Files are identified by their content, not by their path. `batch_size` and
+    `trained_on` are left out, because scores do not depend on them.
+
+    Returns:
+        JSON-ready values.
 
     Raises:
-        TeacherError: If a file is not there.
+        TeacherError: If a file does not exist.
     """
     found: dict[str, Any] = json.loads(
         config.model_dump_json(exclude={"batch_size", "trained_on"})
@@ -66,11 +67,11 @@ def identity(config: Section) -> dict[str, Any]:
 
 
 class ExternalTeachers:
-    """Opens teachers from outside, each once for equal settings.
+    """Opens external teachers, each once for the same settings.
 
     Args:
         prepared: The prepared data.
-        dataset: Reads the data set anew, for scores that stand in it.
+        dataset: Reads the data set, for scores that are a column of it.
     """
 
     def __init__(self, prepared: Prepared, dataset: Callable[[], Dataset]) -> None:
@@ -83,8 +84,8 @@ class ExternalTeachers:
         """The teacher of a configuration.
 
         Raises:
-            TeacherError: If it cannot be had, or does not fit our features.
-            DataError: If a table of scores is bad.
+            TeacherError: If it cannot be opened, or has inputs that are not features.
+            DataError: If a table of scores is invalid.
         """
         key = config.model_dump_json()
         if key not in self._open:
@@ -95,7 +96,7 @@ class ExternalTeachers:
         return self._open[key]
 
     def tables(self, config: Section) -> list[ScoreTable]:
-        """What a teacher has that can score only some candidates; else nothing."""
+        """The tables of a teacher with partial scores; else empty."""
         scores = [m for m in members_of(config) if isinstance(m, ScoresTeacherConfig)]
         opened = [self.open(member) for member in scores]
         return [teacher for teacher in opened if isinstance(teacher, ScoreTable)]
@@ -118,8 +119,9 @@ class ExternalTeachers:
             rows = self._dataset().scores
             if rows is None:
                 raise TeacherError(
-                    "`teacher.path` must be a table of scores where the data set has "
-                    "none of its own. Received: no path, and no `dataset.columns.score`"
+                    "`teacher.path` must be a table of scores, unless the data set has "
+                    "a score column. Received: neither `teacher.path` nor "
+                    "`dataset.columns.score`"
                 )
             return ScoreTable(rows(), items, "scores of the data set")
         columns = {str(role): name for role, name in config.columns.items()}
@@ -128,10 +130,10 @@ class ExternalTeachers:
 
 
 def raw_model(config: ExternalTeacherConfig) -> RawModel:
-    """The model behind a teacher of raw features.
+    """The model of a teacher that reads raw features.
 
     Raises:
-        TeacherError: If it cannot be had.
+        TeacherError: If it cannot be opened.
     """
     if isinstance(config, KerasTeacherConfig):
         return KerasModel.load(config.path, config.output)
@@ -147,7 +149,7 @@ def raw_model(config: ExternalTeacherConfig) -> RawModel:
         return Function.load(config.function)
     if isinstance(config, RemoteTeacherConfig):
         return _remote(config)
-    raise ValueError(f"`teacher` has no such kind. Received: {config!r}")
+    raise ValueError(f"`teacher` has an unknown kind. Received: {config!r}")
 
 
 def _remote(config: RemoteTeacherConfig) -> RawModel:
@@ -165,26 +167,3 @@ def _remote(config: RemoteTeacherConfig) -> RawModel:
     version = "" if config.version is None else f", version {config.version}"
     label = f"{config.model}{version} at {config.address}"
     return RemoteModel(client, label, config.signature, config.output)
-
-
-def watched(
-    score: Callable[[Any], Any], label: str, lists: int, progress: Progress
-) -> Callable[[Any], Any]:
-    """A teacher that may be slow: says how far it is, call by call.
-
-    Args:
-        score: The teacher.
-        label: What it is doing, for people.
-        lists: How many lists it is going to score.
-        progress: Told how many it has.
-    """
-    done = 0
-
-    def scored(x: dict[str, Any]) -> Any:
-        nonlocal done
-        result = score(x)
-        done += len(x["mask"])
-        progress(label, done, max(done, lists))
-        return result
-
-    return scored

@@ -7,7 +7,8 @@ import pytest
 
 from recdistill import __version__
 from recdistill.atomic import locked_folder
-from recdistill.pipeline.pipeline import STEPS, Pipeline
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
 from tests import tiny
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder

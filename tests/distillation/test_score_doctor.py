@@ -251,7 +251,7 @@ class TestWarning:
 
 
 class TestEffectOfTheProposal:
-    """A small student of a teacher that is spoilt, but would be good.
+    """A small student of a teacher that is distorted, but would be good.
 
     The student is too small for its teacher, so soft targets decide what it gets right.
     """
@@ -267,13 +267,15 @@ class TestEffectOfTheProposal:
     @cache
     def agreement(cls, name, *auto):
         """Overlap of the two top tens; the good teacher's, whatever was distilled."""
-        spoil = DISTORTED[name][0] if name else lambda t: t
-        scores = spoil(cls.teacher()).astype("float32")
+        distort = DISTORTED[name][0] if name else lambda t: t
+        scores = distort(cls.teacher()).astype("float32")
         mask = everywhere(scores)
-        fixed = {"scores": "z_score", "temperature": 1.0}
+        fixed = {"scores": "z_score", "teacher_temperature": 1.0}
         config = DistillConfig(**fixed | dict.fromkeys(auto, "auto"))
         chosen = choose(config, examine(scores, mask))
-        targets = transformed(scores, mask, chosen.transform) / chosen.unit
+        targets = (
+            transformed(scores, mask, chosen.transform) / chosen.teacher_temperature
+        )
         rng = np.random.default_rng(1)
         start = rng.normal(0, 0.3, (QUERIES, 4)), rng.normal(0, 0.3, (4, ITEMS))
         queries, items = (tf.Variable(value.astype("float32")) for value in start)
@@ -285,7 +287,7 @@ class TestEffectOfTheProposal:
             with tf.GradientTape() as tape:
                 student = queries @ items
                 loss = listwise_kl_divergence(
-                    targets, student, mask, chosen.temperature
+                    targets, student, mask, config.temperature
                 )
                 loss = tf.reduce_mean(loss)
             optimizer.apply(tape.gradient(loss, [queries, items]))
@@ -297,18 +299,18 @@ class TestEffectOfTheProposal:
 
     @pytest.mark.parametrize("name", ["sigmoid", "cubed", "exponentiated", "tanh"])
     def test_with_the_proposal_a_distorted_teacher_teaches_nearly_as_well(self, name):
-        good = self.agreement(None, "scores", "temperature")
-        cured = self.agreement(name, "scores", "temperature")
-        spoilt = self.agreement(name)
-        assert cured > 0.85 * good
-        assert spoilt < cured - 0.08
+        good = self.agreement(None, "scores", "teacher_temperature")
+        proposed = self.agreement(name, "scores", "teacher_temperature")
+        distorted = self.agreement(name)
+        assert proposed > 0.85 * good
+        assert distorted < proposed - 0.08
 
     def test_a_temperature_alone_does_not_correct_a_heavy_tail(self):
-        cured = self.agreement("exponentiated", "scores", "temperature")
-        assert self.agreement("exponentiated", "temperature") < cured - 0.05
+        proposed = self.agreement("exponentiated", "scores", "teacher_temperature")
+        assert self.agreement("exponentiated", "teacher_temperature") < proposed - 0.05
 
     def test_the_proposal_does_not_harm_a_well_shaped_teacher(self):
-        good = self.agreement(None, "scores", "temperature")
+        good = self.agreement(None, "scores", "teacher_temperature")
         assert good > self.agreement(None) - 0.03
 
 

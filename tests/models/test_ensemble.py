@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from recdistill.distillation.score_transforms import TRANSFORMS
 from recdistill.models.ensemble import EnsembleTeacher
-from recdistill.pipeline.teacher_config import EnsembleTeacherConfig
-from recdistill.pipeline.validation import compiled
+from recdistill.pipeline.config.teacher_section import EnsembleTeacherConfig
+from recdistill.pipeline.scorers import compiled
 
 
 @keras.saving.register_keras_serializable(package="tests")

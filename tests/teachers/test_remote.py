@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recdistill.errors import TeacherError
-from recdistill.pipeline.teacher_config import RemoteTeacherConfig
+from recdistill.pipeline.config.external_teacher_section import RemoteTeacherConfig
 from recdistill.pipeline.teacher_opening import raw_model
 from recdistill.serving.client.contract import SignatureContract, TensorContract
 from recdistill.serving.client.protocols import Answer

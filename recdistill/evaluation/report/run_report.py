@@ -149,7 +149,8 @@ class SoftTargetsPart(_Part):
     Attributes:
         transform: Transform of the scores of each list
             (`recdistill.distillation.score_transforms`).
-        temperature: Temperature of the softmax; None if training changes it.
+        teacher_temperature: Divides the transformed scores.
+        temperature: Temperature of the loss; divides both sides.
         chosen_by: "doctor" if the score doctor chose transform or temperature.
         effective: Effective number of candidates of a list (the exponential of the
             entropy of the soft targets); None if unknown.
@@ -159,7 +160,8 @@ class SoftTargetsPart(_Part):
     """
 
     transform: str
-    temperature: float | None
+    teacher_temperature: float
+    temperature: float
     chosen_by: Literal["configuration", "doctor"]
     effective: float | None = None
     list_size: float

@@ -245,9 +245,9 @@ class Calls:
         try:
             return read()
         except Exception as error:
-            said = f"the answer cannot be read: {type(error).__name__}: {error}"
+            detail = f"the answer cannot be read: {type(error).__name__}: {error}"
             raise error_of(
-                "INTERNAL", said, message.what, self._endpoint.url
+                "INTERNAL", detail, message.what, self._endpoint.url
             ) from error
 
     def _deadline(self, deadline_s: float | None) -> float:

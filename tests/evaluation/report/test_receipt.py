@@ -140,11 +140,12 @@ def test_the_receipt_describes_the_soft_targets():
     said = " ".join(shown(report(soft_targets=SOFT_TARGETS), 80).split())
     shares = "about 98.7 of 1,568 candidates have weight"
     assert (
-        f"Soft targets log, temperature 0.39 (chosen by the score doctor): {shares}"
-        in said
+        "Soft targets log, teacher temperature 0.39 (chosen by the score doctor): "
+        f"{shares}" in said
     )
-    changing = SOFT_TARGETS.model_copy(
-        update={"temperature": None, "effective": None, "chosen_by": "configuration"}
+    other = SOFT_TARGETS.model_copy(
+        update={"temperature": 2.0, "effective": None, "chosen_by": "configuration"}
     )
-    lines = shown(report(soft_targets=changing), 80).splitlines()
-    assert "Soft targets  log" in [line.rstrip() for line in lines]
+    lines = shown(report(soft_targets=other), 80).splitlines()
+    line = "Soft targets  log, teacher temperature 0.39, temperature 2"
+    assert line in [line.rstrip() for line in lines]
