@@ -169,7 +169,7 @@ def teacher_calls(
 
 _SIDES = {
     "keras_live": "keras.distillation.Distiller, the teacher runs in the step",
-    "keras_stored": "keras.distillation.Distiller, a teacher that returns stored scores",
+    "keras_stored": "keras.distillation.Distiller, a teacher returns stored scores",
     "recdistill_live": "recdistill.Distiller, the teacher runs in the step",
     "recdistill_stored": "recdistill.Distiller, same teacher, scores in the batch",
 }
