@@ -125,7 +125,7 @@ BENCHMARK = Benchmark(
     ),
     reading={
         "refit_ms": "Milliseconds for all queries, with one fit for each.",
-        "closed_form_ms": "Milliseconds for all queries by `Affinity`, including its fit.",
+        "closed_form_ms": "Milliseconds for all queries by `Affinity`, with its fit.",
         "speedup": "Speed-up of the closed form over refitting.",
         "difference": (
             "Largest difference between the scores of both, in standard deviations of "

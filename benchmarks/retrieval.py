@@ -74,15 +74,15 @@ BENCHMARK = Benchmark(
         "exclusions, ids."
     ),
     reading={
-        "matmul_ms": "Milliseconds of a SavedModel with a matrix product and k outputs.",
+        "matmul_ms": "Milliseconds of a SavedModel with one matrix product.",
         "exact_ms": "Milliseconds of `recommend` with the exact index.",
         "exact_over_matmul": "`exact_ms` divided by `matmul_ms`; the bar is 1.15.",
         "keras_rs_ms": "Milliseconds per query of keras-rs `BruteForceRetrieval`.",
         "tfrs_ms": "Milliseconds per query of TFRS `BruteForce`.",
         "ivf_ms": "Milliseconds of `recommend` with the IVF index.",
-        "ivf_recall": "Its recall@k, on queries that were not used to choose the probes.",
+        "ivf_recall": "Its recall@k, on queries that did not choose the probes.",
         "ivf_share_read": "Share of the lists that a search reads.",
-        "ivf_build_s": "Seconds to cluster all items, choose the probes and fill the lists.",
+        "ivf_build_s": "Seconds to cluster all items and choose the probes.",
         "ivf_speedup_over_keras_rs": "Speed-up over keras-rs; the bar is 15.",
         "ivf_speedup_over_tfrs": "Speed-up over TFRS; the bar is 15.",
         "gather_ms": "Milliseconds of a SavedModel with a gather and dot products.",
