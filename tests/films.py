@@ -1,4 +1,4 @@
-"""A model of sixty films, for the tests of export: schema, items, queries, student."""
+"""Films model for the export tests: schema, sixty items, queries and student."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ from recdistill.models.two_tower import TwoTowerStudent
 
 ITEMS = [f"item-{k}" for k in range(57)] + ["größe", "映画", "новинка"]
 KNOWN = ITEMS[:58]
-"""The last two items joined the catalogue after training."""
+"""Vocabulary of the training data; the last two items are newer."""
 
 
 def build_schema():

@@ -97,8 +97,18 @@ def read_frames(
 
 
 def _arrow_table(name: str, table: pd.DataFrame | pa.Table) -> pa.Table:
-    if isinstance(table, pa.Table):
-        return table.replace_schema_metadata(None)
+    """Arrow table without metadata, in which all text has the same type."""
+    if not isinstance(table, pa.Table):
+        table = _from_pandas(name, table)
+    kinds = [
+        pa.string() if pa.types.is_large_string(kind) else kind
+        for kind in table.schema.types
+    ]
+    schema = pa.schema(list(zip(table.column_names, kinds, strict=True)))
+    return table.replace_schema_metadata(None).cast(schema)
+
+
+def _from_pandas(name: str, table: pd.DataFrame) -> pa.Table:
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):

@@ -116,13 +116,17 @@ def item_ids(ids: Any) -> list[str]:
 
 
 def _array(argument: str, name: str, values: Any) -> tuple[np.ndarray, bool]:
-    plain = isinstance(values, np.ndarray) and values.dtype != object
-    rows, varies = values if plain else list(values), False
-    if not plain and rows and isinstance(rows[0], list | tuple | np.ndarray):
-        lists = [np.asarray(row) for row in rows]
-        varies = len({len(row) for row in lists}) > 1
-        rows = _padded(lists)
-    array = np.asarray(rows)
+    varies = False
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        array = values
+    else:
+        rows = list(values)
+        if rows and isinstance(rows[0], list | tuple | np.ndarray):
+            lists = [_row(row) for row in rows]
+            varies = len({len(row) for row in lists}) > 1
+            array = _padded(lists)
+        else:
+            array = _row(rows)
     if array.dtype.kind in "OUTS":
         return _texts(argument, name, array), varies
     if array.dtype.kind == "f":
@@ -133,6 +137,12 @@ def _array(argument: str, name: str, values: Any) -> tuple[np.ndarray, bool]:
         f"`{argument}` must hold text or numbers for the input {name!r}. "
         f"Received: dtype {array.dtype}, shape {array.shape}"
     )
+
+
+def _row(values: Any) -> np.ndarray:
+    """Values as an array; NumPy would turn a number among texts into text."""
+    texts = any(isinstance(value, str | bytes) for value in values)
+    return np.asarray(values, object) if texts else np.asarray(values)
 
 
 def _padded(lists: list[np.ndarray]) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""Another catalogue under a model that is served: new items, the same towers.
+"""Reindexing: `reindex` replaces the items of an export without touching its towers.
 
-Item embeddings are variables of a SavedModel, and its graph knows neither the items nor
-their number (`recdistill.retrieval.catalogue`). So the new items go through the
-exported candidate tower, and the next version is the old one with other variables:
-graph and towers are copied byte by byte. Neither Keras nor the training data nor the
-training code is needed; the queries that prove the version are those that the old one
-keeps.
+Item embeddings are variables of the SavedModel, and its graph contains neither the
+items nor their number (`recdistill.retrieval.catalogue`). The exported candidate tower
+encodes the new items, and the next version is a copy of the old one with other
+variables: graph and towers are copied byte for byte. It needs neither Keras nor the
+training data nor the training code. The parity check uses the queries that the old
+version contains.
 """
 
 from __future__ import annotations
@@ -50,36 +50,38 @@ def reindex(
     version: int | None = None,
     warm_up_batches: tuple[int, ...] | None = None,
 ) -> Export:
-    """Publishes the next version of a model: another catalogue, everything else kept.
+    """Publishes the next version of a model with another catalogue.
 
-    The kind of index, its storage, the target recall and `top_k` stay; an IVF index is
-    clustered anew, and its number of probes chosen anew.
+    The kind of index, its storage, the target recall and `top_k` stay the same; for an
+    IVF index, clusters and number of probes are computed again.
 
     Args:
         folder: The folder of the model's versions, `…/name`.
-        items: The new catalogue: one row an item, with the columns that the export's
-            item table had for the student's features.
-        version: The version that gives the towers; the highest if not given.
-        warm_up_batches: Batch sizes of the warm-up requests; those of the old version
-            if not given.
+        items: The new catalogue: one row for each item. For a student it has the
+            columns of the candidate's features; for an export of `export_towers`, the
+            inputs of the candidate tower and the ids as `item_id`.
+        version: Version whose towers are used (default: the latest).
+        warm_up_batches: Batch sizes of the warm-up requests (default: those of the old
+            version).
 
     Returns:
         The published version.
 
     Raises:
-        ReindexError: If there is no such version or none that can be reindexed, or
-            there are fewer items than `top_k`.
-        ExportError: If the new version does not answer as it should.
+        ReindexError: If the version does not exist, cannot be reindexed or has no
+            candidate tower, or if there are fewer items than `top_k`.
+        NotAnExportError: If the version has no manifest.
+        ExportError: If the new version does not answer as its towers do.
         BusyError: If another process is publishing to the same place.
-        ValueError: If an item is listed twice; DataError, a ValueError, if the table
-            has a bad value.
+        ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
+            bad value.
     """
     old = _version(folder, version)
     manifest = _manifest(old)
     if items.num_rows < manifest["top_k"]:
         raise ReindexError(
-            f"`items` must be at least as many as the plain call of {old} returns, "
-            f"{manifest['top_k']}. Received: {items.num_rows}"
+            f"`items` must have at least as many rows as `serving_default` of {old} "
+            f"returns items, {manifest['top_k']}. Received: {items.num_rows}"
         )
     if "encode_candidates" not in manifest["signatures"]:
         raise ReindexError(
@@ -115,8 +117,8 @@ def _version(folder: Path, version: int | None) -> Path:
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"
         raise ReindexError(
-            f"`folder` must hold the version{wanted} of a model, as `recdistill "
-            f"export` writes it. Received: {folder} with {found or 'no version'}"
+            f"`folder` must hold the version{wanted} of a model that recdistill "
+            f"exported. Received: {folder} with {found or 'no version'}"
         )
     return folder / str(version if version is not None else found[-1])
 
@@ -125,9 +127,8 @@ def _manifest(version: Path) -> dict[str, Any]:
     manifest = read_manifest(version)
     if manifest["format"] != FORMAT:
         raise ReindexError(
-            f"`folder` must hold an export of format {FORMAT}, whose graph does not "
-            f"know its items: export it anew. Received: format {manifest['format']} in "
-            f"{version}"
+            f"`folder` must hold an export of format {FORMAT}; export the model again. "
+            f"Received: format {manifest['format']} in {version}"
         )
     return manifest
 
@@ -138,7 +139,7 @@ def _live(
     manifest: Mapping[str, Any],
     items: pa.Table,
 ) -> Live:
-    """What the old version's towers say of the new items and the kept queries."""
+    """Embeddings of the new items and of the stored queries, by the old towers."""
     [log] = read_logs(old / REAL_QUERIES)
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
@@ -180,7 +181,7 @@ def _item_rows(
 
 
 def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
-    """The specification among what the manifest says of a feature."""
+    """Specification of a feature from its entry in the manifest."""
     kind = SPECS[entry["kind"]]
     return kind.model_validate(
         {k: v for k, v in entry.items() if k in kind.model_fields}
@@ -188,7 +189,7 @@ def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
 
 
 def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
-    """The old version's files, with the catalogue's variables among the old ones."""
+    """Copies the old version's files, with the new variables of the catalogue."""
     for part in ("saved_model.pb", "fingerprint.pb"):
         if (old / part).exists():
             shutil.copyfile(old / part, staging / part)

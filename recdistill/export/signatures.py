@@ -153,7 +153,8 @@ class Servable:
         _restore_input_names(folder, self.signatures)
 
     def _query(self, inputs: Tensors) -> tf.Tensor:
-        return self._embedding(self.towers.encode_query(inputs))
+        own = {name: inputs[name] for name in self.towers.query_inputs}
+        return self._embedding(self.towers.encode_query(own))
 
     def _embedding(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(bounded(vectors), [None, self.catalogue.index.dim])

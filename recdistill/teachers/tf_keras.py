@@ -74,9 +74,9 @@ class TfKerasModel:
             "output": output,
             "folder": str(Path.cwd()),
         }
-        self._said = tempfile.TemporaryFile()
-        self._process = _start(settings, self._said)
-        self._close = weakref.finalize(self, _stop, self._process, self._said)
+        self._stderr = tempfile.TemporaryFile()
+        self._process = _start(settings, self._stderr)
+        self._close = weakref.finalize(self, _stop, self._process, self._stderr)
         hello = json.loads(self._read(HELLO, "could not be loaded"))
         inputs = hello["inputs"]
         self.inputs: Mapping[str, InputSpec] | None = None
@@ -113,10 +113,10 @@ class TfKerasModel:
                 f"{self._status()}. Its last lines:\n{self._last_lines()}"
             )
         if ERROR in answer:
-            said = answer[ERROR].item().decode()
+            trace = answer[ERROR].item().decode()
             raise TeacherError(
-                f"The teacher {self.label} {what}: {said.strip().splitlines()[-1]}\n"
-                f"{said[-LAST_BYTES:]}"
+                f"The teacher {self.label} {what}: {trace.strip().splitlines()[-1]}\n"
+                f"{trace[-LAST_BYTES:]}"
             )
         value = answer[key]
         return value.item().decode() if key == HELLO else value
@@ -128,27 +128,27 @@ class TfKerasModel:
             return None
 
     def _last_lines(self) -> str:
-        if self._said.closed:
+        if self._stderr.closed:
             return "(closed)"
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - LAST_BYTES))
-        return self._said.read().decode(errors="replace").strip()
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - LAST_BYTES))
+        return self._stderr.read().decode(errors="replace").strip()
 
 
-def _start(settings: Mapping[str, Any], said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(settings: Mapping[str, Any], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     own = {"TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(
         [sys.executable, "-P", legacy_process.__file__, json.dumps(settings)],
         env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **own},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=said,
+        stderr=stderr,
     )
 
 
-def _stop(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
+def _stop(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
     """Closes the pipes, which ends the process, and waits for it."""
-    for stream in (process.stdin, process.stdout, said):
+    for stream in (process.stdin, process.stdout, stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()

@@ -206,11 +206,25 @@ class TestErrors:
             list(data.interactions())
 
 
+def test_times_with_a_zone_become_microseconds_in_utc():
+    times = pd.to_datetime(["2024-01-01T01:00+01:00"] * 3)
+    rows = everything(read_frames({"interactions": log(timestamp=times)}))
+    assert rows["timestamp"].to_pylist() == [1_704_067_200_000_000] * 3
+
+
+def test_nullable_integers_are_ids():
+    typed = log().astype({"user_id": "Int64"})
+    rows = everything(read_frames({"interactions": typed}))
+    assert rows["user_id"].to_pylist() == ["1", "1", "2"]
+
+
 def test_text_may_have_any_pandas_type(tmp_path):
     frame = log()
     for kind in ("object", "string", "string[pyarrow]"):
         typed = frame.astype({"item_id": kind})
-        got = everything(read_frames({"interactions": typed}))
+        data = read_frames({"interactions": typed})
+        assert data.fingerprint == read_frames({"interactions": frame}).fingerprint
+        got = everything(data)
         assert got["item_id"].type == pa.string()
         assert got["item_id"].to_pylist() == ["a", "b", "a"]
     pq.write_table(pa.Table.from_pandas(typed), tmp_path / "interactions.parquet")

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -107,6 +108,8 @@ class FakeServer:
         at_once: Maximum number of predictions that ran at the same time.
         versions: Number and state of each version.
         metadata_calls: Number of requests for the signatures.
+        open_gate: Predictions wait until it is set, which it is at first.
+        hang_up: Closes all REST connections.
     """
 
     failures: deque = field(default_factory=deque)
@@ -123,6 +126,7 @@ class FakeServer:
     rest_port: int = 0
     connections: set = field(default_factory=set)
     open_gate: threading.Event = field(default_factory=threading.Event)
+    hang_up: Callable = lambda: None
 
     def __post_init__(self):
         self.open_gate.set()
@@ -377,6 +381,7 @@ def serving(grpc_port=0, rest_port=0):
     server.start()
     rest = _Http(("127.0.0.1", rest_port), Rest)
     rest.fake, fake.rest_port = fake, rest.server_address[1]
+    fake.hang_up = rest.hang_up
     # `shutdown` waits for the poll interval.
     thread = threading.Thread(target=rest.serve_forever, args=[0.02], daemon=True)
     thread.start()

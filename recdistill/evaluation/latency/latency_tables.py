@@ -86,11 +86,12 @@ def render_latency(
     reason = why_no_energy()
     title = f"{first.path}, in a separate process"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.collapse_padding = True
     table.add_column("call", no_wrap=True)
     for heading in ("thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"):
         table.add_column(heading, justify="right", no_wrap=True)
     if reason is None:
-        table.add_column("joules", justify="right")
+        table.add_column("J", justify="right", no_wrap=True)
     for each in (call for run in runs for call in run.calls):
         latency = each.throughput.latency
         joules = each.throughput.joules
@@ -113,8 +114,8 @@ def render_latency(
         f"{core_price:g} per core-hour, if the cores are never idle.",
         f"flops: {first.counted}.",
     ]
-    if reason is not None:
-        notes.append(f"Energy was not measured: {reason}.")
+    energy = f"Energy was not measured: {reason}." if reason else "J: joules a request."
+    notes.append(energy)
     texts = [Text(note, style="dim") for note in notes]
     return Group(table, *texts, *([_side_by_side(pair)] if pair else []))
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from recdistill.serving.client.channels import (
     GRPC_OPTIONS,
     HEADERS,
     Endpoint,
-    rest_said,
+    rest_error,
 )
 from recdistill.serving.client.protocols import Message
 from recdistill.serving.client.serving_errors import code_of_status, error_of
@@ -26,33 +26,6 @@ from recdistill.serving.client.serving_errors import code_of_status, error_of
 __all__ = ["AsyncChannel", "AsyncGrpcChannel", "AsyncRestChannel", "open_async_channel"]
 
 _Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class AsyncChannel(Protocol):
-    """Connection to a server. It belongs to the event loop that uses it first."""
-
-    async def send(self, message: Message, timeout_s: float) -> bytes:
-        """Sends a message and returns the answer.
-
-        Raises:
-            ServingError: If no answer arrives within `timeout_s` seconds.
-        """
-
-    async def close(self) -> None:
-        """Closes the connections."""
-
-
-def open_async_channel(endpoint: Endpoint, connections: int = 512) -> AsyncChannel:
-    """Creates the channel of an endpoint. It connects on first use.
-
-    Args:
-        endpoint: The server.
-        connections: Maximum number of connections over REST. Further calls wait, and
-            the wait counts towards their timeouts.
-    """
-    if endpoint.rest:
-        return AsyncRestChannel(endpoint, connections)
-    return AsyncGrpcChannel(endpoint)
 
 
 class AsyncGrpcChannel:
@@ -64,7 +37,11 @@ class AsyncGrpcChannel:
         self._calls: dict[str, Any] = {}
 
     async def send(self, message: Message, timeout_s: float) -> bytes:
-        """Sends a message and returns the answer."""
+        """Sends a message and returns the answer.
+
+        Raises:
+            ServingError: If no answer arrives within `timeout_s` seconds.
+        """
         from grpc.aio import AioRpcError
 
         call = self._calls.get(message.path)
@@ -111,17 +88,21 @@ class AsyncRestChannel:
         self._headers = f"Host: {endpoint.address}\r\n{fixed}"
 
     async def send(self, message: Message, timeout_s: float) -> bytes:
-        """Sends a message and returns the answer."""
+        """Sends a message and returns the answer.
+
+        Raises:
+            ServingError: If no answer arrives within `timeout_s` seconds.
+        """
         try:
             async with asyncio.timeout(timeout_s), self._places:
                 status, body = await self._request(message)
         except TimeoutError as error:
             raise self._failure("DEADLINE_EXCEEDED", "timed out", message) from error
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            said = str(error) or type(error).__name__
-            raise self._failure("UNAVAILABLE", said, message) from error
+            detail = str(error) or type(error).__name__
+            raise self._failure("UNAVAILABLE", detail, message) from error
         if status != 200:
-            raise self._failure(code_of_status(status), rest_said(body), message)
+            raise self._failure(code_of_status(status), rest_error(body), message)
         return body
 
     async def _request(self, message: Message) -> tuple[int, bytes]:
@@ -160,8 +141,8 @@ class AsyncRestChannel:
                 writer.close()
         return status, answer
 
-    def _failure(self, code: str, said: str, message: Message) -> Exception:
-        return error_of(code, said, message.what, self._endpoint.url)
+    def _failure(self, code: str, detail: str, message: Message) -> Exception:
+        return error_of(code, detail, message.what, self._endpoint.url)
 
     async def close(self) -> None:
         """Closes the idle connections."""
@@ -195,3 +176,20 @@ async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
     if "content-length" in headers:
         return await reader.readexactly(int(headers["content-length"]))
     return await reader.read()
+
+
+AsyncChannel: TypeAlias = AsyncGrpcChannel | AsyncRestChannel
+"""Connection to a server. It belongs to the event loop that uses it first."""
+
+
+def open_async_channel(endpoint: Endpoint, connections: int = 512) -> AsyncChannel:
+    """Creates the channel of an endpoint. It connects on first use.
+
+    Args:
+        endpoint: The server.
+        connections: Maximum number of connections over REST. Further calls wait, and
+            the wait counts towards their timeouts.
+    """
+    if endpoint.rest:
+        return AsyncRestChannel(endpoint, connections)
+    return AsyncGrpcChannel(endpoint)

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from recdistill.serving.client.protocols import GRPC, REST, Message, ServingProtocol
@@ -22,7 +22,7 @@ from recdistill.serving.client.serving_errors import (
     error_of,
 )
 
-__all__ = ["Channel", "Endpoint", "GrpcChannel", "RestChannel", "open_channel"]
+__all__ = ["Channel", "Endpoint", "open_channel"]
 
 GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # The caller chose the size of the answer.
@@ -97,26 +97,7 @@ class Endpoint:
         return cls(whole.rstrip("/"), host, port, rest, parts.scheme.endswith("s"))
 
 
-class Channel(Protocol):
-    """Connection to a server."""
-
-    def send(self, message: Message, timeout_s: float) -> bytes:
-        """Sends a message and returns the answer.
-
-        Raises:
-            ServingError: If no answer arrives within `timeout_s` seconds.
-        """
-
-    def close(self) -> None:
-        """Closes the connections."""
-
-
-def open_channel(endpoint: Endpoint) -> Channel:
-    """Creates the channel of an endpoint. It connects on first use."""
-    return RestChannel(endpoint) if endpoint.rest else GrpcChannel(endpoint)
-
-
-def rest_said(body: bytes) -> str:
+def rest_error(body: bytes) -> str:
     """The error message in the body of a REST answer."""
     try:
         return str(json.loads(body)["error"])
@@ -141,7 +122,11 @@ class GrpcChannel:
         self._calls: dict[str, Any] = {}
 
     def send(self, message: Message, timeout_s: float) -> bytes:
-        """Sends a message and returns the answer."""
+        """Sends a message and returns the answer.
+
+        Raises:
+            ServingError: If no answer arrives within `timeout_s` seconds.
+        """
         call = self._calls.get(message.path)
         if call is None:
             # Without serializers, the call takes and returns bytes.
@@ -175,14 +160,23 @@ class RestChannel:
         self._timeout = httpx.TimeoutException
         self._http = httpx.Client(
             base_url=f"http{'s' * endpoint.encrypted}://{endpoint.address}",
-            headers=HEADERS,
+            headers={**HEADERS, "Accept-Encoding": "identity"},
             verify=ssl.create_default_context() if endpoint.encrypted else False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            # No limits: threads may share the client, and idle connections are kept.
+            limits=httpx.Limits(
+                max_connections=None,
+                max_keepalive_connections=None,
+                keepalive_expiry=None,
+            ),
         )
 
     def send(self, message: Message, timeout_s: float) -> bytes:
-        """Sends a message and returns the answer."""
+        """Sends a message and returns the answer.
+
+        Raises:
+            ServingError: If no answer arrives within `timeout_s` seconds.
+        """
         deadline = time.monotonic() + timeout_s
         method = "GET" if message.body is None else "POST"
         body = bytearray()
@@ -193,7 +187,7 @@ class RestChannel:
                 content=message.body,
                 extensions={"timeout": _TimeLeft(deadline)},
             ) as response:
-                for chunk in response.iter_bytes():
+                for chunk in response.iter_raw():
                     body += chunk
                     if time.monotonic() > deadline:
                         raise self._failure("DEADLINE_EXCEEDED", "timed out", message)
@@ -202,12 +196,12 @@ class RestChannel:
         except self._failures as error:
             raise self._failure("UNAVAILABLE", error, message) from error
         if response.status_code != 200:
-            code, said = code_of_status(response.status_code), rest_said(bytes(body))
-            raise self._failure(code, said, message)
+            code, detail = code_of_status(response.status_code), rest_error(bytes(body))
+            raise self._failure(code, detail, message)
         return bytes(body)
 
-    def _failure(self, code: str, said: object, message: Message) -> ServingError:
-        text = str(said) or type(said).__name__
+    def _failure(self, code: str, detail: object, message: Message) -> ServingError:
+        text = str(detail) or type(detail).__name__
         return error_of(code, text, message.what, self._endpoint.url)
 
     def close(self) -> None:
@@ -230,3 +224,12 @@ class _TimeLeft(Mapping[str, float]):
 
     def __len__(self) -> int:
         return 4
+
+
+Channel: TypeAlias = GrpcChannel | RestChannel
+"""Connection to a server."""
+
+
+def open_channel(endpoint: Endpoint) -> Channel:
+    """Creates the channel of an endpoint. It connects on first use."""
+    return RestChannel(endpoint) if endpoint.rest else GrpcChannel(endpoint)

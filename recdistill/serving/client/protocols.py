@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -100,45 +100,19 @@ class VersionStatus:
     Attributes:
         version: Version number.
         state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        said: Error message of a failed load; else empty.
+        error: Error message of a failed load; else empty.
     """
 
     version: int
     state: str
-    said: str
-
-
-class ServingProtocol(Protocol):
-    """Encodes calls and decodes answers. An invalid answer raises a ValueError."""
-
-    def predict(
-        self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
-    ) -> Message:
-        """Encodes a call of a signature."""
-
-    def answer(
-        self, body: bytes, target: Target, contract: SignatureContract
-    ) -> Answer:
-        """Decodes the answer to `predict`."""
-
-    def answering_version(self, body: bytes, target: Target) -> int | None:
-        """Model version in the answer to `predict`; None if it is not reported."""
-
-    def metadata(self, target: Target) -> Message:
-        """Encodes a request for the signatures."""
-
-    def signatures(self, body: bytes) -> Signatures:
-        """Decodes the answer to `metadata`."""
-
-    def status(self, target: Target) -> Message:
-        """Encodes a request for the state of all versions."""
-
-    def versions(self, body: bytes) -> list[VersionStatus]:
-        """Decodes the answer to `status`, latest version first."""
+    error: str
 
 
 class GrpcProtocol:
-    """gRPC: `PredictionService` and `ModelService`."""
+    """gRPC: `PredictionService` and `ModelService`.
+
+    Decoding raises an error of any kind if an answer is invalid.
+    """
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
@@ -208,7 +182,10 @@ class GrpcProtocol:
 
 
 class RestProtocol:
-    """REST: JSON in the columnar format, which allows outputs of any shape."""
+    """REST: JSON in the columnar format, which allows outputs of any shape.
+
+    Decoding raises an error of any kind if an answer is invalid.
+    """
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
@@ -283,8 +260,10 @@ class RestProtocol:
         return sorted(found, key=lambda each: -each.version)
 
 
-GRPC: ServingProtocol = GrpcProtocol()
-REST: ServingProtocol = RestProtocol()
+ServingProtocol: TypeAlias = GrpcProtocol | RestProtocol
+"""Encodes calls and decodes answers."""
+
+GRPC, REST = GrpcProtocol(), RestProtocol()
 
 
 def _what(target: Target, call: str) -> str:

@@ -29,17 +29,17 @@ class ServingError(RecdistillError, RuntimeError):
 
     Attributes:
         code: Name of the gRPC status code, such as `"INTERNAL"`.
-        said: Message of the server, or of the connection if no server was reached.
+        detail: Message of the server, or of the connection if no server was reached.
         endpoint: URL of the server.
     """
 
-    def __init__(self, code: str, said: str, what: str, endpoint: str) -> None:
-        super().__init__(f"{what} at {endpoint} failed with {code}: {said}")
-        self.code, self.said, self.endpoint = code, said, endpoint
+    def __init__(self, code: str, detail: str, what: str, endpoint: str) -> None:
+        super().__init__(f"{what} at {endpoint} failed with {code}: {detail}")
+        self.code, self.detail, self.endpoint = code, detail, endpoint
         self._what = what
 
     def __reduce__(self) -> tuple[type[ServingError], tuple[str, str, str, str]]:
-        return type(self), (self.code, self.said, self._what, self.endpoint)
+        return type(self), (self.code, self.detail, self._what, self.endpoint)
 
 
 class InvalidRequestError(ServingError):
@@ -96,12 +96,12 @@ def code_of_status(status: int) -> str:
     return _STATUS.get(status, "UNKNOWN")
 
 
-def error_of(code: str, said: str, what: str, endpoint: str) -> ServingError:
+def error_of(code: str, detail: str, what: str, endpoint: str) -> ServingError:
     """Creates the error of a gRPC status code, of the matching class.
 
     Args:
         code: Name of the gRPC status code.
-        said: Message of the server.
+        detail: Message of the server.
         what: Description of the request, the subject of the sentence.
         endpoint: URL of the server.
 
@@ -109,4 +109,4 @@ def error_of(code: str, said: str, what: str, endpoint: str) -> ServingError:
         >>> error_of("NOT_FOUND", "no films", "`rank`", "grpc://a:8500")
         NotFoundError('`rank` at grpc://a:8500 failed with NOT_FOUND: no films')
     """
-    return _KINDS.get(code, ServingError)(code, said, what, endpoint)
+    return _KINDS.get(code, ServingError)(code, detail, what, endpoint)

@@ -20,7 +20,7 @@ from typing import Literal
 
 from recdistill.errors import LaunchError
 from recdistill.export.layout import versions
-from recdistill.serving.deploy.model_server import server_flags
+from recdistill.serving.deploy.model_server import PORTS, server_flags
 from recdistill.serving.deploy.models_config import Models, write_monitoring
 
 __all__ = [
@@ -46,9 +46,6 @@ _MODELS_FILE, _MONITORING_FILE = "models.config", "monitoring.config"
 _BATCHING_FILE = "batching.config"
 _FOLDERS, _CONFIG, _OWN_CONFIG = Path("/models"), Path("/config"), Path("/own-config")
 """Folders in a container: models, written configuration, a given `models.config`."""
-
-_INSIDE = {"port": 8500, "rest_api_port": 8501}
-"""Ports inside a container."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ def model_server_command(
         flags["enable_batching"] = True
         flags["batching_parameters_file"] = str(there / _BATCHING_FILE)
     if in_container:
-        return [*_docker(launch, config), image, *server_flags({**_INSIDE, **flags})]
+        return [*_docker(launch, config), image, *server_flags({**PORTS, **flags})]
     ports = {"port": launch.port, "rest_api_port": launch.rest_port}
     return [BINARY, *server_flags({**ports, **flags})]
 
@@ -246,7 +243,7 @@ def _docker(launch: Launch, config: Path) -> list[str]:
         # It names folders of this machine, so they keep their paths.
         mounts[launch.models.resolve().parent] = _OWN_CONFIG
         mounts[launch.exports.resolve()] = launch.exports.resolve()
-    ports = {launch.port: _INSIDE["port"], launch.rest_port: _INSIDE["rest_api_port"]}
+    ports = {launch.port: PORTS["port"], launch.rest_port: PORTS["rest_api_port"]}
     return [
         "docker",
         "run",

@@ -10,58 +10,30 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 FLAGS = frozenset(
-    {
-        "allow_version_labels_for_unavailable_models",
-        "batching_parameters_file",
-        "enable_batching",
-        "enable_grpc_healthcheck_service",
-        "enable_model_warmup",
-        "enable_per_model_batching_parameters",
-        "enable_profiler",
-        "enable_serialization_as_tensor_content",
-        "enable_signature_method_name_check",
-        "file_system_poll_wait_seconds",
-        "flush_filesystem_caches",
-        "grpc_channel_arguments",
-        "grpc_max_threads",
-        "grpc_socket_path",
-        "load_retry_interval_micros",
-        "max_num_load_retries",
-        "mixed_precision",
-        "model_base_path",
-        "model_config_file",
-        "model_config_file_poll_wait_seconds",
-        "model_name",
-        "monitoring_config_file",
-        "num_load_threads",
-        "num_request_iterations_for_warmup",
-        "num_tflite_interpreters_per_pool",
-        "num_tflite_pools",
-        "num_unload_threads",
-        "per_process_gpu_memory_fraction",
-        "platform_config_file",
-        "port",
-        "prefer_tflite_model",
-        "remove_unused_fields_from_bundle_metagraph",
-        "rest_api_enable_cors_support",
-        "rest_api_num_threads",
-        "rest_api_port",
-        "rest_api_timeout_in_ms",
-        "saved_model_tags",
-        "skip_initialize_tpu",
-        "ssl_config_file",
-        "tensorflow_inter_op_parallelism",
-        "tensorflow_intra_op_parallelism",
-        "tensorflow_session_config_file",
-        "tensorflow_session_parallelism",
-        "thread_pool_factory_config_file",
-        "use_alts_credentials",
-        "version",
-        "xla_cpu_compilation_enabled",
-        "xla_gpu_compilation_enabled",
-    }
+    """
+    allow_version_labels_for_unavailable_models batching_parameters_file enable_batching
+    enable_grpc_healthcheck_service enable_model_warmup
+    enable_per_model_batching_parameters enable_profiler
+    enable_serialization_as_tensor_content enable_signature_method_name_check
+    file_system_poll_wait_seconds flush_filesystem_caches grpc_channel_arguments
+    grpc_max_threads grpc_socket_path load_retry_interval_micros max_num_load_retries
+    mixed_precision model_base_path model_config_file
+    model_config_file_poll_wait_seconds model_name monitoring_config_file
+    num_load_threads num_request_iterations_for_warmup num_tflite_interpreters_per_pool
+    num_tflite_pools num_unload_threads per_process_gpu_memory_fraction
+    platform_config_file port prefer_tflite_model
+    remove_unused_fields_from_bundle_metagraph rest_api_enable_cors_support
+    rest_api_num_threads rest_api_port rest_api_timeout_in_ms saved_model_tags
+    skip_initialize_tpu ssl_config_file tensorflow_inter_op_parallelism
+    tensorflow_intra_op_parallelism tensorflow_session_config_file
+    tensorflow_session_parallelism thread_pool_factory_config_file use_alts_credentials
+    version xla_cpu_compilation_enabled xla_gpu_compilation_enabled
+    """.split()
 )
 """All flags declared in the server's `main.cc`."""
+
+PORTS = {"port": 8500, "rest_api_port": 8501}
+"""Ports for gRPC, and for REST and metrics, in containers and generated commands."""
 
 COUNTERS: Mapping[str, tuple[str, ...]] = {
     ":tensorflow:serving:request_count": ("model_name", "status"),
@@ -111,13 +83,7 @@ def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
     return arguments
 
 
-def server_arguments(
-    config: str,
-    *,
-    port: int = 8500,
-    rest_port: int = 8501,
-    batch_threads: int | None = None,
-) -> list[str]:
+def server_arguments(config: str, *, batch_threads: int | None = None) -> list[str]:
     """Arguments of a server whose configuration files are in one folder.
 
     The server reloads `models.config` every ten seconds, so that labels move without a
@@ -128,21 +94,11 @@ def server_arguments(
         config: Path of the folder inside the server's file system, with
             `models.config` and `monitoring.config`, and with `batching.config` if
             `batch_threads` is given.
-        port: gRPC port.
-        rest_port: Port for REST and metrics.
         batch_threads: Number of batching threads; each batch is then computed on one
             thread. None for no batching.
-
-    Raises:
-        ValueError: If both ports are the same.
     """
-    if port == rest_port:
-        raise ValueError(
-            f"`rest_port` must differ from `port`. Received: rest_port={rest_port}"
-        )
     flags: dict[str, str | int | bool] = {
-        "port": port,
-        "rest_api_port": rest_port,
+        **PORTS,
         "model_config_file": f"{config}/models.config",
         "model_config_file_poll_wait_seconds": 10,
         "allow_version_labels_for_unavailable_models": True,

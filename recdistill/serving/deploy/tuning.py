@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from recdistill.evaluation.latency.saved_model_timing import (
 )
 from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
+    REPEATED,
     CallTime,
     Choice,
     choose_batching,
@@ -172,15 +173,8 @@ def explain(swept: Sweep) -> list[str]:
         f"a p99 of {swept.budget_ms:g} ms inside the server."
     ]
     if not swept.choice.holds_budget:
-        lines.append(
-            "A FULL BATCH EXCEEDS THE BUDGET: raise it, or export with smaller warm-up "
-            "requests."
-        )
-    values = vars(swept.choice.batching)
-    for name, reason in swept.choice.why.items():
-        value = values[name]
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"{name} {shown}: {reason}.")
+        lines.append(_OVER_BUDGET.upper())
+    lines += [f"{name} {value}: {why}." for name, value, why in _reasons(swept.choice)]
     return [part for line in lines for part in textwrap.wrap(line, 76)]
 
 
@@ -189,19 +183,25 @@ def render_sweep(swept: Sweep) -> Group:
     table = Table(title=f"{swept.name}: a full batch while all threads are busy")
     for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
         table.add_column(heading, justify="right")
-    batching = swept.choice.batching
     for size, time in sorted(swept.slowest.items()):
         row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
-        style = "bold" if size == batching.max_batch_size else None
-        table.add_row(str(size), *row, style=style)
+        chosen = size == swept.choice.batching.max_batch_size
+        table.add_row(str(size), *row, style="bold" if chosen else None)
     reasons = Table(show_header=False, box=None)
-    for name, why in swept.choice.why.items():
-        value = getattr(batching, name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        reasons.add_row(Text(name, style="bold"), shown, Text(why, style="dim"))
-    warning = Text(
-        "A full batch exceeds the budget: raise it, or export with smaller warm-up "
-        "requests.",
-        style="bold yellow",
-    )
+    for name, value, why in _reasons(swept.choice):
+        reasons.add_row(Text(name, style="bold"), value, Text(why, style="dim"))
+    warning = Text(_OVER_BUDGET, style="bold yellow")
     return Group(table, reasons, *([] if swept.choice.holds_budget else [warning]))
+
+
+_OVER_BUDGET = (
+    "A full batch exceeds the budget: raise it, or export with smaller warm-up "
+    "requests."
+)
+
+
+def _reasons(choice: Choice) -> Iterator[tuple[str, str, str]]:
+    """Name, value and reason of each parameter."""
+    for name, why in choice.why.items():
+        value = getattr(choice.batching, name)
+        yield name, " ".join(map(str, value)) if name in REPEATED else str(value), why

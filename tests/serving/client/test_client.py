@@ -71,19 +71,21 @@ def trickling():
     stopped = threading.Event()
 
     def serve():
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), listener.accept()[0] as connection:
             connection.recv(65_536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
             while not stopped.wait(0.02):
                 connection.sendall(b" ")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
         thread = threading.Thread(target=serve)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        stopped.set()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopped.set()
+            thread.join()
 
 
 @pytest.fixture(params=["grpc", "rest", "grpc async", "rest async"])
@@ -280,7 +282,7 @@ class TestErrors:
             client.recommend([query()])
         error = caught.value
         assert type(error) is kind
-        assert (error.code, error.said) == (code, "`k` must be from 1, größer")
+        assert (error.code, error.detail) == (code, "`k` must be from 1, größer")
         assert "`recommend` of model 'films' at " in str(error)
         assert f"failed with {code}: `k` must be from 1" in str(error)
         again = pickle.loads(pickle.dumps(error))
@@ -411,6 +413,15 @@ class TestConnections:
             client.encode_query([query()])
         client.encode_query([query()])
         assert len(server.connections) == 1
+
+    def test_a_connection_that_the_server_closed_is_replaced(self, connect, server):
+        if not connect.rest:
+            pytest.skip("gRPC reconnects.")
+        client = connect(retries=0)
+        client.encode_query([query()])
+        server.hang_up()
+        client.encode_query([query()])
+        assert len(server.connections) == 2
 
     def test_a_client_reconnects_after_the_server_was_restarted(self, connect):
         with serving() as first:

@@ -1,4 +1,4 @@
-"""grpc_services, rest: TensorFlow Serving's rules over both protocols."""
+"""requests: TensorFlow Serving's rules for requests, over both protocols."""
 
 import contextlib
 import http.client
