@@ -26,7 +26,7 @@ from benchmarks import (
     serving_soak,
     serving_warm_up,
 )
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.evaluation.report.run_environment import describe_environment
 
 BENCHMARKS = tuple(
@@ -111,7 +111,7 @@ def write(
         ),
     }
     for name, text in texts.items():
-        with whole(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 

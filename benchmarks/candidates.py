@@ -1,4 +1,4 @@
-"""A training step whose lists share their candidates, against lists of their own."""
+"""Training step: candidates shared by the batch against candidates of each list."""
 
 from typing import Any
 
@@ -13,14 +13,15 @@ from recdistill import (
     TwoTowerStudent,
 )
 from recdistill.evaluation.latency.stopwatch import compare
-from recdistill.features.encoders import FIRST, Schema, build_encoder
+from recdistill.features.encoders import FIRST, build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import HistorySpec, IdSpec
 
 DIM = 32
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Run the benchmark; `BENCHMARK.reading` describes the figures."""
     sizes = {
         "batch": sized(128, scale),
         "list_size": sized(1_000, scale, least=4),
@@ -62,7 +63,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 def make_batch(sizes: dict[str, int]) -> tuple[dict[str, Any], dict[str, tf.Tensor]]:
-    """A batch by the tensor contract, its candidates shared by all lists."""
+    """Batch of the tensor contract whose lists share their candidates."""
     rng = np.random.default_rng(0)
     shape = (sizes["batch"], sizes["list_size"])
     history = rng.integers(FIRST, FIRST + sizes["items"], (shape[0], sizes["history"]))
@@ -79,7 +80,7 @@ def make_batch(sizes: dict[str, int]) -> tuple[dict[str, Any], dict[str, tf.Tens
 
 
 def make_distiller(sizes: dict[str, int]) -> Distiller:
-    """A compiled distiller of a two-tower student that knows ids and histories."""
+    """Compiled distiller of a two-tower student with item ids and histories."""
     names = [f"item-{k}" for k in range(sizes["items"])]
     item = build_encoder("item_id", IdSpec(), {"vocabulary": names})
     history = HistorySpec(length=sizes["history"])
@@ -98,24 +99,24 @@ def make_distiller(sizes: dict[str, int]) -> Distiller:
 
 BENCHMARK = Benchmark(
     name="candidates",
-    title="Candidates shared by a batch, against the same lists with their own indices",
+    title="Candidates shared by a batch against the same candidates in each list",
     equal=(
-        "Student, starting weights, batch, losses, Adam, stored teacher scores, and "
-        "the candidates themselves: the same lists, written once as `(list_size,)` and "
-        "once as `(batch, list_size)`."
+        "Student, initial weights, batch, losses, Adam, stored teacher scores and "
+        "candidates. `candidate_index` is `(list_size,)` in one case and "
+        "`(batch, list_size)` in the other."
     ),
     other_side=(
-        "recdistill's own path for lists that differ, which encodes each distinct "
-        "candidate of the batch once and gathers. It gets its easiest case here, as "
-        "few distinct candidates as a list has. What remains is one matrix product "
-        "against a gather for each list and its gradient."
+        "recdistill's path for lists with different candidates, which encodes each "
+        "distinct candidate of the batch once and gathers. This is its easiest case: "
+        "the batch has no more distinct candidates than one list. The difference is "
+        "one matrix product against a gather for each list and its gradient."
     ),
     reading={
-        "per_list_ms": "Milliseconds a step; `candidate_index` `(batch, list_size)`.",
-        "shared_ms": "Milliseconds a step; `candidate_index` `(list_size,)`.",
-        "speedup": "Times faster with shared candidates.",
+        "per_list_ms": "Milliseconds a step, `candidate_index` `(batch, list_size)`.",
+        "shared_ms": "Milliseconds a step, `candidate_index` `(list_size,)`.",
+        "speedup": "Speed-up by shared candidates.",
         "difference": (
-            "Largest difference between the scores of the two before training, in "
+            "Largest difference between the scores of both before training, in "
             "standard deviations of all scores."
         ),
     },

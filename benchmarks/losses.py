@@ -1,17 +1,17 @@
-"""Students that differ in their distillation loss alone, from one score store.
+"""Compare distillation losses: one student for each loss, from the same score store.
 
     python -m benchmarks.losses pipelines/movielens_latest_small.toml
 
-`prepare`, `teacher` and `score` are those of the pipeline, and reused where they are
-there. Then one student is trained for each loss, and one on hard labels alone ("none",
-the baseline), with the same starting weights, batches, steps and learning rates. The
-best
-checkpoint, learning rate and temperature of each are chosen on validation, and the test
-lists are ranked once, by what was chosen.
+The steps `prepare`, `teacher` and `score` are those of the pipeline; their artefacts
+are reused if they exist. Then one student is trained for each loss, and one without
+distillation ("none", the baseline), with the same initial weights, batches, steps and
+learning rates. The best checkpoint, learning rate and temperature of each loss are
+chosen on validation, and the test lists are ranked once with the chosen student.
 
-Every training is kept in the work folder under the hash of all that went into it, so a
-run that was stopped goes on, and one with more losses or seeds adds to what is there.
-Written: `losses.json`, and `LOSSES.md`, the table for `docs/losses.md`.
+Every trained student is stored in the work folder under the hash of its inputs, so an
+interrupted run can be continued, and a run with more losses or seeds trains only what
+is missing. The results are written to `losses.json` and to `LOSSES.md`, the table for
+`docs/losses.md`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from recdistill import losses
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.data.batches import Lists, catalogue_mask
 from recdistill.data.collation import Collator, score_catalogue
 from recdistill.data.shard_reading import in_order
@@ -46,25 +46,23 @@ from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.config import Config, load_config
-from recdistill.pipeline.dataset_loading import load_dataset
-from recdistill.pipeline.model_building import build_student, load_teacher
-from recdistill.pipeline.pipeline import Pipeline
-from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.training import CHECKS, train, training_batches
-from recdistill.pipeline.validation import (
-    PAIRS_AT_ONCE,
-    Scorer,
-    Validation,
-    compiled,
-    judge,
+from recdistill.pipeline.model_building import build_student
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer, compiled
+from recdistill.pipeline.training import (
+    VALIDATIONS,
+    TrainingPlan,
+    train,
+    training_batches,
 )
+from recdistill.pipeline.validation import Validation, measure_lists
 from recdistill.pipeline.workspace import fingerprint
 
 NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
-BASELINE, TWIN = "ListwiseKLDivergence", "none"
+DEFAULT_LOSS, BASELINE = "ListwiseKLDivergence", "none"
 CONTENDERS = (
+    DEFAULT_LOSS,
     BASELINE,
-    TWIN,
     "ListwiseJensenShannon",
     "ListwisePlackettLuce",
     "ListwiseSoftLambdaNDCG",
@@ -77,22 +75,22 @@ CONTENDERS = (
     "PointwiseMSE",
     "PointwiseBinaryCrossEntropy",
 )
-"""`ListwiseSoftCrossEntropy` has the gradient of the baseline, so it is left out."""
+"""Losses to compare, without `ListwiseSoftCrossEntropy`: its gradient is that of KL."""
 
 PACKAGES = ("tensorflow", "keras", "numpy")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is the same for all losses.
+    """Settings of the experiment, the same for all losses.
 
     Attributes:
-        contenders: Names of losses, and "none" for hard labels alone.
-        temperatures: Tried for each loss that has one.
-        weight: Share of the distillation loss; the hard labels have the rest.
-        seeds: One student each; their rows are averaged list by list.
-        cutoff: `k` of the losses that have one. (The NDCG surrogate keeps its own.)
-        samples: Resamples of the queries.
+        contenders: Names of losses, and "none" for the baseline.
+        temperatures: Temperatures tried for each loss that has one.
+        weight: Weight of the distillation loss; hard labels have the rest.
+        seeds: One student is trained for each; results are averaged for each list.
+        cutoff: `k` of the losses that have one, except those of NDCG.
+        samples: Number of bootstrap samples of the queries.
     """
 
     contenders: Sequence[str] = CONTENDERS
@@ -105,12 +103,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Arena:
-    """The data that all students meet.
+    """The data for all students.
 
     Attributes:
-        pipeline: Its first three steps are done.
-        key: Of the score store and of all else that a training depends on.
-        dataset: Makes the training batches anew, for a seed.
+        pipeline: The pipeline, whose first three steps are done.
+        key: Hash of the score store and of all other inputs of the training.
+        dataset: Creates the training batches for a seed.
         lists: Validation and test lists, in pieces that can be scored at once.
         teacher: For each piece the teacher's first candidates, `(lists, 10)`.
     """
@@ -127,11 +125,11 @@ class Arena:
         return self.pipeline.config
 
     def rows(self, split: str, score: Scorer) -> pa.Table:
-        """One row a list of a split: NDCG, and the overlap with the teacher's first."""
+        """One row for each list of a split: NDCG, and the overlap with the teacher."""
         rows, size = ListRows(), self.pipeline.prepared.catalogue_size
         for lists, wanted in zip(self.lists[split], self.teacher[split], strict=True):
             scores = score_catalogue(score, lists, size)
-            judged = judge(lists, scores, [NDCG])
+            judged = measure_lists(lists, scores, [NDCG])
             judged[OVERLAP] = shared(wanted, first_items(scores, lists))
             rows.add(lists.list_id, list(lists.query_id), judged)
         return rows.table()
@@ -139,14 +137,14 @@ class Arena:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was best on validation for one loss.
+    """The best student of one loss, chosen on validation.
 
     Attributes:
-        loss: Its name and settings, JSON-ready; None for hard labels alone.
-        learning_rate: The one that was chosen.
-        valid: Mean rows of the seeds over the validation lists.
-        test: The same over the test lists.
-        trials: Validation NDCG of all that was tried, by what was tried.
+        loss: Name and settings of the loss, JSON-ready; None for the baseline.
+        learning_rate: The chosen learning rate.
+        valid: Rows of the validation lists, averaged over seeds.
+        test: The same for the test lists.
+        trials: Validation NDCG of all trials, by temperature and learning rate.
     """
 
     loss: dict[str, Any] | None
@@ -157,11 +155,11 @@ class Choice:
 
 
 def quiet(*_: Any) -> None:
-    """Progress that nobody watches."""
+    """Callback for progress that ignores it."""
 
 
 def open_arena(config: Config, progress: Any = quiet) -> Arena:
-    """Runs or reuses the pipeline's first three steps and reads what they left."""
+    """Run or reuse the pipeline's first three steps and read their artefacts."""
     pipeline = Pipeline(config, progress)
     store = pipeline.run("score")
     prepared, targets = pipeline.prepared, pipeline.soft_targets
@@ -169,12 +167,12 @@ def open_arena(config: Config, progress: Any = quiet) -> Arena:
     shards = sorted(store.path.glob("scores-*.parquet"))
 
     def dataset(seed: int) -> tf.data.Dataset:
-        batch, shape = config.student.batch_size, (targets.transform, targets.unit)
-        return training_batches(shards, collate, batch, seed, *shape)
+        size = config.student.batch_size
+        return training_batches(shards, collate, size, seed, targets)
 
     size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
     settings = config.evaluate
-    valid = Validation.of(prepared, [NDCG], settings.valid_lists, config.seed).lists
+    valid = Validation.sample(prepared, [NDCG], settings.valid_lists, config.seed).lists
     lists = {"valid": valid, "test": list(in_order(prepared.shards("test"), size))}
     score = teacher_scorer(pipeline)
     teacher = {
@@ -190,29 +188,26 @@ def open_arena(config: Config, progress: Any = quiet) -> Arena:
             "score": store.key,
             "student": student,
             "valid_lists": settings.valid_lists,
-            "targets": [targets.transform, targets.unit],
+            "targets": [targets.transform, targets.teacher_temperature],
         }
     )
     return Arena(pipeline, key, dataset, lists, teacher)
 
 
 def teacher_scorer(pipeline: Pipeline) -> Scorer:
-    """The pipeline's trained teacher, for the lists that the store does not have."""
-    config, prepared = pipeline.config, pipeline.prepared
-    external = ExternalTeachers(prepared, lambda: load_dataset(config.dataset, quiet))
-    return compiled(
-        load_teacher(config, prepared, external, pipeline.run("teacher").path)
-    )
+    """The pipeline's trained teacher, for lists that are not in the score store."""
+    pipeline.run("teacher")
+    return compiled(pipeline.context.teacher_model)
 
 
 def first_items(scores: np.ndarray, lists: Lists) -> np.ndarray:
-    """The first ten of the catalogue for each list, `(lists, 10)`; -1 as filling."""
+    """The top ten of the catalogue for each list, `(lists, 10)`, padded with -1."""
     mask = catalogue_mask(lists, scores.shape[1])
     return first_k(real_scores(scores, mask, name="scores"), TOP)
 
 
 def shared(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The share of the wanted items that were found, row by row.
+    """The share of the wanted items that were found, for each row.
 
     Example:
         >>> shared(np.array([[1, 2, -1]]), np.array([[2, 5, -1]]))
@@ -224,8 +219,8 @@ def shared(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def variants(name: str, settings: Settings) -> list[Any]:
-    """The losses of a name that are tried: one for each temperature, if it has one."""
-    if name == TWIN:
+    """The losses to try for a name: one for each temperature, if it has one."""
+    if name == BASELINE:
         return [None]
     cls = getattr(losses, name)
     known = cls().get_config()
@@ -238,7 +233,7 @@ def variants(name: str, settings: Settings) -> list[Any]:
 def trained(
     arena: Arena, loss: Any, rate: float, seed: int, weight: float, progress: Any
 ) -> Path:
-    """Trains a student, or finds it; the folder has its rows, `valid` and `test`."""
+    """Train a student or reuse it; the folder has its `valid` and `test` rows."""
     what = {"arena": arena.key, "loss": described(loss), "seed": seed, "rate": rate}
     if loss is not None:
         what["weight"] = weight
@@ -247,16 +242,19 @@ def trained(
             keras.utils.set_random_seed(seed)
             config, prepared = arena.config, arena.pipeline.prepared
             student = build_student(config.student, prepared)
+            name = BASELINE if loss is None else type(loss).__name__
             fitted = train(
                 around(student, loss, weight),
                 arena.dataset(seed),
                 Validation(arena.lists["valid"], prepared.catalogue_size, [NDCG]),
-                learning_rate=rate,
-                steps=config.student.steps,
-                epochs=min(CHECKS, config.student.steps),
-                patience=CHECKS,
-                progress=progress,
-                label=f"{TWIN if loss is None else type(loss).__name__}, seed {seed}",
+                TrainingPlan(
+                    learning_rate=rate,
+                    steps=config.student.steps,
+                    epochs=min(VALIDATIONS, config.student.steps),
+                    patience=VALIDATIONS,
+                ),
+                progress,
+                f"{name}, seed {seed}",
             )
             for split in arena.lists:
                 rows = arena.rows(split, compiled(student))
@@ -266,7 +264,7 @@ def trained(
 
 
 def around(student: Any, loss: Any, weight: float) -> Distiller:
-    """The student at work on hard labels and, unless it is None, on the loss."""
+    """A distiller of the student with hard labels and, unless it is None, the loss."""
     if loss is None:
         return Distiller(None, student, student_loss_weight=1.0)
     return Distiller(None, student, loss, [weight], student_loss_weight=1.0 - weight)
@@ -281,7 +279,7 @@ def described(loss: Any) -> dict[str, Any] | None:
 
 
 def choose(arena: Arena, name: str, settings: Settings, progress: Any) -> Choice:
-    """Trains all that is tried for a loss; keeps what is best on validation."""
+    """Train all variants of a loss and choose the best one on validation."""
     best: Choice | None = None
     trials: dict[str, float] = {}
     for loss in variants(name, settings):
@@ -301,12 +299,12 @@ def choose(arena: Arena, name: str, settings: Settings, progress: Any) -> Choice
 
 
 def mean(rows: pa.Table) -> float:
-    """Mean NDCG of some rows."""
+    """Mean NDCG of the rows."""
     return float(np.nanmean(rows[NDCG].to_numpy()))
 
 
 def mean_rows(tables: Sequence[pa.Table]) -> pa.Table:
-    """The mean of several tables of the same lists, list by list."""
+    """The mean of several tables of the same lists, for each list."""
     first = tables[0]
     assert all(table["list_id"].equals(first["list_id"]) for table in tables)
     for name in (NDCG, OVERLAP):
@@ -316,7 +314,7 @@ def mean_rows(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def step_times(arena: Arena, settings: Settings) -> dict[str, float]:
-    """Milliseconds of a training step with each loss: the median, in turns."""
+    """Median milliseconds of a training step with each loss, measured in turns."""
     x, y, weight = next(iter(arena.dataset(0).take(1)))
     calls = {}
     for name in settings.contenders:
@@ -334,16 +332,17 @@ def step_times(arena: Arena, settings: Settings) -> dict[str, float]:
 
 
 def run(arena: Arena, settings: Settings, progress: Any = quiet) -> dict[str, Any]:
-    """The whole experiment.
+    """Run the whole experiment.
 
     Args:
         arena: The data.
-        settings: What is the same for all losses.
-        progress: Told how far the work is.
+        settings: Settings, the same for all losses.
+        progress: Callback for progress.
 
     Returns:
-        JSON-ready: the settings, and for each loss what was chosen, its metrics with
-        intervals, and its paired differences to the baseline and to the baseline.
+        JSON-ready: the settings, and for each loss the chosen hyperparameters, its
+        metrics with intervals, and its paired differences to the default loss and to
+        the baseline.
     """
     config = arena.config
     choices = {n: choose(arena, n, settings, progress) for n in settings.contenders}
@@ -359,7 +358,7 @@ def run(arena: Arena, settings: Settings, progress: Any = quiet) -> dict[str, An
             "valid": shown_all(bootstrap(each.valid, [NDCG, OVERLAP], **ci)),
             "test": shown_all(bootstrap(each.test, [NDCG, OVERLAP], **ci)),
         }
-        for other in (BASELINE, TWIN):
+        for other in (DEFAULT_LOSS, BASELINE):
             if other in choices and other != name:
                 gap = paired_difference(
                     each.test, choices[other].test, [NDCG, OVERLAP], **ci
@@ -376,7 +375,7 @@ def run(arena: Arena, settings: Settings, progress: Any = quiet) -> dict[str, An
 
 
 def shown_all(intervals: Mapping[str, Interval]) -> dict[str, list[float | None]]:
-    """Value, low and high end of some intervals."""
+    """Value, lower and upper end of each interval."""
     return {name: [i.value, i.low, i.high] for name, i in intervals.items()}
 
 
@@ -384,14 +383,14 @@ def as_markdown(document: Mapping[str, Any]) -> str:
     """The table for `docs/losses.md`."""
     settings, lists = document["settings"], document["lists"]
     head = ["loss", "chosen", f"{NDCG} valid", f"{NDCG} test"]
-    head += [f"less {BASELINE}", f"less {TWIN}", f"{OVERLAP} test"]
-    head += [f"less {BASELINE}", "ms a step"]
+    head += [f"minus {DEFAULT_LOSS}", f"minus {BASELINE}", f"{OVERLAP} test"]
+    head += [f"minus {DEFAULT_LOSS}", "ms per step"]
     rows = [row_of(name, each) for name, each in document["losses"].items()]
     table = [head, ["---"] * 2 + ["---:"] * (len(head) - 2), *rows]
     environment = document["environment"]
     return "\n".join(
         [
-            "# Losses on one score store\n",
+            "# Distillation losses compared on one score store\n",
             f"Written by `python -m benchmarks.losses`. Pipeline "
             f"`{document['pipeline']}`, {document['student']['steps']:,} steps of "
             f"{document['student']['batch_size']} lists; weight of the distillation "
@@ -409,26 +408,26 @@ def as_markdown(document: Mapping[str, Any]) -> str:
 
 
 def row_of(name: str, each: Mapping[str, Any]) -> list[str]:
-    """One loss of the table."""
+    """The row of one loss in the table."""
     chosen = dict(each["loss"] or {}, learning_rate=each["learning_rate"])
     hidden = ("class", "reduction")
+    to_default = each.get(f"test_minus_{DEFAULT_LOSS}", {})
     to_baseline = each.get(f"test_minus_{BASELINE}", {})
-    to_twin = each.get(f"test_minus_{TWIN}", {})
     return [
         f"`{name}`" if each["loss"] else name,
         ", ".join(f"{k} {v}" for k, v in chosen.items() if k not in hidden),
         f"{each['valid'][NDCG][0]:.4f}",
         f"{each['test'][NDCG][0]:.4f}",
+        difference(to_default.get(NDCG)),
         difference(to_baseline.get(NDCG)),
-        difference(to_twin.get(NDCG)),
         f"{each['test'][OVERLAP][0]:.4f}",
-        difference(to_baseline.get(OVERLAP)),
+        difference(to_default.get(OVERLAP)),
         f"{each['ms_a_step']:.1f}",
     ]
 
 
 def difference(interval: Sequence[float | None] | None) -> str:
-    """A difference with its interval, for people.
+    """A difference with its interval, as text.
 
     Example:
         >>> difference([0.01, -0.002, 0.022]), difference(None)
@@ -443,19 +442,19 @@ def difference(interval: Sequence[float | None] | None) -> str:
 
 
 def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Writes both files, each as a whole or not at all."""
+    """Write both files atomically."""
     texts = {
         "losses.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
         "LOSSES.md": as_markdown(document),
     }
     for name, text in texts.items():
-        with whole(folder / name) as aside:
+        with atomic_write(folder / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return [folder / name for name in texts]
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.losses")
     default = Settings()
     parser.add_argument("config", type=Path, help="a pipeline file")
@@ -472,7 +471,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run, show and write."""
+    """Run the experiment, print its table and write its files."""
     given, console = arguments(), Console()
     settings = Settings(
         given.losses, given.temperatures, given.weight, given.seeds, given.cutoff

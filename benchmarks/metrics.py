@@ -1,4 +1,4 @@
-"""Ranking metrics over a whole catalogue, against ir_measures."""
+"""Ranking metrics over a whole catalogue, compared with ir_measures."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ Run = dict[str, dict[str, float]]
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Run the benchmark; `BENCHMARK.reading` explains the figures."""
     sizes = {
         "lists": sized(100, scale),
         "candidates": sized(5_000, scale, least=20),
@@ -70,9 +70,9 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 def make_lists(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Graded relevance of a few random candidates, and scores that half know it.
+    """Graded relevance of a few random candidates, and noisy scores for them.
 
-    The scores are ranks, so there are no ties, and float32 holds them exactly.
+    The scores are ranks, so there are no ties, and they are exact in float32.
     """
     rng = np.random.default_rng(0)
     shape = (sizes["lists"], sizes["candidates"])
@@ -85,7 +85,7 @@ def make_lists(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_run(scores: np.ndarray, candidates: list[str]) -> Run:
-    """Scores as pytrec_eval reads them, a dictionary of dictionaries."""
+    """Scores in the form of pytrec_eval, a dictionary of dictionaries."""
     return {
         str(k): dict(zip(candidates, row, strict=True))
         for k, row in enumerate(scores.tolist())
@@ -93,7 +93,7 @@ def as_run(scores: np.ndarray, candidates: list[str]) -> Run:
 
 
 def as_qrels(relevance: np.ndarray, candidates: list[str]) -> dict[str, dict[str, int]]:
-    """The relevant candidates as pytrec_eval reads them; others are not judged."""
+    """The relevant candidates in the form of pytrec_eval, without the others."""
     return {
         str(k): {candidates[c]: int(row[c]) for c in np.flatnonzero(row)}
         for k, row in enumerate(relevance)
@@ -101,7 +101,7 @@ def as_qrels(relevance: np.ndarray, candidates: list[str]) -> dict[str, dict[str
 
 
 def by_list(found: Any, lists: int) -> dict[str, np.ndarray]:
-    """Values of `(lists,)` by metric."""
+    """Values `(lists,)` by metric."""
     name_of = {str(other): name for name, other in NAMES.items()}
     values = {name: np.full(lists, np.nan) for name in NAMES}
     for one in found:
@@ -111,35 +111,34 @@ def by_list(found: Any, lists: int) -> dict[str, np.ndarray]:
 
 BENCHMARK = Benchmark(
     name="metrics",
-    title="Metrics: whole catalogues judged, against ir_measures",
+    title="Metrics over whole catalogues, compared with ir_measures",
     equal=(
-        "The same scores (relevance plus noise), without ties, so that both "
-        "sides mean the same order; the same graded relevance with linear gain; "
-        "ndcg@10, recall@10 and mrr, one value a list. MRR needs the whole "
-        "list, so it cannot be cut off first."
+        "The same scores (relevance plus noise) without ties, so that both sides "
+        "rank identically; the same graded relevance with linear gain; ndcg@10, "
+        "recall@10 and mrr, one value for each list. MRR needs the whole list, so the "
+        "list cannot be truncated first."
     ),
     other_side=(
-        "Its compiled provider, pytrec_eval, called directly; one evaluator made "
+        "Its compiled provider, pytrec_eval, called directly; one evaluator created "
         "beforehand and used for all runs; all three measures in one pass. A model's "
         "scores are an array, and pytrec_eval takes dictionaries, so the conversion is "
-        "timed in `ir_measures_from_arrays` and given for free in `ir_measures`."
+        "timed in `ir_measures_from_arrays` and not timed in `ir_measures`."
     ),
     reading={
         "ir_measures_from_arrays_lists_per_second": (
-            "Lists judged a second by ir_measures, from an array of scores."
+            "Lists evaluated per second by ir_measures, from an array of scores."
         ),
-        "ir_measures_lists_per_second": (
-            "The same from dictionaries that are there already."
-        ),
+        "ir_measures_lists_per_second": ("The same from existing dictionaries."),
         "recdistill_lists_per_second": (
-            "Lists judged a second by `evaluation.measure`, from an array of scores."
+            "Lists evaluated per second by `evaluation.measure`, from an array of "
+            "scores."
         ),
         "speedup_from_arrays": (
-            "Times faster than ir_measures, both starting from the array."
+            "Speedup over ir_measures, both starting from the array."
         ),
-        "speedup": "Times faster than ir_measures that starts from dictionaries.",
+        "speedup": "Speedup over ir_measures starting from dictionaries.",
         **{
-            f"mean_{name}": f"Mean {name} by recdistill: the lists are no trivial ones."
+            f"mean_{name}": f"Mean {name} by recdistill; the lists are not trivial."
             for name in NAMES
         },
         **{

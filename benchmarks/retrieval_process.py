@@ -28,7 +28,9 @@ from benchmarks.retrieval import HAS_FAISS
 from recdistill import TwoTowerStudent
 from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.export.signatures import Servable
-from recdistill.features.encoders import Schema, build_encoder
+from recdistill.export.student_export import StudentTowers
+from recdistill.features.encoders import build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import IdSpec, VectorSpec
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
@@ -100,7 +102,8 @@ def save_servable(built: BuiltIndex, ids: list[str], k: int, folder: Path) -> No
     student.encode_query({"vector": tf.zeros([1, dim])})
     student.encode_candidates({"item_id": tf.zeros([1], tf.int32)})
     student.query_tower.linear.set_weights([np.eye(dim), np.zeros(dim)])
-    Servable(student, schema, Catalogue(ids, built.index), k).save(folder)
+    towers = StudentTowers(student, schema)
+    Servable(towers, Catalogue(ids, built.index), k).save(folder)
 
 
 def save_bare(embeddings: np.ndarray, ids: list[str], k: int, folder: Path) -> None:

@@ -1,9 +1,9 @@
-"""The embedded server under load while versions are swapped.
+"""Soak test of the embedded server: load while versions are swapped.
 
     python -m benchmarks.serving_soak --requests 200000 --clients 32 --swaps 5
 
-The published run has the sizes above. Every answer is compared with what TensorFlow's
-other loader computes for the version that the answer claims to come from.
+The published results are from a run of this size. Every answer is compared with the
+result of TensorFlow's other loader for the version that the answer names.
 """
 
 import argparse
@@ -29,6 +29,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from benchmarks import Benchmark, sized
+from recdistill.evaluation.latency.percentiles import percentiles
 from recdistill.export.parity import Request, write_requests
 
 NAME = "films"
@@ -41,11 +42,11 @@ Inputs = dict[str, np.ndarray]
 
 
 class Recommender(tf.Module):
-    """What an exported student does: look ids up, average, score all, take the best.
+    """Model like an exported student: looks up ids, averages them, scores all items.
 
     Args:
         items: Number of items.
-        seed: Another version has another one.
+        seed: Seed of the vectors; it differs between versions.
     """
 
     def __init__(self, items: int, seed: int) -> None:
@@ -69,7 +70,7 @@ class Recommender(tf.Module):
     def recommend(
         self, history: tf.Tensor, history_length: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """The best items for histories `(batch, n)`, of which a length is real."""
+        """Top items for histories `(batch, n)`, padded after their lengths."""
         rows = self.rows.lookup(history)
         real = tf.sequence_mask(history_length, tf.shape(history)[1]) & (rows >= 0)
         weights = tf.cast(real, tf.float32)[..., None]
@@ -82,16 +83,16 @@ class Recommender(tf.Module):
 
 
 @dataclass
-class Load:
-    """What the clients saw, and when.
+class SoakRecord:
+    """Record of all requests of the clients.
 
     Attributes:
-        seconds: Of each request.
-        failures: What failed requests said.
-        wrong: Answers that are not those of the version that they claim.
-        versions: Answers of each version.
-        difference: The largest of a score from the right one, relative.
-        resident: MiB of the server after so many requests.
+        seconds: Latency of each answered request.
+        failures: Messages of failed requests.
+        wrong: Number of answers that differ from the version that they name.
+        versions: Number of answers by version.
+        difference: Largest relative difference of a score from the expected one.
+        resident: Pairs of the number of requests and the server's memory in MiB.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -103,7 +104,7 @@ class Load:
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Runs the benchmark; `BENCHMARK.reading` explains the figures."""
     return measure(
         {
             "requests": sized(200_000, scale),
@@ -115,7 +116,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 def measure(sizes: dict[str, int]) -> dict[str, dict[str, float]]:
-    """One run of these sizes."""
+    """Figures of one run with these sizes."""
     queries = make_queries(sizes["items"])
     with tempfile.TemporaryDirectory(prefix="serving-soak-") as folder:
         base = Path(folder) / NAME
@@ -126,29 +127,32 @@ def measure(sizes: dict[str, int]) -> dict[str, dict[str, float]]:
         publish(base, 1)
         with served(base) as (process, port):
             started = time.perf_counter()
-            load = asyncio.run(drive(sizes, base, port, process.pid, queries, expected))
+            record = asyncio.run(
+                drive(sizes, base, port, process.pid, queries, expected)
+            )
             seconds = time.perf_counter() - started
-    settled = [mib for done, mib in load.resident if done > sizes["requests"] * 0.2]
+    p50, p99 = percentiles(record.seconds, [50, 99])
+    settled = [mib for done, mib in record.resident if done > sizes["requests"] * 0.2]
     return {
         "sizes": sizes,
         "figures": {
-            "requests_per_second": len(load.seconds) / seconds,
-            "p50_ms": float(np.percentile(load.seconds, 50)) * 1e3,
-            "p99_ms": float(np.percentile(load.seconds, 99)) * 1e3,
-            "slowest_ms": max(load.seconds) * 1e3,
-            "failed_requests": len(load.failures),
-            "wrong_answers": load.wrong,
-            "versions_that_answered": len(load.versions),
-            "difference": load.difference,
+            "requests_per_second": len(record.seconds) / seconds,
+            "p50_ms": p50 * 1e3,
+            "p99_ms": p99 * 1e3,
+            "slowest_ms": max(record.seconds) * 1e3,
+            "failed_requests": len(record.failures),
+            "wrong_answers": record.wrong,
+            "versions_that_answered": len(record.versions),
+            "difference": record.difference,
             "resident_start_mib": settled[0],
             "resident_end_mib": settled[-1],
-            "resident_peak_mib": max(mib for _, mib in load.resident),
+            "resident_peak_mib": max(mib for _, mib in record.resident),
         },
     }
 
 
 def make_queries(items: int) -> list[Inputs]:
-    """Histories of all lengths, one a query."""
+    """Queries with histories of all lengths."""
     rng = np.random.default_rng(0)
     queries = []
     for k in range(QUERIES):
@@ -163,7 +167,7 @@ def make_queries(items: int) -> list[Inputs]:
 def prepare_version(
     base: Path, number: int, items: int, queries: list[Inputs]
 ) -> list[tuple[list[bytes], np.ndarray]]:
-    """Stages a version with its warm-up, and says what it has to answer."""
+    """Stages a version with its warm-up and returns its expected answers."""
     folder = base / f".staging-{number}"
     model = Recommender(items, number)
     tf.saved_model.save(model, str(folder), signatures=model.recommend)
@@ -180,13 +184,13 @@ def prepare_version(
 
 
 def publish(base: Path, number: int) -> None:
-    """Makes a staged version appear."""
+    """Publishes a staged version."""
     (base / f".staging-{number}").rename(base / str(number))
 
 
 @contextmanager
 def served(base: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The embedded server as a user starts it, on a free port."""
+    """Embedded server, started from the command line on a free port."""
     command = [sys.executable, "-m", "recdistill", "serve", str(base)]
     command += ["--engine=embedded", "--port=0", "--rest-port=0"]
     process = subprocess.Popen(
@@ -211,41 +215,43 @@ async def drive(
     server: int,
     queries: list[Inputs],
     expected: dict[int, list[tuple[list[bytes], np.ndarray]]],
-) -> Load:
-    """All clients at once, each waiting for its answer, until all swaps were seen."""
-    load, total = Load(), sizes["requests"]
+) -> SoakRecord:
+    """Runs all clients, each with one request at a time, until all swaps are done."""
+    record, total = SoakRecord(), sizes["requests"]
     requests = [as_request(each) for each in queries]
 
     def swapping() -> bool:
-        return max(expected) not in load.versions and not load.failures
+        return max(expected) not in record.versions and not record.failures
 
     async def client(number: int) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             place = number
-            while len(load.seconds) + len(load.failures) < total or swapping():
+            while len(record.seconds) + len(record.failures) < total or swapping():
                 place = (place + 7) % len(requests)
-                await ask(stub, requests[place], place, expected, load)
+                await ask(stub, requests[place], place, expected, record)
 
     async def swaps() -> None:
         for number in sorted(expected)[1:]:
             share = (number - 1) / len(expected)
-            while len(load.seconds) < total * share or number - 1 not in load.versions:
+            while (
+                len(record.seconds) < total * share or number - 1 not in record.versions
+            ):
                 await asyncio.sleep(0.01)
             publish(base, number)
 
     async def watch() -> None:
         while True:
-            load.resident.append((len(load.seconds), resident_mib(server)))
+            record.resident.append((len(record.seconds), resident_mib(server)))
             await asyncio.sleep(0.1)
 
     others = [asyncio.create_task(swaps()), asyncio.create_task(watch())]
     await asyncio.gather(*(client(number) for number in range(sizes["clients"])))
-    load.resident.append((len(load.seconds), resident_mib(server)))
+    record.resident.append((len(record.seconds), resident_mib(server)))
     for task in others:
         task.cancel()
-    return load
+    return record
 
 
 async def ask(
@@ -253,30 +259,30 @@ async def ask(
     request: predict_pb2.PredictRequest,
     place: int,
     expected: dict[int, list[tuple[list[bytes], np.ndarray]]],
-    load: Load,
+    record: SoakRecord,
 ) -> None:
-    """One request, timed and checked."""
+    """Sends one request, and records its latency and whether the answer is right."""
     started = time.perf_counter()
     try:
         response = await stub.Predict(request, timeout=60)
     except grpc.RpcError as error:
-        load.failures.append(f"{error.code().name}: {error.details()}")
+        record.failures.append(f"{error.code().name}: {error.details()}")
         return
-    load.seconds.append(time.perf_counter() - started)
+    record.seconds.append(time.perf_counter() - started)
     version = response.model_spec.version.value
-    load.versions[version] = load.versions.get(version, 0) + 1
+    record.versions[version] = record.versions.get(version, 0) + 1
     ids, scores = expected[version][place]
     got = np.array(response.outputs["scores"].float_val, "float32")
     largest = max(1.0, float(np.abs(scores).max()))
     difference = float(np.abs(got - scores).max()) / largest
-    load.difference = max(load.difference, difference)
+    record.difference = max(record.difference, difference)
     same = list(response.outputs["item_ids"].string_val) == ids
     if not same or difference > TOLERANCE:
-        load.wrong += 1
+        record.wrong += 1
 
 
 def as_request(inputs: Inputs) -> predict_pb2.PredictRequest:
-    """A query as a message."""
+    """`PredictRequest` of a query."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = NAME
     for name, value in inputs.items():
@@ -285,7 +291,7 @@ def as_request(inputs: Inputs) -> predict_pb2.PredictRequest:
 
 
 def resident_mib(process: int) -> float:
-    """Memory of a process, in MiB; 0 where the system does not say."""
+    """Resident memory of a process in MiB; 0 if the system does not report it."""
     try:
         pages = Path(f"/proc/{process}/statm").read_text().split()[1]
     except OSError:
@@ -294,7 +300,7 @@ def resident_mib(process: int) -> float:
 
 
 def main() -> None:
-    """The command line: sizes in, figures as JSON out; fails where an answer did."""
+    """Command line: prints the figures as JSON; fails if an answer was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name, size in (("requests", 200_000), ("clients", 32), ("swaps", 5)):
         parser.add_argument(f"--{name}", type=int, default=size)
@@ -308,28 +314,28 @@ def main() -> None:
 
 BENCHMARK = Benchmark(
     name="serving_soak",
-    title="The embedded server under load, while versions are swapped",
+    title="Embedded server under load while versions are swapped",
     equal=(
-        "Every answer is compared with what TensorFlow's other loader computes from "
-        "the same files, for the version that the answer claims."
+        "Every answer is compared with the result of TensorFlow's other loader for the "
+        "same files and the version that the answer names."
     ),
     other_side=(
-        "None: clients, server and TensorFlow share the machine's cores. All clients "
-        "are one Python process over gRPC, each on a connection of its own, each "
-        "waiting for its answer before it asks again."
+        "None. Clients, server and TensorFlow share the machine's cores. The clients "
+        "run in one Python process over gRPC, each with its own connection and one "
+        "request at a time."
     ),
     reading={
-        "requests_per_second": "Answered in a second, over all of the run.",
-        "p50_ms": "Median of a request, as its client saw it, in milliseconds.",
-        "p99_ms": "The 99th percentile, swaps included.",
-        "slowest_ms": "The slowest request of all.",
-        "failed_requests": "Requests without an answer.",
-        "wrong_answers": "Answers that are not those of the version that they claim.",
-        "versions_that_answered": "One more than there were swaps.",
-        "difference": "Largest difference of a score from the right one, relative.",
+        "requests_per_second": "Answered requests per second, over the whole run.",
+        "p50_ms": "Median latency in milliseconds, measured by the client.",
+        "p99_ms": "99th percentile of the latency, including swaps.",
+        "slowest_ms": "Slowest request.",
+        "failed_requests": "Number of requests without an answer.",
+        "wrong_answers": "Number of answers that differ from those of their version.",
+        "versions_that_answered": "Number of versions; one more than the swaps.",
+        "difference": "Largest relative difference of a score from the expected one.",
         "resident_start_mib": "Memory of the server after a fifth of the requests.",
         "resident_end_mib": "Memory of the server after the last request.",
-        "resident_peak_mib": "The most that it had, with two versions loaded.",
+        "resident_peak_mib": "Peak memory of the server, with two versions loaded.",
     },
     run=run,
 )

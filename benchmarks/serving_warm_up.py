@@ -1,4 +1,4 @@
-"""The first request after a version was loaded, with warm-up requests and without."""
+"""Latency of the first request after a load, with and without warm-up requests."""
 
 import shutil
 import tempfile
@@ -23,7 +23,7 @@ from recdistill.export.parity import Request, write_requests
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Runs the benchmark; `BENCHMARK.reading` explains the figures."""
     sizes = {
         "loads": sized(10, scale),
         "requests_after_a_load": sized(200, scale, least=10),
@@ -49,12 +49,12 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 def ratio(times: np.ndarray) -> float:
-    """The median over loads of the first request's time to that of the others."""
+    """Ratio of the first request's time to that of later ones; median over loads."""
     return float(np.median(times[:, 0] / times[:, 1]))
 
 
 def make_version(cold: Path, warm: Path, items: int) -> predict_pb2.PredictRequest:
-    """The same model without and with warm-up requests, and a request for it."""
+    """Writes the model without and with warm-up requests; returns a request for it."""
     model, query = Recommender(items, 1), make_queries(items)[10]
     tf.saved_model.save(model, str(cold), signatures=model.recommend)
     shutil.copytree(cold, warm)
@@ -75,7 +75,7 @@ def make_version(cold: Path, warm: Path, items: int) -> predict_pb2.PredictReque
 def loads(
     model: Path, request: predict_pb2.PredictRequest, sizes: dict[str, int]
 ) -> list[tuple[float, float]]:
-    """Milliseconds of the first request and the median of the rest, for each load."""
+    """For each load, times in ms: the first request, and the median of later ones."""
     times = []
     with tempfile.TemporaryDirectory(prefix="serving-warm-up-") as folder:
         base = Path(folder) / NAME
@@ -98,7 +98,7 @@ def loads(
 
 
 def answered_by(stub: Any, request: predict_pb2.PredictRequest, number: int) -> float:
-    """Seconds of the first request that a version answers."""
+    """Latency in seconds of the first request that a version answers."""
     asked = predict_pb2.PredictRequest()
     asked.CopyFrom(request)
     asked.model_spec.version.value = number
@@ -115,7 +115,7 @@ def answered_by(stub: Any, request: predict_pb2.PredictRequest, number: int) -> 
 
 
 def difference(cold: Path, warm: Path, request: predict_pb2.PredictRequest) -> float:
-    """The largest difference of a score between the two, relative."""
+    """Largest relative difference of a score between both versions."""
     inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
     scores = [
         tf.saved_model.load(str(folder))
@@ -129,7 +129,7 @@ def difference(cold: Path, warm: Path, request: predict_pb2.PredictRequest) -> f
 
 
 def publish(model: Path, base: Path, number: int) -> None:
-    """Makes a version appear, whole."""
+    """Publishes a complete version."""
     staging = base / f".staging-{number}"
     shutil.copytree(model, staging)
     staging.rename(base / str(number))
@@ -137,21 +137,21 @@ def publish(model: Path, base: Path, number: int) -> None:
 
 BENCHMARK = Benchmark(
     name="serving_warm_up",
-    title="The first request after a version was loaded, with warm-up and without",
+    title="First request after a load, with and without warm-up requests",
     equal="Model, request, server and number of loads.",
     other_side=(
-        "The same SavedModel without its file of warm-up requests. The first request "
-        "then pays for what TensorFlow prepares once for each signature."
+        "The same SavedModel without warm-up requests. The first request then includes "
+        "the preparation that TensorFlow does once for each signature."
     ),
     reading={
-        "median_ms": "Milliseconds of a request once a version has answered many.",
-        "first_with_warm_up_ms": "The first request after a load; median over loads.",
+        "median_ms": "Median latency in milliseconds after the first requests.",
+        "first_with_warm_up_ms": "First request after a load; median over loads.",
         "first_without_warm_up_ms": "The same without warm-up requests.",
         "ratio_with_warm_up": (
-            "The first request to the median of those after it; median over loads."
+            "First request divided by the median of later ones; median over loads."
         ),
         "ratio_without_warm_up": "The same without warm-up requests.",
-        "difference": "Largest difference between the scores of the two, relative.",
+        "difference": "Largest relative difference between the scores of both.",
     },
     run=run,
 )

@@ -41,6 +41,7 @@ from .models.ensemble import EnsembleTeacher
 from .models.linear import LinearTeacher
 from .models.ranker import RankingTeacher
 from .models.two_tower import TwoTowerStudent
+from .pipeline.run_from_python import run
 from .teachers.raw_teacher import ExternalTeacher
 
 __version__: str
@@ -85,6 +86,7 @@ __all__ = [
     "models",
     "pipeline",
     "retrieval",
+    "run",
     "serving",
     "teachers",
 ]

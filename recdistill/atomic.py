@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process holds."""
+"""Atomic file writes, and folders that are locked for one process."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from recdistill.errors import BusyError
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Writes a file aside; leaving the block puts it in place, in one step.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Context manager that writes a file atomically.
 
-    Whoever reads `path` meanwhile sees the old file or the new one, and an error inside
-    the block leaves the old one as it was.
+    The block writes to a temporary file in the same folder, which replaces `path` when
+    the block ends. Readers see the old file or the new one; an error inside the block
+    leaves the old one in place.
 
     Args:
-        path: The file; its folder must exist.
+        path: Output file; its folder must exist.
 
     Yields:
-        The path to write to, in the same folder.
+        The path of the temporary file.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
 
     Example:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-        >>> with whole(target) as aside:
-        ...     _ = aside.write_text("all of it")
+        >>> with atomic_write(target) as temporary:
+        ...     _ = temporary.write_text("all of it")
         >>> target.read_text()
         'all of it'
     """
-    # One name, so that what a killed process left is overwritten by the next.
-    aside = path.with_name(f".{path.name}.partial")
+    # A fixed name, so that the next run overwrites what a killed process left behind.
+    temporary = path.with_name(f".{path.name}.partial")
     try:
-        yield aside
-        to_disk(aside)
-        os.replace(aside, path)
+        yield temporary
+        sync_to_disk(temporary)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def to_disk(path: Path) -> None:
-    """Waits until a file or folder is on the disk and not only on its way there."""
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file or folder is written to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -54,14 +55,21 @@ def to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Holds a folder for this process; the lock goes with the process, however it ends.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Context manager that locks a folder for this process, without waiting.
+
+    The operating system releases the lock when the process ends, however it ends.
+    Windows has no such lock; there the function does nothing.
+
+    It locks the folder itself (flock) instead of a lock file as `filelock` does: a lock
+    file would stay behind in folders that TensorFlow Serving watches and that are
+    copied and hashed, and could not be created in a read-only folder.
 
     Args:
         folder: An existing folder.
 
     Raises:
-        BusyError: If another process holds it.
+        BusyError: If another process has locked it.
     """
     try:
         import fcntl
@@ -74,7 +82,7 @@ def held(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BusyError(
-                f"Another recdistill process is at work in {folder}. Wait for it, or "
+                f"Another recdistill process is using {folder}. Wait until it ends, or "
                 "use another `name`."
             ) from error
         yield

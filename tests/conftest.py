@@ -39,13 +39,13 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    from recdistill.pipeline import score_store
-    from recdistill.pipeline.pipeline import Pipeline
+    from recdistill.pipeline import score_writing
+    from recdistill.pipeline.runner import Pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     artefacts, calls = {}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_store, "FILE_LISTS", tiny.FILE_LISTS)
+        patch.setattr(score_writing, "FILE_LISTS", tiny.FILE_LISTS)
         pipeline = Pipeline(
             tiny.load(folder),
             progress=lambda *call: calls.append(call),

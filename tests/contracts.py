@@ -1,10 +1,10 @@
-"""What every loss over lists owes its users, and the lists to try it on.
+"""Discovery of all losses over lists for contract tests, and test data for them.
 
-The losses are found, not listed: a class that appears in a module of the package
-`recdistill.losses` is tested from then on. Two conventions make that possible. The
-function of a loss has the name of its class in snake case, and so has its definition in
-`tests/reference.py`; and what both take besides labels, scores, mask and weights is a
-setting, for which `UNUSUAL` and `BAD` have values.
+Every public loss in a module of `recdistill.losses` is tested without being listed. Two
+conventions make this possible. The function of a loss has the name of its class in
+snake case, and so has its definition in `tests/reference_losses.py`. Every argument
+besides labels, scores, mask and weights is a setting, for which `UNUSUAL` and `BAD`
+have values.
 """
 
 import inspect
@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill import losses
-from tests import reference
+from tests import reference_losses
 
 INFINITY, NAN = float("inf"), float("nan")
 
@@ -31,7 +31,7 @@ UNUSUAL: dict[str, Any] = {
     "sharpness": 0.3,
     "from_probabilities": True,
 }
-"""A value other than the default for each setting."""
+"""A non-default value for each setting."""
 
 BAD: dict[str, list[Any]] = {
     "temperature": [0, -1.5, INFINITY, NAN],
@@ -41,7 +41,7 @@ BAD: dict[str, list[Any]] = {
     "sharpness": [0, -1.5, INFINITY, NAN],
     "from_probabilities": [],
 }
-"""Values that a setting must refuse."""
+"""Invalid values of each setting."""
 
 TEACHER, RELEVANCE = "teacher_scores", "relevance"
 NO_SETTINGS = {TEACHER, RELEVANCE, "student_scores", "mask", "item_weight"}
@@ -56,7 +56,7 @@ class Lists(NamedTuple):
 
 
 def all_losses() -> list[type[keras.losses.Loss]]:
-    """Every public Keras loss that a module of the package defines."""
+    """All public Keras losses defined in modules of the package."""
     found = []
     for module in pkgutil.iter_modules(losses.__path__, "recdistill.losses."):
         home = import_module(module.name)
@@ -75,7 +75,7 @@ def list_losses() -> list[type[losses.ListLoss]]:
 
 
 def learns_from_teacher(loss_cls: type[losses.ListLoss]) -> bool:
-    """Whether the labels of a loss are teacher scores (else they are relevance)."""
+    """Whether the labels of a loss are teacher scores; otherwise they are relevance."""
     return TEACHER in parameters_of(loss_cls)
 
 
@@ -86,41 +86,41 @@ def function_of(loss_cls: type[losses.ListLoss]) -> Callable:
 
 def reference_of(loss_cls: type[losses.ListLoss]) -> Callable:
     """The plain-loop definition of a loss class."""
-    return getattr(reference, _snake_case(loss_cls.__name__))
+    return getattr(reference_losses, _snake_case(loss_cls.__name__))
 
 
 def parameters_of(loss_cls: type[losses.ListLoss]) -> list[str]:
-    """The arguments of its function; none where it has none."""
+    """The arguments of the loss function; empty if the class has no function."""
     if _snake_case(loss_cls.__name__) not in losses.__all__:
         return []
     return list(inspect.signature(function_of(loss_cls)).parameters)
 
 
 def settings_of(loss_cls: type[losses.ListLoss]) -> list[str]:
-    """The names of its settings."""
+    """The names of the settings of a loss."""
     return [name for name in parameters_of(loss_cls) if name not in NO_SETTINGS]
 
 
 def unusual(loss_cls: type[losses.ListLoss]) -> dict[str, Any]:
-    """All its settings, none at its default."""
+    """All settings of a loss with non-default values."""
     return {name: UNUSUAL[name] for name in settings_of(loss_cls)}
 
 
 def cut_short(loss_cls: type[losses.ListLoss]) -> dict[str, Any]:
-    """A cut-off within `ragged_lists`, for a loss that has one by default."""
+    """A cut-off below the list size, for a loss that has a cut-off by default."""
     cut = getattr(loss_cls(), "k", None) is not None
     return {"k": UNUSUAL["k"]} if cut else {}
 
 
 def at_temperature(loss_cls: type[losses.ListLoss], value: float) -> dict[str, Any]:
-    """The temperature as its only setting, where the loss has one."""
+    """The temperature as keyword argument, if the loss has one."""
     return {"temperature": value} if "temperature" in settings_of(loss_cls) else {}
 
 
 def ragged_lists(loss_cls: type[losses.ListLoss]) -> Lists:
     """Six lists of 5, 3, 1, 0, 2 and 5 candidates, with labels that suit the loss.
 
-    The list without candidates is padding only. Under padding stands junk.
+    The values under padding are arbitrary.
     """
     rng = np.random.default_rng(7)
     mask = np.arange(5) < np.array([5, 3, 1, 0, 2, 5])[:, None]
@@ -139,7 +139,7 @@ def ragged_lists(loss_cls: type[losses.ListLoss]) -> Lists:
 
 
 def item_weights() -> np.ndarray:
-    """Weights of the candidates of `ragged_lists`: one is removed from three lists."""
+    """Item weights for `ragged_lists`, which remove one candidate from three lists."""
     weight = np.random.default_rng(8).uniform(0.5, 3.0, (6, 5))
     weight[0, 3] = weight[1, 1] = weight[5, 4] = 0.0
     return weight.astype("float32")
@@ -148,7 +148,7 @@ def item_weights() -> np.ndarray:
 def loss_and_gradient(
     function: Callable, labels: Any, student_scores: Any, mask: Any, **settings: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The loss of each list, and the gradient of their sum for the student's scores."""
+    """The loss of each list, and the gradient of their sum by the student's scores."""
     student_scores = tf.constant(student_scores)
     with tf.GradientTape() as tape:
         tape.watch(student_scores)

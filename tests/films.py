@@ -1,11 +1,13 @@
-"""A model of sixty films, for the tests of export: schema, items, queries, student."""
+"""Films model for the export tests: schema, sixty items, queries and student."""
 
 import keras
 import numpy as np
 import pyarrow as pa
 
+from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
-from recdistill.features.encoders import Schema, build_encoder
+from recdistill.features.encoders import build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import (
     AffinitySpec,
     CategoriesSpec,
@@ -20,7 +22,7 @@ from recdistill.models.two_tower import TwoTowerStudent
 
 ITEMS = [f"item-{k}" for k in range(57)] + ["größe", "映画", "новинка"]
 KNOWN = ITEMS[:58]
-"""The last two items joined the catalogue after training."""
+"""Vocabulary of the training data; the last two items are newer."""
 
 
 def build_schema():
@@ -99,12 +101,15 @@ def build_student(schema, cls=TwoTowerStudent):
 
 
 def run_export(folder, student, **changes):
-    settings = {
+    arguments = {
         "schema": build_schema(),
         "items": build_items(),
         "name": "films",
-        "top_k": 10,
         "rows": build_rows(),
-        "metadata": {"ndcg@10": 0.25},
     }
-    return export_student(student, folder=folder, **{**settings, **changes})
+    settings = {"top_k": 10, "metadata": {"ndcg@10": 0.25}}
+    for name in ("top_k", "metadata", "index", "warm_up_batches"):
+        if name in changes:
+            settings[name] = changes.pop(name)
+    arguments["settings"] = ExportSettings(**settings)
+    return export_student(student, folder=folder, **{**arguments, **changes})

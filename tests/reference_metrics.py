@@ -1,10 +1,27 @@
-"""Ranking metrics as plain loops over one list at a time, in Python floats.
+"""Reference implementation of the ranking metrics, as plain loops over Python floats.
 
-Slow and obvious on purpose: each function follows its definition in a textbook, with no
-numpy beyond reading values, and shares nothing with the library.
+Each function follows the textbook definition for one list, and shares no code with the
+library.
 """
 
 import math
+
+import numpy as np
+
+
+def ragged_batch(seed=0, batch=40, list_size=12, ties=True, dtype=np.float64):
+    """Scores, other scores, graded relevance and mask; the last list is padding."""
+    rng = np.random.default_rng(seed)
+    scores, others = rng.normal(size=(2, batch, list_size))
+    if ties:
+        scores, others = scores.round(0), others.round(0)
+    relevance = rng.choice([0.0, 0.0, 0.0, 1.0, 2.5], size=(batch, list_size))
+    mask = rng.random((batch, list_size)) < 0.7
+    mask[-1] = False
+    relevance[-2] = 0.0
+    junk = np.where(rng.random(mask.shape) < 0.5, np.nan, np.inf)
+    scores, others = (np.where(mask, x, junk).astype(dtype) for x in (scores, others))
+    return scores, others, np.where(mask, relevance, -7.0), mask
 
 
 def order(scores, mask):
@@ -97,5 +114,5 @@ def rank_biased_overlap(teacher, student, mask, p, k):
 
 
 def each_list(function, *arrays, **settings):
-    """The function's value for each list of a batch."""
+    """The value of the function for each list of a batch."""
     return [function(*lists, **settings) for lists in zip(*arrays, strict=True)]

@@ -1,8 +1,8 @@
-"""The representation losses once more, as plain loops over Python floats.
+"""Reference implementation of the losses on embeddings, as plain loops over floats.
 
-As in `tests/reference.py`: written from the formulas, without regard for speed. Each
+As in `tests/reference_losses.py`, it follows the formulas and ignores speed. Each
 function takes embeddings `(batch, rows, width)`, a mask and weights `(batch, rows)`,
-and returns a list with one float for each list.
+and returns one float for each list.
 """
 
 from itertools import permutations
@@ -57,16 +57,16 @@ def contrastive_alignment(teacher, student, mask, weight, temperature=0.1):
     losses = []
     for t, s, w in _lists(teacher, student, mask, weight):
         present = [k for k in range(len(t)) if w[k] > 0.0]
-        surprises = []
+        terms = []
         for i in range(len(t)):
             powers = {k: exp(_cosine(s[i], t[k]) / temperature) for k in present}
-            surprises.append(-log(powers[i] / sum(powers.values())) if w[i] else 0.0)
-        losses.append(_mean(surprises, w))
+            terms.append(-log(powers[i] / sum(powers.values())) if w[i] else 0.0)
+        losses.append(_mean(terms, w))
     return losses
 
 
 def _lists(teacher, student, mask, weight):
-    """The real rows of each list: teacher's, student's and their weights."""
+    """The real rows of each list: teacher, student and weights."""
     for t, s, m, w in zip(
         np.asarray(teacher, "float64"),
         np.asarray(student, "float64"),

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from recdistill.features.encoders import FIRST, Schema, build_encoder
+from recdistill.features.encoders import FIRST, build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import (
     CategoriesSpec,
     HistorySpec,

@@ -1,4 +1,4 @@
-"""files: whole or not at all, and one process at a time."""
+"""Atomic file writes and locked folders."""
 
 import os
 import subprocess
@@ -6,30 +6,33 @@ import sys
 
 import pytest
 
-from recdistill.atomic import held, whole
+from recdistill.atomic import atomic_write, locked_folder
 from recdistill.errors import BusyError
 
 
-def test_file_appears_when_the_block_is_left(tmp_path):
+def test_the_file_appears_when_the_block_ends(tmp_path):
     target = tmp_path / "file"
-    with whole(target) as aside:
-        aside.write_text("new")
+    with atomic_write(target) as part:
+        part.write_text("new")
         assert not target.exists()
     assert target.read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_error_in_the_block_leaves_only_the_old_file(tmp_path):
     target = tmp_path / "file"
     target.write_text("old")
-    with pytest.raises(RuntimeError, match="half-way"), whole(target) as aside:
-        aside.write_text("ne")
+    with (
+        pytest.raises(RuntimeError, match="half-way"),
+        atomic_write(target) as part,
+    ):
+        part.write_text("ne")
         raise RuntimeError("half-way")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     target = tmp_path / "file"
     target.write_text("old")
 
@@ -37,16 +40,20 @@ def test_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"), whole(target) as aside:
-        aside.write_text("new")
+    with (
+        pytest.raises(OSError, match="No space left"),
+        atomic_write(target) as part,
+    ):
+        part.write_text("new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_second_process_finds_the_folder_busy_until_the_first_is_gone(tmp_path):
+def test_the_lock_ends_with_the_process_that_holds_it(tmp_path):
     hold = (
-        "import sys; from pathlib import Path; from recdistill.atomic import held\n"
-        "with held(Path(sys.argv[1])):\n"
+        "import sys; from pathlib import Path\n"
+        "from recdistill.atomic import locked_folder\n"
+        "with locked_folder(Path(sys.argv[1])):\n"
         "    print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
@@ -58,11 +65,31 @@ def test_second_process_finds_the_folder_busy_until_the_first_is_gone(tmp_path):
     with holder:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(BusyError, match="Another recdistill process is at work in"),
-            held(tmp_path),
+            pytest.raises(BusyError, match="Another recdistill process is using"),
+            locked_folder(tmp_path),
         ):
             pass
         holder.kill()
         holder.wait()
-    with held(tmp_path):
+    with locked_folder(tmp_path):
+        pass
+
+
+def test_locking_leaves_no_file_in_the_folder(tmp_path):
+    with locked_folder(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_is_released_after_an_error(tmp_path):
+    with pytest.raises(RuntimeError), locked_folder(tmp_path):
+        raise RuntimeError
+    with locked_folder(tmp_path), pytest.raises(BusyError), locked_folder(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
+def test_a_read_only_folder_can_be_locked(tmp_path):
+    tmp_path.chmod(0o500)
+    with locked_folder(tmp_path):
         pass

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from recdistill.errors import RecdistillError
+from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.pipeline import Pipeline
+    from recdistill.pipeline.runner import Pipeline
     from recdistill.pipeline.workspace import Artefact
 
 EXIT_CODES = (
@@ -96,7 +97,7 @@ def load_pipeline(
     settings = load_config(config, overrides or ())
     display.progress("Starting TensorFlow", 0, None)
     with without_startup_notes():
-        from recdistill.pipeline.pipeline import Pipeline
+        from recdistill.pipeline.runner import Pipeline
     return Pipeline(settings, display.progress, display.announce, display.warn)
 
 
@@ -148,7 +149,7 @@ class Display:
             ("✓ ", "green"),
             (f"{step:<9}", "bold"),
             f" {state:<19} ",
-            _gist(step, artefact.record),
+            STEPS[step].gist(artefact.record),
         )
         self._console.print(line)
 
@@ -169,33 +170,3 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60)} s"
-
-
-def _gist(step: str, record: dict[str, Any]) -> str:
-    """The result of a step in a few words."""
-    if step == "prepare":
-        return (
-            f"{record['interactions']:,} interactions, {record['queries']:,} queries, "
-            f"{record['items']:,} items"
-        )
-    if step == "score":
-        return (
-            f"{record['lists']:,} lists of {record['list_size']:,}"
-            f"{_advice(record['doctor'])}"
-        )
-    if step == "teacher":
-        return f"{record['kind']}, validation {record['valid']:.4f}"
-    if step == "evaluate":
-        return "report.json"
-    return (
-        str(record["path"]) if step == "export" else f"validation {record['valid']:.4f}"
-    )
-
-
-def _advice(doctor: dict[str, Any]) -> str:
-    proposal = doctor["proposal"]
-    if proposal is None:
-        return "; all scores of a list are equal"
-    found = len(doctor["findings"])
-    problems = f"{found} finding{'s' * (found != 1)}, " if found else ""
-    return f"; doctor: {problems}{proposal['transform']} at {proposal['temperature']:g}"

@@ -37,9 +37,6 @@ def fetch(
     with errors_as_paragraphs(), Display(as_json=False) as display:
         from recdistill import data
 
-        label = f"Downloading {name}"
-        path = data.fetch(
-            name, to, lambda done, total: display.progress(label, done, total)
-        )
+        path = data.fetch(name, to, display.progress)
         display.clear()
     typer.echo(path)

@@ -19,8 +19,8 @@ from recdistill.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from recdistill.evaluation.latency.latency_tables import RankingTime
     from recdistill.evaluation.latency.saved_model_timing import Call
-    from recdistill.pipeline.latency_comparison import SideBySide
 
 Numbers = list[int] | None
 
@@ -82,7 +82,7 @@ def latency(
         from recdistill.evaluation.latency.saved_model_timing import time_model
         from recdistill.export.layout import find_version
 
-        pair: list[SideBySide] = []
+        pair: list[RankingTime] = []
         export = model
         if model.suffix == ".toml":
             pair, export = _time_pair(model, overrides, ranked, as_json)
@@ -100,7 +100,7 @@ def latency(
 
 def _time_pair(
     config: Path, overrides: list[str] | None, candidates: list[int], as_json: bool
-) -> tuple[list[SideBySide], Path]:
+) -> tuple[list[RankingTime], Path]:
     """Latencies of teacher and student of a finished run, and its SavedModel."""
     with Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display)

@@ -24,9 +24,8 @@ from recdistill.errors import BusyError, LoadTestError
 if TYPE_CHECKING:
     from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.contract import Query
-    from recdistill.serving.load_test.generator import Load
-    from recdistill.serving.load_test.generator import Progress as Standing
-    from recdistill.serving.load_test.load_runs import LoadResult
+    from recdistill.serving.load_test.load_generator import Load, RequestCounts
+    from recdistill.serving.load_test.load_result import LoadResult
     from recdistill.serving.load_test.rate_search import RateSearch
     from recdistill.serving.load_test.workload import Workload
 
@@ -218,13 +217,12 @@ def _show(
 def _as_load_test_error() -> Iterator[None]:
     """Raises errors of arguments, queries and the server as LoadTestError."""
     from recdistill.serving.client.serving_errors import ServingError
-    from recdistill.serving.load_test.generator import GeneratorError
 
     try:
         yield
     except BusyError:
         raise
-    except (ValueError, ServingError, GeneratorError) as error:
+    except (ValueError, ServingError) as error:
         raise LoadTestError(str(error)) from error
 
 
@@ -236,7 +234,7 @@ def _load(
     deadline_s: float,
     budget_ms: float | None,
 ) -> Load:
-    from recdistill.serving.load_test.generator import Load
+    from recdistill.serving.load_test.load_generator import Load
 
     if budget_ms is not None and clients is not None:
         raise LoadTestError(
@@ -382,7 +380,7 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show(self, label: str, at: Standing, seconds: float | None) -> None:
+    def show(self, label: str, at: RequestCounts, seconds: float | None) -> None:
         """Moves the bar."""
         counts = f"{at.elapsed_s:4.0f} s  {at.answered:,} of {at.sent:,} answered"
         if at.failed:

@@ -25,6 +25,7 @@ from recdistill.cli import (
     serving_config,
 )
 from recdistill.cli.common import EXIT_CODES
+from recdistill.pipeline.steps import STEPS
 
 app = typer.Typer(
     name="recdistill",
@@ -37,7 +38,7 @@ app = typer.Typer(
         "Distil a heavy ranking model into a light two-tower student for TensorFlow "
         "Serving.\n\n"
         "A pipeline is one TOML file. **recdistill run FILE** runs all of its "
-        f"steps: {' → '.join(run.SUMMARIES)}. Finished steps are skipped, so an "
+        f"steps: {' → '.join(STEPS)}. Finished steps are skipped, so an "
         "interrupted run continues where it stopped.\n\n"
         "Start with: **recdistill run pipelines/movielens_100k.toml**"
     ),

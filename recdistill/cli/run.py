@@ -18,27 +18,19 @@ from recdistill.cli.common import (
     errors_as_paragraphs,
     load_pipeline,
 )
+from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.workspace import Artefact
 
-SUMMARIES = {
-    "prepare": "Split the interactions, build vocabularies and write list shards.",
-    "teacher": "Train the teacher, or open an existing one, and evaluate it.",
-    "score": "Store the teacher's scores of the training lists.",
-    "student": "Train the baseline: the student without distillation.",
-    "distill": "Check that the teacher is worth distilling, then distil the student.",
-    "evaluate": "Rank the test lists with every model and write the report.",
-    "export": "Write the SavedModel and check that it answers as the student does.",
-}
-
 
 def add_to(app: typer.Typer) -> None:
     """Registers `run` and the steps."""
     app.command(short_help="Run all steps of a pipeline and show the receipt.")(run)
-    for step, summary in SUMMARIES.items():
-        app.command(name=step, short_help=summary)(_step_command(step, summary))
+    for name, step in STEPS.items():
+        command = _step_command(name, step.summary)
+        app.command(name=name, short_help=step.summary)(command)
 
 
 def run(

@@ -64,9 +64,13 @@ def serving_config(
     defaults fit `serving/docker-compose.yml`.
     """
     with errors_as_paragraphs():
-        from recdistill.evaluation.latency.latency_tables import render_sweep
         from recdistill.export.layout import find_version
-        from recdistill.serving.deploy.tuning import ONLINE, sweep, write_configuration
+        from recdistill.serving.deploy.tuning import (
+            ONLINE,
+            render_sweep,
+            sweep,
+            write_configuration,
+        )
 
         swept = sweep(
             find_version(export),

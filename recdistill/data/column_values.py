@@ -1,4 +1,4 @@
-"""One column at a time: raw values to ids, times and numbers, or an exact complaint."""
+"""Conversion of raw column values to ids, times and numbers, with exact errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,39 +18,41 @@ _WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run of values stands in its file.
+    """Position of some values in their table, for error messages.
 
     Attributes:
-        file: Path of the file, as the user gave it.
+        table: Path of the file or name of the table, as the user gave it.
         column: Name of the column.
         first_row: Row of the first value; rows count from 1, without a header.
-        untyped: Whether the file is text, where a number and its digits look alike.
+        untyped: Whether the table is a text file, which does not distinguish the number
+            1 from the text "1".
     """
 
-    file: str
+    table: str
     column: str
     first_row: int = 1
     untyped: bool = False
 
     def error(self, index: int, problem: str, value: Any) -> DataError:
-        """The complaint about the value at `index` of the run."""
+        """Error about the value at `index`."""
         return DataError(
-            f"{self.file}, column `{self.column}`, row {self.first_row + index}: "
+            f"{self.table}, column `{self.column}`, row {self.first_row + index}: "
             f"{problem}. Received: {value!r}"
         )
 
-    def refusal(self, problem: str, values: pa.Array) -> DataError:
-        """The complaint about the type of a run of values."""
+    def type_error(self, problem: str, values: pa.Array) -> DataError:
+        """Error about the type of the values."""
         return self.error(0, f"{problem}, not {values.type}", values[0].as_py())
 
 
 def ids(values: pa.Array, place: Place) -> pa.Array:
     """Ids as strings: integers by their digits, whole floats without the fraction.
 
-    Text files carry no types, so there `1.0` (a table that once had gaps) is `1` too.
+    Text files have no types, so there `1.0` (from a table that once had gaps) is `1`.
 
     Raises:
-        DataError: At a missing or empty id, a number with a fraction, or another type.
+        DataError: If an id is missing, empty, a number with a fraction or of another
+            type.
 
     Example:
         >>> ids(pa.array([7.0, 12.0]), Place("items.parquet", "item_id")).to_pylist()
@@ -63,28 +65,28 @@ def ids(values: pa.Array, place: Place) -> pa.Array:
     if pa.types.is_integer(values.type):
         return values.cast(pa.string())
     if not _is_text(values.type):
-        raise place.refusal("an id must be text or integer", values)
+        raise place.type_error("an id must be text or integer", values)
     text = values.cast(pa.string())
     _reject_where(pc.equal(text, ""), text, place, "an id must not be empty")
     return _without_fractions(text, place) if place.untyped else text
 
 
 class Times:
-    """Times as int64, in one unit for a whole stream.
+    """Times as int64, in one unit for the whole stream.
 
-    Numbers are kept as they are; dates become microseconds since 1970 (UTC where they
-    name no zone). The first value of a stream decides which of the two its text holds,
-    so that a stray date cannot slip microseconds in among seconds.
+    Numbers are unchanged; dates become microseconds since 1970 (UTC if they have no
+    time zone). The first value of a stream decides whether text is read as numbers or
+    dates, so that one date among seconds cannot become microseconds.
     """
 
     def __init__(self) -> None:
         self._parse: Callable[[pa.Array], pa.Array] | None = None
 
     def __call__(self, values: pa.Array, place: Place) -> pa.Array:
-        """Converts the next run of values.
+        """Convert the next values.
 
         Raises:
-            DataError: At a missing time, a number with a fraction, or unreadable text.
+            DataError: If a time is missing, has a fraction or cannot be read.
         """
         values = _decoded(values)
         _reject_missing(values, place)
@@ -96,7 +98,7 @@ class Times:
             return _cast(values, _to(pa.int64()), place, "a time must fit 64 bits")
         if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
             return values.cast(_MICROSECONDS, safe=False).cast(pa.int64())
-        raise place.refusal("a time must be integer or date", values)
+        raise place.type_error("a time must be integer or date", values)
 
     def _from_text(self, values: pa.Array, place: Place) -> pa.Array:
         if len(values) == 0:
@@ -104,12 +106,12 @@ class Times:
         if self._parse is None:
             self._parse = _time_parser(values[:1])
         if self._parse is _parse_number:
-            wanted = "a time must be a whole number here, like the first of the file"
+            wanted = "a time must be a whole number, like the first of the table"
             numbers = _cast(values, self._parse, place, wanted)
             return (
                 numbers if pa.types.is_integer(numbers.type) else _whole(numbers, place)
             )
-        wanted = "a time must be a whole number or an ISO 8601 date, one form a file"
+        wanted = "a time must be a whole number or an ISO 8601 date, all in one form"
         return _cast(values, self._parse, place, wanted)
 
 
@@ -117,13 +119,13 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
     """Finite float32 numbers.
 
     Raises:
-        DataError: At a missing, unreadable, infinite or NaN value.
+        DataError: If a value is missing, cannot be read, or is infinite or NaN.
     """
     values = _decoded(values)
     _reject_missing(values, place)
     if _is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
-    wanted = "a number is needed"
+    wanted = "must be a number"
     doubles = _cast(values, _to(pa.float64()), place, wanted)
     floats = doubles.cast(pa.float32(), safe=False)
     _reject_where(pc.invert(pc.is_finite(floats)), doubles, place, "must be finite")
@@ -131,10 +133,10 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
 
 
 def scores(values: pa.Array, place: Place) -> pa.Array:
-    """Finite float32 numbers; null where there is no score.
+    """Finite float32 numbers; a missing score is null.
 
     Raises:
-        DataError: At an unreadable, infinite or NaN value.
+        DataError: If a value cannot be read, or is infinite or NaN.
     """
     values = _decoded(values)
     missing = pc.is_null(values)
@@ -150,7 +152,7 @@ def weights(values: pa.Array, place: Place) -> pa.Array:
     """Finite float32 numbers of at least 0.
 
     Raises:
-        DataError: As `numbers`, and at a negative value.
+        DataError: As `numbers`, and if a value is negative.
     """
     floats = numbers(values, place)
     _reject_where(pc.less(floats, 0), floats, place, "a weight must not be negative")
@@ -158,10 +160,10 @@ def weights(values: pa.Array, place: Place) -> pa.Array:
 
 
 def reject_duplicates(values: pa.Array, place: Place) -> None:
-    """Checks that ids are unique.
+    """Check that ids are unique.
 
     Raises:
-        DataError: Names the first repeated id and the rows it stands in.
+        DataError: Names the first repeated id and its rows.
     """
     codes = values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
     _, counts = np.unique(codes, return_counts=True)
@@ -170,14 +172,14 @@ def reject_duplicates(values: pa.Array, place: Place) -> None:
         rows = np.flatnonzero(codes == repeated[0])
         listed = ", ".join(str(place.first_row + row) for row in rows[:5])
         raise DataError(
-            f"{place.file}, column `{place.column}`: ids must be unique, but "
-            f"{values[rows[0]].as_py()!r} stands in rows {listed}"
+            f"{place.table}, column `{place.column}`: ids must be unique, but "
+            f"{values[rows[0]].as_py()!r} is in rows {listed}"
             f"{', …' if len(rows) > 5 else ''}. Keep one row for each id."
         )
 
 
 def feature(values: pa.Array) -> pa.Array:
-    """A feature as read, lists of ids as lists of strings, encodings undone."""
+    """Feature as read, dictionaries decoded; lists of ids become lists of strings."""
     values = _decoded(values)
     if pa.types.is_large_string(values.type):
         return values.cast(pa.string())
@@ -214,7 +216,7 @@ def _is_list(kind: pa.DataType) -> bool:
 def _reject_missing(values: pa.Array, place: Place) -> None:
     if values.null_count:
         index = pc.index(pc.is_null(values), True).as_py()
-        raise place.error(index, "a value is needed", None)
+        raise place.error(index, "must have a value", None)
 
 
 def _reject_where(bad: pa.Array, shown: pa.Array, place: Place, problem: str) -> None:
@@ -228,7 +230,7 @@ def _whole(values: pa.Array, place: Place) -> pa.Array:
     exact = pc.and_(
         pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), 2.0**53)
     )
-    _reject_where(pc.invert(exact), values, place, "a whole number is needed")
+    _reject_where(pc.invert(exact), values, place, "must be a whole number")
     return doubles.cast(pa.int64())
 
 
@@ -254,7 +256,7 @@ def _cast(
         index = _first_failure(values, convert)
         raise place.error(index, wanted, values[index].as_py()) from None
     except pa.ArrowNotImplementedError:
-        raise place.refusal(wanted, values) from None
+        raise place.type_error(wanted, values) from None
 
 
 def _first_failure(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) -> int:

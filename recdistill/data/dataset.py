@@ -1,4 +1,4 @@
-"""What a data set is, whichever files it came from."""
+"""Data set: items, queries and a stream of interactions, whatever its source."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,22 +8,26 @@ import pyarrow as pa
 
 from recdistill.errors import DataError
 
+Progress = Callable[[str, int, int | None], None]
+"""Callback for progress: what is being done, how much is done, and how much in total
+(None if unknown)."""
+
 BATCH_ROWS = 65_536
-"""The most rows a batch of interactions has."""
+"""Largest number of rows in a batch of interactions."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the tables plays which role.
+    """Column name of each role in the tables.
 
     Attributes:
         query: Id of the query (the user), in interactions and queries.
         item: Id of the item, in interactions and items.
-        time: When it happened, in interactions.
-        relevance: How much the item was liked; None where any interaction counts as 1.
-        weight: How much the interaction counts in training; None for 1.
-        list: Id of the list that a row belongs to; None where each row is one.
-        score: What a teacher thinks of the row's item; None where there is none.
+        time: Time of the interaction.
+        relevance: Relevance of the item; None if each interaction has relevance 1.
+        weight: Weight of the interaction in training; None if each has weight 1.
+        list: Id of the row's list; None if each interaction is a list.
+        score: Teacher's score of the row's item; None if the data has no scores.
     """
 
     query: str = "user_id"
@@ -39,13 +43,13 @@ class Columns:
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DataError(
-                f"`columns` must give each role a column of its own. "
+                f"`columns` must have a different column for each role. "
                 f"Received: {repeated[0]!r} for several roles"
             )
 
     @classmethod
     def of(cls, columns: "Mapping[str, str] | Columns | None") -> "Columns":
-        """Roles from a mapping such as `{"query": "userId"}`; the rest keep defaults.
+        """Roles from a mapping such as `{"query": "userId"}`; others keep defaults.
 
         Raises:
             DataError: If a key is not a role.
@@ -62,7 +66,7 @@ class Columns:
         return cls(**(columns or {}))
 
     def names(self) -> Sequence[str]:
-        """The columns that interactions must have."""
+        """Names of the columns that interactions must have."""
         return [name for name in asdict(self).values() if name is not None]
 
 
@@ -71,17 +75,19 @@ class Dataset:
     """Items, queries and a stream of interactions.
 
     Attributes:
-        name: A short name for reports.
-        columns: The roles of the columns below.
+        name: Short name for reports.
+        columns: Roles of the columns.
         items: One row an item. The column `columns.item` is a string and unique; the
-            other columns are features. None where the data has no item table.
+            other columns are features. None if the data has no item table.
         queries: The same for queries, with `columns.query`.
         fingerprint: SHA-256 (hex) over the content of the source files, or over the
             parameters of the generator.
-        source: File name to its SHA-256.
-        stream: Starts a new pass over the interactions; see `interactions`.
-        scores: Starts a pass over a teacher's scores: record batches with the columns
-            `key` (a list's id), `item` and `score`. None where the data has none.
+        source: SHA-256 of each file or table, by name.
+        stream: Function that starts a new pass over the interactions; see
+            `interactions`.
+        scores: Function that starts a pass over a teacher's scores: record batches with
+            the columns `key` (id of the list), `item` and `score`. None if the data has
+            no scores.
     """
 
     name: str
@@ -100,8 +106,8 @@ class Dataset:
 
         Returns:
             Batches of at most 65,536 rows. The query and item columns are strings, the
-            time is int64, relevance and weight (where there are any) are float32; other
-            columns are as read. None of these has a missing value.
+            time is int64, relevance and weight (if they have columns) are float32;
+            other columns are as read. None of these has a missing value.
 
         Raises:
             DataError: While iterating, at the first bad value.
@@ -110,7 +116,7 @@ class Dataset:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A closing sentence for an error: which of `names` may be meant, or nothing."""
+    """Hint for an error: " Did you mean …?" with the closest of `names`, or nothing."""
     lowered = {each.lower(): each for each in names}
     close = difflib.get_close_matches(name.lower(), lowered, n=1)
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
@@ -120,7 +126,7 @@ def require_columns(names: list[str], required: Iterable[str], file: str) -> Non
     """Checks that a table has the columns it needs, each once.
 
     Raises:
-        DataError: Names the column, the nearest one, and all there are.
+        DataError: Names the missing column, the closest one and all columns.
     """
     for name in required:
         if name not in names:

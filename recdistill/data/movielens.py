@@ -1,4 +1,4 @@
-"""MovieLens, in the layouts GroupLens has used over the years."""
+"""Reader for MovieLens, in the layouts that GroupLens has used over the years."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -7,41 +7,21 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recdistill.data.dataset import Columns, Dataset, require_columns
-from recdistill.data.streams import (
-    Source,
+from recdistill.data.checked_tables import (
     checked_table,
-    csv_source,
     feature_table,
+    interaction_stream,
+)
+from recdistill.data.dataset import Columns, Dataset, require_columns
+from recdistill.data.movielens_100k import GENRES, genres_of, split_lines
+from recdistill.data.table_streams import (
+    TableStream,
+    csv_stream,
     file_digest,
     fingerprint,
-    interaction_stream,
     reading,
 )
 from recdistill.errors import DataError
-
-GENRES_100K = (
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-)
-"""The genre flags of `u.item`, in their order."""
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _YEAR = re.compile(r"\s*\((\d{4})\)(?: \(V\))?\s*$")
@@ -67,19 +47,19 @@ _QUERY_ORDER_1M = (0, 2, 1, 3, 4)
 
 @dataclass(frozen=True)
 class _Layout:
-    """One way GroupLens has laid out its files.
+    """One of GroupLens's layouts.
 
     Attributes:
-        name: What the layout is known by.
-        files: Ratings, films and, where there are any, users.
-        ratings: The interactions file as a source with the columns of `_RATINGS`.
-        items: Reads the films.
-        queries: Reads the users.
+        name: Name in error messages.
+        files: Names of the files of ratings, films and, if they exist, users.
+        ratings: Function that opens the ratings, with the columns of `_RATINGS`.
+        items: Function that reads the films.
+        queries: Function that reads the users.
     """
 
     name: str
     files: tuple[str, ...]
-    ratings: Callable[[Path], Source]
+    ratings: Callable[[Path], TableStream]
     items: Callable[[Path], pa.Table]
     queries: Callable[[Path], pa.Table] | None = None
 
@@ -87,17 +67,17 @@ class _Layout:
 def read_movielens(
     path: str | Path, columns: Mapping[str, str] | Columns | None = None
 ) -> Dataset:
-    """Reads a MovieLens folder: 100K, 1M, or the CSV layout of the newer releases.
+    """Reader for a MovieLens folder: 100K, 1M, or the CSV layout of newer releases.
 
     Interactions have `user_id`, `item_id`, `rating` and `timestamp` (seconds since
-    1970). Items have `item_id`, `title` (without the year), `year` (missing where the
+    1970). Items have `item_id`, `title` (without the year), `year` (missing if the
     title has none) and `genres`. The layouts of 100K and 1M also have queries:
     `user_id`, `age`, `gender`, `occupation` and `zip_code`.
 
     Args:
         path: The unpacked folder.
-        columns: Roles to column names; say `{"relevance": "rating"}` to learn from the
-            ratings rather than from the fact that a film was rated.
+        columns: Roles to column names, for example `{"relevance": "rating"}` to use the
+            rating as relevance; by default each rated film has relevance 1.
 
     Raises:
         DataError: If the folder has none of the layouts or a file is damaged.
@@ -125,39 +105,12 @@ def read_movielens(
     )
 
 
-def rows(path: Path, separator: str, width: int) -> list[list[str]]:
-    """The lines of a small Latin-1 file, split at `separator` into `width` values.
-
-    Raises:
-        DataError: At a line of another width, with its number.
-    """
-    with reading(path):
-        lines = path.read_text(encoding="latin-1").split("\n")
-    split = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = line.rstrip("\r").split(separator)
-        if len(parts) != width:
-            raise DataError(
-                f"{path}, line {number}: {width} values divided by {separator!r} are "
-                f"needed. Received: {len(parts)} in {line!r}"
-            )
-        split.append(parts)
-    return split
-
-
-def genres_100k(flags: Sequence[str]) -> list[str]:
-    """The genres that a row of 0/1 flags of `u.item` stands for."""
-    return [name for name, flag in zip(GENRES_100K, flags, strict=True) if flag == "1"]
-
-
 def _fits(layout: _Layout, folder: Path) -> bool:
     return all((folder / name).is_file() for name in layout.files)
 
 
 def _items(films: Sequence[tuple[str, str, list[str]]], path: Path) -> pa.Table:
-    """The table of films given as (id, title with the year, genres)."""
+    """Table of films, given as (id, title with the year, genres)."""
     records = []
     for item, title, genres in films:
         match = _YEAR.search(title)
@@ -170,7 +123,7 @@ def _items(films: Sequence[tuple[str, str, list[str]]], path: Path) -> pa.Table:
             }
         )
     table = pa.Table.from_pylist(records, schema=_ITEM_SCHEMA)
-    return checked_table(table, "item_id", path)
+    return checked_table(table, "item_id", str(path))
 
 
 def _genres(text: str) -> list[str]:
@@ -185,11 +138,11 @@ def _queries(users: Sequence[Sequence[str]], path: Path) -> pa.Table:
         }
     )
     with reading(path):
-        return checked_table(table.cast(_QUERY_SCHEMA), "user_id", path)
+        return checked_table(table.cast(_QUERY_SCHEMA), "user_id", str(path))
 
 
-def _ratings_100k(path: Path) -> Source:
-    return csv_source(
+def _ratings_100k(path: Path) -> TableStream:
+    return csv_stream(
         path,
         ["user_id", "item_id", "timestamp"],
         types={"rating": pa.float64()},
@@ -200,17 +153,17 @@ def _ratings_100k(path: Path) -> Source:
 
 
 def _items_100k(path: Path) -> pa.Table:
-    films = rows(path, "|", 5 + len(GENRES_100K))
-    return _items([(film[0], film[1], genres_100k(film[5:])) for film in films], path)
+    films = split_lines(path, "|", 5 + len(GENRES))
+    return _items([(film[0], film[1], genres_of(film[5:])) for film in films], path)
 
 
 def _queries_100k(path: Path) -> pa.Table:
-    return _queries(rows(path, "|", 5), path)
+    return _queries(split_lines(path, "|", 5), path)
 
 
-def _ratings_1m(path: Path) -> Source:
-    """Split at single colons, `a::b` is three values; the empty ones are left out."""
-    return csv_source(
+def _ratings_1m(path: Path) -> TableStream:
+    """Split at each colon: `a::b` is three values, and the empty ones are not read."""
+    return csv_stream(
         path,
         ["user_id", "item_id", "timestamp"],
         types={"rating": pa.float64()},
@@ -222,26 +175,26 @@ def _ratings_1m(path: Path) -> Source:
 
 
 def _items_1m(path: Path) -> pa.Table:
-    films = rows(path, "::", 3)
+    films = split_lines(path, "::", 3)
     return _items([(item, title, _genres(text)) for item, title, text in films], path)
 
 
 def _queries_1m(path: Path) -> pa.Table:
-    users = rows(path, "::", 5)
+    users = split_lines(path, "::", 5)
     return _queries([[user[i] for i in _QUERY_ORDER_1M] for user in users], path)
 
 
-def _ratings_csv(path: Path) -> Source:
-    source = csv_source(
+def _ratings_csv(path: Path) -> TableStream:
+    stream = csv_stream(
         path, ["userId", "movieId", "timestamp"], types={"rating": pa.float64()}
     )
-    return source.mapped(_renamed)
+    return stream.mapped(_renamed)
 
 
 def _items_csv(path: Path) -> pa.Table:
-    source = csv_source(path, ["movieId", "title", "genres"], whole=True)
-    require_columns(source.schema.names, ["movieId", "title", "genres"], str(path))
-    table = feature_table(source.mapped(_renamed), "item_id")
+    stream = csv_stream(path, ["movieId", "title", "genres"], one_block=True)
+    require_columns(stream.schema.names, ["movieId", "title", "genres"], str(path))
+    table = feature_table(stream.mapped(_renamed), "item_id")
     films = zip(
         *(table[name].to_pylist() for name in ("item_id", "title", "genres")),
         strict=True,

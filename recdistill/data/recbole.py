@@ -1,4 +1,4 @@
-"""RecBole's atomic files: tab-separated tables whose header names the types."""
+"""Reader for RecBole's atomic files: tab-separated tables with types in the header."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
-from recdistill.data.streams import (
-    Source,
-    csv_source,
-    feature_table,
+from recdistill.data.table_streams import (
+    TableStream,
+    csv_stream,
     file_digest,
     fingerprint,
-    interaction_stream,
     reading,
 )
 from recdistill.errors import DataError
@@ -35,14 +34,15 @@ class _Field(NamedTuple):
 def read_recbole(
     path: str | Path, columns: Mapping[str, str] | Columns | None = None
 ) -> Dataset:
-    """Reads a folder with `<name>.inter` and, if they are there, `.item` and `.user`.
+    """Reader for a folder with `<name>.inter` and, if they exist, `.item` and `.user`.
 
     The header of each file gives a name and a type for every column. A `token` becomes
-    a string, a `token_seq` (divided by spaces) a list of strings, a `float` float64, a
-    `float_seq` a list of float64. Column names lose their type.
+    a string, a `token_seq` (separated by spaces) a list of strings, a `float` float64,
+    a `float_seq` a list of float64. Column names lose their type.
 
     Args:
-        path: The folder. With several data sets in it, the one named as the folder.
+        path: The folder. If it has several data sets, the one with the name of the
+            folder is read.
         columns: Roles to column names without types, such as `{"relevance": "rating"}`.
 
     Returns:
@@ -63,7 +63,7 @@ def read_recbole(
     }
     digests = {each.name: file_digest(each, text=True) for each in paths.values()}
     tables = {
-        kind: feature_table(_source(paths[kind]), id_column)
+        kind: feature_table(_stream(paths[kind]), id_column)
         for kind, id_column in ((".item", roles.item), (".user", roles.query))
         if kind in paths
     }
@@ -74,7 +74,7 @@ def read_recbole(
         queries=tables.get(".user"),
         fingerprint=fingerprint(digests),
         source=digests,
-        stream=interaction_stream([_source(inter, roles)], roles),
+        stream=interaction_stream([_stream(inter, roles)], roles),
     )
 
 
@@ -85,13 +85,13 @@ def _inter_file(folder: Path) -> Path:
         return (named or found)[0]
     listed = ", ".join(each.name for each in found) or "none"
     raise DataError(
-        f"`path` must be a folder with one .inter file, or with one named as the "
-        f"folder. Received: {folder}, .inter files: {listed}"
+        f"`path` must be a folder with one .inter file, or with one that has the name "
+        f"of the folder. Received: {folder}, .inter files: {listed}"
     )
 
 
-def _source(path: Path, roles: Columns | None = None) -> Source:
-    """One atomic file; the columns with a role stay text, for exact complaints."""
+def _stream(path: Path, roles: Columns | None = None) -> TableStream:
+    """One atomic file; columns with a role stay text, for exact error messages."""
     kinds = _header(path)
     for name in roles.names() if roles else []:
         if name in kinds:
@@ -110,14 +110,14 @@ def _source(path: Path, roles: Columns | None = None) -> Source:
                 }
             )
 
-    return csv_source(path, types=types, delimiter="\t", quoted=False).mapped(change)
+    return csv_stream(path, types=types, delimiter="\t", quoted=False).mapped(change)
 
 
 def _header(path: Path) -> dict[str, _Field]:
-    """Column name to what the header says of it.
+    """Header and type of each column, by name.
 
     Raises:
-        DataError: If a column has no name, no type, or one that RecBole does not have.
+        DataError: If a column has no name, no type or an unknown type.
     """
     with reading(path), path.open(encoding="utf-8-sig") as stream:
         headers = stream.readline().rstrip("\r\n").split("\t")
@@ -127,7 +127,7 @@ def _header(path: Path) -> dict[str, _Field]:
         if not name or label not in _TYPES or name in fields:
             raise DataError(
                 f"{path}, header: each column must be written `name:type` once, "
-                f"divided by tabs, with one of the types {', '.join(_TYPES)}. "
+                f"separated by tabs, with one of the types {', '.join(_TYPES)}. "
                 f"Received: {header!r}"
             )
         fields[name] = _Field(header, _TYPES[label])
@@ -135,7 +135,7 @@ def _header(path: Path) -> dict[str, _Field]:
 
 
 def _split(text: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Words divided by spaces, where `kind` is a list; no words give an empty list."""
+    """Words separated by spaces, if `kind` is a list; empty text is an empty list."""
     if not pa.types.is_list(kind):
         return text
     text = pc.utf8_trim_whitespace(text)

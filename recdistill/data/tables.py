@@ -1,19 +1,18 @@
-"""A folder of Parquet or CSV tables: interactions, items, queries."""
+"""Reader for a folder of Parquet or CSV tables: interactions, items and queries."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
+from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset, nearest
-from recdistill.data.streams import (
-    Source,
-    csv_source,
-    feature_table,
+from recdistill.data.table_streams import (
+    TableStream,
+    csv_stream,
     file_digest,
     fingerprint,
-    interaction_stream,
-    parquet_source,
+    parquet_stream,
 )
 from recdistill.errors import DataError
 
@@ -28,28 +27,30 @@ def read_tables(
     items: str | None = None,
     queries: str | None = None,
 ) -> Dataset:
-    """Reads a folder of tables.
+    """Reader for a folder of tables.
 
     A table is `<name>.parquet`, `<name>.csv` (UTF-8, with a header), or a folder
-    `<name>/` of such files, read in the order of their names. Ids become strings:
+    `<name>/` of such files, which are read in alphabetical order. Ids become strings:
     integers by their digits, `1.0` as `1`. Times stay integers; dates become
     microseconds since 1970. In items and queries, lists of ids become lists of strings.
 
+    For tables in memory, see `read_frames`.
+
     Args:
         path: The folder.
-        columns: Roles to column names, such as `{"query": "userId"}`; the roles left
-            out keep the names of `Columns`.
+        columns: Roles to column names, such as `{"query": "userId"}`; other roles keep
+            the names of `Columns`.
         interactions: Name of the table, with or without its suffix.
-        items: The same. By default `items`, where there is one.
-        queries: The same. By default `queries`, where there is one.
+        items: Name of the table of items; by default `items`, if it exists.
+        queries: Name of the table of queries; by default `queries`, if it exists.
 
     Returns:
-        A `Dataset` whose interactions are read anew, block by block, in each pass.
+        A `Dataset` whose interactions are read again, block by block, in each pass.
 
     Raises:
         DataError: If a file or column is missing, a text file is not UTF-8, ids are
             missing or repeated, or (also while iterating) a time, relevance or weight
-            is bad. The message gives file, column and row; rows count from 1, without
+            is bad. The message names file, column and row; rows count from 1, without
             the header.
     """
     folder = Path(path)
@@ -59,26 +60,23 @@ def read_tables(
     parts = table_files(folder, interactions)
     item_parts = table_files(folder, items or "items", optional=items is None)
     query_parts = table_files(folder, queries or "queries", optional=queries is None)
-    digests = {
-        part.relative_to(folder).as_posix(): file_digest(part, text=is_csv(part))
-        for part in (*parts, *item_parts, *query_parts)
-    }
+    digests = digests_of(folder, [*parts, *item_parts, *query_parts])
     return Dataset(
         name=folder.resolve().name,
         columns=roles,
-        items=one_feature_table(item_parts, roles.item),
-        queries=one_feature_table(query_parts, roles.query),
+        items=feature_file(item_parts, roles.item),
+        queries=feature_file(query_parts, roles.query),
         fingerprint=fingerprint(digests),
         source=digests,
-        stream=interaction_stream(table_sources(parts, roles.names()), roles),
+        stream=interaction_stream(table_streams(parts, roles.names()), roles),
     )
 
 
 def table_files(folder: Path, name: str, *, optional: bool = False) -> list[Path]:
-    """The files of a table of a folder; empty where it is optional and not there.
+    """Files of a table in a folder; empty if it is optional and does not exist.
 
     Raises:
-        DataError: If it is not there, or there twice.
+        DataError: If a required table does not exist, or a table exists twice.
     """
     places = [folder / name, *(folder / f"{name}{suffix}" for suffix in _SUFFIXES)]
     found = [place for place in places if place.exists()]
@@ -88,18 +86,18 @@ def table_files(folder: Path, name: str, *, optional: bool = False) -> list[Path
     if not found and optional:
         return []
     if not found:
-        there = sorted(each.name for each in folder.iterdir())
-        stems = {Path(each).stem for each in there}
+        present = sorted(each.name for each in folder.iterdir())
+        stems = {Path(each).stem for each in present}
         raise DataError(
             f"{folder} has no table {name!r} (looked for {name}.parquet, {name}.csv "
-            f"and a folder {name}/).{nearest(name, stems)} The folder holds: "
-            f"{', '.join(there) or 'nothing'}."
+            f"and a folder {name}/).{nearest(name, stems)} The folder contains: "
+            f"{', '.join(present) or 'nothing'}."
         )
     return files_of(found[0])
 
 
 def files_of(place: Path) -> list[Path]:
-    """The files of a table: itself, or those of a folder in the order of their names.
+    """Files of a table: the file itself, or the files of a folder in order of name.
 
     Raises:
         DataError: If it is neither Parquet nor CSV.
@@ -116,28 +114,33 @@ def files_of(place: Path) -> list[Path]:
     return parts
 
 
-def is_csv(path: Path) -> bool:
-    """Whether the file is text."""
-    return path.suffix == ".csv"
+def digests_of(folder: Path, files: Sequence[Path]) -> dict[str, str]:
+    """SHA-256 of each file by its path inside the folder."""
+    return {
+        file.relative_to(folder).as_posix(): file_digest(file, text=_is_csv(file))
+        for file in files
+    }
 
 
-def table_sources(parts: Sequence[Path], text_columns: Sequence[str]) -> list[Source]:
-    """The files of one table; what the first CSV file infers holds for all of them."""
-    if not is_csv(parts[0]):
-        return [parquet_source(part) for part in parts]
+def table_streams(
+    parts: Sequence[Path], text_columns: Sequence[str]
+) -> list[TableStream]:
+    """Streams of the files of one table; all CSV files have the types of the first."""
+    if not _is_csv(parts[0]):
+        return [parquet_stream(part) for part in parts]
     types: dict[str, pa.DataType] = {}
-    sources = []
+    streams = []
     for part in parts:
-        source = csv_source(part, text_columns, types=types)
+        stream = csv_stream(part, text_columns, types=types)
         types = types or dict(
-            zip(source.schema.names, source.schema.types, strict=True)
+            zip(stream.schema.names, stream.schema.types, strict=True)
         )
-        sources.append(source)
-    return sources
+        streams.append(stream)
+    return streams
 
 
-def one_feature_table(parts: Sequence[Path], id_column: str) -> pa.Table | None:
-    """Items or queries, checked; None where there is no file.
+def feature_file(parts: Sequence[Path], id_column: str) -> pa.Table | None:
+    """Items or queries, checked; None if there is no file.
 
     Raises:
         DataError: If there are several files, or an id is missing or repeated.
@@ -147,6 +150,11 @@ def one_feature_table(parts: Sequence[Path], id_column: str) -> pa.Table | None:
     if len(parts) > 1:
         listed = ", ".join(part.name for part in parts)
         raise DataError(f"Items and queries must be one file each. Received: {listed}")
-    if is_csv(parts[0]):
-        return feature_table(csv_source(parts[0], [id_column], whole=True), id_column)
-    return feature_table(parquet_source(parts[0]), id_column)
+    if _is_csv(parts[0]):
+        stream = csv_stream(parts[0], [id_column], one_block=True)
+        return feature_table(stream, id_column)
+    return feature_table(parquet_stream(parts[0]), id_column)
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix == ".csv"

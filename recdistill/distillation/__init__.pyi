@@ -1,24 +1,16 @@
 from .distiller import Distiller
+from .ensemble_scores import ensemble_scores
 from .score_doctor import Examination, examine
 from .score_transforms import TRANSFORMS, effective_candidates, transformed
-from .temperatures import (
-    ConstantSchedule,
-    CosineSchedule,
-    LearnedTemperature,
-    LinearSchedule,
-    StepSchedule,
-)
+from .temperatures import LearnedTemperature
 
 __all__ = [
     "TRANSFORMS",
-    "ConstantSchedule",
-    "CosineSchedule",
     "Distiller",
     "Examination",
     "LearnedTemperature",
-    "LinearSchedule",
-    "StepSchedule",
     "effective_candidates",
+    "ensemble_scores",
     "examine",
     "transformed",
 ]

@@ -1,35 +1,39 @@
-r"""The Distiller: trains a student on what people chose and on what its teacher thinks.
+r"""Distiller: trains a student on observed relevance and on the scores of a teacher.
 
 It is a plain `keras.Model` around the student. `compile`, `fit`, `evaluate`, `predict`
-and callbacks work as ever; only the loss is new:
+and callbacks work as in any Keras model; only the loss differs:
 
 $$ L = w \, L_\text{relevance} + \sum_i w_i \, L_{\text{distillation}, i} + R $$
 
 with $w$ the `student_loss_weight`, $w_i$ the `distillation_loss_weights` and $R$ the
-student's own regularisation. `fit` and `evaluate` report $L$ as `loss`, and, before
-weighting, `relevance_loss`, `distillation_loss` (the weighted mean of all) and, where
-there are several, each of them as `distillation_loss_<its name>`.
+student's regularisation losses. `fit` and `evaluate` report $L$ as `loss` and, before
+weighting, `relevance_loss`, `distillation_loss` (the weighted mean of all distillation
+losses) and, if there are several, each of them as `distillation_loss_<its name>`.
 
-A batch is `(x, y)` or `(x, y, sample_weight)`, where
+A batch is `(x, y)` or `(x, y, sample_weight)`:
 
-- `x` is a dict. `query` holds features `{name: (batch, …)}`, `candidate_index` is
-  `(batch, list_size)`, or `(list_size,)` where all lists share their candidates, `mask`
-  is `(batch, list_size)`, bool, and so is `teacher_scores`, if there, in floats. Of
-  several teachers it is a dict of such scores, or `(batch, teachers, list_size)`.
-  Stored embeddings, for losses that ask for them, stand beside it under their names;
-- `y` is `{"labels": relevance, "mask": mask}`, or relevance alone;
-- `sample_weight` is `(batch,)`, one weight a list; or `(batch, list_size)`, one a
-  candidate, for losses that take those.
+- `x` is a dict. `query` holds features `{name: (batch, …)}`; `candidate_index` is
+  `(batch, list_size)`, or `(list_size,)` if all lists share their candidates; `mask` is
+  `(batch, list_size)`, bool; the optional `teacher_scores` are `(batch, list_size)`,
+  float. The scores of several teachers are a dict of such arrays, or one array
+  `(batch, teachers, list_size)`. Stored embeddings, for losses that compare embeddings,
+  stand beside them under their own names. Only `mask` is required: student and teacher
+  read from `x` what they need, and the teacher may use features that the student never
+  sees.
+- `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
+- `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
+  for each candidate; or a dict shaped like `y`, whose "labels" are used.
 
-The student reads from `x` what it likes, and so does the teacher, which may use
-features that no student will ever have. Neither sees what is stored of the teacher.
+`fit` and `evaluate` also take NumPy arrays. Candidates that all lists share need a
+dataset, because Keras slices every array along its first axis.
 
 With `gradient_accumulation_steps` of a Keras optimizer, n small batches train like one
-large batch as far as they weigh the same: the mean of their means is taken. (Embedding
-tables under Adam and its kin are an exception of Keras 3.15: those square the gradient
-of each mention of a row in a batch, but of the row's sum when it is accumulated.)
+large batch if their weights are equal, because the mean of their means is used. (Not so
+embedding tables under Adam in Keras 3.15, which squares the gradient of each occurrence
+of a row in a batch, but the sum over its occurrences when gradients are accumulated.)
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,36 +41,33 @@ from typing import Any
 import keras
 from keras import ops
 
-from recdistill.distillation import layer_outputs, loss_terms
-from recdistill.distillation.loss_terms import Losses, Temperatures, Weight, replicas
-from recdistill.distillation.teacher_outputs import (
+from recdistill.distillation import keras_losses, layer_outputs, loss_terms
+from recdistill.distillation.batch_arguments import (
     Batch,
-    Targets,
+    array_weight,
+    declared_inputs,
+    first_replica,
+    labels_and_mask,
+    mask_of,
+    weight_like,
+)
+from recdistill.distillation.compile_arguments import CompileArguments
+from recdistill.distillation.loss_terms import Losses, Temperatures, replicas
+from recdistill.distillation.schedules import Scheduled, described, value_at
+from recdistill.distillation.teacher_outputs import (
     Teacher,
+    Teachers,
     TeacherWeights,
 )
 from recdistill.lists.masked_ops import Tensor
-from recdistill.losses.representation_loss import RepresentationLoss, lists_and_rows
+from recdistill.losses.representation_loss import RepresentationLoss
 
 __all__ = ["Distiller"]
 
 
 @dataclass(frozen=True)
-class _Compiled:
-    """What `compile` was given, kept out of reach of Keras's attribute tracking.
-
-    Keras itself would hand `y` to losses and metrics without its mask.
-    """
-
-    loss: keras.losses.Loss | None
-    metrics: Sequence[keras.metrics.Metric]
-    weighted_metrics: Sequence[keras.metrics.Metric]
-    means: dict[str, keras.metrics.Mean]
-
-
-@dataclass(frozen=True)
 class _Pass:
-    """The last forward pass of the student, on its way from `call` to the loss."""
+    """Results of the student's last forward pass, which `call` keeps for the loss."""
 
     scores: Tensor | None = None
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -79,58 +80,62 @@ _SERIALIZED = (
     "student_loss_weight",
     "temperatures",
 )
-"""Arguments that are objects, or hold some."""
+"""Arguments that are objects or contain objects."""
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class Distiller(keras.Model):  # type: ignore[misc]
-    """Trains a student model on relevance and on the scores of a teacher.
+    """Distiller: a Keras model that trains a student on relevance and teacher scores.
 
-    Where a batch has `teacher_scores` they are used and no teacher runs. Else the
-    teacher runs once a step, with `training=False`. The teacher is not part of the
-    model: its variables are neither trained, counted nor saved. A saved distiller holds
-    the student, and comes back with `teacher=None`. What it trains beside the student,
-    projections of embeddings and learned temperatures, it saves, too, so that training
-    can go on; it is not in `distiller.student`, which is what is exported.
+    If a batch has `teacher_scores`, they are used and no teacher runs. Otherwise the
+    teacher runs once in each step, with `training=False`. The teacher is not part of
+    the model: its variables are neither trained, counted nor saved. A saved distiller
+    contains the student and is loaded with `teacher=None`. It also contains what is
+    trained beside the student (projections of embeddings and learned temperatures), so
+    that training can continue; `distiller.student`, the model to export, does not.
 
-    With neither teacher nor distillation losses and `student_loss_weight=1.0` the
-    student trains on relevance alone. This is how its baseline, the baseline, is
-    trained.
+    Without teacher and distillation losses, and with `student_loss_weight=1.0`, the
+    student trains on relevance alone. This is how the baseline is trained.
 
-    The arguments up to `name` stand in the order of `keras.distillation.Distiller`.
+    The arguments up to `name` have the order of `keras.distillation.Distiller`.
 
     Args:
-        teacher: Called as `teacher(x, training=False)`, it returns scores `(batch,
-            list_size)`. A Keras model, or any such function; or several, in a sequence
-            or by name, whose z-scores are averaged. None where all batches have
-            `teacher_scores`.
+        teacher: Called as `teacher(x, training=False)`, returns scores `(batch,
+            list_size)`. A Keras model or any such function; or several of them, in a
+            sequence or by name, which become the weighted mean of their z-scores (as in
+            `recdistill.EnsembleTeacher`). None if all batches have `teacher_scores`.
         student: A Keras model that turns `x`, without `teacher_scores`, into scores
             `(batch, list_size)`.
-        distillation_losses: A Keras loss or a list of them, called with `y_true =
-            {"labels": teacher_scores, "mask": mask}`; or with the embeddings that it
-            names, if it is a `recdistill.losses.RepresentationLoss`. None for none.
-        distillation_loss_weights: A weight for each distillation loss, at least 0, used
-            as it is, or a schedule. The default is an equal part of `1 -
-            student_loss_weight` for each. (Keras's own Distiller multiplies given
-            weights by that number, too.)
-        student_loss_weight: Weight of the relevance loss, from 0 to 1, or a schedule.
+        distillation_losses: A Keras loss or a list of Keras losses, called with
+            `y_true = {"labels": teacher_scores, "mask": mask}`; a
+            `recdistill.losses.RepresentationLoss` is called with the embeddings that it
+            names. Keras's own losses work, too, also by name
+            (`recdistill.distillation.keras_losses`).
+        distillation_loss_weights: A weight of at least 0 for each distillation loss, a
+            number or a schedule, used without scaling. The default is an equal part of
+            `1 - student_loss_weight` for each. (Keras's own Distiller also multiplies
+            given weights by that number.)
+        student_loss_weight: Weight of the relevance loss, from 0 to 1; a number or a
+            schedule.
         name: Name of the model.
-        teacher_weights: One for each of several teachers, by order or by name. The
-            default is an equal part of 1.
-        temperatures: A schedule, a `LearnedTemperature` or None for each distillation
-            loss (see `recdistill.distillation.temperatures`); it stands in for the
-            loss's own
-            `temperature`, and is reported as `temperature`.
+        teacher_weights: One weight for each of several teachers, by order or by name;
+            equal by default. Only ratios matter.
+        temperatures: For each distillation loss a number, a schedule, a
+            `LearnedTemperature` or None. It replaces the `temperature` of the loss and
+            is reported as `temperature`.
         **kwargs: `dtype` and `trainable`, as for any Keras model. The default `dtype`
-            is the student's, so that mixed precision scales the loss where it has to.
+            is the student's, so that mixed precision scales the loss if necessary.
+
+    A schedule is a `keras.optimizers.schedules.LearningRateSchedule` or any function of
+    the number of updates (`recdistill.distillation.schedules`).
 
     Raises:
         ValueError: If a loss is not a Keras loss that reduces a batch to one number, a
             weight is out of its range, the number of weights or temperatures differs
-            from that of losses, or there is nothing to learn from.
+            from that of losses, or all weights are 0.
 
     Example:
-        A student with two numbers to learn, the scores of its two candidates.
+        A student with two trainable numbers, the scores of its two candidates.
 
         >>> import tensorflow as tf
         >>> class Student(keras.Model):
@@ -150,8 +155,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
         >>> batches = tf.data.Dataset.from_tensors((x, y)).repeat(100)
         >>> _ = distiller.fit(batches, shuffle=False, verbose=0)
 
-        Half of the loss asks for (0, 1) and half for (3/4, 1/4); the student ends up in
-        between.
+        Half of the loss is minimal at the shares (0, 1) and half at (3/4, 1/4); the
+        student learns the shares in between.
 
         >>> ops.softmax(distiller.predict(batches.take(1), verbose=0)).numpy().round(3)
         array([[0.375, 0.625]], dtype=float32)
@@ -162,15 +167,15 @@ class Distiller(keras.Model):  # type: ignore[misc]
         teacher: Teacher | Sequence[Teacher] | Mapping[str, Teacher] | None,
         student: keras.Model,
         distillation_losses: Losses = None,
-        distillation_loss_weights: Sequence[Weight] | None = None,
-        student_loss_weight: Weight = 0.5,
+        distillation_loss_weights: Sequence[Scheduled] | None = None,
+        student_loss_weight: Scheduled = 0.5,
         name: str = "distiller",
         *,
         teacher_weights: TeacherWeights = None,
         temperatures: Temperatures = None,
         **kwargs: Any,
     ) -> None:
-        # The student casts its inputs itself, if it wants them cast.
+        # The student casts its own inputs.
         kwargs = {"dtype": student.dtype_policy, **kwargs}
         super().__init__(name=name, autocast=False, **kwargs)
         self.student = student
@@ -186,7 +191,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
             else None
             for number, loss in enumerate(losses)
         )
-        self._targets = Targets(
+        self._teachers = Teachers(
             teacher,
             teacher_weights,
             outputs=loss_terms.outputs_of(losses, "teacher"),
@@ -200,43 +205,49 @@ class Distiller(keras.Model):  # type: ignore[misc]
         weights = [self.student_loss_weight, *self.distillation_loss_weights]
         if all(loss_terms.is_always_zero(weight) for weight in weights):
             raise ValueError(
-                "`distillation_losses` must be given and have weight where "
+                "`distillation_losses` must be given, with a weight above 0, if "
                 "`student_loss_weight` is 0. "
                 f"Received: distillation_losses={distillation_losses}, "
                 f"distillation_loss_weights={distillation_loss_weights}"
             )
-        self._compiled = _Compiled(None, (), (), {})
-        # The distiller has no weights of its own to build, but for projections.
+        self._compiled = CompileArguments()
+        # Apart from projections the distiller has no variables to build.
         self.built = student.built and not any(self.projections)
 
     @property
-    def teacher(self) -> Targets | None:
-        """The teachers, for this distiller to ask; None where all is stored."""
-        return self._targets if self._targets.teachers else None
+    def teacher(self) -> Teachers | None:
+        """The teachers; None if everything is stored in the batches."""
+        return self._teachers if self._teachers.teachers else None
 
     def compile(
         self,
         optimizer: Any = "rmsprop",
-        loss: keras.losses.Loss | None = None,
-        metrics: Sequence[keras.metrics.Metric] | None = None,
-        weighted_metrics: Sequence[keras.metrics.Metric] | None = None,
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        weighted_metrics: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Configure training. As in `keras.Model`, with whole lists in mind.
+        """Configure training, as in `keras.Model`, for batches of lists.
+
+        Losses and metrics of recdistill and keras-rs are called with `y` as
+        `{"labels": …, "mask": …}` and the student's scores. Keras's own losses and
+        metrics work candidate by candidate; see
+        `recdistill.distillation.keras_losses`.
 
         Args:
             optimizer: A Keras optimizer or its name.
-            loss: The relevance loss: called with `y` as `{"labels": …, "mask": …}`, the
-                student's scores and `sample_weight`. It may be left out where
-                `student_loss_weight` is 0.
-            metrics: Called with `y` as above and the student's scores.
-            weighted_metrics: Called with `sample_weight` besides.
-            **kwargs: Other arguments of `keras.Model.compile`, but for `loss_weights`,
-                whose part `student_loss_weight` plays.
+            loss: The relevance loss: a Keras loss, its name ("mse") or a function. It
+                may be None if `student_loss_weight` is 0.
+            metrics: Keras metrics, their names ("mae") or functions.
+            weighted_metrics: The same; `sample_weight` applies to these. A name that
+                `metrics` uses gets the prefix "weighted_".
+            **kwargs: Other arguments of `keras.Model.compile` except `loss_weights`,
+                whose role `student_loss_weight` has.
 
         Raises:
-            ValueError: If there is no relevance loss but a weight for it, a loss or
-                metric is no Keras object, or there are `loss_weights`.
+            ValueError: If the relevance loss is missing but has a weight, a loss or
+                metric is none or takes candidates for classes, or `loss_weights` are
+                given.
         """
         if kwargs.get("loss_weights") is not None:
             raise ValueError(
@@ -245,72 +256,80 @@ class Distiller(keras.Model):  # type: ignore[misc]
             )
         if loss is None and not loss_terms.is_always_zero(self.student_loss_weight):
             raise ValueError(
-                "`loss` must be given where `student_loss_weight` is above 0. "
-                f"Received: loss=None, student_loss_weight={self.student_loss_weight}"
+                "`loss` must be given if `student_loss_weight` is above 0. Received: "
+                f"loss=None, student_loss_weight={described(self.student_loss_weight)}"
             )
-        if loss is not None:
-            loss_terms.check_loss("loss", loss)
-        metrics, weighted_metrics = list(metrics or ()), list(weighted_metrics or ())
-        for metric in metrics + weighted_metrics:
-            if not isinstance(metric, keras.metrics.Metric):
-                raise ValueError(
-                    "`metrics` must be keras.metrics.Metric objects. "
-                    f"Received: {metric!r}"
-                )
-        super().compile(optimizer=optimizer, **kwargs)
         names = ["loss"]
         names += ["relevance_loss"] if loss is not None else []
         names += ["distillation_loss"] if self.distillation_losses else []
         names += [name for term in self._terms for name in term.reported]
-        means = {name: keras.metrics.Mean(name=name) for name in names}
-        self._compiled = _Compiled(loss, metrics, weighted_metrics, means)
+        compiled = CompileArguments(loss, metrics, weighted_metrics, names)
+        super().compile(optimizer=optimizer, **kwargs)
+        self._compiled = compiled
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as in `keras.Model`; arrays may have weights `(n, list_size)`."""
+        if kwargs.get("sample_weight") is not None:
+            kwargs["sample_weight"] = weight_like(y, kwargs["sample_weight"])
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, list | tuple) and len(validation) == 3:
+            x_, y_, weight = validation
+            kwargs["validation_data"] = (x_, y_, weight_like(y_, weight))
+        return super().fit(x, y, *args, **kwargs)
+
+    @functools.wraps(keras.Model.evaluate)
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate, as in `keras.Model`; arrays may have weights `(n, list_size)`."""
+        if kwargs.get("sample_weight") is not None:
+            kwargs["sample_weight"] = weight_like(y, kwargs["sample_weight"])
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _maybe_symbolic_build(
+        self, iterator: Any = None, data_batch: Any = None
+    ) -> None:
+        """Build from the batch of one replica.
+
+        Keras averages a batch over the replicas of a `tf.distribute` strategy to learn
+        its shapes, which fails for boolean masks.
+        """
+        if iterator is not None and self.distribute_strategy.num_replicas_in_sync > 1:
+            _, _, batches = next(iter(iterator))
+            iterator, data_batch = None, first_replica(next(batches))
+        super()._maybe_symbolic_build(iterator, data_batch)
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """What `fit` and `evaluate` report: the losses, then the compiled metrics."""
-        compiled = self._compiled
+        """Metrics that `fit` and `evaluate` report: losses, then compiled metrics."""
         others = [metric for metric in super().metrics if metric.name != "loss"]
-        return [
-            *compiled.means.values(),
-            *compiled.metrics,
-            *compiled.weighted_metrics,
-            *others,
-        ]
+        return [*self._compiled.all_metrics, *others]
 
     def build(self, x_shape: Any = None) -> None:
-        """Nothing: the student builds itself, and projections need a batch."""
+        """Do nothing: the student builds itself, and projections need a batch."""
 
     def call(self, x: Batch, training: bool | None = None) -> Tensor:
         """The student's scores.
 
         Args:
             x: The inputs of a batch.
-            training: Whether dropout and the like are on.
+            training: Whether layers such as dropout are in training mode.
 
         Returns:
             `(batch, list_size)`.
 
         Raises:
-            ValueError: If the student has no output that a loss asks for.
+            ValueError: If the student lacks an output that a loss compares.
         """
         with layer_outputs.watching(self.student, self._watched) as outputs:
-            scores = self.student(self._targets.hidden(x), training=training)
-        for name in self._watched:
-            if name not in outputs:
-                layers = sorted(
-                    path for path, _ in layer_outputs.layer_paths(self.student)
-                )
-                raise ValueError(
-                    "`student_output` must be a name that the student exposes, or one "
-                    f"of its layers. Received: student_output={name!r}, a student with "
-                    f"the layers {layers}"
-                )
+            inputs = declared_inputs(self.student, self._teachers.visible(x))
+            scores = self.student(inputs, training=training)
+        layer_outputs.check_found(self.student, self._watched, outputs)
         self._pass = _Pass(scores, outputs)
         self._build_projections(x)
         return scores
 
     def _build_projections(self, x: Batch) -> None:
-        """Create the projections as soon as both widths are known."""
+        """Create the projections once both widths are known."""
         pairs = [
             (layer, loss)
             for layer, loss in zip(
@@ -318,7 +337,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
             )
             if layer is not None and not layer.built
         ]
-        widths = self._targets.widths(x) if pairs else {}
+        widths = self._teachers.widths(x) if pairs else {}
         for layer, loss in pairs:
             if loss.teacher_output in widths:
                 student = self._pass.outputs[loss.student_output].shape[-1]
@@ -332,76 +351,68 @@ class Distiller(keras.Model):  # type: ignore[misc]
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        """The loss of a batch, as Keras calls it in each training and test step.
+        """The loss of a batch; Keras calls this in each training and test step.
 
         Args:
             x: The inputs of the batch.
             y: `{"labels": …, "mask": …}`, or relevance alone, `(batch, list_size)`.
-            y_pred: The student's scores, `(batch, list_size)`; computed where None.
-            sample_weight: `(batch,)`, one weight a list.
-            training: Whether the student trains, where its scores are computed here.
+            y_pred: The student's scores, `(batch, list_size)`; computed if None.
+            sample_weight: `(batch,)` or `(batch, list_size)`, or a dict shaped like
+                `y`.
+            training: Whether the student is in training mode, if its scores are
+                computed here.
 
         Returns:
             A scalar.
 
         Raises:
-            ValueError: If relevance is asked for and there is none, or teacher scores
-                are and there is neither a teacher nor a column of them.
+            ValueError: If relevance is required but missing, or teacher scores are
+                required but neither stored in `x` nor available from a teacher.
         """
         scores, outputs = self._student_pass(x, y_pred, training)
-        # Gradients are summed over replicas: Keras divides its losses by their number.
+        sample_weight = array_weight(sample_weight)
+        # Gradients are summed over replicas, so losses are divided by their number.
         loss = sum(ops.cast(ops.sum(each), "float32") for each in self.losses)
         loss = ops.convert_to_tensor(loss, "float32") / replicas()
         step, parts = self._step, {}
         if self._compiled.loss is not None:
-            relevance = _labels_and_mask(x, y)
-            value = self._compiled.loss(relevance, scores, sample_weight)
+            relevance = labels_and_mask(x, y)
+            value = keras_losses.loss_value(
+                self._compiled.loss, relevance, scores, sample_weight
+            )
             parts["relevance_loss"] = value
-            loss += loss_terms.value_at(self.student_loss_weight, step) * value
+            loss += value_at(self.student_loss_weight, step) * value
         if self._terms:
-            shown, weights, values = self._targets.of(x), [], []
+            teacher, weights, values = self._teachers.outputs_for(x), [], []
             for term in self._terms:
-                weights.append(loss_terms.value_at(term.weight, step))
-                pair = term.compared(shown, scores, outputs)
-                value, reported = term.value(*pair, _mask(x), sample_weight, step)
+                weights.append(value_at(term.weight, step))
+                pair = term.compared(teacher, scores, outputs)
+                value, reported = term.value(pair, mask_of(x), sample_weight, step)
                 values.append(value)
                 parts |= reported
                 loss += weights[-1] * value
             parts["distillation_loss"] = loss_terms.weighted_mean(values, weights)
-        self._update_means({"loss": loss, **parts}, _mask(x), sample_weight)
+        self._compiled.update_means({"loss": loss, **parts}, mask_of(x), sample_weight)
         return loss
 
     @property
     def _step(self) -> Tensor:
-        """The optimizer's updates so far, which schedules go by."""
+        """Number of updates that the optimizer has made; schedules depend on it."""
         optimizer = self.optimizer if self.compiled else None
         return 0 if optimizer is None else ops.convert_to_tensor(optimizer.iterations)
 
     def _student_pass(
         self, x: Batch, y_pred: Tensor | None, training: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scores of a batch and the inner outputs of the same pass."""
+        """Scores and intermediate representations from the same forward pass."""
         scores = self(x, training=training) if y_pred is None else y_pred
         last, self._pass = self._pass, _Pass()
         if self._watched and last.scores is not scores:
             raise ValueError(
-                "`y_pred` must come from this distiller's last call, or be None, where "
-                "a loss compares embeddings. Received: other scores"
+                "`y_pred` must come from this distiller's last call, or be None, if a "
+                "loss compares embeddings. Received: other scores"
             )
         return scores, last.outputs
-
-    def _update_means(
-        self, values: dict[str, Tensor], mask: Tensor, sample_weight: Tensor | None
-    ) -> None:
-        """Add a batch to the reported means, where it counts by its weighted lists.
-
-        So neither the batch size nor a list of padding changes what is reported, as
-        long as each real list has some relevance. (Keras counts the rows of the first
-        input, which may be candidates that lists share.)
-        """
-        list_weight, _ = lists_and_rows(sample_weight, mask)
-        for name, mean in self._compiled.means.items():
-            mean.update_state(values[name] * replicas(), ops.sum(list_weight))
 
     def compute_metrics(
         self,
@@ -410,26 +421,26 @@ class Distiller(keras.Model):  # type: ignore[misc]
         y_pred: Tensor,
         sample_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Update the compiled metrics with a batch, and report all so far.
+        """Update the compiled metrics with a batch.
 
         Args:
             x: The inputs of the batch.
             y: `{"labels": …, "mask": …}`, or relevance alone, `(batch, list_size)`.
             y_pred: The student's scores, `(batch, list_size)`.
-            sample_weight: `(batch,)`, one weight a list; for the weighted metrics.
+            sample_weight: For the weighted metrics; as for `compute_loss`.
 
         Returns:
             The value of each metric by name.
         """
-        for metric in self._compiled.metrics:
-            metric.update_state(_labels_and_mask(x, y), y_pred)
-        for metric in self._compiled.weighted_metrics:
-            metric.update_state(_labels_and_mask(x, y), y_pred, sample_weight)
+        if self._compiled.metrics or self._compiled.weighted_metrics:
+            relevance = labels_and_mask(x, y)
+            weight = array_weight(sample_weight)
+            self._compiled.update_metrics(relevance, y_pred, weight)
         results: dict[str, Tensor] = self.get_metrics_result()
         return results
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this distiller anew, without its teacher."""
+        """The arguments without the teacher, as a serialisable dict."""
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -439,13 +450,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 map(serialize, self.distillation_loss_weights)
             ),
             "student_loss_weight": serialize(self.student_loss_weight),
-            "teacher_weights": serialize(self._targets.weights),
+            "teacher_weights": serialize(self._teachers.weights),
             "temperatures": list(map(serialize, self.temperatures)),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distiller":
-        """Make a distiller from `get_config`; it has no teacher."""
+        """Create a distiller, without a teacher, from the result of `get_config`."""
         made = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in _SERIALIZED
@@ -453,14 +464,14 @@ class Distiller(keras.Model):  # type: ignore[misc]
         return cls(teacher=None, **{**config, **made})
 
     def get_build_config(self) -> dict[str, Any] | None:
-        """The widths of projections; the student rebuilds itself."""
+        """Widths of the projections; the student saves its own build config."""
         if not any(layer and layer.built for layer in self.projections):
             return None
         widths = [layer and layer.widths for layer in self.projections]
         return {"projection_widths": widths}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
-        """Create the projections that a saved distiller had."""
+        """Create the projections of a saved distiller."""
         for layer, widths in zip(
             self.projections, config["projection_widths"], strict=True
         ):
@@ -468,7 +479,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 layer.build(widths)
 
     def get_compile_config(self) -> dict[str, Any]:
-        """The arguments of `compile`, for saving."""
+        """The arguments of `compile`, as a serialisable dict."""
         config = super().get_compile_config()
         if not config:
             return {}
@@ -480,25 +491,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
         return {**config, **keras.saving.serialize_keras_object(ours)}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with what `get_compile_config` returned."""
+        """Compile with the result of `get_compile_config`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.student.built:
             self.optimizer.build(self.trainable_variables)
-
-
-def _mask(x: Batch) -> Tensor:
-    if "mask" not in x:
-        raise ValueError(f'`x` must have the key "mask". Received: keys={sorted(x)}')
-    return x["mask"]
-
-
-def _labels_and_mask(
-    x: Batch, y: dict[str, Tensor] | Tensor | None
-) -> dict[str, Tensor]:
-    """The relevance of a batch in the form that losses and metrics take."""
-    if y is None:
-        raise ValueError(
-            "`y` must hold the relevance of the candidates where a relevance loss or a "
-            "metric is compiled. Received: y=None"
-        )
-    return {"mask": _mask(x), **(y if isinstance(y, dict) else {"labels": y})}

@@ -1,19 +1,19 @@
-"""Looking into a model while it runs: outputs of its layers, and what it exposes.
+"""Layer outputs: intermediate representations of a model during its forward pass.
 
-A hint is an inner output of the teacher that the student is shown (Romero et al., 2015,
-"FitNets"). To get at it, Keras builds a second model, whose pass is a second pass, and
-only Functional models can be taken apart like that. Here the one pass that is made
-anyway is watched, whatever the model is made of:
+FitNets hints (Romero et al., 2015) and similar losses compare intermediate
+representations of teacher and student. With Keras alone this takes a second model and
+a second forward pass, and works for Functional models only. Here the forward pass that
+runs anyway is watched, for any kind of model:
 
     with watching(student, ["query_embedding", "query_tower/hidden_0"]) as outputs:
         scores = student(x, training=True)
     outputs["query_embedding"]
 
-A name is either something that the model exposes from inside its `call` (see `expose`),
-or one of its layers.
+A name is either a value that the model exposes in its `call` (see `expose`), or one of
+its layers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,23 +23,24 @@ from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
 
-__all__ = ["Projection", "expose", "layer_paths", "watching"]
+__all__ = ["Projection", "check_found", "expose", "layer_paths", "watching"]
 
-# The names that are looked for at the moment, and what has been found so far.
+# Names that the active `watching` block collects, and the values found so far.
 _WATCHED: ContextVar[tuple[frozenset[str], dict[str, Tensor]] | None] = ContextVar(
     "watched", default=None
 )
 
 
 def expose(name: str, value: Tensor | Callable[[], Tensor]) -> None:
-    """Show an inner value to whoever is watching. A model says this in its `call`.
+    """Make an intermediate value of a model's `call` available to `watching`.
 
-    Outside of `watching` it does nothing, so an exported model is the same with it.
+    Models call this inside `call`. Outside of a `watching` block it does nothing, so it
+    does not change an exported model.
 
     Args:
-        name: What it is called: "query_embedding", say.
-        value: The value; or, where making it takes time, a function that makes it,
-            which is called only if the name is being looked for.
+        name: Name of the value, such as "query_embedding".
+        value: The value; or a function that computes it, which is called only if the
+            name is watched.
     """
     watched = _WATCHED.get()
     if watched is not None and name in watched[0]:
@@ -48,20 +49,21 @@ def expose(name: str, value: Tensor | Callable[[], Tensor]) -> None:
 
 @contextmanager
 def watching(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collect inner outputs of a model that is called inside the block.
+    """Collect intermediate outputs of a model that is called inside the block.
 
     Args:
-        model: The model; where it is no Keras model, it can only expose.
-        names: What to look for. A layer is named by its name, or by the end of its path
-            of names: "hidden_0" or "query_tower/hidden_0".
+        model: The model. Only exposed values can be collected from a model that is not
+            a Keras layer.
+        names: Names to collect. A layer has its name, or the end of its path of names:
+            "hidden_0" or "query_tower/hidden_0".
 
     Yields:
-        The outputs by name, filled in as the model runs. What is not there after the
-        block was neither exposed nor the output of a layer that was called. A name that
-        is both exposed and a layer's is the exposed value.
+        The outputs by name, complete after the block. A name is missing if it was
+        neither exposed nor the name of a layer that was called. An exposed value takes
+        precedence over a layer of the same name.
 
     Raises:
-        ValueError: If a name fits several layers, or its layer is called twice.
+        ValueError: If a name matches several layers, or its layer is called twice.
 
     Example:
         >>> model = keras.Sequential([keras.layers.Rescaling(2.0, name="double")])
@@ -90,12 +92,12 @@ def watching(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 def _recording(
     layers: dict[str, keras.layers.Layer], called: dict[str, Tensor]
 ) -> Iterator[None]:
-    """Inside the block these layers leave a copy of their output in `called`."""
+    """Inside the block, store the outputs of these layers in `called`."""
     by_layer: dict[int, tuple[keras.layers.Layer, list[str]]] = {}
     for name, layer in layers.items():
         by_layer.setdefault(id(layer), (layer, []))[1].append(name)
     for layer, names in by_layer.values():
-        # In the instance's own dictionary, where Keras does not track it.
+        # Set in the instance's dictionary, which Keras does not track.
         vars(layer)["call"] = _recorded(layer.call, names, called)
     try:
         yield
@@ -110,12 +112,12 @@ def _recorded(
     def record(*args: Any, **kwargs: Any) -> Tensor:
         output = call(*args, **kwargs)
         for name in names:
-            # Keras calls an unbuilt model first in a graph of its own, to build it.
+            # Keras first calls an unbuilt model in a separate graph, to build it.
             if name in called and _graph(called[name]) is _graph(output):
                 raise ValueError(
-                    "A watched layer must be called once in a pass: let the model "
-                    "`recdistill.distillation.layer_outputs.expose` what is meant. "
-                    f"Received: two calls of {name!r}"
+                    "A watched layer must be called once in a forward pass. Use "
+                    "`recdistill.distillation.layer_outputs.expose` in the model's "
+                    f"`call` instead. Received: two calls of {name!r}"
                 )
             called[name] = output
         return output
@@ -124,12 +126,12 @@ def _recorded(
 
 
 def _graph(output: Tensor) -> Any:
-    """The graph that a tensor is part of; None for an eager one."""
+    """The graph of a tensor; None for an eager tensor."""
     return getattr(output, "graph", None)
 
 
 def _find_layer(model: Any, name: str) -> keras.layers.Layer | None:
-    """The one layer whose path ends in `name`; None where there is none."""
+    """The only layer whose path ends in `name`; None if no layer's does."""
     if not isinstance(model, keras.layers.Layer):
         return None
     fitting = {
@@ -140,10 +142,33 @@ def _find_layer(model: Any, name: str) -> keras.layers.Layer | None:
     if len(fitting) > 1:
         paths = sorted(path for path, _ in fitting.values())
         raise ValueError(
-            f"A layer must be named by as much of its path as tells it from others. "
-            f"Received: {name!r}, which fits {paths}"
+            "The name of a layer must contain enough of its path to be unique. "
+            f"Received: {name!r}, which matches {paths}"
         )
     return next((layer for _, layer in fitting.values()), None)
+
+
+def check_found(
+    student: Any, names: Sequence[str], outputs: Mapping[str, Tensor]
+) -> None:
+    """Raise unless every watched name was found in the student.
+
+    Args:
+        student: The model.
+        names: Names that were watched.
+        outputs: The result of `watching`.
+
+    Raises:
+        ValueError: If one is missing; the message lists the student's layers.
+    """
+    for name in names:
+        if name not in outputs:
+            layers = sorted(path for path, _ in layer_paths(student))
+            raise ValueError(
+                "`student_output` must be a name that the student exposes, or one of "
+                f"its layers. Received: student_output={name!r}, a student with the "
+                f"layers {layers}"
+            )
 
 
 def layer_paths(
@@ -153,7 +178,7 @@ def layer_paths(
 
     Args:
         layer: A model or a layer.
-        prefix: What paths start with.
+        prefix: Prepended to each path.
 
     Yields:
         Path and layer, such as "query_tower/hidden_0".
@@ -166,14 +191,14 @@ def layer_paths(
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class Projection(keras.layers.Layer):  # type: ignore[misc]
-    """An affine map from the student's width to the teacher's.
+    """Affine projection from the width of the student's embeddings to the teacher's.
 
-    It makes up for a student that is narrower than its teacher, and for axes that two
-    models have no reason to share. It is trained with the student and left behind: the
-    student never learns of it.
+    It allows a student that is narrower than its teacher, and two embedding spaces with
+    different axes. It is trained with the student but belongs to the distiller,
+    so it is not exported.
 
     Args:
-        **kwargs: Arguments of a Keras layer. The type is float32 unless they say.
+        **kwargs: Arguments of a Keras layer. The default `dtype` is float32.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -184,14 +209,14 @@ class Projection(keras.layers.Layer):  # type: ignore[misc]
         """Create the weights.
 
         Args:
-            widths: Width of the student's embedding and of the teacher's.
+            widths: Widths of the student's and the teacher's embeddings.
 
         Raises:
-            ValueError: If a width is not known.
+            ValueError: If a width is unknown.
         """
         if None in widths:
             raise ValueError(
-                "Embeddings must have a known width, to be projected. "
+                "Embeddings must have a known width to be projected. "
                 f"Received: widths of student and teacher={tuple(widths)}"
             )
         self.widths = (int(widths[0]), int(widths[1]))
@@ -201,5 +226,5 @@ class Projection(keras.layers.Layer):  # type: ignore[misc]
         )
 
     def call(self, embeddings: Tensor) -> Tensor:
-        """`(…, student's width)` to `(…, teacher's width)`."""
+        """Project embeddings `(…, student's width)` to `(…, teacher's width)`."""
         return ops.matmul(embeddings, self.kernel) + self.bias

@@ -1,8 +1,8 @@
-"""The distillation losses of a distiller: what each compares, weighs and is called.
+"""Loss terms: the distillation losses of a distiller with their weights.
 
-A term is a Keras loss with a weight and, if it has one that changes, a temperature. A
-`RepresentationLoss` compares inner outputs and may own a projection; any other loss
-compares scores.
+A term is a Keras loss with its weight and, if it changes during training, its
+temperature. A `RepresentationLoss` compares intermediate representations of student and
+teacher and may have a projection; any other loss compares scores.
 """
 
 import re
@@ -16,9 +16,11 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from recdistill.distillation.keras_losses import as_loss, loss_value
 from recdistill.distillation.layer_outputs import Projection
-from recdistill.distillation.teacher_outputs import Shown
-from recdistill.distillation.temperatures import LearnedTemperature, Schedule
+from recdistill.distillation.schedules import Scheduled, bounds, described, value_at
+from recdistill.distillation.teacher_outputs import TeacherOutputs
+from recdistill.distillation.temperatures import LearnedTemperature
 from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.representation_loss import RepresentationLoss
 
@@ -27,108 +29,87 @@ __all__ = [
     "Temperature",
     "Temperatures",
     "Term",
-    "Weight",
     "as_losses",
     "as_student_weight",
     "as_temperatures",
     "as_terms",
     "as_weights",
-    "check_loss",
     "is_always_zero",
     "outputs_of",
     "replicas",
-    "value_at",
     "weighted_mean",
 ]
 
-Weight: TypeAlias = float | Schedule
-Temperature: TypeAlias = Schedule | LearnedTemperature
-Losses: TypeAlias = keras.losses.Loss | Sequence[keras.losses.Loss] | None
+Temperature: TypeAlias = Scheduled | LearnedTemperature
+Losses: TypeAlias = keras.losses.Loss | str | Sequence[keras.losses.Loss | str] | None
 Temperatures: TypeAlias = Temperature | Sequence[Temperature | None] | None
 
 
 def as_losses(losses: Losses) -> tuple[keras.losses.Loss, ...]:
-    """One loss, several or none as a tuple.
+    """Distillation losses as a tuple.
 
     Args:
-        losses: What a distiller was given.
+        losses: One loss, several or None; see `keras_losses.as_loss`.
 
     Raises:
         ValueError: If one is not a Keras loss that reduces a batch to one number.
     """
     several = losses if isinstance(losses, list | tuple) else [losses]
-    found = tuple(loss for loss in several if loss is not None)
-    for loss in found:
-        check_loss("distillation_losses", loss)
-    return found
+    return tuple(
+        as_loss("distillation_losses", loss) for loss in several if loss is not None
+    )
 
 
-def check_loss(name: str, loss: Any) -> None:
-    """Raise unless a loss is a Keras loss that reduces a batch to one number.
-
-    Args:
-        name: What the error message calls it.
-        loss: What was given.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not isinstance(loss, keras.losses.Loss) or loss.reduction in (None, "none"):
-        raise ValueError(
-            f"`{name}` must be keras.losses.Loss objects with a reduction. "
-            f"Received: {loss!r}"
-        )
-
-
-def as_student_weight(weight: Weight) -> Weight:
-    """The weight of relevance, checked.
+def as_student_weight(weight: Scheduled) -> Scheduled:
+    """The weight of the relevance loss, checked.
 
     Args:
-        weight: What a distiller was given.
+        weight: The argument `student_loss_weight` of a distiller.
 
     Raises:
-        ValueError: If it is not between 0 and 1 in all steps.
+        ValueError: If it is not between 0 and 1 at all checked steps.
     """
-    scheduled = isinstance(weight, Schedule)
-    ends = [weight.lowest, weight.highest] if isinstance(weight, Schedule) else [weight]
-    if not all(0.0 <= end <= 1.0 for end in ends):
-        shown = f"a schedule between {ends[0]} and {ends[1]}" if scheduled else weight
+    if not all(0.0 <= bound <= 1.0 for bound in bounds(weight)):
         raise ValueError(
             "`student_loss_weight` must be between 0 and 1. "
-            f"Received: student_loss_weight={shown}"
+            f"Received: student_loss_weight={described(weight)}"
         )
     return weight
 
 
 def as_weights(
-    weights: Sequence[Weight] | None, count: int, student_loss_weight: Weight
-) -> tuple[Weight, ...]:
-    """The weight of each loss.
+    weights: Sequence[Scheduled] | None, count: int, student_loss_weight: Scheduled
+) -> tuple[Scheduled, ...]:
+    """The weight of each distillation loss.
 
     Args:
-        weights: What a distiller was given; None shares out what relevance leaves.
-        count: How many losses there are.
-        student_loss_weight: The weight of relevance.
+        weights: The argument `distillation_loss_weights` of a distiller. None means
+            equal parts of `1 - student_loss_weight`.
+        count: Number of distillation losses.
+        student_loss_weight: Weight of the relevance loss.
 
     Raises:
-        ValueError: If there is not one for each loss, one is out of range, or there is
-            none and the weight of relevance is a schedule.
+        ValueError: If the number of weights differs from that of losses, one is out of
+            range, or weights are None although `student_loss_weight` is a schedule.
     """
     if weights is None:
         if not count:
             return ()
-        if isinstance(student_loss_weight, Schedule):
+        if callable(student_loss_weight):
             raise ValueError(
-                "`distillation_loss_weights` must be given where `student_loss_weight` "
-                "is a schedule. Received: distillation_loss_weights=None"
+                "`distillation_loss_weights` must be given if `student_loss_weight` is "
+                "a schedule. Received: distillation_loss_weights=None"
             )
         return ((1.0 - student_loss_weight) / count,) * count
-    lowest = [w.lowest if isinstance(w, Schedule) else w for w in weights]
-    if len(weights) != count or not all(0.0 <= w and isfinite(w) for w in lowest):
+    ends = [bounds(weight) for weight in weights]
+    if len(weights) != count or not all(
+        0.0 <= low and isfinite(up) for low, up in ends
+    ):
+        shown = ", ".join(map(described, weights))
         raise ValueError(
-            "`distillation_loss_weights` must hold a finite number, at least 0, for "
-            f"each distillation loss. Received: distillation_loss_weights={weights}, "
-            f"{count} losses"
+            "`distillation_loss_weights` must hold a finite number of at least 0, or a "
+            "schedule of such numbers, for each distillation loss. "
+            f"Received: distillation_loss_weights=[{shown}], {count} losses"
         )
     return tuple(weights)
 
@@ -136,15 +117,15 @@ def as_weights(
 def as_temperatures(
     temperatures: Temperatures, losses: Sequence[keras.losses.Loss]
 ) -> tuple[Temperature | None, ...]:
-    """The temperature of each loss; None for one that keeps its own.
+    """The temperature of each distillation loss; None keeps the loss's own.
 
     Args:
-        temperatures: What a distiller was given.
-        losses: Its losses.
+        temperatures: The argument `temperatures` of a distiller.
+        losses: The distillation losses.
 
     Raises:
-        ValueError: If there is not one for each loss, one may be 0 or less, or it is
-            for a loss without a temperature.
+        ValueError: If the number of temperatures differs from that of losses, one is
+            not above 0 at all checked steps, or its loss has no temperature.
     """
     if temperatures is None:
         return (None,) * len(losses)
@@ -153,49 +134,45 @@ def as_temperatures(
         found = tuple(temperatures)
     if len(found) != len(losses):
         raise ValueError(
-            "`temperatures` must hold a schedule, a LearnedTemperature or None for "
-            f"each distillation loss. Received: temperatures={temperatures}, "
+            "`temperatures` must hold a number, a schedule, a LearnedTemperature or "
+            f"None for each distillation loss. Received: temperatures={temperatures}, "
             f"{len(losses)} losses"
         )
     learned = [id(each) for each in found if isinstance(each, LearnedTemperature)]
     if len(set(learned)) < len(learned):
         raise ValueError(
-            "`temperatures` must hold a LearnedTemperature of its own for each loss. "
-            f"Received: one of them twice in temperatures={temperatures}"
+            "`temperatures` must hold a separate LearnedTemperature for each loss. "
+            f"Received: the same one twice in temperatures={temperatures}"
         )
     for temperature, loss in zip(found, losses, strict=True):
-        if temperature is None:
-            continue
-        if not isinstance(temperature, Schedule | LearnedTemperature):
-            raise ValueError(
-                "`temperatures` must be schedules or LearnedTemperature; a number is "
-                f"an argument of the loss. Received: {temperature!r}"
-            )
-        if temperature.lowest <= 0.0:
-            raise ValueError(
-                "`temperatures` must stay above 0. Received: a schedule that falls to "
-                f"{temperature.lowest}"
-            )
-        if not hasattr(loss, "temperature"):
-            raise ValueError(
-                "`temperatures` must be None for a loss without a temperature. "
-                f"Received: {temperature!r} for {loss!r}"
-            )
+        if temperature is not None:
+            _check_temperature(temperature, loss)
     return found
 
 
-def is_always_zero(weight: Weight) -> bool:
-    """Whether a weight is 0 in every step."""
-    return (weight.highest if isinstance(weight, Schedule) else weight) == 0.0
+def _check_temperature(temperature: Temperature, loss: keras.losses.Loss) -> None:
+    if not hasattr(loss, "temperature"):
+        raise ValueError(
+            "`temperatures` must be None for a loss without a temperature. "
+            f"Received: {temperature!r} for {loss!r}"
+        )
+    if isinstance(temperature, LearnedTemperature):
+        return
+    low, up = bounds(temperature)
+    if not (0.0 < low and isfinite(up)):
+        raise ValueError(
+            "`temperatures` must be finite and stay above 0. "
+            f"Received: {described(temperature)}"
+        )
 
 
-def value_at(weight: Weight, step: Tensor) -> Tensor | float:
-    """The value of a weight at a step: a number as it is, a schedule's as a tensor."""
-    return weight(step) if isinstance(weight, Schedule) else weight
+def is_always_zero(weight: Scheduled) -> bool:
+    """Whether a weight is 0 at all checked steps."""
+    return bounds(weight) == (0.0, 0.0)
 
 
 def weighted_mean(values: Sequence[Tensor], weights: Sequence[Any]) -> Tensor:
-    """Values averaged by their weights, and equally if all of those are 0.
+    """Weighted mean of scalars; the plain mean if all weights are 0.
 
     Args:
         values: Scalars.
@@ -211,7 +188,7 @@ def weighted_mean(values: Sequence[Tensor], weights: Sequence[Any]) -> Tensor:
 
 
 def outputs_of(losses: Sequence[keras.losses.Loss], side: str) -> list[str]:
-    """Names of the inner outputs that losses compare, each once.
+    """Names of the intermediate representations that losses compare, each once.
 
     Args:
         losses: Losses of all kinds.
@@ -227,19 +204,19 @@ def outputs_of(losses: Sequence[keras.losses.Loss], side: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Term:
-    """One distillation loss of a distiller.
+    """One distillation loss of a distiller, with its weight.
 
     Attributes:
         loss: The loss.
         weight: Its weight.
-        temperature: What stands in for its own; None for its own.
-        projection: What the student's embeddings pass first; None for nothing.
-        name: What it is reported as, "" for not at all.
-        temperature_name: What its temperature is reported as, "" for not at all.
+        temperature: Replaces the loss's own temperature; None keeps that one.
+        projection: Applied to the student's embeddings first; None for no projection.
+        name: Name under which the loss is reported; "" if it is not reported.
+        temperature_name: Name under which the temperature is reported; "" if it is not.
     """
 
     loss: keras.losses.Loss
-    weight: Weight
+    weight: Scheduled
     temperature: Temperature | None
     projection: Projection | None
     name: str
@@ -247,57 +224,60 @@ class Term:
 
     @property
     def reported(self) -> list[str]:
-        """The names of all it reports."""
+        """Names of the reported values."""
         return [name for name in (self.name, self.temperature_name) if name]
 
     def compared(
-        self, shown: Shown, scores: Tensor, outputs: dict[str, Tensor]
+        self, teacher: TeacherOutputs, scores: Tensor, outputs: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """What of the teacher and what of the student this loss looks at.
+        """The pair of tensors that this loss compares.
 
         Args:
-            shown: What the teacher says of a batch.
+            teacher: The teacher's scores and intermediate representations.
             scores: The student's scores, `(batch, list_size)`.
-            outputs: The student's inner outputs.
+            outputs: The student's intermediate representations.
 
         Returns:
-            Scores of both, or embeddings of both.
+            Scores of teacher and student, or embeddings of teacher and student.
         """
         if not isinstance(self.loss, RepresentationLoss):
-            return shown.scores, scores
-        teacher = shown.outputs[self.loss.teacher_output]
-        student = outputs[self.loss.student_output]
-        if len(teacher.shape) == 2 and len(student.shape) == 3:
-            # Candidates that all lists share are one list.
-            teacher = teacher[None]
+            return teacher.scores, scores
+        theirs = teacher.outputs[self.loss.teacher_output]
+        ours = outputs[self.loss.student_output]
+        if len(theirs.shape) == 2 and len(ours.shape) == 3:
+            # Candidates that all lists share form a single list.
+            theirs = theirs[None]
         if self.projection is not None:
-            student = self.projection(student)
-        return teacher, student
+            ours = self.projection(ours)
+        return theirs, ours
 
     def value(
         self,
-        teacher: Tensor,
-        student: Tensor,
+        pair: tuple[Tensor, Tensor],
         mask: Tensor,
         sample_weight: Tensor | None,
         step: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch, before its weight.
+        """The loss of a batch, before its weight is applied.
 
         Args:
-            teacher: Scores or embeddings.
-            student: Scores or embeddings.
+            pair: The result of `compared`.
             mask: `(batch, list_size)`, bool.
-            sample_weight: As `fit` got it.
-            step: The optimizer's updates so far.
+            sample_weight: None, `(batch,)` or `(batch, list_size)`.
+            step: Number of updates that the optimizer has made.
 
         Returns:
-            A scalar, divided by the number of replicas; and what is reported by name.
+            A scalar, divided by the number of replicas; and the reported values by
+            name.
         """
-        targets, reported = {"labels": teacher, "mask": mask}, {}
-        temperature = None if self.temperature is None else self.temperature(step)
-        with _tempered(self.loss, temperature):
-            value = self.loss(targets, student, sample_weight)
+        targets, reported = {"labels": pair[0], "mask": mask}, {}
+        temperature = self.temperature
+        if temperature is not None:
+            if isinstance(temperature, LearnedTemperature):
+                temperature = temperature(step)
+            temperature = ops.cast(value_at(temperature, step), "float32")
+        with _with_temperature(self.loss, temperature):
+            value = loss_value(self.loss, targets, pair[1], sample_weight)
         if self.name:
             reported[self.name] = value
         if temperature is not None:
@@ -307,17 +287,17 @@ class Term:
 
 def as_terms(
     losses: Sequence[keras.losses.Loss],
-    weights: Sequence[Weight],
+    weights: Sequence[Scheduled],
     temperatures: Sequence[Temperature | None],
     projections: Sequence[Projection | None],
 ) -> tuple[Term, ...]:
-    """The parts of each loss together, with names that tell it from others.
+    """Terms with distinct names.
 
     Args:
-        losses: The losses. The second of a name gets a number: `hint_mse_2`.
-        weights: One for each.
-        temperatures: One for each, or None.
-        projections: One for each, or None.
+        losses: The losses. The second loss of a name gets a number: `hint_mse_2`.
+        weights: One for each loss.
+        temperatures: One for each loss, or None.
+        projections: One for each loss, or None.
     """
     names: list[str] = []
     for name in map(_name_of, losses):
@@ -331,7 +311,9 @@ def as_terms(
             temperature,
             projection,
             name=f"distillation_loss{name}" if several else "",
-            temperature_name="temperature" + name * several if temperature else "",
+            temperature_name=""
+            if temperature is None
+            else "temperature" + name * several,
         )
         for name, loss, weight, temperature, projection in zip(
             names, losses, weights, temperatures, projections, strict=True
@@ -340,20 +322,22 @@ def as_terms(
 
 
 def _name_of(loss: keras.losses.Loss) -> str:
-    """A loss's name, without the number that Keras gives to each but the first."""
+    """Name of a loss without the number that Keras appends to repeated names."""
     plain = re.sub(r"_\d+$", "", loss.name)
     unnamed = plain.replace("_", "") == type(loss).__name__.lower()
     return plain if unnamed else str(loss.name)
 
 
 def replicas() -> int:
-    """How many replicas train in step; gradients are summed over them."""
+    """Number of replicas that train in step; their gradients are summed."""
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 @contextmanager
-def _tempered(loss: keras.losses.Loss, temperature: Tensor | None) -> Iterator[None]:
-    """Inside the block a loss has this temperature; its own if None."""
+def _with_temperature(
+    loss: keras.losses.Loss, temperature: Tensor | None
+) -> Iterator[None]:
+    """Replace the temperature of a loss inside the block; None keeps it."""
     if temperature is None:
         yield
         return

@@ -202,7 +202,7 @@ class Examination(_Part):
             f"With scores {transform} and temperature {temperature:g} the soft targets "
             f"are about {number:.3g} of {self.list_size:,.0f} candidates, {fault}. Let "
             "the score doctor choose: --set distill.scores=auto --set "
-            "distill.temperature=auto."
+            "distill.teacher_temperature=auto."
         )
 
     def _curve(self, transform: Transform) -> tuple[list[float], list[float]]:

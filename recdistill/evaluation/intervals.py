@@ -1,14 +1,13 @@
-"""From rows to claims: means, differences and ratios, each with its interval.
+"""Confidence intervals by cluster bootstrap: means, paired differences and ratios.
 
-What makes the numbers honest:
+- Lists of one query are not independent, so the bootstrap resamples *queries*
+  (clusters), not lists.
+- Models are compared on the same resamples of the same lists (paired bootstrap), so the
+  variance between easy and hard queries cancels.
+- A number that the data cannot support is None, with a reason.
 
-- Lists of one query are alike, so intervals come from resampling *queries*, not lists.
-- Models are compared on the same resamples of the same lists, so the difference between
-  two close models is not drowned in the difference between easy and hard queries.
-- A number that the data cannot support is None, with the reason beside it.
-
-All functions take tables with one row a list (`evaluation.ListRows`) and the same three
-settings: the number of resamples, their seed and the confidence of the interval.
+All functions take tables with one row a list (`recdistill.evaluation.ListRows`) and the
+same three settings: number of resamples, seed and confidence level.
 """
 
 from collections.abc import Sequence
@@ -20,19 +19,19 @@ import pyarrow as pa
 from recdistill.evaluation.rows import metric_names
 from recdistill.lists.numpy_ranks import FloatArray, IntArray
 
-# Draws of queries held at once: 8 MiB of integers.
+# Number of queries drawn at once: 8 MiB of integers.
 _CHUNK_DRAWS = 2**20
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and the confidence interval around it.
+    """Estimate with its confidence interval.
 
     Attributes:
-        value: The number; None where the data cannot support one.
-        low: Lower end of the interval; None where there is none.
-        high: Upper end of the interval; None where there is none.
-        reason: Why a number is missing; None where nothing is.
+        value: The estimate; None if the data cannot support one.
+        low: Lower end of the interval; None if there is no interval.
+        high: Upper end of the interval; None if there is no interval.
+        reason: Why a number is missing; None if no number is missing.
     """
 
     value: float | None
@@ -41,7 +40,7 @@ class Interval:
     reason: str | None = None
 
     def excludes(self, number: float) -> bool:
-        """True where there is an interval and the number lies outside it."""
+        """Whether there is an interval and the number is outside it."""
         if self.low is None or self.high is None:
             return False
         return not self.low <= number <= self.high
@@ -49,12 +48,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Slice:
-    """The metrics of some of the lists.
+    """Metrics of part of the lists.
 
     Attributes:
-        lists: How many lists the slice has.
-        queries: How many different queries they belong to.
-        metrics: The mean of each metric over the lists, with its interval.
+        lists: Number of lists in the slice.
+        queries: Number of distinct queries of these lists.
+        metrics: Mean of each metric over these lists, with its interval.
     """
 
     lists: int
@@ -70,25 +69,26 @@ def bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """The mean of each metric over the lists, with a percentile bootstrap interval.
+    """Mean of each metric over the lists, with its percentile bootstrap interval.
 
-    A resample draws as many queries as there are, with replacement, and takes all lists
-    of each: a cluster bootstrap. Lists of one query are not independent, and drawing
-    single lists would make the interval too narrow.
+    This is a cluster bootstrap: each resample draws as many queries as the data has,
+    with replacement, and takes all lists of each. Lists of one query are not
+    independent, so resampling single lists would make the interval too narrow.
 
     Args:
-        rows: One row a list, as from `ListRows`.
-        metrics: The columns wanted; None for all.
-        samples: How many resamples, at least 1.
-        seed: The same seed and rows give the same interval, in whatever order the rows.
-        confidence: Above 0 and below 1.
+        rows: One row a list, from `ListRows`.
+        metrics: Names of the columns; None for all.
+        samples: Number of resamples, at least 1.
+        seed: Seed of the resamples. Equal seeds and rows, in any order, give equal
+            intervals.
+        confidence: Confidence level, above 0 and below 1.
 
     Returns:
-        An interval a metric. Rows with NaN are left out. With fewer than two queries
-        there is a value and no interval; without rows there is no value either.
+        The interval of each metric. Rows with NaN are left out. With only one query
+        there is no interval, and without rows there is no value either.
 
     Raises:
-        ValueError: A column is missing or a setting is out of range.
+        ValueError: If a column is missing or a setting is out of range.
 
     Reference: Efron and Tibshirani (1993), chapter 13, for the percentile interval;
         Field and Welsh (2007) for resampling clusters.
@@ -110,22 +110,22 @@ def paired_difference(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """The mean of a less the mean of b, both on the same resamples of queries.
+    """Paired difference: mean of a minus mean of b, on the same resamples of queries.
 
-    An interval that excludes 0 says that the models differ beyond what another draw of
-    queries would change.
+    If the interval excludes 0, the models differ by more than the sampling noise of the
+    queries.
 
     Args:
-        rows_a: One row a list.
-        rows_b: The same lists under another model, in any order.
-        metrics: The columns wanted; None for all of `rows_a`.
+        rows_a: Rows of one model, one row a list.
+        rows_b: Rows of another model for the same lists, in any order.
+        metrics: Names of the columns; None for all of `rows_a`.
         samples, seed, confidence: As for `bootstrap`.
 
     Returns:
-        An interval a metric.
+        The interval of each metric.
 
     Raises:
-        ValueError: The tables differ in lists or queries, a list can be judged in one
+        ValueError: If the tables differ in lists or queries, a list has a metric in one
             table only, a column is missing or a setting is out of range.
     """
     names = metric_names(rows_a) if metrics is None else list(metrics)
@@ -146,22 +146,22 @@ def gap_closed(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """How much of the way from the baseline to the teacher distillation went.
+    """Gap closed: the ratio (distilled - baseline) / (teacher - baseline) of means.
 
-    It is (distilled - baseline) / (teacher - baseline): 0 where distillation changed
-    nothing, 1
-    where the student reached the teacher, below 0 where it did harm.
+    It is 0 if distillation changed nothing, 1 if the student is as good as the teacher,
+    and below 0 if distillation made the student worse. All three means are taken on the
+    same resamples of queries.
 
     Args:
         baseline: Rows of the student trained without distillation.
         distilled: Rows of the distilled student, for the same lists.
         teacher: Rows of the teacher, for the same lists.
-        metrics: The columns wanted; None for all of `baseline`.
+        metrics: Names of the columns; None for all of `baseline`.
         samples, seed, confidence: As for `bootstrap`.
 
     Returns:
-        An interval a metric. The value is None, with a reason, where the interval of
-        teacher - baseline includes 0 or lies below it: there is no gap to close.
+        The interval of each metric. The value is None, with a reason, if the interval
+        of teacher - baseline is not above 0, so that there is no gap to close.
 
     Raises:
         ValueError: As `paired_difference`.
@@ -170,10 +170,10 @@ def gap_closed(
     drawn = _resample([baseline, distilled, teacher], names, samples, seed)
     result = {}
     for i, name in enumerate(names):
-        alone, student, best = (drawn.of(table, i) for table in range(3))
-        reason = _no_gap(_interval(best - alone, drawn.queries[i], confidence))
+        base, student, best = (drawn.of(table, i) for table in range(3))
+        reason = _no_gap(_interval(best - base, drawn.queries[i], confidence))
         with np.errstate(divide="ignore", invalid="ignore"):
-            closed = (student - alone) / (best - alone)
+            closed = (student - base) / (best - base)
         result[name] = (
             Interval(None, reason=reason)
             if reason
@@ -191,16 +191,17 @@ def kept(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Interval]:
-    """The mean of the distilled student as a share of the teacher's.
+    """Share kept: the ratio distilled / teacher of means.
 
     Args:
         distilled: Rows of the distilled student.
         teacher: Rows of the teacher, for the same lists.
-        metrics: The columns wanted; None for all of `distilled`.
+        metrics: Names of the columns; None for all of `distilled`.
         samples, seed, confidence: As for `bootstrap`.
 
     Returns:
-        An interval a metric; no value, with a reason, where the teacher's mean is 0.
+        The interval of each metric. The value is None, with a reason, if the teacher's
+        mean is 0.
 
     Raises:
         ValueError: As `paired_difference`.
@@ -229,18 +230,19 @@ def by_slice(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> dict[str, Slice]:
-    """The metrics of each part of the lists, say of cold and of warm queries.
+    """Metrics of each slice of the lists, for example of cold and of warm queries.
 
     Args:
         rows: One row a list.
-        labels: The slice of each row, in the order of the rows; None for no slice.
+        labels: Slice of each row, in the order of the rows; None for no slice.
         metrics, samples, seed, confidence: As for `bootstrap`.
 
     Returns:
-        A slice a label, the labels in alphabetical order.
+        The slice of each label, in alphabetical order.
 
     Raises:
-        ValueError: There is not one label for each row, or as `bootstrap`.
+        ValueError: If the number of labels is not the number of rows, or as
+            `bootstrap`.
     """
     if len(labels) != len(rows):
         raise ValueError(
@@ -263,17 +265,19 @@ def by_slice(
 
 @dataclass(frozen=True)
 class _Resampled:
-    """Means of some tables over all queries and over each resample of them.
+    """Means of several tables over all queries and over each resample of them.
 
-    `means` is `(1 + samples, tables, metrics)`: all queries come first, the resamples
-    after. `queries`, `(metrics,)`, counts those with a list that can be judged.
+    Attributes:
+        means: `(1 + samples, tables, metrics)`. The first row is over all queries, the
+            others are over the resamples.
+        queries: `(metrics,)`, number of queries with a list that has the metric.
     """
 
     means: FloatArray
     queries: IntArray
 
     def of(self, table: int, metric: int) -> FloatArray:
-        """`(1 + samples,)`. The means of one table by one metric."""
+        """Means of one table by one metric, `(1 + samples,)`."""
         means: FloatArray = self.means[:, table, metric]
         return means
 
@@ -281,13 +285,13 @@ class _Resampled:
 def _resample(
     tables: Sequence[pa.Table], metrics: Sequence[str], samples: int, seed: int
 ) -> _Resampled:
-    """Draw queries with replacement and take means, the same draws for all tables."""
+    """Means over resamples of queries, the same resamples for all tables."""
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
     query, values = _aligned(tables, metrics)
     total = int(query.max(initial=-1)) + 1
-    judged = ~np.isnan(values[0])  # the same for all tables
-    columns = np.concatenate([judged, *np.nan_to_num(values)], axis=1)
+    present = ~np.isnan(values[0])  # the same for all tables
+    columns = np.concatenate([present, *np.nan_to_num(values)], axis=1)
     sums = np.stack([np.bincount(query, one, total) for one in columns.T], axis=1)
 
     generator = np.random.default_rng(seed)
@@ -297,7 +301,7 @@ def _resample(
     for start in range(1, 1 + samples, step):
         size = min(step, 1 + samples - start)
         picks = generator.integers(max(1, total), size=(size, total))
-        picks += np.arange(size)[:, None] * total  # so that one count serves them all
+        picks += np.arange(size)[:, None] * total  # one bincount for all resamples
         times = np.bincount(picks.ravel(), minlength=size * total).reshape(size, total)
         drawn[start : start + size] = times @ sums
 
@@ -338,7 +342,7 @@ def _aligned(
     )
     if (np.isnan(values) != np.isnan(values[0])).any():
         raise ValueError(
-            "`rows` must be judged (not NaN) for the same lists to be compared. "
+            "`rows` must have values (not NaN) for the same lists to be compared. "
             "Received: NaN in one table only"
         )
     query = first["query_id"].combine_chunks().dictionary_encode().indices
@@ -346,13 +350,13 @@ def _aligned(
 
 
 def _interval(means: FloatArray, queries: int, confidence: float) -> Interval:
-    """The first of the means, with the percentile interval of the others."""
+    """Percentile interval: the first mean, with quantiles of the other means."""
     if not 0 < confidence < 1:
         raise ValueError(
             f"`confidence` must be between 0 and 1. Received: confidence={confidence}"
         )
     if queries == 0:
-        return Interval(None, reason="no list can be judged")
+        return Interval(None, reason="no list has a value")
     value, draws = float(means[0]), means[1:]
     if queries == 1:
         return Interval(value, reason="one query is too few for an interval")
@@ -362,12 +366,12 @@ def _interval(means: FloatArray, queries: int, confidence: float) -> Interval:
     return Interval(value, float(low), float(high))
 
 
-def _no_gap(teacher_over_twin: Interval) -> str | None:
-    """Why there is no gap to close; None where there is one."""
-    if teacher_over_twin.low is None or teacher_over_twin.high is None:
-        return teacher_over_twin.reason
-    if teacher_over_twin.high < 0:
+def _no_gap(gap: Interval) -> str | None:
+    """Why teacher - baseline is not a gap to close; None if it is."""
+    if gap.low is None or gap.high is None:
+        return gap.reason
+    if gap.high < 0:
         return "the teacher is worse than the baseline"
-    if teacher_over_twin.low <= 0:
+    if gap.low <= 0:
         return "teacher and baseline do not differ beyond noise"
     return None

@@ -1,16 +1,19 @@
-"""One row a list: every number that a model earns, kept list by list.
+"""Per-list metrics: tables with one row a list.
 
-`measure` judges a batch of lists against relevance, `agreement` against the teacher,
-and `ListRows` gathers what they return into a table. `intervals.py` turns such tables
-into means and comparisons.
+`measure` computes ranking metrics against relevance, `agreement` compares the rankings
+of teacher and student, and `ListRows` collects their results in a table. `intervals.py`
+turns such tables into means and comparisons.
 
-A list whose positive is not in the catalogue counts 0: no model can find it, and
-leaving it out would flatter all of them.
+A list whose positive is not in the catalogue counts as 0: no model can find it, and
+leaving it out would overstate the quality of all models.
 """
+
+from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,9 @@ import pyarrow as pa
 from recdistill.lists.numpy_ranks import BoolArray, FloatArray
 from recdistill.metrics import ranking as ranking_metrics
 from recdistill.metrics.ranking import RelevantRanks, relevant_ranks
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Measure = Callable[[RelevantRanks, int], FloatArray]
 
@@ -40,7 +46,7 @@ def measure(
     *,
     unreachable: npt.ArrayLike | None = None,
 ) -> dict[str, FloatArray]:
-    """Judge a batch of lists by several metrics, from one ranking.
+    """Ranking metrics of a batch of lists, all from one ranking.
 
     Args:
         scores: `(batch, list_size)`. Unnormalised.
@@ -48,17 +54,17 @@ def measure(
         mask: `(batch, list_size)`, bool. True marks a real candidate.
         metrics: Names such as "ndcg@10", "recall@10", "hit@10", "map@10", "mrr" and
             "mrr@10".
-        unreachable: `(batch,)`, bool. True where what the query wanted is not among the
-            candidates at all, say an item without training data. Such a list counts 0
-            in every metric. None means that there are none.
+        unreachable: `(batch,)`, bool. True if the positive of a list is not among its
+            candidates, for example an item without training data. Such a list counts
+            as 0 in every metric. None if no list is unreachable.
 
     Returns:
-        `(batch,)` for each metric, in the order of the names. A list that is reachable
-        and has nothing relevant gives NaN; means leave it out.
+        `(batch,)` for each metric, in the order of the names. NaN for a reachable list
+        without a relevant candidate; means leave it out.
 
     Raises:
-        ValueError: A metric has no such name, a list marked unreachable has a relevant
-            candidate, or the arrays are wrong as in `metrics.relevant_ranks`.
+        ValueError: If a metric is unknown, an unreachable list has a relevant
+            candidate, or the arrays do not fit, as in `metrics.relevant_ranks`.
 
     Example:
         >>> measure([[0.1, 0.9]], [[1, 0]], [[True, True]], ["hit@1", "mrr"])
@@ -66,9 +72,9 @@ def measure(
     """
     functions = {name: _parse_metric(name) for name in metrics}
     ranks = relevant_ranks(scores, relevance, mask)
-    lost = _checked_unreachable(unreachable, ranks)
+    missed = _checked_unreachable(unreachable, ranks)
     return {
-        name: np.where(lost, 0.0, function(ranks))
+        name: np.where(missed, 0.0, function(ranks))
         for name, function in functions.items()
     }
 
@@ -81,22 +87,22 @@ def agreement(
     k: int = 10,
     survival_at: Sequence[int] = (50, 100, 200),
 ) -> dict[str, FloatArray]:
-    """How alike teacher and student order each list of a batch.
+    """Rank agreement of teacher and student: overlap, Kendall's tau, RBO, survival.
 
     Args:
         teacher_scores: `(batch, list_size)`. Unnormalised.
         student_scores: `(batch, list_size)`. Unnormalised, on any other scale.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: How much of the teacher's order matters, at least 1.
-        survival_at: The n of `metrics.survival`: how many candidates the student would
-            pass on to the teacher.
+        k: Number of the teacher's first candidates to compare, at least 1.
+        survival_at: Values of n for `metrics.survival`: numbers of candidates that the
+            student would pass on to the teacher.
 
     Returns:
         `(batch,)` for each of "overlap@k", "kendall_tau@k", "rbo" (persistence 0.9) and
         "survival@n", the share of the teacher's first k in the student's first n.
 
     Raises:
-        ValueError: As the functions in `metrics`.
+        ValueError: As the functions in `recdistill.metrics`.
 
     Example:
         >>> same = agreement([[3.0, 2.0, 1.0]], [[0.3, 0.2, 0.1]], [[True] * 3], k=2)
@@ -115,17 +121,19 @@ def agreement(
 
 
 class ListRows:
-    """Gathers batches of per-list results into a table with one row a list.
+    """Table with one row a list, collected from batches of per-list results.
 
-    The columns are `list_id` (int64), `query_id` (string), one float64 for each metric,
-    where NaN means "cannot be judged", and optionally `top` (list of int32): the
-    positions of the first candidates, best first. Only the rows are held in memory.
+    The columns are `list_id` (int64), `query_id` (string), one float64 column for each
+    metric (NaN for a list without a value), and optionally `top` (list of int32), the
+    positions of the first candidates, best first.
 
     Example:
         >>> rows = ListRows()
         >>> rows.add([7, 8], ["ann", "bob"], {"hit@1": np.array([1.0, 0.0])})
         >>> rows.table().to_pylist()[0]
         {'list_id': 7, 'query_id': 'ann', 'hit@1': 1.0}
+        >>> rows.to_frame()["hit@1"].mean().item()
+        0.5
     """
 
     def __init__(self) -> None:
@@ -142,14 +150,14 @@ class ListRows:
 
         Args:
             list_ids: `(batch,)`, integers; each list is added once.
-            query_ids: `(batch,)`. Lists of one query share its id.
-            values: `(batch,)` for each metric, as from `measure` and `agreement`.
-            top: `(batch, k)`, integers, as from `ranks.first_k`; entries of -1 are
-                left out. None for no such column.
+            query_ids: `(batch,)`. Lists of one query have the same id.
+            values: `(batch,)` for each metric, from `measure` and `agreement`.
+            top: `(batch, k)`, integers, from `lists.numpy_ranks.first_k`; entries of
+                -1 are left out. None to leave out the column.
 
         Raises:
-            ValueError: The columns differ from those of the first batch, or their
-                lengths from each other.
+            ValueError: If the columns differ from those of the first batch, or have
+                different lengths.
         """
         columns = {
             "list_id": pa.array(np.asarray(list_ids, np.int64)),
@@ -174,10 +182,10 @@ class ListRows:
         self._batches.append(batch)
 
     def table(self) -> pa.Table:
-        """All rows so far, in the order they were added.
+        """All rows so far as an Arrow table, in the order they were added.
 
         Raises:
-            ValueError: No batch was added, or a list was added twice.
+            ValueError: If no batch was added, or a list was added twice.
         """
         if not self._batches:
             raise ValueError("`table` must follow at least one `add`. Received: none")
@@ -189,9 +197,18 @@ class ListRows:
             )
         return table
 
+    def to_frame(self) -> pd.DataFrame:
+        """All rows so far as a pandas DataFrame, with the columns of `table`.
+
+        Raises:
+            ValueError: As `table`.
+        """
+        frame: pd.DataFrame = self.table().to_pandas()
+        return frame
+
 
 def metric_names(rows: pa.Table) -> list[str]:
-    """The metric columns of a table of rows, in order."""
+    """Names of the metric columns of a table of rows, in order."""
     return [name for name in rows.column_names if name not in _KEY_COLUMNS]
 
 
@@ -217,16 +234,16 @@ def _checked_unreachable(
 ) -> BoolArray:
     if unreachable is None:
         return np.zeros(ranks.batch_size, np.bool_)
-    lost = np.asarray(unreachable)
-    if lost.dtype != np.bool_ or lost.shape != (ranks.batch_size,):
+    missed = np.asarray(unreachable)
+    if missed.dtype != np.bool_ or missed.shape != (ranks.batch_size,):
         raise ValueError(
             f"`unreachable` must be a boolean array of shape ({ranks.batch_size},). "
-            f"Received: {lost.dtype} of shape {lost.shape}"
+            f"Received: {missed.dtype} of shape {missed.shape}"
         )
-    contradictory = np.flatnonzero(lost & (ranks.relevant > 0))
+    contradictory = np.flatnonzero(missed & (ranks.relevant > 0))
     if contradictory.size:
         raise ValueError(
             "`unreachable` must be False for a list with a relevant candidate. "
             f"Received: True in row {contradictory[0]}"
         )
-    return lost
+    return missed

@@ -1,6 +1,6 @@
-"""What a SavedModel says of itself: signatures, ops, and who can load it.
+"""Inspection of a SavedModel: its signatures, its ops, and the servers that load it.
 
-Read from its files, without building its graph. Nothing here needs the training side.
+All facts are read from the files, without building the graph.
 """
 
 from __future__ import annotations
@@ -15,38 +15,37 @@ from tensorflow.core.protobuf import saved_model_pb2
 from recdistill.export.layout import SAVED_MODEL
 
 NOT_SERVED = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-"""Ops that Python's TensorFlow has and TensorFlow Serving lacks: they call Python."""
+"""Ops that call Python, so that TensorFlow Serving does not have them."""
 
 FUNCTIONS_SINCE = (2, 0)
-"""The TensorFlow release whose servers load what `tf.saved_model.save` writes."""
+"""First TensorFlow release whose servers load the output of `tf.saved_model.save`."""
 
 SINCE = {
     "DenseBincount": (2, 3),
     "DisableCopyOnRead": (2, 12),
     "RaggedTensorToTensor": (2, 1),
 }
-"""The release that an op came with, for ops of exports newer than `FUNCTIONS_SINCE`.
+"""Release that introduced an op, for ops newer than `FUNCTIONS_SINCE`.
 
-From the history of TensorFlow's ops, to the best of our knowledge; where in doubt, the
-later release.
+Taken from the history of TensorFlow's ops; where in doubt, the later release.
 """
 
 
 def read_model(folder: Path) -> saved_model_pb2.SavedModel:
-    """The message in `saved_model.pb`."""
+    """Parsed content of `saved_model.pb`."""
     content = (folder / SAVED_MODEL).read_bytes()
     return saved_model_pb2.SavedModel.FromString(content)
 
 
 def signature_table(folder: Path) -> dict[str, Any]:
-    """The signatures of a SavedModel as a server sees them, JSON-ready.
+    """Signatures of a SavedModel as a server sees them, JSON-ready.
 
     Args:
         folder: The SavedModel.
 
     Returns:
-        By signature, `inputs` and `outputs`: dtype and shape of each by its name. An
-        axis of any size is None.
+        By signature, `inputs` and `outputs`: dtype and shape by name. An axis of any
+        size is None.
     """
 
     def describe(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def signature_table(folder: Path) -> dict[str, Any]:
 
 
 def served_ops(folder: Path) -> list[str]:
-    """The ops of a SavedModel, if TensorFlow Serving has all of them.
+    """Ops of a SavedModel, after a check that TensorFlow Serving has all of them.
 
     Args:
         folder: The SavedModel.
@@ -78,7 +77,7 @@ def served_ops(folder: Path) -> list[str]:
         Names of the ops in the graph and in its function library, sorted.
 
     Raises:
-        ValueError: If an op calls Python or is none of TensorFlow's own; the message
+        ValueError: If an op calls Python or is not part of TensorFlow; the message
             names op, node and function.
     """
     graph = read_model(folder).meta_graphs[0].graph_def
@@ -86,11 +85,11 @@ def served_ops(folder: Path) -> list[str]:
     used = set()
     for function, nodes in {"the main graph": graph.node, **functions}.items():
         for node in nodes:
-            # `raw_ops` lists what TensorFlow was built with, not what was loaded since.
+            # `raw_ops` lists the ops of the TensorFlow build, not those loaded later.
             stock = hasattr(tf.raw_ops, node.op) and node.op not in NOT_SERVED
             if not stock and node.op not in functions:
                 raise ValueError(
-                    "`student` must use ops that TensorFlow Serving has. Received: "
+                    "The model must use only ops of TensorFlow Serving. Received: "
                     f"{node.op}, node {node.name!r} of {function}"
                 )
             used.add(node.op)
@@ -98,19 +97,20 @@ def served_ops(folder: Path) -> list[str]:
 
 
 def compatibility(folder: Path) -> dict[str, Any]:
-    """Which servers can load a SavedModel, as far as its files tell.
+    """Server versions that can load a SavedModel, estimated from its files.
 
-    What is certain is the version that wrote it, with which the export was proven, and
-    `min_consumer`, below which a server refuses the graph. Between the two a server
-    refuses a graph for an op that it does not know, and no file says when an op came.
-    `oldest_server` is therefore an estimate: from `SINCE`, and from below.
+    Two facts are certain: the TensorFlow version that wrote it, with which the export
+    was checked, and `min_consumer`, below which a server refuses the graph. Between the
+    two, a server refuses a graph with an op that it does not know, and the files do not
+    say when an op was introduced. So `oldest_server` is a lower bound, estimated with
+    `SINCE`.
 
     Args:
         folder: The SavedModel.
 
     Returns:
         JSON-ready: `written_by`, `producer`, `min_consumer`, `default_attributes`
-        (whether they are left out, so that a server need not know new ones), and
+        (if they are left out, a server does not need to know new ones), and
         `oldest_server` with `tensorflow`, `estimate` (always true) and `because`.
     """
     graph = read_model(folder).meta_graphs[0]

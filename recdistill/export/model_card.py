@@ -1,4 +1,4 @@
-"""The model card of a version, in Markdown, from its manifest and the run's report."""
+"""Model card of a version in Markdown, from its manifest and the run's report."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ Document = Mapping[str, Any]
 
 
 def render_card(manifest: Document) -> str:
-    """The card.
+    """Renders the model card of a version.
 
     Args:
-        manifest: Of the version. The run's report, if there is one, is
-            `metadata["report"]`, in the form of `report.json`; parts of it may be left
-            out.
+        manifest: The version's manifest. The run's report is `metadata["report"]`, in
+            the form of `report.json`; it may be missing or incomplete.
 
     Returns:
-        Markdown.
+        The card in Markdown.
     """
     report = manifest["metadata"].get("report")
     models = report.get("models", {}) if report else {}
@@ -46,11 +45,15 @@ def render_card(manifest: Document) -> str:
 
 
 def _example(manifest: Document) -> dict[str, Any]:
-    """A request of the plain call, with placeholders: real rows are people's."""
-    values: dict[str, Any] = {"string": "…", "int32": 1}
+    """Request to `serving_default` with placeholders; real rows are personal data."""
     row = {}
     for name, tensor in manifest["signatures"]["serving_default"]["inputs"].items():
-        value = values.get(tensor["dtype"], 0.0)
+        dtype = tensor["dtype"]
+        value: Any = 0.0
+        if dtype == "string":
+            value = "…"
+        elif "int" in dtype:
+            value = 1
         for size in reversed(tensor["shape"][1:]):
             value = [value] * (size or 1)
         row[name] = value
@@ -58,10 +61,10 @@ def _example(manifest: Document) -> dict[str, Any]:
 
 
 def _tensors(tensors: Document) -> str:
-    """Names, types and shapes, for a cell of a table."""
+    """Names, dtypes and shapes of tensors, for a cell of a table."""
 
     def shape(sizes: list[int | None]) -> str:
-        # Behind the batch, one letter for any width.
+        # After the batch axis, `n` means any width.
         return ", ".join(["batch", *("n" if s is None else str(s) for s in sizes[1:])])
 
     return ", ".join(
@@ -71,7 +74,7 @@ def _tensors(tensors: Document) -> str:
 
 
 def _interval(estimate: Document | None, percent: bool = False) -> str:
-    """`0.2500 (0.2400 to 0.2600)`, or why there is no number."""
+    """Text such as `0.2500 (0.2400 to 0.2600)`, or the reason for a missing number."""
     if estimate is None or estimate["value"] is None:
         return (estimate or {}).get("reason") or "not known"
     form = "{:.0%}" if percent else "{:.4f}"
@@ -83,5 +86,5 @@ def _interval(estimate: Document | None, percent: bool = False) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that cannot end a table's cell."""
+    """Text without characters that would end a table's cell."""
     return text.replace("|", "\\|").replace("\n", " ").replace("`", "'")

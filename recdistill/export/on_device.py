@@ -1,13 +1,13 @@
-"""The query tower for LiteRT (TensorFlow Lite), beside the SavedModel of a version.
+"""Query tower for LiteRT (TensorFlow Lite), stored next to the SavedModel of a version.
 
-The device encodes its user, who need not tell a server what they did, and sends or
-compares the embedding. LiteRT has no string lookups that do what the SavedModel's do
-(lower-casing, splitting, hashing of text; a default for unknown values), so this model
-starts behind them: it takes looked-up features, and `query_tower.json` has the
-vocabularies and says how raw values are looked up. For a history that is a dictionary
-and a reversal, a few lines in any language.
+The device encodes its user, so that the history need not leave the device, and sends or
+compares the embedding. LiteRT does not have the string operations of the SavedModel
+(lower-casing, splitting and hashing of text, a default for unknown values), so this
+model takes looked-up features. `query_tower.json` contains the vocabularies and the
+rules for looking up raw values. For a history these are a dictionary and a reversal, a
+few lines in any language.
 
-Needs the `litert` extra for the check; the conversion itself is TensorFlow's.
+The check needs the `litert` extra; the conversion uses TensorFlow only.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from recdistill.features.encoders import (
     UNKNOWN,
     Encoder,
     NumberEncoder,
-    Schema,
     TextEncoder,
     VocabularyEncoder,
 )
+from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.exact import bounded
 
@@ -42,13 +42,13 @@ __all__ = ["export_query_tower", "query_tower_embeddings"]
 SIGNATURE = "encode_query"
 
 WIDTH = 16
-"""Categories of a query that the model takes, or as many as real queries have."""
+"""Number of categories that the model takes, unless real queries have more."""
 
 _RULES = {
-    "id": "index in `vocabulary` + 2; 1 if not there; 0 if empty",
-    "category": "index in `vocabulary` + 2; 1 if not there; 0 if empty",
+    "id": "index in `vocabulary` + 2; 1 if missing from it; 0 if empty",
+    "category": "index in `vocabulary` + 2; 1 if missing from it; 0 if empty",
     "categories": (
-        "for each of up to `width` values: index in `vocabulary` + 2, 1 if not there; "
+        "for each of up to `width` values: index in `vocabulary` + 2, 1 if missing; "
         "padded with 0"
     ),
     "history": (
@@ -71,20 +71,20 @@ def export_query_tower(
     folder: Path,
     looked_up: Mapping[str, tf.Tensor],
 ) -> float:
-    """Writes the query tower, its vocabularies, and checks it against the student.
+    """Writes the query tower with its vocabularies, and compares it with the student.
 
     Args:
         student: The trained student.
-        schema: Its features, without those that only the teacher sees.
-        folder: The version; the files go to its `assets.extra`.
+        schema: Its features, without those for the teacher only.
+        folder: Folder of the version; the files are written to its `assets.extra`.
         looked_up: Looked-up features of real queries by name, each `(queries, …)`.
 
     Returns:
-        The largest difference of an entry, relative to the largest of its embedding
-        where that exceeds 1.
+        The largest difference of an entry, relative to the largest entry of its
+        embedding if that exceeds 1.
 
     Raises:
-        ExportError: If it differs by more than 1e-5.
+        ExportError: If the difference is above 1e-5.
         ImportError: If the `litert` extra is not installed.
     """
     looked_up = {n: _of_fixed_width(schema, n, v) for n, v in looked_up.items()}
@@ -125,7 +125,7 @@ def export_query_tower(
 def query_tower_embeddings(
     folder: Path, looked_up: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """Embeddings from the query tower of a version, by LiteRT's interpreter.
+    """Embeddings from the query tower of a version, computed with LiteRT.
 
     Args:
         folder: The version.
@@ -150,9 +150,9 @@ def query_tower_embeddings(
 
 
 def _of_fixed_width(schema: Schema, name: str, value: tf.Tensor) -> tf.Tensor:
-    """The looked-up values, several categories padded to one width: padding is 0.
+    """Looked-up values, with several categories padded to a fixed width with 0.
 
-    LiteRT has no broadcasting of an axis whose size it does not know.
+    LiteRT cannot broadcast an axis of unknown size.
     """
     [encoder] = [e for e in schema.query if e.feature == name]
     if encoder.kind != "categories":
@@ -162,7 +162,7 @@ def _of_fixed_width(schema: Schema, name: str, value: tf.Tensor) -> tf.Tensor:
 
 
 def _description(schema: Schema, widths: Mapping[str, int]) -> dict[str, Any]:
-    """How raw values become the model's inputs, JSON-ready."""
+    """Description of the model's inputs and of their lookup rules, JSON-ready."""
     features = {e.feature: _feature(e) for e in schema.query}
     for name, width in widths.items():
         features[name]["width"] = width

@@ -1,9 +1,10 @@
-"""Whether an exported student answers as the live one does.
+"""Parity check: an export must return the answers of the live model.
 
-The live student's embeddings and plain NumPy say what each signature should answer.
-What it does answer, a fresh process says, which can import neither Keras nor this
-library. Where the index is approximate, every answer must be right about the items that
-it has, and all answers together must find the share that was measured before.
+The expected answers are computed with NumPy from the live model's embeddings. The
+export's answers come from a fresh process that can import neither Keras nor this
+library. With an approximate index, each answer must have the right scores and order for
+the items that it contains, and the recall over all answers must be the one measured
+when the index was built.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ from recdistill.export.warm_up import read_records
 from recdistill.retrieval.exact import LOWEST, Storage, as_stored
 
 TOLERANCE = 1e-5
-"""Largest difference, relative to the largest value of its row where that exceeds 1."""
+"""Largest difference, relative to the largest value of its row if that exceeds 1."""
 
 RECALL_TOLERANCE = 0.005
-"""How far the recall of the export may be below the one measured on its index."""
+"""How far the export's recall may be below the recall measured on its index."""
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How close the export came to the live student.
+    """Differences between the answers of an export and those of the live model.
 
     Attributes:
         queries: Number of real queries that were compared.
@@ -46,11 +47,11 @@ class Parity:
         tolerance: The largest difference that passes; see `TOLERANCE`.
         max_difference: The largest |Δ| over all scores and embeddings, divided by the
             largest magnitude of its row (a query's live scores of the catalogue, or an
-            embedding) where that exceeds 1.
-        swapped: Number of places in the recommended lists where two items with live
-            scores closer than the tolerance stand in another order.
-        recall: Share of the true `top_k` items in the plain call's answers to all
-            queries; 1 for an exact index.
+            embedding) if that exceeds 1.
+        swapped: Number of places in the recommended lists where two items, with live
+            scores closer than the tolerance, are in a different order.
+        recall: Share of the true `top_k` items in the answers of `serving_default` to
+            all queries; 1 for an exact index.
     """
 
     queries: int
@@ -63,13 +64,13 @@ class Parity:
 
 @dataclass(frozen=True)
 class Request:
-    """A call of one signature.
+    """Request to one signature.
 
     Attributes:
-        signature: Its name.
+        signature: Name of the signature.
         inputs: Arrays by input name, each `(batch, …)`.
-        rows: `(batch,)`; which live queries, or live candidates for
-            `encode_candidates`, the rows of the batch are.
+        rows: `(batch,)`; row numbers of the live queries in the batch, or of the live
+            candidates for `encode_candidates`.
     """
 
     signature: str
@@ -79,17 +80,20 @@ class Request:
 
 @dataclass(frozen=True)
 class Live:
-    """The live student on real rows: where requests come from, and the right answers.
+    """Real rows and the live model's embeddings of them: requests and their answers.
 
     Attributes:
         query_rows: Raw query inputs by name, each `(queries, …)`.
-        item_rows: Raw candidate inputs by name, each `(items, …)`.
+        item_rows: Raw candidate inputs by name, each `(items, …)`; empty if the model
+            has no candidate tower.
         item_ids: `(items,)` strings.
         queries: `(queries, dim)`, the live embeddings of `query_rows`.
         items: `(items, dim)`, the live embeddings of `item_rows`.
         top_k: Number of items that `serving_default` returns.
-        storage: How the export keeps `items`; scores are those of what is kept.
-        expected_recall: What an approximate index is to find; None for an exact one.
+        storage: Dtype in which the export stores `items`; scores are computed from the
+            stored values.
+        expected_recall: Recall that an approximate index must reach; None for an exact
+            index.
     """
 
     query_rows: Arrays
@@ -103,17 +107,17 @@ class Live:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """`(queries, items)` float64."""
+        """Live scores `(queries, items)`, float64."""
         items = as_stored(self.items, self.storage)
         scores: np.ndarray = self.queries.astype(float) @ items.astype(float).T
         return scores
 
     def requests(self, batch_sizes: Iterable[int]) -> list[Request]:
-        """Requests of each signature for each batch size, from the real rows.
+        """Requests to each signature for each batch size, built from the real rows.
 
-        Each query excludes its own best item, and ranks items from all over the
-        catalogue beside one that is unknown. Of the two `recommend` requests one has
-        queries that are limited to those items.
+        Each query excludes its best item, and ranks items from the whole catalogue and
+        one unknown id. Of the two `recommend` requests, one restricts every other query
+        to those items.
         """
         count, ids = len(self.item_ids), np.asarray(self.item_ids, object)
         spread = np.linspace(0, count - 1, min(49, count)).astype(int)
@@ -126,7 +130,7 @@ class Live:
             exclude = np.concatenate([ids[best[rows]][:, None], empty], axis=1)
             listed = np.broadcast_to(ids[spread], (size, len(spread)))
             candidates = np.concatenate([listed, empty], axis=1)
-            # Every other query may get anything.
+            # Every other query may get any item.
             allowed = np.where(np.arange(size)[:, None] % 2, "", candidates)
             k = np.minimum(1 + np.arange(size)[::-1] % self.top_k, count)
             k[0] = self.top_k
@@ -139,18 +143,19 @@ class Live:
                 Request("recommend", {**asked, "allow_ids": allowed}, rows),
                 Request("rank", {**query, "candidate_ids": candidates}, rows),
                 Request("encode_query", query, rows),
-                Request("encode_candidates", raw, picked),
             ]
+            if raw:
+                requests.append(Request("encode_candidates", raw, picked))
         return requests
 
 
 def write_requests(path: Path, requests: Iterable[Request], model: str) -> None:
-    """Writes requests as a server reads its warm-up: TFRecord of `PredictionLog`.
+    """Writes requests to a TFRecord file of `PredictionLog`, the warm-up format.
 
     Args:
         path: The file.
-        requests: What to write.
-        model: The name that the server knows the model by.
+        requests: The requests.
+        model: Name of the model on the server.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for request in requests:
@@ -174,20 +179,21 @@ def read_logs(path: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
 
 
 def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
-    """Compares a SavedModel, loaded in a fresh process, with the live student.
+    """Compares a SavedModel, loaded in a fresh process, with the live model.
 
-    Recommended items count as the same if, at every place of the list, the live score
-    of the item that stands there is the live score that belongs there, within twice
-    the tolerance: two scores that close may be in either order. No item may come
-    twice or against its exclusion.
+    Recommended items count as equal if, at every place of the list, the live score of
+    the returned item equals the live score of the expected item within twice the
+    tolerance: two scores that are so close may be in either order. No item may occur
+    twice or although it is excluded.
 
     Args:
-        model: The SavedModel, warm-up requests included; they are replayed too.
-        live: The live student's side.
-        batch_sizes: Sizes of the requests.
+        model: The SavedModel with its warm-up requests, which are replayed too.
+        live: Real rows and the live model's embeddings.
+        batch_sizes: Batch sizes of the requests.
 
     Raises:
-        ExportError: If the process fails, or an answer differs; says where and how.
+        ExportError: If the process fails or an answer differs; the message has the
+            place and the difference.
     """
     requests = live.requests(batch_sizes)
     answers = _answers_of_fresh_process(model, requests)
@@ -212,14 +218,14 @@ def _answers_of_fresh_process(model: Path, requests: Iterable[Request]) -> list[
         files = model, asked, answered, model / WARM_UP
         done = subprocess.run(
             [sys.executable, "-P", script, *map(str, files)],
-            # Served models run on CPU, and this process may hold the accelerator.
+            # Served models run on CPU, and this process may be using the accelerator.
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
             capture_output=True,
             text=True,
         )
         if done.returncode:
             raise ExportError(
-                "The export must load and answer in a fresh process. Received exit "
+                "The export must load and answer in a fresh process. Received: exit "
                 f"status {done.returncode}:\n{done.stderr[-2000:]}"
             )
         return [
@@ -232,7 +238,7 @@ def _answers_of_fresh_process(model: Path, requests: Iterable[Request]) -> list[
 
 
 class _Comparison:
-    """Compares answers, one after another, and remembers the largest difference."""
+    """Comparison of answers with the live model; keeps the largest difference."""
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -244,7 +250,7 @@ class _Comparison:
         """Compares one answer.
 
         Raises:
-            ExportError: If it differs.
+            ExportError: If the answer differs.
         """
         if request.signature in ("encode_query", "encode_candidates"):
             queries = request.signature == "encode_query"
@@ -259,24 +265,24 @@ class _Comparison:
     def _rank(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
         rows = self._rows(request.inputs["candidate_ids"])
         if not np.array_equal(answer["known"], rows >= 0):
-            raise _difference(request, "known", "differs from the catalogue")
+            raise _difference(request, "known", "differs from the catalogue's ids")
         scores = np.take_along_axis(self._scores(request), np.maximum(rows, 0), axis=1)
         want = np.where(rows >= 0, scores, LOWEST)
         self._close(request, answer["scores"], want, self._scale(request))
 
     def recall(self) -> float:
-        """The recall of the plain call over all queries.
+        """Recall of `serving_default` over all queries.
 
         Raises:
-            ExportError: If it is less than what was measured on the index. It may be
-                more: one query that needs all lists has them read for its batch.
+            ExportError: If it is below the recall measured on the index. It may be
+                higher: a query that reads all lists makes its whole batch read them.
         """
         found = float(np.mean(list(self._recalls.values())))
         expected = self.live.expected_recall
         if expected is not None and found < expected - RECALL_TOLERANCE:
             raise ExportError(
-                "The export must find what its index found before. Received: recall@"
-                f"{self.live.top_k} {found:.4f} instead of {expected:.4f}"
+                f"The export must reach the recall@{self.live.top_k} that was measured "
+                f"on its index, {expected:.4f}. Received: {found:.4f}"
             )
         return found
 
@@ -299,7 +305,7 @@ class _Comparison:
         if request.signature == "serving_default":
             found = (got >= best[:, -1:] - near).mean(axis=1)
             self._recalls.update(zip(request.rows.tolist(), found, strict=True))
-        # An approximate index may pass items over; those it has must be in order.
+        # An approximate index may miss items; those that it returns must be in order.
         want = np.where(exact[:, None], best, -np.sort(-got, axis=1))
         gap = np.abs(got - want)
         short = (rows < 0) & (best > LOWEST)
@@ -316,13 +322,13 @@ class _Comparison:
         self._close(request, answer["scores"], got, scale)
 
     def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """Live scores, minus infinity for what a query must not get; is it exact?"""
+        """Live scores, minus infinity for excluded items; and which rows are exact."""
         scores = self._scores(request).copy()
         exact = np.full(len(scores), self.live.expected_recall is None)
         if request.signature == "recommend":
             allow = np.asarray(request.inputs["allow_ids"], object)
             for row, listed in enumerate(self._rows(allow)):
-                if any(allow[row]):  # Limited queries are answered exactly.
+                if any(allow[row]):  # Restricted queries are answered exactly.
                     exact[row] = True
                     others = np.setdiff1d(np.arange(scores.shape[1]), listed)
                     scores[row, others] = -np.inf
@@ -346,7 +352,7 @@ class _Comparison:
             raise _difference(
                 request,
                 name,
-                f"is {got[row, column]:.7g} where the live student gives "
+                f"is {got[row, column]:.7g} where the live model gives "
                 f"{want[row, column]:.7g} (row {request.rows[row]}, column {column}), "
                 f"max |Δ| {largest:.2g} where {TOLERANCE:g} is allowed",
             )
@@ -369,6 +375,6 @@ class _Comparison:
 def _difference(request: Request, output: str, what: str) -> ExportError:
     size = len(request.rows)
     return ExportError(
-        f"The export must answer as the live student does. Received: signature "
+        f"The export must answer as the live model does. Received: signature "
         f"`{request.signature}`, batch size {size}: `{output}` {what}"
     )

@@ -1,12 +1,11 @@
-"""A model becomes a version that TensorFlow Serving can load: staged, proven, renamed.
+"""Publishing of a version for TensorFlow Serving: staged, checked, renamed.
 
-A server loads any folder whose name is a number, half-written ones included, and then
-drops the version that worked. So a version is staged under a name that is no number,
-checked there in every way the server would notice, and published by one rename.
+A server loads every folder whose name is a number, incomplete ones included, and then
+drops the version that worked. So a version is staged under a name that is not a number,
+checked there in every way that a server would check it, and published by one rename.
 
-`recdistill.export.student_export` publishes a student and
-`recdistill.export.reindexing` a new
-catalogue under an old one; nothing here needs the training side.
+`publish_towers` publishes a model, and `recdistill.export.reindexing` replaces the
+items of a published one. Neither needs Keras or the training code.
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import tensorflow as tf
 
-from recdistill.atomic import held, to_disk
+from recdistill.atomic import locked_folder, sync_to_disk
 from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.layout import (
     MANIFEST,
@@ -44,24 +44,33 @@ from recdistill.export.parity import (
     check_parity,
     write_requests,
 )
-from recdistill.features.specs import FeatureSpec, raw_values
+from recdistill.export.signatures import Servable, Tensors, Towers
+from recdistill.retrieval.catalogue import Catalogue
+from recdistill.retrieval.exact import bounded
+from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
 
 FORMAT = 2
-"""Version of the manifest's format."""
+"""Format version of the manifest."""
 
 PARITY_BATCHES = (1, 7)
-"""Batch sizes of the parity requests, beside all rows at once."""
+"""Batch sizes of the parity requests, in addition to all rows at once."""
+
+LIVE_SCORES = 2**27
+"""Largest number of live scores that are held for the parity check: 1 GiB."""
+
+ROWS = 8192
+"""Rows that a tower encodes at a time."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """A published version.
+    """Published version of a model.
 
     Attributes:
         path: The SavedModel, `folder/name/version`.
-        version: Its number.
-        parity: How close it came to the live student.
-        size_bytes: Size of all its files.
+        version: Version number.
+        parity: Differences between the export and the live model.
+        size_bytes: Size of all files.
         manifest: Content of `assets.extra/recdistill.json`.
     """
 
@@ -72,6 +81,169 @@ class Export:
     manifest: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class ExportSettings:
+    """Settings of an export.
+
+    Attributes:
+        top_k: Number of items that `serving_default` returns.
+        index: How the catalogue is searched (default: exactly).
+        warm_up_batches: Batch sizes of the warm-up requests; there are up to six
+            requests for each. A server that batches must allow the largest size.
+        metadata: JSON-ready values for the manifest. The model card shows a run's
+            report if it is under the key `report`.
+
+    Raises:
+        ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
+    """
+
+    top_k: int = 100
+    index: IndexSettings = field(default_factory=IndexSettings)
+    warm_up_batches: Sequence[int] = (1, 8)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.warm_up_batches or min(self.warm_up_batches) < 1:
+            raise ValueError(
+                "`warm_up_batches` must be batch sizes of at least 1. Received: "
+                f"{tuple(self.warm_up_batches)}"
+            )
+        try:
+            json.dumps(dict(self.metadata), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`metadata` must be JSON-ready. Received: {error}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class CatalogueRows:
+    """Items of a catalogue, with raw inputs of a candidate tower or with embeddings.
+
+    Attributes:
+        ids: `(items,)` texts.
+        inputs: Raw candidate inputs by name, each `(items, …)`; empty if the items come
+            with embeddings.
+        embeddings: `(items, dim)`; None if the candidate tower computes them.
+    """
+
+    ids: Sequence[str]
+    inputs: Arrays
+    embeddings: np.ndarray | None = None
+
+
+def publish_towers(
+    towers: Towers,
+    items: CatalogueRows,
+    queries: Arrays,
+    folder: Path,
+    name: str,
+    settings: ExportSettings,
+    facts: Mapping[str, Any],
+    add_files: Callable[[Path, Arrays], None] | None = None,
+) -> Export:
+    """Publishes a model with its catalogue as the next version.
+
+    Args:
+        towers: The model.
+        items: The catalogue.
+        queries: Raw inputs of real queries by name, each `(queries, …)`. Only the first
+            rows are used, up to 2**27 scores of the catalogue.
+        folder: Folder of all exports.
+        name: The model's name; its versions are in `folder/name`.
+        settings: Length of the answer, index, warm-up and metadata.
+        facts: Further entries of the manifest: `schema` and `on_device`.
+        add_files: Writes further files into the version, given its folder and the
+            queries.
+
+    Raises:
+        ExportError: If the export does not answer as the live model does.
+        BusyError: If another process is publishing to the same place.
+        ValueError: If an argument does not fit, or TensorFlow Serving does not have an
+            op.
+    """
+    if not re.fullmatch(r"[A-Za-z][\w.-]*", name, flags=re.ASCII):
+        raise ValueError(
+            "`name` must start with a letter and have only letters, digits, '_', '-' "
+            f"and '.'. Received: name={name!r}"
+        )
+    limit = max(1, LIVE_SCORES // len(items.ids))
+    queries = {name: value[:limit] for name, value in queries.items()}
+    live = Live(
+        queries,
+        items.inputs,
+        items.ids,
+        bounded(encoded(towers.encode_query, queries)).numpy(),
+        encoded(towers.encode_candidates, items.inputs)
+        if items.embeddings is None
+        else items.embeddings,
+        settings.top_k,
+    )
+    live, built = indexed(live, settings.index)
+    servable = Servable(towers, Catalogue(items.ids, built.index), settings.top_k)
+
+    def write(staging: Path) -> None:
+        servable.save(staging)
+        if add_files is not None:
+            add_files(staging, queries)
+
+    document = {
+        "name": name,
+        "dim": live.items.shape[1],
+        "index": built.facts,
+        "reindexed_from": None,
+        "metadata": dict(settings.metadata),
+        **facts,
+    }
+    return publish(folder / name, write, live, document, settings.warm_up_batches)
+
+
+def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarray:
+    """Embeddings `(rows, dim)` float32 of raw inputs, computed on the CPU in pieces.
+
+    A server computes them on the CPU too; accelerators may round matrix products.
+
+    Args:
+        encode: A tower.
+        inputs: Raw inputs by name, each `(rows, …)`.
+
+    Raises:
+        ValueError: If the tower's output is not `(rows, dim)`.
+    """
+    rows = len(next(iter(inputs.values())))
+    pieces = []
+    with tf.device("CPU:0"):
+        for start in range(0, rows, ROWS):
+            part = {k: tf.constant(v[start : start + ROWS]) for k, v in inputs.items()}
+            vectors = np.asarray(encode(part), "float32")
+            size = min(ROWS, rows - start)
+            if vectors.ndim != 2 or len(vectors) != size:
+                raise ValueError(
+                    "A tower must return embeddings of shape (batch, dim). Received: "
+                    f"shape {vectors.shape} for a batch of {size}"
+                )
+            pieces.append(vectors)
+    return np.concatenate(pieces)
+
+
+def indexed(live: Live, settings: IndexSettings) -> tuple[Live, BuiltIndex]:
+    """The index of the live embeddings, and the answers that are expected from it.
+
+    Raises:
+        ValueError: If the embeddings cannot be indexed or do not fit the queries.
+    """
+    if live.items.ndim != 2 or live.items.shape[1:] != live.queries.shape[1:]:
+        raise ValueError(
+            "Item embeddings must be (items, dim) with the dim of the query tower, "
+            f"{live.queries.shape[1]}. Received: shape {live.items.shape}"
+        )
+    k = min(max(live.top_k, 1), len(live.item_ids))
+    built = build_index(live.items, live.queries, k, settings)
+    expected = built.expected_recall if built.kind == "ivf" else None
+    live = replace(live, storage=settings.storage, expected_recall=expected)
+    return live, built
+
+
 def publish(
     folder: Path,
     write: Callable[[Path], None],
@@ -79,14 +251,13 @@ def publish(
     facts: Mapping[str, Any],
     warm_up_batches: Sequence[int],
 ) -> Export:
-    """Publishes a model as the next version, if it answers as it should.
+    """Publishes a SavedModel as the next version if it passes all checks.
 
     Args:
-        folder: The folder of the model's versions; created where it is missing.
+        folder: The folder of the model's versions; created if it does not exist.
         write: Writes the SavedModel into an empty folder.
-        live: What it should answer, on real rows.
-        facts: What the manifest says besides what is found here, JSON-ready; `name` is
-            among it.
+        live: Real requests and the expected answers.
+        facts: Further entries of the manifest, JSON-ready; must contain `name`.
         warm_up_batches: Batch sizes of the warm-up requests. A server that batches must
             allow the largest.
 
@@ -94,16 +265,11 @@ def publish(
         The published version.
 
     Raises:
-        ExportError: If it does not answer as it should.
+        ExportError: If it does not answer as the live model does.
         BusyError: If another process is publishing to the same place.
-        ValueError: If a batch size is below 1, the warm-up requests are too many, or an
-            op is none of TensorFlow Serving's.
+        ValueError: If there are too many warm-up requests, or TensorFlow Serving does
+            not have an op.
     """
-    if not warm_up_batches or min(warm_up_batches) < 1:
-        raise ValueError(
-            "`warm_up_batches` must be batch sizes of at least 1. Received: "
-            f"{tuple(warm_up_batches)}"
-        )
     warm_up = live.requests(warm_up_batches)
     if len(warm_up) > WARM_UP_LIMIT:
         raise ValueError(
@@ -151,19 +317,19 @@ def _all_queries(live: Live) -> list[Request]:
 
 @contextlib.contextmanager
 def staged(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A folder to write the next version into; leaving the block publishes it.
+    """Staging folder of the next version; leaving the block publishes it.
 
     Args:
-        folder: The folder of the versions; created where it is missing.
+        folder: The folder of the versions; created if it does not exist.
 
     Yields:
-        The empty folder, and the version that it will be.
+        The empty staging folder, and the number of the next version.
 
     Raises:
-        BusyError: If another process is at work there.
+        BusyError: If another process is publishing there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder):
+    with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):
             shutil.rmtree(leftover)
         version = max(versions(folder), default=0) + 1
@@ -172,15 +338,15 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
-                to_disk(path)
+                sync_to_disk(path)
             os.rename(staging, folder / str(version))
-            to_disk(folder)
+            sync_to_disk(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path inside the folder; not of the manifest."""
+    """SHA-256 of every file by its path inside the folder, without the manifest."""
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder)
@@ -189,31 +355,3 @@ def hashes(folder: Path) -> dict[str, str]:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             found[name.as_posix()] = digest
     return found
-
-
-def raw_items(specs: Mapping[str, FeatureSpec], items: pa.Table) -> Arrays:
-    """Raw candidate inputs of a whole catalogue.
-
-    Args:
-        specs: The candidate's features by name.
-        items: One row an item, with their columns.
-
-    Returns:
-        By feature `(items, …)`.
-
-    Raises:
-        ValueError: If there is no item or a column is missing; DataError, a ValueError,
-            if the table has a bad value.
-    """
-    if not items.num_rows:
-        raise ValueError("`items` must hold at least one item. Received: none")
-    inputs = {}
-    for feature, spec in specs.items():
-        column = spec.column or feature
-        if column not in items.column_names:
-            raise ValueError(
-                f"`items` must have the column {column!r} of the feature "
-                f"{feature!r}. Received: {items.column_names}"
-            )
-        inputs[feature] = raw_values(items[column], spec, table="items", name=column)
-    return inputs

@@ -1,18 +1,17 @@
-"""Another catalogue under a model that is served: new items, the same towers.
+"""Reindexing: `reindex` replaces the items of an export without touching its towers.
 
-Item embeddings are variables of a SavedModel, and its graph knows neither the items nor
-their number (`recdistill.retrieval.catalogue`). So the new items go through the
-exported candidate tower, and the next version is the old one with other variables:
-graph and towers are copied byte by byte. Neither Keras nor the training data nor the
-training code is needed; the queries that prove the version are those that the old one
-keeps.
+Item embeddings are variables of the SavedModel, and its graph contains neither the
+items nor their number (`recdistill.retrieval.catalogue`). The exported candidate tower
+encodes the new items, and the next version is a copy of the old one with other
+variables: graph and towers are copied byte for byte. It needs neither Keras nor the
+training data nor the training code. The parity check uses the queries that the old
+version contains.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +31,16 @@ from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
     Export,
+    encoded,
+    indexed,
     publish,
-    raw_items,
 )
+from recdistill.export.raw_inputs import as_inputs, item_ids, raw_items
 from recdistill.features.specs import SPECS, FeatureSpec
 from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
-from recdistill.retrieval.indexing import IndexSettings, build_index
+from recdistill.retrieval.indexing import IndexSettings
 
 __all__ = ["ReindexError", "reindex"]
-
-ROWS = 8192
-"""Items that go through the candidate tower at a time."""
 
 
 def reindex(
@@ -52,52 +50,58 @@ def reindex(
     version: int | None = None,
     warm_up_batches: tuple[int, ...] | None = None,
 ) -> Export:
-    """Publishes the next version of a model: another catalogue, everything else kept.
+    """Publishes the next version of a model with another catalogue.
 
-    The kind of index, its storage, the target recall and `top_k` stay; an IVF index is
-    clustered anew, and its number of probes chosen anew.
+    The kind of index, its storage, the target recall and `top_k` stay the same; for an
+    IVF index, clusters and number of probes are computed again.
 
     Args:
         folder: The folder of the model's versions, `…/name`.
-        items: The new catalogue: one row an item, with the columns that the export's
-            item table had for the student's features.
-        version: The version that gives the towers; the highest if not given.
-        warm_up_batches: Batch sizes of the warm-up requests; those of the old version
-            if not given.
+        items: The new catalogue: one row for each item. For a student it has the
+            columns of the candidate's features; for an export of `export_towers`, the
+            inputs of the candidate tower and the ids as `item_id`.
+        version: Version whose towers are used (default: the latest).
+        warm_up_batches: Batch sizes of the warm-up requests (default: those of the old
+            version).
 
     Returns:
         The published version.
 
     Raises:
-        ReindexError: If there is no such version or none that can be reindexed, or
-            there are fewer items than `top_k`.
-        ExportError: If the new version does not answer as it should.
+        ReindexError: If the version does not exist, cannot be reindexed or has no
+            candidate tower, or if there are fewer items than `top_k`.
+        NotAnExportError: If the version has no manifest.
+        ExportError: If the new version does not answer as its towers do.
         BusyError: If another process is publishing to the same place.
-        ValueError: If an item is listed twice; DataError, a ValueError, if the table
-            has a bad value.
+        ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
+            bad value.
     """
     old = _version(folder, version)
     manifest = _manifest(old)
     if items.num_rows < manifest["top_k"]:
         raise ReindexError(
-            f"`items` must be at least as many as the plain call of {old} returns, "
-            f"{manifest['top_k']}. Received: {items.num_rows}"
+            f"`items` must have at least as many rows as `serving_default` of {old} "
+            f"returns items, {manifest['top_k']}. Received: {items.num_rows}"
+        )
+    if "encode_candidates" not in manifest["signatures"]:
+        raise ReindexError(
+            "`folder` must hold an export with a candidate tower, to encode the new "
+            f"items; export the model again with new embeddings. Received: {old}, "
+            "which was exported with item embeddings"
         )
     model = tf.saved_model.load(str(old))
-    live = _live(model.signatures, old, manifest, items)
     facts = manifest["index"]
     settings = IndexSettings(
         facts["kind"], facts["storage"], facts.get("target_recall", 1.0)
     )
-    built = build_index(live.items, live.queries, live.top_k, settings)
+    live, built = indexed(_live(model.signatures, old, manifest, items), settings)
     catalogue = Catalogue(live.item_ids, built.index)
-    expected = built.expected_recall if built.kind == "ivf" else None
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
     return publish(
         folder,
         lambda staging: _write(old, staging, catalogue),
-        replace(live, storage=settings.storage, expected_recall=expected),
+        live,
         {
             **kept,
             "index": built.facts,
@@ -123,9 +127,8 @@ def _manifest(version: Path) -> dict[str, Any]:
     manifest = read_manifest(version)
     if manifest["format"] != FORMAT:
         raise ReindexError(
-            f"`folder` must hold an export of format {FORMAT}, whose graph does not "
-            f"know its items: export it anew. Received: format {manifest['format']} in "
-            f"{version}"
+            f"`folder` must hold an export of format {FORMAT}; export the model again. "
+            f"Received: format {manifest['format']} in {version}"
         )
     return manifest
 
@@ -136,48 +139,57 @@ def _live(
     manifest: Mapping[str, Any],
     items: pa.Table,
 ) -> Live:
-    """What the old version's towers say of the new items and the kept queries."""
-    schema = manifest["schema"]
-    specs = {name: _spec(entry) for name, entry in schema["candidate"].items()}
-    item_rows = raw_items(specs, items)
+    """Embeddings of the new items and of the stored queries, by the old towers."""
     [log] = read_logs(old / REAL_QUERIES)
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
-    with tf.device("CPU:0"):
-        queries = _encode(signatures["encode_query"], query_rows)
-        embeddings = [
-            _encode(
-                signatures["encode_candidates"],
-                {k: v[start : start + ROWS] for k, v in item_rows.items()},
-            )
-            for start in range(0, items.num_rows, ROWS)
-        ]
+    item_rows, ids = _item_rows(manifest["schema"], items)
+
+    def encode(signature: str, rows: Arrays) -> np.ndarray:
+        call = signatures[signature]
+        return encoded(lambda tensors: call(**tensors)["embedding"], rows)
+
     return Live(
         query_rows,
         item_rows,
-        item_rows[schema["item_id"]].tolist(),
-        queries,
-        np.concatenate(embeddings),
+        ids,
+        encode("encode_query", query_rows),
+        encode("encode_candidates", item_rows),
         manifest["top_k"],
     )
 
 
+def _item_rows(
+    schema: Mapping[str, Any], items: pa.Table
+) -> tuple[Arrays, Sequence[str]]:
+    """Raw candidate inputs and ids of the new items."""
+    entries, id_column = schema["candidate"], schema["item_id"]
+    if id_column in entries and entries[id_column]["kind"] != "input":
+        rows = raw_items({name: _spec(entry) for name, entry in entries.items()}, items)
+        return rows, rows[id_column].tolist()
+    if id_column not in items.column_names:
+        raise ReindexError(
+            f"`items` must have the column {id_column!r} with the ids. "
+            f"Received: {items.column_names}"
+        )
+    inputs = {
+        name: tf.TensorSpec(entry["shape"], entry["dtype"])
+        for name, entry in entries.items()
+    }
+    rows = as_inputs("items", items.to_pandas(), inputs)
+    return rows, item_ids(items[id_column].to_numpy())
+
+
 def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
-    """The specification among what the manifest says of a feature."""
+    """Specification of a feature from its entry in the manifest."""
     kind = SPECS[entry["kind"]]
     return kind.model_validate(
         {k: v for k, v in entry.items() if k in kind.model_fields}
     )
 
 
-def _encode(signature: Any, inputs: Arrays) -> np.ndarray:
-    tensors = {name: tf.constant(value) for name, value in inputs.items()}
-    embedding: np.ndarray = signature(**tensors)["embedding"].numpy()
-    return embedding
-
-
 def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
-    """The old version's files, with the catalogue's variables among the old ones."""
+    """Copies the old version's files, with the new variables of the catalogue."""
     for part in ("saved_model.pb", "fingerprint.pb"):
         if (old / part).exists():
             shutil.copyfile(old / part, staging / part)

@@ -1,9 +1,9 @@
-"""The student as a server sees it: signatures over raw values, and their SavedModel.
+"""Signatures of an export, and the SavedModel that holds them.
 
-`recdistill.export.student_export` decides when and where a model is published; this
-module
-says what the graph computes and how it is stored. Every input and output has a batch
-dimension, because a server that batches requests wraps all signatures alike.
+This module defines what the served graph computes and how it is stored;
+`recdistill.export.publishing` decides when and where a version is published. Every
+input and output has a batch dimension, because a server that batches requests wraps
+all signatures alike.
 """
 
 from __future__ import annotations
@@ -13,18 +13,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import tensorflow as tf
 
 from recdistill.export.inspection import read_model
 from recdistill.export.layout import RESERVED, SAVED_MODEL
-from recdistill.features.encoders import (
-    Encoder,
-    HistoryEncoder,
-    Schema,
-    VocabularyEncoder,
-)
-from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 
@@ -32,9 +26,30 @@ Tensors = dict[str, tf.Tensor]
 Specs = dict[str, tf.TensorSpec]
 
 
+class Towers(Protocol):
+    """A query tower and, where there is one, a candidate tower, over raw features."""
+
+    @property
+    def query_inputs(self) -> Specs:
+        """Raw query inputs by name, the batch dimension first."""
+
+    @property
+    def candidate_inputs(self) -> Specs:
+        """Raw candidate inputs by name; empty if there is no candidate tower."""
+
+    def encode_query(self, inputs: Tensors) -> tf.Tensor:
+        """Raw query inputs to embeddings `(batch, dim)`."""
+
+    def encode_candidates(self, inputs: Tensors) -> tf.Tensor:
+        """Raw candidate inputs to embeddings `(batch, dim)`."""
+
+    def tables(self) -> Iterable[Any]:
+        """Lookup tables that the two methods may read, as TensorFlow resources."""
+
+
 @dataclass(frozen=True)
 class Signature:
-    """One way to call the model.
+    """Inputs of a signature and the function that it computes.
 
     Attributes:
         inputs: Shape and dtype of each input, the batch dimension first.
@@ -46,50 +61,48 @@ class Signature:
 
 
 class Servable:
-    """A student, its catalogue, and what can be asked of them.
+    """Two towers and a catalogue, as the signatures of a SavedModel.
 
     * `serving_default`: raw query features to the `top_k` best items;
     * `recommend`: the same with `k` `(batch,)`, `exclude_ids` and `allow_ids`
-      `(batch, n)`. A batch has one width, so every query gets the largest `k` of the
-      batch: the client cuts;
+      `(batch, n)`. All rows of an answer have the same width, so every query gets the
+      largest `k` of the batch, and the client shortens the answer;
     * `rank`: raw query features and `candidate_ids` `(batch, n)` to `scores` and
-      `known`; an id that the catalogue lacks has `known` False and the lowest score;
+      `known`; an id outside the catalogue has `known` False and the lowest score;
     * `encode_query`, `encode_candidates`: raw features to `embedding` `(batch, dim)`.
+      `encode_candidates` is left out if there is no candidate tower.
 
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
-    item; one that names an id gets only items that it names, none if the catalogue has
-    none of them. Padding with "" or by repetition, as a server's batcher may do it,
-    changes neither. An answer without an item (more excluded than left) has the id ""
-    and the lowest finite float32 as its score. All outputs are finite.
+    item; a query that names an id gets only items that it names, and none if the
+    catalogue has none of them. Padding with "" or by repetition, as a server's batcher
+    adds it, changes neither. A place of the answer without an item (because too many
+    are excluded) has the id "" and the lowest finite float32 as its score. All outputs
+    are finite.
 
     Args:
-        student: The trained student.
-        schema: Its features; privileged ones are left out.
-        catalogue: The items, with the student's embedding of each.
+        towers: The model.
+        catalogue: The items, with the model's embedding of each.
         top_k: Number of items that `serving_default` returns.
 
     Raises:
-        ValueError: If `top_k` does not fit the catalogue, or two inputs would have one
+        ValueError: If `top_k` is larger than the catalogue, or an input has a reserved
             name.
     """
 
-    def __init__(
-        self,
-        student: TwoTowerStudent,
-        schema: Schema,
-        catalogue: Catalogue,
-        top_k: int,
-    ) -> None:
+    def __init__(self, towers: Towers, catalogue: Catalogue, top_k: int) -> None:
         items = int(catalogue.index.items())
         if not 1 <= top_k <= items:
             raise ValueError(
                 f"`top_k` must be from 1 to the number of items, {items}. "
                 f"Received: top_k={top_k}"
             )
-        self.student, self.schema, self.top_k = student, schema.for_student(), top_k
-        self.query_inputs = _raw_inputs(self.schema.query, "query")
-        self.candidate_inputs = _raw_inputs(self.schema.candidate, "candidate")
-        self.catalogue = catalogue
+        for name in (*towers.query_inputs, *towers.candidate_inputs):
+            if name in RESERVED:
+                raise ValueError(
+                    f"An input of a tower must not be called one of {RESERVED}. "
+                    f"Received: {name!r}"
+                )
+        self.towers, self.top_k, self.catalogue = towers, top_k, catalogue
 
     @property
     def signatures(self) -> dict[str, Signature]:
@@ -97,49 +110,54 @@ class Servable:
         k = {"k": tf.TensorSpec([None], tf.int32)}
         ids = tf.TensorSpec([None, None], tf.string)
         lists = {"exclude_ids": ids, "allow_ids": ids}
-        query = self.query_inputs
-        return {
+        query, candidate = self.towers.query_inputs, self.towers.candidate_inputs
+        signatures = {
             "serving_default": Signature(query, self._serving_default),
             "recommend": Signature({**query, **k, **lists}, self._recommend),
             "rank": Signature({**query, "candidate_ids": ids}, self._rank),
             "encode_query": Signature(
                 query, lambda inputs: {"embedding": self._query(inputs)}
             ),
-            "encode_candidates": Signature(
-                self.candidate_inputs, self._encode_candidates
-            ),
         }
+        if candidate:
+            signatures["encode_candidates"] = Signature(
+                candidate, self._encode_candidates
+            )
+        return signatures
 
     def save(self, folder: Path) -> None:
-        """Writes a SavedModel; each weight is stored once.
+        """Writes a SavedModel in which each weight is stored once.
 
-        Keras variables are restored by TensorFlow's session loader, which the server
-        uses, only if the underlying variables hang on the saved module themselves.
+        TensorFlow's session loader, which the server uses, restores Keras variables
+        only if the underlying variables are attributes of the saved module.
 
         Args:
-            folder: Where to; what TensorFlow writes there is overwritten.
+            folder: Output folder; files that TensorFlow writes are overwritten.
+
+        Raises:
+            ValueError: If a tower reads a lookup table that `towers.tables` does not
+                give, so that it could not be restored.
         """
         functions = {
             name: _concrete(signature) for name, signature in self.signatures.items()
         }
-        module = tf.Module(name="student")
+        module = tf.Module(name="towers")
         module.catalogue = self.catalogue
-        module.tables = [
-            encoder.table
-            for encoder in self.schema.submodules
-            if isinstance(encoder, VocabularyEncoder)
-        ]
-        # What the encoders read, and no more: no teacher, no state of a dropout.
+        # Only what the towers read: no teacher, no state of a dropout.
         read = {v.ref(): v for f in functions.values() for v in f.graph.variables}
         for variable in self.catalogue.variables:
             read.pop(variable.ref(), None)
         module.weights = list(read.values())
+        module.tables = _captured_tables(functions.values(), self)
         tf.saved_model.save(module, str(folder), signatures=functions)
         _restore_input_names(folder, self.signatures)
 
     def _query(self, inputs: Tensors) -> tf.Tensor:
-        looked_up = self.schema.lookup_query(self._checked_history(inputs))
-        return bounded(self.student.encode_query(looked_up, training=False))
+        own = {name: inputs[name] for name in self.towers.query_inputs}
+        return self._embedding(self.towers.encode_query(own))
+
+    def _embedding(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(bounded(vectors), [None, self.catalogue.index.dim])
 
     def _serving_default(self, inputs: Tensors) -> Tensors:
         found = self.catalogue.index.top_k(self._query(inputs), self.top_k)
@@ -153,8 +171,8 @@ class Servable:
         message = tf.strings.join(
             ["`k` must be from 1 to the number of items, ", number, "."]
         )
-        inputs = _require(tf.reduce_all(fits), message, inputs, inputs["k"])
-        # A request without rows has no largest k; its answer is empty for any.
+        inputs = require(tf.reduce_all(fits), message, inputs, inputs["k"])
+        # A request without rows has no largest k; its answer is empty for every k.
         k = tf.maximum(tf.reduce_max(inputs["k"]), 1)
         exclude = self.catalogue.rows_of(inputs["exclude_ids"])
         allow = self.catalogue.rows_of(inputs["allow_ids"])
@@ -168,46 +186,29 @@ class Servable:
         return {"scores": scores, "known": rows >= 0}
 
     def _encode_candidates(self, inputs: Tensors) -> Tensors:
-        looked_up = self.schema.lookup_candidates(inputs)
-        return {"embedding": bounded(self.student.encode_candidates(looked_up))}
+        return {"embedding": self._embedding(self.towers.encode_candidates(inputs))}
 
     def _named(self, rows: tf.Tensor, scores: tf.Tensor) -> Tensors:
         return {"item_ids": self.catalogue.ids_of(rows), "scores": scores}
 
-    def _checked_history(self, inputs: Tensors) -> Tensors:
-        for encoder in self.schema.query:
-            if isinstance(encoder, HistoryEncoder):
-                ids, length = encoder.raw_inputs()
-                width = tf.shape(inputs[ids])[1]
-                fits = (inputs[length] >= 0) & (inputs[length] <= width)
-                message = f"`{length}` must be from 0 to the width of `{ids}`."
-                inputs = _require(
-                    tf.reduce_all(fits), message, inputs, inputs[length], width
-                )
-        return inputs
 
-
-def _raw_inputs(encoders: Iterable[Encoder], side: str) -> Specs:
-    inputs: Specs = {}
-    for encoder in encoders:
-        for name, spec in encoder.raw_inputs().items():
-            if name in inputs or name in RESERVED:
-                raise ValueError(
-                    f"`schema` must give each input of the {side} a name of its own, "
-                    f"and none of {RESERVED}. Received: {name!r} for feature "
-                    f"{encoder.feature!r}"
-                )
-            inputs[name] = spec
-    return inputs
-
-
-def _require(
+def require(
     condition: tf.Tensor,
     message: str | tf.Tensor,
     inputs: Tensors,
     *received: tf.Tensor,
 ) -> Tensors:
-    """The inputs, which can be read only where the condition holds."""
+    """Inputs that can be read only if a condition holds; otherwise the call fails.
+
+    Args:
+        condition: A scalar bool.
+        message: The error message; the received values are appended.
+        inputs: Tensors by name.
+        *received: The values to print.
+
+    Returns:
+        The same tensors, each with a dependency on the check.
+    """
     data = [message + " Received:", *received]
     check = tf.raw_ops.Assert(condition=condition, data=data, summarize=8)
     with tf.control_dependencies([check]):
@@ -215,7 +216,7 @@ def _require(
 
 
 def _checked(inputs: Tensors, specs: Specs) -> Tensors:
-    """The inputs, if each has its number of axes and all have one batch size.
+    """The inputs, if each has the right number of axes and all have one batch size.
 
     A server does not compare shapes with the signature, so the graph does.
     """
@@ -231,14 +232,14 @@ def _checked(inputs: Tensors, specs: Specs) -> Tensors:
     for name in others:
         size, batch = (tf.shape(inputs[each])[0] for each in (name, first))
         message = f"`{name}` must have the batch size of `{first}`."
-        inputs = _require(tf.equal(size, batch), message, inputs, size, batch)
+        inputs = require(tf.equal(size, batch), message, inputs, size, batch)
     return inputs
 
 
 def _arguments(specs: Mapping[str, tf.TensorSpec]) -> dict[str, str]:
-    """Input names by the argument that stands for each in a traced function.
+    """Input names by the argument that represents each in a traced function.
 
-    TensorFlow takes Python identifiers only, and `class` is a fair name for a feature.
+    TensorFlow accepts only Python identifiers, but a feature may be called `class`.
     """
     arguments = {}
     for position, name in enumerate(specs):
@@ -265,8 +266,29 @@ def _concrete(signature: Signature) -> tf.types.experimental.ConcreteFunction:
     )
 
 
+def _captured_tables(
+    functions: Iterable[tf.types.experimental.ConcreteFunction], servable: Servable
+) -> list[Any]:
+    """The towers' lookup tables that the functions read."""
+    known = {id(v.handle) for f in functions for v in f.graph.variables}
+    known.add(id(servable.catalogue.item_rows.resource_handle))
+    tables = {id(each.resource_handle): each for each in servable.towers.tables()}
+    read = {
+        id(outside): outside
+        for function in functions
+        for outside, _ in function.graph.captures
+        if outside.dtype == tf.resource and id(outside) not in known
+    }
+    if not read.keys() <= tables.keys():
+        raise ValueError(
+            "A tower must keep its lookup tables as attributes of its layers, so that "
+            "they can be exported. Received: a table that no layer of the tower has"
+        )
+    return [tables[each] for each in read]
+
+
 def _restore_input_names(folder: Path, signatures: Mapping[str, Signature]) -> None:
-    """Gives the inputs whose name is no Python identifier their name back."""
+    """Restores the names of inputs that are not Python identifiers."""
     renamed = {
         name: {a: n for a, n in _arguments(signature.inputs).items() if a != n}
         for name, signature in signatures.items()
@@ -286,5 +308,5 @@ def _restore_input_names(folder: Path, signatures: Mapping[str, Signature]) -> N
         names = renamed[child.local_name]
         keywords[:] = [names.get(each, each) for each in keywords]
     (folder / SAVED_MODEL).write_bytes(model.SerializeToString(deterministic=True))
-    # It is optional, and a hash of the file as it was.
+    # The fingerprint is optional, and a hash of the file before this change.
     (folder / "fingerprint.pb").unlink(missing_ok=True)

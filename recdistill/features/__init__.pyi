@@ -1,4 +1,5 @@
-from .encoders import Schema, build_encoder
+from .encoders import build_encoder
+from .schema import Schema
 from .specs import (
     AffinitySpec,
     CategoriesSpec,

@@ -19,31 +19,32 @@ LARGEST_FLOAT = float(np.finfo("float32").max)
 
 
 class FeatureSpec(BaseModel):
-    """What every feature declares; the kinds below add their own settings.
-
-    Attributes:
-        kind: What sort of feature it is; each kind has a class below.
-        column: Column of the table that holds the values; the feature's own
-            name where it is not given.
-        teacher_only: True for a privileged feature, which the student never sees.
-        optional: True where missing values (null, "", NaN) are legal.
-    """
+    """Keys of all features."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
-    column: str | None = None
-    teacher_only: bool = False
-    optional: bool = False
+    column: str | None = Field(
+        default=None,
+        description="Column with the raw values. By default the name of the feature.",
+    )
+    teacher_only: bool = Field(
+        default=False,
+        description="Whether the feature is privileged: the student never sees it.",
+    )
+    optional: bool = Field(
+        default=False,
+        description='Whether missing values (null, "", NaN) are allowed.',
+    )
 
 
 class IdSpec(FeatureSpec):
-    """An identifier: one embedding for each value that training saw."""
+    """An identifier, with one embedding for each value in the training part."""
 
     kind: Literal["id"] = "id"
 
 
 class CategorySpec(FeatureSpec):
-    """One value out of a closed set, such as an occupation."""
+    """One value of a closed set, such as an occupation."""
 
     kind: Literal["category"] = "category"
 
@@ -51,11 +52,15 @@ class CategorySpec(FeatureSpec):
 class CategoriesSpec(FeatureSpec):
     """Several values at once, such as genres: a list, or text with a separator.
 
-    An empty set of categories is an ordinary value, not a missing one.
+    An empty set of categories is a value, not a missing one.
     """
 
     kind: Literal["categories"] = "categories"
-    separator: str | None = Field(default=None, min_length=1)
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Separator of the values in a text; by default they are lists.",
+    )
 
 
 class NumberSpec(FeatureSpec):
@@ -65,47 +70,66 @@ class NumberSpec(FeatureSpec):
 
 
 class TextSpec(FeatureSpec):
-    """Free text: lower-cased words, hashed into `buckets`, at most `length` of them."""
+    """Free text: hashed lower-case words."""
 
     kind: Literal["text"] = "text"
-    buckets: int = Field(default=4096, gt=0)
-    length: int = Field(default=16, gt=0)
+    buckets: int = Field(default=4096, gt=0, description="Number of hash buckets.")
+    length: int = Field(default=16, gt=0, description="Maximum number of words.")
 
 
 class VectorSpec(FeatureSpec):
-    """An embedding that the data brings along, as a list of `size` floats."""
+    """An embedding that is part of the data, as a list of floats."""
 
     kind: Literal["vector"] = "vector"
-    size: int = Field(gt=0)
+    size: int = Field(gt=0, description="Length of the list.")
 
 
 class HistorySpec(FeatureSpec):
-    """The last `length` candidates that the query chose before the example."""
+    """The items that the query chose before, the latest first."""
 
     kind: Literal["history"] = "history"
-    length: int = Field(default=50, gt=0)
+    length: int = Field(default=50, gt=0, description="Maximum number of items.")
 
 
-class AffinitySpec(FeatureSpec):
+class LinearItemModelSpec(BaseModel):
+    """Keys of the linear item model (`recdistill.models.linear`)."""
+
+    l2: float = Field(
+        default=300.0,
+        gt=0,
+        description="Ridge penalty of the item model, in interactions.",
+    )
+    decay: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Weight of a history item relative to the next more recent one.",
+    )
+    floor: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Minimum weight of a history item, however old.",
+    )
+    max_items: int = Field(
+        default=20_000,
+        gt=0,
+        description="Maximum number of items in the model, the most frequent ones; the "
+        "item matrix is dense.",
+    )
+
+
+class AffinitySpec(LinearItemModelSpec, FeatureSpec):
     """Item-to-item affinity between the history and the candidate.
 
     A linear item model (`recdistill.models.linear`) fitted on the training part. It is
-    a
-    feature of the pair, so a two-tower student cannot read it.
-
-    Attributes:
-        l2: Ridge penalty of the item model, in interactions.
-        decay: Weight of a history item relative to the next more recent one.
-        floor: Weight that even the oldest history item keeps.
-        max_items: The item matrix is dense; only the most frequent items enter it.
+    a feature of the pair, so a two-tower student cannot read it.
     """
 
     kind: Literal["affinity"] = "affinity"
-    teacher_only: bool = True
-    l2: float = Field(default=300.0, gt=0)
-    decay: float = Field(default=0.9, gt=0, le=1)
-    floor: float = Field(default=0.05, ge=0, le=1)
-    max_items: int = Field(default=20_000, gt=0)
+    teacher_only: bool = Field(
+        default=True, description="Always true: the student cannot read an affinity."
+    )
 
     @model_validator(mode="after")
     def _is_privileged(self) -> AffinitySpec:

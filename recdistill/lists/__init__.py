@@ -1,1 +1,1 @@
-"""The list axis: masked operations, and ranks in the graph and in NumPy."""
+"""Operations along the list axis: masked arithmetic, and ranks in TF and NumPy."""

@@ -1,11 +1,9 @@
-r"""Order within lists, in the graph: who comes first, ranks, drawing one by one.
+r"""Sorting, ranks and Plackett–Luce likelihoods of lists, in the TensorFlow graph.
 
 Candidates are ordered from the highest score down. Ties are broken by position, the
 earlier candidate first, and padding comes last, as in `recdistill.lists.numpy_ranks`,
-which does
-the same for finished scores outside the graph. An order is a step function of the
-scores: no gradient passes through positions and ranks, only through what is taken along
-them.
+which does the same outside the graph. The order is a step function of the scores: no
+gradient flows through positions and ranks, only through values gathered along them.
 
 Example:
     >>> scores = np.array([[1.0, 3.0, 3.0, 99.0]], "float32")
@@ -22,10 +20,8 @@ from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
 
-__all__ = ["best_first", "head", "log_sum", "ranks", "surprise", "taken"]
-
-_NOTHING = -1e30
-"""A logarithm of zero: its exponential is 0, and it is still a finite number."""
+_LOG_ZERO = -1e30
+"""A finite stand-in for the logarithm of zero: its exponential is 0."""
 
 
 def best_first(scores: Tensor, mask: Tensor, k: int | None = None) -> Tensor:
@@ -47,8 +43,8 @@ def best_first(scores: Tensor, mask: Tensor, k: int | None = None) -> Tensor:
     return tf.math.top_k(scores, k=size if k is None else tf.minimum(k, size)).indices
 
 
-def taken(values: Tensor, positions: Tensor) -> Tensor:
-    """What stands at some positions of each list.
+def gather(values: Tensor, positions: Tensor) -> Tensor:
+    """The values at the given positions of each list.
 
     Args:
         values: `(batch, list_size)`.
@@ -58,7 +54,7 @@ def taken(values: Tensor, positions: Tensor) -> Tensor:
         `(batch, n)`.
 
     Example:
-        >>> taken(np.array([[5.0, 6.0, 7.0]]), np.array([[2, 0]])).numpy()
+        >>> gather(np.array([[5.0, 6.0, 7.0]]), np.array([[2, 0]])).numpy()
         array([[7., 5.]])
     """
     return tf.gather(values, positions, batch_dims=1)
@@ -78,66 +74,65 @@ def ranks(scores: Tensor, mask: Tensor) -> Tensor:
     return ops.where(mask, ops.cast(place, scores.dtype) + 1.0, 0.0)
 
 
-def head(ordered: Tensor, k: int | None) -> Tensor:
-    """Which places of an order are among its first k.
+def within_first(order: Tensor, k: int | None) -> Tensor:
+    """Mask of the first k columns of sorted lists.
 
     Args:
-        ordered: `(batch, list_size)`, anything in order.
+        order: `(batch, list_size)`, positions or values, best first.
         k: At least 1; None for all.
 
     Returns:
         `(list_size,)`, bool.
     """
-    size = tf.shape(ordered)[-1]
+    size = tf.shape(order)[-1]
     return tf.range(size) < (size if k is None else k)
 
 
-def surprise(
+def plackett_luce_terms(
     exponents: Tensor, mask: Tensor | None = None, rest: Tensor | None = None
 ) -> Tensor:
-    r"""How surprising each candidate is when all are drawn one by one in this order.
+    r"""Plackett–Luce terms: negative log-probability of each draw of a given order.
 
-    From what is left of a list, a candidate is drawn with a chance in proportion to
-    $\exp(z)$ and not put back. With the candidates in a given order, the surprise at
-    the $i$-th is
+    In the Plackett–Luce model candidates are drawn without replacement, each with a
+    probability proportional to $\exp(z)$. For a given order, the term of the $i$-th is
 
     $$ -\log P(i \mid \text{all before it are drawn})
        = \log \sum_{j \ge i} \exp(z_j) - z_i $$
 
     The sum over a list is the negative log-likelihood of the order (Plackett 1975). The
-    logarithm of the sum runs along the list with a maximum of its own at each place, so
-    what is drawn after the best loses nothing but the last digits of its exponent.
+    logarithm of the sum is computed with the running maximum, so terms far below the
+    best score lose only the last digits of their exponents.
 
     Args:
-        exponents: `(batch, list_size)`, in order; as from `lists.logits`, whose padding
-            is never drawn.
-        mask: `(batch, list_size)`, bool, in the same order: who can be drawn. None for
-            all but the padding.
-        rest: `(batch,)`, what else can be drawn at every place, as from `log_sum`; None
-            for nothing.
+        exponents: `(batch, list_size)`, in order, as from `masked_ops.logits`, so that
+            padding is never drawn.
+        mask: `(batch, list_size)`, bool, in the same order: which candidates can be
+            drawn. None for all but the padding.
+        rest: `(batch,)`, the log-sum-exp of further candidates that can be drawn at
+            every rank, as from `log_sum_exp`; None for no others.
 
     Returns:
         `(batch, list_size)`, at least 0 up to rounding; 0 where the mask is False.
 
     Example:
-        The last two of four, far below the first, are a matter of chance.
+        The second and third of four are equally likely; the other two are certain.
 
         >>> z = np.array([[30.0, 0.0, 0.0, -30.0]], "float32")
-        >>> surprise(z).numpy().round(3)
+        >>> plackett_luce_terms(z).numpy().round(3)
         array([[0.   , 0.693, 0.   , 0.   ]], dtype=float32)
     """
     if mask is not None:
-        exponents = ops.where(mask, exponents, _NOTHING)
-    left = tf.math.cumulative_logsumexp(exponents, axis=-1, reverse=True)
+        exponents = ops.where(mask, exponents, _LOG_ZERO)
+    evidence = tf.math.cumulative_logsumexp(exponents, axis=-1, reverse=True)
     if rest is not None:
-        rest = ops.broadcast_to(rest[:, None], ops.shape(left))
-        left = _log_sum(ops.stack([left, rest], axis=-1))
-    terms = left - exponents
+        rest = ops.broadcast_to(rest[:, None], ops.shape(evidence))
+        evidence = _log_sum_exp(ops.stack([evidence, rest], axis=-1))
+    terms = evidence - exponents
     return terms if mask is None else ops.where(mask, terms, 0.0)
 
 
-def log_sum(exponents: Tensor, mask: Tensor) -> Tensor:
-    r"""The logarithm of the sum of exponentials over each list.
+def log_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
+    r"""Log-sum-exp: the logarithm of the sum of exponentials over each list.
 
     Args:
         exponents: `(batch, list_size)`. Finite.
@@ -145,18 +140,18 @@ def log_sum(exponents: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         $\log \sum_i \exp(z_i)$, `(batch,)`; a number whose exponential is 0 for a list
-        with no real candidate.
+        without real candidates.
 
     Example:
         >>> z, mask = np.array([[1000.0, 1000.0, 2000.0]]), [[True, True, False]]
-        >>> log_sum(z, mask).numpy().round(3)  # 1000 + log(2)
+        >>> log_sum_exp(z, mask).numpy().round(3)  # 1000 + log(2)
         array([1000.693])
     """
-    return _log_sum(ops.where(mask, exponents, _NOTHING))
+    return _log_sum_exp(ops.where(mask, exponents, _LOG_ZERO))
 
 
-def _log_sum(exponents: Tensor) -> Tensor:
-    """Along the last axis. (The gradient of `logaddexp` is wrong for equal numbers.)"""
+def _log_sum_exp(exponents: Tensor) -> Tensor:
+    """Along the last axis (the gradient of `logaddexp` is wrong for equal numbers)."""
     largest = ops.stop_gradient(ops.max(exponents, axis=-1, keepdims=True))
     total = ops.sum(ops.exp(exponents - largest), axis=-1)
     return ops.log(total) + largest[..., 0]

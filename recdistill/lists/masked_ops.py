@@ -1,17 +1,17 @@
-"""Arithmetic along the list axis: the one place that knows about padding.
+"""Masked operations along the list axis: softmax, sums, means and standardisation.
 
-A batch of lists is a matrix `(batch, list_size)`. Lists are rarely of one length, so
-short ones are padded, and `mask` says which entries are real candidates. It is never
-guessed from values: a teacher score of -5 or 0 is a score like any other.
+A batch of lists is a matrix `(batch, list_size)`. Lists rarely have the same length, so
+short ones are padded, and `mask` marks the real candidates. It is never inferred from
+values: a teacher score of -5 or 0 is an ordinary score.
 
-Every function here keeps three promises. What stands under padding, be it 1e30 or NaN,
-changes neither a result nor a gradient. A list that is all padding gives zeros. And
-results and gradients are finite for all finite scores: the mask enters *before* an
-exponential, so that nothing under padding can overflow, and *again after* it, so that
-nothing leaks out.
+Every function here guarantees three things. Values under padding, even 1e30 or NaN,
+change neither a result nor a gradient. A list of padding gives zeros. Results and
+gradients are finite for all finite scores: the mask is applied *before* an exponential,
+so that nothing under padding can overflow, and *again after* it, so that padding
+contributes nothing.
 
 Example:
-    Two lists; the second has only two candidates, and rubbish where the third would be.
+    Two lists; the second has only two candidates, and an arbitrary value under padding.
 
     >>> scores = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 99.0]], "float32")
     >>> mask = np.array([[True, True, True], [True, True, False]])
@@ -26,47 +26,29 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-__all__ = [
-    "Tensor",
-    "as_lists",
-    "as_weighted_lists",
-    "bounded",
-    "has_candidate",
-    "labels_and_mask",
-    "log_softmax",
-    "logits",
-    "mean",
-    "mean_ranks",
-    "min_max",
-    "shares",
-    "softmax",
-    "standardize",
-    "total",
-]
-
 Tensor: TypeAlias = Any
-"""A `tf.Tensor`, or what converts to one: a NumPy array, a nested list of numbers."""
+"""A `tf.Tensor` or a value that converts to one: a NumPy array, nested lists."""
 
-# The exponential of this is zero in every float type, while this times a squared
-# temperature still is a finite float32.
+# Its exponential is zero in every float type, and multiplied by a squared temperature
+# it is still a finite float32.
 _LOWEST_LOG = -1e30
-# Squares of scores up to here, and sums of those over any list, are finite float32.
+# Squares of scores up to this size, and their sums over any list, are finite float32.
 _LARGEST_SCORE = 1e15
 
 
 def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
-    """Check that some arrays describe one batch of lists, and return them as tensors.
+    """Check that arrays describe the same batch of lists, and convert them to tensors.
 
-    This is the boundary: what has passed here is not checked again.
+    All public functions over lists call it once; later code does not check again.
 
     Args:
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        **values: Arrays `(batch, list_size)` of numbers, each under the name that its
-            error message should use.
+        **values: Arrays `(batch, list_size)` of numbers; the keyword is the name in
+            error messages.
 
     Returns:
-        The mask and then the values in the order given. Values are float32, or float64
-        where all of them came as float64.
+        The mask, followed by the values in the given order. Values are float32, or
+        float64 if all of them were float64.
 
     Raises:
         ValueError: If the mask is not boolean, an array does not hold numbers, or it
@@ -98,24 +80,24 @@ def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
 def as_weighted_lists(
     mask: Tensor, item_weight: Tensor | None, **values: Tensor
 ) -> tuple[Tensor, ...]:
-    """As `as_lists`, for lists whose candidates may have weights.
+    """Check arrays as `as_lists` does, and remove candidates of weight 0 from the mask.
 
-    A candidate without weight is no candidate: it leaves the mask. What stands under
-    the new mask, NaN included, is replaced by 0, so it cannot reach a result any more.
+    Values under the new mask, including NaN, are replaced by 0, so that they cannot
+    affect a result.
 
     Args:
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        item_weight: `(batch, list_size)`, how often each candidate counts; below zero
-            counts as zero. None where all count once.
-        **values: Arrays `(batch, list_size)` of numbers, each under the name that its
-            error message should use.
+        item_weight: `(batch, list_size)`, how often each candidate counts; a value
+            below 0 counts as 0. None for once each.
+        **values: Arrays `(batch, list_size)` of numbers; the keyword is the name in
+            error messages.
 
     Returns:
-        The mask of the candidates that count, their weights, and then the values in
-        the order given. Weights and values are 0 where that mask is False.
+        The mask of the candidates with positive weight, their weights, and then the
+        values in the given order. Weights and values are 0 where that mask is False.
 
     Raises:
-        ValueError: As `as_lists`; the weights are checked like the values.
+        ValueError: As `as_lists`; the weights are checked in the same way.
 
     Example:
         >>> mask = np.array([[True, True, False]])
@@ -131,7 +113,7 @@ def as_weighted_lists(
         weight = ops.cast(mask, tensors[0].dtype)
     else:
         mask, *tensors, weight = as_lists(mask, **values, item_weight=item_weight)
-        # Processors may take a smaller number for zero, and its logarithm for infinite.
+        # Processors may treat a smaller number as zero, whose logarithm is infinite.
         smallest = np.finfo(weight.dtype.name).tiny
         mask = ops.logical_and(mask, weight >= smallest)
         weight = _real(weight, mask)
@@ -149,8 +131,8 @@ def _check(name: str, tensor: Tensor, mask: Tensor) -> None:
             f"{name}.shape={_readable(tensor)}, mask.shape={_readable(mask)}"
         )
     if not (tensor.shape.is_fully_defined() and mask.shape.is_fully_defined()):
-        # Inside a graph sizes may be known only at run time, and a list of one would
-        # then be broadcast without a word.
+        # In a graph some sizes are known only at run time, and a list of one candidate
+        # would then be broadcast silently.
         tf.debugging.assert_equal(
             tf.shape(tensor),
             tf.shape(mask),
@@ -163,12 +145,12 @@ def _readable(tensor: Tensor) -> str:
 
 
 def labels_and_mask(y_true: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Take apart what Keras passes around as `y_true`.
+    """Split `y_true`, in the form that Keras passes to losses, into labels and mask.
 
     Args:
-        y_true: `{"labels": …, "mask": …}`, both `(batch, list_size)`, or bare labels,
-            which are then all real candidates. Keras casts a mask to floats on the way
-            to `Loss.call`; here it turns into booleans again.
+        y_true: `{"labels": …, "mask": …}`, both `(batch, list_size)`, or labels alone,
+            which are then all real candidates. Keras casts the mask to floats before
+            `Loss.call`; here it becomes boolean again.
 
     Returns:
         The labels and the boolean mask, both `(batch, list_size)`.
@@ -215,7 +197,7 @@ def total(values: Tensor, mask: Tensor) -> Tensor:
         mask: `(batch, list_size)`, bool.
 
     Returns:
-        `(batch,)`. It is 0 for a list with no real candidate.
+        `(batch,)`. It is 0 for a list without real candidates.
 
     Example:
         >>> total(np.array([[1.0, 2.0, 99.0]]), np.array([[True, True, False]])).numpy()
@@ -225,20 +207,20 @@ def total(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean(values: Tensor, weights: Tensor) -> Tensor:
-    """The weighted mean of some numbers a list.
+    """Weighted mean over each list.
 
     Args:
         values: `(batch, n)`. Finite, also where the weight is 0.
-        weights: `(batch, n)`, at least 0. Only their ratios count.
+        weights: `(batch, n)`, at least 0. Only ratios matter.
 
     Returns:
-        `(batch,)`; 0 where all weights are 0.
+        `(batch,)`; 0 if all weights are 0.
 
     Example:
         >>> mean(np.array([[1.0, 4.0, 99.0]]), np.array([[2.0, 1.0, 0.0]])).numpy()
         array([2.])
     """
-    # In units of the largest weight their sum lies between 1 and n.
+    # Divided by the largest weight, their sum lies between 1 and n.
     largest = ops.max(weights, axis=-1, keepdims=True)
     weights = ops.divide_no_nan(weights, largest)
     return ops.divide_no_nan(
@@ -247,13 +229,13 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def bounded(scores: Tensor) -> Tensor:
-    """Scores with all beyond ±1e15 drawn in to that, so that their squares are finite.
+    """Scores clipped to ±1e15, so that their squares are finite.
 
     Args:
         scores: Of any shape.
 
     Returns:
-        The same, with gradient 0 where a score was drawn in.
+        The same shape, with gradient 0 where a score was clipped.
     """
     return ops.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
 
@@ -264,17 +246,17 @@ def logits(
     temperature: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    r"""The exponents of a softmax over each list: $\log w_i + s_i / \tau$, shifted.
+    r"""Exponents of a softmax over each list: $\log w_i + s_i / \tau$, shifted.
 
-    The gap to the list's best score is taken first and divided by the temperature
-    second, so scores of any finite size survive any temperature.
+    The list's best score is subtracted before the division by the temperature, so the
+    result is finite for scores of any finite size and any temperature.
 
     Args:
         scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool.
-        temperature: Above zero.
-        weights: `(batch, list_size)`, above zero for real candidates: how often each
-            counts. None where all count once.
+        temperature: Above 0.
+        weights: `(batch, list_size)`, above 0 for real candidates: how often each
+            counts. None for once each.
 
     Returns:
         `(batch, list_size)`; a number whose exponential is 0 under padding.
@@ -287,7 +269,7 @@ def logits(
     """
     lowest = np.finfo(scores.dtype.name).min
     best = ops.max(ops.where(mask, scores, lowest), axis=-1, keepdims=True)
-    # A shift of all scores leaves a softmax as it is, so no gradient is lost here.
+    # A softmax does not change if all scores are shifted, so this needs no gradient.
     best = ops.stop_gradient(ops.where(has_candidate(mask)[:, None], best, 0.0))
     exponents = (ops.where(mask, scores, best) - best) / temperature
     exponents = ops.maximum(exponents, _LOWEST_LOG)
@@ -302,7 +284,7 @@ def log_softmax(
     temperature: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    r"""Log-probability of each candidate when one is drawn from its list.
+    r"""Log-softmax over each list: the log-probability of each candidate.
 
     $$ \log p_i = \log w_i + s_i / \tau
        - \log \sum_{j \in \text{list}} w_j \exp(s_j / \tau) $$
@@ -310,13 +292,13 @@ def log_softmax(
     Args:
         scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool.
-        temperature: Above zero. The larger, the more even the probabilities.
-        weights: `(batch, list_size)`, above zero for real candidates: how often each
-            stands in the list. None where all stand there once.
+        temperature: Above 0. The larger it is, the more even the probabilities.
+        weights: `(batch, list_size)`, above 0 for real candidates: how often each
+            occurs in the list. None for once each.
 
     Returns:
-        `(batch, list_size)`, at most 0. It is 0 under padding, where there is no
-        probability to speak of.
+        `(batch, list_size)`, at most 0. It is 0 under padding, which has no
+        probability.
 
     Example:
         >>> scores = np.array([[np.log(3.0), 0.0, 99.0]], "float32")
@@ -325,7 +307,7 @@ def log_softmax(
         array([[-0.288, -1.386,  0.   ]], dtype=float32)
     """
     exponents = logits(scores, mask, temperature, weights)
-    # A best score of small weight may lie far below the largest exponent.
+    # The best score may have a small weight and so lie far below the largest exponent.
     largest = ops.max(exponents, axis=-1, keepdims=True)
     exponents -= ops.stop_gradient(largest)
     evidence = ops.sum(_real(ops.exp(exponents), mask), axis=-1, keepdims=True)
@@ -339,12 +321,12 @@ def softmax(
     temperature: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Probability of each candidate when one is drawn from its list.
+    """Softmax over each list: the probability of each candidate.
 
     Args:
         scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool.
-        temperature: Above zero. The larger, the more even the probabilities.
+        temperature: Above 0. The larger it is, the more even the probabilities.
         weights: As for `log_softmax`.
 
     Returns:
@@ -354,15 +336,15 @@ def softmax(
 
 
 def shares(amounts: Tensor, mask: Tensor) -> Tensor:
-    """What part of its list's total each candidate holds.
+    """Amounts normalised to sum to 1 over each list.
 
     Args:
-        amounts: `(batch, list_size)`. An amount below zero counts as zero.
+        amounts: `(batch, list_size)`. An amount below 0 counts as 0.
         mask: `(batch, list_size)`, bool.
 
     Returns:
-        `(batch, list_size)`. Each list with an amount above zero sums to 1; padding and
-        the other lists have 0.
+        `(batch, list_size)`. Each list with an amount above 0 sums to 1; padding and
+        the other lists are 0.
 
     Example:
         >>> amounts = np.array([[3.0, 1.0, 99.0], [0.0, 0.0, 0.0]], "float32")
@@ -372,17 +354,17 @@ def shares(amounts: Tensor, mask: Tensor) -> Tensor:
                [0.  , 0.  , 0.  ]], dtype=float32)
     """
     amounts = ops.maximum(_real(amounts, mask), 0.0)
-    # In units of the largest amount the total lies between 1 and list_size.
+    # Divided by the largest amount, their sum lies between 1 and list_size.
     largest = ops.max(amounts, axis=-1, keepdims=True)
     amounts = ops.divide_no_nan(amounts, largest)
     return ops.divide_no_nan(amounts, ops.sum(amounts, axis=-1, keepdims=True))
 
 
 def standardize(scores: Tensor, mask: Tensor) -> Tensor:
-    """Scores in standard deviations from the mean of their list (z-scores).
+    """Z-scores: standard deviations of each score from the mean of its list.
 
-    Teachers differ in the scale of their scores, so a temperature found for one does
-    not suit the next. Standardised scores have one scale.
+    Teachers differ in the scale of their scores, so a temperature tuned for one does
+    not suit another. Standardised scores have the same scale.
 
     Args:
         scores: `(batch, list_size)`.
@@ -390,7 +372,7 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         `(batch, list_size)`. Over each list the mean is 0 and the variance (divided by
-        the number of candidates) is 1. All 0 where the scores of a list are equal, and
+        the number of candidates) is 1. All 0 if the scores of a list are equal, and
         under padding.
 
     Example:
@@ -400,9 +382,9 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
         array([[-1.,  1.,  0.],
                [ 0.,  0.,  0.]], dtype=float32)
     """
-    # z-scores do not depend on origin and unit. With the lowest score as the origin and
-    # the range as the unit, equal scores are exactly 0 and no square can overflow.
-    positions, varies = _positions(scores, mask)
+    # Z-scores do not depend on origin and scale. After min-max scaling equal scores are
+    # exactly 0 and no square can overflow.
+    positions, varies = _min_max(scores, mask)
     count = ops.maximum(total(ops.ones_like(positions), mask), 1.0)[:, None]
     gaps = _real(positions - total(positions, mask)[:, None] / count, mask)
     variance = total(ops.square(gaps), mask)[:, None] / count
@@ -410,7 +392,7 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def min_max(scores: Tensor, mask: Tensor) -> Tensor:
-    """Where each score lies between the lowest and the highest of its list.
+    """Min-max scaling: each score relative to the lowest and highest of its list.
 
     Args:
         scores: `(batch, list_size)`.
@@ -418,7 +400,7 @@ def min_max(scores: Tensor, mask: Tensor) -> Tensor:
 
     Returns:
         `(batch, list_size)`, from 0 for a list's lowest score to 1 for its highest. All
-        0 where the scores of a list are equal, and under padding.
+        0 if the scores of a list are equal, and under padding.
 
     Example:
         >>> scores = np.array([[1.0, 3.0, 1.5], [0.1, 0.1, 99.0]], "float32")
@@ -427,14 +409,14 @@ def min_max(scores: Tensor, mask: Tensor) -> Tensor:
         array([[0.  , 1.  , 0.25],
                [0.  , 0.  , 0.  ]], dtype=float32)
     """
-    return _positions(scores, mask)[0]
+    return _min_max(scores, mask)[0]
 
 
 def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
     """The rank of each candidate in its list, from 1 for the highest score.
 
-    Candidates with equal scores share the mean of their ranks, so neither their order
-    in the list nor chance decides between them.
+    Candidates with equal scores share the mean of their ranks, so neither position nor
+    chance breaks ties.
 
     Args:
         scores: `(batch, list_size)`. Finite for real candidates.
@@ -459,17 +441,17 @@ def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
     return _real((first + last) / 2.0, mask)
 
 
-def _positions(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Places from 0 (lowest) to 1 (highest), and which lists vary, `(batch, 1)`."""
-    # With quarters of a score, the range cannot overflow.
+def _min_max(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores scaled to 0 to 1, and which lists have different scores, `(batch, 1)`."""
+    # A quarter of each score, so that the range cannot overflow.
     scores = _real(scores, mask) / 4.0
     limits = np.finfo(scores.dtype.name)
     low = ops.min(ops.where(mask, scores, limits.max / 4), axis=-1, keepdims=True)
     high = ops.max(ops.where(mask, scores, limits.min / 4), axis=-1, keepdims=True)
     varies = high > low
-    unit = ops.where(varies, high - low, 1.0)
-    low, unit = ops.stop_gradient(low), ops.stop_gradient(unit)
-    return (ops.where(mask, scores, low) - low) / unit, varies
+    size = ops.where(varies, high - low, 1.0)
+    low, size = ops.stop_gradient(low), ops.stop_gradient(size)
+    return (ops.where(mask, scores, low) - low) / size, varies
 
 
 def _real(values: Tensor, mask: Tensor) -> Tensor:

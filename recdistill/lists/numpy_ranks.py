@@ -1,15 +1,15 @@
-"""The order of the candidates in a list: who is ahead of whom, and who comes first.
+"""Ranks and top-k of candidates from their scores, in NumPy.
 
-The one place that says, for every metric, how scores become an order:
+All metrics use these conventions:
 
 - Candidates are ranked from the highest score down, starting at rank 1. Ties are broken
   by position: of two equal scores, the earlier candidate ranks first.
 - Padding never ranks, whatever value lies under it.
-- A score of `-inf` is ordinary and ranks last: it is how an excluded candidate is often
-  marked. NaN and `+inf` are errors, because an overflow has no order.
+- A score of `-inf` is valid and ranks last; it often marks an excluded candidate. NaN
+  and `+inf` are errors, because they result from an overflow.
 
-`real_scores` writes NaN under padding once. NaN is neither above nor equal to anything
-and sorts to the end, so nothing after it needs the mask.
+`real_scores` replaces padding by NaN once. NaN is neither above nor equal to any number
+and sorts to the end, so the other functions need no mask.
 """
 
 from collections.abc import Iterator
@@ -23,10 +23,10 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 Scores = npt.NDArray[Any]  # float32 or float64, NaN under padding
 
-# Entries that one step of a chunked computation may hold: 32 MiB in float64.
+# Entries of an array in one step of a chunked computation: 32 MiB in float64.
 _CHUNK_ENTRIES = 2**22
-# Counting passes once over the list for each rank asked for; a sort costs about as much
-# as this many passes.
+# Counting passes over the list once for each requested rank; a sort costs about as much
+# as this number of passes.
 _PASSES_OF_A_SORT = 16
 
 
@@ -36,7 +36,7 @@ def real_scores(scores: npt.ArrayLike, mask: npt.ArrayLike, *, name: str) -> Sco
     Args:
         scores: `(batch, list_size)`. Unnormalised; entries under padding are ignored.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        name: What error messages call the scores.
+        name: Name of the scores in error messages.
 
     Returns:
         `(batch, list_size)`. float32 stays float32; any other type becomes float64.
@@ -50,7 +50,7 @@ def real_scores(scores: npt.ArrayLike, mask: npt.ArrayLike, *, name: str) -> Sco
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float64)
     check_same_shape(array, real, name=name)
-    wrong = real & ~(array < np.inf)  # NaN is not below anything
+    wrong = real & ~(array < np.inf)  # NaN is not below any number
     if wrong.any():
         row, position = np.argwhere(wrong)[0]
         raise ValueError(
@@ -61,7 +61,7 @@ def real_scores(scores: npt.ArrayLike, mask: npt.ArrayLike, *, name: str) -> Sco
 
 
 def checked_mask(mask: npt.ArrayLike) -> BoolArray:
-    """The mask as an array `(batch, list_size)`; ValueError if it is anything else."""
+    """The mask as a boolean array `(batch, list_size)`; ValueError otherwise."""
     array = np.asarray(mask)
     if array.dtype != np.bool_ or array.ndim != 2:
         raise ValueError(
@@ -72,7 +72,7 @@ def checked_mask(mask: npt.ArrayLike) -> BoolArray:
 
 
 def check_same_shape(array: npt.NDArray[Any], mask: BoolArray, *, name: str) -> None:
-    """Raise ValueError unless the array, called by its name, has the mask's shape."""
+    """Raise ValueError, with the array's name, unless it has the mask's shape."""
     if array.shape != mask.shape:
         raise ValueError(
             f"`{name}` must have the shape of `mask`, {mask.shape}. "
@@ -89,11 +89,11 @@ def check_cutoff(name: str, value: int) -> None:
 
 
 def ranks_of(scores: Scores, row: IntArray, column: IntArray) -> IntArray:
-    """The ranks of some candidates among the real candidates of their lists.
+    """The ranks of given candidates among the real candidates of their lists.
 
     A rank is one more than the number of candidates ahead: those with a higher score,
     and those with an equal score at an earlier position. Counting them needs no sort.
-    Where many ranks are asked for, the lists are sorted after all, to the same result.
+    If many ranks are requested, the lists are sorted instead, with the same result.
 
     Args:
         scores: `(batch, list_size)`, from `real_scores`.
@@ -109,7 +109,7 @@ def ranks_of(scores: Scores, row: IntArray, column: IntArray) -> IntArray:
 
 
 def in_top(scores: Scores, k: int) -> BoolArray:
-    """Which candidates are among the first k of their list.
+    """Mask of the top k candidates of each list.
 
     Args:
         scores: `(batch, list_size)`, from `real_scores`.
@@ -128,7 +128,7 @@ def in_top(scores: Scores, k: int) -> BoolArray:
     chosen = np.empty(scores.shape, np.bool_)
     for rows in chunks(*scores.shape):
         part = scores[rows]
-        # NaN sorts to the end: the k-th is NaN only where fewer than k are real.
+        # NaN sorts to the end: the k-th is NaN only if fewer than k are real.
         kth = -np.partition(-part, k - 1, axis=1)[:, k - 1 : k]
         above = (part > kth) | (np.isnan(kth) & ~np.isnan(part))
         equal = part == kth
@@ -140,14 +140,14 @@ def in_top(scores: Scores, k: int) -> BoolArray:
 
 
 def first_k(scores: Scores, k: int) -> npt.NDArray[np.int32]:
-    """The positions of the first k candidates, best first.
+    """The positions of the top k candidates of each list, best first.
 
     Args:
         scores: `(batch, list_size)`, from `real_scores`.
         k: At least 1.
 
     Returns:
-        `(batch, k)`; -1 fills the end where a list has fewer real candidates.
+        `(batch, k)`, padded with -1 if a list has fewer real candidates.
 
     Raises:
         ValueError: k is below 1.
@@ -168,7 +168,7 @@ def first_k(scores: Scores, k: int) -> npt.NDArray[np.int32]:
 
 
 def chunks(rows: int, entries_per_row: int) -> Iterator[slice]:
-    """Slices over the rows, each small enough to compute with in memory."""
+    """Slices over the rows, each small enough to be processed in memory."""
     step = max(1, _CHUNK_ENTRIES // max(1, entries_per_row))
     for start in range(0, rows, step):
         yield slice(start, start + step)

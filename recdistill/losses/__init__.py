@@ -1,39 +1,43 @@
-r"""Losses over lists of candidates: what the student learns from.
+r"""Distillation and relevance losses over lists of candidates, and over embeddings.
 
-Each loss is a function of plain arrays that returns one number a list, and a thin Keras
-class of the same name around it that averages those numbers over a batch.
+Each loss is a function of plain arrays that returns one number for each list, and a
+Keras class of the same name that averages these numbers over a batch.
 
-| the list comes with | and it matters | use |
+| class | name in the literature | learns from |
 |---|---|---|
-| teacher scores | how much better one candidate is | `ListwiseKLDivergence` |
-| | the same, in the numbers of other libraries | `ListwiseSoftCrossEntropy` |
-| | the same, with some lists wrong or noisy | `ListwiseJensenShannon` |
-| | the margins themselves, on the teacher's scale | `PairwiseMarginMSE` |
-| | which of two is better; short lists | `PairwiseRankNet` |
-| | the scores themselves: amounts | `PointwiseMSE` |
-| | the same: probabilities, log-odds | `PointwiseBinaryCrossEntropy` |
-| | the order alone | `ListwisePlackettLuce` |
-| | the order at the top, NDCG | `ListwiseSoftLambdaNDCG` |
-| the teacher's top and a drawn tail | the order at the top | `TopKRelaxedRanking` |
-| | the same, after most of it is learned | `TopKDualCorrection` |
-| | log-odds at the top, a low tail | `TopKRankDistil` |
-| | positives for a pointwise relevance loss | `TopKPositionWeighted` |
-| relevance: clicks, ratings, grades | what people chose | `ListwiseCrossEntropy` |
-| | grades, NDCG | `ListwiseLambdaNDCG` |
-| no list, one choice a query | what people chose | `InBatchSoftmax` |
-| the teacher's embeddings | what is alike | see `representation` |
+| `ListwiseKLDivergence` | KL divergence (soft targets), the default | teacher scores |
+| `ListwiseSoftCrossEntropy` | soft cross-entropy, KL plus a constant | teacher scores |
+| `ListwiseJensenShannon` | Jensen–Shannon divergence | noisy teacher scores |
+| `PairwiseMarginMSE` | margin-MSE | margins, on their scale |
+| `PairwiseRankNet` | RankNet | pairs of a short list |
+| `PointwiseMSE` | MSE, logit matching | teacher scores: amounts |
+| `PointwiseBinaryCrossEntropy` | binary cross-entropy | log-odds |
+| `ListwisePlackettLuce` | ListMLE, Plackett–Luce | the teacher's order |
+| `ListwiseSoftLambdaNDCG` | LambdaRank, LambdaLoss NDCG | the teacher's top k |
+| `TopKRelaxedRanking` | DE-RRD, relaxed ranking distillation | top k, sampled tail |
+| `TopKDualCorrection` | DCD, dual correction | remaining rank errors |
+| `TopKRankDistil` | RankDistil | log-odds of the top k |
+| `TopKPositionWeighted` | Ranking Distillation (Tang & Wang) | top k as positives |
+| `ListwiseCrossEntropy` | softmax cross-entropy, ListNet | relevance |
+| `ListwiseLambdaNDCG` | LambdaRank, LambdaLoss NDCG | graded relevance |
+| `InBatchSoftmax` | sampled softmax with logQ | pairs of query and item |
+| `HintMSE` | FitNets hints | embeddings |
+| `RelationalDistance` | RKD distance (RKD-D) | embeddings |
+| `RelationalAngle` | RKD angle (RKD-A) | embeddings |
+| `ContrastiveAlignment` | CRD, InfoNCE | embeddings |
 
-`docs/losses.md` has the arguments, how the losses are related, and an experiment.
+`docs/losses.md` says which loss to choose, how they are related, and what an experiment
+found.
 
 The classes take `y_true` as `{"labels": …, "mask": …}`, the form of keras-rs, or as
-bare labels where nothing is padded. `recdistill.Distiller` passes the mask on. Keras's
-own `compile` and `keras.distillation.LogitsDistillation` take these losses, too, but
-know bare labels only.
+labels alone if nothing is padded. `recdistill.Distiller` passes the mask on. Keras's
+own `compile` and `keras.distillation.LogitsDistillation` work with these losses too,
+but pass labels without a mask.
 
 Example:
     A teacher that finds the first of two candidates three times as likely as the
-    second, and a student that cannot tell them apart. The second list is padding only;
-    it does not dilute the mean.
+    second, and a student that does not distinguish them. The second list contains only
+    padding, so it does not count in the mean.
 
     >>> teacher_scores = np.array([[np.log(3.0), 0.0], [0.0, 0.0]], "float32")
     >>> mask = np.array([[True, True], [False, False]])
@@ -43,12 +47,24 @@ Example:
     >>> round(float(loss(y_true, student_scores)), 4)
     0.1308
 
-    By hand, that is 3/4 log((3/4) / (1/2)) + 1/4 log((1/4) / (1/2)).
+    By hand, this is 3/4 log((3/4) / (1/2)) + 1/4 log((1/4) / (1/2)).
 """
 
+from recdistill.losses.alignment import (
+    ContrastiveAlignment,
+    HintMSE,
+    contrastive_alignment,
+    hint_mse,
+)
 from recdistill.losses.dual_correction import TopKDualCorrection, top_k_dual_correction
 from recdistill.losses.in_batch import InBatchSoftmax, in_batch_softmax
-from recdistill.losses.list_loss import ListLoss, TemperedListLoss
+from recdistill.losses.lambda_ndcg import (
+    ListwiseLambdaNDCG,
+    ListwiseSoftLambdaNDCG,
+    listwise_lambda_ndcg,
+    listwise_soft_lambda_ndcg,
+)
+from recdistill.losses.list_loss import ListLoss, RelevanceListLoss, TemperedListLoss
 from recdistill.losses.listwise import (
     ListwiseCrossEntropy,
     ListwiseJensenShannon,
@@ -59,19 +75,17 @@ from recdistill.losses.listwise import (
     listwise_kl_divergence,
     listwise_soft_cross_entropy,
 )
-from recdistill.losses.ordering import (
-    ListwiseLambdaNDCG,
-    ListwisePlackettLuce,
-    ListwiseSoftLambdaNDCG,
-    listwise_lambda_ndcg,
-    listwise_plackett_luce,
-    listwise_soft_lambda_ndcg,
-)
 from recdistill.losses.pairwise import (
     PairwiseMarginMSE,
     PairwiseRankNet,
     pairwise_margin_mse,
     pairwise_rank_net,
+)
+from recdistill.losses.plackett_luce import (
+    ListwisePlackettLuce,
+    TopKRelaxedRanking,
+    listwise_plackett_luce,
+    top_k_relaxed_ranking,
 )
 from recdistill.losses.pointwise import (
     PointwiseBinaryCrossEntropy,
@@ -79,13 +93,9 @@ from recdistill.losses.pointwise import (
     pointwise_binary_cross_entropy,
     pointwise_mse,
 )
-from recdistill.losses.representation import (
-    ContrastiveAlignment,
-    HintMSE,
+from recdistill.losses.relational import (
     RelationalAngle,
     RelationalDistance,
-    contrastive_alignment,
-    hint_mse,
     relational_angle,
     relational_distance,
 )
@@ -93,10 +103,8 @@ from recdistill.losses.representation_loss import RepresentationLoss
 from recdistill.losses.top_k import (
     TopKPositionWeighted,
     TopKRankDistil,
-    TopKRelaxedRanking,
     top_k_position_weighted,
     top_k_rank_distil,
-    top_k_relaxed_ranking,
 )
 
 __all__ = [
@@ -117,6 +125,7 @@ __all__ = [
     "PointwiseMSE",
     "RelationalAngle",
     "RelationalDistance",
+    "RelevanceListLoss",
     "RepresentationLoss",
     "TemperedListLoss",
     "TopKDualCorrection",

@@ -1,7 +1,7 @@
-"""Dual correction: what the student ranks too low, and what it ranks too high.
+"""Dual correction distillation (DCD): candidates the student ranks too low or too high.
 
-The losses beside it ask for an order whatever the student knows already (`top_k.py`);
-this one looks at the student's order first and weighs each candidate by its error.
+The losses in `top_k.py` and `plackett_luce.py` do not depend on the student's current
+order; this one weights each candidate by its error in rank.
 """
 
 from typing import Any, ClassVar
@@ -11,14 +11,7 @@ from keras import ops
 
 from recdistill.lists import graph_ranks, masked_ops
 from recdistill.lists.masked_ops import Tensor
-from recdistill.lists.numpy_ranks import check_cutoff
-from recdistill.losses.list_loss import (
-    TemperedListLoss,
-    check_positive,
-    check_temperature,
-)
-
-__all__ = ["TopKDualCorrection", "top_k_dual_correction"]
+from recdistill.losses.list_loss import TemperedListLoss, check_settings
 
 
 def top_k_dual_correction(
@@ -30,11 +23,11 @@ def top_k_dual_correction(
     sharpness: float = 0.1,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""What the student ranks too low, in the teacher's order, before what is too high.
+    r"""DCD dual correction: relaxed ranking of under- above overestimated candidates.
 
     With $a_i$ the rank of a candidate by the teacher's scores and $b_i$ by the
-    student's, its underestimation counts among the teacher's first `k`, its
-    overestimation in all the list:
+    student's, its underestimation counts among the teacher's first `k`, and its
+    overestimation in the whole list:
 
     $$ u_i = \tanh(\mu \max(b_i - a_i, 0)) \text{ for } a_i \le k, \text{ else } 0,
        \quad o_i = \tanh(\mu \max(a_i - b_i, 0)) $$
@@ -43,45 +36,48 @@ def top_k_dual_correction(
        {\sum_{a_j \ge a_i} u_j \exp(s_j / \tau) + \sum_j o_j \exp(s_j / \tau)} $$
 
     with $K$ the number of candidates in the teacher's first `k`. It is relaxed ranking
-    distillation where the underestimated take the place of the top and the
-    overestimated that of the tail. The paper draws both with chances in proportion to
-    $u$ and $o$; here these are the weights of all candidates, without chance. It ranks
-    among the teacher's first 500 alone; here ranks are those in the list. It corrects
-    items (users for an item), too, which are no lists here. Divided by $K$ and not by
-    the sum of $u$, the loss fades as the orders come together, and is 0 when they are
-    the same. Ranks move in steps, so no gradient goes through $u$ and $o$.
+    distillation (`top_k_relaxed_ranking`) with the underestimated candidates as the top
+    and the overestimated ones as the tail. Ranks change in steps, so no gradient flows
+    through $u$ and $o$.
+
+    Differences from the paper: it samples both kinds with probabilities proportional to
+    $u$ and $o$, which here are the weights of all candidates; it ranks among the
+    teacher's first 500 only, and here ranks are those in the list; it also corrects
+    users for an item, which are not lists here. Because the sum is divided by $K$
+    instead of the sum of $u$, the loss decreases as the orders converge and is 0 if
+    they are the same.
 
     Args:
-        teacher_scores: `(batch, list_size)`. Only the order counts, equal scores by
-            position; what stands under padding is ignored.
+        teacher_scores: `(batch, list_size)`. Only the order matters; equal scores are
+            ordered by position, and entries under padding are ignored.
         student_scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        temperature: Above zero, for the student's scores. The loss is a log-likelihood
-            and is not rescaled by it.
+        temperature: Above 0; it divides the student's scores. The loss is a
+            log-likelihood and is not rescaled by the temperature.
         k: How many of the teacher's first candidates can be underestimated.
-        sharpness: $\mu$, above zero: one over the number of ranks from which on a
-            discrepancy counts nearly in full.
+        sharpness: $\mu$, above 0: the inverse of the difference in ranks that counts
+            almost fully.
         item_weight: `(batch, list_size)`, a factor of $u_i$ and $o_i$, and of 1 in $K$;
             None for 1. Only ratios matter. 0 removes a candidate, from the ranks too.
-            Weight 2 is not two candidates, which would take two ranks.
+            Weight 2 is not the same as two candidates, which take two ranks.
 
     Returns:
         `(batch,)`, at least 0 up to rounding; 0 for a list in the teacher's order.
 
     Raises:
-        ValueError: If the temperature or the sharpness is not a finite number above
-            zero, k is below 1, the mask is not boolean, or the shapes differ.
+        ValueError: If the temperature or the sharpness is not a finite number above 0,
+            `k` is below 1, the mask is not boolean, or the shapes differ.
 
     Use when: a student has learned most of the order and should spend its capacity on
-        the errors that are left. From scratch, or with the tail drawn anew for each
-        step, prefer `top_k_relaxed_ranking`.
+        the remaining errors. From scratch, or if the tail is sampled anew in each step,
+        prefer `top_k_relaxed_ranking`.
 
     Reference: Lee, Kim (2021), "Dual Correction Strategy for Ranking Distillation in
         Top-N Recommender System".
 
     Example:
-        Two candidates exchanged, one rank apart: u and o are both tanh(1), so the first
-        has chances of 1 to 3 against the second.
+        Two candidates are swapped, one rank apart: u and o are both tanh(1), so the
+        first has odds of 1 to 3 against the second.
 
         >>> teacher = np.array([[9.0, 8.0]], "float32")
         >>> student = np.array([[0.0, np.log(3.0)]], "float32")
@@ -92,45 +88,43 @@ def top_k_dual_correction(
         >>> float(round(np.tanh(1) * np.log(4) / 2, 4))
         0.5279
     """
-    check_temperature(temperature)
-    check_cutoff("k", k)
-    check_positive("sharpness", sharpness)
+    check_settings(temperature=temperature, k=k, sharpness=sharpness)
     mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
     order = graph_ranks.best_first(teacher_scores, mask)
-    weight, real = graph_ranks.taken(weight, order), graph_ranks.taken(mask, order)
-    scores = graph_ranks.taken(student_scores, order)
-    too_low = graph_ranks.ranks(scores, real) - ops.cumsum(
-        ops.ones_like(scores), axis=-1
+    weight, real, scores = (
+        graph_ranks.gather(values, order) for values in (weight, mask, student_scores)
     )
-    top, off = graph_ranks.head(order, k), ops.tanh(sharpness * too_low)
-    # Padding has rank 0 and exponents that add nothing: among `over` it does no harm.
-    under, over = ops.logical_and(top, off > 0.0), off < 0.0
-    off = ops.abs(off)
+    teacher_ranks = ops.cumsum(ops.ones_like(scores), axis=-1)
+    error = ops.tanh(sharpness * (graph_ranks.ranks(scores, real) - teacher_ranks))
+    top = graph_ranks.within_first(order, k)
+    # Padding has rank 0, so it counts as overestimated, but its exponent adds nothing.
+    under, over = ops.logical_and(top, error > 0.0), error < 0.0
+    size = ops.abs(error)
     exponents = masked_ops.logits(scores, real, temperature, weight)
-    exponents += ops.log(ops.where(off > 0.0, off, 1.0))
-    terms = graph_ranks.surprise(exponents, under, graph_ranks.log_sum(exponents, over))
-    return masked_ops.mean(off * terms, ops.where(top, weight, 0.0))
+    exponents += ops.log(ops.where(size > 0.0, size, 1.0))
+    tail = graph_ranks.log_sum_exp(exponents, over)
+    terms = graph_ranks.plackett_luce_terms(exponents, under, tail)
+    return masked_ops.mean(size * terms, ops.where(top, weight, 0.0))
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class TopKDualCorrection(TemperedListLoss):
-    """The mean of `top_k_dual_correction` over the lists of a batch.
+    """DCD dual correction of the student's ranking errors, averaged over lists.
 
-    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
-    weighs zero.
+    The mean of `top_k_dual_correction`. `y_true` holds teacher scores, `y_pred` the
+    student's. A list without real candidates has weight 0.
 
     Args:
         k: How many of the teacher's first candidates can be underestimated.
-        sharpness: One over the number of ranks from which on a discrepancy counts
-            nearly in full.
-        temperature: Above zero, for the student's scores.
+        sharpness: The inverse of the difference in ranks that counts almost fully.
+        temperature: Above 0; it divides the student's scores.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Raises:
-        ValueError: If k is below 1, or sharpness or temperature is not a finite number
-            above zero.
+        ValueError: If `k` is below 1, or sharpness or temperature is not a finite
+            number above 0.
 
     Example:
         >>> teacher_scores = np.array([[9.0, 8.0]], "float32")
@@ -142,7 +136,6 @@ class TopKDualCorrection(TemperedListLoss):
 
     minimum_at_teacher: ClassVar[bool] = True
     function = staticmethod(top_k_dual_correction)
-    settings: ClassVar[tuple[str, ...]] = ("temperature", "k", "sharpness")
 
     def __init__(
         self,
@@ -152,6 +145,4 @@ class TopKDualCorrection(TemperedListLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, **kwargs)
-        check_cutoff("k", k)
-        check_positive("sharpness", sharpness)
-        self.k, self.sharpness = k, sharpness
+        self.set_settings(k=k, sharpness=sharpness)

@@ -1,7 +1,7 @@
 """Distances and directions of embeddings, with finite gradients everywhere.
 
-Zero has no direction, and the root of a sum of squares no slope there. Both are taken
-as 0 instead, so that two rows in one place are ordinary input.
+The zero vector has no direction, and the Euclidean norm has no gradient there. Both are
+defined as 0, so that two identical rows are valid input.
 """
 
 import numpy as np
@@ -10,25 +10,15 @@ from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
 
-__all__ = [
-    "differences",
-    "directions",
-    "distinct_pairs",
-    "flat",
-    "huber",
-    "in_units",
-    "lengths",
-]
 
+def scaled_to_unit(embeddings: Tensor, axis: int | tuple[int, ...]) -> Tensor:
+    """Embeddings divided by their largest absolute entry, so that no square overflows.
 
-def in_units(embeddings: Tensor, axis: int | tuple[int, ...]) -> Tensor:
-    """Embeddings in units of their largest entry, so that no square overflows.
-
-    It is for what does not depend on the unit, so no gradient is lost.
+    For results that do not depend on the scale; no gradient flows through the divisor.
 
     Args:
         embeddings: `(batch, rows, width)`.
-        axis: The axes that share a unit.
+        axis: The axes that are scaled together.
 
     Returns:
         `(batch, rows, width)`, entries from -1 to 1.
@@ -39,13 +29,13 @@ def in_units(embeddings: Tensor, axis: int | tuple[int, ...]) -> Tensor:
 
 
 def lengths(vectors: Tensor) -> Tensor:
-    """Euclidean length of the last axis, which is kept.
+    """Euclidean norm along the last axis.
 
     Args:
         vectors: `(…, width)`.
 
     Returns:
-        `(…, 1)`. Where it is 0, so is its gradient.
+        `(…, 1)`. If it is 0, so is its gradient.
 
     Example:
         >>> lengths(np.array([[3.0, 4.0], [0.0, 0.0]])).numpy()
@@ -58,7 +48,7 @@ def lengths(vectors: Tensor) -> Tensor:
 
 
 def directions(vectors: Tensor) -> Tensor:
-    """Vectors of length 1 with the same direction; 0 where a vector is 0.
+    """Unit vectors in the same directions; 0 for a zero vector.
 
     Args:
         vectors: `(…, width)`.
@@ -66,25 +56,25 @@ def directions(vectors: Tensor) -> Tensor:
     Returns:
         `(…, width)`.
     """
-    vectors = in_units(vectors, axis=-1)
+    vectors = scaled_to_unit(vectors, axis=-1)
     length = lengths(vectors)
     return vectors / ops.where(length > 0.0, length, 1.0)
 
 
 def differences(embeddings: Tensor) -> Tensor:
-    """Each row less each other.
+    """Differences between all pairs of rows.
 
     Args:
         embeddings: `(batch, rows, width)`.
 
     Returns:
-        `(batch, rows, rows, width)`: entry `[b, i, j]` is row `i` less row `j`.
+        `(batch, rows, rows, width)`: entry `[b, i, j]` is row `i` minus row `j`.
     """
     return embeddings[:, :, None, :] - embeddings[:, None, :, :]
 
 
 def distinct_pairs(mask: Tensor) -> Tensor:
-    """Whether two rows are real and not the same one.
+    """Mask of the pairs of two different real rows.
 
     Args:
         mask: `(batch, rows)`, bool.
@@ -98,7 +88,7 @@ def distinct_pairs(mask: Tensor) -> Tensor:
 
 
 def flat(values: Tensor) -> Tensor:
-    """All axes but the first as one: pairs or triplets as the entries of a list.
+    """Flatten all axes but the first, so that pairs or triplets become list entries.
 
     Args:
         values: `(batch, …)`.
@@ -110,10 +100,10 @@ def flat(values: Tensor) -> Tensor:
 
 
 def huber(gaps: Tensor) -> Tensor:
-    """Half the square of a gap up to 1, and beyond that its size less 1/2.
+    """Huber loss: half the square of a gap up to 1, and its size minus 1/2 beyond.
 
     Args:
-        gaps: Numbers of any shape.
+        gaps: Differences, of any shape.
 
     Returns:
         The same shape, at least 0.

@@ -1,10 +1,11 @@
-"""In-batch softmax: the positives of a batch as each other's negatives.
+"""In-batch softmax (sampled softmax with logQ correction) for pairs of query and item.
 
-It needs no lists: a batch of queries, each with one item that it chose, is enough, and
-one matrix product gives all scores. Two things go wrong if nobody looks after them.
-Popular items are in more batches, so they are negatives too often and end up ranked too
-low: the correction by sampling probabilities undoes that. And an item that two queries
-of a batch chose would be its own negative: such accidental hits are left out.
+Each query of the batch has one positive item, and the positives of the other queries
+are its negatives. No lists are needed, and one matrix product gives all scores. Two
+corrections are built in. Popular items occur in more batches, so they are negatives too
+often and would be ranked too low; the logQ correction by sampling probabilities
+compensates for that. An item that is the positive of two queries would be its own
+negative; such accidental hits are removed.
 """
 
 from typing import Any
@@ -18,8 +19,6 @@ from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import TemperedListLoss
 from recdistill.losses.listwise import listwise_cross_entropy
 
-__all__ = ["InBatchSoftmax", "in_batch_softmax"]
-
 
 def in_batch_softmax(
     student_scores: Tensor,
@@ -28,33 +27,35 @@ def in_batch_softmax(
     sampling_probability: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
-    r"""Surprise of the student at what each query chose, among the batch's choices.
+    r"""In-batch softmax cross-entropy, a sampled softmax with logQ correction.
 
-    Row $i$ holds the scores of query $i$ for the items that the queries of the batch
-    chose; its own is the one at $i$. With $Q_j$ the probability that an item is in a
+    Row $i$ holds the scores of query $i$ for the positive items of all queries of the
+    batch; its own positive is at $i$. With $Q_j$ the probability that an item is in a
     batch and $\text{id}$ the item's identity:
 
     $$ \ell_i = -\log \frac{\exp(s_{ii} / \tau) / Q_i}
        {\exp(s_{ii} / \tau) / Q_i
        + \sum_{j:\, \text{id}_j \ne \text{id}_i} \exp(s_{ij} / \tau) / Q_j} $$
 
-    In terms of scores that is $s / \tau - \log Q$, the logQ correction, of the
-    positive, too. It is `listwise_cross_entropy` whose list is the batch, with $1 / Q$
-    for the weights of candidates. (In keras-rs 0.4, `SamplingProbabilityCorrection`
-    does the same for probabilities above its epsilon of one in a million;
-    `RemoveAccidentalHits` adds a number near zero where it means to take away a large
-    one, and so removes nothing.)
+    In terms of scores this is $s / \tau - \log Q$, the logQ correction, which also
+    applies to the positive. It is `listwise_cross_entropy` with the batch as list and
+    $1 / Q$ as candidate weights. (In keras-rs 0.4, `SamplingProbabilityCorrection` does
+    the same for probabilities above its epsilon of one in a million.
+    `RemoveAccidentalHits` adds a number near zero instead of a large negative one, so
+    it removes nothing.)
 
     Args:
-        student_scores: `(batch, batch)`. Query by candidate; the diagonal is chosen.
-        candidate_ids: `(batch,)`, integers or strings: what counts as the same item.
-        mask: `(batch,)`, bool. False marks a padding row, which is no query and no
-            candidate. None where all rows are real.
-        sampling_probability: `(batch,)`, the probability that a batch holds the item,
-            above 0 (0 counts as the smallest number there is). Only ratios matter, so
-            frequencies will do. None for no correction.
-        temperature: Above zero. Scores of bounded size, such as cosines, need one well
-            below 1. The loss is a log-likelihood and is not rescaled by it.
+        student_scores: `(batch, batch)`. Query by candidate; the diagonal holds the
+            positives.
+        candidate_ids: `(batch,)`, integers or strings: the identity of each item.
+        mask: `(batch,)`, bool. False marks a padding row, which is neither a query nor
+            a candidate. None if all rows are real.
+        sampling_probability: `(batch,)`, the probability that a batch contains the
+            item, above 0 (0 counts as the smallest positive number). Only ratios
+            matter, so frequencies can be used. None for no correction.
+        temperature: Above 0. Scores of bounded size, such as cosines, need a
+            temperature well below 1. The loss is a log-likelihood and is not rescaled
+            by the temperature.
 
     Returns:
         `(batch,)`, at least 0 up to rounding; 0 for padding and for a query whose batch
@@ -62,17 +63,18 @@ def in_batch_softmax(
 
     Raises:
         ValueError: If the scores are not square, another shape differs from theirs, the
-            mask is not boolean, or the temperature is not a finite number above zero.
+            mask is not boolean, or the temperature is not a finite number above 0.
 
-    Use when: there are pairs of query and item and no lists, or the catalogue is too
-        large for them. With lists, `listwise_cross_entropy`. It learns from choices;
-        what the teacher knows comes from another loss beside it.
+    Use when: there are pairs of query and item but no lists, or the catalogue is too
+        large for lists. With lists use `listwise_cross_entropy`. This loss learns from
+        interactions only; combine it with a distillation loss to learn from a teacher.
 
     Reference: Yi et al. (2019), "Sampling-Bias-Corrected Neural Modeling for Large
         Corpus Item Recommendations".
 
     Example:
-        The first two queries chose the same item, so each has one negative, the third.
+        The first two queries have the same positive item, so each has one negative, the
+        third.
 
         >>> scores = np.log([[3.0, 9.0, 1.0], [9.0, 1.0, 1.0], [1.0, 1.0, 2.0]])
         >>> in_batch_softmax(scores, [7, 7, 8]).numpy().round(4)
@@ -80,10 +82,10 @@ def in_batch_softmax(
         >>> [float(round(-np.log(p), 4)) for p in (3 / 4, 1 / 2, 2 / 4)]
         [0.2877, 0.6931, 0.6931]
     """
-    chosen, hits, weight = _as_lists(
+    positive, real, weight = _as_lists(
         student_scores, candidate_ids, mask, sampling_probability
     )
-    return listwise_cross_entropy(chosen, student_scores, hits, temperature, weight)
+    return listwise_cross_entropy(positive, student_scores, real, temperature, weight)
 
 
 def _as_lists(
@@ -92,7 +94,7 @@ def _as_lists(
     mask: Tensor | None,
     sampling_probability: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Relevance, mask and weights of candidates, `(batch, batch)`: a list a query."""
+    """Relevance, mask and candidate weights, `(batch, batch)`: one list per query."""
     scores = tf.convert_to_tensor(scores)
     rows = {"candidate_ids": tf.convert_to_tensor(candidate_ids)}
     if mask is not None:
@@ -104,22 +106,22 @@ def _as_lists(
         rows["sampling_probability"] = tf.convert_to_tensor(sampling_probability)
     _check(scores, rows)
     ids = rows["candidate_ids"]
-    chosen = tf.eye(tf.shape(ids)[0], dtype=tf.bool)
-    real = tf.logical_or(chosen, tf.not_equal(ids[:, None], ids[None, :]))
+    positive = tf.eye(tf.shape(ids)[0], dtype=tf.bool)
+    real = tf.logical_or(positive, tf.not_equal(ids[:, None], ids[None, :]))
     if mask is not None:
         both = tf.logical_and(rows["mask"][:, None], rows["mask"][None, :])
         real = tf.logical_and(real, both)
     dtype = tf.float64 if scores.dtype == tf.float64 else tf.float32
-    relevance = tf.cast(chosen, dtype)
+    relevance = tf.cast(positive, dtype)
     if sampling_probability is None:
         return relevance, real, None
-    chance = tf.cast(rows["sampling_probability"], dtype)
-    chance = ops.maximum(chance, np.finfo("float32").tiny)
-    return relevance, real, tf.broadcast_to(1.0 / chance[None, :], tf.shape(scores))
+    probability = tf.cast(rows["sampling_probability"], dtype)
+    weight = 1.0 / ops.maximum(probability, np.finfo("float32").tiny)
+    return relevance, real, tf.broadcast_to(weight[None, :], tf.shape(scores))
 
 
 def _check(scores: Tensor, rows: dict[str, Tensor]) -> None:
-    """Raise unless the scores are a square and all else are its rows."""
+    """Raise ValueError unless scores are `(batch, batch)` and the others `(batch,)`."""
     shape = scores.shape
     if not (shape.rank == 2 and shape[:1].is_compatible_with(shape[1:])):
         raise ValueError(
@@ -136,12 +138,16 @@ def _check(scores: Tensor, rows: dict[str, Tensor]) -> None:
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class InBatchSoftmax(TemperedListLoss):
-    """The mean of `in_batch_softmax` over the queries of a batch.
+    """In-batch softmax, a sampled softmax with logQ correction, averaged over queries.
 
-    `y_true` is `{"candidate_ids": …}` with, optionally, `sampling_probability` and
-    `mask`, each `(batch,)`; or the bare ids. `y_pred` holds the student's scores,
-    `(batch, batch)`. `sample_weight` is `(batch,)`, one weight a query; an item of a
-    query that weighs 0 still is a negative of the others.
+    The mean of `in_batch_softmax`. `y_true` is `{"candidate_ids": …}` with, optionally,
+    `sampling_probability` and `mask`, each `(batch,)`; or the ids alone. `y_pred` holds
+    the student's scores, `(batch, batch)`. `sample_weight` is `(batch,)`, one weight
+    for each query; the item of a query with weight 0 is still a negative of the others.
+
+    Args:
+        temperature: Above 0; it divides the student's scores.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Example:
         >>> scores = np.log([[3.0, 1.0], [1.0, 1.0]])
@@ -168,13 +174,13 @@ class InBatchSoftmax(TemperedListLoss):
             sample_weight: `(batch,)` or a single number: the weight of each query.
 
         Returns:
-            A scalar; `(batch,)` where `reduction` is None.
+            A scalar; `(batch,)` if `reduction` is None.
 
         Raises:
-            ValueError: If the shapes do not fit, or a key is unknown or missing.
+            ValueError: If the shapes do not match, or a key is unknown or missing.
         """
-        # Lists are made here, as Keras makes floats of all that it passes on to `call`,
-        # and large ids that differ may be the same float.
+        # The lists are built here, because Keras casts everything that it passes to
+        # `call` to floats, and different large ids may become the same float.
         return super().__call__(_list_form(y_true, y_pred), y_pred, sample_weight)
 
 
@@ -188,6 +194,6 @@ def _list_form(y_true: Any, scores: Tensor) -> dict[str, Tensor]:
             '`y_true` must have the key "candidate_ids" and may have "mask" and '
             f'"sampling_probability". Received: keys={sorted(given)}'
         )
-    chosen, real, weight = _as_lists(scores, *(given.get(key) for key in _KEYS))
-    y_true = {"labels": chosen, "mask": real}
+    positive, real, weight = _as_lists(scores, *(given.get(key) for key in _KEYS))
+    y_true = {"labels": positive, "mask": real}
     return y_true if weight is None else {**y_true, "item_weight": weight}

@@ -1,4 +1,4 @@
-"""What all losses over lists share: labels and mask, weights, the mean over lists."""
+"""Base classes of all losses over lists: mask, weights, and the mean over lists."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -10,40 +10,40 @@ from keras import ops
 
 from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
-
-__all__ = ["ListLoss", "TemperedListLoss", "check_positive", "check_temperature"]
+from recdistill.lists.numpy_ranks import check_cutoff
 
 
 class ListLoss(keras.losses.Loss):  # type: ignore[misc]
-    """The Keras side of a loss over lists: what all of them share.
+    """Base class of Keras losses over lists of candidates.
 
     It reads `{"labels": …, "mask": …}`, applies the weights of lists and candidates,
-    and leaves lists that say nothing out of the mean. A subclass names its `function`
-    and its `settings`, and may narrow down `list_weight`.
+    and excludes from the mean the lists that carry no information. A subclass defines
+    `function`, passes its settings to `set_settings`, and may override `list_weight`.
 
     Args:
-        reduction: How a batch of losses becomes one number. The default is their
-            weighted mean, in which a list that says nothing weighs zero. All other
-            reductions of Keras work; those that divide by the batch size count such
-            lists.
+        reduction: How the losses of a batch are reduced to one number. The default is
+            their weighted mean, in which a list without information has weight 0. All
+            other reductions of Keras work too; those that divide by the batch size
+            count such lists.
         name: Name of the loss. The default is the class name in snake case.
         dtype: Keras's dtype of the computation. The default is its float type, float32.
 
     Attributes:
-        function: `(labels, student_scores, mask, …, item_weight)` to one loss a list.
-        settings: Names of the arguments that function and class share.
-        shift_invariant: Whether a constant added to all student scores of a list, or to
-            all teacher scores, changes nothing.
-        minimum_at_teacher: Whether no student does better than one whose scores are the
-            teacher's. False for losses that ask for an order alone, which more spread
-            scores fulfil better, and for those that learn from relevance.
-        weight_is_count: Whether a candidate of weight 2 gives the gradient of two
-            candidates of weight 1. False for losses with ranks or cut-offs, where two
-            candidates take two places.
+        function: Computes one loss for each list, from the labels, the student's
+            scores, the mask, the settings and `item_weight`.
+        settings: Names of the arguments that the function and the class share.
+        shift_invariant: Whether adding a constant to all student scores of a list, or
+            to all teacher scores, leaves the loss unchanged.
+        minimum_at_teacher: Whether the loss is at its minimum if the student's scores
+            are the teacher's. False for losses on the order alone, which decrease
+            further as the scores spread, and for losses on relevance.
+        weight_is_count: Whether a candidate of weight 2 gives the same gradient as two
+            candidates of weight 1. False for losses with ranks or cut-offs, in which
+            two candidates take two ranks.
     """
 
     function: ClassVar[Callable[..., Tensor]]
-    settings: ClassVar[tuple[str, ...]] = ()
+    settings: tuple[str, ...] = ()
     shift_invariant: ClassVar[bool] = True
     minimum_at_teacher: ClassVar[bool] = False
     weight_is_count: ClassVar[bool] = False
@@ -56,6 +56,20 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
     ) -> None:
         super().__init__(name=name, reduction=reduction, dtype=dtype)
 
+    def set_settings(self, **settings: Any) -> None:
+        """Check settings, set them as attributes, and add them to the configuration.
+
+        Args:
+            **settings: Values by the names of the function's arguments.
+
+        Raises:
+            ValueError: As `check_settings`.
+        """
+        check_settings(**settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.settings += tuple(settings)
+
     def __call__(
         self,
         y_true: Tensor | dict[str, Tensor],
@@ -65,26 +79,26 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         """The loss of a batch of lists.
 
         Args:
-            y_true: Labels `(batch, list_size)`, or `{"labels": …, "mask": …}`. Bare
-                labels mean that all candidates are real. The dict may also hold
-                `item_weight`, where lists and candidates have weights.
+            y_true: Labels `(batch, list_size)`, or `{"labels": …, "mask": …}`. Without
+                a mask all candidates are real. The dict may also contain
+                `item_weight`, if both lists and candidates have weights.
             y_pred: The student's scores, `(batch, list_size)`.
-            sample_weight: `(batch,)` or a single number: the weight of each list. Or
-                `(batch, list_size)`, instead of `item_weight`: how often each candidate
-                counts within its list, where only ratios matter and 0 removes a
-                candidate. Every list with a candidate left then weighs 1.
+            sample_weight: `(batch,)` or a single number: the weight of each list.
+                Alternatively `(batch, list_size)`, in place of `item_weight`: how often
+                each candidate counts within its list. There only ratios matter, 0
+                removes a candidate, and every list with a candidate left has weight 1.
 
         Returns:
-            A scalar; `(batch,)` where `reduction` is None.
+            A scalar; `(batch,)` if `reduction` is None.
 
         Raises:
             ValueError: If the shapes differ or the weights have another shape.
         """
         labels, mask = masked_ops.labels_and_mask(y_true)
-        of_list, of_item = _weights(sample_weight, y_pred)
+        of_list, of_item = _split_weights(sample_weight, y_pred)
         of_item = _item_weight(y_true) if of_item is None else of_item
-        # New tensors: Keras would also apply a mask that a layer of the student (an
-        # embedding of histories, say) has attached to the scores. Ours is in `y_true`.
+        # These are new tensors: Keras would also apply a mask that a layer of the
+        # student (an embedding of histories, say) has attached to the scores.
         mask, item_weight, labels, scores = masked_ops.as_weighted_lists(
             mask, of_item, labels=labels, student_scores=y_pred
         )
@@ -97,10 +111,10 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         return super().__call__(y_true, scores, weight)
 
     def call(self, y_true: Tensor | dict[str, Tensor], y_pred: Tensor) -> Tensor:
-        """One loss a list, before weights of lists and reduction.
+        """The loss of each list, before list weights and reduction.
 
         Args:
-            y_true: As for `__call__`; a dict may also hold `item_weight`.
+            y_true: As for `__call__`; a dict may also contain `item_weight`.
             y_pred: The student's scores, `(batch, list_size)`.
 
         Returns:
@@ -116,76 +130,81 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
         )
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
+        """The arguments from which `from_config` creates the same loss."""
         return {**super().get_config(), **self._setting_values()}
 
     def _setting_values(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.settings}
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
-        """Whether a list has anything to say to this loss.
+        """Whether each list counts in the mean.
 
         Args:
             labels: `(batch, list_size)`.
             mask: `(batch, list_size)`, bool.
 
         Returns:
-            `(batch,)`, bool: here, whether the list has a real candidate.
+            `(batch,)`, bool. By default, whether the list has a real candidate.
         """
         return masked_ops.has_candidate(mask)
 
 
 class TemperedListLoss(ListLoss):
-    """A `ListLoss` with a temperature.
+    """Base class of list losses with a temperature.
 
     Args:
-        temperature: Above zero; see the function of the loss.
+        temperature: Above 0; see the function of the loss.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero.
+        ValueError: If the temperature is not a finite number above 0.
     """
-
-    settings: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(self, temperature: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        check_temperature(temperature)
-        self.temperature = temperature
+        self.set_settings(temperature=temperature)
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise unless the temperature is a finite number above zero.
-
-    Args:
-        temperature: What a loss was given.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    check_positive("temperature", temperature)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Raise unless a setting is a finite number above zero.
+class RelevanceListLoss(TemperedListLoss):
+    """Base class of list losses on relevance: a list without it has weight 0.
 
     Args:
-        name: What the error message calls it.
-        value: What a loss was given. A tensor passes: a `Distiller` sets those, from a
-            schedule that has checked its own range, and a graph cannot look at them.
+        temperature: Above 0; see the function of the loss.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
+    """
+
+    def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
+        """Whether each list has a relevant candidate, `(batch,)`, bool."""
+        return masked_ops.has_candidate(ops.logical_and(mask, labels > 0.0))
+
+
+def check_settings(**settings: Any) -> None:
+    """Check the settings of a loss by their names.
+
+    Args:
+        **settings: `k` must be a positive integer or None, a switch may be True or
+            False, and every other setting must be a finite number above 0. A tensor is
+            accepted without a look at its value, which a graph does not know: a
+            `Distiller` sets one from a schedule that has checked its own range.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If a setting is invalid; the message has its name and its value.
     """
-    if not tf.is_tensor(value) and not 0.0 < value < np.inf:
-        raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+    for name, value in settings.items():
+        if name == "k":
+            if value is not None:
+                check_cutoff(name, value)
+        elif not (
+            isinstance(value, bool) or tf.is_tensor(value) or 0.0 < value < np.inf
+        ):
+            raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
 
 
 def _item_weight(y_true: Tensor | dict[str, Tensor]) -> Tensor | None:
     return y_true.get("item_weight") if isinstance(y_true, dict) else None
 
 
-def _weights(
+def _split_weights(
     sample_weight: Tensor | None, scores: Tensor
 ) -> tuple[Tensor | None, Tensor | None]:
     """The weights of lists and those of candidates; at least one is None."""
@@ -198,7 +217,7 @@ def _weights(
     if weight.shape.rank == 2 and scores.shape.is_compatible_with(weight.shape):
         return None, weight
     raise ValueError(
-        "`sample_weight` must have shape (batch,), one weight a list, or (batch, "
-        "list_size), one a candidate. Received: "
+        "`sample_weight` must have shape (batch,), one weight for each list, or "
+        "(batch, list_size), one for each candidate. Received: "
         f"sample_weight.shape={weight.shape}, student_scores.shape={scores.shape}"
     )

@@ -1,6 +1,8 @@
-"""Listwise losses: a list's scores as one distribution over its candidates.
+"""Listwise losses that compare softmax distributions over the list.
 
-Those that ask for an order instead are in `ordering.py`.
+KL divergence, soft cross-entropy and Jensen–Shannon divergence learn from teacher
+scores, the ListNet cross-entropy from relevance. Losses on the order of the list are in
+`plackett_luce.py` and `lambda_ndcg.py`.
 """
 
 from math import log
@@ -11,18 +13,11 @@ from keras import ops
 
 from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
-from recdistill.losses.list_loss import TemperedListLoss, check_temperature
-
-__all__ = [
-    "ListwiseCrossEntropy",
-    "ListwiseJensenShannon",
-    "ListwiseKLDivergence",
-    "ListwiseSoftCrossEntropy",
-    "listwise_cross_entropy",
-    "listwise_jensen_shannon",
-    "listwise_kl_divergence",
-    "listwise_soft_cross_entropy",
-]
+from recdistill.losses.list_loss import (
+    RelevanceListLoss,
+    TemperedListLoss,
+    check_settings,
+)
 
 
 def listwise_kl_divergence(
@@ -32,11 +27,11 @@ def listwise_kl_divergence(
     temperature: float = 1.0,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""How far the student's choice from a list is from the teacher's.
+    r"""KL divergence from the teacher's to the student's softmax over each list.
 
     Both score vectors become distributions over the real candidates of the list,
-    softened by the temperature $\tau$. The loss is what is lost when the student's
-    distribution $q$ has to stand in for the teacher's soft targets $p$:
+    softened by the temperature $\tau$. The loss is the information lost when the
+    student's distribution $q$ stands in for the teacher's soft targets $p$:
 
     $$ \ell = \tau^2 \sum_{i \in \text{list}} p_i \,(\log p_i - \log q_i), \quad
        p = \mathrm{softmax}(t / \tau), \; q = \mathrm{softmax}(s / \tau) $$
@@ -44,28 +39,28 @@ def listwise_kl_divergence(
     The factor $\tau^2$ keeps gradients on one scale for all temperatures. A constant
     added to all scores of a list changes nothing, so teacher and student need not share
     an origin, and negative teacher scores are ordinary values. As $\tau$ grows, the
-    loss tends to half the mean squared gap between the centred scores.
+    loss tends to half the mean squared difference between the centred scores.
 
     Args:
-        teacher_scores: `(batch, list_size)`. Unnormalised; what stands under padding is
+        teacher_scores: `(batch, list_size)`. Unnormalised; entries under padding are
             ignored.
         student_scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        temperature: Above zero. Near zero only the teacher's first choice matters; a
-            large value also teaches the order of the tail.
-        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+        temperature: Above 0. Near 0 only the teacher's first choice matters; a large
+            value also teaches the order of the tail.
+        item_weight: `(batch, list_size)`, how often each candidate occurs in the list;
             None for once each. $p$ and $q$ take the factor $w_i$ before they are
             normalised. Only ratios matter, and 0 removes a candidate.
 
     Returns:
-        `(batch,)`, at least 0 up to rounding; 0 for a list with no real candidate.
+        `(batch,)`, at least 0 up to rounding; 0 for a list without real candidates.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero, the mask is
-            not boolean, or the shapes differ.
+        ValueError: If the temperature is not a finite number above 0, the mask is not
+            boolean, or the shapes differ.
 
-    Use when: the teacher's margins can be trusted. Look at its scores first: where a
-        few stand far above the rest, a small temperature leaves only the top one.
+    Use when: the teacher's margins can be trusted. Look at its scores first: if a few
+        lie far above the rest, a small temperature leaves only the top one.
 
     Reference: Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural
         Network", for soft targets; Cao et al. (2007), "Learning to Rank: From Pairwise
@@ -79,12 +74,9 @@ def listwise_kl_divergence(
         >>> loss.numpy().round(4)
         array([0.4133, 0.4438], dtype=float32)
     """
-    check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
-        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    mask, teacher_logs, student_logs = _log_distributions(
+        teacher_scores, student_scores, mask, temperature, item_weight
     )
-    teacher_logs = masked_ops.log_softmax(teacher_scores, mask, temperature, weight)
-    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
     divergence = ops.exp(teacher_logs) * (teacher_logs - student_logs)
     return temperature**2 * masked_ops.total(divergence, mask)
 
@@ -96,35 +88,31 @@ def listwise_soft_cross_entropy(
     temperature: float = 1.0,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Surprise of the student at the teacher's choice from a list.
+    r"""Soft cross-entropy (ListNet on soft targets): the KL divergence plus a constant.
 
     $$ \ell = -\tau^2 \sum_{i \in \text{list}} p_i \log q_i, \quad
        p = \mathrm{softmax}(t / \tau), \; q = \mathrm{softmax}(s / \tau) $$
 
     It is `listwise_kl_divergence` plus $\tau^2$ times the entropy of the soft targets
-    $p$. No student moves that, so the gradients of the two are equal. What differs is
-    the number: here it does not go to 0 as the student comes close.
+    $p$, which does not depend on the student. So both have the same gradient, and only
+    the reported number differs: this one does not go to 0 as the student approaches the
+    teacher.
 
     Args:
-        teacher_scores: `(batch, list_size)`. Unnormalised; what stands under padding is
-            ignored.
-        student_scores: `(batch, list_size)`.
-        mask: `(batch, list_size)`, bool. True marks a real candidate.
-        temperature: Above zero; see `listwise_kl_divergence`.
-        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
-            None for once each. $p$ and $q$ take the factor $w_i$ before they are
-            normalised. Only ratios matter, and 0 removes a candidate.
+        teacher_scores: As for `listwise_kl_divergence`.
+        student_scores: As for `listwise_kl_divergence`.
+        mask: As for `listwise_kl_divergence`.
+        temperature: As for `listwise_kl_divergence`.
+        item_weight: As for `listwise_kl_divergence`.
 
     Returns:
-        `(batch,)`, at least 0 up to rounding; 0 for a list with no real candidate.
+        `(batch,)`, at least 0 up to rounding; 0 for a list without real candidates.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero, the mask is
-            not boolean, or the shapes differ.
+        ValueError: As `listwise_kl_divergence`.
 
-    Use when: numbers are to be compared with those of other libraries, which mostly
-        report this form. Else prefer `listwise_kl_divergence`, which says how far there
-        is to go.
+    Use when: the number is to be compared with other libraries, most of which report
+        this form. Otherwise prefer `listwise_kl_divergence`, whose minimum is 0.
 
     Reference: Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural
         Network"; Cao et al. (2007), "Learning to Rank: From Pairwise Approach to
@@ -138,13 +126,14 @@ def listwise_soft_cross_entropy(
         >>> listwise_soft_cross_entropy(teacher, student, mask).numpy().round(4)
         array([0.6931], dtype=float32)
     """
-    check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
-        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    divergence = listwise_kl_divergence(
+        teacher_scores, student_scores, mask, temperature, item_weight
     )
-    soft_targets = masked_ops.softmax(teacher_scores, mask, temperature, weight)
-    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
-    return -(temperature**2) * masked_ops.total(soft_targets * student_logs, mask)
+    mask, logs, _ = _log_distributions(
+        teacher_scores, student_scores, mask, temperature, item_weight
+    )
+    entropy = -masked_ops.total(ops.exp(logs) * logs, mask)
+    return divergence + temperature**2 * entropy
 
 
 def listwise_jensen_shannon(
@@ -154,7 +143,7 @@ def listwise_jensen_shannon(
     temperature: float = 1.0,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""How far teacher and student are from what they have in common.
+    r"""Jensen–Shannon divergence between the teacher's and the student's softmax.
 
     Each distribution is compared with the mean of the two:
 
@@ -162,36 +151,33 @@ def listwise_jensen_shannon(
        + q_i \log \frac{q_i}{m_i} \right), \quad m = \frac{p + q}{2}, \;
        p = \mathrm{softmax}(t / \tau), \; q = \mathrm{softmax}(s / \tau) $$
 
-    It is symmetric and bounded by $\tau^2 \log 2$: a candidate that the teacher likes
-    and the student finds impossible costs a finite amount and, unlike under
-    `listwise_kl_divergence`, cannot dominate a batch. For a student far off, gradients
-    are small for the same reason. As $\tau$ grows, it tends to an eighth of the mean
-    squared gap between the centred scores.
+    It is symmetric and bounded by $\tau^2 \log 2$. A candidate that the teacher ranks
+    high and the student considers impossible has a finite cost and, unlike under
+    `listwise_kl_divergence`, cannot dominate a batch. For the same reason the gradients
+    are small if the student is far off. As $\tau$ grows, the loss tends to an eighth of
+    the mean squared difference between the centred scores.
 
     Args:
-        teacher_scores: `(batch, list_size)`. Unnormalised; what stands under padding is
-            ignored.
-        student_scores: `(batch, list_size)`.
-        mask: `(batch, list_size)`, bool. True marks a real candidate.
-        temperature: Above zero; see `listwise_kl_divergence`.
-        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
-            None for once each. $p$ and $q$ take the factor $w_i$ before they are
-            normalised. Only ratios matter, and 0 removes a candidate.
+        teacher_scores: As for `listwise_kl_divergence`.
+        student_scores: As for `listwise_kl_divergence`.
+        mask: As for `listwise_kl_divergence`.
+        temperature: As for `listwise_kl_divergence`.
+        item_weight: As for `listwise_kl_divergence`.
 
     Returns:
-        `(batch,)`, at least 0 up to rounding; 0 for a list with no real candidate.
+        `(batch,)`, at least 0 up to rounding; 0 for a list without real candidates.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero, the mask is
-            not boolean, or the shapes differ.
+        ValueError: As `listwise_kl_divergence`.
 
-    Use when: some of the teacher's lists are wrong or noisy, and single ones must not
-        rule the gradient. For a trusted teacher prefer `listwise_kl_divergence`.
+    Use when: some of the teacher's lists are wrong or noisy, and single lists must not
+        dominate the gradient. For a trusted teacher prefer `listwise_kl_divergence`.
 
     Reference: Lin (1991), "Divergence Measures Based on the Shannon Entropy".
 
     Example:
-        Teacher and student are each sure of another candidate: log(2), the most.
+        Teacher and student are each certain of a different candidate: log(2), the
+        maximum.
 
         >>> teacher = np.array([[50.0, 0.0]], "float32")
         >>> student = np.array([[0.0, 50.0]], "float32")
@@ -199,14 +185,11 @@ def listwise_jensen_shannon(
         >>> listwise_jensen_shannon(teacher, student, mask).numpy().round(4)
         array([0.6931], dtype=float32)
     """
-    check_temperature(temperature)
-    mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
-        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    mask, teacher_logs, student_logs = _log_distributions(
+        teacher_scores, student_scores, mask, temperature, item_weight
     )
-    teacher_logs = masked_ops.log_softmax(teacher_scores, mask, temperature, weight)
-    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
-    # The gradients through the logarithm of the mean add up to zero, since both sides
-    # sum to one. Left out, they cannot go wrong where the two are equal.
+    # The gradients through the logarithm of the mean add up to zero, because both
+    # distributions sum to one. Without them nothing is undefined if the two are equal.
     mean_logs = ops.stop_gradient(ops.logaddexp(teacher_logs, student_logs) - log(2.0))
     divergence = ops.exp(teacher_logs) * (teacher_logs - mean_logs)
     divergence += ops.exp(student_logs) * (student_logs - mean_logs)
@@ -220,36 +203,35 @@ def listwise_cross_entropy(
     temperature: float = 1.0,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Surprise of the student at what was relevant, when it picks from the list.
+    r"""Softmax cross-entropy (ListNet) between relevance and the student's scores.
 
-    Relevance is shared out to sum to one over the list, and compared with the
-    distribution that the student's scores give (ListNet's top-one loss; with a single
-    relevant candidate, the softmax cross-entropy or sampled softmax of retrieval):
+    Relevance is normalised to sum to one over the list and compared with the softmax of
+    the student's scores. This is ListNet's top-one loss; with a single relevant
+    candidate it is the softmax cross-entropy, or sampled softmax, of retrieval:
 
     $$ \ell = -\sum_{i \in \text{list}} \frac{r_i}{\sum_j r_j} \log q_i, \quad
        q = \mathrm{softmax}(s / \tau) $$
 
     Args:
-        relevance: `(batch, list_size)`. Clicks, ratings or grades; only their ratios
-            count. Below zero counts as zero; what stands under padding is ignored.
+        relevance: `(batch, list_size)`. Clicks, ratings or grades; only ratios matter.
+            A value below 0 counts as 0; entries under padding are ignored.
         student_scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        temperature: Above zero. It belongs to the student's scores alone: scores of
-            bounded size, such as cosines, need one well below 1 to tell candidates
-            apart. The loss is a log-likelihood and is not rescaled by it.
-        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+        temperature: Above 0; it divides the student's scores. Scores of bounded size,
+            such as cosines, need a temperature well below 1 to separate candidates. The
+            loss is a log-likelihood and is not rescaled by the temperature.
+        item_weight: `(batch, list_size)`, how often each candidate occurs in the list;
             None for once each. $r$ and $q$ take the factor $w_i$ before they are
             normalised. Only ratios matter, and 0 removes a candidate.
 
     Returns:
-        `(batch,)`, at least 0. It is 0 for a list with no relevant candidate, about
-        which it has nothing to say.
+        `(batch,)`, at least 0; 0 for a list without relevant candidates.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero, the mask is
-            not boolean, or the shapes differ.
+        ValueError: If the temperature is not a finite number above 0, the mask is not
+            boolean, or the shapes differ.
 
-    Use when: the list has observed relevance. For teacher scores, which are no amounts
+    Use when: the list has observed relevance. For teacher scores, which are not amounts
         and may be negative, use `listwise_kl_divergence`.
 
     Reference: Cao et al. (2007), "Learning to Rank: From Pairwise Approach to Listwise
@@ -257,7 +239,7 @@ def listwise_cross_entropy(
         for Learning-to-Rank with Binary Relevance".
 
     Example:
-        The student gives 1/4 and 3/4; relevance asks for 2/3 and 1/3.
+        The student gives 1/4 and 3/4; the normalised relevance is 2/3 and 1/3.
 
         >>> scores = np.array([[0.0, np.log(3.0), 99.0]], "float32")
         >>> mask = np.array([[True, True, False]])
@@ -267,25 +249,47 @@ def listwise_cross_entropy(
         >>> float(round(2 / 3 * np.log(4) + 1 / 3 * np.log(4 / 3), 4))
         1.0201
     """
-    check_temperature(temperature)
+    check_settings(temperature=temperature)
     mask, weight, relevance, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, relevance=relevance, student_scores=student_scores
     )
-    # As shares first, because a product of two large numbers may be none.
+    # Normalised before the product as well, because two large factors may overflow.
     relevance = masked_ops.shares(masked_ops.shares(relevance, mask) * weight, mask)
     student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
     return -masked_ops.total(relevance * student_logs, mask)
 
 
+def _log_distributions(
+    teacher_scores: Tensor,
+    student_scores: Tensor,
+    mask: Tensor,
+    temperature: float,
+    item_weight: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mask, and the logarithms of teacher's and student's softmax."""
+    check_settings(temperature=temperature)
+    mask, weight, *both = masked_ops.as_weighted_lists(
+        mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
+    )
+    teacher_logs, student_logs = (
+        masked_ops.log_softmax(scores, mask, temperature, weight) for scores in both
+    )
+    return mask, teacher_logs, student_logs
+
+
 @keras.saving.register_keras_serializable(package="recdistill")
 class ListwiseKLDivergence(TemperedListLoss):
-    """The mean of `listwise_kl_divergence` over the lists of a batch.
+    """KL divergence of softmax distributions: mean of `listwise_kl_divergence`.
 
-    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
-    weighs zero.
+    `y_true` holds teacher scores, `y_pred` the student's. A list without real
+    candidates has weight 0.
 
-    Inside `keras.distillation.LogitsDistillation` give the temperature here and 1
-    there, or the factor of its square is lost.
+    Inside `keras.distillation.LogitsDistillation`, set the temperature here and leave
+    it at 1 there; otherwise the factor of its square is lost.
+
+    Args:
+        temperature: Above 0; it divides the scores of both sides.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Example:
         >>> teacher_scores = np.array([[2.0, 0.0, -1.0]], "float32")
@@ -301,11 +305,14 @@ class ListwiseKLDivergence(TemperedListLoss):
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
-class ListwiseSoftCrossEntropy(TemperedListLoss):
-    """The mean of `listwise_soft_cross_entropy` over the lists of a batch.
+class ListwiseSoftCrossEntropy(ListwiseKLDivergence):
+    """Soft cross-entropy (ListNet on soft targets): KL divergence plus a constant.
 
-    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
-    weighs zero.
+    The gradient is that of `ListwiseKLDivergence`; see `listwise_soft_cross_entropy`.
+
+    Args:
+        temperature: Above 0; it divides the scores of both sides.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Example:
         >>> teacher_scores = np.array([[np.log(3.0), 0.0]], "float32")
@@ -314,17 +321,19 @@ class ListwiseSoftCrossEntropy(TemperedListLoss):
         0.6931
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(listwise_soft_cross_entropy)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class ListwiseJensenShannon(TemperedListLoss):
-    """The mean of `listwise_jensen_shannon` over the lists of a batch.
+    """Jensen–Shannon divergence of softmax distributions, averaged over lists.
 
-    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
-    weighs zero.
+    The mean of `listwise_jensen_shannon`. `y_true` holds teacher scores, `y_pred` the
+    student's. A list without real candidates has weight 0.
+
+    Args:
+        temperature: Above 0; it divides the scores of both sides.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Example:
         >>> teacher_scores = np.array([[50.0, 0.0]], "float32")
@@ -340,11 +349,15 @@ class ListwiseJensenShannon(TemperedListLoss):
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
-class ListwiseCrossEntropy(TemperedListLoss):
-    """The mean of `listwise_cross_entropy` over the lists of a batch.
+class ListwiseCrossEntropy(RelevanceListLoss):
+    """Softmax cross-entropy (ListNet) on relevance, averaged over lists.
 
-    `y_true` holds relevance, `y_pred` the student's scores. A list with no relevant
-    candidate weighs zero.
+    The mean of `listwise_cross_entropy`. `y_true` holds relevance, `y_pred` the
+    student's scores. A list without relevant candidates has weight 0.
+
+    Args:
+        temperature: Above 0; it divides the student's scores.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Example:
         >>> relevance = np.array([[0.0, 1.0], [0.0, 0.0]], "float32")
@@ -355,7 +368,3 @@ class ListwiseCrossEntropy(TemperedListLoss):
 
     weight_is_count: ClassVar[bool] = True
     function = staticmethod(listwise_cross_entropy)
-
-    def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
-        """Whether a list has a relevant candidate, `(batch,)`, bool."""
-        return masked_ops.has_candidate(ops.logical_and(mask, labels > 0.0))

@@ -1,7 +1,8 @@
-"""Pointwise losses: each candidate's score by itself, so that it means something.
+"""Pointwise losses: mean squared error and binary cross-entropy of single scores.
 
-Unlike all other families, these see the level of the scores and not only their order
-and distances within a list: a student trained on them predicts amounts, or log-odds.
+Unlike all other families, they depend on the level of the scores and not only on their
+order and differences within a list: a student trained on them predicts amounts or
+log-odds.
 """
 
 from typing import Any, ClassVar
@@ -11,14 +12,7 @@ from keras import ops
 
 from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
-from recdistill.losses.list_loss import ListLoss, TemperedListLoss, check_temperature
-
-__all__ = [
-    "PointwiseBinaryCrossEntropy",
-    "PointwiseMSE",
-    "pointwise_binary_cross_entropy",
-    "pointwise_mse",
-]
+from recdistill.losses.list_loss import ListLoss, TemperedListLoss, check_settings
 
 
 def pointwise_mse(
@@ -27,31 +21,31 @@ def pointwise_mse(
     mask: Tensor,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Mean squared difference between the teacher's scores and the student's.
+    r"""Mean squared error (logit matching) between the teacher's and student's scores.
 
     $$ \ell = \frac{1}{n} \sum_{i \in \text{list}} (t_i - s_i)^2 $$
 
-    The teacher's scores are taken as they are, log-odds, probabilities or ratings, and
-    the student learns that scale.
+    The teacher's scores are used unchanged, whether log-odds, probabilities or ratings,
+    and the student learns their scale.
 
     Args:
-        teacher_scores: `(batch, list_size)`. What stands under padding is ignored.
+        teacher_scores: `(batch, list_size)`. Entries under padding are ignored.
         student_scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+        item_weight: `(batch, list_size)`, how often each candidate occurs in the list;
             None for once each. Only ratios matter, and 0 removes a candidate.
 
     Returns:
-        `(batch,)`, at least 0; 0 for a list with no real candidate. Scores beyond ±1e15
-        count as that.
+        `(batch,)`, at least 0; 0 for a list without real candidates. Scores are clipped
+        to ±1e15.
 
     Raises:
         ValueError: If the mask is not boolean, or the shapes differ.
 
     Use when: the teacher's scores are calibrated amounts and the student's must be,
-        too. A score of a list's tail counts as much as one at its top; for rankings
-        prefer `listwise_kl_divergence`, and where only differences within a list mean
-        something, `pairwise_margin_mse`.
+        too. A score in the tail of a list counts as much as one at its top; for
+        rankings prefer `listwise_kl_divergence`, and if only differences within a list
+        are meaningful, `pairwise_margin_mse`.
 
     Reference: Ba, Caruana (2014), "Do Deep Nets Really Need to be Deep?".
 
@@ -77,35 +71,35 @@ def pointwise_binary_cross_entropy(
     from_probabilities: bool = False,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Surprise of the student at the teacher's belief that a candidate is relevant.
+    r"""Binary cross-entropy between the teacher's probabilities and the student's.
 
     $$ \ell = -\frac{\tau^2}{n} \sum_{i \in \text{list}} \left( p_i \log q_i
        + (1 - p_i) \log(1 - q_i) \right), \quad
        p = \sigma(t / \tau), \; q = \sigma(s / \tau) $$
 
     Args:
-        teacher_scores: `(batch, list_size)`, log-odds, or probabilities. What stands
-            under padding is ignored.
+        teacher_scores: `(batch, list_size)`, log-odds, or probabilities. Entries under
+            padding are ignored.
         student_scores: `(batch, list_size)`, log-odds.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        temperature: Above zero. The factor $\tau^2$ keeps gradients on one scale.
-        from_probabilities: Whether the teacher's scores are the probabilities $p$
-            already. Then the temperature belongs to the student's alone, and a score
-            below 0 or above 1 counts as 0 or 1.
-        item_weight: `(batch, list_size)`, how often each candidate stands in the list;
+        temperature: Above 0. The factor $\tau^2$ keeps gradients on one scale.
+        from_probabilities: Whether the teacher's scores are already the probabilities
+            $p$. Then the temperature divides the student's scores only, and scores are
+            clipped to the range from 0 to 1.
+        item_weight: `(batch, list_size)`, how often each candidate occurs in the list;
             None for once each. Only ratios matter, and 0 removes a candidate.
 
     Returns:
-        `(batch,)`, at least 0; 0 for a list with no real candidate. A student in
-        agreement with the teacher has the mean entropy of $p$, times $\tau^2$, not 0.
-        Scores beyond ±1e15 count as that.
+        `(batch,)`, at least 0; 0 for a list without real candidates. If the student
+        agrees with the teacher, the loss is the mean entropy of $p$ times $\tau^2$, not
+        0. Scores are clipped to ±1e15.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero, the mask is
-            not boolean, or the shapes differ.
+        ValueError: If the temperature is not a finite number above 0, the mask is not
+            boolean, or the shapes differ.
 
-    Use when: the teacher predicts clicks or purchases, and the student's score is to be
-        read as log-odds (an auction, a threshold). For rankings alone prefer
+    Use when: the teacher predicts clicks or purchases, and the student's score is used
+        as log-odds (an auction, a threshold). For rankings alone prefer
         `listwise_kl_divergence`.
 
     Reference: Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural
@@ -122,27 +116,28 @@ def pointwise_binary_cross_entropy(
         >>> float(round(-(3 / 4 * np.log(1 / 4) + 1 / 4 * np.log(3 / 4)), 4))
         1.1116
     """
-    check_temperature(temperature)
+    check_settings(temperature=temperature)
     mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
     if from_probabilities:
-        yes = ops.clip(teacher_scores, 0.0, 1.0)
-        no = 1.0 - yes
+        positive = ops.clip(teacher_scores, 0.0, 1.0)
+        negative = 1.0 - positive
     else:
         log_odds = masked_ops.bounded(teacher_scores) / temperature
-        yes, no = ops.sigmoid(log_odds), ops.sigmoid(-log_odds)
+        positive, negative = ops.sigmoid(log_odds), ops.sigmoid(-log_odds)
     student = masked_ops.bounded(student_scores) / temperature
-    terms = yes * ops.softplus(-student) + no * ops.softplus(student)
+    terms = positive * ops.softplus(-student) + negative * ops.softplus(student)
     return temperature**2 * masked_ops.mean(terms, weight)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class PointwiseMSE(ListLoss):
-    """The mean of `pointwise_mse` over the lists of a batch.
+    """Mean squared error between the teacher's and the student's scores, over lists.
 
-    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
-    weighs zero. It has no temperature: scores are compared as they are.
+    The mean of `pointwise_mse`. `y_true` holds teacher scores, `y_pred` the student's.
+    A list without real candidates has weight 0. There is no temperature: scores are
+    compared without softening.
 
     Example:
         >>> teacher_scores = np.array([[3.0, 0.0]], "float32")
@@ -158,18 +153,18 @@ class PointwiseMSE(ListLoss):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class PointwiseBinaryCrossEntropy(TemperedListLoss):
-    """The mean of `pointwise_binary_cross_entropy` over the lists of a batch.
+    """Binary cross-entropy with the teacher's probabilities as targets, over lists.
 
-    `y_true` holds teacher scores, `y_pred` the student's. A list with no real candidate
-    weighs zero.
+    The mean of `pointwise_binary_cross_entropy`. `y_true` holds teacher scores,
+    `y_pred` the student's. A list without real candidates has weight 0.
 
     Args:
         from_probabilities: Whether the teacher's scores are probabilities.
-        temperature: Above zero.
+        temperature: Above 0, for both sides.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
     Raises:
-        ValueError: If the temperature is not a finite number above zero.
+        ValueError: If the temperature is not a finite number above 0.
 
     Example:
         >>> teacher_scores = np.array([[0.25, 1.0]], "float32")
@@ -182,7 +177,6 @@ class PointwiseBinaryCrossEntropy(TemperedListLoss):
     minimum_at_teacher: ClassVar[bool] = True
     weight_is_count: ClassVar[bool] = True
     function = staticmethod(pointwise_binary_cross_entropy)
-    settings: ClassVar[tuple[str, ...]] = ("temperature", "from_probabilities")
 
     def __init__(
         self,
@@ -191,4 +185,4 @@ class PointwiseBinaryCrossEntropy(TemperedListLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(temperature, **kwargs)
-        self.from_probabilities = from_probabilities
+        self.set_settings(from_probabilities=from_probabilities)

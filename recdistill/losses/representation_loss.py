@@ -1,6 +1,23 @@
-"""What losses on embeddings share: rows, masks and weights, and what is compared."""
+"""Base class of losses on embeddings: rows, masks, weights, and what is compared.
 
-from typing import Any
+Scores say which candidate is better; embeddings say which candidates are similar. The
+*rows* of an embedding loss are the candidates of a list, `(batch, rows, width)`. If the
+embeddings are those of queries, one for each list, the queries of a batch are the rows
+of a single list, `(1, batch, width)`.
+
+| the teacher's embeddings | loss | width |
+|---|---|---|
+| have coordinates that the student should reproduce | `HintMSE` | projected |
+| have meaningful distances | `RelationalDistance` | any |
+| have meaningful distances and directions | `RelationalAngle` | any |
+| distinguish rows, for retrieval | `ContrastiveAlignment` | projected |
+
+They are used as losses of a `recdistill.Distiller`, in addition to losses on scores.
+Each names the output of the student and the output of the teacher that it compares.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
@@ -9,35 +26,35 @@ from keras import ops
 from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
 
-__all__ = ["RepresentationLoss"]
-
 
 class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
-    """The Keras side of a loss on embeddings: what all of them share.
+    """Base class of Keras losses on embeddings.
 
     `y_true` holds the teacher's embeddings, `y_pred` the student's. Those of queries
     are `(batch, width)`; those of candidates are `(batch, list_size, width)`, or `(1,
-    list_size, width)` where all lists share their candidates, which then are one list.
-    A subclass writes `compare`.
+    list_size, width)` if all lists share their candidates, which then form one list. A
+    subclass defines `function`, or overrides `compare` if the function has settings.
 
     Args:
-        student_output: In a `recdistill.Distiller`, what of the student is compared: a
-            name that it exposes ("query_embedding" and "candidate_embedding" of a
-            `TwoTowerStudent`), or one of its layers by its name or path.
-        teacher_output: What it is compared with: a key of the batch, where the
-            teacher's embeddings are stored, or else a name that the live teacher
-            exposes, or one of its layers.
-        reduction: How a batch of losses becomes one number. The default is the mean, in
-            which a list counts by its weight, and a list of padding not at all.
+        student_output: In a `recdistill.Distiller`, the student's embedding: an output
+            that it exposes ("query_embedding" and "candidate_embedding" of a
+            `TwoTowerStudent`), or one of its layers by name or path.
+        teacher_output: The teacher's embedding: a key of the batch under which it is
+            stored, or an output or layer of the live teacher.
+        reduction: How the losses of a batch are reduced to one number. The default is
+            the mean by list weight, in which a list of padding has weight 0.
         name: Name of the loss. The default is the class name in snake case.
         dtype: Keras's dtype of the computation. The default is its float type, float32.
     """
 
+    function: ClassVar[Callable[..., Tensor]]
+    """Computes one loss for each list from teacher, student, mask and weights."""
+
     projected = False
-    """Whether the student's embeddings pass a learned projection first."""
+    """Whether a learned projection is applied to the student's embeddings first."""
 
     rows: int | None = None
-    """How many rows of a list are looked at, from the first; None for all."""
+    """How many rows of a list are compared, counted from the first; None for all."""
 
     def __init__(
         self,
@@ -60,17 +77,17 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
 
         Args:
             y_true: The teacher's embeddings, or `{"labels": …, "mask": …}` with a
-                boolean mask `(batch, list_size)`. Bare embeddings are all real. A
-                query is real where its list has a real candidate.
+                boolean mask `(batch, list_size)`. Without a mask all rows are real. A
+                query is real if its list has a real candidate.
             y_pred: The student's embeddings.
-            sample_weight: `(batch,)`, one weight a list, `(batch, list_size)`, one a
-                candidate, or a single number.
+            sample_weight: `(batch,)`, one weight for each list, `(batch, list_size)`,
+                one for each candidate, or a single number.
 
         Returns:
-            A scalar; one loss a list where `reduction` is None.
+            A scalar; one loss for each list if `reduction` is None.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If the shapes do not match.
         """
         inputs, list_weight = _as_one_batch(y_true, y_pred, sample_weight)
         if self.rows is not None:
@@ -78,15 +95,15 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
         return super().__call__(inputs, inputs["student"], list_weight)
 
     def call(self, y_true: dict[str, Tensor], y_pred: Tensor) -> Tensor:
-        """One loss a list. `y_true` is as `__call__` prepares it."""
-        # Keras has cast the mask to floats on the way.
+        """The loss of each list; `y_true` has the form that `__call__` prepares."""
+        # Keras has cast the mask to floats.
         mask = ops.cast(y_true["mask"], "bool")
         return self.compare(y_true["teacher"], y_pred, mask, y_true["weight"])
 
     def compare(
         self, teacher: Tensor, student: Tensor, mask: Tensor, weight: Tensor
     ) -> Tensor:
-        """The function of the loss.
+        """The loss of each list, from `function`.
 
         Args:
             teacher: `(batch, rows, width)`.
@@ -97,10 +114,10 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
         Returns:
             `(batch,)`.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define `compare`")
+        return self.function(teacher, student, mask, weight)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this loss anew."""
+        """The arguments from which `from_config` creates the same loss."""
         own = {
             "student_output": self.student_output,
             "teacher_output": self.teacher_output,
@@ -111,9 +128,9 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
 def _as_one_batch(
     y_true: Tensor | dict[str, Tensor], student: Tensor, sample_weight: Tensor | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Embeddings, mask and weights of rows as a batch of lists; a weight a list."""
+    """Embeddings, mask and row weights as a batch of lists, and the list weights."""
     teacher, mask = _embeddings_and_mask(y_true)
-    # A copy, without a mask that a layer may have attached for Keras to apply.
+    # A copy without the mask that a layer may have attached, which Keras would apply.
     student = tf.identity(tf.convert_to_tensor(student))
     _check_ranks(teacher, student)
     queries = student.shape.rank == 2
@@ -124,13 +141,13 @@ def _as_one_batch(
     if mask is None:
         mask = tf.ones(tf.shape(student)[:2], tf.bool)
         mask = mask[0][:, None] if queries else mask
-    list_weight, weight = lists_and_rows(sample_weight, mask)
+    list_weight, weight = list_and_row_weights(sample_weight, mask)
     if queries:
         mask, weight = masked_ops.has_candidate(mask)[None], list_weight[None]
     elif student.shape[0] == 1:
-        # How much a shared candidate counts in all lists together.
-        parts = masked_ops.shares(weight, mask) * list_weight[:, None]
-        mask, weight = ops.any(mask, axis=0)[None], ops.sum(parts, axis=0)[None]
+        # The weight of a shared candidate is the sum of its weights in all lists.
+        weights = masked_ops.shares(weight, mask) * list_weight[:, None]
+        mask, weight = ops.any(mask, axis=0)[None], ops.sum(weights, axis=0)[None]
     if student.shape[0] == 1:
         real = ops.logical_and(mask, weight > 0.0)
         list_weight = ops.cast(masked_ops.has_candidate(real), weight.dtype)
@@ -138,17 +155,20 @@ def _as_one_batch(
     return inputs, list_weight
 
 
-def lists_and_rows(sample_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What a list counts in its batch, and a row in its list.
+def list_and_row_weights(
+    sample_weight: Tensor | None, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Split `sample_weight` into the weights of lists and the weights of rows.
 
     Args:
-        sample_weight: `(batch,)`, a single number or None: the weights of lists; or
-            `(batch, list_size)`, those of rows, where only ratios within a list matter.
+        sample_weight: `(batch,)`, a single number or None: the weights of lists.
+            Alternatively `(batch, list_size)`, the weights of rows, of which only
+            ratios within a list matter.
         mask: `(batch, list_size)`, bool.
 
     Returns:
-        Weights of lists `(batch,)`, 0 for a list without a real row that counts, and of
-        rows `(batch, list_size)`.
+        The weights of lists `(batch,)`, 0 for a list without real rows of positive
+        weight, and the weights of rows `(batch, list_size)`.
     """
     weight = tf.cast(1.0 if sample_weight is None else sample_weight, tf.float32)
     if weight.shape.rank == 2:
@@ -158,8 +178,47 @@ def lists_and_rows(sample_weight: Tensor | None, mask: Tensor) -> tuple[Tensor, 
     return list_weight, tf.ones(tf.shape(mask), tf.float32)
 
 
+def as_rows(
+    teacher: Tensor, student: Tensor, mask: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Check the arguments of an embedding loss and convert them to tensors.
+
+    Args:
+        teacher: `(batch, rows, width)`.
+        student: `(batch, rows, width)`, the width may differ.
+        mask: `(batch, rows)`, bool. True marks a real row.
+        weight: `(batch, rows)`; None for 1.
+
+    Returns:
+        Teacher and student, with zeros for rows of padding, mask and weight. Floats are
+        float32, or float64 if both embeddings are.
+
+    Raises:
+        ValueError: If the mask is not boolean or the shapes differ.
+    """
+    teacher, student = tf.convert_to_tensor(teacher), tf.convert_to_tensor(student)
+    mask = tf.convert_to_tensor(mask)
+    for name, rows in {"teacher": teacher, "student": student}.items():
+        if rows.shape.rank != 3 or not rows.shape[:2].is_compatible_with(mask.shape):
+            raise ValueError(
+                f"`{name}_embeddings` must have shape (batch, rows, width), and `mask` "
+                f"(batch, rows). Received: {name}_embeddings.shape={rows.shape}, "
+                f"mask.shape={mask.shape}"
+            )
+    both_wide = teacher.dtype == student.dtype == tf.float64
+    dtype = tf.float64 if both_wide else tf.float32
+    if weight is None:
+        weight = tf.ones(tf.shape(mask), dtype)
+    mask, weight = masked_ops.as_lists(mask, weight=weight)
+    teacher, student = (
+        ops.where(mask[..., None], tf.cast(rows, dtype), 0.0)
+        for rows in (teacher, student)
+    )
+    return teacher, student, mask, tf.cast(weight, dtype)
+
+
 def _as_many_lists(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
-    """Shared candidates repeated for each list, if the other side has lists apart."""
+    """Repeat candidates shared by all lists if the other side has one set per list."""
     if teacher.shape[0] == 1 and student.shape[0] != 1:
         teacher = tf.repeat(teacher, tf.shape(student)[0], axis=0)
     if student.shape[0] == 1 and teacher.shape[0] != 1:
@@ -180,7 +239,7 @@ def _embeddings_and_mask(
 def _check_ranks(teacher: Tensor, student: Tensor) -> None:
     if student.shape.rank not in (2, 3) or teacher.shape.rank != student.shape.rank:
         raise ValueError(
-            "Embeddings must be (batch, width), of queries, or (batch, list_size, "
-            "width), of candidates, the same for teacher and student. Received: "
+            "Embeddings must be (batch, width) for queries or (batch, list_size, "
+            "width) for candidates, and the same for teacher and student. Received: "
             f"teacher's shape={teacher.shape}, student's shape={student.shape}"
         )

@@ -3,7 +3,8 @@ r"""NDCG, recall, hit rate, MRR and MAP as Keras metrics: masked and determinist
 They give the mean of the NumPy function with the same name over all lists that have a
 relevant candidate, for use in `compile(metrics=[...])` of a `recdistill.Distiller`, or
 of any Keras model that scores lists. The names are those of the report: `ndcg@10`,
-`recall@10`, `hit@10`, `mrr`, `map@10`.
+`recall@10`, `hit@10`, `mrr`, `map@10`. To load a saved model that was compiled with one
+of them, import the metric or `recdistill.Distiller` first.
 
 Conventions, the same as in `recdistill.metrics`: a candidate is relevant if its
 relevance is above 0, NDCG uses the relevance itself as gain, ties are broken by
@@ -38,15 +39,6 @@ from keras import ops
 from recdistill.lists import graph_ranks, masked_ops
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.numpy_ranks import check_cutoff
-
-__all__ = [
-    "NDCG",
-    "AveragePrecision",
-    "HitRate",
-    "RankingMetric",
-    "Recall",
-    "ReciprocalRank",
-]
 
 
 class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
@@ -106,7 +98,7 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
         # `-inf` is a valid score: it must rank behind the others, but before padding.
         lowest = np.finfo(scores.dtype.name).min
         order = graph_ranks.best_first(ops.maximum(scores, lowest), mask, self.k)
-        values = self.values(relevance, graph_ranks.taken(relevance, order))
+        values = self.values(relevance, graph_ranks.gather(relevance, order))
         valid = ops.all(ops.where(mask, scores < np.inf, True), axis=-1)
         values = ops.where(valid, values, np.nan)
         judged = ops.any(relevance > 0.0, axis=-1)

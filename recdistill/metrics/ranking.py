@@ -1,13 +1,13 @@
-"""How well scores order a list, and how alike two scorers order it.
+"""NDCG, recall, MRR, MAP, Kendall's tau and RBO as NumPy functions.
 
-Pure numpy functions over `(batch, list_size)` arrays that return `(batch,)` in float64.
-`ranks.py` says how scores become an order: padding never ranks, ties are broken by
-position. A candidate is *relevant* where its relevance is above 0, and the gain is the
-relevance. A list that cannot be judged gives NaN, never a made-up 0.
+The functions take arrays `(batch, list_size)` and return `(batch,)` in float64. Padding
+never ranks, and ties are broken by position (`recdistill.lists.numpy_ranks`). A
+candidate is *relevant* if its relevance is above 0, and its gain is its relevance. A
+list for which a metric is undefined gives NaN, not 0.
 
-Each relevance metric depends on the *ranks of the relevant candidates* alone, and they
-are few. `relevant_ranks` finds them by counting the scores ahead, without sorting the
-catalogue, and the metrics are a line or two each on top of it.
+The relevance metrics depend only on the *ranks of the relevant candidates*, of which
+there are few. `relevant_ranks` finds them by counting the scores ahead, without sorting
+the catalogue.
 """
 
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ from recdistill.lists.numpy_ranks import (
 
 @dataclass(frozen=True)
 class RelevantRanks:
-    """Where the relevant candidates of a batch of lists stand.
+    """Ranks of the relevant candidates of a batch of lists.
 
-    One entry a relevant real candidate, ordered by list and then by rank. Made by
-    `relevant_ranks`; use it directly to compute several metrics from one ranking.
+    One entry for each relevant real candidate, ordered by list and then by rank.
+    Created by `relevant_ranks`; use it to compute several metrics from one ranking.
 
     Attributes:
-        batch_size: The number of lists, those without relevant candidates included.
-        row: `(n,)`. The list that each entry belongs to.
+        batch_size: The number of lists, including those without relevant candidates.
+        row: `(n,)`. The list of each entry.
         rank: `(n,)`. Its rank among the real candidates of the list, from 1.
         gain: `(n,)`. Its relevance, above 0.
     """
@@ -54,7 +54,7 @@ class RelevantRanks:
 
     @cached_property
     def relevant(self) -> IntArray:
-        """`(batch,)`. How many relevant real candidates each list has."""
+        """`(batch,)`. The number of relevant real candidates in each list."""
         return np.bincount(self.row, minlength=self.batch_size)
 
     @cached_property
@@ -98,7 +98,7 @@ class RelevantRanks:
         return _ratio(self._sum(precision, self.rank <= k), self.relevant)
 
     def _sum(self, values: FloatArray | float, chosen: BoolArray) -> FloatArray:
-        """`(batch,)`. The values of the chosen entries, added up list by list."""
+        """`(batch,)`. The sum of the chosen entries over each list."""
         weights = np.where(chosen, values, 0.0)
         return np.bincount(self.row, weights, self.batch_size).astype(np.float64)
 
@@ -114,7 +114,7 @@ def relevant_ranks(
         mask: `(batch, list_size)`, bool. True marks a real candidate.
 
     Returns:
-        The ranks, from which every relevance metric follows.
+        The ranks, from which all relevance metrics are computed.
 
     Raises:
         ValueError: Shapes differ, `mask` is not boolean, or a real candidate has a
@@ -137,20 +137,20 @@ def relevant_ranks(
 def ndcg(
     scores: npt.ArrayLike, relevance: npt.ArrayLike, mask: npt.ArrayLike, k: int
 ) -> FloatArray:
-    r"""Normalised discounted cumulative gain of the first k, with linear gain.
+    r"""NDCG@k, normalised discounted cumulative gain, with linear gain.
 
     $$ \mathrm{DCG}@k = \sum_{r_i \le k} \frac{y_i}{\log_2(r_i + 1)} $$
 
-    divided by the DCG@k of the best possible order. For relevance 0 and 1 the linear
-    gain $y$ equals the exponential gain $2^y - 1$ that some libraries use; for graded
-    relevance the two differ.
+    divided by the DCG@k of the ideal order. For relevance 0 and 1 the linear gain $y$
+    equals the exponential gain $2^y - 1$ that some libraries use; for graded relevance
+    the two differ.
 
     Args:
         scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
         k: The cut-off, at least 1. It may exceed the list size.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with nothing relevant.
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -166,16 +166,16 @@ def ndcg(
 def recall(
     scores: npt.ArrayLike, relevance: npt.ArrayLike, mask: npt.ArrayLike, k: int
 ) -> FloatArray:
-    """The share of the relevant candidates that are in the first k.
+    """Recall@k: the share of the relevant candidates that are in the first k.
 
-    The whole is the number of relevant candidates, also where it exceeds k.
+    The denominator is the number of relevant candidates, even if it exceeds k.
 
     Args:
         scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
         k: The cut-off, at least 1.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with nothing relevant.
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -189,14 +189,14 @@ def recall(
 def hit_rate(
     scores: npt.ArrayLike, relevance: npt.ArrayLike, mask: npt.ArrayLike, k: int
 ) -> FloatArray:
-    """1 where a relevant candidate is among the first k, else 0.
+    """Hit rate@k: 1 if a relevant candidate is among the first k, else 0.
 
     Args:
         scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
         k: The cut-off, at least 1.
 
     Returns:
-        `(batch,)`, 0 or 1; NaN for a list with nothing relevant.
+        `(batch,)`, 0 or 1; NaN for a list without relevant candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -213,14 +213,14 @@ def reciprocal_rank(
     mask: npt.ArrayLike,
     k: int | None = None,
 ) -> FloatArray:
-    """One over the rank of the first relevant candidate; its mean is the MRR.
+    """Reciprocal rank of the first relevant candidate; its mean is the MRR.
 
     Args:
         scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
         k: A first relevant candidate beyond this rank counts 0; None for no cut-off.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with nothing relevant.
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -234,10 +234,11 @@ def reciprocal_rank(
 def average_precision(
     scores: npt.ArrayLike, relevance: npt.ArrayLike, mask: npt.ArrayLike, k: int
 ) -> FloatArray:
-    """Precision at the rank of each relevant candidate in the first k; its mean is MAP.
+    """Average precision@k over the relevant candidates; its mean is the MAP.
 
-    The sum is divided by the number of relevant candidates (the trec_eval convention),
-    not by the smaller of it and k: a list with more relevant candidates than k cannot
+    The sum of the precisions at the ranks of the relevant candidates in the first k is
+    divided by the number of relevant candidates (the trec_eval convention), not by the
+    smaller of that number and k: a list with more than k relevant candidates cannot
     reach 1.
 
     Args:
@@ -245,7 +246,7 @@ def average_precision(
         k: The cut-off, at least 1.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with nothing relevant.
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -262,15 +263,15 @@ def overlap(
     mask: npt.ArrayLike,
     k: int,
 ) -> FloatArray:
-    """The share of the teacher's first k that are also the student's first k.
+    """Overlap@k: the share of the teacher's first k that are in the student's first k.
 
     Args:
         teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: The cut-off, at least 1. Shorter lists are compared in full, and give 1.
+        k: The cut-off, at least 1. Lists with fewer candidates than that give 1.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with no real candidate.
+        `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -288,19 +289,19 @@ def survival(
     k: int,
     n: int,
 ) -> FloatArray:
-    """The share of the teacher's first k that are found in the student's first n.
+    """Survival: the share of the teacher's first k that are in the student's first n.
 
-    It is what a first-stage student is bought for: if it hands n candidates to the
-    teacher, this much of what the teacher would have shown is still there.
+    It measures a first-stage retriever: if the student passes n candidates to the
+    teacher, this share of the teacher's first k is among them.
 
     Args:
         teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: How much of the teacher's order matters, at least 1.
-        n: How many candidates the student passes on, at least 1.
+        k: Number of the teacher's first candidates, at least 1.
+        n: Number of candidates that the student passes on, at least 1.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with no real candidate.
+        `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
     Raises ValueError as `relevant_ranks` does, and if k or n is below 1.
 
@@ -326,21 +327,22 @@ def kendall_tau(
 ) -> FloatArray:
     r"""Kendall's tau-b between teacher and student over the teacher's first k.
 
-    Pairs that both order alike, less pairs they order differently, as a share:
+    The number of pairs in the same order minus those in opposite order, normalised:
 
     $$ \tau_b = (C - D) / \sqrt{(P - T_t)(P - T_s)} $$
 
-    with $P$ pairs, $T$ of them tied in the teacher's or the student's scores. Here a
-    tie is a tie, not broken by position. The tail, where order is noise, is left out.
+    with $P$ pairs, $C$ of them in the same order, $D$ in opposite order, and $T_t$ and
+    $T_s$ tied in the teacher's and the student's scores. Ties are not broken by
+    position here. The tail, whose order is mostly noise, is not compared.
 
     Args:
         teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: How many of the teacher's first candidates are compared, at least 1.
+        k: Number of the teacher's first candidates that are compared, at least 1.
 
     Returns:
-        `(batch,)`, from -1 to 1; NaN where fewer than two candidates can be told apart
-        by the teacher or by the student.
+        `(batch,)`, from -1 to 1; NaN if all scores compared are equal for the teacher
+        or for the student, or fewer than two candidates are compared.
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
@@ -356,11 +358,11 @@ def kendall_tau(
     for rows in chunks(len(head), k * k):
         t = _pair_signs(_scores_at(teacher[rows], head[rows]))
         s = _pair_signs(_scores_at(student[rows], head[rows]))
-        told_apart = np.sqrt(np.count_nonzero(t, axis=(1, 2))) * np.sqrt(
+        distinct = np.sqrt(np.count_nonzero(t, axis=(1, 2))) * np.sqrt(
             np.count_nonzero(s, axis=(1, 2))
         )
         agreeing = (t * s).sum(axis=(1, 2), dtype=np.int64)
-        np.divide(agreeing, told_apart, out=taus[rows], where=told_apart > 0)
+        np.divide(agreeing, distinct, out=taus[rows], where=distinct > 0)
     return taus
 
 
@@ -371,23 +373,25 @@ def rank_biased_overlap(
     p: float = 0.9,
     k: int = 100,
 ) -> FloatArray:
-    r"""Overlap at every depth, the first depths weighing most.
+    r"""RBO, rank-biased overlap: a mean overlap with weights that decrease with depth.
 
-    With $A_d$ the share of common candidates in both first $d$:
+    With $A_d$ the share of the first $d$ candidates that teacher and student have in
+    common:
 
     $$ \mathrm{RBO} = (1 - p) \sum_{d=1}^{k} p^{d-1} A_d + p^k A_k $$
 
-    the extrapolated form: the agreement at depth k is taken to go on.
+    This is the extrapolated form: the agreement at depth k is assumed to continue.
 
     Args:
         teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        p: Above 0 and below 1: the chance that a reader goes on to the next candidate.
-            At 0.9 the first ten depths carry 65 % of the weight of the sum.
+        p: Persistence, above 0 and below 1: the probability that a user continues to
+            the next candidate. At 0.9 the first ten depths carry 65 % of the weight of
+            the sum.
         k: The depth at which the comparison ends, at least 1.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list with no real candidate.
+        `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
     Raises:
         ValueError: As `relevant_ranks`, p is not between 0 and 1, or k is below 1.
@@ -402,12 +406,12 @@ def rank_biased_overlap(
         raise ValueError(f"`p` must be between 0 and 1. Received: p={p}")
     teacher, student = _teacher_and_student(teacher_scores, student_scores, mask)
     batch = len(teacher)
-    row, depth = _depths_where_both_hold(first_k(teacher, k), first_k(student, k))
+    row, depth = _depths_of_common_candidates(first_k(teacher, k), first_k(student, k))
     common = np.bincount(row * k + depth, minlength=batch * k).reshape(batch, k)
     candidates = np.count_nonzero(~np.isnan(teacher), axis=1)
-    # Beyond the end of a short list both hold the same candidates: agreement stays 1.
-    held = np.minimum(np.arange(1, k + 1), np.maximum(candidates, 1)[:, None])
-    agreement = common.cumsum(axis=1) / held
+    # Beyond the end of a short list both contain all candidates: the agreement stays 1.
+    compared = np.minimum(np.arange(1, k + 1), np.maximum(candidates, 1)[:, None])
+    agreement = common.cumsum(axis=1) / compared
     total = (1 - p) * (agreement @ p ** np.arange(k)) + p**k * agreement[:, -1]
     return np.where(candidates > 0, total, np.nan)
 
@@ -430,10 +434,14 @@ def _relevant_candidates(
     return row, column, gain
 
 
-def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> FloatArray:
-    """The quotient, and NaN where there is no whole to take a part of."""
-    undefined = np.full(len(part), np.nan)
-    result: FloatArray = np.divide(part, whole, out=undefined, where=whole > 0)
+def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
+    """The quotient of each list; NaN if the denominator is 0."""
+    result: FloatArray = np.divide(
+        numerator,
+        denominator,
+        out=np.full(len(numerator), np.nan),
+        where=denominator > 0,
+    )
     return result
 
 
@@ -447,23 +455,23 @@ def _teacher_and_student(
 
 
 def _scores_at(scores: Scores, positions: npt.NDArray[np.int32]) -> Scores:
-    """`(batch, k)`. The scores at these positions, NaN at -1."""
+    """`(batch, k)`. The scores at the given positions, NaN at -1."""
     taken = np.take_along_axis(scores, np.maximum(positions, 0), axis=1)
     return np.where(positions >= 0, taken, np.nan)
 
 
 def _pair_signs(scores: Scores) -> npt.NDArray[np.int8]:
-    """`(batch, k, k)`. 1 where the first of a pair scores higher, -1 lower, else 0."""
+    """`(batch, k, k)`. 1 if the first of a pair scores higher, -1 if lower, else 0."""
     first, second = scores[:, :, None], scores[:, None, :]
     return (first > second).astype(np.int8) - (first < second).astype(np.int8)
 
 
-def _depths_where_both_hold(
+def _depths_of_common_candidates(
     teacher_first: npt.NDArray[np.int32], student_first: npt.NDArray[np.int32]
 ) -> tuple[IntArray, IntArray]:
-    """Row and depth, from 0, at which a candidate comes to be in both first k."""
+    """Row and depth, from 0, from which on a candidate is in both top lists."""
     batch, k = teacher_first.shape
-    # One number for each (row, candidate); the -1 of the two sides must never meet.
+    # One number for each (row, candidate); the padding of the two sides never matches.
     width = 1 + max(teacher_first.max(initial=0), student_first.max(initial=0))
     offset = np.arange(batch)[:, None] * width
     teacher_key = np.where(teacher_first >= 0, teacher_first + offset, -1)

@@ -1,5 +1,18 @@
-"""Models: the two-tower student, the ranker, the linear item model, ensembles."""
+"""Models: the two-tower student, the reference ranker, the linear model, ensembles.
 
-import lazy_loader
+Importing this package registers its classes with Keras, so that
+`keras.models.load_model` finds them.
+"""
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from recdistill.models.ensemble import EnsembleTeacher
+from recdistill.models.linear import LinearTeacher
+from recdistill.models.ranker import RankingTeacher
+from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
+
+__all__ = [
+    "EnsembleTeacher",
+    "LinearTeacher",
+    "RankingTeacher",
+    "TwoTowerStudent",
+    "TwoTowers",
+]

@@ -1,4 +1,4 @@
-"""Several teachers as one."""
+"""Ensemble of teachers as one Keras model."""
 
 from __future__ import annotations
 
@@ -6,32 +6,41 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import tensorflow as tf
 
-from recdistill.distillation.score_transforms import Transform, transformed
+from recdistill.distillation.ensemble_scores import ensemble_scores, weights_by_name
+from recdistill.distillation.score_transforms import Transform
+from recdistill.lists.masked_ops import Tensor
+
+__all__ = ["EnsembleTeacher"]
 
 Teacher = Callable[..., Any]
-"""Called as `teacher(batch, training=False)`; scores `(batch, list_size)` come back."""
+"""Called as `teacher(batch, training=False)`; returns scores `(batch, list_size)`."""
 
 
+@keras.saving.register_keras_serializable(package="recdistill")
 class EnsembleTeacher(keras.Model):  # type: ignore[misc]
-    r"""Several teachers as one: the weighted sum of their scores in each list.
+    r"""Ensemble of teachers: the weighted mean of their z-scores in each list.
 
-    $$ t_i = \sum_m w_m \, f(t^{(m)})_i, \quad
+    $$ t_i = \sum_m w_m \, f(t^{(m)})_i, \quad \sum_m w_m = 1, \quad
        f(t)_i = \frac{t_i - \mathrm{mean}(t)}{\mathrm{std}(t)} $$
 
-    With z-scores, the default $f$, teachers need not share a scale; what counts is how
-    far a candidate stands out among the candidates of its list.
+    With z-scores, the default $f$, the teachers need not share a scale: what counts is
+    how far a candidate stands out among the candidates of its list. A
+    `recdistill.Distiller` with several teachers computes the same scores.
 
     Args:
-        members: The teachers. Those that are Keras models are part of this one.
-        weights: One for each; equal if not given.
-        normalize: What becomes of each member's scores in a list before they are added,
-            a transform of `recdistill.distillation.score_transforms`; "none" where all
-            share a scale.
+        members: The teachers. Keras models among them become part of this model.
+        weights: One weight for each member; equal by default. Only ratios matter: the
+            weights are divided by their sum.
+        normalize: Transform of each member's scores before the mean, one of
+            `recdistill.distillation.score_transforms`; "none" if all members share a
+            scale.
+        name: Name of the model.
+        **kwargs: `dtype` and `trainable`, as for any Keras model.
 
     Raises:
-        ValueError: If there is no member, or not one weight for each.
+        ValueError: If there are no members, the number of weights differs from that of
+            members, a weight is negative or not finite, or all weights are 0.
     """
 
     def __init__(
@@ -39,27 +48,45 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
         members: Sequence[Teacher],
         weights: Sequence[float] | None = None,
         normalize: Transform = "z_score",
+        name: str = "ensemble_teacher",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name="ensemble_teacher")
-        weights = tuple(weights if weights is not None else [1.0] * len(members))
-        if not members or len(weights) != len(members):
-            raise ValueError(
-                "`members` must have a teacher and `weights` one entry for each. "
-                f"Received: {len(members)} members, {len(weights)} weights"
-            )
-        self.members, self.weights_of_members = list(members), weights
-        self.normalize = normalize
+        super().__init__(name=name, **kwargs)
+        by_number = weights_by_name(weights, [str(k) for k in range(len(members))])
+        self.member_weights = tuple(by_number.values())
+        self.members, self.normalize = list(members), normalize
 
-    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
+    def build(self, batch_shape: Any = None) -> None:
+        """Do nothing: the members build themselves."""
+
+    def call(self, batch: Mapping[str, Any], training: bool = False) -> Tensor:
         """Scores `(batch, list_size)`; 0 under padding."""
         scores = [member(batch, training=training) for member in self.members]
         return self.joined(scores, batch["mask"])
 
-    def joined(self, scores: Sequence[Any], mask: Any) -> tf.Tensor:
-        """The members' scores, each `(batch, list_size)`, as one; 0 under padding."""
-        return tf.add_n(
-            [
-                weight * transformed(each, mask, self.normalize)
-                for weight, each in zip(self.weights_of_members, scores, strict=True)
-            ]
-        )
+    def joined(self, scores: Sequence[Any], mask: Any) -> Tensor:
+        """Scores of the ensemble from scores of its members.
+
+        Args:
+            scores: Scores `(batch, list_size)` of each member.
+            mask: `(batch, list_size)`, bool.
+
+        Returns:
+            `(batch, list_size)`; 0 under padding.
+        """
+        by_number = {str(k): each for k, each in enumerate(scores)}
+        return ensemble_scores(by_number, mask, self.member_weights, self.normalize)
+
+    def get_config(self) -> dict[str, Any]:
+        """Members, weights and transform; the members must be serialisable."""
+        members = [keras.saving.serialize_keras_object(each) for each in self.members]
+        own = {"weights": list(self.member_weights), "normalize": self.normalize}
+        return {**super().get_config(), "members": members, **own}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> EnsembleTeacher:
+        """Create an ensemble from the result of `get_config`."""
+        members = [
+            keras.saving.deserialize_keras_object(each) for each in config["members"]
+        ]
+        return cls(**{**config, "members": members})

@@ -35,6 +35,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from recdistill.features.encoders import FIRST
+from recdistill.models.candidate_table import CandidateTable
 
 SPARSE_COST = 100
 ROUNDING = 16 * float(np.finfo("float32").eps)
@@ -184,7 +185,7 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable("recdistill")
 class LinearTeacher(keras.Model):  # type: ignore[misc]
-    """The linear item model alone, as a teacher.
+    """The linear item model (EASE) as a teacher.
 
     Args:
         affinity: The fitted layer.
@@ -193,17 +194,48 @@ class LinearTeacher(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(
-        self, affinity: Affinity, catalogue_items: np.ndarray, history: str = "history"
+        self,
+        affinity: Affinity,
+        catalogue_items: np.ndarray | CandidateTable,
+        history: str = "history",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name="linear_teacher")
+        super().__init__(**{"name": "linear_teacher", **kwargs})
         self.affinity, self._history = affinity, history
-        self._catalogue_items = np.asarray(catalogue_items, "int32")
+        if not isinstance(catalogue_items, CandidateTable):
+            items = np.asarray(catalogue_items, "int32")
+            catalogue_items = CandidateTable({"item_id": items})
+        self.candidate_table = catalogue_items
+        if not affinity.built:
+            affinity.build()
+        self.built = True
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
-        """Scores `(batch, list_size)` of the batch's candidates."""
-        items = tf.gather(self._catalogue_items, batch["candidate_index"])
+        """Scores the batch's candidates, `(batch, list_size)`."""
+        items = self.candidate_table(batch["candidate_index"])["item_id"]
         training_row = batch.get("training_row")
         return self.affinity(batch["query"][self._history], items, training_row)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the catalogue as a checksum."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "affinity": serialize(self.affinity),
+            "catalogue_items": serialize(self.candidate_table),
+            "history": self._history,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> LinearTeacher:
+        """Creates the model from `get_config`."""
+        made = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in ("affinity", "catalogue_items")
+        }
+        return cls(**{**config, **made})
 
 
 def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
-from recdistill.features.encoders import MISSING, FeatureEmbedding, Schema
+from recdistill.features.embedding import FeatureEmbedding
+from recdistill.features.encoders import MISSING
+from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
+from recdistill.features.schema import Schema
+from recdistill.models.candidate_table import CandidateTable
 from recdistill.models.linear import Affinity
-from recdistill.models.two_tower import HistoryPooling, Tower
+from recdistill.models.tower_layers import HistoryPooling, Tower
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -64,6 +67,7 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), **own}
 
 
+@keras.saving.register_keras_serializable("recdistill")
 class RankingTeacher(keras.Model):  # type: ignore[misc]
     r"""Reference ranker: SASRec query vector, dot product, bias and pair features.
 
@@ -95,8 +99,8 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
 
     def __init__(
         self,
-        schema: Schema,
-        catalogue: Mapping[str, Any],
+        schema: Schema | ModelInputs,
+        catalogue: Mapping[str, Any] | CandidateTable,
         affinities: Mapping[str, Affinity] | None = None,
         dim: int = 48,
         heads: int = 2,
@@ -104,26 +108,42 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         attention_length: int = 50,
         decays: Sequence[float] = (0.5, 0.8, 0.97),
         dropout: float = 0.2,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name="ranking_teacher")
-        _check(schema, affinities or {}, dim, heads)
+        super().__init__(**{"name": "ranking_teacher", **kwargs})
+        inputs = ModelInputs.of(schema)
+        _check(inputs, affinities or {}, dim, heads)
+        self.model_inputs = inputs
+        self._settings = {
+            "dim": dim,
+            "heads": heads,
+            "blocks": blocks,
+            "attention_length": attention_length,
+            "decays": list(decays),
+            "dropout": dropout,
+        }
         self.dim, self.attention_length = dim, attention_length
-        self._catalogue = {k: np.asarray(v) for k, v in catalogue.items()}
-        self._item_id = schema.item_id
-        self._history = schema.history.feature if schema.history else None
+        if not isinstance(catalogue, CandidateTable):
+            known = {k: v for k, v in catalogue.items() if k in inputs.candidate}
+            catalogue = CandidateTable(known)
+        self.candidate_table = catalogue
+        self._affinity_names = tuple(affinities or ())
         self.affinities = list((affinities or {}).values())
-        self.candidate_features = FeatureEmbedding.of(
-            schema.candidate, dim, "candidate"
+        self.candidate_features = FeatureEmbedding(
+            indices_of(inputs.candidate), dim, name="candidate"
         )
-        self.query_features = FeatureEmbedding.of(schema.query, dim, "query")
+        self.query_features = FeatureEmbedding(
+            indices_of(inputs.query), dim, name="query"
+        )
         self.history_pooling = None
-        if schema.history is not None:
+        if inputs.history:
             self.history_pooling = HistoryPooling(
-                schema.history.size, dim, schema.history.length, decays
+                inputs.history.indices, dim, inputs.history.length, decays
             )
         self.candidate_projection = keras.layers.Dense(dim, name="candidate_projection")
         self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
-        if schema.history is not None:
+        self.blocks: list[CausalBlock] = []
+        if inputs.history:
             self.blocks = [
                 CausalBlock(dim, heads, dropout, name=f"block_{k}")
                 for k in range(blocks)
@@ -141,6 +161,28 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             )
         self.bias = keras.layers.Dense(1, name="bias")
         self.dropout = keras.layers.Dropout(dropout)
+        self._create_weights()
+
+    def _create_weights(self) -> None:
+        inputs, dim = self.model_inputs, self.dim
+        width = width_of(inputs.query, dim)
+        with keras.name_scope(self.name):
+            self.candidate_features.build()
+            self.query_features.build()
+            self.candidate_projection.build((None, width_of(inputs.candidate, dim)))
+            if self.history_pooling is not None:
+                self.history_pooling.build()
+                width += dim + self.history_pooling.width
+                self.positions.build()
+                self.norm.build((None, None, dim))
+            for layer in self.blocks + self.affinities:
+                if not layer.built:
+                    layer.build()
+            self.query_tower.build((None, width))
+            if self.affinities:
+                self.pair_weights.build((None, None, 2 * len(self.affinities)))
+            self.bias.build((None, dim))
+        self.built = True
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores the batch's candidates, `(batch, list_size)`.
@@ -177,14 +219,14 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
     def _encode_candidates(self, index: tf.Tensor) -> tf.Tensor:
         """Candidate vectors, `index.shape + (dim,)`; each item is encoded once."""
         distinct, place = tf.unique(tf.reshape(index, [-1]))
-        rows = {name: tf.gather(v, distinct) for name, v in self._catalogue.items()}
-        ids = self._item_vectors(rows[self._item_id])
+        rows = self.candidate_table(distinct)
+        ids = self._item_vectors(rows[self.model_inputs.item_id])
         vectors = ids + self.candidate_projection(self.candidate_features(rows))
         return tf.gather(vectors, tf.reshape(place, tf.shape(index)))
 
     def _item_vectors(self, index: tf.Tensor) -> tf.Tensor:
         """Embeddings of item ids, shared by candidates and history."""
-        return self.candidate_features.tables[self._item_id](index)
+        return self.candidate_features.tables[self.model_inputs.item_id](index)
 
     def _encode_query(
         self, query: Mapping[str, tf.Tensor], training: bool
@@ -192,7 +234,7 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         """Query vectors, `(batch, dim)`."""
         parts = []
         if self.history_pooling is not None:
-            history = query[str(self._history)]
+            history = query[self.model_inputs.history_name]
             states = self._read_history(history, training)
             parts += [states[:, -1], self.history_pooling(history)]
         if self.query_features.sizes:
@@ -219,25 +261,54 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
         """
         features = []
         if self.affinities:
-            items = tf.gather(self._catalogue[self._item_id], batch["candidate_index"])
-            history = batch["query"][str(self._history)]
+            rows = self.candidate_table(batch["candidate_index"])
+            items = rows[self.model_inputs.item_id]
+            history = batch["query"][self.model_inputs.history_name]
             for layer in self.affinities:
                 score = layer(history, items, batch.get("training_row"))
                 compressed = tf.sign(score) * tf.math.log1p(tf.abs(score))
                 features += [score[..., None], compressed[..., None]]
         return features
 
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the catalogue as a checksum."""
+        serialize = keras.saving.serialize_keras_object
+        pairs = zip(self._affinity_names, self.affinities, strict=True)
+        return {
+            **super().get_config(),
+            "schema": self.model_inputs.get_config(),
+            "catalogue": serialize(self.candidate_table),
+            "affinities": {name: serialize(layer) for name, layer in pairs},
+            **self._settings,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> RankingTeacher:
+        """Creates the model from `get_config`."""
+
+        def load(nested: Any) -> Any:
+            return keras.saving.deserialize_keras_object(nested, custom_objects)
+
+        made = {
+            "schema": ModelInputs.from_config(config["schema"]),
+            "catalogue": load(config["catalogue"]),
+            "affinities": {k: load(v) for k, v in config["affinities"].items()},
+        }
+        return cls(**{**config, **made})
+
 
 def _check(
-    schema: Schema, affinities: Mapping[str, Affinity], dim: int, heads: int
+    inputs: ModelInputs, affinities: Mapping[str, Affinity], dim: int, heads: int
 ) -> None:
     if dim % heads:
         raise ValueError(
             f"`dim` must be a multiple of `heads`. Received: dim={dim}, heads={heads}"
         )
-    if not schema.query:
+    if not inputs.query_names():
         raise ValueError("`schema` must have a query feature. Received: none")
-    if affinities and schema.history is None:
+    if affinities and inputs.history is None:
         raise ValueError(
             "`schema` must have a history if `affinities` are given. "
             f"Received: {sorted(affinities)} and no history"

@@ -1,137 +1,27 @@
-"""The student: two towers whose dot product is the score."""
+"""Two-tower models: the score is the dot product of two embeddings.
+
+`TwoTowers` takes any query tower and candidate tower. `TwoTowerStudent` has ours.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
-from recdistill.features.encoders import (
-    MISSING,
-    FeatureEmbedding,
-    Schema,
-    embedding_initializer,
-)
+from recdistill.features.embedding import FeatureEmbedding
+from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
+from recdistill.features.schema import Schema
+from recdistill.models.candidate_table import CandidateTable
+from recdistill.models.tower_layers import HistoryPooling, Tower
 
 DISTINCT_PER_LISTED = 64
-"""Distinct candidates a listed one up to which all products are cheaper."""
-
-
-@keras.saving.register_keras_serializable("recdistill")
-class Tower(keras.layers.Layer):  # type: ignore[misc]
-    """Dense layers with a linear path beside them, to a vector of width `dim`.
-
-    The linear path lets a tower of embeddings behave like matrix factorisation from
-    the first step; the hidden layers add what is not linear. With no hidden layers the
-    tower is the linear path alone.
-
-    Args:
-        dim: Width of the output.
-        hidden: Widths of the hidden layers.
-        dropout: Share of input entries dropped in training.
-    """
-
-    def __init__(
-        self, dim: int, hidden: Sequence[int] = (), dropout: float = 0.0, **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.dim, self.hidden, self.rate = dim, tuple(hidden), dropout
-        self.linear = keras.layers.Dense(dim, name="linear")
-        self.layers = [
-            keras.layers.Dense(width, activation="relu", name=f"hidden_{k}")
-            for k, width in enumerate(self.hidden)
-        ]
-        self.output_layer = (
-            keras.layers.Dense(dim, use_bias=False, name="output") if hidden else None
-        )
-        self.dropout = keras.layers.Dropout(dropout)
-
-    def build(self, input_shape: Sequence[int | None]) -> None:
-        """Creates the weights, for inputs `(rows, width)`."""
-        self.linear.build(input_shape)
-        width = input_shape[-1]
-        for layer in self.layers:
-            layer.build((None, width))
-            width = layer.units
-        if self.output_layer is not None:
-            self.output_layer.build((None, width))
-        self.built = True
-
-    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """`(rows, width)` to `(rows, dim)`."""
-        inputs = self.dropout(inputs, training=training)
-        vector = self.linear(inputs)
-        if self.output_layer is None:
-            return vector
-        for layer in self.layers:
-            inputs = layer(inputs)
-        return vector + self.output_layer(inputs)
-
-    def get_config(self) -> dict[str, Any]:
-        """Sizes."""
-        own = {"dim": self.dim, "hidden": self.hidden, "dropout": self.rate}
-        return {**super().get_config(), **own}
-
-
-@keras.saving.register_keras_serializable("recdistill")
-class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
-    r"""A history as a few weighted sums of item vectors, and its last item.
-
-    Pool $p$ of a history $h_0, h_1, …$ (the newest first) is
-    $\sum_j w_{pj} e(h_j) / \sqrt{\sum_j w_{pj}}$ over the items that are there, with
-    learned positive weights. The pools start at different decays, from "what just
-    happened" to "what this query likes", and are free to move. The square root keeps
-    some of the length: a long history says more than a short one.
-
-    Args:
-        size: Number of item indices.
-        dim: Width of the item vectors.
-        length: Longest history.
-        decays: One pool each: its weights start at `decay ** age`.
-    """
-
-    def __init__(
-        self, size: int, dim: int, length: int, decays: Sequence[float], **kwargs: Any
-    ) -> None:
-        super().__init__(**kwargs)
-        self.size, self.dim, self.length = size, dim, length
-        self.decays = tuple(decays)
-        self.items = keras.layers.Embedding(
-            size, dim, embeddings_initializer=embedding_initializer(), name="items"
-        )
-
-    def build(self, input_shape: Any = None) -> None:
-        """Creates the item vectors and the position weights."""
-        self.items.build()
-        start = np.outer(np.log(self.decays), np.arange(self.length))
-        self.log_weights = self.add_weight(
-            name="log_weights",
-            shape=(len(self.decays), self.length),
-            initializer=lambda shape, dtype: tf.cast(start, dtype),
-        )
-        self.built = True
-
-    def call(self, history: tf.Tensor) -> tf.Tensor:
-        """`(batch, length)` item indices to `(batch, (pools + 1) * dim)`."""
-        vectors = self.items(history)
-        real = tf.cast(history != MISSING, vectors.dtype)
-        weights = tf.exp(self.log_weights)[None] * real[:, None, :]
-        total = tf.reduce_sum(weights, axis=2, keepdims=True)
-        pools = tf.matmul(weights, vectors)
-        pools *= tf.math.divide_no_nan(1.0, tf.sqrt(total))
-        width = len(self.decays) * self.dim
-        last = vectors[:, 0] * real[:, :1]
-        return tf.concat([tf.reshape(pools, [-1, width]), last], axis=1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Sizes and decays."""
-        own = {k: getattr(self, k) for k in ("size", "dim", "length", "decays")}
-        return {**super().get_config(), **own}
+"""`listed_products` computes all products up to this many distinct candidates for each
+place of a list."""
 
 
 def listed_products(
@@ -139,9 +29,9 @@ def listed_products(
 ) -> tf.Tensor:
     """Dot products of each query with the candidates of its list.
 
-    Gathering vectors, and adding up their gradients, moves far more memory than a
-    matrix product of all queries with all distinct candidates needs time, unless lists
-    are short beside the number of those: then only what is listed is multiplied.
+    Unless lists are short and there are many distinct candidates, the product of all
+    queries with all distinct candidates is faster than gathering the vectors of each
+    list and adding up their gradients, which moves far more memory.
 
     Args:
         queries: `(batch, dim)`.
@@ -168,19 +58,149 @@ def listed_products(
     return tf.cond(few, all_products, listed_only)
 
 
-class TwoTowerStudent(keras.Model):  # type: ignore[misc]
-    """A query tower and a candidate tower; the score is their dot product.
+@keras.saving.register_keras_serializable("recdistill")
+class TwoTowers(keras.Model):  # type: ignore[misc]
+    """Two-tower model of any query tower and candidate tower.
 
-    Each distinct candidate of a batch is encoded once: lists share most of their
-    candidates, and the tower is the expensive part.
+    Each distinct candidate of a batch is encoded once, because lists share most of
+    their candidates.
+
+    A functional tower receives the features that its inputs are named after. Any other
+    tower receives a dict of all features of its side. Features that only the teacher
+    may read are never passed on.
 
     Args:
-        schema: The fitted features; those that only the teacher may see are left out.
+        schema: The fitted features.
+        catalogue: Looked-up features of all candidates, each `(items, …)`.
+        query_tower: Keras layer or model from looked-up query features, by name, to
+            `(batch, dim)`.
+        candidate_tower: Keras layer or model from looked-up candidate features, by
+            name, to `(candidates, dim)`.
+        l2: Penalty on the embeddings' mean square, over the queries and over the
+            distinct candidates of a batch, added to the loss.
+
+    Raises:
+        ValueError: If a functional tower has an input that is not one of its features,
+            or if the towers' outputs do not have the same width.
+    """
+
+    def __init__(
+        self,
+        schema: Schema | ModelInputs,
+        catalogue: Mapping[str, Any] | CandidateTable,
+        query_tower: keras.layers.Layer,
+        candidate_tower: keras.layers.Layer,
+        l2: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model_inputs = inputs = _student_inputs(schema)
+        if not isinstance(catalogue, CandidateTable):
+            known = {k: v for k, v in catalogue.items() if k in inputs.candidate}
+            catalogue = CandidateTable(known)
+        self.candidate_table = catalogue
+        self.query_tower, self.candidate_tower = query_tower, candidate_tower
+        self.l2 = l2
+        _check_tower("query_tower", query_tower, inputs.query_names())
+        _check_tower("candidate_tower", candidate_tower, inputs.candidate)
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates no weights: a tower creates its weights when it is first called."""
+        self.built = True
+
+    def encode_query(
+        self, query: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Maps looked-up query features, each `(batch, …)`, to `(batch, dim)`."""
+        names = self.model_inputs.query_names()
+        features = _select(self.query_tower, query, names)
+        return self.query_tower(features, training=training)
+
+    def encode_candidates(
+        self, features: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Maps looked-up candidate features, each `(n, …)`, to `(n, dim)`."""
+        names = self.model_inputs.candidate
+        features = _select(self.candidate_tower, features, names)
+        return self.candidate_tower(features, training=training)
+
+    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
+        """Scores the batch's candidates, `(batch, list_size)`.
+
+        Args:
+            batch: A batch as described in `recdistill.data.batches`: `query`, and
+                `candidate_index` `(batch, list_size)`, or `(list_size,)` if all lists
+                have the same candidates.
+            training: Whether dropout is active.
+
+        Exposes to `recdistill.distillation.layer_outputs`: "query_embedding" `(batch,
+        dim)`, and "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size,
+        dim)` if all lists have the same candidates.
+        """
+        queries = self.encode_query(batch["query"], training=training)
+        layer_outputs.expose("query_embedding", queries)
+        index = tf.convert_to_tensor(batch["candidate_index"])
+        shared = index.shape.rank == 1
+        distinct, place = index, index
+        if not shared:
+            distinct, place = tf.unique(tf.reshape(index, [-1]))
+        rows = self.candidate_table(distinct)
+        candidates = self.encode_candidates(rows, training=training)
+        _check_widths(queries, candidates)
+        if shared:
+            layer_outputs.expose("candidate_embedding", candidates[None])
+            scores = tf.matmul(queries, candidates, transpose_b=True)
+        else:
+            place = tf.reshape(place, tf.shape(index))
+            listed = partial(tf.gather, candidates, place)
+            layer_outputs.expose("candidate_embedding", listed)
+            scores = listed_products(queries, candidates, place)
+        if self.l2:
+            self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))
+            self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))
+        return scores
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the catalogue as a checksum."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "schema": self.model_inputs.get_config(),
+            "catalogue": serialize(self.candidate_table),
+            "query_tower": serialize(self.query_tower),
+            "candidate_tower": serialize(self.candidate_tower),
+            "l2": self.l2,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> TwoTowers:
+        """Creates the model from `get_config`."""
+        nested = ("catalogue", "query_tower", "candidate_tower")
+        made = {
+            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
+            for name in nested
+            if name in config
+        }
+        made["schema"] = ModelInputs.from_config(config["schema"])
+        return cls(**{**config, **made})
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class TwoTowerStudent(TwoTowers):
+    """Two-tower student for the features of a schema.
+
+    The query tower is an MLP with a linear path over the query's embedded features and
+    its pooled history. The candidate tower is linear.
+
+    Args:
+        schema: The fitted features; those that are `teacher_only` are left out.
         catalogue: Looked-up features of all candidates, each `(items, …)`.
         dim: Width of the two embeddings.
         embedding_dim: Width of each feature's embedding.
-        hidden: Hidden layers of the query tower; the candidate tower is linear.
-        decays: One pool of the history for each.
+        hidden: Hidden layers of the query tower.
+        decays: Pools of the history, as in `HistoryPooling`.
         dropout: Share of the query tower's inputs dropped in training.
         popularity_bias: Whether one entry of `dim` is a bias of the candidate: the
             query's last entry is then 1, so that the dot product adds the candidate's.
@@ -194,8 +214,8 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
 
     def __init__(
         self,
-        schema: Schema,
-        catalogue: Mapping[str, Any],
+        schema: Schema | ModelInputs,
+        catalogue: Mapping[str, Any] | CandidateTable,
         dim: int = 32,
         embedding_dim: int = 32,
         hidden: Sequence[int] = (128,),
@@ -203,83 +223,126 @@ class TwoTowerStudent(keras.Model):  # type: ignore[misc]
         dropout: float = 0.0,
         popularity_bias: bool = True,
         l2: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name="two_tower_student")
-        if dim < 1 + popularity_bias:
-            raise ValueError(
-                f"`dim` must be at least {1 + popularity_bias}. Received: dim={dim}"
-            )
-        schema = schema.for_student()
-        for side in ("query", "candidate"):
-            if not getattr(schema, side):
-                raise ValueError(f"`schema` must have a {side} feature. Received: none")
-        self.dim, self.popularity_bias, self.l2 = dim, popularity_bias, l2
-        self._catalogue = {k: np.asarray(v) for k, v in catalogue.items()}
-        self.history_pooling = None
-        if schema.history is not None:
-            self._history = schema.history.feature
-            self.history_pooling = HistoryPooling(
-                schema.history.size, embedding_dim, schema.history.length, decays
-            )
-        self.query_features = FeatureEmbedding.of(schema.query, embedding_dim, "query")
-        self.candidate_features = FeatureEmbedding.of(
-            schema.candidate, embedding_dim, "candidate"
+        inputs = _student_inputs(schema)
+        _check_student(inputs, dim, popularity_bias)
+        # The order of construction determines the random initial weights.
+        pooling = None
+        if inputs.history:
+            size, length = inputs.history.indices, inputs.history.length
+            pooling = HistoryPooling(size, embedding_dim, length, decays)
+        query_features = FeatureEmbedding(
+            indices_of(inputs.query), embedding_dim, name="query"
         )
-        width = dim - popularity_bias
-        self.query_tower = Tower(width, hidden, dropout, name="query_tower")
-        self.candidate_tower = Tower(dim, name="candidate_tower")
+        candidate_features = FeatureEmbedding(
+            indices_of(inputs.candidate), embedding_dim, name="candidate"
+        )
+        super().__init__(
+            inputs,
+            catalogue,
+            Tower(dim - popularity_bias, hidden, dropout, name="query_tower"),
+            Tower(dim, name="candidate_tower"),
+            l2,
+            **{"name": "two_tower_student", **kwargs},
+        )
+        self.dim, self.embedding_dim = dim, embedding_dim
+        self.decays, self.popularity_bias = tuple(decays), popularity_bias
+        self.history_pooling = pooling
+        self.query_features = query_features
+        self.candidate_features = candidate_features
+        self._create_weights()
+
+    def _create_weights(self) -> None:
+        inputs, dim = self.model_inputs, self.embedding_dim
+        query_width = width_of(inputs.query, dim)
+        with keras.name_scope(self.name):
+            if self.history_pooling is not None:
+                self.history_pooling.build()
+                query_width += self.history_pooling.width
+            self.query_features.build()
+            self.candidate_features.build()
+            self.query_tower.build((None, query_width))
+            self.candidate_tower.build((None, width_of(inputs.candidate, dim)))
+        self.built = True
 
     def encode_query(
         self, query: Mapping[str, tf.Tensor], training: bool = False
     ) -> tf.Tensor:
-        """Looked-up query features, each `(batch, …)`, to embeddings `(batch, dim)`."""
-        inputs = []
+        """Maps looked-up query features, each `(batch, …)`, to `(batch, dim)`."""
+        parts = []
         if self.history_pooling is not None:
-            inputs.append(self.history_pooling(query[self._history]))
+            parts.append(self.history_pooling(query[self.model_inputs.history_name]))
         if self.query_features.sizes:
-            inputs.append(self.query_features(query))
-        vector = self.query_tower(tf.concat(inputs, axis=1), training=training)
+            parts.append(self.query_features(query))
+        vector = self.query_tower(tf.concat(parts, axis=1), training=training)
         if not self.popularity_bias:
             return vector
         return tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
 
-    def encode_candidates(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Looked-up candidate features, each `(n, …)`, to embeddings `(n, dim)`."""
+    def encode_candidates(
+        self, features: Mapping[str, tf.Tensor], training: bool = False
+    ) -> tf.Tensor:
+        """Maps looked-up candidate features, each `(n, …)`, to `(n, dim)`."""
         return self.candidate_tower(self.candidate_features(features))
 
-    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
-        """Scores `(batch, list_size)` of the batch's candidates.
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the catalogue as a checksum."""
+        config = super().get_config()
+        del config["query_tower"], config["candidate_tower"]
+        return {
+            **config,
+            "dim": self.dim,
+            "embedding_dim": self.embedding_dim,
+            "hidden": list(self.query_tower.hidden),
+            "decays": list(self.decays),
+            "dropout": self.query_tower.rate,
+            "popularity_bias": self.popularity_bias,
+        }
 
-        Args:
-            batch: The tensor contract of `recdistill.data.batches`: `query`, and
-                `candidate_index` `(batch, list_size)`, or `(list_size,)` where all
-                lists share their candidates.
-            training: Whether dropout is on.
 
-        Exposes to `recdistill.distillation.layer_outputs` "query_embedding" `(batch,
-        dim)` and
-        "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size, dim)` where
-        lists share their candidates.
-        """
-        queries = self.encode_query(batch["query"], training=training)
-        layer_outputs.expose("query_embedding", queries)
-        index = tf.convert_to_tensor(batch["candidate_index"])
-        if index.shape.rank == 1:
-            candidates = self._encode(index)
-            layer_outputs.expose("candidate_embedding", candidates[None])
-            scores = tf.matmul(queries, candidates, transpose_b=True)
-        else:
-            distinct, place = tf.unique(tf.reshape(index, [-1]))
-            candidates = self._encode(distinct)
-            place = tf.reshape(place, tf.shape(index))
-            listed = partial(tf.gather, candidates, place)
-            layer_outputs.expose("candidate_embedding", listed)
-            scores = listed_products(queries, candidates, place)
-        if self.l2:
-            self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))
-            self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))
-        return scores
+def _student_inputs(schema: Schema | ModelInputs) -> ModelInputs:
+    if isinstance(schema, ModelInputs):
+        return schema
+    return ModelInputs.of(schema.for_student())
 
-    def _encode(self, index: tf.Tensor) -> tf.Tensor:
-        rows = {name: tf.gather(v, index) for name, v in self._catalogue.items()}
-        return self.encode_candidates(rows)
+
+def _check_student(inputs: ModelInputs, dim: int, popularity_bias: bool) -> None:
+    if dim < 1 + popularity_bias:
+        raise ValueError(
+            f"`dim` must be at least {1 + popularity_bias}. Received: dim={dim}"
+        )
+    names = {"query": inputs.query_names(), "candidate": inputs.candidate}
+    for side, features in names.items():
+        if not features:
+            raise ValueError(f"`schema` must have a {side} feature. Received: none")
+
+
+def _check_tower(
+    argument: str, tower: keras.layers.Layer, known: Iterable[str]
+) -> None:
+    names = [tensor.name for tensor in getattr(tower, "inputs", ())]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(
+            f"The inputs of `{argument}` must be features of the schema that a student "
+            f"may read: {', '.join(sorted(known))}. Received: {', '.join(unknown)}"
+        )
+
+
+def _select(
+    tower: keras.layers.Layer, features: Mapping[str, tf.Tensor], names: Iterable[str]
+) -> Any:
+    """The features that the tower receives; functional models name theirs."""
+    if hasattr(tower, "inputs"):
+        return keras.tree.map_structure(lambda x: features[x.name], tower.input)
+    return {name: features[name] for name in names}
+
+
+def _check_widths(queries: tf.Tensor, candidates: tf.Tensor) -> None:
+    shapes = queries.shape, candidates.shape
+    if any(shape.rank != 2 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            "`query_tower` and `candidate_tower` must return (batch, dim) with the "
+            f"same dim. Received: shapes {shapes[0]} and {shapes[1]}"
+        )

@@ -1,4 +1,8 @@
-"""The batch pipeline, from interactions to an exported student.
+"""The pipeline: from interactions to an exported student.
 
-`steps.Pipeline` runs it, `config.load_config` reads its TOML file.
+`Pipeline` runs the steps of a configuration, and `run` does so in one call.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

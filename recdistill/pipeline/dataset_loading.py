@@ -1,30 +1,45 @@
-"""The data set that a configuration names."""
+"""Loads the data set that a configuration names."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from recdistill.data import (
     Dataset,
     fetch,
+    read_frames,
     read_listwise,
     read_movielens,
     read_recbole,
     read_tables,
     synthetic,
 )
+from recdistill.data.dataset import Progress
+from recdistill.errors import ConfigError
 from recdistill.pipeline.config import DatasetConfig
-from recdistill.pipeline.partitions import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
-    """The data set of a configuration, downloaded first where it says so.
+def load_dataset(
+    config: DatasetConfig,
+    progress: Progress,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+) -> Dataset:
+    """The data set of a configuration, downloaded first if it says so.
 
     Args:
         config: The `dataset` section.
-        progress: Told how far a download is.
+        progress: Callback for the progress of a download.
+        tables: DataFrames, for the reader `frames`.
 
     Raises:
-        DataError: If it cannot be had, or is bad.
+        ConfigError: If the reader is `frames` and there are no DataFrames.
+        DataError: If the data cannot be downloaded or is invalid.
     """
+    columns = {str(role): name for role, name in config.columns.items()}
     if config.reader == "synthetic":
         size = config.synthetic
         return synthetic(
@@ -33,15 +48,18 @@ def load_dataset(config: DatasetConfig, progress: Progress) -> Dataset:
             n_interactions=size.interactions,
             seed=size.seed,
         )
+    if config.reader == "frames":
+        if tables is None:
+            raise ConfigError(
+                "`dataset.reader` = 'frames' requires DataFrames: pass `tables` to "
+                "`recdistill.run`. Received: no `tables`"
+            )
+        return read_frames(tables, columns)
     path = config.path
     if config.fetch is not None:
-        label = f"Downloading {config.fetch}"
-        path = fetch(
-            config.fetch, progress=lambda done, total: progress(label, done, total)
-        )
+        path = fetch(config.fetch, progress=progress)
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
-    columns = {str(role): name for role, name in config.columns.items()}
     if config.reader == "tables":
         return read_tables(path, columns)
     if config.reader == "listwise":

@@ -1,74 +1,39 @@
-"""Teacher and student of a finished run, timed in turns on the same candidates."""
+"""Latency and cost of teacher and student of a finished run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from recdistill.evaluation.latency.stopwatch import Latency
-from recdistill.pipeline.dataset_loading import load_dataset
-from recdistill.pipeline.model_building import (
-    load_student,
-    load_teacher,
-    parameters,
-    size_bytes,
-)
-from recdistill.pipeline.model_comparison import count_operations, time_models
-from recdistill.pipeline.pipeline import Pipeline
-from recdistill.pipeline.teacher_config import has_partial_scores
-from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.validation import compiled
-
-
-@dataclass(frozen=True)
-class SideBySide:
-    """One model, ranking so many candidates for one query, in this process.
-
-    Attributes:
-        model: "teacher" or "student".
-        candidates: How many it ranks.
-        latency: Its times, taken in turns of ten with the other's.
-        speedup: How many times faster than the teacher; None if that was not timed.
-        flops: See `recdistill.evaluation.latency.flops`; None where it cannot be seen
-        into.
-        parameters: How many numbers it has; None where not known.
-        size_bytes: Of its weights, or its files; None where not known.
-    """
-
-    model: str
-    candidates: int
-    latency: Latency
-    speedup: float | None
-    flops: int | None
-    parameters: int | None
-    size_bytes: int | None
+from recdistill.evaluation.latency.latency_tables import RankingTime
+from recdistill.pipeline.config.teacher_section import has_partial_scores
+from recdistill.pipeline.model_building import parameters, size_bytes
+from recdistill.pipeline.model_timing import count_operations, time_models
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.scorers import compiled
 
 
 def time_side_by_side(
     pipeline: Pipeline, candidates: Sequence[int]
-) -> list[SideBySide]:
-    """Times both models of a run on one query.
+) -> list[RankingTime]:
+    """Times teacher and student of a run on one query.
 
-    A teacher of which only scores are there cannot be timed: then the student is alone.
+    A teacher with partial scores cannot be timed; then only the student is.
 
     Args:
-        pipeline: The pipeline; what is missing of its run is done first.
+        pipeline: The pipeline; missing steps of its run are run first.
         candidates: Numbers of candidates.
     """
-    config, prepared = pipeline.config, pipeline.prepared
-    student = load_student(config.student, prepared, pipeline.run("distill").path)
-    external = ExternalTeachers(
-        prepared, lambda: load_dataset(config.dataset, lambda label, done, total: None)
-    )
-    folder = pipeline.run("teacher").path
-    teacher = load_teacher(config, prepared, external, folder)
+    pipeline.run("distill")
+    context, config = pipeline.context, pipeline.config
+    student, teacher = context.student_model("distill"), context.teacher_model
+    prepared = context.prepared
     scorer = None if has_partial_scores(config.teacher) else compiled(teacher)
     models = {"teacher": teacher, "student": student}
     found = []
     for size, times in time_models(scorer, student, prepared, candidates, config.seed):
         counts = count_operations(teacher, student, prepared, size, config.seed)
         found += [
-            SideBySide(
+            RankingTime(
                 model=name,
                 candidates=size,
                 latency=latency,

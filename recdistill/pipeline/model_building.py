@@ -1,4 +1,4 @@
-"""Models of a pipeline: built from its configuration, kept as weights."""
+"""Builds the models of a pipeline from its configuration and loads their weights."""
 
 from __future__ import annotations
 
@@ -16,45 +16,41 @@ from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.two_tower import TwoTowerStudent
-from recdistill.pipeline.config import Config, StudentConfig
-from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_config import (
-    EnsembleTeacherConfig,
+from recdistill.pipeline.config import Config, StudentConfig, TwoTowerConfig
+from recdistill.pipeline.config.external_teacher_section import (
     ExternalTeacherConfig,
-    LinearTeacherConfig,
-    ReferenceTeacherConfig,
     ScoresTeacherConfig,
 )
+from recdistill.pipeline.config.teacher_section import (
+    EnsembleTeacherConfig,
+    LinearTeacherConfig,
+    RankerConfig,
+    ReferenceTeacherConfig,
+)
+from recdistill.pipeline.config.teacher_section import members_of as configured_members
+from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.teachers import ExternalTeacher, ScoreTable
 
 Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
-"""What a pipeline distils: a model with weights of its own, or one from outside."""
+"""A teacher: a Keras model with weights in the workspace, or an external one."""
 
 WEIGHTS = "model.weights.h5"
 
 
-def build_student(config: StudentConfig, prepared: Prepared) -> TwoTowerStudent:
-    """A student with fresh weights."""
+def build_student(config: StudentConfig, prepared: Prepared) -> keras.Model:
+    """A student with initial weights."""
     student = TwoTowerStudent(
-        prepared.schema,
-        prepared.catalogue,
-        dim=config.dim,
-        embedding_dim=config.embedding_dim,
-        hidden=config.hidden,
-        decays=config.decays,
-        dropout=config.dropout,
-        popularity_bias=config.popularity_bias,
-        l2=config.l2,
+        prepared.schema, prepared.catalogue, **config.part(TwoTowerConfig)
     )
-    _call_once(student, prepared)
+    _build_weights(student, prepared)
     return student
 
 
 def load_student(
     config: StudentConfig, prepared: Prepared, folder: Path
-) -> TwoTowerStudent:
-    """The student that a step saved."""
+) -> keras.Model:
+    """The student whose weights a step saved in the folder."""
     student = build_student(config, prepared)
     student.load_weights(folder / WEIGHTS)
     return student
@@ -63,13 +59,14 @@ def load_student(
 class TeacherBuilder:
     """Builds the teacher of a configuration, member by member.
 
-    The matrix of a linear item model is fitted once for equal settings, and shared.
+    The matrix of a linear item model is fitted once and shared by all members with the
+    same settings.
 
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
-        external: Opens the teachers from outside.
-        fit: Whether linear models are fitted; else their weights are to be loaded.
+        external: Opens external teachers.
+        fit: Whether to fit linear models; otherwise the caller loads their weights.
     """
 
     def __init__(
@@ -85,14 +82,14 @@ class TeacherBuilder:
         self._inverses: dict[tuple[float, int], np.ndarray] = {}
 
     def build(self) -> Teacher:
-        """The teacher, with its variables made; a ranker in it is untrained."""
+        """The teacher with all its weights; a ranker has its initial ones."""
         teacher = self._build(self._config.teacher)
         members = members_of(teacher)
         ours = [member for member in members if isinstance(member, keras.Model)]
         for model in [teacher] if len(ours) == len(members) else ours:
-            _call_once(model, self._prepared)
+            _build_weights(model, self._prepared)
         if isinstance(teacher, EnsembleTeacher):
-            teacher.built = True  # it has no weights but those of its members
+            teacher.built = True  # It has no weights beside those of its members.
         return teacher
 
     def _build(self, config: Any) -> Teacher:
@@ -110,7 +107,7 @@ class TeacherBuilder:
             )
         if isinstance(config, ReferenceTeacherConfig):
             return self._ranker(config)
-        raise ValueError(f"`teacher` has no such kind. Received: {config!r}")
+        raise ValueError(f"`teacher` has an unknown kind. Received: {config!r}")
 
     def _ranker(self, config: ReferenceTeacherConfig) -> RankingTeacher:
         schema = self._prepared.schema
@@ -120,12 +117,7 @@ class TeacherBuilder:
             schema,
             self._prepared.catalogue,
             affinities,
-            dim=config.dim,
-            heads=config.heads,
-            blocks=config.blocks,
-            attention_length=config.attention_length,
-            decays=config.decays,
-            dropout=config.dropout,
+            **config.part(RankerConfig),
         )
 
     def _affinity(self, spec: Any) -> Affinity:
@@ -144,7 +136,7 @@ class TeacherBuilder:
 def load_teacher(
     config: Config, prepared: Prepared, external: ExternalTeachers, folder: Path
 ) -> Teacher:
-    """The teacher that the `teacher` step saved; one from outside is opened."""
+    """The teacher that the step `teacher` saved; an external one is opened."""
     teacher = TeacherBuilder(config, prepared, external, fit=False).build()
     if isinstance(teacher, keras.Model):
         teacher.load_weights(folder / WEIGHTS)
@@ -159,27 +151,27 @@ def members_of(teacher: Teacher) -> list[Any]:
 
 
 def needs_training_rows(config: Config, prepared: Prepared) -> bool:
-    """Whether the teacher has a part that must not see a training query's own row."""
-    members = getattr(config.teacher, "members", (config.teacher,))
+    """Whether the teacher has a linear item model, which must leave out the query."""
+    members = configured_members(config.teacher)
     linear = any(isinstance(member, LinearTeacherConfig) for member in members)
     return linear or any(reads_affinities(member, prepared) for member in members)
 
 
 def reads_affinities(config: Any, prepared: Prepared) -> bool:
-    """Whether a teacher's configuration is of a ranker that reads pair features."""
+    """Whether a teacher's configuration is a ranker that reads pair features."""
     ranker = isinstance(config, ReferenceTeacherConfig)
     return ranker and config.affinities and bool(prepared.schema.affinity)
 
 
 def parameters(model: Teacher) -> int | None:
-    """Number of weights, those that are not trained included; None if not known."""
+    """Number of weights, trained or not; None if unknown."""
     return _total(
         model, lambda own: int(sum(np.prod(weight.shape) for weight in own.weights))
     )
 
 
 def size_bytes(model: Teacher) -> int | None:
-    """Bytes of all weights in memory, or of a model's files; None if not known."""
+    """Bytes of all weights, or of an external model's files; None if unknown."""
     return _total(
         model,
         lambda own: int(
@@ -207,8 +199,8 @@ def _total(
     return total
 
 
-def _call_once(model: keras.Model, prepared: Prepared) -> None:
-    """Makes the model's variables."""
+def _build_weights(model: keras.Model, prepared: Prepared) -> None:
+    """Creates the weights by a call with two lists."""
     lists = next(in_order(prepared.shards("train"), 2))
     x, _, _ = Collator(prepared.catalogue_size)(lists, np.random.default_rng(0))
     x["candidate_index"] = x["candidate_index"][:2]

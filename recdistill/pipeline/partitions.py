@@ -1,13 +1,13 @@
-"""Interactions dealt out to partitions by query, and the parts of a time split.
+"""Partitions of the interactions by query, and the split by time.
 
-A partition holds all interactions of its queries, sorted by query and time, and fits in
-memory however many interactions there are in all.
+A partition holds all interactions of its queries, sorted by query and time. It fits in
+memory, whatever the size of the data set.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.data import Columns, Dataset
+from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with what is going on, how much is done and how much there is."""
 
 PARTITION_ROWS = 250_000
 TIME_BINS = 65_536
@@ -31,16 +29,16 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class Partition:
-    """All interactions of some queries, by query and time.
+    """All interactions of some queries, sorted by query and time.
 
     Attributes:
         table: The rows, with the columns of the data set and `row`, their number in
             the source.
-        first_of_query: `(rows,)`, where the rows of the same query begin.
-        first_of_moment: `(rows,)`, where the rows of the same query and time begin:
-            what stands before it happened strictly earlier.
-        split: `(rows,)`, TRAIN, VALID or TEST; the same for all rows of a list.
-        first_of_list: `(rows,)`, where the rows of the same list begin.
+        first_of_query: `(rows,)`: the first row of the same query.
+        first_of_moment: `(rows,)`: the first row of the same query and time; the rows
+            before it happened strictly earlier.
+        split: `(rows,)`: TRAIN, VALID or TEST; the same for all rows of a list.
+        first_of_list: `(rows,)`: the first row of the same list.
     """
 
     table: pa.Table
@@ -54,13 +52,13 @@ class Partitions:
     """The partitions of a data set on disk.
 
     Args:
-        dataset: Where the interactions come from.
-        split: How they are split.
+        dataset: The data set.
+        split: The `split` section.
         folder: An empty folder for the files.
-        progress: Told about work that takes time.
+        progress: Callback for progress.
 
     Raises:
-        DataError: If there are no interactions, or the data is bad.
+        DataError: If there are no interactions, or if the data is invalid.
     """
 
     def __init__(
@@ -77,11 +75,11 @@ class Partitions:
         if not self.rows:
             raise DataError(
                 f"Data set `{dataset.name}` has no interactions: the table is empty. "
-                "Point `dataset.path` at a folder with data."
+                "Set `dataset.path` to a folder with data."
             )
         number = math.ceil(self.rows / PARTITION_ROWS)
         self._paths = [folder / f"{k:05d}.parquet" for k in range(number)]
-        self._deal(dataset, progress)
+        self._distribute(dataset, progress)
         self._cuts = [
             self._times.quantile(1 - split.valid - split.test),
             self._times.quantile(1 - split.test),
@@ -97,7 +95,7 @@ class Partitions:
             if path.exists():
                 yield self._sorted(pq.read_table(path))
 
-    def _deal(self, dataset: Dataset, progress: Progress) -> None:
+    def _distribute(self, dataset: Dataset, progress: Progress) -> None:
         writers: dict[int, pq.ParquetWriter] = {}
         done = 0
         try:
@@ -114,7 +112,7 @@ class Partitions:
                         path = self._paths[number]
                         writers[number] = pq.ParquetWriter(path, part.schema)
                     writers[number].write_table(part)
-                progress("Dealing out to partitions", done, self.rows)
+                progress("Partitioning interactions", done, self.rows)
         finally:
             for writer in writers.values():
                 writer.close()
@@ -135,11 +133,11 @@ class Partitions:
             part = np.searchsorted(self._cuts, time, side="right")
         else:
             part = self._by_query(new_query)
-        own = self._first_of_list(table, new_moment)
-        # What reaches into a later part belongs there as a whole.
+        first_of_list = self._first_of_list(table, new_moment)
+        # A list with a row in a later part belongs to that part as a whole.
         latest = np.zeros(len(part), "int8")
-        np.maximum.at(latest, own, part.astype("int8"))
-        return Partition(table, first, moment, latest[own], own)
+        np.maximum.at(latest, first_of_list, part.astype("int8"))
+        return Partition(table, first, moment, latest[first_of_list], first_of_list)
 
     def _first_of_list(self, table: pa.Table, new_moment: np.ndarray) -> np.ndarray:
         position = np.arange(len(table))
@@ -152,18 +150,18 @@ class Partitions:
         if (times > 1).any():
             twice = name.dictionary[int(first[times.argmax()])].as_py()
             raise DataError(
-                f"Each list must have one query and one time. Received: the list "
+                "All rows of a list must have the same query and time. Received: list "
                 f"{twice!r} with several"
             )
         return np.maximum.accumulate(np.where(new, position, 0))
 
     def _by_query(self, new_query: np.ndarray) -> np.ndarray:
-        """The last share of each query's rows; one row at least, of three or more."""
+        """The last share of each query's rows, at least one row if it has three."""
         start = np.flatnonzero(new_query)
         size = np.diff(np.append(start, len(new_query)))
 
         def share(part: float) -> np.ndarray:
-            # A ten millionth keeps 0.29 * 100 from being 28.
+            # Without the 1e-7, floor(0.29 * 100) would be 28.
             wanted = np.floor(size * part + 1e-7).astype(int)
             return np.where(size < 3, 0, np.maximum(wanted, 1))
 
@@ -176,14 +174,14 @@ class Partitions:
 
 
 class _TimeRange:
-    """A histogram of times, filled in two passes, for cuts at a share of the rows."""
+    """Approximate quantiles of times, from a histogram filled in two passes."""
 
     def __init__(self) -> None:
         self.low, self.high = np.inf, -np.inf
         self.counts = np.zeros(TIME_BINS, "int64")
 
     def widen(self, times: np.ndarray) -> None:
-        """First pass: the range."""
+        """First pass: extends the range."""
         if len(times):
             self.low = min(self.low, times.min())
             self.high = max(self.high, times.max())
@@ -192,13 +190,13 @@ class _TimeRange:
         return max((self.high - self.low) / TIME_BINS, 1e-9)
 
     def count(self, times: np.ndarray) -> None:
-        """Second pass: how many rows in each bin."""
+        """Second pass: counts the rows in each bin."""
         bins = ((times - self.low) / self._width()).astype("int64")
         np.add.at(self.counts, np.minimum(bins, TIME_BINS - 1), 1)
 
     def quantile(self, share: float) -> float:
         """A time with about this share of the rows before it."""
         below = np.cumsum(self.counts)
-        # A ten millionth keeps (1 - 0.2 - 0.1) * 10 from being more than 7.
+        # Without the 1e-7, (1 - 0.2 - 0.1) * 10 would be more than 7.
         number = int(np.searchsorted(below, share * below[-1] - 1e-7))
         return float(self.low + (number + 1) * self._width())

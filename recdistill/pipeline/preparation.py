@@ -1,7 +1,7 @@
-"""From interactions to lists: vocabularies, item table, training rows, list shards.
+"""From interactions to vocabularies, item table, training rows and list shards.
 
 Everything that is learned from data (vocabularies, means, popularity, the training rows
-of the linear item model) is learned from the training part alone.
+of the linear item model) is learned from the training part only.
 """
 
 from __future__ import annotations
@@ -18,86 +18,85 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.data import Dataset
+from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
-from recdistill.features.encoders import (
-    Encoder,
-    Schema,
-    VocabularyEncoder,
-    build_encoder,
-)
+from recdistill.features.encoders import Encoder, VocabularyEncoder, build_encoder
+from recdistill.features.schema import Schema
 from recdistill.features.specs import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.list_shards import Catalogue, ListWriter, Sides, Source
-from recdistill.pipeline.partitions import SPLITS, TRAIN, Partitions, Progress
+from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
+from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.list_shards import ListShardWriter
+from recdistill.pipeline.partitions import SPLITS, TRAIN, Partitions
 
 
 def prepare(
     dataset: Dataset, config: Config, folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Writes all artefacts of the `prepare` step.
+    """Writes the artefact of the step `prepare`.
 
     Args:
-        dataset: Where the interactions come from.
+        dataset: The data set.
         config: The pipeline's configuration.
-        folder: An empty folder to write into.
-        progress: Told about work that takes time.
+        folder: An empty folder.
+        progress: Callback for progress.
 
     Returns:
         Counts for the step's record, JSON-ready.
 
     Raises:
-        DataError: If the data is unusable; the message says where and what to do.
+        DataError: If the data is invalid.
     """
     scratch = folder / "partitions"
     scratch.mkdir()
     parts = Partitions(dataset, config.split, scratch, progress)
-    sides = Sides.of(dataset, config)
-    facts = _learn(parts, sides, progress)
-    catalogue = Catalogue(dataset, facts.items)
-    schema, tables = _fit(dataset, sides, facts, catalogue)
+    features = FeatureColumns.find(dataset, config)
+    found = _count(parts, features, progress)
+    items = ItemTable(dataset, found.items)
+    schema, query_table = _fit(dataset, features, found, items)
     schema.save(folder)
-    catalogue.write(folder / "items.parquet")
-    writer = ListWriter(
-        schema, sides, catalogue, tables, dataset.columns, config, folder
+    items.write(folder / "items.parquet")
+    writer = ListShardWriter(
+        schema, features, items, query_table, dataset.columns, config, folder
     )
     for done, part in enumerate(parts):
         writer.write(part, done)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
-    _check(writer.counts, len(catalogue.ids), dataset.name)
+    _check(writer.counts, len(items.ids), dataset.name)
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,
         "source": dict(dataset.source),
         "interactions": parts.rows,
-        "queries": facts.all_queries,
-        "items": len(catalogue.ids),
+        "queries": found.queries,
+        "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "unreachable": writer.unreachable,
     }
 
 
 @dataclass
-class _Facts:
-    """What the training part says."""
+class _Counts:
+    """Statistics of the training part; `queries` counts the queries of all parts."""
 
     items: Counter[str] = field(default_factory=Counter)
-    queries: set[str] = field(default_factory=set)
+    train_queries: set[str] = field(default_factory=set)
     context: dict[str, _Statistics] = field(default_factory=dict)
-    all_queries: int = 0
+    queries: int = 0
 
 
 class _Statistics:
-    """Counts of values, or mean and deviation of numbers, one batch after another."""
+    """Counts of values, or mean and deviation of numbers, updated batch by batch."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, feature: FeatureColumn) -> None:
+        self.feature = feature
         self.counts: Counter[str] = Counter()
         self.number, self.total, self.squares = 0, 0.0, 0.0
 
     def update(self, values: np.ndarray) -> None:
         """Adds raw values of the training part."""
-        if isinstance(self.source.spec, NumberSpec):
+        if isinstance(self.feature.spec, NumberSpec):
             real = values[np.isfinite(values)].astype("float64")
             self.number += len(real)
             self.total += float(real.sum())
@@ -106,8 +105,8 @@ class _Statistics:
             self.counts.update(values.ravel().tolist())
 
     def state(self) -> dict[str, Any]:
-        """What an encoder needs to know."""
-        if isinstance(self.source.spec, NumberSpec):
+        """The state of an encoder."""
+        if isinstance(self.feature.spec, NumberSpec):
             mean = self.total / max(self.number, 1)
             variance = self.squares / max(self.number, 1) - mean**2
             deviation = variance**0.5 if variance > 1e-12 else 1.0
@@ -116,87 +115,89 @@ class _Statistics:
 
 
 def _by_frequency(counts: Counter[str]) -> list[str]:
-    # Ties in alphabetical order, so that a vocabulary is a function of the data.
+    # Ties are in alphabetical order, so that the vocabulary depends on the data only.
     values = sorted(counts, key=lambda value: (-counts[value], value))
     return [value for value in values if value != ""]
 
 
-def _learn(parts: Partitions, sides: Sides, progress: Progress) -> _Facts:
-    facts = _Facts()
-    context = [s for s in sides.query if s.table == "interactions"]
-    facts.context = {s.name: _Statistics(s) for s in context}
+def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _Counts:
+    found = _Counts()
+    context = [f for f in features.query if f.table == "interactions"]
+    found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
-        facts.all_queries += len(np.unique(part.first_of_query))
+        found.queries += len(np.unique(part.first_of_query))
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
-            *pc.value_counts(train[sides.item_column]).flatten(), strict=True
+            *pc.value_counts(train[features.item_column]).flatten(), strict=True
         ):
-            facts.items[name.as_py()] += count.as_py()
-        facts.queries.update(pc.unique(train[sides.query_column]).to_pylist())
-        for source in context:
-            if source.column == sides.query_column:
+            found.items[name.as_py()] += count.as_py()
+        found.train_queries.update(pc.unique(train[features.query_column]).to_pylist())
+        for feature in context:
+            if feature.column == features.query_column:
                 continue
             values = raw_values(
-                train[source.column],
-                source.spec,
-                table=source.table,
-                name=source.column,
+                train[feature.column],
+                feature.spec,
+                table=feature.table,
+                name=feature.column,
                 rows=np.asarray(train["row"]) + 1,
             )
-            facts.context[source.name].update(values)
-        progress("Learning from the training part", done + 1, len(parts))
-    for source in context:
-        if source.column == sides.query_column:
-            facts.context[source.name].counts.update(facts.queries)
-    if not facts.items:
+            found.context[feature.name].update(values)
+        progress("Building vocabularies", done + 1, len(parts))
+    for feature in context:
+        if feature.column == features.query_column:
+            found.context[feature.name].counts.update(found.train_queries)
+    if not found.items:
         raise DataError(
-            "The training part has no interaction: `split` leaves nothing before the "
-            "validation part. Use smaller shares."
+            "The training part has no interactions: `split` leaves nothing before the "
+            "validation part. Use smaller shares for `valid` and `test`."
         )
-    return facts
+    return found
 
 
 def _fit(
-    dataset: Dataset, sides: Sides, facts: _Facts, catalogue: Catalogue
+    dataset: Dataset, features: FeatureColumns, found: _Counts, items: ItemTable
 ) -> tuple[Schema, dict[str, np.ndarray]]:
-    """The schema, and the raw values of the features in the queries table."""
-    trained = catalogue.train_count > 0
+    """The schema, and the raw values of the features in the table `queries`."""
+    trained = items.train_count > 0
     candidate = []
-    for source in sides.candidate:
-        statistics = _Statistics(source)
+    for feature in features.candidate:
+        statistics = _Statistics(feature)
         values = raw_values(
-            catalogue.table[source.column],
-            source.spec,
+            items.table[feature.column],
+            feature.spec,
             table="items",
-            name=source.column,
+            name=feature.column,
         )
-        if source.name == sides.item_id:
-            statistics.counts = facts.items
+        if feature.name == features.item_id:
+            statistics.counts = found.items
         else:
             statistics.update(values[trained])
-        candidate.append(build_encoder(source.name, source.spec, statistics.state()))
-    items = next(e for e in candidate if e.feature == sides.item_id)
+        candidate.append(build_encoder(feature.name, feature.spec, statistics.state()))
+    item_id = next(e for e in candidate if e.feature == features.item_id)
     query: list[Encoder] = []
     tables: dict[str, np.ndarray] = {}
-    for source in sides.query:
-        statistics = facts.context.get(source.name) or _Statistics(source)
-        if source.table == "queries" and dataset.queries is not None:
-            column = dataset.queries[source.column]
+    for feature in features.query:
+        statistics = found.context.get(feature.name) or _Statistics(feature)
+        if feature.table == "queries" and dataset.queries is not None:
+            column = dataset.queries[feature.column]
             values = raw_values(
-                column, source.spec, table="queries", name=source.column
+                column, feature.spec, table="queries", name=feature.column
             )
-            tables[source.name] = values
+            tables[feature.name] = values
             known = pc.is_in(
-                dataset.queries[sides.query_column],
-                value_set=pa.array(sorted(facts.queries), pa.string()),
+                dataset.queries[features.query_column],
+                value_set=pa.array(sorted(found.train_queries), pa.string()),
             )
             statistics.update(values[known.to_numpy()])
-        query.append(build_encoder(source.name, source.spec, statistics.state()))
-    if sides.history is not None and isinstance(items, VocabularyEncoder):
-        query.append(build_encoder(*sides.history, {}, items))
-    schema = Schema(query, candidate, sides.affinity, sides.item_id)
+        query.append(build_encoder(feature.name, feature.spec, statistics.state()))
+    if features.history is not None and isinstance(item_id, VocabularyEncoder):
+        query.append(build_encoder(*features.history, {}, item_id))
+    schema = Schema(query, candidate, features.affinity, features.item_id)
     if dataset.queries is not None:
-        tables[""] = np.asarray(dataset.queries[sides.query_column].to_pylist(), object)
+        tables[""] = np.asarray(
+            dataset.queries[features.query_column].to_pylist(), object
+        )
     return schema, tables
 
 
@@ -204,12 +205,11 @@ def _check(counts: Mapping[str, int], items: int, name: str) -> None:
     for split in SPLITS:
         if counts[split] < 2:
             raise DataError(
-                f"Data set `{name}` leaves {counts[split]} {split} list(s); at least "
-                "two are needed. Give it more interactions, or change the shares of "
-                "`split`."
+                f"Data set `{name}` has {counts[split]} {split} list(s); at least two "
+                "are required. Use more interactions, or change the shares of `split`."
             )
     if items < 2:
         raise DataError(
-            f"Data set `{name}` has {items} item(s): there is nothing to rank. Ranking "
-            "needs at least two."
+            f"Data set `{name}` has {items} item(s); at least two are required for a "
+            "ranking."
         )

@@ -1,4 +1,4 @@
-"""What the `prepare` step left, loaded for the steps after it."""
+"""The prepared data, loaded for the steps after `prepare`."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import scipy.sparse
 from recdistill.data.batches import raw_inputs
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import in_order
-from recdistill.features.encoders import FIRST, Schema
+from recdistill.features.encoders import FIRST
+from recdistill.features.schema import Schema
 from recdistill.features.specs import raw_values
 
 
 class Prepared:
-    """The prepared data: features, item table, training rows and list shards.
+    """The prepared data: schema, item table, training rows and list shards.
 
     Args:
-        folder: The artefact of the `prepare` step.
+        folder: The artefact of the step `prepare`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,7 +31,7 @@ class Prepared:
         self.items: pa.Table = pq.read_table(folder / "items.parquet")
 
     def shards(self, split: str) -> list[Path]:
-        """Files of the lists of a split, in order."""
+        """Files with the lists of a split, in order."""
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
 
     @property
@@ -68,7 +69,7 @@ class Prepared:
 
     @property
     def query_inputs(self) -> list[str]:
-        """Names of all raw query inputs, those for the teacher alone included."""
+        """Names of all raw query inputs, including those of privileged features."""
         return [name for encoder in self.schema.query for name in encoder.raw_inputs()]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The report of a run, put together from its rows and models."""
+"""Builds the report of a run from metrics and models."""
 
 from __future__ import annotations
 
@@ -26,15 +26,12 @@ from recdistill.evaluation.report.run_report import (
     SoftTargetsPart,
 )
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.model_building import parameters, size_bytes
-from recdistill.pipeline.model_comparison import (
-    TestRows,
-    count_operations,
-    time_models,
-)
+from recdistill.pipeline.model_comparison import ComparisonRows
+from recdistill.pipeline.model_timing import count_operations, time_models
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_config import has_partial_scores
-from recdistill.pipeline.validation import compiled
+from recdistill.pipeline.scorers import compiled
 
 _PLACES: Any = {
     "workdir": True,
@@ -42,7 +39,7 @@ _PLACES: Any = {
     "dataset": {"path": True},
     "teacher": {"path": True, "members": {"__all__": {"path": True}}},
 }
-"""Settings that no number depends on: a report is the same wherever it was made."""
+"""Paths, which are left out so that a report does not depend on the machine."""
 
 
 _OF = {"query_time": "each query's interactions", "global_time": "all interactions"}
@@ -55,30 +52,30 @@ ON_CARD: Any = {
     "kept": True,
     "gate": {"overridden", "message"},
 }
-"""What the model card of an export tells of the report."""
+"""Parts of the report that the model card of an export shows."""
 
 
 def build_report(
     config: Config,
     prepared: Prepared,
     dataset: Mapping[str, Any],
-    rows: TestRows,
+    rows: ComparisonRows,
     models: Mapping[str, keras.Model],
     *,
     gate: GatePart,
     soft_targets: SoftTargetsPart,
     timings: Mapping[str, float],
 ) -> Report:
-    """Means, intervals and comparisons of the test rows, with what the models cost.
+    """Means, intervals and comparisons of the test metrics, and the models' cost.
 
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
         dataset: The record of the `prepare` step.
-        rows: One row a test list and model.
-        models: The models that cost something; popularity is none.
-        gate: The decision to distil.
-        soft_targets: What the student was shown of the teacher's scores.
+        rows: Metrics of the test lists.
+        models: The models whose cost is measured, by name; popularity is not one.
+        gate: The decision at the gate.
+        soft_targets: How the teacher's scores became soft targets.
         timings: Seconds of each step.
     """
     settings = config.evaluate
@@ -126,7 +123,7 @@ def build_report(
 def _model_part(
     name: ModelName,
     config: Config,
-    rows: TestRows,
+    rows: ComparisonRows,
     models: Mapping[str, keras.Model],
     latency: Mapping[str, dict[str, Latency]],
     flops: int | None,
@@ -143,7 +140,7 @@ def _model_part(
         size_bytes=None if model is None else size_bytes(model),
         latency_ms=latency.get(name, {}),
         latency_reason=(
-            "only its scores are there"
+            "the teacher has partial scores only"
             if name == "teacher" and has_partial_scores(config.teacher)
             else None
         ),
@@ -174,7 +171,7 @@ def _time(
 def _flops(
     config: Config, prepared: Prepared, models: Mapping[str, keras.Model]
 ) -> dict[str, int | None]:
-    """Operations by model, of as many candidates as latency is first given for."""
+    """Operations by model, for the first number of candidates of the latency."""
     if not config.evaluate.latency_candidates:
         return {}
     counts = count_operations(
@@ -184,6 +181,6 @@ def _flops(
         config.evaluate.latency_candidates[0],
         config.seed,
     )
-    # The baseline is the same student, trained otherwise.
+    # The baseline has the same towers as the student.
     teacher, student = counts["teacher"], counts["student"]
     return {"teacher": teacher, "distilled": student, "baseline": student}

@@ -1,4 +1,4 @@
-"""What a student learns of its teacher: soft targets, and the losses on them."""
+"""Soft targets of the student, and the distillation losses on them."""
 
 from __future__ import annotations
 
@@ -19,30 +19,28 @@ class SoftTargets:
     """How the teacher's scores become soft targets.
 
     Attributes:
-        transform: Of the scores, list by list.
-        unit: What the transformed scores are divided by.
-        temperature: Of both sides of the loss.
-        warning: What is wrong with that, if anything.
-        part: For the report.
+        transform: Transform of the scores within each list.
+        teacher_temperature: Divides the transformed scores.
+        warning: A warning about the softness of the targets; None if there is none.
+        part: The same for the report.
     """
 
     transform: Transform
-    unit: float
-    temperature: float
+    teacher_temperature: float
     warning: str | None
     part: SoftTargetsPart
 
 
 def choose(config: DistillConfig, found: Examination) -> SoftTargets:
-    """What the configuration says, and where it says "auto", the doctor.
+    """The configured transform and temperatures; "auto" is the doctor's proposal.
 
-    The doctor's temperature divides the teacher's scores, and the loss stays at 1.
-    Softened on both sides, the student's own scores would have to be right at two
-    temperatures at once: the doctor's, and 1 for the hard labels.
+    The proposed temperature divides the teacher's scores only. If it divided both sides
+    of the loss, the student's scores would have to be right at two temperatures: this
+    one, and 1 for the loss on the observed relevance.
 
     Args:
         config: The `distill` section.
-        found: What the doctor says of the stored scores.
+        found: The score doctor's findings on the stored scores.
     """
     proposal = found.proposal
     transform: Transform = "z_score"
@@ -50,26 +48,24 @@ def choose(config: DistillConfig, found: Examination) -> SoftTargets:
         transform = config.scores
     elif proposal is not None:
         transform = proposal.transform
-    unit, temperature = 1.0, 1.0
-    if config.temperature != "auto":
-        temperature = config.temperature
-    else:
-        unit = found.temperature_for(transform)
-    softness = unit * temperature
+    teacher_temperature = (
+        found.temperature_for(transform)
+        if config.teacher_temperature == "auto"
+        else config.teacher_temperature
+    )
+    # The loss divides the teacher's scores once more.
+    total = teacher_temperature * config.temperature
+    automatic = "auto" in (config.scores, config.teacher_temperature)
     return SoftTargets(
         transform=transform,
-        unit=unit,
-        temperature=temperature,
-        warning=found.warning(transform, softness),
+        teacher_temperature=teacher_temperature,
+        warning=found.warning(transform, total),
         part=SoftTargetsPart(
             transform=transform,
-            temperature=softness,
-            chosen_by=(
-                "doctor"
-                if "auto" in (config.scores, config.temperature)
-                else "configuration"
-            ),
-            effective=found.effective_at(transform, softness),
+            teacher_temperature=teacher_temperature,
+            temperature=config.temperature,
+            chosen_by="doctor" if automatic else "configuration",
+            effective=found.effective_at(transform, total),
             list_size=found.list_size,
             findings=found.findings,
             reason=None if proposal is None else proposal.reason,
@@ -78,26 +74,27 @@ def choose(config: DistillConfig, found: Examination) -> SoftTargets:
 
 
 def distillation_losses(
-    config: DistillConfig, temperature: float
+    config: DistillConfig,
 ) -> tuple[list[keras.losses.Loss], list[float]]:
     """The configured losses and their weights, which add up to `config.weight`.
 
+    Losses with a temperature get `config.temperature`, unless their options set one.
+
     Args:
         config: The `distill` section.
-        temperature: For the losses that have one and do not set their own.
 
     Raises:
-        ConfigError: If a loss does not take one of its options.
+        ConfigError: If a loss does not accept one of its options.
     """
     terms = config.loss
     if isinstance(terms, str):
         terms = (LossTerm(name=terms),)
     total = sum(term.weight for term in terms)
-    built = [_built(term, temperature) for term in terms]
+    built = [_build(term, config.temperature) for term in terms]
     return built, [config.weight * term.weight / total for term in terms]
 
 
-def _built(term: LossTerm, temperature: float) -> keras.losses.Loss:
+def _build(term: LossTerm, temperature: float) -> keras.losses.Loss:
     kind = getattr(losses, term.name)
     options = dict(term.options)
     if issubclass(kind, losses.TemperedListLoss):
@@ -106,6 +103,6 @@ def _built(term: LossTerm, temperature: float) -> keras.losses.Loss:
         return kind(**options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"`distill.loss`: {term.name} cannot be made with options="
-            f"{term.options}: {error}"
+            f"`distill.loss`: {term.name} does not accept options={term.options}: "
+            f"{error}"
         ) from error

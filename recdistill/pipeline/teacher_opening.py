@@ -1,4 +1,4 @@
-"""Teachers from outside, as a configuration names them."""
+"""Opens external teachers: models, functions, servers and tables of scores."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Any
 
 from recdistill.data import Dataset, read_scores
 from recdistill.errors import TeacherError
-from recdistill.pipeline.partitions import Progress
-from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_config import (
+from recdistill.pipeline.config.external_teacher_section import (
     CallableTeacherConfig,
     ExternalTeacherConfig,
     KerasTeacherConfig,
@@ -19,18 +17,20 @@ from recdistill.pipeline.teacher_config import (
     RemoteTeacherConfig,
     SavedModelTeacherConfig,
     ScoresTeacherConfig,
-    Section,
     TfKerasTeacherConfig,
-    members_of,
 )
+from recdistill.pipeline.config.section import Section
+from recdistill.pipeline.config.teacher_section import members_of
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.serving.client.client import Client
+from recdistill.serving.client.retries import RetryPolicy
 from recdistill.teachers import (
     Booster,
     ExternalTeacher,
     Function,
-    GrpcModel,
     KerasModel,
     RawModel,
-    RestModel,
+    RemoteModel,
     SavedModel,
     ScoreTable,
     TfKerasModel,
@@ -39,14 +39,16 @@ from recdistill.teachers.model_files import digest, existing, source_digest
 
 
 def identity(config: Section) -> dict[str, Any]:
-    """What a teacher's scores depend on, JSON-ready, for the hash of a step's inputs.
+    """Everything that a teacher's scores depend on, for the inputs of a step.
 
-    The content of its files stands for their place: a changed file is another teacher,
-    a moved one is not. How many candidates are scored at once is no part of it, nor
-    what the gate compares.
+    Files are identified by their content, not by their path. `batch_size` and
+    `trained_on` are left out, because scores do not depend on them.
+
+    Returns:
+        JSON-ready values.
 
     Raises:
-        TeacherError: If a file is not there.
+        TeacherError: If a file does not exist.
     """
     found: dict[str, Any] = json.loads(
         config.model_dump_json(exclude={"batch_size", "trained_on"})
@@ -65,11 +67,11 @@ def identity(config: Section) -> dict[str, Any]:
 
 
 class ExternalTeachers:
-    """Opens teachers from outside, each once for equal settings.
+    """Opens external teachers, each once for the same settings.
 
     Args:
         prepared: The prepared data.
-        dataset: Reads the data set anew, for scores that stand in it.
+        dataset: Reads the data set, for scores that are a column of it.
     """
 
     def __init__(self, prepared: Prepared, dataset: Callable[[], Dataset]) -> None:
@@ -82,8 +84,8 @@ class ExternalTeachers:
         """The teacher of a configuration.
 
         Raises:
-            TeacherError: If it cannot be had, or does not fit our features.
-            DataError: If a table of scores is bad.
+            TeacherError: If it cannot be opened, or has inputs that are not features.
+            DataError: If a table of scores is invalid.
         """
         key = config.model_dump_json()
         if key not in self._open:
@@ -94,7 +96,7 @@ class ExternalTeachers:
         return self._open[key]
 
     def tables(self, config: Section) -> list[ScoreTable]:
-        """What a teacher has that can score only some candidates; else nothing."""
+        """The tables of a teacher with partial scores; else empty."""
         scores = [m for m in members_of(config) if isinstance(m, ScoresTeacherConfig)]
         opened = [self.open(member) for member in scores]
         return [teacher for teacher in opened if isinstance(teacher, ScoreTable)]
@@ -117,8 +119,9 @@ class ExternalTeachers:
             rows = self._dataset().scores
             if rows is None:
                 raise TeacherError(
-                    "`teacher.path` must be a table of scores where the data set has "
-                    "none of its own. Received: no path, and no `dataset.columns.score`"
+                    "`teacher.path` must be a table of scores, unless the data set has "
+                    "a score column. Received: neither `teacher.path` nor "
+                    "`dataset.columns.score`"
                 )
             return ScoreTable(rows(), items, "scores of the data set")
         columns = {str(role): name for role, name in config.columns.items()}
@@ -127,10 +130,10 @@ class ExternalTeachers:
 
 
 def raw_model(config: ExternalTeacherConfig) -> RawModel:
-    """The model behind a teacher of raw features.
+    """The model of a teacher that reads raw features.
 
     Raises:
-        TeacherError: If it cannot be had.
+        TeacherError: If it cannot be opened.
     """
     if isinstance(config, KerasTeacherConfig):
         return KerasModel.load(config.path, config.output)
@@ -146,37 +149,21 @@ def raw_model(config: ExternalTeacherConfig) -> RawModel:
         return Function.load(config.function)
     if isinstance(config, RemoteTeacherConfig):
         return _remote(config)
-    raise ValueError(f"`teacher` has no such kind. Received: {config!r}")
+    raise ValueError(f"`teacher` has an unknown kind. Received: {config!r}")
 
 
 def _remote(config: RemoteTeacherConfig) -> RawModel:
-    protocol, _, place = config.address.partition("://")
-    settings: dict[str, Any] = config.model_dump(
-        include={"model", "version", "signature", "output", "deadline_s", "retries"}
-    )
-    if protocol == "grpc":
-        return GrpcModel(place, **settings)
-    return RestModel(config.address, **settings)
-
-
-def watched(
-    score: Callable[[Any], Any], label: str, lists: int, progress: Progress
-) -> Callable[[Any], Any]:
-    """A teacher that may be slow: says how far it is, call by call.
-
-    Args:
-        score: The teacher.
-        label: What it is doing, for people.
-        lists: How many lists it is going to score.
-        progress: Told how many it has.
-    """
-    done = 0
-
-    def scored(x: dict[str, Any]) -> Any:
-        nonlocal done
-        result = score(x)
-        done += len(x["mask"])
-        progress(label, done, max(done, lists))
-        return result
-
-    return scored
+    retries = RetryPolicy(config.retries, first_pause_s=0.1, throttled=False)
+    try:
+        client = Client(
+            config.address,
+            config.model,
+            version=config.version,
+            deadline_s=config.deadline_s,
+            retries=retries,
+        )
+    except ValueError as error:
+        raise TeacherError(f"`teacher.address` cannot be used: {error}") from error
+    version = "" if config.version is None else f", version {config.version}"
+    label = f"{config.model}{version} at {config.address}"
+    return RemoteModel(client, label, config.signature, config.output)

@@ -1,4 +1,4 @@
-"""Training of teachers and students: one loop, the best checkpoint on validation."""
+"""Training of rankers and students: one loop that keeps the best checkpoint."""
 
 from __future__ import annotations
 
@@ -13,99 +13,57 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 
 from recdistill.data.collation import Collator
+from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
-from recdistill.distillation.score_transforms import Transform, transformed
+from recdistill.distillation.score_transforms import transformed
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ranker import RankingTeacher
-from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.teacher_section import ReferenceTeacherConfig
 from recdistill.pipeline.model_building import (
     WEIGHTS,
     build_student,
     parameters,
     reads_affinities,
 )
-from recdistill.pipeline.partitions import Progress
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_config import ReferenceTeacherConfig
-from recdistill.pipeline.validation import Validation, compiled
+from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.soft_targets import SoftTargets
+from recdistill.pipeline.validation import Validation
 
-CHECKS = 10
-"""How often a student is validated in training."""
-
-
-class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Ranks the validation lists after each epoch and keeps the best weights.
-
-    Args:
-        model: The model to judge and to restore; inside a Distiller, the student.
-        validation: The lists.
-        progress: Told how far training is.
-        label: What is trained, for people.
-        epochs: How many epochs there will be.
-        patience: Epochs without a new best after which training stops.
-    """
-
-    def __init__(
-        self,
-        model: keras.Model,
-        validation: Validation,
-        progress: Progress,
-        label: str,
-        epochs: int,
-        patience: int,
-    ) -> None:
-        super().__init__()
-        self._judged, self._validation = model, validation
-        self._progress, self._label, self._epochs = progress, label, epochs
-        self._patience = patience
-        self._score = compiled(model)
-        self._weights: list[np.ndarray] = []
-        self.best, self.best_epoch = -np.inf, 0
-        self.history: list[float] = []
-        self._step = 0
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Moves the progress bar."""
-        self._step += 1
-        if self._step % 20 == 0 and self.params["steps"]:
-            total = self._epochs * self.params["steps"]
-            self._progress(self._label, self._step, total)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Judges; stops where nothing gets better."""
-        value = self._validation(self._score)
-        self.history.append(round(value, 6))
-        if value > self.best:
-            self.best, self.best_epoch = value, epoch + 1
-            self._weights = self._judged.get_weights()
-        elif epoch + 1 - self.best_epoch >= self._patience:
-            self.model.stop_training = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Restores the best weights.
-
-        Raises:
-            ValueError: If the model never gave a number.
-        """
-        if not self._weights:
-            raise ValueError(
-                f"{self._label}: no checkpoint could be judged. Lower the learning "
-                "rate."
-            )
-        self._judged.set_weights(self._weights)
+VALIDATIONS = 10
+"""Number of validations while a student is trained."""
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What training came to.
+class TrainingPlan:
+    """How long and how fast a model is trained.
+
+    Attributes:
+        learning_rate: Initial learning rate; it follows a cosine decay to zero.
+        steps: Number of training steps.
+        epochs: Number of equal parts of the steps, each followed by a validation.
+        patience: Epochs without improvement after which training stops.
+        weight_decay: Decoupled weight decay.
+    """
+
+    learning_rate: float
+    steps: int
+    epochs: int
+    patience: int
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Result of one training run.
 
     Attributes:
         best: The validation metric of the weights that were kept.
         best_epoch: The epoch, counted from 1, after which they were saved.
         history: The validation metric after each epoch.
-        learning_rate: The one that was used.
+        learning_rate: The initial learning rate.
     """
 
     best: float
@@ -114,49 +72,99 @@ class Fitted:
     learning_rate: float
 
 
+class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Validates after each epoch, stops early and restores the best weights.
+
+    Args:
+        model: The model to validate and to restore; in a Distiller, the student.
+        validation: The validation lists.
+        plan: Number of epochs and patience.
+        progress: Callback for progress.
+        label: The activity, for the progress display.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        validation: Validation,
+        plan: TrainingPlan,
+        progress: Progress,
+        label: str,
+    ) -> None:
+        super().__init__()
+        self._validated, self._validation = model, validation
+        self._plan, self._progress, self._label = plan, progress, label
+        self._score = compiled(model)
+        self._weights: list[np.ndarray] = []
+        self.best, self.best_epoch = -np.inf, 0
+        self.history: list[float] = []
+        self._step = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Reports progress."""
+        self._step += 1
+        if self._step % 20 == 0 and self.params["steps"]:
+            total = self._plan.epochs * self.params["steps"]
+            self._progress(self._label, self._step, total)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Validates; keeps the weights if they are the best, or stops training."""
+        value = self._validation(self._score)
+        self.history.append(round(value, 6))
+        if value > self.best:
+            self.best, self.best_epoch = value, epoch + 1
+            self._weights = self._validated.get_weights()
+        elif epoch + 1 - self.best_epoch >= self._plan.patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Restores the best weights.
+
+        Raises:
+            ValueError: If the validation metric was NaN after every epoch.
+        """
+        if not self._weights:
+            raise ValueError(
+                f"{self._label}: the validation metric was NaN after every epoch. "
+                "Lower the learning rate."
+            )
+        self._validated.set_weights(self._weights)
+
+
 def train(
     distiller: Distiller,
     dataset: tf.data.Dataset,
     validation: Validation,
-    *,
-    learning_rate: float,
-    steps: int,
-    epochs: int,
-    patience: int,
+    plan: TrainingPlan,
     progress: Progress,
     label: str,
-    weight_decay: float = 0.0,
-) -> Fitted:
-    """Trains the distiller's student and leaves the best weights in it.
+) -> TrainingResult:
+    """Trains the distiller's student and restores its best weights.
 
     Args:
         distiller: The student, its losses and their weights.
-        dataset: Batches of the tensor contract, as many as are asked for.
-        validation: Judges after each epoch.
-        learning_rate: At the start; it falls along a cosine to zero.
-        steps: Steps in all.
-        epochs: In how many equal parts, each followed by validation.
-        patience: Epochs without a new best after which training stops.
-        progress: Told how far training is.
-        label: What is trained, for people.
-        weight_decay: Decoupled weight decay.
+        dataset: Endless training batches.
+        validation: Chooses the best weights.
+        plan: How long and how fast to train.
+        progress: Callback for progress.
+        label: The activity, for the progress display.
     """
-    per_epoch = max(1, steps // epochs)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, per_epoch * epochs)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay)
-    distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
-    best = BestCheckpoint(
-        distiller.student, validation, progress, label, epochs, patience
+    per_epoch = max(1, plan.steps // plan.epochs)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        plan.learning_rate, per_epoch * plan.epochs
     )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=plan.weight_decay)
+    distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
+    best = BestCheckpoint(distiller.student, validation, plan, progress, label)
     distiller.fit(
         dataset,
         steps_per_epoch=per_epoch,
-        epochs=epochs,
+        epochs=plan.epochs,
         shuffle=False,
         verbose=0,
         callbacks=[best],
     )
-    return Fitted(best.best, best.best_epoch, best.history, learning_rate)
+    return TrainingResult(best.best, best.best_epoch, best.history, plan.learning_rate)
 
 
 def training_batches(
@@ -164,38 +172,38 @@ def training_batches(
     collate: Collator,
     batch_size: int,
     seed: int,
-    transform: Transform = "none",
-    unit: float = 1.0,
+    targets: SoftTargets | None = None,
 ) -> tf.data.Dataset:
     """Endless training batches.
 
     Args:
         shards: Files of lists.
         collate: Makes a batch.
-        batch_size: Lists in it.
-        seed: Seeds order and sampling.
-        transform: What becomes of stored teacher scores, list by list.
-        unit: What they are then divided by.
+        batch_size: Number of lists in a batch.
+        seed: Seed of order and sampling.
+        targets: How stored teacher scores become soft targets; None leaves them
+            unchanged.
     """
     dataset = batches(shards, collate, batch_size, seed=seed)
-    if collate.with_teacher:
+    if targets is None:
+        return dataset
+    transform, temperature = targets.transform, targets.teacher_temperature
 
-        def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
-            scores = transformed(x["teacher_scores"], x["mask"], transform) / unit
-            return {**x, "teacher_scores": scores}, y, weight
+    def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
+        scores = transformed(x["teacher_scores"], x["mask"], transform) / temperature
+        return {**x, "teacher_scores": scores}, y, weight
 
-        dataset = dataset.map(prepare)
-    return dataset
+    return dataset.map(prepare)
 
 
 class Trainer:
-    """Trains rankers and students as a configuration says.
+    """Trains rankers and students according to a configuration.
 
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
         validation: Chooses checkpoints and learning rates.
-        progress: Told how far training is.
+        progress: Callback for progress.
     """
 
     def __init__(
@@ -210,9 +218,19 @@ class Trainer:
 
     @property
     def tail(self) -> int | None:
-        """How many candidates are drawn for a list that has no teacher scores."""
+        """Candidates drawn for a list without teacher scores; None for all items."""
         lists = self._config.lists
         return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
+
+    def batches(
+        self,
+        shards: Sequence[Path],
+        collate: Collator,
+        targets: SoftTargets | None = None,
+    ) -> tf.data.Dataset:
+        """Training batches of the student, as in `training_batches`."""
+        size, seed = self._config.student.batch_size, self._config.seed
+        return training_batches(shards, collate, size, seed, targets)
 
     def ranker(
         self, model: RankingTeacher, settings: ReferenceTeacherConfig
@@ -226,41 +244,44 @@ class Trainer:
         training_rows = (
             prepared.training_rows if reads_affinities(settings, prepared) else None
         )
-        shards = prepared.shards("train")
-        lists = sum(pq.read_metadata(path).num_rows for path in shards)
-        fitted = train(
-            Distiller(None, model, student_loss_weight=1.0),
-            training_batches(
-                shards,
-                Collator(prepared.catalogue_size, self.tail, True, training_rows),
-                settings.batch_size,
-                self._config.seed,
-            ),
-            self._validation,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            steps=max(1, lists // settings.batch_size) * settings.epochs,
-            epochs=settings.epochs,
-            patience=settings.epochs,
-            progress=self._progress,
-            label="Training the teacher",
+        collate = Collator(
+            prepared.catalogue_size,
+            self.tail,
+            shared=True,
+            training_rows=training_rows,
         )
-        return {"model": model.name, **vars(fitted)}
+        shards, size = prepared.shards("train"), settings.batch_size
+        lists = sum(pq.read_metadata(path).num_rows for path in shards)
+        result = train(
+            Distiller(None, model, student_loss_weight=1.0),
+            training_batches(shards, collate, size, self._config.seed),
+            self._validation,
+            TrainingPlan(
+                learning_rate=settings.learning_rate,
+                steps=max(1, lists // size) * settings.epochs,
+                epochs=settings.epochs,
+                patience=settings.epochs,
+                weight_decay=settings.weight_decay,
+            ),
+            self._progress,
+            "Training the teacher",
+        )
+        return {"model": model.name, **vars(result)}
 
     def student(
         self,
         folder: Path,
-        distiller: Callable[[TwoTowerStudent], Distiller],
+        distiller: Callable[[keras.Model], Distiller],
         dataset: tf.data.Dataset,
         label: str,
     ) -> dict[str, Any]:
-        """Tries each learning rate and keeps the student that is best on validation.
+        """Trains with each learning rate and keeps the student that is best.
 
         Args:
-            folder: Where its weights and its validation rows go.
-            distiller: Puts a fresh student to work.
-            dataset: Batches.
-            label: What is trained, for people.
+            folder: Folder for its weights and its validation metrics.
+            distiller: Makes a Distiller of a student with initial weights.
+            dataset: Endless training batches.
+            label: The activity, for the progress display.
 
         Returns:
             The step's record.
@@ -271,20 +292,23 @@ class Trainer:
             keras.utils.set_random_seed(self._config.seed)
             student = build_student(settings, self._prepared)
             count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
-            fitted = train(
+            plan = TrainingPlan(
+                learning_rate=rate,
+                steps=settings.steps,
+                epochs=min(VALIDATIONS, settings.steps),
+                patience=VALIDATIONS,
+            )
+            result = train(
                 distiller(student),
                 dataset,
                 self._validation,
-                learning_rate=rate,
-                steps=settings.steps,
-                epochs=min(CHECKS, settings.steps),
-                patience=CHECKS,
-                progress=self._progress,
-                label=f"{label}{count}",
+                plan,
+                self._progress,
+                f"{label}{count}",
             )
-            trials.append(vars(fitted))
-            if fitted.best > best:
-                best = fitted.best
+            trials.append(vars(result))
+            if result.best > best:
+                best = result.best
                 student.save_weights(folder / WEIGHTS)
                 rows = self._validation.rows(compiled(student))
                 pq.write_table(rows, folder / "valid.parquet")

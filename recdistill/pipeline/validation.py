@@ -1,65 +1,21 @@
-"""Models judged: scored as one function of a batch, on held-out lists, by metrics."""
+"""Ranking metrics of a model on the validation lists."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import keras
 import numpy as np
 import pyarrow as pa
-import tensorflow as tf
 
 from recdistill.data.batches import Lists, catalogue_mask, catalogue_relevance
 from recdistill.data.collation import score_catalogue
 from recdistill.data.shard_reading import in_order
-from recdistill.errors import TeacherError
 from recdistill.evaluation.rows import ListRows, measure
-from recdistill.pipeline.model_building import Teacher, members_of
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.scored_candidates import lists_with_scored_positive
+from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer
 from recdistill.teachers import ScoreTable
-from recdistill.teachers.score_table import keep_scored_by_all
-
-Scorer = Callable[[Any], Any]
-
-FROM_OUTSIDE = ("raw", "list_key")
-"""What only teachers from outside read of a batch."""
-
-PAIRS_AT_ONCE = 100_000
-"""Candidates that a ranker scores in one call: more do not fit the caches."""
-
-
-def compiled(model: Teacher) -> Scorer:
-    """The model as a TensorFlow function of a batch, for scoring only.
-
-    It is traced once for each set of inputs, with all sizes left open. A teacher from
-    outside is called as it is; of an ensemble with such a one, the other members are
-    compiled.
-    """
-    if not isinstance(model, keras.Model):
-        return model
-    members = members_of(model)
-    if not all(isinstance(member, keras.Model) for member in members):
-        scorers = [compiled(member) for member in members]
-        return lambda x: model.joined([score(x) for score in scorers], x["mask"])
-    functions: dict[tuple[str, ...], Any] = {}
-
-    def score(x: dict[str, Any]) -> tf.Tensor:
-        x = {name: value for name, value in x.items() if name not in FROM_OUTSIDE}
-        x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        key = tuple(sorted(x))
-        if key not in functions:
-            signature = tf.nest.map_structure(
-                lambda v: tf.TensorSpec([None] * v.shape.rank, v.dtype), x
-            )
-            function = tf.function(
-                lambda batch: model(batch, training=False), input_signature=[signature]
-            )
-            functions[key] = function.get_concrete_function()
-        return functions[key](x)
-
-    return score
 
 
 @dataclass(frozen=True)
@@ -77,7 +33,7 @@ class Validation:
     metrics: Sequence[str]
 
     @classmethod
-    def of(
+    def sample(
         cls,
         prepared: Prepared,
         metrics: Sequence[str],
@@ -90,39 +46,43 @@ class Validation:
         Args:
             prepared: The prepared data.
             metrics: Metric names.
-            limit: Most lists.
-            seed: Seeds the sample.
-            tables: Of a teacher that has only some scores: all models are then judged
-                on those candidates, in all lists where a positive is among them.
+            limit: Maximum number of lists.
+            seed: Seed of the sample.
+            tables: Partial scores of the teacher. All models then rank the scored
+                candidates, in all lists with a scored positive.
 
         Raises:
-            TeacherError: If there is no such list.
+            TeacherError: If no list has a scored positive.
         """
         size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
         if tables:
-            pieces = list(lists_with_scored_candidates(prepared, "valid", tables))
+            pieces = list(lists_with_scored_positive(prepared, "valid", tables))
         else:
             pieces = list(in_order(prepared.shards("valid"), size, limit, seed))
         return cls(pieces, prepared.catalogue_size, metrics)
 
     def rows(self, score: Scorer) -> pa.Table:
-        """One row a list: the metrics of a model."""
+        """The metrics of a model, one row per list."""
         rows = ListRows()
         for lists in self.lists:
             scores = score_catalogue(score, lists, self.catalogue_size)
-            judged = judge(lists, scores, self.metrics)
-            rows.add(lists.list_id, list(lists.query_id), judged)
+            values = measure_lists(lists, scores, self.metrics)
+            rows.add(lists.list_id, list(lists.query_id), values)
         return rows.table()
+
+    def mean(self, rows: pa.Table) -> float:
+        """The mean of the first metric over rows."""
+        return float(np.nanmean(rows[self.metrics[0]].to_numpy()))
 
     def __call__(self, score: Scorer) -> float:
         """The mean of the first metric."""
-        return float(np.nanmean(self.rows(score)[self.metrics[0]].to_numpy()))
+        return self.mean(self.rows(score))
 
 
-def judge(
+def measure_lists(
     lists: Lists, scores: np.ndarray, metrics: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Metrics of scores over the whole catalogue, seen items masked.
+    """Ranking metrics over the whole catalogue, with seen items masked.
 
     Args:
         lists: The lists.
@@ -130,10 +90,10 @@ def judge(
         metrics: Metric names.
 
     Returns:
-        `(lists,)` for each metric; 0 where the catalogue lacks the positive.
+        `(lists,)` for each metric; 0 for a list whose positive is not in the catalogue.
     """
     size = scores.shape[1]
-    lost = np.bincount(
+    reachable = np.bincount(
         lists.positives.row_numbers(), lists.positives.values >= 0, len(lists)
     )
     return measure(
@@ -141,38 +101,5 @@ def judge(
         catalogue_relevance(lists, size),
         catalogue_mask(lists, size),
         metrics,
-        unreachable=lost == 0,
+        unreachable=reachable == 0,
     )
-
-
-def lists_with_scored_candidates(
-    prepared: Prepared, split: str, tables: Sequence[ScoreTable]
-) -> Iterator[Lists]:
-    """The lists of a split on which a teacher of some scores can be judged.
-
-    These are the lists that have a positive among the candidates that it scored, with
-    those candidates alone.
-
-    Args:
-        prepared: The prepared data.
-        split: "valid" or "test".
-        tables: The scores that there are.
-
-    Yields:
-        Lists, as many as can be scored at once.
-
-    Raises:
-        TeacherError: If there is no such list.
-    """
-    size, total = max(1, PAIRS_AT_ONCE // prepared.catalogue_size), 0
-    for lists in in_order(prepared.shards(split), size):
-        lists = keep_scored_by_all(lists, tables).with_positive()
-        total += len(lists)
-        if len(lists):
-            yield lists
-    if not total:
-        raise TeacherError(
-            f"The teacher must have scores for {split} lists, their positive among "
-            "them, or it cannot be judged. Received: none. Have it score the "
-            "candidates of some held-out lists as well."
-        )

@@ -1,8 +1,8 @@
-"""Artefacts of a run: folders named by the hash of what went into them.
+"""Artefacts of a run: folders named by the hash of their inputs.
 
-A step writes into a folder with a temporary name and renames it when all is there, so
-an artefact exists whole or not at all. A step that was killed is simply run again; one
-whose inputs did not change is found by its name and skipped.
+A step writes into a folder with a temporary name and renames it at the end, so
+artefacts are written atomically. A step that was killed is run again; a step whose
+inputs did not change is skipped.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from recdistill import __version__
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 
 RECORD = "record.json"
 
 
 @dataclass(frozen=True)
 class Artefact:
-    """A finished folder and the record of how it came about.
+    """A finished folder and its record.
 
     Attributes:
         path: The folder.
         key: Hash of everything that determined its content.
-        record: What the step wrote about itself.
-        reused: True if it was there already.
+        record: The record of the step, JSON-ready.
+        reused: Whether it existed before this run.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Workspace:
     """The folder of one run.
 
     Args:
-        root: The folder; created where it is missing.
+        root: The folder; created if it is missing.
     """
 
     def __init__(self, root: Path) -> None:
@@ -60,19 +60,19 @@ class Workspace:
         valid: Callable[[Artefact], bool] = lambda artefact: True,
         shared: bool = False,
     ) -> Iterator[Draft]:
-        """Where a step writes its artefact.
+        """Context manager in which a step writes its artefact.
 
         Args:
             step: The step's name.
-            inputs: JSON-ready; everything that determines the content.
-            valid: Whether an artefact that is there can still be used.
-            shared: Whether one that another run beside this one has finished is used
-                where it lies. Its name is the hash of what determines it.
+            inputs: Everything that determines the content, JSON-ready.
+            valid: Whether an existing artefact can still be used.
+            shared: Whether a finished artefact with the same key in another run of the
+                same work folder is used from there.
 
         Yields:
-            A draft. If `draft.done`, the artefact was there: use it. Else write into
-            `draft.path`, which may hold files of an attempt that was stopped, and fill
-            `draft.record`; leaving the block publishes it.
+            A draft. If `draft.done` is set, the artefact exists already. Otherwise
+            write into `draft.path`, which may hold files of a stopped attempt, and set
+            `draft.record`; leaving the block publishes the artefact.
         """
         key = fingerprint({"step": step, "version": __version__, **inputs})
         name = f"{step}-{key[:12]}"
@@ -90,7 +90,7 @@ class Workspace:
 
 
 class Draft:
-    """An artefact in the making; see `Workspace.produce`."""
+    """An unfinished artefact; see `Workspace.produce`."""
 
     def __init__(self, final: Path, key: str, others: Iterable[Path] = ()) -> None:
         self.final, self.key = final, key
@@ -113,26 +113,26 @@ class Draft:
         return Artefact(path, self.key, record, reused=True)
 
     def discard(self) -> None:
-        """Removes the finished artefact, so that it is made again."""
-        # First what makes it count: killed here, it is no half of an artefact.
+        """Removes the finished artefact, so that it is written again."""
+        # The record first: without it, a partly removed folder is not an artefact.
         (self.final / RECORD).unlink()
         self.done = None
         self.path = self._aside()
 
     def restart(self) -> None:
-        """Removes what an interrupted attempt left: this step starts from nothing."""
+        """Removes the files of a stopped attempt."""
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
 
     def abandon(self) -> None:
-        """Removes what a failed attempt wrote."""
+        """Removes the folder of a failed attempt."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def publish(self, seconds: float) -> None:
         """Writes the record and gives the folder its final name."""
         record = {"key": self.key, "seconds": round(seconds, 3), **self.record}
         write_json(self.path / RECORD, record)
-        # A folder without a record is what is left of a discarded artefact.
+        # A folder without a record remains of a discarded artefact.
         shutil.rmtree(self.final, ignore_errors=True)
         os.rename(self.path, self.final)
         self.path = self.final
@@ -156,11 +156,11 @@ def fingerprint(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is there whole or not at all.
+    """Writes JSON atomically.
 
     Raises:
-        ValueError: If a number is not finite, which JSON cannot say.
+        ValueError: If a number is not finite.
     """
     text = json.dumps(value, indent=1, allow_nan=False)
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -1,6 +1,7 @@
 from .client.client import AsyncClient, Client
 from .client.histogram import LatencyHistogram
-from .client.recommendations import Embeddings, Ranking, Recommendation
+from .client.recommendations import Embeddings, Ranking, Recommendation, Results
+from .client.retries import RetryPolicy
 from .client.serving_errors import (
     DeadlineError,
     InvalidRequestError,
@@ -23,6 +24,8 @@ __all__ = [
     "QueryError",
     "Ranking",
     "Recommendation",
+    "Results",
+    "RetryPolicy",
     "ServingError",
     "UnavailableError",
     "read_models",

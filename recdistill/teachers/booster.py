@@ -14,21 +14,21 @@ from recdistill.teachers.model_files import existing, size_of
 
 
 class Booster:
-    """A booster that `Booster.save_model` wrote, features by name.
+    """LightGBM booster from a file of `Booster.save_model`.
 
-    The file is text and holds trees, never code. Its feature names say which columns it
-    wants and in which order. A column is a number; text is read as one. A column that
-    was a pandas category when the booster was trained must be named in `categorical`:
-    its text becomes the code that it had there, which the file keeps. What is missing,
-    or a category that training did not see, is NaN, as in LightGBM itself.
+    The file is text and cannot contain code. It has the names and the order of the
+    booster's features. A feature is a number; text is parsed as a number. Name the
+    features that were pandas categories in training in `categorical`: text becomes the
+    code of its category, which the file contains. Missing values and categories that
+    were not in training become NaN, as in LightGBM.
 
     Args:
         path: The text file.
-        categorical: The booster's features that were pandas categories.
+        categorical: Features of the booster that were pandas categories in training.
 
     Raises:
-        TeacherError: If LightGBM is not installed, the file is none of its, or
-            `categorical` does not fit what the file says.
+        TeacherError: If LightGBM is not installed, the file is not a LightGBM booster,
+            or `categorical` does not match the file.
     """
 
     parameters: int | None = None
@@ -48,16 +48,16 @@ class Booster:
     def _read_categories(
         self, categorical: Sequence[str]
     ) -> dict[str, dict[str, float]]:
-        """For each categorical feature: text to code."""
+        """Code by text for each categorical feature."""
         unknown = sorted(set(categorical) - set(self._names))
         stored: list[list[Any]] = self._booster.pandas_categorical or []
         if unknown or len(categorical) != len(stored):
             raise TeacherError(
                 f"`teacher.categorical` must name the {len(stored)} feature(s) of the "
-                f"teacher {self.label} that were pandas categories in its training, "
-                f"out of: {', '.join(self._names)}. Received: {list(categorical)}"
+                f"teacher {self.label} that were pandas categories in training; its "
+                f"features: {', '.join(self._names)}. Received: {list(categorical)}"
             )
-        # The file has them in the order of the columns.
+        # The file stores the categories in the order of the columns.
         columns = [name for name in self._names if name in categorical]
         return {
             name: {str(value): float(code) for code, value in enumerate(values)}
@@ -81,15 +81,15 @@ def _load(path: Path) -> Any:
         import lightgbm
     except ImportError as error:
         raise TeacherError(
-            "`teacher.kind` 'lightgbm' needs the package lightgbm. Received: "
+            "`teacher.kind` 'lightgbm' requires the package lightgbm. Received: "
             f'{error}. Install it: pip install "recdistill[boosters]"'
         ) from error
-    # LightGBM reports a file that is none of its on stdout, and then raises.
+    # LightGBM would print to stdout before it raises an error for another file.
     with path.open("rb") as file:
         if not file.read(5) == b"tree\n":
             raise TeacherError(
-                "`teacher.path` must be the text file of a LightGBM booster, as "
-                f"`Booster.save_model` writes it. Received: {path}"
+                "`teacher.path` must be a text file of a LightGBM booster, written by "
+                f"`Booster.save_model`. Received: {path}"
             )
     try:
         return lightgbm.Booster(model_file=path)

@@ -13,12 +13,12 @@ from recdistill.teachers.model_files import imported
 
 
 class Function:
-    """Any function from a dict of arrays to an array of scores.
+    """Python function from a dict of arrays to an array of scores.
 
     Args:
-        function: Gets one array for each input, text as `str` objects, numbers as
-            float32 with NaN where missing.
-        label: What people call it.
+        function: Takes one array for each input: text as `str` objects, numbers as
+            float32 with NaN for missing values.
+        label: Name of the function in error messages.
     """
 
     inputs: Mapping[str, InputSpec] | None = None
@@ -32,15 +32,15 @@ class Function:
 
     @classmethod
     def load(cls, name: str) -> Function:
-        """The function of an import path, "package.module:function".
+        """Imports a function by its path, "package.module:function".
 
         Raises:
-            TeacherError: If there is no such function.
+            TeacherError: If the function does not exist.
         """
         return cls(imported(name), f"function {name}")
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
-        """What the function returns for one chunk."""
+        """Scores of one chunk, as returned by the function."""
         try:
             return self._function(inputs)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Raw values of ours as the inputs of somebody else's model: their type and shape."""
+"""Conversion of raw features to the types and shapes of an external model's inputs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recdistill.errors import TeacherError
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model says about one of its inputs.
+    """Type and shape of a model's input.
 
     Attributes:
-        dtype: "string", "bool", or a NumPy name such as "int64" and "float32".
-        shape: The axis of the rows included, None for a size that is open; None where
-            even the number of axes is.
+        dtype: "string", "bool", or a NumPy name such as "int64" or "float32".
+        shape: Sizes of all axes, the rows included, None for any size; None if the
+            number of axes is unknown.
     """
 
     dtype: str
@@ -28,24 +28,25 @@ class InputSpec:
 def as_input(
     values: np.ndarray, spec: InputSpec | None, what: str, where: str
 ) -> np.ndarray:
-    """Raw values in the type and shape that a model's input wants.
+    """Converts raw values to the type and shape of a model's input.
 
-    Text that holds numbers becomes numbers, exactly: an id `"1260759144"` fits an
-    int64. Numbers become integers where they are whole. In a row of several values (a
-    history, categories) "" is padding, and 0 where numbers are wanted; where the input
-    has a fixed width, a longer row keeps its end, the newest of a history.
+    Text with digits becomes numbers without loss: the id `"1260759144"` fits an int64.
+    Whole numbers become integers. In a row of several values (a history, categories) ""
+    is padding, which becomes 0 for a numeric input. If the input has a fixed width, a
+    longer row keeps its end, the latest part of a history.
 
     Args:
-        values: `(rows,)` or `(rows, n)`: text, float32 with NaN where missing, or bool.
-        spec: The input; None to leave the values as they are.
-        what: What the values are, for errors.
-        where: Where they go, for errors.
+        values: `(rows,)` or `(rows, n)`: text, float32 with NaN for missing values, or
+            bool.
+        spec: The input; None to return the values unchanged.
+        what: Description of the values for error messages.
+        where: Description of the input for error messages.
 
     Returns:
-        Of the wanted type and shape; text as an array of `str` objects.
+        The converted values; text as an array of `str` objects.
 
     Raises:
-        TeacherError: If the values do not fit.
+        TeacherError: If the values cannot be converted.
 
     Example:
         >>> spec = InputSpec("int64", (None, 2))
@@ -64,7 +65,7 @@ def as_input(
 
 
 def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.ndarray:
-    """Text to numbers: each different value is read once."""
+    """Text as numbers; each distinct value is parsed once."""
     missing: Any = 0
     if values.ndim == 1:
         missing = float("nan")
@@ -73,7 +74,7 @@ def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.n
     different, place = np.unique(values.astype(str), return_inverse=True)
     if integer and values.ndim == 1 and "" in different:
         raise TeacherError(
-            f"The {what} must have no missing value to be {where}, which takes "
+            f"The {what} must not have missing values to become {where}, which takes "
             f"{spec.dtype}. Received: {int((values == '').sum()):,} missing values"
         )
     try:
@@ -81,7 +82,7 @@ def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.n
     except ValueError:
         wrong = next(text for text in different if text and not _reads(text, read))
         raise TeacherError(
-            f"The {what} must hold numbers to be {where}, which takes {spec.dtype}. "
+            f"The {what} must be numbers to become {where}, which takes {spec.dtype}. "
             f"Received: {str(wrong)!r}"
         ) from None
     kind = "int64" if integer else "float64"
@@ -89,7 +90,7 @@ def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.n
         return np.asarray(numbers, kind)[place].reshape(values.shape)
     except OverflowError:
         raise TeacherError(
-            f"The {what} must fit {spec.dtype} to be {where}. Received: "
+            f"The {what} must fit {spec.dtype} to become {where}. Received: "
             f"{max(numbers, key=abs)}"
         ) from None
 
@@ -124,7 +125,7 @@ def _shaped(
 
 
 def _as_wide_as(values: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Rows of text cut or padded where the input has a fixed width."""
+    """Rows of text, cut or padded if the input has a fixed width."""
     if not len(shape) == 2 == values.ndim or shape[1] in (None, values.shape[1]):
         return values
     real = values != ""
@@ -139,7 +140,7 @@ def _typed(values: np.ndarray, dtype: str, what: str, where: str) -> np.ndarray:
     if dtype == "string":
         if values.dtype.kind not in "OU":
             raise TeacherError(
-                f"The {what} must be text to be {where}. Received: {values.dtype}. "
+                f"The {what} must be text to become {where}. Received: {values.dtype}. "
                 "Declare it with kind 'category', whose raw values are text."
             )
         return values.astype(object)
@@ -148,7 +149,7 @@ def _typed(values: np.ndarray, dtype: str, what: str, where: str) -> np.ndarray:
         wrong = ~(values == np.floor(values)) | ~np.isfinite(values)
         if wrong.any():
             raise TeacherError(
-                f"The {what} must hold whole numbers to be {where}, which takes "
+                f"The {what} must be whole numbers to become {where}, which takes "
                 f"{dtype}. Received: {values[wrong][0]}"
             )
     if integer:
@@ -156,7 +157,7 @@ def _typed(values: np.ndarray, dtype: str, what: str, where: str) -> np.ndarray:
         outside = (values < limits.min) | (values > limits.max)
         if outside.any():
             raise TeacherError(
-                f"The {what} must fit {dtype} to be {where}. "
+                f"The {what} must fit {dtype} to become {where}. "
                 f"Received: {values[outside][0]}"
             )
     return values.astype(dtype)

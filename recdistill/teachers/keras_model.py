@@ -17,14 +17,15 @@ from recdistill.teachers.saved_model import input_spec, output_name
 
 
 class KerasModel:
-    """A Keras model that takes a dict of inputs, called in this process.
+    """Keras 3 model that takes a dict of inputs, called in this process.
 
     Args:
-        model: The model. One made of `keras.Input`s tells the names and types of its
-            inputs; a subclass of `keras.Model` gets what it is handed.
-        output: Where it returns a dict: the key of the scores; None where there is one.
-        label: What people call it.
-        size_bytes: Size of its file.
+        model: The model. A functional model declares its inputs; a subclass of
+            `keras.Model` does not, and takes all features.
+        output: Key of the scores if the model returns a dict. May be None if the dict
+            has one entry.
+        label: Name of the model in error messages.
+        size_bytes: Size of the model's file.
     """
 
     def __init__(
@@ -45,15 +46,15 @@ class KerasModel:
 
     @classmethod
     def load(cls, path: Path, output: str | None = None) -> KerasModel:
-        """A `.keras` file, in safe mode: it is refused if it holds code.
+        """Loads a `.keras` file in safe mode, which rejects files that contain code.
 
         Args:
             path: The file.
-            output: As above.
+            output: Key of the scores if the model returns a dict.
 
         Raises:
-            TeacherError: If it is no `.keras` file, needs classes that are not here, or
-                holds code.
+            TeacherError: If the file is not a `.keras` file, contains code, or requires
+                a class that cannot be imported.
         """
         existing(path, ".keras file")
         if path.suffix != ".keras":
@@ -67,15 +68,15 @@ class KerasModel:
         except Exception as error:
             raise TeacherError(
                 f"`teacher.path` must be a .keras file that loads in safe mode, "
-                f"without code of its own. Received: {path}, {type(error).__name__}: "
-                f"{_first_line(error)} If you trust the file, load it in a function of "
-                "yours and use kind 'callable'."
+                f"so without code. Received: {path}, {type(error).__name__}: "
+                f"{_first_line(error)} If you trust the file, load it in your own "
+                "function and use kind 'callable'."
             ) from error
         label, size = f"Keras file {path}", size_of(path)
         return cls(model, output, label=label, size_bytes=size)
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
-        """The model's output for one chunk."""
+        """Scores of one chunk."""
         try:
             tensors = {k: tf.convert_to_tensor(v) for k, v in inputs.items()}
             answer = self._call(tensors)
@@ -89,9 +90,9 @@ class KerasModel:
 
 
 def _declared(model: keras.Model) -> Mapping[str, InputSpec] | None:
-    """Inputs by name, the key in a dict of inputs before the name of its tensor."""
+    """Inputs by name: the key in a dict of inputs, else the name of the tensor."""
     if not getattr(model, "inputs", None):
-        return None  # a subclass of keras.Model declares nothing
+        return None  # A subclass of keras.Model does not declare its inputs.
     structure = model.input
     if isinstance(structure, dict):
         return {name: input_spec(tensor) for name, tensor in structure.items()}

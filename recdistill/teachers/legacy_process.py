@@ -1,13 +1,15 @@
-"""Scores with a Keras 2 model in a process that has nothing but TensorFlow and NumPy.
+"""Process that scores with a Keras 2 model; it imports only TensorFlow and NumPy.
 
-Run as a script by `recdistill.teachers.tf_keras`; the library imports the frames alone:
+`recdistill.teachers.tf_keras` runs this file as a script, and imports only the
+functions for frames:
 
     python -P legacy_process.py SETTINGS
 
-SETTINGS is JSON: `path`, `factory`, `signature`, `output`, and `folder`, where modules
-are looked for besides. The process first says what inputs the model has, then answers
-arrays with scores until its input ends. Both ways go frames: eight bytes of length, and
-so many bytes of an `.npz` file, which holds arrays and no pickle. Text is UTF-8 bytes.
+SETTINGS is JSON with `path`, `factory`, `signature`, `output`, and `folder`, which is
+added to the module search path. The process first sends the inputs of the model, then
+answers each frame of arrays with a frame of scores until its standard input ends. A
+frame is a length of eight bytes and an `.npz` file without pickled objects. Text is
+sent as UTF-8 bytes.
 """
 
 import io
@@ -29,13 +31,13 @@ MARK = "="
 
 
 def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
-    """Sends arrays.
+    """Writes arrays as one frame.
 
     Raises:
-        OSError: If nobody reads any more.
+        OSError: If the pipe is closed.
     """
     buffer = io.BytesIO()
-    # An input may be called as an argument of `savez` is, such as "file".
+    # Marked, because an input may have the name of an argument of `savez` ("file").
     marked = {MARK + name: value for name, value in arrays.items()}
     np.savez(buffer, allow_pickle=False, **marked)
     content = buffer.getbuffer()
@@ -45,7 +47,7 @@ def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
 
 
 def read_frame(stream: IO[bytes]) -> Arrays | None:
-    """The next arrays; None where the stream ends, be it in the middle of a frame."""
+    """Reads the next frame; None at the end of the stream, even within a frame."""
     head = stream.read(8)
     if len(head) < 8:
         return None
@@ -58,12 +60,12 @@ def read_frame(stream: IO[bytes]) -> Arrays | None:
 
 
 def text(value: Any) -> np.ndarray:
-    """A text as an array that a frame can hold."""
+    """A string as an array for a frame."""
     return np.array(str(value).encode())
 
 
-class Legacy:
-    """The model: from a path, or from a factory that is called with the path."""
+class LegacyModel:
+    """Keras 2 model, from a path or from a factory."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.output = settings["output"]
@@ -88,7 +90,7 @@ class Legacy:
         if name not in signatures:
             raise ValueError(
                 f"`signature` must be one of {sorted(signatures)}. Received: {name!r}. "
-                "Where there is none, call the model once before it is saved."
+                "If it has none, call the model once before saving it."
             )
         function = signatures[name]
         self.specs = function.structured_input_signature[1]
@@ -114,7 +116,7 @@ class Legacy:
         self.call = tf.function(lambda inputs: model(inputs), reduce_retracing=True)
 
     def hello(self) -> dict[str, Any]:
-        """What the other side wants to know, JSON-ready."""
+        """Inputs and number of parameters, JSON-ready."""
         import tensorflow as tf
 
         inputs = None
@@ -127,7 +129,7 @@ class Legacy:
         return {"inputs": inputs, "parameters": parameters}
 
     def scores(self, inputs: Arrays) -> np.ndarray:
-        """The model's output for one chunk."""
+        """Scores of one chunk."""
         import tensorflow as tf
 
         tensors = {
@@ -150,8 +152,8 @@ class Legacy:
 
 
 def serve(settings: dict[str, Any], asked: IO[bytes], answers: IO[bytes]) -> None:
-    """Loads, says hello, and answers until the other side hangs up."""
-    model = Legacy(settings)
+    """Loads the model and answers frames until the end of the input."""
+    model = LegacyModel(settings)
     write_frame(answers, {HELLO: text(json.dumps(model.hello()))})
     while (inputs := read_frame(asked)) is not None:
         try:
@@ -163,7 +165,7 @@ def serve(settings: dict[str, Any], asked: IO[bytes], answers: IO[bytes]) -> Non
 
 if __name__ == "__main__":
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    # What a model prints must not mix with the frames: it goes where errors go.
+    # Output that a model prints goes to stderr, because stdout carries the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(json.loads(sys.argv[1]), sys.stdin.buffer, frames)

@@ -1,4 +1,4 @@
-"""Files of somebody else's models: are they there, how large, and what is in them."""
+"""Files of external models: existence, size, content hash; import of functions."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from recdistill.errors import TeacherError
 
 
 def existing(path: Path, kind: str) -> Path:
-    """The path, if something is there.
+    """Returns the path if it exists.
 
     Raises:
-        TeacherError: If nothing is.
+        TeacherError: If it does not exist.
     """
     if not path.exists():
         raise TeacherError(
-            f"`teacher.path` must be a {kind}. Received: {path}, where nothing is"
+            f"`teacher.path` must be a {kind}. Received: {path}, which does not exist"
         )
     return path
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files of a folder."""
+    """Size in bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in _files(path))
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hex) of a file, or over the names and the content of a folder's files.
+    """SHA-256 (hex) of a file, or of the names and contents of a folder's files.
 
     Example:
         >>> import tempfile
@@ -60,13 +60,13 @@ def _files(path: Path) -> list[Path]:
 
 
 def source_digest(name: str) -> str | None:
-    """SHA-256 (hex) of the file that holds a function.
+    """SHA-256 (hex) of the file that defines a function.
 
     Args:
         name: Import path, "package.module:function".
 
     Returns:
-        None where the module has no file, or cannot be found here.
+        None if the module cannot be found or has no file.
     """
     module = name.partition(":")[0]
     with _current_folder():
@@ -80,12 +80,12 @@ def source_digest(name: str) -> str | None:
 
 
 def imported(name: str) -> Any:
-    """A function by its import path, "package.module:function".
+    """Imports a function by its path, "package.module:function".
 
-    Modules are looked for where Python does, and in the current folder.
+    The current folder is added to the module search path.
 
     Raises:
-        TeacherError: If there is none, or the module fails to import.
+        TeacherError: If the module cannot be imported or does not have the function.
     """
     module, _, attribute = name.partition(":")
     with _current_folder():
@@ -98,14 +98,14 @@ def imported(name: str) -> Any:
             ) from error
     if not callable(found):
         raise TeacherError(
-            f"`{name}` must be a function of its module. Received: {found!r}"
+            f"`{name}` must be a function in its module. Received: {found!r}"
         )
     return found
 
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
-    """As `python -m` does, unlike a console script."""
+    """Adds the current folder to the module search path, as `python -m` does."""
     before, here = list(sys.path), str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)

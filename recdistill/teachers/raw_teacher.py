@@ -1,15 +1,15 @@
-"""Teachers from outside: models that know raw features, and nothing of our indices.
+"""External teachers: models that take raw features instead of our indices.
 
-Our own models read what the lookup half of the encoders made of a feature. A model
-that somebody else trained wants the values themselves, under names of its own. So a
-batch for such a teacher has one key more, `raw`: the raw query inputs by name, the same
-ones that the exported student takes. The raw features of the candidates are held by the
-teacher, a row for each item of the catalogue, and gathered by `candidate_index`.
+Our own models take features after the lookup half of the encoders. An external model
+takes the raw values, under its own input names. A batch for such a teacher has the
+additional key `raw`: the raw query inputs by name, which the exported student also
+takes. The teacher holds the raw features of the candidates, one row for each item of
+the catalogue, and gathers them by `candidate_index`.
 
-What differs from kind to kind, how a dict of arrays becomes scores, is a `RawModel`.
-All else is the same and stands here: which of our features is which of its inputs, in
-what type and shape, so many at a time that memory stays bounded, and that scores come
-back as many as were asked for, all of them numbers.
+A `RawModel` converts a dict of arrays to scores; each kind of model has one.
+`ExternalTeacher` does what all kinds have in common: it maps our features to the
+model's inputs, converts types and shapes, calls the model in chunks so that memory
+stays bounded, and checks that there is one finite score for each candidate.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 Layout: TypeAlias = Literal["pairs", "lists"]
 
 MASK = "mask"
-"""The name under which a model of whole lists may ask for their mask."""
+"""Name of the mask as a feature for models of whole lists."""
 
 
 class RawModel(Protocol):
-    """What stands behind an external teacher.
+    """Model behind an external teacher.
 
     Attributes:
-        label: What people call it, say "SavedModel teacher/1".
-        inputs: Its inputs by name; None where the model does not tell.
-        parameters: How many numbers it learnt; None where that cannot be said.
-        size_bytes: Size of its files; None where there are none to weigh.
+        label: Name in error messages, such as "SavedModel teacher/1".
+        inputs: Inputs by name; None if the model does not declare them.
+        parameters: Number of learned parameters; None if unknown.
+        size_bytes: Size of the model's files; None if unknown.
     """
 
     @property
@@ -55,7 +55,7 @@ class RawModel(Protocol):
 
 @dataclass(frozen=True)
 class _Slot:
-    """One input of the model, and which of our features goes there."""
+    """An input of the model and the feature that is passed to it."""
 
     name: str
     feature: str
@@ -63,24 +63,24 @@ class _Slot:
 
 
 class ExternalTeacher:
-    """Puts a model of raw features behind the interface of all teachers.
+    """Teacher interface for a model of raw features.
 
     Args:
-        model: What turns arrays into scores.
-        query: Names of the raw query inputs that batches bring along.
+        model: Converts arrays to scores.
+        query: Names of the raw query inputs in the batches.
         candidates: Raw features of the catalogue by name, each `(items, …)`.
-        inputs: The model's name of an input to ours. None where the names are the same:
-            then a model that tells its inputs gets those, another one all features.
+        inputs: Our feature by the model's input name. None if the names are the same;
+            a model that does not declare its inputs then gets all features.
         layout: "pairs": a row is one query with one candidate, inputs are `(rows, …)`
             and scores `(rows,)` or `(rows, 1)`. "lists": query inputs are `(batch, …)`,
             candidate inputs `(batch, list_size, …)` and scores `(batch, list_size)`.
-        batch_size: Most candidates scored in one call of the model; in "lists" at
+        batch_size: Maximum number of candidates per call of the model; with "lists", at
             least one whole list.
 
     Raises:
-        TeacherError: If the model's inputs and our features do not fit together.
+        TeacherError: If the model's inputs do not match our features.
 
-    Example: a model that likes short names.
+    Example: a model that prefers short names.
         >>> class Short:
         ...     label, inputs, parameters, size_bytes = "short", None, None, None
         ...     def predict(self, inputs):
@@ -107,7 +107,7 @@ class ExternalTeacher:
         known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
         slots = _slots(model, inputs, known, extra=MASK)
         self._query = [s for s in slots if s.feature not in candidates]
-        # The catalogue is turned into what the model wants once, not in every call.
+        # The features of the catalogue are converted once, not in every call.
         self._candidates = {
             slot.name: as_input(
                 candidates[slot.feature],
@@ -121,27 +121,28 @@ class ExternalTeacher:
 
     @property
     def parameters(self) -> int | None:
-        """How many numbers the model learnt; None where that cannot be said."""
+        """Number of parameters of the model; None if unknown."""
         return self.model.parameters
 
     @property
     def size_bytes(self) -> int | None:
-        """Size of the model's files; None where there are none to weigh."""
+        """Size of the model's files; None if unknown."""
         return self.model.size_bytes
 
     def __call__(self, batch: Mapping[str, Any], training: bool = False) -> np.ndarray:
         """Scores of a batch.
 
         Args:
-            batch: `raw`, `candidate_index` and `mask`, as in `recdistill.data.batches`.
-            training: Not read: the model is only asked.
+            batch: `raw`, `candidate_index` and `mask`, as in
+                `recdistill.data.collation`.
+            training: Not used: the model is not trained.
 
         Returns:
             `(batch, list_size)` float32; 0 under padding.
 
         Raises:
             TeacherError: If a value does not fit the model's input, the model fails, or
-                its answer is not one finite score for each candidate.
+                it does not return one finite score for each candidate.
         """
         if "raw" not in batch:
             raise TeacherError(
@@ -165,7 +166,7 @@ class ExternalTeacher:
         return self._finite(score(query, index, mask), mask)
 
     def _pairs(self, query: Arrays, index: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Only real candidates are asked for, whatever list they stand in."""
+        """Scores the real candidates of all lists, without padding."""
         row, column = np.nonzero(mask)
         item = index[row, column]
         scores = np.zeros(mask.shape, "float32")
@@ -200,7 +201,7 @@ class ExternalTeacher:
                 f"candidate, in layout '{self.layout}' an array of shape {shape} or "
                 f"{(*shape, 1)}. Received: {answer.dtype} of shape {answer.shape}"
             )
-        with np.errstate(over="ignore"):  # it is told as infinite, with its count
+        with np.errstate(over="ignore"):  # `_finite` reports infinite scores.
             return answer.astype("float32")
 
     def _finite(self, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -209,7 +210,7 @@ class ExternalTeacher:
             raise TeacherError(
                 f"The teacher {self.model.label} must give finite scores. Received: "
                 f"{nan:,} NaN and {infinite:,} infinite among {int(mask.sum()):,} "
-                "scores. Look for missing values among its inputs."
+                "scores. Missing values among its inputs are a common cause."
             )
         return scores
 
@@ -217,7 +218,7 @@ class ExternalTeacher:
         return f"the input `{slot.name}` of the teacher {self.model.label}"
 
     def _of_one_item(self, spec: InputSpec | None) -> InputSpec | None:
-        """In whole lists a candidate's input has the list as an axis of its own."""
+        """A candidate's input without the list axis of the layout "lists"."""
         if spec is None or spec.shape is None or self.layout == "pairs":
             return spec
         if len(spec.shape) < 2:
@@ -232,7 +233,7 @@ class ExternalTeacher:
 def _slots(
     model: RawModel, inputs: Mapping[str, str] | None, known: list[str], extra: str
 ) -> list[_Slot]:
-    """Matches the model's inputs with our features, both sides of it checked."""
+    """Matches the model's inputs with our features."""
     declared = model.inputs
     if inputs is None:
         names = declared if declared is not None else [k for k in known if k != extra]

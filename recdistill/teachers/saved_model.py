@@ -1,4 +1,4 @@
-"""A SavedModel as a teacher: any framework's, by one of its signatures."""
+"""A SavedModel as a teacher, from any framework, called by signature."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class SavedModel:
     Args:
         path: The folder with `saved_model.pb`.
         signature: Name of the signature.
-        output: Name of the output that holds the scores; None where there is one.
+        output: Name of the output with the scores. May be None if the signature has
+            one output.
 
     Raises:
-        TeacherError: If it cannot be loaded, or has no such signature or output; the
-            message names those that it has.
+        TeacherError: If the SavedModel cannot be loaded, or does not have the signature
+            or output; the message lists those that it has.
     """
 
     def __init__(
@@ -33,11 +34,11 @@ class SavedModel:
         self.label = f"SavedModel {path}"
         existing(path, "folder that holds a SavedModel")
         try:
-            # The functions live as long as the object that they are part of.
+            # Kept in an attribute, because the functions do not keep it alive.
             self._loaded = tf.saved_model.load(str(path))
         except Exception as error:
             raise TeacherError(
-                f"`teacher.path` must hold a SavedModel that TensorFlow loads. "
+                f"`teacher.path` must be a SavedModel that TensorFlow can load. "
                 f"Received: {path}, {type(error).__name__}: {error}"
             ) from error
         self._function = _named(
@@ -56,7 +57,7 @@ class SavedModel:
         self.size_bytes: int | None = size_of(path)
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
-        """The output of the signature for one chunk."""
+        """Scores of one chunk."""
         tensors = {
             name: tf.convert_to_tensor(value, self._specs[name].dtype)
             for name, value in inputs.items()
@@ -68,17 +69,18 @@ class SavedModel:
 
 
 def input_spec(spec: Any) -> InputSpec:
-    """What a TensorFlow or Keras tensor specification says of an input."""
+    """The input specification of a TensorFlow or Keras tensor specification."""
     dtype = tf.as_dtype(spec.dtype).name
     shape = tf.TensorShape(spec.shape)
     return InputSpec(dtype, None if shape.rank is None else tuple(shape.as_list()))
 
 
 def output_name(names: Iterable[str], wanted: str | None, label: str) -> str:
-    """The output that holds the scores.
+    """Name of the output with the scores.
 
     Raises:
-        TeacherError: If it is not there, or not said where there are several.
+        TeacherError: If the output does not exist, or `wanted` is None although there
+            are several outputs.
     """
     have = sorted(names)
     if wanted is None and len(have) == 1:

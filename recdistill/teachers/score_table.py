@@ -1,4 +1,4 @@
-"""A teacher of which only the scores are there: a table of (query or list, item)."""
+"""A table of scores as a teacher with partial scores."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from recdistill.errors import TeacherError
 
 
 class ScoreTable:
-    """Scores that somebody computed elsewhere, looked up by id.
+    """Table of teacher scores computed elsewhere, looked up by id.
 
-    The table is held in memory, 16 bytes a row. It does not score what it lacks, so
-    lists are cut down to the candidates that it has: see `restrict`.
+    The table is kept in memory, with 16 bytes per row. It may have scores for some
+    candidates only; `keep_scored` reduces lists to their scored candidates.
 
     Args:
-        batches: Record batches with the columns `key` (the id of a query, or of a list
-            where the data comes in lists), `item` (an item id) and `score`.
-        items: `(items,)`, the ids of the catalogue in their order.
-        label: What people call it.
+        batches: Record batches with the columns `key` (id of a query, or of a list if
+            the data has lists), `item` (item id) and `score`.
+        items: `(items,)`, the ids of the catalogue in catalogue order.
+        label: Name of the table in error messages.
 
     Raises:
-        TeacherError: If no score belongs to an item of the catalogue, or a pair comes
-            twice.
+        TeacherError: If no row scores an item of the catalogue, or a pair occurs twice.
 
     Example: "bob" has scores for two of the three items.
         >>> rows = {"key": ["bob", "ann", "bob"], "item": ["c", "a", "a"]}
@@ -55,13 +54,13 @@ class ScoreTable:
         for batch in batches:
             row = pc.fill_null(pc.index_in(batch["item"], value_set=catalogue), -1)
             row = np.asarray(row, "int64")
-            known = row >= 0  # an item that cannot be recommended needs no score
+            known = row >= 0  # Scores of items outside the catalogue are not needed.
             keys.append(batch["key"].filter(pa.array(known)))
             rows.append(row[known])
             scores.append(np.asarray(batch["score"], "float32")[known])
         if not sum(map(len, rows)):
             raise TeacherError(
-                f"The {label} must score items of the catalogue. Received: none"
+                f"The {label} must score items of the catalogue. Received: no such row"
             )
         codes = pa.chunked_array(keys).combine_chunks().dictionary_encode()
         self._keys = codes.dictionary
@@ -73,7 +72,7 @@ class ScoreTable:
         if len(twice):
             key, item = divmod(int(self._places[twice[0]]), self._items)
             raise TeacherError(
-                f"The {label} must have one score for a pair. Received: {len(twice)} "
+                f"The {label} must have one score per pair. Received: {len(twice)} "
                 f"pair(s) twice, such as {self._keys[key].as_py()!r} with "
                 f"{items[item]!r}"
             )
@@ -83,8 +82,8 @@ class ScoreTable:
 
         Args:
             batch: `list_key`, `candidate_index` and `mask`, as in
-            `recdistill.data.batches`.
-            training: Not read.
+                `recdistill.data.collation`.
+            training: Not used.
 
         Returns:
             `(batch, list_size)` float32; 0 under padding.
@@ -107,10 +106,10 @@ class ScoreTable:
         return np.where(mask, self._scores[found], np.float32(0.0))
 
     def keep_scored(self, lists: Lists) -> Lists:
-        """The lists with the scored candidates alone; those without any are left out.
+        """Reduces lists to their scored candidates; drops lists without any.
 
         Returns:
-            Lists with `listed`.
+            Lists with `scored_candidates`.
         """
         code = self._codes(lists.list_key)
         low = np.searchsorted(self._places, code * self._items)
@@ -128,7 +127,7 @@ class ScoreTable:
 
 
 def keep_scored_by_all(lists: Lists, tables: Iterable[ScoreTable]) -> Lists:
-    """The lists with the candidates that all tables have; see `ScoreTable.restrict`."""
+    """Reduces lists to the candidates scored by all tables."""
     for table in tables:
         lists = table.keep_scored(lists)
     return lists

@@ -1,8 +1,9 @@
-"""A Keras 2 model (tf_keras, TFRS) as a teacher, in a process of its own.
+"""A Keras 2 model (tf_keras, TFRS) as a teacher, in a child process.
 
-`tensorflow_recommenders` and Keras 3 cannot live in one process: TFRS wants
-`TF_USE_LEGACY_KERAS=1`, and that is read when TensorFlow starts. So the model is loaded
-and asked in a child process; see `recdistill.teachers.legacy_process`.
+`tensorflow_recommenders` and Keras 3 cannot be used in one process: TFRS requires
+`TF_USE_LEGACY_KERAS=1`, which TensorFlow reads when it is imported. The model is
+therefore loaded and called in a child process; see
+`recdistill.teachers.legacy_process`.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ from recdistill.teachers.legacy_process import (
 from recdistill.teachers.model_files import existing, size_of
 
 LAST_BYTES = 2_000
-"""How much of what the process said last stands in an error."""
+"""Number of bytes of the child process's output in an error message."""
 
 
 class TfKerasModel:
-    """A model of Keras 2, asked in a process of its own that lives as long as this.
+    """Keras 2 model, called in a child process that lives as long as this object.
 
-    The process runs on the CPU, for the accelerator may be held by this one.
+    The child process runs on the CPU, because this process may occupy the accelerator.
 
     Args:
-        path: A SavedModel folder, a `.keras` or an `.h5` file. With a factory: what the
-            factory is called with.
+        path: A SavedModel folder, a `.keras` file or an `.h5` file. With a factory, the
+            argument of the factory.
         factory: Import path "package.module:function" of a function that returns the
-            model; without arguments where there is no path.
-        signature: Of a SavedModel folder.
-        output: Where the model returns a dict: the key of the scores; None where there
-            is one.
+            model. It is called without arguments if `path` is None.
+        signature: Signature of a SavedModel folder.
+        output: Key of the scores if the model returns a dict. May be None if the dict
+            has one entry.
 
     Raises:
-        TeacherError: If the process does not come up with a model; the message has the
-            last lines that it wrote.
+        TeacherError: If the child process cannot load the model; the message has its
+            last lines of output.
     """
 
     def __init__(
@@ -73,9 +74,9 @@ class TfKerasModel:
             "output": output,
             "folder": str(Path.cwd()),
         }
-        self._said = tempfile.TemporaryFile()
-        self._process = _start(settings, self._said)
-        self._close = weakref.finalize(self, _stop, self._process, self._said)
+        self._stderr = tempfile.TemporaryFile()
+        self._process = _start(settings, self._stderr)
+        self._close = weakref.finalize(self, _stop, self._process, self._stderr)
         hello = json.loads(self._read(HELLO, "could not be loaded"))
         inputs = hello["inputs"]
         self.inputs: Mapping[str, InputSpec] | None = None
@@ -89,16 +90,16 @@ class TfKerasModel:
         self.size_bytes: int | None = size_of(path) if path and there else None
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
-        """The model's output for one chunk."""
+        """Scores of one chunk."""
         stdin = self._process.stdin
-        # If the process is gone, what it said last is found when its answer is read.
+        # If the process has ended, `_read` reports its last lines.
         with contextlib.suppress(OSError, ValueError):
             if stdin is not None:
                 write_frame(stdin, {k: _sendable(v) for k, v in inputs.items()})
         return self._read(SCORES, "failed")
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the child process."""
         self._close()
 
     def _read(self, key: str, what: str) -> Any:
@@ -112,10 +113,10 @@ class TfKerasModel:
                 f"{self._status()}. Its last lines:\n{self._last_lines()}"
             )
         if ERROR in answer:
-            said = answer[ERROR].item().decode()
+            trace = answer[ERROR].item().decode()
             raise TeacherError(
-                f"The teacher {self.label} {what}: {said.strip().splitlines()[-1]}\n"
-                f"{said[-LAST_BYTES:]}"
+                f"The teacher {self.label} {what}: {trace.strip().splitlines()[-1]}\n"
+                f"{trace[-LAST_BYTES:]}"
             )
         value = answer[key]
         return value.item().decode() if key == HELLO else value
@@ -127,27 +128,27 @@ class TfKerasModel:
             return None
 
     def _last_lines(self) -> str:
-        if self._said.closed:
+        if self._stderr.closed:
             return "(closed)"
-        self._said.seek(0, os.SEEK_END)
-        self._said.seek(max(0, self._said.tell() - LAST_BYTES))
-        return self._said.read().decode(errors="replace").strip()
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - LAST_BYTES))
+        return self._stderr.read().decode(errors="replace").strip()
 
 
-def _start(settings: Mapping[str, Any], said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(settings: Mapping[str, Any], stderr: IO[bytes]) -> subprocess.Popen[bytes]:
     own = {"TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.Popen(
         [sys.executable, "-P", legacy_process.__file__, json.dumps(settings)],
         env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **own},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=said,
+        stderr=stderr,
     )
 
 
-def _stop(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
-    """Hangs up, which ends the process, and waits for its end."""
-    for stream in (process.stdin, process.stdout, said):
+def _stop(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:
+    """Closes the pipes, which ends the process, and waits for it."""
+    for stream in (process.stdin, process.stdout, stderr):
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.close()
@@ -159,7 +160,7 @@ def _stop(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
 
 
 def _sendable(values: np.ndarray) -> np.ndarray:
-    """Text as UTF-8 bytes of one width, which a frame can hold."""
+    """Text as fixed-width UTF-8 bytes for a frame."""
     if values.dtype.kind not in "OU":
         return values
     return np.char.encode(values.astype(str), "utf-8")

@@ -1,4 +1,4 @@
-"""benchmarks.losses: the experiment in small, from a pipeline to its table."""
+"""benchmarks.losses: a small experiment, from a pipeline to its table."""
 
 import json
 
@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from benchmarks import losses as experiment
-from benchmarks.losses import BASELINE, NDCG, OVERLAP, TWIN
+from benchmarks.losses import BASELINE, DEFAULT_LOSS, NDCG, OVERLAP
 from recdistill import losses
 from tests import contracts, tiny
 
 SETTINGS = experiment.Settings(
-    contenders=(BASELINE, TWIN), temperatures=(1.0, 2.0), seeds=(1,), samples=50
+    contenders=(DEFAULT_LOSS, BASELINE), temperatures=(1.0, 2.0), seeds=(1,), samples=50
 )
 SMALLER = (
     "dataset.synthetic={ queries = 80, items = 30, interactions = 1_200, seed = 2 }",
@@ -34,32 +34,32 @@ def document(arena):
     return experiment.run(arena, SETTINGS)
 
 
-def test_every_loss_is_judged_and_compared(document):
+def test_every_loss_is_evaluated_and_compared(document):
     assert list(document["losses"]) == list(SETTINGS.contenders)
     for name, each in document["losses"].items():
         for split in ("valid", "test"):
             for metric in (NDCG, OVERLAP):
                 value, low, high = each[split][metric]
                 assert 0.0 <= low <= value <= high <= 1.0
-        for other in (BASELINE, TWIN):
+        for other in (DEFAULT_LOSS, BASELINE):
             assert (f"test_minus_{other}" in each) == (other != name)
         assert each["ms_a_step"] > 0.0
     assert document["lists"]["valid"] > 0
 
 
-def test_what_is_best_on_validation_is_chosen(document):
+def test_the_best_trial_on_validation_is_chosen(document):
     for name, each in document["losses"].items():
-        assert len(each["trials"]) == (1 if name == TWIN else 2)
+        assert len(each["trials"]) == (1 if name == BASELINE else 2)
         assert each["valid"][NDCG][0] == pytest.approx(max(each["trials"].values()))
 
 
-def test_what_was_trained_is_not_trained_again(arena, document, monkeypatch):
+def test_trained_students_are_reused(arena, document, monkeypatch):
     def no_training(*_, **__):
         raise RuntimeError("a student was trained again")
 
     monkeypatch.setattr(experiment, "train", no_training)
-    again = experiment.choose(arena, BASELINE, SETTINGS, experiment.quiet)
-    assert again.trials == document["losses"][BASELINE]["trials"]
+    again = experiment.choose(arena, DEFAULT_LOSS, SETTINGS, experiment.quiet)
+    assert again.trials == document["losses"][DEFAULT_LOSS]["trials"]
     with pytest.raises(RuntimeError, match="trained again"):
         experiment.choose(arena, "PointwiseMSE", SETTINGS, experiment.quiet)
 
@@ -74,17 +74,17 @@ def test_both_files_are_written(document, tmp_path):
         assert name in text
 
 
-def test_every_loss_that_learns_from_scores_takes_part():
+def test_every_loss_on_teacher_scores_is_compared():
     wanted = {
         cls.__name__
         for cls in contracts.list_losses()
         if contracts.learns_from_teacher(cls)
     }
     left_out = {losses.ListwiseSoftCrossEntropy.__name__}
-    assert wanted - left_out == set(experiment.CONTENDERS) - {TWIN}
+    assert wanted - left_out == set(experiment.CONTENDERS) - {BASELINE}
 
 
-def test_rows_of_seeds_are_averaged_list_by_list():
+def test_rows_of_seeds_are_averaged_for_each_list():
     def table(ndcg, overlap):
         return pa.table({"list_id": [3, 4], NDCG: ndcg, OVERLAP: overlap})
 

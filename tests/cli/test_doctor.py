@@ -26,8 +26,9 @@ class TestDoctor:
         assert result.exit_code == 0
         said = " ".join(result.stdout.split())
         assert "Score doctor Lists 600, of" in said
-        assert "Proposal distill.scores=z_score distill.temperature=auto." in said
-        assert "This run z_score, temperature 1: about" in said
+        proposal = "distill.scores=z_score distill.teacher_temperature=auto."
+        assert f"Proposal {proposal}" in said
+        assert "This run z_score, teacher temperature 1: about" in said
         assert "600 lists of 60; doctor: z_score at" in result.stderr
 
     def test_of_a_run_as_json(self, tiny_run):

@@ -11,7 +11,7 @@ from recdistill.cli.main import app
 from recdistill.evaluation.latency import latency_tables as latency_report
 from recdistill.evaluation.latency import saved_model_timing
 from recdistill.evaluation.latency.saved_model_timing import ModelTimes, TimedCall
-from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.evaluation.latency.stopwatch import Latency, Throughput
 from recdistill.serving.deploy import tuning
 from recdistill.serving.deploy.batching_config import read_batching
 
@@ -46,7 +46,7 @@ def asked(monkeypatch):
             TimedCall(
                 call,
                 threads,
-                Load(
+                Throughput(
                     Latency(call.rows, call.rows, call.rows + 1.0, 1.0, 1.0, 9),
                     1.0,
                     2.0 * call.rows,
@@ -110,7 +110,7 @@ def test_table_fits_a_terminal_and_says_why_there_are_no_joules(
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert "rank 8 x 1,000" in done.stdout
     assert "12.5k" in done.stdout
-    assert "No joules: no counter here" in done.stdout
+    assert "Energy was not measured: no counter here" in done.stdout
     assert "…" not in done.stdout
 
 

@@ -6,8 +6,9 @@ import sys
 import pytest
 
 from recdistill import __version__
-from recdistill.atomic import held
-from recdistill.pipeline.pipeline import STEPS, Pipeline
+from recdistill.atomic import locked_folder
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
 from tests import tiny
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
@@ -114,10 +115,10 @@ def test_a_teacher_that_is_not_there_is_one_paragraph_and_exit_code_2(tmp_path):
 
 def test_a_busy_run_is_one_paragraph_and_exit_code_2(tmp_path):
     arguments = in_folder(tmp_path)
-    with held(Workspace(tmp_path / "runs" / "tiny").root):
+    with locked_folder(Workspace(tmp_path / "runs" / "tiny").root):
         result = call("prepare", *arguments)
     assert result.exit_code == 2
-    assert_is_one_paragraph(result, "Another recdistill process is at work in")
+    assert_is_one_paragraph(result, "Another recdistill process is using")
 
 
 def test_a_full_disk_is_one_paragraph_and_exit_code_2(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recdistill.pipeline.pipeline import STEPS
+from recdistill.pipeline.steps import STEPS
 from tests import tiny
 from tests.cli.command_line import call, in_folder
 
@@ -61,7 +61,7 @@ def test_each_step_has_a_line_on_stderr(tiny_run):
     assert [line.split()[1] for line in lines] == list(STEPS)
     assert all("unchanged, skipped" in line for line in lines)
     assert "4,000 interactions, 240 queries, 60 items" in lines[0]
-    assert "600 lists of 60" in lines[2]
+    assert "600 lists of 60" in lines[3]
 
 
 @pytest.mark.parametrize("step", ["prepare", "score"])
@@ -89,7 +89,7 @@ def test_json_is_all_that_stdout_has(tiny_run, step):
 
 def test_a_note_is_a_paragraph_on_stderr_and_does_not_stop_the_run(tiny_run):
     folder = in_folder(tiny_run.folder)
-    result = call("score", *folder, "--set", "distill.temperature=0.01")
+    result = call("score", *folder, "--set", "distill.teacher_temperature=0.01")
     assert result.exit_code == 0
     (note,) = (line for line in result.stderr.splitlines() if "Note: " in line)
     assert note.startswith("Note: With scores z_score and temperature 0.01 the soft")

@@ -7,14 +7,14 @@ from tests.data.list_builders import ITEMS, lists, ragged
 
 
 class TestCatalogue:
-    def test_leaves_out_what_was_seen_but_not_an_observed_positive(self):
+    def test_seen_items_are_masked_unless_they_are_positives(self):
         one = lists([[2], [0, 5], [-1]], seen=[[1, 2], [], [7, 7]])
         got = catalogue_mask(one, ITEMS)
         assert got.dtype == bool
         absent = [np.flatnonzero(~row).tolist() for row in got]
         assert absent == [[1], [], [7]]
 
-    def test_places_relevance_and_skips_items_that_it_lacks(self):
+    def test_relevance_skips_items_outside_the_catalogue(self):
         one = lists([[2], [0, 5], [-1]], relevance=[[3.0], [1.0, 0.5], [9.0]])
         got = catalogue_relevance(one, ITEMS)
         assert got.dtype == np.float32

@@ -41,7 +41,7 @@ class TestSampled:
         assert relevance[:, :2].tolist() == [[3.0, 0.5], [2.0, 0.0]]
         assert not relevance[:, 2:].any()
 
-    def test_a_tail_is_shared_by_the_lists_and_has_no_item_twice(self):
+    def test_all_lists_have_the_same_tail_without_duplicates(self):
         index, _, _ = self.collate(lists([[0], [1], [2]]), tail=6)
         assert (index[:, 1:] == index[:1, 1:]).all()
         assert len(set(index[0, 1:].tolist())) == 6
@@ -59,7 +59,7 @@ class TestSampled:
         st.integers(1, ITEMS + 3),
         st.integers(0, 9),
     )
-    def test_nothing_stands_twice_and_nothing_seen_is_a_negative(
+    def test_candidates_are_unique_and_seen_items_are_not_negatives(
         self, rows, tail, seed
     ):
         one = lists([p for p, _ in rows], [s for _, s in rows])
@@ -79,16 +79,16 @@ class TestSampled:
         index, mask, _ = self.collate(lists([[3]]), tail=100)
         assert sorted(index[0][mask[0]].tolist()) == list(range(ITEMS))
 
-    def test_a_positive_is_not_its_own_negative_where_other_lists_have_more(self):
+    def test_a_positive_is_not_its_own_negative(self):
         index, mask, _ = self.collate(lists([[0], [1, 2]]), tail=100)
         assert index[0][mask[0]].tolist().count(0) == 1
         assert mask.sum(axis=1).tolist() == [ITEMS, ITEMS]
 
-    def test_no_tail_leaves_the_positives(self):
+    def test_a_tail_of_0_leaves_only_the_positives(self):
         index, mask, _ = self.collate(lists([[3]]), tail=0)
         assert index.tolist() == [[3]] and mask.tolist() == [[True]]
 
-    def test_every_item_is_drawn_as_often(self):
+    def test_items_are_sampled_uniformly(self):
         one, count = lists([[-1]]), np.zeros(ITEMS)
         for seed in range(400):
             index, mask, _ = self.collate(one, tail=2, seed=seed)
@@ -111,7 +111,9 @@ class TestShared:
         st.integers(0, ITEMS + 3),
         st.integers(0, 9),
     )
-    def test_each_list_is_the_one_that_it_would_be_alone(self, rows, tail, seed):
+    def test_shared_candidates_give_the_same_lists_as_separate_ones(
+        self, rows, tail, seed
+    ):
         one = lists([p for p, _ in rows], [s for _, s in rows])
         apart, want, _ = Collator(ITEMS, tail)(one, rng(seed))
         x, got, _ = Collator(ITEMS, tail, shared=True)(one, rng(seed))
@@ -151,12 +153,12 @@ class TestStored:
         assert y["labels"].tolist() == [[3.0, 0.0, 0.0], [0.0, 0.0, 3.0]]
         assert y["labels"].dtype == np.float32
 
-    def test_item_0_is_no_padding_and_padding_is_not_item_0(self):
+    def test_item_0_and_padding_are_distinguished(self):
         x, y, _ = Collator(ITEMS, with_teacher=True)(self.lists(((0,), (0,))), rng())
         assert y["labels"].tolist() == [[0.0, 0.0, 0.0], [0.0, 3.0, 0.0]]
         assert x["mask"][1].all()
 
-    def test_without_a_teacher_are_not_used(self):
+    def test_stored_candidates_are_ignored_without_a_teacher(self):
         x, _, _ = Collator(ITEMS)(self.lists(), rng())
         assert "teacher_scores" not in x
         assert x["candidate_index"].tolist() == list(range(ITEMS))
@@ -169,7 +171,7 @@ class TestStored:
         assert x["candidate_index"].shape == (ITEMS,)
 
 
-def test_profiles_are_the_training_rows_of_the_queries():
+def test_training_rows_of_the_queries_are_in_the_batch():
     one = lists([[1], [2], [3]])
     one.query_row[:] = [2, -1, 0]
     training_rows = ragged([[4, 5, 6], [7], [8]])

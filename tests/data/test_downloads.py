@@ -1,14 +1,14 @@
-"""fetch: whole and verified or not at all, from a server of our own."""
+"""fetch: downloads from a test server are verified and appear atomically."""
 
+import gc
 import hashlib
-import importlib
 import io
-import stat
 import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,10 +16,14 @@ import pyarrow as pa
 import pytest
 
 from recdistill.data import SOURCES, fetch, read_movielens, read_recbole
-from recdistill.data.archives import Archive, download, unpack
+from recdistill.data import downloads as module
+from recdistill.data.downloads import Archive
 from recdistill.errors import FetchError
 
-module = importlib.import_module("recdistill.data.downloads")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 RATINGS = b"userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n"
 MOVIES = b"movieId,title,genres\n31,Dangerous Minds (1995),Drama\n"
@@ -29,6 +33,9 @@ SMALL = {
     "ml-latest-small/README.txt": b"terms",
     "ml-latest-small/links.csv": b"not needed",
 }
+
+
+FILES = ("ratings.csv", "movies.csv", "README.txt")
 
 
 def flags(*genres: int) -> bytes:
@@ -82,8 +89,11 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+FILES_100K = ("u.data", "u.item", "u.user")
+
+
 class Server(ThreadingHTTPServer):
-    """Serves `content` by path, says how long it is, and may send less or more."""
+    """Declares the length of `content`, by path, and sends `sent`."""
 
     daemon_threads = False
 
@@ -93,11 +103,10 @@ class Server(ThreadingHTTPServer):
         self.sent: dict[str, bytes] = {}
         self.asked: list[str] = []
 
-    def publish(self, name: str, content: bytes, sent: bytes | None = None) -> Archive:
-        self.content[f"/{name}"] = content
-        self.sent[f"/{name}"] = content if sent is None else sent
-        url = f"http://127.0.0.1:{self.server_port}/{name}"
-        return Archive(url, len(content), sha256(content))
+    def publish(self, name: str, content: bytes, *files: str) -> Archive:
+        self.content[f"/{name}.zip"] = self.sent[f"/{name}.zip"] = content
+        url = f"http://127.0.0.1:{self.server_port}/{name}.zip"
+        return Archive(url, sha256(content), tuple(f"{name}/{each}" for each in files))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -124,12 +133,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield running
         running.shutdown()
         thread.join()
+    # pooch leaves the connection of a failed download to the garbage collector.
+    gc.collect()
 
 
 @pytest.fixture
 def small(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """ml-latest-small, published on our server."""
-    archive = server.publish("small.zip", zipped(SMALL))
+    archive = server.publish("ml-latest-small", zipped(SMALL), *FILES)
     monkeypatch.setattr(module, "SOURCES", {"ml-latest-small": archive})
     return server
 
@@ -171,21 +182,22 @@ class TestFetch:
         assert names(folder) == ["README.txt", "movies.csv", "ratings.csv"]
         assert read_movielens(folder).items["title"].to_pylist() == ["Dangerous Minds"]
 
-    def test_nothing_but_the_archive_and_the_folder_is_left(self, small, tmp_path):
+    def test_the_cache_contains_only_the_archive_and_the_folder(self, small, tmp_path):
         fetch("ml-latest-small", tmp_path)
         assert names(tmp_path) == ["ml-latest-small", "ml-latest-small.zip"]
 
-    def test_a_second_run_asks_nobody(self, small, tmp_path):
+    def test_a_second_run_downloads_nothing(self, small, tmp_path):
         first = fetch("ml-latest-small", tmp_path)
         assert fetch("ml-latest-small", tmp_path) == first
-        assert small.asked == ["/small.zip"]
+        assert small.asked == ["/ml-latest-small.zip"]
 
-    def test_progress_ends_at_the_whole(self, small, tmp_path):
-        seen: list[tuple[int, int | None]] = []
+    def test_progress_ends_at_the_total(self, small, tmp_path):
+        seen: list[tuple[str, int, int | None]] = []
         fetch("ml-latest-small", tmp_path, progress=lambda *now: seen.append(now))
-        size = module.SOURCES["ml-latest-small"].size
-        assert seen[-1] == (size, size)
-        assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+        size = len(small.content["/ml-latest-small.zip"])
+        assert seen[-1] == ("Downloading ml-latest-small", size, size)
+        done = [each for _, each, _ in seen]
+        assert done == sorted(done)
 
     def test_the_cache_folder_can_come_from_the_environment(
         self, small, tmp_path, monkeypatch
@@ -211,45 +223,39 @@ class TestFetch:
 
 class TestWhatGoesWrong:
     def test_a_host_that_does_not_answer(self, monkeypatch, tmp_path):
-        nobody = Archive("http://127.0.0.1:9/x.zip", 1, "0" * 64)
+        nobody = Archive("http://127.0.0.1:9/x.zip", "0" * 64, ())
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         monkeypatch.setattr(module, "SOURCES", {"ml-1m": nobody})
         with pytest.raises(FetchError) as error:
             fetch("ml-1m", tmp_path)
         assert "http://127.0.0.1:9/x.zip cannot be downloaded" in str(error.value)
-        assert f"put it at {tmp_path / 'ml-1m.zip'}" in str(error.value)
+        assert f"as {tmp_path / 'ml-1m.zip'} and run this again" in str(error.value)
         assert names(tmp_path) == []
 
-    def test_a_file_that_is_not_there(self, small, tmp_path):
+    def test_a_file_that_does_not_exist(self, small, tmp_path):
         small.content.clear()
-        with pytest.raises(FetchError, match="cannot be downloaded: Not Found"):
+        with pytest.raises(FetchError, match="cannot be downloaded: 404"):
             fetch("ml-latest-small", tmp_path)
 
     @pytest.mark.parametrize("sent", [0, 1, 100])
     def test_a_download_that_is_cut_off(self, small, tmp_path, sent):
-        small.sent["/small.zip"] = small.content["/small.zip"][:sent]
-        with pytest.raises(FetchError, match=r"must send|cannot be downloaded"):
+        (path,) = small.content
+        small.sent[path] = small.content[path][:sent]
+        with pytest.raises(FetchError, match="cannot be downloaded"):
             fetch("ml-latest-small", tmp_path)
         assert names(tmp_path) == []
 
     def test_content_of_the_right_length_and_the_wrong_hash(self, small, tmp_path):
-        content = small.content["/small.zip"]
-        small.sent["/small.zip"] = content[:-1] + b"?"
-        with pytest.raises(FetchError, match="its SHA-256 must be"):
+        content = small.content["/ml-latest-small.zip"]
+        small.sent["/ml-latest-small.zip"] = content[:-1] + b"?"
+        with pytest.raises(FetchError, match=f"{sha256(content)} but got"):
             fetch("ml-latest-small", tmp_path)
-        assert names(tmp_path) == []
-
-    def test_more_than_was_pinned_is_not_kept(self, server, tmp_path):
-        content = b"x" * 3_000_000
-        url = server.publish("endless", content).url
-        with pytest.raises(FetchError, match=r"must send 10 bytes\. Received: more"):
-            download(Archive(url, 10, sha256(content)), tmp_path / "target")
         assert names(tmp_path) == []
 
     def test_an_interrupted_run_leaves_nothing_and_the_next_one_works(
         self, small, tmp_path
     ):
-        def interrupt(done: int, total: int | None) -> None:
+        def interrupt(label: str, done: int, total: int | None) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
@@ -257,7 +263,7 @@ class TestWhatGoesWrong:
         assert names(tmp_path) == []
         assert fetch("ml-latest-small", tmp_path).is_dir()
 
-    def test_what_a_killed_run_leaves_is_not_taken_for_data(self, small, tmp_path):
+    def test_remains_of_a_killed_run_are_not_used(self, small, tmp_path):
         left = tmp_path / ".ml-latest-small-abc.part" / "ml-latest-small"
         left.mkdir(parents=True)
         (left / "ratings.csv").write_bytes(RATINGS[:20])
@@ -271,72 +277,48 @@ class TestWhatGoesWrong:
             raise SystemExit
 
         with monkeypatch.context() as patch:
-            patch.setattr(module, "unpack", killed)
+            patch.setattr(module, "_unpack", killed)
             with pytest.raises(SystemExit):
                 fetch("ml-latest-small", tmp_path)
         assert names(tmp_path) == ["ml-latest-small.zip"]
         fetch("ml-latest-small", tmp_path)
-        assert small.asked == ["/small.zip"]
+        assert small.asked == ["/ml-latest-small.zip"]
 
-    def test_a_process_that_was_faster_is_accepted(self, small, tmp_path, monkeypatch):
-        original = module.move_into_place
+    def test_the_folder_of_a_faster_process_is_used(self, small, tmp_path, monkeypatch):
+        original = module._unpack
 
-        def late(folder: Path, target: Path) -> None:
+        def late(*args: object) -> Path:
+            target = tmp_path / "ml-latest-small"
             target.mkdir()
             (target / "ratings.csv").write_bytes(RATINGS)
-            original(folder, target)
+            return original(*args)
 
-        monkeypatch.setattr(module, "move_into_place", late)
+        monkeypatch.setattr(module, "_unpack", late)
         folder = fetch("ml-latest-small", tmp_path)
         assert names(folder) == ["ratings.csv"]
         assert names(tmp_path) == ["ml-latest-small", "ml-latest-small.zip"]
 
 
 class TestUnpack:
-    def refuse(self, tmp_path: Path, raw: bytes, said: str, limit: int = 1_000) -> None:
-        archive, target = tmp_path / "a.zip", tmp_path / "out" / "deep"
-        archive.write_bytes(raw)
-        target.mkdir(parents=True)
-        with pytest.raises(FetchError, match=said):
-            unpack(archive, {"good": "good"}, target, limit)
-        assert names(target) == [] and names(tmp_path / "out") == ["deep"]
+    @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/evil", "..\\evil"])
+    def test_only_the_wanted_members_are_written(
+        self, server, monkeypatch, tmp_path, name
+    ):
+        raw = zipped({**SMALL, name: b"2", "ml-latest-small/ratings.csv/../x": b"3"})
+        archive = server.publish("ml-latest-small", raw, *FILES)
+        monkeypatch.setattr(module, "SOURCES", {"ml-latest-small": archive})
+        cache = tmp_path / "deep" / "cache"
+        folder = fetch("ml-latest-small", cache)
+        assert names(folder) == sorted(FILES)
+        assert names(cache) == ["ml-latest-small", "ml-latest-small.zip"]
+        assert names(tmp_path) == ["deep"] and names(tmp_path / "deep") == ["cache"]
 
-    @pytest.mark.parametrize(
-        "name",
-        ["../evil", "a/../../evil", "/etc/evil", "..\\evil", "C:\\evil", "\\\\host\\x"],
-    )
-    def test_names_that_lead_outside(self, tmp_path, name):
-        raw = zipped({"good": b"1", name: b"2"})
-        self.refuse(tmp_path, raw, "plain files below .*which is outside")
-
-    def test_links(self, tmp_path):
-        link = zipfile.ZipInfo("link")
-        link.external_attr = (stat.S_IFLNK | 0o777) << 16
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("good", b"1")
-            archive.writestr(link, b"/etc/passwd")
-        self.refuse(tmp_path, buffer.getvalue(), "'link', which is a link")
-
-    def test_a_bomb(self, tmp_path):
-        raw = zipped({"good": b"\0" * 1_000_000})
-        assert len(raw) < 2_000
-        self.refuse(tmp_path, raw, "at most 1000 bytes. Received: 1000000")
-
-    def test_a_missing_member(self, tmp_path):
-        self.refuse(tmp_path, zipped({"other": b"1"}), "has no member 'good'")
-
-    def test_something_that_is_no_archive(self, tmp_path):
-        self.refuse(tmp_path, b"<html>moved</html>", "a.zip is damaged")
-
-    def test_wanted_members_get_their_names_and_the_others_stay(self, tmp_path):
-        archive = tmp_path / "a.zip"
-        archive.write_bytes(zipped({"x/one": b"1", "x/two": b"2"}))
-        target = tmp_path / "out"
-        target.mkdir()
-        unpack(archive, {"x/one": "uno"}, target, 10)
-        assert names(target) == ["uno"]
-        assert (target / "uno").read_bytes() == b"1"
+    def test_a_missing_member_is_named(self, server, monkeypatch, tmp_path):
+        archive = server.publish("ml-1m", zipped(SMALL), "ratings.dat")
+        monkeypatch.setattr(module, "SOURCES", {"ml-1m": archive})
+        with pytest.raises(FetchError, match=r"has no member 'ml-1m/ratings.dat'"):
+            fetch("ml-1m", tmp_path)
+        assert names(tmp_path) == ["ml-1m.zip"]
 
 
 class TestMovieLens100K:
@@ -344,13 +326,14 @@ class TestMovieLens100K:
     def wheel(self, monkeypatch: pytest.MonkeyPatch) -> bytes:
         folder = "recbole/dataset_example/ml-100k"
         raw = zipped({f"{folder}/{name}": t.encode() for name, t in ATOMIC.items()})
-        monkeypatch.setattr(module, "_WHEEL_SHA256", sha256(raw))
+        pinned = replace(module._WHEEL, sha256=sha256(raw))
+        monkeypatch.setattr(module, "_WHEEL", pinned)
         return raw
 
     def test_grouplens_files_become_atomic_files(
         self, server, monkeypatch, no_pip, tmp_path
     ):
-        archive = server.publish("100k.zip", zipped(ML_100K))
+        archive = server.publish("ml-100k", zipped(ML_100K), *FILES_100K)
         monkeypatch.setattr(module, "SOURCES", {"ml-100k": archive})
         folder = fetch("ml-100k", tmp_path)
         found = {each.name: each.read_text("utf-8") for each in folder.iterdir()}
@@ -360,7 +343,7 @@ class TestMovieLens100K:
     def test_without_grouplens_the_wheel_gives_the_same(
         self, server, monkeypatch, wheel, tmp_path
     ):
-        archive = server.publish("100k.zip", zipped(ML_100K))
+        archive = server.publish("ml-100k", zipped(ML_100K), *FILES_100K)
         monkeypatch.setattr(module, "SOURCES", {"ml-100k": archive})
         first = read_recbole(fetch("ml-100k", tmp_path / "a"))
         server.content.clear()
@@ -375,30 +358,30 @@ class TestMovieLens100K:
         assert {"--no-deps", "--quiet", "--disable-pip-version-check"} <= set(calls[0])
 
     def test_the_wheel_is_verified(self, server, monkeypatch, wheel, tmp_path):
-        missing = Archive(f"http://127.0.0.1:{server.server_port}/no", 1, "0" * 64)
+        missing = Archive(f"http://127.0.0.1:{server.server_port}/no", "0" * 64, ())
         monkeypatch.setattr(module, "SOURCES", {"ml-100k": missing})
         pip_that_brings(monkeypatch, wheel + b"?")
-        with pytest.raises(FetchError, match=r"Then: recbole.*its SHA-256 must be"):
+        with pytest.raises(FetchError, match=r"recbole-1.2.1\S+ must have the SHA-256"):
             fetch("ml-100k", tmp_path)
         assert names(tmp_path) == []
 
-    def test_all_that_was_tried_is_told(self, server, monkeypatch, no_pip, tmp_path):
-        missing = Archive(f"http://127.0.0.1:{server.server_port}/no", 1, "0" * 64)
+    def test_the_error_names_both_sources(self, server, monkeypatch, no_pip, tmp_path):
+        missing = Archive(f"http://127.0.0.1:{server.server_port}/no", "0" * 64, ())
         monkeypatch.setattr(module, "SOURCES", {"ml-100k": missing})
         with pytest.raises(FetchError) as error:
             fetch("ml-100k", tmp_path)
         said = str(error.value)
-        assert "/no cannot be downloaded: Not Found" in said
-        assert "pip download recbole==1.2.1: No module named pip" in said
-        assert f"put it at {tmp_path / 'ml-100k.zip'}" in said
+        assert "/no cannot be downloaded: 404" in said
+        assert "pip download recbole==1.2.1 failed: No module named pip" in said
+        assert f"as {tmp_path / 'ml-100k.zip'} and run this again" in said
         assert len(no_pip) == 1
         assert names(tmp_path) == []
 
-    def test_a_pip_that_hangs_is_given_up(self, server, monkeypatch, tmp_path):
+    def test_pip_has_a_timeout(self, server, monkeypatch, tmp_path):
         def hang(command: list[str], **options: float) -> None:
             raise subprocess.TimeoutExpired(command, options["timeout"])
 
-        missing = Archive(f"http://127.0.0.1:{server.server_port}/no", 1, "0" * 64)
+        missing = Archive(f"http://127.0.0.1:{server.server_port}/no", "0" * 64, ())
         monkeypatch.setattr(module, "SOURCES", {"ml-100k": missing})
         monkeypatch.setattr(module.subprocess, "run", hang)
         with pytest.raises(FetchError, match="no answer in 300 seconds"):
@@ -412,9 +395,5 @@ def test_every_source_is_pinned_and_from_its_publisher():
             f"https://files.grouplens.org/datasets/movielens/{name}.zip"
         )
         assert len(bytes.fromhex(archive.sha256)) == 32
-        assert archive.size > 900_000
+        assert all(each.startswith(f"{name}/") for each in archive.members)
     assert len({archive.sha256 for archive in SOURCES.values()}) == len(SOURCES)
-
-
-def test_every_source_knows_the_files_to_unpack():
-    assert set(module._FILES) == set(SOURCES)

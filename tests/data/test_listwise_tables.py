@@ -1,4 +1,4 @@
-"""listwise: relevant rows are the interactions, and all rows may have a score."""
+"""read_listwise and read_scores: interactions, candidates and teacher scores."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,20 +41,20 @@ def test_relevant_rows_are_the_interactions(tmp_path):
     assert rows(data) == rows(data)
 
 
-def test_scores_are_those_that_there_are(tmp_path):
+def test_rows_without_a_score_are_left_out(tmp_path):
     data = read_listwise(write(tmp_path), SCORE)
     want = [("1", "a", 0.5), ("2", "c", -1.5), ("2", "a", 0.2), ("2", "d", 3.0)]
     assert scores(data) == [(k, i, pytest.approx(s)) for k, i, s in want]
     assert read_listwise(tmp_path).scores is None
 
 
-def test_all_candidates_are_the_catalogue_unless_there_is_one(tmp_path):
+def test_without_an_item_table_the_catalogue_is_all_candidates(tmp_path):
     assert read_listwise(write(tmp_path)).items["item_id"].to_pylist() == list("abcd")
     pq.write_table(pa.table({"item_id": list("abcde")}), tmp_path / "items.parquet")
     assert read_listwise(tmp_path).items["item_id"].to_pylist() == list("abcde")
 
 
-def test_nulls_in_parquet_are_no_scores(tmp_path):
+def test_a_null_in_parquet_is_a_missing_score(tmp_path):
     table = pa.table(
         {
             "list_id": [1, 1],
@@ -73,7 +73,7 @@ def test_nulls_in_parquet_are_no_scores(tmp_path):
     ("old", "new", "said"),
     [
         ("0,0.5", "0,nan", "column `score`, row 1: must be finite. Received: nan"),
-        ("0,0.5", "0,x", "column `score`, row 1: a number is needed. Received: 'x'"),
+        ("0,0.5", "0,x", "column `score`, row 1: must be a number. Received: 'x'"),
         ("2,8,c", ",8,c", "column `list_id`, row 3"),
         ("5,2,", "5,,", "column `relevance`, row 2"),
         ("relevance", "liked", "has no column 'relevance'"),
@@ -122,6 +122,6 @@ class TestScores:
         with pytest.raises(DataError, match=said):
             list(read_scores(tmp_path / "s.csv"))
 
-    def test_a_table_that_is_not_there_is_named(self, tmp_path):
+    def test_a_missing_table_is_named(self, tmp_path):
         with pytest.raises(DataError, match="must be a table of scores"):
             list(read_scores(tmp_path / "none.csv"))

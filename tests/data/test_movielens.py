@@ -1,4 +1,4 @@
-"""read_movielens: the three layouts, in small, and one in full."""
+"""read_movielens: small examples of the three layouts, and one data set in full."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -100,7 +100,7 @@ class TestLayout100K:
         with (folder / "u.item").open("a") as stream:
             stream.write("\n99|Short (1990)|\n")
         with pytest.raises(
-            DataError, match=r"u.item, line 6: 24 values .* Received: 3"
+            DataError, match=r"u.item, line 6: must have 24 values .* Received: 3"
         ):
             read_movielens(folder)
 
@@ -108,10 +108,10 @@ class TestLayout100K:
         folder = layout_100k(tmp_path)
         films = (folder / "u.item").read_bytes()
         (folder / "u.item").write_bytes(films + films)
-        with pytest.raises(DataError, match="'242' stands in rows 1, 5"):
+        with pytest.raises(DataError, match="'242' is in rows 1, 5"):
             read_movielens(folder)
 
-    def test_an_age_that_is_no_number(self, tmp_path):
+    def test_an_age_that_is_not_a_number(self, tmp_path):
         folder = layout_100k(tmp_path)
         (folder / "u.user").write_text("1|old|M|writer|55105\n")
         with pytest.raises(DataError, match=r"u.user cannot be read: .*old"):
@@ -119,19 +119,19 @@ class TestLayout100K:
 
 
 class TestLayout1M:
-    def test_ratings_divided_by_double_colons(self, tmp_path):
+    def test_ratings_separated_by_double_colons(self, tmp_path):
         assert everything(read_movielens(layout_1m(tmp_path))).to_pylist() == [
             {"user_id": "1", "item_id": "1193", "rating": 5.0, "timestamp": 978300760},
             {"user_id": "2", "item_id": "661", "rating": 3.0, "timestamp": 978302109},
         ]
 
-    def test_films_may_hold_colons_and_latin_letters(self, tmp_path):
+    def test_films_may_have_colons_and_latin_letters(self, tmp_path):
         items = read_movielens(layout_1m(tmp_path)).items
         assert items["title"].to_pylist()[1] == "Star Wars: Café"
         assert items["year"].to_pylist() == [1975, 1996]
         assert items["genres"].to_pylist()[1] == ["Animation", "Children's", "Musical"]
 
-    def test_users_come_in_the_order_of_the_other_layout(self, tmp_path):
+    def test_users_have_the_columns_of_the_100k_layout(self, tmp_path):
         assert read_movielens(layout_1m(tmp_path)).queries.to_pylist()[1] == {
             "user_id": "2",
             "age": 56,
@@ -189,7 +189,7 @@ class TestEveryLayout:
         with pytest.raises(DataError, match=r"column `timestamp`, row 2: "):
             read_movielens(folder)
 
-    def test_two_copies_have_one_fingerprint(
+    def test_two_copies_have_the_same_fingerprint(
         self, tmp_path: Path, layout: Callable[[Path], Path]
     ):
         (tmp_path / "a").mkdir()

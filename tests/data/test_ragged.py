@@ -21,7 +21,7 @@ class TestRagged:
         got = ragged([[1, 2], [], [3]]).padded(-1)
         assert got.tolist() == [[1, 2], [-1, -1], [3, -1]] and got.dtype == np.int32
 
-    def test_padded_has_a_column_at_least(self):
+    def test_padded_has_at_least_one_column(self):
         assert ragged([[], []]).padded(0).tolist() == [[0], [0]]
         assert ragged([]).padded(0).shape == (0, 1)
 
@@ -30,7 +30,7 @@ class TestRagged:
 
     @settings(deadline=None)
     @given(ROWS, st.data())
-    def test_behaves_as_lists_do(self, rows, data):
+    def test_behaves_like_python_lists(self, rows, data):
         one = ragged(rows)
         assert len(one) == len(rows)
         width = max([1, *map(len, rows)])

@@ -1,4 +1,4 @@
-"""read_recbole: atomic files, their types, and what is said about bad ones."""
+"""read_recbole: atomic files, their types and errors."""
 
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def test_sequences_of_the_interactions_are_context(tmp_path):
     assert table["shown"].to_pylist() == [["a", "b"]]
 
 
-def test_the_file_named_as_the_folder_wins(tmp_path):
+def test_the_file_with_the_name_of_the_folder_is_read(tmp_path):
     folder = tmp_path / "main"
     folder.mkdir()
     write(folder, "main", inter=INTER)
@@ -88,7 +88,7 @@ def test_the_file_named_as_the_folder_wins(tmp_path):
     assert read_recbole(folder).name == "main"
 
 
-def test_several_files_and_none_named_as_the_folder(tmp_path):
+def test_several_files_without_the_name_of_the_folder_are_refused(tmp_path):
     write(tmp_path, "a", inter=INTER)
     write(tmp_path, "b", inter=INTER)
     with pytest.raises(DataError, match=r"Received: .*a.inter, b.inter"):
@@ -115,24 +115,24 @@ def test_a_missing_column_is_named(tmp_path):
 
 def test_a_time_with_a_fraction_is_named_by_its_row(tmp_path):
     text = INTER.replace("891717742.0", "891717742.5")
-    with pytest.raises(DataError, match=r"`timestamp`, row 2: a whole number"):
+    with pytest.raises(DataError, match=r"`timestamp`, row 2: must be a whole number"):
         read_recbole(write(tmp_path, inter=text))
 
 
-def test_a_float_that_is_none(tmp_path):
+def test_a_float_that_is_not_a_number(tmp_path):
     text = INTER.replace("3.5", "good")
     with pytest.raises(DataError, match=r"tiny.inter cannot be read: .*'good'"):
         read_recbole(write(tmp_path, inter=text))
 
 
-def test_a_sequence_of_floats_that_are_none(tmp_path):
+def test_a_sequence_of_floats_that_are_not_numbers(tmp_path):
     folder = write(tmp_path, inter=INTER, user=USER.replace("-1e3", "much"))
     with pytest.raises(DataError, match=r"tiny.user cannot be read: .*'much'"):
         read_recbole(folder)
 
 
 def test_a_repeated_item(tmp_path):
-    with pytest.raises(DataError, match="'242' stands in rows 1, 4"):
+    with pytest.raises(DataError, match="'242' is in rows 1, 4"):
         read_recbole(write(tmp_path, inter=INTER, item=ITEM + "242\tK\t1\tC\n"))
 
 

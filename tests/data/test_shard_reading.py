@@ -12,7 +12,7 @@ from tests.data.list_builders import ITEMS, as_lists, flat, ragged, shard_table,
 
 
 class TestReadLists:
-    def test_brings_back_every_column(self, tmp_path):
+    def test_every_column_is_read(self, tmp_path):
         (path,) = write(tmp_path, 4, scored=True)
         got = read_lists(path)
         assert len(got) == 4
@@ -32,12 +32,12 @@ class TestReadLists:
         assert got.teacher_scores.dtype == np.float16
         assert got.teacher_scores.tolist() == [[k / 2, -0.25, 0.0] for k in range(4)]
 
-    def test_of_an_unscored_shard_has_no_scores(self, tmp_path):
+    def test_an_unscored_shard_has_no_scores(self, tmp_path):
         (path,) = write(tmp_path, 2)
         got = read_lists(path)
         assert got.candidates is None and got.teacher_scores is None
 
-    def test_reads_what_was_written_from_a_slice_and_in_row_groups(self, tmp_path):
+    def test_slices_and_row_groups_are_read_correctly(self, tmp_path):
         path = tmp_path / "part.parquet"
         table = shard_table(range(9), scored=True).slice(2, 5)
         pq.write_table(table, path, row_group_size=2)
@@ -46,13 +46,13 @@ class TestReadLists:
         assert as_lists(got.seen) == [[3, 4], [], [5], [6, 7], []]
         assert got.teacher_scores[:, 0].tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
 
-    def test_of_an_empty_shard_has_no_list(self, tmp_path):
+    def test_an_empty_shard_has_no_lists(self, tmp_path):
         (path,) = write(tmp_path, 0, scored=True)
         got = read_lists(path)
         assert len(got) == 0 and len(got.seen) == 0
         assert got.query["history"].shape == (0, 2)
 
-    def test_rows_taken_keep_all_their_columns_together(self, tmp_path):
+    def test_take_keeps_the_columns_of_a_row_together(self, tmp_path):
         (path,) = write(tmp_path, 7, scored=True)
         got = read_lists(path).take(np.array([5, 1]))
         (want,) = write(tmp_path, 7, scored=True)
@@ -74,7 +74,7 @@ def numbers(batch):
 
 
 class TestBatches:
-    def test_of_the_same_seed_are_the_same(self, tmp_path):
+    def test_the_same_seed_gives_the_same_batches(self, tmp_path):
         shards = write(tmp_path, 7, 6)
         collate = Collator(ITEMS, tail=3)
         one, same, other = (
@@ -84,7 +84,7 @@ class TestBatches:
             tf.nest.map_structure(np.testing.assert_array_equal, left, right)
         assert [numbers(b) for b in one] != [numbers(b) for b in other]
 
-    def test_of_an_epoch_hold_every_list_once_at_most(self, tmp_path):
+    def test_an_epoch_has_each_list_at_most_once(self, tmp_path):
         shards = write(tmp_path, 7, 6, 0, 1)
         epoch = [
             numbers(b) for b in batches(shards, Collator(ITEMS), 2, seed=0, epochs=1)
@@ -95,7 +95,7 @@ class TestBatches:
         # Lists of different shards do not mix.
         assert all(len({k < 7 for k in b}) == 1 for b in epoch)
 
-    def test_are_shuffled_anew_each_epoch(self, tmp_path):
+    def test_batches_are_shuffled_in_each_epoch(self, tmp_path):
         shards = write(tmp_path, 12)
         two = [
             numbers(b) for b in batches(shards, Collator(ITEMS), 3, seed=0, epochs=2)
@@ -104,23 +104,23 @@ class TestBatches:
         assert sorted(first) == sorted(second) == list(range(12))
         assert first != second and first != list(range(12))
 
-    def test_take_the_shards_in_another_order_each_epoch(self, tmp_path):
+    def test_shards_are_shuffled_in_each_epoch(self, tmp_path):
         data = batches(write(tmp_path, 1, 1, 1), Collator(ITEMS), 1, seed=0, epochs=6)
         seen = flat(numbers(b) for b in data)
         epochs = [tuple(seen[k : k + 3]) for k in range(0, 18, 3)]
         assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
         assert len(set(epochs)) > 1
 
-    def test_go_on_for_ever_without_a_number_of_epochs(self, tmp_path):
+    def test_without_a_number_of_epochs_batches_repeat_without_end(self, tmp_path):
         data = batches(write(tmp_path, 3), Collator(ITEMS), 3, seed=0)
         assert len(list(data.take(10))) == 10
 
-    def test_are_smaller_where_a_shard_is(self, tmp_path):
+    def test_a_small_shard_gives_a_small_batch(self, tmp_path):
         data = batches(write(tmp_path, 3), Collator(ITEMS), 100, seed=0, epochs=1)
         (batch,) = data
         assert sorted(numbers(batch)) == [0, 1, 2]
 
-    def test_keep_a_list_together(self, tmp_path):
+    def test_a_batch_keeps_the_parts_of_a_list_together(self, tmp_path):
         shards = write(tmp_path, 9, scored=True)
         collate = Collator(
             ITEMS, with_teacher=True, training_rows=ragged([[k] for k in range(9)])
@@ -136,7 +136,7 @@ class TestBatches:
             )
             np.testing.assert_array_equal(y["labels"][:, 0], user / 2)
 
-    def test_know_their_shapes_whatever_their_sizes(self, tmp_path):
+    def test_batch_shapes_are_unknown_and_types_are_known(self, tmp_path):
         data = batches(write(tmp_path, 4), Collator(ITEMS, tail=2), 2, seed=0)
         x, y, weight = data.element_spec
         assert x["candidate_index"] == tf.TensorSpec([None, None], tf.int32)
@@ -145,11 +145,11 @@ class TestBatches:
         assert weight == tf.TensorSpec([None], tf.float32)
 
     @pytest.mark.parametrize("counts", [(), (0,), (0, 0)])
-    def test_need_a_list(self, tmp_path, counts):
+    def test_shards_without_lists_are_refused(self, tmp_path, counts):
         with pytest.raises(ValueError, match="`shards` must hold a list to train on"):
             batches(write(tmp_path, *counts), Collator(ITEMS), 2, seed=0)
 
-    def test_are_the_same_where_the_shards_do_not_fit_in_memory(
+    def test_batches_are_the_same_if_the_shards_do_not_fit_in_memory(
         self, tmp_path, monkeypatch
     ):
         shards = write(tmp_path, 5, 4)
@@ -163,16 +163,16 @@ class TestInOrder:
     def ids(self, pieces):
         return [piece.list_id.tolist() for piece in pieces]
 
-    def test_reads_every_list_in_its_order(self, tmp_path):
+    def test_all_lists_are_read_in_order(self, tmp_path):
         shards = write(tmp_path, 5, 0, 3)
         got = self.ids(in_order(shards, 2))
         assert got == [[0, 1], [2, 3], [4], [5, 6], [7]]
 
-    def test_of_no_shard_is_empty(self, tmp_path):
+    def test_no_shards_give_no_lists(self, tmp_path):
         assert self.ids(in_order([], 2)) == []
         assert self.ids(in_order(write(tmp_path, 0), 2)) == []
 
-    def test_a_limit_draws_from_all_lists_and_keeps_their_order(self, tmp_path):
+    def test_a_limit_samples_from_all_lists_in_order(self, tmp_path):
         shards = write(tmp_path, 20, 30)
         one, same, other = (
             flat(self.ids(in_order(shards, 4, limit=15, seed=seed)))

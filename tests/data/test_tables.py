@@ -1,7 +1,5 @@
-"""read_tables: what a good folder gives, and what is said about a bad one."""
+"""read_tables: data of good folders and errors of bad ones."""
 
-import datetime
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,33 +9,13 @@ from pyarrow import csv, parquet
 
 from recdistill.data import Columns, Dataset, read_tables
 from recdistill.errors import DataError
+from tests.data.table_files import RATINGS, everything, log, write
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-RATINGS = "user_id,item_id,timestamp,rating,device\n1,7,100,4.5,tv\n2,8,101,3,phone\n"
-
-
-def write(folder: Path, **tables: str | bytes | pa.Table) -> Path:
-    for name, content in tables.items():
-        if isinstance(content, pa.Table):
-            parquet.write_table(content, folder / f"{name}.parquet")
-        elif isinstance(content, bytes):
-            (folder / f"{name}.csv").write_bytes(content)
-        else:
-            (folder / f"{name}.csv").write_text(content, encoding="utf-8")
-    return folder
-
-
-def everything(data: Dataset) -> pa.Table:
-    return pa.Table.from_batches(data.interactions())
-
-
-def log(**columns: object) -> pa.Table:
-    base = {"user_id": [1, 2], "item_id": [7, 8], "timestamp": [100, 101]}
-    return pa.table(base | columns)
 
 
 class TestAGoodFolder:
-    def test_csv_gives_text_ids_whole_times_and_context_as_read(self, tmp_path):
+    def test_csv_gives_text_ids_integer_times_and_context_as_read(self, tmp_path):
         data = read_tables(write(tmp_path, interactions=RATINGS))
         assert everything(data).to_pydict() == {
             "user_id": ["1", "2"],
@@ -85,7 +63,7 @@ class TestAGoodFolder:
         assert everything(data).num_rows == 2
         assert data.items["item_id"].to_pylist() == ["7", "8"]
 
-    def test_a_folder_of_parts_is_one_table_in_the_order_of_names(self, tmp_path):
+    def test_a_folder_of_files_is_one_table_in_order_of_name(self, tmp_path):
         parts = tmp_path / "interactions"
         parts.mkdir()
         parquet.write_table(log(), parts / "part-0.parquet")
@@ -141,184 +119,20 @@ class TestAGoodFolder:
         assert everything(data)["user_id"].to_pylist() == ["1", "2"]
 
 
-class TestIds:
-    @pytest.mark.parametrize(
-        ("raw", "ids"),
-        [
-            (pa.array([1, -2], pa.int8()), ["1", "-2"]),
-            (pa.array([2**63 + 1, 0], pa.uint64()), ["9223372036854775809", "0"]),
-            (pa.array([1.0, 12.0]), ["1", "12"]),
-            (pa.array(["1.0", "007"]), ["1.0", "007"]),
-            (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
-            (pa.array(["a", "b"], pa.large_string()), ["a", "b"]),
-            (pa.array([5, 6]).cast(pa.decimal128(38, 0)), ["5", "6"]),
-        ],
-    )
-    def test_ids_of_parquet_keep_their_text_or_digits(self, tmp_path, raw, ids):
-        data = read_tables(write(tmp_path, interactions=log(user_id=raw)))
-        assert everything(data)["user_id"].to_pylist() == ids
-        assert everything(data).schema.field("user_id").type == pa.string()
-
-    def test_ids_of_csv_lose_an_empty_fraction_and_keep_leading_zeros(self, tmp_path):
-        text = "user_id,item_id,timestamp\n1.0,007,1\n-2.00,NA,2\nv1.0,x,3\n"
-        table = everything(read_tables(write(tmp_path, interactions=text)))
-        assert table["user_id"].to_pylist() == ["1", "-2", "v1.0"]
-        assert table["item_id"].to_pylist() == ["007", "NA", "x"]
-
-    @pytest.mark.parametrize(
-        ("raw", "said"),
-        [
-            (pa.array([1.0, 1.5]), "row 2: a whole number is needed. Received: 1.5"),
-            (pa.array([1.0, float("nan")]), "row 2: a whole number is needed"),
-            (pa.array([1.0, 2.0**60]), "row 2: a whole number is needed"),
-            (pa.array(["a", None]), "row 2: a value is needed. Received: None"),
-            (pa.array(["a", ""]), "row 2: an id must not be empty"),
-            (pa.array([True, False]), "must be text or integer, not bool"),
-        ],
-    )
-    def test_other_ids_are_refused_with_their_row(self, tmp_path, raw, said):
-        folder = write(tmp_path, interactions=log(item_id=raw))
-        with pytest.raises(DataError, match=re.escape(said)):
-            read_tables(folder)
-
-    def test_a_fraction_in_csv_is_refused(self, tmp_path):
-        text = "user_id,item_id,timestamp\n1,7,1\n1.5,7,2\n"
-        with pytest.raises(DataError, match=r"`user_id`, row 2: .*Received: '1.5'"):
-            read_tables(write(tmp_path, interactions=text))
-
-    def test_a_repeated_item_is_named_with_its_rows(self, tmp_path):
-        items = "item_id\n7\n8\n9\n8\n"
-        with pytest.raises(DataError, match=r"'8' stands in rows 2, 4\. Keep one row"):
-            read_tables(write(tmp_path, interactions=RATINGS, items=items))
-
-    def test_ids_that_become_equal_as_text_are_repeated(self, tmp_path):
-        queries = "user_id\n1\n1.0\n"
-        with pytest.raises(DataError, match="'1' stands in rows 1, 2"):
-            read_tables(write(tmp_path, interactions=RATINGS, queries=queries))
-
-    def test_an_item_without_id_is_named_with_its_row(self, tmp_path):
-        items = pa.table({"item_id": pa.array(["7", None])})
-        with pytest.raises(DataError, match=r"items.parquet, column `item_id`, row 2"):
-            read_tables(write(tmp_path, interactions=log(), items=items))
-
-
-SECOND = 1_000_000
-NEW_YEAR = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
-NEW_YEAR_US = int(NEW_YEAR.timestamp()) * SECOND
-
-
-class TestTimes:
-    @pytest.mark.parametrize(
-        ("raw", "times"),
-        [
-            (pa.array([5, 6], pa.int32()), [5, 6]),
-            (pa.array([5.0, 1e12]), [5, 10**12]),
-            (pa.array(["5", " 6 "]), [5, 6]),
-            (pa.array(["5", "6.0"]), [5, 6]),
-            (pa.array(["2024-01-01", "2024-01-01T00:00:01"]), [0, SECOND]),
-            (
-                pa.array(["2024-01-01 00:00:00.5", "2024-01-02"]),
-                [500_000, 86_400 * SECOND],
-            ),
-            (
-                pa.array(["2024-01-01T02:00:00+02:00", "2024-01-01T00:00:01Z"]),
-                [0, SECOND],
-            ),
-            (pa.array([NEW_YEAR, NEW_YEAR], pa.timestamp("ns", "UTC")), [0, 0]),
-            (pa.array([NEW_YEAR, NEW_YEAR], pa.timestamp("s")), [0, 0]),
-            (pa.array([NEW_YEAR.date(), NEW_YEAR.date()], pa.date32()), [0, 0]),
-        ],
-    )
-    def test_numbers_stay_and_dates_become_microseconds(self, tmp_path, raw, times):
-        dates = pa.types.is_temporal(raw.type) or "-" in str(raw[0])
-        data = read_tables(write(tmp_path, interactions=log(timestamp=raw)))
-        origin = NEW_YEAR_US if dates else 0
-        assert everything(data)["timestamp"].to_pylist() == [origin + t for t in times]
-
-    @pytest.mark.parametrize(
-        ("raw", "said"),
-        [
-            (pa.array(["5", "soon"]), "row 2: a time must be a whole number here"),
-            (pa.array(["soon", "5"]), "row 1: a time must be a whole number or an ISO"),
-            (pa.array(["2024-01-01", "5"]), "row 2: a time must be a whole number or"),
-            (
-                pa.array(["5", "2024-01-01"]),
-                "row 2: a time must be a whole number here",
-            ),
-            (pa.array([1.0, 1.5]), "row 2: a whole number is needed. Received: 1.5"),
-            (pa.array(["1", "1.5"]), "row 2: a whole number is needed. Received: 1.5"),
-            (pa.array([1, None]), "row 2: a value is needed"),
-            (pa.array([1, 2**63], pa.uint64()), "row 2: a time must fit 64 bits"),
-            (pa.array([True, False]), "a time must be integer or date, not bool"),
-        ],
-    )
-    def test_other_times_are_refused_with_their_row(self, tmp_path, raw, said):
-        folder = write(tmp_path, interactions=log(timestamp=raw))
-        with pytest.raises(DataError, match=re.escape(said)):
-            read_tables(folder)
-
-    def test_a_later_file_may_not_change_the_unit(self, tmp_path):
-        parts = tmp_path / "interactions"
-        parts.mkdir()
-        head = "user_id,item_id,timestamp\n"
-        (parts / "0.csv").write_text(head + "1,7,100\n")
-        (parts / "1.csv").write_text(head + "1,7,2024-01-01\n")
-        with pytest.raises(DataError, match=r"1.csv, column `timestamp`, row 1"):
-            everything(read_tables(tmp_path))
-
-    def test_the_row_counts_on_through_the_batches_of_a_file(self, tmp_path):
-        times = ["1"] * 200_000
-        times[150_000] = "never"
-        table = pa.table(
-            {"user_id": ["u"] * 200_000, "item_id": ["i"] * 200_000, "timestamp": times}
-        )
-        csv.write_csv(table, tmp_path / "interactions.csv")
-        data = read_tables(tmp_path)
-        with pytest.raises(DataError, match=r"row 150001: .*'never'"):
-            everything(data)
-
-
-class TestRelevanceAndWeight:
-    @pytest.mark.parametrize(
-        ("role", "raw", "said"),
-        [
-            ("relevance", pa.array([1.0, float("nan")]), "row 2: must be finite"),
-            ("relevance", pa.array([1.0, float("-inf")]), "Received: -inf"),
-            ("relevance", pa.array([1.0, 1e300]), "row 2: must be finite"),
-            ("relevance", pa.array(["1", "much"]), "row 2: a number is needed"),
-            ("relevance", pa.array([1.0, None]), "row 2: a value is needed"),
-            ("relevance", pa.array([[1.0], [2.0]]), "a number is needed, not list"),
-            ("weight", pa.array([1.0, float("nan")]), "row 2: must be finite"),
-            ("weight", pa.array([1.0, float("inf")]), "row 2: must be finite"),
-            ("weight", pa.array([0.0, -0.5]), "row 2: a weight must not be negative"),
-        ],
-    )
-    def test_bad_values_are_refused_with_their_row(self, tmp_path, role, raw, said):
-        folder = write(tmp_path, interactions=log(value=raw))
-        with pytest.raises(DataError, match=re.escape(said)):
-            read_tables(folder, {role: "value"})
-
-    def test_an_empty_cell_of_csv_is_missing(self, tmp_path):
-        text = "user_id,item_id,timestamp,stars\n1,7,1,5\n1,8,2,\n"
-        folder = write(tmp_path, interactions=text)
-        with pytest.raises(DataError, match=r"`stars`, row 2: a number is needed"):
-            read_tables(folder, {"relevance": "stars"})
-
-
 class TestABadFolder:
     def test_no_folder(self, tmp_path):
         with pytest.raises(DataError, match="must be a folder of tables"):
             read_tables(tmp_path / "nowhere")
 
-    def test_a_missing_table_names_the_nearest_file_and_all_there_are(self, tmp_path):
+    def test_a_missing_table_error_names_the_closest_file_and_all_files(self, tmp_path):
         write(tmp_path, interaction=RATINGS, other="a\n1\n")
         with pytest.raises(DataError) as error:
             read_tables(tmp_path)
         assert "no table 'interactions'" in str(error.value)
         assert "Did you mean 'interaction'?" in str(error.value)
-        assert "The folder holds: interaction.csv, other.csv" in str(error.value)
+        assert "The folder contains: interaction.csv, other.csv" in str(error.value)
 
-    def test_a_named_table_must_be_there(self, tmp_path):
+    def test_a_named_table_must_exist(self, tmp_path):
         with pytest.raises(DataError, match="no table 'movies'"):
             read_tables(write(tmp_path, interactions=RATINGS), items="movies")
 
@@ -328,7 +142,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match=r"interactions.parquet, interactions.csv"):
             read_tables(tmp_path)
 
-    def test_a_missing_column_names_the_nearest_and_all_there_are(self, tmp_path):
+    def test_a_missing_column_error_names_the_closest_and_all_columns(self, tmp_path):
         text = "userId,item_id,timestamp\n1,7,1\n"
         with pytest.raises(DataError) as error:
             read_tables(write(tmp_path, interactions=text))
@@ -347,7 +161,7 @@ class TestABadFolder:
 
     @pytest.mark.parametrize("text", ["user_id,item_id,timestamp\n", log().slice(0, 0)])
     def test_no_interactions(self, tmp_path, text):
-        with pytest.raises(DataError, match="needs at least one row"):
+        with pytest.raises(DataError, match="must have at least one row"):
             read_tables(write(tmp_path, interactions=text))
 
     def test_an_empty_file(self, tmp_path):
@@ -378,7 +192,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match=r"interactions.parquet cannot be read"):
             read_tables(tmp_path)
 
-    def test_parts_that_differ_say_in_what(self, tmp_path):
+    def test_files_with_different_columns_name_the_column(self, tmp_path):
         parts = tmp_path / "interactions"
         parts.mkdir()
         parquet.write_table(log(), parts / "0.parquet")
@@ -386,7 +200,7 @@ class TestABadFolder:
         with pytest.raises(DataError, match="'user_id' is string instead of int64"):
             read_tables(tmp_path)
 
-    def test_parts_of_two_kinds(self, tmp_path):
+    def test_files_of_two_kinds_are_refused(self, tmp_path):
         parts = tmp_path / "interactions"
         parts.mkdir()
         parquet.write_table(log(), parts / "0.parquet")
@@ -395,24 +209,8 @@ class TestABadFolder:
             read_tables(tmp_path)
 
 
-class TestColumns:
-    def test_an_unknown_role_names_the_nearest(self):
-        with pytest.raises(DataError, match="Received: 'user'"):
-            Columns.of({"user": "u"})
-        with pytest.raises(DataError, match=r"Did you mean 'weight'\?"):
-            Columns.of({"weights": "w"})
-
-    def test_one_column_cannot_play_two_roles(self):
-        with pytest.raises(DataError, match="Received: 'id' for several roles"):
-            Columns(query="id", item="id")
-
-    def test_roles_left_out_keep_their_names(self):
-        assert Columns.of({"time": "when"}) == Columns(time="when")
-        assert Columns.of(None) == Columns()
-
-
 class TestFingerprint:
-    def test_it_follows_the_content_and_nothing_else(self, tmp_path):
+    def test_the_fingerprint_depends_on_the_content_only(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "b").mkdir()
         one = read_tables(write(tmp_path / "a", interactions=RATINGS))
@@ -458,7 +256,7 @@ class TestStreaming:
         assert sum(sizes) == self.ROWS
         assert total == self.ROWS * (self.ROWS - 1) // 2
 
-    def test_memory_does_not_hold_the_whole(self, tmp_path):
+    def test_the_table_is_never_in_memory_as_a_whole(self, tmp_path):
         data = read_tables(self.folder(tmp_path, "parquet"))
         whole = everything(data).nbytes
         held = pa.total_allocated_bytes()
@@ -478,7 +276,7 @@ class TestAmazonBeauty:
             pytest.skip(f"{folder} is not there")
         return read_tables(folder, {"time": "position"})
 
-    def test_all_of_it_is_read(self, data):
+    def test_every_row_is_read(self, data):
         table = everything(data)
         assert table.num_rows == 198_502
         assert len(table["user_id"].unique()) == 22_363

@@ -3,21 +3,17 @@
 import keras
 import numpy as np
 import pytest
+from keras.optimizers.schedules import CosineDecay, PiecewiseConstantDecay
 
 from recdistill.distillation.distiller import Distiller
-from recdistill.distillation.temperatures import (
-    ConstantSchedule,
-    CosineSchedule,
-    LearnedTemperature,
-    LinearSchedule,
-    StepSchedule,
-)
+from recdistill.distillation.temperatures import LearnedTemperature
 from recdistill.losses import (
     ContrastiveAlignment,
     ListwiseCrossEntropy,
     ListwiseKLDivergence,
     PairwiseMarginMSE,
 )
+from tests.distillation.test_schedules import linear
 from tests.distilling import (
     LISTS,
     Student,
@@ -46,8 +42,8 @@ def parts(history):
 def test_weights_follow_their_schedules_step_by_step(batches):
     distiller = make_distiller(
         optimizer=STILL(0.0),
-        student_loss_weight=StepSchedule([2], [0.2, 0.6]),
-        distillation_loss_weights=[LinearSchedule(1.0, 0.0, 2)],
+        student_loss_weight=PiecewiseConstantDecay([1], [0.2, 0.6]),
+        distillation_loss_weights=[linear(1.0, 0.0, 2)],
     )
     history = fit(distiller, batches, epochs=4)
     relevance, distillation = parts(history)
@@ -63,7 +59,7 @@ def test_temperatures_follow_their_schedules_and_are_reported(batches):
     distiller = make_distiller(
         losses=ListwiseKLDivergence(),
         optimizer=STILL(0.0),
-        temperatures=LinearSchedule(4, 1, 2),
+        temperatures=linear(4, 1, 2),
     )
     got = fit(distiller, batches, epochs=4)
     values = [4.0, 2.5, 1.0, 1.0]
@@ -77,12 +73,10 @@ def test_temperatures_follow_their_schedules_and_are_reported(batches):
     assert got["distillation_loss"] == pytest.approx(want, rel=1e-5)
 
 
-def test_a_constant_schedule_is_the_temperature_of_the_loss(batches):
+def test_a_constant_temperature_equals_the_temperature_of_the_loss(batches):
     student = Student()
     own = make_distiller(None, student, ListwiseKLDivergence(temperature=3.0))
-    given = make_distiller(
-        None, student, ListwiseKLDivergence(), temperatures=ConstantSchedule(3.0)
-    )
+    given = make_distiller(None, student, ListwiseKLDivergence(), temperatures=3.0)
     want, got = evaluate(own, batches), evaluate(given, batches)
     assert got.pop("temperature") == 3.0
     assert got == pytest.approx(want, rel=1e-6)
@@ -97,7 +91,7 @@ def test_one_graph_serves_all_steps(batches):
             return super().call(y_true, y_pred)
 
     distiller = make_distiller(
-        losses=Counted(), temperatures=CosineSchedule(4.0, 1.0, 3)
+        losses=Counted(), temperatures=CosineDecay(4.0, 3, alpha=0.25)
     )
     fit(distiller, batches)
     traces.clear()
@@ -109,7 +103,7 @@ def test_one_graph_serves_all_steps(batches):
 def test_each_loss_may_have_a_temperature_of_its_own(batches):
     distiller = make_distiller(
         losses=[ListwiseKLDivergence(), PairwiseMarginMSE(), ListwiseKLDivergence()],
-        temperatures=[LinearSchedule(2, 1, 4), None, ConstantSchedule(5.0)],
+        temperatures=[linear(2, 1, 4), None, 5.0],
     )
     got = evaluate(distiller, batches)
     assert got["temperature_listwise_kl_divergence"] == 2.0
@@ -119,20 +113,20 @@ def test_each_loss_may_have_a_temperature_of_its_own(batches):
 
 def test_a_loss_has_its_own_temperature_back_after_a_step(batches):
     loss = ListwiseKLDivergence(temperature=1.5)
-    distiller = make_distiller(losses=loss, temperatures=ConstantSchedule(5.0))
+    distiller = make_distiller(losses=loss, temperatures=5.0)
     evaluate(distiller, batches)
     assert loss.temperature == 1.5
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_resumed_run_goes_on_with_the_schedule(batches, tmp_path, learned):
-    temperature = LearnedTemperature(1.0, 8.0) if learned else LinearSchedule(8, 1, 6)
+    temperature = LearnedTemperature(1.0, 8.0) if learned else linear(8, 1, 6)
     distiller = Distiller(
         None,
         Student(),
         ListwiseKLDivergence(),
-        [CosineSchedule(1.0, 0.2, 6)],
-        LinearSchedule(0.0, 1.0, 6),
+        [CosineDecay(1.0, 6, alpha=0.2)],
+        linear(0.0, 1.0, 6),
         temperatures=temperature,
     )
     distiller.compile(keras.optimizers.Adam(0.05), ListwiseCrossEntropy())
@@ -188,40 +182,42 @@ LEARNED = LearnedTemperature()
     ("arguments", "message"),
     [
         (
-            {"student_loss_weight": LinearSchedule(0.0, 1.5, 3)},
-            "between 0 and 1.*a schedule between 0.0 and 1.5",
+            {"student_loss_weight": linear(0.0, 1.5, 3)},
+            "between 0 and 1.*a schedule with values from 0 to 1.5",
         ),
         (
-            {"student_loss_weight": LinearSchedule(0.0, 1.0, 3)},
-            "must be given where `student_loss_weight` is a schedule",
+            {"student_loss_weight": linear(0.0, 1.0, 3)},
+            "must be given if `student_loss_weight` is a schedule",
         ),
         (
-            {"distillation_loss_weights": [LinearSchedule(1.0, -1.0, 3)]},
-            "finite number, at least 0",
+            {"distillation_loss_weights": [linear(1.0, -1.0, 3)]},
+            r"number of at least 0.*\[a schedule with values from -1 to 1\], 1 loss",
         ),
-        ({"temperatures": 2.0}, "a number is an argument of the loss.*Received: 2.0"),
-        ({"temperatures": LinearSchedule(2, 0, 3)}, "stay above 0.*falls to 0"),
-        ({"temperatures": [ConstantSchedule(1.0)] * 2}, "for each.*1 losses"),
+        ({"temperatures": 0.0}, "finite and stay above 0.*Received: 0.0"),
+        ({"temperatures": linear(2, 0, 3)}, "stay above 0.*values from 0 to 2"),
+        ({"temperatures": CosineDecay(2.0, 50)}, "stay above 0.*values from 0 to 2"),
+        ({"temperatures": keras.ops.exp}, "finite"),
+        ({"temperatures": [1.0] * 2}, "for each.*1 losses"),
         (
             {
                 "losses": [ListwiseKLDivergence(), ContrastiveAlignment()],
                 "temperatures": [LEARNED, LEARNED],
             },
-            "of its own for each loss",
+            "separate LearnedTemperature for each loss",
         ),
         (
             {
                 "losses": keras.losses.MeanSquaredError(),
-                "temperatures": ConstantSchedule(1.0),
+                "temperatures": 1.0,
             },
             "None for a loss without a temperature",
         ),
         (
             {
-                "student_loss_weight": ConstantSchedule(0.0),
-                "distillation_loss_weights": [ConstantSchedule(0.0)],
+                "student_loss_weight": lambda step: 0.0 * step,
+                "distillation_loss_weights": [lambda step: 0.0 * step],
             },
-            "have weight",
+            "with a weight above 0",
         ),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.distillation.teacher_outputs import ensemble_scores
+from recdistill.distillation.ensemble_scores import ensemble_scores
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ensemble import EnsembleTeacher
 from tests.distilling import (
@@ -91,7 +91,7 @@ def test_no_gradient_flows_through_a_teacher_that_shares_weights():
     np.testing.assert_allclose(gradient(opposite, x), stored, rtol=1e-6)
 
 
-def test_the_twin_trains_through_the_same_class_without_any_teacher():
+def test_the_baseline_trains_through_the_same_class_without_any_teacher():
     arrays = make_arrays()
     batches = make_batches(arrays, without=["teacher_scores"])
     baseline = make_distiller(losses=None, student_loss_weight=1.0)
@@ -136,7 +136,7 @@ def several():
 
 
 @pytest.mark.parametrize("weights", [None, {"ranker": 3.0, "linear": 0.5}])
-def test_several_teachers_are_the_weighted_sum_of_their_z_scores(several, weights):
+def test_several_teachers_are_the_weighted_mean_of_their_z_scores(several, weights):
     x, y, weight, teachers, scores, z = several
     student = Student()
 
@@ -148,7 +148,9 @@ def test_several_teachers_are_the_weighted_sum_of_their_z_scores(several, weight
             arrays[0]["teacher_scores"] = x["affinity"]
         return evaluate(distiller, make_batches(arrays, without=without))["loss"]
 
-    used = weights or {"linear": 0.5, "ranker": 0.5}
+    used = {"linear": 1 / 2, "ranker": 1 / 2}
+    if weights:
+        used = {"linear": 0.5 / 3.5, "ranker": 3.0 / 3.5}
     joined = sum(used[name] * z[name] for name in z).astype("float32")
     want = loss(None, joined, None)
     in_order = None if weights is None else [0.5, 3.0]
@@ -160,15 +162,29 @@ def test_several_teachers_are_the_weighted_sum_of_their_z_scores(several, weight
     assert loss(in_a_list, None, in_order) == pytest.approx(want, rel=1e-5)
 
 
-def test_several_teachers_are_what_an_ensemble_teacher_is(several):
-    x, _, _, teachers, scores, _ = several
-    members = [Member(teacher) for teacher in teachers.values()]
-    ensemble = EnsembleTeacher(members, [0.5, 3.0])
-    ours = ensemble_scores(scores, x["mask"], [0.5, 3.0])
-    real = x["mask"]
-    np.testing.assert_allclose(
-        np.array(ours)[real], np.array(ensemble(x))[real], rtol=1e-4, atol=1e-5
-    )
+@pytest.mark.parametrize("weights", [None, [0.5, 3.0]])
+def test_an_ensemble_teacher_gives_the_same_scores_as_several_teachers(
+    several, weights
+):
+    x, _, _, teachers, scores, z = several
+    ensemble = EnsembleTeacher([Member(each) for each in teachers.values()], weights)
+    ours = ensemble_scores(scores, x["mask"], weights)
+    np.testing.assert_array_equal(ours, ensemble(x))
+    if weights is None:
+        want = np.where(x["mask"], (z["linear"] + z["ranker"]) / 2, 0.0)
+        np.testing.assert_allclose(ours, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_distiller_with_an_ensemble_teacher_has_the_loss_of_one_with_its_members(
+    several,
+):
+    x, y, weight, teachers, _, _ = several
+    student, members = Student(), list(teachers.values())
+    batches = make_batches((x, y, weight), without=["teacher_scores"])
+    want = evaluate(make_distiller(members, student), batches)
+    ensemble = EnsembleTeacher([Member(each) for each in members])
+    got = evaluate(make_distiller(ensemble, student), batches)
+    assert got == pytest.approx(want, rel=1e-6)
 
 
 class Member(keras.Model):
@@ -204,7 +220,7 @@ def test_each_of_several_teachers_runs_once_and_none_is_saved(several, tmp_path)
         ({"a": len}, {"b": 1.0}, r"one weight for each teacher.*'b'.*\['a'\]"),
         ([len, len], [1.0, -1.0], r"at least 0 and not all 0.*\[1.0, -1.0\]"),
         ([len, len], [0.0, 0.0], r"not all 0.*\[0.0, 0.0\]"),
-        (len, [1.0], "`teacher_weights` must be None where there is one teacher"),
+        (len, [1.0], "`teacher_weights` must be None if there is one teacher"),
     ],
 )
 def test_bad_teachers_and_weights_are_named(teacher, weights, message):

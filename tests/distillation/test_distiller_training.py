@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.framework import config
 
 from recdistill.distillation.distiller import Distiller
-from recdistill.distillation.temperatures import LearnedTemperature, LinearSchedule
+from recdistill.distillation.temperatures import LearnedTemperature
 from recdistill.losses import (
     ContrastiveAlignment,
     HintMSE,
@@ -17,6 +17,7 @@ from recdistill.losses import (
     PairwiseMarginMSE,
     RelationalDistance,
 )
+from tests.distillation.test_schedules import linear
 from tests.distilling import (
     ITEMS,
     LISTS,
@@ -57,7 +58,7 @@ def everything(student=None, **kwargs):
         RelationalDistance("candidate_embedding", "teacher_items"),
         ContrastiveAlignment(),
     ]
-    temperatures = [LearnedTemperature(), None, None, LinearSchedule(0.5, 0.1, 9)]
+    temperatures = [LearnedTemperature(), None, None, linear(0.5, 0.1, 9)]
     student = Student(penalty="l2") if student is None else student
     return make_distiller(None, student, losses, temperatures=temperatures, **kwargs)
 
@@ -168,7 +169,7 @@ def test_schedules_count_updates_and_not_accumulated_batches():
     distiller = make_distiller(
         losses=ListwiseKLDivergence(),
         optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=3),
-        temperatures=LinearSchedule(3.0, 1.0, 2),
+        temperatures=linear(3.0, 1.0, 2),
     )
     history = fit(distiller, make_batches(make_arrays(), LISTS // 3), epochs=3)
     assert history["temperature"] == pytest.approx([3.0, 2.0, 1.0])

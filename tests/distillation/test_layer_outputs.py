@@ -85,7 +85,9 @@ def test_a_name_that_is_not_there_is_left_out():
 
 
 def test_a_name_that_fits_two_layers_is_an_error_that_shows_both():
-    with pytest.raises(ValueError, match=r"'hidden', which fits \['left/h.*'right/hid"):
+    with pytest.raises(
+        ValueError, match=r"'hidden', which matches \['left/h.*'right/hid"
+    ):
         watched(Model(), "hidden")
 
 
@@ -94,7 +96,7 @@ def test_a_layer_that_is_called_twice_is_an_error():
     inputs = keras.Input((2,))
     model = keras.Model(inputs, layer(layer(inputs)))
     with pytest.raises(
-        ValueError, match=r"called once in a pass.*two calls of 'twice'"
+        ValueError, match=r"called once in a forward pass.*two calls of 'twice'"
     ):
         watched(model, "twice")
     np.testing.assert_array_equal(model(X), 4 * X)

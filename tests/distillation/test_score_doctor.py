@@ -262,10 +262,12 @@ class TestCure:
         spoil = SICK[name][0] if name else lambda t: t
         scores = spoil(cls.teacher()).astype("float32")
         mask = everywhere(scores)
-        fixed = {"scores": "z_score", "temperature": 1.0}
+        fixed = {"scores": "z_score", "teacher_temperature": 1.0}
         config = DistillConfig(**fixed | dict.fromkeys(auto, "auto"))
         chosen = choose(config, examine(scores, mask))
-        targets = transformed(scores, mask, chosen.transform) / chosen.unit
+        targets = (
+            transformed(scores, mask, chosen.transform) / chosen.teacher_temperature
+        )
         rng = np.random.default_rng(1)
         start = rng.normal(0, 0.3, (QUERIES, 4)), rng.normal(0, 0.3, (4, ITEMS))
         queries, items = (tf.Variable(value.astype("float32")) for value in start)
@@ -277,7 +279,7 @@ class TestCure:
             with tf.GradientTape() as tape:
                 student = queries @ items
                 loss = listwise_kl_divergence(
-                    targets, student, mask, chosen.temperature
+                    targets, student, mask, config.temperature
                 )
                 loss = tf.reduce_mean(loss)
             optimizer.apply(tape.gradient(loss, [queries, items]))
@@ -289,18 +291,18 @@ class TestCure:
 
     @pytest.mark.parametrize("name", ["sigmoid", "cubed", "exponentiated", "tanh"])
     def test_cured_it_teaches_nearly_as_well_as_the_good_one(self, name):
-        good = self.agreement(None, "scores", "temperature")
-        cured = self.agreement(name, "scores", "temperature")
+        good = self.agreement(None, "scores", "teacher_temperature")
+        cured = self.agreement(name, "scores", "teacher_temperature")
         spoilt = self.agreement(name)
         assert cured > 0.85 * good
         assert spoilt < cured - 0.08
 
     def test_a_temperature_alone_does_not_cure_a_heavy_tail(self):
-        cured = self.agreement("exponentiated", "scores", "temperature")
-        assert self.agreement("exponentiated", "temperature") < cured - 0.05
+        cured = self.agreement("exponentiated", "scores", "teacher_temperature")
+        assert self.agreement("exponentiated", "teacher_temperature") < cured - 0.05
 
     def test_a_good_teacher_is_not_harmed(self):
-        good = self.agreement(None, "scores", "temperature")
+        good = self.agreement(None, "scores", "teacher_temperature")
         assert good > self.agreement(None) - 0.03
 
 

@@ -1,4 +1,4 @@
-"""intervals: values by hand, then what an honest interval must do."""
+"""Bootstrap intervals: values by hand, coverage, pairing and missing numbers."""
 
 import numpy as np
 import pyarrow as pa
@@ -54,7 +54,7 @@ def test_mean_is_over_lists_not_over_queries():
     assert (mean.low, mean.high) == (0.0, 1.0)
 
 
-def test_interval_matches_the_one_of_the_normal_distribution():
+def test_the_interval_matches_the_normal_approximation():
     values = noise(0, size=400)
     got = bootstrap(table(values), samples=4000)["mrr"]
     error = 1.96 * values.std() / np.sqrt(400)
@@ -62,7 +62,7 @@ def test_interval_matches_the_one_of_the_normal_distribution():
     assert got.high == pytest.approx(values.mean() + error, abs=error / 10)
 
 
-def test_interval_covers_the_truth_as_often_as_it_says():
+def test_the_coverage_is_the_confidence_level():
     covered = 0
     for trial in range(300):
         rng = np.random.default_rng(trial)
@@ -74,7 +74,7 @@ def test_interval_covers_the_truth_as_often_as_it_says():
     assert 0.84 < covered / 300 < 0.95
 
 
-def test_copies_of_a_list_within_a_query_add_no_certainty():
+def test_copies_of_a_list_within_a_query_do_not_narrow_the_interval():
     values = noise(1, size=100)
     once = bootstrap(table(values))["mrr"]
     copied = np.repeat(values, 4)
@@ -84,7 +84,7 @@ def test_copies_of_a_list_within_a_query_add_no_certainty():
     assert width(taken_for_new) == pytest.approx(width(once) / np.sqrt(4), rel=0.2)
 
 
-def test_same_seed_gives_the_same_interval_in_whatever_order_the_rows():
+def test_the_same_seed_gives_the_same_interval_for_rows_in_any_order():
     rows = table(noise(2), queries=np.repeat(range(50), 4))
     shuffled = rows.take(np.random.default_rng(0).permutation(len(rows)))
     first = bootstrap(rows, seed=7)["mrr"]
@@ -92,7 +92,7 @@ def test_same_seed_gives_the_same_interval_in_whatever_order_the_rows():
     assert bootstrap(rows, seed=8)["mrr"] != first
 
 
-def test_resamples_drawn_in_chunks_are_means_of_resamples_too(monkeypatch):
+def test_resamples_drawn_in_chunks_give_the_same_interval(monkeypatch):
     rows = table(noise(3))
     whole = bootstrap(rows)["mrr"]
     monkeypatch.setattr("recdistill.evaluation.intervals._CHUNK_DRAWS", 700)
@@ -101,13 +101,13 @@ def test_resamples_drawn_in_chunks_are_means_of_resamples_too(monkeypatch):
     assert chunked.high == pytest.approx(whole.high, abs=width(whole) / 10)
 
 
-def test_more_confidence_is_a_wider_interval():
+def test_a_higher_confidence_level_gives_a_wider_interval():
     rows = table(noise(4))
     narrow, wide = (bootstrap(rows, confidence=c)["mrr"] for c in (0.5, 0.99))
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
 
-def test_paired_difference_sees_what_separate_intervals_hide():
+def test_the_paired_interval_is_narrower_than_separate_intervals():
     base = noise(5, scale=0.3)
     better = table(base + noise(6, mean=0.01, scale=0.01))
     difference = paired_difference(better, table(base))["mrr"]
@@ -117,20 +117,20 @@ def test_paired_difference_sees_what_separate_intervals_hide():
     assert width(difference) < width(apart[0]) / 10
 
 
-def test_model_differs_from_itself_by_exactly_nothing():
+def test_the_difference_of_a_model_from_itself_is_0():
     rows = table(noise(7))
     reordered = rows.take(np.arange(len(rows))[::-1])
     assert paired_difference(rows, reordered)["mrr"] == Interval(0.0, 0.0, 0.0)
     assert kept(rows, reordered)["mrr"] == Interval(1.0, 1.0, 1.0)
 
 
-def test_gap_closed_is_zero_for_the_twin_and_one_for_the_teacher():
+def test_the_gap_closed_is_0_for_the_baseline_and_1_for_the_teacher():
     baseline, teacher = table(noise(8)), table(noise(8) + 0.2)
     assert gap_closed(baseline, baseline, teacher)["mrr"] == Interval(0.0, 0.0, 0.0)
     assert gap_closed(baseline, teacher, teacher)["mrr"] == Interval(1.0, 1.0, 1.0)
 
 
-def test_scale_of_a_metric_moves_no_ratio():
+def test_the_scale_of_a_metric_does_not_change_ratios():
     values = [noise(9), noise(9) + noise(10, mean=0.1), noise(9) + 0.2]
     once = gap_closed(*(table(v) for v in values))["mrr"]
     scaled = gap_closed(*(table(8 * v) for v in values))["mrr"]
@@ -140,7 +140,7 @@ def test_scale_of_a_metric_moves_no_ratio():
     assert width(once) > 0
 
 
-def test_no_gap_is_no_number_but_a_reason():
+def test_without_a_gap_the_gap_closed_is_none_with_a_reason():
     baseline, student = table(noise(11)), table(noise(12))
     closed = gap_closed(baseline, student, table(noise(13)))["mrr"]
     assert closed.value is None
@@ -162,23 +162,23 @@ def test_one_query_has_a_value_and_no_interval():
     )
 
 
-def test_lists_that_cannot_be_judged_are_left_out():
+def test_lists_without_a_value_are_left_out():
     values = noise(14, size=60)
     with_gaps = np.concatenate([values, np.full(20, np.nan)])
     assert bootstrap(table(with_gaps))["mrr"].value == pytest.approx(values.mean())
     nothing = bootstrap(table([np.nan, np.nan]))["mrr"]
-    assert nothing == Interval(None, reason="no list can be judged")
+    assert nothing == Interval(None, reason="no list has a value")
     assert bootstrap(table([]))["mrr"] == nothing
 
 
-def test_interval_is_refused_where_some_resamples_have_no_judged_list():
+def test_there_is_no_interval_if_some_resamples_have_no_value():
     mean = bootstrap(table([0.25, 0.75, np.nan, np.nan, np.nan]))["mrr"]
     assert mean.value == 0.5
     assert mean.low is None
     assert mean.reason == "some resamples of the queries give no number"
 
 
-def test_share_of_a_teacher_that_finds_nothing_is_not_defined():
+def test_the_share_kept_of_a_teacher_with_mean_0_is_undefined():
     zero = kept(table([0.1, 0.2]), table([0.0, 0.0]))["mrr"]
     assert zero == Interval(None, reason="the teacher's mean is 0")
     at_times = kept(table([0.0, 0.2]), table([0.0, 0.4]))["mrr"]
@@ -194,7 +194,7 @@ def test_each_metric_has_its_own_gaps():
     assert list(bootstrap(rows, ["rbo"])) == ["rbo"]
 
 
-def test_tables_of_different_lists_are_not_compared():
+def test_tables_of_different_lists_are_refused():
     rows = table([0.1, 0.2, 0.3])
     with pytest.raises(ValueError, match=r"same lists.*list_id differs"):
         paired_difference(rows, rows.slice(1))
@@ -206,7 +206,7 @@ def test_tables_of_different_lists_are_not_compared():
         paired_difference(rows, rows, ["ndcg@10"])
 
 
-def test_slices_are_judged_apart():
+def test_each_slice_has_its_own_metrics():
     rows = table(noise(15, size=6), queries=["a", "a", "b", "c", "d", "e"])
     labels = ["warm", "warm", "cold", "warm", None, "cold"]
     slices = by_slice(rows, labels, samples=50)

@@ -1,4 +1,4 @@
-"""evaluation: what a list earns, and the table that keeps it."""
+"""Per-list metrics, rank agreement and the table of rows."""
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ RELEVANCE = np.array([[1.0, 0.0, 2.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 MASK = np.ones((3, 3), bool)
 
 
-def test_each_name_is_the_metric_that_people_mean():
+def test_each_name_is_the_metric_of_that_name():
     got = measure(
         SCORES,
         RELEVANCE,
@@ -35,7 +35,7 @@ def test_each_name_is_the_metric_that_people_mean():
         np.testing.assert_array_equal(got[name], values, err_msg=name)
 
 
-def test_unreachable_positive_counts_zero_and_no_positive_counts_not_at_all():
+def test_an_unreachable_positive_counts_0_and_a_list_without_positive_is_nan():
     names = ["ndcg@2", "recall@2", "hit@1", "map@3", "mrr"]
     lost = np.array([False, False, True])
     for values in measure(SCORES, RELEVANCE, MASK, names, unreachable=lost).values():
@@ -44,7 +44,7 @@ def test_unreachable_positive_counts_zero_and_no_positive_counts_not_at_all():
         assert np.isnan(values[2])
 
 
-def test_unreachable_list_with_a_relevant_candidate_is_a_contradiction():
+def test_an_unreachable_list_must_not_have_a_relevant_candidate():
     with pytest.raises(ValueError, match=r"`unreachable` must be False.*True in row 1"):
         measure(SCORES, RELEVANCE, MASK, ["mrr"], unreachable=[False, True, True])
     with pytest.raises(ValueError, match="`unreachable` must be a boolean array"):
@@ -64,19 +64,19 @@ def test_unreachable_list_with_a_relevant_candidate_is_a_contradiction():
         ("map@0", "map@10"),
     ],
 )
-def test_unknown_metric_is_answered_with_the_nearest_name(name, nearest):
+def test_an_unknown_metric_error_suggests_the_closest_name(name, nearest):
     with pytest.raises(
         ValueError, match=f"`metrics` must be .*did you mean '{nearest}'"
     ):
         measure(SCORES, RELEVANCE, MASK, [name])
 
 
-def test_metric_like_no_other_is_answered_without_a_guess():
+def test_an_unknown_metric_without_a_close_name_has_no_suggestion():
     with pytest.raises(ValueError, match=r"Received: 'xyz'$"):
         measure(SCORES, RELEVANCE, MASK, ["xyz"])
 
 
-def test_agreement_names_what_it_measured():
+def test_agreement_has_one_value_for_each_cutoff():
     rng = np.random.default_rng(0)
     pair = (*rng.normal(size=(2, 4, 30)), np.ones((4, 30), bool))
     got = agreement(*pair, k=5, survival_at=(7, 30))
@@ -87,7 +87,7 @@ def test_agreement_names_what_it_measured():
     np.testing.assert_array_equal(got["survival@30"], 1.0)
 
 
-def test_rows_keep_each_list_and_survive_parquet(tmp_path):
+def test_rows_are_the_same_after_parquet(tmp_path):
     rows = ListRows()
     rows.add([3, 1], ["ann", "bob"], {"mrr": [0.5, np.nan]}, top=[[4, 2], [0, -1]])
     rows.add([2], ["ann"], {"mrr": [1.0]}, top=[[9, 8]])
@@ -103,7 +103,17 @@ def test_rows_keep_each_list_and_survive_parquet(tmp_path):
     assert mean == bootstrap(rows.table())["mrr"]
 
 
-def test_rows_refuse_a_list_twice():
+def test_rows_become_a_data_frame():
+    rows = ListRows()
+    rows.add([3, 1], ["ann", "bob"], {"mrr": [0.5, np.nan]}, top=[[4, 2], [0, -1]])
+    frame = rows.to_frame()
+    assert frame.columns.to_list() == ["list_id", "query_id", "mrr", "top"]
+    assert frame["query_id"].to_list() == ["ann", "bob"]
+    assert frame["mrr"].mean() == 0.5
+    assert frame["top"].map(list).to_list() == [[4, 2], [0]]
+
+
+def test_a_list_must_not_be_added_twice():
     rows = ListRows()
     rows.add([3, 1], ["ann", "bob"], {"mrr": [0.5, 0.1]})
     rows.add([3], ["cid"], {"mrr": [0.5]})
@@ -111,7 +121,7 @@ def test_rows_refuse_a_list_twice():
         rows.table()
 
 
-def test_rows_refuse_what_does_not_fit():
+def test_columns_of_other_names_or_lengths_are_refused():
     rows = ListRows()
     with pytest.raises(ValueError, match="`table` must follow at least one `add`"):
         rows.table()

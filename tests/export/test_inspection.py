@@ -1,4 +1,4 @@
-"""saved_models: what the files of a model say, without building its graph."""
+"""inspection: ops and compatible servers of a SavedModel, read from its files."""
 
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
@@ -18,7 +18,7 @@ def model():
     return message
 
 
-def test_the_oldest_server_is_that_of_the_newest_op_and_an_estimate(model, tmp_path):
+def test_the_oldest_server_is_estimated_from_the_newest_op(model, tmp_path):
     def ask():
         content = model.SerializeToString()
         (tmp_path / "saved_model.pb").write_bytes(content)
@@ -41,7 +41,7 @@ def test_the_oldest_server_is_that_of_the_newest_op_and_an_estimate(model, tmp_p
     assert found["default_attributes"] == "left out"
 
 
-def test_an_op_that_tensorflow_does_not_have_is_refused_by_name(model, tmp_path):
+def test_an_op_outside_tensorflow_is_refused_with_its_name(model, tmp_path):
     graph = model.meta_graphs[0].graph_def
     function = graph.library.function.add()
     function.signature.name = "inner"

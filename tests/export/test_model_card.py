@@ -1,4 +1,4 @@
-"""model_card: numbers of manifest and report, in Markdown that stays in one piece."""
+"""model_card: the numbers of manifest and report, in valid Markdown."""
 
 from recdistill.export.model_card import render_card
 
@@ -65,7 +65,7 @@ REPORT = {
 }
 
 
-def test_without_a_report_it_says_that_nothing_was_measured():
+def test_without_a_report_the_card_states_that_no_quality_was_measured():
     card = render_card(MANIFEST)
     assert "No quality was measured" in card
     assert "12,345" in card
@@ -77,7 +77,7 @@ def test_without_a_report_it_says_that_nothing_was_measured():
     assert "TensorFlow\n  2.12, an estimate (the op X)" in card
 
 
-def test_a_report_gives_metrics_with_intervals_and_the_gap_closed():
+def test_a_report_adds_metrics_with_intervals_and_the_gap_closed():
     card = render_card({**MANIFEST, "metadata": {"report": REPORT}})
     assert "| distilled | 0.2500 (0.2400 to 0.2600) |" in card
     assert "| teacher | not scored |" in card
@@ -87,8 +87,21 @@ def test_a_report_gives_metrics_with_intervals_and_the_gap_closed():
     assert "No quality was measured" not in card
 
 
-def test_a_reindexed_version_says_whose_towers_and_numbers_it_has():
+def test_a_reindexed_version_names_the_version_of_its_towers_and_numbers():
     changed = {**MANIFEST, "reindexed_from": 2, "metadata": {"report": REPORT}}
     card = render_card(changed)
-    assert "are those of version 2. Items that training did not know" in card
-    assert "These numbers are those of version 2" in card
+    assert "those of\nversion 2. Items that were not in the training data" in card
+    assert "These numbers were measured for version 2" in card
+
+
+def test_the_statements_about_training_are_left_out_for_towers_of_others():
+    inputs = {"codes": {"kind": "input", "dtype": "int64", "shape": [None, 2]}}
+    schema = {"item_id": "item_id", "query": inputs, "candidate": {}}
+    tensor = {"dtype": "int64", "shape": [None, 2]}
+    signatures = {"serving_default": {"inputs": {"codes": tensor}, "outputs": {}}}
+    card = render_card({**MANIFEST, "schema": schema, "signatures": signatures})
+    assert "| query | `codes` | int64 |  |" in card
+    assert '{"instances": [{"codes": [1, 1]}]}' in card
+    assert "learned" not in card
+    assert "history" not in card
+    assert "share one embedding" in render_card(MANIFEST)

@@ -1,4 +1,4 @@
-"""on_device: LiteRT's query tower, fed by what its description says."""
+"""on_device: LiteRT's query tower, with inputs made by its description."""
 
 import json
 
@@ -62,7 +62,7 @@ def look_up(description, raw):
     }
 
 
-def test_a_device_that_follows_the_description_gets_the_live_embedding(
+def test_inputs_made_by_the_description_give_the_live_embedding(
     version, schema, student
 ):
     text = (version / QUERY_TOWER_DESCRIPTION).read_text(encoding="utf-8")
@@ -76,13 +76,13 @@ def test_a_device_that_follows_the_description_gets_the_live_embedding(
         np.testing.assert_allclose(got, want[row : row + 1], atol=1e-5)
 
 
-def test_privileged_features_are_no_inputs(version):
+def test_privileged_features_are_not_inputs(version):
     text = (version / QUERY_TOWER_DESCRIPTION).read_text(encoding="utf-8")
     names = set(json.loads(text)["features"])
     assert names == {"user_id", "jobs", "Age", "taste", "history"}
 
 
-def test_a_tower_that_encodes_otherwise_is_refused(
+def test_a_tower_with_other_embeddings_is_refused(
     schema, student, tmp_path, monkeypatch
 ):
     run = on_device.query_tower_embeddings

@@ -1,11 +1,11 @@
-"""parity: what counts as the same answer, and what does not."""
+"""parity: which answers count as equal to those of the live model."""
 
 import numpy as np
 import pytest
 
 from recdistill.errors import ExportError
 from recdistill.export import parity
-from recdistill.export.parity import Live, Request
+from recdistill.export.parity import Live, Request, check_parity
 from recdistill.retrieval.exact import LOWEST
 from tests.films import ITEMS, build_items, build_rows
 
@@ -37,7 +37,7 @@ class TestParity:
         got = self.recommended(ITEMS[:3], [1.0, 1.0 - 1e-6, 0.0])
         assert (got.max_difference, got.swapped) == (pytest.approx(0, abs=1e-7), 0)
 
-    def test_items_closer_than_the_tolerance_may_change_places(self):
+    def test_items_with_scores_within_the_tolerance_may_swap(self):
         got = self.recommended([ITEMS[1], ITEMS[0], ITEMS[2]], [1.0, 1.0, 0.0])
         assert got.swapped == 2
         assert got.max_difference == pytest.approx(1e-6, rel=0.1)
@@ -54,7 +54,7 @@ class TestParity:
             ([ITEMS[0], ITEMS[1], ""], "at place 3"),
         ],
     )
-    def test_other_items_fail(self, ids, message):
+    def test_wrong_items_fail(self, ids, message):
         with pytest.raises(ExportError, match=message):
             self.recommended(ids, [1.0, 1.0, 0.0][: len(ids)])
 
@@ -73,7 +73,7 @@ class TestParity:
         with pytest.raises(ExportError, match=r"`scores` is"):
             self.recommended(ITEMS[:3], [wrong, 1.0, 0.0])
 
-    def test_rank_is_compared_score_by_score_with_what_is_known(self):
+    def test_rank_is_compared_by_score_and_by_known_ids(self):
         asked = {"candidate_ids": [[ITEMS[2], "never seen"]]}
         right = np.array([[0.0, LOWEST]], "float32")
         known = np.array([[True, False]])
@@ -91,3 +91,15 @@ class TestParity:
         assert comparison.max_difference == pytest.approx(5e-3 / 1000)
         with pytest.raises(ExportError, match=r"`embedding` is 1000\.1 where"):
             comparison.add(request, {"embedding": np.array([[1000.1, 1.0]])})
+
+
+def test_a_model_that_does_not_load_fails_with_the_reason(tmp_path, embeddings):
+    with pytest.raises(ExportError, match=r"fresh process[\s\S]*saved_model"):
+        queries, items = embeddings
+        raw = {n: v for n, v in build_rows().items() if n != "dwell"}
+        table = build_items().to_pydict()
+        candidates = {
+            n: np.array(table[n], object) for n in ("item_id", "class", "title")
+        }
+        live = Live(raw, candidates, ITEMS, queries, items, 3)
+        check_parity(tmp_path, live, [1])

@@ -1,4 +1,4 @@
-"""reindex: other items, the same towers, and nothing of the training side."""
+"""reindex: other items, the same towers, and no import of the training code."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ NEW = pa.table(
         "title": [f"Another title {k % 7}" for k in range(73)],
     }
 )
-"""More items than before, known ones and new ones; no column for the teacher alone."""
+"""More items than before, known and new, without columns for the teacher only."""
 
 ANY = tf.constant([[""]])
 
@@ -50,14 +50,15 @@ def first(student, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def second(first, tmp_path_factory):
-    """The next version, by a program that can import no training side."""
+    """The next version, made by a program that cannot import the training code."""
     folder = first.path.parent
     items = tmp_path_factory.mktemp("items") / "new.parquet"
     pq.write_table(NEW, items)
     program = f"""
 import sys
 blocked = ["keras", "tf_keras", "keras_rs"]
-ours = "student", "encoders", "pipeline", "export.exporting", "export.servable"
+ours = "models", "distillation", "pipeline", "features.encoders"
+ours += ("export.student_export", "export.tower_export")
 blocked += [f"recdistill.{{name}}" for name in ours]
 sys.modules.update(dict.fromkeys(blocked))
 from recdistill.cli.main import main
@@ -78,7 +79,7 @@ def checkpoint(version):
     return {name: reader.get_tensor(name) for name in names}
 
 
-def test_towers_and_graph_are_the_same_to_the_last_byte(first, second):
+def test_towers_and_graph_are_copied_byte_for_byte(first, second):
     graph = "saved_model.pb"
     assert (second / graph).read_bytes() == (first.path / graph).read_bytes()
     old, new = checkpoint(first.path), checkpoint(second)
@@ -129,7 +130,7 @@ def test_removed_items_are_unknown_and_k_reaches_the_new_size(second):
         )
 
 
-def test_the_manifest_tells_where_the_version_comes_from(first, second):
+def test_the_manifest_names_the_version_of_the_towers(first, second):
     manifest = layout.read_manifest(second)
     assert manifest["reindexed_from"] == 1
     assert manifest["items"] == 73
@@ -141,7 +142,7 @@ def test_the_manifest_tells_where_the_version_comes_from(first, second):
     assert manifest["sha256"] == publishing.hashes(second)
     assert manifest["parity"]["queries"] == 12
     card = (second / layout.MODEL_CARD).read_text(encoding="utf-8")
-    assert "those of version 1" in card
+    assert "those of\nversion 1." in card
     tower = "assets.extra/query_tower.tflite"
     assert (second / tower).read_bytes() == (first.path / tower).read_bytes()
 
@@ -158,7 +159,7 @@ def test_a_version_that_answers_wrongly_is_not_published(first, monkeypatch):
 
     monkeypatch.setattr(module, "_write", swapped)
     before = layout.versions(first.path.parent)
-    with pytest.raises(ExportError, match="must answer as the live student"):
+    with pytest.raises(ExportError, match="must answer as the live model"):
         reindex(first.path.parent, NEW, version=1)
     assert layout.versions(first.path.parent) == before
     assert not list(first.path.parent.glob(".staging-*"))
@@ -171,13 +172,13 @@ def test_a_version_that_answers_wrongly_is_not_published(first, monkeypatch):
         (
             NEW.slice(0, 9),
             None,
-            r"as many as the plain call .* returns, 10.*Received: 9",
+            r"as many rows as .* returns items, 10.*Received: 9",
         ),
         (NEW.drop_columns(["class"]), None, "`items` must have the column 'class'"),
         (pa.concat_tables([NEW, NEW]), None, "each id once.*Received: 'item-3'"),
     ],
 )
-def test_what_does_not_fit_is_refused(first, items, version, message):
+def test_items_or_versions_that_do_not_fit_are_refused(first, items, version, message):
     with pytest.raises(ValueError, match=message):
         reindex(first.path.parent, items, version=version)
 
@@ -191,11 +192,13 @@ def test_a_folder_without_versions_is_refused(tmp_path):
     manifest = tmp_path / "1" / layout.MANIFEST
     manifest.parent.mkdir()
     manifest.write_text(json.dumps({"format": 1}))
-    with pytest.raises(ReindexError, match=r"export it anew. Received: format 1"):
+    with pytest.raises(
+        ReindexError, match=r"export the model again. Received: format 1"
+    ):
         reindex(tmp_path, NEW)
 
 
-def test_the_command_says_in_a_paragraph_what_is_wrong(tmp_path):
+def test_the_command_reports_bad_items_and_missing_versions(tmp_path):
     items = tmp_path / "items.parquet"
     items.write_text("no parquet")
     asked = ["reindex", str(tmp_path), "--items", str(items)]

@@ -1,4 +1,4 @@
-"""orders: by hand, ties, padding, and gradients along an order."""
+"""graph_ranks: order and ranks by hand, ties, padding, Plackett–Luce gradients."""
 
 from math import exp, log
 
@@ -14,7 +14,7 @@ SCORES = np.array(
 )
 
 
-def test_the_best_come_first_then_ties_by_position_then_padding():
+def test_best_first_breaks_ties_by_position_and_puts_padding_last():
     got = graph_ranks.best_first(SCORES, MASK).numpy()
     np.testing.assert_array_equal(got[0], [1, 2, 0, 3])
     np.testing.assert_array_equal(got[1, :2], [3, 1])
@@ -28,14 +28,14 @@ def test_ranks_count_real_candidates_only():
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])
-def test_junk_under_padding_has_no_rank(junk):
+def test_values_under_padding_have_no_rank(junk):
     dirty = np.where(MASK, SCORES, junk).astype("float32")
     np.testing.assert_array_equal(
         graph_ranks.ranks(dirty, MASK), graph_ranks.ranks(SCORES, MASK)
     )
 
 
-def test_the_lowest_score_there_is_ranks_before_padding():
+def test_the_lowest_finite_score_ranks_before_padding():
     scores = np.array([[0.0, np.finfo("float32").min]], "float32")
     got = graph_ranks.best_first(scores, np.array([[False, True]]))
     np.testing.assert_array_equal(got, [[1, 0]])
@@ -55,49 +55,49 @@ def test_zeros_of_both_signs_are_equal_scores(jit_compile):
     np.testing.assert_array_equal(got, [[0, 1, 2]])
 
 
-def test_the_head_is_the_first_k_or_all():
+def test_within_first_marks_the_first_k_columns_or_all():
     np.testing.assert_array_equal(
-        graph_ranks.head(SCORES, 2), [True, True, False, False]
+        graph_ranks.within_first(SCORES, 2), [True, True, False, False]
     )
-    np.testing.assert_array_equal(graph_ranks.head(SCORES, None), [True] * 4)
-    np.testing.assert_array_equal(graph_ranks.head(SCORES, 9), [True] * 4)
+    np.testing.assert_array_equal(graph_ranks.within_first(SCORES, None), [True] * 4)
+    np.testing.assert_array_equal(graph_ranks.within_first(SCORES, 9), [True] * 4)
 
 
-def test_taken_follows_positions():
+def test_gather_returns_the_values_at_the_positions():
     positions = graph_ranks.best_first(SCORES, MASK)
-    got = graph_ranks.taken(SCORES, positions).numpy()
+    got = graph_ranks.gather(SCORES, positions).numpy()
     np.testing.assert_array_equal(got[0], [-1.0, -1.0, -3.0, 9.0])
 
 
-def test_surprise_by_hand_with_something_else_to_draw():
+def test_plackett_luce_terms_by_hand_with_further_candidates():
     z = np.log([[3.0, 1.0, 2.0]])
     mask = np.array([[True, True, False]])
-    got = graph_ranks.surprise(z, mask, np.log([4.0]))
+    got = graph_ranks.plackett_luce_terms(z, mask, np.log([4.0]))
     np.testing.assert_allclose(got, [[-log(3 / 8), -log(1 / 5), 0.0]], rtol=1e-9)
 
 
-def test_the_gradient_of_surprise_is_the_chance_of_each():
+def test_the_gradient_of_a_plackett_luce_term_is_the_probability_of_each():
     z = tf.constant(np.log([[3.0, 1.0, 2.0]]))
     with tf.GradientTape() as tape:
         tape.watch(z)
-        first = graph_ranks.surprise(z)[0, 0]
+        first = graph_ranks.plackett_luce_terms(z)[0, 0]
     np.testing.assert_allclose(
         tape.gradient(first, z), [[3 / 6 - 1, 1 / 6, 2 / 6]], rtol=1e-9
     )
 
 
-def test_equal_exponents_share_the_gradient_of_a_log_sum():
+def test_equal_exponents_share_the_gradient_of_log_sum_exp():
     z, rest = tf.zeros((1, 1), tf.float64), tf.zeros((1,), tf.float64)
     with tf.GradientTape() as tape:
         tape.watch([z, rest])
-        surprise = graph_ranks.surprise(z, np.ones((1, 1), bool), rest)
+        surprise = graph_ranks.plackett_luce_terms(z, np.ones((1, 1), bool), rest)
     by_z, by_rest = tape.gradient(surprise, [z, rest])
     np.testing.assert_allclose(by_z, [[1 / 2 - 1]])
     np.testing.assert_allclose(by_rest, [1 / 2])
 
 
-def test_log_sum_of_nothing_has_an_exponential_of_zero():
-    got = graph_ranks.log_sum(SCORES, MASK).numpy()
+def test_log_sum_exp_of_an_empty_list_has_exponential_zero():
+    got = graph_ranks.log_sum_exp(SCORES, MASK).numpy()
     want = [log(exp(-3.0) + 2 * exp(-1.0)), log(exp(-2.0) + 1)]
     np.testing.assert_allclose(got[:2], want, rtol=1e-6)
     assert np.isfinite(got[2])

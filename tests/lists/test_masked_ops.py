@@ -1,4 +1,4 @@
-"""lists: by hand, then padding, extreme scores and the checks at the boundary."""
+"""masked_ops: values by hand, padding, extreme scores, and checks of arguments."""
 
 from math import exp, log, sqrt
 
@@ -29,7 +29,7 @@ def value_and_gradient(function, values, mask):
     return result.numpy(), tape.gradient(target, values).numpy()
 
 
-def test_log_softmax_is_the_score_less_the_log_of_the_sum_of_exponentials():
+def test_log_softmax_is_the_score_minus_log_sum_exp():
     got = masked_ops.log_softmax(SCORES, MASK, temperature=2.0)
     evidence = log(exp(0.5) + exp(-1.0) + exp(0.25))
     want = [
@@ -46,7 +46,7 @@ def test_softmax_sums_to_one_over_each_list_and_is_zero_under_padding():
     np.testing.assert_array_equal(got[~MASK], 0.0)
 
 
-def test_total_counts_real_candidates_only():
+def test_total_sums_real_candidates_only():
     np.testing.assert_allclose(masked_ops.total(SCORES, MASK), [-0.5, 6.0, 0.0])
 
 
@@ -56,32 +56,32 @@ def test_shares_ignore_negative_amounts():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_shares_of_amounts_too_large_to_add_up_are_right():
+def test_shares_do_not_overflow_for_large_amounts():
     amounts = np.array([[3e38, 3e38, 3e38]], "float32")
     got = masked_ops.shares(amounts, MASK[:1])
     np.testing.assert_allclose(got, [[1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
 
 
-def test_standardized_scores_are_in_deviations_from_the_mean():
+def test_standardize_returns_z_scores():
     scores = np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 7.0], [4.0, 5.0, 6.0]], "float32")
     deviation = sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 3)
     want = [[-2 / deviation, -1 / deviation, 3 / deviation], [0.0] * 3, [0.0] * 3]
     np.testing.assert_allclose(masked_ops.standardize(scores, MASK), want, rtol=1e-6)
 
 
-def test_standardized_scores_do_not_depend_on_origin_and_unit():
+def test_standardize_ignores_origin_and_scale():
     got = masked_ops.standardize(100.0 * SCORES - 1000.0, MASK)
     np.testing.assert_allclose(got, masked_ops.standardize(SCORES, MASK), atol=1e-5)
 
 
-def test_equal_scores_are_standardized_to_exact_zeros():
+def test_equal_scores_are_standardised_to_exact_zeros():
     scores = np.full((1, 3), 0.1, "float32")
     value, gradient = value_and_gradient(masked_ops.standardize, scores, MASK[:1])
     np.testing.assert_array_equal(value, 0.0)
     assert np.isfinite(gradient).all()
 
 
-def test_the_gradient_of_standardize_is_its_slope():
+def test_the_gradient_of_standardize_matches_finite_differences():
     scores = np.array([[1.0, 2.0, 6.0]])
     _, gradient = value_and_gradient(masked_ops.standardize, scores, MASK[:1])
     for i in range(3):
@@ -97,7 +97,9 @@ def test_the_gradient_of_standardize_is_its_slope():
 @pytest.mark.parametrize("function", FUNCTIONS)
 class TestEveryFunction:
     @pytest.mark.parametrize("junk", [1e30, -1e30, np.inf, -np.inf, np.nan])
-    def test_junk_under_padding_changes_no_value_and_no_gradient(self, function, junk):
+    def test_values_under_padding_change_neither_result_nor_gradient(
+        self, function, junk
+    ):
         clean = value_and_gradient(function, np.where(MASK, SCORES, 0), MASK)
         dirty = value_and_gradient(
             function, np.where(MASK, SCORES, junk).astype("float32"), MASK
@@ -120,7 +122,7 @@ class TestEveryFunction:
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_padding_is_finite_at_every_step_on_the_way(function):
+def test_intermediate_values_of_padding_are_finite(function):
     tf.debugging.enable_check_numerics()
     try:
         value_and_gradient(function, SCORES[2:], MASK[2:])
@@ -139,7 +141,7 @@ def test_has_candidate_is_false_for_padding_only():
     np.testing.assert_array_equal(masked_ops.has_candidate(MASK), [True, True, False])
 
 
-def test_boundary_keeps_the_order_and_casts_to_one_float_type():
+def test_as_lists_keeps_the_order_and_casts_to_one_float_type():
     mask, first, second = masked_ops.as_lists(
         MASK, first=SCORES.astype("float64"), second=MASK.astype("int64")
     )
@@ -149,12 +151,12 @@ def test_boundary_keeps_the_order_and_casts_to_one_float_type():
     np.testing.assert_allclose(second, MASK.astype(float))
 
 
-def test_boundary_keeps_float64_where_everything_is():
+def test_as_lists_keeps_float64_if_all_values_are_float64():
     _, only = masked_ops.as_lists(MASK, only=SCORES.astype("float64"))
     assert only.dtype == tf.float64
 
 
-def test_a_candidate_without_weight_leaves_the_mask_and_takes_its_values_along():
+def test_a_candidate_of_weight_zero_is_removed_with_its_values():
     weight = np.array([[1.0, 0.0, 2.0], [-1.0, 3.0, 9.0], [1.0] * 3])
     scores = np.where(weight > 0.0, SCORES, np.nan)
     mask, weight, scores = masked_ops.as_weighted_lists(MASK, weight, scores=scores)
@@ -165,7 +167,7 @@ def test_a_candidate_without_weight_leaves_the_mask_and_takes_its_values_along()
     np.testing.assert_array_equal(scores, [[1.0, 0, 0.5], [0, 3.0, 0], [0, 0, 0]])
 
 
-def test_without_weights_every_real_candidate_weighs_one():
+def test_without_weights_every_real_candidate_has_weight_one():
     mask, weight, scores = masked_ops.as_weighted_lists(MASK, None, scores=SCORES)
     np.testing.assert_array_equal(mask, MASK)
     np.testing.assert_array_equal(weight, MASK.astype("float32"))
@@ -180,7 +182,7 @@ def test_a_candidate_of_weight_two_has_the_probability_of_two():
     np.testing.assert_allclose(got[1:], [[0.5, 0.5, 0.0], [0.0] * 3])
 
 
-def test_a_mean_depends_on_ratios_of_weights_alone_and_is_zero_of_nothing():
+def test_mean_depends_only_on_ratios_of_weights_and_is_zero_without_weight():
     values = np.array([[1.0, 4.0, 99.0]], "float32")
     for unit in (1.0, 1e-30, 1e38):
         weights = np.array([[2.0, 1.0, 0.0]], "float32") * np.float32(unit)
@@ -199,12 +201,12 @@ def test_a_mean_depends_on_ratios_of_weights_alone_and_is_zero_of_nothing():
         (MASK, np.full((3, 3), "a"), "`scores` must hold numbers. .*dtype=string"),
     ],
 )
-def test_boundary_says_what_is_wrong(mask, scores, message):
+def test_as_lists_raises_an_error_that_names_the_argument(mask, scores, message):
     with pytest.raises(ValueError, match=message):
         masked_ops.as_lists(mask, scores=scores)
 
 
-def test_boundary_finds_sizes_that_differ_only_at_run_time():
+def test_as_lists_detects_different_sizes_at_run_time():
     unknown = tf.TensorSpec((None, None))
 
     @tf.function(input_signature=[tf.TensorSpec((None, None), tf.bool), unknown])
@@ -216,14 +218,37 @@ def test_boundary_finds_sizes_that_differ_only_at_run_time():
         checked(MASK, SCORES[:, :1])
 
 
-def test_bare_labels_are_all_real():
+def test_labels_without_a_mask_are_all_real():
     labels, mask = masked_ops.labels_and_mask([[1.0, -1.0]])
     np.testing.assert_array_equal(labels, [[1.0, -1.0]])
     np.testing.assert_array_equal(mask, [[True, True]])
 
 
-def test_a_dict_without_mask_is_all_real_and_one_without_labels_is_an_error():
+def test_a_dict_may_omit_the_mask_but_not_the_labels():
     _, mask = masked_ops.labels_and_mask({"labels": [[1.0, -1.0]]})
     np.testing.assert_array_equal(mask, [[True, True]])
     with pytest.raises(ValueError, match=r'key "labels". Received: keys=\[\'mask\'\]'):
         masked_ops.labels_and_mask({"mask": MASK})
+
+
+def test_min_max_scales_each_list_to_the_range_from_zero_to_one():
+    scores = np.array([[1.0, -3.0, 0.0], [5.0, 5.0, 9.0], [0.0] * 3], "float32")
+    got = masked_ops.min_max(scores, MASK)
+    np.testing.assert_allclose(got, [[1.0, 0.0, 0.75], [0.0] * 3, [0.0] * 3])
+
+
+def test_equal_scores_share_the_mean_of_their_ranks():
+    got = masked_ops.mean_ranks(SCORES, MASK)
+    np.testing.assert_allclose(got, [[1, 3, 2], [1.5, 1.5, 0], [0, 0, 0]])
+
+
+def test_bounded_scores_have_finite_squares():
+    got = masked_ops.bounded(tf.constant([[3e38, -3e38, 7.0]]))
+    np.testing.assert_allclose(got, [[1e15, -1e15, 7.0]])
+    assert np.isfinite(tf.square(got)).all()
+
+
+def test_logits_are_shifted_scores_over_the_temperature_plus_log_weights():
+    weight = np.array([[1.0, 2.0, 1.0]], "float32")
+    got = masked_ops.logits(SCORES[:1], MASK[:1], 2.0, weight)
+    np.testing.assert_allclose(got, [[0.0, -1.5 + log(2.0), -0.25]], rtol=1e-6)

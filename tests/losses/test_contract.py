@@ -1,4 +1,4 @@
-"""losses: what must hold for every loss over lists, whatever its formula."""
+"""losses: the contract of every loss over lists, independent of its formula."""
 
 import inspect
 import re
@@ -13,7 +13,12 @@ from tests import contracts
 from tests.contracts import function_of, loss_and_gradient
 
 EVERY_LOSS = pytest.mark.parametrize("loss_cls", contracts.list_losses())
-BASES = {losses.ListLoss, losses.TemperedListLoss, losses.RepresentationLoss}
+BASES = {
+    losses.ListLoss,
+    losses.TemperedListLoss,
+    losses.RelevanceListLoss,
+    losses.RepresentationLoss,
+}
 REMOVED = contracts.item_weights() == 0.0
 
 
@@ -29,7 +34,7 @@ def test_every_loss_is_exported_with_its_function():
             assert contracts.parameters_of(cls), f"{cls.__name__} has no function"
 
 
-def test_every_loss_is_held_to_this_contract_or_has_tests_of_another():
+def test_every_loss_is_covered_by_this_contract_or_by_another_one():
     others = {
         cls
         for cls in contracts.all_losses()
@@ -38,7 +43,7 @@ def test_every_loss_is_held_to_this_contract_or_has_tests_of_another():
     assert set(contracts.all_losses()) - BASES - others == set(contracts.list_losses())
 
 
-def test_there_is_a_loss_of_each_kind_to_test():
+def test_losses_of_each_kind_are_found():
     found = contracts.list_losses()
     assert {contracts.learns_from_teacher(cls) for cls in found} == {True, False}
     for attribute in ("shift_invariant", "minimum_at_teacher", "weight_is_count"):
@@ -71,7 +76,7 @@ class TestEveryValue:
         want = contracts.reference_of(loss_cls)(*ragged_lists, **settings)
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
-    def test_float64_in_is_float64_out_and_matches_to_many_digits(
+    def test_float64_inputs_give_float64_results_of_full_precision(
         self, loss_cls, ragged_lists
     ):
         labels, student, mask = ragged_lists
@@ -82,7 +87,7 @@ class TestEveryValue:
         assert got.dtype == tf.float64
         np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-12)
 
-    def test_gradient_is_the_slope(self, loss_cls, ragged_lists):
+    def test_gradient_matches_finite_differences(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         labels, student = labels.astype("float64"), student.astype("float64")
         settings = contracts.unusual(loss_cls)
@@ -98,7 +103,7 @@ class TestEveryValue:
 
     def test_temperature_may_be_learned(self, loss_cls, ragged_lists):
         if "temperature" not in contracts.settings_of(loss_cls):
-            pytest.skip("it has none")
+            pytest.skip("the loss has no temperature")
         labels, student, mask = ragged_lists
         wide = labels.astype("float64"), student.astype("float64"), mask
         settings = contracts.unusual(loss_cls)
@@ -132,7 +137,7 @@ class TestEveryValue:
             np.testing.assert_allclose(got[1][:, :-2], want[1], rtol=1e-4, atol=1e-6)
             np.testing.assert_array_equal(got[1][~mask], 0.0)
 
-    def test_padding_may_stand_anywhere(self, loss_cls, ragged_lists):
+    def test_padding_may_be_at_any_position(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         settings = contracts.unusual(loss_cls)
         function = function_of(loss_cls)
@@ -160,7 +165,7 @@ class TestEveryValue:
             atol=1e-6,
         )
 
-    def test_shift_of_student_scores_changes_nothing_where_so_declared(
+    def test_shift_invariant_declares_whether_a_constant_changes_the_loss(
         self, loss_cls, ragged_lists
     ):
         labels, student, mask = ragged_lists
@@ -194,7 +199,7 @@ class TestEveryValue:
         if size == 1e4:
             assert loss[1] > loss[0]
 
-    def test_a_score_of_another_size_for_each_candidate_is_finite(self, loss_cls):
+    def test_scores_of_very_different_magnitudes_are_finite(self, loss_cls):
         scores = np.array([[3e38, 1e20, 1e4, 1.0, 0.0, -1e-38, -1e4, -3e38]], "float32")
         mask = np.ones(scores.shape, bool)
         for student in (scores, -scores, np.zeros_like(scores)):
@@ -249,7 +254,7 @@ class TestEveryGraph:
         np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-6)
 
-    def test_the_mask_of_a_keras_layer_is_not_ours(self, loss_cls, ragged_lists):
+    def test_the_mask_of_a_keras_layer_is_ignored(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         y_true = {"labels": labels, "mask": mask}
         scores = tf.constant(student)
@@ -305,7 +310,9 @@ class TestEveryWeight:
         got = loss_cls()({"labels": labels, "mask": mask}, student, weight)
         np.testing.assert_allclose(got, np.sum(each) / 5, rtol=1e-5)
 
-    def test_lists_and_candidates_may_both_have_weights(self, loss_cls, ragged_lists):
+    def test_list_weights_and_item_weights_can_be_combined(
+        self, loss_cls, ragged_lists
+    ):
         labels, student, mask = ragged_lists
         weight, of_list = contracts.item_weights(), np.array([3, 1, 1, 1, 0, 2.0])
         each = function_of(loss_cls)(*ragged_lists, item_weight=weight)
@@ -324,7 +331,7 @@ class TestEveryWeight:
                 atol=1e-5,
             )
 
-    def test_item_weight_two_is_two_candidates_where_so_declared(
+    def test_weight_is_count_declares_whether_weight_two_equals_two_candidates(
         self, loss_cls, ragged_lists
     ):
         function, settings = function_of(loss_cls), contracts.cut_short(loss_cls)
@@ -341,7 +348,7 @@ class TestEveryWeight:
         same = np.allclose(by_weight, by_two, rtol=1e-4, atol=1e-6)
         assert same == loss_cls.weight_is_count
 
-    def test_weights_of_another_shape_are_an_error(self, loss_cls, ragged_lists):
+    def test_weights_of_another_shape_raise_an_error(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         y_true = {"labels": labels, "mask": mask}
         for shape in [(6, 1), (5,), (5, 6), (6, 5, 1)]:
@@ -368,7 +375,7 @@ class TestEveryClass:
             assert of_object[name] == of_function[name].default
         assert list(of_function)[-1] == "item_weight"
 
-    def test_call_gives_one_loss_a_list(self, loss_cls, ragged_lists):
+    def test_call_returns_one_loss_for_each_list(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         weight = contracts.item_weights()
         y_true = {"labels": labels, "mask": mask}
@@ -378,7 +385,7 @@ class TestEveryClass:
         want = function_of(loss_cls)(*ragged_lists, item_weight=weight)
         np.testing.assert_allclose(got, want, rtol=1e-6)
 
-    def test_bare_labels_are_all_real(self, loss_cls, ragged_lists):
+    def test_labels_without_a_mask_are_all_real(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         everything = {"labels": labels, "mask": np.ones_like(mask)}
         np.testing.assert_allclose(
@@ -418,7 +425,9 @@ class TestEveryClass:
         y_true = {"labels": labels, "mask": mask}
         np.testing.assert_allclose(copy(y_true, student), loss(y_true, student))
 
-    def test_a_bad_setting_is_named_with_its_value(self, loss_cls, ragged_lists):
+    def test_an_invalid_setting_raises_an_error_with_its_name_and_value(
+        self, loss_cls, ragged_lists
+    ):
         for name in contracts.settings_of(loss_cls):
             for value in contracts.BAD[name]:
                 message = re.escape(f"Received: {name}={value}")
@@ -427,7 +436,7 @@ class TestEveryClass:
                 with pytest.raises(ValueError, match=f"`{name}` must be .*{message}"):
                     function_of(loss_cls)(*ragged_lists, **{name: value})
 
-    def test_shapes_that_differ_are_an_error(self, loss_cls, ragged_lists):
+    def test_different_shapes_raise_an_error(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         with pytest.raises(ValueError, match="`student_scores` must have the shape"):
             function_of(loss_cls)(labels, student[:, :1], mask)
@@ -439,7 +448,7 @@ class TestEveryClass:
     "loss_cls", [*filter(contracts.learns_from_teacher, contracts.list_losses())]
 )
 class TestEveryLossThatLearnsFromTheTeacher:
-    def test_negative_teacher_scores_are_ordinary(self, loss_cls, ragged_lists):
+    def test_negative_teacher_scores_are_valid(self, loss_cls, ragged_lists):
         teacher, student, mask = ragged_lists
         function = function_of(loss_cls)
         got = function(teacher - 30.0, student, mask)
@@ -449,7 +458,7 @@ class TestEveryLossThatLearnsFromTheTeacher:
             want = function(teacher, student, mask)
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-5)
 
-    def test_teacher_equal_to_student_is_the_minimum_where_so_declared(
+    def test_minimum_at_teacher_declares_whether_agreement_is_the_minimum(
         self, loss_cls, ragged_lists
     ):
         teacher, _, mask = ragged_lists

@@ -1,4 +1,4 @@
-"""in-batch softmax: by hand, its corrections, and its contract in small."""
+"""in_batch: sampled softmax by hand, its corrections, and padding."""
 
 from math import exp, log
 
@@ -33,13 +33,13 @@ def plain_loop(scores, ids, probability, temperature=1.0):
 
 def test_by_hand():
     scores = np.log([[3.0, 2.0], [1.0, 1.0]])
-    # The second item is in four times as many batches, so it counts a quarter.
+    # The second item is in four times as many batches, so it has a quarter the weight.
     got = in_batch_softmax(scores, [1, 2], sampling_probability=[0.1, 0.4])
     first, second = 3 / (3 + 2 / 4), (1 / 4) / (1 + 1 / 4)
     np.testing.assert_allclose(got, [-log(first), -log(second)], rtol=1e-6)
 
 
-def test_an_accidental_hit_by_hand():
+def test_an_accidental_hit_is_removed():
     scores = np.log([[3.0, 9.0, 1.0], [9.0, 1.0, 1.0], [1.0, 1.0, 2.0]])
     got = in_batch_softmax(scores, np.array(["a", "a", "b"]))
     np.testing.assert_allclose(got, [-log(3 / 4), -log(1 / 2), -log(2 / 4)], rtol=1e-6)
@@ -54,7 +54,7 @@ def test_matches_a_plain_loop(scores, temperature):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_the_correction_is_that_of_keras_rs(scores):
+def test_the_logq_correction_equals_that_of_keras_rs(scores):
     layer = keras_rs.layers.SamplingProbabilityCorrection()
     corrected = layer(scores, np.broadcast_to(PROBABILITY, (4, 4)))
     want = keras.losses.sparse_categorical_crossentropy(
@@ -64,7 +64,7 @@ def test_the_correction_is_that_of_keras_rs(scores):
     np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_without_corrections_it_is_the_plain_softmax(scores):
+def test_without_corrections_it_is_the_softmax_cross_entropy(scores):
     want = keras.losses.sparse_categorical_crossentropy(
         np.arange(4), scores, from_logits=True
     )
@@ -82,7 +82,7 @@ def test_only_ratios_of_probabilities_matter(scores):
         np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
-def test_a_padding_row_is_no_query_and_no_candidate(scores):
+def test_a_padding_row_is_neither_a_query_nor_a_candidate(scores):
     mask = np.array([True, True, False, True])
     got = in_batch_softmax(scores, IDS, mask, PROBABILITY)
     kept = np.ix_(mask, mask)
@@ -93,7 +93,7 @@ def test_a_padding_row_is_no_query_and_no_candidate(scores):
     assert got[2] == 0.0
 
 
-def test_junk_in_padding_rows_reaches_neither_loss_nor_gradient(scores):
+def test_values_in_padding_rows_affect_neither_loss_nor_gradient(scores):
     mask = np.array([True, True, False, True])
     rows = {"candidate_ids": IDS, "mask": mask, "sampling_probability": PROBABILITY}
     want = loss_and_gradient(
@@ -112,7 +112,7 @@ def test_junk_in_padding_rows_reaches_neither_loss_nor_gradient(scores):
     np.testing.assert_allclose(InBatchSoftmax()(y_true, junk), np.sum(want[0]) / 3)
 
 
-def test_a_batch_of_padding_is_zero_with_gradient_zero(scores):
+def test_a_batch_of_padding_has_loss_and_gradient_zero(scores):
     loss, gradient = loss_and_gradient(
         lambda _, s, m: in_batch_softmax(s, IDS, m), None, scores, np.zeros(4, bool)
     )
@@ -121,7 +121,7 @@ def test_a_batch_of_padding_is_zero_with_gradient_zero(scores):
 
 
 @pytest.mark.parametrize("size", [1e4, 3e38])
-def test_huge_scores_and_impossible_probabilities_are_finite(size):
+def test_huge_scores_and_invalid_probabilities_give_finite_results(size):
     scores = np.array([[size, -size], [size, -size]], "float32")
     for probability in (None, [0.0, 1.0], [1e-38, 3e38], [0.0, 0.0]):
         loss, gradient = loss_and_gradient(
@@ -147,13 +147,13 @@ def test_class_is_the_weighted_mean_of_its_function(scores):
     np.testing.assert_allclose(got, (each[0] + 2 * each[2]) / 3, rtol=1e-5)
 
 
-def test_bare_ids_are_enough(scores):
+def test_ids_alone_are_accepted(scores):
     np.testing.assert_allclose(
         InBatchSoftmax()(IDS, scores), np.mean(in_batch_softmax(scores, IDS)), rtol=1e-6
     )
 
 
-def test_large_ids_that_differ_are_no_hits():
+def test_different_large_ids_are_not_accidental_hits():
     ids = np.array([2**24, 2**24 + 1])  # one and the same in float32
     got = InBatchSoftmax()({"candidate_ids": ids}, np.zeros((2, 2), "float32"))
     np.testing.assert_allclose(got, log(2.0), rtol=1e-6)
@@ -215,12 +215,12 @@ def test_config_round_trip(scores):
         ({"temperature": 0}, "`temperature` must be positive. Received: temperature=0"),
     ],
 )
-def test_what_does_not_fit_is_named(scores, change, message):
+def test_an_invalid_argument_raises_an_error_with_its_name(scores, change, message):
     with pytest.raises(ValueError, match=message):
         in_batch_softmax(**{"student_scores": scores, "candidate_ids": IDS, **change})
 
 
-def test_a_key_that_is_unknown_or_missing_is_an_error(scores):
+def test_an_unknown_or_missing_key_raises_an_error(scores):
     for y_true in ({"labels": IDS}, {"candidate_ids": IDS, "weights": IDS}):
         with pytest.raises(ValueError, match='the key "candidate_ids"'):
             losses.InBatchSoftmax()(y_true, scores)

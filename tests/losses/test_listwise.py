@@ -1,4 +1,4 @@
-"""listwise losses: by hand, known limits, and how the losses are related."""
+"""listwise: softmax losses by hand, their limits, and relations between losses."""
 
 from math import exp, log
 
@@ -80,7 +80,7 @@ def test_cross_entropy_by_hand_with_item_weights():
     )
 
 
-def test_cross_entropy_takes_relevance_below_zero_for_zero():
+def test_cross_entropy_treats_negative_relevance_as_zero():
     student = np.array([[0.3, -0.2, 1.0]], "float32")
     mask = np.ones((1, 3), bool)
     np.testing.assert_allclose(
@@ -90,13 +90,13 @@ def test_cross_entropy_takes_relevance_below_zero_for_zero():
 
 
 @pytest.mark.parametrize("loss_cls", [losses.ListwiseCrossEntropy])
-def test_lists_without_relevance_are_left_out_of_the_mean(loss_cls):
+def test_lists_without_relevance_do_not_count_in_the_mean(loss_cls):
     relevance = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 7.0]], "float32")
     mask = np.array([[True, True], [True, True], [True, False]])
     scores = np.zeros((3, 2), "float32")
     y_true = {"labels": relevance, "mask": mask}
     np.testing.assert_allclose(loss_cls()(y_true, scores), log(2.0), rtol=1e-6)
-    # Without its first candidate the first list has nothing relevant either.
+    # Without its first candidate the first list has no relevant one either.
     assert float(loss_cls()(y_true, scores, np.array([[0.0, 1.0]] * 3))) == 0.0
 
 
@@ -104,7 +104,7 @@ def test_lists_without_relevance_are_left_out_of_the_mean(loss_cls):
     ("function", "share"),
     [(losses.listwise_kl_divergence, 1 / 2), (losses.listwise_jensen_shannon, 1 / 8)],
 )
-def test_when_hot_it_is_a_share_of_the_mean_squared_gap_of_centred_scores(
+def test_at_high_temperature_it_is_a_fraction_of_the_mse_of_centred_scores(
     function, share
 ):
     teacher = np.array([[1.0, -2.0, 0.5, 3.0]])
@@ -114,7 +114,7 @@ def test_when_hot_it_is_a_share_of_the_mean_squared_gap_of_centred_scores(
     np.testing.assert_allclose(got, [share * np.mean(gap**2)], rtol=1e-2)
 
 
-def test_kl_gradient_is_the_gap_of_probabilities_times_the_temperature():
+def test_kl_gradient_is_the_difference_of_probabilities_times_the_temperature():
     teacher = np.array([[2.0 * log(3.0), 0.0]], "float32")
     student = np.zeros((1, 2), "float32")
     _, gradient = loss_and_gradient(
@@ -125,7 +125,7 @@ def test_kl_gradient_is_the_gap_of_probabilities_times_the_temperature():
     )
 
 
-def test_kl_and_cross_entropy_with_the_soft_targets_have_one_gradient():
+def test_kl_has_the_gradient_of_cross_entropy_with_soft_targets():
     teacher, student, mask = contracts.ragged_lists(losses.ListwiseKLDivergence)
     soft_targets = np.where(mask, np.exp(teacher), 0.0)
     _, by_kl = loss_and_gradient(losses.listwise_kl_divergence, teacher, student, mask)
@@ -153,7 +153,7 @@ def test_soft_cross_entropy_is_kl_plus_the_entropy_of_the_soft_targets():
 @pytest.mark.parametrize(
     "function", [losses.listwise_kl_divergence, losses.listwise_jensen_shannon]
 )
-def test_item_weight_two_costs_as_much_as_two_candidates(function):
+def test_item_weight_two_gives_the_loss_of_two_candidates(function):
     teacher, student, mask = contracts.ragged_lists(losses.ListwiseKLDivergence)
     weight = np.ones((6, 5), "float32")
     weight[:, 1] = 2.0
@@ -163,7 +163,7 @@ def test_item_weight_two_costs_as_much_as_two_candidates(function):
 
 
 @pytest.mark.parametrize("function", SOFT)
-def test_a_best_score_of_tiny_weight_does_not_drown_the_others(function):
+def test_a_best_score_of_tiny_weight_does_not_dominate(function):
     teacher = np.array([[100.0, 0.0, log(3.0)]], "float32")
     student, mask = np.zeros((1, 3), "float32"), np.ones((1, 3), bool)
     weight = np.array([[1e-30, 1e30, 1e30]], "float32")  # exp(100) is 2.7e43
@@ -172,7 +172,7 @@ def test_a_best_score_of_tiny_weight_does_not_drown_the_others(function):
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
-def test_jensen_shannon_has_the_right_gradient_for_a_candidate_that_both_like_alike():
+def test_jensen_shannon_gradient_is_right_where_both_distributions_agree():
     teacher = np.log([[2.0, 1.0, 1.0]])
     student = np.log([[1.0, 2.0, 1.0]])
     _, gradient = loss_and_gradient(

@@ -1,5 +1,6 @@
-"""Keras ranking metrics: by hand, against the NumPy functions, and inside Keras."""
+"""keras_metrics: by hand, compared with the NumPy functions, and inside Keras."""
 
+import inspect
 import math
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill import metrics
+from recdistill import Distiller, metrics
+from recdistill.losses import ListwiseCrossEntropy
 from recdistill.metrics import keras_metrics
-from tests.metrics.test_ranking import ragged_batch
+from tests import distilling
+from tests.reference_metrics import ragged_batch
 
 FUNCTIONS = {
     metrics.NDCG: metrics.ndcg,
@@ -32,8 +35,12 @@ def result_of(metric, y_true, scores, sample_weight=None):
 
 
 def test_the_contract_covers_every_public_metric():
-    public = {getattr(keras_metrics, name) for name in keras_metrics.__all__}
-    assert public - {metrics.RankingMetric} == set(FUNCTIONS)
+    found = {
+        cls
+        for _, cls in inspect.getmembers(keras_metrics, inspect.isclass)
+        if issubclass(cls, metrics.RankingMetric) and cls is not metrics.RankingMetric
+    }
+    assert found == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_values_derived_by_hand(metric, expected):
     assert result_of(metric, RELEVANCE, SCORES) == pytest.approx(expected, abs=1e-6)
 
 
-def test_default_names_are_those_of_the_report():
+def test_default_names_are_those_in_the_report():
     names = [cls().name for cls in FUNCTIONS]
     assert names == ["ndcg@10", "recall@10", "hit@10", "mrr", "map@10"]
     assert metrics.ReciprocalRank(5).name == "mrr@5"
@@ -112,7 +119,7 @@ class TestEveryMetric:
         parts.reset_state()
         assert math.isnan(float(parts.result()))
 
-    def test_no_list_that_can_be_judged_gives_nan(self, metric_cls):
+    def test_without_any_relevant_candidate_the_result_is_nan(self, metric_cls):
         assert math.isnan(result_of(metric_cls(), np.zeros((2, 3)), np.ones((2, 3))))
 
     def test_of_equal_scores_the_earlier_candidate_ranks_first(self, metric_cls):
@@ -129,11 +136,11 @@ class TestEveryMetric:
         assert got > 0.0
 
     @pytest.mark.parametrize("score", [np.nan, np.inf])
-    def test_a_score_without_an_order_gives_nan(self, metric_cls, score):
+    def test_a_score_of_nan_or_infinity_gives_nan(self, metric_cls, score):
         scores = np.array([[score, 1.0], [0.0, 1.0]])
         assert math.isnan(result_of(metric_cls(), [[1.0, 0.0], [0.0, 1.0]], scores))
 
-    def test_list_weights_weigh_the_mean(self, metric_cls):
+    def test_list_weights_apply_to_the_mean(self, metric_cls):
         scores, _, relevance, mask = ragged_batch(seed=3)
         weight = np.random.default_rng(4).uniform(0.0, 3.0, len(scores))
         weight[0] = 0.0
@@ -146,18 +153,18 @@ class TestEveryMetric:
         got = result_of(metric_cls(4), y_true, scores, 0.5)
         assert got == pytest.approx(np.nanmean(each), abs=1e-6)
 
-    def test_weights_of_another_shape_are_an_error(self, metric_cls):
+    def test_weights_of_another_shape_raise_an_error(self, metric_cls):
         with pytest.raises(
             ValueError, match=r"`sample_weight` must have shape \(batch"
         ):
             metric_cls().update_state(RELEVANCE, SCORES, np.ones((1, 4)))
 
-    def test_shapes_that_differ_are_an_error(self, metric_cls):
+    def test_different_shapes_raise_an_error(self, metric_cls):
         with pytest.raises(ValueError, match="`scores` must have the shape of `mask`"):
             metric_cls().update_state(RELEVANCE, SCORES[:, :2])
 
     @pytest.mark.parametrize("k", [0, -1, 2.5, True])
-    def test_a_bad_cutoff_is_named(self, metric_cls, k):
+    def test_an_invalid_cutoff_raises_an_error(self, metric_cls, k):
         with pytest.raises(ValueError, match=f"`k` must be .* Received: k={k}"):
             metric_cls(k=k)
 
@@ -189,7 +196,7 @@ class TestEveryMetric:
         assert copy.get_config() == metric.get_config()
         assert (copy.k, copy.name) == (k, "mine")
 
-    def test_a_keras_model_reports_it_from_fit_and_evaluate(self, metric_cls):
+    def test_a_keras_model_reports_it_in_fit_and_evaluate(self, metric_cls):
         rng = np.random.default_rng(6)
         x, relevance = rng.normal(size=(20, 5)), np.eye(5)[rng.integers(0, 5, 20)]
         weight = rng.uniform(0.5, 2.0, 20)
@@ -214,6 +221,47 @@ class TestEveryMetric:
         assert got[metric_cls(2).name] == pytest.approx(each.mean(), abs=1e-6)
         want = np.average(each, weights=weight)
         assert got["weighted"] == pytest.approx(want, abs=1e-6)
+
+
+@EVERY_METRIC
+def test_a_distiller_reports_it_with_masks_and_list_weights(metric_cls):
+    _, y, weight = arrays = distilling.make_arrays()
+    assert not y["mask"].all()
+    distiller = distilling.make_distiller()
+    distiller.compile(
+        "sgd",
+        ListwiseCrossEntropy(),
+        metrics=[metric_cls(2)],
+        weighted_metrics=[metric_cls(2, name="weighted")],
+    )
+    batches = distilling.make_batches(arrays)
+    history = distilling.fit(distiller, batches, validation_data=batches)
+    got = distilling.evaluate(distiller, batches)
+    scores = distiller.predict(batches, verbose=0)
+    each = FUNCTIONS[metric_cls](scores, y["labels"], y["mask"], 2)
+    name = metric_cls(2).name
+    assert got[name] == pytest.approx(each.mean(), abs=1e-6)
+    assert history[f"val_{name}"] == [pytest.approx(each.mean(), abs=1e-6)]
+    want = np.average(each, weights=weight)
+    assert got["weighted"] == pytest.approx(want, abs=1e-6)
+
+
+def test_a_distiller_compiled_with_it_loads_in_a_new_process(tmp_path):
+    student = keras.Sequential(
+        [keras.layers.Input((3, 2)), keras.layers.Dense(1), keras.layers.Reshape((3,))]
+    )
+    distiller = Distiller(None, student, student_loss_weight=1.0)
+    distiller.compile("sgd", ListwiseCrossEntropy(), metrics=[metrics.NDCG(2)])
+    distiller.save(tmp_path / "distiller.keras")
+    code = (
+        "import sys, keras; from recdistill import Distiller; "
+        "loaded = keras.saving.load_model(sys.argv[1]); "
+        "print(loaded.get_compile_config()['metrics'][0]['config'])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "distiller.keras")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    config = {"name": "ndcg@2", "dtype": "float32", "k": 2}
+    assert done.stdout.strip() == str(config)
 
 
 def test_numpy_metrics_do_not_import_tensorflow_and_keras_metrics_load_by_name():

@@ -1,4 +1,4 @@
-"""metrics and ranks: values against definitions, then what must hold for them all."""
+"""ranking: metrics compared with their definitions, and properties of all of them."""
 
 import math
 
@@ -9,6 +9,7 @@ from scipy import stats
 from recdistill.lists import numpy_ranks
 from recdistill.metrics import ranking
 from tests import reference_metrics as reference
+from tests.reference_metrics import ragged_batch
 
 RELEVANCE_METRICS = [
     "ndcg",
@@ -23,21 +24,6 @@ AGREEMENT = {
     "kendall_tau": {"k": 6},
     "rank_biased_overlap": {"p": 0.8, "k": 15},
 }
-
-
-def ragged_batch(seed=0, batch=40, list_size=12, ties=True, dtype=np.float64):
-    """Scores, other scores, graded relevance and mask; the last list is all padding."""
-    rng = np.random.default_rng(seed)
-    scores, others = rng.normal(size=(2, batch, list_size))
-    if ties:
-        scores, others = scores.round(0), others.round(0)
-    relevance = rng.choice([0.0, 0.0, 0.0, 1.0, 2.5], size=(batch, list_size))
-    mask = rng.random((batch, list_size)) < 0.7
-    mask[-1] = False
-    relevance[-2] = 0.0
-    junk = np.where(rng.random(mask.shape) < 0.5, np.nan, np.inf)
-    scores, others = (np.where(mask, x, junk).astype(dtype) for x in (scores, others))
-    return scores, others, np.where(mask, relevance, -7.0), mask
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 50])
@@ -64,7 +50,7 @@ def test_agreement_matches_its_definition(name, settings, ties):
 
 
 def test_values_derived_by_hand():
-    # By score the order is b, d, a, c; a is worth 3, d is worth 1, b and c nothing.
+    # By score the order is b, d, a, c; the gain of a is 3, that of d is 1.
     lists = ([[0.2, 0.9, 0.1, 0.5]], [[3.0, 0.0, 0.0, 1.0]], [[True] * 4])
     best = 3 / math.log2(2) + 1 / math.log2(3)
     found = 1 / math.log2(3) + 3 / math.log2(4)
@@ -80,7 +66,7 @@ def test_values_derived_by_hand():
 
 
 def test_agreement_values_derived_by_hand():
-    # The teacher says a b c d, the student b a d c.
+    # The teacher ranks a b c d, the student b a d c.
     pair = ([[4.0, 3.0, 2.0, 1.0]], [[3.0, 4.0, 1.0, 2.0]], [[True] * 4])
     assert ranking.overlap(*pair, k=1) == [0.0]
     assert ranking.overlap(*pair, k=3) == pytest.approx([2 / 3])
@@ -166,7 +152,7 @@ class TestEveryMetric:
             every_metric(4 * scores - 64, others / 2 + 32, relevance, mask),
         )
 
-    def test_each_list_is_judged_by_itself(self):
+    def test_each_list_is_evaluated_independently(self):
         batch = ragged_batch()
         alone = [every_metric(*(x[i : i + 1] for x in batch)) for i in range(40)]
         joined = {
@@ -189,7 +175,7 @@ class TestEveryMetric:
         assert_unchanged(whole, every_metric(*batch))
 
 
-def test_list_with_nothing_relevant_gives_nan():
+def test_list_without_relevant_candidates_gives_nan():
     scores, _, relevance, mask = ragged_batch()
     assert mask[-2].any()
     for name in RELEVANCE_METRICS:
@@ -211,20 +197,20 @@ def test_scale_of_relevance_changes_nothing():
     )
 
 
-def test_scorer_equal_to_the_teacher_agrees_fully():
+def test_a_student_equal_to_the_teacher_agrees_fully():
     scores, _, _, mask = ragged_batch(ties=False)
     for name, settings in AGREEMENT.items():
         values = getattr(ranking, name)(scores, 3 * scores, mask, **settings)
         np.testing.assert_allclose(values[~np.isnan(values)], 1.0, err_msg=name)
 
 
-def test_reversed_scorer_has_kendall_tau_of_minus_one():
+def test_reversed_scores_have_kendall_tau_of_minus_one():
     scores, _, _, mask = ragged_batch(ties=False)
     values = ranking.kendall_tau(scores, -np.where(mask, scores, 0), mask, k=12)
     np.testing.assert_allclose(values[~np.isnan(values)], -1.0)
 
 
-def test_constant_scorer_has_no_kendall_tau():
+def test_kendall_tau_of_constant_scores_is_nan():
     teacher = [[3.0, 2.0, 1.0]]
     assert np.isnan(ranking.kendall_tau(teacher, [[5.0] * 3], [[True] * 3], k=3))
 
@@ -239,32 +225,11 @@ def test_ties_are_broken_by_position():
     np.testing.assert_array_equal(numpy_ranks.first_k(real, 3), [[1, 2, 3]])
 
 
-@pytest.mark.parametrize("ties", [True, False])
-def test_counting_and_sorting_find_the_same_ranks(ties):
-    scores, _, _, mask = ragged_batch(ties=ties)
-    real = numpy_ranks.real_scores(scores, mask, name="scores")
-    row, column = np.nonzero(mask)
-    np.testing.assert_array_equal(
-        numpy_ranks._ranks_by_counting(real, row, column),
-        numpy_ranks._ranks_by_sorting(real, row, column),
-    )
-
-
-def test_many_relevant_candidates_are_ranked_as_few_are():
+def test_many_relevant_candidates_get_the_right_ranks():
     rng = np.random.default_rng(2)
     scores, mask = rng.normal(size=(3, 60)).round(1), np.ones((3, 60), bool)
     found = ranking.relevant_ranks(scores, np.ones((3, 60)), mask)
     np.testing.assert_array_equal(found.rank, np.tile(np.arange(1, 61), 3))
-
-
-@pytest.mark.parametrize("k", [1, 2, 5, 12, 30])
-@pytest.mark.parametrize("ties", [True, False])
-def test_first_k_is_the_head_of_the_full_order(k, ties):
-    scores, _, _, mask = ragged_batch(ties=ties)
-    got = numpy_ranks.first_k(numpy_ranks.real_scores(scores, mask, name="scores"), k)
-    for found, row, real in zip(got, scores, mask, strict=True):
-        want = reference.order(row, real)[:k]
-        np.testing.assert_array_equal(found, want + [-1] * (k - len(want)))
 
 
 def test_minus_infinity_ranks_after_every_finite_score():
@@ -276,7 +241,7 @@ def test_minus_infinity_ranks_after_every_finite_score():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_score_without_order_names_its_row_and_position(bad):
+def test_an_invalid_score_raises_an_error_with_row_and_position(bad):
     scores, mask = np.zeros((3, 4)), np.ones((3, 4), bool)
     scores[2, 1] = bad
     with pytest.raises(ValueError, match=rf"`scores`.*{bad} in row 2 at position 1"):
@@ -286,7 +251,7 @@ def test_score_without_order_names_its_row_and_position(bad):
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
-def test_relevance_that_is_no_gain_names_its_row_and_position(bad):
+def test_an_invalid_relevance_raises_an_error_with_row_and_position(bad):
     relevance = np.zeros((2, 3))
     relevance[1, 2] = bad
     with pytest.raises(ValueError, match=r"`relevance`.*in row 1 at position 2"):

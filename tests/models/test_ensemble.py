@@ -1,4 +1,4 @@
-"""teachers: an ensemble is the weighted sum of its members' z-scores."""
+"""EnsembleTeacher: the weighted mean of its members' z-scores."""
 
 from math import sqrt
 from typing import get_args
@@ -10,27 +10,32 @@ import tensorflow as tf
 
 from recdistill.distillation.score_transforms import TRANSFORMS
 from recdistill.models.ensemble import EnsembleTeacher
-from recdistill.pipeline.teacher_config import EnsembleTeacherConfig
-from recdistill.pipeline.validation import compiled
+from recdistill.pipeline.config.teacher_section import EnsembleTeacherConfig
+from recdistill.pipeline.scorers import compiled
 
 
+@keras.saving.register_keras_serializable(package="tests")
 class Stored(keras.Model):
-    """A teacher that reads its scores from the batch, and notes how it was called."""
+    """A teacher that reads its scores from the batch and records its calls."""
 
-    def __init__(self, key):
-        super().__init__()
+    def __init__(self, key, **kwargs):
+        super().__init__(**kwargs)
         self.key, self.calls = key, []
+
+    def get_config(self):
+        return {**super().get_config(), "key": self.key}
 
     def call(self, batch, training=None):
         self.calls.append(training)
         return batch[self.key]
 
 
-class Learnt(keras.Model):
-    """A teacher with a weight."""
+@keras.saving.register_keras_serializable(package="tests")
+class Learned(keras.Model):
+    """A teacher with a variable."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
         self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
 
     def call(self, batch, training=None):
@@ -45,14 +50,18 @@ def batch():
     }
 
 
-def test_the_sum_of_z_scores_by_hand():
+def test_the_mean_of_z_scores_by_hand():
     got = EnsembleTeacher([Stored("one"), Stored("other")])(batch())
-    # One: (-1, 1), (-1, -1, 2) / √2 and no spread. Other: (1, -1), (3, 0, -3) / √6
-    # and (-1, 1). Under padding 0.
+    # One: (-1, 1), (-1, -1, 2) / √2 and 0 for equal scores. Other: (1, -1),
+    # (3, 0, -3) / √6 and (-1, 1). Under padding 0. Each counts half.
     want = [
-        [-1 + 1, 1 - 1, 0.0],
-        [-1 / sqrt(2) + 3 / sqrt(6), -1 / sqrt(2), 2 / sqrt(2) - 3 / sqrt(6)],
-        [-1.0, 1.0, 0.0],
+        [(-1 + 1) / 2, (1 - 1) / 2, 0.0],
+        [
+            (-1 / sqrt(2) + 3 / sqrt(6)) / 2,
+            -1 / sqrt(2) / 2,
+            (2 / sqrt(2) - 3 / sqrt(6)) / 2,
+        ],
+        [-1 / 2, 1 / 2, 0.0],
     ]
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
@@ -61,7 +70,15 @@ def test_weights_say_how_much_each_member_counts():
     one, other = Stored("one"), Stored("other")
     got = EnsembleTeacher([one, other], weights=[2.0, 0.5])(batch())
     alone = [EnsembleTeacher([member])(batch()) for member in (one, other)]
-    np.testing.assert_allclose(got, 2.0 * alone[0] + 0.5 * alone[1], rtol=1e-6)
+    np.testing.assert_allclose(got, 0.8 * alone[0] + 0.2 * alone[1], rtol=1e-6)
+
+
+def test_only_ratios_of_weights_matter():
+    members = [Stored("one"), Stored("other")]
+    want = EnsembleTeacher(members, [2.0, 0.5])(batch())
+    np.testing.assert_array_equal(EnsembleTeacher(members, [8.0, 2.0])(batch()), want)
+    assert EnsembleTeacher(members, [3.0, 1.0]).member_weights == (0.75, 0.25)
+    assert EnsembleTeacher(members).member_weights == (0.5, 0.5)
 
 
 def test_scores_under_padding_are_not_read():
@@ -74,7 +91,7 @@ def test_scores_under_padding_are_not_read():
         np.testing.assert_array_equal(teacher(given), want)
 
 
-def test_the_unit_and_origin_of_a_member_do_not_matter():
+def test_scale_and_offset_of_a_member_do_not_matter():
     given = batch()
     teacher = EnsembleTeacher([Stored("one"), Stored("other")])
     want = teacher(given).numpy()
@@ -82,7 +99,7 @@ def test_the_unit_and_origin_of_a_member_do_not_matter():
     np.testing.assert_allclose(teacher(given), want, rtol=1e-4, atol=1e-5)
 
 
-def test_members_are_told_whether_it_is_training():
+def test_members_receive_the_training_flag():
     member = Stored("one")
     teacher = EnsembleTeacher([member])
     teacher(batch())
@@ -92,34 +109,36 @@ def test_members_are_told_whether_it_is_training():
     assert member.calls == [True, False]
 
 
-def test_the_weights_of_its_members_are_its_own():
-    teacher = EnsembleTeacher([Learnt(), Stored("other"), Learnt()])
+def test_it_contains_the_variables_of_its_members():
+    teacher = EnsembleTeacher([Learned(), Stored("other"), Learned()])
     teacher(batch())
     assert len(teacher.trainable_variables) == 2
 
 
 @pytest.mark.parametrize(
-    "members, weights, received",
+    "members, weights, message",
     [
-        (0, None, "0 members, 0 weights"),
-        (0, [1.0], "0 members, 1 weights"),
-        (2, [1.0], "2 members, 1 weights"),
-        (1, [], "1 members, 0 weights"),
+        (0, None, r"weights=\[\] for the teachers \[\]"),
+        (0, [1.0], r"one weight for each teacher. Received: weights=\[1.0\]"),
+        (2, [1.0], r"weights=\[1.0\] for the teachers \['0', '1'\]"),
+        (1, [], r"weights=\[\] for the teachers \['0'\]"),
+        (2, [1.0, -1.0], r"at least 0 and not all 0. Received: weights=\[1.0, -1.0\]"),
+        (2, [0.0, 0.0], r"not all 0. Received: weights=\[0.0, 0.0\]"),
     ],
 )
-def test_weights_that_do_not_match_the_members_are_refused(members, weights, received):
-    with pytest.raises(ValueError, match=f"one entry for each. Received: {received}"):
+def test_weights_that_do_not_fit_the_members_are_refused(members, weights, message):
+    with pytest.raises(ValueError, match=message):
         EnsembleTeacher([Stored("one") for _ in range(members)], weights)
 
 
-def test_scores_of_one_scale_can_be_added_as_they_are():
+def test_without_a_transform_it_is_the_weighted_mean_of_the_scores():
     given = batch()
     got = EnsembleTeacher([Stored("one"), Stored("other")], [1.0, 2.0], "none")(given)
-    want = np.where(given["mask"], given["one"] + 2.0 * given["other"], 0.0)
-    np.testing.assert_allclose(got, want)
+    want = np.where(given["mask"], (given["one"] + 2.0 * given["other"]) / 3.0, 0.0)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_a_teacher_from_outside_joins_ours():
+def test_a_member_may_be_any_function():
     class Outside:
         def __call__(self, batch, training=False):
             assert isinstance(batch["raw"], str)
@@ -136,3 +155,22 @@ def test_a_teacher_from_outside_joins_ours():
 def test_every_transform_can_be_configured():
     config = EnsembleTeacherConfig.model_fields["normalize"].annotation
     assert set(get_args(config)) == set(TRANSFORMS)
+
+
+def test_a_saved_ensemble_gives_the_same_scores(tmp_path):
+    teacher = EnsembleTeacher([Learned(), Stored("other")], [3.0, 1.0], "rank")
+    teacher(batch())
+    teacher.members[0].scale.assign(-2.0)
+    want = teacher(batch()).numpy()
+    teacher.save(tmp_path / "teacher.keras")
+    loaded = keras.models.load_model(tmp_path / "teacher.keras")
+    assert loaded.member_weights == (0.75, 0.25)
+    assert loaded.normalize == "rank"
+    np.testing.assert_array_equal(loaded(batch()), want)
+
+
+def test_a_clone_has_the_members_the_weights_and_the_name():
+    teacher = EnsembleTeacher([Stored("one"), Stored("other")], [1.0, 4.0], name="both")
+    clone = keras.models.clone_model(teacher)
+    assert (clone.member_weights, clone.name) == ((0.2, 0.8), "both")
+    np.testing.assert_array_equal(clone(batch()), teacher(batch()))

@@ -10,8 +10,6 @@ from recdistill.features.encoders import FIRST
 from recdistill.models import linear
 from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
 
-# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
-
 QUERIES, ITEMS, L2 = 25, 8, 3.0
 
 

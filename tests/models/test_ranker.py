@@ -6,13 +6,12 @@ import pytest
 import scipy.sparse
 import tensorflow as tf
 
-from recdistill.features.encoders import FIRST, Schema
+from recdistill.features.encoders import FIRST
+from recdistill.features.schema import Schema
 from recdistill.models.linear import Affinity, fit_inverse
 from recdistill.models.ranker import CausalBlock, RankingTeacher
 from recdistill.models.two_tower import TwoTowerStudent
 from tests import small
-
-# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
 
 BATCH = small.batch()
 SHARED = np.array([3, 0, 9, 5], "int32")

@@ -1,23 +1,18 @@
 """student: the dot product of two towers, each distinct candidate encoded once."""
 
-from math import exp, sqrt
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.features.encoders import Schema
+from recdistill.features.schema import Schema
 from recdistill.models.two_tower import (
     DISTINCT_PER_LISTED,
-    HistoryPooling,
-    Tower,
+    TwoTowers,
     TwoTowerStudent,
     listed_products,
 )
 from tests import small
-
-# Keras 3.15 hands its variables to NumPy 2 in a way that NumPy is going to drop.
 
 BATCH = small.batch()
 SHARED = np.array([3, 0, 9, 5], "int32")
@@ -28,9 +23,9 @@ class Spy(TwoTowerStudent):
 
     encoded = []  # noqa: RUF012
 
-    def encode_candidates(self, features):
+    def encode_candidates(self, features, training=False):
         self.encoded.append(features["item_id"].shape[0])
-        return super().encode_candidates(features)
+        return super().encode_candidates(features, training)
 
 
 def build(schema=None, cls=TwoTowerStudent, batch=BATCH, **settings):
@@ -144,64 +139,6 @@ def test_the_order_of_the_history_matters():
     assert np.abs(one - other).max() > 0.01
 
 
-def test_history_pooling_by_hand():
-    # Pools start at 1, 1/2, 1/4, … and 1, 1, 1, …; item 1 is at (1, 0), 2 at (0, 2).
-    pooling = HistoryPooling(3, 2, 3, decays=(0.5, 1.0))
-    pooling.build()
-    pooling.items.set_weights([np.array([[9, 9], [1, 0], [0, 2]], "float32")])
-    got = pooling(np.array([[2, 1, 2], [1, 0, 0], [0, 0, 0]]))
-    first = [1 / 2, 2 + 1 / 2, 1.0, 4.0]
-    roots = np.sqrt([1.75, 1.75, 3.0, 3.0])
-    want = [
-        [*(first / roots), 0.0, 2.0],
-        [1.0, 0.0, 1.0, 0.0, 1.0, 0.0],
-        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
-    ]
-    np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
-def reference_pooling(history, vectors, log_weights):
-    rows = []
-    for row in history:
-        pooled = []
-        for pool in log_weights:
-            weights = [
-                exp(w) if item else 0.0 for w, item in zip(pool, row, strict=True)
-            ]
-            total = sum(weights)
-            for d in range(vectors.shape[1]):
-                entry = sum(
-                    w * vectors[i, d] for w, i in zip(weights, row, strict=True)
-                )
-                pooled.append(entry / sqrt(total) if total else 0.0)
-        last = vectors[row[0]] if row[0] else 0.0 * vectors[0]
-        rows.append([*pooled, *last])
-    return rows
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_history_pooling_matches_its_definition(seed):
-    pooling = HistoryPooling(11, 3, small.HISTORY, decays=(0.7, 0.97))
-    pooling.build()
-    small.shuffled_weights(pooling, seed)
-    history = small.batch(6, seed=seed)["query"]["history"]
-    vectors = pooling.items.get_weights()[0].astype("float64")
-    want = reference_pooling(history, vectors, pooling.log_weights.numpy())
-    np.testing.assert_allclose(pooling(history), want, rtol=1e-5, atol=1e-6)
-
-
-def test_a_tower_starts_as_its_linear_path_plus_its_hidden_layers():
-    tower = Tower(2, hidden=(3,))
-    rows = np.array([[1.0, -2.0], [0.5, 4.0]], "float32")
-    tower(rows)
-    small.shuffled_weights(tower)
-    linear = rows @ tower.linear.kernel.numpy() + tower.linear.bias.numpy()
-    (layer,) = tower.layers
-    hidden = np.maximum(rows @ layer.kernel.numpy() + layer.bias.numpy(), 0.0)
-    want = linear + hidden @ tower.output_layer.kernel.numpy()
-    np.testing.assert_allclose(tower(rows), want, rtol=1e-5)
-
-
 def test_dropout_is_on_in_training_only():
     student = build(dropout=0.5)
     np.testing.assert_array_equal(student(BATCH), student(BATCH, training=False))
@@ -295,19 +232,6 @@ def _sides():
     return schema.query, schema.candidate
 
 
-def test_layers_come_back_from_their_config():
-    for layer, rows in (
-        (Tower(3, hidden=(4,), dropout=0.1), np.ones((2, 5), "float32")),
-        (HistoryPooling(11, 3, 5, (0.5, 0.9)), BATCH["query"]["history"]),
-    ):
-        layer(rows)
-        config = keras.saving.serialize_keras_object(layer)
-        copy = keras.saving.deserialize_keras_object(config)
-        copy(rows)
-        copy.set_weights(layer.get_weights())
-        np.testing.assert_array_equal(copy(rows), layer(rows))
-
-
 def test_scores_are_the_same_in_a_function():
     student = build()
     got = tf.function(student)(tf.nest.map_structure(tf.constant, BATCH))
@@ -321,3 +245,86 @@ def test_every_weight_is_trained():
     gradients = tape.gradient(total, student.trainable_variables)
     for variable, gradient in zip(student.trainable_variables, gradients, strict=True):
         assert np.abs(tf.convert_to_tensor(gradient)).max() > 0, variable.path
+
+
+class TestTwoTowers:
+    def inputs(self, name="age", width=2):
+        return keras.Input((width,), name=name)
+
+    def functional(self, source, dim=3):
+        return keras.Model(source, keras.layers.Dense(dim)(source))
+
+    def build(self, query_tower, candidate_tower, **settings):
+        return TwoTowers(
+            small.schema(), small.catalogue(), query_tower, candidate_tower, **settings
+        )
+
+    def genres(self):
+        index = keras.Input((2,), name="genres", dtype="int32")
+        table = keras.layers.Embedding(4, 3)(index)
+        return keras.Model([index], keras.layers.GlobalAveragePooling1D()(table))
+
+    @pytest.mark.parametrize("index", [SHARED, BATCH["candidate_index"]])
+    def test_the_score_is_the_dot_product_of_what_the_towers_return(self, index):
+        query_tower, candidate_tower = self.functional(self.inputs()), self.genres()
+        model = self.build(query_tower, candidate_tower)
+        queries = query_tower(BATCH["query"]["age"]).numpy()
+        table = candidate_tower([small.catalogue()["genres"]]).numpy()
+        each = np.broadcast_to(table[index], (4, index.shape[-1], 3))
+        want = np.einsum("bd,bld->bl", queries, each)
+        got = model({**BATCH, "candidate_index": index})
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(model.encode_query(BATCH["query"]), queries)
+        np.testing.assert_array_equal(model.encode_candidates(small.catalogue()), table)
+
+    def test_a_layer_receives_the_features_that_a_student_may_read(self):
+        seen = {}
+
+        class Remember(keras.layers.Layer):
+            def call(self, features):
+                seen[self.name] = sorted(features)
+                return tf.ones((len(next(iter(features.values()))), 2))
+
+        self.build(Remember(name="query"), Remember(name="candidate"))(BATCH)
+        assert seen["query"] == ["age", "history", "user_id"]
+        assert seen["candidate"] == ["genres", "item_id"]
+
+    def test_dropout_of_both_towers_is_active_in_training_only(self):
+        class Noisy(keras.layers.Layer):
+            def call(self, features, training=False):
+                count = len(next(iter(features.values())))
+                return tf.fill((count, 1), 2.0 if training else 1.0)
+
+        model = self.build(Noisy(), Noisy())
+        np.testing.assert_array_equal(model(BATCH), np.ones((4, 6)))
+        np.testing.assert_array_equal(model(BATCH, training=True), np.full((4, 6), 4.0))
+
+    def test_the_penalty_is_the_mean_square_of_the_distinct_embeddings(self):
+        model = self.build(self.functional(self.inputs()), self.genres(), l2=0.3)
+        model({**BATCH, "candidate_index": SHARED})
+        queries = model.encode_query(BATCH["query"]).numpy()
+        rows = {name: value[SHARED] for name, value in small.catalogue().items()}
+        candidates = model.encode_candidates(rows).numpy()
+        want = 0.3 * (queries**2).mean() + 0.3 * (candidates**2).mean()
+        np.testing.assert_allclose(sum(model.losses), want, rtol=1e-5)
+
+    def test_it_trains_both_towers(self):
+        model = self.build(self.functional(self.inputs()), self.genres())
+        with tf.GradientTape() as tape:
+            total = tf.reduce_sum(model(BATCH) ** 2)
+        variables = model.trainable_variables
+        assert len(variables) == 3
+        for gradient in tape.gradient(total, variables):
+            assert np.abs(tf.convert_to_tensor(gradient)).max() > 0
+
+    @pytest.mark.parametrize("name", ["dwell", "price"])
+    def test_an_input_that_a_student_may_not_read_is_refused(self, name):
+        tower = self.functional(self.inputs(name))
+        match = f"`query_tower` must be .*: age, history, user_id. Received: {name}"
+        with pytest.raises(ValueError, match=match):
+            self.build(tower, self.genres())
+
+    def test_towers_of_different_widths_are_refused(self):
+        model = self.build(self.functional(self.inputs(), dim=5), self.genres())
+        with pytest.raises(ValueError, match=r"same dim.*\(4, 5\) and .*, 3\)"):
+            model(BATCH)

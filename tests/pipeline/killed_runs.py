@@ -1,10 +1,9 @@
-"""Runs a pipeline that is killed once in every step, then lets it end.
+"""Runs a pipeline that is killed once in every step, and then once undisturbed.
 
     python killed_runs.py CONFIG [ARGUMENTS of `recdistill run`]
 
-Every attempt is a process of its own, forked from this one, which only imports: so
-TensorFlow is imported once. Prints the exit codes as JSON, and then what the attempt
-that was let alone printed.
+Every attempt is a process forked from this one, so that TensorFlow is imported once.
+Prints the exit codes as JSON, and then the output of the undisturbed attempt.
 """
 
 import json
@@ -19,27 +18,28 @@ from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.two_tower import TwoTowerStudent
-from recdistill.pipeline import pipeline, score_store, training, workspace
+from recdistill.pipeline import score_writing, training, workspace
+from recdistill.pipeline.steps.evaluate import Evaluate
 from tests import tiny
 
 AFTER, BEFORE = True, False
 POINTS = [
-    # What is called, what one of its arguments looks like, and when it is fatal.
+    # Function, pattern of one of its arguments, and whether to kill after the call.
     (pq, "write_table", "/valid-00000.parquet", AFTER),  # prepare
+    (training.BestCheckpoint, "on_epoch_end", "4", AFTER),  # baseline, in training
+    (TwoTowerStudent, "save_weights", "/.partial-baseline-", AFTER),
     (EnsembleTeacher, "save_weights", "/.partial-teacher-", AFTER),
     (os, "replace", "/scores-00001.parquet", BEFORE),  # score
-    (training.BestCheckpoint, "on_epoch_end", "4", AFTER),  # student, in training
-    (TwoTowerStudent, "save_weights", "/.partial-student-", AFTER),
     (pq, "write_table", "distill-", AFTER),
     (Report, "save", "/.partial-evaluate-", BEFORE),
-    (pipeline.Pipeline, "_publish_report", "", BEFORE),
+    (Evaluate, "after", "", BEFORE),
     (publishing, "check_parity", "/.staging-1", BEFORE),
     (workspace.Draft, "publish", "/.partial-export-", BEFORE),  # version 1 is out
 ]
 
 
 def make_fatal(owner, name, pattern, after):
-    """The first call with such an argument is the last thing that the process does."""
+    """Kills the process at the first call with an argument that has the pattern."""
     original = getattr(owner, name)
 
     def fatal(*args, **kwargs):
@@ -65,7 +65,7 @@ def attempt(point, arguments):
 
 
 if __name__ == "__main__":
-    score_store.FILE_LISTS = tiny.FILE_LISTS
+    score_writing.FILE_LISTS = tiny.FILE_LISTS
     codes = [attempt(point, sys.argv[1:]) for point in POINTS]
     print(json.dumps(codes), flush=True)
     sys.exit(attempt(None, sys.argv[1:]))

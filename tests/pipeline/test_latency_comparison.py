@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from recdistill.evaluation.latency import stopwatch as latency
-from recdistill.pipeline import model_comparison
+from recdistill.pipeline import model_timing
 from recdistill.pipeline.latency_comparison import time_side_by_side
-from recdistill.pipeline.pipeline import Pipeline
+from recdistill.pipeline.runner import Pipeline
 from tests import tiny
 
 pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
@@ -20,7 +20,7 @@ def pair(tiny_run, tmp_path_factory):
     pipeline = Pipeline(tiny.load(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            model_comparison,
+            model_timing,
             "compare",
             lambda calls, **_: latency.compare(calls, warmup=1, repeats=2),
         )

@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 
 from recdistill.pipeline import model_comparison, validation
-from recdistill.pipeline.model_comparison import popularity_scorer, rank_test_lists
+from recdistill.pipeline.model_comparison import rank_test_lists
+from recdistill.pipeline.scorers import popularity_scorer
 from tests import tiny
 from tests.pipeline.logs import random_log, rows_of, run
-
-
-def test_popularity_scores_every_list_by_the_training_counts():
-    score = popularity_scorer(np.array([3.0, 1.0, 2.0], "float32"))
-    got = score({"mask": np.ones((2, 3), bool)})
-    np.testing.assert_array_equal(got, [[3, 1, 2], [3, 1, 2]])
 
 
 @pytest.mark.parametrize(

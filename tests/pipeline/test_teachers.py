@@ -18,10 +18,9 @@ from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import TeacherError
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
-from recdistill.export.parity import Parity
-from recdistill.pipeline.pipeline import STEPS, Pipeline
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.teacher_opening import watched
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
 from tests import tiny
 from tests.pipeline import outside
 
@@ -35,12 +34,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def unchecked(request, monkeypatch):
     """Without the fresh process, which the export's tests have, but for one run."""
-    parity = Parity(
-        **{"queries": 1, "requests": 1, "tolerance": 1e-5},
-        **{"max_difference": 0.0, "swapped": 0, "recall": 1.0},
-    )
     if "tfrs_ranking_model[synthetic]" not in request.node.name:
-        monkeypatch.setattr(publishing, "check_parity", lambda *_: parity)
+        monkeypatch.setattr(publishing, "check_parity", tiny.no_parity_check)
 
 
 def go(folder, *overrides, until="export"):
@@ -67,7 +62,7 @@ def first(request, tmp_path_factory):
         if not MOVIELENS.exists():
             pytest.skip(f"{MOVIELENS} is not there")
         sample_movielens(folder / "data")
-    go(folder, CALLABLE, until="student")
+    go(folder, CALLABLE, until="baseline")
     return folder
 
 
@@ -82,7 +77,7 @@ def distilled(folder, *overrides):
     done = go(folder, *overrides)
     assert list(done) == list(STEPS)
     assert done["prepare"].reused
-    assert done["student"].reused
+    assert done["baseline"].reused
     assert not done["score"].reused
     return done
 
@@ -492,14 +487,6 @@ def pairs(first, tmp_path_factory):
     return path, {(u, i): s for u, i, s in rows}
 
 
-def test_a_slow_teacher_says_how_far_it_is():
-    calls = []
-    score = watched(lambda x: x["mask"], "Judging", 5, lambda *call: calls.append(call))
-    for rows in (2, 3):
-        assert len(score({"mask": np.ones((rows, 4), bool)})) == rows
-    assert calls == [("Judging", 2, 5), ("Judging", 5, 5)]
-
-
 class TestScores:
     """A teacher of which only some scores are there."""
 
@@ -526,7 +513,7 @@ class TestScores:
         assert 0 < report.protocol.lists < lists
         teacher = report.models["teacher"]
         assert teacher.latency_ms == {} and report.speedup == {}
-        assert teacher.latency_reason == "only its scores are there"
+        assert teacher.latency_reason == "the teacher has partial scores only"
         assert report.models["distilled"].latency_ms["20"].p50 > 0
         assert teacher.metrics["ndcg@10"].value > 0
         assert report.gate.differences["teacher_minus_popularity"].value is not None

@@ -5,20 +5,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.data.batches import Lists
 from recdistill.data.collation import Collator
-from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
-from recdistill.pipeline import validation
-from recdistill.pipeline.config import ListsConfig, StudentConfig
+from recdistill.pipeline.config import DistillConfig, ListsConfig, StudentConfig
 from recdistill.pipeline.model_building import TeacherBuilder, build_student
-from recdistill.pipeline.score_store import write_scores
+from recdistill.pipeline.score_store import examine_stored
+from recdistill.pipeline.score_writing import ScoreWriter
+from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.training import train, training_batches
-from recdistill.pipeline.validation import Validation, compiled, judge
+from recdistill.pipeline.training import TrainingPlan, train, training_batches
+from recdistill.pipeline.validation import Validation
 from tests import tiny
-from tests.pipeline.logs import random_log, rows_of, run
+from tests.pipeline.logs import random_log, run
 
 METRICS = ("ndcg@10", "mrr")
 
@@ -41,23 +41,17 @@ def new_student(prepared, seed=5):
 
 
 def fit(prepared, student, validation, progress=tiny.quiet, seed=5, **changes):
-    settings = {"steps": 12, "epochs": 6, "patience": 6, "learning_rate": 0.01}
+    plan = {"steps": 12, "epochs": 6, "patience": 6, "learning_rate": 0.01} | changes
     collate = Collator(prepared.catalogue_size, tail=6)
     dataset = training_batches(prepared.shards("train"), collate, 16, seed)
     distiller = Distiller(None, student, student_loss_weight=1.0)
-    fitted = train(
-        distiller,
-        dataset,
-        validation,
-        progress=progress,
-        label="Training",
-        **{**settings, **changes},
-    )
+    plan = TrainingPlan(**plan)
+    fitted = train(distiller, dataset, validation, plan, progress, "Training")
     return distiller, fitted
 
 
 class Scripted:
-    """A validation that gives these values, and remembers the weights it judged."""
+    """A validation that returns these values and stores the weights at each call."""
 
     def __init__(self, student, *values):
         self.student, self.values, self.judged = student, list(values), []
@@ -104,13 +98,13 @@ def test_a_value_that_is_no_number_is_never_the_best(prepared, student):
 
 def test_a_model_that_cannot_be_judged_at_all_is_an_error(prepared, student):
     validation = Scripted(student, np.nan)
-    with pytest.raises(ValueError, match="Training: no checkpoint could be judged"):
+    with pytest.raises(ValueError, match="Training: the validation metric was NaN"):
         fit(prepared, student, validation, epochs=1)
 
 
 def test_two_trainings_with_one_seed_give_equal_weights(prepared):
     tf.config.experimental.enable_op_determinism()
-    validation = Validation.of(prepared, METRICS, 50, seed=1)
+    validation = Validation.sample(prepared, METRICS, 50, seed=1)
     weights, histories = [], []
     for seed in (5, 5, 6):
         student = new_student(prepared, seed)
@@ -123,7 +117,7 @@ def test_two_trainings_with_one_seed_give_equal_weights(prepared):
 
 
 def test_training_makes_the_student_better_than_it_was(prepared, student):
-    validation = Validation.of(prepared, METRICS, 1_000, seed=1)
+    validation = Validation.sample(prepared, METRICS, 1_000, seed=1)
     before = validation(compiled(student))
     _, fitted = fit(prepared, student, validation, steps=120, epochs=4)
     assert fitted.best > before
@@ -143,86 +137,6 @@ def test_the_work_is_reported(prepared, student):
     assert calls == [("Training", step, 60) for step in (20, 40, 60)]
 
 
-def test_a_compiled_model_is_traced_once_for_each_set_of_inputs():
-    traces = []
-
-    class Counting(keras.Model):
-        def call(self, batch, training=False):
-            traces.append(training)
-            return tf.reduce_sum(batch["a"], -1) + sum(
-                tf.reduce_sum(batch[name]) for name in batch if name != "a"
-            )
-
-    score = compiled(Counting())
-    for size in (2, 7):
-        got = score({"a": np.ones((size, size + 1), "float32")})
-        np.testing.assert_array_equal(got, np.full(size, size + 1.0))
-    assert traces == [False]
-    both = {"a": np.ones((2, 3), "float32"), "b": np.ones((1, 4), "float32")}
-    np.testing.assert_array_equal(score(both), [7.0, 7.0])
-    assert traces == [False, False]
-
-
-def lists_of(positives, seen):
-    """One list for each positive."""
-
-    def ragged(rows):
-        offsets = np.cumsum([0, *map(len, rows)])
-        return Ragged(np.concatenate(rows).astype("int32"), offsets)
-
-    count = len(positives)
-    return Lists(
-        list_id=np.arange(count),
-        query_id=np.array([f"u{k}" for k in range(count)], object),
-        query={},
-        positives=ragged([[p] for p in positives]),
-        relevance=Ragged(np.ones(count, "float32"), np.arange(count + 1)),
-        seen=ragged(seen),
-        weight=np.ones(count, "float32"),
-        query_row=np.arange(count),
-    )
-
-
-def test_judging_masks_the_seen_items_and_counts_the_unreachable_as_nothing():
-    lists = lists_of([2, 2, 0, -1], seen=[[], [0], [0, 1], [2]])
-    scores = np.tile(np.array([3.0, 2.0, 1.0], "float32"), (4, 1))
-    judged = judge(lists, scores, ["mrr", "hit@1", "ndcg@10"])
-    # Rank 3; rank 2, as the first is seen; a repeat stays a candidate; nowhere.
-    np.testing.assert_allclose(judged["mrr"], [1 / 3, 1 / 2, 1, 0])
-    np.testing.assert_allclose(judged["hit@1"], [0, 0, 1, 0])
-    np.testing.assert_allclose(
-        judged["ndcg@10"], [1 / np.log2(4), 1 / np.log2(3), 1, 0]
-    )
-
-
-def test_validation_judges_a_seeded_sample_of_whole_rankings(prepared, monkeypatch):
-    monkeypatch.setattr(validation, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
-    whole = Validation.of(prepared, METRICS, 10_000, seed=1)
-    assert max(map(len, whole.lists)) == 4
-    everything = rows_of(prepared, "valid")
-    rows = whole.rows(first_items_first).to_pylist()
-    assert {row["list_id"] for row in rows} == everything.keys()
-    for row in rows:
-        stored = everything[row["list_id"]]
-        (positive,) = stored["candidates"]
-        better = set(range(positive)) - set(stored["seen"])
-        assert row["mrr"] == pytest.approx(1 / (1 + len(better)))
-        assert row["query_id"] == stored["query_id"]
-    mean = np.mean([row["ndcg@10"] for row in rows])
-    assert whole(first_items_first) == pytest.approx(mean)
-    samples = [
-        [row["list_id"] for row in part.rows(first_items_first).to_pylist()]
-        for part in (Validation.of(prepared, METRICS, 9, seed) for seed in (1, 1, 2))
-    ]
-    assert samples[0] == samples[1] != samples[2]
-    assert len(samples[0]) == 9
-
-
-def first_items_first(x):
-    size = x["mask"].shape[1]
-    return np.tile(-np.arange(size, dtype="float32"), (len(x["mask"]), 1))
-
-
 @pytest.mark.parametrize("transform", ["z_score", "none"])
 def test_stored_scores_are_transformed_within_each_list_as_configured(
     prepared, tmp_path, transform
@@ -231,19 +145,14 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         scores = np.arange(x["mask"].size, dtype="float32").reshape(x["mask"].shape)
         return scores % 17
 
-    write_scores(
-        teacher,
-        prepared,
-        ListsConfig(size="sampled", teacher_top=4, tail=3),
-        tmp_path,
-        1,
-        tiny.quiet,
-        training_rows=False,
-    )
+    lists = ListsConfig(size="sampled", teacher_top=4, tail=3)
+    ScoreWriter(teacher, prepared, lists, 1, tiny.quiet).write(tmp_path)
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))
     plain = next(iter(training_batches(files, collate, 16, seed=1)))
-    got = next(iter(training_batches(files, collate, 16, 1, transform)))
+    config = DistillConfig(scores=transform, teacher_temperature=2.0)
+    targets = choose(config, examine_stored(tmp_path, prepared.catalogue_size))
+    got = next(iter(training_batches(files, collate, 16, 1, targets)))
     scores, mask = plain[0]["teacher_scores"].numpy(), plain[0]["mask"].numpy()
     if transform == "z_score":
         real = np.where(mask, scores, np.nan).astype("float64")
@@ -251,7 +160,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         scores = np.where(mask, (real - mean) / deviation, 0.0)
     np.testing.assert_allclose(
         np.where(mask, got[0]["teacher_scores"], 0.0),
-        np.where(mask, scores, 0.0),
+        np.where(mask, scores / 2.0, 0.0),
         rtol=1e-4,
         atol=1e-5,
     )

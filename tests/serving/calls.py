@@ -1,4 +1,4 @@
-"""Requests over both protocols, in few words."""
+"""Requests over both protocols for tests."""
 
 import contextlib
 import http.client
@@ -17,7 +17,7 @@ from tensorflow_serving.apis import (
 
 
 def predict_request(signature="", model="toy", version=None, label=None, **inputs):
-    """A request; an input is a tensor message, or what one is made of."""
+    """A request; inputs are tensor messages or array-like."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
     request.model_spec.signature_name = signature
@@ -36,7 +36,7 @@ def predict_request(signature="", model="toy", version=None, label=None, **input
 
 
 class Client:
-    """Both protocols of one server, by the official stubs and by plain HTTP."""
+    """Client of one server with the official stubs and plain HTTP."""
 
     def __init__(self, port, rest_port=None, host="127.0.0.1", options=()):
         self.host, self.port, self.rest_port = host, port, rest_port
@@ -53,7 +53,7 @@ class Client:
         return self.prediction.Predict(request, timeout=timeout)
 
     def predict(self, signature="", timeout=30, output_filter=(), **given):
-        """The outputs by name, as arrays, and the version that answered."""
+        """Outputs as arrays by name, and the version that answered."""
         request = predict_request(signature, **given)
         request.output_filter.extend(output_filter)
         response = self.send(request, timeout)
@@ -67,7 +67,7 @@ class Client:
         return self.prediction.GetModelMetadata(request, timeout=30)
 
     def status(self, model="toy", version=None):
-        """The state of each version, by its number."""
+        """State of each version by number."""
         request = get_model_status_pb2.GetModelStatusRequest()
         request.model_spec.name = model
         if version is not None:
@@ -95,14 +95,14 @@ class Client:
             return response.status, response.read().decode("utf-8", "surrogateescape")
 
     def rest(self, body, model="toy", where="", method="predict"):
-        """Status and document of a request for a prediction."""
+        """Status and document of a prediction request."""
         status, text = self.http("POST", f"/v1/models/{model}{where}:{method}", body)
         return status, json.loads(text)
 
 
 @contextlib.contextmanager
 def refused(code):
-    """Holds the error with which the call inside must fail."""
+    """Checks that the call inside fails with a code, and yields the error."""
     said = {}
     try:
         yield said

@@ -1,9 +1,8 @@
-"""A small model server that speaks both protocols and fails on demand.
+"""A small model server with both protocols, which fails on demand.
 
-It is written with the official stubs and `http.server`, so that what our client reads
-and writes is held against something that is not ours. Its model scores item `i` for a
-query with `count - i + length of the history`, so the best items come in catalogue
-order.
+It uses the official stubs and `http.server`, so that our client is tested against code
+that is not ours. Its model scores item `i` for a query with
+`count - i + length of the history`, so the best items are in catalogue order.
 """
 
 import base64
@@ -13,6 +12,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,13 +64,13 @@ SIGNATURES = {
 
 
 def query(**changes):
-    """A query that the model takes."""
+    """A valid query."""
     plain = {"user_id": "ann", "age": 30.0, "taste": [0.5, 1.5], "jobs": ["cook"]}
     return {**plain, "history": ["item-1", "größe"], **changes}
 
 
 def answer(signature, inputs):
-    """What the model says, from arrays to arrays; text is bytes."""
+    """Outputs of the model for arrays of inputs; text is bytes."""
     length = inputs["history_length"].astype("float32")
     scores = len(ITEMS) - np.arange(len(ITEMS), dtype="float32") + length[:, None]
     if signature == "encode_query":
@@ -96,21 +96,25 @@ def answer(signature, inputs):
 
 @dataclass
 class FakeServer:
-    """What the tests set and see.
+    """Settings and observations of the server.
 
     Attributes:
-        failures: Codes and words of the next answers, one each; then all is well.
-        delay_s: How long each prediction takes.
-        seen: Signature and inputs of each prediction that was answered.
-        attempts: Number of predictions asked for, failed ones included.
-        under_way: Number of predictions that wait for their answer.
-        at_once: The largest number of them that there has been.
+        failures: Codes and messages of the next answers; further requests succeed.
+        delay_s: Duration of each prediction, in seconds.
+        barrier: If given, every prediction waits at it.
+        seen: Signature and inputs of each answered prediction.
+        attempts: Number of requested predictions, failed ones included.
+        under_way: Number of running predictions.
+        at_once: Maximum number of predictions that ran at the same time.
         versions: Number and state of each version.
-        metadata_calls: How often the signatures were asked for.
+        metadata_calls: Number of requests for the signatures.
+        open_gate: Predictions wait until it is set, which it is at first.
+        hang_up: Closes all REST connections.
     """
 
     failures: deque = field(default_factory=deque)
     delay_s: float = 0.0
+    barrier: threading.Barrier | None = None
     seen: list = field(default_factory=list)
     attempts: int = 0
     under_way: int = 0
@@ -121,11 +125,11 @@ class FakeServer:
     grpc_port: int = 0
     rest_port: int = 0
     connections: set = field(default_factory=set)
-    held_until: float = 0.0
+    open_gate: threading.Event = field(default_factory=threading.Event)
+    hang_up: Callable = lambda: None
 
-    def hold(self, seconds):
-        """Answers nothing for a while."""
-        self.held_until = time.monotonic() + seconds
+    def __post_init__(self):
+        self.open_gate.set()
 
     @property
     def endpoints(self):
@@ -139,14 +143,18 @@ class FakeServer:
         return max(v for v, state in self.versions.items() if state == "AVAILABLE")
 
     def predict(self, model, version, label, signature, inputs):
-        self.attempts += 1
+        with self.counting:
+            self.attempts += 1
         if self.failures:
             raise Failure(*self.failures.popleft())
         self.check(model, version, label)
         with self.counting:
             self.under_way += 1
             self.at_once = max(self.at_once, self.under_way)
-        time.sleep(max(self.delay_s, self.held_until - time.monotonic()))
+        if self.barrier is not None:
+            self.barrier.wait()
+        self.open_gate.wait()
+        time.sleep(self.delay_s)
         with self.counting:
             self.under_way -= 1
         self.seen.append((signature, inputs))
@@ -175,7 +183,7 @@ def spec_of(spec):
 
 
 class Grpc:
-    """Both services, by the official stubs."""
+    """Both services, with the official stubs."""
 
     def __init__(self, server):
         self.server = server
@@ -227,7 +235,7 @@ class Grpc:
             )
         return response
 
-    # The services have more methods, which nobody calls.
+    # Methods of the services that the tests do not call.
     Classify = Regress = MultiInference = HandleReloadConfigRequest = None
 
 
@@ -350,7 +358,7 @@ class _Http(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request, address):
-        """A client that hangs up is no error of ours."""
+        """Ignores clients that disconnect."""
 
     def hang_up(self):
         for each in list(self.open):
@@ -360,7 +368,7 @@ class _Http(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(grpc_port=0, rest_port=0):
-    """A running server, on free ports where none are given."""
+    """Runs a server, by default on free ports."""
     fake = FakeServer()
     pool = futures.ThreadPoolExecutor(THREADS)
     server = grpc.server(pool)
@@ -373,7 +381,8 @@ def serving(grpc_port=0, rest_port=0):
     server.start()
     rest = _Http(("127.0.0.1", rest_port), Rest)
     rest.fake, fake.rest_port = fake, rest.server_address[1]
-    # A short poll, for `shutdown` waits for it.
+    fake.hang_up = rest.hang_up
+    # `shutdown` waits for the poll interval.
     thread = threading.Thread(target=rest.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:

@@ -1,7 +1,7 @@
 """Round trip: Keras, SavedModel, gRPC and REST give the same items and scores.
 
-A thousand queries, with unknown, missing and non-ASCII values among them, against the
-embedded server. The live student is built anew: its weights are drawn from a seed.
+A thousand queries, some with unknown, missing and non-ASCII values, against the
+embedded server. The live student is built again from its seed.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def columns():
     rows = films.build_rows(QUERIES)
-    rows.pop("dwell")  # For the teacher alone.
+    rows.pop("dwell")  # Only for the teacher.
     return rows
 
 
@@ -35,7 +35,7 @@ def queries(columns):
 
 @pytest.fixture(scope="module")
 def exclude():
-    """What each query must not get: one to four films, and one that nobody knows."""
+    """Exclusions of each query: one to four films and one unknown id."""
     rng = np.random.default_rng(9)
     return [
         [*rng.choice(films.ITEMS, rng.integers(1, 5), replace=False), "unbekannt"]
@@ -80,7 +80,7 @@ def clients(server):
 
 @pytest.fixture(scope="module")
 def served(clients, queries, exclude, candidates):
-    """By protocol what each call says of all queries, asked for in batches."""
+    """Answers to all queries, in batches, by protocol."""
     answers = {}
     for protocol, client in clients.items():
         recommended, ranked, embedded = [], [], []
@@ -116,7 +116,7 @@ class TestAgainstKeras:
         assert embedded.dtype == "float32"
         close(embedded, live[0])
 
-    def test_recommended_items_are_the_best_that_are_left(
+    def test_recommended_items_are_the_top_items_without_exclusions(
         self, served, live, exclude, protocol
     ):
         place = {name: k for k, name in enumerate(films.ITEMS)}
@@ -129,12 +129,12 @@ class TestAgainstKeras:
             assert len(got.item_ids) == len(set(got.item_ids)) == K
             close(got.scores, scores[best])
             rows = [place[name] for name in got.item_ids]
-            # Where the order is another one, the live scores are as good as equal.
+            # Items may only be swapped if their live scores are nearly equal.
             close(scores[rows], scores[best])
             swapped += rows != best.tolist()
         assert swapped <= QUERIES / 100
 
-    def test_ranked_scores_are_equal_and_unknown_ids_are_said_so(
+    def test_ranked_scores_are_equal_and_unknown_ids_are_marked(
         self, served, live, candidates, protocol
     ):
         place = {name: k for k, name in enumerate(films.ITEMS)}
@@ -148,7 +148,7 @@ class TestAgainstKeras:
 
 @pytest.mark.parametrize("protocol", ["grpc", "rest"])
 class TestAgainstTheSavedModel:
-    """The same graph on the same batches: not a bit may differ on the way."""
+    """The same graph on the same batches gives identical bits."""
 
     def inputs(self, columns, part, **more):
         text = {"user_id", "jobs", "history", "exclude_ids", "allow_ids"}
@@ -166,7 +166,7 @@ class TestAgainstTheSavedModel:
             for name, value in given.items()
         }
 
-    def test_recommended_ids_and_scores(
+    def test_recommended_ids_and_scores_are_identical(
         self, served, saved_model, columns, exclude, protocol
     ):
         call = saved_model.signatures["recommend"]
@@ -187,7 +187,9 @@ class TestAgainstTheSavedModel:
             scores = np.stack([each.scores for each in got])
             np.testing.assert_array_equal(scores, want["scores"].numpy())
 
-    def test_ranked_scores(self, served, saved_model, columns, candidates, protocol):
+    def test_ranked_scores_are_identical(
+        self, served, saved_model, columns, candidates, protocol
+    ):
         call = saved_model.signatures["rank"]
         for start in range(0, QUERIES, BATCH):
             part = slice(start, start + BATCH)
@@ -203,7 +205,7 @@ class TestAgainstTheSavedModel:
                 )
 
 
-def test_non_ascii_ids_came_back_as_they_were(served):
+def test_non_ascii_ids_are_returned_unchanged(served):
     seen = {name for got in served["rest"][0] for name in got.item_ids}
     assert {"größe", "映画", "новинка"} <= seen
     assert [each.item_ids for each in served["grpc"][0]] == [
@@ -211,14 +213,14 @@ def test_non_ascii_ids_came_back_as_they_were(served):
     ]
 
 
-def test_one_query_at_a_time_says_the_same(clients, queries, served):
+def test_single_queries_give_the_same_embeddings(clients, queries, served):
     for protocol, client in clients.items():
         for row in range(0, QUERIES, 40):
             got = client.encode_query([queries[row]]).values[0]
             close(got, served[protocol][2][row])
 
 
-def test_the_async_client_says_the_same(server, queries, exclude, served):
+def test_the_async_client_gives_the_same_items(server, queries, exclude, served):
     async def ask(endpoint):
         async with AsyncClient(endpoint, "films", deadline_s=30) as client:
             starts = range(0, 300, BATCH)
@@ -233,11 +235,11 @@ def test_the_async_client_says_the_same(server, queries, exclude, served):
     assert asyncio.run(ask(f"http://127.0.0.1:{server.rest_port}")) == want
 
 
-def test_the_version_that_answered_is_told(served):
+def test_results_have_the_version(served):
     assert {got.version for got in served["grpc"][0]} == {1}
 
 
-def test_each_query_gets_its_own_k_up_to_the_whole_catalogue(clients, queries):
+def test_each_query_has_its_own_k_up_to_the_whole_catalogue(clients, queries):
     for client in clients.values():
         got = client.recommend(queries[:3], k=[1, len(films.ITEMS), 7])
         assert [len(each.item_ids) for each in got] == [1, len(films.ITEMS), 7]

@@ -1,7 +1,7 @@
-"""Round trip on real data: 1,000 held-out queries of MovieLens, films known by title.
+"""Round trip on real data: 1,000 held-out queries of MovieLens with titles as item ids.
 
-Titles have accents, commas, quotes and brackets, as real ids do: "Amélie (2001)" must
-come back as it was through Keras, SavedModel, gRPC and REST.
+Titles have accents, commas, quotes and brackets, as real ids do. "Amélie (2001)" must
+be the same in Keras, SavedModel, gRPC and REST.
 """
 
 from pathlib import Path
@@ -16,6 +16,7 @@ from recdistill.data import read_tables
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
+from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.pipeline.model_building import build_student
@@ -39,7 +40,7 @@ TOLERANCE = 1e-5
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     if not MOVIELENS.exists():
-        pytest.skip(f"{MOVIELENS} is not there")
+        pytest.skip(f"{MOVIELENS} does not exist")
     folder = tmp_path_factory.mktemp("titles")
     films = pd.read_csv(MOVIELENS / "movies.csv").drop_duplicates("title")
     log = pd.read_csv(MOVIELENS / "ratings.csv").merge(films, on="movieId")
@@ -61,7 +62,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def student(prepared):
-    """Trained for a moment, so that scores are spread as real ones are."""
+    """Trained for 60 steps, so that the scores are spread."""
     data, config = prepared
     keras.utils.set_random_seed(1)
     student = build_student(config.student, data)
@@ -101,7 +102,7 @@ def candidates(titles):
 
 @pytest.fixture(scope="module")
 def allowed(titles):
-    """Every other query may get all films, the rest those with accents and a few."""
+    """No limit for every other query; films with accents and a few for the rest."""
     accented = [name for name in titles if not name.isascii()]
     return [None, [*accented, *titles[:20]]] * (QUERIES // 2)
 
@@ -115,14 +116,13 @@ def exported(prepared, student, columns, tmp_path_factory):
         data.items,
         tmp_path_factory.mktemp("export"),
         name="films",
-        top_k=K,
         rows={name: value[:16] for name, value in columns.items()},
-        metadata={},
+        settings=ExportSettings(top_k=K),
     ).path
 
 
 def by_client(url, queries, histories, allowed, candidates):
-    """Items and scores of all queries without what they have seen, and of rankings."""
+    """Recommendations without seen items, and rankings, of all queries."""
     recommended, ranked = [], []
     with Client(url, "films", deadline_s=30) as client:
         for start in range(0, QUERIES, BATCH):
@@ -156,7 +156,7 @@ def by_saved_model(path, columns, histories, allowed):
 
 @pytest.fixture(scope="module")
 def answers(exported, columns, allowed, candidates, tmp_path_factory):
-    """By way to the model: ids, their scores, and scores of the candidates."""
+    """Ids, scores and ranked scores by way to the model."""
     file = tmp_path_factory.mktemp("server") / "models.config"
     Models().with_model("films", str(exported.parent.resolve())).write(file)
     queries = queries_from_columns(columns)
@@ -194,7 +194,7 @@ def test_items_and_scores_are_those_of_the_live_student(
         best = np.argsort(-own, kind="stable")[:K]
         rows = [place[name] for name in got]
         np.testing.assert_allclose(values, own[best], rtol=0, atol=TOLERANCE)
-        # Where the order is another one, the live scores are as good as equal.
+        # Items may only be swapped if their live scores are nearly equal.
         np.testing.assert_allclose(own[rows], own[best], rtol=0, atol=TOLERANCE)
         swapped += rows != best.tolist()
     assert swapped <= QUERIES / 100
@@ -210,11 +210,11 @@ def test_ranked_scores_are_those_of_the_live_student(
         np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
 
 
-def test_all_ways_name_the_same_films(answers):
+def test_all_ways_recommend_the_same_films(answers):
     ids = [way[0] for way in answers[1].values()]
     assert ids[0] == ids[1] == ids[2]
 
 
-def test_titles_with_accents_came_back(answers, titles):
+def test_titles_with_accents_are_returned(answers, titles):
     came = {name for row in answers[1]["rest"][0] for name in row}
     assert len([name for name in came & set(titles) if not name.isascii()]) >= 10

@@ -1,4 +1,4 @@
-"""Small SavedModels with a signature for every rule of the model server."""
+"""Small SavedModels with a signature for each rule of TensorFlow Serving."""
 
 import atexit
 import functools
@@ -16,7 +16,7 @@ from recdistill.export.layout import WARM_UP
 
 
 class Toy(tf.Module):
-    """Every answer of `serving_default` has the version's number in it."""
+    """`serving_default` adds the version number to its input."""
 
     def __init__(self, number):
         super().__init__()
@@ -98,7 +98,7 @@ INPUTS = {
 
 @functools.cache
 def saved(number):
-    """A SavedModel of this version, made once; it is to be copied."""
+    """A SavedModel of this version, created once, for copying."""
     folder = Path(tempfile.mkdtemp(prefix="toy-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     toy = Toy(number)
@@ -120,7 +120,7 @@ def saved(number):
 
 
 def publish(base, number, warm_up=None, content=None):
-    """A version appears, whole: its warm-up are requests, or bytes of a file."""
+    """Publishes a version by renaming; `warm_up` are requests or bytes of a file."""
     staging = base / f".staging-{number}"
     shutil.copytree(saved(content or number), staging)
     if warm_up is not None:

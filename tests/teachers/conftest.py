@@ -1,3 +1,3 @@
-"""train_tfrs.py runs in a process of its own, under Keras 2."""
+"""train_tfrs.py runs in its own process, under Keras 2."""
 
 collect_ignore = ["train_tfrs.py"]

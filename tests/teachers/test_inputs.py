@@ -1,4 +1,4 @@
-"""inputs: raw values become what somebody else's model takes, or an exact complaint."""
+"""inputs: raw values are converted to a model's inputs, or the error names both."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def test_values_get_the_type_and_shape_of_the_input(values, dtype, shape, want):
     assert got.tolist() == want
 
 
-def test_an_id_of_zero_in_a_history_is_no_padding():
+def test_an_id_of_zero_in_a_history_is_not_padding():
     history = np.array([["0", "4", "0"]], object)
     assert convert(history, "int64", (None, 2)).tolist() == [[4, 0]]
 
@@ -52,12 +52,12 @@ def test_large_integers_are_exact():
     assert convert(text, "int64").tolist() == [2**53 + 1, -(2**62)]
 
 
-def test_missing_text_is_nan_where_fractions_are_taken():
+def test_missing_text_is_nan_in_a_float_input():
     got = convert(np.array(["", "0.5"], object), "float32")
     np.testing.assert_array_equal(got, np.array([np.nan, 0.5], "float32"))
 
 
-def test_a_model_that_says_nothing_gets_the_values_as_they_are():
+def test_without_a_specification_values_are_unchanged():
     assert as_input(TEXT, None, "", "") is TEXT
     spec = InputSpec("string", None)
     assert as_input(HISTORY, spec, "", "").tolist() == HISTORY.tolist()
@@ -66,9 +66,14 @@ def test_a_model_that_says_nothing_gets_the_values_as_they_are():
 @pytest.mark.parametrize(
     ("values", "dtype", "shape", "said"),
     [
-        (["a", "7"], "int64", (None,), "must hold numbers .* int64. Received: 'a'"),
-        (["1.5"], "int64", (None,), "must hold numbers .* int64. Received: '1.5'"),
-        (["", "7", ""], "int32", (None,), "no missing value .* Received: 2 missing"),
+        (["a", "7"], "int64", (None,), "must be numbers .* int64. Received: 'a'"),
+        (["1.5"], "int64", (None,), "must be numbers .* int64. Received: '1.5'"),
+        (
+            ["", "7", ""],
+            "int32",
+            (None,),
+            "must not have missing values .* Received: 2 missing",
+        ),
         (["4000000000"], "int32", (None,), "must fit int32 .* Received: 4000000000"),
         (["9" * 30], "int64", (None,), "must fit int64 .* Received: 9999"),
         ([1.5], "int64", (None,), "whole numbers .* int64. Received: 1.5"),
@@ -79,7 +84,9 @@ def test_a_model_that_says_nothing_gets_the_values_as_they_are():
         (["a"], "string", (None, 5), r"\(rows, 5\). Received: \(rows\)"),
     ],
 )
-def test_what_does_not_fit_is_named_from_both_sides(values, dtype, shape, said):
+def test_a_value_that_does_not_fit_is_an_error_naming_feature_and_input(
+    values, dtype, shape, said
+):
     kind = object if isinstance(np.ravel(values)[0], str) else "float32"
     with pytest.raises(TeacherError, match=said) as caught:
         convert(np.array(values, kind), dtype, shape)

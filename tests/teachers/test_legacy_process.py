@@ -1,4 +1,4 @@
-"""legacy_process: frames bring back what was sent."""
+"""legacy_process: writing and reading of frames."""
 
 import io
 
@@ -7,7 +7,7 @@ import numpy as np
 from recdistill.teachers.legacy_process import read_frame, write_frame
 
 
-def test_arrays_come_back_whatever_they_are_called():
+def test_arrays_of_any_name_are_restored():
     sent = {
         "file": np.array([1.5, 2.0]),
         "allow_pickle": np.array([[1], [2]]),
@@ -23,7 +23,7 @@ def test_arrays_come_back_whatever_they_are_called():
     assert read_frame(stream) is None
 
 
-def test_a_frame_that_was_cut_short_is_the_end():
+def test_a_truncated_frame_is_the_end():
     stream = io.BytesIO()
     write_frame(stream, {"scores": np.arange(3)})
     assert read_frame(io.BytesIO(stream.getvalue()[:-1])) is None

@@ -1,4 +1,4 @@
-"""Models from outside: what each kind says of itself, and how it fails."""
+"""External models of each kind: inputs, scores and errors."""
 
 import builtins
 import json
@@ -38,7 +38,7 @@ class TestKeras:
         outside.save_keras(path)
         return path
 
-    def test_it_tells_its_inputs_and_scores(self, path):
+    def test_inputs_are_declared_and_scores_are_right(self, path):
         model = KerasModel.load(path)
         assert model.inputs == {
             "segment": InputSpec("string", (None, 1)),
@@ -48,14 +48,14 @@ class TestKeras:
         inputs = {name: value[:, None] for name, value in pairs().items()}
         np.testing.assert_allclose(model.predict(inputs)[:, 0], WANT, rtol=1e-6)
 
-    def test_inputs_in_a_dict_go_by_their_keys(self):
+    def test_inputs_in_a_dict_are_named_by_their_keys(self):
         inputs = {name: keras.Input((), name=name) for name in "ba"}
         model = KerasModel(keras.Model(inputs, inputs["a"] - inputs["b"]))
         assert set(model.inputs) == {"a", "b"}
         given = {"b": np.ones(2, "float32"), "a": np.full(2, 5.0, "float32")}
         assert model.predict(given).tolist() == [4.0, 4.0]
 
-    def test_one_output_of_several_is_named(self):
+    def test_one_of_several_outputs_is_chosen_by_name(self):
         x = keras.Input((), name="x")
         model = keras.Model([x], {"score": x * 2, "other": x})
         given = {"x": np.array([3.0], "float32")}
@@ -63,7 +63,7 @@ class TestKeras:
         with pytest.raises(TeacherError, match=r"other, score. Received: None"):
             KerasModel(model).predict(given)
 
-    def test_a_subclass_gets_what_it_is_handed(self):
+    def test_a_subclass_does_not_declare_its_inputs(self):
         class Own(keras.Model):
             def call(self, inputs, training=True):
                 return inputs["x"] + (100.0 if training else 0.0)
@@ -73,7 +73,7 @@ class TestKeras:
         assert model.parameters is None
         assert model.predict({"x": np.ones(2, "float32")}).tolist() == [1.0, 1.0]
 
-    def test_code_in_the_file_is_refused(self, tmp_path):
+    def test_a_file_with_code_is_an_error(self, tmp_path):
         model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
         model.save(tmp_path / "unsafe.keras")
         with pytest.raises(TeacherError, match="loads in safe mode") as caught:
@@ -81,11 +81,11 @@ class TestKeras:
         assert "unsafe.keras" in str(caught.value)
         assert "kind 'callable'" in str(caught.value)
 
-    def test_other_files_are_refused_with_the_kind_they_have(self, tmp_path):
+    def test_another_file_type_is_an_error_naming_its_kind(self, tmp_path):
         (tmp_path / "old.h5").write_bytes(b"")
         with pytest.raises(TeacherError, match=r"an .h5 file .* has kind 'tf_keras'"):
             KerasModel.load(tmp_path / "old.h5")
-        with pytest.raises(TeacherError, match="where nothing is"):
+        with pytest.raises(TeacherError, match="which does not exist"):
             KerasModel.load(tmp_path / "none.keras")
 
 
@@ -97,7 +97,7 @@ class TestSavedModel:
         outside.save_saved_model(path)
         return path
 
-    def test_it_tells_its_inputs_and_scores(self, path):
+    def test_inputs_are_declared_and_scores_are_right(self, path):
         model = SavedModel(path, "rank", "score")
         assert model.inputs == {
             "segment": InputSpec("string", (None,)),
@@ -124,19 +124,19 @@ class TestSavedModel:
             (["rank", "scores"], "other, score. Received: 'scores'"),
         ],
     )
-    def test_what_it_lacks_is_named_with_what_it_has(self, path, arguments, said):
+    def test_a_missing_signature_or_output_is_named_with_those_that_exist(
+        self, path, arguments, said
+    ):
         with pytest.raises(TeacherError, match=said):
             SavedModel(path, *arguments)
 
-    def test_a_folder_that_is_none_is_refused(self, tmp_path):
-        with pytest.raises(
-            TeacherError, match="must hold a SavedModel that TensorFlow"
-        ):
+    def test_another_folder_is_an_error(self, tmp_path):
+        with pytest.raises(TeacherError, match="must be a SavedModel that TensorFlow"):
             SavedModel(tmp_path)
-        with pytest.raises(TeacherError, match="where nothing is"):
+        with pytest.raises(TeacherError, match="which does not exist"):
             SavedModel(tmp_path / "none")
 
-    def test_a_failure_inside_names_the_teacher(self, tmp_path):
+    def test_an_error_of_the_graph_names_the_teacher(self, tmp_path):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "x")])
         def broken(x):
             return {"y": tf.strings.to_number(x)}
@@ -166,7 +166,7 @@ class TestBooster:
         self.frame, self.booster = frame, booster
         return tmp_path / "model.txt"
 
-    def test_categories_get_the_codes_of_the_training(self, path):
+    def test_categories_get_their_codes_from_training(self, path):
         model = Booster(path, ["kind"])
         assert model.inputs == {
             "kind": InputSpec("string", (None,)),
@@ -177,24 +177,28 @@ class TestBooster:
         np.testing.assert_allclose(model.predict(given), want)
         assert want[1] > want[0] + 5
 
-    def test_an_unseen_category_and_a_missing_number_are_missing(self, path):
+    def test_unseen_categories_and_missing_numbers_are_nan(self, path):
         model = Booster(path, ["kind"])
         given = {"kind": np.array(["z", "a"], object), "size": np.array([1.0, np.nan])}
         coded = np.array([[np.nan, 1.0], [1.0, np.nan]])
         np.testing.assert_allclose(model.predict(given), self.booster.predict(coded))
 
     @pytest.mark.parametrize("categorical", [[], ["size", "kind"], ["colour"]])
-    def test_categories_that_do_not_fit_the_file_are_refused(self, path, categorical):
+    def test_categories_that_do_not_match_the_file_are_an_error(
+        self, path, categorical
+    ):
         with pytest.raises(TeacherError, match=r"name the 1 feature.* kind, size"):
             Booster(path, categorical)
 
-    def test_a_file_that_is_none_is_refused(self, tmp_path, capfd):
+    def test_another_file_is_an_error(self, tmp_path, capfd):
         for text in ("no trees", "tree\nbut not really"):
             (tmp_path / "x.txt").write_text(text)
             with pytest.raises(TeacherError, match=r"must be .* LightGBM booster"):
                 Booster(tmp_path / "x.txt")
 
-    def test_a_missing_package_says_how_to_get_it(self, path, monkeypatch):
+    def test_a_missing_package_is_an_error_with_the_install_command(
+        self, path, monkeypatch
+    ):
         whole = builtins.__import__
 
         def without(name, *args):
@@ -208,7 +212,7 @@ class TestBooster:
 
 
 class TestFunction:
-    def test_it_is_found_in_the_current_folder(self, tmp_path, monkeypatch):
+    def test_a_function_in_the_current_folder_is_found(self, tmp_path, monkeypatch):
         (tmp_path / "their_ranker.py").write_text(
             "def f(inputs):\n  return inputs['x']"
         )
@@ -220,22 +224,22 @@ class TestFunction:
         ("name", "said"),
         [
             ("no_such_module:f", "importable .* ModuleNotFoundError"),
-            ("json:no_such", "must be a function of its module. Received: None"),
-            ("json:__name__", "must be a function of its module. Received: 'json'"),
+            ("json:no_such", "must be a function in its module. Received: None"),
+            ("json:__name__", "must be a function in its module. Received: 'json'"),
         ],
     )
-    def test_a_function_that_is_not_there_is_named(self, name, said):
+    def test_a_missing_function_is_an_error(self, name, said):
         with pytest.raises(TeacherError, match=said):
             Function.load(name)
 
-    def test_its_errors_name_the_teacher(self):
+    def test_errors_of_the_function_name_the_teacher(self):
         model = Function.load("json:loads")
         with pytest.raises(TeacherError, match="function json:loads failed: TypeError"):
             model.predict({})
 
 
 class TestTfKeras:
-    """The process itself; that it holds real TFRS models, the pipeline's tests say."""
+    """The child process. The tests of the pipeline use it with a real TFRS model."""
 
     FACTORY = """
 import os
@@ -265,7 +269,7 @@ def odd(path=None):
         (folder / "their_models.py").write_text(cls.FACTORY)
         return folder
 
-    def test_a_factory_builds_the_model_and_one_process_answers_all(
+    def test_a_factory_builds_the_model_and_one_process_serves_all_calls(
         self, folder, monkeypatch
     ):
         monkeypatch.chdir(folder)
@@ -278,12 +282,12 @@ def odd(path=None):
         with pytest.raises(TeacherError, match="failed") as caught:
             model.predict({"x": np.array([["no"]], object)})
         assert "their_models:build" in str(caught.value)
-        assert model.predict(given).tolist() == [[4.0], [6.0]]  # it lives on
+        assert model.predict(given).tolist() == [[4.0], [6.0]]  # The process survives.
         model.close()
         with pytest.raises(TeacherError, match="its process ended"):
             model.predict(given)
 
-    def test_a_crash_is_told_with_the_last_lines(self, folder, monkeypatch):
+    def test_a_crash_is_an_error_with_the_last_lines(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(
             "recdistill.teachers.legacy_process.__file__",
@@ -300,18 +304,18 @@ def odd(path=None):
             model.predict(given)
         model.close()
 
-    def test_a_factory_that_is_not_there_is_told(self, folder):
+    def test_a_missing_factory_is_an_error(self, folder):
         with pytest.raises(TeacherError, match="exit status 1") as caught:
             TfKerasModel(factory="no_such_module:build")
         assert "No module named 'no_such_module'" in str(caught.value)
 
-    def test_a_path_where_nothing_is_starts_no_process(self, tmp_path):
-        with pytest.raises(TeacherError, match="where nothing is"):
+    def test_a_missing_path_is_an_error_without_a_process(self, tmp_path):
+        with pytest.raises(TeacherError, match="which does not exist"):
             TfKerasModel(tmp_path / "none")
 
 
 def eager_copy(folder):
-    """The process's script with functions run as they are written."""
+    """A copy of the script that runs functions eagerly."""
     from recdistill.teachers import legacy_process
 
     with open(legacy_process.__file__, encoding="utf-8") as file:
@@ -323,7 +327,7 @@ def eager_copy(folder):
     return folder / "eager_process.py"
 
 
-def test_digests_tell_content_from_place(tmp_path):
+def test_digests_depend_on_content_and_not_on_location(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "deep").mkdir(parents=True)
         (tmp_path / name / "deep" / "x").write_text("1")

@@ -1,4 +1,4 @@
-"""external: whatever the layout, each candidate gets its own score."""
+"""raw_teacher: each candidate gets its own score in every layout."""
 
 import numpy as np
 import pytest
@@ -15,15 +15,15 @@ QUERY = ["user_id", "age", "past", "past_length"]
 
 
 class Model:
-    """Age times price, and a record of what it was asked."""
+    """Scores age times price, and records its inputs."""
 
     label, parameters, size_bytes = "test model", 3, 40
 
     def __init__(self, inputs=None, change=lambda scores: scores):
-        self.inputs, self.change, self.asked = inputs, change, []
+        self.inputs, self.change, self.calls = inputs, change, []
 
     def predict(self, inputs):
-        self.asked.append(inputs)
+        self.calls.append(inputs)
         age = inputs["age"]
         if inputs["price"].ndim == 2:
             age = age[:, None]
@@ -70,35 +70,35 @@ def test_scores_are_those_of_a_plain_loop(layout, batch_size, shared):
     np.testing.assert_allclose(got, expected(given), rtol=1e-6)
 
 
-def test_only_real_pairs_are_asked_for_and_never_too_many_at_once():
+def test_only_real_pairs_are_scored_in_chunks_of_bounded_size():
     model, given = Model(), batch()
     teacher(model, batch_size=4)(given)
-    sizes = [len(inputs["age"]) for inputs in model.asked]
+    sizes = [len(inputs["age"]) for inputs in model.calls]
     assert sum(sizes) == given["mask"].sum()
     assert max(sizes) == 4
 
 
-def test_whole_lists_come_in_chunks_of_lists():
+def test_whole_lists_are_scored_in_chunks_of_lists():
     model = Model()
     teacher(model, layout="lists", batch_size=6)(batch())
-    assert [inputs["price"].shape for inputs in model.asked] == [(2, 3), (2, 3)]
-    assert [inputs["user_id"].shape for inputs in model.asked] == [(2,), (2,)]
+    assert [inputs["price"].shape for inputs in model.calls] == [(2, 3), (2, 3)]
+    assert [inputs["user_id"].shape for inputs in model.calls] == [(2,), (2,)]
 
 
-def test_a_batch_of_padding_asks_for_nothing():
+def test_a_batch_of_padding_needs_no_call():
     model, given = Model(), batch()
     given["mask"][:] = False
     np.testing.assert_array_equal(teacher(model)(given), np.zeros((4, 3)))
-    assert model.asked == []
+    assert model.calls == []
 
 
-def test_a_model_that_says_nothing_gets_all_features_by_our_names():
+def test_a_model_without_declared_inputs_gets_all_features():
     model = Model()
     teacher(model)(batch())
-    assert set(model.asked[0]) == {*QUERY, *CANDIDATES}
+    assert set(model.calls[0]) == {*QUERY, *CANDIDATES}
 
 
-def test_a_model_gets_what_it_asks_for_under_its_own_names():
+def test_a_model_gets_its_declared_inputs_under_its_own_names():
     specs = {
         "age": InputSpec("float64", (None,)),
         "price": InputSpec("float32", (None, 1)),
@@ -109,9 +109,9 @@ def test_a_model_gets_what_it_asks_for_under_its_own_names():
     model = Model(specs, lambda scores: scores[:, :1])
     given = batch()
     given["mask"][:] = True
-    model.predict = lambda inputs: (model.asked.append(inputs), inputs["age"])[1]
+    model.predict = lambda inputs: (model.calls.append(inputs), inputs["age"])[1]
     teacher(model, inputs=names)(given)
-    (inputs,) = model.asked
+    (inputs,) = model.calls
     assert set(inputs) == set(specs)
     assert inputs["age"].dtype == np.float64
     assert inputs["price"].shape == (12, 1)
@@ -119,7 +119,7 @@ def test_a_model_gets_what_it_asks_for_under_its_own_names():
     assert inputs["recent"][0].tolist() == ["a", "b", ""]
 
 
-def test_in_lists_a_candidates_input_has_the_list_as_an_axis():
+def test_with_layout_lists_a_candidate_input_has_a_list_axis():
     specs = {
         "age": InputSpec("float32", (None,)),
         "price": InputSpec("float64", (None, None)),
@@ -127,21 +127,21 @@ def test_in_lists_a_candidates_input_has_the_list_as_an_axis():
     model = Model(specs)
     got = teacher(model, layout="lists")(given := batch())
     np.testing.assert_allclose(got, expected(given), rtol=1e-6)
-    assert model.asked[0]["price"].dtype == np.float64
+    assert model.calls[0]["price"].dtype == np.float64
     with pytest.raises(TeacherError, match="Is its layout 'pairs'"):
         teacher(Model(specs | {"price": InputSpec("float64", (None,))}), layout="lists")
 
 
-def test_the_mask_can_be_asked_for_in_lists_alone():
+def test_the_mask_is_a_feature_of_layout_lists_only():
     names = {"age": "age", "price": "price", "real": "mask"}
     model, given = Model(), batch()
     teacher(model, layout="lists", inputs=names)(given)
-    np.testing.assert_array_equal(model.asked[0]["real"], given["mask"])
+    np.testing.assert_array_equal(model.calls[0]["real"], given["mask"])
     with pytest.raises(TeacherError, match="Received: 'mask'"):
         teacher(model, inputs=names)
 
 
-def test_what_stands_under_padding_does_not_count():
+def test_scores_under_padding_are_ignored():
     def spoilt(scores):
         return np.where(given["mask"], scores, np.nan)
 
@@ -161,7 +161,7 @@ def test_what_stands_under_padding_does_not_count():
         (lambda s: s.astype(str), r"one number .* Received: <U"),
     ],
 )
-def test_an_answer_that_is_no_score_for_each_is_refused(change, said):
+def test_an_answer_without_one_finite_score_per_candidate_is_an_error(change, said):
     given = batch(seed=4)
     given["raw"]["age"] += 10
     given["candidate_index"] = np.maximum(given["candidate_index"], 1)
@@ -186,7 +186,7 @@ def test_an_answer_that_is_no_score_for_each_is_refused(change, said):
         ),
     ],
 )
-def test_inputs_that_do_not_fit_are_named_from_both_sides(declared, inputs, said):
+def test_unmatched_inputs_are_named_on_both_sides(declared, inputs, said):
     specs = None
     if declared:
         specs = {name: InputSpec("float32", (None,)) for name in declared}
@@ -194,13 +194,13 @@ def test_inputs_that_do_not_fit_are_named_from_both_sides(declared, inputs, said
         teacher(Model(specs), inputs=inputs)
 
 
-def test_a_batch_without_raw_values_is_refused():
+def test_a_batch_without_raw_values_is_an_error():
     given = batch()
     del given["raw"]
     with pytest.raises(TeacherError, match="under 'raw' for the teacher test model"):
         teacher(Model())(given)
 
 
-def test_what_the_model_is_like_is_told():
+def test_parameters_and_size_are_those_of_the_model():
     given = teacher(Model())
     assert (given.parameters, given.size_bytes) == (3, 40)

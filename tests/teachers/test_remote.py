@@ -1,4 +1,4 @@
-"""remote: the right answer, a pause where it helps, and an end to patience."""
+"""remote: a served model as a teacher, over both protocols."""
 
 import time
 
@@ -7,112 +7,145 @@ import numpy as np
 import pytest
 
 from recdistill.errors import TeacherError
-from recdistill.teachers import GrpcModel, InputSpec, RestModel, remote
+from recdistill.pipeline.config.external_teacher_section import RemoteTeacherConfig
+from recdistill.pipeline.teacher_opening import raw_model
+from recdistill.serving.client.contract import SignatureContract, TensorContract
+from recdistill.serving.client.protocols import Answer
+from recdistill.serving.client.serving_errors import ServingError
+from recdistill.teachers import InputSpec, RemoteModel
 from tests.pipeline import outside
 
 UNAVAILABLE, INVALID = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INVALID_ARGUMENT
 
-
-@pytest.fixture(params=["rest", "grpc"])
-def server(request):
-    """A server of each protocol, how to reach it, and what it says when it is away."""
-    opened = {"rest": outside.rest_server, "grpc": outside.grpc_server}
-    with opened[request.param]() as running:
-        if request.param == "rest":
-            away, broken = (503, {"error": "away"}), (400, {"error": "bad request"})
-            yield running, RestModel, away, broken
-        else:
-            yield running, GrpcModel, UNAVAILABLE, INVALID
+SCORES = [2.0, -2.0, 5.0]
 
 
-def inputs(number=3):
+def inputs():
     text = {"segment": ["s01", "s02", "s07"], "category": ["c01", "c05", "c07"]}
     arrays = {name: np.array(values, object) for name, values in text.items()}
     return {**arrays, "q": np.array([0.5, -1.0, 2.0], "float32")}
 
 
-WANT = [2.0, -2.0, 5.0]
+def opened(address, **settings):
+    """The model of a configuration."""
+    settings = {"address": address, "model": "ranker", "version": 3, **settings}
+    return raw_model(RemoteTeacherConfig(**settings))
 
 
-def test_it_tells_its_inputs_and_scores(server):
-    running, kind, _, _ = server
-    model = kind(running.address, "ranker", 3)
+@pytest.fixture(params=["rest", "grpc"])
+def server(request):
+    """A server, its address, and its answers when it is unavailable and broken."""
+    if request.param == "rest":
+        with outside.rest_server() as running:
+            unavailable, broken = (503, {"error": "away"}), (400, {"error": "bad"})
+            yield running, running.address, unavailable, broken
+    else:
+        with outside.grpc_server() as running:
+            yield running, f"grpc://{running.address}", UNAVAILABLE, INVALID
+
+
+def test_inputs_and_scores_come_from_the_server(server):
+    _, address, _, _ = server
+    model = opened(address)
+    assert model.label == f"ranker, version 3 at {address}"
     assert model.inputs == {
         "segment": InputSpec("string", (None,)),
         "category": InputSpec("string", (None,)),
         "q": InputSpec("float32", (None,)),
     }
-    np.testing.assert_allclose(np.ravel(model.predict(inputs())), WANT)
+    np.testing.assert_allclose(np.ravel(model.predict(inputs())), SCORES)
 
 
-def test_an_unavailable_server_is_asked_again(server, monkeypatch):
-    running, kind, away, _ = server
-    pauses = []
-    monkeypatch.setattr(remote.time, "sleep", pauses.append)
-    monkeypatch.setattr(remote.random, "uniform", lambda low, high: (low + high) / 2)
-    model = kind(running.address, "ranker", 3)
-    running.failures += [away] * 3
-    np.testing.assert_allclose(np.ravel(model.predict(inputs())), WANT)
+def test_a_request_to_an_unavailable_server_is_sent_again(server):
+    running, address, unavailable, _ = server
+    model = opened(address)
+    running.failures += [unavailable] * 3
+    np.testing.assert_allclose(np.ravel(model.predict(inputs())), SCORES)
     assert running.requests == 4
-    # Half of 0.1, 0.2 and 0.4 seconds.
-    assert pauses == pytest.approx([0.05, 0.1, 0.2])
 
 
-def test_patience_ends_after_so_many_retries(server, monkeypatch):
-    running, kind, away, _ = server
-    monkeypatch.setattr(remote.time, "sleep", lambda _: None)
-    model = kind(running.address, "ranker", 3, retries=2)
-    running.failures += [away] * 9
-    with pytest.raises(TeacherError, match=r"not available after 3 request\(s\)"):
+def test_every_chunk_has_its_full_number_of_retries(server, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    running, address, unavailable, _ = server
+    model = opened(address, retries=7)
+    for _ in range(3):
+        running.failures += [unavailable] * 7
+        model.predict(inputs())
+    assert running.requests == 24
+
+
+def test_retries_end(server):
+    running, address, unavailable, _ = server
+    model = opened(address, retries=2)
+    running.failures += [unavailable] * 9
+    with pytest.raises(TeacherError, match=r"ranker, version 3 .*UNAVAILABLE"):
         model.predict(inputs())
     assert running.requests == 3
 
 
-def test_patience_ends_with_the_deadline(server, monkeypatch):
-    running, kind, away, _ = server
-    monkeypatch.setattr(remote.random, "uniform", lambda low, high: high)
-    model = kind(running.address, "ranker", 3, deadline_s=5.0)
-    model._deadline_s = 0.25  # 0.1 s fits in, 0.2 s more do not
-    running.failures += [away] * 9
-    start = time.monotonic()
-    with pytest.raises(TeacherError, match=r"not available after 2 .* within 0.25 s"):
-        model.predict(inputs())
-    assert time.monotonic() - start < 2
-
-
-def test_any_other_failure_is_final(server):
-    running, kind, _, broken = server
-    model = kind(running.address, "ranker", 3)
+def test_other_failures_are_final(server):
+    running, address, _, broken = server
+    model = opened(address)
     running.failures += [broken]
-    with pytest.raises(TeacherError, match=r"failed. Received: .*(400|INVALID)"):
+    with pytest.raises(TeacherError, match=r"failed: .*INVALID_ARGUMENT"):
         model.predict(inputs())
     assert running.requests == 1
 
 
-def test_what_the_server_lacks_is_named_with_what_it_has(server):
-    running, kind, _, _ = server
+def test_a_missing_signature_or_output_is_named_with_those_that_exist(server):
+    _, address, _, _ = server
     with pytest.raises(TeacherError, match=r"serving_default. Received: 'rank'"):
-        kind(running.address, "ranker", 3, "rank")
+        opened(address, signature="rank")
     with pytest.raises(TeacherError, match=r"`teacher.output` .* score. Received: 'x'"):
-        kind(running.address, "ranker", 3, output="x")
+        opened(address, output="x")
 
 
-@pytest.mark.parametrize(
-    ("kind", "address"),
-    [(RestModel, "http://127.0.0.1:9"), (GrpcModel, "127.0.0.1:9")],
-)
-def test_a_server_that_is_not_there_is_told(kind, address):
-    with pytest.raises(TeacherError, match=r"ranker at .* is not available after 2"):
-        kind(address, "ranker", retries=1, deadline_s=5.0)
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_an_address_without_a_server_is_an_error(scheme):
+    with pytest.raises(TeacherError, match=r"ranker, version 3 at .* UNAVAILABLE"):
+        opened(f"{scheme}://127.0.0.1:9", retries=1)
 
 
-def test_types_are_read_from_what_the_server_says():
-    def spec(dtype, *sizes):
-        dims = [{"size": str(size)} for size in sizes]
-        return remote._spec_of_json({"dtype": dtype, "tensor_shape": {"dim": dims}})
+def test_a_bad_address_is_an_error():
+    with pytest.raises(TeacherError, match=r"`teacher.address`.*host:8500"):
+        opened("http://host:8501/path")
 
-    assert spec("DT_DOUBLE", -1, 4) == InputSpec("float64", (None, 4))
-    assert spec("DT_INT64", -1) == InputSpec("int64", (None,))
-    assert spec("DT_HALF") == InputSpec("float16", ())
-    unknown = {"dtype": "DT_BOOL", "tensor_shape": {"unknown_rank": True}}
-    assert remote._spec_of_json(unknown) == InputSpec("bool")
+
+class TestClients:
+    """The model uses any client with the two methods."""
+
+    class Client:
+        def __init__(self, **outputs):
+            self.outputs = outputs
+
+        def signatures(self):
+            shape = {"q": TensorContract("float16", (None, 4))}
+            outputs = {name: TensorContract("float32", None) for name in ("a", "b")}
+            return {"serving_default": SignatureContract(shape, outputs)}
+
+        def predict(self, signature, inputs):
+            return Answer(self.outputs, None)
+
+    def test_the_output_is_chosen_by_name(self):
+        client = self.Client(a=np.array([1.0]), b=np.array([2.0]))
+        model = RemoteModel(client, "m", output="b")
+        assert model.predict({}).tolist() == [2.0]
+        assert model.inputs == {"q": InputSpec("float16", (None, 4))}
+        with pytest.raises(TeacherError, match=r"`teacher.output` .* a, b"):
+            RemoteModel(client, "m")
+
+    def test_an_answer_without_the_output_is_an_error(self):
+        model = RemoteModel(self.Client(a=np.array([1.0])), "m", output="b")
+        with pytest.raises(TeacherError, match=r"outputs \['a'\], not 'b'"):
+            model.predict({})
+
+    def test_a_client_error_becomes_a_teacher_error(self):
+        client = self.Client()
+        model = RemoteModel(client, "m", output="a")
+
+        def fail(*_):
+            raise ServingError("INTERNAL", "broken", "`x`", "grpc://a")
+
+        client.predict = fail
+        with pytest.raises(TeacherError, match=r"The teacher m failed: .*broken"):
+            model.predict({})

@@ -1,4 +1,4 @@
-"""score_table: scores by id, and lists cut down to what is scored."""
+"""score_table: scores by id, and lists reduced to scored candidates."""
 
 import numpy as np
 import pyarrow as pa
@@ -58,7 +58,7 @@ def batch(given):
     return Collator(len(ITEMS), with_raw=True)(given, np.random.default_rng(0))[0]
 
 
-def test_lists_are_cut_down_to_what_is_scored_and_scored_so():
+def test_lists_are_reduced_to_scored_candidates():
     given = lists(["ann", "bob", "dan", "bob"], [[0], [1], [0], [3]])
     left = table().keep_scored(given)
     assert left.query_id.tolist() == ["ann", "bob", "bob"]
@@ -71,18 +71,18 @@ def test_lists_are_cut_down_to_what_is_scored_and_scored_so():
     np.testing.assert_array_equal(table()(x, training=False), want)
 
 
-def test_an_unscored_positive_is_no_candidate_and_the_list_cannot_be_judged():
+def test_a_list_whose_positive_is_not_scored_has_no_positive():
     left = table().keep_scored(lists(["ann", "bob"], [[0], [1]]))
     assert left.with_positive().list_id.tolist() == [0]
 
 
-def test_what_the_query_has_seen_is_left_out_but_for_a_positive():
+def test_seen_items_are_excluded_except_positives():
     given = lists(["bob", "bob"], [[3], [0]], seen=[[0, 3], [3]])
     mask = batch(table().keep_scored(given))["mask"]
     np.testing.assert_array_equal(mask, [[0, 0, 0, 1], [1, 0, 0, 0]])
 
 
-def test_lists_of_the_source_go_by_their_own_id():
+def test_lists_of_a_listwise_table_are_looked_up_by_list_id():
     source = np.array(["eve", "ann"], object)
     left = table().keep_scored(lists(["x", "y"], [[2], [0]], source_list=source))
     assert [row.tolist() for row in np.split(left.scored_candidates.values, [1])] == [
@@ -92,14 +92,14 @@ def test_lists_of_the_source_go_by_their_own_id():
     np.testing.assert_array_equal(table()(batch(left))[0], [0, 0, 7.0, 0])
 
 
-def test_two_tables_leave_what_both_have():
+def test_two_tables_keep_the_candidates_scored_by_both():
     other = table([("ann", "b", 1.0), ("bob", "a", 1.0), ("ann", "d", 2.0)])
     left = keep_scored_by_all(lists(["ann", "bob", "eve"], [[0]] * 3), [table(), other])
     assert left.query_id.tolist() == ["ann", "bob"]
     assert left.scored_candidates.padded(-1).tolist() == [[1], [0]]
 
 
-def test_no_tables_leave_the_lists_as_they_are():
+def test_without_tables_lists_are_unchanged():
     given = lists(["ann"], [[0]])
     assert keep_scored_by_all(given, []) is given
     assert given.with_positive() is given
@@ -118,10 +118,13 @@ def test_a_candidate_without_a_score_is_an_error():
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([("bob", "gone", 1.0)], "must score items of the catalogue. Received: none"),
+        (
+            [("bob", "gone", 1.0)],
+            "must score items of the catalogue. Received: no such row",
+        ),
         ([*ROWS, ("bob", "d", 2.0)], r"Received: 1 pair\(s\) twice, such as 'bob' wi"),
     ],
 )
-def test_a_table_that_says_nothing_or_too_much_is_refused(rows, said):
+def test_a_table_without_scores_or_with_repeated_pairs_is_an_error(rows, said):
     with pytest.raises(TeacherError, match=said):
         table(rows)

@@ -1,4 +1,4 @@
-"""Trains a real TFRS ranking model, in a process of its own, and saves it.
+"""Trains and saves a TFRS ranking model, in its own process.
 
     TF_USE_LEGACY_KERAS=1 python train_tfrs.py PAIRS FOLDER
 
@@ -48,7 +48,7 @@ class Ranker(tfrs.Model):
 
 
 def main(source: Path, folder: Path) -> None:
-    """Trains on all pairs for a moment."""
+    """Trains on all pairs for two epochs."""
     keras.utils.set_random_seed(1)
     with np.load(source) as arrays:
         pairs = dict(arrays)

@@ -1,1 +1,1 @@
-"""What a model costs: time (`measuring`), `flops`, `energy`, and the `report` of it."""
+"""Latency and cost of a model: percentiles, floating-point operations, energy."""

@@ -1,6 +1,6 @@
-"""Energy that the processor has used, where the machine counts it.
+"""Energy used by the processor, where the machine has an energy counter.
 
-Linux shows the counters of Intel and AMD processors (RAPL) as files. Virtual machines
+Linux exposes the counters of Intel and AMD processors (RAPL) as files. Virtual machines
 rarely have them, and often only root may read them.
 """
 
@@ -9,16 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 
 ZONES = Path("/sys/class/powercap")
-"""Where Linux lists the zones that are counted; `intel-rapl:0` is a whole processor."""
+"""Folder in which Linux lists the RAPL zones; `intel-rapl:0` is a whole processor."""
 
 
 def energy_joules() -> float | None:
-    """Joules on the counters of all processors; only differences mean anything.
+    """Sum of the energy counters of all processors, in joules.
 
-    A counter starts again at 0 now and then (about once an hour under load).
+    Only the difference between two readings has a meaning. A counter restarts at 0 from
+    time to time (about once an hour under load).
 
     Returns:
-        None where there is no counter, or it may not be read.
+        None if the machine has no counter or it cannot be read.
     """
     try:
         counters = [int(path.read_text()) for path in _counters()]
@@ -28,15 +29,15 @@ def energy_joules() -> float | None:
 
 
 def why_no_energy() -> str | None:
-    """Why there is no figure, in words; None where there is one."""
+    """Reason why energy cannot be measured; None if it can."""
     if energy_joules() is not None:
         return None
     if not _counters():
         return f"this machine has no energy counter ({ZONES}/*-rapl:*/energy_uj)"
-    return f"the energy counters ({ZONES}/*-rapl:*/energy_uj) may not be read"
+    return f"the energy counters ({ZONES}/*-rapl:*/energy_uj) cannot be read"
 
 
 def _counters() -> list[Path]:
-    """One for each processor; parts of it have a second colon in their name."""
+    """Counter file of each processor; parts of one have a second colon in the name."""
     found = ZONES.glob("*-rapl:*/energy_uj")
     return [path for path in found if path.parent.name.count(":") == 1]

@@ -1,12 +1,13 @@
-"""Floating-point operations of a call, counted while it runs.
+"""Floating-point operations (FLOPs) of a call, counted from a trace of that call.
 
-TensorFlow's own profiler reads the shapes that a graph declares, and takes what it
-can't read for nothing: a product behind a top-K or a lookup has no declared size. Here
-one call is traced, and the shapes are those that it had.
+TensorFlow's own profiler reads the shapes that a graph declares and counts 0 where a
+shape is unknown, for example for a matrix product behind a top-K or a lookup. Here one
+call is traced, and the shapes of that call are used.
 
-Counted are matrix products, contractions and convolutions, two operations (a
-multiplication and an addition) for each product of two numbers. What is done number by
-number, gathers, sorts and lookups are not: there memory sets the pace, not arithmetic.
+Matrix products, contractions and convolutions are counted, with two operations (a
+multiplication and an addition) for each product of two numbers. Element-wise
+operations, gathers, sorts and lookups are not counted: memory limits their speed, not
+arithmetic.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from tensorflow.python.framework.convert_to_constants import (
 )
 
 COUNTED = "matrix products, contractions and convolutions, 2 for each product"
-"""What a count is a count of, in words."""
+"""Description of the operations that are counted."""
 
 Shape = Sequence[int]
 
 
 def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
-    """Operations of one `session.run`.
+    """Floating-point operations of one `session.run`.
 
     Args:
         session: A `tf.compat.v1.Session`.
-        fetches: What is asked for.
-        feed: What is put in, by tensor name.
+        fetches: Tensors to compute.
+        feed: Input values by tensor name.
 
     Example:
         >>> graph = tf.Graph()
@@ -65,22 +66,21 @@ def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
 
 
 def flops_of_function(function: Any, *arguments: Any) -> int:
-    """Operations of one call of a TensorFlow function.
+    """Floating-point operations of one call of a TensorFlow function.
 
-    Its variables are taken as constants. What it does in Python, outside the graph, is
-    not seen.
+    Its variables are converted to constants. Work in Python, outside the graph, is not
+    counted.
 
     Args:
-        function: Called with `arguments` while it is traced; what it makes of them is a
-            structure of tensors.
-        arguments: Structures of tensors; their shapes decide.
+        function: The function to trace; it returns a structure of tensors.
+        arguments: Structures of tensors; their shapes determine the count.
 
     Raises:
-        ValueError: If it does not become a graph: it holds lookup tables, or is larger
-            than the 2 GiB that a graph may have.
+        ValueError: If the function cannot be converted to a graph, because it has
+            lookup tables or exceeds the limit of 2 GiB.
     """
     traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
-    # Tables of the surrounding program are no part of it, and would only be warned of.
+    # Lookup tables elsewhere in the program would only cause warnings.
     traced.graph.clear_collection(tf.compat.v1.GraphKeys.TABLE_INITIALIZERS)
     frozen = convert_variables_to_constants_v2(traced)
     names = [tensor.name for tensor in frozen.inputs]
@@ -89,7 +89,7 @@ def flops_of_function(function: Any, *arguments: Any) -> int:
     with graph.as_default():
         tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
     feed = dict(zip(names, values, strict=True))
-    # Variables are constants now: what is made of them alone must not be done ahead.
+    # Variables are constants now, so constant folding would remove their operations.
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     config.graph_options.optimizer_options.opt_level = -1
@@ -98,7 +98,7 @@ def flops_of_function(function: Any, *arguments: Any) -> int:
 
 
 def _outputs(stats: Any) -> Iterator[Shape]:
-    """Shapes of a node's outputs, in their order."""
+    """Shapes of a node's outputs, in order."""
     for output in sorted(stats.output, key=lambda each: each.slot):
         yield [axis.size for axis in output.tensor_description.shape.dim]
 
@@ -106,12 +106,12 @@ def _outputs(stats: Any) -> Iterator[Shape]:
 def _inputs(
     node: Any, shapes: Mapping[str, list[list[Shape]]], turn: int
 ) -> list[Shape | None]:
-    """Shapes of a node's inputs; None where the trace has none.
+    """Shapes of a node's inputs; None for an input that the trace does not have.
 
     Args:
         node: The node.
-        shapes: Shapes of the outputs of every node, for each time it ran.
-        turn: Which time of the node this is; in a loop it runs repeatedly.
+        shapes: Shapes of the outputs of every node, for each of its executions.
+        turn: Index of this execution of the node; in a loop it runs repeatedly.
     """
     found: list[Shape | None] = []
     for each in node.input:
@@ -124,7 +124,7 @@ def _inputs(
 
 
 def _operations(node: Any, output: Shape, inputs: list[Shape | None]) -> int:
-    # The runtime renames what it has faster kernels for, to `_MklEinsum` and the like.
+    # The runtime renames operations with faster kernels, for example to `_MklEinsum`.
     if "MatMul" in node.op:
         return 2 * math.prod(output) * _inner(node, inputs)
     if "Einsum" in node.op:
@@ -135,7 +135,7 @@ def _operations(node: Any, output: Shape, inputs: list[Shape | None]) -> int:
 
 
 def _inner(node: Any, inputs: list[Shape | None]) -> int:
-    """Length of the axis that a matrix product sums over."""
+    """Length of the axis over which a matrix product sums."""
     left, right = inputs[:2]
     if left:
         flipped = node.attr["transpose_a"].b or node.attr["adj_x"].b
@@ -149,12 +149,12 @@ def _inner(node: Any, inputs: list[Shape | None]) -> int:
 
 
 def _contraction(equation: str, inputs: list[Shape | None]) -> int:
-    """Operations of an einsum of two operands whose labels are all written out."""
+    """Operations of an einsum of two operands with explicit labels."""
     sides = equation.partition("->")[0].split(",")
     sizes: dict[str, int] = {}
     for labels, shape in zip(sides, inputs, strict=False):
         if shape is not None:
-            # Labels behind an ellipsis are counted from the end.
+            # Labels after an ellipsis are counted from the end.
             last = reversed(labels.replace(" ", ""))
             sizes.update(zip(last, reversed(shape), strict=False))
     return (2 if len(sides) > 1 else 0) * math.prod(sizes.values())

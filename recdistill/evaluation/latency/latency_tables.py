@@ -1,10 +1,10 @@
-"""What `recdistill latency` and `recdistill serving-config` show: tables and JSON."""
+"""Result of `recdistill latency` as terminal tables and as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -13,21 +13,43 @@ from rich.text import Text
 
 from recdistill.evaluation.latency.energy import why_no_energy
 from recdistill.evaluation.latency.saved_model_timing import Call, ModelTimes
-from recdistill.serving.deploy.tuning import Sweep
+from recdistill.evaluation.latency.stopwatch import Latency
 
-if TYPE_CHECKING:  # it imports Keras
-    from recdistill.pipeline.latency_comparison import SideBySide
+
+@dataclass(frozen=True)
+class RankingTime:
+    """Time that a teacher or student takes to rank the candidates of one query.
+
+    Attributes:
+        model: "teacher" or "student".
+        candidates: Number of candidates.
+        latency: Times measured in this process, in turns with the other model.
+        speedup: How many times faster than the teacher; None if only the student was
+            timed.
+        flops: Floating-point operations, see `recdistill.evaluation.latency.flops`;
+            None if they cannot be counted.
+        parameters: Number of parameters; None if unknown.
+        size_bytes: Size of the weights or files; None if unknown.
+    """
+
+    model: str
+    candidates: int
+    latency: Latency
+    speedup: float | None
+    flops: int | None
+    parameters: int | None
+    size_bytes: int | None
 
 
 def latency_json(
-    runs: Sequence[ModelTimes], core_price: float, pair: Sequence[SideBySide]
+    runs: Sequence[ModelTimes], core_price: float, pair: Sequence[RankingTime]
 ) -> dict[str, Any]:
-    """All figures, JSON-ready.
+    """Measured latencies as JSON-ready values.
 
     Args:
         runs: Times of one model, one entry for each number of threads.
-        core_price: Of a core for an hour.
-        pair: Teacher and student; may be empty.
+        core_price: Price of a core-hour.
+        pair: Times of teacher and student; may be empty.
     """
     first = runs[0]
     return {
@@ -42,11 +64,11 @@ def latency_json(
             {
                 **asdict(each.call),
                 "threads": each.threads,
-                "latency_ms": asdict(each.load.latency),
-                "cpu_ms": each.load.cpu_ms,
+                "latency_ms": asdict(each.throughput.latency),
+                "cpu_ms": each.throughput.cpu_ms,
                 "requests_per_core_second": each.per_core_second,
                 "cost_per_million_requests": each.cost_per_million(core_price),
-                "joules_per_request": each.load.joules,
+                "joules_per_request": each.throughput.joules,
                 "flops": each.flops,
             }
             for run in runs
@@ -57,21 +79,21 @@ def latency_json(
 
 
 def render_latency(
-    runs: Sequence[ModelTimes], core_price: float, pair: Sequence[SideBySide]
+    runs: Sequence[ModelTimes], core_price: float, pair: Sequence[RankingTime]
 ) -> Group:
-    """The same as tables; see `latency_json`."""
+    """Terminal tables of measured latencies; the arguments are as in `latency_json`."""
     first = runs[0]
     reason = why_no_energy()
-    title = f"{first.path}, in a process of its own"
+    title = f"{first.path}, in a separate process"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("call", no_wrap=True)
     for heading in ("thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"):
         table.add_column(heading, justify="right", no_wrap=True)
     if reason is None:
-        table.add_column("joules", justify="right")
+        table.add_column("J", justify="right", no_wrap=True)
     for each in (call for run in runs for call in run.calls):
-        latency = each.load.latency
-        joules = each.load.joules
+        latency = each.throughput.latency
+        joules = each.throughput.joules
         table.add_row(
             _name(each.call),
             str(each.threads),
@@ -85,43 +107,20 @@ def render_latency(
     notes = [
         f"{_megabytes(first.size_bytes)} on disk, {memory} in memory, loaded in "
         f"{first.load_s:.2f} s.",
-        "A call is its signature, rows x candidates; thr. are TensorFlow's threads. "
-        "Times leave out protocol and network.",
-        "a core-s: requests in a second of processor time. 1M cost: of a million "
-        f"requests, at {core_price:g} for a core's hour, if no core ever waits.",
+        "A call is shown as signature, rows x candidates; thr. is the number of "
+        "TensorFlow threads. Times do not include protocol and network.",
+        "a core-s: requests per core-second. 1M cost: cost of a million requests at "
+        f"{core_price:g} per core-hour, if the cores are never idle.",
         f"flops: {first.counted}.",
     ]
-    if reason is not None:
-        notes.append(f"No joules: {reason}.")
+    energy = f"Energy was not measured: {reason}." if reason else "J: joules a request."
+    notes.append(energy)
     texts = [Text(note, style="dim") for note in notes]
     return Group(table, *texts, *([_side_by_side(pair)] if pair else []))
 
 
-def render_sweep(swept: Sweep) -> Group:
-    """Times by batch size, and the parameters with their reasons."""
-    table = Table(title=f"{swept.name}: a full batch, all threads at work")
-    for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
-        table.add_column(heading, justify="right")
-    batching = swept.choice.batching
-    for size, time in sorted(swept.slowest.items()):
-        row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
-        style = "bold" if size == batching.max_batch_size else None
-        table.add_row(str(size), *row, style=style)
-    reasons = Table(show_header=False, box=None)
-    for name, why in swept.choice.why.items():
-        value = getattr(batching, name)
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        reasons.add_row(Text(name, style="bold"), shown, Text(why, style="dim"))
-    warning = Text(
-        "A full batch breaks the budget: raise it, or export with smaller warm-up "
-        "requests.",
-        style="bold yellow",
-    )
-    return Group(table, reasons, *([] if swept.choice.holds_budget else [warning]))
-
-
-def _side_by_side(pair: Sequence[SideBySide]) -> Table:
-    table = Table(title="Teacher and student, one query, in turns of ten")
+def _side_by_side(pair: Sequence[RankingTime]) -> Table:
+    table = Table(title="Teacher and student on one query, timed in turns of ten")
     headings = ("candidates", "p50 ms", "p99 ms", "times faster", "flops", "size")
     table.add_column("model")
     for heading in headings:
@@ -145,7 +144,7 @@ def _name(call: Call) -> str:
 
 
 def _rounded(value: int | None) -> str:
-    """Three digits, and thousands, millions or billions.
+    """Three significant digits with k, M or G for thousands, millions or billions.
 
     Example:
         >>> _rounded(12_528), _rounded(128_000_000), _rounded(846)
@@ -157,10 +156,6 @@ def _rounded(value: int | None) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return str(value)
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
 
 
 def _megabytes(value: int | None) -> str:

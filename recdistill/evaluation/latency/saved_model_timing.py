@@ -1,4 +1,4 @@
-"""Times of a SavedModel's calls, taken in a fresh process, and what they cost."""
+"""Latency and cost of a SavedModel's calls, measured in a fresh process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.errors import TimingError
-from recdistill.evaluation.latency.stopwatch import Latency, Load
+from recdistill.evaluation.latency.stopwatch import Latency, Throughput
 from recdistill.export.layout import WARM_UP
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Call:
-    """A call to time.
+    """A call of a signature to be timed.
 
     Attributes:
-        signature: Its name.
-        rows: The batch size.
-        candidates: Candidates of each row, for `rank`; None elsewhere.
+        signature: Name of the signature.
+        rows: Batch size.
+        candidates: Candidates of each row, for `rank`; None for other signatures.
     """
 
     signature: str
@@ -41,52 +41,52 @@ class Call:
 
 @dataclass(frozen=True)
 class TimedCall:
-    """What a call took.
+    """Latency and cost of a call.
 
     Attributes:
         call: The call.
-        threads: Threads that TensorFlow had.
-        load: Its times.
-        flops: See `recdistill.evaluation.latency.flops`; None where not counted.
+        threads: Number of TensorFlow threads.
+        throughput: Measured latency, throughput and processor time.
+        flops: See `recdistill.evaluation.latency.flops`; None if not counted.
     """
 
     call: Call
     threads: int
-    load: Load
+    throughput: Throughput
     flops: int | None
 
     @property
     def per_core_second(self) -> float:
-        """Requests that a core answers in a second of its time."""
-        return 1000 / self.load.cpu_ms
+        """Requests per core-second."""
+        return 1000 / self.throughput.cpu_ms
 
     def cost_per_million(self, core_price: float) -> float:
-        """Price of a million requests, if cores do nothing else and never wait.
+        """Price of a million requests on cores that are never idle.
 
         Args:
-            core_price: Of a core for an hour.
+            core_price: Price of a core-hour.
 
         Example:
-            >>> load = Load(Latency(1, 1, 1, 1, 1, 1), 1000.0, cpu_ms=3.6, joules=None)
-            >>> TimedCall(Call("rank"), 1, load, None).cost_per_million(0.04)
+            >>> times = Throughput(Latency(1, 1, 1, 1, 1, 1), 1000.0, 3.6, joules=None)
+            >>> TimedCall(Call("rank"), 1, times, None).cost_per_million(0.04)
             0.04
         """
-        core_hours = self.load.cpu_ms / 1000 / 3600 * 1e6
+        core_hours = self.throughput.cpu_ms / 1000 / 3600 * 1e6
         return core_hours * core_price
 
 
 @dataclass(frozen=True)
 class ModelTimes:
-    """Times of a model.
+    """Latency and cost of a model's calls.
 
     Attributes:
-        path: The SavedModel.
-        size_bytes: Of all its files.
-        memory_bytes: What loading it added to the process; None where not known.
-        load_s: How long loading took, in seconds.
+        path: Folder of the SavedModel.
+        size_bytes: Size of all its files.
+        memory_bytes: Memory that loading it added to the process; None if unknown.
+        load_s: Loading time in seconds.
         warm_up_rows: Rows of the largest warm-up request.
-        counted: What `flops` are a count of, in words.
-        calls: What was timed.
+        counted: Description of the operations counted in `flops`.
+        calls: The timed calls.
     """
 
     path: Path
@@ -107,28 +107,29 @@ def time_model(
     seconds: float = 1.0,
     flops: bool = False,
 ) -> ModelTimes:
-    """Times calls of a SavedModel in a process of its own.
+    """Latency and cost of a SavedModel's calls, measured in a fresh process.
 
-    The rows are real: those of the model's warm-up requests, repeated where a batch is
-    larger. Times include handing inputs over from Python and outputs back, and neither
-    protocol nor network.
+    The inputs are real rows from the model's warm-up requests, repeated to fill larger
+    batches. Times include passing inputs and outputs between Python and TensorFlow, but
+    neither protocol nor network.
 
     Args:
-        model: The SavedModel; has warm-up requests for each signature that is called.
-        calls: What to time.
-        threads: Threads that TensorFlow may use, at least 1.
-        workers: Callers at once, at least 1.
-        seconds: How long each call is repeated.
-        flops: Whether to count the operations of each call.
+        model: Folder of the SavedModel; it must have warm-up requests for each
+            signature that is called.
+        calls: The calls to time.
+        threads: Number of TensorFlow threads, at least 1.
+        workers: Number of concurrent callers, at least 1.
+        seconds: Duration of the measurement of each call.
+        flops: Whether to count the floating-point operations of each call.
 
     Raises:
-        TimingError: If a setting is out of range, or the model can't be asked; with
-            what the process said.
+        TimingError: If a setting is out of range, or the model cannot be loaded or
+            called; the message then has the output of the process.
     """
     if not (model / WARM_UP).exists():
         raise TimingError(
-            f"`model` must have warm-up requests, which are the real rows to time it "
-            f"with: {WARM_UP}. Received: {model} without them"
+            f"`model` must have warm-up requests in {WARM_UP}, which provide the rows "
+            f"to time it with. Received: {model} without them"
         )
     calls = tuple(calls)
     _check(calls, threads=threads, workers=workers, seconds=seconds)
@@ -140,10 +141,13 @@ def time_model(
         "calls": [asdict(call) for call in calls],
     }
     with tempfile.TemporaryDirectory(prefix="recdistill-") as folder:
-        asked, answered = Path(folder) / "plan.json", Path(folder) / "result.json"
-        asked.write_text(json.dumps(plan), encoding="utf-8")
-        _run([str(model), str(asked), str(answered)])
-        result = json.loads(answered.read_text(encoding="utf-8"))
+        plan_file, result_file = (
+            Path(folder) / "plan.json",
+            Path(folder) / "result.json",
+        )
+        plan_file.write_text(json.dumps(plan), encoding="utf-8")
+        _run([str(model), str(plan_file), str(result_file)])
+        result = json.loads(result_file.read_text(encoding="utf-8"))
     return ModelTimes(
         path=model,
         size_bytes=sum(p.stat().st_size for p in model.rglob("*") if p.is_file()),
@@ -170,7 +174,7 @@ def _check(calls: Sequence[Call], **settings: float) -> None:
 
 
 def _run(arguments: Sequence[str]) -> None:
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+    paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
@@ -188,12 +192,14 @@ def _run(arguments: Sequence[str]) -> None:
     )
     if done.returncode:
         raise TimingError(
-            "The model could not be asked in a fresh process. It said:\n"
+            "The model could not be timed in a fresh process, which failed with:\n"
             + done.stderr.strip()[-2000:]
         )
 
 
 def _timed(result: dict[str, Any], threads: int) -> TimedCall:
     call = Call(result["signature"], result["rows"], result["candidates"])
-    latency = Latency(**result["load"].pop("latency"))
-    return TimedCall(call, threads, Load(latency, **result["load"]), result["flops"])
+    latency = Latency(**result["throughput"].pop("latency"))
+    return TimedCall(
+        call, threads, Throughput(latency, **result["throughput"]), result["flops"]
+    )

@@ -1,8 +1,9 @@
-"""How long a call takes: percentiles of wall-clock time, measured fairly.
+"""Wall-clock latency of a call: percentiles, comparisons in turns, and throughput.
 
-The call must wait for its own result (say by turning it into a numpy array); what is
-only queued takes no time. A percentile of a few calls says little: p99 of fewer than
-100 calls is close to the slowest one, so `n` stands beside it.
+A timed function must wait for its own result (for example by converting it to a NumPy
+array): an operation that is only queued seems to take no time. Percentiles of a few
+calls say little: the p99 of fewer than 100 calls is the slowest one, so every result
+also has the number of calls, `n`.
 """
 
 import gc
@@ -16,23 +17,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from recdistill.evaluation.latency.energy import energy_joules
+from recdistill.evaluation.latency.percentiles import percentiles
 
-Call = Callable[[], object]
+TimedFunction = Callable[[], object]
 
 CALLS_A_TURN = 10
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Wall-clock time of repeated calls.
+    """Wall-clock time of repeated calls, in milliseconds.
 
     Attributes:
-        p50: The median, in milliseconds.
-        p90: The 90th percentile, in milliseconds.
-        p99: The 99th percentile, in milliseconds.
-        mean: In milliseconds.
-        min: The fastest call, in milliseconds.
-        n: How many calls were timed.
+        p50: Median.
+        p90: 90th percentile.
+        p99: 99th percentile; see `recdistill.evaluation.latency.percentiles`.
+        mean: Mean.
+        min: Fastest call.
+        n: Number of timed calls.
     """
 
     p50: float
@@ -44,16 +46,17 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Load:
-    """Calls made by several workers at once, each one after another.
+class Throughput:
+    """Result of several workers that call a function at the same time.
 
     Attributes:
-        latency: Of single calls.
-        per_second: Calls answered in a second of wall-clock time, by all together.
-        cpu_ms: Processor time of a call, over all threads of this process, in
-            milliseconds: what a call costs, however many cores share it.
-        joules: Energy of the whole processor for a call, whatever else ran on it; None
-            where the machine does not say, see `recdistill.evaluation.latency.energy`.
+        latency: Latency of single calls.
+        per_second: Calls a second of wall-clock time, all workers together.
+        cpu_ms: Processor time of a call in milliseconds, over all threads of this
+            process: the cost of a call, whatever the number of cores that share it.
+        joules: Energy of a call. It covers the whole processor, including anything else
+            that runs on it. None if the machine has no energy counter; see
+            `recdistill.evaluation.latency.energy`.
     """
 
     latency: Latency
@@ -64,13 +67,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Calls that were timed in turns.
+    """Result of timing several functions in turns.
 
     Attributes:
-        latencies: The latency of each call, by name.
-        speedup: By name, how many times faster than the first call it is: the first
-            call's median time in a round divided by its own, and of that the median
-            over rounds. 1 for the first.
+        latencies: Latency of each function, by name.
+        speedup: By name, how many times faster a function is than the first one: in
+            each round the first one's median time divided by its own, and then the
+            median over rounds. 1 for the first.
     """
 
     latencies: dict[str, Latency]
@@ -78,23 +81,21 @@ class Comparison:
 
 
 def measure_latency(
-    call: Call, *, warmup: int = 10, repeats: int = 200, budget_s: float = 10.0
+    call: TimedFunction, *, warmup: int = 10, repeats: int = 200, budget_s: float = 10.0
 ) -> Latency:
-    """Time a call.
+    """Latency of a function over repeated calls.
 
-    The garbage collector rests while calls are timed, and runs before.
+    Garbage is collected beforehand, and the collector is off while calls are timed.
 
     Args:
-        call: What is timed, the wait for its result included.
-        warmup: Calls made first and not timed; at least 0.
-        repeats: Calls timed at most, at least 1.
-        budget_s: Seconds after which no further call is timed. At least one always is.
-
-    Returns:
-        The percentiles, in milliseconds.
+        call: The function to time; it waits for its own result.
+        warmup: Number of untimed calls made first, at least 0.
+        repeats: Maximum number of timed calls, at least 1.
+        budget_s: Seconds after which no further call starts. At least one call is
+            always timed.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: If a setting is out of range.
 
     Example:
         >>> measure_latency(lambda: sum(range(1000)), repeats=50).n
@@ -106,29 +107,27 @@ def measure_latency(
 
 
 def compare(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, TimedFunction],
     *,
     warmup: int = 10,
     repeats: int = 200,
     budget_s: float = 10.0,
 ) -> Comparison:
-    """Time several calls in turns, so that a machine's drift strikes all alike.
+    """Latency of several functions, timed in turns so that drift affects all equally.
 
-    In a round every call gets a turn of ten in a row, as a server answers one request
-    after another: timed singly, a fast call would mostly pay for the caches that the
-    slow one before it has emptied. The round starts with another call each time.
+    In each round every function is called ten times in a row, as a server answers one
+    request after another. Timed singly, a fast function would mostly pay for the caches
+    that the slow one before it has emptied. Each round starts with another function.
 
     Args:
-        calls: What is timed, by name. The first is the one that others are compared to.
-        warmup: Rounds made first and not timed; at least 0.
-        repeats: Calls of each timed at most, at least 1.
-        budget_s: Seconds after which no further round starts. One is always timed.
-
-    Returns:
-        The latency of each call, and how many times faster than the first it is.
+        calls: The functions, by name. Speed-ups are relative to the first.
+        warmup: Number of untimed rounds made first, at least 0.
+        repeats: Maximum number of timed calls of each function, at least 1.
+        budget_s: Seconds after which no further round starts. At least one round is
+            always timed.
 
     Raises:
-        ValueError: There is no call, or a setting is out of range.
+        ValueError: If `calls` is empty or a setting is out of range.
 
     Example:
         >>> compare({"slow": lambda: sum(range(9999)), "fast": int}).speedup["slow"]
@@ -149,7 +148,7 @@ def compare(
             shift = len(rounds) % len(names)
             order = names[shift:] + names[:shift]
             rounds.append({name: _turn(calls[name], turn, end) for name in order})
-    # A call faster than the clock's tick counts as one tick of a nanosecond.
+    # A call faster than the clock's resolution counts as one nanosecond.
     medians = {
         name: np.array([max(np.median(one[name]), 1e-6) for one in rounds])
         for name in names
@@ -164,22 +163,22 @@ def compare(
     )
 
 
-def measure_load(
-    call: Call, *, workers: int = 1, warmup: int = 10, seconds: float = 1.0
-) -> Load:
-    """Keeps several workers busy with a call, as a server under load is.
+def measure_throughput(
+    call: TimedFunction, *, workers: int = 1, warmup: int = 10, seconds: float = 1.0
+) -> Throughput:
+    """Throughput and cost of a function that several workers call without a pause.
 
     Args:
-        call: What each worker does over and over; must be safe to call from threads.
-        workers: Threads, at least 1.
-        warmup: Calls made first and not timed; at least 0.
-        seconds: How long; each worker makes at least one call.
+        call: The function; it must be thread-safe.
+        workers: Number of threads, at least 1.
+        warmup: Number of untimed calls made first, at least 0.
+        seconds: Duration. Each worker makes at least one call.
 
     Raises:
-        ValueError: A setting is out of range.
+        ValueError: If a setting is out of range.
 
     Example:
-        >>> measure_load(lambda: sum(range(1000)), seconds=0.01).latency.n > 0
+        >>> measure_throughput(lambda: sum(range(1000)), seconds=0.01).latency.n > 0
         True
     """
     _check_settings({"call": call}, warmup, 1, seconds)
@@ -195,7 +194,7 @@ def measure_load(
         times = np.concatenate([turn.result() for turn in turns])
         wall, cpu = time.perf_counter_ns() - start, time.process_time_ns() - cpu
         spent = energy_joules()
-    return Load(
+    return Throughput(
         latency=summarize(times),
         per_second=len(times) / max(wall, 1) * 1e9,
         cpu_ms=cpu / len(times) / 1e6,
@@ -203,15 +202,30 @@ def measure_load(
     )
 
 
+def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
+    """Percentiles, mean and minimum of measured times.
+
+    Args:
+        times_ms: `(n,)`, at least one, in milliseconds.
+
+    Example:
+        >>> summarize(np.array([1.0, 2.0, 3.0])).p50
+        2.0
+    """
+    p50, p90, p99 = percentiles(times_ms, [50, 90, 99])
+    mean, fastest = float(times_ms.mean()), float(times_ms.min())
+    return Latency(p50, p90, p99, mean, fastest, len(times_ms))
+
+
 def _difference(before: float | None, after: float | None, calls: int) -> float | None:
-    """Joules a call; None where the counter is not there, or began again meanwhile."""
+    """Joules a call; None without a counter, or if it restarted in the meantime."""
     if before is None or after is None or after < before:
         return None
     return (after - before) / calls
 
 
-def _turn(call: Call, calls: int, end_ns: float) -> list[float]:
-    """Times in ms of so many calls in a row, fewer where time is up; at least one."""
+def _turn(call: TimedFunction, calls: int, end_ns: float) -> list[float]:
+    """Times of up to `calls` calls in ms; the turn ends early after `end_ns`."""
     times = [_time_once(call) / 1e6]
     while len(times) < calls and time.perf_counter_ns() < end_ns:
         times.append(_time_once(call) / 1e6)
@@ -219,7 +233,7 @@ def _turn(call: Call, calls: int, end_ns: float) -> list[float]:
 
 
 def _check_settings(
-    calls: Mapping[str, Call], warmup: int, repeats: int, budget_s: float
+    calls: Mapping[str, TimedFunction], warmup: int, repeats: int, budget_s: float
 ) -> None:
     if not calls:
         raise ValueError("`calls` must have at least one entry. Received: none")
@@ -231,25 +245,10 @@ def _check_settings(
         raise ValueError(f"`budget_s` must be positive. Received: budget_s={budget_s}")
 
 
-def _time_once(call: Call) -> int:
+def _time_once(call: TimedFunction) -> int:
     start = time.perf_counter_ns()
     call()
     return time.perf_counter_ns() - start
-
-
-def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency:
-    """Percentiles of times.
-
-    Args:
-        times_ms: `(n,)`, at least one, in milliseconds.
-
-    Example:
-        >>> summarize(np.array([1.0, 2.0, 3.0])).p50
-        2.0
-    """
-    p50, p90, p99 = np.percentile(times_ms, [50, 90, 99]).tolist()
-    mean, fastest = float(times_ms.mean()), float(times_ms.min())
-    return Latency(p50, p90, p99, mean, fastest, len(times_ms))
 
 
 @contextmanager

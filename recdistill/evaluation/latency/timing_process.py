@@ -1,11 +1,10 @@
-"""Times the calls of a SavedModel in a process that has little but TensorFlow.
+"""Process that loads a SavedModel with TensorFlow alone and times its calls.
 
     python -m recdistill.evaluation.latency.timing_process MODEL PLAN RESULT
 
 PLAN and RESULT are JSON files; `recdistill.evaluation.latency.saved_model_timing`
-writes and reads them. The
-model is loaded by the session loader, as the C++ server does, and asked with real rows:
-those of its own warm-up requests, repeated where more are wanted.
+writes and reads them. The model is loaded by the session loader, as in the C++ server.
+The inputs are real rows from its warm-up requests, repeated to fill larger batches.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # TensorFlow tries to import them; here neither is wanted.
+    # TensorFlow tries to import both; this process needs neither.
     sys.modules.update(dict.fromkeys(("keras", "tf_keras")))  # type: ignore[arg-type]
 
 import numpy as np
@@ -27,7 +26,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill.evaluation.latency.flops import COUNTED, flops_of_run
-from recdistill.evaluation.latency.stopwatch import measure_load
+from recdistill.evaluation.latency.stopwatch import measure_throughput
 from recdistill.export.fresh_process import open_session
 from recdistill.export.layout import MANIFEST, WARM_UP, read_manifest
 from recdistill.export.warm_up import read_records
@@ -35,12 +34,12 @@ from recdistill.export.warm_up import read_records
 Arrays = dict[str, np.ndarray]
 
 
-class Model:
-    """A loaded SavedModel, and the real rows that came with it.
+class LoadedExport:
+    """A loaded SavedModel with the rows of its warm-up requests.
 
     Args:
-        path: The SavedModel.
-        threads: Threads that an op may use, and ops that may run at once.
+        path: Folder of the SavedModel.
+        threads: Number of threads inside an op, and of ops that run concurrently.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -55,19 +54,19 @@ class Model:
         self.items = read_manifest(path)["items"] if (path / MANIFEST).exists() else 0
 
     def inputs(self, signature: str, rows: int, candidates: int | None) -> Arrays:
-        """Real inputs of a call.
+        """Inputs of a call, from warm-up requests.
 
         Args:
-            signature: Its name; must have warm-up requests.
-            rows: The batch size.
-            candidates: Width of `candidate_ids`, where the signature has them.
+            signature: Name of the signature; it must have warm-up requests.
+            rows: Batch size.
+            candidates: Width of `candidate_ids`, if the signature has that input.
 
         Raises:
-            SystemExit: If there is no real row to ask with.
+            SystemExit: If the signature has no warm-up request.
         """
         if signature not in self.rows:
             raise SystemExit(
-                f"`signature` must have warm-up requests, as {sorted(self.rows)} do. "
+                f"`signature` must have warm-up requests; {sorted(self.rows)} do. "
                 f"Received: {signature!r}"
             )
         real = self.rows[signature]
@@ -80,7 +79,7 @@ class Model:
         return inputs
 
     def prepare(self, signature: str, inputs: Arrays) -> Callable[[], Any]:
-        """A call with these inputs, ready to be made."""
+        """Function without arguments that calls a signature with these inputs."""
         contract = self.signatures[signature]
         names = list(inputs)
         run = self.session.make_callable(
@@ -91,14 +90,14 @@ class Model:
         return lambda: run(*values)
 
     def flops(self, signature: str, inputs: Arrays) -> int:
-        """Operations of a call."""
+        """Floating-point operations of a call."""
         contract = self.signatures[signature]
         feed = {contract.inputs[name].name: value for name, value in inputs.items()}
         fetches = [info.name for info in contract.outputs.values()]
         return flops_of_run(self.session, fetches, feed)
 
     def _items(self, count: int, known: np.ndarray) -> np.ndarray:
-        """`(count,)` item ids: the model's own recommendations, from all over it."""
+        """Item ids to rank, `(count,)`: recommendations of the model itself."""
         found = known[0]
         if "recommend" in self.rows and self.items:
             inputs = self.inputs("recommend", 1, None)
@@ -111,7 +110,7 @@ class Model:
 
 
 def memory_bytes() -> int | None:
-    """Memory of this process that is in use now; None where the system does not say."""
+    """Resident memory of this process; None if the system does not report it."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -122,24 +121,24 @@ def memory_bytes() -> int | None:
 
 
 def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """Makes the calls of a plan.
+    """Times the calls of a plan.
 
     Args:
-        path: The SavedModel.
+        path: Folder of the SavedModel.
         plan: `threads`, `workers`, `seconds`, `flops`, and `calls`, each with
             `signature`, `rows` and `candidates`.
     """
-    model = Model(path, plan["threads"])
+    model = LoadedExport(path, plan["threads"])
     calls = []
     for call in plan["calls"]:
         inputs = model.inputs(call["signature"], call["rows"], call["candidates"])
-        load = measure_load(
+        throughput = measure_throughput(
             model.prepare(call["signature"], inputs),
             workers=plan["workers"],
             seconds=plan["seconds"],
         )
         flops = model.flops(call["signature"], inputs) if plan["flops"] else None
-        calls.append({**call, "load": asdict(load), "flops": flops})
+        calls.append({**call, "throughput": asdict(throughput), "flops": flops})
     return {
         "load_s": model.load_s,
         "memory_bytes": model.memory_bytes,

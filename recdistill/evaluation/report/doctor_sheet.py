@@ -41,7 +41,10 @@ def render_examination(
     for finding in found.findings:
         parts.append(Text.assemble(("\nFinding  ", "bold yellow"), finding))
     if found.proposal is not None:
-        keys = f"distill.scores={found.proposal.transform} distill.temperature=auto. "
+        keys = (
+            f"distill.scores={found.proposal.transform} "
+            "distill.teacher_temperature=auto. "
+        )
         parts.append(
             Text.assemble(("\nProposal  ", "bold"), keys, found.proposal.reason)
         )

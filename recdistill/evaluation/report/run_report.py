@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.latency.stopwatch import Latency
@@ -149,7 +149,8 @@ class SoftTargetsPart(_Part):
     Attributes:
         transform: Transform of the scores of each list
             (`recdistill.distillation.score_transforms`).
-        temperature: Temperature of the softmax; None if training changes it.
+        teacher_temperature: Divides the transformed scores.
+        temperature: Temperature of the loss; divides both sides.
         chosen_by: "doctor" if the score doctor chose transform or temperature.
         effective: Effective number of candidates of a list (the exponential of the
             entropy of the soft targets); None if unknown.
@@ -159,7 +160,8 @@ class SoftTargetsPart(_Part):
     """
 
     transform: str
-    temperature: float | None
+    teacher_temperature: float
+    temperature: float
     chosen_by: Literal["configuration", "doctor"]
     effective: float | None = None
     list_size: float
@@ -288,7 +290,7 @@ class Report(_Part):
             ValueError: As `to_json`.
         """
         text = self.to_json()
-        with whole(Path(path)) as aside:
+        with atomic_write(Path(path)) as aside:
             aside.write_text(text, encoding="utf-8")
 
     @classmethod

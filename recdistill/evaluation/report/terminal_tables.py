@@ -64,9 +64,11 @@ def short_number(number: int | None, units: Sequence[str]) -> str:
 
 
 def soft_targets_line(part: Mapping[str, Any]) -> str:
-    """Transform, temperature and effective candidates of a `SoftTargetsPart`."""
-    temperature, effective = part["temperature"], part["effective"]
-    softened = "" if temperature is None else f", temperature {temperature:g}"
+    """Transform, temperatures and effective candidates of a `SoftTargetsPart`."""
+    effective = part["effective"]
+    softened = f", teacher temperature {part['teacher_temperature']:g}"
+    if part["temperature"] != 1.0:
+        softened += f", temperature {part['temperature']:g}"
     counted = ""
     if effective is not None:
         counted = f": about {effective:.3g} of {part['list_size']:,.0f} candidates"

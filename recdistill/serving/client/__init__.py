@@ -1,1 +1,1 @@
-"""Clients of TensorFlow Serving."""
+"""Clients for TensorFlow Serving, over gRPC and REST, blocking and asyncio."""

@@ -1,8 +1,8 @@
-"""A call from beginning to end: contract, deadline, retries, what came of it.
+"""The calls of a client from inputs to results, with deadline, retries and statistics.
 
-It is written once, for two clients. The steps are coroutines that wait only inside the
-`send` and `sleep` they are given: an asyncio client awaits them, and where those two
-block instead, a coroutine runs through in one go (`Client` does that).
+Both clients share this code. Its coroutines wait only inside the `send` and `sleep`
+that they are given. `AsyncClient` awaits them; `Client` passes functions that block, so
+that each coroutine runs to its end in one step.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from recdistill.serving.client.contract import Query, SignatureContract, batch_o
 from recdistill.serving.client.histogram import LatencyHistogram
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
 from recdistill.serving.client.recommendations import (
-    Allowed,
-    Counts,
     Embeddings,
-    Lists,
     Ranking,
     Recommendation,
+    Results,
     rank_inputs,
     rankings,
     recommend_inputs,
@@ -48,7 +46,7 @@ _Value = TypeVar("_Value")
 
 
 class Observations:
-    """What a client saw of its calls; threads may share it."""
+    """Latencies and errors of a client's calls. Threads may share one."""
 
     def __init__(self) -> None:
         self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
@@ -57,9 +55,9 @@ class Observations:
 
     @property
     def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
-        """Latency of answered calls by signature and version, retries included.
+        """Latency of successful calls by signature and version, retries included.
 
-        The version is None where the server does not say it.
+        The version is None if the server does not report it.
         """
         with self._lock:
             return dict(self._latency)
@@ -71,14 +69,14 @@ class Observations:
             return dict(self._errors)
 
     def answered(self, signature: str, version: int | None, seconds: float) -> None:
-        """Counts a call that was answered."""
+        """Records a successful call."""
         with self._lock:
             key = signature, version
             histogram = self._latency.setdefault(key, LatencyHistogram())
         histogram.record(seconds)
 
     def failed(self, signature: str, code: str) -> None:
-        """Counts a call that was not."""
+        """Records a failed call."""
         with self._lock:
             self._errors[signature, code] += 1
 
@@ -89,10 +87,10 @@ class Calls:
     Args:
         endpoint: The server.
         target: The model.
-        send: Carries a message, within so many seconds.
-        sleep: Waits so many seconds.
-        deadline_s: Seconds that a call may take where it does not say otherwise.
-        retries: Most tries after the first.
+        send: Sends a message with a timeout in seconds and returns the answer.
+        sleep: Waits a number of seconds.
+        deadline_s: Default deadline of a call, in seconds.
+        retries: Maximum number of retries, or a policy.
 
     Raises:
         ValueError: If the deadline is not positive or `retries` is negative.
@@ -105,20 +103,20 @@ class Calls:
         send: Send,
         sleep: Sleep,
         deadline_s: float,
-        retries: int,
+        retries: int | RetryPolicy,
     ) -> None:
         self._endpoint, self._target = endpoint, target
         self._protocol = endpoint.protocol
         self._send_once, self._sleep = send, sleep
         self._deadline_s = _checked_deadline(deadline_s)
-        self._retries = RetryPolicy(retries)
+        self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
         self.observations = Observations()
 
     async def predict(
         self, signature: str, inputs: Mapping[str, np.ndarray], deadline_s: float | None
     ) -> Answer:
-        """Calls a signature with its inputs as they are."""
+        """See `Client.predict`."""
         deadline = self._deadline(deadline_s)
         contract = await self._contract(signature, deadline)
         return await self._predict(signature, contract, inputs, deadline)
@@ -126,11 +124,11 @@ class Calls:
     async def recommend(
         self,
         queries: Sequence[Query],
-        k: Counts,
-        exclude: Lists,
-        allow: Allowed | None,
+        k: int | Sequence[int],
+        exclude: Sequence[Sequence[str]],
+        allow: Sequence[Sequence[str] | None] | None,
         deadline_s: float | None,
-    ) -> list[Recommendation]:
+    ) -> Results[Recommendation]:
         """See `Client.recommend`."""
         deadline = self._deadline(deadline_s)
         contract = await self._contract("recommend", deadline)
@@ -139,8 +137,11 @@ class Calls:
         return recommendations(answer, inputs["k"])
 
     async def rank(
-        self, queries: Sequence[Query], candidates: Lists, deadline_s: float | None
-    ) -> list[Ranking]:
+        self,
+        queries: Sequence[Query],
+        candidates: Sequence[Sequence[str]],
+        deadline_s: float | None,
+    ) -> Results[Ranking]:
         """See `Client.rank`."""
         deadline = self._deadline(deadline_s)
         contract = await self._contract("rank", deadline)
@@ -161,11 +162,11 @@ class Calls:
     async def signatures(
         self, deadline_s: float | None
     ) -> Mapping[str, SignatureContract]:
-        """Asks the server what the model can be asked."""
+        """See `Client.signatures`."""
         return await self._ask_signatures(self._deadline(deadline_s))
 
     async def versions(self, deadline_s: float | None) -> list[VersionStatus]:
-        """Asks the server for the versions of the model, the newest first."""
+        """See `Client.versions`."""
         message = self._protocol.status(self._target)
         body = await self._send(message, self._deadline(deadline_s))
         return self._read(message, lambda: self._protocol.versions(body))
@@ -180,9 +181,9 @@ class Calls:
         for name, value in inputs.items():
             if not np.ndim(value) or not len(value):
                 raise QueryError(
-                    f"`inputs` must have at least one row: a server may hold a request "
-                    f"without rows until the next one. Received: {name!r} of shape "
-                    f"{np.shape(value)}"
+                    "`inputs` must have at least one row: a server that batches may "
+                    "delay a request without rows until the next request. "
+                    f"Received: {name!r} of shape {np.shape(value)}"
                 )
         started = time.perf_counter()
         message = self._protocol.predict(self._target, signature, inputs)
@@ -194,7 +195,7 @@ class Calls:
         except ServingError as error:
             self.observations.failed(signature, error.code)
             if isinstance(error, InvalidRequestError):
-                self._signatures = None  # Perhaps those of another version.
+                self._signatures = None  # The server may have changed version.
             raise
         seconds = time.perf_counter() - started
         self.observations.answered(signature, answer.version, seconds)
@@ -206,7 +207,7 @@ class Calls:
             known = self._signatures = await self._ask_signatures(deadline)
         if signature not in known:
             raise QueryError(
-                f"`signature` must be one that the model has: {sorted(known)}. "
+                f"`signature` must be one of the model's: {sorted(known)}. "
                 f"Received: {signature!r}"
             )
         return known[signature]
@@ -217,7 +218,7 @@ class Calls:
         return self._read(message, lambda: self._protocol.signatures(body))
 
     async def _send(self, message: Message, deadline: float) -> bytes:
-        """The answer, with retries; see `recdistill.serving.client.retries`."""
+        """Sends a message, with the retries of `recdistill.serving.client.retries`."""
         tries = 0
         while True:
             left = deadline - time.monotonic()
@@ -244,9 +245,9 @@ class Calls:
         try:
             return read()
         except Exception as error:
-            said = f"the answer cannot be read: {type(error).__name__}: {error}"
+            detail = f"the answer cannot be read: {type(error).__name__}: {error}"
             raise error_of(
-                "INTERNAL", said, message.what, self._endpoint.url
+                "INTERNAL", detail, message.what, self._endpoint.url
             ) from error
 
     def _deadline(self, deadline_s: float | None) -> float:

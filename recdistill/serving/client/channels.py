@@ -1,18 +1,18 @@
-"""Connections that carry one message and bring back the answer, in time or not at all.
+"""Blocking connections to a server, over gRPC and REST.
 
-A channel is opened on first use and kept: setting up a connection for each request
-costs more than the request. They raise the errors of
-`recdistill.serving.client.serving_errors`.
+A channel sends a message and returns the answer, or raises an error of
+`recdistill.serving.client.serving_errors` by the deadline. It connects on first use and
+keeps its connections, because connecting costs more than a request.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
+import ssl
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from recdistill.serving.client.protocols import GRPC, REST, Message, ServingProtocol
@@ -22,12 +22,12 @@ from recdistill.serving.client.serving_errors import (
     error_of,
 )
 
-__all__ = ["Channel", "Endpoint", "GrpcChannel", "RestChannel", "open_channel"]
+__all__ = ["Channel", "Endpoint", "open_channel"]
 
 GRPC_OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # An answer is as large as we asked for.
-    ("grpc.enable_retries", 0),  # The client decides what is sent twice.
-    # After a lost connection: how soon to try again, at most.
+    ("grpc.max_receive_message_length", -1),  # The caller chose the size of the answer.
+    ("grpc.enable_retries", 0),  # `RetryPolicy` decides.
+    # Longest pauses before reconnecting.
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -38,14 +38,14 @@ HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server listens.
+    """Address and protocol of a server.
 
     Attributes:
-        url: As it was given, with its scheme.
-        host: Name or address.
-        port: The port.
+        url: The URL given to `parse`, with a scheme.
+        host: Host name or IP address.
+        port: TCP port.
         rest: True for REST, False for gRPC.
-        encrypted: Whether the connection is by TLS.
+        encrypted: Whether connections use TLS.
     """
 
     url: str
@@ -56,25 +56,25 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """Host and port, an IPv6 address in brackets."""
+        """Host and port, with an IPv6 address in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
     @property
     def protocol(self) -> ServingProtocol:
-        """What is spoken there."""
+        """The protocol of this endpoint."""
         return REST if self.rest else GRPC
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
-        """Reads "localhost:8500", "grpc://…", "grpcs://…", "http://…" or "https://…".
+        """Parses "localhost:8500", "grpc://…", "grpcs://…", "http://…" or "https://…".
 
         Args:
-            url: Without a scheme it is gRPC; without a port 8500 for gRPC and 8501
-                for REST, as TensorFlow Serving has them.
+            url: The default scheme is grpc. The default ports are TensorFlow Serving's:
+                8500 for gRPC and 8501 for REST.
 
         Raises:
-            ValueError: If it is none of these.
+            ValueError: If `url` has another form.
 
         Example:
             >>> Endpoint.parse("localhost").address, Endpoint.parse("http://a").port
@@ -97,35 +97,16 @@ class Endpoint:
         return cls(whole.rstrip("/"), host, port, rest, parts.scheme.endswith("s"))
 
 
-class Channel(Protocol):
-    """A way to a server."""
-
-    def send(self, message: Message, timeout_s: float) -> bytes:
-        """The answer to a message.
-
-        Raises:
-            ServingError: If there was none, within so many seconds.
-        """
-
-    def close(self) -> None:
-        """Closes the connections."""
-
-
-def open_channel(endpoint: Endpoint) -> Channel:
-    """The channel of an endpoint; it connects on first use."""
-    return RestChannel(endpoint) if endpoint.rest else GrpcChannel(endpoint)
-
-
-def rest_said(body: bytes) -> str:
-    """The words of a REST error."""
+def rest_error(body: bytes) -> str:
+    """The error message in the body of a REST answer."""
     try:
         return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
-        return body[:500].decode("utf-8", "replace").strip() or "no reason"
+        return body[:500].decode("utf-8", "replace").strip() or "no error message"
 
 
 class GrpcChannel:
-    """gRPC; one HTTP/2 connection carries any number of calls at once."""
+    """gRPC channel; one HTTP/2 connection carries all concurrent calls."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         import grpc
@@ -141,10 +122,14 @@ class GrpcChannel:
         self._calls: dict[str, Any] = {}
 
     def send(self, message: Message, timeout_s: float) -> bytes:
-        """The answer to a message."""
+        """Sends a message and returns the answer.
+
+        Raises:
+            ServingError: If no answer arrives within `timeout_s` seconds.
+        """
         call = self._calls.get(message.path)
         if call is None:
-            # Without serializers bytes go in and out as they are.
+            # Without serializers, the call takes and returns bytes.
             call = self._calls[message.path] = self._channel.unary_unary(message.path)
         try:
             answer: bytes = call(message.body, timeout=timeout_s)
@@ -155,89 +140,96 @@ class GrpcChannel:
             ) from error
 
     def close(self) -> None:
-        """Closes the connection; calls under way fail."""
+        """Closes the connection; running calls fail."""
         self._channel.close()
 
 
 class RestChannel:
-    """REST over connections that are kept open; one carries one call at a time."""
+    """REST channel on httpx; connections are kept open, one for each concurrent call.
+
+    httpx has a timeout for each step of a request (connecting, sending, reading) but
+    none for the whole. Each step therefore gets the time left until the deadline.
+    Proxy settings of the environment are ignored.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._idle: list[http.client.HTTPConnection] = []
-        self._lock = threading.Lock()
+        # Imported here, so that a gRPC client does not load it.
+        import httpx
+
+        self._endpoint, self._failures = endpoint, httpx.TransportError
+        self._timeout = httpx.TimeoutException
+        self._http = httpx.Client(
+            base_url=f"http{'s' * endpoint.encrypted}://{endpoint.address}",
+            headers={**HEADERS, "Accept-Encoding": "identity"},
+            verify=ssl.create_default_context() if endpoint.encrypted else False,
+            trust_env=False,
+            # No limits: threads may share the client, and idle connections are kept.
+            limits=httpx.Limits(
+                max_connections=None,
+                max_keepalive_connections=None,
+                keepalive_expiry=None,
+            ),
+        )
 
     def send(self, message: Message, timeout_s: float) -> bytes:
-        """The answer to a message."""
+        """Sends a message and returns the answer.
+
+        Raises:
+            ServingError: If no answer arrives within `timeout_s` seconds.
+        """
         deadline = time.monotonic() + timeout_s
-        with self._lock:
-            connection = self._idle.pop() if self._idle else None
-        if connection is not None:
-            try:
-                return self._exchange(connection, message, deadline)
-            except (ConnectionError, http.client.BadStatusLine):
-                pass  # The server closed it while it was idle; a new one will tell.
-        kind = (
-            http.client.HTTPSConnection
-            if self._endpoint.encrypted
-            else http.client.HTTPConnection
-        )
-        connection = kind(self._endpoint.host, self._endpoint.port)
+        method = "GET" if message.body is None else "POST"
+        body = bytearray()
         try:
-            return self._exchange(connection, message, deadline)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._failure("UNAVAILABLE", error, message) from error
-
-    def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        message: Message,
-        deadline: float,
-    ) -> bytes:
-        """Sends and reads; the connection goes back to the others if all went well."""
-        kept = False
-        try:
-            _limit(connection, deadline)
-            method = "GET" if message.body is None else "POST"
-            connection.request(method, message.path, message.body, HEADERS)
-            _limit(connection, deadline)
-            response = connection.getresponse()
-            pieces = []
-            while piece := response.read1():
-                pieces.append(piece)
-                _limit(connection, deadline)
-            response.close()  # Else the connection takes no further request.
-            kept = not response.will_close
-        except TimeoutError as error:
+            with self._http.stream(
+                method,
+                message.path,
+                content=message.body,
+                extensions={"timeout": _TimeLeft(deadline)},
+            ) as response:
+                for chunk in response.iter_raw():
+                    body += chunk
+                    if time.monotonic() > deadline:
+                        raise self._failure("DEADLINE_EXCEEDED", "timed out", message)
+        except self._timeout as error:
             raise self._failure("DEADLINE_EXCEEDED", error, message) from error
-        finally:
-            if not kept:
-                connection.close()
-        with self._lock:
-            self._idle.append(connection)
-        body = b"".join(pieces)
-        if response.status != 200:
-            code = code_of_status(response.status)
-            raise error_of(code, rest_said(body), message.what, self._endpoint.url)
-        return body
+        except self._failures as error:
+            raise self._failure("UNAVAILABLE", error, message) from error
+        if response.status_code != 200:
+            code, detail = code_of_status(response.status_code), rest_error(bytes(body))
+            raise self._failure(code, detail, message)
+        return bytes(body)
 
-    def _failure(self, code: str, error: Exception, message: Message) -> ServingError:
-        said = str(error) or type(error).__name__
-        return error_of(code, said, message.what, self._endpoint.url)
+    def _failure(self, code: str, detail: object, message: Message) -> ServingError:
+        text = str(detail) or type(detail).__name__
+        return error_of(code, text, message.what, self._endpoint.url)
 
     def close(self) -> None:
-        """Closes the connections that carry no call."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        """Closes the connections."""
+        self._http.close()
 
 
-def _limit(connection: http.client.HTTPConnection, deadline: float) -> None:
-    """Lets the next wait last until the deadline, and no longer."""
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError("timed out")
-    connection.timeout = left
-    if connection.sock is not None:
-        connection.sock.settimeout(left)
+class _TimeLeft(Mapping[str, float]):
+    """Timeouts for httpx: each is the time left until the deadline."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+
+    def __getitem__(self, name: str) -> float:
+        # A timeout of 0 would make the socket non-blocking.
+        return max(0.001, self._deadline - time.monotonic())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("connect", "read", "write", "pool"))
+
+    def __len__(self) -> int:
+        return 4
+
+
+Channel: TypeAlias = GrpcChannel | RestChannel
+"""Connection to a server."""
+
+
+def open_channel(endpoint: Endpoint) -> Channel:
+    """Creates the channel of an endpoint. It connects on first use."""
+    return RestChannel(endpoint) if endpoint.rest else GrpcChannel(endpoint)

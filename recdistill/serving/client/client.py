@@ -1,8 +1,8 @@
-"""Clients of a served student: typed calls over gRPC or REST.
+"""Clients for TensorFlow Serving: typed calls over gRPC or REST.
 
-They run against anything that speaks TensorFlow Serving's protocol. They need neither
-TensorFlow nor Keras, so a web service that asks for recommendations starts in a
-fraction of a second: the messages are declared in `recdistill.serving.client.messages`.
+They work with every server that implements TensorFlow Serving's protocol. They import
+neither TensorFlow nor Keras, so a web service that uses one starts in a fraction of a
+second: `recdistill.serving.client.messages` declares the protocol's messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from recdistill.serving.client.recommendations import (
     Embeddings,
     Ranking,
     Recommendation,
+    Results,
 )
+from recdistill.serving.client.retries import RetryPolicy
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -33,15 +35,15 @@ _Value = TypeVar("_Value")
 
 
 class _Observed:
-    """What both clients tell of their calls."""
+    """Statistics of a client's calls."""
 
     _calls: Calls
 
     @property
     def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
-        """Latency of answered calls by signature and version, retries included.
+        """Latency of successful calls by signature and version, retries included.
 
-        Over REST the version is None unless the client asks for one by number.
+        Over REST the version is None unless the client was created with `version`.
         """
         return self._calls.observations.latency
 
@@ -52,29 +54,27 @@ class _Observed:
 
 
 class Client(_Observed):
-    """Asks a served student; threads may share one, and should.
+    """Client for a served student. Threads may share one, and should.
 
-    A query is a mapping of raw features, as the model's signatures name them: text, a
-    number, or a list; None where a value is unknown. A history is its list of ids,
-    oldest first. What the model wants is asked of the server once.
+    A query maps feature names to raw values: text, a number, or a list; None if the
+    value is unknown. A history is a list of item ids, oldest first. The client reads
+    the model's signatures from the server once.
 
-    One connection (over REST, as many as calls run at once) is opened on first use and
-    kept. A call that nobody took is sent again after a pause; predictions change
-    nothing, so that is safe, and `recdistill.serving.client.retries` says when it is
-    wise.
+    Connections are opened on first use and reused: one over gRPC, one for each
+    concurrent call over REST. A request that the server did not accept is sent again
+    after a pause; `recdistill.serving.client.retries` has the rules.
 
     Args:
-        endpoint: "grpc://host:8500" (the scheme may be left out) or "http://host:8501";
-            "grpcs://" and "https://" for TLS.
-        model: The name that the server knows the model by.
-        version: The version to ask; None for the newest that is loaded.
-        label: The version label to ask, such as "stable", instead of a version.
-        deadline_s: Seconds that a call may take, retries included, where it does not
-            say otherwise.
-        retries: Most tries after the first.
+        endpoint: "grpc://host:8500" (the scheme is optional) or "http://host:8501";
+            "grpcs://" or "https://" for TLS.
+        model: Name of the model on the server.
+        version: Version of the model; None for the latest loaded version.
+        label: Version label, such as "stable", instead of a version.
+        deadline_s: Default deadline of a call, in seconds, retries included.
+        retries: Maximum number of retries, or a policy.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError: If an argument is invalid.
 
     Example:
         with Client("grpc://localhost:8500", "films", label="stable") as client:
@@ -91,7 +91,7 @@ class Client(_Observed):
         version: int | None = None,
         label: str | None = None,
         deadline_s: float = 1.0,
-        retries: int = 2,
+        retries: int | RetryPolicy = 2,
     ) -> None:
         where = Endpoint.parse(endpoint)
         target = Target(model, version, label)
@@ -113,26 +113,25 @@ class Client(_Observed):
         exclude: Sequence[Sequence[str]] = (),
         allow: Sequence[Sequence[str] | None] | None = None,
         deadline_s: float | None = None,
-    ) -> list[Recommendation]:
-        """The best items of the catalogue.
+    ) -> Results[Recommendation]:
+        """Recommends the top items of the catalogue for each query.
 
         Args:
             queries: At least one.
-            k: How many items, for all queries or for each; at least 1 and at most the
-                size of the catalogue.
-            exclude: Ids that a query must not get, one list a query; unknown ids
-                exclude nothing. Empty for no exclusions at all.
-            allow: The only ids that a query may get, one list a query, or None for a
-                query that may get any. None for no limits at all. An empty list is
-                refused: it is nothing to choose from.
-            deadline_s: Seconds that the call may take.
+            k: Number of items, for all queries or for each; from 1 to the size of the
+                catalogue.
+            exclude: Item ids to exclude, one list per query; unknown ids have no
+                effect. Empty to exclude nothing.
+            allow: Item ids to choose from, one non-empty list per query, or None for a
+                query without this limit. None to limit no query.
+            deadline_s: Deadline of this call, in seconds.
 
         Returns:
-            One recommendation a query, in their order.
+            A list with one recommendation per query, in their order.
 
         Raises:
-            QueryError: If an argument does not fit the model; nothing was sent.
-            ServingError: If there was no answer; its subclasses say why.
+            QueryError: If an argument does not fit the model; no request was sent.
+            ServingError: If the request failed; the subclass gives the reason.
         """
         return _now(self._calls.recommend(queries, k, exclude, allow, deadline_s))
 
@@ -142,32 +141,31 @@ class Client(_Observed):
         candidates: Sequence[Sequence[str]],
         *,
         deadline_s: float | None = None,
-    ) -> list[Ranking]:
-        """Scores of given candidates.
+    ) -> Results[Ranking]:
+        """Scores the given candidates of each query.
 
         Args:
             queries: At least one.
-            candidates: Ids, one list a query.
-            deadline_s: Seconds that the call may take.
+            candidates: Item ids, one list per query.
+            deadline_s: Deadline of this call, in seconds.
 
         Returns:
-            One ranking a query, in their order; its scores are in the order of the
-            candidates.
+            A list with one ranking per query, in their order.
 
         Raises:
-            QueryError: If an argument does not fit the model; nothing was sent.
-            ServingError: If there was no answer; its subclasses say why.
+            QueryError: If an argument does not fit the model; no request was sent.
+            ServingError: If the request failed; the subclass gives the reason.
         """
         return _now(self._calls.rank(queries, candidates, deadline_s))
 
     def encode_query(
         self, queries: Sequence[Query], *, deadline_s: float | None = None
     ) -> Embeddings:
-        """Embeddings of queries, `(queries, dim)`.
+        """Computes the embeddings of queries, `(queries, dim)`.
 
         Raises:
-            QueryError: If a query does not fit the model; nothing was sent.
-            ServingError: If there was no answer; its subclasses say why.
+            QueryError: If a query does not fit the model; no request was sent.
+            ServingError: If the request failed; the subclass gives the reason.
         """
         return _now(self._calls.encode_query(queries, deadline_s))
 
@@ -178,28 +176,28 @@ class Client(_Observed):
         *,
         deadline_s: float | None = None,
     ) -> Answer:
-        """Calls any signature with its inputs as they are.
+        """Calls any signature with arrays.
 
         Args:
             signature: Its name, such as "serving_default".
-            inputs: Arrays by input name, each `(batch, …)`, at least one row; text as
-                objects.
-            deadline_s: Seconds that the call may take.
+            inputs: Arrays by input name, each `(batch, …)` with at least one row; text
+                as an array of objects.
+            deadline_s: Deadline of this call, in seconds.
 
         Raises:
-            QueryError: If there is no such signature, or an input has no rows.
-            ServingError: If there was no answer; its subclasses say why.
+            QueryError: If the model does not have this signature, or an input is empty.
+            ServingError: If the request failed; the subclass gives the reason.
         """
         return _now(self._calls.predict(signature, inputs, deadline_s))
 
     def signatures(
         self, *, deadline_s: float | None = None
     ) -> Mapping[str, SignatureContract]:
-        """Inputs and outputs of all signatures, as the server tells them."""
+        """Reads the inputs and outputs of all signatures from the server."""
         return _now(self._calls.signatures(deadline_s))
 
     def versions(self, *, deadline_s: float | None = None) -> list[VersionStatus]:
-        """The versions that the server knows and their state, the newest first."""
+        """Reads the model's versions and their states, latest version first."""
         return _now(self._calls.versions(deadline_s))
 
     def close(self) -> None:
@@ -219,10 +217,10 @@ class Client(_Observed):
 
 
 class AsyncClient(_Observed):
-    """The `Client` for asyncio: the same calls, to be awaited.
+    """The `Client` for asyncio: the same calls as coroutines.
 
-    It belongs to the event loop that uses it first. Arguments, results and errors are
-    those of `Client`. To cancel a call is safe; over REST its connection is dropped.
+    A client belongs to the event loop that uses it first. Arguments, results and errors
+    are those of `Client`. Calls may be cancelled; over REST this closes the connection.
 
     Example:
         async with AsyncClient("localhost:8500", "films") as client:
@@ -237,7 +235,7 @@ class AsyncClient(_Observed):
         version: int | None = None,
         label: str | None = None,
         deadline_s: float = 1.0,
-        retries: int = 2,
+        retries: int | RetryPolicy = 2,
     ) -> None:
         where = Endpoint.parse(endpoint)
         target = Target(model, version, label)
@@ -254,7 +252,7 @@ class AsyncClient(_Observed):
         exclude: Sequence[Sequence[str]] = (),
         allow: Sequence[Sequence[str] | None] | None = None,
         deadline_s: float | None = None,
-    ) -> list[Recommendation]:
+    ) -> Results[Recommendation]:
         """See `Client.recommend`."""
         return await self._calls.recommend(queries, k, exclude, allow, deadline_s)
 
@@ -264,7 +262,7 @@ class AsyncClient(_Observed):
         candidates: Sequence[Sequence[str]],
         *,
         deadline_s: float | None = None,
-    ) -> list[Ranking]:
+    ) -> Results[Ranking]:
         """See `Client.rank`."""
         return await self._calls.rank(queries, candidates, deadline_s)
 
@@ -311,10 +309,10 @@ class AsyncClient(_Observed):
 
 
 def _now(steps: Coroutine[Any, Any, _Value]) -> _Value:
-    """Runs a coroutine that never waits for an event loop."""
+    """Runs a coroutine that never suspends."""
     try:
         steps.send(None)
     except StopIteration as done:
         value: _Value = done.value
         return value
-    raise RuntimeError("A blocking call must not wait for an event loop.")
+    raise RuntimeError("A blocking call must not await.")

@@ -1,7 +1,7 @@
-"""What a signature takes and gives, and how queries become a batch of inputs.
+"""Inputs and outputs of a signature, and conversion of queries to a batch of inputs.
 
-All checks that need no server are made here, so that a mistake is told in terms of the
-query and not of a tensor inside the server.
+Queries are checked here, before they are sent, so that error messages name the query
+and the feature instead of a tensor inside the server.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from recdistill.serving.client.serving_errors import QueryError
 __all__ = ["Query", "SignatureContract", "TensorContract", "batch_of", "ids_of"]
 
 Query = Mapping[str, object]
-"""Raw features by name: text, a number, or a list of either; None where unknown."""
+"""Raw features by name: text, a number, or a list of either; None if unknown."""
 
 _LENGTH = "_length"
 
 
 @dataclass(frozen=True)
 class TensorContract:
-    """One input or output.
+    """Data type and shape of an input or output.
 
     Attributes:
         dtype: NumPy's name of the data type, or "string".
-        shape: Sizes of the axes, None for any; None as a whole if the rank is unknown.
+        shape: Size of each axis, None for any size; None if the rank is unknown.
     """
 
     dtype: str
@@ -39,14 +39,14 @@ class TensorContract:
 
 @dataclass(frozen=True)
 class SignatureContract:
-    """The inputs and outputs of a signature by name."""
+    """Inputs and outputs of a signature by name."""
 
     inputs: Mapping[str, TensorContract]
     outputs: Mapping[str, TensorContract]
 
     @property
     def histories(self) -> Mapping[str, str]:
-        """The input with its number of ids, by the input of ids that it belongs to."""
+        """Name of the `_length` input of each history, by the name of the history."""
         return {
             name.removesuffix(_LENGTH): name
             for name in self.inputs
@@ -56,7 +56,7 @@ class SignatureContract:
 
     @property
     def features(self) -> list[str]:
-        """The features that a query must give."""
+        """Features that a query must have."""
         lengths = set(self.histories.values())
         return [n for n in self.inputs if n not in lengths and n not in RESERVED]
 
@@ -64,24 +64,23 @@ class SignatureContract:
 def batch_of(
     contract: SignatureContract, queries: Sequence[Query]
 ) -> dict[str, np.ndarray]:
-    """The feature inputs of a batch of queries.
+    """Feature inputs of a batch of queries.
 
-    Lists are padded with "" to the longest of the batch, and to one entry at least: a
-    server cannot batch a request of width 0 with others. Of a history the true length
-    is sent as `<history>_length`, so padding does not count.
+    Lists are padded with "" to the longest list of the batch and to at least one entry,
+    because a server cannot batch a request of width 0 with others. The true length of a
+    history is sent as `<history>_length`.
 
     Args:
-        contract: The signature's.
-        queries: At least one. Each gives all features; None stands for an unknown text
-            or number. A history may come with its own `<history>_length`, after which
-            its ids are ignored.
+        contract: Contract of the signature.
+        queries: At least one. Each has all features; None is an unknown text or number.
+            A history may have its own `<history>_length`; ids beyond it are ignored.
 
     Returns:
-        By input name `(queries, …)`, of the types that the signature wants.
+        Arrays `(queries, …)` by input name, of the types of the signature.
 
     Raises:
-        QueryError: If there is no query, a feature is missing or unknown, or a value is
-            of the wrong type or shape. It names feature and query.
+        QueryError: If there is no query, a feature is missing or unknown, or a value
+            has the wrong type or shape. The message names feature and query.
 
     Example:
         >>> ids, count = ("string", (None, None)), ("int32", (None,))
@@ -95,7 +94,7 @@ def batch_of(
     """
     if isinstance(queries, Mapping) or not len(queries):
         kind = "one mapping" if isinstance(queries, Mapping) else "none"
-        raise QueryError(f"`queries` must hold at least one query. Received: {kind}")
+        raise QueryError(f"`queries` must have at least one query. Received: {kind}")
     histories = contract.histories
     _check_names(contract.features, set(histories.values()), queries)
     inputs: dict[str, np.ndarray] = {}
@@ -111,15 +110,15 @@ def batch_of(
 
 
 def ids_of(argument: str, lists: Sequence[Sequence[str]], rows: int) -> np.ndarray:
-    """Lists of ids as one input `(rows, n)`, padded with "", n at least 1.
+    """Converts lists of ids to one input `(rows, n)`, n ≥ 1, padded with "".
 
     Args:
-        argument: The name that the caller knows it by.
-        lists: One list a query.
-        rows: The number of queries.
+        argument: Name of the argument for error messages.
+        lists: One list per query.
+        rows: Number of queries.
 
     Raises:
-        QueryError: If there are more or fewer lists, or an id is not text.
+        QueryError: If the number of lists differs from `rows`, or an id is not text.
 
     Example:
         >>> ids_of("exclude", [["a"], []], rows=2).tolist()
@@ -149,38 +148,38 @@ def _check_names(
         missing = sorted(wanted - query.keys())
         if missing:
             raise QueryError(
-                f"`queries` must give the feature {missing[0]!r}, None where it is "
+                f"`queries` must have the feature {missing[0]!r}, None if its value is "
                 f"unknown. Received: {sorted(query)} in query {row}"
             )
         extra = sorted(query.keys() - wanted - lengths)
         if extra:
             raise QueryError(
-                f"`queries` must give only {sorted(wanted)}. "
+                f"`queries` must have only the features {sorted(wanted)}. "
                 f"Received: {extra[0]!r} in query {row}"
             )
 
 
 def _cut(name: str, length: str, row: int, query: Query) -> list[str]:
-    """The ids of a history, as many as its length says."""
+    """The ids of a history, up to its length."""
     ids = _texts(name, row, query[name])
     count = query.get(length)
     if count is None:
         return ids
     if not isinstance(count, Integral) or not 0 <= int(count) <= len(ids):
         raise QueryError(
-            f"`queries` must give {length!r} from 0 to the {len(ids)} ids of {name!r}. "
+            f"`{length}` must be from 0 to {len(ids)}, the number of ids in {name!r}. "
             f"Received: {count!r} in query {row}"
         )
     return ids[: int(count)]
 
 
 def _column(name: str, tensor: TensorContract, values: Sequence[object]) -> np.ndarray:
-    """The values of a feature as the input that the signature wants."""
+    """The values of a feature as an input of the signature."""
     axes = None if tensor.shape is None else tensor.shape[1:]
     if axes is None or len(axes) > 1:
         raise QueryError(
-            f"`queries` can only give features of one or two axes. Received: {name!r} "
-            f"with shape {tensor.shape}"
+            f"`{name}` must be an input with one or two axes. "
+            f"Received: shape {tensor.shape}"
         )
     if tensor.dtype == "string":
         if not axes:
@@ -200,14 +199,14 @@ def _column(name: str, tensor: TensorContract, values: Sequence[object]) -> np.n
 
 def _as_numbers(name: str, dtype: str, values: object) -> np.ndarray:
     if dtype.startswith("float"):
-        with np.errstate(over="ignore"):  # Beyond float32 is infinity, as on disk.
+        with np.errstate(over="ignore"):  # Too large for float32 becomes infinity.
             return np.array(values, "float64").astype(dtype)
     exact = np.array(values, object)
     whole = [isinstance(value, int) for value in exact.ravel()]
     limits = np.iinfo("uint8" if dtype == "bool" else dtype)
     if not all(whole) or not limits.min <= exact.min() <= exact.max() <= limits.max:
         raise QueryError(
-            f"`{name}` must be whole numbers that {dtype} can hold. "
+            f"`{name}` must have whole numbers in the range of {dtype}. "
             f"Received: {exact.tolist()}"
         )
     return exact.astype(dtype)
@@ -227,7 +226,7 @@ def _of_width(
     for row, values in enumerate(rows):
         if len(values) != width:
             raise QueryError(
-                f"`queries` must give {width} values for {name!r}. "
+                f"`{name}` must have {width} values. "
                 f"Received: {len(values)} in query {row}"
             )
     return list(rows)
@@ -238,17 +237,16 @@ def _text(name: str, row: int, value: object) -> str:
         return ""
     if not isinstance(value, str):
         raise QueryError(
-            f"`{name}` must be text. Received: {value!r} in query {row}; "
-            f"if that is the id, send {str(value)!r}"
+            f"`{name}` must be text. Received: {value!r} in query {row}. "
+            f"If this is an id, send {str(value)!r}"
         )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise QueryError(
-            f"`{name}` must be text that UTF-8 can hold. Received: {value!r} in query "
-            f"{row}"
+            f"`{name}` must be valid Unicode text. Received: {value!r} in query {row}"
         ) from error
-    return str(value)  # NumPy's own text, too.
+    return str(value)  # Converts `numpy.str_`.
 
 
 def _texts(name: str, row: int, value: object) -> list[str]:

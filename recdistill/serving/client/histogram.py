@@ -1,4 +1,4 @@
-"""Latencies of any number of calls in a few kilobytes, percentiles included."""
+"""Latency histogram with percentiles, in a few kilobytes for any number of calls."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from recdistill.evaluation.latency.percentiles import nearest_rank
+
 __all__ = ["RELATIVE_ERROR", "LatencyHistogram"]
 
 _STEPS = 128
-"""Buckets between a power of two and the next."""
+"""Number of buckets between consecutive powers of two."""
 
 RELATIVE_ERROR = 1 / (2 * _STEPS)
-"""Most that a percentile differs from the value in its place, relative to it: 0.4 %."""
+"""Maximum relative error of a percentile: 0.4 %."""
 
 
 class LatencyHistogram:
-    """Counts of latencies in buckets that grow with them.
+    """Latency histogram with buckets whose width grows with the latency.
 
-    Between a power of two and the next lie 128 buckets of equal width, so a bucket is
-    at most 1/128 of what it holds and its middle at most 1/256 from any of it: also a
-    p99.9 is within 0.4 % of the latency that stands in its place. Only buckets that
-    were hit take room; histograms of several processes add up without loss. Threads may
-    share one.
+    There are 128 buckets of equal width between consecutive powers of two. The width of
+    a bucket is therefore at most 1/128 of its values, and its middle is within 1/256
+    (0.4 %) of each of them. Empty buckets need no memory. Histograms of several
+    processes merge without loss. Threads may share one.
 
-    Reference: HdrHistogram (G. Tene), whose buckets are laid out alike.
+    Reference: HdrHistogram (G. Tene), which has the same bucket layout.
 
     Example:
         >>> histogram = LatencyHistogram()
@@ -41,10 +42,10 @@ class LatencyHistogram:
         self._lock = threading.Lock()
 
     def record(self, seconds: float) -> None:
-        """Counts a latency; a clock that did not move counts as a nanosecond.
+        """Records a latency, of at least a nanosecond.
 
         Raises:
-            ValueError: If it is negative or not finite.
+            ValueError: If `seconds` is negative or not finite.
         """
         if not 0 <= seconds < math.inf:
             raise ValueError(
@@ -60,32 +61,37 @@ class LatencyHistogram:
 
     @property
     def count(self) -> int:
-        """How many latencies were recorded."""
+        """Number of recorded latencies."""
         with self._lock:
             return sum(self._counts.values())
 
     @property
     def mean(self) -> float:
-        """Exact, in seconds; NaN of nothing."""
+        """Exact mean in seconds; NaN if nothing was recorded."""
         count = self.count
         return self._sum / count if count else math.nan
 
     @property
     def max(self) -> float:
-        """The slowest, exact, in seconds; NaN of nothing."""
+        """Exact maximum in seconds; NaN if nothing was recorded."""
         return self._highest if self._counts else math.nan
 
     def percentile(self, percent: float) -> float:
-        """The latency that so many percent of all do not exceed, in seconds.
+        """Percentile of the latencies, in seconds.
 
-        It is the value of rank `ceil(percent / 100 · count)`, within `RELATIVE_ERROR`;
-        the lowest and the highest are exact. NaN of nothing.
+        It is the smallest recorded value with at least `percent` percent of the values
+        at or below it (`recdistill.evaluation.latency.percentiles`, the definition of
+        the whole library), rounded by `RELATIVE_ERROR` at most. The lowest and highest
+        values are exact.
 
         Args:
             percent: From 0 to 100.
 
+        Returns:
+            The latency; NaN if nothing was recorded.
+
         Raises:
-            ValueError: If it is not.
+            ValueError: If `percent` is out of range.
         """
         if not 0 <= percent <= 100:
             raise ValueError(
@@ -95,8 +101,7 @@ class LatencyHistogram:
             counts = sorted(self._counts.items())
             low, high = self._lowest, self._highest
         total = sum(count for _, count in counts)
-        # 99.9 / 100 * 1000 is a little above 999 in floating point.
-        rank = max(1, math.ceil(round(percent * total / 100, 6)))
+        rank = nearest_rank(percent, total)
         seen = 0
         for bucket, count in counts:
             seen += count
@@ -105,7 +110,7 @@ class LatencyHistogram:
         return math.nan
 
     def merge(self, other: LatencyHistogram) -> None:
-        """Adds what another histogram has counted."""
+        """Adds the latencies of another histogram."""
         taken = other.to_json()
         with self._lock:
             for bucket, count in taken["counts"].items():
@@ -116,7 +121,7 @@ class LatencyHistogram:
                 self._highest = max(self._highest, taken["highest"])
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, JSON-ready: what another process needs to `merge` it."""
+        """JSON-ready content, for `from_json` in another process."""
         with self._lock:
             filled = bool(self._counts)
             return {
@@ -128,7 +133,7 @@ class LatencyHistogram:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> LatencyHistogram:
-        """What `to_json` gave, as a histogram."""
+        """Restores a histogram from `to_json`."""
         histogram = cls()
         if content["counts"]:
             histogram._counts = {int(b): n for b, n in content["counts"].items()}

@@ -1,11 +1,10 @@
-"""The messages of TensorFlow Serving's protocol, without TensorFlow.
+"""Protocol buffer messages of TensorFlow Serving, without TensorFlow.
 
-The official stubs (`tensorflow_serving.apis`) import all of TensorFlow for the sake of
-two message types: seconds and hundreds of megabytes in every process that only wants to
-send a request. The fields that a client needs are declared here by number and type, in
-a descriptor pool of their own, so both can live in one process. Whatever else a
-message carries is skipped, as protocol buffers do. The tests compare every field
-with the official stubs and read what either side wrote with the other.
+The official stubs (`tensorflow_serving.apis`) import all of TensorFlow for two message
+types, which costs a client seconds and hundreds of megabytes. This module declares the
+fields that a client needs, by number and type, in a descriptor pool of its own, so that
+both can be used in one process. Other fields of a message are ignored. The tests
+compare every field with the official stubs, and exchange messages with them.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 
 _Fields = dict[str, tuple[int, str]]
 
-# Each field: number and type. "*" marks a repeated field, "map " a map from strings.
-# An enum travels as the int32 that it is declared as here.
+# Number and type of each field. "*" marks a repeated field, "map " a map from strings.
+# Enums are declared as int32, which has the same encoding.
 _TENSORFLOW: dict[str, _Fields] = {
     "Dim": {"size": (1, "int64")},
     "TensorShapeProto": {"dim": (2, "*Dim"), "unknown_rank": (3, "bool")},

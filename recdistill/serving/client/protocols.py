@@ -1,7 +1,7 @@
-"""The two protocols of TensorFlow Serving as text and bytes; nothing is sent here.
+"""Encoding and decoding of TensorFlow Serving's gRPC and REST messages.
 
-A protocol turns calls into messages and answers into values. It knows no socket, so the
-client, its async baseline and the load test share it.
+A protocol converts calls to messages and answers to values, without sending them. Both
+clients and the load test share it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -39,15 +39,15 @@ STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING"} | {
 
 @dataclass(frozen=True)
 class Target:
-    """Which model is asked.
+    """Model, and optionally version or label, that a request is for.
 
     Attributes:
-        model: The name that the server knows it by.
-        version: Its number; None for the newest, or for what the label says.
-        label: A label such as "stable", instead of a version.
+        model: Name of the model on the server.
+        version: Version number; None for the latest version, or if `label` is given.
+        label: Version label such as "stable".
 
     Raises:
-        ValueError: If the name is empty, or version and label are both given.
+        ValueError: If `model` is empty, or `version` and `label` are both given.
     """
 
     model: str
@@ -56,7 +56,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise ValueError("`model` must be a name. Received: model=''")
+            raise ValueError("`model` must not be empty. Received: model=''")
         if self.version is not None and self.label is not None:
             raise ValueError(
                 "`version` and `label` must not both be given. Received: "
@@ -66,12 +66,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Message:
-    """A request as it goes over the wire.
+    """Encoded request.
 
     Attributes:
-        path: The gRPC method, or the path of the URL.
-        body: What is sent; over REST, None asks by GET.
-        what: What is asked, for the sentence that says that it failed.
+        path: gRPC method, or path of the URL.
+        body: Content; None for a GET over REST.
+        what: Description of the request for error messages.
     """
 
     path: str
@@ -81,12 +81,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """The outputs of a call.
+    """Outputs of a signature.
 
     Attributes:
         outputs: Arrays by output name, each `(batch, …)`; text as `str` objects.
-        version: The version that answered; over REST, which does not say it, None
-            unless it was asked for by number.
+        version: Model version that answered. Over REST, which does not report it, None
+            unless the request named a version.
     """
 
     outputs: dict[str, np.ndarray]
@@ -95,55 +95,29 @@ class Answer:
 
 @dataclass(frozen=True)
 class VersionStatus:
-    """What a server says of a version.
+    """State of a model version on the server.
 
     Attributes:
-        version: Its number.
+        version: Version number.
         state: "START", "LOADING", "AVAILABLE", "UNLOADING" or "END".
-        said: Why it failed to load; empty where it did not.
+        error: Error message of a failed load; else empty.
     """
 
     version: int
     state: str
-    said: str
-
-
-class ServingProtocol(Protocol):
-    """How calls are written and answers read. A wrong answer is a ValueError."""
-
-    def predict(
-        self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
-    ) -> Message:
-        """The call of a signature."""
-
-    def answer(
-        self, body: bytes, target: Target, contract: SignatureContract
-    ) -> Answer:
-        """What came back from `predict`."""
-
-    def answering_version(self, body: bytes, target: Target) -> int | None:
-        """The version that an answer to `predict` came from, where it says so."""
-
-    def metadata(self, target: Target) -> Message:
-        """The question for the signatures."""
-
-    def signatures(self, body: bytes) -> Signatures:
-        """What came back from `metadata`."""
-
-    def status(self, target: Target) -> Message:
-        """The question for the versions."""
-
-    def versions(self, body: bytes) -> list[VersionStatus]:
-        """What came back from `status`, the newest first."""
+    error: str
 
 
 class GrpcProtocol:
-    """Protocol buffers: `PredictionService` and `ModelService`."""
+    """gRPC: `PredictionService` and `ModelService`.
+
+    Decoding raises an error of any kind if an answer is invalid.
+    """
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
     ) -> Message:
-        """A `PredictRequest`."""
+        """Encodes a `PredictRequest`."""
         request = messages.PredictRequest()
         _fill(request.model_spec, target)
         request.model_spec.signature_name = signature
@@ -156,24 +130,24 @@ class GrpcProtocol:
     def answer(
         self, body: bytes, target: Target, contract: SignatureContract
     ) -> Answer:
-        """Reads a `PredictResponse`; it carries its own types and version."""
+        """Decodes a `PredictResponse`, which has types and version."""
         response = messages.PredictResponse.FromString(body)
         outputs = {name: from_proto(proto) for name, proto in response.outputs.items()}
         return Answer(outputs, _version(response.model_spec))
 
     def answering_version(self, body: bytes, target: Target) -> int | None:
-        """Reads it from the `PredictResponse`."""
+        """Reads the version from a `PredictResponse`."""
         return _version(messages.PredictResponse.FromString(body).model_spec)
 
     def metadata(self, target: Target) -> Message:
-        """A `GetModelMetadataRequest`."""
+        """Encodes a `GetModelMetadataRequest`."""
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         _fill(request.model_spec, target)
         what = _what(target, "metadata")
         return Message(messages.METADATA, request.SerializeToString(), what)
 
     def signatures(self, body: bytes) -> Signatures:
-        """Reads a `GetModelMetadataResponse`."""
+        """Decodes a `GetModelMetadataResponse`."""
         response = messages.GetModelMetadataResponse.FromString(body)
         packed = response.metadata["signature_def"].value
         found = messages.SignatureDefMap.FromString(packed).signature_def
@@ -183,18 +157,18 @@ class GrpcProtocol:
                 {n: _tensor_of_proto(info) for n, info in signature.outputs.items()},
             )
             for name, signature in found.items()
-            if not name.startswith("__")  # TensorFlow's own, such as its initialiser.
+            if not name.startswith("__")  # Internal, such as the initialiser.
         }
 
     def status(self, target: Target) -> Message:
-        """A `GetModelStatusRequest`."""
+        """Encodes a `GetModelStatusRequest`."""
         request = messages.GetModelStatusRequest()
         _fill(request.model_spec, target)
         what = _what(target, "status")
         return Message(messages.STATUS, request.SerializeToString(), what)
 
     def versions(self, body: bytes) -> list[VersionStatus]:
-        """Reads a `GetModelStatusResponse`."""
+        """Decodes a `GetModelStatusResponse`."""
         response = messages.GetModelStatusResponse.FromString(body)
         found = [
             VersionStatus(
@@ -208,12 +182,15 @@ class GrpcProtocol:
 
 
 class RestProtocol:
-    """JSON in the columnar form, which has room for outputs of any shape."""
+    """REST: JSON in the columnar format, which allows outputs of any shape.
+
+    Decoding raises an error of any kind if an answer is invalid.
+    """
 
     def predict(
         self, target: Target, signature: str, inputs: Mapping[str, np.ndarray]
     ) -> Message:
-        """A POST to `:predict`."""
+        """Encodes a POST to `:predict`."""
         body = {
             "signature_name": signature,
             "inputs": {name: value.tolist() for name, value in inputs.items()},
@@ -227,7 +204,7 @@ class RestProtocol:
     def answer(
         self, body: bytes, target: Target, contract: SignatureContract
     ) -> Answer:
-        """Reads `outputs`; of a signature's only output the server drops the name."""
+        """Decodes `outputs`. The server omits the name of a single output."""
         outputs = _member(body, "outputs")
         if len(contract.outputs) == 1:
             outputs = {name: outputs for name in contract.outputs}
@@ -243,16 +220,16 @@ class RestProtocol:
         return Answer(arrays, target.version)
 
     def answering_version(self, body: bytes, target: Target) -> int | None:
-        """The one that was asked for."""
+        """Version of the request; answers do not have it."""
         return target.version
 
     def metadata(self, target: Target) -> Message:
-        """A GET of `/metadata`."""
+        """Encodes a GET of `/metadata`."""
         path = f"{_path(target)}/metadata"
         return Message(path, None, _what(target, "metadata"))
 
     def signatures(self, body: bytes) -> Signatures:
-        """Reads `metadata.signature_def.signature_def`."""
+        """Decodes `metadata.signature_def.signature_def`."""
         found = _member(body, "metadata")["signature_def"]["signature_def"]
         return {
             name: SignatureContract(
@@ -267,11 +244,11 @@ class RestProtocol:
         }
 
     def status(self, target: Target) -> Message:
-        """A GET of the model."""
+        """Encodes a GET of the model."""
         return Message(_path(target), None, _what(target, "status"))
 
     def versions(self, body: bytes) -> list[VersionStatus]:
-        """Reads `model_version_status`."""
+        """Decodes `model_version_status`."""
         found = [
             VersionStatus(
                 int(each["version"]),
@@ -283,8 +260,10 @@ class RestProtocol:
         return sorted(found, key=lambda each: -each.version)
 
 
-GRPC: ServingProtocol = GrpcProtocol()
-REST: ServingProtocol = RestProtocol()
+ServingProtocol: TypeAlias = GrpcProtocol | RestProtocol
+"""Encodes calls and decodes answers."""
+
+GRPC, REST = GrpcProtocol(), RestProtocol()
 
 
 def _what(target: Target, call: str) -> str:

@@ -1,10 +1,11 @@
-"""The typed calls: from queries to inputs, and from outputs to what was asked."""
+"""Typed calls of a student: inputs from queries, and results from outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -17,23 +18,21 @@ from recdistill.serving.client.contract import (
 from recdistill.serving.client.protocols import Answer
 from recdistill.serving.client.serving_errors import QueryError
 
-__all__ = ["Embeddings", "Ranking", "Recommendation"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-Arrays = dict[str, np.ndarray]
-Counts = int | Sequence[int]
-Lists = Sequence[Sequence[str]]
-Allowed = Sequence[Sequence[str] | None]
+__all__ = ["Embeddings", "Ranking", "Recommendation", "Results"]
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best items for a query.
+    """Top items for one query.
 
     Attributes:
-        item_ids: The best first; at most the `k` of the query, fewer where exclusions
-            left fewer.
-        scores: `(len(item_ids),)` float32, falling.
-        version: The model version that answered; None where the server does not say.
+        item_ids: Best first; at most the `k` of the query, fewer if exclusions left
+            fewer.
+        scores: `(len(item_ids),)` float32, descending.
+        version: Model version that answered; None if the server does not report it.
     """
 
     item_ids: list[str]
@@ -43,14 +42,16 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Scores of a query's candidates, in the order in which they were given.
+    """Scores of one query's candidates.
 
     Attributes:
+        item_ids: The candidates, in the order in which they were given.
         scores: `(candidates,)` float32; the lowest float32 for an unknown candidate.
-        known: `(candidates,)` bool; False where the catalogue lacks the id.
-        version: The model version that answered; None where the server does not say.
+        known: `(candidates,)` bool; False if the catalogue does not have the id.
+        version: Model version that answered; None if the server does not report it.
     """
 
+    item_ids: list[str]
     scores: np.ndarray
     known: np.ndarray
     version: int | None
@@ -61,26 +62,67 @@ class Embeddings:
     """Query embeddings.
 
     Attributes:
-        values: `(queries, dim)` float32. Only embeddings of one version can be compared
-            with each other.
-        version: The model version that answered; None where the server does not say.
+        values: `(queries, dim)` float32. Embeddings of different model versions are not
+            comparable.
+        version: Model version that answered; None if the server does not report it.
     """
 
     values: np.ndarray
     version: int | None
 
 
+_Result = TypeVar("_Result", Recommendation, Ranking)
+
+
+class Results(list[_Result]):
+    """List of results, one per query, which converts to a pandas DataFrame.
+
+    Example:
+        >>> scores = np.array([2.0, 1.5], "float32")
+        >>> Results([Recommendation(["a", "b"], scores, version=7)]).to_frame()
+           query  rank item_id  score  version
+        0      0     1       a    2.0        7
+        1      0     2       b    1.5        7
+    """
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each query and item.
+
+        Returns:
+            A DataFrame with the columns `query` (position of the query in the call),
+            `rank` (position of the item in its result, from 1), `item_id`, `score`,
+            `known` (rankings only) and `version` (missing if not reported).
+        """
+        import pandas as pd
+
+        sizes: list[int] = [len(result.item_ids) for result in self]
+        columns: dict[str, object] = {
+            "query": np.repeat(np.arange(len(self)), sizes),
+            "rank": np.concatenate(
+                [np.arange(0), *(np.arange(1, n + 1) for n in sizes)]
+            ),
+            "item_id": [item for result in self for item in result.item_ids],
+            "score": _joined([result.scores for result in self], "float32"),
+        }
+        known = [result.known for result in self if isinstance(result, Ranking)]
+        if known:
+            columns["known"] = _joined(known, "bool")
+        versions = [result.version for result in self for _ in result.item_ids]
+        columns["version"] = pd.array(versions, dtype="Int64")
+        return pd.DataFrame(columns)
+
+
 def recommend_inputs(
     contract: SignatureContract,
     queries: Sequence[Query],
-    k: Counts,
-    exclude: Lists,
-    allow: Allowed | None,
-) -> Arrays:
-    """The inputs of `recommend`.
+    k: int | Sequence[int],
+    exclude: Sequence[Sequence[str]],
+    allow: Sequence[Sequence[str] | None] | None,
+) -> dict[str, np.ndarray]:
+    """Inputs of the signature `recommend`; see `Client.recommend`.
 
     Raises:
-        QueryError: If a query, `k`, `exclude` or `allow` does not fit.
+        QueryError: If a query, `k`, `exclude` or `allow` is invalid.
     """
     inputs = batch_of(contract, queries)
     rows = len(queries)
@@ -96,66 +138,74 @@ def recommend_inputs(
         inputs["allow_ids"] = _allow_ids(allow, rows)
     elif allow is not None:
         raise QueryError(
-            "`allow` must not be given: this version of the model takes no "
+            "`allow` must be None: this version of the model does not have the input "
             f"`allow_ids`. Received: allow={allow!r}"
         )
     return inputs
 
 
-def recommendations(answer: Answer, k: np.ndarray) -> list[Recommendation]:
-    """What `recommend` answered, for each query the `k` that it asked for.
+def recommendations(answer: Answer, k: np.ndarray) -> Results[Recommendation]:
+    """Results of the signature `recommend`, each cut to the `k` of its query.
 
-    A batch has one width, the largest `k`; answers without an item (more excluded than
-    left) have the id "".
+    All rows of a batch have the width of the largest `k`. An entry without an item,
+    because more items are excluded than left, has the id "".
 
     Args:
         answer: With `item_ids` and `scores`, both `(queries, max k)`.
         k: `(queries,)`.
     """
-    result = []
+    results: Results[Recommendation] = Results()
     for ids, scores, count in zip(
         answer.outputs["item_ids"], answer.outputs["scores"], k.tolist(), strict=True
     ):
-        there = [place for place, each in enumerate(ids[:count]) if each]
-        named = [str(ids[place]) for place in there]
-        result.append(Recommendation(named, scores[there], answer.version))
-    return result
+        filled = [place for place, each in enumerate(ids[:count]) if each]
+        names = [str(ids[place]) for place in filled]
+        results.append(Recommendation(names, scores[filled], answer.version))
+    return results
 
 
 def rank_inputs(
-    contract: SignatureContract, queries: Sequence[Query], candidates: Lists
-) -> Arrays:
-    """The inputs of `rank`.
+    contract: SignatureContract,
+    queries: Sequence[Query],
+    candidates: Sequence[Sequence[str]],
+) -> dict[str, np.ndarray]:
+    """Inputs of the signature `rank`.
 
     Raises:
-        QueryError: If a query or `candidates` does not fit.
+        QueryError: If a query or `candidates` is invalid.
     """
     inputs = batch_of(contract, queries)
     inputs["candidate_ids"] = ids_of("candidates", candidates, len(queries))
     return inputs
 
 
-def rankings(answer: Answer, candidates: Lists) -> list[Ranking]:
-    """What `rank` answered, without the padding.
+def rankings(answer: Answer, candidates: Sequence[Sequence[str]]) -> Results[Ranking]:
+    """Results of the signature `rank`, without the padding.
 
     Args:
         answer: With `scores` and `known`, both `(queries, n)`.
-        candidates: As they were asked for.
+        candidates: The candidates of the request.
     """
     scores, known = answer.outputs["scores"], answer.outputs["known"]
-    return [
-        Ranking(scores[row, : len(ids)], known[row, : len(ids)], answer.version)
+    return Results(
+        Ranking(
+            list(ids), scores[row, : len(ids)], known[row, : len(ids)], answer.version
+        )
         for row, ids in enumerate(candidates)
-    ]
+    )
 
 
-def _allow_ids(allow: Allowed | None, rows: int) -> np.ndarray:
+def _joined(arrays: Sequence[np.ndarray], dtype: str) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype), *arrays])
+
+
+def _allow_ids(allow: Sequence[Sequence[str] | None] | None, rows: int) -> np.ndarray:
     lists = [None] * rows if allow is None else allow
     for row, ids in enumerate(lists):
-        # On the wire no id is no limit: an empty selection would let everything pass.
+        # In the protocol an empty list means no limit, so it must not be sent.
         if ids is not None and not any(ids):
             raise QueryError(
-                "`allow` must name an item, or be None where any may come. "
+                "`allow` must name at least one item, or be None for no limit. "
                 f"Received: {ids!r} for query {row}"
             )
     return ids_of("allow", [() if ids is None else ids for ids in lists], rows)

@@ -1,10 +1,12 @@
-"""What can go wrong between a client and a server, the same over gRPC and REST.
+"""Errors of the clients, the same over gRPC and REST.
 
-The codes are gRPC's names; a REST status is translated to the name that the same server
-gives the same mishap over gRPC.
+The codes are the names of gRPC's status codes. An HTTP status is mapped to the code
+that the same server returns over gRPC.
 """
 
 from __future__ import annotations
+
+from recdistill.errors import RecdistillError
 
 __all__ = [
     "DeadlineError",
@@ -18,43 +20,42 @@ __all__ = [
 ]
 
 
-class QueryError(ValueError):
-    """A query that the client refuses to send; nothing reached the server."""
+class QueryError(RecdistillError, ValueError):
+    """A query that does not fit the model. The client did not send it."""
 
 
-class ServingError(RuntimeError):
-    """A request that got no answer.
+class ServingError(RecdistillError, RuntimeError):
+    """A request that failed.
 
     Attributes:
-        code: gRPC's name of the status, such as `"INTERNAL"`.
-        said: What the server said, word for word; where there was no server, what the
-            connection said.
-        endpoint: The server, as the client was given it.
+        code: Name of the gRPC status code, such as `"INTERNAL"`.
+        detail: Message of the server, or of the connection if no server was reached.
+        endpoint: URL of the server.
     """
 
-    def __init__(self, code: str, said: str, what: str, endpoint: str) -> None:
-        super().__init__(f"{what} at {endpoint} failed with {code}: {said}")
-        self.code, self.said, self.endpoint = code, said, endpoint
+    def __init__(self, code: str, detail: str, what: str, endpoint: str) -> None:
+        super().__init__(f"{what} at {endpoint} failed with {code}: {detail}")
+        self.code, self.detail, self.endpoint = code, detail, endpoint
         self._what = what
 
     def __reduce__(self) -> tuple[type[ServingError], tuple[str, str, str, str]]:
-        return type(self), (self.code, self.said, self._what, self.endpoint)
+        return type(self), (self.code, self.detail, self._what, self.endpoint)
 
 
 class InvalidRequestError(ServingError):
-    """The server read the request and refused it: another try would fail alike."""
+    """The server rejected the request as invalid; it would do so again."""
 
 
 class NotFoundError(ServingError):
-    """The server has no such model, version or label."""
+    """The server does not have the model, version or label."""
 
 
 class UnavailableError(ServingError):
-    """Nobody took the request: no connection, a server that drains, a full queue."""
+    """The request was not accepted: no connection, a full queue, a server stopping."""
 
 
 class DeadlineError(ServingError):
-    """No answer came in time; whether the server worked on it is not known."""
+    """The answer did not arrive by the deadline. The server may have processed it."""
 
 
 _KINDS: dict[str, type[ServingError]] = {
@@ -86,7 +87,7 @@ _STATUS = {
 
 
 def code_of_status(status: int) -> str:
-    """The code of an HTTP status.
+    """Name of the gRPC status code for an HTTP status.
 
     Example:
         >>> code_of_status(503), code_of_status(418)
@@ -95,17 +96,17 @@ def code_of_status(status: int) -> str:
     return _STATUS.get(status, "UNKNOWN")
 
 
-def error_of(code: str, said: str, what: str, endpoint: str) -> ServingError:
-    """The error of a code, of the class that callers can act on.
+def error_of(code: str, detail: str, what: str, endpoint: str) -> ServingError:
+    """Creates the error of a gRPC status code, of the matching class.
 
     Args:
-        code: gRPC's name of the status.
-        said: What the server said.
-        what: What was asked of it, the subject of the sentence.
-        endpoint: The server.
+        code: Name of the gRPC status code.
+        detail: Message of the server.
+        what: Description of the request, the subject of the sentence.
+        endpoint: URL of the server.
 
     Example:
         >>> error_of("NOT_FOUND", "no films", "`rank`", "grpc://a:8500")
         NotFoundError('`rank` at grpc://a:8500 failed with NOT_FOUND: no films')
     """
-    return _KINDS.get(code, ServingError)(code, said, what, endpoint)
+    return _KINDS.get(code, ServingError)(code, detail, what, endpoint)

@@ -1,6 +1,6 @@
-"""Arrays as tensors on the wire: protocol buffers and JSON.
+"""Conversion between NumPy arrays and tensors in protocol buffers and JSON.
 
-Strings are `str` in object arrays and UTF-8 on the wire.
+Strings are `str` in object arrays, and UTF-8 in messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DTYPES: dict[int, str] = {
     22: "uint32",
     23: "uint64",
 }
-"""NumPy's name of each data type by TensorFlow's number; "string" for text."""
+"""NumPy's name of each data type, or "string", by TensorFlow's number."""
 
 _NUMBERS = {name: number for number, name in DTYPES.items()}
 
@@ -43,17 +43,17 @@ _VALUES = {
     "uint64": "uint64_val",
     "float16": "half_val",
 }
-"""The field of values written one by one; the small integers share `int_val`."""
+"""Field of a `TensorProto` by data type; all small integers use `int_val`."""
 
 
 def to_proto(value: np.ndarray) -> Any:
-    """An array as a `TensorProto`.
+    """Converts an array to a `TensorProto`.
 
     Args:
-        value: Of a type that `DTYPES` names; an array of `str` or objects is text.
+        value: Of a type in `DTYPES`; an array of `str` or objects is text.
 
     Raises:
-        ValueError: If the type is another, or an object is neither `str` nor `bytes`.
+        ValueError: If the type is unsupported or an object is not `str` or `bytes`.
 
     Example:
         >>> to_proto(np.array([["größe"]], object)).string_val[0].decode()
@@ -78,12 +78,12 @@ def to_proto(value: np.ndarray) -> Any:
 
 
 def from_proto(proto: Any) -> np.ndarray:
-    """The array of a `TensorProto`, official or ours.
+    """Converts a `TensorProto`, official or ours, to an array.
 
-    As TensorFlow does, a last value stands for all that are missing after it.
+    As in TensorFlow, the last value fills the rest of the shape.
 
     Raises:
-        ValueError: If the type is unknown, or the values do not fill the shape.
+        ValueError: If the type is unsupported or the values do not fill the shape.
     """
     name = DTYPES.get(proto.dtype)
     if name is None:
@@ -97,7 +97,7 @@ def from_proto(proto: Any) -> np.ndarray:
         flat = np.empty(len(proto.string_val), object)
         flat[:] = [each.decode("utf-8", "replace") for each in proto.string_val]
     elif proto.tensor_content:
-        # A copy: what is read from bytes could not be written to.
+        # Copied by `astype` below, because an array over bytes is read-only.
         flat = np.frombuffer(proto.tensor_content, np.dtype(name).newbyteorder("<"))
         flat = flat.astype(name)
     else:
@@ -115,14 +115,14 @@ def from_proto(proto: Any) -> np.ndarray:
 
 
 def from_json(value: object, dtype: str) -> np.ndarray:
-    """The array of a JSON value.
+    """Converts a JSON value to an array.
 
     Args:
-        value: Nested lists, as `json.loads` gives them.
+        value: Nested lists from `json.loads`.
         dtype: A value of `DTYPES`.
 
     Raises:
-        ValueError: If the lists are ragged or a value is of another type.
+        ValueError: If the lists are ragged or a value has another type.
 
     Example:
         >>> from_json([["a", "b"]], "string").shape

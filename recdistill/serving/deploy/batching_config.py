@@ -1,12 +1,11 @@
-"""`batching.config`: how the model server puts requests together, and how to choose it.
+"""Batching parameters of TensorFlow Serving: the file `batching.config` and its choice.
 
-The file is the text form of `tensorflow.serving.BatchingParameters`. That message is
-not among those of `tensorflow-serving-api`, so its fields are declared here.
+The file is a `tensorflow.serving.BatchingParameters` message in text format.
+`tensorflow-serving-api` does not contain that message, so its fields are declared here.
 
-The choice rests on measured times of whole calls and on three facts about the server:
-a batch runs on one thread of a pool; a request that finds all threads busy waits for
-one; a batch of a size that is not allowed is filled up to the next one that is, and the
-filling is computed like the rest.
+The choice uses measured times of whole calls and three facts about the server: a batch
+runs on one thread of a pool; a request waits if all threads are busy; a batch is padded
+to the next allowed size, and the padding rows are computed like real ones.
 """
 
 from __future__ import annotations
@@ -25,35 +24,37 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
 
 GAIN = 1.05
-"""A batch size twice as large must answer this many times more rows a second."""
+"""Minimum gain in rows a second for which a batch size is doubled, as a ratio."""
 
 WASTE = 1.1
-"""An allowed size is worth having if the next one takes this many times longer."""
+"""A size is allowed if the next allowed one takes at least this many times longer."""
 
 SETS = frozenset({"exclude_ids", "allow_ids", "candidate_ids"})
-"""Inputs in which an id may stand twice."""
+"""Inputs that are sets of ids: repeating one of a row's own ids changes nothing."""
 
 
 @dataclass(frozen=True)
 class Batching:
-    """Parameters of a server's batcher; see the server's `session_bundle_config.proto`.
+    """Batching parameters; see `session_bundle_config.proto` of TensorFlow Serving.
 
     Attributes:
-        max_batch_size: Rows of a batch at most; a request with more is refused.
-        batch_timeout_micros: How long a thread that is free waits for a fuller batch.
-        max_enqueued_batches: Batches that wait at most; then requests are refused.
-        num_batch_threads: Batches that run at once.
-        allowed_batch_sizes: Ascending, the last one `max_batch_size`; a batch is filled
-            up to one of them. Empty: any size.
-        pad_variable_length_inputs: Whether `(batch, n)` inputs of different n go
-            together: the narrow ones are filled with their own first element.
+        max_batch_size: Maximum rows of a batch; larger requests are rejected.
+        batch_timeout_micros: How long a free thread waits for a fuller batch.
+        max_enqueued_batches: Maximum number of waiting batches; further requests are
+            rejected.
+        num_batch_threads: Number of batches that run concurrently.
+        allowed_batch_sizes: Sizes to which batches are padded, ascending and ending
+            with `max_batch_size`. Empty: any size.
+        pad_variable_length_inputs: Whether `(batch, n)` inputs of different n may share
+            a batch. The server pads the narrower ones with the first element of the
+            request's tensor. If it is off, such requests fail.
 
     Raises:
-        ConfigError: If the server would not take the values.
+        ConfigError: If the server would reject the values.
 
     Example:
         >>> Batching(8, 0, 2, 2, (1, 8)).text.splitlines()[0]
@@ -80,30 +81,30 @@ class Batching:
         rising = all(a < b for a, b in zip((0, *sizes), sizes, strict=False))
         if sizes and (not rising or sizes[-1] != self.max_batch_size):
             raise ConfigError(
-                "`allowed_batch_sizes` must rise and end with `max_batch_size`, "
+                "`allowed_batch_sizes` must ascend and end with `max_batch_size`, "
                 f"{self.max_batch_size}. Received: allowed_batch_sizes={sizes}"
             )
 
     @property
     def text(self) -> str:
-        """The file's content."""
+        """Content of the file."""
         lines = [f"{name} {{ value: {getattr(self, name)} }}" for name in _WRAPPED]
         lines += [f"allowed_batch_sizes: {size}" for size in self.allowed_batch_sizes]
         pad = str(self.pad_variable_length_inputs).lower()
         return "\n".join([*lines, f"pad_variable_length_inputs: {pad}", ""])
 
     def write(self, path: Path, notes: Sequence[str] = ()) -> None:
-        """Writes the file.
+        """Writes the file atomically.
 
         Args:
-            path: The file; its folder must exist.
-            notes: Lines that stand above the parameters as comments.
+            path: Output file; its folder must exist.
+            notes: Comment lines above the parameters.
 
         Raises:
             OSError: If it cannot be written.
         """
         comments = "".join(f"# {note}\n" for note in notes)
-        with whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(comments + self.text, encoding="utf-8")
 
 
@@ -114,16 +115,16 @@ def read_batching(path: Path) -> Batching:
         path: The file.
 
     Raises:
-        OSError: If it cannot be read.
-        ConfigError: If it has a field that is none of `Batching`, lacks one of the
-            first four, or the server would not take it.
+        OSError: If the file cannot be read.
+        ConfigError: If it has an unknown field, lacks one of the first four fields of
+            `Batching`, or the server would reject it.
     """
     message = _message_class()()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), message)
     except text_format.ParseError as error:
         raise ConfigError(
-            f"`path` must hold BatchingParameters in text form. Received: {error}"
+            f"`path` must be BatchingParameters in text format. Received: {error}"
         ) from error
     values: dict[str, Any] = {}
     for name in _WRAPPED:
@@ -139,11 +140,11 @@ def read_batching(path: Path) -> Batching:
 
 @dataclass(frozen=True)
 class CallTime:
-    """Wall-clock time of a call with so many rows, while all threads are at work.
+    """Wall-clock time of calls of one batch size while all threads are busy.
 
     Attributes:
-        p50: In milliseconds.
-        p99: In milliseconds.
+        p50: Median in milliseconds.
+        p99: 99th percentile in milliseconds.
     """
 
     p50: float
@@ -152,13 +153,13 @@ class CallTime:
 
 @dataclass(frozen=True)
 class Choice:
-    """Chosen parameters, and why.
+    """Chosen batching parameters and the reasons for them.
 
     Attributes:
         batching: The parameters.
-        why: One sentence for each, by its name.
-        holds_budget: Whether a request in a full batch stays within the budget, after
-            the worst wait for a thread.
+        why: The reason for each parameter, by its name.
+        holds_budget: Whether a request in a full batch stays within the budget, even
+            after the longest wait for a thread.
     """
 
     batching: Batching
@@ -174,29 +175,30 @@ def choose_batching(
     pad: tuple[bool, str],
     warm_up_rows: int = 1,
 ) -> Choice:
-    """Chooses a batcher's parameters from measured times.
+    """Chooses batching parameters from measured times.
 
-    The worst that a request meets is a free thread's wait for others, a call that has
-    just begun, and its own: `timeout + 2 * p99` of a full batch must be within budget.
+    In the worst case a request waits for the timeout, then for a batch that has just
+    started, and then for its own: `timeout + 2 * p99` of a full batch must be within
+    the budget.
 
     * `max_batch_size`: the largest measured size for which that holds, as long as each
-      doubling still answers `GAIN` times the rows a second; never less than the warm-up
-      requests have, which would otherwise keep the model from loading;
-    * `batch_timeout_micros`: what a call costs before its first row, for that is what
-      sharing it saves, and no more than the budget leaves;
-    * `max_enqueued_batches`: as many as are answered within the budget. What waits
-      behind them would be late: a quick refusal serves its caller better.
+      doubling still gives `GAIN` times the rows a second. It is never below the rows of
+      the warm-up requests, because the model would not load;
+    * `batch_timeout_micros`: the fixed cost of a call, which is what sharing a call
+      saves, limited by what the budget leaves;
+    * `max_enqueued_batches`: the number of batches that start within the budget.
+      Requests behind them would be late, so they are rejected at once.
 
     Args:
-        times: By batch size, of the slowest signature; has size 1.
-        budget_ms: What 99 of 100 requests should stay under.
-        threads: Batches that run at once, as they did while times were taken.
-        pad: Whether to fill up inputs of unequal width, and why; see `padding`.
-        warm_up_rows: Most rows of a warm-up request.
+        times: Times of the slowest signature by batch size; size 1 is required.
+        budget_ms: Budget of the p99 in milliseconds.
+        threads: Number of concurrent batches, as while the times were measured.
+        pad: Whether to pad inputs of different widths, and the reason; see `padding`.
+        warm_up_rows: Rows of the largest warm-up request.
 
     Raises:
-        ConfigError: If a single row already takes longer than the budget, or no
-            measured size is as large as the warm-up requests.
+        ConfigError: If a single row takes longer than the budget, or no measured size
+            is as large as the warm-up requests.
 
     Example:
         >>> times = {1: CallTime(1.0, 1.2), 4: CallTime(1.3, 2.0)}
@@ -208,7 +210,7 @@ def choose_batching(
     largest, stopped = _largest(times, budget_ms)
     if largest < warm_up_rows:
         largest = min(size for size in times if size >= warm_up_rows)
-        stopped = f"the warm-up requests have up to {warm_up_rows} rows and must fit"
+        stopped = f"the warm-up requests, of up to {warm_up_rows} rows, must fit"
     worst = times[largest].p99
     slack = max(0.0, budget_ms - 2 * worst)
     fixed = _fixed_cost(times, largest)
@@ -226,13 +228,13 @@ def choose_batching(
     why = {
         "max_batch_size": f"{_of_full(times, largest)}; {stopped}",
         "batch_timeout_micros": (
-            f"a call costs about {fixed:.2f} ms before its first row; the budget of "
+            f"the fixed cost of a call is about {fixed:.2f} ms; the budget of "
             f"{budget_ms:g} ms leaves {slack:.2f} ms for waiting"
         ),
-        "max_enqueued_batches": f"so many are begun in time by {threads} threads",
-        "num_batch_threads": f"{threads} ran at once while times were taken",
+        "max_enqueued_batches": f"{threads} threads start this many within the budget",
+        "num_batch_threads": f"{threads} ran concurrently during the measurement",
         "allowed_batch_sizes": (
-            f"sizes whose next one takes over {WASTE - 1:.0%} longer, and the largest"
+            f"sizes whose next one takes over {WASTE - 1:.0%} longer, and the maximum"
         ),
         "pad_variable_length_inputs": pad[1],
     }
@@ -240,16 +242,19 @@ def choose_batching(
 
 
 def padding(signatures: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
-    """Whether the server may fill up inputs of unequal width, and why.
+    """Whether the server should pad inputs of different widths, and the reason.
 
-    It fills with a row's own first element. That is harmless where naming an item twice
-    is naming it once (exclusions, allow-lists), where the client cuts the answer
-    (candidates), and where the true length travels along (histories). A bag of
-    categories has nothing of the kind: its average would shift.
+    Without padding, requests of different widths that share a batch all fail. With it,
+    the server fills narrower inputs with the first element of the request's tensor, so
+    in a request of several rows all rows are padded with an entry of the first row.
+
+    Padding is chosen if every input of variable width is a set of ids (`exclude_ids`,
+    `allow_ids`, `candidate_ids`) or comes with its length. It is not chosen for a bag
+    of categories, whose average would change.
 
     Args:
-        signatures: As in the manifest of an export: by name, `inputs` with the shape of
-            each; an axis of any size is None.
+        signatures: Signatures by name as in an export's manifest: `inputs` has the
+            `shape` of each input, with None for an axis of any size.
 
     Example:
         >>> shape = {"shape": [None, None]}
@@ -269,15 +274,14 @@ def padding(signatures: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
                     bags.add(name)
     if bags:
         return False, (
-            f"{', '.join(sorted(bags))} would change when filled up with the first "
-            "element; so requests of unequal width fail together, and clients must "
-            "send one width"
+            f"padding would change {', '.join(sorted(bags))}; requests of different "
+            "widths in one batch fail, so clients must send one width"
         )
     if not any_width:
-        return False, "no input has a width of its own"
+        return False, "no input has a variable width"
     return True, (
-        f"{', '.join(sorted(any_width))} may differ in width: lengths travel along, a "
-        "repeated id changes nothing, and clients cut the scores of candidates"
+        f"{', '.join(sorted(any_width))} may differ in width, and requests of "
+        "different widths in one batch fail without padding"
     )
 
 
@@ -291,8 +295,8 @@ def _largest(times: Mapping[int, CallTime], budget_ms: float) -> tuple[int, str]
             )
         gain = (size / times[size].p50) / (smaller / times[smaller].p50)
         if gain < GAIN:
-            return smaller, f"{size} would answer only {gain - 1:+.0%} rows a second"
-    return sizes[-1], "more was not tried"
+            return smaller, f"{size} would only give {gain - 1:+.0%} rows a second"
+    return sizes[-1], "larger sizes were not measured"
 
 
 def _check_times(
@@ -300,8 +304,8 @@ def _check_times(
 ) -> None:
     if budget_ms < times[1].p99:
         raise ConfigError(
-            "`budget_ms` must be at least the time of a call with one row, "
-            f"{times[1].p99:.2f} ms at p99. Received: budget_ms={budget_ms:g}"
+            "`budget_ms` must be at least the p99 of a call with one row, "
+            f"{times[1].p99:.2f} ms. Received: budget_ms={budget_ms:g}"
         )
     if max(times) < warm_up_rows:
         raise ConfigError(
@@ -313,13 +317,13 @@ def _check_times(
 def _of_full(times: Mapping[int, CallTime], size: int) -> str:
     full, alone = times[size], times[1].p50
     return (
-        f"{size} rows take {full.p50:.2f} ms (p99 {full.p99:.2f}), a row "
-        f"{full.p50 / size / alone:.0%} of what it takes alone"
+        f"{size} rows take {full.p50:.2f} ms (p99 {full.p99:.2f}), each row "
+        f"{full.p50 / size / alone:.0%} of the time of a single row"
     )
 
 
 def _fixed_cost(times: Mapping[int, CallTime], largest: int) -> float:
-    """Milliseconds of a call before its first row: a line through both ends."""
+    """Fixed cost of a call in ms: intercept of the line through both end points."""
     if largest == 1:
         return 0.0
     slope = (times[largest].p50 - times[1].p50) / (largest - 1)
@@ -335,18 +339,22 @@ def _allowed(times: Mapping[int, CallTime], largest: int) -> tuple[int, ...]:
 
 
 _WRAPPED = tuple(field.name for field in fields(Batching))[:4]
-"""Fields that the message keeps in an `Int64Value`, in our order."""
+"""Fields that the message keeps in an `Int64Value`."""
 
-_NUMBERS = {
-    "max_batch_size": 1,
-    "batch_timeout_micros": 2,
-    "max_enqueued_batches": 3,
-    "num_batch_threads": 4,
+REPEATED = ("allowed_batch_sizes",)
+"""Fields with several values."""
+
+_MESSAGE_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(_WRAPPED, ".google.protobuf.Int64Value"),
+    "thread_pool_name": ".google.protobuf.StringValue",
+    "allowed_batch_sizes": descriptor_pb2.FieldDescriptorProto.TYPE_INT64,
+    "pad_variable_length_inputs": descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
 }
+"""Types of the message's fields, in the order of their numbers from 1."""
 
 
 def _message_class() -> Any:
-    """The class of `BatchingParameters`, from a declaration of its fields."""
+    """Class of the `BatchingParameters` message, from a declaration of its fields."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="recdistill/batching_parameters.proto",
@@ -355,33 +363,14 @@ def _message_class() -> Any:
         dependency=[wrappers_pb2.DESCRIPTOR.name],
     )
     message = file.message_type.add(name="BatchingParameters")
-    for name, number in _NUMBERS.items():
+    for number, (name, kind) in enumerate(_MESSAGE_FIELDS.items(), 1):
         message.field.add(
             name=name,
             number=number,
-            type=kinds.TYPE_MESSAGE,
-            label=kinds.LABEL_OPTIONAL,
-            type_name=".google.protobuf.Int64Value",
+            type=kinds.TYPE_MESSAGE if isinstance(kind, str) else kind,
+            type_name=kind if isinstance(kind, str) else None,
+            label=kinds.LABEL_REPEATED if name in REPEATED else kinds.LABEL_OPTIONAL,
         )
-    message.field.add(
-        name="thread_pool_name",
-        number=5,
-        type=kinds.TYPE_MESSAGE,
-        label=kinds.LABEL_OPTIONAL,
-        type_name=".google.protobuf.StringValue",
-    )
-    message.field.add(
-        name="allowed_batch_sizes",
-        number=6,
-        type=kinds.TYPE_INT64,
-        label=kinds.LABEL_REPEATED,
-    )
-    message.field.add(
-        name="pad_variable_length_inputs",
-        number=7,
-        type=kinds.TYPE_BOOL,
-        label=kinds.LABEL_OPTIONAL,
-    )
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
     pool.Add(file)

@@ -1,7 +1,7 @@
-"""Which server a folder of exports is served by, and with what configuration.
+"""Launch of a server for a folder of exports: its choice, configuration and command.
 
-The real model server where there is one: `tensorflow_model_server` on the PATH, or its
-image in Docker where that is asked for. Else the embedded one.
+The server is `tensorflow_model_server` if it is on the PATH, or its Docker image if
+that is requested; otherwise it is the embedded server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Literal
 
 from recdistill.errors import LaunchError
 from recdistill.export.layout import versions
-from recdistill.serving.deploy.model_server import server_flags
+from recdistill.serving.deploy.model_server import PORTS, server_flags
 from recdistill.serving.deploy.models_config import Models, write_monitoring
 
 __all__ = [
@@ -37,33 +37,30 @@ Engine = Literal["tf-serving", "docker", "embedded"]
 BINARY = "tensorflow_model_server"
 
 IMAGE = "tensorflow/serving:2.19.1"
-"""The model server for Docker, unless another is asked for."""
+"""Default Docker image of the model server."""
 
 MODELS_POLL_S = 5
-"""How often a given `models.config` is read again, in seconds."""
+"""Interval in seconds at which a given `models.config` is reloaded."""
 
 _MODELS_FILE, _MONITORING_FILE = "models.config", "monitoring.config"
 _BATCHING_FILE = "batching.config"
 _FOLDERS, _CONFIG, _OWN_CONFIG = Path("/models"), Path("/config"), Path("/own-config")
-"""Where a container sees models, what is written here, and a given `models.config`."""
-
-_INSIDE = {"port": 8500, "rest_api_port": 8501}
-"""The ports inside a container."""
+"""Folders in a container: models, written configuration, a given `models.config`."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What is to be served, and where.
+    """Models to serve, and settings of the server.
 
     Attributes:
-        exports: The folder of a model's versions, or one of several such folders.
-        port: For gRPC.
-        rest_port: For REST.
-        address: Where the embedded server and Docker listen.
-        models: A `models.config` to use instead of one for all of `exports`.
-        batching: A `batching.config`; without it requests are not batched.
-        per_model_batching: Whether a version's `batching_params.pbtxt` counts.
-        poll_s: How often folders are looked at for versions, in seconds.
+        exports: Folder of one model's versions, or a folder of such folders.
+        port: gRPC port.
+        rest_port: REST port.
+        address: Address on which the embedded server and Docker listen.
+        models: A `models.config` to use; None for one with every model in `exports`.
+        batching: A `batching.config`; None for no batching.
+        per_model_batching: Whether to use `batching_params.pbtxt` of each version.
+        poll_s: Interval in seconds between checks for new versions.
     """
 
     exports: Path
@@ -76,13 +73,13 @@ class Launch:
     poll_s: float = 1.0
 
     def engine(self, wanted: str) -> Engine:
-        """The server to start.
+        """Server to start.
 
         Args:
-            wanted: "auto", or the name of one.
+            wanted: "auto", "tf-serving", "docker" or "embedded".
 
         Raises:
-            LaunchError: If it is not there, or there is none of that name.
+            LaunchError: If the server is not installed, or `wanted` is invalid.
         """
         programs: dict[Engine, str] = {"tf-serving": BINARY, "docker": "docker"}
         if wanted == "embedded":
@@ -94,8 +91,8 @@ class Launch:
                 return engine
             if engine == wanted:
                 raise LaunchError(
-                    f"`--engine {wanted}` needs {program} on the PATH. "
-                    "Received: none there"
+                    f"`--engine {wanted}` requires {program} on the PATH, which does "
+                    "not have it"
                 )
         raise LaunchError(
             "`--engine` must be auto, tf-serving, docker or embedded. "
@@ -104,13 +101,13 @@ class Launch:
 
 
 def found_models(exports: Path) -> dict[str, Path]:
-    """The models in a folder: folders with versions, by their names.
+    """Folders with versions, by the name of the model.
 
     Args:
-        exports: The folder of one model, whose name it has, or of several.
+        exports: Folder of one model, named as the model, or a folder of such folders.
 
     Raises:
-        LaunchError: If there is no version in it.
+        LaunchError: If no folder has versions.
     """
     folder = exports.resolve()
     if versions(folder):
@@ -119,8 +116,8 @@ def found_models(exports: Path) -> dict[str, Path]:
     models = {path.name: path for path in inside if versions(path)}
     if not models:
         raise LaunchError(
-            "EXPORT_DIR must be a model's folder, which has a folder for each version "
-            "with a number as its name, or a folder of such folders. "
+            "EXPORT_DIR must be a model's folder, with a numbered folder for each "
+            "version, or a folder of such folders. "
             f"Received: {exports}"
         )
     return models
@@ -128,20 +125,19 @@ def found_models(exports: Path) -> dict[str, Path]:
 
 @contextlib.contextmanager
 def configured(launch: Launch, seen_at: Path | None = None) -> Iterator[Path]:
-    """Writes the configuration of a server into a folder that is removed afterwards.
+    """Configuration files of a server, in a temporary folder.
 
     Args:
-        launch: What is to be served.
-        seen_at: The folder in which the server sees the models, each under its name,
-            where that is not their own.
+        launch: Models to serve, and settings.
+        seen_at: Folder of the models inside a container; None outside of one.
 
     Yields:
-        The folder, with `models.config`, `monitoring.config` and, where requests are
-        batched, `batching.config`.
+        The folder, with `models.config`, `monitoring.config` and, with batching,
+        `batching.config`.
 
     Raises:
         LaunchError: If there is no model to serve.
-        ConfigError: If a given configuration is none.
+        ConfigError: If a given configuration is invalid.
         OSError: If a file cannot be read.
     """
     if launch.models is not None:
@@ -156,7 +152,7 @@ def configured(launch: Launch, seen_at: Path | None = None) -> Iterator[Path]:
         write_monitoring(folder / _MONITORING_FILE)
         if launch.batching is not None:
             shutil.copyfile(launch.batching, folder / _BATCHING_FILE)
-        # A container's user is another one.
+        # A container runs as a different user.
         folder.chmod(0o755)
         yield folder
 
@@ -164,13 +160,13 @@ def configured(launch: Launch, seen_at: Path | None = None) -> Iterator[Path]:
 def model_server_command(
     launch: Launch, engine: Engine, config: Path, image: str = IMAGE
 ) -> list[str]:
-    """The command that starts the real model server.
+    """Command that starts `tensorflow_model_server`.
 
     Args:
-        launch: What is to be served.
+        launch: Models to serve, and settings.
         engine: "tf-serving" or "docker".
-        config: The folder with its configuration.
-        image: The image, for Docker.
+        config: Folder of the configuration files.
+        image: Docker image.
 
     Raises:
         LaunchError: If there is no model to serve.
@@ -180,12 +176,12 @@ def model_server_command(
     flags: dict[str, str | int | bool] = {
         "model_config_file": str(there / _MODELS_FILE),
         "monitoring_config_file": str(there / _MONITORING_FILE),
-        # Labels would fail at every start without it.
+        # Without it, labels fail at every start.
         "allow_version_labels_for_unavailable_models": True,
         "file_system_poll_wait_seconds": max(1, round(launch.poll_s)),
     }
     if launch.models is not None:
-        # The file itself and no copy: it is read again when it changes.
+        # The file itself and not a copy, because the server reloads it.
         folder = _OWN_CONFIG if in_container else launch.models.resolve().parent
         flags["model_config_file"] = str(folder / launch.models.name)
         flags["model_config_file_poll_wait_seconds"] = MODELS_POLL_S
@@ -196,42 +192,46 @@ def model_server_command(
         flags["enable_batching"] = True
         flags["batching_parameters_file"] = str(there / _BATCHING_FILE)
     if in_container:
-        return [*_docker(launch, config), image, *server_flags({**_INSIDE, **flags})]
+        return [*_docker(launch, config), image, *server_flags({**PORTS, **flags})]
     ports = {"port": launch.port, "rest_api_port": launch.rest_port}
     return [BINARY, *server_flags({**ports, **flags})]
 
 
 def run_model_server(launch: Launch, engine: Engine, image: str = IMAGE) -> int:
-    """Runs the real model server until it ends or a signal comes.
+    """Runs `tensorflow_model_server` until it ends or this process gets a signal.
 
     Args:
-        launch: What is to be served.
+        launch: Models to serve, and settings.
         engine: "tf-serving" or "docker".
-        image: The image, for Docker.
+        image: Docker image.
 
     Returns:
-        Its exit code; 0 after a signal.
+        The server's exit code; 0 after a signal.
 
     Raises:
         LaunchError: If there is no model to serve.
-        ConfigError: If a given configuration is none.
+        ConfigError: If a given configuration is invalid.
         OSError: If a file cannot be read.
     """
-    told = False
-    with configured(launch, _FOLDERS if engine == "docker" else None) as config:
-        command = model_server_command(launch, engine, config, image)
-        # In a group of its own, so that Ctrl-C reaches it once: through us.
-        process = subprocess.Popen(command, start_new_session=True)
+    process: subprocess.Popen[bytes] | None = None
+    signalled = False
 
-        def forward(number: int, frame: FrameType | None) -> None:
-            nonlocal told
-            told = True
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal signalled
+        signalled = True
+        if process is not None:
             process.send_signal(signal.SIGTERM)
 
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, forward)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, forward)
+    with configured(launch, _FOLDERS if engine == "docker" else None) as config:
+        command = model_server_command(launch, engine, config, image)
+        # In a new session, so that Ctrl-C reaches it only once, forwarded by us.
+        process = subprocess.Popen(command, start_new_session=True)
+        if signalled:  # The signal came before the process.
+            process.send_signal(signal.SIGTERM)
         code = process.wait()
-    return 0 if told else code
+    return 0 if signalled else code
 
 
 def _docker(launch: Launch, config: Path) -> list[str]:
@@ -240,10 +240,10 @@ def _docker(launch: Launch, config: Path) -> list[str]:
         for name, path in found_models(launch.exports).items():
             mounts[path] = _FOLDERS / name
     else:
-        # The folders that it names are those of this machine.
+        # It names folders of this machine, so they keep their paths.
         mounts[launch.models.resolve().parent] = _OWN_CONFIG
         mounts[launch.exports.resolve()] = launch.exports.resolve()
-    ports = {launch.port: _INSIDE["port"], launch.rest_port: _INSIDE["rest_api_port"]}
+    ports = {launch.port: PORTS["port"], launch.rest_port: PORTS["rest_api_port"]}
     return [
         "docker",
         "run",

@@ -1,7 +1,7 @@
-"""What `tensorflow_model_server` knows: its flags, its metrics, and how it is started.
+"""Flags and metrics of `tensorflow_model_server`, and the command that starts it.
 
-The server starts without a word about a flag that it does not know, so a misspelt one
-simply has no effect. Commands are therefore built here, from known flags only.
+The server ignores unknown flags silently, so a misspelt flag has no effect. Commands
+are therefore built here, from known flags only.
 """
 
 from __future__ import annotations
@@ -10,58 +10,30 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 FLAGS = frozenset(
-    {
-        "allow_version_labels_for_unavailable_models",
-        "batching_parameters_file",
-        "enable_batching",
-        "enable_grpc_healthcheck_service",
-        "enable_model_warmup",
-        "enable_per_model_batching_parameters",
-        "enable_profiler",
-        "enable_serialization_as_tensor_content",
-        "enable_signature_method_name_check",
-        "file_system_poll_wait_seconds",
-        "flush_filesystem_caches",
-        "grpc_channel_arguments",
-        "grpc_max_threads",
-        "grpc_socket_path",
-        "load_retry_interval_micros",
-        "max_num_load_retries",
-        "mixed_precision",
-        "model_base_path",
-        "model_config_file",
-        "model_config_file_poll_wait_seconds",
-        "model_name",
-        "monitoring_config_file",
-        "num_load_threads",
-        "num_request_iterations_for_warmup",
-        "num_tflite_interpreters_per_pool",
-        "num_tflite_pools",
-        "num_unload_threads",
-        "per_process_gpu_memory_fraction",
-        "platform_config_file",
-        "port",
-        "prefer_tflite_model",
-        "remove_unused_fields_from_bundle_metagraph",
-        "rest_api_enable_cors_support",
-        "rest_api_num_threads",
-        "rest_api_port",
-        "rest_api_timeout_in_ms",
-        "saved_model_tags",
-        "skip_initialize_tpu",
-        "ssl_config_file",
-        "tensorflow_inter_op_parallelism",
-        "tensorflow_intra_op_parallelism",
-        "tensorflow_session_config_file",
-        "tensorflow_session_parallelism",
-        "thread_pool_factory_config_file",
-        "use_alts_credentials",
-        "version",
-        "xla_cpu_compilation_enabled",
-        "xla_gpu_compilation_enabled",
-    }
+    """
+    allow_version_labels_for_unavailable_models batching_parameters_file enable_batching
+    enable_grpc_healthcheck_service enable_model_warmup
+    enable_per_model_batching_parameters enable_profiler
+    enable_serialization_as_tensor_content enable_signature_method_name_check
+    file_system_poll_wait_seconds flush_filesystem_caches grpc_channel_arguments
+    grpc_max_threads grpc_socket_path load_retry_interval_micros max_num_load_retries
+    mixed_precision model_base_path model_config_file
+    model_config_file_poll_wait_seconds model_name monitoring_config_file
+    num_load_threads num_request_iterations_for_warmup num_tflite_interpreters_per_pool
+    num_tflite_pools num_unload_threads per_process_gpu_memory_fraction
+    platform_config_file port prefer_tflite_model
+    remove_unused_fields_from_bundle_metagraph rest_api_enable_cors_support
+    rest_api_num_threads rest_api_port rest_api_timeout_in_ms saved_model_tags
+    skip_initialize_tpu ssl_config_file tensorflow_inter_op_parallelism
+    tensorflow_intra_op_parallelism tensorflow_session_config_file
+    tensorflow_session_parallelism thread_pool_factory_config_file use_alts_credentials
+    version xla_cpu_compilation_enabled xla_gpu_compilation_enabled
+    """.split()
 )
-"""All flags that the server's `main.cc` declares."""
+"""All flags declared in the server's `main.cc`."""
+
+PORTS = {"port": 8500, "rest_api_port": 8501}
+"""Ports for gRPC, and for REST and metrics, in containers and generated commands."""
 
 COUNTERS: Mapping[str, tuple[str, ...]] = {
     ":tensorflow:serving:request_count": ("model_name", "status"),
@@ -69,7 +41,7 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
     ":tensorflow:cc:saved_model:load_attempt_count": ("model_path", "status"),
     ":tensorflow:cc:saved_model:load_latency": ("model_path",),
 }
-"""Counters on the metrics page, and their labels. `load_latency` is in microseconds."""
+"""Counters of the metrics page with their labels; `load_latency` is in microseconds."""
 
 HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
     ":tensorflow:serving:request_latency": ("model_name", "API", "entrypoint"),
@@ -77,23 +49,23 @@ HISTOGRAMS: Mapping[str, tuple[str, ...]] = {
     ":tensorflow:serving:model_warmup_latency": ("model_path", "status"),
     ":tensorflow:serving:batching_session:queuing_latency": ("thread_pool_name",),
 }
-"""Histograms of microseconds; each appears as `…_bucket`, `…_sum` and `…_count`."""
+"""Histograms in microseconds; each has `…_bucket`, `…_sum` and `…_count` series."""
 
 
 def metric_names() -> frozenset[str]:
-    """Names of the series on the metrics page that a dashboard may ask for."""
+    """Names of the series on the metrics page that a dashboard may query."""
     suffixes = ("_bucket", "_sum", "_count")
     return frozenset(COUNTERS) | {h + suffix for h in HISTOGRAMS for suffix in suffixes}
 
 
 def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
-    """Flags as arguments of the server.
+    """Command-line arguments of the server.
 
     Args:
-        flags: Values by the flag's name, without dashes.
+        flags: Values by flag name, without dashes.
 
     Raises:
-        ValueError: If the server does not know a flag.
+        ValueError: If the server does not have a flag.
 
     Example:
         >>> server_flags({"port": 8500, "enable_batching": True})
@@ -103,50 +75,36 @@ def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
     for name, value in flags.items():
         if name not in FLAGS:
             raise ValueError(
-                "`flags` must be flags of tensorflow_model_server, which ignores "
-                f"others in silence. Received: {name!r}"
+                "`flags` must be flags of tensorflow_model_server, which silently "
+                f"ignores others. Received: {name!r}"
             )
         text = str(value).lower() if isinstance(value, bool) else str(value)
         arguments.append(f"--{name}={text}")
     return arguments
 
 
-def server_arguments(
-    config: str,
-    *,
-    port: int = 8500,
-    rest_port: int = 8501,
-    batch_threads: int | None = None,
-) -> list[str]:
-    """Arguments of a server whose files lie in one folder.
+def server_arguments(config: str, *, batch_threads: int | None = None) -> list[str]:
+    """Arguments of a server whose configuration files are in one folder.
 
-    It reads `models.config` again every ten seconds, so labels move without a restart,
-    and may give labels to versions that are still loading, so they survive one.
+    The server reloads `models.config` every ten seconds, so that labels move without a
+    restart. It accepts labels of versions that are still loading, so that labels also
+    work right after a restart.
 
     Args:
-        config: The folder, as the server sees it; has `models.config` and
-            `monitoring.config`, and with `batch_threads` also `batching.config`.
-        port: For gRPC.
-        rest_port: For REST and metrics.
-        batch_threads: Threads of the batcher, each of which then computes alone.
-            None: requests are not put together.
-
-    Raises:
-        ValueError: If both ports are one.
+        config: Path of the folder inside the server's file system, with
+            `models.config` and `monitoring.config`, and with `batching.config` if
+            `batch_threads` is given.
+        batch_threads: Number of batching threads; each batch is then computed on one
+            thread. None for no batching.
     """
-    if port == rest_port:
-        raise ValueError(
-            f"`rest_port` must differ from `port`. Received: rest_port={rest_port}"
-        )
     flags: dict[str, str | int | bool] = {
-        "port": port,
-        "rest_api_port": rest_port,
+        **PORTS,
         "model_config_file": f"{config}/models.config",
         "model_config_file_poll_wait_seconds": 10,
         "allow_version_labels_for_unavailable_models": True,
         "monitoring_config_file": f"{config}/monitoring.config",
-        # 0 would load in the thread that watches for versions: one slow load holds up
-        # all other models.
+        # With 0, versions load in the thread that polls for them, and one slow load
+        # delays all other models.
         "num_load_threads": 1,
     }
     if batch_threads is not None:
@@ -160,7 +118,7 @@ def server_arguments(
 
 
 def as_shell(arguments: Sequence[str]) -> str:
-    """The server's command for a shell, one argument a line.
+    """Shell command that starts the server, one argument a line.
 
     Example:
         >>> print(as_shell(["--port=8500"]))

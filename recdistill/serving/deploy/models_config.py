@@ -1,20 +1,19 @@
-"""The model server's files: which models and versions it has, and its metrics.
+"""`models.config` and `monitoring.config`: models, versions, labels and metrics.
 
-`models.config` is the text form of `tensorflow.serving.ModelServerConfig`. It is read,
-changed and written by the server's own message, so fields that are not named here
-survive a change. Comments do not.
+`models.config` is a `tensorflow.serving.ModelServerConfig` message in text format. It
+is parsed and written with the server's own message, so that other settings in it are
+kept. Comments are lost.
 
-A server that reads a new `models.config` moves the labels first and loads versions
-after. If one label can't be moved, because its version is not loaded, it drops the file
-and loads nothing: read again every few seconds, such a file never takes effect. Hence
-the rules that `Models` keeps:
+A server that reloads `models.config` moves labels first and loads versions afterwards.
+If the version of one label is not loaded, the server rejects the whole file and loads
+nothing, and it does so again at every reload. `Models` therefore follows these rules:
 
-* a label moves only to a version that the file before it loads already: load it with
-  `with_versions`, let the server do so, then move the label. A label that is new may
-  name any version, given `--allow_version_labels_for_unavailable_models`;
-* a model with labels loads the versions that it names and no others. A policy of "the
-  latest" would unload `stable` as soon as somebody exports twice;
-* the version that a label leaves stays loaded, so that a rollback has nothing to load.
+* a label moves only to a version that the previous file already loads: add it with
+  `with_versions`, wait until the server has loaded it, then move the label. A new label
+  may name any version, with `--allow_version_labels_for_unavailable_models`;
+* a model with labels loads only the versions that the file names. With a policy of "the
+  latest version" the second export would unload `stable`;
+* the version that a label leaves stays loaded, so that a rollback is immediate.
 """
 
 from __future__ import annotations
@@ -27,11 +26,10 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.atomic import whole
+from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
 
 __all__ = [
-    "CANARY",
     "STABLE",
     "Models",
     "ServedModel",
@@ -39,28 +37,28 @@ __all__ = [
     "write_monitoring",
 ]
 
-STABLE, CANARY = "stable", "canary"
-"""The labels that `recdistill release` moves: for most traffic, and for a little."""
+STABLE = "stable"
+"""Default label of `recdistill release`."""
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
-"""Where a server shows its metrics, on its REST port."""
+"""Path of the metrics page, on the REST port."""
 
 _HEADER = (
-    "# Written by recdistill, rewritten by `recdistill release`: comments are lost.\n"
+    "# Written by recdistill. `recdistill release` rewrites it without comments.\n"
 )
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model of a server.
+    """Configuration of one model.
 
     Attributes:
-        name: As requests call it.
-        base_path: The folder of its versions, as the server sees it: an absolute path,
+        name: Name of the model in requests.
+        base_path: Folder of its versions in the server's file system: an absolute path,
             or a URI such as `gs://bucket/films`.
-        versions: The versions that are loaded, ascending. Empty: the `latest` highest.
-        latest: How many of the highest versions are loaded where `versions` is empty.
-        labels: Versions by label; each is among `versions`.
+        versions: Versions to load, ascending; if empty, the `latest` highest.
+        latest: Number of highest versions to load if `versions` is empty.
+        labels: Versions by label; each is in `versions`.
     """
 
     name: str
@@ -71,7 +69,7 @@ class ServedModel:
 
     @property
     def standby(self) -> tuple[int, ...]:
-        """Loaded versions without a label, ascending: what a rollback can go back to.
+        """Loaded versions without a label, ascending: candidates for a rollback.
 
         Example:
             >>> ServedModel("films", "/m", (3, 4), labels={"stable": 4}).standby
@@ -82,14 +80,15 @@ class ServedModel:
 
 
 class Models:
-    """The content of a `models.config`. It is a value: a change gives another one.
+    """Content of a `models.config`. It is immutable: changes return a new object.
 
     Args:
-        text: The file's content. Empty: no model.
+        text: Content of the file; empty for no models.
 
     Raises:
-        ConfigError: If the text is no `ModelServerConfig`, or one that no server takes:
-            a model without a name or with a relative path, two of one name.
+        ConfigError: If the text is not a `ModelServerConfig`, or the server would
+            reject it: a model without a name or with a relative path, or two models of
+            one name.
 
     Example:
         >>> models = Models().with_model("films", "/models/films")
@@ -107,7 +106,7 @@ class Models:
             text_format.Parse(text, self._config)
         except text_format.ParseError as error:
             raise ConfigError(
-                "`models.config` must be a ModelServerConfig in text form. "
+                "`models.config` must be a ModelServerConfig in text format. "
                 f"Received: {error}"
             ) from error
         if self._config.HasField("custom_model_config"):
@@ -121,25 +120,25 @@ class Models:
             _check_base_path(each.base_path)
             if names.count(each.name) > 1:
                 raise ConfigError(
-                    "`models.config` must name each model once. Received: "
+                    "`models.config` must have each model once. Received: "
                     f"{each.name!r} {names.count(each.name)} times"
                 )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the models, in the file's order."""
+        """Names of the models, in the order of the file."""
         return tuple(each.name for each in self._config.model_config_list.config)
 
     @property
     def text(self) -> str:
-        """The file's content."""
+        """Content of the file."""
         return _HEADER + str(text_format.MessageToString(self._config))
 
     def __getitem__(self, name: str) -> ServedModel:
-        """One model.
+        """Configuration of one model.
 
         Raises:
-            ConfigError: If there is none of that name.
+            ConfigError: If the model does not exist.
         """
         config = self._find(self._config, name)
         policy = config.model_version_policy
@@ -152,47 +151,42 @@ class Models:
             dict(sorted(config.version_labels.items())),
         )
 
-    def with_model(self, name: str, base_path: str, *, latest: int = 1) -> Models:
-        """Adds a model, or moves one; it loads its highest versions and has no label.
+    def with_model(self, name: str, base_path: str) -> Models:
+        """Adds or replaces a model that loads its highest version and has no labels.
 
         Args:
-            name: As requests will call it.
-            base_path: The folder of its versions, as the server sees it.
-            latest: How many of the highest versions to load, at least 1.
+            name: Name of the model in requests.
+            base_path: Folder of its versions in the server's file system.
 
         Raises:
-            ConfigError: If an argument does not fit.
+            ConfigError: If an argument is invalid.
         """
         _check_name(name)
         _check_base_path(base_path)
-        if latest < 1:
-            raise ConfigError(f"`latest` must be at least 1. Received: latest={latest}")
         changed = self._copy()
         models = changed._config.model_config_list.config
         config = next((m for m in models if m.name == name), None) or models.add()
         config.Clear()
         config.name, config.base_path = name, base_path
         config.model_platform = "tensorflow"
-        if latest > 1:
-            config.model_version_policy.latest.num_versions = latest
         return changed
 
     def with_versions(self, name: str, versions: Iterable[int]) -> Models:
-        """Loads these versions of a model, and those that its labels name.
+        """Loads these versions of a model, and the versions that have a label.
 
         Args:
-            name: The model.
-            versions: Their numbers, each at least 1.
+            name: Name of the model.
+            versions: Version numbers, each at least 1.
 
         Raises:
-            ConfigError: If there is no such model, no version is left to load, or one
-                is out of range.
+            ConfigError: If the model does not exist, no version is left to load, or a
+                version is out of range.
         """
         labelled = self[name].labels.values()
         wanted = sorted({*(_version(v) for v in versions), *labelled})
         if not wanted:
             raise ConfigError(
-                f"`versions` must name at least one version of {name!r}. Received: none"
+                f"`versions` must have at least one version of {name!r}. Received: none"
             )
         changed = self._copy()
         policy = self._find(changed._config, name).model_version_policy
@@ -201,18 +195,19 @@ class Models:
         return changed
 
     def with_label(self, name: str, label: str, version: int) -> Models:
-        """Gives a label to a version; it leaves the one that had it.
+        """Moves a label to a version, or adds the label.
 
-        Loaded are then the versions that have a label and the one that this label left.
+        The versions to load are then those that have a label and the one that this
+        label left.
 
         Args:
-            name: The model.
-            label: Such as `STABLE`, `CANARY`.
-            version: The version that gets it. If the label is there already, one that
-                is loaded: see the top of this module.
+            name: Name of the model.
+            label: Label, for example `STABLE`.
+            version: Version that gets the label. If the label exists, the version must
+                be among those that are loaded; see the docstring of this module.
 
         Raises:
-            ConfigError: If there is no such model, or an argument does not fit.
+            ConfigError: If the model does not exist or an argument is invalid.
         """
         if not label:
             raise ConfigError(f"`label` must not be empty. Received: label={label!r}")
@@ -222,50 +217,24 @@ class Models:
             return self
         if left is not None and version not in before.versions:
             raise ConfigError(
-                f"`version` must be among the loaded ones, {list(before.versions)}, "
-                f"because a server moves the label {label!r} to no other: load it "
-                f"first, and give it the label then. Received: version={version}"
+                f"`version` must be one of the loaded versions "
+                f"{list(before.versions)}, because a server moves the label {label!r} "
+                f"to no other; load it first. Received: version={version}"
             )
         changed = self._copy()
         self._find(changed._config, name).version_labels[label] = _version(version)
         return changed.with_versions(name, [] if left is None else [left])
 
-    def without_label(self, name: str, label: str) -> Models:
-        """Takes a label away; its version is unloaded unless another label names it.
-
-        The last label's version stays, as the only one.
-
-        Args:
-            name: The model.
-            label: A label that it has.
-
-        Raises:
-            ConfigError: If there is no such model or label.
-        """
-        before = self[name]
-        if label not in before.labels:
-            raise ConfigError(
-                f"`label` must be one of {sorted(before.labels)}, the labels of "
-                f"{name!r}. Received: label={label!r}"
-            )
-        changed = self._copy()
-        del self._find(changed._config, name).version_labels[label]
-        left = before.labels[label]
-        kept = [v for v in before.standby if v != left]
-        return changed.with_versions(
-            name, kept if len(before.labels) > 1 else [*kept, left]
-        )
-
     def write(self, path: Path) -> None:
-        """Writes the file, whole or not at all: a server may read it at any moment.
+        """Writes the file atomically, because a server may read it at any time.
 
         Args:
-            path: The file; its folder must exist.
+            path: Output file; its folder must exist.
 
         Raises:
-            OSError: If it cannot be written.
+            OSError: If the file cannot be written.
         """
-        with whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(self.text, encoding="utf-8")
 
     def __eq__(self, other: object) -> bool:
@@ -296,22 +265,22 @@ def read_models(path: Path) -> Models:
         path: The file.
 
     Raises:
-        OSError: If it cannot be read.
-        ConfigError: If no server would take it.
+        OSError: If the file cannot be read.
+        ConfigError: If the server would reject it.
     """
     return Models(path.read_text(encoding="utf-8"))
 
 
 def write_monitoring(path: Path) -> None:
-    """Writes a `monitoring.config` that turns on metrics in Prometheus's format.
+    """Writes a `monitoring.config` that enables the Prometheus metrics page.
 
     Args:
-        path: The file; its folder must exist.
+        path: Output file; its folder must exist.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
-    with whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(
             f'prometheus_config {{\n  enable: true\n  path: "{METRICS_PATH}"\n}}\n',
             encoding="utf-8",
@@ -321,14 +290,14 @@ def write_monitoring(path: Path) -> None:
 def _check_name(name: str) -> None:
     if not name or "/" in name:
         raise ConfigError(
-            f"`name` must not be empty and have no '/'. Received: name={name!r}"
+            f"`name` must not be empty or contain '/'. Received: name={name!r}"
         )
 
 
 def _check_base_path(path: str) -> None:
     if not re.match(r"/|[A-Za-z][A-Za-z0-9+.-]*://", path):
         raise ConfigError(
-            "`base_path` must be an absolute path or a URI, as the server sees it. "
+            "`base_path` must be an absolute path or a URI. "
             f"Received: base_path={path!r}"
         )
 

@@ -1,11 +1,10 @@
-"""Which version of a model gets which traffic: labels moved, old versions removed.
+"""Releases: move a label between versions, roll back, and remove old versions.
 
-Labels live in the server's `models.config`
-(`recdistill.serving.deploy.models_config`), which it
-reads again every few seconds. A server moves a label only to a version that it has
-loaded; so a promotion to a version that it does not load yet takes two turns: the first
-has it loaded, the second, once the server has it, moves the label. Both are the same
-call.
+Labels are in the server's `models.config` (`recdistill.serving.deploy.models_config`),
+which the server reloads every few seconds. A server moves a label only to a version
+that it has loaded. A promotion to another version therefore takes two calls of
+`promote`: the first one makes the server load the version, and the second one, after it
+has done so, moves the label.
 """
 
 from __future__ import annotations
@@ -18,29 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
 from recdistill.export.layout import read_manifest, versions
 from recdistill.export.publishing import hashes
 from recdistill.serving.deploy.models_config import STABLE, Models, read_models
 
-__all__ = ["Release", "ReleaseError", "promote", "prune", "rollback"]
+__all__ = ["Release", "promote", "prune", "rollback"]
 
 MODELS_CONFIG = "models.config"
-"""Beside the folders of all models, unless the caller says otherwise."""
+"""Default name of the file, next to the models' folders."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """What a label did.
+    """Result of moving a label.
 
     Attributes:
         label: The label.
-        version: Where it is, or will be.
-        before: Where it was; None for a new label.
-        state: "moved"; "loading" where the server must load the version first, and the
-            label is still where it was; "unchanged".
-        config: The `models.config` that says so.
+        version: The version that has, or will have, the label.
+        before: The version that had it before; None for a new label.
+        state: "moved"; "loading" if the server must load the version first and the
+            label has not moved yet; or "unchanged".
+        config: The `models.config` with the label.
     """
 
     label: str
@@ -58,26 +57,27 @@ def promote(
     config: Path | None = None,
     now: bool = False,
 ) -> Release:
-    """Moves a label to a version, if the version's files are those of its manifest.
+    """Moves a label to a version whose files match its manifest.
 
     Args:
-        folder: The folder of the model's versions, `…/name`.
-        version: The version; the highest if not given.
-        label: The label; a new one is made.
-        config: The server's `models.config`; `models.config` beside `folder` if not
-            given. Made where it is missing.
-        now: Whether to move the label in one turn, though the server may not have
-            loaded the version: for a server that is not running.
+        folder: Folder of the model's versions, `…/name`.
+        version: The version; None for the highest.
+        label: The label; it is created if it does not exist.
+        config: The server's `models.config`; None for `models.config` next to
+            `folder`. It is created if it does not exist.
+        now: Whether to move the label at once even if the server may not have loaded
+            the version, for a server that is not running.
 
     Raises:
-        ReleaseError: If there is no such version, or its files changed.
-        BusyError: If another process is at work there.
-        ConfigError: If `models.config` is none.
+        ReleaseError: If the version does not exist or its files have changed.
+        NotAnExportError: If the version has no manifest.
+        BusyError: If another process is using the folder.
+        ConfigError: If `models.config` is invalid.
     """
     path = config or folder.parent / MODELS_CONFIG
-    with _holding(folder):
+    with _locked(folder):
         version = _known(folder, version)
-        _check_whole(folder / str(version))
+        _check_files(folder / str(version))
         models = read_models(path) if path.exists() else Models()
         if folder.name not in models.names:
             models = models.with_model(folder.name, str(folder.resolve()))
@@ -99,20 +99,24 @@ def promote(
 def rollback(
     folder: Path, *, label: str = STABLE, config: Path | None = None
 ) -> Release:
-    """Moves a label back to the version that it left, which is loaded still.
+    """Moves a label back to the version that it left, which is still loaded.
+
+    A second rollback reverts the first.
 
     Args:
-        folder: The folder of the model's versions.
+        folder: Folder of the model's versions.
         label: The label.
         config: As in `promote`.
 
     Raises:
-        ReleaseError: If there is no such label, or no loaded version without a label.
-        BusyError: If another process is at work there.
-        ConfigError: If `models.config` is none, or does not have the model.
+        ReleaseError: If the label does not exist, no loaded version is without a label,
+            or the version's files have changed.
+        NotAnExportError: If the version has no manifest.
+        BusyError: If another process is using the folder.
+        ConfigError: If `models.config` is invalid or does not have the model.
     """
     path = config or folder.parent / MODELS_CONFIG
-    with _holding(folder):
+    with _locked(folder):
         served = _models(path)[folder.name]
         if label not in served.labels:
             raise ReleaseError(
@@ -120,17 +124,16 @@ def rollback(
                 f"{path}. Received: label={label!r}"
             )
         before = served.labels[label]
-        # A second rollback takes back the first.
         candidates = served.standby
         lower = [v for v in candidates if v < before]
         if not candidates:
             raise ReleaseError(
-                "`label` must have a version to go back to, loaded and without a label "
-                f"of its own. Received: label={label!r} at version {before}, loaded: "
+                "`label` must have a previous version that is loaded and has no label. "
+                f"Received: label={label!r} at version {before}, loaded: "
                 f"{list(served.versions)}"
             )
         version = max(lower or candidates)
-        _check_whole(folder / str(version))
+        _check_files(folder / str(version))
         _models(path).with_label(folder.name, label, version).write(path)
     return Release(label, version, before, "moved", path)
 
@@ -138,27 +141,27 @@ def rollback(
 def prune(
     folder: Path, keep: int, *, config: Path | None = None, unlabelled: bool = False
 ) -> list[int]:
-    """Removes old versions; those that a server loads, labelled ones first, stay.
+    """Removes old versions, except those that `models.config` loads or labels.
 
     Args:
-        folder: The folder of the model's versions.
-        keep: How many of the highest versions stay in any case, at least 1.
+        folder: Folder of the model's versions.
+        keep: Number of highest versions to keep in any case, at least 1.
         config: As in `promote`.
-        unlabelled: Whether the server has no `models.config`, and so no labels.
+        unlabelled: Whether the server has no `models.config` and therefore no labels.
 
     Returns:
         The removed versions, ascending.
 
     Raises:
-        ReleaseError: If `keep` is below 1, or there is no `models.config` though
-            `unlabelled` is not set: what is labelled is then not known.
-        BusyError: If another process is at work there.
-        ConfigError: If `models.config` is none.
+        ReleaseError: If `keep` is below 1, or `models.config` does not exist and
+            `unlabelled` is False.
+        BusyError: If another process is using the folder.
+        ConfigError: If `models.config` is invalid.
     """
     if keep < 1:
         raise ReleaseError(f"`keep` must be at least 1. Received: keep={keep}")
     path = config or folder.parent / MODELS_CONFIG
-    with _holding(folder):
+    with _locked(folder):
         stay: set[int] = set()
         if not unlabelled:
             models = _models(path)
@@ -169,7 +172,7 @@ def prune(
         there = versions(folder)
         gone = [v for v in there[:-keep] if v not in stay]
         for version in gone:
-            # In one step, and to a name that no server loads: never half a version.
+            # Renamed first, so that no server sees an incomplete version.
             aside = folder / f".pruned-{version}"
             os.rename(folder / str(version), aside)
         for aside in folder.glob(".pruned-*"):
@@ -178,19 +181,19 @@ def prune(
 
 
 @contextmanager
-def _holding(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     if not folder.is_dir() or not versions(folder):
         raise ReleaseError(
-            f"`folder` must hold the versions of a model. Received: {folder}"
+            f"`folder` must have the versions of a model. Received: {folder}"
         )
-    with held(folder):
+    with locked_folder(folder):
         yield
 
 
 def _models(path: Path) -> Models:
     if not path.exists():
         raise ReleaseError(
-            "`config` must be the server's models.config, which has the labels. "
+            "`config` must be the server's models.config with the labels. "
             f"Received: {path}, which does not exist"
         )
     return read_models(path)
@@ -205,15 +208,17 @@ def _known(folder: Path, version: int | None) -> int:
     return there[-1] if version is None else version
 
 
-def _check_whole(version: Path) -> None:
-    """The files are those that were proven."""
+def _check_files(version: Path) -> None:
+    """Raises an error unless the files match the hashes in the manifest."""
     if not version.is_dir():
-        raise ReleaseError(f"`version` must be there still. Received: {version}")
+        raise ReleaseError(
+            f"`version` must exist. Received: {version}, which was removed"
+        )
     want = read_manifest(version)["sha256"]
     got = hashes(version)
     if got != want:
         wrong = sorted(n for n in {*got, *want} if got.get(n) != want.get(n))
         raise ReleaseError(
-            "`version` must have the files that were proven at export. Received: "
-            f"{version} with {wrong[0]} changed, missing or new"
+            "`version` must have the files that were checked at export. Received: "
+            f"{version} with {wrong[0]} changed, missing or added"
         )

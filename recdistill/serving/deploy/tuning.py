@@ -1,14 +1,18 @@
-"""A server's configuration for one model on one machine, from measured times."""
+"""Server configuration for one model on one machine, from measured latencies."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recdistill.atomic import whole
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from recdistill.atomic import atomic_write
 from recdistill.errors import TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
@@ -17,6 +21,7 @@ from recdistill.evaluation.latency.saved_model_timing import (
 )
 from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
+    REPEATED,
     CallTime,
     Choice,
     choose_batching,
@@ -30,21 +35,21 @@ from recdistill.serving.deploy.models_config import (
 )
 
 ONLINE = ("serving_default", "recommend", "rank", "encode_query")
-"""Signatures that requests call; the candidate tower works in batch jobs."""
+"""Signatures for online requests; the candidate tower is used in batch jobs."""
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Times by batch size, and the batcher that follows.
+    """Latencies by batch size, and the batching parameters chosen from them.
 
     Attributes:
-        name: The model's name.
-        times: What was measured.
-        slowest: By batch size, the largest p50 and p99 of all signatures.
-        choice: The batcher's parameters, and why.
-        budget_ms: What 99 of 100 requests should stay under.
+        name: Name of the model.
+        times: The measurements.
+        slowest: By batch size, the largest p50 and the largest p99 of all signatures.
+        choice: Batching parameters and the reasons for them.
+        budget_ms: Budget of the p99 in milliseconds.
     """
 
     name: str
@@ -63,29 +68,31 @@ def sweep(
     candidates: int = 100,
     seconds: float = 0.5,
 ) -> Sweep:
-    """Times a model by batch size, and chooses the batcher's parameters.
+    """Measures a model by batch size, and chooses batching parameters.
 
-    All threads are kept busy meanwhile, each with a call that computes alone: so a
-    batcher runs, and so the times have in them what calls take from one another.
+    All threads are busy during the measurement, each with a call that computes on one
+    thread. That is how a batching server runs, so the times include the effect of
+    concurrent calls on each other.
 
     Args:
-        model: The SavedModel, an export of recdistill.
-        budget_ms: What 99 of 100 requests should stay under, inside the server.
-        threads: Batches that run at once: the cores that the server will have.
-        signatures: Those that will be called; one batcher serves all.
-        candidates: Candidates of a row of `rank`.
-        seconds: How long each call is repeated.
+        model: SavedModel folder of an export.
+        budget_ms: Budget of the p99 inside the server, in milliseconds.
+        threads: Number of concurrent batches: the cores of the server.
+        signatures: Signatures that will be called; they share the batching parameters.
+        candidates: Candidates of each row of `rank`.
+        seconds: Duration of the measurement of each call.
 
     Raises:
         ConfigError: If the budget is too small for a single row.
-        TimingError: If the model can't be timed, or has none of the signatures.
+        NotAnExportError: If the model has no manifest.
+        TimingError: If the model cannot be timed or has none of the signatures.
     """
     manifest = read_manifest(model)
     known: Mapping[str, Any] = manifest["signatures"]
     chosen = {name: known[name] for name in signatures if name in known}
     if not chosen:
         raise TimingError(
-            f"`signatures` must have one of {sorted(known)}. "
+            f"`signatures` must include one of {sorted(known)}. "
             f"Received: signatures={list(signatures)}"
         )
     calls = [
@@ -109,7 +116,7 @@ def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
     """By batch size, the largest p50 and the largest p99 of all signatures."""
     found: dict[int, CallTime] = {}
     for each in times.calls:
-        size, latency = each.call.rows, each.load.latency
+        size, latency = each.call.rows, each.throughput.latency
         so_far = found.get(size, CallTime(0.0, 0.0))
         found[size] = CallTime(
             max(so_far.p50, latency.p50), max(so_far.p99, latency.p99)
@@ -123,28 +130,24 @@ def write_configuration(
     *,
     models: str = "/models",
     config: str = "/config",
-    port: int = 8500,
-    rest_port: int = 8501,
 ) -> list[Path]:
     """Writes `models.config`, `batching.config`, `monitoring.config` and the command.
 
-    A `models.config` that names the model already is left as it is: its labels are
-    the business of `recdistill release`.
+    A `models.config` that already has the model is left unchanged, because
+    `recdistill release` manages its labels.
 
     Args:
-        swept: What was measured and chosen.
-        folder: Where to; created where it is missing.
-        models: The folder that holds the models' folders, as the server sees it.
-        config: `folder`, as the server sees it.
-        port: For gRPC.
-        rest_port: For REST and metrics.
+        swept: Measurements and chosen parameters.
+        folder: Output folder; created if it does not exist.
+        models: Folder of the models' folders in the server's file system.
+        config: Path of `folder` in the server's file system.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: If a file that is there is none, or a path is relative.
-        OSError: If something cannot be written.
+        ConfigError: If an existing `models.config` is invalid, or a path is relative.
+        OSError: If a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("models.config", "batching.config", "monitoring.config", "model_server.sh")
@@ -156,32 +159,49 @@ def write_configuration(
     batching = swept.choice.batching
     batching.write(paths[1], explain(swept))
     write_monitoring(paths[2])
-    arguments = server_arguments(
-        config,
-        port=port,
-        rest_port=rest_port,
-        batch_threads=batching.num_batch_threads,
-    )
-    with whole(paths[3]) as aside:
+    arguments = server_arguments(config, batch_threads=batching.num_batch_threads)
+    with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)
     return paths
 
 
 def explain(swept: Sweep) -> list[str]:
-    """Why the parameters are what they are, in lines of at most 76 characters."""
+    """Reasons for the parameters, in lines of at most 76 characters."""
     lines = [
         f"Chosen by recdistill for {swept.name}, version {swept.times.path.name}, and "
         f"a p99 of {swept.budget_ms:g} ms inside the server."
     ]
     if not swept.choice.holds_budget:
-        lines.append(
-            "A FULL BATCH BREAKS THE BUDGET: raise it, or export with smaller warm-up "
-            "requests."
-        )
-    values = vars(swept.choice.batching)
-    for name, reason in swept.choice.why.items():
-        value = values[name]
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        lines.append(f"{name} {shown}: {reason}.")
+        lines.append(_OVER_BUDGET.upper())
+    lines += [f"{name} {value}: {why}." for name, value, why in _reasons(swept.choice)]
     return [part for line in lines for part in textwrap.wrap(line, 76)]
+
+
+def render_sweep(swept: Sweep) -> Group:
+    """Terminal tables of latencies by batch size, and of parameters with reasons."""
+    table = Table(title=f"{swept.name}: a full batch while all threads are busy")
+    for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
+        table.add_column(heading, justify="right")
+    for size, time in sorted(swept.slowest.items()):
+        row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
+        chosen = size == swept.choice.batching.max_batch_size
+        table.add_row(str(size), *row, style="bold" if chosen else None)
+    reasons = Table(show_header=False, box=None)
+    for name, value, why in _reasons(swept.choice):
+        reasons.add_row(Text(name, style="bold"), value, Text(why, style="dim"))
+    warning = Text(_OVER_BUDGET, style="bold yellow")
+    return Group(table, reasons, *([] if swept.choice.holds_budget else [warning]))
+
+
+_OVER_BUDGET = (
+    "A full batch exceeds the budget: raise it, or export with smaller warm-up "
+    "requests."
+)
+
+
+def _reasons(choice: Choice) -> Iterator[tuple[str, str, str]]:
+    """Name, value and reason of each parameter."""
+    for name, why in choice.why.items():
+        value = getattr(choice.batching, name)
+        yield name, " ".join(map(str, value)) if name in REPEATED else str(value), why

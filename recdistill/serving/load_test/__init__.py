@@ -1,1 +1,1 @@
-"""The load test."""
+"""Load test of a served model."""

@@ -1,4 +1,4 @@
-"""A picture of a load test: latency over time, and the curve of percentiles."""
+"""Plot of a load test: latency over time, and latency by percentile."""
 
 from __future__ import annotations
 
@@ -9,98 +9,105 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from recdistill.serving.load_test.load_runs import LoadResult, latency_over_time
+from recdistill.evaluation.latency.percentiles import percentiles
+from recdistill.serving.load_test.load_report import headline
+from recdistill.serving.load_test.load_result import LoadResult
+from recdistill.serving.load_test.request_samples import Samples
 
-__all__ = ["plot_load_test"]
+__all__ = ["latency_over_time", "plot_load_test"]
 
-_MEDIAN, _SLOW, _BAD, _SWAP = "#1f5fa8", "#d9822b", "#b3202c", "#8a8f98"
-_MOST_POINTS = 20_000
+_BLUE, _ORANGE, _RED, _GREY = "#1f5fa8", "#d9822b", "#b3202c", "#8a8f98"
 
 
 def plot_load_test(result: LoadResult, path: Path) -> None:
-    """Draws a load test.
+    """Plots a load test and writes the figure to a file.
 
-    Left every request by when it was due, with median and p99 of short spans of the
-    test; requests that failed are ticks at the upper edge, and the swap of a version is
-    shaded. Right the latency at each percentile, its axis stretched towards 100 as far
-    as there are requests to tell.
+    The left panel shows each answered request by when it was due, with median and p99
+    over time; failed requests are ticks at the upper edge, and the loading of a new
+    version is shaded. The right panel shows the latency at each percentile; its axis is
+    logarithmic towards 100 %.
 
     Args:
-        result: What was measured.
-        path: Where to; the ending says the format, such as ".png" or ".svg".
+        result: Result of the load test.
+        path: Output file; its suffix selects the format, such as ".png" or ".svg".
 
     Raises:
-        ValueError: If matplotlib does not know the ending.
+        ValueError: If matplotlib does not support the suffix.
         OSError: If the file cannot be written.
     """
     figure = Figure(figsize=(11, 4.2), dpi=130, layout="constrained")
     time, curve = figure.subplots(1, 2, width_ratios=(3, 2), sharey=True)
     _draw_time(time, result)
     _draw_curve(curve, result)
-    load = result.load
-    how = (
-        f"open loop, {load.rate:,.4g} requests a second"
-        if load.rate
-        else f"closed loop, {load.clients} clients"
-    )
-    work = result.workload
-    figure.suptitle(f"{work.signature} of {work.target.model}, {how}", fontsize=12)
+    figure.suptitle(headline(result), fontsize=10)
     figure.savefig(path)
 
 
+def latency_over_time(
+    samples: Samples, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Median and p99 of the latency in equal intervals of time.
+
+    Args:
+        samples: Samples of a test.
+        bins: Number of intervals.
+
+    Returns:
+        Midpoints of the intervals in seconds, median and p99 in milliseconds, `(bins,)`
+        each; NaN for an interval without answers.
+    """
+    due, latency = samples.due_s[samples.answered], samples.latency_s[samples.answered]
+    edges = np.linspace(0.0, float(samples.due_s.max(initial=1e-9)), bins + 1)
+    place = np.clip(np.searchsorted(edges, due, side="right") - 1, 0, bins - 1)
+    found = [
+        percentiles(latency[place == n] * 1e3, [50, 99])
+        if n in place
+        else [np.nan, np.nan]
+        for n in range(bins)
+    ]
+    median, slow = np.array(found).T
+    return (edges[:-1] + edges[1:]) / 2, median, slow
+
+
 def _draw_time(axes: Axes, result: LoadResult) -> None:
-    samples = result.samples
-    answered = np.flatnonzero(samples.answered)
-    # A sample of them, but the slowest always: they are what one looks for.
-    step = max(1, len(answered) // _MOST_POINTS)
-    slowest = answered[np.argsort(samples.latency_s[answered])[-500:]]
-    shown = np.union1d(answered[::step], slowest)
+    samples, answered = result.samples, result.samples.answered
     axes.plot(
-        samples.due_s[shown],
-        samples.latency_s[shown] * 1e3,
+        samples.due_s[answered],
+        samples.latency_s[answered] * 1e3,
         ".",
-        color=_MEDIAN,
-        alpha=float(np.clip(600 / max(1, len(shown)), 0.15, 0.6)),
-        markersize=3.5,
+        color=_BLUE,
+        alpha=0.3,
+        markersize=3,
         markeredgewidth=0,
         rasterized=True,
     )
-    spans = int(np.clip(len(answered) / 50, 8, 60))
-    middle, median, slow = latency_over_time(samples, spans)
-    axes.plot(middle, slow, color=_SLOW, linewidth=1.6, label="p99")
-    axes.plot(middle, median, color=_MEDIAN, linewidth=1.6, label="median")
-    failed = samples.due_s[~samples.answered]
+    bins = int(np.clip(result.answered / 50, 8, 60))
+    middle, median, slow = latency_over_time(samples, bins)
+    axes.plot(middle, slow, color=_ORANGE, label="p99")
+    axes.plot(middle, median, color=_BLUE, label="median")
+    failed = samples.due_s[~answered]
     if len(failed):
+        height, label = np.full(len(failed), 0.98), f"failed ({len(failed):,})"
         axes.plot(
             failed,
-            np.full(len(failed), 0.98),
+            height,
             "|",
-            color=_BAD,
+            color=_RED,
             markersize=9,
             transform=axes.get_xaxis_transform(),
-            label=f"failed ({len(failed):,})",
+            label=label,
         )
     if result.swap is not None:
-        end = result.swap.available_s
-        last = samples.elapsed_s if end is None else end
-        axes.axvspan(
-            result.swap.published_s,
-            last,
-            color=_SWAP,
-            alpha=0.25,
-            linewidth=0,
-            label=f"version {result.swap.version} loads",
-        )
+        end = result.swap.available_s or samples.elapsed_s
+        label = f"version {result.swap.version} loads"
+        axes.axvspan(result.swap.published_s, end, color=_GREY, alpha=0.25, label=label)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.margins(y=0.12)
     axes.set_xlabel("due, seconds since the start")
     axes.set_ylabel("latency, ms")
     axes.grid(alpha=0.25)
-    # Above, for the peaks are what one looks for.
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=9, frameon=False
-    )
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
     axes.set_xlim(0, max(result.load.seconds, float(samples.due_s.max(initial=0.0))))
 
 
@@ -111,28 +118,15 @@ def _draw_curve(axes: Axes, result: LoadResult) -> None:
     if not len(latency):
         axes.text(0.5, 0.5, "no answers", transform=axes.transAxes, ha="center")
         return
+    # The axis counts nines: 0.9 is at 1 and 0.99 at 2.
     ranks = (np.arange(len(latency)) + 0.5) / len(latency)
-    nines = -np.log10(1 - ranks)  # 0.9 is one nine, 0.99 two.
-    axes.plot(nines, latency, color=_MEDIAN, linewidth=1.8, drawstyle="steps-post")
-    marks = {
-        50.0: result.latency.p50,
-        90.0: result.latency.p90,
-        99.0: result.latency.p99,
-        99.9: result.latency.p99_9,
-    }
-    shown = {p: v for p, v in marks.items() if v is not None}
-    shown = {p: v for p, v in shown.items() if len(latency) * (100 - p) >= 100}
-    places = {p: -np.log10(1 - p / 100) for p in shown}
-    for percent, value in shown.items():
-        axes.plot(places[percent], value, "o", color=_SLOW, markersize=5)
-        median = percent == 50  # Left of it there is no room.
-        axes.annotate(
-            f"{value:,.2f} ms",
-            (places[percent], value),
-            xytext=(7, -11) if median else (-5, 6),
-            textcoords="offset points",
-            fontsize=9,
-            ha="left" if median else "right",
-        )
-    axes.set_xticks(list(places.values()), [f"p{percent:g}" for percent in places])
-    axes.set_xlim(0, float(nines[-1]) * 1.02)
+    axes.plot(-np.log10(1 - ranks), latency, color=_BLUE, drawstyle="steps-post")
+    # A percentile is marked only if at least one request lies above it.
+    marks = [p for p in (50, 90, 99, 99.9) if len(latency) * (100 - p) >= 100]
+    places = [float(-np.log10(1 - p / 100)) for p in marks]
+    values = percentiles(latency, marks)
+    axes.plot(places, values, "o", color=_ORANGE, markersize=5)
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(f"{value:,.2f} ms", (place, value), ha="right", va="bottom")
+    axes.set_xticks(places, [f"p{percent:g}" for percent in marks])
+    axes.set_xlim(left=0)

@@ -1,4 +1,4 @@
-"""A load test on the terminal."""
+"""Report of a load test for the terminal."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.serving.load_test.load_runs import LoadResult
+from recdistill.serving.load_test.load_result import LoadResult
 from recdistill.serving.load_test.rate_search import RateSearch
-from recdistill.serving.load_test.samples import Percentiles
+from recdistill.serving.load_test.request_samples import Percentiles
+from recdistill.serving.load_test.version_swap import Swap
 
-__all__ = ["render_load_test"]
+__all__ = ["headline", "render_load_test"]
 
 
 def render_load_test(
     result: LoadResult, search: RateSearch | None = None
 ) -> RenderableType:
-    """Makes the sheet of a load test, for `rich.console.Console.print`.
+    """Report of a load test, to print with `rich.console.Console.print`.
 
     Args:
-        result: What was measured.
-        search: What the search for a rate found, if there was one.
+        result: Result of the load test.
+        search: Result of the search for a rate, if there was one.
 
     Returns:
         A renderable that fits 80 columns.
@@ -29,21 +30,19 @@ def render_load_test(
     parts: list[RenderableType] = []
     if search is not None:
         parts += [_trials(search), Text(), _verdict(search), Text()]
-    parts += [Text(_headline(result), style="bold"), Text(), _latencies(result), Text()]
+    parts += [Text(headline(result), style="bold"), Text(), _latencies(result), Text()]
     parts.append(_facts(result))
     if result.generator_was_late:
-        parts += [
-            Text(),
-            Text(
-                "The generator itself was late: the latencies are upper bounds. Give "
-                "it more `--processes`, or another machine.",
-                style="yellow",
-            ),
-        ]
+        warning = (
+            "The load generator was late, so the latencies are upper bounds. Use more "
+            "`--processes` or another machine."
+        )
+        parts += [Text(), Text(warning, style="yellow")]
     return Group(*parts)
 
 
-def _headline(result: LoadResult) -> str:
+def headline(result: LoadResult) -> str:
+    """Signature, model, server, kind of load and duration, in two lines."""
     load, work = result.load, result.workload
     queries = f" of {work.batch_size} queries" if work.batch_size > 1 else ""
     if load.rate:
@@ -84,24 +83,21 @@ def _facts(result: LoadResult) -> Table:
     table.add_row("Throughput", throughput)
     errors = ", ".join(f"{n:,} {code}" for code, n in samples.errors.items())
     table.add_row("Errors", Text(errors, style="red") if errors else "none")
-    table.add_row("Queries", f"{result.workload.queries:,} different ones")
+    table.add_row("Queries", f"{result.workload.queries:,} distinct")
     if samples.versions:
         answers = (f"{v}: {n:,} answers" for v, n in samples.versions.items())
         table.add_row("Versions", ", ".join(answers))
     if result.swap is not None:
-        table.add_row("Swap", _swap(result))
+        table.add_row("Swap", _swap(result.swap))
     return table
 
 
-def _swap(result: LoadResult) -> str:
-    swap = result.swap
-    if swap is None:
-        return "none"
-    begun = f"version {swap.version} appeared after {swap.published_s:.1f} s"
+def _swap(swap: Swap) -> str:
+    published = f"version {swap.version} was published after {swap.published_s:.1f} s"
     if swap.available_s is None:
-        return f"{begun}; it was not loaded when the test ended"
+        return f"{published} and was not loaded by the end of the test"
     took = swap.available_s - swap.published_s
-    return f"{begun} and had taken over {took:.1f} s later"
+    return f"{published} and had replaced its predecessor {took:.1f} s later"
 
 
 def _trials(search: RateSearch) -> Table:
@@ -121,12 +117,12 @@ def _trials(search: RateSearch) -> Table:
 
 
 def _verdict(search: RateSearch) -> Text:
-    budget = f"p99 within {search.budget_ms:g} ms"
+    budget = f"the budget of {search.budget_ms:g} ms at p99"
     if search.rate is None:
-        return Text(f"No rate kept the {budget}.", style="bold red")
-    text = Text(f"{search.rate:,.1f} requests a second keep the {budget}.", "bold")
+        return Text(f"No tested rate was within {budget}.", style="bold red")
+    text = Text(f"{search.rate:,.1f} requests a second are within {budget}.", "bold")
     if search.limited_by == "generator":
         text.append(
-            " At higher rates the generator was late: the server may be good for more."
+            " At higher rates the load generator was late: the server may sustain more."
         )
     return text

@@ -1,4 +1,4 @@
-"""The highest rate at which the p99 keeps within a budget."""
+"""Search for the highest request rate whose p99 is within a budget."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Measured", "RateSearch", "Trial", "find_rate"]
+from recdistill.errors import LoadTestError
+
+__all__ = ["RateSearch", "Trial", "find_rate"]
 
 _PRECISION = 1.1
 """The search ends when the bracket is no wider than this ratio."""
@@ -19,24 +21,23 @@ _CONFIRMATIONS = 5
 _LONGER = 3
 
 
-class Measured(Protocol):
-    """What the search reads of a test."""
+class _Measured(Protocol):
+    """The figures of a load test that the search uses; see `LoadResult`."""
 
     @property
-    def p99_ms(self) -> float:
-        """p99 of the answered requests, in milliseconds; infinite if there is none."""
+    def p99_ms(self) -> float: ...
 
     @property
-    def lag_p99_ms(self) -> float:
-        """p99 of how late the generator was."""
+    def lag_p99_ms(self) -> float: ...
 
     @property
-    def failed(self) -> int:
-        """Number of requests without an answer."""
+    def failed(self) -> int: ...
 
     @property
-    def throughput(self) -> float:
-        """Answers a second."""
+    def throughput(self) -> float: ...
+
+
+_Measure = Callable[[float, float], _Measured]
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class Trial:
 
     Attributes:
         rate: Requests a second.
-        seconds: For how long.
-        p99_ms: What came of it, in milliseconds; None where nothing was answered.
-        failed: Requests without an answer.
+        seconds: Duration.
+        p99_ms: p99 of the latency in milliseconds; None without answers.
+        failed: Number of requests without an answer.
         throughput: Answers a second.
-        passed: Whether it kept the budget.
-        why: In a few words.
+        passed: Whether the p99 was within the budget.
+        why: The reason, in a few words.
     """
 
     rate: float
@@ -64,14 +65,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class RateSearch:
-    """What the search found.
+    """Result of the search.
 
     Attributes:
-        budget_ms: The budget of the p99.
-        rate: The highest rate that kept it, confirmed by a longer test; None if none
-            did.
-        limited_by: "server"; or "generator", if the first rate that failed did so
-            because the generator was late, and the server may be good for more.
+        budget_ms: Budget of the p99 in milliseconds.
+        rate: The highest rate within the budget, confirmed by a longer test; None if
+            no rate was.
+        limited_by: "server"; or "generator" if the lowest rate that failed did so
+            because the generator was late: the server may then sustain more.
         trials: All tests, in order.
     """
 
@@ -82,33 +83,34 @@ class RateSearch:
 
 
 def find_rate(
-    measure: Callable[[float, float], Measured],
+    measure: _Measure,
     budget_ms: float,
     *,
     first_rate: float = 50.0,
     seconds: float = 5.0,
 ) -> RateSearch:
-    """Brackets the highest rate that keeps a p99, and confirms it.
+    """Search for the highest rate whose p99 is within a budget.
 
-    Doubles the rate until the budget is broken (or halves it, five times at most, until
-    it is kept), halves the bracket on a logarithmic scale until it is 10 % wide, and
-    repeats its lower end three times as long. Where that fails it goes down by 10 %,
-    five times at most. A test fails when a request fails, the p99 is over the budget,
-    or the answers fall behind the requests by 5 %: such a queue grows, and the p99 with
-    it, only the test was too short to see it.
+    Doubles the rate until a test fails (or halves it, at most five times, until one
+    passes), bisects the bracket on a logarithmic scale until it is 10 % wide, and
+    repeats its lower end for three times as long. If that fails, the rate is lowered by
+    10 %, at most five times. A test fails if a request fails, the p99 exceeds the
+    budget, or the answers fall behind the requests by 5 %: the queue then grows, and
+    the p99 would exceed the budget in a longer test.
 
     Args:
-        measure: Runs a test of a rate, in requests a second, for so many seconds.
-        budget_ms: Above 0.
-        first_rate: Where to begin, in requests a second.
-        seconds: Length of a test; up to four times as long where there would be no 300
-            requests.
+        measure: Runs a test, given a rate in requests a second and a duration in
+            seconds.
+        budget_ms: Budget of the p99 in milliseconds, above 0.
+        first_rate: The first rate tried, in requests a second.
+        seconds: Duration of a test; up to four times as long if it would have fewer
+            than 300 requests.
 
     Raises:
-        ValueError: If a value is not positive.
+        LoadTestError: If a value is not positive.
 
     Example:
-        A server whose latency is 1 ms until it breaks down at 240 requests a second.
+        A server whose latency is 1 ms up to 240 requests a second and 900 ms above.
 
         >>> from types import SimpleNamespace
         >>> def measure(rate, seconds):
@@ -120,36 +122,24 @@ def find_rate(
         >>> round(found.rate), found.limited_by, len(found.trials)
         (238, 'server', 8)
     """
-    for name, value in {
-        "budget_ms": budget_ms,
-        "first_rate": first_rate,
-        "seconds": seconds,
-    }.items():
+    settings = {"budget_ms": budget_ms, "first_rate": first_rate, "seconds": seconds}
+    for name, value in settings.items():
         if not 0 < value < math.inf:
-            raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+            raise LoadTestError(f"`{name}` must be positive. Received: {name}={value}")
     search = _Search(measure, budget_ms, seconds)
     low = search.bracket(first_rate)
-    return RateSearch(
-        budget_ms,
-        None if low is None else search.confirmed(low),
-        search.limited_by,
-        search.trials,
-    )
+    rate = None if low is None else search.confirmed(low)
+    return RateSearch(budget_ms, rate, search.limited_by, search.trials)
 
 
 class _Search:
-    def __init__(
-        self,
-        measure: Callable[[float, float], Measured],
-        budget_ms: float,
-        seconds: float,
-    ) -> None:
+    def __init__(self, measure: _Measure, budget_ms: float, seconds: float) -> None:
         self.measure, self.budget_ms, self.seconds = measure, budget_ms, seconds
         self.trials: list[Trial] = []
         self.lowest_failure, self.limited_by = math.inf, "server"
 
     def bracket(self, rate: float) -> float | None:
-        """The highest rate that passed; None if none did."""
+        """Highest rate that passed; None if none did."""
         low: float | None = None
         while self.lowest_failure == math.inf and rate <= _MOST_RATE:
             if self.passes(rate):
@@ -165,7 +155,7 @@ class _Search:
         return low
 
     def confirmed(self, rate: float) -> float | None:
-        """The rate, or one somewhat lower, that passes a longer test."""
+        """The given rate, or a slightly lower one, that passes a longer test."""
         for _ in range(_CONFIRMATIONS):
             if self.passes(rate, _LONGER):
                 return rate
@@ -173,7 +163,7 @@ class _Search:
         return None
 
     def passes(self, rate: float, longer: int = 1) -> bool:
-        """Runs a test."""
+        """Runs a test and records it."""
         stretched = min(_LEAST_REQUESTS / rate, _MOST_STRETCHED * self.seconds)
         seconds = longer * max(self.seconds, stretched)
         got = self.measure(rate, seconds)
@@ -188,9 +178,8 @@ class _Search:
             passed, why = True, "within the budget"
         if not passed and rate < self.lowest_failure:
             self.lowest_failure = rate
-            self.limited_by = (
-                "generator" if why == "the generator was late" else "server"
-            )
+            limited = why == "the generator was late"
+            self.limited_by = "generator" if limited else "server"
         self.trials.append(
             Trial(
                 round(rate, 2),

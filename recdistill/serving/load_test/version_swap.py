@@ -1,4 +1,4 @@
-"""A new version appears while requests run: what `load-test --reload-during` does."""
+"""Version swap during a load test (`load-test --reload-during`)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recdistill.atomic import held
+from recdistill.atomic import locked_folder
 from recdistill.export.layout import find_version
 from recdistill.serving.client.protocols import VersionStatus
 from recdistill.serving.client.serving_errors import ServingError
 
 __all__ = ["Swap", "VersionSwap", "staged_copy"]
 
-_LOOK_EVERY_S = 0.05
+_POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class Swap:
-    """When a version was swapped, in seconds since the start of the test.
+    """Times of a version swap, in seconds since the start of the test.
 
     Attributes:
-        version: The version that appeared.
+        version: The new version.
         published_s: When its folder appeared.
-        available_s: When it answered and the one before it was gone; None if that did
-            not happen while the test ran.
+        available_s: When it was available and the previous version was unloaded; None
+            if that did not happen before the end of the test.
     """
 
     version: int
@@ -38,12 +38,12 @@ class Swap:
 
 
 class VersionSwap:
-    """Publishes a staged copy at its time, in a thread of its own.
+    """Publishes a staged version during the test, from a thread.
 
     Args:
-        staging: The copy.
-        version: The number that it gets.
-        versions: Asks the server for its versions.
+        staging: Folder of the staged version.
+        version: Its version number.
+        versions: Function that returns the server's versions.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class VersionSwap:
         self._swap: Swap | None = None
 
     def begin(self, start: float, after_s: float) -> None:
-        """Publishes so many seconds after the start of the test.
+        """Schedules the publication.
 
         Args:
-            start: The start, on the clock of `time.monotonic`.
-            after_s: Seconds from there.
+            start: Start of the test on the clock of `time.monotonic`.
+            after_s: Seconds from the start to the publication.
         """
         self._thread = threading.Thread(
             target=self._run, args=(start, after_s), daemon=True
@@ -67,7 +67,7 @@ class VersionSwap:
         self._thread.start()
 
     def end(self) -> Swap | None:
-        """What happened, once the test is over; None if it ended too early for it."""
+        """Ends the swap and returns it; None if the version was not yet published."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
@@ -79,8 +79,8 @@ class VersionSwap:
         os.rename(self._staging, self._staging.parent / str(self._version))
         published = time.monotonic() - start
         self._swap = Swap(self._version, published, None)
-        while not self._over.wait(_LOOK_EVERY_S):
-            # While a server is busy with loading it may be late to say so.
+        while not self._over.wait(_POLL_S):
+            # A server that is busy loading may time out.
             with contextlib.suppress(ServingError):
                 if self._is_swapped():
                     available = time.monotonic() - start
@@ -89,38 +89,38 @@ class VersionSwap:
 
     def _is_swapped(self) -> bool:
         states = {each.version: each.state for each in self._versions()}
-        mine = states.pop(self._version, "UNKNOWN")
-        older = [s for v, s in states.items() if v < self._version]
-        return mine == "AVAILABLE" and all(s == "END" for s in older)
+        newer = states.pop(self._version, "UNKNOWN")
+        older = [state for v, state in states.items() if v < self._version]
+        return newer == "AVAILABLE" and all(state == "END" for state in older)
 
 
 @contextlib.contextmanager
 def staged_copy(
     folder: Path, versions: Callable[[], list[VersionStatus]]
 ) -> Iterator[VersionSwap]:
-    """A copy of the newest version, ready to appear beside it; gone in the end.
+    """Stages a copy of the latest version as the next one, and removes it afterwards.
 
-    It is copied in full before the test, so that the test sees the load of a version
-    and not the copy. It appears by one rename, and goes by one.
+    The copy is complete before the test starts, so that the test measures the loading
+    of a version and not the copying of files. It is published and removed by renaming.
 
     Args:
         folder: `<export>/<name>`, the folder that the server watches.
-        versions: Asks the server for its versions.
+        versions: Function that returns the server's versions.
 
     Raises:
-        BusyError: If an export is being written there.
+        BusyError: If an export is being written to the folder.
         NotAnExportError: If the folder has no version.
         OSError: If the copy cannot be written.
     """
-    newest = find_version(folder)
-    folder = newest.parent
-    version = int(newest.name) + 1
-    # Not a number: no server loads it. A number with the export's prefix: the next
-    # export clears away what a killed test left.
+    latest = find_version(folder)
+    folder = latest.parent
+    version = int(latest.name) + 1
+    # Servers ignore names that are not numbers. The next export removes folders with
+    # this prefix, should the test be killed.
     staging = folder / f".staging-load-test-{version}"
-    with held(folder):
+    with locked_folder(folder):
         try:
-            shutil.copytree(newest, staging)
+            shutil.copytree(latest, staging)
             yield VersionSwap(staging, version, versions)
         finally:
             published = folder / str(version)

@@ -1,7 +1,7 @@
-"""What a load test asks: real queries, as messages that are ready to be sent.
+"""Workload of a load test: real queries, serialised into messages in advance.
 
-Everything that costs time is done before the clock starts: the generator only sends
-bytes.
+Everything that takes time is done before the test starts, so that the load generator
+only sends bytes.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ __all__ = [
 Row = dict[str, np.ndarray]
 
 MOST_MESSAGES = 2000
-"""Messages that are kept; a longer test sends them again."""
+"""Maximum number of messages; a longer test repeats them."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Messages to send, one after another and then from the start.
+    """Messages to send in order, repeated from the first if the test is longer.
 
     Attributes:
-        messages: At least one.
-        signature: What they ask.
-        batch_size: Queries in each.
-        queries: Number of different queries.
-        target: The model.
+        messages: At least one message.
+        signature: Signature that they call.
+        batch_size: Queries in each message.
+        queries: Number of distinct queries.
+        target: Model, and its version or label, that they address.
     """
 
     messages: Sequence[Message]
@@ -67,24 +67,24 @@ class Workload:
         signature: str,
         batch_size: int,
     ) -> Workload:
-        """Messages of so many queries each, the queries in turn.
+        """Messages of `batch_size` queries each, with the queries in turn.
 
         Args:
             rows: Inputs of each query, each `(1, …)`; at least one query.
-            protocol: How they are sent.
-            target: The model.
-            signature: What is asked.
-            batch_size: Queries a message, at least 1.
+            protocol: gRPC or REST, which serialises the messages.
+            target: Model to address.
+            signature: Signature to call.
+            batch_size: Queries in each message, at least 1.
 
         Raises:
-            QueryError: If there is no query, or the batch size is not positive.
+            QueryError: If there are no queries or the batch size is not positive.
         """
         if not rows or batch_size < 1:
             raise QueryError(
-                "There must be a query, and `batch_size` must be at least 1. Received: "
-                f"{len(rows)} queries, batch_size={batch_size}"
+                "`rows` must have at least one query and `batch_size` must be at least "
+                f"1. Received: {len(rows)} queries, batch_size={batch_size}"
             )
-        # So that each query comes as often as any other, whatever divides what.
+        # One message a query, so that every query is sent equally often.
         count = min(MOST_MESSAGES, len(rows))
         messages = []
         for first in range(count):
@@ -95,17 +95,20 @@ class Workload:
 
 
 def rows_of(queries: Sequence[Query], contract: SignatureContract, k: int) -> list[Row]:
-    """Inputs of queries that may say more than their features.
+    """Inputs of a signature for each query.
 
     Args:
-        queries: Features by name, and beside them `k`, `exclude_ids`, `allow_ids` or
-            `candidate_ids` where the signature takes them. What it does not take is
-            left out.
-        contract: The signature's.
-        k: For queries that do not give it.
+        queries: Features by name and, if the signature has these inputs, `k`,
+            `exclude_ids`, `allow_ids` or `candidate_ids`. Other keys are ignored.
+        contract: Inputs and outputs of the signature.
+        k: Number of items for queries without `k`.
+
+    Returns:
+        The inputs of each query, each `(1, …)`.
 
     Raises:
-        QueryError: If a query does not fit, or lacks the candidates to rank.
+        QueryError: If a query does not match the signature or has no candidates to
+            rank.
     """
     wanted = {*contract.features, *contract.histories.values()}
     rows = []
@@ -159,10 +162,13 @@ def recorded_rows(export: Path, signature: str) -> list[Row]:
 
 
 def queries_from_lines(path: Path) -> list[Query]:
-    """Queries from a file with one JSON object a line.
+    """Queries from a JSON Lines file.
+
+    Args:
+        path: File with one JSON object a line; empty lines are skipped.
 
     Raises:
-        QueryError: If a line is none; says which.
+        QueryError: If a line is not a JSON object; the message has its number.
         OSError: If the file cannot be read.
     """
     queries: list[Query] = []
@@ -173,14 +179,11 @@ def queries_from_lines(path: Path) -> list[Query]:
             try:
                 query = json.loads(line)
             except ValueError as error:
-                raise QueryError(
-                    f"`queries` must have one JSON object a line. Received: line "
-                    f"{number} of {path}: {error}"
-                ) from error
+                query = f"invalid JSON: {error}"
             if not isinstance(query, dict):
                 raise QueryError(
-                    f"`queries` must have one JSON object a line. Received: line "
-                    f"{number} of {path}: {line.strip()[:80]}"
+                    "`queries` must have one JSON object a line. Received: line "
+                    f"{number} of {path}: {str(query)[:80]}"
                 )
             queries.append(query)
     return queries
@@ -197,7 +200,7 @@ def queries_from_columns(columns: Mapping[str, np.ndarray]) -> list[Query]:
 
 
 def _plain(value: object) -> object:
-    """What NumPy's scalars stand for; bytes as text."""
+    """Python value of a NumPy scalar, with bytes decoded to text."""
     plain = value.item() if isinstance(value, np.generic) else value
     return plain.decode() if isinstance(plain, bytes) else plain
 
@@ -208,14 +211,14 @@ def _ids(name: str, query: Query, number: int) -> np.ndarray:
         ids = []
     if not isinstance(ids, Sequence) or isinstance(ids, str):
         raise QueryError(
-            f"`queries` must give a list of {name!r}. Received: {ids!r} in query "
+            f"`queries` must have a list of {name!r}. Received: {ids!r} in query "
             f"{number}"
         )
     return ids_of(name, [ids], 1)
 
 
 def _stacked(rows: Sequence[Row]) -> Row:
-    """The rows as one batch, text padded with "" to the widest."""
+    """Rows joined to one batch; text is padded with "" to the widest row."""
     batch: Row = {}
     for name in rows[0]:
         values = [row[name] for row in rows]

@@ -1,29 +1,32 @@
-"""A server of SavedModels with TensorFlow Serving's protocol, in plain Python.
+"""Embedded server: SavedModels behind TensorFlow Serving's protocol, in Python.
 
-It is for development and small installations: every client of TensorFlow Serving works
-with it unchanged, and mistakes fail in it as they fail there. It loads a SavedModel as
-the C++ server does, and neither Keras nor the rest of this library has a part in it.
+It is for development and small installations. Clients of TensorFlow Serving work with
+it unchanged, and invalid requests fail as they fail there. It loads a SavedModel as the
+C++ server does, without Keras.
 
-What it answers: gRPC `Predict`, `GetModelMetadata`, `GetModelStatus` and
-`HandleReloadConfigRequest`; REST `:predict` in rows and columns, `/metadata`, the
-status, and metrics for Prometheus. `Classify`, `Regress` and `MultiInference` it does
-not.
+It answers gRPC `Predict`, `GetModelMetadata`, `GetModelStatus` and
+`HandleReloadConfigRequest`, and REST `:predict` in rows and columns, `/metadata`, the
+status and metrics for Prometheus. It does not answer `Classify`, `Regress` and
+`MultiInference`.
 
-It differs from the model server in these points, all on the safe side. With batching,
-a request without rows is refused at once, where the model server lets it wait for the
-next one. A configuration that comes as a request may only name folders beside those
-that the server was started with. It listens on the loopback address, and a request has
-a largest size. A model without any version fails at the start instead of waiting for
-one.
+It differs from TensorFlow Serving in the following points, which make it safer:
 
-| file | what it is about |
+* With batching, a request without rows is rejected at once. TensorFlow Serving lets it
+  wait for the next request.
+* A configuration sent as a request may only name folders beside those of the
+  configuration at the start.
+* It listens on the loopback address by default, and limits the size of a request.
+* It does not start if a model does not have a version. TensorFlow Serving waits.
+
+| file | content |
 |---|---|
-| `models.py` | one SavedModel in a session, its signatures and warm-up requests |
-| `versions.py` | the folder of a model: load before unload, retries, policy |
-| `catalogue.py` | models by name, version and label; reconfiguration |
-| `batching.py` | requests put together |
-| `requests.py` | what requests of both protocols have in common |
+| `loaded_model.py` | a SavedModel in a session, its signatures and warm-up requests |
+| `versions.py` | versions of a model: load before unload, retries, version policy |
+| `served_models.py` | models by name, version and label; reconfiguration |
+| `batcher.py` | server-side batching |
+| `requests.py` | requests of both protocols |
 | `grpc_services.py`; `rest.py`, `json_tensors.py` | the two protocols |
-| `metrics.py` | counters and histograms |
-| `local_server.py` | all of it, started, run and drained |
+| `wire_tensors.py` | arrays and `TensorProto` |
+| `server_metrics.py` | counters and histograms |
+| `local_server.py`, `options.py` | start, shutdown and settings of the server |
 """

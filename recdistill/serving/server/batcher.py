@@ -1,8 +1,9 @@
-"""Requests put together: one run of the graph for several of them.
+"""Server-side batching: one run of the graph for several requests.
 
-The rules are the model server's. A batch waits until it is full or its first request
-has waited long enough, and goes to a thread then. All rows of all requests of a batch
-share one width for each input; what one request breaks, it breaks for all in its batch.
+The rules are TensorFlow Serving's. A batch waits until it is full or its first request
+reaches the batch timeout; then a thread runs it. For each input, all requests of a
+batch must have the same width, or be padded to it. An error of one request fails all
+requests of its batch.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recdistill.serving.deploy.batching_config import Batching
-from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import Code, RequestError, invalid
-from recdistill.serving.server.server_metrics import Metrics
+from recdistill.serving.server.server_metrics import ServerMetrics
 
 __all__ = ["Batcher"]
 
 Arrays = list[np.ndarray]
-Run = Callable[[Signature, Arrays, tuple[str, ...]], Arrays]
+Run = Callable[[LoadedSignature, Arrays, tuple[str, ...]], Arrays]
 
 _METRICS = ":tensorflow:serving:batching_session"
 
 _POOL = "batch_threads"
-"""The model server's name of the threads, a label of its metrics."""
+"""TensorFlow Serving's name of the thread pool, a label of its metrics."""
 
 
 @dataclass(eq=False)
 class _Task:
-    """One request; `done` is set when `answer` or `error` is there."""
+    """A request; `done` is set after `answer` or `error`."""
 
     values: Sequence[np.ndarray]
     rows: int
@@ -45,9 +46,9 @@ class _Task:
 
 @dataclass(eq=False)
 class _Batch:
-    """Requests of one signature and one set of outputs that are run together."""
+    """Requests that run together, for one signature and set of outputs."""
 
-    signature: Signature
+    signature: LoadedSignature
     outputs: tuple[str, ...]
     due: float
     tasks: list[_Task] = field(default_factory=list)
@@ -59,12 +60,12 @@ class Batcher:
     """Collects the requests of one version and runs them in batches.
 
     Args:
-        run: Runs one batch.
-        parameters: How batches are formed.
-        metrics: Where sizes and waiting times go.
+        run: Runs a batch.
+        parameters: Batching parameters.
+        metrics: Metrics for batch sizes and queueing times.
     """
 
-    def __init__(self, run: Run, parameters: Batching, metrics: Metrics) -> None:
+    def __init__(self, run: Run, parameters: Batching, metrics: ServerMetrics) -> None:
         self.parameters = parameters
         self._run, self._metrics = run, metrics
         self._changed = threading.Condition()
@@ -79,25 +80,25 @@ class Batcher:
 
     def submit(
         self,
-        signature: Signature,
+        signature: LoadedSignature,
         values: Sequence[np.ndarray],
         outputs: tuple[str, ...],
         timeout_s: float | None = None,
     ) -> Arrays:
-        """Waits for the answer to one request.
+        """Adds a request to a batch and waits for its answer.
 
         Args:
-            signature: What is asked.
-            values: One array for each of its inputs, `(rows, …)`.
+            signature: The signature to call.
+            values: One array for each input, `(rows, …)`.
             outputs: Names of the outputs to compute.
-            timeout_s: How long to wait for the answer.
+            timeout_s: Timeout in seconds.
 
         Returns:
             One array for each of `outputs`, `(rows, …)`.
 
         Raises:
             RequestError: If the request cannot be batched, the queue is full, the
-                answer takes longer than allowed, or the batch failed.
+                request times out, or the batch fails.
         """
         task = _Task(values, self._rows(values), time.monotonic())
         self._metrics.observe(f"{_METRICS}:input_batch_size", task.rows)
@@ -105,14 +106,14 @@ class Batcher:
             self._enqueue(signature, outputs, task)
         if not task.done.wait(timeout_s):
             task.abandoned = True
-            message = "The request waited in the batcher for longer than it may take."
+            message = "The request timed out while it waited for a batch."
             raise RequestError(Code.DEADLINE_EXCEEDED, message)
         if task.error is not None:
             raise RequestError(task.error.code, task.error.message)
         return task.answer
 
     def close(self) -> None:
-        """Runs what waits, then ends the threads."""
+        """Runs the waiting batches, then ends the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -138,13 +139,13 @@ class Batcher:
             )
         if not number:
             raise invalid(
-                "A request must have at least one row where requests are batched: "
-                "the model server leaves an empty one waiting for the next request"
+                "A request must have at least one row if requests are batched. "
+                "TensorFlow Serving would delay it until the next request"
             )
         return number
 
     def _enqueue(
-        self, signature: Signature, outputs: tuple[str, ...], task: _Task
+        self, signature: LoadedSignature, outputs: tuple[str, ...], task: _Task
     ) -> None:
         if self._closed:
             raise RequestError(Code.UNAVAILABLE, "This version is being unloaded.")
@@ -185,11 +186,11 @@ class Batcher:
             except RequestError as error:
                 _fail(batch, error)
             except Exception as error:
-                # A thread that ended would leave all later requests waiting.
+                # The thread must not end, or later requests would wait for ever.
                 _fail(batch, RequestError(Code.INTERNAL, f"Batch failed: {error!r}"))
 
     def _next(self) -> _Batch | None:
-        """The first batch that is full or due; None where no more will come."""
+        """Waits for the first batch that is full or due; None after `close`."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -225,14 +226,14 @@ class Batcher:
 
 
 def _filled(rows: int, allowed: Sequence[int]) -> int:
-    """The size that a batch is filled up to."""
+    """The smallest allowed batch size that fits."""
     return next((size for size in allowed if size >= rows), rows)
 
 
 def _merged(
     name: str, parts: list[np.ndarray], extra_rows: int, pad: bool
 ) -> np.ndarray:
-    """One input of all requests, below one another, with rows to fill the batch up."""
+    """Concatenates an input of all requests, with rows that fill up the batch."""
     shapes = {part.shape[1:] for part in parts}
     if len(shapes) > 1:
         if not pad or len({len(shape) for shape in shapes}) > 1:
@@ -246,20 +247,20 @@ def _merged(
         widest = [max(sizes) for sizes in zip(*shapes, strict=True)]
         parts = [_padded(name, part, widest) for part in parts]
     if extra_rows:
-        # A row that was sent is surely one that the graph takes.
+        # Repeats a row of a request, because the graph accepts it.
         parts = [*parts, np.repeat(parts[-1][:1], extra_rows, axis=0)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _padded(name: str, part: np.ndarray, widest: Sequence[int]) -> np.ndarray:
-    """The array made wider with its own first value, as the model server does it."""
+    """Pads an array with its first value, as TensorFlow Serving does."""
     gaps = [wide - size for wide, size in zip(widest, part.shape[1:], strict=True)]
     if not any(gaps):
         return part
     if not part.size:
         raise invalid(
             f"Tensors with name '{name}' from different tasks cannot be padded: one "
-            "has no value that could be repeated. Send one empty string instead."
+            "is empty, so it has no value to repeat. Send one empty string instead."
         )
     wider = np.full((len(part), *widest), part.flat[0], part.dtype)
     wider[tuple(slice(size) for size in part.shape)] = part

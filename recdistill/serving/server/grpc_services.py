@@ -1,4 +1,4 @@
-"""The gRPC side: TensorFlow Serving's services, by their official stubs."""
+"""gRPC services of the embedded server, on the official stubs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcServer:
-    """Listens for gRPC.
+    """gRPC server.
 
     Args:
-        requests: Answers them.
+        requests: Answers the requests.
         options: Address, port, threads and limits.
 
     Raises:
-        ServeError: If the port cannot be had.
+        ServeError: If the port is not available.
     """
 
     def __init__(self, requests: Requests, options: ServerOptions) -> None:
@@ -49,7 +49,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # A second server on the port would get every other request.
+                # Else a second server could share the port and get some requests.
                 ("grpc.so_reuseport", 0),
             ],
         )
@@ -69,14 +69,14 @@ class GrpcServer:
             raise ServeError(message) from error
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to answer requests."""
         self._server.start()
 
     def stop(self, grace_s: float) -> None:
-        """Takes no more requests, and waits for those that are worked on.
+        """Rejects new requests and waits for running ones.
 
         Args:
-            grace_s: How long to wait, in seconds, before they are broken off.
+            grace_s: Seconds until running requests are cancelled.
         """
         self._server.stop(grace_s).wait()
 
@@ -149,5 +149,5 @@ def _refuse(context: grpc.ServicerContext, error: RequestError) -> NoReturn:
 
 
 def _only_predict(method: str) -> RequestError:
-    message = f"{method} is not offered by the embedded server. Use Predict."
+    message = f"The embedded server does not support {method}. Use Predict."
     return RequestError(Code.UNIMPLEMENTED, message)

@@ -1,8 +1,8 @@
-"""Bodies of REST requests and answers: JSON to arrays, and back.
+"""JSON bodies of REST requests and answers, as arrays.
 
-A body is in rows (`"instances": [{…}, …]`) or in columns (`"inputs": {…}`). JSON has
-no types, so the signature says them, and nothing is converted: `2.0` and `"2"` are no
-int32.
+A body has the row format (`"instances": [{…}, …]`) or the columnar format
+(`"inputs": {…}`). The types come from the signature. Values are not converted: `2.0`
+and `"2"` are not accepted for an int32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import invalid
 from recdistill.serving.server.wire_tensors import STRING, dtype_name
 
@@ -30,30 +30,30 @@ _DEEPEST = 32
 
 @dataclass(frozen=True)
 class Body:
-    """A request's body, before its types are known.
+    """Body of a request, before types are known.
 
     Attributes:
-        signature: Name of the signature; empty for the default one.
-        in_rows: Whether it is in rows.
-        content: What stands under "instances" or "inputs".
+        signature: Name of the signature; empty for the default signature.
+        in_rows: Whether it has the row format.
+        content: Value of "instances" or "inputs".
     """
 
     signature: str
     in_rows: bool
     content: Any
 
-    def values(self, signature: Signature) -> list[np.ndarray]:
-        """The inputs as arrays.
+    def values(self, signature: LoadedSignature) -> list[np.ndarray]:
+        """Converts the inputs to arrays.
 
         Args:
-            signature: The signature that the body names.
+            signature: The signature named by the body.
 
         Returns:
-            One array for each input, in the signature's order.
+            One array for each input, in the order of the signature.
 
         Raises:
-            RequestError: If an input is missing or of another type or form, or one is
-                too many in a row.
+            RequestError: If an input is missing, has another type or shape, or a row
+                has an unknown input.
         """
         if not signature.inputs:
             raise invalid(f"Failed to get input map for signature: {signature.name}")
@@ -66,13 +66,13 @@ class Body:
 
 
 def read_body(body: bytes) -> Body:
-    """Reads a body.
+    """Parses a body.
 
     Args:
-        body: JSON; `NaN` and `Infinity` are numbers, as in the model server.
+        body: JSON; `NaN` and `Infinity` are accepted, as in TensorFlow Serving.
 
     Raises:
-        RequestError: If it is no JSON object with either "instances" or "inputs".
+        RequestError: If it is not a JSON object with either "instances" or "inputs".
 
     Example:
         >>> read_body(b'{"instances": [1, 2]}')
@@ -104,13 +104,13 @@ def read_body(body: bytes) -> Body:
 
 
 def rows_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
-    """An answer in rows; a single output goes without its name.
+    """Writes an answer in the row format; a single output has no name.
 
     Args:
-        outputs: Arrays by name, each with the batch as its first axis.
+        outputs: Arrays by name, each `(batch, …)`.
 
     Raises:
-        RequestError: If the outputs are no rows, or of a type that JSON lacks.
+        RequestError: If the outputs differ in batch size, or a type is not supported.
 
     Example:
         >>> rows_as_json({"scores": np.float32([[1, 0.1]]), "known": np.array([True])})
@@ -143,13 +143,13 @@ def rows_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
 
 
 def columns_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
-    """An answer in columns; a single output goes without its name.
+    """Writes an answer in the columnar format; a single output has no name.
 
     Args:
         outputs: Arrays by name.
 
     Raises:
-        RequestError: If an output is of a type that JSON lacks.
+        RequestError: If the type of an output is not supported.
 
     Example:
         >>> columns_as_json({"scores": np.float32([-np.inf, np.nan, 1e7])})
@@ -170,7 +170,7 @@ def columns_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
     return _encoded('{"outputs": ' + text + "}")
 
 
-def _from_columns(content: Any, signature: Signature) -> dict[str, Any]:
+def _from_columns(content: Any, signature: LoadedSignature) -> dict[str, Any]:
     names = list(signature.inputs)
     if not isinstance(content, dict) or _is_bytes(content):
         if len(names) > 1:
@@ -185,7 +185,7 @@ def _from_columns(content: Any, signature: Signature) -> dict[str, Any]:
     return content
 
 
-def _from_rows(content: list[Any], signature: Signature) -> dict[str, list[Any]]:
+def _from_rows(content: list[Any], signature: LoadedSignature) -> dict[str, list[Any]]:
     names = list(signature.inputs)
     named = isinstance(content[0], dict) and not _is_bytes(content[0])
     if not named:
@@ -202,7 +202,9 @@ def _from_rows(content: list[Any], signature: Signature) -> dict[str, list[Any]]
             raise invalid(message)
         if row.keys() != columns.keys():
             unknown = sorted(row.keys() - columns.keys())
-            what = f"{unknown[0]!r} is no input" if unknown else "inputs are missing"
+            what = (
+                f"{unknown[0]!r} is not an input" if unknown else "inputs are missing"
+            )
             raise invalid(
                 f"Failed to process element: {place} of 'instances' list, {what}: "
                 f"keys must be equal to: {','.join(names)}"
@@ -298,7 +300,7 @@ def _integers(flat: list[Any], dtype: np.dtype) -> np.ndarray:
 
 
 def _require_types(flat: list[Any], types: set[type], number: int) -> None:
-    # `True` is an int in Python, and none in JSON: types are compared, not asked.
+    # Types are compared, because `True` is an int in Python.
     if not set(map(type, flat)) <= types:
         raise _type_error(next(v for v in flat if type(v) not in types), number)
 
@@ -338,7 +340,7 @@ def _shown(value: Any) -> str:
 
 
 def _tokens(name: str, array: np.ndarray) -> Iterator[str]:
-    """The values as they stand in JSON, in order."""
+    """The values as JSON text, in order."""
     flat = array.ravel()
     if array.dtype == object:
         return iter(_strings(flat.tolist(), name.endswith("_bytes")))
@@ -354,13 +356,13 @@ def _tokens(name: str, array: np.ndarray) -> Iterator[str]:
 def _strings(values: list[bytes], as_bytes: bool) -> list[str]:
     if as_bytes:
         return [f'{{"{_B64}": "{base64.b64encode(v).decode()}"}}' for v in values]
-    # What is no UTF-8 goes out as it is, which is no JSON; the model server does so.
+    # Invalid UTF-8 is written unchanged, as in TensorFlow Serving.
     texts = [value.decode("utf-8", "surrogateescape") for value in values]
     return [json.dumps(text, ensure_ascii=False) for text in texts]
 
 
 def _decimals(flat: np.ndarray) -> list[str]:
-    """Numbers with six digits where that is exact, else with as many as are needed."""
+    """Numbers with six digits if that is exact, else with as many as necessary."""
     digits = 9 if flat.dtype == np.float32 else 17
     values = flat.tolist()
     texts = [f"{value:.6g}" for value in values]

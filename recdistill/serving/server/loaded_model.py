@@ -1,7 +1,7 @@
-"""One version of a model in memory: a SavedModel in a session, and its signatures.
+"""A SavedModel in a TensorFlow session, with its signatures and warm-up requests.
 
-It is loaded as the C++ server loads it: a graph, a session that restores its variables,
-and names of tensors to feed and fetch. No Python of whoever exported it is needed.
+It is loaded as in the C++ server: a graph, a session with restored variables, and the
+names of the tensors to feed and fetch. The exporter's Python code is not needed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from recdistill.export.warm_up import read_records
 from recdistill.serving.server.request_errors import (
     Code,
     RequestError,
+    from_tensorflow,
     invalid,
-    of_tensorflow,
 )
 from recdistill.serving.server.wire_tensors import dtype_name, read_tensor
 
-__all__ = ["DEFAULT_SIGNATURE", "Model", "Signature", "warm_up_requests"]
+__all__ = ["DEFAULT_SIGNATURE", "LoadedModel", "LoadedSignature", "warm_up_requests"]
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -38,14 +38,14 @@ _IN_THE_CALLERS_THREAD = -1
 
 
 @dataclass(frozen=True)
-class Signature:
-    """One way to call a model.
+class LoadedSignature:
+    """Signature of a loaded model.
 
     Attributes:
-        name: As requests call it.
+        name: Name of the signature.
         inputs: Type and shape of each input, by name.
         outputs: Type and shape of each output, by name.
-        defaults: Values of inputs that a gRPC request may leave out.
+        defaults: Values of inputs that a gRPC request may omit.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Signature:
     defaults: Mapping[str, np.ndarray]
 
 
-class Model:
-    """A SavedModel that answers.
+class LoadedModel:
+    """SavedModel in a TensorFlow session.
 
     Args:
-        path: The version's folder.
-        intra_op_threads: Threads of one operation; 0 lets TensorFlow choose.
-        inter_op_threads: Threads of operations beside each other where a time limit
-            is set; 0 lets TensorFlow choose. Without a limit, the operations of a
-            request run in the thread that asks, which takes a third of the time.
+        path: Folder of the version.
+        intra_op_threads: Threads within an operation; 0 for automatic.
+        inter_op_threads: Threads for the operations of a request with a timeout; 0 for
+            automatic. A request without a timeout runs in the thread of its caller,
+            which takes a third of the time.
 
     Raises:
-        RequestError: If there is no SavedModel that a session can load. One without
-            its `variables` loads, as in the model server, and fails on requests.
+        RequestError: If the SavedModel cannot be loaded. Without a `variables` folder
+            it does load, and requests fail, as in TensorFlow Serving.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class Model:
             }
         except tf.errors.OpError as error:
             self.close()
-            raise of_tensorflow(error) from error
+            raise from_tensorflow(error) from error
         except Exception as error:
-            # Whatever else is wrong with the files must not end the server.
+            # Damaged files must not end the server.
             self.close()
-            message = f"{path} is no SavedModel that can be loaded: {error}"
+            message = f"{path} cannot be loaded as a SavedModel: {error}"
             raise RequestError(Code.INTERNAL, message) from error
 
     def _load(self) -> dict[str, meta_graph_pb2.SignatureDef]:
-        """Loads graph and variables; returns the signatures.
+        """Loads graph and variables, and returns the signatures.
 
-        TensorFlow's `load` would refuse a folder without variables.
+        TensorFlow's `load` would fail for a folder without variables.
         """
         loader, tags = loader_impl.SavedModelLoader(str(self.path)), ["serve"]
         with self._session.graph.as_default() as graph:
@@ -110,24 +110,24 @@ class Model:
 
     def run(
         self,
-        signature: Signature,
+        signature: LoadedSignature,
         values: Sequence[np.ndarray],
         outputs: tuple[str, ...],
         timeout_s: float | None = None,
     ) -> list[np.ndarray]:
-        """Answers one request.
+        """Runs a signature.
 
         Args:
             signature: One of `signatures`.
-            values: One array for each of its inputs, in their order.
+            values: One array for each input, in the order of the signature.
             outputs: Names of the outputs to compute.
-            timeout_s: How long it may take, in whole milliseconds.
+            timeout_s: Timeout in seconds, rounded to milliseconds.
 
         Returns:
-            One array for each of `outputs`.
+            One array for each name in `outputs`.
 
         Raises:
-            RequestError: If the graph fails, or takes longer.
+            RequestError: If the graph fails or times out.
         """
         milliseconds = max(1, round(timeout_s * 1_000)) if timeout_s is not None else 0
         key = signature.name, outputs, milliseconds
@@ -135,24 +135,24 @@ class Model:
             call = self._calls.get(key) or self._callable(signature, key)
             answer: list[np.ndarray] = call(*values)
         except tf.errors.OpError as error:
-            raise of_tensorflow(error) from error
+            raise from_tensorflow(error) from error
         return answer
 
     def close(self) -> None:
-        """Frees all that the model holds; nothing may be running."""
+        """Frees the memory of the model; no request may be running."""
         self._calls.clear()
         self._session.close()
         del self._session
-        # Graphs refer to themselves, so they go only when the collector comes.
+        # Graphs have reference cycles, so only the garbage collector frees them.
         gc.collect()
 
     def _callable(
-        self, signature: Signature, key: tuple[str, tuple[str, ...], int]
+        self, signature: LoadedSignature, key: tuple[str, tuple[str, ...], int]
     ) -> Any:
-        """What TensorFlow prepares once for the same feeds and fetches.
+        """TensorFlow's prepared call for these feeds and fetches, made once.
 
-        `session.run` looks every name up again and takes ten times as long. The call
-        that prepares is public in C++ only.
+        `session.run` looks up all names again, which takes ten times as long. The
+        method for prepared calls is public in C++ only.
         """
         with self._lock:
             if key in self._calls:
@@ -169,10 +169,10 @@ class Model:
             return call
 
 
-def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
-    # Real dictionaries: a message's map looks keys up slowly, and in no fixed order.
+def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> LoadedSignature:
+    # Dictionaries, because the maps of a message are slow and not ordered.
     defaults = {k: read_tensor(proto, k) for k, proto in definition.defaults.items()}
-    return Signature(
+    return LoadedSignature(
         name,
         {key: definition.inputs[key] for key in sorted(definition.inputs)},
         {key: definition.outputs[key] for key in sorted(definition.outputs)},
@@ -180,21 +180,21 @@ def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> Signature:
     )
 
 
-def inputs_of(
-    signature: Signature, request: predict_pb2.PredictRequest
+def request_inputs(
+    signature: LoadedSignature, request: predict_pb2.PredictRequest
 ) -> list[np.ndarray]:
     """The arrays of a gRPC request, in the order of the signature's inputs.
 
-    Shapes are not compared with the signature: the graph has to do that, as in the
-    model server.
+    Shapes are not compared with the signature, as in TensorFlow Serving; the graph
+    checks them.
 
     Args:
-        signature: The signature that the request names.
+        signature: The signature named by the request.
         request: The request.
 
     Raises:
-        RequestError: If an input is missing without a default, unknown, of another
-            type, or no tensor.
+        RequestError: If an input is unknown, has another type or is not a valid tensor,
+            or if an input without a default is missing.
     """
     given = request.inputs
     unknown = sorted(given.keys() - signature.inputs.keys())
@@ -220,15 +220,17 @@ def inputs_of(
     return values
 
 
-def outputs_of(signature: Signature, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The outputs that a gRPC request asks for: its `output_filter`, or all.
+def request_outputs(
+    signature: LoadedSignature, wanted: Sequence[str]
+) -> tuple[str, ...]:
+    """Names of the outputs of a gRPC request: its `output_filter`, or all.
 
     Args:
-        signature: The signature that the request names.
+        signature: The signature named by the request.
         wanted: The request's `output_filter`.
 
     Raises:
-        RequestError: If one is unknown or named twice.
+        RequestError: If an output is unknown or named twice.
     """
     if not wanted:
         return tuple(signature.outputs)
@@ -240,29 +242,30 @@ def outputs_of(signature: Signature, wanted: Sequence[str]) -> tuple[str, ...]:
             )
         if name in wanted[:place]:
             raise invalid(f"duplicate output tensor alias: {name}")
-    # In one order, so that the session prepares each set of outputs once.
+    # Sorted, so that each set of outputs is prepared once.
     return tuple(sorted(wanted))
 
 
 def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
-    """The requests that a version is to answer before it is served.
+    """Warm-up requests of a version.
 
     Args:
-        path: The version's folder. Without a file of requests there are none.
+        path: Folder of the version.
 
     Yields:
-        The requests; a record that has none is passed over, as in the model server.
+        The requests; none if there is no file of requests. A record without a request
+        is skipped, as in TensorFlow Serving.
 
     Raises:
-        RequestError: If a record is broken or of another kind, or there are more than
-            1,000.
+        RequestError: If a record is damaged or has another kind of request, or there
+            are more than 1,000 records.
     """
     file = path / WARM_UP
     if not file.is_file():
         return
     try:
         records = list(read_records(file))
-    except (DataError, OSError) as error:
+    except DataError as error:
         raise RequestError(Code.DATA_LOSS, str(error)) from error
     if len(records) > WARM_UP_LIMIT:
         raise invalid(
@@ -274,7 +277,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
         try:
             log.ParseFromString(record)
         except Exception as error:
-            message = f"Record {place} of {file} is no PredictionLog."
+            message = f"Record {place} of {file} is not a PredictionLog."
             raise RequestError(Code.DATA_LOSS, message) from error
         kind = log.WhichOneof("log_type")
         if kind is None:

@@ -1,4 +1,4 @@
-"""The embedded server as a whole: started, run until a signal, drained."""
+"""The embedded server: start, run until a signal, shutdown."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ from recdistill.serving.server.grpc_services import GrpcServer
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.requests import Requests
 from recdistill.serving.server.rest import RestServer
-from recdistill.serving.server.served_models import Catalogue
-from recdistill.serving.server.server_metrics import Metrics
+from recdistill.serving.server.served_models import ServedModels
+from recdistill.serving.server.server_metrics import ServerMetrics
 
 __all__ = ["LocalServer", "run_until_signal"]
 
 _SWITCH_S = 0.0005
-"""How long a thread may hold the interpreter while others wait, in seconds.
+"""Interval in seconds after which Python switches threads.
 
-A version that is being loaded is Python for long stretches; with Python's own 5 ms
-every request beside it waits several times as long.
+Loading a version runs Python code for a long time. With Python's default of 5 ms, each
+concurrent request would wait several times as long.
 """
 
 
 class LocalServer:
-    """A server of SavedModels in this process, with TensorFlow Serving's protocol.
+    """Server of SavedModels in this process, with TensorFlow Serving's protocol.
 
-    It is for development and small installations: it answers as the model server does,
-    and one Python interpreter sets the pace. Whoever reaches it may send any request,
-    so it listens on the loopback address unless told otherwise.
+    It is for development and small installations, because a single Python interpreter
+    limits its throughput. It does not authenticate clients, and listens on the loopback
+    address by default.
 
     Args:
-        options: What to serve, where and how.
+        options: Settings of the server.
 
     Raises:
-        ServeError: If a version does not load or a port cannot be had.
+        ServeError: If a version does not load or a port is not available.
         OSError: If the configuration cannot be read.
     """
 
     def __init__(self, options: ServerOptions) -> None:
-        self.options, self.metrics = options, Metrics()
-        self.catalogue = Catalogue(options, self.metrics)
-        requests = Requests(self.catalogue, self.metrics)
-        # Ports first: it takes no time to find out that one is taken.
+        self.options, self.metrics = options, ServerMetrics()
+        self.models = ServedModels(options, self.metrics)
+        requests = Requests(self.models, self.metrics)
+        # The ports are opened first, because loading the models takes longer.
         self._grpc = GrpcServer(requests, options)
         self._rest: RestServer | None = None
         try:
             if options.rest_port is not None:
                 self._rest = RestServer(requests, options)
-            self.catalogue.start()
+            self.models.start()
         except (ServeError, OSError):
             self.stop()
             raise
@@ -62,16 +62,16 @@ class LocalServer:
 
     @property
     def port(self) -> int:
-        """Where it listens for gRPC."""
+        """gRPC port."""
         return self._grpc.port
 
     @property
     def rest_port(self) -> int | None:
-        """Where it listens for REST, if it does."""
+        """REST port; None if REST is disabled."""
         return None if self._rest is None else self._rest.port
 
     def stop(self) -> None:
-        """Takes no more requests, finishes those that came, and unloads everything."""
+        """Rejects new requests, finishes running ones and unloads all models."""
         stops = [threading.Thread(target=self._grpc.stop, args=(self.options.drain_s,))]
         if self._rest is not None:
             stop = self._rest.stop
@@ -80,7 +80,7 @@ class LocalServer:
             thread.start()
         for thread in stops:
             thread.join()
-        self.catalogue.stop()
+        self.models.stop()
 
     def __enter__(self) -> LocalServer:
         return self
@@ -95,29 +95,29 @@ class LocalServer:
 
 
 def run_until_signal(options: ServerOptions) -> None:
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+    """Serves until SIGTERM or SIGINT, then shuts down; a second signal exits at once.
 
-    It is made for a process of its own, whose settings it changes.
+    It changes settings of the process, so it should run in a process of its own.
 
     Args:
-        options: What to serve, where and how.
+        options: Settings of the server.
 
     Raises:
-        ServeError: If a version does not load or a port cannot be had.
+        ServeError: If a version does not load or a port is not available.
         OSError: If the configuration cannot be read.
     """
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     sys.setswitchinterval(_SWITCH_S)
-    # What was imported stays: the collector need not look through it at every swap.
+    # Excludes all imported objects from garbage collection at each version swap.
     gc.collect()
     gc.freeze()
-    told = threading.Event()
+    stopped = threading.Event()
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, signal.SIG_DFL)
-        told.set()
+        stopped.set()
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, on_signal)
@@ -126,8 +126,8 @@ def run_until_signal(options: ServerOptions) -> None:
         print(f"gRPC  {at}:{server.port}", flush=True)
         if server.rest_port is not None:
             url = f"http://{at}:{server.rest_port}"
-            for name in server.catalogue.names:
+            for name in server.models.names:
                 print(f"REST  {url}/v1/models/{name}:predict", flush=True)
             print(f"      {url}/monitoring/prometheus/metrics", flush=True)
-        told.wait()
+        stopped.wait()
         print("Draining", flush=True)

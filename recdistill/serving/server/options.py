@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""Settings of the embedded server."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ __all__ = ["ServerOptions"]
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """The settings of an embedded server; the model server's names where it has one.
+    """Settings of an embedded server, named as in TensorFlow Serving where possible.
 
     Attributes:
-        models: A `models.config`: which models, versions and labels there are.
-        address: Where to listen. Whoever reaches it may send any request.
-        port: For gRPC; 0 takes a free one.
-        rest_port: For REST and metrics; 0 takes a free one, None serves no REST.
-        models_poll_s: How often `models` is read again, in seconds; 0 reads it once.
-        poll_s: How often folders are looked at for versions, in seconds.
-        load_retries: How often a version that does not load is tried again.
-        load_retry_s: The time between such tries, in seconds.
-        batching: How requests are put together; None answers each on its own.
-        per_model_batching: Whether a version's `batching_params.pbtxt` counts.
+        models: A `models.config` file with models, version policies and labels.
+        address: IP address to listen on. There is no authentication.
+        port: gRPC port; 0 for any free port.
+        rest_port: Port of REST and metrics; 0 for any free port, None to disable both.
+        models_poll_s: Interval for reading `models` again, in seconds; 0 for never.
+        poll_s: Interval for scanning the model folders for versions, in seconds.
+        load_retries: Maximum number of retries of a version that does not load.
+        load_retry_s: Interval between these retries, in seconds.
+        batching: Parameters of server-side batching; None to disable it.
+        per_model_batching: Whether to use the `batching_params.pbtxt` of a version.
         labels_for_unavailable: Whether a new label may name a version that is not
-            loaded: without it, labels in `models` fail at the start.
-        grpc_threads: Requests over gRPC that are worked on at a time; 0 chooses. A
-            batch needs as many as it shall have requests.
-        rest_threads: The same for REST.
-        rest_connections: Most REST connections; further ones are closed.
-        intra_op_threads: Threads of one operation; 0 lets TensorFlow choose.
-        inter_op_threads: Threads of operations of one request; 0 lets it choose.
-        rest_timeout_s: How long a REST request may take, in seconds.
-        max_message_bytes: Largest request, over either protocol.
-        drain_s: How long requests may go on after the server was told to stop.
+            loaded. Without it, labels in `models` fail at the start.
+        grpc_threads: Maximum number of concurrent gRPC requests; 0 for automatic. A
+            batch cannot have more requests than this.
+        rest_threads: Maximum number of concurrent REST requests; 0 for automatic.
+        rest_connections: Maximum number of REST connections; others are closed.
+        intra_op_threads: TensorFlow's threads within an operation; 0 for automatic.
+        inter_op_threads: TensorFlow's threads for operations; 0 for automatic.
+        rest_timeout_s: Timeout of a REST request, in seconds.
+        max_message_bytes: Maximum size of a request, for both protocols.
+        drain_s: Time for running requests to finish on shutdown, in seconds.
 
     Raises:
         ServeError: If a number is out of range.
@@ -85,9 +85,9 @@ class ServerOptions:
                 )
 
     def threads(self, wanted: int) -> int:
-        """The number of threads of a protocol, chosen where `wanted` is 0.
+        """Number of threads of a protocol; `wanted`, or an automatic choice if it is 0.
 
-        More threads than cores only wait for each other, unless they wait for a batch.
+        More threads than cores only help if they wait for a batch.
         """
         batches = self.batching is not None or self.per_model_batching
         return wanted or (64 if batches else 2 * (os.cpu_count() or 1))

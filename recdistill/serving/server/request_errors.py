@@ -1,4 +1,4 @@
-"""What a request or a start can fail with, and the HTTP status of each code."""
+"""Errors of requests, and the HTTP status of each gRPC code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tensorflow as tf
 
 
 class Code(enum.IntEnum):
-    """The codes that gRPC and TensorFlow share, by their numbers."""
+    """Status codes of gRPC and TensorFlow."""
 
     OK = 0
     CANCELLED = 1
@@ -48,15 +48,15 @@ HTTP_STATUS = {
     Code.DATA_LOSS: 500,
     Code.UNAUTHENTICATED: 401,
 }
-"""What the model server answers over REST for each code."""
+"""HTTP status of each code in TensorFlow Serving."""
 
 
 class RequestError(Exception):
-    """A request that gets no answer but a code and a message.
+    """A request that fails with a code and a message.
 
     Attributes:
-        code: Of gRPC; `HTTP_STATUS` has the one for REST.
-        message: One sentence for whoever sent the request.
+        code: gRPC status code; `HTTP_STATUS` has the status for REST.
+        message: Message to the client.
     """
 
     def __init__(self, code: Code, message: str) -> None:
@@ -65,18 +65,18 @@ class RequestError(Exception):
 
 
 def invalid(message: str) -> RequestError:
-    """The error of a request that is wrong in itself."""
+    """Creates the error of an invalid request."""
     return RequestError(Code.INVALID_ARGUMENT, message)
 
 
-def of_tensorflow(error: tf.errors.OpError) -> RequestError:
-    """The error that TensorFlow raised while it ran a graph, for the client.
+def from_tensorflow(error: tf.errors.OpError) -> RequestError:
+    """Converts an error of a TensorFlow session.
 
     Args:
-        error: What the session raised.
+        error: The error raised by the session.
 
     Example:
-        >>> of_tensorflow(tf.errors.InvalidArgumentError(None, None, "no")).code.name
+        >>> from_tensorflow(tf.errors.InvalidArgumentError(None, None, "no")).code.name
         'INVALID_ARGUMENT'
     """
     return RequestError(Code(error.error_code), str(error.message))

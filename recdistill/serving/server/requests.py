@@ -1,4 +1,4 @@
-"""What requests of both protocols have in common: each as messages in and out."""
+"""Requests of both protocols, as protocol buffer messages."""
 
 from __future__ import annotations
 
@@ -14,63 +14,62 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from recdistill.serving.server.loaded_model import Signature, inputs_of, outputs_of
+from recdistill.serving.server.loaded_model import (
+    LoadedSignature,
+    request_inputs,
+    request_outputs,
+)
 from recdistill.serving.server.request_errors import invalid
-from recdistill.serving.server.served_models import Catalogue
-from recdistill.serving.server.server_metrics import Metrics
-from recdistill.serving.server.versions import Version
+from recdistill.serving.server.served_models import ServedModels
+from recdistill.serving.server.server_metrics import ServerMetrics
+from recdistill.serving.server.versions import ModelVersion
 from recdistill.serving.server.wire_tensors import write_tensor
 
 __all__ = ["Requests"]
 
 SIGNATURE_DEF = "signature_def"
-"""The only metadata field there is."""
+"""The only supported metadata field."""
 
 UNKNOWN_MODEL = ""
-"""The name under which requests for models that are not there are counted."""
-
-Arrays = dict[str, np.ndarray]
+"""Model name in the metrics of requests for unknown models."""
 
 
 class Requests:
     """Answers requests.
 
     Args:
-        catalogue: The models.
-        metrics: Where requests are counted.
+        models: The served models.
+        metrics: Metrics of the server.
     """
 
-    def __init__(self, catalogue: Catalogue, metrics: Metrics) -> None:
-        self.catalogue, self.metrics = catalogue, metrics
+    def __init__(self, models: ServedModels, metrics: ServerMetrics) -> None:
+        self.models, self.metrics = models, metrics
 
     def predict(
         self, request: predict_pb2.PredictRequest, deadline_s: float | None = None
     ) -> predict_pb2.PredictResponse:
-        """Answers a request that came over gRPC.
+        """Answers a gRPC request.
 
         Args:
             request: The request.
-            deadline_s: How long the client waits.
+            deadline_s: Time until the client's deadline, in seconds.
 
         Raises:
-            RequestError: If the request or the model is wrong.
+            RequestError: If the request is invalid or the model fails.
         """
         spec = _spec(request)
-        version = self.catalogue.hold(spec)
-        try:
+        with self.models.use(spec) as version:
             signature = version.signature(spec.signature_name)
-            values = inputs_of(signature, request)
-            outputs = outputs_of(signature, request.output_filter)
-            answer = self._run(
+            values = request_inputs(signature, request)
+            outputs = request_outputs(signature, request.output_filter)
+            answer = self._timed(
                 spec.name,
                 lambda: version.answer(signature, values, outputs, None, deadline_s),
             )
-            response = predict_pb2.PredictResponse()
-            described = response.model_spec
-            described.name, described.signature_name = spec.name, signature.name
-            described.version.value = version.number
-        finally:
-            version.let_go()
+        response = predict_pb2.PredictResponse()
+        response.model_spec.name = spec.name
+        response.model_spec.signature_name = signature.name
+        response.model_spec.version.value = version.number
         for name, array in zip(outputs, answer, strict=True):
             write_tensor(array, response.outputs[name])
         return response
@@ -78,44 +77,40 @@ class Requests:
     def predict_arrays(
         self,
         spec: model_pb2.ModelSpec,
-        read: Callable[[Version], tuple[Signature, list[np.ndarray]]],
+        read: Callable[[ModelVersion], tuple[LoadedSignature, list[np.ndarray]]],
         timeout_s: float,
-    ) -> Arrays:
-        """Answers a request that came over REST, with all outputs.
+    ) -> dict[str, np.ndarray]:
+        """Answers a REST request with all outputs.
 
         Args:
-            spec: Which model is meant.
-            read: Reads the request, given the version: JSON says no types.
-            timeout_s: How long it may take.
+            spec: Model, version or label.
+            read: Reads the inputs, given the version, because JSON does not have the
+                types of a signature.
+            timeout_s: Timeout in seconds.
 
         Returns:
             Arrays by output name.
 
         Raises:
-            RequestError: If the request or the model is wrong.
+            RequestError: If the request is invalid or the model fails.
         """
-        version = self.catalogue.hold(spec)
-        try:
+        with self.models.use(spec) as version:
             signature, values = read(version)
             outputs = tuple(signature.outputs)
-            answer = self._run(
+            answer = self._timed(
                 spec.name,
                 lambda: version.answer(signature, values, outputs, timeout_s),
             )
-        finally:
-            version.let_go()
         return dict(zip(outputs, answer, strict=True))
 
     def metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        """The signatures of a version.
-
-        Args:
-            request: The request.
+        """Returns the signatures of a version.
 
         Raises:
-            RequestError: If it names no model, or another field than the signatures.
+            RequestError: If the model is unknown, or a metadata field other than the
+                signatures is requested.
         """
         spec = _spec(request)
         if not request.metadata_field:
@@ -125,13 +120,10 @@ class Requests:
         for field in request.metadata_field:
             if field != SIGNATURE_DEF:
                 raise invalid(f"Metadata field {field} is not supported")
-        version = self.catalogue.hold(spec)
-        try:
-            signatures = get_model_metadata_pb2.SignatureDefMap()
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        with self.models.use(spec) as version:
             for name, definition in version.model.signature_defs.items():
                 signatures.signature_def[name].CopyFrom(definition)
-        finally:
-            version.let_go()
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = spec.name
         response.model_spec.version.value = version.number
@@ -141,46 +133,40 @@ class Requests:
     def status(
         self, request: get_model_status_pb2.GetModelStatusRequest
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of the versions of a model.
-
-        Args:
-            request: The request.
+        """Returns the state of the versions of a model.
 
         Raises:
-            RequestError: If it names no model or version that is known.
+            RequestError: If the model or version is unknown.
         """
-        return self.catalogue.status(_spec(request))
+        return self.models.status(_spec(request))
 
     def reconfigure(
         self, request: model_management_pb2.ReloadConfigRequest
     ) -> model_management_pb2.ReloadConfigResponse:
-        """Takes another configuration.
-
-        Args:
-            request: The request.
+        """Applies a new configuration.
 
         Raises:
-            RequestError: If it is not taken.
+            RequestError: If the configuration is rejected.
         """
         if not request.HasField("config"):
             raise invalid("ReloadConfigRequest must have a config.")
-        self.catalogue.reconfigure(request.config)
+        self.models.reconfigure(request.config)
         return model_management_pb2.ReloadConfigResponse()
 
     def measure(
         self, model: str, protocol: str, method: str, status: str, started: float
     ) -> None:
-        """Counts one request for a prediction.
+        """Records a prediction request in the metrics.
 
         Args:
-            model: Its name, as the request has it.
+            model: Model name in the request.
             protocol: "GRPC" or "REST".
-            method: As the model server calls it over this protocol.
-            status: The name of its code.
-            started: When it began, by `time.perf_counter`.
+            method: TensorFlow Serving's name of the method for this protocol.
+            status: Name of the status code.
+            started: Start of the request, by `time.perf_counter`.
         """
-        # Names that clients make up would fill the memory.
-        name = model if model in self.catalogue.names else UNKNOWN_MODEL
+        # Unknown names are not recorded, because clients could fill the memory.
+        name = model if model in self.models.names else UNKNOWN_MODEL
         microseconds = (time.perf_counter() - started) * 1e6
         metrics, prefix = self.metrics, ":tensorflow:serving"
         metrics.count(f"{prefix}:request_count", name, status)
@@ -188,16 +174,14 @@ class Requests:
             f"{prefix}:request_latency", microseconds, name, method, protocol
         )
 
-    def _run(self, model: str, run: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    def _timed(
+        self, model: str, run: Callable[[], list[np.ndarray]]
+    ) -> list[np.ndarray]:
         started = time.perf_counter()
         answer = run()
-        self.metrics.observe(
-            ":tensorflow:serving:runtime_latency",
-            (time.perf_counter() - started) * 1e6,
-            model,
-            "Predict",
-            "TF1",
-        )
+        microseconds = (time.perf_counter() - started) * 1e6
+        name = ":tensorflow:serving:runtime_latency"
+        self.metrics.observe(name, microseconds, model, "Predict", "TF1")
         return answer
 
 

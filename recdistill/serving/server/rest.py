@@ -1,4 +1,4 @@
-"""The REST side: TensorFlow Serving's paths, and the page of metrics."""
+"""REST API of the embedded server: TensorFlow Serving's paths, and metrics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from recdistill.serving.server.json_tensors import (
     read_body,
     rows_as_json,
 )
-from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.request_errors import (
     HTTP_STATUS,
@@ -36,7 +36,7 @@ from recdistill.serving.server.request_errors import (
     invalid,
 )
 from recdistill.serving.server.requests import SIGNATURE_DEF, Requests
-from recdistill.serving.server.versions import Version
+from recdistill.serving.server.versions import ModelVersion
 
 __all__ = ["RestServer"]
 
@@ -45,18 +45,18 @@ _POST = re.compile(_MODEL + ":(predict|classify|regress)", re.IGNORECASE)
 _GET = re.compile(_MODEL + "(/metadata)?", re.IGNORECASE)
 
 _IDLE_S = 60.0
-"""How long a connection may be silent."""
+"""Seconds until an idle connection is closed."""
 
 
 class RestServer:
-    """Listens for REST.
+    """REST server.
 
     Args:
-        requests: Answers them.
+        requests: Answers the requests.
         options: Address, port, threads and limits.
 
     Raises:
-        ServeError: If the port cannot be had.
+        ServeError: If the port is not available.
     """
 
     def __init__(self, requests: Requests, options: ServerOptions) -> None:
@@ -73,14 +73,14 @@ class RestServer:
         )
 
     def start(self) -> None:
-        """Begins to answer."""
+        """Starts to answer requests."""
         self._thread.start()
 
     def stop(self, grace_s: float) -> None:
-        """Takes no more requests, and waits for those that are worked on.
+        """Rejects new requests and waits for running ones.
 
         Args:
-            grace_s: How long to wait, in seconds.
+            grace_s: Maximum wait in seconds.
         """
         self._server.draining = True
         if self._thread.is_alive():
@@ -133,10 +133,10 @@ class _Listener(ThreadingHTTPServer):
             try:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
-                continue  # The client was faster.
+                continue  # The client has closed it.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are no news."""
+        """Ignores clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are counted, not logged."""
+        """Does not log requests; the metrics count them."""
 
     def _handle(self) -> None:
         server = self.server
@@ -173,7 +173,7 @@ class _Handler(BaseHTTPRequestHandler):
                 server.changed.notify_all()
 
     def _read(self) -> bytes | None:
-        """The body; None where it was refused, after which the connection closes."""
+        """Reads the body; None if it is rejected and the connection will be closed."""
         length = self.headers.get("Content-Length", "0")
         limit = self.server.options.max_message_bytes
         if "Transfer-Encoding" in self.headers:
@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         else:
             body = self.rfile.read(int(length))
-            # Fewer bytes: the client went away.
+            # Fewer bytes mean that the client has disconnected.
             return body if len(body) == int(length) else None
         self.close_connection = True
         self._write(problem[0], "application/json", _error(problem[1]))
@@ -234,11 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _prediction(self, spec: model_pb2.ModelSpec, method: str, body: bytes) -> bytes:
         if method != "predict":
-            message = f"{method} is not offered by the embedded server. Use predict."
+            message = f"The embedded server does not support {method}. Use predict."
             raise RequestError(Code.UNIMPLEMENTED, message)
         parsed = read_body(body)
 
-        def read(version: Version) -> tuple[Signature, list[np.ndarray]]:
+        def read(version: ModelVersion) -> tuple[LoadedSignature, list[np.ndarray]]:
             signature = version.signature(parsed.signature)
             return signature, parsed.values(signature)
 

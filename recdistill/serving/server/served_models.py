@@ -1,15 +1,17 @@
-"""All models of a server: found by name, version or label; reconfigured while it runs.
+"""The models of a server: lookup by name, version or label, and reconfiguration.
 
-One thread looks at the folders of all models, and at `models.config`, again and again.
-A configuration is taken whole or not at all.
+A thread polls the folders of all models and `models.config`. A configuration is applied
+as a whole or not at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -22,25 +24,25 @@ from tensorflow_serving.config.model_server_config_pb2 import (
 from recdistill.errors import ServeError
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.request_errors import Code, RequestError, invalid
-from recdistill.serving.server.server_metrics import Metrics
-from recdistill.serving.server.versions import ModelVersions, Version
+from recdistill.serving.server.server_metrics import ServerMetrics
+from recdistill.serving.server.versions import ModelVersion, ModelVersions
 
-__all__ = ["Catalogue"]
+__all__ = ["ServedModels"]
 
 Labels = dict[str, dict[str, int]]
 
 _log = logging.getLogger(__name__)
 
 
-class Catalogue:
+class ServedModels:
     """The models of a server.
 
     Args:
-        options: Of the server.
-        metrics: Where loads are counted.
+        options: Settings of the server.
+        metrics: Metrics of the server.
     """
 
-    def __init__(self, options: ServerOptions, metrics: Metrics) -> None:
+    def __init__(self, options: ServerOptions, metrics: ServerMetrics) -> None:
         self._options, self._metrics = options, metrics
         self._models: dict[str, ModelVersions] = {}
         self._labels: Labels = {}
@@ -56,10 +58,10 @@ class Catalogue:
         return tuple(self._models)
 
     def start(self) -> None:
-        """Loads all versions of all models, then watches their folders.
+        """Loads all models, then watches their folders.
 
         Raises:
-            ServeError: If the configuration does not fit, or a version does not load.
+            ServeError: If the configuration is invalid or a version does not load.
             OSError: If the configuration cannot be read.
         """
         self._text = self._options.models.read_text(encoding="utf-8")
@@ -68,13 +70,13 @@ class Catalogue:
             self._apply(config)
         except RequestError as error:
             raise ServeError(f"{self._options.models}: {error.message}") from error
-        # Whoever reconfigures a running server may not have it read other folders.
+        # Later configurations may not use folders elsewhere.
         paths = [each.base_path for each in config.model_config_list.config]
         self._roots = tuple({Path(os.path.realpath(p)).parent for p in paths})
         self._watcher.start()
 
     def stop(self) -> None:
-        """Stops watching and unloads everything."""
+        """Stops watching and unloads all models."""
         self._stopped.set()
         self._wake.set()
         if self._watcher.is_alive():
@@ -84,60 +86,68 @@ class Catalogue:
                 model.stop()
 
     def reconfigure(self, config: ModelServerConfig) -> None:
-        """Takes another configuration; new models are loaded before it returns.
+        """Applies a new configuration, and returns after its new models are loaded.
 
         Args:
-            config: From a request. Its folders must lie beside those that the server
-                was started with.
+            config: The configuration. Its folders must be beside those of the
+                configuration at the start.
 
         Raises:
-            RequestError: If it is not taken; everything then stays as it was.
+            RequestError: If the configuration is rejected; nothing has changed then.
         """
         for each in config.model_config_list.config:
             folder = Path(os.path.realpath(each.base_path))
             if not any(folder.is_relative_to(root) for root in self._roots):
                 raise RequestError(
                     Code.PERMISSION_DENIED,
-                    f"The base_path of {each.name!r} must lie beside the folders that "
+                    f"The base_path of {each.name!r} must be beside the folders that "
                     f"the server was started with. Received: {each.base_path}",
                 )
         self._apply(config)
 
-    def hold(self, spec: model_pb2.ModelSpec) -> Version:
-        """The version that a request means; `let_go` of it afterwards.
+    @contextlib.contextmanager
+    def use(self, spec: model_pb2.ModelSpec) -> Iterator[ModelVersion]:
+        """Keeps the version that a request names in memory within the context.
 
         Args:
-            spec: From the request.
+            spec: Model, version or label of the request.
 
         Raises:
-            RequestError: If it names no model, or one that is not served.
+            RequestError: If the model or version is not served.
         """
+        version = self._acquired(spec)
+        try:
+            yield version
+        finally:
+            version.release()
+
+    def _acquired(self, spec: model_pb2.ModelSpec) -> ModelVersion:
         model = self._models.get(spec.name)
         choice = spec.WhichOneof("version_choice")
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         number = None if choice is None else self._number(spec)
         for version in model.served if model else ():
-            # One that was retired a moment ago is passed over.
-            if number in (None, version.number) and version.hold():
+            # A version that was just retired cannot be acquired.
+            if number in (None, version.number) and version.acquire():
                 return version
-        meant = (
+        named = (
             f"Latest({spec.name})"
             if number is None
             else f"Specific({spec.name}, {number})"
         )
-        raise RequestError(Code.NOT_FOUND, f"Servable not found for request: {meant}")
+        raise RequestError(Code.NOT_FOUND, f"Servable not found for request: {named}")
 
     def status(
         self, spec: model_pb2.ModelSpec
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        """The state of all versions of a model, or of one.
+        """State of all versions of a model, or of one version.
 
         Args:
-            spec: From the request.
+            spec: Model, version or label of the request.
 
         Raises:
-            RequestError: If it names no model or version that the server has seen.
+            RequestError: If the model or version is unknown.
         """
         model = self._models.get(spec.name)
         number = None
@@ -193,10 +203,7 @@ class Catalogue:
         self._wake.set()
 
     def _checked_labels(self, listed: dict[str, ModelConfig]) -> Labels:
-        """The labels by model, if each may name its version.
-
-        A label moves only to a version that is loaded.
-        """
+        """Labels by model. A label may only move to a version that is loaded."""
         labels: Labels = {}
         for name, each in listed.items():
             known = self._models.get(name)
@@ -230,20 +237,20 @@ class Catalogue:
                     try:
                         model.poll(now)
                     except Exception:
-                        # Without this thread no new version would ever be seen.
-                        _log.exception("Looking for versions of %s failed", model.name)
+                        # The thread must not end, or no new version would be seen.
+                        _log.exception("Scanning for versions of %s failed", model.name)
 
     def _read_again(self) -> None:
-        """Takes `models.config` if it changed; a broken one is passed over."""
+        """Applies `models.config` if it has changed and is valid."""
         try:
             text = self._options.models.read_text(encoding="utf-8")
             if text == self._text:
                 return
             self._apply(_parsed(text))
-            # One that was not taken is tried again: its versions may be loaded then.
+            # A rejected file is tried again: its versions may be loaded later.
             self._text = text
         except (OSError, ValueError, RequestError) as error:
-            _log.warning("%s is not taken: %s", self._options.models, error)
+            _log.warning("%s is rejected: %s", self._options.models, error)
 
 
 def _parsed(text: str) -> ModelServerConfig:
@@ -261,8 +268,8 @@ def _check(config: ModelServerConfig) -> None:
     for each in config.model_config_list.config:
         if not each.name or "/" in each.name or each.name in names:
             raise invalid(
-                "The name of a model must not be empty, have no '/' and be listed "
-                f"once. Received: {each.name!r}"
+                "The name of a model must be unique, not empty and without '/'. "
+                f"Received: {each.name!r}"
             )
         names.add(each.name)
         if each.model_platform not in ("", "tensorflow"):

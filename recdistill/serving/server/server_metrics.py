@@ -1,6 +1,8 @@
-"""What the server counts and times, as text for Prometheus.
+"""Prometheus metrics of the embedded server, with TensorFlow Serving's names.
 
-Names, labels and buckets are the model server's, so that one dashboard shows both.
+Names, labels and buckets are TensorFlow Serving's, so that one dashboard shows both
+servers. `prometheus_client` cannot write them: it appends `_total` to the names of
+counters, as in `:tensorflow:serving:request_count_total`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 
 from recdistill.serving.deploy.model_server import COUNTERS, HISTOGRAMS
 
-__all__ = ["Metrics"]
+__all__ = ["ServerMetrics"]
 
 _BATCHING = ":tensorflow:serving:batching_session"
 
@@ -21,20 +23,17 @@ _SIZES = {
 }
 """Histograms of numbers of rows."""
 
+_LABEL_NAMES: Mapping[str, tuple[str, ...]] = {**COUNTERS, **HISTOGRAMS, **_SIZES}
 
-def _exponential(start: float, factor: float, count: int) -> tuple[float, ...]:
-    return tuple(start * factor**k for k in range(count))
-
-
-_MICROSECONDS = _exponential(10.0, 1.8, 33)
-_ROWS = _exponential(1.0, 2.0, 14)
+_MICROSECONDS = tuple(10.0 * 1.8**k for k in range(33))
+_ROWS = tuple(2.0**k for k in range(14))
 
 
-class Metrics:
-    """Counters and histograms; all methods may be called by any thread.
+class ServerMetrics:
+    """Counters and histograms. Threads may share one.
 
     Example:
-        >>> metrics = Metrics()
+        >>> metrics = ServerMetrics()
         >>> metrics.count(":tensorflow:serving:request_count", "films", "OK")
         >>> print(metrics.render())
         # TYPE :tensorflow:serving:request_count counter
@@ -48,12 +47,12 @@ class Metrics:
         self._samples: dict[str, dict[tuple[str, ...], list[float]]] = {}
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
-        """Adds to a counter.
+        """Increments a counter.
 
         Args:
             name: A name in `model_server.COUNTERS`.
             labels: Values of its labels, in order.
-            by: How much.
+            by: Increment.
         """
         with self._lock:
             series = self._counts.setdefault(name, {})
@@ -63,23 +62,21 @@ class Metrics:
         """Adds a value to a histogram.
 
         Args:
-            name: A name in `model_server.HISTOGRAMS`, or a number of rows.
-            value: In µs, or rows.
+            name: A name in `model_server.HISTOGRAMS`, or of a histogram of rows.
+            value: Microseconds, or number of rows.
             labels: Values of its labels, in order.
         """
         bounds = _bounds(name)
         place = bisect.bisect_left(bounds, value)
         with self._lock:
             series = self._samples.setdefault(name, {})
-            sample = series.get(labels)
-            if sample is None:
-                # One count a bucket, the open last one, and the sum of all values.
-                sample = series[labels] = [0.0] * (len(bounds) + 2)
+            # One count per bucket, one for larger values, and the sum of all values.
+            sample = series.setdefault(labels, [0.0] * (len(bounds) + 2))
             sample[place] += 1
             sample[-1] += value
 
     def render(self) -> str:
-        """The page that Prometheus reads."""
+        """The metrics in Prometheus's text format."""
         with self._lock:
             counts = {name: dict(series) for name, series in self._counts.items()}
             samples = {
@@ -90,7 +87,8 @@ class Metrics:
         for name, series in sorted(counts.items()):
             lines.append(f"# TYPE {name} counter")
             for labels, value in sorted(series.items()):
-                lines.append(f"{name}{_labels(COUNTERS[name], labels)} {value:.17g}")
+                shown = _labels(_LABEL_NAMES[name], labels)
+                lines.append(f"{name}{shown} {value:.17g}")
         for name, sampled in sorted(samples.items()):
             lines.append(f"# TYPE {name} histogram")
             for labels, sample in sorted(sampled.items()):
@@ -102,13 +100,8 @@ def _bounds(name: str) -> tuple[float, ...]:
     return _ROWS if name in _SIZES else _MICROSECONDS
 
 
-def _label_names(name: str) -> tuple[str, ...]:
-    every: Mapping[str, tuple[str, ...]] = {**HISTOGRAMS, **_SIZES}
-    return every[name]
-
-
 def _histogram(name: str, labels: tuple[str, ...], sample: list[float]) -> list[str]:
-    names, lines, total = _label_names(name), [], 0.0
+    names, lines, total = _LABEL_NAMES[name], [], 0.0
     edges = [f"{bound:g}" for bound in _bounds(name)] + ["+Inf"]
     for edge, count in zip(edges, sample[:-1], strict=True):
         total += count
@@ -123,8 +116,6 @@ def _histogram(name: str, labels: tuple[str, ...], sample: list[float]) -> list[
 
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    if not names:
-        return "{}"
     pairs = zip(names, values, strict=True)
     return "{" + ",".join(f'{n}="{_escaped(v)}"' for n, v in pairs) + "}"
 

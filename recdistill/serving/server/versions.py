@@ -1,8 +1,8 @@
-"""The versions of one model: found in its folder, loaded, served, unloaded.
+"""The versions of a model: discovery, loading, serving and unloading.
 
-A version is any folder whose name is a number. It is loaded before the one that it
-replaces goes, so both are in memory for a while, and no request is without an answer. A
-version that does not load, or does not answer its warm-up requests, replaces nothing.
+A version is a folder whose name is a number. A new version is loaded before the old one
+is unloaded, so that no request fails; both are in memory for a while. A version that
+does not load, or whose warm-up requests fail, does not replace another.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from recdistill.serving.deploy.batching_config import read_batching
 from recdistill.serving.server.batcher import Arrays, Batcher
 from recdistill.serving.server.loaded_model import (
     DEFAULT_SIGNATURE,
-    Model,
-    Signature,
-    inputs_of,
-    outputs_of,
+    LoadedModel,
+    LoadedSignature,
+    request_inputs,
+    request_outputs,
     warm_up_requests,
 )
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.request_errors import Code, RequestError, invalid
-from recdistill.serving.server.server_metrics import Metrics
+from recdistill.serving.server.server_metrics import ServerMetrics
 
-__all__ = ["ModelVersions", "Version"]
+__all__ = ["ModelVersion", "ModelVersions"]
 
 START: int = ModelVersionStatus.START
 LOADING: int = ModelVersionStatus.LOADING
@@ -44,24 +44,24 @@ BATCHING_FILE = "batching_params.pbtxt"
 _log = logging.getLogger(__name__)
 
 
-class Version:
-    """One version, from the moment that its folder is seen.
+class ModelVersion:
+    """A version of a model, from the discovery of its folder.
 
     Attributes:
-        number: The folder's name.
+        number: Version number, the name of the folder.
         path: The folder.
         state: A state of `ModelVersionStatus`.
-        error: Why it did not load.
+        error: Error of the last attempt to load it.
     """
 
     def __init__(
-        self, number: int, path: Path, options: ServerOptions, metrics: Metrics
+        self, number: int, path: Path, options: ServerOptions, metrics: ServerMetrics
     ) -> None:
         self.number, self.path = number, path
         self.state, self.error = START, None
         self.failures, self.retry_at = 0, 0.0
         self._options, self._metrics = options, metrics
-        self._model: Model | None = None
+        self._model: LoadedModel | None = None
         self._batcher: Batcher | None = None
         self._users, self._lock = 0, threading.Lock()
 
@@ -69,34 +69,36 @@ class Version:
     error: RequestError | None
 
     @property
-    def model(self) -> Model:
-        """What was loaded; only while the version is held."""
+    def model(self) -> LoadedModel:
+        """The loaded model. Valid between `acquire` and `release`."""
         if self._model is None:
-            raise RequestError(Code.UNAVAILABLE, f"Version {self.number} is unloaded.")
+            raise RequestError(
+                Code.UNAVAILABLE, f"ModelVersion {self.number} is unloaded."
+            )
         return self._model
 
-    def hold(self) -> bool:
-        """Keeps the version in memory until `let_go`; False if it is not served."""
+    def acquire(self) -> bool:
+        """Keeps the version in memory until `release`. False if it is not served."""
         with self._lock:
             if self.state != AVAILABLE:
                 return False
             self._users += 1
             return True
 
-    def let_go(self) -> None:
-        """Ends what `hold` began."""
+    def release(self) -> None:
+        """Allows the version to be unloaded again."""
         with self._lock:
             self._users -= 1
 
     def load(self, now: float) -> bool:
-        """Loads the version and answers its warm-up requests.
+        """Loads the version and runs its warm-up requests.
 
         Args:
-            now: The time on a monotonic clock, in seconds.
+            now: Time on a monotonic clock, in seconds.
 
         Returns:
-            Whether it is served now. If not, `state` and `error` say why, and a later
-            call tries again.
+            Whether the version is served. If not, `state` and `error` have the reason,
+            and `load` may be called again.
         """
         self.state, started = LOADING, time.perf_counter()
         try:
@@ -109,12 +111,12 @@ class Version:
         return self.state == AVAILABLE
 
     def retire(self) -> None:
-        """Takes no more requests."""
+        """Rejects new requests."""
         with self._lock:
             self.state = UNLOADING
 
     def unload(self) -> bool:
-        """Frees the memory of a retired version, if nobody holds it any more."""
+        """Frees the memory of a retired version, unless requests still use it."""
         with self._lock:
             if self._users:
                 return False
@@ -122,14 +124,14 @@ class Version:
         self._close()
         return True
 
-    def signature(self, name: str) -> Signature:
-        """One signature.
+    def signature(self, name: str) -> LoadedSignature:
+        """Returns a signature.
 
         Args:
-            name: As in the request; empty for the default one.
+            name: Name in the request; empty for the default signature.
 
         Raises:
-            RequestError: If there is none of that name.
+            RequestError: If the model does not have this signature.
         """
         found = self.model.signatures.get(name or DEFAULT_SIGNATURE)
         if found is None:
@@ -142,24 +144,24 @@ class Version:
 
     def answer(
         self,
-        signature: Signature,
+        signature: LoadedSignature,
         values: Arrays,
         outputs: tuple[str, ...],
         timeout_s: float | None,
         deadline_s: float | None = None,
     ) -> Arrays:
-        """Runs one request, in a batch where requests are batched.
+        """Runs a request, in a batch if batching is enabled.
 
         Args:
-            signature: What is asked.
-            values: One array for each of its inputs.
+            signature: The signature to call.
+            values: One array for each input.
             outputs: Names of the outputs to compute.
-            timeout_s: How long it may take.
-            deadline_s: How long the caller waits, where that differs from request to
-                request: it bounds the wait for a batch only.
+            timeout_s: Timeout of the request.
+            deadline_s: Time until the client's deadline. It only limits the wait for a
+                batch, because TensorFlow prepares a call for each timeout.
 
         Raises:
-            RequestError: If it fails.
+            RequestError: If the request fails.
         """
         if self._batcher is None:
             return self.model.run(signature, values, outputs, timeout_s)
@@ -170,7 +172,7 @@ class Version:
 
     def _load(self) -> None:
         options = self._options
-        self._model = Model(
+        self._model = LoadedModel(
             self.path,
             intra_op_threads=options.intra_op_threads,
             inter_op_threads=options.inter_op_threads,
@@ -186,15 +188,15 @@ class Version:
 
     def _warm_up(self) -> None:
         started, status = time.perf_counter(), "OK"
-        # With a time limit, as over REST, TensorFlow prepares a call of its own.
+        # TensorFlow prepares a separate call for the timeout of REST requests.
         limits: list[float | None] = [None]
         if self._options.rest_port is not None and self._batcher is None:
             limits.append(self._options.rest_timeout_s)
         try:
             for request in warm_up_requests(self.path):
                 signature = self.signature(request.model_spec.signature_name)
-                outputs = outputs_of(signature, request.output_filter)
-                values = inputs_of(signature, request)
+                outputs = request_outputs(signature, request.output_filter)
+                values = request_inputs(signature, request)
                 for limit in limits:
                     self.answer(signature, values, outputs, limit)
         except RequestError as error:
@@ -236,35 +238,35 @@ class Version:
 
 
 class ModelVersions:
-    """A model: its folder, and the versions that were seen there.
+    """A model and the versions found in its folder.
 
     Args:
         config: Name, folder and version policy.
-        options: Of the server.
-        metrics: Where loads are counted.
+        options: Settings of the server.
+        metrics: Metrics of the server.
     """
 
     def __init__(
         self,
         config: model_server_config_pb2.ModelConfig,
         options: ServerOptions,
-        metrics: Metrics,
+        metrics: ServerMetrics,
     ) -> None:
         self.name, self.config = config.name, config
         self._options, self._metrics = options, metrics
-        self.versions: dict[int, Version] = {}
-        self._served: tuple[Version, ...] = ()
+        self.versions: dict[int, ModelVersion] = {}
+        self._served: tuple[ModelVersion, ...] = ()
 
     @property
-    def served(self) -> tuple[Version, ...]:
-        """The versions that answer, the highest first."""
+    def served(self) -> tuple[ModelVersion, ...]:
+        """The served versions, latest first."""
         return self._served
 
     def start(self) -> None:
-        """Loads all versions that are there.
+        """Loads the versions in the folder.
 
         Raises:
-            ServeError: If there is none, or one does not load.
+            ServeError: If there is no version, or one does not load.
         """
         self.poll(time.monotonic())
         failed = [v for v in self.versions.values() if v.state != AVAILABLE]
@@ -279,16 +281,16 @@ class ModelVersions:
         )
 
     def poll(self, now: float) -> None:
-        """Looks at the folder; loads what is new, then unloads what is not wanted.
+        """Scans the folder, loads new versions, then unloads unwanted ones.
 
         Args:
-            now: The time on a monotonic clock, in seconds.
+            now: Time on a monotonic clock, in seconds.
         """
         wanted = self._wanted()
         for number, path in sorted(wanted.items()):
             known = self.versions.get(number)
             if known is None or (known.state == END and known.error is None):
-                known = Version(number, path, self._options, self._metrics)
+                known = ModelVersion(number, path, self._options, self._metrics)
                 self.versions[number] = known
             if known.state in (START, LOADING) and known.retry_at <= now:
                 known.load(now)
@@ -299,7 +301,7 @@ class ModelVersions:
                 self._drop(version, replaced or not wanted)
 
     def stop(self) -> None:
-        """Unloads everything, as soon as nobody uses it."""
+        """Unloads all versions after their last requests."""
         for version in self.versions.values():
             self._drop(version, True)
         self._publish()
@@ -308,14 +310,14 @@ class ModelVersions:
             for version in self.versions.values():
                 self._drop(version, True)
 
-    def _drop(self, version: Version, replaced: bool) -> None:
+    def _drop(self, version: ModelVersion, replaced: bool) -> None:
         if version.state == AVAILABLE and replaced:
             version.retire()
             self._publish()
         if version.state == UNLOADING:
             version.unload()
         elif version.state != AVAILABLE and version.error is not None:
-            # Its folder is gone; if it comes again, it is a new one.
+            # Its folder is gone. If it returns, it is a new version.
             version.state, version.error = END, None
 
     def _publish(self) -> None:
@@ -323,7 +325,7 @@ class ModelVersions:
         self._served = tuple(sorted(served, key=lambda v: -v.number))
 
     def _wanted(self) -> dict[int, Path]:
-        """The versions in the folder that the policy picks."""
+        """Folders of the versions chosen by the version policy."""
         try:
             folders = [
                 path
@@ -331,7 +333,7 @@ class ModelVersions:
                 if re.fullmatch(r"[0-9]{1,18}", path.name) and path.is_dir()
             ]
         except OSError as error:
-            # A folder that can't be read for a moment is no reason to unload.
+            # A folder that is temporarily unreadable must not unload its versions.
             if not isinstance(error, FileNotFoundError):
                 return {v.number: v.path for v in self._served}
             folders = []

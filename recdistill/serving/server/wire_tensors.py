@@ -1,6 +1,6 @@
-"""Tensors on the wire as arrays, and back.
+"""Conversion between `TensorProto` messages and arrays.
 
-Strings are `bytes` in arrays of objects, as TensorFlow's sessions have them.
+Strings are `bytes` in object arrays, as in TensorFlow's sessions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["STRING", "dtype_name", "read_tensor", "write_tensor"]
 STRING = types_pb2.DT_STRING
 
 LARGEST_TENSOR = 2**28
-"""Most values of a tensor. One value may stand for many, so bytes alone say little."""
+"""Maximum number of values. A small message can fill a large shape with one value."""
 
 _FIELDS = {
     types_pb2.DT_FLOAT: "float_val",
@@ -54,16 +54,16 @@ def dtype_name(number: int) -> str:
 
 
 def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
-    """The array that a message holds.
+    """Converts a message to an array.
 
-    As in TensorFlow, the last value given stands for all that are missing.
+    As in TensorFlow, the last value fills the rest of the shape.
 
     Args:
-        proto: From a request.
-        name: Of the input, for the error.
+        proto: The tensor of a request.
+        name: Name of the input for error messages.
 
     Raises:
-        RequestError: If shape, type and values do not belong together.
+        RequestError: If shape, type and values do not match.
 
     Example:
         >>> read_tensor(tf.make_tensor_proto([["a", "b"]]), "ids")
@@ -100,14 +100,14 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
 
 
 def write_tensor(array: np.ndarray, proto: tensor_pb2.TensorProto) -> None:
-    """Puts an array into a message, its values one by one as the model server does.
+    """Writes an array to a message, value by value as TensorFlow Serving does.
 
     Args:
-        array: What a session returned.
+        array: An output of a session.
         proto: An empty message.
 
     Raises:
-        RequestError: If the type has no such form.
+        RequestError: If the data type is not supported.
 
     Example:
         >>> proto = tensor_pb2.TensorProto()
@@ -129,7 +129,7 @@ def write_tensor(array: np.ndarray, proto: tensor_pb2.TensorProto) -> None:
 
 def _as_array(values: object, dtype: np.dtype, name: str) -> np.ndarray:
     try:
-        # An array of objects has to be filled: NumPy would look into the values.
+        # Assigned, because NumPy's constructor would inspect the values.
         if dtype.hasobject:
             listed = list(values)  # type: ignore[call-overload]
             array = np.empty(len(listed), object)

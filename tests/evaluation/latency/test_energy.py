@@ -1,4 +1,4 @@
-"""energy: counters in a folder that the tests make."""
+"""energy: counters in a temporary folder."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def zones(tmp_path, monkeypatch):
     return write
 
 
-def test_counters_of_all_processors_add_up_and_parts_are_not_counted_twice(zones):
+def test_counters_of_all_processors_are_added_without_their_parts(zones):
     zones("intel-rapl:0", 2_500_000)
     zones("intel-rapl:1", 500_000)
     zones("intel-rapl:0:0", 900_000)
@@ -24,12 +24,12 @@ def test_counters_of_all_processors_add_up_and_parts_are_not_counted_twice(zones
     assert energy.why_no_energy() is None
 
 
-def test_machine_without_counters_has_no_figure_and_says_so(zones):
+def test_without_counters_the_reason_is_given(zones):
     assert energy.energy_joules() is None
     assert "has no energy counter" in energy.why_no_energy()
 
 
-def test_counter_that_may_not_be_read_gives_no_figure(zones, tmp_path):
+def test_an_unreadable_counter_is_a_reason_too(zones, tmp_path):
     (tmp_path / "intel-rapl:0" / "energy_uj").mkdir(parents=True)
     assert energy.energy_joules() is None
-    assert "may not be read" in energy.why_no_energy()
+    assert "cannot be read" in energy.why_no_energy()

@@ -1,4 +1,4 @@
-"""flops: counts derived by hand, on the shapes that a call really had."""
+"""flops: counts derived by hand from the shapes of a call."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def zeros(*shape):
             (zeros(2, 3, 4, 5), zeros(2, 3, 6, 5)),
             2 * 2 * 3 * 4 * 6 * 5,
         ),
-        # 8 places are left of 10 by a width of 3, 2 channels to 5.
+        # A width of 3 leaves 8 of 10 positions; 2 channels become 5.
         (
             lambda x: tf.nn.conv1d(x, zeros(3, 2, 5), 1, "VALID"),
             (zeros(1, 10, 2),),
@@ -37,20 +37,20 @@ def zeros(*shape):
         (lambda x: tf.nn.relu(x + x), (zeros(4, 3),), 0),
     ],
 )
-def test_count_derived_by_hand(function, arguments, count):
+def test_the_count_is_that_derived_by_hand(function, arguments, count):
     assert flops_of_function(function, *arguments) == count
 
 
-def test_every_turn_of_a_loop_counts():
+def test_every_iteration_of_a_loop_is_counted():
     layer = keras.layers.GRU(6)
     steps = zeros(2, 7, 3)
     layer(steps)
-    # Inputs once to the three gates, the state 7 times.
+    # The inputs of the three gates at once, the state 7 times.
     want = 2 * 2 * 7 * 3 * 18 + 7 * 2 * 2 * 6 * 18
     assert flops_of_function(lambda x: layer(x), steps) == want
 
 
-def test_variables_and_structures_are_taken():
+def test_variables_and_structures_of_tensors_are_supported():
     weight = tf.Variable(zeros(3, 5))
     got = flops_of_function(
         lambda x: {"y": x["b"] @ weight}, {"a": zeros(), "b": zeros(2, 3)}
@@ -58,7 +58,7 @@ def test_variables_and_structures_are_taken():
     assert got == 2 * 2 * 3 * 5
 
 
-def test_size_that_only_the_data_knows_counts():
+def test_a_size_that_depends_on_the_data_is_counted():
     graph = tf.Graph()
     with graph.as_default():
         rows = tf.compat.v1.placeholder(tf.float32, [None, 3], "rows")
@@ -69,13 +69,13 @@ def test_size_that_only_the_data_knows_counts():
         assert flops_of_run(session, product, feed) == 2 * 2 * 3 * 5
 
 
-def test_what_depends_on_weights_alone_counts_as_it_is_done_in_every_call():
+def test_products_of_weights_are_counted_because_every_call_computes_them():
     left, right = tf.Variable(zeros(4, 3)), tf.Variable(zeros(3, 5))
     got = flops_of_function(lambda x: x @ (left @ right), zeros(2, 4))
     assert got == 2 * 4 * 3 * 5 + 2 * 2 * 4 * 5
 
 
-def test_tables_of_the_program_around_it_are_not_complained_of(caplog):
+def test_lookup_tables_elsewhere_cause_no_warning(caplog):
     pairs = tf.lookup.KeyValueTensorInitializer(["a"], [1])
     table = tf.lookup.StaticHashTable(pairs, -1)
     assert flops_of_function(tf.matmul, zeros(1, 2), zeros(2, 1)) == 4

@@ -78,7 +78,8 @@ def report(**changes):
 
 SOFT_TARGETS = SoftTargetsPart(
     transform="log",
-    temperature=0.39,
+    teacher_temperature=0.39,
+    temperature=1.0,
     chosen_by="doctor",
     effective=98.7,
     list_size=1_568,

@@ -22,14 +22,13 @@ def test_the_page_has_all_findings_and_fits(width):
     said = " ".join(text.split())
     for finding in found.findings:
         assert f"Finding {finding}" in said
-    assert (
-        f"distill.scores=log distill.temperature=auto. {found.proposal.reason}" in said
-    )
+    proposal = "Proposal distill.scores=log distill.teacher_temperature=auto."
+    assert f"{proposal} {found.proposal.reason}" in said
     assert f"Kurtosis {found.kurtosis:.3g} (normal 0, exponential 6)" in said
     (row,) = (line.split() for line in text.splitlines() if line.startswith("log "))
     want = [found.effective["log"][t] for t in ("0.125", "0.25", "0.5", "1", "2", "4")]
     assert row[1:] == [f"{number:,.3g}" for number in want]
-    assert "This run log, temperature 0.39" in said
+    assert "This run log, teacher temperature 0.39" in said
 
 
 def test_scores_that_are_all_nan_give_no_proposal():

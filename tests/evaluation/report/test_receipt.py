@@ -20,12 +20,12 @@ def shown(one, width, **settings):
 
 
 class TestVerdict:
-    def test_help_is_claimed_with_its_interval(self):
+    def test_a_significant_gain_is_reported_with_its_interval(self):
         assert verdict(report(), "ndcg@10") == (
             "By NDCG@10, distillation closed 48% [21%, 71%] of the gap to the teacher."
         )
 
-    def test_help_without_a_gap_is_told_as_such(self):
+    def test_a_gain_without_a_gap_gives_the_reason(self):
         assert verdict(report(), "mrr") == (
             f"By MRR, distillation helped; gap closed is not defined: {NO_GAP}."
         )
@@ -40,17 +40,17 @@ class TestVerdict:
             (Interval(None, reason="no list"), "cannot tell whether"),
         ],
     )
-    def test_nothing_is_claimed_beyond_the_interval(self, difference, words):
+    def test_a_claim_needs_an_interval_without_0(self, difference, words):
         found = {"distilled_minus_baseline": {"ndcg@10": difference}}
         assert words in verdict(report(differences=found), "ndcg@10")
 
-    def test_metric_that_was_not_compared_cannot_be_told(self):
+    def test_a_metric_without_a_difference_has_no_verdict(self):
         assert "cannot tell whether" in verdict(report(), "map@10")
 
 
 class TestReceipt:
     @pytest.mark.parametrize("width", [80, 120])
-    def test_fits_its_width_and_cuts_no_number(self, width):
+    def test_it_fits_the_width_without_cutting_numbers(self, width):
         text = shown(report(), width)
         assert max(map(len, text.splitlines())) <= width
         assert "…" not in text
@@ -67,7 +67,7 @@ class TestReceipt:
             assert cell in row
 
     @pytest.mark.parametrize("width", [80, 120])
-    def test_whether_an_interval_excludes_zero_shows_at_every_width(self, width):
+    def test_intervals_of_differences_are_shown_at_every_width(self, width):
         assert "[+0.004, +0.032]" in shown(report(), width)
 
     def test_it_shows_reasons_artefacts_and_next_commands(self):
@@ -140,11 +140,12 @@ def test_the_receipt_describes_the_soft_targets():
     said = " ".join(shown(report(soft_targets=SOFT_TARGETS), 80).split())
     shares = "about 98.7 of 1,568 candidates have weight"
     assert (
-        f"Soft targets log, temperature 0.39 (chosen by the score doctor): {shares}"
-        in said
+        "Soft targets log, teacher temperature 0.39 (chosen by the score doctor): "
+        f"{shares}" in said
     )
-    changing = SOFT_TARGETS.model_copy(
-        update={"temperature": None, "effective": None, "chosen_by": "configuration"}
+    other = SOFT_TARGETS.model_copy(
+        update={"temperature": 2.0, "effective": None, "chosen_by": "configuration"}
     )
-    lines = shown(report(soft_targets=changing), 80).splitlines()
-    assert "Soft targets  log" in [line.rstrip() for line in lines]
+    lines = shown(report(soft_targets=other), 80).splitlines()
+    line = "Soft targets  log, teacher temperature 0.39, temperature 2"
+    assert line in [line.rstrip() for line in lines]

@@ -44,7 +44,7 @@ class TestDocument:
             "teacher",
         ]
 
-    def test_missing_number_is_null_with_its_reason(self):
+    def test_a_missing_number_is_null_with_its_reason(self):
         document = json.loads(report().to_json())
         assert document["gap_closed"]["mrr"] == {
             "value": None,
@@ -53,7 +53,7 @@ class TestDocument:
         }
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-    def test_number_that_is_not_finite_never_reaches_the_document(self, bad):
+    def test_a_number_that_is_not_finite_becomes_null(self, bad):
         one = report(
             gap_closed={
                 "mrr": Interval(bad, 0.1, 0.2),
@@ -72,7 +72,7 @@ class TestDocument:
     def test_same_inputs_give_the_same_text(self):
         assert report().to_json() == report().to_json()
 
-    def test_fingerprint_follows_the_metrics_and_not_the_clock(self):
+    def test_the_fingerprint_depends_on_metrics_but_not_on_times(self):
         usual = report().metrics_fingerprint()
         slower = report(
             speedup={"1000": 3.0},
@@ -84,7 +84,7 @@ class TestDocument:
         worse = report(models=report().models | {"teacher": model_part(0.101)})
         assert worse.metrics_fingerprint() != usual
 
-    def test_fingerprint_does_not_hang_on_the_last_bit_of_a_number(self):
+    def test_the_fingerprint_ignores_the_last_bit_of_a_number(self):
         one, next_to_it = model_part(0.3), model_part(0.1 + 0.2)
         assert one != next_to_it
         hashes = {
@@ -93,7 +93,7 @@ class TestDocument:
         }
         assert len(hashes) == 1
 
-    def test_failed_write_leaves_the_old_report_whole(self, tmp_path, monkeypatch):
+    def test_a_failed_write_leaves_the_old_report(self, tmp_path, monkeypatch):
         path = tmp_path / "report.json"
         report().save(path)
 
@@ -198,7 +198,7 @@ class TestFrame:
         assert frame["value"].dtype == "float64"
 
 
-def test_soft_targets_come_back_from_the_file(tmp_path):
+def test_soft_targets_are_saved_and_loaded(tmp_path):
     kept = report(soft_targets=SOFT_TARGETS)
     kept.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").soft_targets == SOFT_TARGETS

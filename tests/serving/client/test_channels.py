@@ -1,4 +1,4 @@
-"""channels: what an endpoint may look like."""
+"""channels: the URLs of endpoints."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from recdistill.serving.client.channels import Endpoint
         ("http://[::1]:9", "[::1]:9", True, False),
     ],
 )
-def test_endpoints(url, address, rest, encrypted):
+def test_an_endpoint_is_parsed(url, address, rest, encrypted):
     endpoint = Endpoint.parse(url)
     assert (endpoint.address, endpoint.rest, endpoint.encrypted) == (
         address,
@@ -25,6 +25,6 @@ def test_endpoints(url, address, rest, encrypted):
 
 
 @pytest.mark.parametrize("url", ["", "a:b", "http://", "http://a/v1", "http://a?b"])
-def test_endpoints_that_are_none(url):
+def test_an_invalid_endpoint_is_an_error(url):
     with pytest.raises(ValueError, match="`endpoint` must be like grpc://"):
         Endpoint.parse(url)

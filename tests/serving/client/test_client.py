@@ -1,10 +1,10 @@
 """client: the same calls, results and errors over gRPC and REST, blocking and async.
 
-The server at the other end is `fake_server`, written with the official stubs and
-`http.server`.
+The server is `fake_server`, which uses the official stubs and `http.server`.
 """
 
 import asyncio
+import contextlib
 import pickle
 import socket
 import threading
@@ -20,6 +20,7 @@ from recdistill.serving import (
     InvalidRequestError,
     NotFoundError,
     QueryError,
+    RetryPolicy,
     ServingError,
     UnavailableError,
 )
@@ -37,12 +38,13 @@ def server(running):
     running.failures.clear()
     running.seen.clear()
     running.delay_s, running.attempts, running.metadata_calls = 0.0, 0, 0
+    running.barrier = None
     running.connections.clear()
     return running
 
 
 class Blocking:
-    """Makes an async client look like the blocking one."""
+    """An async client with the interface of the blocking one."""
 
     def __init__(self, *arguments, **options):
         self._client = AsyncClient(*arguments, **options)
@@ -63,16 +65,39 @@ class Blocking:
         self._loop.close()
 
 
+@contextlib.contextmanager
+def trickling():
+    """A REST server that sends its answer byte by byte, without an end."""
+    stopped = threading.Event()
+
+    def serve():
+        with contextlib.suppress(OSError), listener.accept()[0] as connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not stopped.wait(0.02):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            stopped.set()
+            thread.join()
+
+
 @pytest.fixture(params=["grpc", "rest", "grpc async", "rest async"])
 def connect(request, server):
-    """Clients of one kind, to be closed by the test's end."""
+    """Creates clients of one kind and closes them after the test."""
     protocol, _, asynchronous = request.param.partition(" ")
     made = []
 
     def connect(model="films", endpoint=None, **options):
         kind = Blocking if asynchronous else Client
         endpoint = endpoint or server.endpoints[protocol]
-        # Generous: the machine may be busy.
+        # A long deadline, because the machine may be busy.
         client = kind(endpoint, model, **{"deadline_s": 20.0, **options})
         made.append(client)
         return client
@@ -84,7 +109,7 @@ def connect(request, server):
 
 
 class TestResults:
-    def test_recommend_gives_each_query_its_own_k(self, connect):
+    def test_recommend_returns_k_items_for_each_query(self, connect):
         queries = [query(), query(history=[]), query()]
         got = connect().recommend(queries, k=[3, 1, 2])
         assert [each.item_ids for each in got] == [ITEMS[:3], ITEMS[:1], ITEMS[:2]]
@@ -93,37 +118,36 @@ class TestResults:
         assert got[1].scores.tolist() == [10.0]
         assert got[0].scores.dtype == "float32"
 
-    def test_what_is_excluded_does_not_come_and_empty_answers_are_dropped(
-        self, connect
-    ):
+    def test_excluded_items_and_empty_entries_are_not_returned(self, connect):
         exclude = [ITEMS[:8], ["item-0", "never seen"]]
         got = connect().recommend([query(), query()], k=4, exclude=exclude)
         assert got[0].item_ids == ["映画", "новинка"]
         assert got[0].scores.tolist() == [4.0, 3.0]
         assert got[1].item_ids == ITEMS[1:5]
 
-    def test_only_what_is_allowed_comes(self, connect):
+    def test_only_allowed_items_are_returned(self, connect):
         allow = [["größe", "item-3", "item-1"], None, ["nobody knows"]]
         got = connect().recommend(
             [query()] * 3, k=2, exclude=[["item-1"], [], []], allow=allow
         )
         assert [each.item_ids for each in got] == [["item-3", "größe"], ITEMS[:2], []]
 
-    def test_rank_scores_candidates_in_their_order(self, connect):
+    def test_rank_returns_scores_in_the_order_of_the_candidates(self, connect):
         candidates = [["новинка", "nobody knows", "item-0"], ["größe"], []]
         got = connect().rank([query(history=[])] * 3, candidates)
         np.testing.assert_array_equal(got[0].scores, np.float32([1.0, LOWEST, 10.0]))
         assert got[0].known.tolist() == [True, False, True]
+        assert got[0].item_ids == candidates[0]
         assert got[1].scores.tolist() == [3.0]
         assert got[1].known.dtype == bool
         assert got[2].scores.shape == (0,)
 
-    def test_encode_query_gives_one_row_a_query(self, connect):
+    def test_encode_query_returns_one_row_per_query(self, connect):
         got = connect().encode_query([query(), query(history=["a"], age=None)])
         np.testing.assert_array_equal(got.values, np.float32([[2, 30], [1, np.nan]]))
         assert got.values.dtype == "float32"
 
-    def test_predict_takes_inputs_as_they_are(self, connect, server):
+    def test_predict_sends_arrays_unchanged(self, connect, server):
         client = connect()
         client.encode_query([query()])
         _, inputs = server.seen[-1]
@@ -136,13 +160,13 @@ class TestResults:
         got = client.predict("encode_query", given)
         assert got.outputs["embedding"].tolist() == [[2.0, 30.0]]
 
-    def test_the_version_that_answered_is_told_where_the_server_says_it(self, connect):
+    def test_results_have_the_version_if_the_server_reports_it(self, connect):
         [got] = connect().recommend([query()])
         assert got.version == (None if connect.rest else 7)
         [pinned] = connect(version=7).recommend([query()])
         assert pinned.version == 7
 
-    def test_versions_and_signatures(self, connect):
+    def test_versions_and_signatures_are_read_from_the_server(self, connect):
         client = connect()
         [status] = client.versions()
         assert (status.version, status.state) == (7, "AVAILABLE")
@@ -155,7 +179,7 @@ class TestResults:
 
 
 class TestWhatIsSent:
-    def test_histories_are_padded_and_their_true_length_is_sent(self, connect, server):
+    def test_histories_are_padded_and_sent_with_their_length(self, connect, server):
         connect().encode_query([query(history=["a", "größe", "c"]), query(history=[])])
         _, inputs = server.seen[-1]
         assert inputs["history"].tolist() == [
@@ -164,7 +188,7 @@ class TestWhatIsSent:
         ]
         assert inputs["history_length"].tolist() == [3, 0]
 
-    def test_nothing_of_width_0_is_sent(self, connect, server):
+    def test_no_input_of_width_0_is_sent(self, connect, server):
         client = connect()
         client.recommend([query(history=[], jobs=[])])
         client.rank([query()], [[]])
@@ -174,14 +198,14 @@ class TestWhatIsSent:
         for name in ("history", "jobs", "exclude_ids", "candidate_ids"):
             assert asked[name].shape[1] >= 1, name
 
-    def test_a_label_reaches_the_server(self, connect):
+    def test_the_label_is_sent(self, connect):
         assert (
             connect(label="stable").recommend([query()], k=1)[0].item_ids == ITEMS[:1]
         )
         with pytest.raises(NotFoundError, match="no label canary"):
             connect(label="canary").recommend([query()])
 
-    def test_numbers_arrive_to_the_last_bit(self, connect, server):
+    def test_numbers_are_sent_without_loss(self, connect, server):
         values = np.float32([0.1, 1 / 3])
         connect().encode_query([query(taste=values, age=1e-30)])
         _, inputs = server.seen[-1]
@@ -189,12 +213,12 @@ class TestWhatIsSent:
         assert inputs["age"].tolist() == [float(np.float32(1e-30))]
 
 
-class TestRefusedInTheClient:
+class TestInvalidArguments:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda c: c.recommend([]), "`queries` must hold at least one query"),
-            (lambda c: c.rank([], []), "`queries` must hold at least one query"),
+            (lambda c: c.recommend([]), "`queries` must have at least one query"),
+            (lambda c: c.rank([], []), "`queries` must have at least one query"),
             (lambda c: c.recommend([query()], k=0), r"`k` must be a number from 1"),
             (lambda c: c.recommend([query()], k=[1, 2]), r"Received: k=\[1, 2\]"),
             (lambda c: c.recommend([query()], k=True), r"Received: k=True"),
@@ -205,13 +229,13 @@ class TestRefusedInTheClient:
             (lambda c: c.rank([query()], ["ab"]), r"`candidates` must be a list"),
             (
                 lambda c: c.recommend([query()] * 2, allow=[None, []]),
-                r"`allow` must name an item, or be None.*Received: \[\] for query 1",
+                r"`allow` must name at least one item.*Received: \[\] for query 1",
             ),
             (
                 lambda c: c.recommend([query()], allow=[["a"], ["b"]]),
                 r"`allow` must have one list for each of the 1",
             ),
-            (lambda c: c.recommend([{}]), "must give the feature 'age'"),
+            (lambda c: c.recommend([{}]), "must have the feature 'age'"),
             (lambda c: c.recommend([query(agee=1)]), "Received: 'agee' in query 0"),
             (lambda c: c.predict("guess", {}), r"`signature` must be one.*'guess'"),
             (
@@ -220,7 +244,7 @@ class TestRefusedInTheClient:
             ),
         ],
     )
-    def test_nothing_is_sent(self, connect, server, call, message):
+    def test_an_invalid_query_is_not_sent(self, connect, server, call, message):
         with pytest.raises(QueryError, match=message):
             call(connect())
         assert server.attempts == 0
@@ -231,11 +255,11 @@ class TestRefusedInTheClient:
             ({"deadline_s": 0}, "`deadline_s` must be positive"),
             ({"retries": -1}, "must not be negative"),
             ({"version": 1, "label": "a"}, "must not both be given"),
-            ({"model": ""}, "`model` must be a name"),
+            ({"model": ""}, "`model` must not be empty"),
             ({"endpoint": "ftp://a"}, r"Received: endpoint='ftp://a'"),
         ],
     )
-    def test_settings_that_do_not_fit(self, connect, options, message):
+    def test_an_invalid_setting_is_an_error(self, connect, options, message):
         with pytest.raises(ValueError, match=message):
             connect(**options)
 
@@ -251,41 +275,37 @@ class TestErrors:
             ("INTERNAL", ServingError),
         ],
     )
-    def test_an_error_says_what_the_server_said(self, connect, server, code, kind):
+    def test_an_error_has_the_message_of_the_server(self, connect, server, code, kind):
         server.failures.append((code, "`k` must be from 1, größer"))
         client = connect(retries=0)
         with pytest.raises(kind) as caught:
             client.recommend([query()])
         error = caught.value
         assert type(error) is kind
-        assert (error.code, error.said) == (code, "`k` must be from 1, größer")
+        assert (error.code, error.detail) == (code, "`k` must be from 1, größer")
         assert "`recommend` of model 'films' at " in str(error)
         assert f"failed with {code}: `k` must be from 1" in str(error)
         again = pickle.loads(pickle.dumps(error))
         assert (str(again), type(again)) == (str(error), kind)
         assert client.errors == {("recommend", code): 1}
 
-    def test_an_unknown_model_is_told_on_the_first_call(self, connect):
+    def test_an_unknown_model_is_an_error_on_the_first_call(self, connect):
         with pytest.raises(
             NotFoundError, match="Servable not found for request: books"
         ):
             connect("books").recommend([query()])
 
-    def test_nobody_listening_is_unavailable_and_not_a_hang(self, connect):
+    def test_a_port_without_a_server_is_unavailable(self, connect):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
             scheme = "http" if connect.rest else "grpc"
             client = connect(endpoint=f"{scheme}://127.0.0.1:{port}", deadline_s=2.0)
-            started = time.monotonic()
             with pytest.raises((UnavailableError, DeadlineError)) as caught:
                 client.recommend([query()])
-        assert time.monotonic() - started < 4
         assert str(port) in str(caught.value)
 
-    def test_after_a_refused_request_the_signatures_are_asked_for_again(
-        self, connect, server
-    ):
+    def test_signatures_are_read_again_after_an_invalid_request(self, connect, server):
         client = connect()
         client.recommend([query()])
         client.recommend([query()])
@@ -298,16 +318,20 @@ class TestErrors:
 
 
 class TestDeadlines:
-    def test_a_slow_answer_is_a_deadline_error_at_its_time(self, connect, server):
+    def test_a_slow_answer_is_a_deadline_error(self, connect, server):
         client = connect()
         client.encode_query([query()])
         server.delay_s = 1.5
-        started = time.monotonic()
         with pytest.raises(DeadlineError):
             client.encode_query([query()], deadline_s=0.2)
-        assert 0.15 < time.monotonic() - started < 1.2
 
-    def test_a_deadline_is_never_tried_again(self, connect, server):
+    def test_an_answer_that_arrives_byte_by_byte_is_a_deadline_error(self, connect):
+        if not connect.rest:
+            pytest.skip("gRPC has a deadline of its own.")
+        with trickling() as endpoint, pytest.raises(DeadlineError):
+            connect(endpoint=endpoint, deadline_s=0.3).versions()
+
+    def test_a_deadline_error_is_not_retried(self, connect, server):
         client = connect(retries=5)
         client.encode_query([query()])
         server.failures.append(("DEADLINE_EXCEEDED", "batch queue"))
@@ -316,33 +340,31 @@ class TestDeadlines:
             client.encode_query([query()])
         assert server.attempts == before + 1
 
-    def test_retries_do_not_outlast_the_deadline(self, connect, server):
-        client = connect(retries=1000)
+    def test_retries_end_at_the_deadline(self, connect, server):
+        client = connect(retries=RetryPolicy(1000, throttled=False))
         client.encode_query([query()])
-        server.failures.extend([("UNAVAILABLE", "full")] * 2000)
-        started = time.monotonic()
+        server.failures.extend([("UNAVAILABLE", "full")] * 1001)
         with pytest.raises((UnavailableError, DeadlineError)):
             client.encode_query([query()], deadline_s=0.3)
-        assert time.monotonic() - started < 1.5
+        # The bound of the pause doubles, so few retries fit into the deadline.
+        assert len(server.failures) > 900
 
 
 class TestRetries:
-    def test_what_nobody_took_is_sent_again(self, connect, server):
+    def test_an_unavailable_request_is_sent_again(self, connect, server):
         server.failures.extend([("UNAVAILABLE", "full")] * 2)
         [got] = connect(retries=2).recommend([query()], k=1)
         assert got.item_ids == ITEMS[:1]
         assert server.attempts == 3
 
     @pytest.mark.parametrize("code", ["INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"])
-    def test_an_answer_is_an_answer(self, connect, server, code):
+    def test_other_errors_are_not_retried(self, connect, server, code):
         server.failures.append((code, "no"))
         with pytest.raises(ServingError):
             connect(retries=3).recommend([query()])
         assert server.attempts == 1
 
-    def test_the_budget_stops_retries_against_a_server_that_is_down(
-        self, connect, server
-    ):
+    def test_the_budget_stops_retries_while_the_server_is_down(self, connect, server):
         client = connect(retries=1)
         client.encode_query([query()])
         before = server.attempts
@@ -350,12 +372,12 @@ class TestRetries:
         for _ in range(20):
             with pytest.raises(UnavailableError):
                 client.encode_query([query()])
-        # Twenty calls; the tokens of a full budget paid for two retries.
+        # Twenty calls; a full budget allows two retries.
         assert server.attempts - before == 22
 
 
 class TestObservations:
-    def test_latencies_are_told_by_signature_and_version(self, connect, server):
+    def test_latencies_are_recorded_by_signature_and_version(self, connect, server):
         client = connect()
         for _ in range(3):
             client.encode_query([query()])
@@ -369,7 +391,7 @@ class TestObservations:
         assert client.latency["encode_query", version].count == 3
         assert client.latency["recommend", version].max > 0.05
 
-    def test_the_latency_of_a_call_has_its_retries_in_it(self, connect, server):
+    def test_a_call_with_retries_has_one_latency(self, connect, server):
         client = connect(retries=1)
         client.encode_query([query()])
         server.failures.append(("UNAVAILABLE", "full"))
@@ -380,7 +402,7 @@ class TestObservations:
 
 
 class TestConnections:
-    def test_rest_connections_are_kept(self, connect, server):
+    def test_rest_connections_are_reused(self, connect, server):
         if not connect.rest:
             pytest.skip("gRPC has one connection for all calls.")
         client = connect()
@@ -392,7 +414,16 @@ class TestConnections:
         client.encode_query([query()])
         assert len(server.connections) == 1
 
-    def test_a_client_goes_on_after_the_server_was_restarted(self, connect):
+    def test_a_connection_that_the_server_closed_is_replaced(self, connect, server):
+        if not connect.rest:
+            pytest.skip("gRPC reconnects.")
+        client = connect(retries=0)
+        client.encode_query([query()])
+        server.hang_up()
+        client.encode_query([query()])
+        assert len(server.connections) == 2
+
+    def test_a_client_reconnects_after_the_server_was_restarted(self, connect):
         with serving() as first:
             kind = "rest" if connect.rest else "grpc"
             port = first.rest_port if connect.rest else first.grpc_port
@@ -409,7 +440,7 @@ class TestConnections:
                     time.sleep(0.05)
         assert got.values.tolist() == [[2.0, 30.0]]
 
-    def test_threads_may_share_a_client(self, server):
+    def test_threads_can_share_a_client(self, server):
         for protocol in ("grpc", "rest"):
             with Client(server.endpoints[protocol], "films", deadline_s=20) as client:
                 wrong = []
@@ -429,19 +460,18 @@ class TestConnections:
                 assert wrong == []
                 assert sum(h.count for h in client.latency.values()) == 60
 
-    def test_async_calls_run_at_once(self, server):
-        async def ten(endpoint):
+    def test_async_calls_run_concurrently(self, server):
+        async def eight(endpoint):
             async with AsyncClient(endpoint, "films", deadline_s=20) as client:
-                await client.encode_query([query()])
+                await client.signatures()
                 calls = [
                     client.encode_query([query(history=["a"] * n)]) for n in range(8)
                 ]
                 got = await asyncio.gather(*calls)
                 return [each.values[0, 0] for each in got]
 
-        server.delay_s = 0.2
         for protocol in ("grpc", "rest"):
-            server.at_once = 0
-            got = asyncio.run(ten(server.endpoints[protocol]))
+            # Every answer waits until four requests have arrived.
+            server.barrier = threading.Barrier(4, timeout=20)
+            got = asyncio.run(eight(server.endpoints[protocol]))
             assert got == list(range(8))
-            assert server.at_once > 1

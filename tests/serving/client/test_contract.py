@@ -1,4 +1,4 @@
-"""contract: queries become inputs, and mistakes are told in terms of the query."""
+"""contract: queries become inputs, and errors name query and feature."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def query(**changes):
     return {**plain, **changes}
 
 
-def test_lists_are_padded_and_the_true_length_of_a_history_is_sent():
+def test_lists_are_padded_and_the_length_of_a_history_is_sent():
     queries = [query(), query(history=[]), query(history=("c", "d", "e"))]
     batch = batch_of(CONTRACT, queries)
     assert batch["history"].tolist() == [
@@ -55,18 +55,18 @@ def test_lists_are_padded_and_the_true_length_of_a_history_is_sent():
     assert "k" not in batch and "exclude_ids" not in batch
 
 
-def test_a_list_that_is_empty_in_all_queries_is_sent_as_one_empty_string():
+def test_a_list_that_is_empty_in_all_queries_becomes_one_empty_string():
     batch = batch_of(CONTRACT, [query(history=[], jobs=None)])
     assert batch["history"].tolist() == [[""]]
     assert batch["jobs"].tolist() == [[""]]
     assert batch["history_length"].tolist() == [0]
 
 
-def test_a_number_that_ends_in_length_is_a_feature_like_others():
+def test_a_number_whose_name_ends_in_length_is_a_feature():
     assert batch_of(CONTRACT, [query()])["walk_length"].tolist() == [3.5]
 
 
-def test_types_are_those_of_the_signature():
+def test_inputs_have_the_types_of_the_signature():
     batch = batch_of(CONTRACT, [query(age=np.float64(2.5), visits=np.int64(4))])
     assert {name: value.dtype.name for name, value in batch.items()} == {
         "user_id": "object",
@@ -88,7 +88,7 @@ def test_none_is_an_unknown_value():
     assert batch["history_length"].tolist() == [0]
 
 
-def test_a_history_that_comes_with_its_length_is_cut_to_it():
+def test_a_history_is_cut_to_its_length():
     padded = query(history=np.array(["a", "", ""]), history_length=np.int32(1))
     batch = batch_of(CONTRACT, [padded])
     assert batch["history"].tolist() == [["a"]]
@@ -98,35 +98,38 @@ def test_a_history_that_comes_with_its_length_is_cut_to_it():
 @pytest.mark.parametrize(
     ("queries", "message"),
     [
-        ([], r"`queries` must hold at least one query\. Received: none"),
+        ([], r"`queries` must have at least one query\. Received: none"),
         (query(), r"at least one query\. Received: one mapping"),
         (
             [query(), {k: v for k, v in query().items() if k != "age"}],
-            r"must give the feature 'age', None where it is unknown.*in query 1",
+            r"must have the feature 'age', None if its value is unknown.*in query 1",
         ),
-        ([query(agee=3)], r"must give only \[.*Received: 'agee' in query 0"),
+        (
+            [query(agee=3)],
+            r"must have only the features \[.*Received: 'agee' in query 0",
+        ),
         ([query(k=3)], r"Received: 'k' in query 0"),
         ([query(user_id=42)], r"`user_id` must be text\. Received: 42.*send '42'"),
         ([query(age="30")], r"`age` must be a number\. Received: '30' in query 0"),
-        ([query(visits=2.5)], r"`visits` must be whole numbers"),
-        ([query(visits=None)], r"`visits` must be whole numbers"),
-        ([query(visits=2**40)], r"`visits` must be whole numbers"),
+        ([query(visits=2.5)], r"`visits` must have whole numbers"),
+        ([query(visits=None)], r"`visits` must have whole numbers"),
+        ([query(visits=2**40)], r"`visits` must have whole numbers"),
         ([query(history="abc")], r"`history` must be a list\. Received: 'abc'"),
         ([query(history=[3])], r"`history` must be text\. Received: 3"),
-        ([query(user_id="\ud800")], r"text that UTF-8 can hold"),
+        ([query(user_id="\ud800")], r"must be valid Unicode text"),
         (
             [query(), query(taste=[1.0])],
-            r"2 values for 'taste'\. Received: 1 in query 1",
+            r"`taste` must have 2 values\. Received: 1 in query 1",
         ),
-        ([query(history_length=3)], r"'history_length' from 0 to the 2 ids"),
+        ([query(history_length=3)], r"`history_length` must be from 0 to 2"),
     ],
 )
-def test_a_query_that_does_not_fit_names_feature_and_query(queries, message):
+def test_an_invalid_query_is_an_error_with_feature_and_query(queries, message):
     with pytest.raises(QueryError, match=message):
         batch_of(CONTRACT, queries)
 
 
-def test_ids_are_one_list_for_each_query():
+def test_ids_have_one_list_for_each_query():
     assert ids_of("exclude", [["a"], ["b", "c"]], 2).tolist() == [["a", ""], ["b", "c"]]
     with pytest.raises(QueryError, match=r"one list for each of the 2.*Received: 1"):
         ids_of("exclude", [["a"]], 2)
@@ -138,7 +141,9 @@ def test_ids_are_one_list_for_each_query():
         ids_of("exclude", [[3]], 1)
 
 
-def test_an_allow_list_for_a_version_that_takes_none_is_refused_and_not_dropped():
+def test_an_allow_list_is_an_error_if_the_model_has_no_such_input():
     assert "allow_ids" not in recommend_inputs(CONTRACT, [query()], 3, (), None)
-    with pytest.raises(QueryError, match="this version of the model takes no"):
+    with pytest.raises(
+        QueryError, match="`allow` must be None: this version of the model"
+    ):
         recommend_inputs(CONTRACT, [query()], 3, (), [["a"]])

@@ -1,4 +1,4 @@
-"""messages: field by field what the official stubs say, and readable by them."""
+"""messages: the same fields as the official stubs, which read them and vice versa."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tensorflow_serving.apis import (
 )
 
 from recdistill.serving.client import messages
-from recdistill.serving.client.tensors import DTYPES, from_json, from_proto, to_proto
+from recdistill.serving.client.tensors import to_proto
 
 PAIRS = [
     (messages.TensorProto, tensor_pb2.TensorProto),
@@ -36,7 +36,7 @@ ENUM, INT32 = (
 
 
 def differences(ours, official, seen):
-    """Fields of ours that the official message has otherwise, in messages below too."""
+    """Fields that differ from the official message, nested messages included."""
     if ours.full_name in seen:
         return []
     seen.add(ours.full_name)
@@ -53,7 +53,7 @@ def differences(ours, official, seen):
             and (theirs.containing_oneof and theirs.containing_oneof.name)
             == (field.containing_oneof and field.containing_oneof.name)
         )
-        # A log that is no prediction is read as one without a request.
+        # A log of another kind is read as a prediction without a request.
         if (
             not same
             and field.full_name != "tensorflow.serving.PredictionLog.predict_log"
@@ -65,14 +65,14 @@ def differences(ours, official, seen):
 
 
 @pytest.mark.parametrize(("ours", "official"), PAIRS)
-def test_every_field_is_the_official_one(ours, official):
+def test_every_field_equals_the_official_one(ours, official):
     seen = set()
     assert differences(ours.DESCRIPTOR, official.DESCRIPTOR, seen) == []
     assert ours.DESCRIPTOR.full_name == official.DESCRIPTOR.full_name
     assert len(seen) >= 1
 
 
-def test_the_official_stubs_read_what_we_write_and_we_what_they_write():
+def test_messages_are_exchanged_with_the_official_stubs():
     ours = messages.PredictRequest()
     ours.model_spec.name, ours.model_spec.signature_name = "films", "rank"
     ours.model_spec.version.value = 3
@@ -86,73 +86,9 @@ def test_the_official_stubs_read_what_we_write_and_we_what_they_write():
     assert again == ours
 
 
-def test_a_label_takes_the_place_of_a_version():
+def test_a_label_replaces_a_version():
     request = messages.PredictRequest()
     request.model_spec.version.value = 3
     request.model_spec.version_label = "stable"
     official = predict_pb2.PredictRequest.FromString(request.SerializeToString())
     assert not official.model_spec.HasField("version")
-
-
-NUMBERS = sorted(set(DTYPES.values()) - {"string"})
-
-
-class TestTensors:
-    @pytest.mark.parametrize("dtype", NUMBERS)
-    def test_tensorflow_reads_our_arrays(self, dtype):
-        value = np.array([[0, 1, 1], [1, 0, 1]], dtype)
-        proto = tensor_pb2.TensorProto.FromString(to_proto(value).SerializeToString())
-        got = tf.make_ndarray(proto)
-        assert got.dtype == value.dtype
-        np.testing.assert_array_equal(got, value)
-
-    @pytest.mark.parametrize("dtype", NUMBERS)
-    @pytest.mark.parametrize("value", [[[3, 1, 0], [0, 1, 2]], [[1, 1], [1, 1]], [1]])
-    def test_we_read_tensorflow_s_arrays(self, dtype, value):
-        array = np.array(value).astype(dtype)
-        packed = tf.make_tensor_proto(array)
-        listed = tensor_pb2.TensorProto(dtype=packed.dtype)
-        listed.tensor_shape.CopyFrom(packed.tensor_shape)
-        field = {"float32": "float", "float64": "double", "float16": "half"}.get(
-            dtype, dtype if dtype in ("int64", "bool", "uint32", "uint64") else "int"
-        )
-        flat = array.view("uint16") if dtype == "float16" else array
-        getattr(listed, f"{field}_val").extend(flat.ravel().tolist())
-        for proto in (packed, listed):
-            got = from_proto(proto)
-            assert got.dtype == array.dtype
-            np.testing.assert_array_equal(got, array)
-
-    def test_the_last_value_stands_for_those_that_are_missing(self):
-        proto = tensor_pb2.TensorProto(dtype=1, float_val=[1.0, 2.0])
-        proto.tensor_shape.dim.add(size=4)
-        assert from_proto(proto).tolist() == tf.make_ndarray(proto).tolist()
-        assert from_proto(proto).tolist() == [1.0, 2.0, 2.0, 2.0]
-
-    def test_text_goes_both_ways(self):
-        text = np.array([["映画", ""], ["a", "b"]], object)
-        assert from_proto(to_proto(text)).tolist() == text.tolist()
-        assert from_proto(tf.make_tensor_proto(text)).tolist() == text.tolist()
-        empty = np.empty((0, 2), object)
-        assert from_proto(to_proto(empty)).shape == (0, 2)
-
-    def test_too_few_values_and_unknown_types_are_refused(self):
-        proto = tensor_pb2.TensorProto(dtype=1)
-        proto.tensor_shape.dim.add(size=4)
-        with pytest.raises(ValueError, match=r"must hold 4 values.*Received: 0"):
-            from_proto(proto)
-        with pytest.raises(ValueError, match=r"Received: number 21"):
-            from_proto(tensor_pb2.TensorProto(dtype=21))
-        with pytest.raises(ValueError, match=r"Received: complex64"):
-            to_proto(np.zeros(1, "complex64"))
-        with pytest.raises(ValueError, match=r"must hold text\. Received: 3"):
-            to_proto(np.array([3], object))
-
-    def test_json_gives_arrays_of_the_type_that_was_asked_for(self):
-        lowest = float(np.finfo("float32").min)
-        got = from_json([[1, 0.1], [lowest, -2]], "float32")
-        assert got.dtype == "float32"
-        assert got[0, 1] == np.float32(0.1) and got[1, 0] == np.finfo("float32").min
-        assert from_json([["größe"], [""]], "string").tolist() == [["größe"], [""]]
-        with pytest.raises(ValueError, match="inhomogeneous"):
-            from_json([[1], [1, 2]], "float32")

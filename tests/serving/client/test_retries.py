@@ -1,11 +1,13 @@
-"""retries: how long, how often, and when no more."""
+"""retries: length and number of pauses, and the budget."""
 
 import random
+
+import pytest
 
 from recdistill.serving.client.retries import RetryPolicy
 
 
-def test_pauses_double_and_are_drawn_at_random():
+def test_pauses_are_random_below_a_bound_that_doubles():
     random.seed(5)
     drawn = [
         [RetryPolicy(3, 0.01).pause(tries, 10.0) for _ in range(200)]
@@ -17,9 +19,22 @@ def test_pauses_double_and_are_drawn_at_random():
         assert 0.9 * bound < max(pauses) <= bound
 
 
-def test_the_budget_comes_back_with_answers():
+def test_answers_restore_the_budget():
     policy = RetryPolicy(1, 0.0)
     assert [policy.pause(0, 1.0) is None for _ in range(6)] == [False] * 4 + [True] * 2
     for _ in range(30):  # From 4 tokens to 7; the next failure leaves 6.
         policy.succeeded()
     assert policy.pause(0, 1.0) is not None
+
+
+def test_an_unthrottled_policy_has_no_budget():
+    policy = RetryPolicy(1, 0.0, throttled=False)
+    assert all(policy.pause(0, 1.0) == 0.0 for _ in range(50))
+    assert policy.pause(1, 1.0) is None
+
+
+def test_negative_arguments_are_errors():
+    with pytest.raises(
+        ValueError, match=r"must not be negative\. Received: retries=-1"
+    ):
+        RetryPolicy(-1)

@@ -1,9 +1,9 @@
-"""The endpoint that the suite asks.
+"""The server that the conformance suite tests.
 
-`RECDISTILL_SERVING_ENDPOINT=host:8500` names a running server, whichever it is, that
-serves an export of recdistill: `RECDISTILL_SERVING_REST_ENDPOINT` its REST port, by
-default 8501 of the same host, `RECDISTILL_SERVING_MODEL` the model, by default "films".
-Without it the suite starts the embedded server, and the real one where it is installed.
+`RECDISTILL_SERVING_ENDPOINT=host:8500` names a running server of an export of
+recdistill. `RECDISTILL_SERVING_REST_ENDPOINT` is its REST address, by default port 8501
+of the same host, and `RECDISTILL_SERVING_MODEL` the model, by default "films". Without
+it, the suite starts the embedded server, and TensorFlow Serving if it is installed.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ if "RECDISTILL_SERVING_ENDPOINT" in os.environ:
 
 @dataclass
 class Endpoint:
-    """A server of one export, and what it says of it.
+    """A server of one export.
 
     Attributes:
-        engine: Which server it is.
-        client: Both protocols.
-        model: The export's name.
-        signatures: By name, as the server describes them.
+        engine: "embedded", "tf-serving" or "given".
+        client: Client for both protocols.
+        model: Name of the export.
+        signatures: Signatures by name, from the server.
     """
 
     engine: str
@@ -79,7 +79,7 @@ def given():
 
 @contextlib.contextmanager
 def started(engine, exported):
-    """The server as `recdistill serve` starts it."""
+    """Starts a server with `recdistill serve`."""
     ports = [0, 0] if engine == "embedded" else [free_port(), free_port()]
     options = [f"--engine={engine}", f"--port={ports[0]}", f"--rest-port={ports[1]}"]
     process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""The protocol, asked of any server of a recdistill export; see `conftest.py`.
+"""Conformance with TensorFlow Serving's protocol; `conftest.py` chooses the server.
 
-Requests are made from what the server says of its signatures, so any export will do.
+Requests are built from the signatures that the server reports, so any export works.
 """
 
 import http.client
@@ -17,7 +17,7 @@ SIGNATURES = "serving_default recommend rank encode_query encode_candidates".spl
 
 
 def inputs_of(endpoint, signature, rows=2, width=2):
-    """Something that every export takes: arrays by input name."""
+    """Valid inputs of every export, as arrays by name."""
     inputs = {}
     for name, info in endpoint.signatures[signature].inputs.items():
         shape = [rows, *(d.size for d in info.tensor_shape.dim[1:])]
@@ -46,7 +46,7 @@ def rest(endpoint, body, **more):
 
 
 def predict(endpoint, signature="serving_default", rows=2, **changes):
-    """Asks with some inputs changed; None leaves one out."""
+    """Sends a request with some inputs changed; None omits an input."""
     inputs = {**inputs_of(endpoint, signature, rows), **changes}
     given = {name: value for name, value in inputs.items() if value is not None}
     request = predict_request(signature, endpoint.model, **given)
@@ -65,7 +65,7 @@ def some(endpoint, kind, signature="serving_default"):
 class TestGoodRequests:
     @pytest.mark.parametrize("rows", [1, 3])
     @pytest.mark.parametrize("signature", SIGNATURES)
-    def test_every_signature_answers_as_it_says(self, endpoint, signature, rows):
+    def test_every_signature_returns_its_outputs(self, endpoint, signature, rows):
         response = predict(endpoint, signature, rows)
         described = endpoint.signatures[signature].outputs
         assert response.outputs.keys() == described.keys()
@@ -77,19 +77,19 @@ class TestGoodRequests:
             if got.dtype.kind == "f":
                 assert np.isfinite(got).all()
 
-    def test_the_answer_says_who_it_is_from(self, endpoint):
+    def test_the_answer_has_model_signature_and_version(self, endpoint):
         spec = predict(endpoint, "encode_query").model_spec
         assert (spec.name, spec.signature_name) == (endpoint.model, "encode_query")
         assert spec.version.value in endpoint.client.status(endpoint.model)
 
-    def test_no_signature_means_the_default_one(self, endpoint):
+    def test_an_empty_signature_name_is_the_default_signature(self, endpoint):
         inputs = inputs_of(endpoint, "serving_default")
         response = endpoint.client.send(predict_request("", endpoint.model, **inputs))
         assert response.model_spec.signature_name == "serving_default"
         assert response.outputs == predict(endpoint).outputs
 
     @pytest.mark.parametrize("signature", SIGNATURES)
-    def test_both_protocols_and_both_forms_agree(self, endpoint, signature):
+    def test_both_protocols_and_both_formats_agree(self, endpoint, signature):
         inputs = inputs_of(endpoint, signature)
         wanted = {
             name: tf.make_ndarray(proto)
@@ -101,7 +101,7 @@ class TestGoodRequests:
         assert (columns[0], rows[0]) == (200, 200)
         outputs, predictions = columns[1]["outputs"], rows[1]["predictions"]
         if len(wanted) == 1:
-            # A single output goes without its name.
+            # A single output has no name.
             [name] = wanted
             outputs, predictions = {name: outputs}, [{name: p} for p in predictions]
         for name, value in wanted.items():
@@ -112,7 +112,7 @@ class TestGoodRequests:
             else:
                 np.testing.assert_allclose(outputs[name], value, rtol=1e-6)
 
-    def test_a_version_may_be_named(self, endpoint):
+    def test_a_version_can_be_requested(self, endpoint):
         status = endpoint.client.status(endpoint.model)
         number = max(n for n, state in status.items() if state == "AVAILABLE")
         inputs = inputs_of(endpoint, "serving_default")
@@ -121,7 +121,7 @@ class TestGoodRequests:
         where = f"/versions/{number}"
         assert rest(endpoint, {"inputs": as_columns(inputs)}, where=where)[0] == 200
 
-    def test_outputs_may_be_chosen_over_grpc(self, endpoint):
+    def test_outputs_can_be_selected_over_grpc(self, endpoint):
         inputs = inputs_of(endpoint, "serving_default")
         request = predict_request("", endpoint.model, **inputs)
         request.output_filter.append("scores")
@@ -152,7 +152,7 @@ class TestGoodRequests:
         first = document["model_version_status"][0]
         assert first["status"] == {"error_code": "OK", "error_message": ""}
 
-    def test_paths_do_not_mind_the_case(self, endpoint):
+    def test_paths_are_case_insensitive(self, endpoint):
         path = f"/V1/Models/{endpoint.model}"
         assert endpoint.client.http("GET", path)[0] == 200
 
@@ -161,7 +161,7 @@ class TestGoodRequests:
         assert rest(endpoint, {"inputs": {**columns, "extra": [1]}})[0] == 200
 
 
-class TestWhoIsMeant:
+class TestUnknownModels:
     @pytest.mark.parametrize(
         ("spec", "code", "path", "status"),
         [
@@ -173,7 +173,9 @@ class TestWhoIsMeant:
         ],
         ids=["model", "version", "label", "no name", "a path"],
     )
-    def test_an_unknown_one_is_an_error(self, endpoint, spec, code, path, status):
+    def test_an_unknown_model_version_or_label_is_an_error(
+        self, endpoint, spec, code, path, status
+    ):
         inputs = inputs_of(endpoint, "serving_default")
         with refused(code):
             endpoint.client.send(
@@ -185,26 +187,26 @@ class TestWhoIsMeant:
             got, text = endpoint.client.http("POST", url, body)
             assert (got, "error" in json.loads(text)) == (status, True)
 
-    def test_an_unknown_signature(self, endpoint):
+    def test_an_unknown_signature_is_an_error(self, endpoint):
         inputs = inputs_of(endpoint, "serving_default")
         with refused("FAILED_PRECONDITION"):
             endpoint.client.send(predict_request("nowhere", endpoint.model, **inputs))
         body = {"signature_name": "nowhere", "inputs": as_columns(inputs)}
         assert rest(endpoint, body)[0] == 400
 
-    def test_a_request_without_a_model_spec(self, endpoint):
+    def test_a_request_without_a_model_spec_is_an_error(self, endpoint):
         request = predict_request()
         request.ClearField("model_spec")
         with refused("INVALID_ARGUMENT"):
             endpoint.client.send(request)
 
-    def test_the_status_of_an_unknown_model(self, endpoint):
+    def test_the_status_of_an_unknown_model_is_not_found(self, endpoint):
         with refused("NOT_FOUND"):
             endpoint.client.status("nowhere")
         assert endpoint.client.http("GET", "/v1/models/nowhere")[0] == 404
         assert endpoint.client.http("GET", "/v1/models/nowhere/metadata")[0] == 404
 
-    def test_metadata_that_there_is_not(self, endpoint):
+    def test_unknown_metadata_fields_are_an_error(self, endpoint):
         for fields in ((), ("weights",)):
             with refused("INVALID_ARGUMENT"):
                 endpoint.client.metadata(endpoint.model, fields)
@@ -212,7 +214,7 @@ class TestWhoIsMeant:
 
 class TestInputs:
     @pytest.mark.parametrize("signature", SIGNATURES)
-    def test_a_missing_one(self, endpoint, signature):
+    def test_a_missing_input_is_an_error(self, endpoint, signature):
         name = some(endpoint, "string", signature)
         with refused("INVALID_ARGUMENT") as said:
             predict(endpoint, signature, **{name: None})
@@ -222,18 +224,18 @@ class TestInputs:
         for form in ({"inputs": as_columns(inputs)}, {"instances": as_rows(inputs)}):
             assert rest(endpoint, {"signature_name": signature, **form})[0] == 400
 
-    def test_an_extra_one(self, endpoint):
+    def test_an_extra_input_is_an_error(self, endpoint):
         with refused("INVALID_ARGUMENT"):
             predict(endpoint, extra=[1.0, 2.0])
         inputs = inputs_of(endpoint, "serving_default")
         rows = [{**row, "extra": 1} for row in as_rows(inputs)]
         assert rest(endpoint, {"instances": rows})[0] == 400
 
-    def test_one_in_place_of_another(self, endpoint):
+    def test_an_extra_input_in_place_of_another_is_an_error(self, endpoint):
         with refused("INVALID_ARGUMENT"):
             predict(endpoint, **{some(endpoint, "string"): None, "extra": ["a", "b"]})
 
-    def test_one_of_another_type(self, endpoint):
+    def test_an_input_of_another_type_is_an_error(self, endpoint):
         for kind, wrong in (("string", [1, 2]), ("number", ["a", "b"])):
             name = some(endpoint, kind)
             with refused("INVALID_ARGUMENT"):
@@ -241,40 +243,40 @@ class TestInputs:
             columns = as_columns(inputs_of(endpoint, "serving_default"))
             assert rest(endpoint, {"inputs": {**columns, name: wrong}})[0] == 400
 
-    def test_no_conversions_over_rest(self, endpoint):
+    def test_values_are_not_converted_over_rest(self, endpoint):
         inputs = as_columns(inputs_of(endpoint, "recommend"))
         for wrong in (2.0, "2", True, None):
             body = {"signature_name": "recommend"}
             body["inputs"] = {**inputs, "k": [wrong, wrong]}
             assert rest(endpoint, body)[0] == 400
 
-    def test_one_of_another_rank(self, endpoint):
+    def test_an_input_of_another_rank_is_an_error(self, endpoint):
         for signature in ("serving_default", "rank"):
             name = some(endpoint, "string", signature)
             value = inputs_of(endpoint, signature)[name]
             with refused("INVALID_ARGUMENT"):
                 predict(endpoint, signature, **{name: value[..., None]})
 
-    def test_one_with_another_number_of_rows(self, endpoint):
+    def test_an_input_with_another_number_of_rows_is_an_error(self, endpoint):
         name = some(endpoint, "string", "rank")
         value = inputs_of(endpoint, "rank", rows=3)[name]
         with refused("INVALID_ARGUMENT"):
             predict(endpoint, "rank", **{name: value})
 
     @pytest.mark.parametrize("k", [0, 2**31 - 1])
-    def test_a_number_of_items_that_there_is_not(self, endpoint, k):
+    def test_k_out_of_range_is_an_error(self, endpoint, k):
         with refused("INVALID_ARGUMENT") as said:
             predict(endpoint, "recommend", k=np.int32([k, 1]))
         assert "`k` must be from 1" in said["details"]
 
-    def test_a_tensor_whose_values_do_not_fit_its_shape(self, endpoint):
+    def test_values_that_do_not_fill_the_shape_are_an_error(self, endpoint):
         inputs = inputs_of(endpoint, "recommend")
         request = predict_request("recommend", endpoint.model, **inputs)
         request.inputs["k"].tensor_content = b"123"
         with refused("INVALID_ARGUMENT"):
             endpoint.client.send(request)
 
-    def test_an_output_that_there_is_not(self, endpoint):
+    def test_an_unknown_or_repeated_output_is_an_error(self, endpoint):
         inputs = inputs_of(endpoint, "serving_default")
         for names in (["nothing"], ["scores", "scores"]):
             request = predict_request("", endpoint.model, **inputs)
@@ -284,22 +286,22 @@ class TestInputs:
 
 
 class TestSizes:
-    def test_no_rows_have_no_answers(self, endpoint):
+    def test_a_request_without_rows_has_an_empty_answer(self, endpoint):
         if endpoint.engine == "given":
-            pytest.skip("With batching, the model server may let it wait")
+            pytest.skip("With batching, TensorFlow Serving may delay the request")
         outputs = predict(endpoint, rows=0).outputs
         assert {len(tf.make_ndarray(proto)) for proto in outputs.values()} == {0}
 
-    def test_no_instances(self, endpoint):
+    def test_an_empty_list_of_instances_is_an_error(self, endpoint):
         assert rest(endpoint, {"instances": []})[0] == 400
 
-    def test_a_request_that_is_too_large(self, endpoint):
+    def test_a_request_that_is_too_large_is_rejected(self, endpoint):
         if endpoint.engine != "embedded":
-            pytest.skip("The model server takes what fits into 2 GiB")
+            pytest.skip("TensorFlow Serving accepts requests up to 2 GiB")
         large = np.full((70, 1), "x" * 2**20, object)
         with refused("RESOURCE_EXHAUSTED"):
             predict(endpoint, rows=70, **{some(endpoint, "string"): large})
-        # It is refused by its head; the body need not be sent.
+        # The header is enough to reject it.
         path = f"/v1/models/{endpoint.model}:predict"
         headers = {"Content-Length": str(2**40)}
         status, text = endpoint.client.http("POST", path, b"{", headers)
@@ -312,7 +314,7 @@ class TestHttp:
         "body",
         [b"", b"{", b"[]", b"{}", b'{"instances": 1}', b'{"inputs": 1}', b"\xff\xfe"],
     )
-    def test_bodies_that_are_no_request(self, endpoint, body):
+    def test_an_invalid_body_is_an_error(self, endpoint, body):
         path = f"/v1/models/{endpoint.model}:predict"
         status, text = endpoint.client.http("POST", path, body)
         assert (status, "error" in json.loads(text)) == (400, True)
@@ -329,11 +331,11 @@ class TestHttp:
             ("GET", "/etc/passwd", 404),
         ],
     )
-    def test_paths_that_there_are_not(self, endpoint, method, path, status):
+    def test_an_unknown_path_is_an_error(self, endpoint, method, path, status):
         url = path.format(endpoint.model)
         assert endpoint.client.http(method, url, b"")[0] == status
 
-    def test_one_connection_answers_many_requests(self, endpoint):
+    def test_a_connection_serves_several_requests(self, endpoint):
         connection = http.client.HTTPConnection(
             endpoint.client.host, endpoint.client.rest_port
         )

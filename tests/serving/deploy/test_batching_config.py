@@ -1,4 +1,4 @@
-"""batching.config: read, written, and chosen from times that the tests make up."""
+"""batching_config: the file, and the choice from made-up times."""
 
 import pytest
 
@@ -16,11 +16,11 @@ PAD = (True, "because")
 
 
 def line(fixed, row, sizes, spread=2.0):
-    """Calls that take `fixed` ms and `row` ms more for each row; p99 is a multiple."""
+    """Times of `fixed` ms plus `row` ms per row; the p99 is `spread` times that."""
     return {n: CallTime(fixed + row * n, spread * (fixed + row * n)) for n in sizes}
 
 
-def test_fields_have_the_numbers_of_the_server_s_own_message():
+def test_fields_have_the_numbers_of_the_server_s_message():
     # tensorflow_serving/servables/tensorflow/session_bundle_config.proto
     fields = batching_config._message_class().DESCRIPTOR.fields
     assert {field.name: field.number for field in fields} == {
@@ -34,7 +34,7 @@ def test_fields_have_the_numbers_of_the_server_s_own_message():
     }
 
 
-def test_file_round_trip_with_its_notes(tmp_path):
+def test_a_file_with_notes_is_read_back(tmp_path):
     path = tmp_path / "batching.config"
     written = Batching(16, 0, 7, 2, (1, 8, 16), True)
     written.write(path, ["why: because"])
@@ -50,11 +50,11 @@ def test_file_round_trip_with_its_notes(tmp_path):
         ({"max_enqueued_batches": 0}, "max_enqueued_batches=0"),
         ({"batch_timeout_micros": -1}, "batch_timeout_micros=-1"),
         ({"allowed_batch_sizes": (1, 4)}, r"end with `max_batch_size`, 8.*\(1, 4\)"),
-        ({"allowed_batch_sizes": (4, 2, 8)}, r"must rise.*\(4, 2, 8\)"),
-        ({"allowed_batch_sizes": (0, 8)}, r"must rise.*\(0, 8\)"),
+        ({"allowed_batch_sizes": (4, 2, 8)}, r"must ascend.*\(4, 2, 8\)"),
+        ({"allowed_batch_sizes": (0, 8)}, r"must ascend.*\(0, 8\)"),
     ],
 )
-def test_what_the_server_refuses_cannot_be_made(changes, message):
+def test_values_that_the_server_rejects_are_refused(changes, message):
     good = {
         "max_batch_size": 8,
         "batch_timeout_micros": 0,
@@ -68,19 +68,19 @@ def test_what_the_server_refuses_cannot_be_made(changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_batch_sise { value: 8 }", "text form"),
+        ("max_batch_sise { value: 8 }", "text format"),
         ("max_batch_size { value: 8 }", "must set batch_timeout_micros"),
-        ("max_batch_size: 8", "text form"),
+        ("max_batch_size: 8", "text format"),
     ],
 )
-def test_bad_file_is_refused_and_named(tmp_path, text, message):
+def test_an_invalid_file_is_refused(tmp_path, text, message):
     path = tmp_path / "batching.config"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         read_batching(path)
 
 
-def test_choice_derived_by_hand():
+def test_all_parameters_follow_from_the_times():
     # 1 ms and 0.1 a row, p99 twice that: two p99 of 8 rows are 4 * 1.8 = 7.2 ms, of 16
     # rows 4 * 2.6 = 10.4, over the budget of 10.
     times = line(1.0, 0.1, (1, 2, 4, 8, 16, 32))
@@ -92,20 +92,20 @@ def test_choice_derived_by_hand():
     # 3 threads * (10 - 1 - 3.6) / 3.6 = 4.5 batches.
     assert got.max_enqueued_batches == 4
     assert got.num_batch_threads == 3
-    # 1.8 > 1.1 * 1.4 and 1.4 > 1.1 * 1.2, but 1.2 < 1.1 * 1.1: a lone row is filled up.
+    # 1.8 > 1.1 * 1.4 and 1.4 > 1.1 * 1.2, but 1.2 < 1.1 * 1.1: a single row is padded.
     assert got.allowed_batch_sizes == (2, 4, 8)
     assert got.pad_variable_length_inputs is True
     assert chosen.holds_budget
 
 
-def test_wait_takes_no_more_than_the_budget_leaves():
+def test_the_timeout_is_limited_by_the_budget():
     times = line(1.0, 0.1, (1, 2, 4, 8, 16))
     chosen = choose_batching(times, budget_ms=7.5, threads=1, pad=PAD)
     # 7.5 - 7.2 = 0.3 ms, less than the fixed cost.
     assert chosen.batching.batch_timeout_micros == 300
 
 
-def test_size_that_answers_hardly_more_rows_is_not_taken():
+def test_a_size_with_hardly_more_rows_a_second_is_not_chosen():
     # Nothing is shared: 8 rows take eight times as long as one.
     times = line(0.0, 1.0, (1, 2, 4, 8))
     chosen = choose_batching(times, budget_ms=1000.0, threads=1, pad=PAD)
@@ -115,14 +115,14 @@ def test_size_that_answers_hardly_more_rows_is_not_taken():
     assert "rows a second" in chosen.why["max_batch_size"]
 
 
-def test_no_size_is_left_out_where_all_is_shared():
+def test_only_the_maximum_is_allowed_if_padding_rows_are_free():
     times = line(1.0, 0.0, (1, 2, 4, 8))
     chosen = choose_batching(times, budget_ms=1000.0, threads=1, pad=PAD)
-    # 8 rows take as long as one: filling up is free.
+    # 8 rows take as long as one: padding is free.
     assert chosen.batching.allowed_batch_sizes == (8,)
 
 
-def test_warm_up_requests_fit_even_where_the_budget_does_not_hold():
+def test_warm_up_requests_fit_even_if_the_budget_is_exceeded():
     times = line(1.0, 0.1, (1, 2, 4, 8, 16))
     chosen = choose_batching(times, budget_ms=5.0, threads=1, pad=PAD, warm_up_rows=8)
     assert chosen.batching.max_batch_size == 8
@@ -130,18 +130,18 @@ def test_warm_up_requests_fit_even_where_the_budget_does_not_hold():
     assert "warm-up" in chosen.why["max_batch_size"]
 
 
-def test_every_parameter_has_its_reason():
+def test_every_parameter_has_a_reason():
     chosen = choose_batching(line(1, 1, (1, 2)), budget_ms=100, threads=1, pad=PAD)
     assert set(chosen.why) == set(vars(chosen.batching))
     assert all(chosen.why.values())
 
 
-def test_budget_below_a_single_row_is_refused():
-    with pytest.raises(ConfigError, match=r"2\.20 ms at p99.*budget_ms=2"):
+def test_a_budget_below_the_time_of_a_single_row_is_refused():
+    with pytest.raises(ConfigError, match=r"2\.20 ms\. .*budget_ms=2"):
         choose_batching(line(1.0, 0.1, (1,)), budget_ms=2, threads=1, pad=PAD)
 
 
-def test_warm_up_larger_than_what_was_measured_is_refused():
+def test_warm_up_requests_larger_than_all_measured_sizes_are_refused():
     with pytest.raises(ConfigError, match=r"warm-up request, 8.*\[1, 2\]"):
         choose_batching(
             line(1, 1, (1, 2)), budget_ms=99, threads=1, pad=PAD, warm_up_rows=8
@@ -163,7 +163,7 @@ def inputs(**shapes):
         (inputs(tag_ids=[None, None]), False, "tag_ids"),
     ],
 )
-def test_server_fills_up_only_what_a_repeated_first_element_leaves_alone(
+def test_padding_is_chosen_only_for_sets_of_ids_and_inputs_with_a_length(
     signatures, pads, word
 ):
     got, why = padding(signatures)

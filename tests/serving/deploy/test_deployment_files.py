@@ -1,4 +1,4 @@
-"""The folder `serving/`: files that parse, agree, and ask for metrics there are."""
+"""Files in `serving/`: they parse, agree, and query existing metrics."""
 
 import json
 import re
@@ -44,46 +44,44 @@ def dashboard():
 
 
 @pytest.mark.parametrize("path", YAML, ids=lambda p: p.name)
-def test_yaml_parses_and_says_something(path):
+def test_every_yaml_file_is_a_mapping(path):
     assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict)
 
 
-def test_every_image_is_pinned_and_the_model_server_is_the_same_everywhere(
-    compose, pod
-):
+def test_images_are_pinned_and_the_model_server_is_the_same_everywhere(compose, pod):
     for service in compose.values():
         assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
     assert compose["model-server"]["image"] == IMAGE
     assert pod["spec"]["containers"][0]["image"] == IMAGE
 
 
-def test_models_and_configuration_are_mounted_for_reading_only(compose, pod):
+def test_models_and_configuration_are_mounted_read_only(compose, pod):
     mounts = {m["target"]: m for m in compose["model-server"]["volumes"]}
     assert mounts["/models"]["read_only"] and mounts["/config"]["read_only"]
     mounts = {m["mountPath"]: m for m in pod["spec"]["containers"][0]["volumeMounts"]}
     assert mounts["/models"]["readOnly"] and mounts["/config"]["readOnly"]
-    # A mounted file would go on being the old one after it was replaced.
+    # A file mounted by subPath is not updated when it is replaced.
     assert not any("subPath" in mount for mount in mounts.values())
 
 
-def test_server_starts_by_the_command_that_the_sweep_wrote(compose, pod):
+def test_the_server_is_started_by_the_generated_command(compose, pod):
     command = ["/bin/sh", "/config/model_server.sh"]
     assert compose["model-server"]["entrypoint"] == command
     assert pod["spec"]["containers"][0]["command"] == command
 
 
-def test_health_check_asks_whether_the_model_is_there(compose):
+def test_the_health_check_requires_a_loaded_model(compose):
     check = compose["model-server"]["healthcheck"]["test"]
     assert check[:3] == ["CMD", "bash", "-c"]
     assert "/v1/models/" in check[3] and '"AVAILABLE"' in check[3]
 
 
-def test_ports_of_the_compose_file_are_open_to_this_machine_only(compose):
+def test_ports_are_published_on_loopback_only(compose):
     for service in compose.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
-def test_prometheus_asks_where_the_metrics_are(compose):
+def test_prometheus_scrapes_the_metrics_page(compose):
     (job,) = load("prometheus.yml")["scrape_configs"]
     assert job["metrics_path"] == METRICS_PATH
     (target,) = job["static_configs"][0]["targets"]
@@ -94,7 +92,7 @@ def test_prometheus_asks_where_the_metrics_are(compose):
     assert annotations["annotations"]["prometheus.io/path"] == METRICS_PATH
 
 
-def test_prometheus_keeps_every_metric_that_we_know():
+def test_prometheus_keeps_every_known_metric():
     (job,) = load("prometheus.yml")["scrape_configs"]
     (rule,) = job["metric_relabel_configs"]
     assert all(re.fullmatch(rule["regex"], name) for name in metric_names())
@@ -106,7 +104,7 @@ def expressions(dashboard):
     return asked + variables
 
 
-def test_dashboard_asks_for_metrics_that_the_server_has(dashboard):
+def test_the_dashboard_queries_existing_metrics(dashboard):
     asked = {
         name
         for expression in expressions(dashboard)
@@ -116,7 +114,7 @@ def test_dashboard_asks_for_metrics_that_the_server_has(dashboard):
     assert asked <= metric_names(), asked - metric_names()
 
 
-def test_dashboard_filters_and_groups_by_labels_that_the_metrics_have(dashboard):
+def test_the_dashboard_filters_and_groups_by_existing_labels(dashboard):
     labels = {**COUNTERS}
     for name, own in HISTOGRAMS.items():
         labels |= {name + suffix: own for suffix in ("_sum", "_count")}
@@ -129,13 +127,13 @@ def test_dashboard_filters_and_groups_by_labels_that_the_metrics_have(dashboard)
                 assert {g.strip() for g in group.split(",")} <= set(labels[name])
 
 
-def test_latency_quantiles_are_taken_over_buckets(dashboard):
+def test_quantiles_are_computed_from_buckets(dashboard):
     for expression in expressions(dashboard):
         if "histogram_quantile" in expression:
             assert "_bucket" in expression and "le" in expression
 
 
-def test_dashboard_is_where_grafana_looks_for_it(compose, dashboard):
+def test_grafana_is_configured_with_the_dashboard(compose, dashboard):
     source = load("grafana", "provisioning", "datasources", "prometheus.yml")
     assert source["datasources"][0]["uid"] == "prometheus"
     used = {panel["datasource"]["uid"] for panel in dashboard["panels"]}
@@ -151,7 +149,7 @@ def test_dashboard_is_where_grafana_looks_for_it(compose, dashboard):
     assert Path(home).name == DASHBOARD.name
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard):
+def test_panels_have_unique_ids_and_do_not_overlap(dashboard):
     panels = dashboard["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     cells = [
@@ -168,7 +166,7 @@ def sum_of(panel, start, size):
     return panel["gridPos"][start] + panel["gridPos"][size]
 
 
-def test_example_config_map_holds_what_our_writers_write(tmp_path):
+def test_the_example_config_map_has_generated_files(tmp_path):
     data = load("k8s", "configmap.yaml")["data"]
     path = tmp_path / "batching.config"
     path.write_text(data["batching.config"])
@@ -186,7 +184,7 @@ def test_example_config_map_holds_what_our_writers_write(tmp_path):
         assert container[probe]["httpGet"]["path"] == f"/v1/models/{name}"
 
 
-def test_config_map_is_for_as_many_cores_as_the_pod_asks_for(pod, tmp_path):
+def test_the_config_map_matches_the_cores_of_the_pod(pod, tmp_path):
     data = load("k8s", "configmap.yaml")["data"]
     path = tmp_path / "batching.config"
     path.write_text(data["batching.config"])
@@ -194,7 +192,7 @@ def test_config_map_is_for_as_many_cores_as_the_pod_asks_for(pod, tmp_path):
     assert read_batching(path).num_batch_threads == int(cores)
 
 
-def test_kubernetes_parts_mean_the_same_pods(pod):
+def test_all_kubernetes_objects_select_the_same_pods(pod):
     labels = pod["metadata"]["labels"]
     deployment = load("k8s", "deployment.yaml")
     assert deployment["spec"]["selector"]["matchLabels"] == labels
@@ -202,17 +200,17 @@ def test_kubernetes_parts_mean_the_same_pods(pod):
     assert load("k8s", "pdb.yaml")["spec"]["selector"]["matchLabels"] == labels
     target = load("k8s", "hpa.yaml")["spec"]["scaleTargetRef"]
     assert target["name"] == deployment["metadata"]["name"]
-    # With a number of its own every `apply` would undo the autoscaler.
+    # A fixed number would undo the autoscaler at every `apply`.
     assert "replicas" not in deployment["spec"]
 
 
-def test_every_manifest_is_applied():
+def test_the_kustomization_lists_every_manifest():
     listed = set(load("k8s", "kustomization.yaml")["resources"])
     there = {path.name for path in (FOLDER / "k8s").glob("*.yaml")}
     assert listed == there - {"kustomization.yaml"}
 
 
-def test_liveness_does_not_hang_on_the_model_s_state(pod):
+def test_liveness_does_not_depend_on_the_model_s_state(pod):
     container = pod["spec"]["containers"][0]
     assert "httpGet" not in container["livenessProbe"]
     grace = pod["spec"]["terminationGracePeriodSeconds"]

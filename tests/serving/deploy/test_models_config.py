@@ -1,4 +1,4 @@
-"""models.config and monitoring.config: what the server reads, and what may change."""
+"""models_config: the files as the server reads them, and rules for labels."""
 
 import pytest
 from google.protobuf import (
@@ -11,7 +11,6 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from recdistill.errors import ConfigError
 from recdistill.serving.deploy.models_config import (
-    CANARY,
     STABLE,
     Models,
     ServedModel,
@@ -21,7 +20,7 @@ from recdistill.serving.deploy.models_config import (
 
 
 def parsed(models):
-    """The file as the server's own message reads it."""
+    """Models in the file, parsed with the server's message."""
     message = model_server_config_pb2.ModelServerConfig()
     text_format.Parse(models.text, message)
     return message.model_config_list.config
@@ -32,7 +31,7 @@ def films():
     return Models().with_model("films", "/models/films")
 
 
-def test_new_model_loads_its_latest_version(films):
+def test_a_new_model_loads_its_latest_version(films):
     (model,) = parsed(films)
     assert (model.name, model.base_path) == ("films", "/models/films")
     assert model.model_platform == "tensorflow"
@@ -41,21 +40,14 @@ def test_new_model_loads_its_latest_version(films):
     assert films["films"] == ServedModel("films", "/models/films")
 
 
-def test_several_latest_versions_can_be_loaded():
-    models = Models().with_model("films", "gs://bucket/films", latest=2)
-    (model,) = parsed(models)
-    assert model.model_version_policy.latest.num_versions == 2
-    assert models["films"].latest == 2
-
-
-def test_labels_load_exactly_the_versions_that_they_name(films):
-    models = films.with_label("films", STABLE, 3).with_label("films", CANARY, 4)
+def test_exactly_the_labelled_versions_are_loaded(films):
+    models = films.with_label("films", STABLE, 3).with_label("films", "canary", 4)
     (model,) = parsed(models)
     assert list(model.model_version_policy.specific.versions) == [3, 4]
     assert dict(model.version_labels) == {"stable": 3, "canary": 4}
 
 
-def test_version_that_a_label_leaves_stays_loaded_for_a_rollback(films):
+def test_the_version_that_a_label_leaves_stays_loaded(films):
     models = films.with_label("films", STABLE, 3).with_versions("films", [3, 5])
     models = models.with_label("films", STABLE, 5)
     assert models["films"].labels == {"stable": 5}
@@ -65,7 +57,7 @@ def test_version_that_a_label_leaves_stays_loaded_for_a_rollback(films):
     assert (back["films"].labels["stable"], back["films"].standby) == (3, (5,))
 
 
-def test_what_the_move_before_left_behind_is_unloaded(films):
+def test_the_version_of_an_earlier_move_is_unloaded(films):
     models = films.with_label("films", STABLE, 1)
     for version in (2, 3):
         loaded = {*models["films"].versions, version}
@@ -74,40 +66,28 @@ def test_what_the_move_before_left_behind_is_unloaded(films):
     assert models["films"].versions == (2, 3)
 
 
-def test_label_moves_to_a_loaded_version_only(films):
+def test_a_label_cannot_move_to_a_version_that_is_not_loaded(films):
     models = films.with_label("films", STABLE, 3)
-    with pytest.raises(ConfigError, match=r"loaded ones, \[3\].*version=4"):
+    with pytest.raises(ConfigError, match=r"loaded versions \[3\].*version=4"):
         models.with_label("films", STABLE, 4)
 
 
-def test_giving_a_label_again_changes_nothing(films):
+def test_moving_a_label_to_its_version_changes_nothing(films):
     models = films.with_label("films", STABLE, 3)
     assert models.with_label("films", STABLE, 3) == models
 
 
-def test_versions_with_labels_are_always_loaded(films):
+def test_labelled_versions_are_always_loaded(films):
     models = films.with_label("films", STABLE, 3).with_versions("films", [9])
     assert models["films"].versions == (3, 9)
 
 
-def test_label_taken_away_unloads_its_version(films):
-    models = films.with_label("films", STABLE, 3).with_label("films", CANARY, 4)
-    models = models.without_label("films", CANARY)
-    assert models["films"].versions == (3,)
-    assert models["films"].labels == {"stable": 3}
-
-
-def test_last_label_taken_away_leaves_the_model_loaded(films):
-    models = films.with_label("films", STABLE, 3).without_label("films", STABLE)
-    assert (models["films"].versions, models["films"].labels) == ((3,), {})
-
-
-def test_change_gives_another_value_and_leaves_the_first(films):
+def test_a_change_returns_a_new_object(films):
     films.with_label("films", STABLE, 3)
     assert films["films"].labels == {}
 
 
-def test_other_models_and_unknown_fields_survive_a_change():
+def test_other_models_and_settings_are_kept():
     models = Models(
         """
         model_config_list {
@@ -125,7 +105,7 @@ def test_other_models_and_unknown_fields_survive_a_change():
     assert films.logging_config.sampling_config.sampling_rate == 0.5
 
 
-def test_file_round_trip_is_whole_and_equal(films, tmp_path):
+def test_a_file_is_read_back_and_leaves_no_other_file(films, tmp_path):
     path = tmp_path / "models.config"
     models = films.with_label("films", STABLE, 2**40)
     models.write(path)
@@ -140,15 +120,13 @@ def test_file_round_trip_is_whole_and_equal(films, tmp_path):
         (lambda m: m.with_model("", "/m"), "name=''"),
         (lambda m: m.with_model("a/b", "/m"), "name='a/b'"),
         (lambda m: m.with_model("songs", "models/songs"), "absolute.*'models/songs'"),
-        (lambda m: m.with_model("songs", "/m", latest=0), "latest=0"),
         (lambda m: m.with_versions("films", []), "at least one.*none"),
         (lambda m: m.with_versions("films", [0]), "version=0"),
         (lambda m: m.with_label("films", "", 1), "label=''"),
         (lambda m: m.with_label("films", STABLE, 2**63), f"version={2**63}"),
-        (lambda m: m.without_label("films", STABLE), r"\[\].*label='stable'"),
     ],
 )
-def test_what_no_server_takes_is_refused_and_named(films, change, message):
+def test_values_that_the_server_rejects_are_refused(films, change, message):
     with pytest.raises(ConfigError, match=message):
         change(films)
 
@@ -156,7 +134,7 @@ def test_what_no_server_takes_is_refused_and_named(films, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model_config_list { config { nam: 'x' } }", "text form"),
+        ("model_config_list { config { nam: 'x' } }", "text format"),
         ("custom_model_config { }", "custom_model_config"),
         ("model_config_list { config { name: 'x' base_path: 'x' } }", "absolute"),
         (
@@ -166,13 +144,13 @@ def test_what_no_server_takes_is_refused_and_named(films, change, message):
         ),
     ],
 )
-def test_file_that_no_server_takes_is_refused(text, message):
+def test_a_file_that_the_server_rejects_is_refused(text, message):
     with pytest.raises(ConfigError, match=message):
         Models(text)
 
 
 def monitoring_message():
-    """`tensorflow.serving.MonitoringConfig`, as the server declares it."""
+    """An empty `tensorflow.serving.MonitoringConfig`, declared as in the server."""
     kinds = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="monitoring.proto", package="t", syntax="proto3"
@@ -193,7 +171,7 @@ def monitoring_message():
     return message_factory.GetMessageClass(found)()
 
 
-def test_monitoring_turns_the_metrics_page_on(tmp_path):
+def test_monitoring_config_enables_the_metrics_page(tmp_path):
     write_monitoring(tmp_path / "monitoring.config")
     message = monitoring_message()
     text_format.Parse((tmp_path / "monitoring.config").read_text(), message)

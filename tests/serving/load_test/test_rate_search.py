@@ -1,4 +1,4 @@
-"""rate_search: the search against servers whose limit is known."""
+"""rate_search: servers with a known limit."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from recdistill.serving.load_test.rate_search import find_rate
 
 
 class Queue:
-    """A server of so many requests a second: near its limit a queue grows."""
+    """A server with a queue that grows as the rate approaches its capacity."""
 
     def __init__(self, capacity, service_ms=1.0, lag_ms=0.1):
         self.capacity, self.service_ms, self.lag_ms = capacity, service_ms, lag_ms
@@ -19,7 +19,7 @@ class Queue:
         load = rate / self.capacity
         if load >= 1:
             waiting = 1e3 * seconds * (load - 1)
-        else:  # The p99 of an M/M/1 queue: ln(100) mean times.
+        else:  # p99 of an M/M/1 queue: ln(100) times the mean.
             waiting = 4.6 * self.service_ms / (1 - load)
         return SimpleNamespace(
             p99_ms=waiting + self.lag_ms,
@@ -30,7 +30,7 @@ class Queue:
 
 
 @pytest.mark.parametrize("capacity", [3.0, 90.0, 1000.0, 40_000.0])
-def test_it_comes_within_a_tenth_of_the_known_limit(capacity):
+def test_the_rate_is_within_a_tenth_of_the_limit(capacity):
     """4.6 / (1 - rate / capacity) + 0.1 = 20 where rate = 0.7688 · capacity."""
     found = find_rate(Queue(capacity), budget_ms=20.0, seconds=1.0)
     limit = capacity * (1 - 4.6 / 19.9)
@@ -45,12 +45,12 @@ def test_the_rate_is_confirmed_by_a_longer_test():
     assert found.trials[-1].passed
 
 
-def test_where_the_longer_test_fails_it_goes_down():
-    """A server that bears 400 a second for two seconds, and 300 for longer."""
+def test_the_rate_is_lowered_if_the_longer_test_fails():
+    """A server that sustains 400 a second for two seconds, and 300 for longer."""
 
     def measure(rate, seconds):
-        bears = 300 if seconds > 3 else 400
-        p99 = 1.0 if rate <= bears else 500.0
+        sustained = 300 if seconds > 3 else 400
+        p99 = 1.0 if rate <= sustained else 500.0
         return SimpleNamespace(p99_ms=p99, lag_p99_ms=0, failed=0, throughput=rate)
 
     found = find_rate(measure, budget_ms=10.0, seconds=2.0)
@@ -58,13 +58,13 @@ def test_where_the_longer_test_fails_it_goes_down():
     assert [trial.passed for trial in found.trials[-2:]] == [False, True]
 
 
-def test_a_server_that_keeps_no_rate():
+def test_a_server_that_is_always_too_slow_has_no_rate():
     queue = Queue(1000.0, service_ms=100.0)
     found = find_rate(queue, budget_ms=20.0, seconds=1.0)
     assert found.rate is None
     assert len(found.trials) == 6
     assert {trial.why for trial in found.trials} == {"p99 over budget"}
-    # 300 requests at 1.6 a second were three minutes.
+    # At 1.6 requests a second, 300 requests would take three minutes.
     assert max(seconds for _, seconds in queue.asked) == 4.0
 
 
@@ -78,7 +78,7 @@ def test_a_server_that_keeps_no_rate():
         ({"p99_ms": float("inf"), "failed": 9}, "9 failed"),
     ],
 )
-def test_what_fails_a_test(change, why):
+def test_the_reason_for_a_failed_test_is_recorded(change, why):
     def measure(rate, seconds):
         good = {"p99_ms": 1.0, "lag_p99_ms": 0.1, "failed": 0, "throughput": rate}
         return SimpleNamespace(**(good | (change if rate >= 100 else {})))

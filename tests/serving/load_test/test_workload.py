@@ -82,7 +82,7 @@ class TestRecordedRows:
 
 
 class TestQueries:
-    def test_lines_of_json_with_what_goes_beside_the_features(self, tmp_path):
+    def test_queries_in_json_lines_may_have_k_and_lists_of_ids(self, tmp_path):
         lines = [
             {"age": 3, "history": ["größe"], "k": 4, "candidate_ids": ["a"], "x": 1},
             {"age": None, "history": [], "exclude_ids": ["b"], "candidate_ids": []},
@@ -97,17 +97,17 @@ class TestQueries:
         assert [row["candidate_ids"].tolist() for row in rows] == [[["a"]], [[""]]]
 
     @pytest.mark.parametrize("line", ["{", "[1]", "3"])
-    def test_a_line_that_is_none(self, tmp_path, line):
+    def test_a_line_that_is_not_an_object_is_refused(self, tmp_path, line):
         file = tmp_path / "queries.jsonl"
         file.write_text(f"{{}}\n{line}\n")
         with pytest.raises(QueryError, match=r"one JSON object a line.*line 2 of"):
             queries_from_lines(file)
 
-    def test_a_query_to_rank_needs_candidates(self):
+    def test_a_query_to_rank_without_candidates_is_refused(self):
         with pytest.raises(QueryError, match=r"list of 'candidate_ids'.*in query 0"):
             rows_of([{"age": 1, "history": []}], CONTRACT, k=1)
 
-    def test_columns_of_prepared_data_are_queries(self):
+    def test_columns_of_prepared_data_become_queries(self):
         columns = {
             "age": np.float32([1.5, np.nan]),
             "history": np.array([["a", "b"], ["c", ""]], object),
@@ -132,7 +132,7 @@ class TestMessages:
         target = Target("films", version=3)
         return Workload.of_rows(rows, protocol, target, "rank", batch_size)
 
-    def test_a_batch_holds_queries_in_turn_padded_to_the_widest(self):
+    def test_a_batch_has_queries_in_turn_padded_to_the_widest(self):
         work = self.workload(GRPC, 2)
         requests = [
             predict_pb2.PredictRequest.FromString(each.body) for each in work.messages
@@ -148,15 +148,15 @@ class TestMessages:
         assert requests[0].model_spec.version.value == 3
         assert (work.queries, work.batch_size) == (3, 2)
 
-    def test_over_rest_it_is_json_in_columns(self):
+    def test_a_rest_message_is_json_in_columnar_form(self):
         message = self.workload(REST, 1).messages[0]
         assert message.path == "/v1/models/films/versions/3:predict"
         content = json.loads(message.body)
         assert content["signature_name"] == "rank"
         assert content["inputs"]["history"] == [["a"]]
 
-    def test_no_query_or_no_batch_size(self):
-        with pytest.raises(QueryError, match="There must be a query"):
+    def test_no_queries_or_an_empty_batch_are_refused(self):
+        with pytest.raises(QueryError, match="at least one query"):
             self.workload(GRPC, 1, [])
         with pytest.raises(QueryError, match="batch_size=0"):
             self.workload(GRPC, 0)

@@ -11,7 +11,7 @@ from tests.serving.calls import Client
 
 
 class Serving:
-    """A running server, a client of it, and the folder of its only model."""
+    """A running server, a client, and the folder of its model."""
 
     def __init__(self, server, base, file):
         self.server, self.base, self.file = server, base, file
@@ -25,10 +25,10 @@ class Serving:
         wait_until(lambda: self.client.status().get(number) == state)
 
     def wait_for_error(self, number):
-        """Waits until a version failed to load; says what the status page says."""
+        """Waits until a version has failed to load, and returns its error."""
 
         def error():
-            versions = self.server.catalogue._models["toy"].versions
+            versions = self.server.models._models["toy"].versions
             return number in versions and versions[number].error
 
         return wait_until(error)
@@ -40,12 +40,12 @@ def wait_until(condition, seconds=30):
         if found := condition():
             return found
         time.sleep(0.01)
-    raise AssertionError(f"It did not happen in {seconds} seconds")
+    raise AssertionError(f"The condition was not met within {seconds} seconds")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _frozen():
-    """What was imported is not looked through at every unload, as in a real server."""
+    """Excludes imported objects from garbage collection, as `run_until_signal` does."""
     gc.collect()
     gc.freeze()
     yield
@@ -54,7 +54,7 @@ def _frozen():
 
 @pytest.fixture
 def serve(tmp_path):
-    """Starts servers of the toy; `serve(**options)`."""
+    """Starts servers of the toy model: `serve(**options)`."""
     with contextlib.ExitStack() as stack:
 
         def start(config=None, versions=(1,), **options):
@@ -77,7 +77,7 @@ def serve(tmp_path):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A server of version 1 that nobody changes."""
+    """A server of version 1 for tests that do not change it."""
     folder = tmp_path_factory.mktemp("shared")
     base = folder / "toy"
     base.mkdir()

@@ -1,4 +1,4 @@
-"""batching: the model server's rules, one by one; the same through the protocols."""
+"""batcher: TensorFlow Serving's batching rules, alone and over the protocols."""
 
 import shutil
 import threading
@@ -9,18 +9,18 @@ import pytest
 
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.server.batcher import Batcher
-from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import Code, RequestError
-from recdistill.serving.server.server_metrics import Metrics
+from recdistill.serving.server.server_metrics import ServerMetrics
 from tests.serving import toy
 from tests.serving.calls import predict_request, refused
 
-IDS = Signature("ids", {"ids": None}, {"out": None}, {})
+IDS = LoadedSignature("ids", {"ids": None}, {"out": None}, {})
 BATCHING = ":tensorflow:serving:batching_session"
 
 
 class Gate:
-    """Runs batches when told to, and keeps what it was given."""
+    """Runs batches when it is open, and records them."""
 
     def __init__(self, answer=lambda value: value):
         self.batches, self.answer = [], answer
@@ -39,7 +39,7 @@ def batcher():
 
     def make(run, rows=4, timeout_s=0.0, queue=8, threads=1, **more):
         parameters = Batching(rows, int(timeout_s * 1e6), queue, threads, **more)
-        made.append((Batcher(run, parameters, Metrics()), run))
+        made.append((Batcher(run, parameters, ServerMetrics()), run))
         return made[-1][0]
 
     yield make
@@ -53,7 +53,7 @@ def texts(*rows):
 
 
 class Asking:
-    """Requests that are on their way, each in a thread."""
+    """Concurrent requests, each in a thread."""
 
     def __init__(self, batcher, *values, signature=IDS, timeout_s=None):
         self.results = [None] * len(values)
@@ -71,7 +71,7 @@ class Asking:
             thread = threading.Thread(target=ask, args=(place, value))
             thread.start()
             self.threads.append(thread)
-            # One after the other, so that batches are known.
+            # One after the other, so that the batches are known.
             while waiting(batcher) == before and thread.is_alive():
                 time.sleep(0.001)
 
@@ -86,7 +86,7 @@ def waiting(batcher):
 
 
 def blocked(batcher, gate):
-    """Occupies the only thread with a full batch of zeros, so that others wait."""
+    """Occupies the only thread with a full batch of zeros."""
     zeros = [np.zeros(4, "int32")]
     ask = threading.Thread(target=lambda: batcher.submit(IDS, zeros, ("out",)))
     ask.start()
@@ -94,7 +94,7 @@ def blocked(batcher, gate):
 
 
 class TestFormingBatches:
-    def test_waiting_requests_go_together_and_each_gets_its_own_rows(self, batcher):
+    def test_waiting_requests_share_a_batch_and_get_their_own_rows(self, batcher):
         gate = Gate(lambda value: value * 10)
         collected = batcher(gate)
         blocked(collected, gate)
@@ -103,7 +103,7 @@ class TestFormingBatches:
         assert asking.finish() == [[10], [20, 30], [40]]
         assert [batch.tolist() for batch in gate.batches[1:]] == [[1, 2, 3, 4]]
 
-    def test_what_does_not_fit_any_more_goes_into_the_next_batch(self, batcher):
+    def test_a_request_that_does_not_fit_starts_the_next_batch(self, batcher):
         gate = Gate()
         collected = batcher(gate)
         blocked(collected, gate)
@@ -112,7 +112,7 @@ class TestFormingBatches:
         assert asking.finish() == [[1, 2, 3], [4, 5], [6]]
         assert [b.tolist() for b in gate.batches[1:]] == [[1, 2, 3], [4, 5, 6]]
 
-    def test_a_full_batch_does_not_wait_for_the_time(self, batcher):
+    def test_a_full_batch_does_not_wait_for_the_timeout(self, batcher):
         gate = Gate()
         gate.open.set()
         collected = batcher(gate, timeout_s=1_000)
@@ -120,32 +120,32 @@ class TestFormingBatches:
         assert asking.finish() == [[1, 2], [3, 4]]
         assert len(gate.batches) == 1
 
-    def test_a_batch_that_is_not_full_goes_when_its_time_is_up(self, batcher):
+    def test_a_batch_that_is_not_full_runs_after_the_timeout(self, batcher):
         gate = Gate()
         gate.open.set()
         collected = batcher(gate, timeout_s=0.05)
-        assert Asking(collected, np.int32([1]), np.int32([2])).finish() == [[1], [2]]
-        assert [b.tolist() for b in gate.batches] == [[1, 2]]
+        assert Asking(collected, np.int32([1])).finish() == [[1]]
+        assert [b.tolist() for b in gate.batches] == [[1]]
 
-    def test_other_signatures_have_batches_of_their_own(self, batcher):
+    def test_each_signature_has_its_own_batches(self, batcher):
         gate = Gate()
         collected = batcher(gate)
         blocked(collected, gate)
-        other = Signature("other", {"ids": None}, {"out": None}, {})
+        other = LoadedSignature("other", {"ids": None}, {"out": None}, {})
         first = Asking(collected, np.int32([1]))
         second = Asking(collected, np.int32([2]), signature=other)
         gate.open.set()
         assert first.finish() + second.finish() == [[1], [2]]
         assert [b.tolist() for b in gate.batches[1:]] == [[1], [2]]
 
-    def test_a_batch_is_filled_up_with_rows_that_were_sent(self, batcher):
+    def test_a_batch_is_filled_up_with_rows_of_its_requests(self, batcher):
         gate = Gate()
         gate.open.set()
         sizes = {"allowed_batch_sizes": (1, 3, 4)}
         assert Asking(batcher(gate, **sizes), np.int32([5, 6])).finish() == [[5, 6]]
         assert gate.batches[0].tolist() == [5, 6, 5]
 
-    def test_what_happened_is_measured(self, batcher):
+    def test_metrics_have_sizes_and_waiting_times(self, batcher):
         gate = Gate()
         gate.open.set()
         collected = batcher(gate, allowed_batch_sizes=(3, 4))
@@ -161,7 +161,7 @@ class TestFormingBatches:
 class TestWidths:
     NARROW, WIDE = texts(["a"], ["b"]), texts(["c", "d"])
 
-    def test_unequal_ones_fail_both_requests(self, batcher):
+    def test_different_widths_fail_both_requests(self, batcher):
         gate = Gate()
         collected = batcher(gate)
         blocked(collected, gate)
@@ -181,7 +181,7 @@ class TestWidths:
         a, b, c, d = (each.encode() for each in "abcd")
         assert asking.finish() == [[[a, a], [b, a]], [[c, d]]]
 
-    def test_no_width_beside_some_fails_both_even_so(self, batcher):
+    def test_width_0_fails_both_requests_even_with_padding(self, batcher):
         gate = Gate()
         collected = batcher(gate, pad_variable_length_inputs=True)
         blocked(collected, gate)
@@ -191,22 +191,22 @@ class TestWidths:
             assert error.code == Code.INVALID_ARGUMENT
             assert "Send one empty string" in str(error)
 
-    def test_no_width_at_all_is_fine(self, batcher):
+    def test_width_0_alone_is_accepted(self, batcher):
         gate = Gate()
         gate.open.set()
         assert Asking(batcher(gate), texts([])).finish() == [[[]]]
 
 
-class TestRefusals:
+class TestRejections:
     def refused(self, batcher, *values, code=Code.INVALID_ARGUMENT):
         names = {f"v{k}": None for k in range(len(values))}
-        signature = Signature("any", names, {"out": None}, {})
+        signature = LoadedSignature("any", names, {"out": None}, {})
         with pytest.raises(RequestError) as caught:
             batcher.submit(signature, values, ("out",))
         assert caught.value.code == code
         return caught.value.message
 
-    def test_what_cannot_be_batched_is_refused_before_it_waits(self, batcher):
+    def test_a_request_that_cannot_be_batched_is_rejected_at_once(self, batcher):
         collected = batcher(Gate())
         one = np.int32([1])
         said = self.refused(collected, one, np.int32(3))
@@ -234,7 +234,7 @@ class TestRefusals:
         assert caught.value.code == Code.UNAVAILABLE
         return caught.value.message
 
-    def test_who_waits_too_long_gives_up_and_is_not_computed(self, batcher):
+    def test_a_request_that_times_out_is_not_computed(self, batcher):
         gate = Gate()
         collected = batcher(gate)
         blocked(collected, gate)
@@ -252,7 +252,7 @@ class TestRefusals:
             (lambda value: 1 / 0, "Batch failed: ZeroDivisionError"),
         ],
     )
-    def test_a_batch_that_fails_fails_all_its_requests_and_no_other(
+    def test_a_failed_batch_fails_all_its_requests_and_no_others(
         self, batcher, answer, message
     ):
         gate = Gate()
@@ -267,7 +267,7 @@ class TestRefusals:
 
 
 class TestOverTheProtocols:
-    """The same codes and statuses as the model server's."""
+    """The same codes and statuses as TensorFlow Serving."""
 
     @pytest.fixture
     def batched(self, serve):
@@ -279,7 +279,7 @@ class TestOverTheProtocols:
         assert (outputs["y"].tolist(), version) == ([2.0, 3.0, 4.0], 1)
         assert batched.client.rest({"instances": [1]}) == (200, {"predictions": [2.0]})
 
-    def test_what_cannot_be_batched_is_a_400(self, batched):
+    def test_a_request_that_cannot_be_batched_is_a_400(self, batched):
         client = batched.client
         for signature, inputs in [
             ("scalar", {"n": 3}),
@@ -296,13 +296,13 @@ class TestOverTheProtocols:
         with refused("FAILED_PRECONDITION"):
             client.predict("uneven", x=[1.0, 2.0])
 
-    def test_without_batching_all_of_these_work(self, shared):
+    def test_without_batching_these_requests_succeed(self, shared):
         client = shared.client
         assert client.predict("scalar", n=3)[0]["twice"] == 6
         assert client.predict("uneven", x=[1.0, 2.0])[0]["sum"].tolist() == [3.0]
         assert client.predict(x=np.zeros(0, "float32"))[0]["y"].shape == (0,)
 
-    def test_a_full_queue_is_a_503_and_a_long_wait_a_504(self, serve):
+    def test_a_full_queue_is_a_503_and_a_timeout_a_504(self, serve):
         batched = serve(
             batching=Batching(1, 0, 1, 1), rest_timeout_s=0.2, rest_threads=8
         )
@@ -327,7 +327,7 @@ class TestOverTheProtocols:
         assert "at least one dimension" in batched.wait_for_error(3).message
         assert batched.client.predict(x=[0.0])[1] == 1
 
-    def test_a_version_may_bring_parameters_of_its_own(self, serve):
+    def test_a_version_can_have_its_own_parameters(self, serve):
         batched = serve(batching=Batching(4, 0, 4, 1), per_model_batching=True)
         assert batched.client.predict(x=[0.0] * 4)[1] == 1
         staging = batched.base / ".own"
@@ -338,7 +338,7 @@ class TestOverTheProtocols:
         with refused("INVALID_ARGUMENT"):
             batched.client.predict(x=[0.0] * 4)
 
-    def test_broken_parameters_of_its_own_keep_a_version_out(self, serve):
+    def test_a_version_with_broken_parameters_is_not_loaded(self, serve):
         batched = serve(per_model_batching=True, load_retries=0)
         staging = batched.base / ".own"
         shutil.copytree(toy.saved(2), staging)

@@ -1,4 +1,4 @@
-"""json_tensors: bodies in rows and columns, types that JSON does not say."""
+"""json_tensors: bodies in row and columnar format, with the types of a signature."""
 
 import json
 
@@ -15,7 +15,7 @@ from recdistill.serving.server.json_tensors import (
     read_body,
     rows_as_json,
 )
-from recdistill.serving.server.loaded_model import Signature
+from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import RequestError
 
 
@@ -24,7 +24,7 @@ def signature(**dtypes):
         name: meta_graph_pb2.TensorInfo(dtype=tf.as_dtype(dtype).as_datatype_enum)
         for name, dtype in sorted(dtypes.items())
     }
-    return Signature("it", infos, {}, {})
+    return LoadedSignature("it", infos, {}, {})
 
 
 def read(body, **dtypes):
@@ -41,7 +41,7 @@ def refused(body, **dtypes):
 
 
 class TestReading:
-    def test_rows_and_columns_say_the_same(self):
+    def test_rows_and_columns_are_equivalent(self):
         rows = {"instances": [{"a": 1, "b": ["x"]}, {"b": ["größe"], "a": 2}]}
         columns = {"inputs": {"a": [1, 2], "b": [["x"], ["größe"]]}}
         for body in (rows, columns):
@@ -50,7 +50,7 @@ class TestReading:
             assert got["a"].tolist() == [1, 2]
             assert got["b"].tolist() == [[b"x"], ["größe".encode()]]
 
-    def test_one_input_may_go_without_its_name(self):
+    def test_a_single_input_needs_no_name(self):
         assert read({"instances": [1, 2]}, a="float")["a"].tolist() == [1.0, 2.0]
         assert read({"inputs": [[1], [2]]}, a="float")["a"].shape == (2, 1)
         assert read({"instances": [{"a": 1}]}, a="float")["a"].tolist() == [1.0]
@@ -59,13 +59,13 @@ class TestReading:
         for body in ({"instances": [1]}, {"inputs": [1]}):
             assert "plain" in refused(body, a="float", b="float")
 
-    def test_scalars_only_in_columns(self):
+    def test_scalars_need_the_columnar_format(self):
         assert read({"inputs": {"a": 3}}, a="int32")["a"].shape == ()
         assert read({"instances": [{"a": 3}]}, a="int32")["a"].shape == (1,)
 
-    def test_what_is_too_much_is_ignored_in_columns_and_refused_in_rows(self):
+    def test_unknown_inputs_are_ignored_in_columns_and_rejected_in_rows(self):
         assert read({"inputs": {"a": [1], "z": "?"}}, a="float")["a"].tolist() == [1.0]
-        assert "'z' is no input" in refused(
+        assert "'z' is not an input" in refused(
             {"instances": [{"a": 1, "z": 2}]}, a="float"
         )
 
@@ -118,16 +118,16 @@ class TestReading:
             (True, "bool"),
         ],
     )
-    def test_what_fits_is_taken(self, value, dtype):
+    def test_values_in_range_are_accepted(self, value, dtype):
         [got] = read({"inputs": {"a": [value]}}, a=dtype)["a"]
         assert got == np.array(value, tf.as_dtype(dtype).as_numpy_dtype)
 
-    def test_numbers_that_are_none_are_read(self):
+    def test_nan_and_infinity_are_read(self):
         body = read_body(b'{"inputs": [NaN, Infinity, -Infinity]}')
         [values] = body.values(signature(a="float"))
         np.testing.assert_array_equal(values, [np.nan, np.inf, -np.inf])
 
-    def test_ragged_lists_are_refused(self):
+    def test_ragged_lists_are_rejected(self):
         assert "unexpected size: 1" in refused({"inputs": [[1, 2], [3]]}, a="float")
         assert "incorrect level" in refused({"inputs": [[1], 2]}, a="float")
         assert "unexpected level" in refused({"inputs": [1, [2]]}, a="float")
@@ -137,7 +137,7 @@ class TestReading:
         assert read({"inputs": {"a": []}}, a="float")["a"].shape == (0,)
         assert read({"inputs": {"a": [[], []]}}, a="string")["a"].shape == (2, 0)
 
-    def test_lists_that_are_nested_too_deeply_are_refused(self):
+    def test_deeply_nested_lists_are_rejected(self):
         deep: list = []
         for _ in range(40):
             deep = [deep]
@@ -159,30 +159,30 @@ class TestReading:
             (b'{"inputs": [], "signature_name": 1}', "must be a string value"),
         ],
     )
-    def test_other_bodies_are_refused(self, body, message):
+    def test_invalid_bodies_are_rejected(self, body, message):
         with pytest.raises(RequestError, match=message):
             read_body(body)
 
 
 class TestWriting:
-    def test_rows(self):
+    def test_rows_have_all_outputs(self):
         outputs = {"ids": strings([["a"], ["b"]]), "n": np.int32([1, 2])}
         assert rows_as_json(outputs) == (
             b'{"predictions": [{"ids": ["a"], "n": 1}, {"ids": ["b"], "n": 2}]}'
         )
 
-    def test_a_single_output_loses_its_name(self):
+    def test_a_single_output_has_no_name(self):
         assert rows_as_json({"n": np.int32([1, 2])}) == b'{"predictions": [1, 2]}'
         assert columns_as_json({"n": np.int32([[1]])}) == b'{"outputs": [[1]]}'
 
-    def test_rows_need_one_first_dimension(self):
+    def test_rows_need_equal_batch_sizes(self):
         with pytest.raises(RequestError, match="inconsistent batch size: 1 expecting"):
             rows_as_json({"a": np.zeros(2), "b": np.zeros(1)})
         with pytest.raises(RequestError, match="no shape information"):
             rows_as_json({"a": np.float32(1)})
         assert columns_as_json({"a": np.float32(1)}) == b'{"outputs": 1.0}'
 
-    def test_numbers_that_are_none_are_no_json(self):
+    def test_nan_and_infinity_are_written(self):
         values = np.float32([-np.inf, np.inf, np.nan])
         want = b'{"outputs": [-Infinity, Infinity, NaN]}'
         assert columns_as_json({"a": values}) == want
@@ -199,29 +199,29 @@ class TestWriting:
             (-0.0, "-0.0"),
         ],
     )
-    def test_digits_are_as_few_as_are_exact(self, value, text):
+    def test_numbers_have_as_few_digits_as_possible(self, value, text):
         written = columns_as_json({"a": np.float32([value])})
         assert written == f'{{"outputs": [{text}]}}'.encode()
 
     @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
-    def test_floats_come_back_as_they_were(self, values):
+    def test_float32_round_trips(self, values):
         array = np.array(values, "float32")
         back = json.loads(columns_as_json({"a": array}))["outputs"]
         np.testing.assert_array_equal(np.array(back, "float32"), array)
 
     @given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
-    def test_doubles_come_back_as_they_were(self, values):
+    def test_float64_round_trips(self, values):
         array = np.array(values, "float64")
         back = json.loads(columns_as_json({"a": array}))["outputs"]
         np.testing.assert_array_equal(np.array(back, "float64"), array)
 
     @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.complex64])
-    def test_small_floats_are_refused(self, dtype):
+    def test_small_floats_are_rejected(self, dtype):
         for write in (rows_as_json, columns_as_json):
             with pytest.raises(RequestError, match="Failed to write JSON value"):
                 write({"a": np.zeros(1, dtype)})
 
-    def test_strings_are_raw_unless_the_name_ends_in_bytes(self):
+    def test_strings_are_text_unless_the_name_ends_in_bytes(self):
         outputs = {"ids": strings(['"ß"\n']), "raw_bytes": strings(["ß"])}
         document = json.loads(columns_as_json(outputs))
         assert document["outputs"] == {

@@ -1,4 +1,4 @@
-"""catalogue: labels, and configurations that come while the server runs."""
+"""served_models: labels, and reconfiguration of a running server."""
 
 import pytest
 
@@ -14,11 +14,11 @@ def base(tmp_path):
 
 
 class TestLabels:
-    def test_at_a_cold_start_they_fail(self, serve, base):
+    def test_labels_fail_at_a_cold_start(self, serve, base):
         with pytest.raises(ServeError, match="not currently available for inference"):
             serve(toy.config(base, {"stable": 1}))
 
-    def test_unless_they_may_name_versions_that_are_not_loaded(self, serve, base):
+    def test_labels_for_unavailable_versions_can_be_allowed(self, serve, base):
         config = toy.config(base, {"stable": 1, "canary": 2}, versions=[1, 2])
         serving = serve(config, versions=(1, 2), labels_for_unavailable=True)
         for label, number in (("stable", 1), ("canary", 2)):
@@ -29,21 +29,21 @@ class TestLabels:
             )
             assert (status, document) == (200, {"outputs": [number]})
 
-    def test_one_that_is_unknown_is_a_bad_request(self, serve):
+    def test_an_unknown_label_is_a_bad_request(self, serve):
         serving = serve()
         with refused("INVALID_ARGUMENT") as said:
             serving.client.predict(x=[0.0], label="nowhere")
         assert said["details"] == "Unrecognized servable version label: nowhere"
         assert serving.client.rest({"inputs": [0.0]}, where="/labels/nowhere")[0] == 400
 
-    def test_one_whose_version_is_gone_is_not_found(self, serve, base):
+    def test_a_label_of_a_missing_version_is_not_found(self, serve, base):
         config = toy.config(base, {"stable": 7})
         serving = serve(config, labels_for_unavailable=True)
         with refused("NOT_FOUND") as said:
             serving.client.predict(x=[0.0], label="stable")
         assert said["details"].endswith("Specific(toy, 7)")
 
-    def test_it_moves_to_a_version_that_is_loaded(self, serve, base):
+    def test_a_label_moves_to_a_loaded_version(self, serve, base):
         serving = serve(toy.config(base, versions=[1, 2]), versions=(1, 2))
         for number in (1, 2, 1):
             config = toy.config(base, {"stable": number}, versions=[1, 2])
@@ -51,7 +51,9 @@ class TestLabels:
             assert serving.client.predict(x=[0.0], label="stable")[1] == number
 
     @pytest.mark.parametrize("lenient", [False, True])
-    def test_it_does_not_move_to_one_that_is_not(self, serve, base, lenient):
+    def test_a_label_does_not_move_to_a_version_that_is_not_loaded(
+        self, serve, base, lenient
+    ):
         config = toy.config(base, {"stable": 1}, versions=[1])
         serving = serve(toy.config(base), labels_for_unavailable=lenient)
         serving.client.reload(config)
@@ -63,7 +65,7 @@ class TestLabels:
 
 
 class TestConfigurations:
-    def test_a_model_comes_and_goes_while_the_server_runs(self, serve, base):
+    def test_models_are_added_and_removed_at_run_time(self, serve, base):
         serving = serve()
         other = base.parent / "other"
         other.mkdir()
@@ -71,13 +73,13 @@ class TestConfigurations:
         both = toy.config(base)
         both.MergeFrom(toy.config(other, name="other"))
         serving.client.reload(both)
-        # It is loaded when the answer comes, not some time after it.
+        # The model is loaded before the request is answered.
         assert serving.client.predict(x=[0.0], model="other")[1] == 5
         serving.client.reload(toy.config(base))
         with refused("NOT_FOUND"):
             serving.client.predict(x=[0.0], model="other")
 
-    def test_a_model_that_does_not_load_leaves_everything_as_it_was(self, serve, base):
+    def test_a_configuration_with_a_broken_model_changes_nothing(self, serve, base):
         serving = serve()
         broken = toy.config(base, {"stable": 1})
         broken.MergeFrom(toy.config(base.parent / "nothing", name="other"))
@@ -88,7 +90,7 @@ class TestConfigurations:
         with refused("INVALID_ARGUMENT"):
             serving.client.predict(x=[0.0], label="stable")
 
-    def test_a_request_may_not_have_other_folders_read(self, serve, base, tmp_path):
+    def test_a_request_cannot_name_folders_elsewhere(self, serve, base, tmp_path):
         serving = serve()
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
@@ -96,7 +98,7 @@ class TestConfigurations:
         for path in (elsewhere, base / ".." / ".." / "elsewhere"):
             with refused("PERMISSION_DENIED") as said:
                 serving.client.reload(toy.config(path))
-            assert "base_path of 'toy' must lie beside" in said["details"]
+            assert "base_path of 'toy' must be beside" in said["details"]
         link = base.parent / "link"
         link.symlink_to(elsewhere)
         with refused("PERMISSION_DENIED"):
@@ -105,13 +107,13 @@ class TestConfigurations:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"name": ""}, "name of a model must not be empty"),
-            ({"name": "a/b"}, "have no '/'"),
+            ({"name": ""}, "name of a model must be unique, not empty"),
+            ({"name": "a/b"}, "without '/'"),
             ({"base_path": "models/toy"}, "PERMISSION_DENIED"),
             ({"model_platform": "torch"}, "must be 'tensorflow'"),
         ],
     )
-    def test_one_that_does_not_fit_is_refused(self, serve, base, change, message):
+    def test_an_invalid_configuration_is_rejected(self, serve, base, change, message):
         serving = serve()
         config = toy.config(base)
         for name, value in change.items():
@@ -121,15 +123,15 @@ class TestConfigurations:
             serving.client.reload(config)
         assert message.isupper() or message in said["details"]
 
-    def test_a_relative_folder_in_the_file_is_refused(self, serve):
+    def test_a_relative_folder_in_the_file_is_an_error(self, serve):
         with pytest.raises(ServeError, match="must be absolute"):
             serve(toy.config("models/toy"))
 
-    def test_a_file_that_is_no_text_proto_keeps_the_server_from_starting(self, serve):
+    def test_the_server_does_not_start_with_an_invalid_file(self, serve):
         with pytest.raises(ServeError, match="ModelServerConfig in text form"):
             serve("model_config_list: {{")
 
-    def test_the_file_is_read_again_and_a_broken_one_is_passed_over(
+    def test_a_changed_file_is_applied_and_a_broken_one_is_ignored(
         self, serve, base, caplog
     ):
         serving = serve(toy.config(base, versions=[1]), (1, 2), models_poll_s=0.02)
@@ -137,7 +139,7 @@ class TestConfigurations:
         wait_until(lambda: "in text form" in caplog.text)
         assert serving.client.predict(x=[0.0])[1] == 1
         config = toy.config(base, {"stable": 2}, versions=[1, 2])
-        # Its label names a version that is not loaded: the whole file is refused.
+        # Its label names a version that is not loaded, so the file is rejected.
         serving.file.write_text(str(config), encoding="utf-8")
         wait_until(lambda: "not currently available" in caplog.text)
         assert set(serving.client.status()) == {1}
@@ -147,7 +149,7 @@ class TestConfigurations:
         serving.wait_for(2)
 
 
-def test_a_status_of_what_was_never_there_is_not_found(shared):
+def test_the_status_of_an_unknown_model_or_version_is_not_found(shared):
     with refused("NOT_FOUND") as said:
         shared.client.status(model="nowhere")
     assert said["details"] == "Could not find any versions of model nowhere"

@@ -1,10 +1,10 @@
-"""metrics: the page that Prometheus reads, with the model server's names."""
+"""server_metrics: Prometheus text with TensorFlow Serving's names."""
 
 import re
 import threading
 
 from recdistill.serving.deploy.model_server import metric_names
-from recdistill.serving.server.server_metrics import Metrics
+from recdistill.serving.server.server_metrics import ServerMetrics
 from tests.serving.calls import refused
 
 COUNT = ":tensorflow:serving:request_count"
@@ -16,8 +16,8 @@ def value(page, line):
     return float(found)
 
 
-def test_buckets_add_up():
-    metrics = Metrics()
+def test_buckets_are_cumulative():
+    metrics = ServerMetrics()
     for microseconds in (5, 10, 11, 1e12):
         metrics.observe(LATENCY, microseconds, "films", "Predict", "GRPC")
     page = metrics.render()
@@ -28,8 +28,8 @@ def test_buckets_add_up():
     assert value(page, f"{LATENCY}_sum{{{labels}}}") == 26 + 1e12
 
 
-def test_large_counts_keep_all_their_digits():
-    metrics = Metrics()
+def test_large_counts_have_all_digits():
+    metrics = ServerMetrics()
     metrics.count(COUNT, "films", "OK", by=123_456_789)
     assert value(metrics.render(), COUNT + '{model_name="films",status="OK"}') == (
         123_456_789
@@ -37,13 +37,13 @@ def test_large_counts_keep_all_their_digits():
 
 
 def test_labels_are_escaped():
-    metrics = Metrics()
+    metrics = ServerMetrics()
     metrics.count(COUNT, 'a"b\\c\nd', "OK")
     assert r'{model_name="a\"b\\c\nd",status="OK"}' in metrics.render()
 
 
-def test_threads_lose_nothing():
-    metrics = Metrics()
+def test_concurrent_counts_are_not_lost():
+    metrics = ServerMetrics()
 
     def add():
         for _ in range(2_000):
@@ -59,7 +59,7 @@ def test_threads_lose_nothing():
     assert value(page, COUNT + '{model_name="films",status="OK"}') == 8_000
 
 
-def test_a_server_counts_by_model_status_and_protocol(serve):
+def test_requests_are_counted_by_model_status_and_protocol(serve):
     from recdistill.serving.deploy.batching_config import Batching
 
     client = serve(batching=Batching(4, 0, 4, 1)).client
@@ -76,7 +76,7 @@ def test_a_server_counts_by_model_status_and_protocol(serve):
     assert metric_names() <= series
     assert value(page, COUNT + '{model_name="toy",status="OK"}') == 4
     assert value(page, COUNT + '{model_name="toy",status="INVALID_ARGUMENT"}') == 1
-    # Names that clients make up do not fill the page.
+    # Unknown model names are counted together.
     assert value(page, COUNT + '{model_name="",status="NOT_FOUND"}') == 2
     grpc_labels = '{model_name="toy",API="Predict",entrypoint="GRPC"}'
     assert value(page, f"{LATENCY}_count{grpc_labels}") == 3

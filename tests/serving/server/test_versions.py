@@ -1,7 +1,4 @@
-"""versions: what appears in the folder, and what is served then.
-
-Each test has the line of `TF_SERVING.md` that it holds the embedded server to.
-"""
+"""versions: which versions in a folder are served, as in TensorFlow Serving."""
 
 import shutil
 
@@ -15,12 +12,12 @@ from tests.serving.server.conftest import wait_until
 
 
 def first(serving):
-    """The answer to 0, which is the content of the version that answers."""
+    """The answer to 0, which is the number of the exported version."""
     outputs, version = serving.client.predict(x=[0.0])
     return float(outputs["y"][0]), version
 
 
-class TestVersionsThatAppear:
+class TestNewVersions:
     def test_a_new_version_replaces_the_old_one(self, serve):
         serving = serve()
         assert first(serving) == (1.0, 1)
@@ -29,7 +26,7 @@ class TestVersionsThatAppear:
         assert first(serving) == (2.0, 2)
         assert serving.client.status() == {2: "AVAILABLE", 1: "END"}
 
-    def test_the_old_version_answers_until_the_new_one_does(self, serve):
+    def test_the_old_version_is_served_until_the_new_one_is(self, serve):
         serving = serve()
         serving.publish(2)
         seen = set()
@@ -37,7 +34,7 @@ class TestVersionsThatAppear:
             seen.add(first(serving))
         assert seen <= {(1.0, 1), (2.0, 2)}
 
-    def test_names_that_are_no_numbers_are_passed_over(self, serve):
+    def test_folders_whose_names_are_not_numbers_are_ignored(self, serve):
         serving = serve()
         for name in (".hidden-2", "v3", "4a", "-5", "6.0", "\u0667"):
             shutil.copytree(toy.saved(2), serving.base / name)
@@ -54,7 +51,7 @@ class TestVersionsThatAppear:
         assert first(serving) == (3.0, 3)
         serving.client.reload(toy.config(serving.base, versions=[1]))
         serving.wait_for(1)
-        assert first(serving) == (2.0, 1)  # Loaded anew, it is what is there now.
+        assert first(serving) == (2.0, 1)  # A new load reads the new files.
 
     def test_symbolic_links_work(self, serve):
         serving = serve()
@@ -74,7 +71,7 @@ class TestVersionsThatAppear:
         serving.wait_for(1)
         assert first(serving) == (1.0, 1)
 
-    def test_removing_the_newest_version_brings_the_one_before_back(self, serve):
+    def test_removing_the_latest_version_restores_the_previous_one(self, serve):
         serving = serve(versions=(1, 2))
         assert first(serving) == (2.0, 2)
         shutil.rmtree(serving.base / "2")
@@ -91,22 +88,22 @@ class TestVersionsThatAppear:
         for _ in range(2):
             with refused("FAILED_PRECONDITION"):
                 serving.client.predict(x=[0.0])
-            # Files that come later change nothing.
+            # Adding the files later has no effect.
             shutil.copytree(toy.saved(2), serving.base / "2", dirs_exist_ok=True)
 
 
-class TestThePolicy:
-    def test_the_two_latest(self, serve, tmp_path):
+class TestVersionPolicy:
+    def test_the_two_latest_versions_are_served(self, serve, tmp_path):
         config = toy.config(tmp_path / "models" / "toy", latest=2)
         serving = serve(config, versions=(1, 2, 10))
         assert set(serving.client.status()) == {2, 10}
         assert serving.client.predict(x=[0.0], version=2)[1] == 2
 
-    def test_all(self, serve, tmp_path):
+    def test_all_versions_are_served(self, serve, tmp_path):
         config = toy.config(tmp_path / "models" / "toy", every=True)
         assert set(serve(config, versions=(1, 3)).client.status()) == {1, 3}
 
-    def test_named_versions_even_if_there_are_newer_ones(self, serve, tmp_path):
+    def test_specific_versions_are_served(self, serve, tmp_path):
         config = toy.config(tmp_path / "models" / "toy", versions=[1])
         serving = serve(config, versions=(1, 2))
         assert serving.client.status() == {1: "AVAILABLE"}
@@ -115,18 +112,20 @@ class TestThePolicy:
         assert serving.client.predict(x=[0.0], version=1)[1] == 1
 
 
-class TestAVersionThatDoesNotLoad:
-    def test_the_first_one_keeps_the_server_from_starting(self, serve, tmp_path):
+class TestFailedLoads:
+    def test_the_server_does_not_start_if_the_first_version_fails(
+        self, serve, tmp_path
+    ):
         folder = tmp_path / "models" / "toy" / "1"
         folder.mkdir(parents=True)
         with pytest.raises(ServeError, match=r"'toy' must have versions .*version 1:"):
             serve(versions=())
 
-    def test_no_version_at_all_keeps_it_from_starting_too(self, serve):
+    def test_the_server_does_not_start_without_a_version(self, serve):
         with pytest.raises(ServeError, match=r"Received: none"):
             serve(versions=())
 
-    def test_a_later_one_is_tried_again_and_the_old_one_goes_on(self, serve):
+    def test_a_later_version_is_retried_while_the_old_one_is_served(self, serve):
         serving = serve(load_retries=1000, load_retry_s=0.05)
         (serving.base / "2").mkdir()
         serving.wait_for_error(2)
@@ -136,20 +135,21 @@ class TestAVersionThatDoesNotLoad:
         serving.wait_for(1, "END")
         assert first(serving) == (2.0, 2)
 
-    def test_it_is_given_up_after_the_last_try_with_its_error_in_the_status(
-        self, serve
-    ):
+    def test_after_the_last_retry_the_status_has_the_error(self, serve):
         serving = serve(load_retries=2, load_retry_s=0.01)
         (serving.base / "2").mkdir()
         serving.wait_for(2, "END")
         status, text = serving.client.http("GET", "/v1/models/toy/versions/2")
         assert (status, '"state": "END"' in text) == (200, True)
-        assert '"error_code": "INTERNAL"' in text and "no SavedModel" in text
-        assert serving.server.catalogue._models["toy"].versions[2].failures == 3
+        assert (
+            '"error_code": "INTERNAL"' in text
+            and "cannot be loaded as a SavedModel" in text
+        )
+        assert serving.server.models._models["toy"].versions[2].failures == 3
         assert first(serving) == (1.0, 1)
 
 
-class TestTheWarmUpIsAGate:
+class TestWarmUp:
     @pytest.mark.parametrize(
         "broken",
         [
@@ -199,37 +199,36 @@ class TestTheWarmUpIsAGate:
         serving.wait_for(1, "END")
         assert first(serving) == (2.0, 2)
 
-    def test_its_requests_are_run(self, serve):
+    def test_warm_up_requests_are_run(self, serve):
         serving = serve()
         serving.publish(2, warm_up=[predict_request("described", **DESCRIBED)])
         serving.wait_for(2)
-        model = serving.server.catalogue._models["toy"].versions[2].model
+        model = serving.server.models._models["toy"].versions[2].model
         asked = {(name, limit) for name, _, limit in model._calls}
-        # Once as over gRPC, and once with the time limit that REST has.
+        # Once as for gRPC, and once with the timeout of REST.
         assert asked == {("described", 0), ("described", 30_000)}
 
 
 DESCRIBED = {"ids": [["a", "b"]], "scale": [1.0]}
 
 
-def test_a_version_in_use_is_unloaded_only_afterwards(serve):
+def test_a_version_in_use_is_not_unloaded(serve):
     serving = serve()
     spec = predict_request(version=1).model_spec
-    held = serving.server.catalogue.hold(spec)
-    serving.publish(2)
-    serving.wait_for(1, "UNLOADING")
-    signature = held.signature("")
-    [answer] = held.answer(signature, [np.float32([0])], ("y",), None)
-    assert answer == [1.0]
-    with refused("NOT_FOUND"):
-        serving.client.predict(x=[0.0], version=1)
-    held.let_go()
+    with serving.server.models.use(spec) as version:
+        serving.publish(2)
+        serving.wait_for(1, "UNLOADING")
+        signature = version.signature("")
+        [answer] = version.answer(signature, [np.float32([0])], ("y",), None)
+        assert answer == [1.0]
+        with refused("NOT_FOUND"):
+            serving.client.predict(x=[0.0], version=1)
     serving.wait_for(1, "END")
 
 
 def test_unloading_frees_the_session(serve):
     serving = serve()
-    model = serving.server.catalogue._models["toy"].versions[1]
+    model = serving.server.models._models["toy"].versions[1]
     session = model.model._session
     serving.publish(2)
     serving.wait_for(1, "END")

@@ -1,4 +1,4 @@
-"""tensors: messages to arrays and back, as TensorFlow itself has them."""
+"""wire_tensors: messages and arrays, compared with TensorFlow's functions."""
 
 import ml_dtypes
 import numpy as np
@@ -24,21 +24,21 @@ any_array = st.sampled_from(TYPES).flatmap(
 
 
 @given(any_array)
-def test_what_tensorflow_writes_is_read(array):
+def test_messages_of_tensorflow_are_read(array):
     got = read_tensor(tf.make_tensor_proto(array), "a")
     assert got.dtype == array.dtype
     np.testing.assert_array_equal(got, array)
 
 
 @given(any_array)
-def test_tensorflow_reads_what_is_written(array):
+def test_tensorflow_reads_the_messages(array):
     proto = tensor_pb2.TensorProto()
     write_tensor(array, proto)
-    assert not proto.tensor_content  # Clients may look at the values themselves.
+    assert not proto.tensor_content  # Clients may read the values directly.
     np.testing.assert_array_equal(tf.make_ndarray(proto), array)
 
 
-def test_strings_and_small_floats_go_both_ways():
+def test_strings_and_small_floats_round_trip():
     ids = np.array([[b"a", "größe".encode()], [b"", b"\xff\x00"]], object)
     small = np.array([1.5, -2.0], ml_dtypes.bfloat16)
     for array in (ids, small):
@@ -49,7 +49,7 @@ def test_strings_and_small_floats_go_both_ways():
             assert read.tolist() == array.tolist()
 
 
-def test_the_last_value_stands_for_those_that_are_missing():
+def test_the_last_value_fills_the_rest_of_the_shape():
     proto = tensor_pb2.TensorProto(dtype=1, float_val=[1, 2])
     proto.tensor_shape.dim.add(size=4)
     assert read_tensor(proto, "a").tolist() == [1, 2, 2, 2]
@@ -71,7 +71,7 @@ def test_the_last_value_stands_for_those_that_are_missing():
         ({"dtype": 0}, [1], "type invalid is not supported"),
     ],
 )
-def test_messages_that_hold_no_tensor_are_refused(fields, shape, message):
+def test_invalid_messages_are_rejected(fields, shape, message):
     proto = tensor_pb2.TensorProto(**fields)
     for size in shape:
         proto.tensor_shape.dim.add(size=size)

@@ -1,0 +1,112 @@
+"""Checks and conversions that all readers share: interactions, items and queries."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import pyarrow as pa
+
+from recdistill.data import column_values
+from recdistill.data.dataset import BATCH_ROWS, Columns, require_columns
+from recdistill.data.table_streams import TableStream
+from recdistill.errors import DataError
+
+InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
+
+
+def interaction_stream(
+    streams: Sequence[TableStream], columns: Columns
+) -> InteractionStream:
+    """The stream of a `Dataset`, after a check of its first batch.
+
+    Raises:
+        DataError: If a column is missing, the files differ in their columns, there are
+            no interactions, or the first batch has a bad value.
+    """
+    first = streams[0]
+    for stream in streams:
+        require_columns(stream.schema.names, columns.names(), stream.name)
+        if not stream.schema.equals(first.schema):
+            raise DataError(
+                f"{stream.name} must have the same columns and types as {first.name}. "
+                f"Received: {_difference(stream.schema, first.schema)}"
+            )
+    start = partial(_checked, streams, columns)
+    if next(start(), None) is None:
+        raise DataError(f"{first.name} must have at least one row. Received: none")
+    return start
+
+
+def feature_table(stream: TableStream, id_column: str) -> pa.Table:
+    """Items or queries in memory, with the checks of `checked_table`."""
+    require_columns(stream.schema.names, [id_column], stream.name)
+    table = pa.Table.from_batches(stream.read(), stream.schema)
+    return checked_table(table, id_column, stream.name, untyped=stream.untyped)
+
+
+def checked_table(
+    table: pa.Table, id_column: str, name: str, *, untyped: bool = False
+) -> pa.Table:
+    """Items or queries with unique ids as strings and features as read.
+
+    Raises:
+        DataError: If an id is missing or repeated.
+    """
+    arrays = {}
+    for column in table.column_names:
+        array = table.column(column).combine_chunks()
+        if column == id_column:
+            place = column_values.Place(name, column, untyped=untyped)
+            array = column_values.ids(array, place)
+            column_values.reject_duplicates(array, place)
+        arrays[column] = column_values.feature(array)
+    return pa.table(arrays)
+
+
+def _checked(
+    streams: Sequence[TableStream], columns: Columns
+) -> Iterator[pa.RecordBatch]:
+    times = column_values.Times()
+    for stream in streams:
+        row = 1
+        for batch in stream.read():
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                part = batch.slice(start, BATCH_ROWS)
+                yield _converted(part, stream, columns, times, row + start)
+            row += batch.num_rows
+
+
+def _converted(
+    batch: pa.RecordBatch,
+    stream: TableStream,
+    columns: Columns,
+    times: column_values.Times,
+    row: int,
+) -> pa.RecordBatch:
+    Converter = Callable[[pa.Array, column_values.Place], pa.Array]
+    converters: dict[str | None, Converter] = {
+        columns.query: column_values.ids,
+        columns.item: column_values.ids,
+        columns.time: times,
+        columns.relevance: column_values.numbers,
+        columns.weight: column_values.weights,
+        columns.list: column_values.ids,
+        columns.score: column_values.scores,
+    }
+    arrays = {}
+    for name in batch.schema.names:
+        array = batch.column(name)
+        if name in converters:
+            place = column_values.Place(stream.name, name, row, stream.untyped)
+            array = converters[name](array, place)
+        arrays[name] = array
+    return pa.RecordBatch.from_pydict(arrays)
+
+
+def _difference(schema: pa.Schema, other: pa.Schema) -> str:
+    columns = dict(zip(schema.names, map(str, schema.types), strict=True))
+    others = dict(zip(other.names, map(str, other.types), strict=True))
+    for name in sorted(columns.keys() | others.keys()):
+        if columns.get(name) != others.get(name):
+            there, here = columns.get(name, "missing"), others.get(name, "missing")
+            return f"column {name!r} is {there} instead of {here}"
+    return "another order of columns"

@@ -1,0 +1,93 @@
+"""Relevance loss and metrics that `Distiller.compile` received, and reported losses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from recdistill.distillation import keras_losses
+from recdistill.distillation.loss_terms import replicas
+from recdistill.lists.masked_ops import Tensor
+from recdistill.losses.representation_loss import list_and_row_weights
+
+# Registers the metrics, so that a saved distiller compiled with them can be loaded.
+from recdistill.metrics import keras_metrics  # noqa: F401
+
+__all__ = ["CompileArguments"]
+
+
+class CompileArguments:
+    """Relevance loss, metrics and the running means of the reported losses.
+
+    The distiller keeps them here, where Keras does not track them: Keras itself would
+    pass `y` to losses and metrics without its mask.
+
+    Args:
+        loss: The relevance loss, its name or a function; None for no loss.
+        metrics: Metrics, their names or functions; or None.
+        weighted_metrics: The same; `sample_weight` applies to these. A name that
+            `metrics` uses gets the prefix "weighted_".
+        reported: Names of the losses to report.
+
+    Raises:
+        ValueError: If a loss or metric is not usable; see
+            `recdistill.distillation.keras_losses`.
+    """
+
+    def __init__(
+        self,
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        weighted_metrics: Sequence[Any] | None = None,
+        reported: Sequence[str] = (),
+    ) -> None:
+        self.loss = None if loss is None else keras_losses.as_loss("loss", loss)
+        self.metrics = keras_losses.as_metrics("metrics", metrics)
+        self.weighted_metrics = keras_losses.as_metrics(
+            "weighted_metrics", weighted_metrics
+        )
+        names = [metric.name for metric in self.metrics]
+        for metric in self.weighted_metrics:
+            if metric.name in names:
+                metric.name = f"weighted_{metric.name}"
+        self.means = {name: keras.metrics.Mean(name=name) for name in reported}
+
+    @property
+    def all_metrics(self) -> list[keras.metrics.Metric]:
+        """The means of the losses, then the metrics."""
+        return [*self.means.values(), *self.metrics, *self.weighted_metrics]
+
+    def update_means(
+        self, values: dict[str, Tensor], mask: Tensor, sample_weight: Tensor | None
+    ) -> None:
+        """Add the losses of a batch to the means, weighted by the weights of its lists.
+
+        Neither the batch size nor lists that are all padding then change what is
+        reported, if each real list has some relevance. (Keras would weigh a batch by
+        the number of rows of its first input, which may be shared candidates.)
+
+        Args:
+            values: Losses by name, divided by the number of replicas.
+            mask: `(batch, list_size)`, bool.
+            sample_weight: None, `(batch,)` or `(batch, list_size)`.
+        """
+        list_weight, _ = list_and_row_weights(sample_weight, mask)
+        for name, mean in self.means.items():
+            mean.update_state(values[name] * replicas(), ops.sum(list_weight))
+
+    def update_metrics(
+        self, y: dict[str, Tensor], scores: Tensor, sample_weight: Tensor | None
+    ) -> None:
+        """Update the metrics with a batch.
+
+        Args:
+            y: `{"labels": …, "mask": …}`, each `(batch, list_size)`.
+            scores: The student's scores, `(batch, list_size)`.
+            sample_weight: None, `(batch,)` or `(batch, list_size)`; for the weighted
+                metrics.
+        """
+        for metric in self.metrics:
+            keras_losses.update_metric(metric, y, scores)
+        for metric in self.weighted_metrics:
+            keras_losses.update_metric(metric, y, scores, sample_weight)

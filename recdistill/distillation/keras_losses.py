@@ -1,0 +1,254 @@
+"""Keras's own losses and metrics, applied to lists with masks.
+
+Losses and metrics of recdistill and keras-rs read whole lists, with their mask, from
+`{"labels": …, "mask": …}`. Keras's own, such as `keras.losses.MeanSquaredError` and
+`keras.metrics.MeanAbsoluteError`, know no masks. In a `recdistill.Distiller` they are
+computed candidate by candidate, as if all real candidates of a batch stood in one long
+column:
+
+- A padded candidate contributes nothing, neither to the sum nor to the number by which
+  the sum is divided.
+- The mask becomes their sample weight. The weight of a list applies to each of its
+  candidates.
+- The mean of a loss is taken over the real candidates of a batch, that of a metric over
+  all real candidates. Long lists therefore count for more than short ones, in contrast
+  to the losses of recdistill, whose mean is over lists.
+
+A class counts as Keras's own if Keras defines the method that reads `y_true` (`call` of
+a loss, `update_state` of a metric). Functions `(y_true, y_pred)` are treated the same
+way. `compile` refuses what does not work candidate by candidate, such as categorical
+cross-entropy, which takes the last axis for classes.
+"""
+
+import warnings
+from copy import deepcopy
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from recdistill.lists.masked_ops import Tensor
+
+__all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
+
+Labels = dict[str, Tensor]
+
+
+@keras.saving.register_keras_serializable(package="recdistill")
+class FunctionLoss(keras.losses.Loss):  # type: ignore[misc]
+    """Mean over real candidates of a loss that is given as a function.
+
+    Args:
+        function: Called as `function(y_true, y_pred)` with arrays `(n, 1)`, one row a
+            candidate; returns `(n,)`.
+        **kwargs: Arguments of a Keras loss.
+    """
+
+    def __init__(self, function: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The function's value for each row."""
+        return self.function(y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        """The function and the arguments of a Keras loss."""
+        function = keras.saving.serialize_keras_object(self.function)
+        return {**super().get_config(), "function": function}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
+        """Create a loss from the result of `get_config`."""
+        function = keras.saving.deserialize_keras_object(config["function"])
+        return cls(**{**config, "function": function})
+
+
+def as_loss(argument: str, given: Any) -> keras.losses.Loss:
+    """A Keras loss from a loss object, a name or a function.
+
+    Args:
+        argument: Name of the argument, for error messages.
+        given: The loss object, the name of one of Keras's losses, or a function
+            `(y_true, y_pred)`.
+
+    Raises:
+        ValueError: If it is none of these, does not reduce a batch to one number, or is
+            a loss of Keras that does not work candidate by candidate.
+    """
+    found = given
+    if isinstance(given, str) and given.lower() not in ("crossentropy", "ce"):
+        try:
+            found = keras.losses.get(given)
+        except ValueError:
+            found = given
+    if callable(found) and not isinstance(found, keras.losses.Loss | type):
+        name = given if isinstance(given, str) else None
+        found = FunctionLoss(
+            found, name=name or getattr(found, "__name__", "function").strip("<>")
+        )
+    if not isinstance(found, keras.losses.Loss) or found.reduction in (None, "none"):
+        raise ValueError(
+            f"`{argument}` must be a Keras loss with a reduction, its name, or "
+            "a function (y_true, y_pred), for the one output of the student. "
+            f"Received: {given!r}"
+        )
+    if _is_pointwise(found):
+        _check_pointwise(argument, found.call, given)
+    return found
+
+
+def as_metrics(argument: str, given: Any) -> list[keras.metrics.Metric]:
+    """Keras metrics from metric objects, names or functions.
+
+    Args:
+        argument: Name of the argument, for error messages.
+        given: A list of metric objects, names of Keras's metrics, or functions
+            `(y_true, y_pred)`; or None.
+
+    Raises:
+        ValueError: If it is not such a list, or one is a metric of Keras that does not
+            work candidate by candidate.
+    """
+    if given is not None and not isinstance(given, list | tuple):
+        raise ValueError(
+            f"`{argument}` must be a list of metrics, for the one output of the "
+            f"student. Received: {given!r}"
+        )
+    return [_as_metric(argument, each) for each in given or ()]
+
+
+def _as_metric(argument: str, given: Any) -> keras.metrics.Metric:
+    found = given
+    if isinstance(given, str) and given.lower() not in ("accuracy", "acc"):
+        try:
+            found = keras.metrics.get(given)
+        except ValueError:
+            found = given
+        if isinstance(found, keras.metrics.Metric):
+            found.name = given
+    elif callable(given) and not isinstance(given, keras.metrics.Metric | type):
+        name = getattr(given, "__name__", "function").strip("<>")
+        _check_pointwise(argument, given, given)
+        return keras.metrics.MeanMetricWrapper(given, name=name)
+    if not isinstance(found, keras.metrics.Metric):
+        raise ValueError(
+            f"`{argument}` must be Keras metrics, names of Keras metrics (such as "
+            '"mae" or "binary_accuracy") or functions (y_true, y_pred). '
+            f"Received: {given!r}"
+        )
+    # A copy of a `MeanMetricWrapper` is impossible if its function is not registered.
+    if _is_pointwise(found) and type(found) is not keras.metrics.MeanMetricWrapper:
+        _check_pointwise(argument, found, given)
+    return found
+
+
+def loss_value(
+    loss: keras.losses.Loss, y: Labels, scores: Tensor, sample_weight: Tensor | None
+) -> Tensor:
+    """The loss of a batch of lists, by a loss of any kind.
+
+    Args:
+        loss: Any Keras loss with a reduction.
+        y: `{"labels": …, "mask": …}`, each `(batch, list_size)`.
+        scores: The student's scores, `(batch, list_size)`.
+        sample_weight: None, `(batch,)` or `(batch, list_size)`.
+
+    Returns:
+        A scalar, divided by the number of replicas unless the reduction is "sum".
+    """
+    if not _is_pointwise(loss):
+        return loss(y, scores, sample_weight)
+    labels, scores, weight, mask = _as_column(y, scores, sample_weight)
+    if loss.reduction != "sum":
+        # Keras divides by the number of all rows, and should by that of the real ones.
+        real = ops.maximum(ops.sum(mask), 1.0)
+        weight *= ops.cast(ops.size(mask), "float32") / real
+    return loss(labels, scores, weight)
+
+
+def update_metric(
+    metric: keras.metrics.Metric,
+    y: Labels,
+    scores: Tensor,
+    sample_weight: Tensor | None = None,
+) -> None:
+    """Update a metric of any kind with a batch of lists.
+
+    Args:
+        metric: Any Keras metric.
+        y: `{"labels": …, "mask": …}`, each `(batch, list_size)`.
+        scores: The student's scores, `(batch, list_size)`.
+        sample_weight: None, `(batch,)` or `(batch, list_size)`.
+    """
+    if not _is_pointwise(metric):
+        metric.update_state(y, scores, sample_weight)
+        return
+    labels, scores, weight, _ = _as_column(y, scores, sample_weight)
+    metric.update_state(labels, scores, weight)
+
+
+def _is_pointwise(judge: keras.losses.Loss | keras.metrics.Metric) -> bool:
+    """Whether the labels of a loss or metric are read by Keras's code or a function."""
+    if isinstance(judge, FunctionLoss):
+        return True
+    kind = type(judge)
+    reads = kind.call if isinstance(judge, keras.losses.Loss) else kind.update_state
+    return bool(reads.__module__.split(".")[0] == "keras")
+
+
+def _as_column(
+    y: Labels, scores: Tensor, sample_weight: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Labels and scores `(n, 1)`, weights and mask `(n,)`; all 0 under padding."""
+    mask = tf.cast(y["mask"], tf.bool)
+    columns = []
+    for each in (y["labels"], scores):
+        real = tf.where(mask, tf.cast(each, tf.float32), 0.0)
+        columns.append(tf.reshape(real, (-1, 1)))
+    weight = tf.cast(mask, tf.float32)
+    if sample_weight is not None:
+        given = tf.cast(sample_weight, tf.float32)
+        given = given[:, None] if given.shape.rank == 1 else given
+        weight = tf.where(mask, given * tf.ones_like(weight), 0.0)
+    flat = tf.reshape(tf.cast(mask, tf.float32), (-1,))
+    return columns[0], columns[1], tf.reshape(weight, (-1,)), flat
+
+
+def _check_pointwise(argument: str, judge: Any, given: Any) -> None:
+    """Raise if a list as a whole and its candidates one by one give different values.
+
+    Args:
+        argument: Name of the argument, for the error message.
+        judge: A loss, a metric or a function.
+        given: What the user passed, for the error message.
+    """
+    rows = np.linspace(0.1, 0.9, 64, dtype="float32")[None]
+    labels = (rows > 0.85).astype("float32")[:, ::-1]
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            whole, single = _value(judge, labels, rows), _value(judge, labels.T, rows.T)
+            fits = bool(np.isclose(whole, single, rtol=1e-3, atol=1e-6))
+        except (ValueError, TypeError, IndexError, tf.errors.InvalidArgumentError):
+            fits = False
+    if not fits:
+        raise ValueError(
+            f"`{argument}` must not take the candidates of a list for classes: use a "
+            "loss or metric of recdistill or keras-rs, which read whole lists. "
+            f"Received: {given!r}"
+        )
+
+
+def _value(judge: Any, labels: Any, scores: Any) -> float:
+    """Mean value of a loss or function, or a metric's result, for `(rows, columns)`."""
+    labels, scores = ops.convert_to_tensor(labels), ops.convert_to_tensor(scores)
+    if isinstance(judge, keras.metrics.Metric):
+        fresh = deepcopy(judge)
+        fresh.update_state(labels, scores)
+        return float(ops.mean(fresh.result()))
+    values = judge(labels, scores)
+    if values.shape[0] != labels.shape[0]:
+        raise ValueError("A loss must have one value for each row.")
+    return float(ops.mean(values))

@@ -1,0 +1,79 @@
+"""Embeddings of looked-up features, the first layer of a tower or a ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from recdistill.features.encoders import MISSING
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
+    """Embeds the looked-up features of a query or a candidate and concatenates them.
+
+    Indices are embedded; a feature with several indices gets the mean of their
+    embeddings, without padding. Numbers and vectors are passed on unchanged.
+
+    Args:
+        sizes: For each feature its number of indices, or None if its looked-up values
+            are used unchanged.
+        dim: Width of each embedding.
+
+    Raises:
+        ValueError: If `dim` is not positive.
+    """
+
+    def __init__(
+        self, sizes: Mapping[str, int | None], dim: int, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if dim < 1:
+            raise ValueError(f"`dim` must be positive. Received: dim={dim}")
+        self.sizes, self.dim = dict(sizes), dim
+        self.tables = {
+            name: keras.layers.Embedding(
+                size, dim, embeddings_initializer=embedding_initializer(), name=name
+            )
+            for name, size in self.sizes.items()
+            if size is not None
+        }
+        # Without features the layer is never called, and it has no weights.
+        self.built = not self.sizes
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the embedding tables."""
+        for table in self.tables.values():
+            table.build()
+        self.built = True
+
+    def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Maps looked-up features, each `(rows, …)`, to vectors `(rows, width)`."""
+        vectors = []
+        for name in self.sizes:
+            value = features[name]
+            if name in self.tables:
+                vectors.append(self._embed(self.tables[name], value))
+            else:
+                vectors.append(tf.cast(value, self.compute_dtype))
+        return tf.concat(vectors, axis=-1)
+
+    def _embed(self, table: keras.layers.Embedding, index: tf.Tensor) -> tf.Tensor:
+        vectors = table(index)
+        real = tf.cast(index != MISSING, vectors.dtype)[..., None]
+        if index.shape.rank == 1:
+            return vectors * real
+        count = tf.maximum(tf.reduce_sum(real, axis=1), 1.0)
+        return tf.reduce_sum(vectors * real, axis=1) / count
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "sizes": self.sizes, "dim": self.dim}
+
+
+def embedding_initializer() -> keras.initializers.Initializer:
+    """The initialiser of all embedding tables: normal, with a small deviation."""
+    return keras.initializers.RandomNormal(stddev=0.05)

@@ -1,0 +1,130 @@
+"""Layers of towers: dense layers with a linear path, and pooling of a history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from recdistill.features.embedding import embedding_initializer
+from recdistill.features.encoders import MISSING
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class Tower(keras.layers.Layer):  # type: ignore[misc]
+    """Multi-layer perceptron with a linear path beside it.
+
+    The output is the sum of both. With the linear path, a tower of embeddings is a
+    matrix factorisation from the first step. Without hidden layers the tower is the
+    linear path alone.
+
+    Args:
+        dim: Width of the output.
+        hidden: Widths of the hidden layers.
+        dropout: Share of input entries dropped in training.
+    """
+
+    def __init__(
+        self, dim: int, hidden: Sequence[int] = (), dropout: float = 0.0, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.dim, self.hidden, self.rate = dim, tuple(hidden), dropout
+        self.linear = keras.layers.Dense(dim, name="linear")
+        self.layers = [
+            keras.layers.Dense(width, activation="relu", name=f"hidden_{k}")
+            for k, width in enumerate(self.hidden)
+        ]
+        self.output_layer = (
+            keras.layers.Dense(dim, use_bias=False, name="output") if hidden else None
+        )
+        self.dropout = keras.layers.Dropout(dropout)
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the weights, for inputs `(rows, width)`."""
+        self.linear.build(input_shape)
+        width = input_shape[-1]
+        for layer in self.layers:
+            layer.build((None, width))
+            width = layer.units
+        if self.output_layer is not None:
+            self.output_layer.build((None, width))
+        self.built = True
+
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Maps `(rows, width)` to `(rows, dim)`."""
+        inputs = self.dropout(inputs, training=training)
+        vector = self.linear(inputs)
+        if self.output_layer is None:
+            return vector
+        for layer in self.layers:
+            inputs = layer(inputs)
+        return vector + self.output_layer(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        own = {"dim": self.dim, "hidden": list(self.hidden), "dropout": self.rate}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
+    r"""Weighted sums of the item vectors of a history, and the vector of its last item.
+
+    Pool $p$ of a history $h_0, h_1, …$ (the newest first) is
+    $\sum_j w_{pj} e(h_j) / \sqrt{\sum_j w_{pj}}$ over the real items, without padding.
+    The weights are learned and positive. They start at a different decay in each pool,
+    from "the last few items" to "all items". Because of the square root, the vector of
+    a long history is longer than that of a short one.
+
+    Args:
+        size: Number of item indices.
+        dim: Width of the item vectors.
+        length: Largest number of items in a history.
+        decays: One pool for each; its weights start at `decay ** age`.
+    """
+
+    def __init__(
+        self, size: int, dim: int, length: int, decays: Sequence[float], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.size, self.dim, self.length = size, dim, length
+        self.decays = tuple(decays)
+        self.items = keras.layers.Embedding(
+            size, dim, embeddings_initializer=embedding_initializer(), name="items"
+        )
+
+    @property
+    def width(self) -> int:
+        """Width of the output."""
+        return (len(self.decays) + 1) * self.dim
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the item vectors and the position weights."""
+        self.items.build()
+        start = np.outer(np.log(self.decays), np.arange(self.length))
+        self.log_weights = self.add_weight(
+            name="log_weights",
+            shape=(len(self.decays), self.length),
+            initializer=lambda shape, dtype: tf.cast(start, dtype),
+        )
+        self.built = True
+
+    def call(self, history: tf.Tensor) -> tf.Tensor:
+        """Maps item indices `(batch, length)` to `(batch, (pools + 1) * dim)`."""
+        vectors = self.items(history)
+        real = tf.cast(history != MISSING, vectors.dtype)
+        weights = tf.exp(self.log_weights)[None] * real[:, None, :]
+        total = tf.reduce_sum(weights, axis=2, keepdims=True)
+        pools = tf.matmul(weights, vectors)
+        pools *= tf.math.divide_no_nan(1.0, tf.sqrt(total))
+        width = len(self.decays) * self.dim
+        last = vectors[:, 0] * real[:, :1]
+        return tf.concat([tf.reshape(pools, [-1, width]), last], axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        own = {k: getattr(self, k) for k in ("size", "dim", "length")}
+        return {**super().get_config(), **own, "decays": list(self.decays)}

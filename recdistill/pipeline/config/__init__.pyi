@@ -1,0 +1,13 @@
+from .config_loading import load_config as load_config
+from .config_loading import parse_config as parse_config
+from .dataset_section import DatasetConfig as DatasetConfig
+from .distill_section import DistillationLoss as DistillationLoss
+from .distill_section import DistillConfig as DistillConfig
+from .distill_section import LossTerm as LossTerm
+from .evaluate_section import EvaluateConfig as EvaluateConfig
+from .export_section import ExportConfig as ExportConfig
+from .lists_section import ListsConfig as ListsConfig
+from .pipeline_config import Config as Config
+from .split_section import SplitConfig as SplitConfig
+from .student_section import StudentConfig as StudentConfig
+from .student_section import TwoTowerConfig as TwoTowerConfig

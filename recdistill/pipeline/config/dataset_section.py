@@ -1,0 +1,86 @@
+"""The `dataset` section: where the interactions come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from recdistill.pipeline.config.section import Section
+
+ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "score"]
+
+
+class SyntheticConfig(Section):
+    """Size of the generated data set, for `reader = "synthetic"`."""
+
+    queries: int = Field(default=2_000, gt=0, description="Number of queries.")
+    items: int = Field(default=500, gt=0, description="Number of items.")
+    interactions: int = Field(
+        default=60_000, gt=0, description="Number of interactions."
+    )
+    seed: int = Field(default=1, ge=0, description="Seed of the generator.")
+
+    @model_validator(mode="after")
+    def _pairs_are_unique(self) -> Self:
+        most = self.queries * self.items // 2
+        if self.interactions > most:
+            raise ValueError(
+                f"`interactions` must be at most queries * items / 2 = {most}. "
+                f"Received: interactions={self.interactions}"
+            )
+        return self
+
+
+class DatasetConfig(Section):
+    """Source of the interactions."""
+
+    reader: Literal[
+        "tables", "listwise", "frames", "movielens", "recbole", "synthetic"
+    ] = Field(
+        description="Layout of the data: tables of interactions, items and queries; a "
+        "listwise table with one row per (list, candidate); DataFrames passed to "
+        "`recdistill.run` as `tables`; a MovieLens or RecBole folder; or generated "
+        "data."
+    )
+    path: Path | None = Field(
+        default=None,
+        description="Folder with the data, relative to the current directory.",
+    )
+    fetch: str | None = Field(
+        default=None,
+        description="Name of a MovieLens release to download on first use, such as "
+        "`ml-100k`; replaces `path`.",
+    )
+    columns: dict[ColumnRole, str] = Field(
+        default_factory=dict,
+        description="Column names by role, for the readers `tables`, `listwise` and "
+        "`frames`. The roles `list` and `score` are for listwise data.",
+    )
+    synthetic: SyntheticConfig = Field(
+        default=SyntheticConfig(),
+        description="Size of the generated data, for the reader `synthetic`.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        given = [k for k in ("path", "fetch") if getattr(self, k) is not None]
+        if self.reader in ("synthetic", "frames"):
+            if given:
+                raise ValueError(
+                    f"`{given[0]}` must not be given for reader {self.reader!r}. "
+                    f"Received: {getattr(self, given[0])}"
+                )
+        elif len(given) != 1:
+            raise ValueError(
+                "exactly one of `path` and `fetch` must be given. "
+                f"Received: {given or 'neither'}"
+            )
+        listwise = sorted({"list", "score"} & set(self.columns))
+        if listwise and self.reader not in ("listwise", "frames"):
+            raise ValueError(
+                f"`columns.{listwise[0]}` requires reader 'listwise' or 'frames'. "
+                f"Received: reader={self.reader!r}"
+            )
+        return self

@@ -1,0 +1,99 @@
+"""The `distill` section: how the student learns from the teacher."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from recdistill.pipeline.config.section import Section
+
+DistillationLoss = Literal[
+    "ListwiseKLDivergence",
+    "ListwiseSoftCrossEntropy",
+    "ListwiseJensenShannon",
+    "ListwisePlackettLuce",
+    "ListwiseSoftLambdaNDCG",
+    "TopKRelaxedRanking",
+    "TopKDualCorrection",
+    "TopKRankDistil",
+    "TopKPositionWeighted",
+    "PairwiseMarginMSE",
+    "PairwiseRankNet",
+    "PointwiseMSE",
+    "PointwiseBinaryCrossEntropy",
+]
+"""Names of the losses in `recdistill.losses` that learn from teacher scores.
+
+A list of its own, so that loading a configuration does not import TensorFlow; a test
+compares it with the package.
+"""
+
+
+class LossTerm(Section):
+    """One of several distillation losses."""
+
+    name: DistillationLoss = Field(description="Class of `recdistill.losses`.")
+    weight: float = Field(
+        default=1.0, gt=0, description="Weight relative to the other losses."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Arguments of the class, such as `k` or `temperature`.",
+    )
+
+
+class DistillConfig(Section):
+    """How the student learns from the teacher."""
+
+    loss: DistillationLoss | Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (
+        Field(
+            default="ListwiseKLDivergence",
+            description="Distillation loss, a class of `recdistill.losses`; or several "
+            "of them: `[{ name = …, weight = …, options = { k = 50 } }]`.",
+        )
+    )
+    weight: float = Field(
+        default=0.8,
+        gt=0,
+        le=1,
+        description="Weight of the distillation loss. The loss on the observed "
+        "relevance has weight 1 - `weight`.",
+    )
+    scores: Literal["none", "z_score", "min_max", "log", "logit", "rank", "auto"] = (
+        Field(
+            default="auto",
+            description="Transform of the teacher's scores within a list, see "
+            "`recdistill.distillation.score_transforms`. `auto`: the transform that "
+            "the score doctor proposes.",
+        )
+    )
+    teacher_temperature: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="Divides the teacher's transformed scores. `auto`: the temperature "
+        "that the score doctor proposes. For a loss that reads scores as amounts or "
+        'log-odds, set `scores = "none"` and `teacher_temperature = 1`.',
+    )
+    temperature: float = Field(
+        default=1.0,
+        gt=0,
+        description="Temperature of the loss: divides both the teacher's and the "
+        "student's scores.",
+    )
+    gate: Literal["stop", "warn"] = Field(
+        default="stop",
+        description="`stop`: the run fails if the teacher's scores are unusable, or if "
+        "it does not beat popularity and the baseline on validation. `warn`: the run "
+        "continues with a warning.",
+    )
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _is_not_automatic(cls, value: Any) -> Any:
+        if value == "auto":
+            raise ValueError(
+                "`temperature` must be a number. The automatic choice is now "
+                '`teacher_temperature = "auto"`, which is the default: remove '
+                "`temperature`. Received: 'auto'"
+            )
+        return value

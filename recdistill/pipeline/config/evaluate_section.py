@@ -1,0 +1,42 @@
+"""The `evaluate` section: metrics, intervals and latency."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from recdistill.evaluation.rows import measure
+from recdistill.pipeline.config.section import Section
+
+
+class EvaluateConfig(Section):
+    """How the models are compared."""
+
+    metrics: tuple[str, ...] = Field(
+        default=("ndcg@10", "recall@10", "hit@10", "mrr", "map@10"),
+        min_length=1,
+        description="Ranking metrics. The first one chooses checkpoints and learning "
+        "rates and decides at the gate.",
+    )
+    valid_lists: int = Field(
+        default=4_000,
+        gt=0,
+        description="Number of validation lists that choose checkpoints and learning "
+        "rates.",
+    )
+    bootstrap: int = Field(
+        default=1_000,
+        gt=0,
+        description="Resamples of the queries for the bootstrap intervals.",
+    )
+    latency_candidates: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(100, 1_000),
+        description="Numbers of candidates for which latency is measured.",
+    )
+
+    @model_validator(mode="after")
+    def _metrics_exist(self) -> Self:
+        # An unknown name fails here, before any model is trained.
+        measure([[0.0]], [[1.0]], [[True]], self.metrics)
+        return self

@@ -1,0 +1,57 @@
+"""The `export` section: the SavedModel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recdistill.pipeline.config.section import Section
+
+
+class ExportConfig(Section):
+    """The exported SavedModel."""
+
+    path: Path = Field(
+        default=Path("export"),
+        description="Folder of all exports, relative to the current directory.",
+    )
+    top_k: int = Field(
+        default=100,
+        gt=0,
+        description="Number of items that the signature `serving_default` returns.",
+    )
+    parity_rows: int = Field(
+        default=256,
+        gt=0,
+        description="Number of real queries on which the export must agree with the "
+        "live student. An IVF index chooses its number of probes on half of them.",
+    )
+    index: Literal["exact", "ivf", "auto"] = Field(
+        default="exact",
+        description="`exact` scores every item. `ivf` finds nearly all top items in "
+        "less time. `auto` uses IVF for large catalogues if it is faster.",
+    )
+    storage: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Type of the stored item embeddings; scores are float32 either "
+        "way.",
+    )
+    target_recall: float = Field(
+        default=0.98,
+        gt=0,
+        le=1,
+        description="Share of the true top `top_k` that IVF must find.",
+    )
+    warm_up_batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(1, 8),
+        min_length=1,
+        max_length=166,
+        description="Batch sizes of the warm-up requests, six requests each. A server "
+        "that batches must allow the largest.",
+    )
+    on_device: bool = Field(
+        default=False,
+        description="Whether the query tower is also exported for LiteRT.",
+    )

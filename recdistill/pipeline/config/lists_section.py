@@ -1,0 +1,47 @@
+"""The `lists` section: the candidates of a training list."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from recdistill.pipeline.config.section import Section
+
+
+class ListsConfig(Section):
+    """Contents of the training lists."""
+
+    size: Literal["catalogue", "sampled"] = Field(
+        default="catalogue",
+        description="`catalogue`: the candidates of a list are all items that the "
+        "query has not seen yet. `sampled`: the positive, the teacher's best and a "
+        "uniform sample.",
+    )
+    teacher_top: int = Field(
+        default=200,
+        gt=0,
+        description="For sampled lists: number of candidates with the highest teacher "
+        "scores.",
+    )
+    tail: int = Field(
+        default=300,
+        gt=0,
+        description="For sampled lists: number of uniformly drawn candidates.",
+    )
+    contexts: int = Field(
+        default=100_000,
+        gt=0,
+        description="Number of training lists that the teacher scores for the student.",
+    )
+    per_query: int | None = Field(
+        default=None,
+        gt=0,
+        description="Maximum number of training lists per query, the latest ones. No "
+        "limit by default.",
+    )
+    scores_dtype: Literal["float16", "float32"] = Field(
+        default="float16",
+        description="Type of the stored teacher scores. `float16` takes half the "
+        "space; it keeps three decimal digits and values up to 65,504.",
+    )

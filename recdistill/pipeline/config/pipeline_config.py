@@ -1,0 +1,115 @@
+"""The whole configuration of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from recdistill.export.layout import RESERVED
+from recdistill.features.specs import CandidateSpec, HistorySpec, IdSpec, QuerySpec
+from recdistill.pipeline.config.dataset_section import DatasetConfig
+from recdistill.pipeline.config.distill_section import DistillConfig
+from recdistill.pipeline.config.evaluate_section import EvaluateConfig
+from recdistill.pipeline.config.export_section import ExportConfig
+from recdistill.pipeline.config.lists_section import ListsConfig
+from recdistill.pipeline.config.section import Section
+from recdistill.pipeline.config.split_section import SplitConfig
+from recdistill.pipeline.config.student_section import StudentConfig
+from recdistill.pipeline.config.teacher_section import (
+    LinearTeacherConfig,
+    TeacherConfig,
+    check_inputs,
+    members_of,
+)
+
+
+class Config(Section):
+    """Configuration of one pipeline."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$",
+        description="Name of the run's folder and of the exported model.",
+    )
+    seed: int = Field(default=1, ge=0, description="Seed of everything that is random.")
+    workdir: Path = Field(
+        default=Path("runs"),
+        description="Folder of the artefacts of all runs, relative to the current "
+        "directory.",
+    )
+    dataset: DatasetConfig = Field(description="Source of the interactions.")
+    query: dict[str, QuerySpec] = Field(
+        min_length=1, description="Query features by name."
+    )
+    candidate: dict[str, CandidateSpec] = Field(
+        min_length=1, description="Candidate features by name."
+    )
+    split: SplitConfig = Field(
+        default=SplitConfig(), description="Training, validation and test parts."
+    )
+    lists: ListsConfig = Field(
+        default=ListsConfig(), description="Contents of the training lists."
+    )
+    teacher: TeacherConfig = Field(description="The teacher.")
+    student: StudentConfig = Field(
+        default=StudentConfig(), description="The student and its training."
+    )
+    distill: DistillConfig = Field(
+        default=DistillConfig(), description="How the student learns from the teacher."
+    )
+    evaluate: EvaluateConfig = Field(
+        default=EvaluateConfig(), description="How the models are compared."
+    )
+    export: ExportConfig = Field(
+        default=ExportConfig(), description="The exported SavedModel."
+    )
+
+    @model_validator(mode="after")
+    def _feature_names_are_unique(self) -> Self:
+        histories = self._histories()
+        if len(histories) > 1:
+            raise ValueError(
+                "`query` can have at most one feature of kind 'history'. "
+                f"Received: {histories}"
+            )
+        taken = {*RESERVED, *(f"{history}_length" for history in histories)}
+        clash = taken & {*self.query, *self.candidate}
+        if clash:
+            raise ValueError(
+                "a feature must not have the name of another input of the exported "
+                f"model. Received: {sorted(clash)}"
+            )
+        shared = set(self.query) & set(self.candidate)
+        if shared:
+            raise ValueError(
+                "a feature name must be used once, in `query` or in `candidate`. "
+                f"Received in both: {sorted(shared)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_features_it_needs(self) -> Self:
+        if not any(isinstance(s, IdSpec) for s in self.candidate.values()):
+            raise ValueError(
+                "`candidate` must have the item id as a feature of kind 'id'. "
+                f"Received: {sorted(self.candidate)}"
+            )
+        linear = any(
+            isinstance(m, LinearTeacherConfig) for m in members_of(self.teacher)
+        )
+        affinity = any(spec.kind == "affinity" for spec in self.candidate.values())
+        if (linear or affinity) and not self._histories():
+            raise ValueError(
+                "`query` must have a feature of kind 'history' for a linear teacher or "
+                "an affinity. Received: none"
+            )
+        check_inputs(
+            self.teacher,
+            {name: spec.kind for name, spec in self.query.items()},
+            {name: spec.kind for name, spec in self.candidate.items()},
+        )
+        return self
+
+    def _histories(self) -> list[str]:
+        return [k for k, spec in self.query.items() if isinstance(spec, HistorySpec)]

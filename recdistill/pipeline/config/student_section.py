@@ -1,0 +1,80 @@
+"""The `student` section: the towers, and how baseline and student are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from recdistill.pipeline.config.section import Section
+
+IMPORT_PATH = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
+class TwoTowerConfig(Section):
+    """Arguments of `recdistill.TwoTowerStudent`."""
+
+    dim: int = Field(default=32, gt=1, description="Width of the two embeddings.")
+    embedding_dim: int = Field(
+        default=32, gt=0, description="Width of each feature's embedding."
+    )
+    hidden: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+        default=(128,),
+        description="Widths of the query tower's hidden layers; the candidate tower is "
+        "linear.",
+    )
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.7, 0.97),
+        description="One weighted pool of the history per entry; its weights start at "
+        "decay ** age.",
+    )
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the query tower's inputs dropped in training.",
+    )
+    popularity_bias: bool = Field(
+        default=True, description="Whether each candidate has a bias."
+    )
+    l2: float = Field(
+        default=0.0, ge=0, description="Penalty on the embeddings' mean square."
+    )
+
+
+class StudentConfig(TwoTowerConfig):
+    """The student and its training; the baseline is the same without distillation."""
+
+    factory: str | None = Field(
+        default=None,
+        pattern=IMPORT_PATH,
+        description="Function that builds your own towers, `package.module:function`. "
+        "It is called with the schema and the catalogue and returns (query tower, "
+        "candidate tower): two Keras layers or models that map dicts of looked-up "
+        "features to embeddings `(rows, dim)`. The keys of the built-in towers, except "
+        "`l2`, must then be left out. By default the built-in towers are used.",
+    )
+    steps: int = Field(
+        default=5_000,
+        gt=0,
+        description="Training steps. The checkpoint that is best on validation is "
+        "kept.",
+    )
+    batch_size: int = Field(default=256, gt=0, description="Lists per training step.")
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.001, 0.003),
+        min_length=1,
+        description="Learning rates to try, for the student and for the baseline "
+        "separately; the one that is best on validation is kept.",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_towers(self) -> Self:
+        own_towers = set(TwoTowerConfig.model_fields) - {"l2"}
+        given = sorted(self.model_fields_set & own_towers)
+        if self.factory is not None and given:
+            raise ValueError(
+                f"`{given[0]}` is a setting of the built-in towers and must not be "
+                f"given with `factory`. Received: factory={self.factory!r}"
+            )
+        return self

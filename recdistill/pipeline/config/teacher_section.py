@@ -1,0 +1,186 @@
+"""The `teacher` section: one class for each kind of teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from recdistill.data.dataset import nearest
+from recdistill.features.specs import LinearItemModelSpec
+from recdistill.pipeline.config.external_teacher_section import (
+    CallableTeacherConfig,
+    ExternalTeacherConfig,
+    KerasTeacherConfig,
+    LightGBMTeacherConfig,
+    ModelTeacherConfig,
+    RemoteTeacherConfig,
+    SavedModelTeacherConfig,
+    ScoresTeacherConfig,
+    TfKerasTeacherConfig,
+)
+from recdistill.pipeline.config.section import Section
+
+
+class RankerConfig(Section):
+    """Arguments of `recdistill.RankingTeacher`."""
+
+    dim: int = Field(default=48, gt=0, description="Width of all vectors.")
+    heads: int = Field(
+        default=2, gt=0, description="Attention heads; `dim` must be a multiple of it."
+    )
+    blocks: int = Field(default=1, ge=0, description="Self-attention blocks.")
+    attention_length: int = Field(
+        default=50,
+        gt=0,
+        description="Number of most recent history items in the attention.",
+    )
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.5, 0.8, 0.97),
+        description="One weighted pool of the history per entry; its weights start at "
+        "decay ** age.",
+    )
+    dropout: float = Field(
+        default=0.2, ge=0, lt=1, description="Share of entries dropped in training."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(
+                "`dim` must be a multiple of `heads`. "
+                f"Received: dim={self.dim}, heads={self.heads}"
+            )
+        return self
+
+
+class ReferenceTeacherConfig(RankerConfig):
+    """The reference ranker, trained by the pipeline."""
+
+    kind: Literal["reference"] = "reference"
+    affinities: bool = Field(
+        default=True,
+        description="Whether the ranker reads the pair features. In an ensemble, a "
+        "member without them makes different mistakes.",
+    )
+    epochs: int = Field(default=4, gt=0, description="Passes over the training lists.")
+    batch_size: int = Field(default=256, gt=0, description="Lists per training step.")
+    learning_rate: float = Field(
+        default=1e-3,
+        gt=0,
+        description="Initial learning rate; it follows a cosine decay to zero.",
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Decoupled weight decay."
+    )
+
+
+class LinearTeacherConfig(LinearItemModelSpec, Section):
+    """The linear item model in closed form (EASE with recency)."""
+
+    kind: Literal["linear"] = "linear"
+
+
+MemberConfig = Annotated[
+    ReferenceTeacherConfig
+    | LinearTeacherConfig
+    | KerasTeacherConfig
+    | SavedModelTeacherConfig
+    | TfKerasTeacherConfig
+    | LightGBMTeacherConfig
+    | CallableTeacherConfig
+    | RemoteTeacherConfig
+    | ScoresTeacherConfig,
+    Field(discriminator="kind"),
+]
+
+
+class EnsembleTeacherConfig(Section):
+    """Weighted sum of several teachers' scores within each list."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: tuple[MemberConfig, ...] = Field(
+        min_length=1, description="The teachers, of any kind but `ensemble`."
+    )
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        default=None, description="One weight per member; equal by default."
+    )
+    normalize: Literal["none", "z_score", "min_max", "log", "logit", "rank"] = Field(
+        default="z_score",
+        description="Transform of each member's scores within a list before they are "
+        "added, see `recdistill.distillation.score_transforms`.",
+    )
+
+    @model_validator(mode="after")
+    def _one_weight_per_member(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(
+                "`weights` must have one entry per member. "
+                f"Received: {len(self.weights)} for {len(self.members)} members"
+            )
+        return self
+
+
+TeacherConfig = Annotated[
+    ReferenceTeacherConfig
+    | LinearTeacherConfig
+    | KerasTeacherConfig
+    | SavedModelTeacherConfig
+    | TfKerasTeacherConfig
+    | LightGBMTeacherConfig
+    | CallableTeacherConfig
+    | RemoteTeacherConfig
+    | ScoresTeacherConfig
+    | EnsembleTeacherConfig,
+    Field(discriminator="kind"),
+]
+
+
+def members_of(config: Section) -> tuple[Section, ...]:
+    """The members of an ensemble, or the teacher itself."""
+    return config.members if isinstance(config, EnsembleTeacherConfig) else (config,)
+
+
+def needs_raw(config: Section) -> bool:
+    """Whether the teacher reads raw features, which the list shards must then keep."""
+    return any(isinstance(m, ExternalTeacherConfig) for m in members_of(config))
+
+
+def has_partial_scores(config: Section) -> bool:
+    """Whether the teacher has scores for some candidates only."""
+    return any(isinstance(m, ScoresTeacherConfig) for m in members_of(config))
+
+
+def check_inputs(
+    config: Section, query: Mapping[str, str], candidate: Mapping[str, str]
+) -> None:
+    """Checks that `inputs` of the teacher names existing features.
+
+    Args:
+        config: The `teacher` section.
+        query: The kind of each query feature by name.
+        candidate: The kind of each candidate feature by name.
+
+    Raises:
+        ValueError: If `inputs` names an unknown feature, or an affinity, which has no
+            raw value.
+    """
+    lengths = {f"{name}_length" for name, kind in query.items() if kind == "history"}
+    for member in members_of(config):
+        if not isinstance(member, ExternalTeacherConfig):
+            continue
+        known = {
+            *query,
+            *lengths,
+            *(k for k, v in candidate.items() if v != "affinity"),
+        }
+        if isinstance(member, ModelTeacherConfig) and member.layout == "lists":
+            known.add("mask")
+        for name, feature in (member.inputs or {}).items():
+            if feature not in known:
+                raise ValueError(
+                    f"`teacher.inputs.{name}` must be one of the features: "
+                    f"{', '.join(sorted(known))}. Received: {feature!r}."
+                    f"{nearest(feature, known)}"
+                )

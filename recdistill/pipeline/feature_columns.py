@@ -1,0 +1,107 @@
+"""The columns of the tables that hold the raw values of the features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from recdistill.data import Dataset
+from recdistill.errors import DataError
+from recdistill.features.specs import AffinitySpec, FeatureSpec, HistorySpec, IdSpec
+from recdistill.pipeline.config import Config
+
+
+@dataclass(frozen=True)
+class FeatureColumn:
+    """A feature with the table and column of its raw values."""
+
+    name: str
+    spec: FeatureSpec
+    table: str
+    column: str
+
+
+@dataclass(frozen=True)
+class FeatureColumns:
+    """The columns of all configured features.
+
+    Attributes:
+        query: Query features, except the history.
+        candidate: Candidate features, except affinities.
+        history: Name and specification of the history; None if there is none.
+        affinity: Specifications of the affinities by name.
+        item_id: Name of the candidate feature that is the item id.
+        item_column: Column of the item id.
+        query_column: Column of the query id.
+    """
+
+    query: tuple[FeatureColumn, ...]
+    candidate: tuple[FeatureColumn, ...]
+    history: tuple[str, HistorySpec] | None
+    affinity: dict[str, AffinitySpec]
+    item_id: str
+    item_column: str
+    query_column: str
+
+    @classmethod
+    def find(cls, dataset: Dataset, config: Config) -> FeatureColumns:
+        """Finds the column of each feature.
+
+        Raises:
+            DataError: If a column is missing, or if no feature is the item id.
+        """
+        columns = dataset.columns
+        context = next(iter(dataset.interactions())).schema.names
+        tables = {
+            "queries": dataset.queries.column_names if dataset.queries else [],
+            "interactions": context,
+        }
+        items = dataset.items.column_names if dataset.items else [columns.item]
+        history = [
+            (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
+        ]
+        candidate = tuple(
+            _locate(name, spec, {"items": items}, "candidate")
+            for name, spec in config.candidate.items()
+            if not isinstance(spec, AffinitySpec)
+        )
+        item_ids = [
+            s.name
+            for s in candidate
+            if isinstance(s.spec, IdSpec) and s.column == columns.item
+        ]
+        if not item_ids:
+            raise DataError(
+                f"`candidate` must have a feature of kind 'id' for the item column "
+                f"{columns.item!r}. Received: {sorted(config.candidate)}"
+            )
+        return cls(
+            query=tuple(
+                _locate(name, spec, tables, "query")
+                for name, spec in config.query.items()
+                if not isinstance(spec, HistorySpec)
+            ),
+            candidate=candidate,
+            history=history[0] if history else None,
+            affinity={
+                k: s for k, s in config.candidate.items() if isinstance(s, AffinitySpec)
+            },
+            item_id=item_ids[0],
+            item_column=columns.item,
+            query_column=columns.query,
+        )
+
+
+def _locate(
+    name: str, spec: FeatureSpec, tables: Mapping[str, list[str]], side: str
+) -> FeatureColumn:
+    column = spec.column or name
+    for table, names in tables.items():
+        if column in names:
+            return FeatureColumn(name, spec, table, column)
+    have = "; ".join(
+        f"{t}: {', '.join(n) or 'no such table'}" for t, n in tables.items()
+    )
+    raise DataError(
+        f"The {side} feature `{name}` needs a column {column!r}. The data has {have}."
+    )

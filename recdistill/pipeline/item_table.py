@@ -1,0 +1,60 @@
+"""The items that can be recommended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdistill.data import Dataset
+from recdistill.errors import DataError
+
+
+class ItemTable:
+    """The catalogue: the item table, or the items of the training part without one.
+
+    The row of an item is its candidate index.
+
+    Args:
+        dataset: The data set.
+        counts: Training interactions of each item.
+
+    Raises:
+        DataError: If the item table lacks an item of the training part.
+
+    Attributes:
+        table: One row per item.
+        ids: Item ids by row.
+        train_count: Training interactions by row, `(items,)` int64.
+    """
+
+    def __init__(self, dataset: Dataset, counts: Mapping[str, int]) -> None:
+        column = dataset.columns.item
+        table = dataset.items
+        if table is None:
+            table = pa.table({column: pa.array(sorted(counts), pa.string())})
+        missing = sorted(set(counts) - set(table[column].to_pylist()))
+        if missing:
+            raise DataError(
+                f"Table `items` lacks {len(missing)} item(s) of the training part, "
+                f"such as {missing[0]!r}. Add a row for each, or remove its "
+                "interactions."
+            )
+        self.table = table
+        self.ids: list[str] = table[column].to_pylist()
+        self._ids = pa.array(self.ids, pa.string())
+        self.train_count = np.array([counts.get(i, 0) for i in self.ids], "int64")
+
+    def rows_of(self, ids: pa.ChunkedArray) -> np.ndarray:
+        """The row of each item id; -1 if the catalogue does not have it."""
+        found = pc.index_in(ids, value_set=self._ids)
+        return np.asarray(pc.fill_null(found, -1), "int32")
+
+    def write(self, path: Path) -> None:
+        """Writes the table and the column `train_count`, the training interactions."""
+        count = pa.array(self.train_count)
+        pq.write_table(self.table.append_column("train_count", count), path)

@@ -1,0 +1,179 @@
+"""Everything that the steps of one run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keras
+
+from recdistill.data import Dataset
+from recdistill.data.dataset import Progress
+from recdistill.distillation.score_doctor import Examination
+from recdistill.evaluation.report.run_report import GatePart
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.teacher_section import needs_raw
+from recdistill.pipeline.dataset_loading import load_dataset
+from recdistill.pipeline.gate import compare_on_validation
+from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.score_store import verified_files
+from recdistill.pipeline.scorers import Scorer, compiled, with_progress
+from recdistill.pipeline.soft_targets import SoftTargets, choose
+from recdistill.pipeline.teacher_opening import ExternalTeachers
+from recdistill.pipeline.training import Trainer
+from recdistill.pipeline.training_overlap import lists_trained_on
+from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.workspace import Artefact
+from recdistill.teachers import ScoreTable
+from recdistill.teachers.model_files import source_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class RunContext:
+    """Configuration, finished artefacts, and what is loaded once from them.
+
+    Properties read artefacts, so a step may use only those of the steps it needs.
+
+    Args:
+        config: The configuration.
+        progress: Callback for progress.
+        warn: Callback for warnings.
+        tables: DataFrames of the data set, for the reader `frames`.
+
+    Attributes:
+        artefacts: The artefacts of the finished steps by name.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        progress: Progress,
+        warn: Callable[[str], None],
+        tables: Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        self.config, self.progress, self.warn = config, progress, warn
+        self.tables = tables
+        self.artefacts: dict[str, Artefact] = {}
+
+    @property
+    def root(self) -> Path:
+        """Folder of the run."""
+        return self.config.workdir / self.config.name
+
+    # Data.
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set."""
+        return load_dataset(self.config.dataset, self.progress, self.tables)
+
+    @property
+    def needs_raw(self) -> bool:
+        """Whether the teacher reads raw features, which the lists must then keep."""
+        return needs_raw(self.config.teacher)
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The prepared data."""
+        return Prepared(self.artefacts["prepare"].path)
+
+    @cached_property
+    def validation(self) -> Validation:
+        """The validation lists."""
+        settings = self.config.evaluate
+        return Validation.sample(
+            self.prepared,
+            settings.metrics,
+            settings.valid_lists,
+            self.config.seed,
+            self.score_tables,
+        )
+
+    @property
+    def validation_inputs(self) -> dict[str, Any]:
+        """The settings of `validation`, for the inputs of a step."""
+        settings = self.config.evaluate
+        return {"valid_lists": settings.valid_lists, "metrics": settings.metrics}
+
+    # The teacher.
+
+    @cached_property
+    def external(self) -> ExternalTeachers:
+        """Teachers that the pipeline does not train, each opened once."""
+        return ExternalTeachers(self.prepared, lambda: self.dataset)
+
+    @cached_property
+    def score_tables(self) -> list[ScoreTable]:
+        """The tables of a teacher with partial scores; else empty."""
+        return self.external.tables(self.config.teacher)
+
+    @cached_property
+    def teacher_model(self) -> Teacher:
+        """The teacher."""
+        folder = self.artefacts["teacher"].path
+        return load_teacher(self.config, self.prepared, self.external, folder)
+
+    def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
+        """The teacher as a function of a batch; an external one reports progress.
+
+        Args:
+            teacher: The teacher.
+            label: What it does, for the progress display.
+            lists: Number of lists that it is going to score.
+        """
+        score = compiled(teacher)
+        if not self.needs_raw:
+            return score
+        return with_progress(score, label, lists, self.progress)
+
+    @cached_property
+    def training_overlap(self) -> dict[str, int] | None:
+        """Number of held-out lists that the teacher was trained on, if known."""
+        return lists_trained_on(self.prepared, self.config.teacher)
+
+    @cached_property
+    def gate(self) -> GatePart:
+        """The decision whether the teacher is worth distilling."""
+        return compare_on_validation(
+            self.config,
+            self.artefacts["teacher"],
+            self.artefacts["baseline"],
+            self.training_overlap,
+        )
+
+    def score_files(self) -> list[Path]:
+        """The files of the score store, their checksums verified."""
+        store = self.artefacts["score"]
+        return verified_files(store.path, store.record)
+
+    @cached_property
+    def soft_targets(self) -> SoftTargets:
+        """How the stored scores become soft targets."""
+        found = Examination.model_validate(self.artefacts["score"].record["doctor"])
+        return choose(self.config.distill, found)
+
+    # The student.
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Trains rankers and students."""
+        return Trainer(self.config, self.prepared, self.validation, self.progress)
+
+    @property
+    def student_inputs(self) -> dict[str, Any]:
+        """The student's settings and the source of its factory, for a step's inputs."""
+        settings = self.config.student
+        found = settings.model_dump(mode="json")
+        if settings.factory is not None:
+            found["factory_file"] = source_digest(settings.factory)
+        return found
+
+    def student_model(self, step: str) -> keras.Model:
+        """The student that a step trained, "baseline" or "distill"."""
+        folder = self.artefacts[step].path
+        return load_student(self.config.student, self.prepared, folder)

@@ -1,0 +1,97 @@
+"""Runs a pipeline from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recdistill.data.dataset import Progress
+from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.config import Config, DatasetConfig, parse_config
+from recdistill.pipeline.config.config_loading import read_toml
+from recdistill.pipeline.runner import Pipeline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(
+    config: Config | Mapping[str, Any] | Path | str,
+    *,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    progress: Progress = lambda activity, done, total: None,
+) -> Report:
+    """Runs all steps of a pipeline and returns its report.
+
+    Steps whose inputs did not change are skipped, as on the command line. The artefacts
+    are in `workdir/name` and the SavedModel is in `export.path/name/version`.
+
+    Args:
+        config: Path of a TOML file, the same document as nested dicts, or a `Config`.
+        tables: DataFrames in place of files: `interactions` and optionally `items` and
+            `queries`, or `lists` with one row per candidate of a list. Only the key
+            `columns` of the section `dataset` is used then; the section can be left
+            out.
+        progress: Callback for progress: what is being done, how much is done, and how
+            much in total (None if unknown).
+
+    Returns:
+        The report, the same as in `report.json`.
+
+    Raises:
+        ConfigError: If the configuration has an unknown key or an invalid value.
+        DataError: If the data is invalid.
+        TeacherError: If the teacher cannot be used.
+        GateError: If the teacher is not good enough to distil.
+        ExportError: If the export does not answer as the student does.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> size = {"queries": 200, "items": 40, "interactions": 2_000}
+        >>> report = run(
+        ...     {
+        ...         "name": "example",
+        ...         "workdir": folder,
+        ...         "dataset": {"reader": "synthetic", "synthetic": size},
+        ...         "query": {"history": {"kind": "history", "length": 8}},
+        ...         "candidate": {"item_id": {"kind": "id"}},
+        ...         "teacher": {"kind": "linear", "l2": 20.0},
+        ...         "student": {"dim": 4, "steps": 20, "learning_rates": [0.01]},
+        ...         "distill": {"gate": "warn"},
+        ...         "evaluate": {"bootstrap": 20, "latency_candidates": [10]},
+        ...         "export": {"path": folder, "top_k": 5, "parity_rows": 8},
+        ...     }
+        ... )
+        >>> sorted(report.models)
+        ['baseline', 'distilled', 'popularity', 'teacher']
+        >>> report.dataset.items
+        40
+    """
+    if isinstance(config, str | Path):
+        source = str(config)
+        document: Mapping[str, Any] = read_toml(Path(config))
+    elif isinstance(config, Mapping):
+        source, document = "", config
+    else:
+        return _run(_with_tables(config) if tables else config, tables, progress)
+    if tables is not None:
+        columns = document.get("dataset", {}).get("columns", {})
+        dataset = {"reader": "frames", "columns": columns}
+        document = {**document, "dataset": dataset}
+    return _run(parse_config(document, source=source), tables, progress)
+
+
+def _with_tables(config: Config) -> Config:
+    """The configuration with the reader `frames`."""
+    dataset = DatasetConfig(reader="frames", columns=config.dataset.columns)
+    return config.model_copy(update={"dataset": dataset})
+
+
+def _run(
+    config: Config, tables: Mapping[str, pd.DataFrame] | None, progress: Progress
+) -> Report:
+    pipeline = Pipeline(config, progress, tables=tables)
+    pipeline.run()
+    return Report.load(pipeline.workspace.root / "report.json")

@@ -1,0 +1,124 @@
+"""Runs the steps of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import keras
+import tensorflow as tf
+
+from recdistill.atomic import locked_folder
+from recdistill.data.dataset import Progress
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.run_context import RunContext
+from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
+from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.steps.step import Step
+from recdistill.pipeline.workspace import Artefact, Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Pipeline:
+    """The steps of one configuration in one workspace.
+
+    Args:
+        config: The configuration.
+        progress: Callback for progress.
+        announce: Callback for each finished step, with its name and artefact.
+        warn: Callback for warnings that do not stop the run.
+        tables: DataFrames of the data set, for the reader `frames`.
+
+    Raises:
+        ConfigError: If a distillation loss does not accept its options.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        progress: Progress = lambda label, done, total: None,
+        announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
+        warn: Callable[[str], None] = lambda message: None,
+        tables: Mapping[str, pd.DataFrame] | None = None,
+    ) -> None:
+        # Invalid options of a loss fail here, before any work.
+        distillation_losses(config.distill)
+        self.config = config
+        self.workspace = Workspace(config.workdir / config.name)
+        self.context = RunContext(config, progress, warn, tables)
+        self._announce = announce
+
+    @property
+    def prepared(self) -> Prepared:
+        """The prepared data; runs `prepare` if necessary."""
+        if "prepare" not in self.context.artefacts:
+            self.run("prepare")
+        return self.context.prepared
+
+    @property
+    def soft_targets(self) -> SoftTargets:
+        """How the stored scores become soft targets; runs `score` if necessary."""
+        if "score" not in self.context.artefacts:
+            self.run("score")
+        return self.context.soft_targets
+
+    def run(self, until: str = "export") -> Artefact:
+        """Runs a step and the steps it depends on; finished steps are skipped.
+
+        Args:
+            until: Name of the step.
+
+        Returns:
+            The artefact of the step.
+
+        Raises:
+            ValueError: If there is no such step.
+            DataError: If the data is invalid.
+            GateError: If the teacher is not good enough.
+            BusyError: If another process runs a pipeline of this name.
+        """
+        if until not in STEPS:
+            raise ValueError(
+                f"`until` must be one of {', '.join(STEPS)}. Received: {until!r}"
+            )
+        # Equal seeds must give equal weights, whatever the order of threads.
+        tf.config.experimental.enable_op_determinism()
+        with locked_folder(self.workspace.root):
+            return self._finished(STEPS[until])
+
+    def _finished(self, step: Step) -> Artefact:
+        """The artefact of a step, after those that it needs."""
+        artefacts = self.context.artefacts
+        if step.name not in artefacts:
+            for name in step.needs(self.config):
+                self._finished(STEPS[name])
+            step.before(self.context)
+            artefacts[step.name] = artefact = self._produced(step)
+            step.after(self.context, artefact)
+            self._announce(step.name, artefact)
+            for warning in step.warnings(self.context):
+                self.context.warn(warning)
+        return artefacts[step.name]
+
+    def _produced(self, step: Step) -> Artefact:
+        """The artefact of a step, written if it does not exist."""
+        inputs = step.inputs(self.context)
+        for name in step.needs(self.config):
+            inputs[f"{name}_key"] = self.context.artefacts[name].key
+        with self.workspace.produce(
+            step.name, inputs, step.is_intact, step.shared
+        ) as draft:
+            if draft.done is None:
+                if not step.resumes:
+                    draft.restart()
+                keras.utils.set_random_seed(self.config.seed)
+                try:
+                    draft.record = step.work(self.context, draft)
+                except Exception:
+                    if not step.resumes:
+                        draft.abandon()
+                    raise
+        return draft.artefact()

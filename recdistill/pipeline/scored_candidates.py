@@ -1,0 +1,111 @@
+"""Lists of a teacher with partial scores: their candidates are the scored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recdistill.data.batches import Lists
+from recdistill.data.shard_reading import in_order, read_lists
+from recdistill.errors import ScoreError, TeacherError
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.scorers import PAIRS_AT_ONCE
+from recdistill.teachers import ScoreTable
+from recdistill.teachers.score_table import keep_scored_by_all
+
+
+@dataclass(frozen=True)
+class ScoredTrainingLists:
+    """The training lists that have at least two scored candidates.
+
+    Attributes:
+        tables: The partial scores.
+        rows: The rows of these lists in each shard.
+        width: Number of candidates of the longest list.
+    """
+
+    tables: Sequence[ScoreTable]
+    rows: list[np.ndarray]
+    width: int
+
+    @classmethod
+    def find(
+        cls, shards: Sequence[Path], tables: Sequence[ScoreTable]
+    ) -> ScoredTrainingLists:
+        """Searches the shards of the training lists.
+
+        Raises:
+            ScoreError: If no list has two scored candidates.
+        """
+        rows, width = [], 0
+        for path in shards:
+            lists = read_lists(path, with_raw=False)
+            scored = keep_scored_by_all(lists, tables)
+            length = (
+                np.diff(scored.scored_candidates.offsets)
+                if scored.scored_candidates
+                else np.zeros(0, int)
+            )
+            kept = scored.list_id[length > 1]
+            rows.append(np.flatnonzero(np.isin(lists.list_id, kept)))
+            width = max(width, int(length.max(initial=0)))
+        if not sum(map(len, rows)):
+            raise ScoreError(
+                "The teacher must have scores for at least two candidates of a "
+                "training list. Received: no such list"
+            )
+        return cls(tables, rows, width)
+
+    def keep_scored(self, lists: Lists) -> Lists:
+        """The lists with their scored candidates only."""
+        return keep_scored_by_all(lists, self.tables)
+
+    def candidates(self, mask: np.ndarray) -> np.ndarray:
+        """The items where the mask is True, in order.
+
+        Args:
+            mask: `(lists, items)` bool.
+
+        Returns:
+            `(lists, width)` int32, padded with -1.
+        """
+        row, item = np.nonzero(mask)
+        found = np.full((len(mask), self.width), -1, "int32")
+        first = np.searchsorted(row, np.arange(len(mask)))
+        found[row, np.arange(len(row)) - first[row]] = item
+        return found
+
+
+def lists_with_scored_positive(
+    prepared: Prepared, split: str, tables: Sequence[ScoreTable]
+) -> Iterator[Lists]:
+    """The lists of a split with a scored positive, with their scored candidates only.
+
+    A teacher with partial scores can be evaluated on these lists.
+
+    Args:
+        prepared: The prepared data.
+        split: "valid" or "test".
+        tables: The partial scores.
+
+    Yields:
+        Lists, in pieces that can be scored at once.
+
+    Raises:
+        TeacherError: If there is no such list.
+    """
+    size, total = max(1, PAIRS_AT_ONCE // prepared.catalogue_size), 0
+    for lists in in_order(prepared.shards(split), size):
+        lists = keep_scored_by_all(lists, tables).with_positive()
+        total += len(lists)
+        if len(lists):
+            yield lists
+    if not total:
+        raise TeacherError(
+            f"The teacher must have scores for {split} lists, including their "
+            "positive, so that it can be evaluated. Received: no such list. Score the "
+            "candidates of some held-out lists as well."
+        )

@@ -1,0 +1,83 @@
+"""The step `evaluate`: rankings of the test lists, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from recdistill.pipeline.steps.step import Step, sections
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.config import Config
+    from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.workspace import Artefact, Draft
+
+
+class Evaluate(Step):
+    """Ranks the test lists with every model and writes the report."""
+
+    name = "evaluate"
+    summary = "Rank the test lists with every model and write the report."
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """The models."""
+        return ("baseline", "teacher", "distill")
+
+    def inputs(self, run: RunContext) -> dict[str, Any]:
+        """What is measured, the decision at the gate, and the form of the report."""
+        from recdistill.evaluation.report.run_report import SCHEMA_VERSION
+
+        return {
+            "schema_version": SCHEMA_VERSION,
+            # The last digits of the differences depend on the order of a parallel sum.
+            "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
+            **sections(run.config, "seed", "evaluate"),
+        }
+
+    def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
+        """Writes the metrics of each test list and model, and `report.json`."""
+        import pyarrow.parquet as pq
+
+        from recdistill.pipeline.model_comparison import rank_test_lists
+        from recdistill.pipeline.report_building import build_report
+        from recdistill.pipeline.scorers import compiled, popularity_scorer
+
+        models = {
+            "baseline": run.student_model("baseline"),
+            "distilled": run.student_model("distill"),
+            "teacher": run.teacher_model,
+        }
+        scorers = {"popularity": popularity_scorer(run.prepared.popularity)}
+        scorers |= {name: compiled(model) for name, model in models.items()}
+        rows = rank_test_lists(
+            scorers,
+            run.prepared,
+            run.config.evaluate.metrics,
+            run.progress,
+            run.score_tables,
+        )
+        for name, table in rows.models.items():
+            pq.write_table(table, draft.path / f"{name}.parquet")
+        pq.write_table(rows.agreement, draft.path / "agreement.parquet")
+        report = build_report(
+            run.config,
+            run.prepared,
+            run.artefacts["prepare"].record,
+            rows,
+            models,
+            gate=run.gate,
+            soft_targets=run.soft_targets.part,
+            timings={k: v.record["seconds"] for k, v in run.artefacts.items()},
+        )
+        report.save(draft.path / "report.json")
+        return {"fingerprint": report.metrics_fingerprint()}
+
+    def after(self, run: RunContext, artefact: Artefact) -> None:
+        """Copies the report into the run's folder."""
+        from recdistill.evaluation.report.run_report import Report
+
+        Report.load(artefact.path / "report.json").save(run.root / "report.json")
+
+    def gist(self, record: Mapping[str, Any]) -> str:
+        """Name of the report."""
+        return "report.json"

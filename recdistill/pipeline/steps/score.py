@@ -1,0 +1,84 @@
+"""The step `score`: the teacher's scores of the training lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from recdistill.pipeline.steps.step import Step, sections
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.config import Config
+    from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.workspace import Draft
+
+
+class Score(Step):
+    """Stores the teacher's scores of the training lists."""
+
+    name = "score"
+    summary = "Store the teacher's scores of the training lists."
+    shared = True
+    resumes = True
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """The lists and the teacher."""
+        return ("prepare", "teacher")
+
+    def before(self, run: RunContext) -> None:
+        """Stops a run whose teacher's scores are unusable."""
+        from recdistill.pipeline.gate import check_usable
+
+        check_usable(run.config, run.artefacts["teacher"], run.training_overlap)
+
+    def inputs(self, run: RunContext) -> dict[str, Any]:
+        """Which lists are scored and which candidates are kept."""
+        return sections(run.config, "seed", "lists")
+
+    def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
+        """Writes files of scored lists, one by one."""
+        from recdistill.pipeline.model_building import needs_training_rows
+        from recdistill.pipeline.score_store import examine_stored
+        from recdistill.pipeline.score_writing import ScoreWriter
+
+        config = run.config
+        lists = run.artefacts["prepare"].record["lists"]["train"]
+        writer = ScoreWriter(
+            run.scorer(
+                run.teacher_model,
+                "Scoring with the teacher",
+                min(lists, config.lists.contexts),
+            ),
+            run.prepared,
+            config.lists,
+            config.seed,
+            run.progress,
+            training_rows=needs_training_rows(config, run.prepared),
+            score_tables=run.score_tables,
+        )
+        record = writer.write(draft.path)
+        found = examine_stored(draft.path, run.prepared.catalogue_size)
+        return {**record, "doctor": found.model_dump(mode="json")}
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """What is wrong with the stored scores, or with how they will be used."""
+        from recdistill.pipeline.score_store import rounding_warning
+
+        record = run.artefacts["score"].record
+        for warning in (
+            rounding_warning(run.config.lists, record),
+            run.soft_targets.warning,
+        ):
+            if warning is not None:
+                yield warning
+
+    def gist(self, record: Mapping[str, Any]) -> str:
+        """Number of lists, and the score doctor's proposal."""
+        lists = f"{record['lists']:,} lists of {record['list_size']:,}"
+        proposal = record["doctor"]["proposal"]
+        if proposal is None:
+            return f"{lists}; all scores of a list are equal"
+        found = len(record["doctor"]["findings"])
+        problems = f"{found} finding{'s' * (found != 1)}, " if found else ""
+        transform, temperature = proposal["transform"], proposal["temperature"]
+        return f"{lists}; doctor: {problems}{transform} at {temperature:g}"

@@ -1,0 +1,89 @@
+"""What a step of the pipeline is."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.config import Config
+    from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.workspace import Artefact, Draft
+
+
+class Step(ABC):
+    """A step of the pipeline, which writes one artefact.
+
+    Steps have no state. Modules that import TensorFlow are imported inside the methods,
+    so that names and summaries are available without it.
+
+    Attributes:
+        name: Name of the step and of its command.
+        summary: One line for `--help`.
+        shared: Whether runs with other names use the same artefact.
+        resumes: Whether a step that was killed continues with the files it wrote;
+            otherwise it starts again with an empty folder.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    shared: ClassVar[bool] = False
+    resumes: ClassVar[bool] = False
+
+    @abstractmethod
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """Names of the steps whose artefacts this step reads."""
+
+    @abstractmethod
+    def inputs(self, run: RunContext) -> dict[str, Any]:
+        """Everything that determines the artefact, beside the artefacts it needs.
+
+        Returns:
+            JSON-ready values. Their hash and the keys of the needed artefacts are the
+            artefact's key.
+        """
+
+    @abstractmethod
+    def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
+        """Writes the artefact into `draft.path`.
+
+        Returns:
+            The record of the step, JSON-ready.
+        """
+
+    @abstractmethod
+    def gist(self, record: Mapping[str, Any]) -> str:
+        """The most important facts of a record, in a few words for the terminal."""
+
+    def before(self, run: RunContext) -> None:
+        """Checks that must pass each time, also if the artefact exists.
+
+        Raises:
+            GateError: If the run must stop here.
+        """
+        return
+
+    def after(self, run: RunContext, artefact: Artefact) -> None:
+        """Publishes results outside the artefact, also if the artefact existed."""
+        return
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Warnings about the finished artefact."""
+        yield from ()
+
+    def is_intact(self, artefact: Artefact) -> bool:
+        """Whether an existing artefact can still be used."""
+        return True
+
+
+def sections(config: Config, *names: str) -> dict[str, Any]:
+    """Sections of the configuration as JSON-ready values.
+
+    Args:
+        config: The configuration.
+        names: Keys of the configuration.
+    """
+    dumped = json.loads(config.model_dump_json(include=set(names)))
+    return {name: dumped[name] for name in names}

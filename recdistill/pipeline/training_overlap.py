@@ -1,0 +1,121 @@
+"""Held-out lists that a teacher was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from recdistill.data.batches import Lists
+from recdistill.data.shard_reading import read_lists
+from recdistill.errors import DataError
+from recdistill.pipeline.config.section import Section
+from recdistill.pipeline.config.teacher_section import (
+    LinearTeacherConfig,
+    ReferenceTeacherConfig,
+    members_of,
+)
+from recdistill.pipeline.prepared_data import Prepared
+
+HELD_OUT = ("valid", "test")
+
+
+def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | None:
+    """Number of held-out lists that the teacher was trained on, if known.
+
+    A teacher that the pipeline trains learns from the training lists. An external
+    teacher can declare its training data in a Parquet or CSV table
+    (`teacher.trained_on`), with a column `list_id` (row numbers of the interactions,
+    from 0) or with `query_id` and `item_id`. A pair that also occurs in the query's
+    training part is not counted.
+
+    Args:
+        prepared: The prepared data.
+        teacher: The `teacher` section of the configuration.
+
+    Returns:
+        The numbers for "valid" and "test"; None if unknown.
+
+    Raises:
+        DataError: If a table cannot be read or lacks the columns.
+    """
+    members = members_of(teacher)
+    trained_here = any(
+        isinstance(m, ReferenceTeacherConfig | LinearTeacherConfig) for m in members
+    )
+    declared = [getattr(member, "trained_on", None) for member in members]
+    tables = [_read_declared(path) for path in declared if path is not None]
+    if not (trained_here or tables):
+        return None
+    known = [table["list_id"].to_numpy() for table in tables if _has_ids(table)]
+    if trained_here:
+        known += [_list_ids(path) for path in prepared.shards("train")]
+    ids = np.concatenate([np.array([], "int64"), *known])
+    pairs = [_pairs(table) for table in tables if not _has_ids(table)]
+    counts = dict.fromkeys(HELD_OUT, 0)
+    for split in HELD_OUT:
+        for path in prepared.shards(split):
+            trained = np.isin(_list_ids(path), ids)
+            if pairs:
+                trained |= _declared_pairs(read_lists(path), prepared, pairs)
+            counts[split] += int(trained.sum())
+    return counts
+
+
+def _read_declared(path: Path) -> pa.Table:
+    csv = path.suffix.lower() == ".csv"
+    try:
+        table = pacsv.read_csv(path) if csv else pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(
+            f"Cannot read `teacher.trained_on` {path} as CSV or Parquet: {error}"
+        ) from error
+    if not (_has_ids(table) or {"query_id", "item_id"} <= {*table.column_names}):
+        raise DataError(
+            "`teacher.trained_on` must have a column list_id of integers, or the "
+            f"columns query_id and item_id. Received: {path} with "
+            f"{', '.join(table.column_names)}"
+        )
+    return table
+
+
+def _has_ids(table: pa.Table) -> bool:
+    return "list_id" in table.column_names and pa.types.is_integer(
+        table.schema.field("list_id").type
+    )
+
+
+def _list_ids(path: Path) -> np.ndarray:
+    return np.asarray(pq.read_table(path, columns=["list_id"])["list_id"])
+
+
+def _pairs(table: pa.Table) -> set[tuple[str, str]]:
+    query, item = (
+        table[name].cast(pa.string()).to_pylist() for name in ("query_id", "item_id")
+    )
+    return set(zip(query, item, strict=True))
+
+
+def _declared_pairs(
+    lists: Lists, prepared: Prepared, pairs: Iterable[set[tuple[str, str]]]
+) -> np.ndarray:
+    """`(lists,)` bool: query and a positive are declared, and not a training pair."""
+    encoder = prepared.schema.items
+    names = prepared.items[encoder.spec.column or encoder.feature]
+    ids = names.cast(pa.string()).to_pylist()
+    trained = np.zeros(len(lists), bool)
+    for row, item in zip(
+        lists.positives.row_numbers(), lists.positives.values, strict=True
+    ):
+        if item < 0 or trained[row]:
+            continue
+        pair = (str(lists.query_id[row]), ids[item])
+        if any(pair in each for each in pairs):
+            training_row = lists.query_row[row : row + 1]
+            items = prepared.training_rows.take(training_row).values
+            trained[row] = prepared.item_index[item] not in items
+    return trained

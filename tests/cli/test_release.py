@@ -1,0 +1,37 @@
+"""`recdistill release`: output and errors; the rules are tested in test_releases."""
+
+import json
+
+import pytest
+
+from recdistill.export import layout, publishing
+from tests.cli.command_line import assert_is_one_paragraph, call
+
+
+@pytest.fixture
+def films(tmp_path):
+    folder = tmp_path / "films"
+    for version in (1, 2, 3, 10):
+        path = folder / str(version)
+        (path / "assets.extra").mkdir(parents=True)
+        (path / "saved_model.pb").write_text(f"version {version}")
+        manifest = {"sha256": publishing.hashes(path)}
+        (path / layout.MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def test_promotion_rollback_and_pruning_print_their_result(films):
+    assert call("release", "promote", films, 3).exit_code == 0
+    loading = call("release", "promote", films)
+    assert "Run this command again" in " ".join(loading.stdout.split())
+    moved = call("release", "promote", films, "--json")
+    assert json.loads(moved.stdout)["state"] == "moved"
+    back = call("release", "rollback", films)
+    assert back.stdout.startswith("stable → 3, from 10")
+    assert call("release", "prune", films, "--keep", 1).stdout == "Removed: 1, 2\n"
+
+
+def test_an_unknown_version_is_an_error(films):
+    result = call("release", "promote", films, 7)
+    assert result.exit_code == 2
+    assert_is_one_paragraph(result, "`version` must be one of")

@@ -1,0 +1,85 @@
+"""`recdistill serve`: which server it starts, and how it stops."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.command_line import assert_is_one_paragraph, call
+from tests.serving import toy
+from tests.serving.programs import adder
+
+SERVE = """
+import sys
+from recdistill.cli.main import app
+
+options = ["--engine=embedded", "--port=0", "--rest-port=0"]
+app(["serve", sys.argv[1], *options], standalone_mode=False)
+unwanted = ("keras", "tf_keras", "keras_rs", "recdistill.models.two_tower")
+print([name for name in unwanted if sys.modules.get(name) is not None])
+"""
+"""A server that prints the unwanted modules that it imported."""
+
+
+@pytest.fixture
+def exports(tmp_path):
+    for name, number in (("films", 1), ("books", 7)):
+        (tmp_path / "export" / name / str(number)).mkdir(parents=True)
+    return tmp_path / "export"
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    return adder(tmp_path / "bin", monkeypatch)
+
+
+def test_the_command_prints_which_server_it_starts(exports, programs):
+    programs("tensorflow_model_server")
+    done = call("serve", exports)
+    assert done.exit_code == 0
+    assert done.output.startswith("tensorflow_model_server: gRPC at 8500")
+    assert "on all addresses" in done.output
+
+
+def test_a_folder_without_versions_is_an_error(tmp_path):
+    done = call("serve", tmp_path, "--engine=embedded")
+    assert done.exit_code == 2
+    assert_is_one_paragraph(done, "EXPORT_DIR must be")
+
+
+def test_a_signal_is_forwarded_to_the_model_server(exports, programs):
+    ready = exports / "ready"
+    body = f"trap 'exit 0' TERM\ntouch {ready}\nwhile :; do sleep 0.05; done"
+    programs("tensorflow_model_server", body)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recdistill", "serve", str(exports)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not ready.exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said.startswith("tensorflow_model_server")
+
+
+def test_the_embedded_server_drains_on_a_signal_and_does_not_import_keras(tmp_path):
+    base = tmp_path / "toy"
+    base.mkdir()
+    toy.publish(base, 1)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(base)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = [process.stdout.readline()]
+    while lines[-1] and "/monitoring/prometheus/metrics" not in lines[-1]:
+        lines.append(process.stdout.readline())
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert lines[0].startswith("Embedded server, for development")
+    assert lines[1].startswith("gRPC  127.0.0.1:")
+    assert rest.splitlines() == ["Draining", "[]"]

@@ -1,0 +1,176 @@
+"""Ids, times, relevance and weights: conversion and errors, through read_tables."""
+
+import datetime
+import re
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv
+
+from recdistill.data import read_tables
+from recdistill.errors import DataError
+from tests.data.table_files import RATINGS, everything, log, write
+
+
+class TestIds:
+    @pytest.mark.parametrize(
+        ("raw", "ids"),
+        [
+            (pa.array([1, -2], pa.int8()), ["1", "-2"]),
+            (pa.array([2**63 + 1, 0], pa.uint64()), ["9223372036854775809", "0"]),
+            (pa.array([1.0, 12.0]), ["1", "12"]),
+            (pa.array(["1.0", "007"]), ["1.0", "007"]),
+            (pa.array(["a", "b"]).dictionary_encode(), ["a", "b"]),
+            (pa.array(["a", "b"], pa.large_string()), ["a", "b"]),
+            (pa.array([5, 6]).cast(pa.decimal128(38, 0)), ["5", "6"]),
+        ],
+    )
+    def test_ids_of_parquet_keep_their_text_or_digits(self, tmp_path, raw, ids):
+        data = read_tables(write(tmp_path, interactions=log(user_id=raw)))
+        assert everything(data)["user_id"].to_pylist() == ids
+        assert everything(data).schema.field("user_id").type == pa.string()
+
+    def test_ids_of_csv_lose_an_empty_fraction_and_keep_leading_zeros(self, tmp_path):
+        text = "user_id,item_id,timestamp\n1.0,007,1\n-2.00,NA,2\nv1.0,x,3\n"
+        table = everything(read_tables(write(tmp_path, interactions=text)))
+        assert table["user_id"].to_pylist() == ["1", "-2", "v1.0"]
+        assert table["item_id"].to_pylist() == ["007", "NA", "x"]
+
+    @pytest.mark.parametrize(
+        ("raw", "said"),
+        [
+            (pa.array([1.0, 1.5]), "row 2: must be a whole number. Received: 1.5"),
+            (pa.array([1.0, float("nan")]), "row 2: must be a whole number"),
+            (pa.array([1.0, 2.0**60]), "row 2: must be a whole number"),
+            (pa.array(["a", None]), "row 2: must have a value. Received: None"),
+            (pa.array(["a", ""]), "row 2: an id must not be empty"),
+            (pa.array([True, False]), "must be text or integer, not bool"),
+        ],
+    )
+    def test_other_ids_are_refused_with_their_row(self, tmp_path, raw, said):
+        folder = write(tmp_path, interactions=log(item_id=raw))
+        with pytest.raises(DataError, match=re.escape(said)):
+            read_tables(folder)
+
+    def test_a_fraction_in_csv_is_refused(self, tmp_path):
+        text = "user_id,item_id,timestamp\n1,7,1\n1.5,7,2\n"
+        with pytest.raises(DataError, match=r"`user_id`, row 2: .*Received: '1.5'"):
+            read_tables(write(tmp_path, interactions=text))
+
+    def test_a_repeated_item_is_named_with_its_rows(self, tmp_path):
+        items = "item_id\n7\n8\n9\n8\n"
+        with pytest.raises(DataError, match=r"'8' is in rows 2, 4\. Keep one row"):
+            read_tables(write(tmp_path, interactions=RATINGS, items=items))
+
+    def test_ids_that_become_equal_as_text_are_repeated(self, tmp_path):
+        queries = "user_id\n1\n1.0\n"
+        with pytest.raises(DataError, match="'1' is in rows 1, 2"):
+            read_tables(write(tmp_path, interactions=RATINGS, queries=queries))
+
+    def test_an_item_without_id_is_named_with_its_row(self, tmp_path):
+        items = pa.table({"item_id": pa.array(["7", None])})
+        with pytest.raises(DataError, match=r"items.parquet, column `item_id`, row 2"):
+            read_tables(write(tmp_path, interactions=log(), items=items))
+
+
+SECOND = 1_000_000
+NEW_YEAR = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+NEW_YEAR_US = int(NEW_YEAR.timestamp()) * SECOND
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        ("raw", "times"),
+        [
+            (pa.array([5, 6], pa.int32()), [5, 6]),
+            (pa.array([5.0, 1e12]), [5, 10**12]),
+            (pa.array(["5", " 6 "]), [5, 6]),
+            (pa.array(["5", "6.0"]), [5, 6]),
+            (pa.array(["2024-01-01", "2024-01-01T00:00:01"]), [0, SECOND]),
+            (
+                pa.array(["2024-01-01 00:00:00.5", "2024-01-02"]),
+                [500_000, 86_400 * SECOND],
+            ),
+            (
+                pa.array(["2024-01-01T02:00:00+02:00", "2024-01-01T00:00:01Z"]),
+                [0, SECOND],
+            ),
+            (pa.array([NEW_YEAR, NEW_YEAR], pa.timestamp("ns", "UTC")), [0, 0]),
+            (pa.array([NEW_YEAR, NEW_YEAR], pa.timestamp("s")), [0, 0]),
+            (pa.array([NEW_YEAR.date(), NEW_YEAR.date()], pa.date32()), [0, 0]),
+        ],
+    )
+    def test_numbers_stay_and_dates_become_microseconds(self, tmp_path, raw, times):
+        dates = pa.types.is_temporal(raw.type) or "-" in str(raw[0])
+        data = read_tables(write(tmp_path, interactions=log(timestamp=raw)))
+        origin = NEW_YEAR_US if dates else 0
+        assert everything(data)["timestamp"].to_pylist() == [origin + t for t in times]
+
+    @pytest.mark.parametrize(
+        ("raw", "said"),
+        [
+            (pa.array(["5", "soon"]), "row 2: a time must be a whole number, like"),
+            (pa.array(["soon", "5"]), "row 1: a time must be a whole number or an ISO"),
+            (pa.array(["2024-01-01", "5"]), "row 2: a time must be a whole number or"),
+            (
+                pa.array(["5", "2024-01-01"]),
+                "row 2: a time must be a whole number, like",
+            ),
+            (pa.array([1.0, 1.5]), "row 2: must be a whole number. Received: 1.5"),
+            (pa.array(["1", "1.5"]), "row 2: must be a whole number. Received: 1.5"),
+            (pa.array([1, None]), "row 2: must have a value"),
+            (pa.array([1, 2**63], pa.uint64()), "row 2: a time must fit 64 bits"),
+            (pa.array([True, False]), "a time must be integer or date, not bool"),
+        ],
+    )
+    def test_other_times_are_refused_with_their_row(self, tmp_path, raw, said):
+        folder = write(tmp_path, interactions=log(timestamp=raw))
+        with pytest.raises(DataError, match=re.escape(said)):
+            read_tables(folder)
+
+    def test_a_later_file_may_not_change_the_unit(self, tmp_path):
+        parts = tmp_path / "interactions"
+        parts.mkdir()
+        head = "user_id,item_id,timestamp\n"
+        (parts / "0.csv").write_text(head + "1,7,100\n")
+        (parts / "1.csv").write_text(head + "1,7,2024-01-01\n")
+        with pytest.raises(DataError, match=r"1.csv, column `timestamp`, row 1"):
+            everything(read_tables(tmp_path))
+
+    def test_row_numbers_continue_across_batches(self, tmp_path):
+        times = ["1"] * 200_000
+        times[150_000] = "never"
+        table = pa.table(
+            {"user_id": ["u"] * 200_000, "item_id": ["i"] * 200_000, "timestamp": times}
+        )
+        csv.write_csv(table, tmp_path / "interactions.csv")
+        data = read_tables(tmp_path)
+        with pytest.raises(DataError, match=r"row 150001: .*'never'"):
+            everything(data)
+
+
+class TestRelevanceAndWeight:
+    @pytest.mark.parametrize(
+        ("role", "raw", "said"),
+        [
+            ("relevance", pa.array([1.0, float("nan")]), "row 2: must be finite"),
+            ("relevance", pa.array([1.0, float("-inf")]), "Received: -inf"),
+            ("relevance", pa.array([1.0, 1e300]), "row 2: must be finite"),
+            ("relevance", pa.array(["1", "much"]), "row 2: must be a number"),
+            ("relevance", pa.array([1.0, None]), "row 2: must have a value"),
+            ("relevance", pa.array([[1.0], [2.0]]), "must be a number, not list"),
+            ("weight", pa.array([1.0, float("nan")]), "row 2: must be finite"),
+            ("weight", pa.array([1.0, float("inf")]), "row 2: must be finite"),
+            ("weight", pa.array([0.0, -0.5]), "row 2: a weight must not be negative"),
+        ],
+    )
+    def test_bad_values_are_refused_with_their_row(self, tmp_path, role, raw, said):
+        folder = write(tmp_path, interactions=log(value=raw))
+        with pytest.raises(DataError, match=re.escape(said)):
+            read_tables(folder, {role: "value"})
+
+    def test_an_empty_cell_of_csv_is_missing(self, tmp_path):
+        text = "user_id,item_id,timestamp,stars\n1,7,1,5\n1,8,2,\n"
+        folder = write(tmp_path, interactions=text)
+        with pytest.raises(DataError, match=r"`stars`, row 2: must be a number"):
+            read_tables(folder, {"relevance": "stars"})

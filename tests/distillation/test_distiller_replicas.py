@@ -1,0 +1,49 @@
+"""The Distiller under a `tf.distribute` strategy with several replicas."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import json, keras, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+from tests.distilling import evaluate, fit, make_arrays, make_batches, make_distiller
+one = tf.distribute.get_strategy()
+several = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+x, y, _ = make_arrays()
+assert x["mask"].dtype == bool
+# Both replicas receive the same twelve lists.
+batches = make_batches((x, y), 12).repeat(2).unbatch().batch(24)
+results = []
+for strategy in (one, several):
+    with strategy.scope():
+        keras.utils.set_random_seed(3)
+        distiller = make_distiller(optimizer=keras.optimizers.SGD(0.1))
+        distiller.compile(distiller.optimizer, "mse", metrics=["mae"])
+    history = fit(distiller, batches, epochs=2, validation_data=batches)
+    scores = distiller.predict(batches, verbose=0).tolist()
+    results.append({"history": history, "scores": scores})
+print(json.dumps(results))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_with_boolean_masks_train_and_report_like_one():
+    # Two CPU devices can be configured only before TensorFlow starts.
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2_000:]
+    one, two = json.loads(done.stdout.splitlines()[-1])
+    assert set(two["history"]) == set(one["history"])
+    for name, values in one["history"].items():
+        assert two["history"][name] == pytest.approx(values, rel=1e-4), name
+    for mine, other in zip(two["scores"], one["scores"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-4)

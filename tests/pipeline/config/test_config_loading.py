@@ -1,0 +1,268 @@
+"""config: what is wrong with a file is said before any work, with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from recdistill.errors import ConfigError
+from recdistill.pipeline.config import load_config
+from tests import tiny
+
+PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").glob("*.toml"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tiny.write_config(tmp_path)
+
+
+def refusal(path, *overrides):
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return str(caught.value)
+
+
+def test_the_values_of_the_file_are_read_and_the_rest_has_defaults(path):
+    settings = load_config(path)
+    assert settings.name == "tiny"
+    assert settings.dataset.synthetic.interactions == 4_000
+    assert settings.query["history"].length == 8
+    assert [member.kind for member in settings.teacher.members] == [
+        "reference",
+        "linear",
+    ]
+    assert settings.student.decays == (0.7, 0.97)
+    assert settings.split.by == "query_time"
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda path: path.stem)
+def test_every_pipeline_that_comes_with_the_library_is_valid(pipeline):
+    assert load_config(pipeline).name
+
+
+def test_there_are_pipelines_to_check():
+    assert "movielens_100k" in [path.stem for path in PIPELINES]
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "meant"),
+    [
+        ("studnt.dim=3", "studnt", "student"),
+        ("student.dims=3", "student.dims", "dim"),
+        ("dataset.synthetic.querys=3", "dataset.synthetic.querys", "queries"),
+        ("query.history.lenght=3", "query.history.lenght", "length"),
+        ("query.user_id.optionl=true", "query.user_id.optionl", "optional"),
+        ("candidate.affinity.decai=1", "candidate.affinity.decai", "decay"),
+        ("candidate.vector.sise=8", "candidate.vector.sise", "size"),
+        ("split.tst=0.1", "split.tst", "test"),
+        ("lists.tal=3", "lists.tal", "tail"),
+        ("teacher.member=[]", "teacher.member", "members"),
+        ("distill.temprature=2", "distill.temprature", "temperature"),
+        ("evaluate.metric=['mrr']", "evaluate.metric", "metrics"),
+        ("export.topk=3", "export.topk", "top_k"),
+        (
+            'teacher={kind="linear",max_item=3}',
+            "teacher.max_item",
+            "max_items",
+        ),
+        (
+            'teacher.members=[{kind="reference",dimm=8}]',
+            "teacher.members[0].dimm",
+            "dim",
+        ),
+        (
+            'teacher.members=[{kind="reference"},{kind="linear",l3=8}]',
+            "teacher.members[1].l3",
+            "l2",
+        ),
+    ],
+)
+def test_a_misspelt_key_is_an_error_that_names_the_place_and_what_was_meant(
+    path, override, place, meant
+):
+    problem = f"`{place}` is not a known key (did you mean `{meant}`?)."
+    assert refusal(path, override) == f"{path}: {problem}"
+
+
+def test_a_key_like_no_other_lists_what_there_is(path):
+    assert refusal(path, "split.xyz=1").endswith("(known: by, valid, test).")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("student.dim='wide'", "`student.dim`: Input should be a valid integer"),
+        ("student.dim=[4]", "Received: [4]"),
+        ("student.dim=-1", "`student.dim`: Input should be greater than 1"),
+        ("student.hidden=3", "`student.hidden`: Input should be a valid tuple"),
+        ("student.hidden=[4,0]", "`student.hidden[1]`: Input should be greater than 0"),
+        ("student.learning_rates=[]", "`student.learning_rates`: Tuple should have"),
+        ("student.dropout=1.0", "`student.dropout`: Input should be less than 1"),
+        ("student.l2=nan", "`student.l2`: Input should be a finite number"),
+        ("student.l2=inf", "`student.l2`: Input should be a finite number"),
+        ("lists.tail=-5", "`lists.tail`: Input should be greater than 0"),
+        ("lists.size='sampld'", "`lists.size`: Input should be 'catalogue' or 'sampl"),
+        ("seed=-1", "`seed`: Input should be greater than or equal to 0"),
+        ("query={}", "`query`: Dictionary should have at least 1 item"),
+        ("teacher=3", "`teacher`: Input should be a valid dictionary"),
+        ("teacher={}", "`teacher.kind` is missing"),
+        ("teacher.members=[]", "`teacher.members`: Tuple should have at least 1"),
+        ("teacher.members=[{dim=8}]", "`teacher.members[0].kind` is missing"),
+        ("distill.loss='KL'", "`distill.loss`: Input should be 'ListwiseKLDiverg"),
+        ("distill.temperature=0", "`distill.temperature`: Input should be greater"),
+        ("distill.teacher_temperature=0", "`distill.teacher_temperature`: Input shoul"),
+        ("distill.temperature='auto'", 'is now `teacher_temperature = "auto"`'),
+        ("distill.teacher_temperature='warm'", "`: Input should be 'auto'"),
+        ("distill.scores='zscore'", "`distill.scores`: Input should be 'none', 'z_sco"),
+        ("lists.scores_dtype='int8'", "`lists.scores_dtype`: Input should be 'float16"),
+        ("dataset.columns.quer='u'", "`dataset.columns.quer`: Input should be 'query'"),
+        ("evaluate.metrics=['ndgc@10']", "Received: 'ndgc@10'; did you mean 'ndcg@10'"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_key_and_value(path, override, said):
+    assert said in refusal(path, override)
+
+
+def test_a_misspelt_kind_names_the_nearest_one(path):
+    assert (
+        "`candidate.tags.kind` must be one of 'id', 'category', 'categories', 'number'"
+        in refusal(path, "candidate.tags.kind='categry'")
+    )
+    said = refusal(path, "teacher.members=[{kind='linea'}]")
+    assert "`teacher.members[0].kind` must be one of 'reference', 'linear', " in said
+    assert said.endswith("Received: 'linea' (did you mean `linear`?).")
+
+
+KERAS = "teacher={kind='keras', path='a.keras'"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (f"{KERAS}, inputs={{x='segmnt'}}}}", "'segmnt'. Did you mean 'segment'?"),
+        (f"{KERAS}, inputs={{x='affinity'}}}}", "Received: 'affinity'"),
+        (f"{KERAS}, inputs={{x='mask'}}}}", "Received: 'mask'"),
+        ("teacher={kind='tf_keras'}", "`path` or `factory` must be given"),
+        (
+            "teacher={kind='callable', function='f'}",
+            "`teacher.function`: String should",
+        ),
+        (
+            "teacher={kind='remote', address='host:1', model='m'}",
+            "`teacher.address`: String should match",
+        ),
+        ("teacher={kind='scores', columns={item='i'}}", "`columns` requires `path`"),
+        ("teacher={kind='lightgbm', path='m', layout='lists'}", "not a known key"),
+        ("dataset={reader='tables', path='a', columns={list='l'}}", "'listwise'"),
+        ("teacher={kind='ensemble', members=[{kind='ensemble'}]}", "must be one of"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused_before_any_work(path, override, said):
+    assert said in refusal(path, override)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f"{KERAS}, inputs={{x='segment', n='history_length'}}}}",
+        f"{KERAS}, layout='lists', inputs={{x='mask'}}}}",
+        "teacher={kind='remote', address='grpc://host:1', model='m'}",
+        "teacher={kind='tf_keras', factory='my.models:build'}",
+        "teacher={kind='scores', path='s.csv', columns={query='who'}}",
+        "teacher={kind='ensemble', normalize='rank', members=[{kind='linear'}, "
+        "{kind='lightgbm', path='m.txt'}]}",
+    ],
+)
+def test_teachers_from_outside_can_be_configured(path, override):
+    assert load_config(path, [override]).teacher
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("split.valid=0.95", "for training. Received: valid=0.95, test=0.1"),
+        ("teacher.weights=[1.0]", "Received: 1 for 2 members"),
+        ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),
+        ("candidate={tags={kind='categories'}}", "Received: ['tags']"),
+        ("query.item_id={kind='id'}", "Received in both: ['item_id']"),
+        ("query.past={kind='history'}", "Received: ['history', 'past']"),
+        ("query={user_id={kind='id'}}", "'history' for a linear teacher or an aff"),
+        ("candidate.affinity.teacher_only=false", "Received: teacher_only=false"),
+        ("dataset.path='data'", "must not be given for reader 'synthetic'"),
+        ("dataset={reader='tables'}", "Received: neither"),
+        ("dataset={reader='tables',path='a',fetch='b'}", "Received: ['path', 'fetch']"),
+        ("dataset.synthetic.interactions=7_201", "at most queries * items / 2 = 7200"),
+    ],
+)
+def test_values_that_do_not_go_together_are_an_error(path, override, said):
+    assert said in refusal(path, override)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "1st", "größe"])
+def test_a_name_that_no_folder_or_server_could_have_is_an_error(path, name):
+    assert "`name`: String should match pattern" in refusal(path, f"name='{name}'")
+
+
+def test_all_problems_are_said_at_once(path):
+    said = refusal(path, "student.dims=3", "lists.tail=0", "teacher.members=[{}]")
+    assert said.count(";") == 2
+    assert "\n" not in said
+
+
+def test_missing_sections_are_named(tmp_path):
+    said = refusal(tiny.write_config(tmp_path, 'name = "bare"'))
+    missing = "dataset", "query", "candidate", "teacher"
+    assert said.endswith("; ".join(f"`{each}` is missing" for each in missing) + ".")
+
+
+def test_a_file_that_is_no_toml_is_an_error_with_its_line(tmp_path):
+    said = refusal(tiny.write_config(tmp_path, 'name = "x"\nseed = = 1\n'))
+    assert "is not a TOML file" in said
+    assert "line 2" in said
+
+
+def test_a_file_that_is_not_utf_8_is_an_error(tmp_path):
+    path = tmp_path / "latin.toml"
+    path.write_bytes('name = "größe"'.encode("latin-1"))
+    assert "is not a TOML file: 'utf-8' codec" in refusal(path)
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
+    assert refusal(tmp_path / "no.toml").endswith("no.toml: No such file or directory.")
+    assert refusal(tmp_path).endswith("Is a directory.")
+
+
+def test_overrides_are_toml_values_and_else_strings(path):
+    settings = load_config(
+        path,
+        [
+            "student.dim = 64",
+            "student.hidden=[8, 4]",
+            "distill.temperature=2.5",
+            "student.popularity_bias=false",
+            "candidate.title={kind='text', buckets=7}",
+            "split.by=global_time",  # a section that the file does not have
+            "workdir=some/where=else",
+        ],
+    )
+    assert settings.student.dim == 64
+    assert settings.student.hidden == (8, 4)
+    assert settings.distill.temperature == 2.5
+    assert settings.student.popularity_bias is False
+    assert settings.candidate["title"].buckets == 7
+    assert settings.split.by == "global_time"
+    assert settings.workdir == Path("some/where=else")
+
+
+def test_the_last_override_of_a_key_counts(path):
+    assert load_config(path, ["seed=5", "seed=6"]).seed == 6
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", " =3", ""])
+def test_an_override_of_another_form_is_an_error(path, override):
+    said = f"`--set` must look like section.key=value. Received: {override!r}"
+    assert refusal(path, override) == said
+
+
+def test_an_override_inside_a_value_is_an_error(path):
+    assert "'name' is a value. Received: 'name.x=3'" in refusal(path, "name.x=3")

@@ -1,0 +1,96 @@
+"""The step distill: the gate before it, and the soft targets."""
+
+import pytest
+
+from recdistill.errors import GateError
+from recdistill.pipeline import run_context
+from recdistill.pipeline.score_writing import ScoreWriter
+from recdistill.pipeline.training import Trainer
+from tests import tiny
+from tests.pipeline.tiny_runs import artefact_names, go, made, report_of
+
+pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+
+
+class TestTheGate:
+    def test_a_closed_gate_stops_the_run_with_the_figures_and_the_way_on(self, copied):
+        before = artefact_names(copied)
+        with pytest.raises(GateError) as caught:
+            go(copied, "distill.gate=stop")
+        said = str(caught.value)
+        assert "does not beat" in said
+        assert "beyond noise: ndcg@10 on validation, teacher minus popularity" in said
+        assert "--set distill.gate=warn" in said
+        assert artefact_names(copied) == before
+
+    def test_a_closed_gate_stops_a_run_that_once_went_past_it(
+        self, copied, monkeypatch
+    ):
+        monkeypatch.setattr(Trainer, "student", None)  # nobody trains
+        with pytest.raises(GateError):
+            go(copied, "distill.gate=stop", until="distill")
+        assert made(go(copied, until="distill")) == []
+
+    def test_a_stopped_run_goes_on_with_the_way_that_it_was_told(self, copied):
+        other, notes = "distill.weight=0.7", []
+        with pytest.raises(GateError):
+            go(copied, other, "distill.gate=stop", until="distill")
+        notes = []
+        done = go(
+            copied, other, "distill.gate=warn", until="distill", warn=notes.append
+        )
+        assert made(done) == ["distill"]
+        assert "does not beat" in notes[-1]
+        assert notes[-1].endswith("The run continues because distill.gate is warn.")
+
+    def test_an_open_gate_lets_the_run_go_on(self, copied, monkeypatch):
+        compare = run_context.compare_on_validation
+
+        def open_gate(*args):
+            part = compare(*args)
+            return part.model_copy(update={"passed": True, "overridden": False})
+
+        monkeypatch.setattr(run_context, "compare_on_validation", open_gate)
+        done = go(copied, "distill.gate=stop")
+        # The student was no other; what the report says of the gate is.
+        assert made(done) == ["evaluate"]
+        report = report_of(copied)
+        assert (report.gate.passed, report.gate.overridden) == (True, False)
+
+    @pytest.mark.parametrize("gate", ["stop", "warn"])
+    def test_a_teacher_that_has_seen_what_judges_it_stops_before_the_scoring(
+        self, copied, monkeypatch, gate
+    ):
+        leak = {"valid": 3, "test": 4}
+        monkeypatch.setattr(run_context, "lists_trained_on", lambda *_: leak)
+        monkeypatch.setattr(ScoreWriter, "write", None)  # scoring would fail
+        if gate == "stop":
+            with pytest.raises(GateError, match="trained on 3 of the validation lists"):
+                go(copied, "lists.contexts=599", "distill.gate=stop", until="score")
+            return
+        assert made(go(copied)) == ["evaluate"]
+        report = report_of(copied)
+        assert report.gate.trained_on == leak
+        assert "trained on 3 of the validation lists" in report.gate.message
+
+
+class TestTheDoctor:
+    def test_auto_is_the_proposal_of_the_doctor_and_the_report_has_it(self, copied):
+        auto = "distill.scores=auto", "distill.teacher_temperature=auto"
+        notes = []
+        done = go(copied, *auto, warn=notes.append)
+        assert made(done) == ["distill", "evaluate"]
+        report = report_of(copied)
+        chosen = report.soft_targets
+        proposal = done["score"].record["doctor"]["proposal"]
+        assert chosen.chosen_by == "doctor"
+        assert chosen.transform == proposal["transform"]
+        assert chosen.teacher_temperature == proposal["temperature"]
+        assert chosen.temperature == 1.0
+        assert not any("soft targets" in note for note in notes)
+
+    def test_a_temperature_that_leaves_one_candidate_is_warned_of(self, copied):
+        notes = []
+        go(copied, "distill.teacher_temperature=0.01", until="score", warn=notes.append)
+        (note,) = notes
+        assert "nearly one-hot" in note

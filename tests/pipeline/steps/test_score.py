@@ -1,0 +1,58 @@
+"""The step score: the score store is shared, and verified before it is read."""
+
+import numpy as np
+import pytest
+
+from recdistill.errors import GateError, ScoreError
+from recdistill.pipeline import model_building, run_context
+from tests import tiny
+from tests.pipeline.tiny_runs import go, made
+
+pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+
+
+class TestTheScoreStore:
+    @pytest.fixture
+    def no_teacher(self, monkeypatch):
+        """Whoever wants to ask the teacher fails."""
+
+        def fail(*_, **__):
+            raise AssertionError("the teacher was asked")
+
+        monkeypatch.setattr(run_context, "load_teacher", fail)
+        monkeypatch.setattr(model_building, "TeacherBuilder", fail)
+
+    def test_a_student_with_other_towers_never_asks_the_teacher(
+        self, copied, no_teacher
+    ):
+        towers = ("student.dim=6", "student.hidden=[4]", "student.decays=[0.5]")
+        done = go(copied, *towers, until="distill")
+        assert made(done) == ["baseline", "distill"]
+
+    def test_a_pipeline_of_another_name_shares_the_store(self, copied, no_teacher):
+        done = go(copied, "name=other", "student.hidden=[4]", until="distill")
+        assert made(done) == ["baseline", "distill"]
+        assert done["score"].path.parent == copied / "runs" / "tiny"
+        assert done["distill"].path.parent == copied / "runs" / "other"
+
+    def test_nobody_trains_on_a_damaged_store(self, copied):
+        path = sorted((copied / "runs" / "tiny").glob("score-*/scores-*.parquet"))[0]
+        content = bytearray(path.read_bytes())
+        content[100] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ScoreError, match=f"checksum of {path.name} is wrong"):
+            go(copied, "distill.weight=0.7", until="distill")
+
+    def test_a_teacher_of_nan_is_told_and_refused(self, copied, monkeypatch):
+        compiled = run_context.compiled
+
+        def broken(model):
+            score = compiled(model)
+            return lambda x: np.full_like(np.asarray(score(x)), np.nan)
+
+        monkeypatch.setattr(run_context, "compiled", broken)
+        teacher = 'teacher={kind="linear", l2=21.0}'
+        with pytest.raises(GateError, match=r"gives .* NaN or infinite scores in 300"):
+            go(copied, teacher, "distill.gate=stop", until="score")
+        with pytest.raises(ScoreError, match="must be finite"):
+            go(copied, teacher, until="score")

@@ -1,0 +1,113 @@
+"""Runs that are killed or fail at any point end in the same result."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from recdistill.pipeline.steps import STEPS
+from tests import tiny
+from tests.pipeline.tiny_runs import artefact_names, go, made, report_of, weights
+
+pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The same pipeline elsewhere, killed in every step; and its exit codes."""
+    folder = tmp_path_factory.mktemp("killed")
+    root = Path(__file__).parents[2]
+    arguments = [str(tiny.write_config(folder))]
+    for place in tiny.places(folder):
+        arguments += ["--set", place]
+    script = Path(__file__).with_name("killed_runs.py")
+    process = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=root,
+        env={"PYTHONPATH": str(root), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    codes, _, receipt = process.stdout.partition("\n")
+    return folder, json.loads(codes), receipt
+
+
+class TestDisturbed:
+    def test_it_was_killed_at_every_point_and_then_ended_well(self, killed):
+        _, codes, receipt = killed
+        assert codes == [-9] * 10
+        assert "Distillation receipt" in receipt
+
+    def test_it_ends_in_the_metrics_of_the_undisturbed_run(self, killed, tiny_run):
+        report = report_of(killed[0])
+        fingerprint = tiny_run.report.metrics_fingerprint()
+        assert report.metrics_fingerprint() == fingerprint
+
+    def test_it_ends_in_the_same_artefacts(self, killed, tiny_run):
+        root = killed[0] / "runs" / "tiny"
+        for step in list(STEPS)[:6]:
+            name = tiny_run.artefacts[step].path.name
+            ours, theirs = tiny_run.root / name, root / name
+            files = {p.relative_to(ours) for p in ours.rglob("*") if p.is_file()}
+            assert files == {
+                p.relative_to(theirs) for p in theirs.rglob("*") if p.is_file()
+            }
+            for file in files:
+                if file.suffix == ".parquet":
+                    same = (ours / file).read_bytes() == (theirs / file).read_bytes()
+                    assert same, file
+
+    @pytest.mark.parametrize("step", ["teacher", "baseline", "distill"])
+    def test_it_ends_in_the_same_weights(self, killed, tiny_run, step):
+        name = tiny_run.artefacts[step].path.name
+        ours = weights(tiny_run.root / name)
+        theirs = weights(killed[0] / "runs" / "tiny" / name)
+        assert ours.keys() == theirs.keys()
+        assert len(ours) > 5
+        for key, value in ours.items():
+            np.testing.assert_array_equal(theirs[key], value, err_msg=key)
+
+    def test_nothing_half_written_is_left_and_one_version_is_out(self, killed):
+        folder, _, receipt = killed
+        names = [path.name for path in (folder / "runs" / "tiny").iterdir()]
+        assert [name for name in names if "partial" in name] == []
+        assert len(artefact_names(folder)) == len(STEPS)
+        versions = folder / "export" / "tiny"
+        assert [path.name for path in versions.iterdir()] == ["1"]
+        assert f"SavedModel  {versions / '1'}\n" in receipt
+
+    def test_a_full_disk_leaves_nothing_half_written(self, copied, monkeypatch):
+        before = artefact_names(copied)
+
+        def fail(model, path, *args, **kwargs):
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(keras.Model, "save_weights", fail)
+            with pytest.raises(OSError, match="No space left"):
+                go(copied, "student.steps=10", until="baseline")
+        assert artefact_names(copied) == before
+        done = go(copied, "student.steps=10", until="baseline")
+        assert made(done) == ["baseline"]
+        assert len(weights(done["baseline"].path)) > 5
+
+    def test_a_report_that_cannot_be_written_leaves_the_old_one(
+        self, copied, monkeypatch
+    ):
+        before = artefact_names(copied)
+        report = (copied / "runs" / "tiny" / "report.json").read_bytes()
+
+        def fail(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("recdistill.atomic.os.fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            go(copied, "evaluate.latency_candidates=[21]")
+        assert artefact_names(copied) == before
+        assert (copied / "runs" / "tiny" / "report.json").read_bytes() == report

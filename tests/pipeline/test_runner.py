@@ -1,0 +1,219 @@
+"""Runs of the tiny pipeline: what a whole run writes, and what a change repeats."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recdistill.atomic import locked_folder
+from recdistill.distillation.score_doctor import Examination
+from recdistill.errors import BusyError
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.score_writing import ScoreWriter
+from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.workspace import Workspace
+from tests import tiny
+from tests.pipeline.tiny_runs import go, made, report_of
+
+pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+
+
+class TestTheWholeRun:
+    def test_every_step_leaves_its_artefact_and_nothing_else(self, tiny_run):
+        assert list(tiny_run.artefacts) == list(STEPS)
+        found = {path.name for path in tiny_run.root.iterdir()}
+        expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
+        assert found == expected | {"report.json"}
+        for step, artefact in tiny_run.artefacts.items():
+            assert artefact.path.name.startswith(f"{step}-")
+            record = json.loads((artefact.path / "record.json").read_text())
+            assert record == artefact.record
+            assert not artefact.reused
+
+    def test_the_records_say_what_was_done(self, tiny_run):
+        record = {step: a.record for step, a in tiny_run.artefacts.items()}
+        assert record["prepare"]["interactions"] == 4_000
+        assert record["prepare"]["queries"] == 240
+        assert record["prepare"]["items"] == 60
+        assert record["teacher"]["kind"] == "ensemble"
+        (trained,) = record["teacher"]["trained"]
+        assert len(trained["history"]) == 1
+        assert record["score"]["lists"] == 600
+        assert record["score"]["list_size"] == 60
+        (trial,) = record["baseline"]["trials"]
+        assert trial["learning_rate"] == 0.01
+        assert record["baseline"]["valid"] == pytest.approx(trial["best"])
+        assert record["distill"]["parameters"] == record["baseline"]["parameters"]
+        assert record["distill"]["soft_targets"]["transform"] == "z_score"
+        faults = {"lists": 300, "constant": 0, "not_finite": 0}
+        assert record["teacher"]["faults"] == faults
+        files = sorted(p.name for p in tiny_run.artefacts["score"].path.glob("scores*"))
+        assert list(record["score"]["sha256"]) == files
+        found = Examination.model_validate(record["score"]["doctor"])
+        assert found.lists == 600
+        assert found.proposal.transform == "z_score"
+
+    def test_the_report_is_valid_and_complete(self, tiny_run):
+        report = tiny_run.report
+        assert (report.name, report.seed) == ("tiny", 3)
+        assert set(report.models) == {
+            "popularity",
+            "baseline",
+            "distilled",
+            "teacher",
+        }
+        lists = tiny_run.artefacts["prepare"].record["lists"]["test"]
+        assert report.protocol.lists == lists
+        assert report.protocol.split == (
+            "test, the last 10% of each query's interactions"
+        )
+        for part in report.models.values():
+            assert list(part.metrics) == ["ndcg@10", "mrr"]
+            assert 0 < part.metrics["mrr"].value < 1
+            slices = part.slices["item"]
+            assert slices["head"].lists + slices["tail"].lists == lists
+        assert set(report.models["teacher"].latency_ms) == {"20"}
+        assert set(report.speedup) == {"20"}
+        assert set(report.timings_s) == set(list(STEPS)[:5])
+        assert report.gate.overridden
+        assert report.gate.lists == 300
+        assert report.gate.trained_on == {"valid": 0, "test": 0}
+        assert report.soft_targets.chosen_by == "configuration"
+        assert 2 < report.soft_targets.effective < 60
+        assert 0 <= report.agreement["overlap@10"].value <= 1
+
+    def test_the_reports_means_are_those_of_its_rows(self, tiny_run):
+        for name, part in tiny_run.report.models.items():
+            rows = pq.read_table(
+                tiny_run.artefacts["evaluate"].path / f"{name}.parquet"
+            )
+            mean = np.mean(rows["mrr"].to_numpy())
+            assert part.metrics["mrr"].value == pytest.approx(mean)
+
+    def test_the_teacher_is_better_than_the_baseline_here(self, tiny_run):
+        models = tiny_run.report.models
+        value = {name: part.metrics["ndcg@10"].value for name, part in models.items()}
+        assert value["teacher"] > value["baseline"]
+
+    def test_the_export_stands_under_its_version_with_its_fingerprint(self, tiny_run):
+        path = Path(tiny_run.artefacts["export"].record["path"])
+        assert path == tiny_run.folder / "export" / "tiny" / "1"
+        assert (path / "saved_model.pb").exists()
+        manifest = json.loads((path / "assets.extra" / "recdistill.json").read_text())
+        fingerprint = tiny_run.report.metrics_fingerprint()
+        assert manifest["metadata"]["fingerprint"] == fingerprint
+        assert tiny_run.artefacts["evaluate"].record["fingerprint"] == fingerprint
+
+    def test_the_report_does_not_say_where_it_was_made(self, tiny_run):
+        text = (tiny_run.root / "report.json").read_text()
+        assert str(tiny_run.folder) not in text
+
+    def test_the_long_steps_report_their_progress(self, tiny_run):
+        # What comes after a comma or a colon says more of the same work.
+        said = (label.split(",")[0].split(":")[0] for label, _, _ in tiny_run.progress)
+        assert list(dict.fromkeys(said)) == [
+            "Reading interactions",
+            "Partitioning interactions",
+            "Building vocabularies",
+            "Writing lists",
+            "Training the baseline",
+            "Training the teacher",
+            "Scoring with the teacher",
+            "Distilling",
+            "Ranking the test lists",
+        ]
+
+    def test_a_second_run_makes_nothing_again(self, tiny_run):
+        def times():
+            files = [*tiny_run.root.glob("*-*/**/*")]
+            files += (tiny_run.folder / "export").rglob("*")
+            return {path: path.stat().st_mtime_ns for path in files}
+
+        before = times()
+        assert len(before) > 40
+        done = go(tiny_run.folder, until="export")
+        assert made(done) == []
+        assert list(done) == list(STEPS)
+        assert times() == before
+
+
+class TestChangedSettings:
+    def test_another_student_keeps_the_data_the_teacher_and_its_scores(self, copied):
+        done = go(copied, "student.hidden=[4]", until="distill")
+        assert made(done) == ["baseline", "distill"]
+
+    def test_another_distillation_keeps_the_baseline_as_well(self, copied):
+        done = go(copied, "distill.teacher_temperature=2.0", until="distill")
+        assert made(done) == ["distill"]
+
+    @pytest.mark.parametrize(
+        ("override", "step"),
+        [
+            ("split.test=0.2", "prepare"),
+            ("query.history.length=9", "prepare"),
+            ("lists.per_query=5", "prepare"),
+            ("dataset.synthetic.seed=9", "prepare"),
+            ("seed=4", "baseline"),
+            ("teacher.weights=[1.0, 2.0]", "teacher"),
+            ("lists.contexts=601", "score"),
+            ("student.dropout=0.1", "baseline"),
+            ("distill.weight=0.7", "distill"),
+            ("lists.scores_dtype=float32", "score"),
+            ("distill.scores=rank", "distill"),
+            ("evaluate.latency_candidates=[21]", "evaluate"),
+            ("evaluate.bootstrap=51", "evaluate"),
+            ("export.top_k=6", "export"),
+        ],
+    )
+    def test_a_change_is_noticed_first_by_the_step_that_it_concerns(
+        self, copied, monkeypatch, override, step
+    ):
+        class Stop(Exception):
+            pass
+
+        def stop(*_, **__):
+            raise Stop
+
+        # What is there is found; the first step that would have to work stops.
+        monkeypatch.setattr("recdistill.pipeline.workspace.Draft.restart", stop)
+        monkeypatch.setattr(ScoreWriter, "write", stop)
+        done = {}
+        settings = tiny.load(copied, f"export.path={copied / 'export'}", override)
+        pipeline = Pipeline(settings, announce=done.__setitem__)
+        with pytest.raises(Stop):
+            pipeline.run()
+        assert list(done) == list(STEPS)[: list(STEPS).index(step)]
+
+    def test_lists_can_be_sampled(self, copied):
+        done = go(copied, "lists.size=sampled")
+        assert made(done) == ["baseline", "score", "distill", "evaluate"]
+        assert done["score"].record["list_size"] == 1 + 8 + 12
+        for file in done["score"].path.glob("scores-*.parquet"):
+            column = pq.read_table(file)["scored_candidates"]
+            assert column.type.list_size == 21
+        report = report_of(copied)
+        assert report.models["distilled"].metrics["mrr"].value > 0
+
+    def test_the_split_can_be_at_one_moment_for_all(self, tmp_path):
+        teacher = 'teacher={kind="linear", l2=20.0}'
+        done = go(tmp_path, "split.by=global_time", teacher)
+        assert made(done) == list(STEPS)[:6]
+        report = report_of(tmp_path)
+        assert report.protocol.split == "test, the last 10% of all interactions"
+        assert report.protocol.lists == pytest.approx(400, abs=20)
+        assert report.models["teacher"].metrics["mrr"].value > 0
+
+
+def test_a_step_that_does_not_exist_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"must be one of .* Received: 'deploy'"):
+        Pipeline(tiny.load(tmp_path)).run("deploy")
+
+
+def test_one_run_at_a_time(tmp_path):
+    with (
+        locked_folder(Workspace(tmp_path / "runs" / "tiny").root),
+        pytest.raises(BusyError, match="use another `name`"),
+    ):
+        Pipeline(tiny.load(tmp_path)).run("prepare")

@@ -1,0 +1,259 @@
+"""scoring: each stored list against plain loops, and a store that survives a kill."""
+
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recdistill.errors import ScoreError
+from recdistill.pipeline import score_writing
+from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.score_writing import ScoreWriter
+from tests import tiny
+from tests.pipeline.logs import rows_of, run
+from tests.pipeline.score_stores import (
+    ITEMS,
+    content,
+    live,
+    prepare_small,
+    stored,
+    taste,
+    write,
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepare_small(tmp_path_factory.mktemp("prepared") / "p")
+
+
+@pytest.mark.parametrize(
+    ("top", "tail"), [(3, 4), (1, 1), (5, 100), (100, 1), (13, 5), (ITEMS, ITEMS)]
+)
+def test_a_list_holds_the_positive_then_the_teachers_best_then_a_tail(
+    prepared, tmp_path, top, tail
+):
+    record = write(prepared, tmp_path / "s", teacher_top=top, tail=tail)
+    rows = stored(tmp_path / "s")
+    size = min(top + tail + 1, ITEMS)
+    assert (record["lists"], record["list_size"]) == (len(rows), size)
+    crowded = 0
+    for row in rows:
+        (positive,), chosen = row["candidates"], row["scored_candidates"]
+        assert len(chosen) == len(row["teacher_scores"]) == size
+        scores = live(row)
+        free = sorted(set(range(ITEMS)) - set(row["seen"]) - {positive})
+        by_score = sorted(free, key=lambda item: (-scores[item], item))
+        width = min(top, ITEMS - 1)
+        best, left = by_score[:width], set(by_score[width:])
+        assert chosen[0] == positive
+        assert chosen[1 : 1 + width] == best + [-1] * (width - len(best))
+        drawn = [item for item in chosen[1 + width :] if item >= 0]
+        assert drawn == sorted(set(drawn))
+        assert set(drawn) <= left
+        assert len(drawn) == min(size - 1 - width, len(left))
+        crowded += len(free) < size - 1
+    assert len(rows) == len(rows_of(prepared, "train"))
+    assert crowded or size < ITEMS / 2
+
+
+def test_stored_scores_are_the_live_ones_as_half_floats(prepared, tmp_path):
+    write(prepared, tmp_path / "s")
+    for row in stored(tmp_path / "s"):
+        real = np.array(row["scored_candidates"]) >= 0
+        expected = live(row).astype("float16")[np.array(row["scored_candidates"])]
+        got = np.array(row["teacher_scores"], "float16")
+        np.testing.assert_array_equal(got[real], expected[real])
+
+
+def test_for_a_whole_catalogue_the_scores_of_all_that_is_unseen_are_stored(
+    prepared, tmp_path
+):
+    record = write(prepared, tmp_path / "s", size="catalogue")
+    assert record["list_size"] == ITEMS
+    for row in stored(tmp_path / "s"):
+        assert "scored_candidates" not in row
+        expected = live(row).astype("float16")
+        expected[sorted(set(row["seen"]) - set(row["candidates"]))] = 0.0
+        np.testing.assert_array_equal(np.array(row["teacher_scores"]), expected)
+
+
+def test_the_tail_is_uniform_over_what_is_left(tmp_path):
+    # All histories are short, and the catalogue is 20 items.
+    items = np.random.default_rng(1).integers(20, size=4_000)
+    log = [(f"u{k // 4}", f"i{item}", k % 4) for k, item in enumerate(items)]
+    prepared, _ = run(tiny.dataset(log), tmp_path / "p")
+    assert prepared.catalogue_size == 20
+
+    def constant(x):
+        return np.tile(np.arange(20, 0, -1, dtype="float32"), (len(x["mask"]), 1))
+
+    write(prepared, tmp_path / "s", constant, teacher_top=2, tail=5)
+    count, mean, variance = np.zeros(20), np.zeros(20), np.zeros(20)
+    for row in stored(tmp_path / "s"):
+        free = [i for i in range(20) if i not in (*row["candidates"], *row["seen"])]
+        left = free[2:]  # the scores fall with the index
+        share = 5 / len(left)
+        mean[left] += share
+        variance[left] += share * (1 - share)
+        count[row["scored_candidates"][3:]] += 1
+    often = variance > 0
+    deviation = (count - mean)[often] / np.sqrt(variance[often])
+    assert often.sum() > 15
+    assert np.abs(deviation).max() < 4
+    np.testing.assert_array_equal(count[~often], 0)
+
+
+def test_the_sample_is_random_and_seeded(prepared, tmp_path):
+    samples = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        record = write(prepared, tmp_path / name, seed=seed, contexts=60)
+        assert record["lists"] == 60
+        samples.append([row["list_id"] for row in stored(tmp_path / name)])
+    assert samples[0] == samples[1] != samples[2]
+    assert len(set(samples[0])) == 60
+    assert set(samples[0]) < rows_of(prepared, "train").keys()
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    files = [pq.read_metadata(p).num_rows for p in (tmp_path / "a").iterdir()]
+    assert len(files) == 4  # every shard gave some
+    assert min(files) > 5
+
+
+def test_all_columns_of_the_list_stay_with_its_scores(prepared, tmp_path):
+    write(prepared, tmp_path / "s", contexts=30)
+    lists = rows_of(prepared, "train")
+    for row in stored(tmp_path / "s"):
+        kept = {k: v for k, v in row.items() if k in lists[row["list_id"]]}
+        assert kept == lists[row["list_id"]]
+
+
+def test_a_stopped_step_goes_on_and_ends_in_the_same_files(
+    prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(score_writing, "FILE_LISTS", 40)
+    write(prepared, tmp_path / "whole")
+    whole = content(tmp_path / "whole")
+    assert len(whole) > 6
+    replace, moved = os.replace, []
+
+    def full(source, target):
+        if len(moved) == 2:
+            raise OSError(28, "No space left on device")
+        moved.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(prepared, tmp_path / "s")
+    monkeypatch.setattr(os, "replace", replace)
+    left = content(tmp_path / "s")
+    finished = sorted(name for name in left if not name.startswith("."))
+    assert finished == ["scores-00000.parquet", "scores-00001.parquet"]
+    assert len(left) == 2
+    (tmp_path / "s" / ".scores-00002.parquet.partial").write_bytes(b"half")
+
+    scored = []
+
+    def counted(x):
+        scored.append(len(x["mask"]))
+        return taste(x)
+
+    record = write(prepared, tmp_path / "s", counted)
+    assert content(tmp_path / "s") == whole
+    kept = sum(pq.read_metadata(tmp_path / "s" / name).num_rows for name in finished)
+    assert sum(scored) == record["lists"] - kept < record["lists"]
+
+
+def test_a_removed_file_is_written_again_as_it_was(prepared, tmp_path):
+    write(prepared, tmp_path / "s")
+    before = content(tmp_path / "s")
+    (tmp_path / "s" / "scores-00001.parquet").unlink()
+    write(prepared, tmp_path / "s")
+    assert content(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (np.nan, "must be finite. Received: 1 NaN or infinite scores"),
+        (-np.inf, "must be finite. Received: 1 NaN or infinite scores"),
+        (-7e4, "must lie within ±65504 to be stored as float16. Received: 70000"),
+    ],
+)
+def test_a_score_that_cannot_be_stored_is_an_error(prepared, tmp_path, bad, said):
+    def broken(x):
+        scores = taste(x).copy()
+        scores[0, np.flatnonzero(x["mask"][0])[0]] = bad
+        scores[~x["mask"]] = np.nan  # what no list holds does not matter
+        return scores
+
+    with pytest.raises(ScoreError, match=said):
+        write(prepared, tmp_path / "s", broken)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+@pytest.mark.parametrize("training_rows", [True, False])
+def test_the_teacher_gets_the_querys_training_row_where_it_must_leave_it_out(
+    prepared, tmp_path, training_rows
+):
+    seen = []
+
+    def watching(x):
+        if training_rows:
+            seen.extend(
+                zip(
+                    x["query"]["history"].tolist(),
+                    x["training_row"].tolist(),
+                    strict=True,
+                )
+            )
+        assert training_rows == ("training_row" in x)
+        return taste(x)
+
+    write(prepared, tmp_path / "s", watching, training_rows=training_rows)
+    if training_rows:
+        vocabulary = prepared.schema.items.vocabulary
+        train = rows_of(prepared, "train").values()
+        catalogue = prepared.items["item_id"].to_pylist()
+        for row, (history, training_row) in zip(
+            stored(tmp_path / "s"), seen, strict=True
+        ):
+            assert history == row["query.history"]
+            own = {
+                catalogue[other["candidates"][0]]
+                for other in train
+                if other["query_id"] == row["query_id"]
+            }
+            assert {vocabulary[k - 2] for k in training_row if k} == own
+
+
+def test_the_work_is_reported(prepared, tmp_path):
+    calls = []
+    (tmp_path / "s").mkdir()
+    settings = ListsConfig(contexts=60)
+
+    def progress(*call):
+        calls.append(call)
+
+    ScoreWriter(taste, prepared, settings, 1, progress).write(tmp_path / "s")
+    assert {(label, total) for label, _, total in calls} == {
+        ("Scoring with the teacher", 60)
+    }
+    done = [done for _, done, _ in calls]
+    assert done == sorted(done)
+    assert done[-1] == 60
+
+
+@pytest.mark.parametrize("size", ["catalogue", "sampled"])
+def test_as_float32_scores_are_stored_as_they_are(prepared, tmp_path, size):
+    def fine(x):
+        return taste(x) * 1e5  # too large for float16
+
+    write(prepared, tmp_path / "s", fine, size=size, scores_dtype="float32")
+    for row in stored(tmp_path / "s"):
+        chosen = np.array(row.get("scored_candidates", range(ITEMS)))
+        expected = (live(row) * 1e5)[np.maximum(chosen, 0)]
+        got = np.array(row["teacher_scores"], "float32")
+        mask = (chosen >= 0) & ~np.isin(chosen, row["seen"])
+        np.testing.assert_array_equal(got[mask], expected[mask])

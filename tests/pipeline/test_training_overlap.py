@@ -1,0 +1,94 @@
+"""Held-out lists that a teacher was trained on are counted."""
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from recdistill.errors import DataError
+from recdistill.pipeline.config.external_teacher_section import ScoresTeacherConfig
+from recdistill.pipeline.config.teacher_section import (
+    EnsembleTeacherConfig,
+    LinearTeacherConfig,
+)
+from recdistill.pipeline.training_overlap import lists_trained_on
+from tests import tiny
+from tests.pipeline.logs import random_log, rows_of, run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "p"
+    log = random_log(6, rows=300, users=20, items=15, moments=40)
+    return run(tiny.dataset(log), folder)[0]
+
+
+class TestListsTrainedOn:
+    @staticmethod
+    def counted(prepared, folder, table, suffix="parquet"):
+        path = folder / f"trained_on.{suffix}"
+        write = pacsv.write_csv if suffix == "csv" else pq.write_table
+        write(pa.table(table), path)
+        return lists_trained_on(prepared, ScoresTeacherConfig(trained_on=path))
+
+    @staticmethod
+    def pairs(prepared, split):
+        ids = prepared.items["item_id"].to_pylist()
+        return [
+            (row["query_id"], ids[row["candidates"][0]])
+            for row in rows_of(prepared, split).values()
+            if row["candidates"][0] >= 0
+        ]
+
+    def test_a_teacher_trained_here_has_seen_the_training_lists_alone(self, prepared):
+        linear = LinearTeacherConfig()
+        assert lists_trained_on(prepared, linear) == {"valid": 0, "test": 0}
+        both = EnsembleTeacherConfig(members=(linear, ScoresTeacherConfig()))
+        assert lists_trained_on(prepared, both) == {"valid": 0, "test": 0}
+
+    def test_of_a_teacher_that_declares_nothing_nothing_is_known(self, prepared):
+        assert lists_trained_on(prepared, ScoresTeacherConfig()) is None
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_declared_list_ids_are_counted(self, prepared, tmp_path, suffix):
+        ids = {split: list(rows_of(prepared, split)) for split in ("valid", "test")}
+        declared = [*ids["valid"][:3], *ids["test"][:2], *rows_of(prepared, "train")]
+        table = {"list_id": declared}
+        got = self.counted(prepared, tmp_path, table, suffix)
+        assert got == {"valid": 3, "test": 2}
+
+    def test_ids_of_training_lists_are_no_leak(self, prepared, tmp_path):
+        table = {"list_id": list(rows_of(prepared, "train"))}
+        got = self.counted(prepared, tmp_path, table)
+        assert got == {"valid": 0, "test": 0}
+
+    @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+    def test_declared_pairs_are_counted_unless_training_has_them(
+        self, prepared, tmp_path, suffix
+    ):
+        train = set(self.pairs(prepared, "train"))
+        held = {split: self.pairs(prepared, split) for split in ("valid", "test")}
+        declared = sorted(train | {*held["valid"], *held["test"][::2]})
+        want = {
+            "valid": sum(pair not in train for pair in held["valid"]),
+            "test": sum(
+                pair not in train and pair in {*held["test"][::2], *held["valid"]}
+                for pair in held["test"]
+            ),
+        }
+        assert 0 < want["valid"] < len(held["valid"])
+        assert 0 < want["test"] < len(held["test"])
+        query, item = zip(*declared, strict=True)
+        table = {"query_id": query, "item_id": item}
+        assert self.counted(prepared, tmp_path, table, suffix) == want
+
+    def test_a_table_that_says_neither_is_an_error(self, prepared, tmp_path):
+        with pytest.raises(DataError, match=r"must have a column list_id .* with user"):
+            self.counted(prepared, tmp_path, {"user": ["a"]})
+
+    def test_a_table_that_is_not_there_is_an_error(self, prepared, tmp_path):
+        teacher = ScoresTeacherConfig(trained_on=tmp_path / "no.csv")
+        with pytest.raises(
+            DataError, match=r"Cannot read `teacher.trained_on` .*no\.csv"
+        ):
+            lists_trained_on(prepared, teacher)

@@ -1,0 +1,81 @@
+"""Validation: metrics of full rankings of a seeded sample of lists."""
+
+import numpy as np
+import pytest
+
+from recdistill.data.batches import Lists
+from recdistill.data.ragged import Ragged
+from recdistill.pipeline import validation
+from recdistill.pipeline.validation import Validation, measure_lists
+from tests import tiny
+from tests.pipeline.logs import random_log, rows_of, run
+
+METRICS = ("ndcg@10", "mrr")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    log = random_log(2, rows=300, users=20, items=12, moments=50)
+    return run(tiny.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[0]
+
+
+def lists_of(positives, seen):
+    """One list for each positive."""
+
+    def ragged(rows):
+        offsets = np.cumsum([0, *map(len, rows)])
+        return Ragged(np.concatenate(rows).astype("int32"), offsets)
+
+    count = len(positives)
+    return Lists(
+        list_id=np.arange(count),
+        query_id=np.array([f"u{k}" for k in range(count)], object),
+        query={},
+        positives=ragged([[p] for p in positives]),
+        relevance=Ragged(np.ones(count, "float32"), np.arange(count + 1)),
+        seen=ragged(seen),
+        weight=np.ones(count, "float32"),
+        query_row=np.arange(count),
+    )
+
+
+def test_seen_items_are_masked_and_an_unreachable_positive_counts_as_0():
+    lists = lists_of([2, 2, 0, -1], seen=[[], [0], [0, 1], [2]])
+    scores = np.tile(np.array([3.0, 2.0, 1.0], "float32"), (4, 1))
+    values = measure_lists(lists, scores, ["mrr", "hit@1", "ndcg@10"])
+    # Rank 3; rank 2, as the first is seen; a repeat stays a candidate; nowhere.
+    np.testing.assert_allclose(values["mrr"], [1 / 3, 1 / 2, 1, 0])
+    np.testing.assert_allclose(values["hit@1"], [0, 0, 1, 0])
+    np.testing.assert_allclose(
+        values["ndcg@10"], [1 / np.log2(4), 1 / np.log2(3), 1, 0]
+    )
+
+
+def test_validation_ranks_a_seeded_sample_in_full(prepared, monkeypatch):
+    monkeypatch.setattr(validation, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
+    whole = Validation.sample(prepared, METRICS, 10_000, seed=1)
+    assert max(map(len, whole.lists)) == 4
+    everything = rows_of(prepared, "valid")
+    rows = whole.rows(first_items_first).to_pylist()
+    assert {row["list_id"] for row in rows} == everything.keys()
+    for row in rows:
+        stored = everything[row["list_id"]]
+        (positive,) = stored["candidates"]
+        better = set(range(positive)) - set(stored["seen"])
+        assert row["mrr"] == pytest.approx(1 / (1 + len(better)))
+        assert row["query_id"] == stored["query_id"]
+    mean = np.mean([row["ndcg@10"] for row in rows])
+    assert whole(first_items_first) == pytest.approx(mean)
+    samples = [
+        [row["list_id"] for row in part.rows(first_items_first).to_pylist()]
+        for part in (
+            Validation.sample(prepared, METRICS, 9, seed) for seed in (1, 1, 2)
+        )
+    ]
+    assert samples[0] == samples[1] != samples[2]
+    assert len(samples[0]) == 9
+
+
+def first_items_first(x):
+    size = x["mask"].shape[1]
+    return np.tile(-np.arange(size, dtype="float32"), (len(x["mask"]), 1))

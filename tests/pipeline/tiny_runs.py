@@ -1,0 +1,45 @@
+"""Helpers for runs of the tiny pipeline."""
+
+import h5py
+
+from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
+from tests import tiny
+
+
+def go(folder, *overrides, until="evaluate", warn=lambda message: None):
+    """Runs the pipeline and returns the artefacts by step."""
+    done = {}
+    config = tiny.load(folder, *overrides)
+    Pipeline(config, announce=done.__setitem__, warn=warn).run(until)
+    return done
+
+
+def made(done):
+    """Names of the steps that were not skipped."""
+    return [step for step, artefact in done.items() if not artefact.reused]
+
+
+def report_of(folder):
+    """The report of the tiny run in a folder."""
+    return Report.load(folder / "runs" / "tiny" / "report.json")
+
+
+def artefact_names(folder):
+    """Names of the artefact folders."""
+    names = [path.name for path in (folder / "runs" / "tiny").iterdir()]
+    return sorted(name for name in names if name.split("-")[0] in STEPS)
+
+
+def weights(folder):
+    """All arrays of a weights file by their path in it."""
+    arrays = {}
+
+    def visit(name, node):
+        if isinstance(node, h5py.Dataset):
+            arrays[name] = node[()]
+
+    with h5py.File(folder / "model.weights.h5") as file:
+        file.visititems(visit)
+    return arrays

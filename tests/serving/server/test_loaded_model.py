@@ -1,0 +1,79 @@
+"""loaded_model: inputs and outputs of requests, and warm-up records."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.core.protobuf import meta_graph_pb2
+
+from recdistill.serving.server.loaded_model import (
+    LoadedModel,
+    LoadedSignature,
+    request_inputs,
+    request_outputs,
+    warm_up_requests,
+)
+from recdistill.serving.server.request_errors import Code, RequestError
+from tests.serving import toy
+from tests.serving.calls import predict_request
+
+FLOAT = meta_graph_pb2.TensorInfo(dtype=tf.float32.as_datatype_enum)
+SIGNATURE = LoadedSignature(
+    "any", {"a": FLOAT, "b": FLOAT}, {"y": FLOAT, "z": FLOAT}, {"b": np.float32([9])}
+)
+
+
+def code(call, *arguments):
+    with pytest.raises(RequestError) as caught:
+        call(*arguments)
+    return caught.value.code
+
+
+def test_inputs_are_in_the_order_of_the_signature_with_defaults():
+    given = request_inputs(SIGNATURE, predict_request(a=np.float32([1])))
+    assert [value.tolist() for value in given] == [[1.0], [9.0]]
+
+
+def test_outputs_are_all_outputs_or_the_sorted_filter():
+    assert request_outputs(SIGNATURE, []) == ("y", "z")
+    assert request_outputs(SIGNATURE, ["z", "y"]) == ("y", "z")
+    assert code(request_outputs, SIGNATURE, ["x"]) == Code.INVALID_ARGUMENT
+    assert code(request_outputs, SIGNATURE, ["y", "y"]) == Code.INVALID_ARGUMENT
+
+
+def test_a_folder_that_is_not_a_saved_model_is_an_error(tmp_path):
+    assert code(LoadedModel, tmp_path) == Code.INTERNAL
+    (tmp_path / "saved_model.pb").write_bytes(b"broken")
+    assert code(LoadedModel, tmp_path) == Code.INTERNAL
+
+
+def test_a_loaded_model_runs_its_signatures():
+    model = LoadedModel(toy.saved(3))
+    signature = model.signatures["serving_default"]
+    for timeout_s in (None, 20.0):
+        [answer] = model.run(signature, [np.float32([1, 2])], ("y",), timeout_s)
+        assert answer.tolist() == [4.0, 5.0]
+    model.close()
+
+
+class TestWarmUpRequests:
+    def read(self, folder, records):
+        file = folder / toy.WARM_UP
+        file.parent.mkdir(exist_ok=True)
+        toy.write_records(file, records)
+        return list(warm_up_requests(folder))
+
+    def test_without_a_file_there_are_none(self, tmp_path):
+        assert list(warm_up_requests(tmp_path)) == []
+
+    def test_empty_records_are_skipped(self, tmp_path):
+        request = predict_request(x=[1.0])
+        assert self.read(tmp_path, [b"", request]) == [request]
+
+    def test_a_record_of_another_message_is_data_loss(self, tmp_path):
+        assert code(self.read, tmp_path, [b"\xff"]) == Code.DATA_LOSS
+
+    def test_a_truncated_file_is_data_loss(self, tmp_path):
+        self.read(tmp_path, [predict_request(x=[1.0])])
+        file = tmp_path / toy.WARM_UP
+        file.write_bytes(file.read_bytes()[:-1])
+        assert code(lambda: list(warm_up_requests(tmp_path))) == Code.DATA_LOSS
