@@ -1,4 +1,4 @@
-"""Features: specifications, and encoders from raw values to embeddings."""
+"""Features: specifications, encoders, schemas and embeddings."""
 
 import lazy_loader
 

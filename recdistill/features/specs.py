@@ -1,7 +1,6 @@
-"""The feature schema as a configuration states it, and raw values as tables hold them.
+"""Feature specifications of a configuration, and raw values from table columns.
 
-What becomes of a raw value on its way into a model is in
-`recdistill.features.encoders`.
+How a raw value is encoded for a model is in `recdistill.features.encoders`.
 """
 
 from __future__ import annotations
@@ -171,24 +170,24 @@ def raw_values(
     name: str,
     rows: Sequence[int] | np.ndarray | None = None,
 ) -> np.ndarray:
-    """The raw values of a table's column, as the lookup half takes them.
+    """Converts a table's column to raw values, the input of an encoder's lookup.
 
     Args:
         column: `(rows,)`, as read from the table.
         spec: The feature's specification.
-        table: Name of the table, for errors.
-        name: Name of the column, for errors.
-        rows: The row of each value in the table, for errors, where the column is a
-            part of it. Rows count from 1; 1, 2, … where it is not given.
+        table: Name of the table, for error messages.
+        name: Name of the column, for error messages.
+        rows: Row number of each value, counted from 1, for error messages (default:
+            1, 2, …).
 
     Returns:
-        `(rows,)` strings with "" where missing; `(rows,)` float32 with NaN where
-        missing; `(rows, n)` strings padded with ""; or `(rows, size)` float32.
+        `(rows,)` strings, "" if missing; `(rows,)` float32, NaN if missing; `(rows, n)`
+        strings padded with ""; or `(rows, size)` float32.
 
     Raises:
-        DataError: If a value is missing and the feature is not optional, has the wrong
-            type, or is a number that no float32 holds; the message names table, column
-            and row.
+        DataError: If a value is missing and the feature is not optional, if it has the
+            wrong type, or if a number does not fit into a float32. The message names
+            table, column and row.
 
     Example:
         >>> column = pa.chunked_array([["Action|Drama", None, " Action "]])
@@ -228,7 +227,7 @@ def raw_values(
 
 
 def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
-    """Lists of strings as one `(rows, longest)` array, padded with "" on the right."""
+    """Lists of strings as one array `(rows, longest)`, padded with "" on the right."""
     width = max([1, *map(len, rows)])
     padded = np.full((len(rows), width), "", object)
     for k, row in enumerate(rows):

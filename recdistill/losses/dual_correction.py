@@ -23,7 +23,7 @@ def top_k_dual_correction(
     sharpness: float = 0.1,
     item_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""DCD dual correction: relaxed ranking of under- above overestimated candidates.
+    r"""DCD dual correction: rank underestimated candidates above overestimated ones.
 
     With $a_i$ the rank of a candidate by the teacher's scores and $b_i$ by the
     student's, its underestimation counts among the teacher's first `k`, and its

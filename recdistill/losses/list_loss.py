@@ -166,7 +166,7 @@ class TemperedListLoss(ListLoss):
 
 
 class RelevanceListLoss(TemperedListLoss):
-    """Base class of list losses on relevance: a list without it has weight 0.
+    """Base class of list losses on relevance; a list without relevance has weight 0.
 
     Args:
         temperature: Above 0; see the function of the loss.

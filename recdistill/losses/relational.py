@@ -21,7 +21,7 @@ def relational_distance(
     mask: Tensor,
     weight: Tensor | None = None,
 ) -> Tensor:
-    r"""RKD-D, relational distillation of distances: Huber loss on relative distances.
+    r"""RKD distance loss (RKD-D): Huber loss on relative distances between rows.
 
     The distance between two rows is divided by the mean distance within the list,
     separately for teacher and student, and the two are compared by the Huber loss:
@@ -91,7 +91,7 @@ def relational_angle(
     mask: Tensor,
     weight: Tensor | None = None,
 ) -> Tensor:
-    r"""RKD-A, relational distillation of angles: Huber loss on the cosines of triplets.
+    r"""RKD angle loss (RKD-A): Huber loss on the cosines of triplets of rows.
 
     Any three rows form a triangle; its angle at $j$ is compared by its cosine:
 
@@ -100,7 +100,7 @@ def relational_angle(
        p_{ijk} \propto w_i w_j w_k $$
 
     with the Huber function $h$ of `relational_distance`. Between two identical rows
-    there is no direction; the cosine of such an angle is defined as 0.
+    the direction is undefined; the cosine of such an angle is defined as 0.
 
     Args:
         teacher_embeddings: `(batch, rows, width)`.
@@ -176,7 +176,7 @@ class _Relational(RepresentationLoss):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class RelationalDistance(_Relational):
-    """RKD-D, relational distillation of distances: mean of `relational_distance`.
+    """RKD distance loss (RKD-D), averaged over lists: mean of `relational_distance`.
 
     Args:
         student_output: Name of the student's embedding; see `RepresentationLoss`.
@@ -200,7 +200,7 @@ class RelationalDistance(_Relational):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class RelationalAngle(_Relational):
-    """RKD-A, relational distillation of angles: mean of `relational_angle`.
+    """RKD angle loss (RKD-A), averaged over lists: mean of `relational_angle`.
 
     Args:
         student_output: Name of the student's embedding; see `RepresentationLoss`.

@@ -1,4 +1,4 @@
-r"""The closed-form linear item model: affinity of a history and a candidate.
+r"""EASE: the linear item model in closed form.
 
 EASE (Steck, 2019, "Embarrassingly Shallow Autoencoders for Sparse Data") predicts the
 row $x_u$ of a query in the binary query × item matrix $X$ from itself, with an item to
@@ -10,17 +10,17 @@ $$ \min_B \lVert X - XB \rVert^2 + \lambda \lVert B \rVert^2, \; \mathrm{diag}(B
 
 Two additions make it a good teacher:
 
-* **Recency.** A history enters as weights $a_h = \phi + (1 - \phi)\,\delta^{age(h)}$
-  instead of ones, so what the query did last counts most.
-* **Leave one query out.** A row that helped to fit $B$ sees itself in it, and its
-  scores are too confident to learn from. Removing one row is a rank-one change of
-  $X^\top X$, so the matrix that never saw it is known in closed form
-  (Sherman & Morrison, 1950): with $v = P x_u$ and $s = 1 - x_u^\top v$,
+* **Recency.** History items have the weights $a_h = \phi + (1 - \phi)\,\delta^{age(h)}$
+  instead of ones, so the most recent items count most.
+* **Leave one query out.** A row that was used to fit $B$ gets scores that are too
+  confident to learn from. Removing one row is a rank-one change of $X^\top X$, so the
+  matrix without this row follows in closed form (Sherman & Morrison, 1950): with
+  $v = P x_u$ and $s = 1 - x_u^\top v$,
 
   $$ P^{(-u)} = P + v v^\top / s. $$
 
-  Scores of training lists under $P^{(-u)}$ are distributed like those of queries that
-  the model never met, at the price of one more sparse product.
+  Scores of training lists under $P^{(-u)}$ are distributed like the scores of new
+  queries. This costs one more sparse product.
 """
 
 from __future__ import annotations
@@ -38,23 +38,25 @@ from recdistill.features.encoders import FIRST
 from recdistill.models.candidate_table import CandidateTable
 
 SPARSE_COST = 100
+"""Cost of a non-zero entry in the sparse product, relative to the dense product."""
+
 ROUNDING = 16 * float(np.finfo("float32").eps)
+"""Relative deviation of a row's scores below which they are considered equal."""
 
 
 def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
-    """The matrix P of the model, `(items, items)` float32.
+    """Fits EASE: returns the matrix P, `(items, items)` float32.
 
     Args:
         training_rows: `(queries, items)`; 1 where the query interacted with the item
-        in the
-            training part.
-        l2: Ridge penalty, above zero, in interactions.
+            in the training part.
+        l2: Ridge penalty, positive, in interactions.
 
     Raises:
-        ValueError: If `l2` is not positive, or too small for the data, or there is no
-            item.
+        ValueError: If `l2` is not positive or too small for the data, or if there are
+            no items.
 
-    Example: two queries, of which one chose both items, the other the first only.
+    Example: the first query chose both items, the second query the first item only.
         >>> training_rows = scipy.sparse.csr_array(np.array([[1.0, 1.0], [1.0, 0.0]]))
         >>> fit_inverse(training_rows, l2=1.0)  # the inverse of [[3, 1], [1, 2]]
         array([[ 0.4, -0.2],
@@ -64,7 +66,7 @@ def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
         raise ValueError(f"`l2` must be positive. Received: l2={l2}")
     if training_rows.shape[1] == 0:
         raise ValueError(
-            "`training_rows` must have an item. Received: a matrix of no items"
+            "`training_rows` must have an item. Received: a matrix without items"
         )
     gram = (training_rows.T @ training_rows).toarray().astype("float64")
     gram[np.diag_indices_from(gram)] += l2
@@ -78,17 +80,17 @@ def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
 
 @keras.saving.register_keras_serializable("recdistill")
 class Affinity(keras.layers.Layer):  # type: ignore[misc]
-    """Standardised scores of candidates by the linear item model.
+    """EASE scores of candidates for a history, standardised for each query.
 
-    Scores are z-scores over the items of the model that are not in the history, so
-    they mean the same for a long history and a short one, whatever list is asked for.
+    Scores are z-scores over the items of the model that are not in the history. So they
+    are comparable between long and short histories, and do not depend on the list.
 
     Args:
-        size: Number of items that the model holds: the most frequent ones.
+        size: Number of items in the model, the most frequent ones.
         decay: Weight of a history item relative to the next more recent one.
-        floor: Weight that even the oldest history item keeps.
+        floor: Smallest weight of a history item.
 
-    Example: after item 1 (index 3), item 0 stands out among the other three.
+    Example: after item 1 (index 3), item 0 has the highest score of the other three.
         >>> training_rows = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1.0]])
         >>> layer = Affinity(4, decay=0.9, floor=0.05)
         >>> layer.build()
@@ -103,7 +105,7 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         self.size, self.decay, self.floor = size, decay, floor
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the matrix, to be filled by `set_weights` or from a file."""
+        """Creates the matrix, with zeros; `set_weights` or a file sets its values."""
         self.inverse = self.add_weight(
             name="inverse",
             shape=(self.size, self.size),
@@ -118,17 +120,18 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         candidates: tf.Tensor,
         training_row: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """Scores of candidates.
+        """Scores candidates for histories.
 
         Args:
-            history: `(batch, length)` int, item indices of the id's vocabulary, the
-                newest first, 0 as padding.
-            candidates: `(list_size,)` or `(batch, list_size)` int, such indices.
-            training_row: `(batch, n)` int, the training row of the query, 0 as padding.
-                Where it is given, the scores are those of the model without it.
+            history: `(batch, length)` int, indices in the vocabulary of item ids, the
+                newest first, padded with 0.
+            candidates: `(list_size,)` or `(batch, list_size)` int, indices in the same
+                vocabulary.
+            training_row: `(batch, n)` int, the training row of each query, padded with
+                0. If given, the scores are those of a model fitted without that row.
 
         Returns:
-            `(batch, list_size)` float32; 0 for a candidate that the model lacks.
+            `(batch, list_size)` float32; 0 for candidates that are not in the model.
         """
         age = tf.range(tf.shape(history)[1], dtype="float32")
         weight = self.floor + (1.0 - self.floor) * self.decay**age
@@ -141,18 +144,18 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         return tf.where(known, picked, tf.zeros_like(picked))
 
     def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """Indices `(batch, n)` with weights as dense rows `(batch, size)`, added up."""
+        """Adds up the weights of indices `(batch, n)` in dense rows `(batch, size)`."""
         batch, index = tf.shape(index)[0], tf.cast(index, tf.int32)
         inside = (index >= FIRST) & (index < FIRST + self.size)
         place = tf.range(batch)[:, None] * self.size + index - FIRST
-        # A negative place is left out.
+        # `unsorted_segment_sum` ignores negative places.
         place = tf.reshape(tf.where(inside, place, -1), [-1])
         weight = tf.reshape(weight, [-1])
         flat = tf.math.unsorted_segment_sum(weight, place, batch * self.size)
         return tf.reshape(flat, [batch, self.size])
 
     def _product(self, rows: tf.Tensor) -> tf.Tensor:
-        """`rows @ inverse`, by whichever way is faster for so many non-zeros."""
+        """`rows @ inverse`, sparse or dense, whichever is faster."""
         filled = tf.where(rows != 0.0)
 
         def sparse() -> tf.Tensor:
@@ -161,8 +164,6 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
             matrix = tf.SparseTensor(filled, values, shape)
             return tf.sparse.sparse_dense_matmul(matrix, self.inverse)
 
-        # Measured: a multiplication by a non-zero costs about 100 times as much in the
-        # sparse product as in the dense one.
         crowded = SPARSE_COST * tf.shape(filled)[0] > tf.size(rows)
         return tf.cond(crowded, lambda: tf.matmul(rows, self.inverse), sparse)
 
@@ -178,7 +179,7 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         return -(total + along * v / s) / (diagonal + v * v / s)
 
     def get_config(self) -> dict[str, Any]:
-        """Size and recency."""
+        """The constructor's arguments."""
         own = {"size": self.size, "decay": self.decay, "floor": self.floor}
         return {**super().get_config(), **own}
 
@@ -239,13 +240,12 @@ class LinearTeacher(keras.Model):  # type: ignore[misc]
 
 
 def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:
-    """z-scores over the free entries of each row; zeros where they do not vary."""
+    """z-scores over the free entries of each row; zeros if these do not vary."""
     weight = tf.cast(free, tf.float32)
     count = tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1.0)
     gap = scores - tf.reduce_sum(scores * weight, axis=1, keepdims=True) / count
     variance = tf.reduce_sum(gap * gap * weight, axis=1, keepdims=True) / count
-    # A query without history has no spread and no opinion; nor has one whose scores
-    # differ by rounding alone.
+    # Without a history, or if the scores differ only by rounding, all scores are 0.
     largest = tf.reduce_max(tf.abs(scores) * weight, axis=1, keepdims=True)
     deviation = tf.sqrt(variance)
     varies = deviation > ROUNDING * largest

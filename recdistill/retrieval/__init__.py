@@ -1,4 +1,4 @@
-"""Retrieval in the graph: the top K of a catalogue, exact or by inverted lists."""
+"""Retrieval: top K of a catalogue in the TensorFlow graph, exact or IVF."""
 
 import lazy_loader
 

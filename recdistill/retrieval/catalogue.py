@@ -1,8 +1,8 @@
-"""The catalogue inside a served model: item ids, their rows, and the index.
+"""Catalogue of a served model: item ids, their rows, and the index.
 
-All of it is variables, and the graph knows neither the items nor their number. So the
-item side of a SavedModel can be replaced by writing other variables beside the same
-graph (`recdistill.export.reindexing`).
+All data is in variables; neither the items nor their number is part of the graph. So
+the items of a SavedModel can be replaced by writing new variables beside the same graph
+(`recdistill.export.reindexing`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tensorflow.python.ops.lookup_ops import TableInitializerBase
 from recdistill.retrieval.exact import Index
 
 CHECKPOINT_KEY = "catalogue/{}/.ATTRIBUTES/VARIABLE_VALUE"
-"""Where a SavedModel's checkpoint keeps a variable of `Catalogue.tensors`."""
+"""Key of a variable of `Catalogue.tensors` in the checkpoint of a SavedModel."""
 
 
 class _RowsOf(TableInitializerBase):  # type: ignore[misc]
-    """Fills a table from a variable of ids: the key is the id, the value its place.
+    """Table initialiser from a variable of ids: the key is the id, the value its row.
 
-    Loaders restore variables before they fill tables, so ids need no copy of their own
-    in the graph.
+    Loaders restore variables before they initialise tables, so the graph does not need
+    a second copy of the ids.
     """
 
     def __init__(self, ids: tf.Variable) -> None:
@@ -32,7 +32,7 @@ class _RowsOf(TableInitializerBase):  # type: ignore[misc]
         self._ids = ids
 
     def initialize(self, table: tf.lookup.StaticHashTable) -> tf.Operation:
-        """The op that fills the table."""
+        """Returns the op that fills the table."""
         ids = self._ids.read_value()
         return tf.raw_ops.LookupTableImportV2(
             table_handle=table.resource_handle, keys=ids, values=tf.range(tf.size(ids))
@@ -40,14 +40,15 @@ class _RowsOf(TableInitializerBase):  # type: ignore[misc]
 
 
 class Catalogue(tf.Module):  # type: ignore[misc]
-    """Items by id and by row.
+    """Item ids and the index over their embeddings.
 
     Args:
-        item_ids: Identifier of each row, unique and not empty.
+        item_ids: Id of each row, unique and not empty.
         index: The index over the same rows.
 
     Raises:
-        ValueError: If ids repeat or are empty, or their number is not the index's.
+        ValueError: If an id is repeated or empty, or the number of ids differs from
+            the number of rows in the index.
 
     Example:
         >>> import numpy as np
@@ -69,8 +70,8 @@ class Catalogue(tf.Module):  # type: ignore[misc]
             )
         if len(item_ids) != index.items():
             raise ValueError(
-                f"`item_ids` must be as many as the {int(index.items())} rows of the "
-                f"index. Received: {len(item_ids)}"
+                f"`item_ids` must have one id for each of the {int(index.items())} "
+                f"rows of the index. Received: {len(item_ids)} ids"
             )
         self.index = index
         self.item_ids = tf.Variable(
@@ -83,17 +84,17 @@ class Catalogue(tf.Module):  # type: ignore[misc]
 
     @property
     def tensors(self) -> dict[str, tf.Variable]:
-        """The variables by the path under which a checkpoint has them."""
+        """The variables, by their path in a checkpoint."""
         own = {f"index/{name}": value for name, value in vars(self.index).items()}
         own["item_ids"] = self.item_ids
         return {k: v for k, v in own.items() if isinstance(v, tf.Variable)}
 
     def rows_of(self, ids: tf.Tensor) -> tf.Tensor:
-        """Ids to int32 rows of the same shape; -1 where the id is unknown or ""."""
+        """Maps ids to int32 rows of the same shape; unknown ids and "" become -1."""
         return self.item_rows.lookup(ids)
 
     def ids_of(self, rows: tf.Tensor) -> tf.Tensor:
-        """Rows to ids of the same shape; "" where the row is -1."""
+        """Maps rows to ids of the same shape; row -1 becomes ""."""
         ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
         return tf.where(rows >= 0, ids, tf.fill(tf.shape(rows), ""))
 

@@ -1,8 +1,8 @@
-"""Lists of neighbouring items, and how many of them a search must look into.
+"""Inverted lists by k-means, and the recall for a number of lists searched (IVF).
 
-The lists have one capacity, so the cost of a search is known beforehand whatever the
-data: k-means finds the coarse clusters, and each is halved along its principal axis,
-again and again, until its parts fit.
+All lists have the same capacity, so the cost of a search does not depend on the data.
+k-means finds coarse clusters. Each cluster is then split in two along its principal
+axis, repeatedly, until its parts fit into a list.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 from scipy.cluster.vq import kmeans2, vq
 
 SAMPLE = 64
-"""Rows for each centroid that k-means sees."""
+"""Rows in the sample of k-means for each centroid."""
 
 ROUNDS = 8
-"""Rounds of k-means; more change little of what a search finds."""
+"""Iterations of k-means; further iterations hardly change the recall."""
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Items by neighbourhood.
+class InvertedLists:
+    """Inverted lists: each item is in one list, together with similar items.
 
     Attributes:
         centroids: `(lists, dim)` float32, the mean of each list's items.
-        members: `(lists, capacity)` int32 rows, ascending, then -1 as padding.
+        members: `(lists, capacity)` int32 rows, in ascending order, padded with -1.
     """
 
     centroids: np.ndarray
@@ -42,10 +42,10 @@ class Lists:
 
 
 def capacity_of(items: int) -> int:
-    """Most items of a list: near √items / 8, a power of 2 from 16 to 256.
+    """Capacity of a list: near √items / 8, a power of 2 from 16 to 256.
 
-    Halving the lists hardly changes how many of them must be read, so short lists are
-    cheap, until there are so many that choosing among them costs more than reading.
+    Shorter lists are cheaper: with half the capacity, a search reads hardly more lists.
+    But below some capacity, choosing among the lists costs more than reading them.
 
     Example:
         >>> capacity_of(1_000_000), capacity_of(100_000), capacity_of(100)
@@ -54,15 +54,15 @@ def capacity_of(items: int) -> int:
     return int(np.clip(2 ** round(np.log2(np.sqrt(items) / 8)), 16, 256))
 
 
-def neighbourhoods(embeddings: np.ndarray, seed: int) -> Lists:
-    """Puts every item into one list, together with items like it.
+def build_lists(embeddings: np.ndarray, seed: int) -> InvertedLists:
+    """Builds inverted lists with k-means; each item is in one list.
 
     Args:
         embeddings: `(items, dim)` float32.
-        seed: Of the rows that k-means starts from and learns from.
+        seed: Seed of the sample and the initial centroids of k-means.
 
     Returns:
-        The lists; none is empty, and all parts of a cluster are filled alike.
+        The lists. No list is empty, and the lists of a cluster have similar lengths.
 
     Reference: Lloyd (1982) for k-means; Jégou, Douze, Schmid (2011) for inverted
         lists.
@@ -73,10 +73,10 @@ def neighbourhoods(embeddings: np.ndarray, seed: int) -> Lists:
     sample = rng.permutation(items)[: SAMPLE * count]
     start = embeddings[sample[:count]]
     with warnings.catch_warnings():
-        # A centroid without items keeps its place; its cluster has no list.
+        # A centroid without items is harmless: its cluster gets no list.
         warnings.filterwarnings("ignore", "One of the clusters is empty")
-        learnt, _ = kmeans2(embeddings[sample], start, ROUNDS, minit="matrix")
-    cluster, _ = vq(embeddings, learnt.astype("float32"))
+        learned, _ = kmeans2(embeddings[sample], start, ROUNDS, minit="matrix")
+    cluster, _ = vq(embeddings, learned.astype("float32"))
     order = np.argsort(cluster, kind="stable")
     ends = np.cumsum(np.bincount(cluster, minlength=count))
     parts = [
@@ -89,13 +89,13 @@ def neighbourhoods(embeddings: np.ndarray, seed: int) -> Lists:
     for place, part in enumerate(parts):
         members[place, : len(part)] = part
     centroids = np.stack([embeddings[part].mean(axis=0) for part in parts])
-    return Lists(centroids.astype("float32"), members)
+    return InvertedLists(centroids.astype("float32"), members)
 
 
 def _halved(
     embeddings: np.ndarray, rows: np.ndarray, parts: int
 ) -> Iterator[np.ndarray]:
-    """The rows in so many parts, cut along the axis in which they differ most."""
+    """Splits the rows into `parts`, along the axis with the largest variance."""
     if parts == 1:
         yield rows
         return
@@ -109,24 +109,24 @@ def _halved(
 
 
 def recall_by_probes(
-    lists: Lists, queries: np.ndarray, best: np.ndarray, items: int
+    lists: InvertedLists, queries: np.ndarray, best: np.ndarray, items: int
 ) -> np.ndarray:
-    """The share of the true best items that a search finds, by the lists it reads.
+    """Recall@k of an IVF search for each number of lists read (probes).
 
-    A search reads the lists whose centroids score highest and is exact within them, so
-    an item is found when its list's place in that order is within the lists read.
+    A search reads the lists whose centroids score highest and is exact within them. So
+    it finds an item if the item's list is among the lists that it reads.
 
     Args:
         lists: The lists.
         queries: `(queries, dim)`.
-        best: `(queries, k)` rows of the true top k.
+        best: `(queries, k)`, rows of the true top k.
         items: Number of items.
 
     Returns:
-        `(queries, lists)`: entry `p` is the recall@k when `p + 1` lists are read.
+        `(queries, lists)`: entry `p` is the recall@k with `p + 1` lists read.
 
-    Example: of the two best items one is in the first list, one in the second.
-        >>> two = Lists(np.array([[1.0], [0.5]]), np.array([[0], [1]]))
+    Example: one of the two best items is in the first list, the other in the second.
+        >>> two = InvertedLists(np.array([[1.0], [0.5]]), np.array([[0], [1]]))
         >>> recall_by_probes(two, np.array([[1.0]]), np.array([[0, 1]]), 2)
         array([[0.5, 1. ]])
     """

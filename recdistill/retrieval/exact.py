@@ -1,12 +1,12 @@
-"""Retrieval in the graph: the top K of a catalogue, with stock TensorFlow ops only.
+"""Exact top-K retrieval in the graph (brute force), with stock TensorFlow ops only.
 
-An index holds one embedding for each catalogue row. Scores are dot products, and every
-score that leaves an index is finite: JSON has no infinity, and a server that prints one
-breaks its clients. This module has what all indexes share and the exact one;
-`recdistill.retrieval.ivf` has the approximate one.
+An index has one embedding for each row of the catalogue; scores are dot products. Every
+score that an index returns is finite, because JSON has no infinity: a server that
+prints one breaks its clients. This module has the base class of all indexes and the
+exact index; the approximate one is in `recdistill.retrieval.ivf`.
 
-The number of items is no part of the graph: it is read from the variables. So another
-catalogue takes the place of the first by other variables under the same graph.
+The number of items is read from the variables and is not part of the graph. So a
+catalogue can be replaced by writing new variables beside the same graph.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ import tensorflow as tf
 Storage = Literal["float32", "bfloat16"]
 
 LOWEST = float(np.finfo("float32").min)
-"""Score of "no item": the lowest finite float32."""
+"""Score of an empty place in an answer: the lowest finite float32."""
 
 LARGEST = 1e15
-"""Largest magnitude of an embedding's entry; no dot product of two overflows."""
+"""Largest magnitude of an embedding's entry; dot products then do not overflow."""
 
 BLOCK = 128
-"""Neighbouring scores that the selection first looks at together."""
+"""Length of the blocks of scores in the first level of `best`."""
 
 PIECE = 16_384
-"""Rows of a bfloat16 table that are widened at a time: at dim 64, 4 MiB."""
+"""Rows of a bfloat16 table that are cast to float32 at a time: 4 MiB at dim 64."""
 
 
 def bounded(vectors: tf.Tensor) -> tf.Tensor:
-    """Vectors whose dot products are finite.
+    """Clips vectors so that their dot products are finite.
 
-    Raw numbers from outside can drive a tower to infinity or NaN; entries that are not
-    finite become 0 and the others are kept within ±`LARGEST`.
+    Extreme raw numbers in a request can make a tower return infinity or NaN. Non-finite
+    entries become 0, and all others are clipped to ±`LARGEST`.
 
     Args:
         vectors: `(rows, dim)`, of any float type.
 
     Returns:
-        `(rows, dim)` float32; the same values for every reasonable embedding.
+        `(rows, dim)` float32; embeddings of usual size are unchanged.
 
     Example:
         >>> bounded(tf.constant([[0.5, float("nan"), float("inf"), -1e30]])).numpy()
@@ -53,11 +53,11 @@ def bounded(vectors: tf.Tensor) -> tf.Tensor:
 
 
 def as_stored(embeddings: np.ndarray, storage: Storage) -> np.ndarray:
-    """The values that are left of embeddings once they are stored.
+    """Embeddings as rounded by their storage type.
 
     Args:
         embeddings: `(items, dim)` float32.
-        storage: "bfloat16" keeps 8 of 24 significant bits, half the bytes.
+        storage: "bfloat16" keeps 8 of 24 significant bits and takes half the bytes.
 
     Returns:
         `(items, dim)` float32.
@@ -72,12 +72,12 @@ def as_stored(embeddings: np.ndarray, storage: Storage) -> np.ndarray:
     return rounded
 
 
-def checked(embeddings: np.ndarray) -> np.ndarray:
-    """The embeddings as float32, if an index can score them.
+def check_embeddings(embeddings: np.ndarray) -> np.ndarray:
+    """Returns the embeddings as float32, after checking their shape and values.
 
     Raises:
-        ValueError: If they are not `(items, dim)` with at least one of each, or an
-            entry is not finite or beyond ±`LARGEST`.
+        ValueError: If the shape is not `(items, dim)` with at least one of each, or an
+            entry is not finite or exceeds ±`LARGEST`.
     """
     values = np.asarray(embeddings, "float32")
     if values.ndim != 2 or not values.size:
@@ -95,20 +95,20 @@ def checked(embeddings: np.ndarray) -> np.ndarray:
 
 
 def best(scores: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The `k` highest of each row, the highest first, equal ones by position.
+    """Exact top K of each row, in two levels; ties are broken by position.
 
-    In two levels: the maximum of each block of neighbours, then the scores inside the
-    `k` best blocks. That is exact. Whatever stands before an item's block in the order
-    of the blocks has an item that stands before it in the order of the items, so an
-    item of the top `k` is in one of the first `k` blocks.
+    The first level takes the maximum of each block of neighbouring scores, the second
+    the top `k` inside the `k` best blocks. This is exact: each block that ranks before
+    an item's block has an item that ranks before this item, so an item of the top `k`
+    is in one of the first `k` blocks.
 
     Args:
-        scores: `(batch, n)` float32, minus infinity for what is not to be chosen.
-        k: How many, a scalar; from 1 to n.
+        scores: `(batch, n)` float32; minus infinity marks entries to leave out.
+        k: Number of entries to return, a scalar from 1 to n.
 
     Returns:
-        Scores `(batch, k)` and positions `(batch, k)` int32. A position at a score of
-        minus infinity means nothing.
+        Scores `(batch, k)` and positions `(batch, k)` int32. The position of a score of
+        minus infinity is meaningless.
 
     Example:
         >>> scores, places = best(tf.constant([[1.0, 3.0, 2.0, 3.0]]), 3)
@@ -121,7 +121,7 @@ def best(scores: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     scores = tf.pad(scores, padding, constant_values=-np.inf)
     blocks = tf.reshape(scores, tf.stack([batch, count, BLOCK]))
     _, winners = tf.math.top_k(tf.reduce_max(blocks, axis=2), tf.minimum(k, count))
-    # In the order of their positions, so that equal scores stay in it too.
+    # Sorted by position, so that equal scores stay in the order of their positions.
     winners = tf.sort(winners, axis=1)
     inside = tf.gather(blocks, winners, batch_dims=1)
     inside = tf.reshape(inside, tf.stack([batch, tf.shape(winners)[1] * BLOCK]))
@@ -131,7 +131,7 @@ def best(scores: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def is_listed(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    """Which rows stand in another list of the same query.
+    """Whether each row is in another list of the same query.
 
     Args:
         rows: `(batch, n)` int32.
@@ -144,7 +144,7 @@ def is_listed(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
         >>> is_listed(tf.constant([[4, 7, 9]]), tf.constant([[9, 1, 4]])).numpy()
         array([[ True, False,  True]])
     """
-    # One more that no row is: a list to search in must not be empty.
+    # `searchsorted` needs at least one entry; this one is never equal to a row.
     others = tf.pad(others, [[0, 0], [0, 1]], constant_values=np.iinfo("int32").min)
     others = tf.sort(others, axis=1)
     place = tf.searchsorted(others, rows)
@@ -157,8 +157,8 @@ def products(queries: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
 
     Args:
         queries: `(batch, dim)` float32.
-        table: `(rows, dim)` float32, or bfloat16, which is widened piece by piece: the
-            whole of it in float32 would need the memory that its storage saves.
+        table: `(rows, dim)` float32 or bfloat16. A bfloat16 table is cast piece by
+            piece: cast as a whole, it would need the memory that bfloat16 saves.
 
     Returns:
         `(batch, rows)` float32.
@@ -183,14 +183,14 @@ def products(queries: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
     return tf.transpose(pieces.concat())
 
 
-def finite(rows: tf.Tensor, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """An answer with row -1 and `LOWEST` in the places that have no item."""
+def mark_missing(rows: tf.Tensor, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sets row -1 and score `LOWEST` where the score is minus infinity."""
     left = scores > -np.inf
     return tf.where(left, rows, -tf.ones_like(rows)), tf.maximum(scores, LOWEST)
 
 
-def without(scores: tf.Tensor, exclude: tf.Tensor) -> tf.Tensor:
-    """Scores `(batch, items)` with minus infinity for the excluded rows."""
+def mask_excluded(scores: tf.Tensor, exclude: tf.Tensor) -> tf.Tensor:
+    """Sets the scores `(batch, items)` of the excluded rows to minus infinity."""
     place = tf.where(exclude >= 0)
     rows = tf.cast(tf.gather_nd(exclude, place), tf.int64)
     cells = tf.stack([place[:, 0], rows], axis=1)
@@ -198,20 +198,19 @@ def without(scores: tf.Tensor, exclude: tf.Tensor) -> tf.Tensor:
 
 
 class Index(tf.Module):  # type: ignore[misc]
-    """All items of a catalogue, ready to be searched; what every kind of it can do.
+    """Base class of indexes over the embeddings of a catalogue.
 
-    A kind says in `search` how it finds the best of the whole catalogue, and in
-    `vectors` where the embedding of a row is.
+    A subclass defines `search`, `vectors` and `items`.
     """
 
     def search(
         self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best `k` of the catalogue; arguments and answer as in `top_k`."""
+        """Finds the top `k` of the catalogue; arguments and result as in `top_k`."""
         raise NotImplementedError(f"{type(self).__name__} must define search.")
 
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
-        """Embeddings `(batch, n, dim)` float32 of catalogue rows `(batch, n)`."""
+        """Returns the embeddings `(batch, n, dim)` of catalogue rows `(batch, n)`."""
         raise NotImplementedError(f"{type(self).__name__} must define vectors.")
 
     def items(self) -> tf.Tensor:
@@ -219,14 +218,14 @@ class Index(tf.Module):  # type: ignore[misc]
         raise NotImplementedError(f"{type(self).__name__} must define items.")
 
     def score(self, queries: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-        """Scores of given items: a gather and a dot product.
+        """Scores given items.
 
         Args:
             queries: `(batch, dim)` float32, entries within ±`LARGEST`.
-            rows: `(batch, n)` int32 catalogue rows; -1 for "no item".
+            rows: `(batch, n)` int32 catalogue rows; -1 means "no item".
 
         Returns:
-            `(batch, n)` float32; `LOWEST` where the row is -1.
+            `(batch, n)` float32; `LOWEST` for row -1.
         """
         scores = tf.linalg.matvec(self.vectors(tf.maximum(rows, 0)), queries)
         return tf.where(rows >= 0, scores, tf.fill(tf.shape(rows), LOWEST))
@@ -239,21 +238,19 @@ class Index(tf.Module):  # type: ignore[misc]
         allow: tf.Tensor | None = None,
         limited: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best items, the best first.
+        """Finds the top `k` items of each query, the best first.
 
-        Items with equal scores come in the order of their rows, so the answer is a
-        function of the inputs. Where fewer than `k` items are left, the rest of the
-        answer is row -1 with score `LOWEST`.
+        Ties are broken by row, so results are deterministic. If fewer than `k` items
+        are available, the result is padded with row -1 and score `LOWEST`.
 
         Args:
             queries: `(batch, dim)` float32, entries within ±`LARGEST`.
-            k: How many, a scalar; from 1 to the number of items.
-            exclude: `(batch, n)` int32 rows that the query must not get; -1 excludes
-                nothing, and naming a row twice is naming it once.
-            allow: `(batch, n)` int32; of a limited query only these rows are
-                candidates, less the excluded ones. They are scored one by one, however
-                the index searches. -1 is no item.
-            limited: `(batch,)` bool, which queries are limited to `allow`.
+            k: Number of items, a scalar from 1 to the size of the catalogue.
+            exclude: `(batch, n)` int32 rows to leave out; -1 is ignored, and rows may
+                be repeated.
+            allow: `(batch, n)` int32, the only candidates of a limited query, without
+                the excluded ones; -1 is ignored. All of them are scored, by any index.
+            limited: `(batch,)` bool, the queries that are limited to `allow`.
 
         Returns:
             Rows `(batch, k)` int32 and scores `(batch, k)` float32.
@@ -287,7 +284,7 @@ class Index(tf.Module):  # type: ignore[misc]
         exclude: tf.Tensor,
         allow: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best of the allowed rows."""
+        """Finds the top `k` of the allowed rows."""
         rows = tf.sort(allow, axis=1)
         before = tf.pad(rows, [[0, 0], [1, 0]], constant_values=-1)[:, :-1]
         fits = (rows != before) & (rows >= 0) & ~is_listed(rows, exclude)
@@ -295,19 +292,22 @@ class Index(tf.Module):  # type: ignore[misc]
         padding = [[0, 0], [0, tf.maximum(k - tf.shape(rows)[1], 0)]]
         scores = tf.pad(scores, padding, constant_values=-np.inf)
         scores, place = tf.math.top_k(scores, k)
-        return finite(tf.gather(tf.pad(rows, padding), place, batch_dims=1), scores)
+        return mark_missing(
+            tf.gather(tf.pad(rows, padding), place, batch_dims=1), scores
+        )
 
 
 class ExactIndex(Index):
-    """All items, scored one by one.
+    """Exact index (brute force): a search scores all items.
 
     Args:
         embeddings: `(items, dim)`, at least one item, entries within ±`LARGEST`.
-        storage: How they are kept. Scores are float32 either way: of bfloat16 only the
-            items' rounding remains.
+        storage: Storage type of the embeddings. Scores are always float32; with
+            bfloat16 only the items are rounded.
 
     Raises:
-        ValueError: If the shape is another, or an entry is not finite or too large.
+        ValueError: If the shape is not `(items, dim)`, or an entry is not finite or too
+            large.
 
     Example:
         >>> index = ExactIndex(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
@@ -318,7 +318,7 @@ class ExactIndex(Index):
 
     def __init__(self, embeddings: np.ndarray, storage: Storage = "float32") -> None:
         super().__init__(name="index")
-        values = checked(embeddings)
+        values = check_embeddings(embeddings)
         self.size, self.dim = values.shape
         self.embeddings = tf.Variable(
             tf.cast(values, storage),
@@ -332,13 +332,13 @@ class ExactIndex(Index):
         return tf.shape(self.embeddings)[0]
 
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
-        """Embeddings of catalogue rows."""
+        """Returns the embeddings of catalogue rows."""
         return tf.cast(tf.gather(self.embeddings, rows), tf.float32)
 
     def search(
         self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best `k` of the catalogue."""
+        """Finds the top `k` of the catalogue."""
         scores = products(queries, tf.convert_to_tensor(self.embeddings))
-        scores, rows = best(without(scores, exclude), k)
-        return finite(rows, scores)
+        scores, rows = best(mask_excluded(scores, exclude), k)
+        return mark_missing(rows, scores)

@@ -1,4 +1,4 @@
-"""Which index a catalogue gets, and what it costs in recall: measured, not assumed."""
+"""Building an index: exact or IVF, with its recall measured on real queries."""
 
 from __future__ import annotations
 
@@ -7,27 +7,33 @@ from typing import Any, Literal
 
 import numpy as np
 
-from recdistill.retrieval.clustering import Lists, neighbourhoods, recall_by_probes
-from recdistill.retrieval.exact import ExactIndex, Index, Storage, as_stored, checked
+from recdistill.retrieval.clustering import InvertedLists, build_lists, recall_by_probes
+from recdistill.retrieval.exact import (
+    ExactIndex,
+    Index,
+    Storage,
+    as_stored,
+    check_embeddings,
+)
 from recdistill.retrieval.ivf import IVFIndex
 
 IVF_FROM = 50_000
-"""Items from which "auto" tries IVF: below, scoring all of them takes a millisecond."""
+"""Smallest catalogue for which "auto" tries IVF; below, exact search takes 1 ms."""
 
 WORTH_IT = 0.25
-"""Largest share of the catalogue that a search of "auto"'s IVF may read."""
+"""Largest share of the lists that a search may read for "auto" to choose IVF."""
 
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """How a catalogue is to be searched.
+    """Settings of an index.
 
     Attributes:
-        kind: "exact", "ivf", or "auto": IVF for a catalogue of 50,000 items or more
-            where it reaches the recall by reading a quarter of it or less.
-        storage: How embeddings are kept.
+        kind: "exact", "ivf" or "auto". "auto" chooses IVF for a catalogue of at least
+            50,000 items if it reaches the recall by reading at most a quarter of it.
+        storage: Storage type of the embeddings.
         target_recall: Share of the true top k that IVF must find, above 0 and up to 1.
-        seed: Of k-means.
+        seed: Seed of k-means.
     """
 
     kind: Literal["exact", "ivf", "auto"] = "exact"
@@ -45,13 +51,13 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """An index and what is known about it.
+    """An index and the measurements of it.
 
     Attributes:
         index: The index.
         kind: "exact" or "ivf".
-        expected_recall: The recall of its top k on the queries, from their scores.
-        facts: All that was measured, JSON-ready; goes into the manifest.
+        expected_recall: Recall of the index's top k on all queries.
+        facts: All measurements, JSON-ready, for the manifest.
     """
 
     index: Index
@@ -63,19 +69,19 @@ class BuiltIndex:
 def build_index(
     embeddings: np.ndarray, queries: np.ndarray, k: int, settings: IndexSettings
 ) -> BuiltIndex:
-    """Builds the index of a catalogue, and measures it on real queries.
+    """Builds the index of a catalogue and measures its recall on real queries.
 
-    For IVF, every other query decides how many lists are read, and the rest say what
-    recall that gives: the figure is not one that was chosen for being high.
+    For IVF, the number of lists to read (probes) is chosen on every second query, and
+    the reported recall is measured on the others, so it is not biased by the choice.
 
     Args:
         embeddings: `(items, dim)` float32.
-        queries: `(queries, dim)` float32, of real queries.
-        k: The recall is that of the top `k`.
-        settings: What is wanted.
+        queries: `(queries, dim)` float32, embeddings of real queries.
+        k: The recall is measured for the top `k`.
+        settings: Settings of the index.
 
     Raises:
-        ValueError: If the embeddings cannot be scored.
+        ValueError: If an embedding is not finite or too large.
     """
     stored = as_stored(embeddings, settings.storage)
     facts: dict[str, Any] = {"storage": settings.storage, "k": k}
@@ -85,7 +91,7 @@ def build_index(
         facts["storage_recall"] = _overlap(_true_best(queries, stored, k), truth)
     small = settings.kind == "auto" and len(embeddings) < IVF_FROM
     if settings.kind != "exact" and not small:
-        lists = neighbourhoods(checked(stored), settings.seed)
+        lists = build_lists(check_embeddings(stored), settings.seed)
         best = _true_best(queries, stored, k)
         measured = _choose(lists, queries, best, len(stored), settings.target_recall)
         expected = measured.pop("expected")
@@ -98,16 +104,20 @@ def build_index(
 
 
 def _choose(
-    lists: Lists, queries: np.ndarray, best: np.ndarray, items: int, target: float
+    lists: InvertedLists,
+    queries: np.ndarray,
+    best: np.ndarray,
+    items: int,
+    target: float,
 ) -> dict[str, Any]:
-    """The number of lists to read, and the curve that it is a point of."""
+    """Chooses the number of lists to read and measures the recall curve."""
     found = recall_by_probes(lists, queries, best, items)
     choosing, judging = found[::2].mean(axis=0), found[1::2]
-    # Whole lists found make sums like 0.98 inexact in the last bit.
+    # A mean of 0.98 may be inexact in its last bit.
     enough = choosing >= target - 1e-9
     probes = int(enough.argmax()) + 1
     count, capacity = lists.members.shape
-    if 2 * probes > count:  # Then `IVFIndex` scores everything.
+    if 2 * probes > count:  # Then `IVFIndex` scores all items.
         probes = count
     points = sorted({*(2**p for p in range(count.bit_length())), probes, count})
     curve = found.mean(axis=0)
@@ -125,7 +135,7 @@ def _choose(
 
 
 def _true_best(queries: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the true top k `(queries, k)`, a few queries at a time."""
+    """Rows of the true top k `(queries, k)`, computed a few queries at a time."""
     pieces = []
     for start in range(0, len(queries), 16):
         scores = queries[start : start + 16] @ items.T

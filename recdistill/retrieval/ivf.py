@@ -1,9 +1,9 @@
-"""Approximate retrieval in the graph: only the lists near the query are scored.
+"""IVF retrieval in the graph: only the inverted lists near the query are scored.
 
-An inverted file with flat lists (Jégou, Douze, Schmid, 2011).
-`recdistill.retrieval.clustering` makes the lists; here they lie one after another in
-one variable, all of one capacity, so a search copies a few long stretches of memory and
-multiplies them.
+This is an inverted file with flat lists (Jégou, Douze, Schmid, 2011). The lists come
+from `recdistill.retrieval.clustering`. Their embeddings are stored one list after
+another in one variable, and all lists have the same capacity. So a search copies and
+multiplies a few long contiguous blocks of memory.
 """
 
 from __future__ import annotations
@@ -11,39 +11,40 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from recdistill.retrieval.clustering import Lists
+from recdistill.retrieval.clustering import InvertedLists
 from recdistill.retrieval.exact import (
     Index,
     Storage,
     best,
-    checked,
-    finite,
+    check_embeddings,
     is_listed,
+    mark_missing,
+    mask_excluded,
     products,
-    without,
 )
 
 
 class IVFIndex(Index):
-    """Items in lists of neighbours, of which a search reads the nearest few.
+    """IVF index: a search scores only the lists whose centroids are nearest.
 
-    A search reads `probes` lists, and in proportion more where more than `probes_k`
-    items are wanted, excluded ones included. Where those hold too few items, or make up
-    more than half of all lists, everything is scored: `k` items come back whenever the
-    catalogue has them.
+    A search for up to `probes_k` items, including excluded ones, reads `probes` lists;
+    a search for more items reads proportionally more lists. If these lists have too few
+    items, or are more than half of all lists, the search scores all items. So it
+    returns `k` items whenever the catalogue has them.
 
     Args:
         embeddings: `(items, dim)`, entries within ±`LARGEST`.
-        lists: The items' neighbourhoods.
-        probes: Lists read for up to `probes_k` items; at least 1.
-        probes_k: The k that `probes` was chosen for.
-        storage: How embeddings are kept; scores are float32.
+        lists: The inverted lists.
+        probes: Number of lists read for up to `probes_k` items; at least 1.
+        probes_k: The k for which `probes` was chosen.
+        storage: Storage type of the embeddings; scores are float32.
 
     Raises:
-        ValueError: If an argument does not fit.
+        ValueError: If the lists do not have each row once, or `probes` or `probes_k` is
+            out of range.
 
-    Example: item 2 is the best, but its list is not read.
-        >>> lists = Lists(
+    Example: item 2 would be the best, but its list is not read.
+        >>> lists = InvertedLists(
         ...     np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0, 2], [1, -1]])
         ... )
         >>> items = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, -2.0]])
@@ -56,13 +57,13 @@ class IVFIndex(Index):
     def __init__(
         self,
         embeddings: np.ndarray,
-        lists: Lists,
+        lists: InvertedLists,
         probes: int,
         probes_k: int,
         storage: Storage = "float32",
     ) -> None:
         super().__init__(name="index")
-        values, members = checked(embeddings), lists.members
+        values, members = check_embeddings(embeddings), lists.members
         if not 1 <= probes <= len(members):
             raise ValueError(
                 f"`probes` must be from 1 to the number of lists, {len(members)}. "
@@ -74,7 +75,7 @@ class IVFIndex(Index):
         real = members >= 0
         if not np.array_equal(np.sort(members[real]), np.arange(self.size)):
             raise ValueError(
-                "`lists` must hold each of the rows once. Received: "
+                "`lists` must have each row once. Received: "
                 f"{real.sum()} members for {self.size} rows"
             )
         by_list = np.where(real[..., None], values[np.maximum(members, 0)], 0.0)
@@ -100,16 +101,16 @@ class IVFIndex(Index):
         return tf.shape(self.places)[0]
 
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
-        """Embeddings of catalogue rows."""
+        """Returns the embeddings of catalogue rows."""
         table = tf.reshape(self.lists, [-1, self.dim])
         return tf.cast(tf.gather(table, tf.gather(self.places, rows)), tf.float32)
 
     def search(
         self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best `k` of the nearest lists, or of all where those do not suffice."""
+        """Finds the top `k` in the nearest lists, or in all if those are too few."""
         excluded = tf.reduce_sum(tf.cast(exclude >= 0, tf.int32), axis=1)
-        # A batch has one width. Without rows there is no largest number: then 0.
+        # One width for the whole batch; `reduce_max` of an empty batch is negative.
         most = tf.maximum(tf.reduce_max(excluded), 0)
         wanted = tf.minimum(k + most, self.items())
         count = tf.shape(self.centroids)[0]
@@ -126,7 +127,7 @@ class IVFIndex(Index):
         return rows, scores
 
     def _probes_for(self, wanted: tf.Tensor) -> tf.Tensor:
-        """Lists to read for so many items, at least `probes`."""
+        """Number of lists to read for `wanted` items, at least `probes`."""
         probes, known = (tf.cast(v, tf.int64) for v in (self.probes, self.probes_k))
         lists = (tf.cast(wanted, tf.int64) * probes + known - 1) // known
         return tf.cast(tf.clip_by_value(lists, probes, 2**30), tf.int32)
@@ -139,7 +140,7 @@ class IVFIndex(Index):
         chosen: tf.Tensor,
         wanted: tf.Tensor,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best of the chosen lists: `wanted` of them, less the excluded ones."""
+        """Finds the top `wanted` of the chosen lists, without the excluded items."""
 
         def one(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             query, lists = inputs
@@ -150,23 +151,23 @@ class IVFIndex(Index):
             scores, place = best(scores[None], wanted)
             return scores[0], tf.gather(rows, place[0])
 
-        # One query after another: the stretches of all at once may not fit in memory.
+        # One query at a time: the lists of all queries may not fit into memory.
         scores, rows = tf.map_fn(
             one, (queries, chosen), fn_output_signature=(tf.float32, tf.int32)
         )
-        # A map over no query knows no shapes.
+        # `map_fn` over an empty batch loses the shapes.
         shape = tf.stack([tf.shape(queries)[0], wanted])
         scores, rows = tf.reshape(scores, shape), tf.reshape(rows, shape)
         scores = tf.where(is_listed(rows, exclude), -np.inf, scores)
         order = tf.argsort(rows, axis=1)
         rows = tf.gather(rows, order, batch_dims=1)
         scores, place = tf.math.top_k(tf.gather(scores, order, batch_dims=1), k)
-        return finite(tf.gather(rows, place, batch_dims=1), scores)
+        return mark_missing(tf.gather(rows, place, batch_dims=1), scores)
 
     def _everything(
         self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         table = tf.reshape(self.lists, [-1, self.dim])
         scores = tf.gather(products(queries, table), self.places, axis=1)
-        scores, rows = best(without(scores, exclude), k)
-        return finite(rows, scores)
+        scores, rows = best(mask_excluded(scores, exclude), k)
+        return mark_missing(rows, scores)

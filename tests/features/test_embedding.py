@@ -20,7 +20,7 @@ class TestFeatureEmbedding:
             table.set_weights([rows.astype("float32")])
         return layer
 
-    def test_joins_what_it_embeds_in_the_order_of_its_sizes(self):
+    def test_concatenates_features_in_the_order_of_its_sizes(self):
         layer = self.build({"number": None, "a": 5, "b": 4})
         got = layer(
             {
@@ -33,7 +33,7 @@ class TestFeatureEmbedding:
         second = [0.0, 1.0, 4.0, -4.0, 100 + 2, -2]
         np.testing.assert_allclose(got, [first, second])
 
-    def test_padding_leaves_no_trace(self):
+    def test_padding_changes_nothing(self):
         layer = self.build({"a": 5})
         want = layer({"a": np.array([[2, 3]])})
         for padded in ([[2, 3, 0, 0]], [[0, 2, 0, 3]]):
@@ -52,7 +52,7 @@ class TestFeatureEmbedding:
         gradient = tf.convert_to_tensor(gradient).numpy()
         assert gradient.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0], [0, 0]]
 
-    def test_comes_back_from_its_config(self):
+    def test_is_restored_from_its_config(self):
         layer = self.build({"number": None, "a": 5})
         config = keras.saving.serialize_keras_object(layer)
         copy = keras.saving.deserialize_keras_object(config)
@@ -61,7 +61,7 @@ class TestFeatureEmbedding:
         features = {"a": np.array([1, 3]), "number": np.ones((2, 2), "float32")}
         np.testing.assert_array_equal(copy(features), layer(features))
 
-    def test_needs_a_width(self):
+    def test_a_dim_that_is_not_positive_is_refused(self):
         with pytest.raises(
             ValueError, match=r"`dim` must be positive. Received: dim=0"
         ):

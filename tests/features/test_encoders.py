@@ -1,4 +1,4 @@
-"""encoders: each lookup by hand, the same everywhere it runs, and the embed half."""
+"""encoders: the lookup of each kind, with results computed by hand."""
 
 import math
 
@@ -38,7 +38,7 @@ def newest_first(ids, lengths, length=3):
 
 
 @pytest.mark.parametrize("spec", [IdSpec(), CategorySpec()])
-def test_values_are_numbered_in_the_order_of_the_vocabulary(spec):
+def test_indices_follow_the_order_of_the_vocabulary(spec):
     encoder = build_encoder("f", spec, {"vocabulary": VOCABULARY})
     got = looked_up(encoder, ["b", "größe", "映画", "B", "b ", ""])
     assert got.dtype == np.int32
@@ -57,7 +57,7 @@ def test_categories_keep_their_places():
     assert got.tolist() == [[FIRST + 2, UNKNOWN, MISSING], [MISSING] * 3]
 
 
-def test_numbers_are_standardised_and_the_missing_are_marked():
+def test_numbers_are_standardised_and_missing_ones_are_flagged():
     encoder = build_encoder("f", NumberSpec(), {"mean": 40.0, "deviation": 10.0})
     got = looked_up(encoder, [40.0, 55.0, 0.0, math.nan, math.inf, -math.inf])
     assert got.dtype == np.float32
@@ -70,7 +70,7 @@ def test_a_number_too_large_to_be_standardised_is_missing():
     assert looked_up(encoder, [3e38]).tolist() == [[0.0, 1.0]]
 
 
-def test_vectors_pass_and_what_is_not_finite_becomes_zero():
+def test_vectors_are_unchanged_except_for_non_finite_entries():
     encoder = build_encoder("f", VectorSpec(size=2), {})
     got = looked_up(encoder, [[1.5, -2.0], [math.nan, math.inf]])
     assert got.tolist() == [[1.5, -2.0], [0.0, 0.0]]
@@ -82,7 +82,7 @@ class TestText:
             build_encoder("f", TextSpec(buckets=buckets, length=length), {}), texts
         )
 
-    def test_is_cut_and_padded_to_its_length(self):
+    def test_is_truncated_and_padded_to_its_length(self):
         got = self.words("one", "one two three four", "", " ,;! ")
         one, two, three = got[1]
         assert got.shape == (4, 3) and got.dtype == np.int32
@@ -102,7 +102,7 @@ class TestText:
         assert got[0, 0] > 0 and got[0, 1:].tolist() == [0, 0]
         assert got[1, 1] == got[0, 0]
 
-    def test_buckets_are_all_used_and_none_is_the_padding(self):
+    def test_all_buckets_are_used_and_differ_from_the_padding(self):
         got = self.words(" ".join(map(str, range(200))), buckets=4, length=200)
         assert set(got[0].tolist()) == {1, 2, 3, 4}
         assert build_encoder("f", TextSpec(buckets=4), {}).size == 5
@@ -114,33 +114,33 @@ class TestText:
 
 
 class TestHistory:
-    def test_is_turned_so_that_the_newest_comes_first(self):
+    def test_is_reversed_so_that_the_newest_comes_first(self):
         got = newest_first([["b", "größe", "?"]], [3])
         assert got.dtype == np.int32
         assert got.tolist() == [[UNKNOWN, FIRST + 1, FIRST]]
 
-    def test_longer_than_the_model_reads_loses_the_oldest(self):
+    def test_a_long_history_loses_its_oldest_items(self):
         got = newest_first([["?", "?", "b", "größe", "映画"]], [5])
         assert got.tolist() == [[FIRST + 2, FIRST + 1, FIRST]]
 
-    def test_shorter_than_the_model_reads_is_padded(self):
+    def test_a_short_history_is_padded(self):
         got = newest_first([["b", "größe"], ["b", "größe"]], [2, 1])
         assert got.tolist() == [[FIRST + 1, FIRST, 0], [FIRST, 0, 0]]
 
-    def test_nothing_behind_its_length_is_read(self):
+    def test_ids_beyond_the_length_are_ignored(self):
         clean = newest_first([["b", "größe", "", ""], ["", "", "", ""]], [2, 0])
         dirty = newest_first([["b", "größe", "映画", "?"], ["b", "?", "", "b"]], [2, 0])
         assert dirty.tolist() == clean.tolist()
 
-    def test_a_length_outside_of_the_array_is_brought_inside(self):
+    def test_a_length_outside_the_array_is_clipped(self):
         ids = [["b", "größe"]] * 3
         got = newest_first(ids, [99, -1, np.iinfo("int32").min])
         assert got.tolist() == [[FIRST + 1, FIRST, 0], [0, 0, 0], [0, 0, 0]]
 
-    def test_an_empty_id_inside_is_missing(self):
+    def test_an_empty_id_is_missing(self):
         assert newest_first([["b", "", "映画"]], [3]).tolist() == [[4, MISSING, 2]]
 
-    def test_without_any_column_is_empty(self):
+    def test_an_array_without_columns_is_an_empty_history(self):
         got = newest_first(np.zeros((2, 0), object).astype(str), [0, 5])
         assert got.tolist() == [[0, 0, 0], [0, 0, 0]]
 
@@ -149,7 +149,7 @@ class TestHistory:
         st.lists(st.lists(st.sampled_from([*VOCABULARY, "?"]), max_size=6), min_size=1),
         st.integers(0, 3),
     )
-    def test_is_the_list_backwards_whatever_pads_it(self, histories, extra):
+    def test_is_the_reversed_list_whatever_pads_it(self, histories, extra):
         width = max(map(len, histories)) + extra
         padded = [h + ["b"] * (width - len(h)) for h in histories]
         got = newest_first(

@@ -1,4 +1,4 @@
-"""schema: saved and loaded, and the same lookups wherever they run."""
+"""schema: saving, loading, and equal lookups in Python, a function and an export."""
 
 import math
 
@@ -73,19 +73,19 @@ def assert_same_lookups(one, other):
 
 
 class TestSchema:
-    def test_knows_its_items_and_its_history(self):
+    def test_finds_the_encoders_of_item_id_and_history(self):
         schema = full_schema()
         assert schema.items is schema.candidate[0]
         assert isinstance(schema.history, HistoryEncoder)
         assert schema.history.items is schema.items
         assert small.schema(query=["user_id"]).history is None
 
-    def test_without_its_item_id_says_so(self):
+    def test_a_schema_without_its_item_id_is_an_error(self):
         schema = Schema([], full_schema().candidate[1:], {}, "item")
         with pytest.raises(ValueError, match=r"item id 'item'.*\['clicks'\]"):
             _ = schema.items
 
-    def test_of_the_student_has_no_privileged_feature(self):
+    def test_the_schema_of_a_student_has_no_teacher_only_feature(self):
         student = full_schema().for_student()
         assert [e.feature for e in student.query] == [
             "user",
@@ -99,7 +99,7 @@ class TestSchema:
         raw = {name: value for name, value in RAW_QUERY.items() if name != "age"}
         assert "age" not in student.lookup_query(raw)
 
-    def test_comes_back_from_its_folder_with_the_same_lookups(self, tmp_path):
+    def test_a_saved_schema_has_the_same_lookups(self, tmp_path):
         schema = full_schema()
         schema.save(tmp_path)
         loaded = Schema.load(tmp_path)
@@ -111,7 +111,7 @@ class TestSchema:
 
     @settings(deadline=None, max_examples=40)
     @given(st.lists(st.text(min_size=1), unique=True, max_size=8), st.lists(st.text()))
-    def test_any_vocabulary_comes_back(self, tmp_path_factory, vocabulary, values):
+    def test_any_vocabulary_can_be_saved(self, tmp_path_factory, vocabulary, values):
         folder = tmp_path_factory.mktemp("schema")
         item = build_encoder("item", IdSpec(), {"vocabulary": vocabulary})
         Schema([], [item], {}, "item").save(folder)
@@ -121,7 +121,7 @@ class TestSchema:
         got = loaded.lookup_candidates({"item": asked})["item"].numpy().tolist()
         assert got == [number.get(value, UNKNOWN) for value in asked]
 
-    def test_keeps_to_its_folder_whatever_its_features_are_called(self, tmp_path):
+    def test_files_stay_in_the_folder_whatever_the_features_are_called(self, tmp_path):
         folder = tmp_path / "inner"
         folder.mkdir()
         names = ["../out", "..", "/tmp/out", "a b", "a_b", "a%20b", "größe", "映画"]

@@ -1,4 +1,4 @@
-"""features: what a configuration may say, and what becomes of a table's values."""
+"""specs: valid and invalid specifications, and raw values from table columns."""
 
 import math
 import re
@@ -38,13 +38,13 @@ def raw(values, spec, **options):
 
 @pytest.mark.parametrize("kind", sorted(specs.SPECS))
 class TestEverySpec:
-    def test_says_its_kind(self, kind):
+    def test_has_its_kind_and_defaults(self, kind):
         spec = specs.SPECS[kind](**NEEDED.get(kind, {}))
         assert spec.kind == kind
         assert spec.teacher_only is (kind == "affinity")
         assert spec.column is None and spec.optional is False
 
-    def test_refuses_a_key_that_it_does_not_know(self, kind):
+    def test_refuses_an_unknown_key(self, kind):
         with pytest.raises(ValidationError, match="colunm"):
             specs.SPECS[kind](**NEEDED.get(kind, {}), colunm="year")
 
@@ -52,12 +52,12 @@ class TestEverySpec:
         with pytest.raises(ValidationError, match="kind"):
             specs.SPECS[kind](**NEEDED.get(kind, {}), kind="other")
 
-    def test_does_not_change_once_it_is_made(self, kind):
+    def test_is_frozen(self, kind):
         spec = specs.SPECS[kind](**NEEDED.get(kind, {}))
         with pytest.raises(ValidationError, match="frozen"):
             spec.optional = True
 
-    def test_comes_back_from_its_own_document(self, kind):
+    def test_can_be_dumped_and_validated_again(self, kind):
         spec = specs.SPECS[kind](**NEEDED.get(kind, {}), column="year")
         assert specs.SPECS[kind].model_validate(spec.model_dump()) == spec
 
@@ -85,7 +85,7 @@ def test_a_bad_value_is_refused_by_its_name(spec_cls, values):
         spec_cls(**values)
 
 
-def test_a_history_is_no_candidate_feature_and_an_affinity_no_query_feature():
+def test_a_candidate_cannot_have_a_history_nor_a_query_an_affinity():
     history, affinity = {"kind": "history"}, {"kind": "affinity"}
     assert isinstance(TypeAdapter(QuerySpec).validate_python(history), HistorySpec)
     assert isinstance(
@@ -98,7 +98,7 @@ def test_a_history_is_no_candidate_feature_and_an_affinity_no_query_feature():
 
 
 @pytest.mark.parametrize("spec", [IdSpec(), CategorySpec(), TextSpec()])
-def test_strings_stay_and_numbers_are_written_out(spec):
+def test_strings_are_unchanged_and_numbers_become_their_digits(spec):
     got = raw(column("a", "größe", " b "), spec)
     assert got.dtype == object and got.tolist() == ["a", "größe", " b "]
     assert raw(column(7, 12), spec).tolist() == ["7", "12"]
@@ -132,7 +132,7 @@ def test_text_without_a_separator_is_one_category():
     assert got.tolist() == [["a|b"], [""]]
 
 
-def test_no_category_at_all_is_an_ordinary_value():
+def test_an_empty_set_of_categories_is_a_valid_value():
     assert raw(column(None, None, kind=pa.string()), CategoriesSpec()).tolist() == [
         [""],
         [""],
@@ -140,7 +140,7 @@ def test_no_category_at_all_is_an_ordinary_value():
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_a_missing_string_is_empty_where_that_is_legal(value):
+def test_a_missing_optional_string_is_empty(value):
     for spec in (IdSpec, CategorySpec, TextSpec):
         got = raw(column("a", value), spec(optional=True))
         assert got.tolist() == ["a", ""]
@@ -149,12 +149,12 @@ def test_a_missing_string_is_empty_where_that_is_legal(value):
 @pytest.mark.parametrize(
     "values", [column(1.0, None), column(1.0, math.nan), column("1", "")]
 )
-def test_a_missing_number_is_nan_where_that_is_legal(values):
+def test_a_missing_optional_number_is_nan(values):
     got = raw(values, NumberSpec(optional=True))
     np.testing.assert_array_equal(got, np.array([1.0, np.nan], "float32"))
 
 
-def test_a_missing_vector_is_zero_where_that_is_legal():
+def test_a_missing_optional_vector_is_zero():
     got = raw(column([1, 2], None), VectorSpec(size=2, optional=True))
     assert got.tolist() == [[1.0, 2.0], [0.0, 0.0]]
 
@@ -170,7 +170,7 @@ def test_a_missing_vector_is_zero_where_that_is_legal():
         (column([1.0], None), VectorSpec(size=1)),
     ],
 )
-def test_a_missing_value_is_refused_with_its_place_and_the_remedy(values, spec):
+def test_the_error_for_a_missing_value_has_its_place_and_a_fix(values, spec):
     want = re.escape(
         "Table `items`, column `year`, row 2: the value is missing. Fill it in, or set "
         "`optional = true` for this feature."
@@ -200,13 +200,13 @@ def test_a_missing_value_is_refused_with_its_place_and_the_remedy(values, spec):
         (column(b"a"), CategorySpec(), "must be one value"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_with_its_place(values, spec, reason):
+def test_the_error_for_a_wrong_type_has_the_place_of_the_value(values, spec, reason):
     place = f"Table `items`, column `year`, row {len(values)}: "
     with pytest.raises(DataError, match=re.escape(place) + f".*{reason}"):
         raw(values, spec)
 
 
-def test_rows_picked_from_a_table_are_named_by_their_place_in_it():
+def test_errors_for_selected_rows_have_their_row_in_the_table():
     with pytest.raises(DataError, match="row 41:"):
         raw(column(1.0, None, 2.0), NumberSpec(), rows=np.array([17, 41, 3]))
 
@@ -230,7 +230,7 @@ def test_a_column_in_several_chunks_is_one_column():
     assert raw(chunks, NumberSpec()).tolist() == [1.0, 2.0, 3.0]
 
 
-def test_strings_are_padded_to_the_longest_row_and_to_one_at_least():
+def test_strings_are_padded_to_the_longest_row_and_at_least_to_one_column():
     assert pad_strings([["a"], [], ["b", "c"]]).tolist() == [
         ["a", ""],
         ["", ""],

@@ -448,6 +448,17 @@ class TestEveryClass:
     "loss_cls", [*filter(contracts.learns_from_teacher, contracts.list_losses())]
 )
 class TestEveryLossThatLearnsFromTheTeacher:
+    def test_gradient_descent_finds_the_teachers_first_candidate(self, loss_cls):
+        rng = np.random.default_rng(3)
+        teacher = rng.permuted(np.tile(np.arange(6.0), (8, 1)), axis=1)
+        student = tf.Variable(rng.normal(size=teacher.shape) * 0.1)
+        loss = loss_cls(**({"k": 3} if contracts.cut_short(loss_cls) else {}))
+        for _ in range(60):
+            with tf.GradientTape() as tape:
+                value = 8.0 * loss(teacher, student)
+            student.assign_sub(tape.gradient(value, student))
+        assert (student.numpy().argmax(axis=1) == teacher.argmax(axis=1)).all()
+
     def test_negative_teacher_scores_are_valid(self, loss_cls, ragged_lists):
         teacher, student, mask = ragged_lists
         function = function_of(loss_cls)

@@ -168,6 +168,40 @@ class TestEveryClass:
         y_true = {"labels": teacher[0], "mask": np.zeros_like(mask)}
         assert float(cls()(y_true, student[0])) == 0.0
 
+    @pytest.mark.parametrize("jit_compile", [False, True])
+    def test_graph_and_eager_agree_for_lists_and_queries(self, cls, rows, jit_compile):
+        teacher, student, mask, weight = rows
+        loss = cls()
+
+        @tf.function(jit_compile=jit_compile)
+        def of_lists(teacher, student, mask, weight):
+            return loss({"labels": teacher, "mask": mask}, student, weight)
+
+        want = loss({"labels": teacher, "mask": mask}, student, weight)
+        got = of_lists(teacher, student, mask, weight)
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        of_queries = tf.function(loss, jit_compile=jit_compile)
+        got = of_queries(tf.constant(teacher[0]), tf.constant(student[0]))
+        np.testing.assert_allclose(got, loss(teacher[0], student[0]), rtol=1e-5)
+
+    def test_the_mask_of_a_keras_layer_is_ignored(self, cls, rows):
+        teacher, student, _, _ = rows
+        masked = tf.constant(student[0])
+        masked._keras_mask = tf.zeros((5,), tf.bool)
+        np.testing.assert_allclose(
+            cls()(teacher[0], masked), cls()(teacher[0], student[0])
+        )
+
+    def test_it_can_be_minimised_by_gradient_descent(self, cls, rows):
+        teacher, student, _, _ = rows
+        loss, student = cls(), tf.Variable(student[0])
+        first = float(loss(teacher[0], student))
+        for _ in range(20):
+            with tf.GradientTape() as tape:
+                value = loss(teacher[0], student)
+            student.assign_sub(0.1 * tape.gradient(value, student))
+        assert float(loss(teacher[0], student)) < 0.95 * first
+
     def test_config_round_trip(self, cls):
         loss = cls("tower/hidden_0", "stored", reduction="sum", name="mine")
         copy = keras.losses.deserialize(keras.losses.serialize(loss))

@@ -48,7 +48,7 @@ def test_the_config_has_a_checksum_and_no_features():
     assert CandidateTable(same).get_config()["checksum"] == config["checksum"]
 
 
-def test_assets_have_all_features_in_their_order(tmp_path):
+def test_assets_restore_all_features_in_their_order(tmp_path):
     table, copy = CandidateTable(FEATURES), CandidateTable()
     table.save_assets(str(tmp_path))
     copy.load_assets(str(tmp_path))
@@ -56,7 +56,7 @@ def test_assets_have_all_features_in_their_order(tmp_path):
     assert copy.get_config() == table.get_config()
 
 
-def test_a_table_without_features_comes_back_from_its_assets(tmp_path):
+def test_assets_restore_a_table_without_features(tmp_path):
     CandidateTable({}).save_assets(str(tmp_path))
     copy = CandidateTable()
     copy.load_assets(str(tmp_path))

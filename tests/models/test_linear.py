@@ -84,7 +84,7 @@ def test_item_without_interactions_has_only_its_penalty():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_weights_are_where_the_objective_does_not_change(seed):
+def test_the_gradient_of_the_objective_is_zero_at_the_weights(seed):
     # f(B) = |X - XB|² + l |B|² has the gradient 2 (X'X (B - I) + l B). Only entries off
     # the diagonal are free, so there it must be zero.
     matrix = training_rows(seed)
@@ -104,13 +104,13 @@ def test_a_penalty_that_is_not_positive_is_refused(l2):
         fit_inverse(matrix, l2)
 
 
-def test_a_penalty_that_vanishes_beside_the_data_is_refused():
+def test_a_penalty_too_small_for_the_data_is_refused():
     matrix = scipy.sparse.csr_array(np.ones((5, 3)))
     with pytest.raises(ValueError, match=r"`l2` is too small .* Received: l2=1e-30"):
         fit_inverse(matrix, 1e-30)
 
 
-def test_no_item_is_refused():
+def test_a_matrix_without_items_is_refused():
     with pytest.raises(ValueError, match="`training_rows` must have an item"):
         fit_inverse(scipy.sparse.csr_array((3, 0)), 1.0)
 
@@ -136,7 +136,7 @@ def test_scores_match_their_definition(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_with_its_profile_a_query_is_scored_as_if_it_had_not_been_there(seed):
+def test_with_its_training_row_a_query_is_scored_as_if_never_trained_on(seed):
     matrix = training_rows(seed)
     layer = fitted(matrix)
     rows = [0, 7, 11, 24]
@@ -155,13 +155,13 @@ def test_with_its_profile_a_query_is_scored_as_if_it_had_not_been_there(seed):
     assert np.abs(seen - got).max(axis=1).min() > 0.01
 
 
-def test_an_empty_profile_takes_nothing_out():
+def test_an_empty_training_row_changes_nothing():
     layer = fitted(training_rows(0))
     got = layer(HISTORIES, CANDIDATES, np.zeros((4, 3), "int32"))
     np.testing.assert_allclose(got, layer(HISTORIES, CANDIDATES), rtol=1e-5)
 
 
-def test_items_of_a_profile_that_the_model_lacks_take_nothing_out():
+def test_unknown_items_of_a_training_row_change_nothing():
     layer = fitted(training_rows(0))
     plain = layer(HISTORIES, CANDIDATES, np.full((4, 1), 3, "int32"))
     more = np.tile(np.array([1, 3, 0, FIRST + ITEMS, 99], "int32"), (4, 1))
@@ -170,7 +170,7 @@ def test_items_of_a_profile_that_the_model_lacks_take_nothing_out():
 
 @pytest.mark.parametrize("history", [[0, 0, 0], [1, 1, 0], [FIRST + ITEMS, 0, 0]])
 @pytest.mark.parametrize("training_row", [None, [[4, 5, 0]]])
-def test_a_history_without_known_items_has_no_opinion(history, training_row):
+def test_a_history_without_known_items_scores_0(history, training_row):
     training_row = None if training_row is None else np.array(training_row, "int32")
     got = fitted(training_rows(0))(
         np.array([history], "int32"), CANDIDATES, training_row
@@ -179,7 +179,7 @@ def test_a_history_without_known_items_has_no_opinion(history, training_row):
 
 
 @pytest.mark.parametrize("l2", [0.3, 1.7, 3.3, 5.0])
-def test_scores_that_differ_by_rounding_alone_are_no_opinion(l2):
+def test_scores_that_differ_only_by_rounding_are_0(l2):
     # Items 1 to 3 are alike, so every score of a free item is the same number.
     layer = fitted(np.ones((2, 4)), l2=l2)
     for training_row in (None, np.array([[2, 3, 4, 5]], "int32")):
@@ -194,7 +194,7 @@ def test_scores_have_mean_0_and_deviation_1_over_items_not_in_the_history():
         np.testing.assert_allclose([free.mean(), free.std()], [0.0, 1.0], atol=1e-5)
 
 
-def test_the_newest_item_weighs_most_and_the_oldest_at_least_the_floor():
+def test_the_newest_item_has_the_largest_weight_and_all_at_least_the_floor():
     # With decay 1/2 and floor 1/5: 1, 1/5 + 4/5 * 1/2, 1/5 + 4/5 * 1/4; twice the same
     # item adds up.
     layer = Affinity(3, decay=0.5, floor=0.2)
@@ -215,7 +215,7 @@ def test_score_by_hand():
     np.testing.assert_allclose(got, [[1.0, -1.0, -centre / spread]], rtol=1e-5)
 
 
-def test_shared_candidates_score_as_each_lists_own():
+def test_shared_candidates_have_the_same_scores_as_separate_lists():
     layer = fitted(training_rows(2))
     own = np.stack([np.roll(CANDIDATES, k) for k in range(4)])
     shared = layer(HISTORIES, CANDIDATES).numpy()
@@ -223,7 +223,7 @@ def test_shared_candidates_score_as_each_lists_own():
     np.testing.assert_array_equal(layer(HISTORIES, own), want)
 
 
-def test_a_candidate_that_the_model_lacks_scores_0():
+def test_a_candidate_that_is_not_in_the_model_scores_0():
     candidates = np.array([0, 1, FIRST + ITEMS, 10_000], "int32")
     got = fitted(training_rows(0))(HISTORIES, candidates)
     np.testing.assert_array_equal(got, np.zeros((4, 4)))
@@ -239,7 +239,7 @@ def test_sparse_and_dense_products_agree(monkeypatch, training_row):
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4, atol=1e-5)
 
 
-def test_the_product_takes_the_way_that_suits_the_rows(monkeypatch):
+def test_the_product_is_dense_for_rows_with_many_non_zeros(monkeypatch):
     layer = fitted(training_rows(0))
     taken = []
     for name in ("matmul", "sparse"):
@@ -254,21 +254,21 @@ def test_the_product_takes_the_way_that_suits_the_rows(monkeypatch):
     assert taken == ["matmul", "sparse"]
 
 
-def test_indices_may_be_of_either_width():
+def test_indices_may_be_int32_or_int64():
     layer = fitted(training_rows(0))
     want = layer(HISTORIES, CANDIDATES, HISTORIES)
     wide = [a.astype("int64") for a in (HISTORIES, CANDIDATES, HISTORIES)]
     np.testing.assert_array_equal(layer(*wide), want)
 
 
-def test_scores_are_the_same_in_a_function():
+def test_scores_are_the_same_inside_a_tf_function():
     layer = fitted(training_rows(0))
     function = tf.function(lambda h, c, p: layer(h, c, p))
     arguments = [tf.constant(a) for a in (HISTORIES, CANDIDATES, HISTORIES)]
     np.testing.assert_allclose(function(*arguments), layer(*arguments), rtol=1e-5)
 
 
-def test_the_layer_comes_back_from_its_config_and_is_not_trained():
+def test_the_layer_is_restored_from_its_config_and_is_not_trained():
     layer = fitted(training_rows(0))
     copy = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(layer)
@@ -294,18 +294,18 @@ class TestLinearTeacher:
         want = fitted(training_rows(0))(HISTORIES, self.items[[0, 1, 2, 4]])
         np.testing.assert_array_equal(got, want)
 
-    def test_scores_lists_with_candidates_of_their_own(self):
+    def test_scores_lists_with_different_candidates(self):
         own = tf.constant([[0, 3], [3, 0], [2, 2], [4, 1]])
         shared = self.teacher()(self.batch(tf.range(5))).numpy()
         got = self.teacher()(self.batch(own))
         np.testing.assert_array_equal(got, np.take_along_axis(shared, own.numpy(), 1))
 
-    def test_leaves_the_query_out_where_the_batch_has_its_profile(self):
+    def test_leaves_the_training_row_of_the_batch_out(self):
         got = self.teacher()(self.batch(tf.range(5), training_row=HISTORIES))
         want = fitted(training_rows(0))(HISTORIES, self.items, HISTORIES)
         np.testing.assert_array_equal(got, want)
 
-    def test_weights_come_back_from_a_file(self, tmp_path):
+    def test_loaded_weights_give_the_same_scores(self, tmp_path):
         teacher, other = self.teacher(), self.teacher()
         want = teacher(self.batch(tf.range(5))).numpy()
         path = tmp_path / "teacher.weights.h5"

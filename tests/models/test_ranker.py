@@ -1,4 +1,4 @@
-"""ranker: what the reference teacher reads, what it must not, and that it learns."""
+"""ranker: which inputs change a score, which must not, and that training works."""
 
 import keras
 import numpy as np
@@ -45,7 +45,7 @@ def assert_close(got, want):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
-def test_shared_candidates_score_as_each_lists_own(teacher):
+def test_shared_candidates_have_the_same_scores_as_separate_lists(teacher):
     shared = teacher({**BATCH, "candidate_index": SHARED})
     assert shared.shape == (4, len(SHARED))
     own = np.tile(SHARED, (4, 1))
@@ -76,7 +76,7 @@ def test_a_score_does_not_depend_on_the_other_queries(teacher):
     assert_close(teacher(alone)[0], teacher(BATCH)[1])
 
 
-def test_a_longer_history_than_there_is_changes_nothing(teacher):
+def test_more_padding_of_the_history_changes_nothing(teacher):
     more = small.HISTORY + 3
     long = build(small.schema(more), batch=small.batch(length=more))
     for source, target in zip(teacher.variables, long.variables, strict=True):
@@ -88,7 +88,7 @@ def test_a_longer_history_than_there_is_changes_nothing(teacher):
     assert_close(long(small.with_query(BATCH, history=history)), teacher(BATCH))
 
 
-def test_padding_of_a_history_leaves_no_trace():
+def test_the_embedding_of_padding_changes_nothing():
     teacher = build()
     want = teacher(BATCH).numpy()
     for table in (
@@ -127,7 +127,7 @@ def test_a_state_does_not_depend_on_newer_items(teacher):
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])
-def test_an_empty_history_scores_finitely(blocks):
+def test_scores_and_gradients_are_finite_for_an_empty_history(blocks):
     history = np.zeros((4, small.HISTORY), "int32")
     batch = small.with_query(BATCH, history=history)
     teacher = build(blocks=blocks)
@@ -158,7 +158,7 @@ def test_pair_features_are_read():
     assert moved[known].min() > 0.01 and moved[~known].max() < 1e-4
 
 
-def test_pair_features_leave_the_query_out_where_the_batch_has_its_profile(teacher):
+def test_pair_features_leave_the_training_row_of_the_batch_out(teacher):
     training_row = np.array([[2, 3, 4, 5]] * 4, "int32")
     history = BATCH["query"]["history"]
     items = small.catalogue()["item_id"][BATCH["candidate_index"]]
@@ -166,8 +166,8 @@ def test_pair_features_leave_the_query_out_where_the_batch_has_its_profile(teach
     want = affinity()(history, items, training_row).numpy()
     assert_close(got[0][..., 0], want)
     assert_close(got[1][..., 0], np.sign(want) * np.log(1 + np.abs(want)))
-    with_profile = teacher({**BATCH, "training_row": training_row})
-    assert np.abs(with_profile - teacher(BATCH)).max() > 0.01
+    with_row = teacher({**BATCH, "training_row": training_row})
+    assert np.abs(with_row - teacher(BATCH)).max() > 0.01
 
 
 @pytest.mark.parametrize("feature", ["user_id", "age", "dwell", "history"])
@@ -229,14 +229,14 @@ def test_every_trainable_weight_has_a_gradient(query):
     assert all(gradient is not None for gradient in gradients)
 
 
-def test_dropout_is_on_in_training_only():
+def test_dropout_is_active_in_training_only():
     teacher = build(dropout=0.5)
     np.testing.assert_array_equal(teacher(BATCH), teacher(BATCH, training=False))
     one, other = teacher(BATCH, training=True), teacher(BATCH, training=True)
     assert np.abs(one - other).max() > 0.01
 
 
-def test_settings_that_do_not_fit_are_refused():
+def test_invalid_settings_are_refused():
     schema = small.schema()
     with pytest.raises(ValueError, match=r"multiple of `heads`.*dim=6, heads=4"):
         RankingTeacher(schema, {}, dim=6, heads=4)
@@ -247,7 +247,7 @@ def test_settings_that_do_not_fit_are_refused():
         RankingTeacher(without, {}, {"affinity": affinity()})
 
 
-def test_weights_come_back_from_a_file(tmp_path):
+def test_loaded_weights_give_the_same_scores(tmp_path):
     teacher, other = build(), build()
     path = tmp_path / "teacher.weights.h5"
     teacher.save_weights(path)
@@ -258,7 +258,7 @@ def test_weights_come_back_from_a_file(tmp_path):
     np.testing.assert_array_equal(other(BATCH), teacher(BATCH))
 
 
-def test_a_block_comes_back_from_its_config():
+def test_a_block_is_restored_from_its_config():
     block = CausalBlock(4, 2, 0.1)
     vectors, real = tf.random.normal((2, 3, 4)), tf.ones((2, 3), tf.bool)
     want = block(vectors, real)
@@ -269,7 +269,7 @@ def test_a_block_comes_back_from_its_config():
     np.testing.assert_allclose(copy(vectors, real), want, rtol=1e-5)
 
 
-def test_scores_are_the_same_in_a_function(teacher):
+def test_scores_are_the_same_inside_a_tf_function(teacher):
     got = tf.function(teacher)(tf.nest.map_structure(tf.constant, BATCH))
     assert_close(got, teacher(BATCH))
 

@@ -100,7 +100,7 @@ def reloaded(model, folder):
 
 @pytest.mark.parametrize("build", MODELS)
 class TestEveryModel:
-    def test_comes_back_from_a_keras_file_with_the_same_scores(self, build, tmp_path):
+    def test_a_keras_file_restores_the_same_scores(self, build, tmp_path):
         model = with_weights(build)
         copy = reloaded(model, tmp_path)
         assert type(copy) is type(model) and copy.name == model.name
@@ -109,7 +109,7 @@ class TestEveryModel:
         assert configs[0] == configs[1]
         assert copy.count_params() == model.count_params()
 
-    def test_a_file_replaces_the_candidate_table_of_this_process(self, build, tmp_path):
+    def test_a_keras_file_restores_the_candidate_table(self, build, tmp_path):
         model = with_weights(build)
         want = model(BATCH).numpy()
         model.save(tmp_path / "model.keras")
@@ -131,7 +131,7 @@ class TestEveryModel:
         assert len(document) < 15_000
         assert "item-3" not in document and "bob" not in document
 
-    def test_weight_files_hold_the_weights_only(self, build, tmp_path):
+    def test_a_weights_file_restores_the_same_scores(self, build, tmp_path):
         model, other = with_weights(build), build()
         other(BATCH)
         model.save_weights(tmp_path / "model.weights.h5")
@@ -166,7 +166,7 @@ def test_a_fresh_process_computes_the_same_scores(build, tmp_path):
     np.testing.assert_allclose(got.reshape(4, 6), model(BATCH), rtol=1e-6, atol=1e-6)
 
 
-def test_the_file_of_a_student_has_no_feature_of_the_teacher_alone(tmp_path):
+def test_a_student_does_not_keep_features_that_are_teacher_only(tmp_path):
     model = with_weights(student)
     assert "clicks" not in model.candidate_table._features
     config = model.get_config()["schema"]
@@ -188,7 +188,7 @@ def compiled_distiller(build):
 
 @pytest.mark.parametrize("build", [student, own_towers])
 class TestDistiller:
-    def test_comes_back_with_its_student_and_goes_on_training(self, build, tmp_path):
+    def test_a_keras_file_restores_a_student_that_trains_on(self, build, tmp_path):
         distiller = compiled_distiller(build)
         distiller.fit(batches(), verbose=0, shuffle=False)
         distiller.save(tmp_path / "d.keras")
@@ -200,7 +200,7 @@ class TestDistiller:
         got, want = loaded.student(BATCH), distiller.student(BATCH)
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
-    def test_checkpoints_of_fit_hold_the_student_of_that_epoch(self, build, tmp_path):
+    def test_checkpoints_of_fit_have_the_student_of_each_epoch(self, build, tmp_path):
         distiller, scores = compiled_distiller(build), []
         path = str(tmp_path / "{epoch}.keras")
         remember = keras.callbacks.LambdaCallback(

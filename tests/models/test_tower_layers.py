@@ -56,7 +56,7 @@ def test_history_pooling_matches_its_definition(seed):
     np.testing.assert_allclose(pooling(history), want, rtol=1e-5, atol=1e-6)
 
 
-def test_a_tower_starts_as_its_linear_path_plus_its_hidden_layers():
+def test_a_tower_is_its_linear_path_plus_its_hidden_layers():
     tower = Tower(2, hidden=(3,))
     rows = np.array([[1.0, -2.0], [0.5, 4.0]], "float32")
     tower(rows)
@@ -68,7 +68,7 @@ def test_a_tower_starts_as_its_linear_path_plus_its_hidden_layers():
     np.testing.assert_allclose(tower(rows), want, rtol=1e-5)
 
 
-def test_layers_come_back_from_their_config():
+def test_layers_are_restored_from_their_config():
     for layer, rows in (
         (Tower(3, hidden=(4,), dropout=0.1), np.ones((2, 5), "float32")),
         (HistoryPooling(11, 3, 5, (0.5, 0.9)), small.batch()["query"]["history"]),

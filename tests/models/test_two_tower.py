@@ -1,4 +1,4 @@
-"""student: the dot product of two towers, each distinct candidate encoded once."""
+"""two_tower: dot products of two towers; each distinct candidate is encoded once."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ SHARED = np.array([3, 0, 9, 5], "int32")
 
 
 class Spy(TwoTowerStudent):
-    """Notes how many candidates reach the tower."""
+    """Records how many candidates are encoded."""
 
     encoded = []  # noqa: RUF012
 
@@ -36,11 +36,11 @@ def build(schema=None, cls=TwoTowerStudent, batch=BATCH, **settings):
 
 
 def per_list(index):
-    """The same candidates for every list, as lists of their own."""
+    """The shared candidates as one separate list for each query."""
     return np.tile(index, (len(BATCH["mask"]), 1))
 
 
-def test_shared_candidates_score_as_each_lists_own():
+def test_shared_candidates_have_the_same_scores_as_separate_lists():
     student = build()
     shared = student({**BATCH, "candidate_index": SHARED})
     assert shared.shape == (4, len(SHARED))
@@ -78,7 +78,7 @@ def test_the_score_is_the_dot_product_of_the_embeddings(hidden, popularity_bias)
 
 
 @pytest.mark.parametrize("distinct", [9, 2 * DISTINCT_PER_LISTED + 1])
-def test_products_of_what_is_listed_match_their_definition(distinct):
+def test_listed_products_match_their_definition(distinct):
     rng = np.random.default_rng(1)
     queries = tf.constant(rng.normal(size=(3, 4)), tf.float32)
     candidates = tf.constant(rng.normal(size=(distinct, 4)), tf.float32)
@@ -117,7 +117,7 @@ def test_padding_of_the_history_changes_nothing():
     np.testing.assert_array_equal(student(BATCH), want)
 
 
-def test_a_longer_history_than_there_is_changes_nothing():
+def test_more_padding_of_the_history_changes_nothing():
     more = small.HISTORY + 3
     short, long = build(), build(small.schema(more), batch=small.batch(length=more))
     for source, target in zip(short.variables, long.variables, strict=True):
@@ -139,7 +139,7 @@ def test_the_order_of_the_history_matters():
     assert np.abs(one - other).max() > 0.01
 
 
-def test_dropout_is_on_in_training_only():
+def test_dropout_is_active_in_training_only():
     student = build(dropout=0.5)
     np.testing.assert_array_equal(student(BATCH), student(BATCH, training=False))
     one, other = student(BATCH, training=True), student(BATCH, training=True)
@@ -182,7 +182,7 @@ def test_any_query_feature_is_enough(query):
     assert np.isfinite(scores).all() and scores.std() > 0.01
 
 
-def test_an_unknown_item_has_the_vector_of_the_unknown():
+def test_an_unknown_item_has_the_embedding_of_index_1():
     student = build()
     rows = {k: v[[9, 0]] for k, v in small.catalogue().items()}
     rows["genres"] = rows["genres"][[0, 0]]
@@ -196,20 +196,20 @@ def test_an_unknown_item_has_the_vector_of_the_unknown():
     assert np.abs(unknown - known).max() > 0.01
 
 
-def test_an_empty_history_and_unknown_items_score_finitely():
+def test_scores_are_finite_for_empty_histories_and_unknown_items():
     history = np.array([[0] * 5, [1] * 5, [1, 0, 0, 0, 0], [2, 1, 0, 0, 0]], "int32")
     given = small.with_query(BATCH, history=history, user_id=np.array([0, 1, 1, 0]))
     assert np.isfinite(build()(given)).all()
 
 
 @pytest.mark.parametrize("dim, bias, least", [(1, True, 2), (0, False, 1)])
-def test_a_width_without_room_is_refused(dim, bias, least):
+def test_a_dim_too_small_for_the_bias_is_refused(dim, bias, least):
     match = f"`dim` must be at least {least}. Received: dim={dim}"
     with pytest.raises(ValueError, match=match):
         TwoTowerStudent(small.schema(), {}, dim=dim, popularity_bias=bias)
 
 
-def test_a_schema_with_nothing_for_a_tower_is_refused():
+def test_a_schema_without_features_for_a_tower_is_refused():
     hidden = [e for e in small.schema().query if e.spec.teacher_only]
     with pytest.raises(ValueError, match=r"must have a query feature. Received: none"):
         TwoTowerStudent(Schema(hidden, small.schema().candidate, {}, "item_id"), {})
@@ -217,7 +217,7 @@ def test_a_schema_with_nothing_for_a_tower_is_refused():
         TwoTowerStudent(Schema(small.schema().query, hidden, {}, "item_id"), {})
 
 
-def test_weights_come_back_from_a_file(tmp_path):
+def test_loaded_weights_give_the_same_scores(tmp_path):
     student, other = build(), build(Schema(*_sides(), {}, "item_id"))
     path = tmp_path / "student.weights.h5"
     student.save_weights(path)
@@ -232,7 +232,7 @@ def _sides():
     return schema.query, schema.candidate
 
 
-def test_scores_are_the_same_in_a_function():
+def test_scores_are_the_same_inside_a_tf_function():
     student = build()
     got = tf.function(student)(tf.nest.map_structure(tf.constant, BATCH))
     np.testing.assert_allclose(got, student(BATCH), rtol=1e-5, atol=1e-6)

@@ -1,11 +1,11 @@
-"""retrieval: exact and IVF against a plain loop, and what every answer must be."""
+"""exact: top K against a plain loop, and properties of every kind of index."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from recdistill.retrieval import exact as retrieval
-from recdistill.retrieval.clustering import Lists, neighbourhoods
+from recdistill.retrieval.clustering import build_lists
 from recdistill.retrieval.exact import (
     LARGEST,
     LOWEST,
@@ -19,7 +19,7 @@ from recdistill.retrieval.ivf import IVFIndex
 
 
 def reference_top_k(queries, items, k, exclude):
-    """One query and one item at a time; ties by row; then "no item"."""
+    """Top K by loops: ties are broken by row, and empty places are at the end."""
     answers = []
     for query, excluded in zip(queries, exclude, strict=True):
         scores = [
@@ -39,7 +39,7 @@ def items():
 
 @pytest.mark.parametrize("k", [1, 7, 40])
 @pytest.mark.parametrize("batch", [1, 7])
-def test_top_k_is_what_scoring_one_by_one_gives(items, batch, k):
+def test_top_k_matches_a_plain_loop(items, batch, k):
     rng = np.random.default_rng(batch)
     queries = rng.normal(size=(batch, 5)).astype("float32")
     exclude = rng.integers(-1, 40, (batch, 6)).astype("int32")
@@ -62,7 +62,7 @@ def test_equal_scores_come_in_the_order_of_their_rows():
     np.testing.assert_array_equal(rows, [np.arange(100)] * 2)
 
 
-def test_places_without_an_item_are_row_minus_one_with_the_lowest_score():
+def test_empty_places_have_row_minus_1_and_the_lowest_score():
     index = ExactIndex(np.array([[1.0], [2.0], [3.0]]))
     rows, scores = index.top_k(tf.ones([1, 1]), 3, tf.constant([[2, 0, 2, -1]]))
     assert rows.numpy().tolist() == [[1, -1, -1]]
@@ -78,7 +78,7 @@ def test_excluding_nothing_changes_nothing(items, exclude):
     np.testing.assert_array_equal(plain[1], same[1])
 
 
-def test_a_query_is_not_affected_by_what_another_excludes(items):
+def test_exclusions_of_a_query_do_not_affect_another_query(items):
     index, queries = ExactIndex(items), items[[4, 4]]
     free = index.top_k(queries[:1], 5)[0].numpy()[0]
     rows, _ = index.top_k(queries, 5, np.array([[free[0]], [-1]], "int32"))
@@ -86,19 +86,19 @@ def test_a_query_is_not_affected_by_what_another_excludes(items):
     assert rows.numpy()[1].tolist() == free.tolist()
 
 
-def test_score_is_the_dot_product_and_the_lowest_for_no_item():
+def test_a_score_is_the_dot_product_or_the_lowest_for_row_minus_1():
     index = ExactIndex(np.array([[1.0, 2.0], [3.0, 4.0]]))
     scores = index.score(tf.constant([[5.0, 6.0]]), tf.constant([[1, -1, 0]]))
     assert scores.numpy().tolist() == [[5.0 * 3 + 6.0 * 4, LOWEST, 5.0 * 1 + 6.0 * 2]]
 
 
-def test_no_request_has_an_empty_answer(items):
+def test_an_empty_batch_has_an_empty_answer(items):
     index, none = ExactIndex(items), tf.zeros([0, 5])
     assert index.top_k(none, 3)[0].shape == (0, 3)
     assert index.score(none, tf.zeros([0, 2], tf.int32)).shape == (0, 2)
 
 
-def test_embeddings_within_bounds_give_finite_scores_at_their_worst():
+def test_the_largest_allowed_embeddings_have_finite_scores():
     extreme = np.array([[LARGEST] * 512, [-LARGEST] * 512])
     queries = bounded(tf.constant([[np.inf] * 256 + [1e38] * 256], tf.float32))
     _, scores = ExactIndex(extreme).top_k(queries, 2)
@@ -106,7 +106,7 @@ def test_embeddings_within_bounds_give_finite_scores_at_their_worst():
     assert scores.numpy()[0, 0] == pytest.approx(256 * LARGEST**2, rel=1e-6)
 
 
-def test_bounded_leaves_ordinary_vectors_alone_and_widens_half_precision():
+def test_bounded_keeps_usual_vectors_and_casts_to_float32():
     vectors = tf.constant([[0.5, -3.0]], tf.float16)
     assert bounded(vectors).dtype == tf.float32
     assert bounded(vectors).numpy().tolist() == [[0.5, -3.0]]
@@ -129,7 +129,7 @@ def test_embeddings_that_cannot_be_scored_are_refused(embeddings, message):
 class TestBest:
     @pytest.mark.parametrize("width", [1, 7, 8, 9, 64, 67])
     @pytest.mark.parametrize("levels", [1, 5])
-    def test_is_a_stable_sort_cut_off(self, monkeypatch, width, levels):
+    def test_equals_a_stable_sort(self, monkeypatch, width, levels):
         monkeypatch.setattr(retrieval, "BLOCK", 8)
         rng = np.random.default_rng(width)
         # Few different scores: blocks tie with blocks, and items with items.
@@ -141,12 +141,12 @@ class TestBest:
             want = np.take_along_axis(scores, order, axis=1)
             np.testing.assert_array_equal(got, want)
 
-    def test_takes_k_from_a_tensor_and_no_rows(self):
+    def test_k_may_be_a_tensor_and_the_batch_empty(self):
         scores, places = best(tf.zeros([0, 300]), tf.constant(4))
         assert scores.shape == places.shape == (0, 4)
 
 
-def test_is_listed_by_hand_and_among_nothing():
+def test_is_listed_by_hand_and_with_an_empty_list():
     rows = tf.constant([[3, -1, 5], [5, 5, 0]])
     others = tf.constant([[5, 4, 3, 3], [0, -1, -1, 9]])
     assert is_listed(rows, others).numpy().tolist() == [
@@ -157,8 +157,8 @@ def test_is_listed_by_hand_and_among_nothing():
 
 
 def every_index(items):
-    """One of each kind that finds everything: IVF reads all its lists."""
-    lists = neighbourhoods(items, seed=1)
+    """One index of each kind; the IVF indexes read all or half of their lists."""
+    lists = build_lists(items, seed=1)
     count = len(lists.centroids)
     return {
         "exact": ExactIndex(items),
@@ -180,7 +180,7 @@ class TestEveryIndex:
         want = np.einsum("bnd,bd->bn", many[np.maximum(rows, 0)], many[:2])
         np.testing.assert_allclose(got, np.where(rows >= 0, want, LOWEST), rtol=1e-5)
 
-    def test_returns_k_items_while_there_are_some(self, many, kind):
+    def test_returns_k_items_if_that_many_are_available(self, many, kind):
         exclude = np.full((2, 80), -1, "int32")
         exclude[0] = np.arange(80)
         rows, _ = every_index(many)[kind].top_k(many[:2], 90, exclude)
@@ -188,7 +188,7 @@ class TestEveryIndex:
         assert (rows.numpy()[0][10:] == -1).all()
         assert sorted(rows.numpy()[1]) == [*range(90)]
 
-    def test_a_limited_query_gets_what_a_loop_over_its_rows_gives(self, many, kind):
+    def test_a_limited_query_matches_a_loop_over_its_allowed_rows(self, many, kind):
         allow = np.array([[7, 70, 7, 3, -1], [-1] * 5, [1, 2, 3, 4, 5]], "int32")
         exclude = np.array([[3], [-1], [-1]], "int32")
         limited = tf.constant([True, True, False])
@@ -202,62 +202,11 @@ class TestEveryIndex:
         free = index.top_k(queries[2:], 4)
         np.testing.assert_array_equal(rows[2:], free[0])
 
-    def test_no_request_has_an_empty_answer(self, many, kind):
+    def test_an_empty_batch_has_an_empty_answer(self, many, kind):
         none = np.zeros((0, 1), "int32")
         index = every_index(many)[kind]
         rows, _ = index.top_k(tf.zeros([0, 4]), 3, none, none, tf.zeros([0], tf.bool))
         assert rows.shape == (0, 3)
-
-
-class TestIVF:
-    """Items 0 and 1 to the right, 2 and 3 above; a query sees the nearer pair."""
-
-    items = np.array([[2, 0], [3, 0], [0, 2], [0, 3]], "float32")
-    lists = Lists(np.array([[2.5, 0], [0, 2.5]]), np.array([[0, 1, -1], [2, 3, -1]]))
-
-    def three_lists(self):
-        items = np.concatenate([self.items, [[-1, -1], [-2, -2]]]).astype("float32")
-        centroids = np.concatenate([self.lists.centroids, [[-1.5, -1.5]]])
-        members = np.array([[0, 1, -1], [2, 3, -1], [4, 5, -1]])
-        return IVFIndex(items, Lists(centroids, members), probes=1, probes_k=2)
-
-    def test_only_the_nearest_lists_are_read(self):
-        # Item 3 would score 1.2, but its list is second.
-        rows, scores = self.three_lists().top_k(tf.constant([[0.5, 0.4]]), 2)
-        assert rows.numpy().tolist() == [[1, 0]]
-        assert scores.numpy()[0] == pytest.approx([1.5, 1.0])
-
-    def test_asking_for_more_reads_more(self):
-        # Three of 2 items a list: ⌈3 · 1 / 2⌉ = 2 lists, more than half: everything.
-        rows, _ = self.three_lists().top_k(tf.constant([[0.5, 0.4]]), 3)
-        assert rows.numpy().tolist() == [[1, 3, 0]]
-
-    def test_exclusions_do_not_leave_places_empty(self):
-        exclude = tf.constant([[1, 0]])
-        rows, _ = self.three_lists().top_k(tf.constant([[0.5, 0.4]]), 2, exclude)
-        assert rows.numpy().tolist() == [[3, 2]]
-
-    def test_equal_scores_come_in_the_order_of_their_rows(self):
-        items = np.ones((60, 3), "float32")
-        shuffled = np.random.default_rng(0).permutation(60).reshape(6, 10)
-        lists = Lists(np.ones((6, 3)), shuffled)
-        index = IVFIndex(items, lists, probes=3, probes_k=30)
-        rows, _ = index.top_k(tf.ones([1, 3]), 30)
-        np.testing.assert_array_equal(rows[0], np.sort(shuffled[:3].ravel()))
-
-    @pytest.mark.parametrize(
-        ("changes", "message"),
-        [
-            ({"probes": 0}, r"`probes` must be from 1 to .*, 2\. Received: probes=0"),
-            ({"probes": 3}, "Received: probes=3"),
-            ({"probes_k": 0}, "`probes_k` must be positive. Received: 0"),
-            ({"embeddings": np.ones((5, 2))}, "4 members for 5 rows"),
-        ],
-    )
-    def test_what_does_not_fit_is_refused(self, changes, message):
-        plain = {"embeddings": self.items, "lists": self.lists}
-        with pytest.raises(ValueError, match=message):
-            IVFIndex(**{**plain, "probes": 1, "probes_k": 1, **changes})
 
 
 class TestBfloat16:
@@ -273,5 +222,5 @@ class TestBfloat16:
 
     def test_takes_half_the_bytes(self, many):
         assert ExactIndex(many, "bfloat16").embeddings.dtype.size == 2
-        lists = neighbourhoods(many, seed=1)
+        lists = build_lists(many, seed=1)
         assert IVFIndex(many, lists, 1, 1, "bfloat16").lists.dtype.size == 2

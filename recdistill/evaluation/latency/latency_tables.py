@@ -86,6 +86,7 @@ def render_latency(
     reason = why_no_energy()
     title = f"{first.path}, in a separate process"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.collapse_padding = True
     table.add_column("call", no_wrap=True)
     for heading in ("thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"):
         table.add_column(heading, justify="right", no_wrap=True)

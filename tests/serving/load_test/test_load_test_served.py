@@ -100,7 +100,6 @@ def test_a_test_with_a_swap_has_no_errors_and_restores_the_folder(films_copy):
         *("--export", base, "--rate", 40, "--seconds", 3, "--reload-during", base),
     )
     assert (got["answered"], got["errors"]) == (120, {})
-    assert sum(each["n"] for each in got["swap"]["latency_ms"].values()) == 120
     assert [path.name for path in base.iterdir()] == ["1"]
 
 
