@@ -15,6 +15,7 @@ A schedule cannot be checked at every step. It is checked at `CHECKED_STEPS`, th
 its start, at its end, and at each power of ten in between.
 
 Example:
+    >>> import keras
     >>> schedule = keras.optimizers.schedules.PolynomialDecay(
     ...     4.0, decay_steps=100, end_learning_rate=1.0
     ... )

@@ -117,8 +117,8 @@ def _version(folder: Path, version: int | None) -> Path:
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"
         raise ReindexError(
-            f"`folder` must hold the version{wanted} of a model, as `recdistill "
-            f"export` writes it. Received: {folder} with {found or 'no version'}"
+            f"`folder` must hold the version{wanted} of a model that recdistill "
+            f"exported. Received: {folder} with {found or 'no version'}"
         )
     return folder / str(version if version is not None else found[-1])
 
