@@ -42,7 +42,7 @@ from recdistill.lists.numpy_ranks import check_cutoff
 
 
 class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
-    """Base class of ranking metrics: the mean over the lists that can be judged.
+    """Base class of ranking metrics: the mean over all lists with relevance.
 
     A subclass has a `label`, the first part of its default name, and a method `values`.
 
@@ -75,8 +75,9 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
     ) -> None:
         """Add a batch of lists to the mean.
 
-        A list without a relevant candidate does not count. If a real candidate has a
-        score of NaN or `+inf`, the result becomes NaN.
+        A list without a relevant candidate, or of weight 0, does not count. If a real
+        candidate of a list that counts has a score of NaN or `+inf`, the result becomes
+        NaN.
 
         Args:
             y_true: Relevance `(batch, list_size)`, or `{"labels": …, "mask": …}` with a
@@ -101,17 +102,16 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
         values = self.values(relevance, graph_ranks.gather(relevance, order))
         valid = ops.all(ops.where(mask, scores < np.inf, True), axis=-1)
         values = ops.where(valid, values, np.nan)
-        judged = ops.any(relevance > 0.0, axis=-1)
-        weight = ops.cast(judged, values.dtype)
+        weight = ops.cast(ops.any(relevance > 0.0, axis=-1), values.dtype)
         if sample_weight is not None:
             weight *= ops.cast(_list_weights(sample_weight, mask), values.dtype)
-        super().update_state(ops.where(judged, values, 0.0), weight)
+        super().update_state(ops.where(weight > 0.0, values, 0.0), weight)
 
     def result(self) -> Tensor:
-        """The weighted mean of all lists so far; NaN if no list could be judged."""
-        judged = self.count > 0.0
-        mean = self.total / ops.where(judged, self.count, 1.0)
-        return ops.where(judged, mean, np.nan)
+        """The weighted mean of all lists so far; NaN if no list counts."""
+        defined = self.count > 0.0
+        mean = self.total / ops.where(defined, self.count, 1.0)
+        return ops.where(defined, mean, np.nan)
 
     def values(self, relevance: Tensor, ranked: Tensor) -> Tensor:
         """The metric of each list.

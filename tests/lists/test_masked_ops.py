@@ -184,8 +184,8 @@ def test_a_candidate_of_weight_two_has_the_probability_of_two():
 
 def test_mean_depends_only_on_ratios_of_weights_and_is_zero_without_weight():
     values = np.array([[1.0, 4.0, 99.0]], "float32")
-    for unit in (1.0, 1e-30, 1e38):
-        weights = np.array([[2.0, 1.0, 0.0]], "float32") * np.float32(unit)
+    for factor in (1.0, 1e-30, 1e38):
+        weights = np.array([[2.0, 1.0, 0.0]], "float32") * np.float32(factor)
         np.testing.assert_allclose(masked_ops.mean(values, weights), [2.0], rtol=1e-6)
     np.testing.assert_array_equal(masked_ops.mean(values, np.zeros_like(values)), [0.0])
 

@@ -193,13 +193,20 @@ class TestEveryMetric:
         weight = np.random.default_rng(4).uniform(0.0, 3.0, len(scores))
         weight[0] = 0.0
         each = FUNCTIONS[metric_cls](scores, relevance, mask, 4)
-        judged = ~np.isnan(each)
-        want = np.average(each[judged], weights=weight[judged])
+        counts = ~np.isnan(each)
+        want = np.average(each[counts], weights=weight[counts])
         y_true = {"labels": relevance, "mask": mask}
         got = result_of(metric_cls(4), y_true, scores, weight)
         assert got == pytest.approx(want, abs=1e-6)
         got = result_of(metric_cls(4), y_true, scores, 0.5)
         assert got == pytest.approx(np.nanmean(each), abs=1e-6)
+
+    def test_a_list_of_weight_zero_does_not_count_even_with_nan_scores(
+        self, metric_cls
+    ):
+        scores = np.array([[np.nan, 1.0], [0.0, 1.0]])
+        relevance, weight = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0.0, 2.0])
+        assert result_of(metric_cls(), relevance, scores, weight) == 1.0
 
     def test_weights_of_another_shape_raise_an_error(self, metric_cls):
         with pytest.raises(

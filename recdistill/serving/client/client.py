@@ -62,6 +62,7 @@ class Client:
             query = {"user_id": "ann", "history": ["item-3", "item-7"]}
             [best] = client.recommend([query], k=10, exclude=[["item-3"]])
             print(best.item_ids, best.scores, best.version)
+            frame = client.rank([query], [["item-3", "item-9"]]).to_frame()
     """
 
     def __init__(
@@ -108,7 +109,8 @@ class Client:
             deadline_s: Deadline of this call, in seconds.
 
         Returns:
-            A list with one recommendation per query, in their order.
+            A list with one recommendation per query, in their order. Its `to_frame`
+            returns a pandas DataFrame.
 
         Raises:
             QueryError: If an argument does not fit the model; no request was sent.
@@ -135,7 +137,8 @@ class Client:
             deadline_s: Deadline of this call, in seconds.
 
         Returns:
-            A list with one ranking per query, in their order.
+            A list with one ranking per query, in their order. Its `to_frame` returns a
+            pandas DataFrame.
 
         Raises:
             QueryError: If an argument does not fit the model; no request was sent.
