@@ -33,7 +33,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 class ServerMetrics:
     """Counters and histograms. Threads may share one.
 
-    Example:
+    Examples:
         >>> metrics = ServerMetrics()
         >>> metrics.count(":tensorflow:serving:request_count", "films", "OK")
         >>> print(metrics.render())

@@ -28,7 +28,7 @@ _NUMBERS = {tf.as_dtype(name).as_datatype_enum for name in _FIELDS}
 def dtype_name(number: int) -> str:
     """TensorFlow's name of a data type by its number, such as `float`.
 
-    Example:
+    Examples:
         >>> dtype_name(1), dtype_name(7), dtype_name(-1)
         ('float', 'string', 'unknown type -1')
     """
@@ -49,7 +49,7 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     Raises:
         RequestError: If shape, type and values do not match.
 
-    Example:
+    Examples:
         >>> read_tensor(tf.make_tensor_proto([["a", "b"]]), "ids")
         array([[b'a', b'b']], dtype=object)
     """
@@ -80,7 +80,7 @@ def write_tensor(array: np.ndarray, proto: tensor_pb2.TensorProto) -> None:
     Raises:
         RequestError: If the data type is not supported.
 
-    Example:
+    Examples:
         >>> proto = tensor_pb2.TensorProto()
         >>> write_tensor(np.float32([1, 2]), proto)
         >>> list(proto.float_val)
