@@ -54,7 +54,7 @@ def ids(values: pa.Array, place: Place) -> pa.Array:
         DataError: If an id is missing, empty, a number with a fraction or of another
             type.
 
-    Example:
+    Examples:
         >>> ids(pa.array([7.0, 12.0]), Place("items.parquet", "item_id")).to_pylist()
         ['7', '12']
     """

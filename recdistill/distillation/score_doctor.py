@@ -37,7 +37,7 @@ from recdistill.distillation.score_transforms import (
     transformed,
 )
 from recdistill.errors import DataError
-from recdistill.lists.masked_ops import standardize
+from recdistill.lists.masked_ops import standardise
 from recdistill.lists.numpy_ranks import (
     BoolArray,
     FloatArray,
@@ -224,7 +224,7 @@ def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
     Raises:
         ValueError: If the shapes do not fit, or no candidate is real.
 
-    Example:
+    Examples:
         Scores of an overconfident sigmoid.
 
         >>> logits = np.random.default_rng(1).normal(0.0, 4.0, (50, 200))
@@ -360,7 +360,7 @@ def _shape(ordered: FloatArray) -> dict[str, Any]:
     if not len(ordered):
         return {"deviations": None, "z_at_rank": {}, "kurtosis": None}
     real = ~np.isnan(ordered)
-    z = standardize(np.where(real, ordered, 0.0), real).numpy()
+    z = standardise(np.where(real, ordered, 0.0), real).numpy()
     kurtosis = (z**4).sum(axis=1) / real.sum(axis=1) - 3.0
     at_rank = {
         str(rank): float(z[real[:, rank - 1], rank - 1].mean())

@@ -57,7 +57,7 @@ class Client:
     Raises:
         ValueError: If an argument is invalid.
 
-    Example:
+    Examples:
         with Client("grpc://localhost:8500", "films", label="stable") as client:
             query = {"user_id": "ann", "history": ["item-3", "item-7"]}
             [best] = client.recommend([query], k=10, exclude=[["item-3"]])
@@ -223,7 +223,7 @@ class AsyncClient(Calls):
     A client belongs to the event loop that uses it first. Arguments, results and errors
     are those of `Client`. Calls may be cancelled; over REST this closes the connection.
 
-    Example:
+    Examples:
         async with AsyncClient("localhost:8500", "films") as client:
             [best] = await client.recommend([query], k=10)
     """
