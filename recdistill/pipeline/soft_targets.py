@@ -21,7 +21,8 @@ class SoftTargets:
     Attributes:
         transform: Transform of the scores within each list.
         teacher_temperature: Divides the transformed scores.
-        warning: A warning if the soft targets are nearly one-hot or uniform; otherwise None.
+        warning: A warning if the soft targets are nearly one-hot or nearly uniform, or
+            None.
         part: The same for the report.
     """
 
