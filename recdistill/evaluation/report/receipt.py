@@ -15,6 +15,8 @@ from rich.text import Text
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.run_report import ModelName, ModelPart, Report
 from recdistill.evaluation.report.terminal_tables import (
+    BYTES,
+    COUNTS,
     MISSING,
     interval_ends,
     metric_label,
@@ -152,8 +154,8 @@ def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
 def _costs(part: ModelPart) -> list[str]:
     latencies = [part.latency_ms.get(n) for n in _CANDIDATES]
     return [
-        short_number(part.parameters, ("", "k", "M", "G")),
-        short_number(part.size_bytes, (" B", " kB", " MB", " GB")),
+        short_number(part.parameters, COUNTS),
+        short_number(part.size_bytes, BYTES),
         *(MISSING if one is None else f"{one.p50:.3g}" for one in latencies),
     ]
 

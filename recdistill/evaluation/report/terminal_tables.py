@@ -10,6 +10,11 @@ from rich.text import Text
 from recdistill.evaluation.intervals import Interval
 
 MISSING = "-"
+"""Cell for a number that is unknown."""
+
+COUNTS = ("", "k", "M", "G")
+BYTES = (" B", " kB", " MB", " GB")
+"""Units for `short_number`."""
 
 
 def number_table(headings: Sequence[str], wide: bool) -> Table:
