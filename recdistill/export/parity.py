@@ -266,7 +266,9 @@ class _Comparison:
         rows = self._rows(request.inputs["candidate_ids"])
         if not np.array_equal(answer["known"], rows >= 0):
             raise _difference(request, "known", "differs from the catalogue's ids")
-        scores = np.take_along_axis(self._scores(request), np.maximum(rows, 0), axis=1)
+        scores = np.take_along_axis(
+            self.live.scores[request.rows], np.maximum(rows, 0), axis=1
+        )
         want = np.where(rows >= 0, scores, LOWEST)
         self._close(request, answer["scores"], want, self._scale(request))
 
@@ -323,7 +325,7 @@ class _Comparison:
 
     def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Live scores, minus infinity for excluded items; and which rows are exact."""
-        scores = self._scores(request).copy()
+        scores = self.live.scores[request.rows].copy()
         exact = np.full(len(scores), self.live.expected_recall is None)
         if request.signature == "recommend":
             allow = np.asarray(request.inputs["allow_ids"], object)
@@ -358,18 +360,13 @@ class _Comparison:
             )
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
-        def row(name: str | bytes) -> int:
-            text = name.decode() if isinstance(name, bytes) else name
-            return self.row_of.get(text, -1)
-
-        return np.array([[row(name) for name in names] for names in ids], int)
-
-    def _scores(self, request: Request) -> np.ndarray:
-        scores: np.ndarray = self.live.scores[request.rows]
-        return scores
+        names = [
+            [n.decode() if isinstance(n, bytes) else n for n in row] for row in ids
+        ]
+        return np.array([[self.row_of.get(n, -1) for n in row] for row in names], int)
 
     def _scale(self, request: Request) -> np.ndarray:
-        return np.asarray(np.abs(self._scores(request)).max(axis=1))
+        return np.asarray(np.abs(self.live.scores[request.rows]).max(axis=1))
 
 
 def _difference(request: Request, output: str, what: str) -> ExportError:

@@ -276,12 +276,13 @@ def publish(
             f"`warm_up_batches` must give at most {WARM_UP_LIMIT} requests. "
             f"Received: {len(warm_up)}"
         )
+    every_query = Request("encode_query", live.query_rows, np.arange(len(live.queries)))
     with staged(folder) as (staging, version):
         write(staging)
         ops = served_ops(staging)
         (staging / MANIFEST).parent.mkdir(exist_ok=True)
         write_requests(staging / WARM_UP, warm_up, facts["name"])
-        write_requests(staging / REAL_QUERIES, _all_queries(live), facts["name"])
+        write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
         parity = check_parity(staging, live, [*PARITY_BATCHES, len(live.queries)])
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -304,15 +305,6 @@ def publish(
     path = folder / str(version)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Export(path, version, parity, size, manifest)
-
-
-def _all_queries(live: Live) -> list[Request]:
-    [request] = [
-        each
-        for each in live.requests([len(live.queries)])
-        if each.signature == "encode_query"
-    ]
-    return [request]
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 This module defines what the served graph computes and how it is stored;
 `recdistill.export.publishing` decides when and where a version is published. Every
-input and output has a batch dimension, because a server that batches requests wraps
-all signatures alike.
+input and output has a batch dimension, because a batching server batches the requests
+of all signatures.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ class Servable:
         }
         if candidate:
             signatures["encode_candidates"] = Signature(
-                candidate, self._encode_candidates
+                candidate,
+                lambda inputs: {
+                    "embedding": self._embedding(self.towers.encode_candidates(inputs))
+                },
             )
         return signatures
 
@@ -184,9 +187,6 @@ class Servable:
         rows = self.catalogue.rows_of(inputs["candidate_ids"])
         scores = self.catalogue.index.score(self._query(inputs), rows)
         return {"scores": scores, "known": rows >= 0}
-
-    def _encode_candidates(self, inputs: Tensors) -> Tensors:
-        return {"embedding": self._embedding(self.towers.encode_candidates(inputs))}
 
     def _named(self, rows: tf.Tensor, scores: tf.Tensor) -> Tensors:
         return {"item_ids": self.catalogue.ids_of(rows), "scores": scores}
