@@ -6,8 +6,8 @@
   variance between easy and hard queries cancels.
 - A number that the data cannot support is None, with a reason.
 
-All functions take tables with one row a list (`recdistill.evaluation.ListRows`) and the
-same three settings: number of resamples, seed and confidence level.
+All functions take tables with one row per list (`recdistill.evaluation.ListRows`) and
+the same three settings: number of resamples, seed and confidence level.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ def bootstrap(
     independent, so resampling single lists would make the interval too narrow.
 
     Args:
-        rows: One row a list, from `ListRows`.
+        rows: One row per list, from `ListRows`.
         metrics: Names of the columns; None for all.
         samples: Number of resamples, at least 1.
         seed: Seed of the resamples. Equal seeds and rows, in any order, give equal
@@ -115,7 +115,7 @@ def paired_difference(
     queries.
 
     Args:
-        rows_a: Rows of one model, one row a list.
+        rows_a: Rows of one model, one row per list.
         rows_b: Rows of another model for the same lists, in any order.
         metrics: Names of the columns; None for all of `rows_a`.
         samples, seed, confidence: As for `bootstrap`.
@@ -224,7 +224,7 @@ def by_slice(
     """Metrics of each slice of the lists, for example of cold and of warm queries.
 
     Args:
-        rows: One row a list.
+        rows: One row per list.
         labels: Slice of each row, in the order of the rows; None for no slice.
         metrics, samples, seed, confidence: As for `bootstrap`.
 

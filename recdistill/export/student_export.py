@@ -64,8 +64,9 @@ def export_student(
     Raises:
         ExportError: If the export does not answer as the live student does.
         BusyError: If another process is exporting to the same place.
-        ValueError: If an argument does not fit, or TensorFlow Serving does not have an
-            op; DataError, a ValueError, if the item table has a bad value.
+        ValueError: If an argument is invalid, or the model uses an op that TensorFlow
+            Serving does not have; DataError, a ValueError, if the item table has a bad
+            value.
     """
     towers = StudentTowers(student, schema)
     own = towers.schema

@@ -118,8 +118,8 @@ def export_towers(
     Raises:
         ExportError: If the export does not answer as the towers do.
         BusyError: If another process is exporting to the same place.
-        ValueError: If an argument does not fit, or TensorFlow Serving does not have an
-            op.
+        ValueError: If an argument is invalid, or the model uses an op that TensorFlow
+            Serving does not have.
     """
     query, query_rows = _opened("query_tower", query_tower, "queries", queries)
     if isinstance(items, EncodedItems):
@@ -244,9 +244,8 @@ def _keras_call(
     if takes_mapping:
         inputs = dict(structure)
     elif structure is None:
-        takes_mapping = _is_mapping(examples) and not isinstance(
-            source.model, keras.Sequential
-        )
+        sequential = isinstance(source.model, keras.Sequential)
+        takes_mapping = _is_mapping(examples) and not sequential
         inputs = dict.fromkeys(given)
     else:
         inputs = {each.name: each for each in keras.tree.flatten(structure)}

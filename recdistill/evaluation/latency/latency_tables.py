@@ -117,9 +117,8 @@ def render_latency(
         "a core-s: requests per core-second. 1M cost: cost of a million requests at "
         f"{core_price:g} per core-hour, if the cores are never idle.",
         f"flops: {FLOPS_COUNTED}.",
+        f"Energy was not measured: {reason}." if reason else "J: joules per request.",
     ]
-    energy = f"Energy was not measured: {reason}." if reason else "J: joules a request."
-    notes.append(energy)
     texts = [Text(note, style="dim") for note in notes]
     return Group(table, *texts, *([_side_by_side(pair)] if pair else []))
 

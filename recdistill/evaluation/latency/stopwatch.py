@@ -193,7 +193,7 @@ def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency
 
 
 def _difference(before: float | None, after: float | None, calls: int) -> float | None:
-    """Joules a call; None without a counter, or if it restarted in the meantime."""
+    """Joules per call; None without a counter, or if it restarted in the meantime."""
     if before is None or after is None or after < before:
         return None
     return (after - before) / calls

@@ -1,7 +1,7 @@
 """The distillation receipt: the report of a run on one screen of the terminal.
 
 It starts with whether distillation helped, and claims an effect only where the
-confidence interval supports it. It fits 80 columns and reads as well without colour.
+confidence interval supports it. It fits 80 columns and does not depend on colour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +76,7 @@ def verdict(report: Report, metric: str) -> str:
     differences = report.differences.get("distilled_minus_baseline", {})
     gained = differences.get(metric)
     if gained is None or gained.value is None or gained.low is None:
-        return f"This run cannot tell whether distillation helped by {label}."
+        return f"This run cannot tell whether distillation improved {label}."
     if not gained.excludes(0):
         return f"By {label}, distillation changed nothing beyond noise."
     if gained.value < 0:
@@ -228,8 +228,8 @@ def _mean(interval: Interval | None, wide: bool) -> Text:
 def _estimate(interval: Interval | None, spec: str, wide: bool) -> Text:
     """Number with its whole interval, which goes below it if space is short.
 
-    Half the interval's width would not do here: whether an asymmetric interval excludes
-    0 must be visible.
+    Half the interval's width is not enough here, because an interval may be asymmetric,
+    and it must be visible whether it excludes 0.
     """
     if interval is None or interval.value is None:
         return Text(MISSING)

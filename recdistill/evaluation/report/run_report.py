@@ -216,10 +216,10 @@ class Report(_Part):
     config: Settings = {}
 
     def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
-        """Table of the models' metrics, one row a model and metric.
+        """Table of the models' metrics, one row per model and metric.
 
         Args:
-            slices: Return one row a model, slice and metric instead.
+            slices: Return one row per model, slice and metric instead.
 
         Returns:
             A pandas DataFrame with the columns `model`, `metric`, `value`, `low`,

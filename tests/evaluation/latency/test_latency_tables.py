@@ -93,7 +93,7 @@ def test_the_table_has_all_figures(part):
 def test_joules_have_a_column_if_the_machine_has_a_counter(monkeypatch):
     monkeypatch.setattr(latency_tables, "why_no_energy", lambda: None)
     text = shown([times(joules=0.0123), times(joules=None)], 0.04, [])
-    assert "J: joules a request." in text and "0.012" in text
+    assert "J: joules per request." in text and "0.012" in text
     assert "Energy was not measured" not in text
 
 
