@@ -5,7 +5,7 @@ confidence interval supports it. It fits 80 columns and does not depend on colou
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -28,6 +28,7 @@ from recdistill.evaluation.report.terminal_tables import (
 )
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
+"""Metrics of the receipt; those that a report lacks are left out."""
 
 _CANDIDATES = ("100", "1000")
 _WIDE = 110  # columns from which intervals are written beside their values
@@ -42,7 +43,6 @@ def render(
     *,
     artefacts: Mapping[str, str] | None = None,
     next_steps: Sequence[str] = (),
-    metrics: Sequence[str] = HEADLINE_METRICS,
 ) -> RenderableType:
     """Receipt of a report, for `rich.console.Console.print`.
 
@@ -50,15 +50,14 @@ def render(
         report: The report.
         artefacts: Paths of artefacts by name ("SavedModel", "report").
         next_steps: Commands to suggest.
-        metrics: Metrics to show; metrics that the report lacks are left out.
 
     Returns:
         A renderable that fits the width it is printed in, from 80 columns. Paths and
         commands are never wrapped, so print it with `crop=False`.
     """
     parts = report.models.values()
-    shown = [name for name in metrics if any(name in part.metrics for part in parts)]
-    return _Receipt(report, shown, dict(artefacts or {}), next_steps)
+    shown = [n for n in HEADLINE_METRICS if any(n in part.metrics for part in parts)]
+    return _Receipt(report, shown, artefacts or {}, next_steps)
 
 
 def verdict(report: Report, metric: str) -> str:
@@ -93,8 +92,8 @@ def verdict(report: Report, metric: str) -> str:
 class _Receipt:
     report: Report
     metrics: list[str]
-    artefacts: dict[str, str] = field(default_factory=dict)
-    next_steps: Sequence[str] = ()
+    artefacts: Mapping[str, str]
+    next_steps: Sequence[str]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
