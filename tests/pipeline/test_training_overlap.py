@@ -83,12 +83,14 @@ class TestListsTrainedOn:
         assert self.counted(prepared, tmp_path, table, suffix) == want
 
     def test_a_table_that_says_neither_is_an_error(self, prepared, tmp_path):
-        with pytest.raises(DataError, match=r"must have a column list_id .* with user"):
+        with pytest.raises(
+            DataError, match=r"must have a column list_id, .* with user"
+        ):
             self.counted(prepared, tmp_path, {"user": ["a"]})
 
     def test_a_table_that_is_not_there_is_an_error(self, prepared, tmp_path):
         teacher = ScoresTeacherConfig(trained_on=tmp_path / "no.csv")
         with pytest.raises(
-            DataError, match=r"Cannot read `teacher.trained_on` .*no\.csv"
+            DataError, match=r"Cannot read `teacher.trained_on`: .*no\.csv"
         ):
             lists_trained_on(prepared, teacher)
