@@ -1,4 +1,4 @@
-"""A training step with stored teacher scores, and with the teacher in the step."""
+"""Benchmark: a training step with stored teacher scores and with a live teacher."""
 
 import tempfile
 from pathlib import Path
@@ -38,7 +38,7 @@ class Scorer(keras.Model):
 
 
 class StoredScores(keras.Model):
-    """How stored scores get into Keras's Distiller: a teacher that reads its input."""
+    """A teacher that returns stored scores, for Keras's Distiller."""
 
     def __init__(self, column: str = "teacher_scores") -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class StoredScores(keras.Model):
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Run the benchmark; `BENCHMARK.reading` describes the figures."""
     sizes = {
         "batch": sized(64, scale),
         "list_size": sized(100, scale),
@@ -97,7 +97,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 def make_batch(
     sizes: dict[str, int], teacher: Scorer
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Inputs with the teacher's scores stored, and one relevant candidate a list."""
+    """Inputs with stored teacher scores; one relevant candidate in each list."""
     rng = np.random.default_rng(0)
     shape = (sizes["batch"], sizes["list_size"])
     features = rng.normal(size=(*shape, sizes["features"])).astype("float32")
@@ -107,12 +107,12 @@ def make_batch(
 
 
 def without_stored(x: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The same inputs for a distiller whose teacher runs."""
+    """The same inputs without stored scores, so that the teacher runs."""
     return {name: value for name, value in x.items() if name != "teacher_scores"}
 
 
 def make_distillers(teacher: Scorer, features: int) -> dict[str, Any]:
-    """The four set-ups, each with the same student, from the same weights."""
+    """The four distillers, with equal students that start from equal weights."""
     students = [Scorer(features, STUDENT_HIDDEN, seed=2) for _ in range(4)]
     theirs = LogitsDistillation(TEMPERATURE, loss=keras.losses.KLDivergence())
     ours = ListwiseKLDivergence(TEMPERATURE)
@@ -127,7 +127,7 @@ def make_distillers(teacher: Scorer, features: int) -> dict[str, Any]:
 
 
 def relevance_loss(name: str) -> keras.losses.Loss:
-    """The softmax cross-entropy over the list, as each side calls it."""
+    """Softmax cross-entropy over the list, under each library's name."""
     if name.startswith("keras"):
         return keras.losses.CategoricalCrossentropy(from_logits=True)
     return ListwiseCrossEntropy()
@@ -136,7 +136,7 @@ def relevance_loss(name: str) -> keras.losses.Loss:
 def loss_difference(
     models: dict[str, Any], inputs: dict[str, Any], y: dict[str, Any]
 ) -> float:
-    """The span of the four losses of the batch, before any training."""
+    """Largest difference between the four losses of the batch before training."""
     losses = [
         float(model.compute_loss(inputs[name], y[name], model.student(inputs[name])))
         for name, model in models.items()
@@ -145,7 +145,7 @@ def loss_difference(
 
 
 def saved_bytes(model: keras.Model) -> int:
-    """Size of the file that `save_weights`, and so `ModelCheckpoint`, writes."""
+    """Size of the file that `save_weights` and `ModelCheckpoint` write."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.weights.h5"
         model.save_weights(path)
@@ -155,7 +155,7 @@ def saved_bytes(model: keras.Model) -> int:
 def teacher_calls(
     model: keras.Model, teacher: Scorer, x: Any, y: Any, steps: int
 ) -> list[int]:
-    """Forward passes of the teacher in an eager epoch: training, then validation."""
+    """Forward passes of the teacher in one eager epoch: training, then validation."""
     model.run_eagerly = True
     model.make_train_function(force=True)
     model.make_test_function(force=True)
@@ -169,7 +169,7 @@ def teacher_calls(
 
 _SIDES = {
     "keras_live": "keras.distillation.Distiller, the teacher runs in the step",
-    "keras_stored": "keras.distillation.Distiller, a stand-in teacher passes scores on",
+    "keras_stored": "keras.distillation.Distiller, a teacher returns stored scores",
     "recdistill_live": "recdistill.Distiller, the teacher runs in the step",
     "recdistill_stored": "recdistill.Distiller, same teacher, scores in the batch",
 }
@@ -178,25 +178,24 @@ BENCHMARK = Benchmark(
     name="distiller",
     title="Distiller: one training step, against keras.distillation.Distiller",
     equal=(
-        "Student (an MLP with one hidden layer of 16), its starting weights, batch, "
+        "Student (an MLP with one hidden layer of 16), its initial weights, batch, "
         "Adam, the relevance loss (softmax cross-entropy), the distillation loss "
         "(KL divergence at temperature 2), their weights, no XLA (what Keras chooses "
         "on a CPU). The teacher is an MLP with two hidden layers of 256 that reads "
-        "the same inputs. No list is padded, because Keras's side knows no mask."
+        "the same inputs. No list is padded, because Keras's Distiller has no mask."
     ),
     other_side=(
         "An explicit `keras.losses.KLDivergence()`, because the default loss of "
         "`LogitsDistillation` skips its softmax and compares the scores themselves, "
-        "clipped to between 0 and 1 (the next page shows what that does). Keras has no "
-        "stored scores; "
-        "`keras_stored` gives it what a careful user can build, a stand-in teacher "
-        "that returns a column of its input. What is gained over `keras_live` is the "
-        "teacher's forward pass, so it grows with the teacher; against `keras_stored`, "
-        "where no teacher runs either, little is to be gained."
+        "clipped to between 0 and 1 (the next page shows the effect). Keras has no "
+        "stored scores; `keras_stored` uses what a careful user can build, a teacher "
+        "that returns a column of its input. The gain over `keras_live` is the "
+        "teacher's forward pass, so it grows with the teacher. Little can be gained "
+        "over `keras_stored`, where no teacher runs either."
     ),
     reading={
         **{
-            f"{name}_ms": f"Milliseconds a step: {side}."
+            f"{name}_ms": f"Milliseconds per step: {side}."
             for name, side in _SIDES.items()
         },
         **{
@@ -205,8 +204,8 @@ BENCHMARK = Benchmark(
             if name != "keras_live"
         },
         "loss_difference": (
-            "Largest difference between the losses of the four set-ups on the same "
-            "batch and weights: they do the same work."
+            "Largest difference between the losses of the four distillers on the same "
+            "batch and weights; near 0, they do the same work."
         ),
         **{
             f"{name}_saved_bytes": (

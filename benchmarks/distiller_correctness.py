@@ -1,4 +1,4 @@
-"""What a student learns and what counts in its loss, beside keras.distillation."""
+"""Benchmark: correctness of losses, masks and weights beside keras.distillation."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ SIDES = {
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Run the benchmark; `BENCHMARK.reading` describes the figures."""
     sizes = {
         "batch": sized(64, scale, least=4),
         "list_size": sized(100, scale, least=12),
@@ -41,7 +41,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 def loss_values() -> dict[str, float]:
-    """What each distillation loss says of one known pair of lists."""
+    """Value of each distillation loss for one known pair of lists."""
     teacher, student = tf.constant([TEACHER_SCORES]), tf.constant([STUDENT_SCORES])
     figures = {}
     for temperature in (1.0, 3.0):
@@ -70,7 +70,7 @@ def kl_divergence(teacher: Any, student: Any, temperature: float) -> float:
 
 
 def agreement(sizes: dict[str, int]) -> dict[str, float]:
-    """How a student of each side ranks fresh lists, beside its teacher."""
+    """Agreement of each library's student with its teacher on new lists."""
     teacher = make_teacher(sizes["features"])
     batches = [
         make_inputs(sizes, sizes["batch"], seed) for seed in range(sizes["batches"])
@@ -83,7 +83,7 @@ def agreement(sizes: dict[str, int]) -> dict[str, float]:
         for rate in LEARNING_RATES:
             student = trained(side, teacher, batches, sizes, rate)
             scores = student(fresh).numpy()
-            # A student that scores all alike has no order to speak of.
+            # Equal scores for all candidates have no order; tau is NaN.
             tau = np.nan_to_num(kendall_tau(wanted, scores, mask, sizes["list_size"]))
             top = overlap(wanted, scores, mask, k=10)
             best = max(best, (float(np.mean(tau)), float(np.mean(top))))
@@ -92,7 +92,7 @@ def agreement(sizes: dict[str, int]) -> dict[str, float]:
 
 
 def make_teacher(features: int) -> Scorer:
-    """An MLP whose scores spread as those of a trained ranker do."""
+    """An MLP whose scores have the spread of a trained ranker's."""
     teacher = Scorer(features, TEACHER_HIDDEN, seed=1)
     probe = np.random.default_rng(9).normal(size=(1, 1_000, features))
     spread = np.std(teacher({"features": tf.constant(probe, tf.float32)}))
@@ -102,7 +102,7 @@ def make_teacher(features: int) -> Scorer:
 
 
 def make_inputs(sizes: dict[str, int], lists: int, seed: int) -> dict[str, tf.Tensor]:
-    """Lists without padding, because Keras's side knows no mask."""
+    """Lists without padding, because keras.distillation has no mask."""
     rng = np.random.default_rng(seed + 100)
     shape = (lists, sizes["list_size"])
     features = rng.normal(size=(*shape, sizes["features"])).astype("float32")
@@ -112,10 +112,10 @@ def make_inputs(sizes: dict[str, int], lists: int, seed: int) -> dict[str, tf.Te
 def trained(
     side: str, teacher: Scorer, batches: list[Any], sizes: dict[str, int], rate: float
 ) -> Scorer:
-    """A student that learnt from its teacher alone."""
+    """A student that was trained on teacher scores alone."""
     student = Scorer(sizes["features"], STUDENT_HIDDEN, seed=2)
     model = make_distiller(side, teacher, student)
-    # Keras's side insists on a loss, though its weight is 0.
+    # keras.distillation requires a loss, although its weight is 0.
     loss = None if side == "recdistill" else "mse"
     model.compile(keras.optimizers.Adam(rate), loss=loss, jit_compile=False)
     for step in range(sizes["steps"]):
@@ -125,7 +125,7 @@ def trained(
 
 
 def make_distiller(side: str, teacher: Any, student: Any) -> Any:
-    """A distiller of one side, without any relevance loss."""
+    """A distiller of one library without a relevance loss."""
     if side == "recdistill":
         ours = ListwiseKLDivergence(TEMPERATURE)
         return Distiller(teacher, student, ours, student_loss_weight=0.0)
@@ -137,7 +137,7 @@ def make_distiller(side: str, teacher: Any, student: Any) -> Any:
 
 
 class Filled(keras.Model):
-    """How padding gets out of a softmax without a mask: a score below all others."""
+    """A model that excludes padding from a softmax by a score of -1e9."""
 
     def __init__(self, column: str) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Filled(keras.Model):
 
 
 def padding_errors() -> dict[str, float]:
-    """How far the loss of padded lists is from that of the same lists unpadded."""
+    """Relative errors of the loss of padded lists."""
     x = padded_lists()
     wanted = np.mean(definitions(x))
     figures = {}
@@ -167,7 +167,7 @@ def padding_errors() -> dict[str, float]:
 
 
 def padded_lists() -> dict[str, tf.Tensor]:
-    """Scores of teacher and student, and junk under padding."""
+    """Scores of teacher and student, with arbitrary values under padding."""
     rng = np.random.default_rng(4)
     mask = np.arange(10) < np.array(CANDIDATES)[:, None]
     columns = {
@@ -179,7 +179,7 @@ def padded_lists() -> dict[str, tf.Tensor]:
 
 
 def definitions(x: dict[str, tf.Tensor]) -> list[float]:
-    """The loss of each list that has candidates."""
+    """Loss of each list that has candidates, by the definition."""
     teacher, student = x["teacher_scores"].numpy(), x["student_scores"].numpy()
     return [
         kl_divergence(teacher[row, :size], student[row, :size], TEMPERATURE)
@@ -191,7 +191,7 @@ def definitions(x: dict[str, tf.Tensor]) -> list[float]:
 def loss_of(
     side: str, column: Any, x: dict[str, tf.Tensor], weight: Any = None
 ) -> float:
-    """The loss of a batch whose scores are its columns."""
+    """Loss of a batch that stores the scores of teacher and student."""
     teacher, student = column("teacher_scores"), column("student_scores")
     model = make_distiller(side, teacher, student)
     return float(
@@ -200,10 +200,10 @@ def loss_of(
 
 
 def weight_errors() -> dict[str, float]:
-    """How far the loss of weighted lists is off, and what lists of weight 0 teach."""
+    """Errors of the loss of weighted lists, and the effect of lists of weight 0."""
     first = {key: value[:1] for key, value in padded_lists().items()}
     x = {key: tf.repeat(value, 2, axis=0) for key, value in first.items()}
-    # The second list's teacher wants the opposite.
+    # The teacher's scores of the second list have the opposite order.
     x["teacher_scores"] *= tf.constant([[1.0], [-1.0]])
     pairs = zip(x["teacher_scores"].numpy(), x["student_scores"].numpy(), strict=True)
     losses = [kl_divergence(*pair, TEMPERATURE) for pair in pairs]
@@ -244,23 +244,22 @@ _PADDING = {
 
 BENCHMARK = Benchmark(
     name="distiller_correctness",
-    title="Distiller: what is learnt and what counts, against keras.distillation",
+    title="Distiller: losses, masks and weights, against keras.distillation",
     equal=(
-        "Teacher, student (an MLP with one hidden layer of 16), its starting weights, "
-        "batches, Adam, steps and temperature (2, but for `loss_at_…`); distillation "
+        "Teacher, student (an MLP with one hidden layer of 16), its initial weights, "
+        "batches, Adam, steps and temperature (2, except `loss_at_…`); distillation "
         "alone, no relevance. The teacher is an MLP with two hidden layers of 256 and "
         "random weights, its scores scaled to a standard deviation of 2. Each side "
-        "takes the better of two learning rates, 0.001 and 0.01, judged as it is "
-        "reported. Lists are padded only where padding is the subject."
+        "uses the better of two learning rates, 0.001 and 0.01, by the reported "
+        "metric. Lists are padded only in the figures about padding."
     ),
     other_side=(
-        "`LogitsDistillation` as it comes, and with the explicit "
-        "`keras.losses.KLDivergence()` that makes it take the softmax. Where lists are "
-        "padded it also gets what a careful user can do without a mask: teacher and "
-        "student write -1e9 under padding, so that the softmax gives it nothing. For "
-        "`sample_weight` there is no such way: `compute_loss` does not use it. On full "
-        "lists that weigh the same the explicit loss and ours agree, and so do their "
-        "students."
+        "`LogitsDistillation` with its default loss, and with the explicit "
+        "`keras.losses.KLDivergence()` that makes it apply the softmax. For padded "
+        "lists there is also the workaround without a mask: teacher and student write "
+        "-1e9 under padding, so that its probability is 0. `sample_weight` has no "
+        "workaround, because `compute_loss` does not use it. On full lists of equal "
+        "weight the explicit loss and ours agree, and so do their students."
     ),
     reading={
         **{
@@ -276,14 +275,14 @@ BENCHMARK = Benchmark(
         },
         **{
             f"tau_{side}": (
-                "Kendall's tau of student and teacher on fresh lists, 1 for the same "
+                "Kendall's tau of student and teacher on new lists, 1 for the same "
                 f"order; trained with {loss}."
             )
             for side, loss in SIDES.items()
         },
         **{
             f"overlap@10_{side}": (
-                "Share of the teacher's first ten that are the student's; trained with "
+                "Share of the teacher's top ten in the student's top ten; trained with "
                 f"{loss}."
             )
             for side, loss in SIDES.items()
@@ -310,10 +309,10 @@ BENCHMARK = Benchmark(
                     "Difference of the loss of two lists from its definition, without "
                     "weights"
                 ),
-                "weight_error": "Relative error of their loss with weights 3 and 1",
+                "weight_error": "Relative error of the same loss with weights 3 and 1",
                 "moved_by_weight_zero": (
                     "Largest change of a student's weight by a step of SGD on lists "
-                    "that all weigh 0"
+                    "that all have weight 0"
                 ),
             }.items()
         },

@@ -1,4 +1,4 @@
-"""Affinities that leave a query out: the closed form, against refitting without it."""
+"""EASE without one training row: the closed form, compared with refitting."""
 
 from collections.abc import Callable
 
@@ -16,13 +16,13 @@ DECAY, FLOOR, L2 = 0.9, 0.05, 20.0
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Runs the benchmark; `BENCHMARK.reading` describes the figures."""
     sizes = {
         "queries": sized(300, scale, least=30),
         "items": sized(600, scale, least=40),
         "rounds_timed": sized(5, scale, least=1),
     }
-    training_rows, histories = make_profiles(sizes)
+    training_rows, histories = make_training_rows(sizes)
     closed_form = make_closed_form(training_rows, histories)
 
     def refit() -> np.ndarray:
@@ -45,12 +45,12 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
     }
 
 
-def make_profiles(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def make_training_rows(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """A random 0/1 matrix with popular items, and its rows as histories.
 
     Returns:
-        `(queries, items)` float64, and `(queries, longest)` vocabulary indices in
-        random order, 0 as padding.
+        The matrix `(queries, items)` float64, and the histories `(queries, longest)` as
+        vocabulary indices in random order, padded with 0.
     """
     rng = np.random.default_rng(0)
     chance = rng.uniform(0.01, 0.1, sizes["items"])
@@ -68,7 +68,7 @@ def make_profiles(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray]:
 def make_closed_form(
     training_rows: np.ndarray, histories: np.ndarray
 ) -> Callable[[], np.ndarray]:
-    """One fit, then all queries at once, each scored as if the fit had not seen it."""
+    """Fits once, then scores all queries, each as if it had not been trained on."""
     items = training_rows.shape[1]
     layer = Affinity(items, DECAY, FLOOR)
     layer.build()
@@ -84,9 +84,9 @@ def make_closed_form(
 
 
 def refitted_scores(training_rows: np.ndarray, histories: np.ndarray) -> np.ndarray:
-    """For each query the model is fitted anew, on all rows but its own, in float64.
+    """Scores each query with a model refitted on all other rows, in float64.
 
-    Only lower triangles are computed and read, as the matrices are symmetric.
+    The matrices are symmetric, so only lower triangles are computed and read.
     """
     gram = np.asfortranarray(
         training_rows.T @ training_rows + L2 * np.eye(training_rows.shape[1])
@@ -108,28 +108,28 @@ def refitted_scores(training_rows: np.ndarray, histories: np.ndarray) -> np.ndar
 
 BENCHMARK = Benchmark(
     name="linear",
-    title="Linear item model: leaving a query out, against refitting without it",
+    title="EASE without one training row: closed form compared with refitting",
     equal=(
         "The same random matrix, histories, penalty and recency; standardised scores "
-        "of all items for each query by the model that did not see the query. Both "
-        "start from the matrix: the closed form's one fit is in its time."
+        "of all items for each query, by a model that was not trained on the query. "
+        "Both start from the matrix: the time of the closed form includes its one fit."
     ),
     other_side=(
         "The Gram matrix is computed once and the query's own row subtracted from it, "
         "a rank-one update; one triangle is inverted in place by Cholesky factors in "
         "float64, as in `fit_inverse`. BLAS has one thread, TensorFlow all cores: at "
         "this size two threads save about a third of an inversion on idle cores and "
-        "stall on busy ones. It is written in NumPy and SciPy, apart from the "
-        "library, so it also checks it. One inversion a query is left, so the gain "
-        "grows with the number of items."
+        "stall on busy ones. It is written in NumPy and SciPy, independently of the "
+        "library, so it also checks the result. Refitting needs one inversion for each "
+        "query, so the speed-up grows with the number of items."
     ),
     reading={
-        "refit_ms": "Milliseconds for all queries, one fit for each.",
-        "closed_form_ms": "Milliseconds for all queries by `Affinity`, fit included.",
-        "speedup": "Times faster than refitting.",
+        "refit_ms": "Milliseconds for all queries, with one fit for each.",
+        "closed_form_ms": "Milliseconds for all queries by `Affinity`, with its fit.",
+        "speedup": "Speed-up of the closed form over refitting.",
         "difference": (
-            "Largest difference between the scores of the two, in standard deviations "
-            "of a query's scores; the closed form scores in float32."
+            "Largest difference between the scores of both, in standard deviations of "
+            "a query's scores; the closed form computes in float32."
         ),
     },
     run=run,

@@ -1,7 +1,6 @@
-"""Retrieval as it is served, against brute force, FAISS and the bare arithmetic.
+"""Served retrieval, compared with brute force, FAISS and plain TensorFlow graphs.
 
-The measuring is done by `benchmarks.retrieval_process`, in a process that has one core
-and one thread.
+`benchmarks.retrieval_process` measures, in a process with one core and one thread.
 """
 
 import importlib.util
@@ -15,11 +14,11 @@ from typing import Any
 from benchmarks import Benchmark, sized
 
 HAS_FAISS = importlib.util.find_spec("faiss") is not None
-"""FAISS is no dependency: the extra `bench` brings it, to stand beside the others."""
+"""FAISS is an optional dependency, installed by the extra `bench`."""
 
 
 def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
-    """Measure; see `BENCHMARK.reading` for the figures."""
+    """Runs the benchmark; `BENCHMARK.reading` describes the figures."""
     sizes = {
         "items": sized(1_000_000, scale, least=2_000),
         "dim": 64,
@@ -47,55 +46,57 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 _FAISS = {
-    "faiss_ms": "Milliseconds a query of FAISS's `IndexIVFFlat`, called from Python.",
-    "faiss_recall": "Its recall@k: the fewest probes that find no less than ours.",
-    "ivf_over_faiss": "Our time as a multiple of FAISS's; the bar is 10.",
+    "faiss_ms": "Milliseconds per query of FAISS's `IndexIVFFlat`, called from Python.",
+    "faiss_recall": "Its recall@k, with the fewest probes that reach our recall.",
+    "ivf_over_faiss": "Our time divided by the time of FAISS; the bar is 10.",
 }
 
 BENCHMARK = Benchmark(
     name="retrieval",
-    title="Retrieval as it is served, against brute force, FAISS and bare arithmetic",
+    title="Served retrieval, compared with brute force, FAISS and plain graphs",
     equal=(
         "Item embeddings, queries, k, one core and one thread. The embeddings are a "
-        "factorisation of choices: topics lie in groups in a space of 24 dimensions, "
-        "users like a topic and some beside it, choose items of theirs by popularity, "
-        "and one in ten at random; the vectors are a truncated SVD of the choices, "
-        "items weighed by the inverse root of their popularity. Queries are the sums "
-        "of what users chose. (Independent Gaussian vectors have no neighbours: no "
-        "index finds their best sooner than by looking at all.)"
+        "factorisation of simulated choices. Topics form groups in a space of 24 "
+        "dimensions. A user likes one topic and some near it, and chooses items of "
+        "these topics by popularity, and one item in ten at random. The vectors are a "
+        "truncated SVD of the choices, with items weighted by the inverse root of "
+        "their popularity. A query is the sum of a user's chosen items. (Independent "
+        "Gaussian vectors have no neighbours: no index can search them faster than "
+        "brute force.)"
     ),
     other_side=(
-        "keras-rs `BruteForceRetrieval` and TFRS `BruteForce` as their guides build "
-        "them, each compiled with `tf.function`, given the embedding and asked for row "
-        "numbers; TFRS runs in a process of its own, for it needs Keras 2. FAISS's "
-        "`IndexIVFFlat` with inner product and 2√items lists. The bare graphs are "
-        "SavedModels of one line. Ours is the whole served signature, through the "
-        "session loader as a server runs it: features, a linear tower, exclusions, ids."
+        "keras-rs `BruteForceRetrieval` and TFRS `BruteForce`, built as in their "
+        "guides and compiled with `tf.function`: the input is the embedding, the "
+        "output row numbers. TFRS needs Keras 2, so it runs in a separate process. "
+        "FAISS's `IndexIVFFlat` with inner product and 2√items lists. The plain graphs "
+        "are SavedModels of one line. Ours is the complete served signature, run "
+        "through the session loader as in a server: features, a linear tower, "
+        "exclusions, ids."
     ),
     reading={
-        "matmul_ms": "Milliseconds of a SavedModel that multiplies; k scores come out.",
+        "matmul_ms": "Milliseconds of a SavedModel with one matrix product.",
         "exact_ms": "Milliseconds of `recommend` with the exact index.",
-        "exact_over_matmul": "One as a multiple of the other; the bar is 1.15.",
-        "keras_rs_ms": "Milliseconds a query of keras-rs `BruteForceRetrieval`.",
-        "tfrs_ms": "Milliseconds a query of TFRS `BruteForce`.",
+        "exact_over_matmul": "`exact_ms` divided by `matmul_ms`; the bar is 1.15.",
+        "keras_rs_ms": "Milliseconds per query of keras-rs `BruteForceRetrieval`.",
+        "tfrs_ms": "Milliseconds per query of TFRS `BruteForce`.",
         "ivf_ms": "Milliseconds of `recommend` with the IVF index.",
         "ivf_recall": "Its recall@k, on queries that did not choose the probes.",
-        "ivf_share_read": "The share of the lists that a search reads.",
-        "ivf_build_s": "Seconds to cluster all items, choose the probes, and lay out.",
-        "ivf_speedup_over_keras_rs": "Times faster than keras-rs; the bar is 15.",
-        "ivf_speedup_over_tfrs": "Times faster than TFRS; the bar is 15.",
-        "gather_ms": "Milliseconds of a SavedModel that gathers and multiplies.",
-        "rank_ms": "Milliseconds of `rank`: ids are looked up, and the query encoded.",
-        "rank_over_gather": "One as a multiple of the other.",
+        "ivf_share_read": "Share of the lists that a search reads.",
+        "ivf_build_s": "Seconds to cluster all items and choose the probes.",
+        "ivf_speedup_over_keras_rs": "Speed-up over keras-rs; the bar is 15.",
+        "ivf_speedup_over_tfrs": "Speed-up over TFRS; the bar is 15.",
+        "gather_ms": "Milliseconds of a SavedModel with a gather and dot products.",
+        "rank_ms": "Milliseconds of `rank`, which looks up ids and encodes the query.",
+        "rank_over_gather": "`rank_ms` divided by `gather_ms`.",
         "rank_over_gather_by_id": (
-            "The same, where the bare graph is given ids as `rank` is, and looks them "
-            "up in a table; the bar is 2."
+            "The same for a plain graph that looks up ids in a table, as `rank` does; "
+            "the bar is 2."
         ),
-        "bfloat16_ms": "Milliseconds of `recommend`, exact, stored as bfloat16.",
-        "bfloat16_recall": "What it finds of the true top k.",
+        "bfloat16_ms": "Milliseconds of `recommend` with the exact index in bfloat16.",
+        "bfloat16_recall": "Its recall@k.",
         "difference": (
-            "Largest difference between served scores, exact and of `rank`, and those "
-            "of NumPy in float64, in standard deviations of all scores."
+            "Largest difference between served scores (exact `recommend` and `rank`) "
+            "and NumPy's float64 scores, in standard deviations of all scores."
         ),
         **(_FAISS if HAS_FAISS else {}),
     },

@@ -1,8 +1,8 @@
-"""The measuring behind `benchmarks.retrieval`, on one core.
+"""Measurements of `benchmarks.retrieval`, on one core.
 
     python -m benchmarks.retrieval_process SIZES
 
-SIZES is JSON. The last line of the output is JSON too: the figures.
+SIZES is JSON. The last line of the output has the figures, as JSON.
 """
 
 import json
@@ -44,10 +44,10 @@ ANY = np.full((1, 1), "", object)
 
 
 def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Items `(items, dim)` and queries `(queries, dim)` from a factorisation."""
+    """Embeddings of items and queries, from a factorisation of simulated choices."""
     items, dim, rng = sizes["items"], sizes["dim"], np.random.default_rng(3)
     users, each, topics = items // 3 + sizes["queries"], 40, max(20, round(items**0.5))
-    # Topics have places in a space of tastes, in groups: who likes one likes the next.
+    # Topics are points in a space of tastes, in groups: similar users like neighbours.
     groups = rng.normal(size=(max(4, topics // 20), 24))
     places = groups[rng.integers(0, len(groups), topics)]
     places = places + 0.5 * rng.normal(size=(topics, 24))
@@ -64,7 +64,7 @@ def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     tastes = nearest[home[:, None], steps]
     tastes[:, 0] = home
     taste = np.take_along_axis(tastes, rng.integers(0, 4, (users, each)), axis=1)
-    # Within a topic by popularity, about as one over the rank.
+    # Within a topic, popularity is about one over the rank.
     place = np.expm1(rng.random((users, each)) * np.log1p(sizes_of[taste])).astype(int)
     chosen = starts[taste] + np.minimum(place, sizes_of[taste] - 1)
     chosen = np.minimum(chosen, items - 1)
@@ -81,7 +81,7 @@ def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     seen = np.maximum(np.bincount(chosen.ravel(), minlength=items), 1)
     discounted = matrix * (seen**-0.5).astype("float32")[None, :]
     basis = rng.normal(size=(users, dim)).astype("float32")
-    for _ in range(3):  # Of a randomised SVD: enough for a spectrum that falls.
+    for _ in range(3):  # Iterations of a randomised SVD; the spectrum decays.
         basis, _ = np.linalg.qr(discounted @ (discounted.T @ basis))
     left, values, _ = np.linalg.svd(discounted.T @ basis, full_matrices=False)
     vectors = (left * np.sqrt(values)).astype("float32")
@@ -91,7 +91,7 @@ def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def save_servable(built: BuiltIndex, ids: list[str], k: int, folder: Path) -> None:
-    """A student whose towers pass a given vector, and the catalogue, as exported."""
+    """Saves an export of a student whose query tower returns the given vector."""
     dim = built.index.dim
     item = build_encoder("item_id", IdSpec(), {"vocabulary": []})
     query = build_encoder("vector", VectorSpec(size=dim), {})
@@ -106,8 +106,10 @@ def save_servable(built: BuiltIndex, ids: list[str], k: int, folder: Path) -> No
     Servable(towers, Catalogue(ids, built.index), k).save(folder)
 
 
-def save_bare(embeddings: np.ndarray, ids: list[str], k: int, folder: Path) -> None:
-    """The arithmetic alone: a matrix product, and a gather with a dot product."""
+def save_plain_graphs(
+    embeddings: np.ndarray, ids: list[str], k: int, folder: Path
+) -> None:
+    """Saves plain graphs: a matrix product, and a gather with dot products."""
     module = tf.Module()
     module.items = tf.Variable(embeddings, trainable=False)
     rows = tf.lookup.KeyValueTensorInitializer(
@@ -140,7 +142,7 @@ def save_bare(embeddings: np.ndarray, ids: list[str], k: int, folder: Path) -> N
 
 
 class Served:
-    """A SavedModel through the session loader, with one thread, as a server has it."""
+    """A SavedModel in the session loader with one thread, as in a server."""
 
     def __init__(self, folder: Path) -> None:
         settings = tf.compat.v1.ConfigProto(
@@ -155,7 +157,7 @@ class Served:
             )
 
     def signature(self, name: str, output: str) -> Callable[[Inputs], np.ndarray]:
-        """A call of one signature for one of its outputs."""
+        """Returns a function that calls a signature and returns one output."""
         contract = self._graph.signature_def[name]
         options = config_pb2.CallableOptions()
         options.feed.extend(info.name for info in contract.inputs.values())
@@ -165,18 +167,18 @@ class Served:
 
 
 def in_turn(call: Callable[[int], Any], count: int) -> Callable[[], Any]:
-    """A call without arguments: of the next query each time."""
+    """Returns a function that calls `call` with the next query each time."""
     state = [0]
 
-    def following() -> Any:
+    def call_next() -> Any:
         state[0] = (state[0] + 1) % count
         return call(state[0])
 
-    return following
+    return call_next
 
 
 def keras_rs_search(embeddings: np.ndarray, queries: np.ndarray, k: int) -> Any:
-    """The keras-rs layer, compiled."""
+    """Search with the compiled keras-rs layer."""
     from keras_rs.layers import BruteForceRetrieval
 
     layer = BruteForceRetrieval(embeddings, k=k, return_scores=False)
@@ -187,7 +189,7 @@ def keras_rs_search(embeddings: np.ndarray, queries: np.ndarray, k: int) -> Any:
 def faiss_search(
     embeddings: np.ndarray, queries: np.ndarray, truth: np.ndarray, recall: float
 ) -> tuple[Any, float]:
-    """FAISS with the fewest probes that find as much, and what it finds."""
+    """Search with FAISS with the fewest probes that reach `recall`, and its recall."""
     import faiss
 
     faiss.omp_set_num_threads(1)
@@ -214,12 +216,12 @@ def overlap(rows: np.ndarray, truth: np.ndarray) -> float:
 
 
 def true_top(embeddings: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    """Rows `(queries, k)`, a query at a time."""
+    """Rows of the true top k `(queries, k)`, computed one query at a time."""
     return np.stack([np.argpartition(-(embeddings @ q), k - 1)[:k] for q in queries])
 
 
 def measure(sizes: Sizes, folder: Path) -> dict[str, float]:
-    """All figures."""
+    """Measures all figures."""
     k, repeats = sizes["k"], sizes["calls_timed"]
     embeddings, queries = make_embeddings(sizes)
     ids = [f"item-{row:07d}" for row in range(len(embeddings))]
@@ -240,7 +242,7 @@ def measure(sizes: Sizes, folder: Path) -> dict[str, float]:
             figures["ivf_share_read"] = built.facts["share_read"]
         save_servable(built, ids, k, folder / name)
         del built
-    save_bare(embeddings, ids, k, folder / "bare")
+    save_plain_graphs(embeddings, ids, k, folder / "bare")
     np.save(folder / "items.npy", embeddings)
     np.save(folder / "queries.npy", queries)
 
@@ -320,7 +322,7 @@ def _against_peers(
             return tfrs.stdout.readline()
 
         first = np.array([ask(0).split()], int)
-        assert overlap(first, truth[:1]) > 0.98, "TFRS finds something else"
+        assert overlap(first, truth[:1]) > 0.98, "the results of TFRS differ"
         calls: dict[str, Callable[[int], Any]] = {
             "keras_rs": keras_rs_search(embeddings, queries, sizes["k"]),
             "tfrs": ask,
@@ -407,7 +409,7 @@ def _difference(
 
 
 def main(sizes: str) -> None:
-    """Measure and say it."""
+    """Measures and prints the figures."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     with tempfile.TemporaryDirectory() as folder:

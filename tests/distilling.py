@@ -1,4 +1,4 @@
-"""Small students, teachers and batches that all tests of the Distiller share."""
+"""Small students, teachers and batches for the tests of the Distiller."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ LISTS, LIST_SIZE, ITEMS = 12, 4, 9
 
 
 class Runs:
-    """Counts how often a model really runs; traces do not count."""
+    """Number of times a model ran; tracing does not count."""
 
     def __init__(self):
         self.count = tf.Variable(0)
@@ -50,7 +50,7 @@ class Student(keras.Model):
 
 
 class Teacher(keras.Model):
-    """Reads a feature of the pair that the student does not know, and has dropout."""
+    """A teacher with dropout that reads a feature the student does not have."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Teacher(keras.Model):
 
 
 class Fixed(keras.Model):
-    """A student that has learnt its scores by heart."""
+    """A student with fixed scores."""
 
     def __init__(self, scores):
         super().__init__()

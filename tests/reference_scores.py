@@ -1,4 +1,4 @@
-"""The transforms of teacher scores once more, as plain loops over Python floats."""
+"""Reference implementation of the transforms of teacher scores, as plain loops."""
 
 from collections.abc import Callable
 from math import asinh, exp, log, log1p, sqrt
@@ -69,7 +69,7 @@ REFERENCE = {
 def effective(
     scores: np.ndarray, mask: np.ndarray, temperature: float = 1.0
 ) -> list[float]:
-    """exp(entropy) of each list's softmax; 1 for a list without candidates."""
+    """Exponential of the entropy of each list's softmax; 1 for an empty list."""
     numbers = []
     for row, real in zip(scores, mask, strict=True):
         powers = [exp(float(s) / temperature) for s in row[real]]

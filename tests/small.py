@@ -1,4 +1,4 @@
-"""A small fitted schema, its catalogue and batches, for the tests of the models."""
+"""Small schema, catalogue and batches for the tests of the models."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ HISTORY = 5
 
 
 def schema(length=HISTORY, query=("user_id", "age", "dwell", "history")):
-    """Features of every shape; `dwell` and `clicks` are for the teacher alone."""
+    """Features of every shape; `dwell` and `clicks` are `teacher_only`."""
     item = build_encoder("item_id", IdSpec(), {"vocabulary": ITEMS})
     number = {"mean": 0.0, "deviation": 1.0}
     hidden = NumberSpec(teacher_only=True)
@@ -49,7 +49,7 @@ def catalogue():
 
 
 def batch(lists=4, list_size=6, seed=0, length=HISTORY):
-    """A batch whose lists have candidates of their own; one history is empty."""
+    """A batch of lists with different candidates; one history is empty."""
     rng = np.random.default_rng(seed)
     history = rng.integers(1, len(ITEMS) + FIRST, (lists, length))
     real = rng.integers(0, length + 1, lists)
@@ -71,12 +71,12 @@ def batch(lists=4, list_size=6, seed=0, length=HISTORY):
 
 
 def with_query(given, **features):
-    """The batch with other values of some query features."""
+    """Returns the batch with other values of some query features."""
     return {**given, "query": {**given["query"], **features}}
 
 
 def shuffled_weights(model, seed=3, scale=0.5):
-    """The model with weights far from their start, so that every path counts."""
+    """Sets random weights far from the initial ones, so that every path matters."""
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign(rng.normal(0.0, scale, variable.shape))

@@ -55,7 +55,7 @@ def ids(values: pa.Array, place: Place) -> pa.Array:
         DataError: If an id is missing, empty, a number with a fraction, a boolean, or
             of a nested type.
 
-    Example:
+    Examples:
         >>> ids(pa.array([7.0, 12.0]), Place("items.parquet", "item_id")).to_pylist()
         ['7', '12']
     """

@@ -51,7 +51,7 @@ def read_frames(
         DataError: As `read_tables`; names table, column and row. Also if a table has an
             unknown name, or a column has values of several types.
 
-    Example:
+    Examples:
         >>> import pandas as pd
         >>> log = pd.DataFrame(
         ...     {"user_id": [7, 7], "item_id": ["a", "b"], "timestamp": [1, 2]}

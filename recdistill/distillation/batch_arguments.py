@@ -51,7 +51,7 @@ def declared_inputs(model: Any, x: Any) -> Any:
     Raises:
         ValueError: If an input of the model is missing.
     """
-    declared = model.input if getattr(model, "inputs", None) else None
+    declared = getattr(model, "input", None) if hasattr(model, "inputs") else None
     return _selected(declared, x) if isinstance(declared, Mapping) else x
 
 

@@ -1,19 +1,20 @@
-r"""The score doctor: what a teacher's scores are like, and how to distil them.
+r"""Score doctor: diagnoses a teacher's scores and proposes transform and temperature.
 
-A listwise loss turns a teacher's scores into soft targets by a softmax. Whether those
-say anything depends on the shape of the scores and on the temperature, and a bad choice
-shows nowhere but in the result: the run goes through, and the student is worse than it
-could be. `examine` measures what matters, says what is wrong, and proposes a transform
+A listwise loss turns a teacher's scores into soft targets by a softmax. How much these
+teach depends on the distribution of the scores and on the temperature. A bad choice
+causes no error: the run completes, and the student is worse than it could be. `examine`
+measures the relevant properties, reports problems, and proposes a transform
 (`recdistill.distillation.score_transforms`) and a temperature:
 
-1. *Probabilities*, all scores from 0 to 1, were squashed by a sigmoid: `logit`.
-2. *A heavy tail*, a kurtosis above that of the exponential distribution: `log`.
-3. *Squashed* in some other way, the first and the tenth almost equal: `rank`.
-4. Anything else is well shaped: `z_score`.
+1. *Probabilities*: all scores lie between 0 and 1, as after a sigmoid: `logit`.
+2. *Heavy tail*: the kurtosis is above that of an exponential distribution: `log`.
+3. *Squashed* in another way: the first and the tenth score are almost equal: `rank`.
+4. Any other distribution is well shaped: `z_score`.
 
-The temperature is the one at which the soft targets are about `TARGET` candidates, or
-`TARGET_SHARE` of a short list: `scores.effective_candidates`, geometric mean over the
-lists. It divides the teacher's scores alone, with the loss at temperature 1.
+The proposed temperature gives soft targets with an effective number of candidates
+(`score_transforms.effective_candidates`, geometric mean over the lists) of `TARGET`, or
+of `TARGET_SHARE` of the candidates in short lists. It is a `teacher_temperature`: it
+divides the teacher's scores only, and the loss keeps its temperature of 1.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from recdistill.distillation.score_transforms import (
     transformed,
 )
 from recdistill.errors import DataError
-from recdistill.lists.masked_ops import standardize
+from recdistill.lists.masked_ops import standardise
 from recdistill.lists.numpy_ranks import (
     BoolArray,
     FloatArray,
@@ -47,22 +48,22 @@ from recdistill.lists.numpy_ranks import (
 __all__ = ["Examination", "Proposal", "examine", "read_scored_table"]
 
 TARGET, TARGET_SHARE = 100.0, 0.25
-"""How many candidates soft targets should be about, and at most what part of a list."""
+"""Desired effective number of candidates, and its upper limit as a share of a list."""
 
 FEWEST, LARGEST_SHARE = 2.0, 0.5
-"""Soft targets about fewer candidates are one-hot; about a larger share, uniform."""
+"""Soft targets with fewer effective candidates are one-hot; with more, uniform."""
 
 HEAVY = 6.0
-"""The excess kurtosis of an exponential distribution; above it a tail is heavy."""
+"""Excess kurtosis of an exponential distribution; a tail above it is heavy."""
 
 BUNCHED, LONG = 0.1, 50
-"""Standard deviations from first to tenth below which lists this long are squashed."""
+"""Lists of this length are squashed if first and tenth are so few deviations apart."""
 
 CONSTANT_LISTS, TOP_TIES = 0.01, 0.05
-"""The share of constant lists, and of ties in the top ten, that is worth a word."""
+"""Shares of constant lists and of ties in the top ten that are reported."""
 
 SAMPLE_LISTS, SAMPLE_PAIRS = 1_000, 500_000
-"""At most so many lists, and candidates in all, are examined."""
+"""Maximum numbers of lists, and of candidates in all lists, that are examined."""
 
 TEMPERATURES = tuple(2.0 ** (half / 2) for half in range(-12, 9))
 RANKS = (1, 10, 100)
@@ -70,10 +71,10 @@ RANKS = (1, 10, 100)
 
 _Kind = Literal["probabilities", "heavy", "squashed", "well shaped"]
 
-_CURES: dict[_Kind, tuple[Transform, str]] = {
-    "probabilities": ("logit", "The log-odds of probabilities undo the sigmoid"),
-    "heavy": ("log", "The logarithm tames a heavy tail"),
-    "squashed": ("rank", "The order is all that squashed scores still tell"),
+_REMEDIES: dict[_Kind, tuple[Transform, str]] = {
+    "probabilities": ("logit", "The log-odds of probabilities invert the sigmoid"),
+    "heavy": ("log", "The logarithm compresses a heavy tail"),
+    "squashed": ("rank", "Squashed scores retain only their order"),
     "well shaped": (
         "z_score",
         "The scores are well shaped: z-scores give all lists one scale",
@@ -86,13 +87,13 @@ class _Part(BaseModel):
 
 
 class Proposal(_Part):
-    """What to set for a teacher, and why.
+    """Proposed transform and temperature for a teacher's scores.
 
     Attributes:
-        transform: For `distill.scores`.
-        temperature: What the transformed scores are to be divided by.
-        effective: How many candidates the soft targets are then about.
-        reason: In one sentence.
+        transform: Proposed transform.
+        temperature: Divisor of the transformed scores.
+        effective: Effective number of candidates of the resulting soft targets.
+        reason: Why, in one sentence.
     """
 
     transform: Transform
@@ -102,29 +103,30 @@ class Proposal(_Part):
 
 
 class Examination(_Part):
-    """What a teacher's scores are like.
+    """Statistics of a teacher's scores, problems found and a proposal.
 
     Attributes:
-        lists: How many lists were examined.
+        lists: Number of lists examined.
         list_size: Their median number of candidates.
-        low: The lowest score of all; None where no score is a finite number.
-        high: The highest.
-        not_finite: How many scores are NaN or infinite; all else leaves them out.
+        low: Lowest score; None if no score is finite.
+        high: Highest score; None if no score is finite.
+        not_finite: Number of scores that are NaN or infinite. All other statistics
+            ignore them.
         constant: Share of the lists whose scores are all equal.
-        ties: Share of neighbours, in the order of their list, with equal scores; in
-            the lists that vary.
-        top_ties: The same among the first ten.
+        ties: Share of adjacent candidates with equal scores, in lists sorted by score;
+            constant lists are excluded.
+        top_ties: The same among the first ten candidates.
         at_lowest: Share of the scores within a thousandth of the range from `low`.
         at_highest: The same from `high`.
         deviations: The 10th, 50th and 90th percentile of the lists' standard
             deviations.
         z_at_rank: Mean z-score of the candidates of rank 1, 10 and 100.
-        kurtosis: Median excess kurtosis of the lists; 0 is a normal distribution, 6 an
-            exponential one.
-        effective: By transform, then by temperature: how many candidates the soft
-            targets are about, geometric mean over the lists.
-        findings: What is wrong, in words.
-        proposal: What to set; None where no list has scores that differ.
+        kurtosis: Median excess kurtosis of the lists; 0 for a normal distribution, 6
+            for an exponential one.
+        effective: By transform, then by temperature: the effective number of candidates
+            of the soft targets, geometric mean over the lists.
+        findings: Problems found, as sentences.
+        proposal: Proposed settings; None if the scores of every list are equal.
     """
 
     lists: int
@@ -145,14 +147,14 @@ class Examination(_Part):
     proposal: Proposal | None
 
     def effective_at(self, transform: Transform, temperature: float) -> float | None:
-        """How many candidates soft targets are about; interpolated between those known.
+        """Effective number of candidates of soft targets, interpolated.
 
         Args:
-            transform: A transform.
+            transform: Name of a transform.
             temperature: Above zero.
 
         Returns:
-            The number; None where no list has scores that differ.
+            The number; None if the scores of every list are equal.
         """
         if transform not in self.effective:
             return None
@@ -164,14 +166,15 @@ class Examination(_Part):
         return float(np.exp(number))
 
     def temperature_for(self, transform: Transform) -> float:
-        """The temperature to use with a transform, to two digits.
+        """Temperature to use with a transform, rounded to two digits.
 
         Args:
-            transform: A transform.
+            transform: Name of a transform.
 
         Returns:
-            That of the proposal where it is of this transform, else one at which about
-            as many candidates count; 1 where no list has scores that differ.
+            The proposed temperature if the transform is the proposed one; otherwise the
+            temperature with the desired effective number of candidates; 1 if the
+            scores of every list are equal.
         """
         if self.proposal is None:
             return 1.0
@@ -183,25 +186,25 @@ class Examination(_Part):
         return float(f"{np.exp(found):.2g}")
 
     def warning(self, transform: Transform, temperature: float) -> str | None:
-        """What is wrong with distilling these scores so, if anything.
+        """Warning about a configured transform and temperature; None if they are fine.
 
         Args:
-            transform: As configured.
-            temperature: As configured.
+            transform: Configured transform.
+            temperature: Configured temperature.
         """
         number = self.effective_at(transform, temperature)
         if number is None or FEWEST <= number <= LARGEST_SHARE * self.list_size:
             return None
         fault = (
-            "nearly one-hot: the student learns little but the first candidate"
+            "nearly one-hot: the student learns little beyond the first candidate"
             if number < FEWEST
-            else "nearly uniform: the student learns little of who comes first"
+            else "nearly uniform: the student learns little about the first candidates"
         )
         return (
-            f"With scores {transform} and temperature {temperature:g} the soft targets "
-            f"are about {number:.3g} of {self.list_size:,.0f} candidates, {fault}. Let "
-            "the score doctor choose: --set distill.scores=auto --set "
-            "distill.teacher_temperature=auto."
+            f"With transform {transform} and temperature {temperature:g} the soft "
+            f"targets have {number:.3g} effective candidates of "
+            f"{self.list_size:,.0f}, {fault}. To let the score doctor choose, use "
+            "--set distill.scores=auto --set distill.teacher_temperature=auto."
         )
 
     def _curve(self, transform: Transform) -> tuple[list[float], list[float]]:
@@ -210,18 +213,18 @@ class Examination(_Part):
 
 
 def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
-    """Looks at a teacher's scores.
+    """Examine a teacher's scores and propose a transform and a temperature.
 
     Args:
-        scores: `(lists, list_size)`. As the teacher gave them; NaN and infinity are
-            counted and left out.
+        scores: `(lists, list_size)`, unchanged from the teacher. NaN and infinity are
+            counted and otherwise ignored.
         mask: `(lists, list_size)`, bool. True marks a real candidate.
 
     Raises:
-        ValueError: If the arrays are no batch of lists, or there is no candidate.
+        ValueError: If the shapes do not fit, or no candidate is real.
 
-    Example:
-        Scores of a sigmoid that is too sure of itself.
+    Examples:
+        Scores of an overconfident sigmoid.
 
         >>> logits = np.random.default_rng(1).normal(0.0, 4.0, (50, 200))
         >>> found = examine(1 / (1 + np.exp(-logits)), np.ones((50, 200), bool))
@@ -258,20 +261,22 @@ def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
 def read_scored_table(
     path: Path, list_column: str, score_column: str
 ) -> tuple[FloatArray, BoolArray]:
-    """Scores from a table with one row a (list, candidate); a sample of many lists.
+    """Scores from a table with one row for each (list, candidate).
+
+    A random sample of the lists is read if there are many.
 
     Args:
         path: A Parquet file, or CSV with a header.
-        list_column: Says which list a row belongs to.
-        score_column: The teacher's scores.
+        list_column: Column of the list that a row belongs to.
+        score_column: Column of the teacher's scores.
 
     Returns:
-        `scores` and `mask`, `(lists, list_size)`, as `examine` takes them. A score that
-        is missing is NaN.
+        `scores` and `mask`, `(lists, list_size)`, as `examine` takes them. A missing
+        score is NaN.
 
     Raises:
-        DataError: If there is no such table or column, it has no rows, or the scores
-            are no numbers.
+        DataError: If the table or a column is missing, the table has no rows, or the
+            scores are not numbers.
     """
     table = read_table(path, (list_column, score_column))
     lists, scores = table[list_column], table[score_column]
@@ -289,11 +294,11 @@ def read_scored_table(
 
 
 def sample(lists: int, list_size: int) -> npt.NDArray[np.int64]:
-    """Which lists are examined where there are many: a random sample, the same always.
+    """Row numbers of the lists to examine: a random sample with a fixed seed.
 
     Args:
-        lists: How many there are.
-        list_size: Candidates of the longest.
+        lists: Number of lists.
+        list_size: Number of candidates of the longest list.
 
     Returns:
         `(n,)`, in order.
@@ -327,19 +332,19 @@ def _range(real: FloatArray) -> dict[str, float | None]:
 
 
 def _shape(ordered: FloatArray) -> dict[str, Any]:
-    """How the lists that vary are shaped: spread, z-scores from the top, kurtosis."""
+    """Deviations, z-scores of the first ranks and kurtosis of lists that vary."""
     if not len(ordered):
         return {"deviations": None, "z_at_rank": {}, "kurtosis": None}
     real = ~np.isnan(ordered)
-    z = standardize(np.where(real, ordered, 0.0), real).numpy()
+    z = standardise(np.where(real, ordered, 0.0), real).numpy()
     kurtosis = (z**4).sum(axis=1) / real.sum(axis=1) - 3.0
     at_rank = {
         str(rank): float(z[real[:, rank - 1], rank - 1].mean())
         for rank in RANKS
         if rank <= z.shape[1] and real[:, rank - 1].any()
     }
-    unit = np.nanmax(np.abs(ordered), axis=1, keepdims=True)  # so no square overflows
-    deviations = np.nanstd(ordered / unit, axis=1) * unit[:, 0]
+    scale = np.nanmax(np.abs(ordered), axis=1, keepdims=True)  # keeps squares finite
+    deviations = np.nanstd(ordered / scale, axis=1) * scale[:, 0]
     return {
         "deviations": tuple(np.percentile(deviations, [10, 50, 90]).tolist()),
         "z_at_rank": at_rank,
@@ -360,7 +365,7 @@ def _curves(ordered: FloatArray) -> dict[Transform, dict[str, float]]:
 
 
 class _Targets:
-    """Soft targets of lists whose scores were transformed, at any temperature."""
+    """Soft targets of lists with transformed scores, at any temperature."""
 
     def __init__(self, ordered: FloatArray, transform: Transform) -> None:
         self._mask = ~np.isnan(ordered)
@@ -368,12 +373,12 @@ class _Targets:
         self._scores = transformed(scores, self._mask, transform)
 
     def effective(self, temperature: float) -> float:
-        """How many candidates they are about, geometric mean over the lists."""
+        """Effective number of candidates, geometric mean over the lists."""
         number = effective_candidates(self._scores, self._mask, temperature).numpy()
         return float(np.exp(np.log(number).mean()))
 
     def temperature(self, wanted: float) -> float:
-        """The temperature at which they are about so many, to two digits."""
+        """Temperature with that effective number of candidates, to two digits."""
         low, high = np.log(1e-3), np.log(1e3)
         while high - low > 1e-3:  # the number rises with the temperature
             middle = (low + high) / 2
@@ -385,23 +390,23 @@ class _Targets:
 
 
 def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
-    """What is wrong, in words, the worst first."""
+    """Problems found, as sentences, the worst first."""
     found = []
     if facts["not_finite"]:
         found.append(
-            f"{facts['not_finite']:,} scores are NaN or infinite: no loss can use them."
+            f"{facts['not_finite']:,} scores are NaN or infinite; no loss can use them."
         )
     if facts["constant"] >= CONSTANT_LISTS:
         found.append(
-            f"{facts['constant']:.0%} of the lists have one score for all candidates: "
-            "they teach nothing."
+            f"{facts['constant']:.0%} of the lists have the same score for all "
+            "candidates: they teach nothing."
         )
     if kind is None:
         return tuple(found)
     if kind == "probabilities":
         found.append(
-            f"All scores lie from {facts['low']:.3g} to {facts['high']:.3g}: "
-            "probabilities, squashed by a sigmoid, and no log-odds as a softmax wants."
+            f"All scores lie between {facts['low']:.3g} and {facts['high']:.3g}: they "
+            "look like probabilities, but a softmax expects log-odds."
         )
     elif kind == "heavy":
         shown = ", ".join(f"{z:.3g} at rank {r}" for r, z in facts["z_at_rank"].items())
@@ -411,26 +416,27 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
         )
     elif kind == "squashed":
         found.append(
-            f"The best candidates are squashed together: the first stands at a z-score "
-            f"of {facts['z_at_rank']['1']:.3g}, the tenth at "
+            "The scores of the best candidates are squashed together: the first has a "
+            f"z-score of {facts['z_at_rank']['1']:.3g}, the tenth of "
             f"{facts['z_at_rank']['10']:.3g}."
         )
     if facts["top_ties"] >= TOP_TIES:
         found.append(
-            f"{facts['top_ties']:.0%} of neighbours in the top ten have equal scores: "
-            "their order is lost. Store more digits, or do not clip."
+            f"{facts['top_ties']:.0%} of adjacent candidates in the top ten have equal "
+            "scores, so their order is lost. Store more digits, or do not clip scores."
         )
     low, _, high = facts["deviations"]
     if high > 10 * low:
         found.append(
-            f"Lists differ in scale: a tenth of them spread below {low:.3g}, a tenth "
-            f"above {high:.3g}. One temperature fits only after a transform."
+            "Lists differ in scale: a tenth of them have a standard deviation below "
+            f"{low:.3g}, a tenth above {high:.3g}. A single temperature fits them only "
+            "after a transform."
         )
     return tuple(found)
 
 
 def _propose(ordered: FloatArray, facts: dict[str, Any], kind: _Kind) -> Proposal:
-    transform, because = _CURES[kind]
+    transform, because = _REMEDIES[kind]
     targets = _Targets(ordered, transform)
     temperature = targets.temperature(_wanted(facts["list_size"]))
     effective = _rounded(targets.effective(temperature))
@@ -439,27 +445,27 @@ def _propose(ordered: FloatArray, facts: dict[str, Any], kind: _Kind) -> Proposa
         temperature=temperature,
         effective=effective,
         reason=(
-            f"{because}; at temperature {temperature:g} the soft targets are about "
-            f"{effective:.3g} of {facts['list_size']:,.0f} candidates."
+            f"{because}; at temperature {temperature:g} the soft targets have "
+            f"{effective:.3g} effective candidates of {facts['list_size']:,.0f}."
         ),
     )
 
 
 def _rounded(number: float) -> float:
-    """To six digits: a parallel sum may differ in its last."""
+    """Round to six digits: the last digits of a parallel sum may differ."""
     return float(f"{number:.6g}")
 
 
 def _wanted(list_size: float) -> float:
-    """How many candidates the soft targets of such lists should be about."""
+    """Desired effective number of candidates for lists of this size."""
     return min(TARGET, max(FEWEST, TARGET_SHARE * list_size))
 
 
 def _kind(ordered: FloatArray, facts: dict[str, Any]) -> _Kind:
-    """What the scores of lists that vary are like."""
+    """Kind of distribution of the scores, from lists that vary."""
     if facts["low"] >= 0.0 and facts["high"] <= 1.0:
         lowest = np.nanmin(ordered, axis=1)
-        # Lists that mostly reach from 0 to 1 were scaled to do so.
+        # If most lists span exactly 0 to 1, their scores were min-max scaled.
         if np.mean((ordered[:, 0] == 1.0) & (lowest == 0.0)) < 0.5:
             return "probabilities"
     if facts["kurtosis"] > HEAVY:

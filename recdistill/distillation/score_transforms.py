@@ -1,22 +1,23 @@
-"""Teacher scores before the loss: one scale for all teachers, list by list.
+"""Transforms of teacher scores: z-score, min-max, logit, log and rank, list by list.
 
-A softmax takes scores for log-odds. Few teachers' scores are that: the ones of a
-sigmoid are squashed between 0 and 1, so that all candidates look alike; the ones of a
-linear item model have a heavy tail, so that the first one takes all. No temperature
-mends either, since it changes the scale and not the shape. A transform does:
+A softmax interprets scores as log-odds. The scores of few teachers are: those of a
+sigmoid are squashed between 0 and 1, so that all candidates look alike, and those of a
+linear item model have a heavy tail, so that the first candidate gets nearly all of the
+probability. A temperature cannot correct this, because it changes the scale of the
+scores and not the shape of their distribution. A transform can:
 
 | transform | a score becomes | for scores that |
 |---|---|---|
 | `none` | itself | are log-odds already |
-| `z_score` | its distance from the list's mean, in deviations | are well shaped |
-| `min_max` | its place between lowest and highest, 0 to 1 | must stay bounded |
+| `z_score` | its distance from the mean, in standard deviations | have no heavy tail |
+| `min_max` | its position between lowest and highest, 0 to 1 | must stay bounded |
 | `log` | the signed logarithm of its distance from the mean | have a heavy tail |
-| `logit` | the z-score of its log-odds | are probabilities, squashed |
-| `rank` | minus the logarithm of its rank | mean nothing but their order |
+| `logit` | the z-score of its log-odds | are probabilities |
+| `rank` | minus the logarithm of its rank | are meaningful only in their order |
 
-All of them but `none` and `logit` are the same for scores of another unit and origin,
-none reverses the order of a list, and what stands under padding never counts.
-`recdistill.distillation.score_doctor` looks at scores and proposes one, with a
+All of them except `none` and `logit` are invariant to the scale and offset of the
+scores. None reverses the order of a list, and values under padding are ignored.
+`recdistill.distillation.score_doctor` examines scores and proposes a transform and a
 temperature.
 """
 
@@ -40,29 +41,29 @@ __all__ = [
 ]
 
 Transform: TypeAlias = Literal["none", "z_score", "min_max", "log", "logit", "rank"]
-"""The name of a transform, as the configuration has it."""
+"""Name of a transform, as in the configuration."""
 
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 
 SMALLEST_ODDS = 2.0**-24
-"""Probabilities nearer to 0 or 1 count as this near: float32 knows none nearer to 1."""
+"""Distance from 0 and 1 to which probabilities are clipped (float32 near 1)."""
 
 
 def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
-    """Teacher scores, transformed list by list.
+    """Transform teacher scores list by list.
 
     Args:
         scores: `(batch, list_size)`. Finite for real candidates.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        transform: Which one; see the table above.
+        transform: Name of the transform; see the table of this module.
 
     Returns:
         `(batch, list_size)`; 0 under padding.
 
     Raises:
-        ValueError: If there is no such transform, or the arrays are no batch of lists.
+        ValueError: If the transform is unknown, or the shapes do not fit.
 
-    Example:
+    Examples:
         >>> scores = np.array([[4.0, 2.0, 99.0]], "float32")
         >>> mask = np.array([[True, True, False]])
         >>> transformed(scores, mask, "z_score").numpy()
@@ -72,7 +73,7 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
     if transform == "none":
         return ops.where(mask, scores, 0.0)
     if transform == "z_score":
-        return masked_ops.standardize(scores, mask)
+        return masked_ops.standardise(scores, mask)
     if transform == "min_max":
         return masked_ops.min_max(scores, mask)
     if transform == "log":
@@ -87,27 +88,26 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
 
 
 def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
-    r"""The signed logarithm of each score's distance from the mean of its list.
+    r"""Signed logarithm of each score's distance from the mean of its list.
 
     $$ t_i = \mathrm{arsinh}(u_i), \quad u_i = \frac{s_i - \bar s}{d}, \quad
        d = \mathrm{mean}_j \, |s_j - \bar s| $$
 
-    Within the bulk of the list, where $|u| < 1$, it is nearly the score itself; beyond,
-    it grows like $\log 2|u|$. After a softmax at the temperature $\tau$ a candidate
-    that stands out has a share in proportion to $u^{1/\tau}$: a power of its score,
-    where without the logarithm it would be an exponential, and the first candidate of
-    a heavy tail would take all. The mean distance $d$ is the unit because, unlike the
-    standard deviation, it is not made by the few largest scores alone.
+    Where $|u| < 1$, the result is nearly $u$ itself; beyond that it grows like
+    $\log 2|u|$. After a softmax at temperature $\tau$, the probability of a candidate
+    with a large score is proportional to $u^{1/\tau}$, a power of $u$. Without the
+    logarithm it would be an exponential, and the first candidate of a heavy tail would
+    get nearly all of the probability. The scale is the mean distance $d$ because a few
+    large scores dominate the standard deviation.
 
     Args:
         scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool.
 
     Returns:
-        `(batch, list_size)`. All 0 where the scores of a list are equal, and under
-        padding.
+        `(batch, list_size)`; 0 under padding and in lists whose scores are all equal.
 
-    Example:
+    Examples:
         The mean is 2 and the mean distance from it 3, so that u is -2/3 and 2.
 
         >>> scores = np.array([[0.0, 0.0, 0.0, 8.0, 99.0]], "float32")
@@ -115,50 +115,49 @@ def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
         >>> signed_log(scores, mask).numpy().round(4)
         array([[-0.6251, -0.6251, -0.6251,  1.4436,  0.    ]], dtype=float32)
     """
-    gaps = masked_ops.standardize(scores, mask)
+    gaps = masked_ops.standardise(scores, mask)
     count = ops.maximum(masked_ops.total(ops.ones_like(gaps), mask), 1.0)
     unit = (masked_ops.total(ops.abs(gaps), mask) / count)[:, None]
     return ops.arcsinh(gaps / ops.where(unit > 0.0, unit, 1.0))
 
 
 def log_odds(scores: Tensor, mask: Tensor) -> Tensor:
-    r"""The z-scores of $\log p - \log(1 - p)$, for scores that are probabilities.
+    r"""Logit transform: z-scores of $\log p - \log(1 - p)$, for probabilities.
 
-    It undoes a sigmoid: the result is what the z-scores of the model's logits would be.
+    This inverts a sigmoid: the result equals the z-scores of the model's logits.
 
     Args:
-        scores: `(batch, list_size)`, from 0 to 1. What is nearer to 0 or 1 than
-            2 ** -24, or beyond, counts as that near.
+        scores: `(batch, list_size)`, from 0 to 1; clipped to a distance of 2 ** -24
+            from 0 and 1.
         mask: `(batch, list_size)`, bool.
 
     Returns:
-        `(batch, list_size)`. All 0 where the scores of a list are equal, and under
-        padding.
+        `(batch, list_size)`; 0 under padding and in lists whose scores are all equal.
 
-    Example:
+    Examples:
         >>> scores = np.array([[0.5, 0.9, 0.1]], "float32")  # log-odds 0, log 9, -log 9
         >>> log_odds(scores, np.array([[True, True, True]])).numpy().round(4) + 0.0
         array([[ 0.    ,  1.2247, -1.2247]], dtype=float32)
     """
     scores = ops.clip(scores, SMALLEST_ODDS, 1.0 - SMALLEST_ODDS)
-    return masked_ops.standardize(ops.log(scores) - ops.log1p(-scores), mask)
+    return masked_ops.standardise(ops.log(scores) - ops.log1p(-scores), mask)
 
 
 def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
-    r"""Minus the logarithm of each candidate's rank: only the order counts.
+    r"""Minus the logarithm of each candidate's rank, which depends on the order alone.
 
-    After a softmax at the temperature $\tau$, the candidate of rank $r$ has a share in
-    proportion to $r^{-1/\tau}$, which is Zipf's law with the exponent $1/\tau$. Equal
-    scores share the mean of their ranks (`lists.mean_ranks`).
+    After a softmax at temperature $\tau$, the probability of the candidate of rank $r$
+    is proportional to $r^{-1/\tau}$, which is Zipf's law with exponent $1/\tau$. Equal
+    scores get the mean of their ranks.
 
     Args:
         scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool.
 
     Returns:
-        `(batch, list_size)`, at most 0; 0 for the first, and under padding.
+        `(batch, list_size)`, at most 0; 0 for the first candidate and under padding.
 
-    Example:
+    Examples:
         >>> scores = np.array([[7.0, 900.0, 7.0, 99.0]], "float32")
         >>> mask = np.array([[True, True, True, False]])
         >>> log_rank(scores, mask).numpy().round(4) + 0.0  # 0, and twice -log(2.5)
@@ -170,11 +169,11 @@ def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
 def effective_candidates(
     scores: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    r"""How many candidates a list's soft targets are really about.
+    r"""Effective number of candidates in a list's soft targets (perplexity).
 
     $$ N = \exp\Bigl(-\sum_i p_i \log p_i\Bigr), \quad p = \mathrm{softmax}(s / \tau) $$
 
-    If N candidates share the probability equally, it is N; if one has all of it, 1.
+    It is N if N candidates share the probability equally, and 1 if one has all of it.
 
     Args:
         scores: `(batch, list_size)`. Unnormalised.
@@ -182,9 +181,9 @@ def effective_candidates(
         temperature: Above zero.
 
     Returns:
-        `(batch,)`, from 1 to the number of candidates; 1 for a list without any.
+        `(batch,)`, from 1 to the number of candidates; 1 for a list without candidates.
 
-    Example:
+    Examples:
         >>> scores = np.log([[1.0, 1.0, 2.0]])  # shares 1/4, 1/4, 1/2
         >>> mask = np.array([[True, True, True]])
         >>> effective_candidates(scores, mask).numpy().round(4)  # 2 ** 1.5

@@ -134,13 +134,13 @@ class Live:
             allowed = np.where(np.arange(size)[:, None] % 2, "", candidates)
             k = np.minimum(1 + np.arange(size)[::-1] % self.top_k, count)
             k[0] = self.top_k
-            asked = {**query, "k": k.astype("int32"), "exclude_ids": exclude}
+            inputs = {**query, "k": k.astype("int32"), "exclude_ids": exclude}
             picked = np.arange(size) * max(1, count // size) % count
             raw = {name: value[picked] for name, value in self.item_rows.items()}
             requests += [
                 Request("serving_default", query, rows),
-                Request("recommend", {**asked, "allow_ids": empty}, rows),
-                Request("recommend", {**asked, "allow_ids": allowed}, rows),
+                Request("recommend", {**inputs, "allow_ids": empty}, rows),
+                Request("recommend", {**inputs, "allow_ids": allowed}, rows),
                 Request("rank", {**query, "candidate_ids": candidates}, rows),
                 Request("encode_query", query, rows),
             ]
@@ -212,10 +212,10 @@ def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
 
 def _answers_of_fresh_process(model: Path, requests: Iterable[Request]) -> list[Arrays]:
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answered = Path(scratch, "requests"), Path(scratch, "answers")
-        write_requests(asked, requests, "parity")
+        written, answered = Path(scratch, "requests"), Path(scratch, "answers")
+        write_requests(written, requests, "parity")
         script = str(Path(fresh_process.__file__))
-        files = model, asked, answered, model / WARM_UP
+        files = model, written, answered, model / WARM_UP
         done = subprocess.run(
             [sys.executable, "-P", script, *map(str, files)],
             # Served models run on CPU, and this process may be using the accelerator.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,15 +155,28 @@ class _Tower:
     Attributes:
         inputs: Dtype and shape of each raw input.
         encode: The function from raw inputs to embeddings.
-        roots: Gives the objects among whose descendants the lookup tables are.
+        root: The Keras layer, or the loaded SavedModel.
     """
 
     inputs: Specs
     encode: Callable[[Tensors], tf.Tensor]
-    roots: Callable[[], Iterable[Any]]
+    root: Any
+
+    def tables(self) -> Iterator[Any]:
+        """All lookup tables and other resources below the root."""
+        roots = [self.root]
+        if isinstance(self.root, keras.layers.Layer):
+            # Keras hides layers in lists and dicts from TensorFlow's view.
+            roots = self.root._flatten_layers()
+        for root in roots:
+            for each in tf.train.TrackableView(root).descendants():
+                if isinstance(each, tf.saved_model.experimental.TrackableResource):
+                    yield each
 
 
 class _PairOfTowers:
+    """A query tower and an optional candidate tower, as `signatures.Towers`."""
+
     def __init__(self, query: _Tower, candidate: _Tower | None) -> None:
         self._query, self._candidate = query, candidate
         self.query_inputs = query.inputs
@@ -180,15 +193,9 @@ class _PairOfTowers:
         return self._candidate.encode(inputs)
 
     def tables(self) -> list[Any]:
-        """All lookup tables and other resources below the towers."""
-        towers = [self._query, *filter(None, [self._candidate])]
-        return [
-            each
-            for tower in towers
-            for root in tower.roots()
-            for each in tf.train.TrackableView(root).descendants()
-            if isinstance(each, tf.saved_model.experimental.TrackableResource)
-        ]
+        """The lookup tables of both towers."""
+        towers = filter(None, (self._query, self._candidate))
+        return [table for tower in towers for table in tower.tables()]
 
 
 def _opened(
@@ -197,15 +204,11 @@ def _opened(
     """The tower, and the example rows as its inputs."""
     source = tower if isinstance(tower, TowerSource) else TowerSource(tower)
     if isinstance(source.model, str | Path):
-        loaded = tf.saved_model.load(str(source.model))
-        source = replace(source, model=loaded)
+        source = replace(source, model=tf.saved_model.load(str(source.model)))
     if isinstance(source.model, keras.layers.Layer):
         names, encode = _keras_call(argument, source, examples)
-        roots = source.model._flatten_layers
     elif hasattr(source.model, "signatures"):
         names, encode = _saved_model_call(argument, source)
-        loaded = source.model
-        roots = lambda: [loaded]  # noqa: E731
     else:
         raise ValueError(
             f"`{argument}` must be a Keras layer or model, or a SavedModel with "
@@ -220,7 +223,8 @@ def _opened(
             )
         examples = {next(iter(names)): examples}
     specs = source.inputs or _specs(names, examples_name, examples)
-    return _Tower(dict(specs), encode, roots), as_inputs(examples_name, examples, specs)
+    rows = as_inputs(examples_name, examples, specs)
+    return _Tower(dict(specs), encode, source.model), rows
 
 
 def _keras_call(

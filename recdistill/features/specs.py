@@ -202,7 +202,7 @@ def raw_values(
             wrong type, or if a number does not fit into a float32. The message names
             table, column and row.
 
-    Example:
+    Examples:
         >>> column = pa.chunked_array([["Action|Drama", None, " Action "]])
         >>> spec = CategoriesSpec(separator="|")
         >>> raw_values(column, spec, table="items", name="genres")

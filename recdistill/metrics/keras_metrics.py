@@ -17,7 +17,7 @@ list without a relevant candidate counts as 0. If relevance is 0 or 1, no two sc
 a list are equal and every list has a relevant candidate, both libraries give the same
 numbers.
 
-Example:
+Examples:
     The relevant candidate of the first list ranks second. The second list has no
     relevant candidate, so it does not count.
 
@@ -42,7 +42,7 @@ from recdistill.lists.numpy_ranks import check_cutoff
 
 
 class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
-    """Base class of ranking metrics: the mean over the lists that can be judged.
+    """Base class of ranking metrics: the mean over all lists with relevance.
 
     A subclass has a `label`, the first part of its default name, and a method `values`.
 
@@ -75,8 +75,9 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
     ) -> None:
         """Add a batch of lists to the mean.
 
-        A list without a relevant candidate does not count. If a real candidate has a
-        score of NaN or `+inf`, the result becomes NaN.
+        A list without a relevant candidate, or of weight 0, does not count. If a real
+        candidate of a list that counts has a score of NaN or `+inf`, the result becomes
+        NaN.
 
         Args:
             y_true: Relevance `(batch, list_size)`, or `{"labels": …, "mask": …}` with a
@@ -101,17 +102,16 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
         values = self.values(relevance, graph_ranks.gather(relevance, order))
         valid = ops.all(ops.where(mask, scores < np.inf, True), axis=-1)
         values = ops.where(valid, values, np.nan)
-        judged = ops.any(relevance > 0.0, axis=-1)
-        weight = ops.cast(judged, values.dtype)
+        weight = ops.cast(ops.any(relevance > 0.0, axis=-1), values.dtype)
         if sample_weight is not None:
             weight *= ops.cast(_list_weights(sample_weight, mask), values.dtype)
-        super().update_state(ops.where(judged, values, 0.0), weight)
+        super().update_state(ops.where(weight > 0.0, values, 0.0), weight)
 
     def result(self) -> Tensor:
-        """The weighted mean of all lists so far; NaN if no list could be judged."""
-        judged = self.count > 0.0
-        mean = self.total / ops.where(judged, self.count, 1.0)
-        return ops.where(judged, mean, np.nan)
+        """The weighted mean of all lists so far; NaN if no list counts."""
+        defined = self.count > 0.0
+        mean = self.total / ops.where(defined, self.count, 1.0)
+        return ops.where(defined, mean, np.nan)
 
     def values(self, relevance: Tensor, ranked: Tensor) -> Tensor:
         """The metric of each list.
@@ -137,7 +137,7 @@ class NDCG(RankingMetric):
 
     See `recdistill.metrics.ndcg` for the formula and `RankingMetric` for the arguments.
 
-    Example:
+    Examples:
         >>> metric = NDCG(k=2)
         >>> y_true = {"labels": [[1.0, 3.0, 9.0]], "mask": [[True, True, False]]}
         >>> metric.update_state(y_true, [[0.9, 0.1, 5.0]])
@@ -164,7 +164,7 @@ class Recall(RankingMetric):
 
     See `recdistill.metrics.recall` and, for the arguments, `RankingMetric`.
 
-    Example:
+    Examples:
         >>> metric = Recall(k=2)
         >>> metric.update_state([[1.0, 0.0, 1.0]], [[0.9, 0.5, 0.1]])
         >>> float(metric.result())
@@ -184,7 +184,7 @@ class HitRate(RankingMetric):
 
     See `recdistill.metrics.hit_rate` and, for the arguments, `RankingMetric`.
 
-    Example:
+    Examples:
         >>> metric = HitRate(k=1)
         >>> metric.update_state([[1.0, 0.0], [0.0, 1.0]], [[0.9, 0.5], [0.9, 0.5]])
         >>> float(metric.result())
@@ -205,7 +205,7 @@ class ReciprocalRank(RankingMetric):
     See `recdistill.metrics.reciprocal_rank` and, for the arguments, `RankingMetric`;
     here `k` is None by default, and the name `mrr`.
 
-    Example:
+    Examples:
         >>> metric = ReciprocalRank()
         >>> metric.update_state([[0.0, 1.0, 1.0]], [[0.9, 0.5, 0.1]])
         >>> float(metric.result())
@@ -233,7 +233,7 @@ class AveragePrecision(RankingMetric):
 
     See `recdistill.metrics.average_precision` and, for the arguments, `RankingMetric`.
 
-    Example:
+    Examples:
         >>> metric = AveragePrecision(k=2)
         >>> metric.update_state([[1.0, 0.0, 1.0]], [[0.9, 0.5, 0.1]])
         >>> float(metric.result())

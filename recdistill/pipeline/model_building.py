@@ -12,10 +12,11 @@ import tensorflow as tf
 
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
+from recdistill.errors import ConfigError, TeacherError
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
 from recdistill.models.ranker import RankingTeacher
-from recdistill.models.two_tower import TwoTowerStudent
+from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 from recdistill.pipeline.config import Config, StudentConfig, TwoTowerConfig
 from recdistill.pipeline.config.external_teacher_section import (
     ExternalTeacherConfig,
@@ -31,6 +32,7 @@ from recdistill.pipeline.config.teacher_section import members_of as configured_
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.teachers import ExternalTeacher, ScoreTable
+from recdistill.teachers.model_files import imported
 
 Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
 """A teacher: a Keras model with weights in the workspace, or an external one."""
@@ -39,11 +41,36 @@ WEIGHTS = "model.weights.h5"
 
 
 def build_student(config: StudentConfig, prepared: Prepared) -> keras.Model:
-    """A student with initial weights."""
-    student = TwoTowerStudent(
-        prepared.schema, prepared.catalogue, **config.part(TwoTowerConfig)
-    )
-    _build_weights(student, prepared)
+    """A student with initial weights, of the built-in towers or of a factory's.
+
+    Raises:
+        ConfigError: If the factory cannot be imported, or does not return two towers
+            that fit the features.
+    """
+    if config.factory is None:
+        student: keras.Model = TwoTowerStudent(
+            prepared.schema, prepared.catalogue, **config.part(TwoTowerConfig)
+        )
+        _build_weights(student, prepared)
+        return student
+    try:
+        factory = imported(config.factory)
+        towers = factory(prepared.schema.for_student(), prepared.catalogue)
+        query_tower, candidate_tower = towers
+        student = TwoTowers(
+            prepared.schema,
+            prepared.catalogue,
+            query_tower,
+            candidate_tower,
+            l2=config.l2,
+        )
+        _build_weights(student, prepared)
+    except (TeacherError, TypeError, ValueError) as error:
+        raise ConfigError(
+            "`student.factory` must return a query tower and a candidate tower for the "
+            f"features. Received: {config.factory!r}, which fails: "
+            f"{' '.join(str(error).split())}"
+        ) from error
     return student
 
 

@@ -107,7 +107,7 @@ def test_the_definition_of_the_benchmark_is_the_sum_by_hand():
 
 
 def test_refitting_leaves_out_the_row_of_the_query():
-    training_rows, histories = linear.make_profiles({"queries": 30, "items": 40})
+    training_rows, histories = linear.make_training_rows({"queries": 30, "items": 40})
     got = linear.refitted_scores(training_rows, histories)
     rest = np.delete(training_rows, 3, axis=0)
     inverse = np.linalg.inv(rest.T @ rest + linear.L2 * np.eye(40))

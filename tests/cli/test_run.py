@@ -92,4 +92,4 @@ def test_a_note_is_a_paragraph_on_stderr_and_does_not_stop_the_run(tiny_run):
     result = call("score", *folder, "--set", "distill.teacher_temperature=0.01")
     assert result.exit_code == 0
     (note,) = (line for line in result.stderr.splitlines() if "Note: " in line)
-    assert note.startswith("Note: With scores z_score and temperature 0.01 the soft")
+    assert note.startswith("Note: With transform z_score and temperature 0.01 the soft")

@@ -1,4 +1,4 @@
-"""Distiller: its loss by hand, then what keras.distillation.Distiller gets wrong."""
+"""Distiller: its loss by hand, masks, sample weights and reported losses."""
 
 from math import log
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ from tests.distilling import (
 
 @pytest.fixture
 def one_list():
-    """The student finds its two candidates alike; a third is padding."""
+    """The student scores its two candidates equally; a third is padding."""
     mask = tf.constant([[True, True, False]])
     x = {"mask": mask, "teacher_scores": tf.constant([[log(3.0), 0.0, 9.0]])}
     y = {"labels": tf.constant([[0.0, 2.0, 5.0]]), "mask": mask}
@@ -110,7 +110,7 @@ def test_two_replicas_halve_the_loss_and_report_it_whole(monkeypatch):
         np.testing.assert_allclose(value, report[name], rtol=1e-6)
 
 
-def test_history_has_the_losses_apart_for_training_and_validation():
+def test_history_has_separate_losses_for_training_and_validation():
     batches = make_batches(make_arrays())
     history = fit(make_distiller(), batches, validation_data=batches, epochs=2)
     names = {"loss", "relevance_loss", "distillation_loss"}
@@ -124,7 +124,7 @@ def test_history_has_the_losses_apart_for_training_and_validation():
         )
 
 
-def test_reported_losses_start_afresh_in_each_epoch():
+def test_reported_losses_are_reset_in_each_epoch():
     distiller = make_distiller(optimizer=keras.optimizers.SGD(0.0))
     batches = make_batches(make_arrays())
     history = fit(distiller, batches, validation_data=batches, epochs=2)
@@ -173,7 +173,7 @@ def test_neither_batch_size_nor_padded_lists_change_what_is_reported(shared):
     assert evaluated([*batches(12), *nothing]) == pytest.approx(want, rel=1e-5)
 
 
-def test_weight_zero_leaves_the_student_as_it_is():
+def test_sample_weight_zero_leaves_the_student_unchanged():
     x, y, weight = make_arrays()
     distiller = make_distiller(optimizer=keras.optimizers.Adam(0.1))
     distiller.predict(make_batches((x,)), verbose=0)
@@ -262,7 +262,7 @@ def test_bad_arguments_are_named_with_their_values(arguments, message):
         make_distiller(**arguments)
 
 
-def test_compile_says_what_it_needs():
+def test_compile_names_a_missing_or_unusable_argument():
     distiller = Distiller(None, Student(), ListwiseKLDivergence())
     with pytest.raises(ValueError, match=r"`loss` must be given .*loss_weight=0.5"):
         distiller.compile("sgd")

@@ -1,4 +1,4 @@
-"""Saving a Distiller: the student, what it trains beside it, and no teacher."""
+"""Saving a Distiller: student, optimizer and projections, but no teacher."""
 
 import keras
 import keras_rs
@@ -41,7 +41,7 @@ def test_teacher_is_neither_counted_nor_saved(tmp_path):
     assert sizes["with"] == sizes["without"]
 
 
-def test_a_saved_distiller_comes_back_without_its_teacher(tmp_path):
+def test_a_saved_distiller_is_loaded_without_its_teacher(tmp_path):
     arrays = make_arrays()
     teacher = Teacher()
     distiller = Distiller(
@@ -92,7 +92,7 @@ def test_weights_of_a_trained_distiller_fit_one_that_was_never_compiled(tmp_path
     )
 
 
-def test_a_checkpoint_holds_the_baseline(tmp_path):
+def test_a_checkpoint_holds_the_student_and_no_teacher(tmp_path):
     x, y, _ = make_arrays()
     distiller = make_distiller(Teacher())
     del x["teacher_scores"]

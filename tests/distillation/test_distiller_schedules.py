@@ -28,7 +28,7 @@ from tests.distilling import (
 
 @pytest.fixture
 def batches():
-    """One batch an epoch, so that an epoch is a step."""
+    """One batch, so that each epoch is one step."""
     return make_batches(make_arrays(), LISTS)
 
 
@@ -100,7 +100,7 @@ def test_one_graph_serves_all_steps(batches):
     assert not traces
 
 
-def test_each_loss_may_have_a_temperature_of_its_own(batches):
+def test_each_loss_may_have_a_separate_temperature(batches):
     distiller = make_distiller(
         losses=[ListwiseKLDivergence(), PairwiseMarginMSE(), ListwiseKLDivergence()],
         temperatures=[linear(2, 1, 4), None, 5.0],
@@ -111,7 +111,7 @@ def test_each_loss_may_have_a_temperature_of_its_own(batches):
     assert "temperature_pairwise_margin_mse" not in got
 
 
-def test_a_loss_has_its_own_temperature_back_after_a_step(batches):
+def test_a_step_restores_the_temperature_of_the_loss(batches):
     loss = ListwiseKLDivergence(temperature=1.5)
     distiller = make_distiller(losses=loss, temperatures=5.0)
     evaluate(distiller, batches)
@@ -119,7 +119,7 @@ def test_a_loss_has_its_own_temperature_back_after_a_step(batches):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_resumed_run_goes_on_with_the_schedule(batches, tmp_path, learned):
+def test_resumed_training_continues_the_schedule(batches, tmp_path, learned):
     temperature = LearnedTemperature(1.0, 8.0) if learned else linear(8, 1, 6)
     distiller = Distiller(
         None,
@@ -141,7 +141,7 @@ def test_a_resumed_run_goes_on_with_the_schedule(batches, tmp_path, learned):
         assert got["temperature"] == pytest.approx([8 - 3.5, 8 - 7 * 4 / 6], rel=1e-5)
 
 
-def test_a_learned_temperature_goes_where_the_student_is_worst(batches):
+def test_a_learned_temperature_moves_to_where_the_loss_is_highest(batches):
     student = Student()
     learned = LearnedTemperature(0.5, 8.0)
     distiller = Distiller(
@@ -161,7 +161,7 @@ def test_a_learned_temperature_goes_where_the_student_is_worst(batches):
     assert history["distillation_loss"][-1] > 0.95 * best
 
 
-def test_a_learned_temperature_is_the_distillers_and_not_the_students(batches):
+def test_a_learned_temperature_belongs_to_the_distiller_not_to_the_student(batches):
     student = Student()
     distiller = make_distiller(
         None, student, ListwiseKLDivergence(), temperatures=LearnedTemperature()

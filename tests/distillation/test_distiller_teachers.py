@@ -1,4 +1,4 @@
-"""Teachers of a Distiller: live, stored, several; they run once, and are frozen."""
+"""Teachers of a Distiller: live or stored, one or several, never trained."""
 
 import keras
 import numpy as np
@@ -102,7 +102,7 @@ def test_the_baseline_trains_through_the_same_class_without_any_teacher():
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate"])
-def test_scores_from_nowhere_are_an_error_that_names_both_remedies(method):
+def test_missing_scores_are_an_error_that_names_both_remedies(method):
     batches = make_batches(make_arrays(), without=["teacher_scores"])
     distiller = make_distiller(None)
     run = {"fit": fit, "evaluate": evaluate}[method]
@@ -111,7 +111,7 @@ def test_scores_from_nowhere_are_an_error_that_names_both_remedies(method):
         run(distiller, batches)
 
 
-def standardized(scores, mask):
+def standardised(scores, mask):
     rows = []
     for row, real in zip(scores, mask, strict=True):
         values = row[real]
@@ -123,7 +123,7 @@ def standardized(scores, mask):
 
 @pytest.fixture
 def several():
-    """Two teachers on scales of their own, live and stored in two ways."""
+    """Two teachers with different scales, live and stored."""
     x, y, weight = make_arrays()
     ranker, mask = Teacher(), x["mask"]
 
@@ -131,7 +131,7 @@ def several():
         return -50.0 * x["affinity"] + 1_000.0
 
     scores = {"linear": np.array(linear(x, False)), "ranker": np.array(ranker(x))}
-    z = {name: standardized(each, mask) for name, each in scores.items()}
+    z = {name: standardised(each, mask) for name, each in scores.items()}
     return x, y, weight, {"linear": linear, "ranker": ranker}, scores, z
 
 
@@ -198,7 +198,7 @@ class Member(keras.Model):
         return self.function(x, training=training)
 
 
-def test_each_of_several_teachers_runs_once_and_none_is_saved(several, tmp_path):
+def test_several_teachers_run_once_each_and_are_not_saved(several, tmp_path):
     x, y, weight, _, _, _ = several
     teachers = [Teacher(), Teacher()]
     for teacher in teachers:
@@ -228,7 +228,7 @@ def test_bad_teachers_and_weights_are_named(teacher, weights, message):
         make_distiller(teacher, teacher_weights=weights)
 
 
-def test_weights_that_do_not_suit_stored_scores_are_named(several):
+def test_weights_that_do_not_fit_stored_scores_are_named(several):
     x, y, weight, _, scores, _ = several
     distiller = make_distiller(None, teacher_weights=[1.0, 2.0, 3.0])
     with pytest.raises(

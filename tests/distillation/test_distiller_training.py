@@ -1,4 +1,4 @@
-"""What Keras offers for training works in the Distiller, too, and means the same."""
+"""Training features of Keras in the Distiller: XLA, mixed precision, callbacks."""
 
 import keras
 import keras_rs
@@ -51,7 +51,7 @@ def arrays():
 
 
 def everything(student=None, **kwargs):
-    """A distiller with scores, embeddings, and a temperature that is learned."""
+    """A distiller with losses on scores and embeddings and a learned temperature."""
     losses = [
         ListwiseKLDivergence(),
         HintMSE(),
@@ -65,7 +65,7 @@ def everything(student=None, **kwargs):
 
 @pytest.fixture
 def xla():
-    """Keras does not compile where another test has asked for determinism."""
+    """Keras does not compile with XLA while another test's determinism is on."""
     was_on = config.is_op_determinism_enabled()
     config.disable_op_determinism()
     yield
@@ -132,7 +132,7 @@ def test_a_student_in_full_precision_gets_its_inputs_uncast():
 
 
 class DenseStudent(keras.Model):
-    """Without tables: Keras's Adam squares the rows of a table one by one."""
+    """A student without embedding tables, which Adam accumulates differently."""
 
     def __init__(self, penalty=None):
         super().__init__()
@@ -192,7 +192,7 @@ def test_weights_of_candidates_reach_the_losses_that_take_them():
     assert got != evaluate(rest, make_batches((x, y)))
 
 
-def test_early_stopping_puts_the_best_weights_back():
+def test_early_stopping_restores_the_best_weights():
     batches = make_batches(make_arrays())
     distiller = make_distiller(optimizer=keras.optimizers.SGD(500.0))
     stop = keras.callbacks.EarlyStopping(
@@ -231,7 +231,7 @@ def test_model_checkpoint_keeps_the_best_and_no_teacher(tmp_path, suffix):
     assert got == pytest.approx(min(history["val_distillation_loss"]), rel=1e-4)
 
 
-def test_other_callbacks_see_every_reported_number(arrays, tmp_path):
+def test_callbacks_receive_every_reported_number(arrays, tmp_path):
     distiller = everything()
     rows = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     steps = []
@@ -247,7 +247,7 @@ def test_other_callbacks_see_every_reported_number(arrays, tmp_path):
         assert float(step["loss"]) == loss
 
 
-def test_arguments_stand_in_the_order_of_kerass_own_distiller():
+def test_arguments_have_the_order_of_keras_distillation_distiller():
     import inspect
 
     ours, theirs = (

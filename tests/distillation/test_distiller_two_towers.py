@@ -1,4 +1,4 @@
-"""Our own student and ranker in the Distiller: embeddings of both, in one pass."""
+"""TwoTowerStudent and RankingTeacher in the Distiller."""
 
 import keras
 import numpy as np
@@ -104,3 +104,25 @@ def test_our_student_trains_in_mixed_precision(policy):
         keras.mixed_precision.set_dtype_policy(before)
     assert np.isfinite(history["loss"]).all()
     assert history["loss"][1] < history["loss"][0]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_distiller_with_our_student_is_saved_loaded_and_cloned(shared, tmp_path):
+    student, teacher = make_student(), make_teacher()
+    distiller = Distiller(teacher, student, ListwiseKLDivergence())
+    distiller.compile(keras.optimizers.Adam(0.01), "mse", metrics=["mae"])
+    x = tf.nest.map_structure(tf.constant, shared_batch() if shared else BATCH)
+    y = tf.one_hot(np.arange(6) % 3, x["mask"].shape[1])
+    batches = tf.data.Dataset.from_tensors((x, y)).repeat(3)
+    keep = keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="loss")
+    distiller.fit(batches, epochs=2, verbose=0, shuffle=False, callbacks=[keep])
+    distiller.save(tmp_path / "last.keras")
+    want = distiller.predict(batches.take(1), verbose=0)
+    for name in ("best", "last"):
+        loaded = keras.models.load_model(tmp_path / f"{name}.keras")
+        assert type(loaded.student) is TwoTowerStudent
+        np.testing.assert_array_equal(loaded.predict(batches.take(1), verbose=0), want)
+    clone = keras.models.clone_model(distiller)
+    clone.predict(batches.take(1), verbose=0)
+    clone.set_weights(distiller.get_weights())
+    np.testing.assert_array_equal(clone.predict(batches.take(1), verbose=0), want)

@@ -1,4 +1,4 @@
-"""The Distiller beside keras, keras.distillation and keras-rs."""
+"""The Distiller together with keras, keras.distillation and keras-rs."""
 
 from math import log
 

@@ -1,4 +1,4 @@
-"""hints: one pass of any model shows what it exposes and what its layers put out."""
+"""layer_outputs: exposed values and layer outputs from one forward pass."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ class Tower(keras.layers.Layer):
 
 
 class Model(keras.Model):
-    """Two towers with layers of one name; the right one is exposed under its own."""
+    """Two towers whose layers share a name; the right tower is also exposed."""
 
     def __init__(self):
         super().__init__()
@@ -66,12 +66,12 @@ def test_layers_are_found_by_the_end_of_their_path():
     assert paths == ["left", "left/hidden", "right", "right/hidden", "unused"]
 
 
-def test_what_is_exposed_goes_before_a_layer_of_that_name():
+def test_an_exposed_value_takes_precedence_over_a_layer_of_that_name():
     model = Model()
     np.testing.assert_allclose(watched(model, "right")["right"], 10 * model.right(X))
 
 
-def test_what_nobody_watches_is_not_made():
+def test_a_value_that_is_not_watched_is_not_computed():
     model = Model()
     model(X)
     watched(model, "left")
@@ -80,11 +80,11 @@ def test_what_nobody_watches_is_not_made():
     assert model.made == 1
 
 
-def test_a_name_that_is_not_there_is_left_out():
+def test_an_unknown_name_is_left_out():
     assert watched(Model(), "unused", "nowhere") == {}
 
 
-def test_a_name_that_fits_two_layers_is_an_error_that_shows_both():
+def test_an_ambiguous_name_is_an_error_that_shows_both_layers():
     with pytest.raises(
         ValueError, match=r"'hidden', which matches \['left/h.*'right/hid"
     ):
@@ -102,7 +102,7 @@ def test_a_layer_that_is_called_twice_is_an_error():
     np.testing.assert_array_equal(model(X), 4 * X)
 
 
-def test_the_model_is_afterwards_as_it_was():
+def test_watching_leaves_the_model_unchanged():
     model = Model()
     want = np.array(model(X))
     before = dict(vars(model.left.hidden))
@@ -114,7 +114,7 @@ def test_the_model_is_afterwards_as_it_was():
     assert "call" not in vars(model.left)
 
 
-def test_gradients_flow_through_what_is_watched_in_a_graph():
+def test_gradients_flow_through_watched_outputs_in_a_graph():
     model = Model()
     model(X)
 

@@ -1,4 +1,4 @@
-"""doctor: what it measures, what it says of sick teachers, and that its cure works."""
+"""score_doctor: statistics, problems found, and that its proposal works."""
 
 import json
 from functools import cache
@@ -48,7 +48,7 @@ class TestMeasures:
     scores = np.array([[3.0, 1.0, 1.0, -1.0], [2.0, 2.0, 2.0, np.nan]])
     mask = np.array([[True] * 4, [True] * 3 + [False]])
 
-    def test_they_are_those_derived_by_hand(self):
+    def test_they_match_values_derived_by_hand(self):
         found = examine(self.scores, self.mask)
         assert (found.lists, found.list_size) == (2, 3.5)
         assert (found.low, found.high) == (-1.0, 3.0)
@@ -74,7 +74,7 @@ class TestMeasures:
                 got = found.effective[transform][f"{temperature:g}"]
                 assert got == pytest.approx(want, rel=1e-5), transform
 
-    def test_scores_that_are_no_numbers_are_counted_and_left_out(self):
+    def test_scores_that_are_not_finite_are_counted_and_ignored(self):
         scores = normal()
         clean = examine(scores[:, 3:], everywhere(scores[:, 3:]))
         scores[:, 0], scores[:, 1], scores[:2, 2] = np.nan, np.inf, -np.inf
@@ -83,18 +83,18 @@ class TestMeasures:
         found = examine(scores, mask)
         assert found.not_finite == 40 + 40 + 2
         assert found.findings == (
-            "82 scores are NaN or infinite: no loss can use them.",
+            "82 scores are NaN or infinite; no loss can use them.",
         )
         assert found.kurtosis == pytest.approx(clean.kurtosis)
         for transform, curve in found.effective.items():
             assert curve == pytest.approx(clean.effective[transform], rel=1e-5)
 
-    def test_nothing_but_rubbish_is_no_reason_to_fail(self):
+    def test_scores_that_are_all_nan_give_no_proposal_and_no_error(self):
         found = examine(np.full((3, 4), np.nan), np.ones((3, 4), bool))
         assert (found.low, found.kurtosis, found.proposal) == (None, None, None)
         assert found.not_finite == 12
 
-    def test_padding_and_lists_of_padding_count_for_nothing(self):
+    def test_padding_and_lists_of_padding_change_nothing(self):
         scores = normal(20, 60)
         want = examine(scores, everywhere(scores))
         wider = np.full((22, 80), np.nan)
@@ -113,7 +113,7 @@ class TestMeasures:
         assert found.kurtosis == pytest.approx(want.kurtosis)
         assert found.deviations == pytest.approx([d * 1e305 for d in want.deviations])
 
-    def test_the_document_is_json_and_comes_back(self):
+    def test_it_round_trips_through_json(self):
         found = examine(normal(), everywhere(normal()))
         document = json.loads(
             json.dumps(found.model_dump(mode="json"), allow_nan=False)
@@ -125,13 +125,17 @@ class TestMeasures:
             examine(np.zeros((2, 3)), np.zeros((2, 3), bool))
 
 
-SICK = {
-    # How a good teacher's scores are spoilt, the cure, and what is said.
-    "sigmoid": (lambda t: sigmoid(4 * t), "logit", "squashed by a sigmoid"),
-    "rare clicks": (lambda t: sigmoid(2 * t - 6), "logit", "squashed by a sigmoid"),
+DISTORTED = {
+    # How scores are distorted, the transform to propose, and a part of the finding.
+    "sigmoid": (lambda t: sigmoid(4 * t), "logit", "look like probabilities"),
+    "rare clicks": (lambda t: sigmoid(2 * t - 6), "logit", "look like probabilities"),
     "cubed": (lambda t: t**3, "log", "The tail is heavy: z-scores are"),
     "exponentiated": (lambda t: np.exp(2 * t), "log", "The tail is heavy"),
-    "tanh": (lambda t: np.tanh(3 * t), "rank", "The best candidates are squashed"),
+    "tanh": (
+        lambda t: np.tanh(3 * t),
+        "rank",
+        "The scores of the best candidates are squashed",
+    ),
     "clipped": (lambda t: np.minimum(t, 1.0), "rank", "top ten have equal scores"),
 }
 
@@ -142,31 +146,33 @@ class TestDiagnosis:
         assert found.findings == ()
         assert found.proposal.transform == "z_score"
 
-    @pytest.mark.parametrize("name", SICK)
-    def test_a_sick_teacher_is_told_and_its_cure_named(self, name):
-        spoil, cure, said = SICK[name]
-        found = examine(spoil(normal()), everywhere(normal()))
+    @pytest.mark.parametrize("name", DISTORTED)
+    def test_the_problem_is_reported_and_the_right_transform_proposed(self, name):
+        distort, transform, said = DISTORTED[name]
+        found = examine(distort(normal()), everywhere(normal()))
         assert any(said in finding for finding in found.findings)
-        assert found.proposal.transform == cure
+        assert found.proposal.transform == transform
 
-    def test_scores_between_the_ends_of_each_list_are_no_probabilities(self):
+    def test_min_max_scaled_scores_are_not_taken_for_probabilities(self):
         scores = REFERENCE["min_max"](normal(), everywhere(normal()))
         found = examine(scores, everywhere(scores))
         assert found.findings == ()
         assert found.proposal.transform == "z_score"
 
-    def test_an_exponential_tail_is_the_border_of_heaviness(self):
+    def test_a_tail_is_heavy_if_heavier_than_an_exponential_one(self):
         rng = np.random.default_rng(4)
         light = rng.exponential(size=(60, 5_000)) ** 0.8
         heavy = rng.exponential(size=(60, 5_000)) ** 1.25
         assert examine(light, everywhere(light)).proposal.transform == "z_score"
         assert examine(heavy, everywhere(heavy)).proposal.transform == "log"
 
-    def test_constant_lists_are_told_from_one_in_a_hundred(self):
+    def test_constant_lists_are_reported_from_one_in_a_hundred(self):
         scores = normal(100, 60)
         scores[:1] = 3.0
         (finding,) = examine(scores, everywhere(scores)).findings
-        assert finding.startswith("1% of the lists have one score for all candidates")
+        assert finding.startswith(
+            "1% of the lists have the same score for all candidates"
+        )
         scores = normal(200, 60)
         scores[:1] = 3.0
         assert examine(scores, everywhere(scores)).findings == ()
@@ -178,16 +184,18 @@ class TestDiagnosis:
         assert found.warning("z_score", 1.0) is None
         assert found.temperature_for("z_score") == 1.0
 
-    def test_lists_of_unequal_scale_are_told(self):
+    def test_lists_of_unequal_scale_are_reported(self):
         scores = normal() * np.logspace(0, 2, 40)[:, None]
         (finding,) = examine(scores, everywhere(scores)).findings
         assert finding.startswith("Lists differ in scale")
 
 
 class TestProposal:
-    @pytest.mark.parametrize("name", SICK)
-    def test_at_its_temperature_the_wanted_number_of_candidates_counts(self, name):
-        scores = SICK[name][0](normal())
+    @pytest.mark.parametrize("name", DISTORTED)
+    def test_the_proposed_temperature_gives_the_desired_effective_candidates(
+        self, name
+    ):
+        scores = DISTORTED[name][0](normal())
         found = examine(scores, everywhere(scores))
         proposal = found.proposal
         shown = transformed(scores, everywhere(scores), proposal.transform)
@@ -198,7 +206,7 @@ class TestProposal:
         assert f"at temperature {proposal.temperature:g} " in proposal.reason
         assert found.temperature_for(proposal.transform) == proposal.temperature
 
-    def test_of_a_short_list_a_quarter_counts(self):
+    def test_in_short_lists_a_quarter_of_the_candidates_is_desired(self):
         found = examine(normal(50, 40), everywhere(normal(50, 40)))
         assert found.proposal.effective == pytest.approx(10, rel=0.05)
 
@@ -224,11 +232,11 @@ class TestProposal:
 
 
 class TestWarning:
-    def test_targets_that_are_nearly_one_hot_or_uniform_are_warned_of(self):
+    def test_nearly_one_hot_or_uniform_targets_cause_a_warning(self):
         found = examine(normal(), everywhere(normal()))
         cold, hot = found.warning("z_score", 0.03), found.warning("z_score", 8.0)
-        assert "of 400 candidates, nearly one-hot" in cold
-        assert "of 400 candidates, nearly uniform" in hot
+        assert "effective candidates of 400, nearly one-hot" in cold
+        assert "effective candidates of 400, nearly uniform" in hot
         assert "distill.scores=auto" in cold
         assert found.warning("z_score", found.proposal.temperature) is None
 
@@ -242,8 +250,8 @@ class TestWarning:
         assert (found.warning("none", 1.0) is not None) == warned
 
 
-class TestCure:
-    """A small student of a teacher that is spoilt, but would be good.
+class TestEffectOfTheProposal:
+    """A small student of a teacher that is distorted, but would be good.
 
     The student is too small for its teacher, so soft targets decide what it gets right.
     """
@@ -259,8 +267,8 @@ class TestCure:
     @cache
     def agreement(cls, name, *auto):
         """Overlap of the two top tens; the good teacher's, whatever was distilled."""
-        spoil = SICK[name][0] if name else lambda t: t
-        scores = spoil(cls.teacher()).astype("float32")
+        distort = DISTORTED[name][0] if name else lambda t: t
+        scores = distort(cls.teacher()).astype("float32")
         mask = everywhere(scores)
         fixed = {"scores": "z_score", "teacher_temperature": 1.0}
         config = DistillConfig(**fixed | dict.fromkeys(auto, "auto"))
@@ -290,18 +298,18 @@ class TestCure:
         return float(overlap(cls.teacher(), student, mask, 10).mean())
 
     @pytest.mark.parametrize("name", ["sigmoid", "cubed", "exponentiated", "tanh"])
-    def test_cured_it_teaches_nearly_as_well_as_the_good_one(self, name):
+    def test_with_the_proposal_a_distorted_teacher_teaches_nearly_as_well(self, name):
         good = self.agreement(None, "scores", "teacher_temperature")
-        cured = self.agreement(name, "scores", "teacher_temperature")
-        spoilt = self.agreement(name)
-        assert cured > 0.85 * good
-        assert spoilt < cured - 0.08
+        proposed = self.agreement(name, "scores", "teacher_temperature")
+        distorted = self.agreement(name)
+        assert proposed > 0.85 * good
+        assert distorted < proposed - 0.08
 
-    def test_a_temperature_alone_does_not_cure_a_heavy_tail(self):
-        cured = self.agreement("exponentiated", "scores", "teacher_temperature")
-        assert self.agreement("exponentiated", "teacher_temperature") < cured - 0.05
+    def test_a_temperature_alone_does_not_correct_a_heavy_tail(self):
+        proposed = self.agreement("exponentiated", "scores", "teacher_temperature")
+        assert self.agreement("exponentiated", "teacher_temperature") < proposed - 0.05
 
-    def test_a_good_teacher_is_not_harmed(self):
+    def test_the_proposal_does_not_harm_a_well_shaped_teacher(self):
         good = self.agreement(None, "scores", "teacher_temperature")
         assert good > self.agreement(None) - 0.03
 
@@ -328,15 +336,15 @@ class TestTables:
         np.testing.assert_array_equal(mask, [[True] * 3, [True, True, False]])
         assert examine(scores, mask).not_finite == 1
 
-    def test_a_column_that_is_not_there_is_an_error(self, path):
+    def test_a_missing_column_is_an_error(self, path):
         with pytest.raises(DataError, match=r"no column 'list_id'\. .* query, points"):
             read_scored_table(path, "list_id", "points")
 
-    def test_scores_that_are_words_are_an_error(self, path):
+    def test_scores_that_are_texts_are_an_error(self, path):
         with pytest.raises(DataError, match=r"`query`, row 1: must be a number"):
             read_scored_table(path, "points", "query")
 
-    def test_a_file_that_is_no_table_is_an_error(self, tmp_path):
+    def test_a_file_that_is_not_a_table_is_an_error(self, tmp_path):
         (tmp_path / "x.parquet").write_text("no table")
         with pytest.raises(DataError, match=r"x.parquet cannot be read"):
             read_scored_table(tmp_path / "x.parquet", "query", "points")

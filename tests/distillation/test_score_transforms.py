@@ -1,4 +1,4 @@
-"""scores: each transform by hand and against plain loops, then what holds for all."""
+"""score_transforms: values by hand and against plain loops; common properties."""
 
 from math import asinh, exp, log, log1p, sqrt
 
@@ -37,7 +37,7 @@ def ragged():
     return scores, mask
 
 
-def test_none_leaves_the_scores_and_clears_the_padding():
+def test_none_keeps_the_scores_and_sets_padding_to_zero():
     want = [[0, 0, 0, 8], [3, 1, 0, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(transformed(SCORES, MASK, "none"), want)
 
@@ -49,18 +49,18 @@ def test_z_scores_are_deviations_from_the_mean():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-def test_min_max_is_the_place_between_the_ends():
+def test_min_max_is_the_position_between_lowest_and_highest():
     got = transformed(SCORES, MASK, "min_max")
     np.testing.assert_array_equal(got, [[0, 0, 0, 1], [1, 0, 0, 0], [0] * 4])
 
 
-def test_the_signed_logarithm_measures_in_mean_distances():
+def test_the_signed_logarithm_scales_by_the_mean_distance():
     # Around the mean of 2 the distances are 2, 2, 2 and 6, their mean 3.
     want = [[asinh(-2 / 3)] * 3 + [asinh(2.0)], [asinh(1), asinh(-1), 0, 0], [0] * 4]
     np.testing.assert_allclose(signed_log(SCORES, MASK), want, rtol=1e-6)
 
 
-def test_shares_after_the_signed_logarithm_are_powers_of_what_stands_out():
+def test_probabilities_after_the_signed_logarithm_are_powers_of_large_scores():
     scores = np.zeros((1, 1_000))
     scores[0, :3] = 1_000.0, 500.0, 250.0
     shown = signed_log(scores, np.ones(scores.shape, bool)).numpy()[0]
@@ -115,7 +115,7 @@ class TestEveryTransform:
         want = REFERENCE[transform](scores, mask)
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
-    def test_what_stands_under_padding_changes_nothing(
+    def test_values_under_padding_change_nothing(
         self, transform, dtype, tolerance, ragged
     ):
         scores, mask = ragged[0].astype(dtype), ragged[1]
@@ -125,7 +125,7 @@ class TestEveryTransform:
             got = transformed(np.where(mask, scores, rubbish), mask, transform).numpy()
             np.testing.assert_array_equal(got, want)
 
-    def test_padding_more_changes_nothing(self, transform, dtype, tolerance, ragged):
+    def test_more_padding_changes_nothing(self, transform, dtype, tolerance, ragged):
         scores, mask = ragged[0].astype(dtype), ragged[1]
         want = transformed(scores, mask, transform).numpy()
         wider = np.pad(scores, ((0, 0), (0, 7))), np.pad(mask, ((0, 0), (0, 7)))
@@ -151,7 +151,7 @@ class TestEveryTransform:
 
 
 @pytest.mark.parametrize("transform", SCALE_FREE)
-def test_unit_and_origin_change_nothing(transform, ragged):
+def test_scale_and_offset_change_nothing(transform, ragged):
     scores, mask = ragged
     want = transformed(scores, mask, transform)
     got = transformed(scores * 40.0 - 3.0, mask, transform)
@@ -179,7 +179,7 @@ def test_scores_of_any_size_are_finite(transform, size):
     assert np.isfinite(got).all()
 
 
-def test_a_transform_runs_in_a_graph_of_open_sizes():
+def test_a_transform_runs_in_a_graph_with_unknown_sizes():
     signature = [tf.TensorSpec([None, None], d) for d in (tf.float32, tf.bool)]
     for transform in TRANSFORMS:
         function = tf.function(
@@ -192,7 +192,7 @@ def test_a_transform_runs_in_a_graph_of_open_sizes():
         )
 
 
-def test_a_transform_that_does_not_exist_is_an_error():
+def test_an_unknown_transform_is_an_error():
     with pytest.raises(ValueError, match=r"must be one of none, .* Received: 'zscore'"):
         transformed(SCORES, MASK, "zscore")
 

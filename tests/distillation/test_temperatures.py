@@ -45,7 +45,7 @@ def test_a_learned_temperature_starts_at_the_geometric_mean_and_keeps_its_bounds
         assert float(temperature(0)) == pytest.approx(bound, rel=1e-5)
 
 
-def test_a_learned_temperature_climbs_the_loss_that_the_student_descends():
+def test_the_gradient_of_a_learned_temperature_is_reversed():
     temperature = LearnedTemperature(1.0, 4.0)
     # The slope of 2 exp(log(4) sigmoid(x)) at 0, reversed: 2 * 2 * log(4) / 4.
     assert slope_of(temperature, 0, lambda t: 2.0 * t) == pytest.approx(
@@ -65,7 +65,7 @@ def test_strength_may_rise_as_a_curriculum():
     assert slopes == pytest.approx([0.0, full / 2, full], rel=1e-5, abs=1e-7)
 
 
-def test_a_temperature_that_descended_would_run_to_its_lower_bound():
+def test_minimising_the_loss_over_the_temperature_would_reach_the_lower_bound():
     teacher, student = np.array([[3.0, 0.0, -2.0]]), np.array([[-1.0, 1.0, 0.0]])
     losses = [
         float(ListwiseKLDivergence(temperature)(teacher, student))

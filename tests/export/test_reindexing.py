@@ -57,7 +57,7 @@ def second(first, tmp_path_factory):
     program = f"""
 import sys
 blocked = ["keras", "tf_keras", "keras_rs"]
-ours = "models", "distillation", "pipeline", "features.encoders"
+ours = ("models", "distillation", "pipeline.training", "features.embedding")
 ours += ("export.student_export", "export.tower_export")
 blocked += [f"recdistill.{{name}}" for name in ours]
 sys.modules.update(dict.fromkeys(blocked))

@@ -24,6 +24,10 @@ from recdistill.export import (
 )
 from recdistill.export.tower_export import _opened
 from recdistill.retrieval.exact import LOWEST
+from recdistill.serving import Client
+from recdistill.serving.deploy.models_config import Models
+from recdistill.serving.server.local_server import LocalServer
+from recdistill.serving.server.options import ServerOptions
 
 ITEMS = [f"film-{k}" for k in range(30)]
 USERS = ["ann", "bob", "nobody", ""]
@@ -233,6 +237,30 @@ class TestEmbeddedItems:
         card = (embedded.path / "assets.extra" / "MODEL_CARD.md").read_text()
         assert "| query | `history` | string |  |" in card
         assert "A two-tower model:" in card
+
+    def test_the_client_gets_the_same_answers_from_the_embedded_server(
+        self, embedded, live_queries, vectors, tmp_path
+    ):
+        folder = embedded.path.parent
+        file = tmp_path / "models.config"
+        Models().with_model("own", str(folder.resolve())).write(file)
+        queries = [
+            {"user_id": user, "history": history, "age": age}
+            for user, history, age in zip(*QUERIES.values(), strict=True)
+        ]
+        order = np.argsort(-live_queries @ vectors.T, axis=1)
+        exclude = [[ITEMS[rows[0]], "unknown"] for rows in order]
+        with (
+            LocalServer(ServerOptions(file, port=0, rest_port=0)) as server,
+            Client(f"http://127.0.0.1:{server.rest_port}", "own") as client,
+        ):
+            lists = client.recommend(queries, k=3, exclude=exclude)
+            ranked = client.rank(queries[:1], [["film-2", "unknown"]])
+        for answer, rows in zip(lists, order, strict=True):
+            assert list(answer.item_ids) == [ITEMS[row] for row in rows[1:4]]
+        assert list(ranked[0].known) == [True, False]
+        score = live_queries[0] @ vectors[2]
+        np.testing.assert_allclose(ranked[0].scores[0], score, rtol=1e-5)
 
     def test_its_items_cannot_be_replaced_without_a_candidate_tower(self, embedded):
         items = pa.table({"item_id": ITEMS})

@@ -64,6 +64,15 @@ def test_values_derived_by_hand(metric, expected):
     assert result_of(metric, RELEVANCE, SCORES) == pytest.approx(expected, abs=1e-6)
 
 
+def test_without_a_cutoff_the_whole_list_is_evaluated():
+    scores, _, relevance, mask = ragged_batch(seed=8)
+    y_true = {"labels": relevance, "mask": mask}
+    for metric_cls, function in FUNCTIONS.items():
+        want = np.nanmean(function(scores, relevance, mask, scores.shape[1]))
+        got = result_of(metric_cls(k=None), y_true, scores)
+        assert got == pytest.approx(want, abs=1e-6)
+
+
 def test_default_names_are_those_in_the_report():
     names = [cls().name for cls in FUNCTIONS]
     assert names == ["ndcg@10", "recall@10", "hit@10", "mrr", "map@10"]
@@ -140,18 +149,64 @@ class TestEveryMetric:
         scores = np.array([[score, 1.0], [0.0, 1.0]])
         assert math.isnan(result_of(metric_cls(), [[1.0, 0.0], [0.0, 1.0]], scores))
 
+    def test_values_under_padding_and_added_padding_change_nothing(self, metric_cls):
+        scores, _, relevance, mask = ragged_batch(seed=7)
+        want = result_of(metric_cls(3), {"labels": relevance, "mask": mask}, scores)
+        for junk in (np.nan, np.inf, 1e30, -1e30):
+            labels, others = (
+                np.pad(
+                    np.where(mask, values, junk),
+                    [(0, 0), (1, 2)],
+                    constant_values=junk,
+                )
+                for values in (relevance, scores)
+            )
+            wider = np.pad(mask, [(0, 0), (1, 2)])
+            got = result_of(metric_cls(3), {"labels": labels, "mask": wider}, others)
+            assert got == pytest.approx(want, abs=1e-6)
+
+    def test_negative_relevance_counts_as_zero(self, metric_cls):
+        got = result_of(metric_cls(2), [[-1.0, 2.0, 1.0]], SCORES[:, :3])
+        want = result_of(metric_cls(2), [[0.0, 2.0, 1.0]], SCORES[:, :3])
+        assert got == want
+
+    def test_integer_labels_and_half_precision_scores_are_accepted(self, metric_cls):
+        labels = np.array([[3, 0, 0, 1]])
+        want = result_of(metric_cls(2), RELEVANCE, SCORES)
+        for dtype in (tf.float16, tf.bfloat16):
+            assert result_of(metric_cls(2), labels, tf.cast(SCORES, dtype)) == want
+
+    def test_float64_scores_that_are_equal_in_float32_keep_their_order(
+        self, metric_cls
+    ):
+        scores = np.array([[1.0, 1.0 + 1e-12]])
+        assert result_of(metric_cls(1), [[0.0, 1.0]], scores) == 1.0
+        assert result_of(metric_cls(1), [[1.0, 0.0]], scores) == 0.0
+
+    def test_a_perfect_ranking_gives_one_and_a_miss_gives_zero(self, metric_cls):
+        relevance = np.array([[0.0, 0.0, 1.0]])
+        assert result_of(metric_cls(1), relevance, [[0.1, 0.2, 0.3]]) == 1.0
+        assert result_of(metric_cls(1), relevance, [[0.3, 0.2, 0.1]]) == 0.0
+
     def test_list_weights_apply_to_the_mean(self, metric_cls):
         scores, _, relevance, mask = ragged_batch(seed=3)
         weight = np.random.default_rng(4).uniform(0.0, 3.0, len(scores))
         weight[0] = 0.0
         each = FUNCTIONS[metric_cls](scores, relevance, mask, 4)
-        judged = ~np.isnan(each)
-        want = np.average(each[judged], weights=weight[judged])
+        counts = ~np.isnan(each)
+        want = np.average(each[counts], weights=weight[counts])
         y_true = {"labels": relevance, "mask": mask}
         got = result_of(metric_cls(4), y_true, scores, weight)
         assert got == pytest.approx(want, abs=1e-6)
         got = result_of(metric_cls(4), y_true, scores, 0.5)
         assert got == pytest.approx(np.nanmean(each), abs=1e-6)
+
+    def test_a_list_of_weight_zero_does_not_count_even_with_nan_scores(
+        self, metric_cls
+    ):
+        scores = np.array([[np.nan, 1.0], [0.0, 1.0]])
+        relevance, weight = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0.0, 2.0])
+        assert result_of(metric_cls(), relevance, scores, weight) == 1.0
 
     def test_weights_of_another_shape_raise_an_error(self, metric_cls):
         with pytest.raises(

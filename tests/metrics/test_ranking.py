@@ -82,8 +82,8 @@ def test_metrics_agree_with_an_independent_library():
     ir_measures = pytest.importorskip("ir_measures")
     scores, _, relevance, mask = ragged_batch(seed=3, ties=False)
     binary = (relevance > 0).astype(float)
-    judged = np.flatnonzero((binary * mask).sum(axis=1) > 0)
-    cells = [(r, c) for r in judged for c in np.flatnonzero(mask[r])]
+    relevant_rows = np.flatnonzero((binary * mask).sum(axis=1) > 0)
+    cells = [(r, c) for r in relevant_rows for c in np.flatnonzero(mask[r])]
     run = [ir_measures.ScoredDoc(f"q{r}", f"d{c}", scores[r, c]) for r, c in cells]
     qrels = [ir_measures.Qrel(f"q{r}", f"d{c}", int(binary[r, c])) for r, c in cells]
     pairs = {
@@ -98,8 +98,10 @@ def test_metrics_agree_with_an_independent_library():
             one.query_id: one.value
             for one in ir_measures.iter_calc([measure], qrels, run)
         }
-        want = [theirs[f"q{r}"] for r in judged]
-        np.testing.assert_allclose(ours[judged], want, rtol=1e-9, err_msg=str(measure))
+        want = [theirs[f"q{r}"] for r in relevant_rows]
+        np.testing.assert_allclose(
+            ours[relevant_rows], want, rtol=1e-9, err_msg=str(measure)
+        )
 
 
 def test_kendall_tau_agrees_with_scipy_on_the_whole_list():
@@ -185,8 +187,8 @@ def test_list_without_relevant_candidates_gives_nan():
 def test_best_order_has_ndcg_of_exactly_one():
     _, _, relevance, mask = ragged_batch()
     scores = np.where(mask, relevance, 0.0)
-    judged = (scores > 0).any(axis=1)
-    assert (ranking.ndcg(scores, relevance, mask, 5)[judged] == 1.0).all()
+    relevant_rows = (scores > 0).any(axis=1)
+    assert (ranking.ndcg(scores, relevance, mask, 5)[relevant_rows] == 1.0).all()
 
 
 def test_scale_of_relevance_changes_nothing():

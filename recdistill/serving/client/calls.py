@@ -55,10 +55,7 @@ class Observations:
 
     @property
     def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
-        """Latency of successful calls by signature and version, retries included.
-
-        The version is None if the server does not report it.
-        """
+        """Latency of successful calls by signature and version."""
         with self._lock:
             return dict(self._latency)
 
@@ -82,7 +79,7 @@ class Observations:
 
 
 class Calls:
-    """The calls of one client.
+    """The calls of one client, as coroutines.
 
     Args:
         endpoint: The server.
@@ -111,10 +108,24 @@ class Calls:
         self._deadline_s = _checked_deadline(deadline_s)
         self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
-        self.observations = Observations()
+        self._observations = Observations()
+
+    @property
+    def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
+        """See `Client.latency`."""
+        return self._observations.latency
+
+    @property
+    def errors(self) -> dict[tuple[str, str], int]:
+        """See `Client.errors`."""
+        return self._observations.errors
 
     async def predict(
-        self, signature: str, inputs: Mapping[str, np.ndarray], deadline_s: float | None
+        self,
+        signature: str,
+        inputs: Mapping[str, np.ndarray],
+        *,
+        deadline_s: float | None = None,
     ) -> Answer:
         """See `Client.predict`."""
         deadline = self._deadline(deadline_s)
@@ -124,10 +135,11 @@ class Calls:
     async def recommend(
         self,
         queries: Sequence[Query],
-        k: int | Sequence[int],
-        exclude: Sequence[Sequence[str]],
-        allow: Sequence[Sequence[str] | None] | None,
-        deadline_s: float | None,
+        *,
+        k: int | Sequence[int] = 10,
+        exclude: Sequence[Sequence[str]] = (),
+        allow: Sequence[Sequence[str] | None] | None = None,
+        deadline_s: float | None = None,
     ) -> Results[Recommendation]:
         """See `Client.recommend`."""
         deadline = self._deadline(deadline_s)
@@ -140,7 +152,8 @@ class Calls:
         self,
         queries: Sequence[Query],
         candidates: Sequence[Sequence[str]],
-        deadline_s: float | None,
+        *,
+        deadline_s: float | None = None,
     ) -> Results[Ranking]:
         """See `Client.rank`."""
         deadline = self._deadline(deadline_s)
@@ -150,7 +163,7 @@ class Calls:
         return rankings(answer, candidates)
 
     async def encode_query(
-        self, queries: Sequence[Query], deadline_s: float | None
+        self, queries: Sequence[Query], *, deadline_s: float | None = None
     ) -> Embeddings:
         """See `Client.encode_query`."""
         deadline = self._deadline(deadline_s)
@@ -160,12 +173,12 @@ class Calls:
         return Embeddings(answer.outputs["embedding"], answer.version)
 
     async def signatures(
-        self, deadline_s: float | None
+        self, *, deadline_s: float | None = None
     ) -> Mapping[str, SignatureContract]:
         """See `Client.signatures`."""
         return await self._ask_signatures(self._deadline(deadline_s))
 
-    async def versions(self, deadline_s: float | None) -> list[VersionStatus]:
+    async def versions(self, *, deadline_s: float | None = None) -> list[VersionStatus]:
         """See `Client.versions`."""
         message = self._protocol.status(self._target)
         body = await self._send(message, self._deadline(deadline_s))
@@ -193,12 +206,12 @@ class Calls:
                 message, lambda: self._protocol.answer(body, self._target, contract)
             )
         except ServingError as error:
-            self.observations.failed(signature, error.code)
+            self._observations.failed(signature, error.code)
             if isinstance(error, InvalidRequestError):
                 self._signatures = None  # The server may have changed version.
             raise
         seconds = time.perf_counter() - started
-        self.observations.answered(signature, answer.version, seconds)
+        self._observations.answered(signature, answer.version, seconds)
         return answer
 
     async def _contract(self, signature: str, deadline: float) -> SignatureContract:

@@ -76,7 +76,7 @@ class Endpoint:
         Raises:
             ValueError: If `url` has another form.
 
-        Example:
+        Examples:
             >>> Endpoint.parse("localhost").address, Endpoint.parse("http://a").port
             ('localhost:8500', 8501)
         """

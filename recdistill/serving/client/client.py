@@ -34,26 +34,7 @@ __all__ = ["AsyncClient", "Client"]
 _Value = TypeVar("_Value")
 
 
-class _Observed:
-    """Statistics of a client's calls."""
-
-    _calls: Calls
-
-    @property
-    def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
-        """Latency of successful calls by signature and version, retries included.
-
-        Over REST the version is None unless the client was created with `version`.
-        """
-        return self._calls.observations.latency
-
-    @property
-    def errors(self) -> dict[tuple[str, str], int]:
-        """Number of failed calls by signature and code, such as "UNAVAILABLE"."""
-        return self._calls.observations.errors
-
-
-class Client(_Observed):
+class Client:
     """Client for a served student. Threads may share one, and should.
 
     A query maps feature names to raw values: text, a number, or a list; None if the
@@ -76,11 +57,12 @@ class Client(_Observed):
     Raises:
         ValueError: If an argument is invalid.
 
-    Example:
+    Examples:
         with Client("grpc://localhost:8500", "films", label="stable") as client:
             query = {"user_id": "ann", "history": ["item-3", "item-7"]}
             [best] = client.recommend([query], k=10, exclude=[["item-3"]])
             print(best.item_ids, best.scores, best.version)
+            frame = client.rank([query], [["item-3", "item-9"]]).to_frame()
     """
 
     def __init__(
@@ -127,13 +109,18 @@ class Client(_Observed):
             deadline_s: Deadline of this call, in seconds.
 
         Returns:
-            A list with one recommendation per query, in their order.
+            A list with one recommendation per query, in their order. Its `to_frame`
+            returns a pandas DataFrame.
 
         Raises:
             QueryError: If an argument does not fit the model; no request was sent.
             ServingError: If the request failed; the subclass gives the reason.
         """
-        return _now(self._calls.recommend(queries, k, exclude, allow, deadline_s))
+        return _now(
+            self._calls.recommend(
+                queries, k=k, exclude=exclude, allow=allow, deadline_s=deadline_s
+            )
+        )
 
     def rank(
         self,
@@ -150,13 +137,14 @@ class Client(_Observed):
             deadline_s: Deadline of this call, in seconds.
 
         Returns:
-            A list with one ranking per query, in their order.
+            A list with one ranking per query, in their order. Its `to_frame` returns a
+            pandas DataFrame.
 
         Raises:
             QueryError: If an argument does not fit the model; no request was sent.
             ServingError: If the request failed; the subclass gives the reason.
         """
-        return _now(self._calls.rank(queries, candidates, deadline_s))
+        return _now(self._calls.rank(queries, candidates, deadline_s=deadline_s))
 
     def encode_query(
         self, queries: Sequence[Query], *, deadline_s: float | None = None
@@ -167,7 +155,7 @@ class Client(_Observed):
             QueryError: If a query does not fit the model; no request was sent.
             ServingError: If the request failed; the subclass gives the reason.
         """
-        return _now(self._calls.encode_query(queries, deadline_s))
+        return _now(self._calls.encode_query(queries, deadline_s=deadline_s))
 
     def predict(
         self,
@@ -188,17 +176,30 @@ class Client(_Observed):
             QueryError: If the model does not have this signature, or an input is empty.
             ServingError: If the request failed; the subclass gives the reason.
         """
-        return _now(self._calls.predict(signature, inputs, deadline_s))
+        return _now(self._calls.predict(signature, inputs, deadline_s=deadline_s))
 
     def signatures(
         self, *, deadline_s: float | None = None
     ) -> Mapping[str, SignatureContract]:
         """Reads the inputs and outputs of all signatures from the server."""
-        return _now(self._calls.signatures(deadline_s))
+        return _now(self._calls.signatures(deadline_s=deadline_s))
 
     def versions(self, *, deadline_s: float | None = None) -> list[VersionStatus]:
         """Reads the model's versions and their states, latest version first."""
-        return _now(self._calls.versions(deadline_s))
+        return _now(self._calls.versions(deadline_s=deadline_s))
+
+    @property
+    def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
+        """Latency of successful calls by signature and version, retries included.
+
+        Over REST the version is None unless the client was created with `version`.
+        """
+        return self._calls.latency
+
+    @property
+    def errors(self) -> dict[tuple[str, str], int]:
+        """Number of failed calls by signature and code, such as "UNAVAILABLE"."""
+        return self._calls.errors
 
     def close(self) -> None:
         """Closes the connections."""
@@ -216,13 +217,13 @@ class Client(_Observed):
         self.close()
 
 
-class AsyncClient(_Observed):
+class AsyncClient(Calls):
     """The `Client` for asyncio: the same calls as coroutines.
 
     A client belongs to the event loop that uses it first. Arguments, results and errors
     are those of `Client`. Calls may be cancelled; over REST this closes the connection.
 
-    Example:
+    Examples:
         async with AsyncClient("localhost:8500", "films") as client:
             [best] = await client.recommend([query], k=10)
     """
@@ -240,57 +241,9 @@ class AsyncClient(_Observed):
         where = Endpoint.parse(endpoint)
         target = Target(model, version, label)
         self._channel = open_async_channel(where)
-        self._calls = Calls(
+        super().__init__(
             where, target, self._channel.send, asyncio.sleep, deadline_s, retries
         )
-
-    async def recommend(
-        self,
-        queries: Sequence[Query],
-        *,
-        k: int | Sequence[int] = 10,
-        exclude: Sequence[Sequence[str]] = (),
-        allow: Sequence[Sequence[str] | None] | None = None,
-        deadline_s: float | None = None,
-    ) -> Results[Recommendation]:
-        """See `Client.recommend`."""
-        return await self._calls.recommend(queries, k, exclude, allow, deadline_s)
-
-    async def rank(
-        self,
-        queries: Sequence[Query],
-        candidates: Sequence[Sequence[str]],
-        *,
-        deadline_s: float | None = None,
-    ) -> Results[Ranking]:
-        """See `Client.rank`."""
-        return await self._calls.rank(queries, candidates, deadline_s)
-
-    async def encode_query(
-        self, queries: Sequence[Query], *, deadline_s: float | None = None
-    ) -> Embeddings:
-        """See `Client.encode_query`."""
-        return await self._calls.encode_query(queries, deadline_s)
-
-    async def predict(
-        self,
-        signature: str,
-        inputs: Mapping[str, np.ndarray],
-        *,
-        deadline_s: float | None = None,
-    ) -> Answer:
-        """See `Client.predict`."""
-        return await self._calls.predict(signature, inputs, deadline_s)
-
-    async def signatures(
-        self, *, deadline_s: float | None = None
-    ) -> Mapping[str, SignatureContract]:
-        """See `Client.signatures`."""
-        return await self._calls.signatures(deadline_s)
-
-    async def versions(self, *, deadline_s: float | None = None) -> list[VersionStatus]:
-        """See `Client.versions`."""
-        return await self._calls.versions(deadline_s)
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -82,7 +82,7 @@ def batch_of(
         QueryError: If there is no query, a feature is missing or unknown, or a value
             has the wrong type or shape. The message names feature and query.
 
-    Example:
+    Examples:
         >>> ids, count = ("string", (None, None)), ("int32", (None,))
         >>> inputs = {"seen": ids, "seen_length": count}
         >>> contract = SignatureContract(
@@ -120,7 +120,7 @@ def ids_of(argument: str, lists: Sequence[Sequence[str]], rows: int) -> np.ndarr
     Raises:
         QueryError: If the number of lists differs from `rows`, or an id is not text.
 
-    Example:
+    Examples:
         >>> ids_of("exclude", [["a"], []], rows=2).tolist()
         [['a'], ['']]
     """

@@ -28,7 +28,7 @@ class LatencyHistogram:
 
     Reference: HdrHistogram (G. Tene), which has the same bucket layout.
 
-    Example:
+    Examples:
         >>> histogram = LatencyHistogram()
         >>> for milliseconds in range(1, 1001):
         ...     histogram.record(milliseconds / 1e3)

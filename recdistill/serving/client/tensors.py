@@ -55,7 +55,7 @@ def to_proto(value: np.ndarray) -> Any:
     Raises:
         ValueError: If the type is unsupported or an object is not `str` or `bytes`.
 
-    Example:
+    Examples:
         >>> to_proto(np.array([["größe"]], object)).string_val[0].decode()
         'größe'
     """
@@ -124,7 +124,7 @@ def from_json(value: object, dtype: str) -> np.ndarray:
     Raises:
         ValueError: If the lists are ragged or a value has another type.
 
-    Example:
+    Examples:
         >>> from_json([["a", "b"]], "string").shape
         (1, 2)
     """

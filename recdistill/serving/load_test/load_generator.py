@@ -1,8 +1,8 @@
 """Load generator: sends requests on a schedule, from separate processes.
 
 The progress bar must not delay requests, and one Python process cannot use more than
-one core. So each generator is a process of its own that holds serialised messages and
-imports only the client's channels.
+one core. Each generator is therefore a separate process, which has only serialised
+messages and imports only the client's channels.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _receive(pipe: Connection) -> Any:
         return pipe.recv()
     except (EOFError, OSError) as error:
         raise LoadTestError(
-            "A load generator process died; its own output says why."
+            "A load generator process died. Its output above has the reason."
         ) from error
 
 

@@ -66,7 +66,7 @@ class LoadResult:
     @property
     def throughput(self) -> float:
         """Answers a second, from the start to the last answer."""
-        # Requests are evenly spaced: the last one stands for the time to the next.
+        # The last interval counts too: requests are evenly spaced.
         return self.answered / max(self.samples.elapsed_s, self.load.seconds)
 
     @property

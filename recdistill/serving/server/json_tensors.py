@@ -74,7 +74,7 @@ def read_body(body: bytes) -> Body:
     Raises:
         RequestError: If it is not a JSON object with either "instances" or "inputs".
 
-    Example:
+    Examples:
         >>> read_body(b'{"instances": [1, 2]}')
         Body(signature='', in_rows=True, content=[1, 2])
     """
@@ -112,7 +112,7 @@ def rows_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
     Raises:
         RequestError: If the outputs differ in batch size, or a type is not supported.
 
-    Example:
+    Examples:
         >>> rows_as_json({"scores": np.float32([[1, 0.1]]), "known": np.array([True])})
         b'{"predictions": [{"scores": [1.0, 0.1], "known": true}]}'
     """
@@ -151,7 +151,7 @@ def columns_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
     Raises:
         RequestError: If the type of an output is not supported.
 
-    Example:
+    Examples:
         >>> columns_as_json({"scores": np.float32([-np.inf, np.nan, 1e7])})
         b'{"outputs": [-Infinity, NaN, 1e+07]}'
     """

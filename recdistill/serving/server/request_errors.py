@@ -75,7 +75,7 @@ def from_tensorflow(error: tf.errors.OpError) -> RequestError:
     Args:
         error: The error raised by the session.
 
-    Example:
+    Examples:
         >>> from_tensorflow(tf.errors.InvalidArgumentError(None, None, "no")).code.name
         'INVALID_ARGUMENT'
     """

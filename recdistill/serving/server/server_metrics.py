@@ -32,7 +32,7 @@ _ROWS = tuple(2.0**k for k in range(14))
 class ServerMetrics:
     """Counters and histograms. Threads may share one.
 
-    Example:
+    Examples:
         >>> metrics = ServerMetrics()
         >>> metrics.count(":tensorflow:serving:request_count", "films", "OK")
         >>> print(metrics.render())

@@ -44,7 +44,7 @@ _HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
 def dtype_name(number: int) -> str:
     """TensorFlow's name of a data type by its number, such as `float`.
 
-    Example:
+    Examples:
         >>> dtype_name(1), dtype_name(7), dtype_name(-1)
         ('float', 'string', 'unknown type -1')
     """
@@ -65,7 +65,7 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     Raises:
         RequestError: If shape, type and values do not match.
 
-    Example:
+    Examples:
         >>> read_tensor(tf.make_tensor_proto([["a", "b"]]), "ids")
         array([[b'a', b'b']], dtype=object)
     """
@@ -109,7 +109,7 @@ def write_tensor(array: np.ndarray, proto: tensor_pb2.TensorProto) -> None:
     Raises:
         RequestError: If the data type is not supported.
 
-    Example:
+    Examples:
         >>> proto = tensor_pb2.TensorProto()
         >>> write_tensor(np.float32([1, 2]), proto)
         >>> list(proto.float_val)

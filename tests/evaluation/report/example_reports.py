@@ -84,5 +84,5 @@ SOFT_TARGETS = SoftTargetsPart(
     effective=98.7,
     list_size=1_568,
     findings=("The tail is heavy",),
-    reason="The logarithm tames a heavy tail",
+    reason="The logarithm compresses a heavy tail",
 )

@@ -1,4 +1,4 @@
-"""Embeddings in the Distiller: one pass of each model, and projections left behind."""
+"""Losses on embeddings in the Distiller: one forward pass, and projections."""
 
 import keras
 import numpy as np
@@ -54,7 +54,7 @@ def with_hints(*losses, teacher=None, student=None, **kwargs):
     return make_distiller(teacher, student, losses, **kwargs)
 
 
-def test_a_hint_is_the_gap_of_the_projected_embedding_in_the_same_pass(arrays):
+def test_hint_mse_compares_the_projected_embedding_of_the_same_forward_pass(arrays):
     x, _, weight = arrays
     distiller = with_hints(HintMSE(), candidates_hint())
     got = evaluate(distiller, make_batches(arrays, LISTS))
@@ -169,7 +169,7 @@ def test_embeddings_alone_need_no_scores_and_no_relevance(arrays):
     assert history["loss"][-1] < 0.9 * history["loss"][0]
 
 
-def test_projections_train_with_the_student_and_are_no_part_of_it(arrays, tmp_path):
+def test_projections_train_with_the_student_but_do_not_belong_to_it(arrays, tmp_path):
     student = Student()
     distiller = with_hints(HintMSE(), student=student)
     batches = make_batches(arrays)
@@ -192,7 +192,7 @@ def test_projections_train_with_the_student_and_are_no_part_of_it(arrays, tmp_pa
     assert sizes[0] == sizes[1]
 
 
-def test_a_saved_distiller_goes_on_where_it_stopped(arrays, tmp_path):
+def test_a_loaded_distiller_continues_training(arrays, tmp_path):
     batches = make_batches(arrays)
     distiller = with_hints(HintMSE(), RelationalDistance(teacher_output=STORED))
     distiller.compile("adam", ListwiseCrossEntropy())
@@ -207,7 +207,7 @@ def test_a_saved_distiller_goes_on_where_it_stopped(arrays, tmp_path):
         np.testing.assert_allclose(got[name], values, rtol=1e-5)
 
 
-def test_a_distiller_that_predicts_first_trains_all_the_same(arrays):
+def test_a_distiller_that_predicts_first_can_train(arrays):
     distiller = with_hints(HintMSE())
     batches = make_batches(arrays, without=[STORED, "teacher_scores"])
     distiller.predict(batches, verbose=0)
@@ -229,7 +229,7 @@ def test_without_a_projection_the_student_takes_the_teachers_axes(arrays):
 
 
 @pytest.mark.parametrize("stored_per_list", [True, False])
-def test_candidates_that_lists_share_give_the_loss_of_lists_apart(stored_per_list):
+def test_shared_candidates_give_the_loss_of_separate_lists(stored_per_list):
     x, y, weight = make_arrays(shared=True)
     index = x.pop("candidate_index")
     table = np.random.default_rng(8).normal(size=(ITEMS, 3)).astype("float32")
@@ -253,7 +253,7 @@ def test_candidates_that_lists_share_give_the_loss_of_lists_apart(stored_per_lis
 
 
 class SharedStudent(keras.Model):
-    """Shows candidates that lists share as one list, as `TwoTowerStudent` does."""
+    """Exposes shared candidates as one list, as `TwoTowerStudent` does."""
 
     def __init__(self, student):
         super().__init__()
@@ -281,18 +281,18 @@ class SharedStudent(keras.Model):
         ),
     ],
 )
-def test_outputs_that_are_not_there_are_named(arrays, losses, message):
+def test_missing_outputs_are_named(arrays, losses, message):
     with pytest.raises(ValueError, match=message):
         fit(with_hints(*losses, teacher=Teacher()), make_batches(arrays))
 
 
-def test_embeddings_from_nowhere_are_an_error_that_names_them(arrays):
+def test_missing_embeddings_are_named(arrays):
     message = "must hold `teacher_scores` and `teacher_query_embedding`: pass a teacher"
     with pytest.raises(ValueError, match=message):
         fit(with_hints(HintMSE()), make_batches(arrays, without=[STORED]))
 
 
-def test_scores_of_another_pass_are_refused(arrays):
+def test_scores_of_another_forward_pass_are_refused(arrays):
     x, y, _ = arrays
     distiller = with_hints(HintMSE())
     with pytest.raises(ValueError, match="`y_pred` must come from this distiller's"):
@@ -301,7 +301,7 @@ def test_scores_of_another_pass_are_refused(arrays):
     assert np.isfinite(distiller.compute_loss(x, y))
 
 
-def test_projections_are_there_in_time_under_a_distribution_strategy(arrays):
+def test_projections_are_built_in_time_under_a_distribution_strategy(arrays):
     with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
         distiller = with_hints(
             HintMSE("candidate_embedding", "teachers_items"), teacher=Teacher()
