@@ -140,7 +140,7 @@ def _protocol(report: Report) -> str:
 
 def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     costs = ["para-\nmeters", "size", *(f"ms for\n{int(n):,}" for n in _CANDIDATES)]
-    table = number_table([*map(metric_label, metrics), *costs], wide)
+    table = number_table(["", *map(metric_label, metrics), *costs], wide)
     for name in get_args(ModelName):
         part = report.models.get(name)
         if part is not None:
@@ -161,6 +161,7 @@ def _costs(part: ModelPart) -> list[str]:
 
 def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     headings = [
+        "",
         "gap closed",
         "share of\nteacher kept",
         "teacher\n- baseline",
