@@ -40,7 +40,7 @@ from .losses import (
 from .models.ensemble import EnsembleTeacher
 from .models.linear import LinearTeacher
 from .models.ranker import RankingTeacher
-from .models.two_tower import TwoTowerStudent
+from .models.two_tower import TwoTowers, TwoTowerStudent
 from .pipeline.run_from_python import run
 from .teachers.raw_teacher import ExternalTeacher
 
@@ -74,6 +74,7 @@ __all__ = [
     "TopKRankDistil",
     "TopKRelaxedRanking",
     "TwoTowerStudent",
+    "TwoTowers",
     "__version__",
     "data",
     "distillation",

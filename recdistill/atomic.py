@@ -27,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the file cannot be written.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> target = Path(tempfile.mkdtemp()) / "note.txt"
         >>> with atomic_write(target) as temporary:

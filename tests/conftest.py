@@ -22,7 +22,7 @@ def exported(tmp_path_factory):
 
 @dataclass(frozen=True)
 class TinyRun:
-    """An undisturbed run; nobody changes its folder."""
+    """An undisturbed run; tests must not change its folder."""
 
     folder: Path
     artefacts: dict[str, Artefact]

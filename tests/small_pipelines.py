@@ -1,4 +1,4 @@
-"""A pipeline so small that all of it runs in seconds, and data sets held in memory."""
+"""A pipeline that runs in seconds, and data sets in memory."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ FILE_LISTS = 256
 """Lists in a file of teacher scores, so that there are several."""
 
 KERAS_ON_NUMPY_2 = "ignore:__array__ implementation:DeprecationWarning"
-"""What Keras's `save_weights` makes NumPy 2 say."""
+"""Warning of NumPy 2 in Keras's `save_weights`."""
 
 
 def write_config(folder: Path, text: str = CONFIG) -> Path:
@@ -125,7 +125,7 @@ def dataset(
 
 
 def quiet(label, done, total):
-    """Progress that nobody watches."""
+    """Ignores progress."""
 
 
 def no_parity_check(*_):

@@ -15,7 +15,7 @@ class Ragged:
 
     The offsets start at 0 and end at the number of values.
 
-    Example:
+    Examples:
         >>> rows = Ragged(np.array([5, 6, 7]), np.array([0, 2, 2, 3]))
         >>> rows.padded(-1)
         array([[ 5,  6],
@@ -67,7 +67,7 @@ class Ragged:
 
         Values below 0 mark missing items; they are never part of the intersection.
 
-        Example:
+        Examples:
             >>> one = Ragged(np.array([5, 6, 7]), np.array([0, 2, 3]))
             >>> one.intersection(Ragged(np.array([6, 5]), np.array([0, 1, 2]))).values
             array([6])

@@ -121,7 +121,7 @@ def synthetic(
         ValueError: If a size is below 1, `n_segments` is not a power of 2, or there are
             more interactions than half of all pairs.
 
-    Example:
+    Examples:
         >>> data = synthetic(n_queries=100, n_items=50, n_interactions=700)
         >>> sum(batch.num_rows for batch in data.interactions())
         700

@@ -134,7 +134,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
             weight is out of its range, the number of weights or temperatures differs
             from that of losses, or all weights are 0.
 
-    Example:
+    Examples:
         A student with two trainable numbers, the scores of its two candidates.
 
         >>> import tensorflow as tf

@@ -46,7 +46,7 @@ def ensemble_scores(
         ValueError: If the number of weights differs from that of teachers, a weight is
             negative or not finite, or all weights are 0.
 
-    Example:
+    Examples:
         Two teachers with different scales, which disagree about the last two.
 
         >>> scores = np.array([[[9.0, 1.0, 5.0], [0.9, 0.5, 0.1]]], "float32")

@@ -65,7 +65,7 @@ def watching(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     Raises:
         ValueError: If a name matches several layers, or its layer is called twice.
 
-    Example:
+    Examples:
         >>> model = keras.Sequential([keras.layers.Rescaling(2.0, name="double")])
         >>> with watching(model, ["double", "none"]) as outputs:
         ...     _ = model(np.array([[1.0, 3.0]]))

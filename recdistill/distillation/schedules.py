@@ -14,7 +14,7 @@ step is traced once, not once for each value.
 A schedule cannot be checked at every step. It is checked at `CHECKED_STEPS`, that is at
 its start, at its end, and at each power of ten in between.
 
-Example:
+Examples:
     >>> import keras
     >>> schedule = keras.optimizers.schedules.PolynomialDecay(
     ...     4.0, decay_steps=100, end_learning_rate=1.0

@@ -63,7 +63,7 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
     Raises:
         ValueError: If the transform is unknown, or the shapes do not fit.
 
-    Example:
+    Examples:
         >>> scores = np.array([[4.0, 2.0, 99.0]], "float32")
         >>> mask = np.array([[True, True, False]])
         >>> transformed(scores, mask, "z_score").numpy()
@@ -73,7 +73,7 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
     if transform == "none":
         return ops.where(mask, scores, 0.0)
     if transform == "z_score":
-        return masked_ops.standardize(scores, mask)
+        return masked_ops.standardise(scores, mask)
     if transform == "min_max":
         return masked_ops.min_max(scores, mask)
     if transform == "log":
@@ -107,7 +107,7 @@ def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(batch, list_size)`; 0 under padding and in lists whose scores are all equal.
 
-    Example:
+    Examples:
         The mean is 2 and the mean distance from it 3, so that u is -2/3 and 2.
 
         >>> scores = np.array([[0.0, 0.0, 0.0, 8.0, 99.0]], "float32")
@@ -115,7 +115,7 @@ def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
         >>> signed_log(scores, mask).numpy().round(4)
         array([[-0.6251, -0.6251, -0.6251,  1.4436,  0.    ]], dtype=float32)
     """
-    gaps = masked_ops.standardize(scores, mask)
+    gaps = masked_ops.standardise(scores, mask)
     count = ops.maximum(masked_ops.total(ops.ones_like(gaps), mask), 1.0)
     unit = (masked_ops.total(ops.abs(gaps), mask) / count)[:, None]
     return ops.arcsinh(gaps / ops.where(unit > 0.0, unit, 1.0))
@@ -134,13 +134,13 @@ def log_odds(scores: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(batch, list_size)`; 0 under padding and in lists whose scores are all equal.
 
-    Example:
+    Examples:
         >>> scores = np.array([[0.5, 0.9, 0.1]], "float32")  # log-odds 0, log 9, -log 9
         >>> log_odds(scores, np.array([[True, True, True]])).numpy().round(4) + 0.0
         array([[ 0.    ,  1.2247, -1.2247]], dtype=float32)
     """
     scores = ops.clip(scores, SMALLEST_ODDS, 1.0 - SMALLEST_ODDS)
-    return masked_ops.standardize(ops.log(scores) - ops.log1p(-scores), mask)
+    return masked_ops.standardise(ops.log(scores) - ops.log1p(-scores), mask)
 
 
 def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
@@ -157,7 +157,7 @@ def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(batch, list_size)`, at most 0; 0 for the first candidate and under padding.
 
-    Example:
+    Examples:
         >>> scores = np.array([[7.0, 900.0, 7.0, 99.0]], "float32")
         >>> mask = np.array([[True, True, True, False]])
         >>> log_rank(scores, mask).numpy().round(4) + 0.0  # 0, and twice -log(2.5)
@@ -183,7 +183,7 @@ def effective_candidates(
     Returns:
         `(batch,)`, from 1 to the number of candidates; 1 for a list without candidates.
 
-    Example:
+    Examples:
         >>> scores = np.log([[1.0, 1.0, 2.0]])  # shares 1/4, 1/4, 1/2
         >>> mask = np.array([[True, True, True]])
         >>> effective_candidates(scores, mask).numpy().round(4)  # 2 ** 1.5

@@ -52,7 +52,7 @@ class LearnedTemperature(keras.layers.Layer):  # type: ignore[misc]
         which also predicts a temperature for each example; here one temperature is
         shared by all examples.
 
-    Example:
+    Examples:
         >>> temperature = LearnedTemperature(1.0, 4.0)
         >>> float(temperature(0))
         2.0

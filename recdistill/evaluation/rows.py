@@ -66,7 +66,7 @@ def measure(
         ValueError: If a metric is unknown, an unreachable list has a relevant
             candidate, or the arrays do not fit, as in `metrics.relevant_ranks`.
 
-    Example:
+    Examples:
         >>> measure([[0.1, 0.9]], [[1, 0]], [[True, True]], ["hit@1", "mrr"])
         {'hit@1': array([0.]), 'mrr': array([0.5])}
     """
@@ -104,7 +104,7 @@ def agreement(
     Raises:
         ValueError: As the functions in `recdistill.metrics`.
 
-    Example:
+    Examples:
         >>> same = agreement([[3.0, 2.0, 1.0]], [[0.3, 0.2, 0.1]], [[True] * 3], k=2)
         >>> same["overlap@2"], same["kendall_tau@2"]
         (array([1.]), array([1.]))
@@ -127,7 +127,7 @@ class ListRows:
     metric (NaN for a list without a value), and optionally `top` (list of int32), the
     positions of the first candidates, best first.
 
-    Example:
+    Examples:
         >>> rows = ListRows()
         >>> rows.add([7, 8], ["ann", "bob"], {"hit@1": np.array([1.0, 0.0])})
         >>> rows.table().to_pylist()[0]

@@ -219,7 +219,9 @@ class HistoryEncoder(Encoder):
         spec: Its specification.
         items: The encoder of the item id, whose vocabulary the history shares.
 
-    Example: "b" has index 2 and "c" index 3; the last id is beyond the length.
+    Examples:
+        "b" has index 2 and "c" index 3; the last id is beyond the length.
+
         >>> items = VocabularyEncoder("item", IdSpec(), ["b", "c"])
         >>> encoder = HistoryEncoder("past", HistorySpec(length=4), items)
         >>> raw = {"past": tf.constant([["b", "new", "c", "b"]]), "past_length": [3]}

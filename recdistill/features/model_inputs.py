@@ -56,7 +56,7 @@ class ModelInputs:
         item_id: Name of the candidate feature that identifies the item.
         history: The query's history; None if the query has no history.
 
-    Example:
+    Examples:
         >>> from recdistill.features import IdSpec, build_encoder
         >>> item = build_encoder("item", IdSpec(), {"vocabulary": ["a", "b"]})
         >>> inputs = ModelInputs.of(Schema([], [item], {}, "item"))

@@ -5,7 +5,7 @@ earlier candidate first, and padding comes last, as in `recdistill.lists.numpy_r
 which does the same outside the graph. The order is a step function of the scores: no
 gradient flows through positions and ranks, only through values gathered along them.
 
-Example:
+Examples:
     >>> scores = np.array([[1.0, 3.0, 3.0, 99.0]], "float32")
     >>> mask = np.array([[True, True, True, False]])
     >>> best_first(scores, mask).numpy()
@@ -53,7 +53,7 @@ def gather(values: Tensor, positions: Tensor) -> Tensor:
     Returns:
         `(batch, n)`.
 
-    Example:
+    Examples:
         >>> gather(np.array([[5.0, 6.0, 7.0]]), np.array([[2, 0]])).numpy()
         array([[7., 5.]])
     """
@@ -114,7 +114,7 @@ def plackett_luce_terms(
     Returns:
         `(batch, list_size)`, at least 0 up to rounding; 0 where the mask is False.
 
-    Example:
+    Examples:
         The second and third of four are equally likely; the other two are certain.
 
         >>> z = np.array([[30.0, 0.0, 0.0, -30.0]], "float32")
@@ -142,7 +142,7 @@ def log_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
         $\log \sum_i \exp(z_i)$, `(batch,)`; a number whose exponential is 0 for a list
         without real candidates.
 
-    Example:
+    Examples:
         >>> z, mask = np.array([[1000.0, 1000.0, 2000.0]]), [[True, True, False]]
         >>> log_sum_exp(z, mask).numpy().round(3)  # 1000 + log(2)
         array([1000.693])

@@ -10,7 +10,7 @@ gradients are finite for all finite scores: the mask is applied *before* an expo
 so that nothing under padding can overflow, and *again after* it, so that padding
 contributes nothing.
 
-Example:
+Examples:
     Two lists; the second has only two candidates, and an arbitrary value under padding.
 
     >>> scores = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 99.0]], "float32")
@@ -54,7 +54,7 @@ def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
         ValueError: If the mask is not boolean, an array does not hold numbers, or it
             is not a matrix of the mask's shape.
 
-    Example:
+    Examples:
         >>> as_lists(np.ones((1, 3), bool), scores=np.zeros((3,)))
         Traceback (most recent call last):
         ...
@@ -99,7 +99,7 @@ def as_weighted_lists(
     Raises:
         ValueError: As `as_lists`; the weights are checked in the same way.
 
-    Example:
+    Examples:
         >>> mask = np.array([[True, True, False]])
         >>> weight = np.array([[0.0, 2.0, 9.0]], "float32")
         >>> scores = np.array([[7.0, 5.0, np.nan]], "float32")
@@ -158,7 +158,7 @@ def labels_and_mask(y_true: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]
     Raises:
         ValueError: If a dict has no "labels".
 
-    Example:
+    Examples:
         >>> y_true = {"labels": [[2.0, 0.0]], "mask": [[1.0, 0.0]]}
         >>> labels, mask = labels_and_mask(y_true)
         >>> mask.numpy()
@@ -199,7 +199,7 @@ def total(values: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(batch,)`. It is 0 for a list without real candidates.
 
-    Example:
+    Examples:
         >>> total(np.array([[1.0, 2.0, 99.0]]), np.array([[True, True, False]])).numpy()
         array([3.])
     """
@@ -216,7 +216,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     Returns:
         `(batch,)`; 0 if all weights are 0.
 
-    Example:
+    Examples:
         >>> mean(np.array([[1.0, 4.0, 99.0]]), np.array([[2.0, 1.0, 0.0]])).numpy()
         array([2.])
     """
@@ -261,7 +261,7 @@ def logits(
     Returns:
         `(batch, list_size)`; a number whose exponential is 0 under padding.
 
-    Example:
+    Examples:
         >>> scores = np.array([[5.0, 3.0, 99.0]], "float32")
         >>> mask = np.array([[True, True, False]])
         >>> logits(scores, mask, temperature=2.0).numpy()
@@ -300,7 +300,7 @@ def log_softmax(
         `(batch, list_size)`, at most 0. It is 0 under padding, which has no
         probability.
 
-    Example:
+    Examples:
         >>> scores = np.array([[np.log(3.0), 0.0, 99.0]], "float32")
         >>> mask = np.array([[True, True, False]])
         >>> log_softmax(scores, mask).numpy().round(3)  # log(3/4), log(1/4)
@@ -346,7 +346,7 @@ def shares(amounts: Tensor, mask: Tensor) -> Tensor:
         `(batch, list_size)`. Each list with an amount above 0 sums to 1; padding and
         the other lists are 0.
 
-    Example:
+    Examples:
         >>> amounts = np.array([[3.0, 1.0, 99.0], [0.0, 0.0, 0.0]], "float32")
         >>> mask = np.array([[True, True, False], [True, True, True]])
         >>> shares(amounts, mask).numpy()
@@ -360,7 +360,7 @@ def shares(amounts: Tensor, mask: Tensor) -> Tensor:
     return ops.divide_no_nan(amounts, ops.sum(amounts, axis=-1, keepdims=True))
 
 
-def standardize(scores: Tensor, mask: Tensor) -> Tensor:
+def standardise(scores: Tensor, mask: Tensor) -> Tensor:
     """Z-scores: standard deviations of each score from the mean of its list.
 
     Teachers differ in the scale of their scores, so a temperature tuned for one does
@@ -375,10 +375,10 @@ def standardize(scores: Tensor, mask: Tensor) -> Tensor:
         the number of candidates) is 1. All 0 if the scores of a list are equal, and
         under padding.
 
-    Example:
+    Examples:
         >>> scores = np.array([[1.0, 3.0, 99.0], [0.1, 0.1, 0.1]], "float32")
         >>> mask = np.array([[True, True, False], [True, True, True]])
-        >>> standardize(scores, mask).numpy()
+        >>> standardise(scores, mask).numpy()
         array([[-1.,  1.,  0.],
                [ 0.,  0.,  0.]], dtype=float32)
     """
@@ -402,7 +402,7 @@ def min_max(scores: Tensor, mask: Tensor) -> Tensor:
         `(batch, list_size)`, from 0 for a list's lowest score to 1 for its highest. All
         0 if the scores of a list are equal, and under padding.
 
-    Example:
+    Examples:
         >>> scores = np.array([[1.0, 3.0, 1.5], [0.1, 0.1, 99.0]], "float32")
         >>> mask = np.array([[True, True, True], [True, True, False]])
         >>> min_max(scores, mask).numpy()
@@ -425,7 +425,7 @@ def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
     Returns:
         `(batch, list_size)`, at least 1 for a real candidate; 0 under padding.
 
-    Example:
+    Examples:
         >>> scores = np.array([[0.2, 0.9, 0.2, 0.1, 99.0]], "float32")
         >>> mask = np.array([[True, True, True, True, False]])
         >>> mean_ranks(scores, mask).numpy()  # two share the ranks 2 and 3

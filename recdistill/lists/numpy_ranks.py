@@ -152,7 +152,7 @@ def first_k(scores: Scores, k: int) -> npt.NDArray[np.int32]:
     Raises:
         ValueError: k is below 1.
 
-    Example:
+    Examples:
         >>> first_k(real_scores([[0.5, 0.9, 0.9]], [[True] * 3], name="scores"), 2)
         array([[1, 2]], dtype=int32)
     """

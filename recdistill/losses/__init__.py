@@ -34,7 +34,7 @@ labels alone if nothing is padded. `recdistill.Distiller` passes the mask on. Ke
 own `compile` and `keras.distillation.LogitsDistillation` work with these losses too,
 but pass labels without a mask.
 
-Example:
+Examples:
     A teacher that finds the first of two candidates three times as likely as the
     second, and a student that does not distinguish them. The second list contains only
     padding, so it does not count in the mean.

@@ -50,7 +50,7 @@ def hint_mse(
 
     Reference: Romero et al. (2015), "FitNets: Hints for Thin Deep Nets".
 
-    Example:
+    Examples:
         >>> teacher = np.array([[[1.0, 0.0], [0.0, 2.0], [9.0, 9.0]]], "float32")
         >>> student = np.array([[[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]]], "float32")
         >>> mask = np.array([[True, True, False]])
@@ -105,7 +105,7 @@ def contrastive_alignment(
         Predictive Coding"; Tian et al. (2020), "Contrastive Representation
         Distillation".
 
-    Example:
+    Examples:
         Two rows in the directions of the teacher's, at a right angle to each other.
 
         >>> rows = np.array([[[2.0, 0.0], [0.0, 1.0]]], "float32")
@@ -155,7 +155,7 @@ class HintMSE(RepresentationLoss):
             widths must be equal, and the student learns the teacher's own coordinates.
         **kwargs: Other arguments of `RepresentationLoss`.
 
-    Example:
+    Examples:
         >>> teacher = np.array([[1.0, 0.0], [0.0, 2.0]], "float32")
         >>> student = np.array([[0.0, 0.0], [0.0, 1.0]], "float32")
         >>> float(HintMSE()(teacher, student))
@@ -196,7 +196,7 @@ class ContrastiveAlignment(RepresentationLoss):
     Raises:
         ValueError: If the temperature is not a finite number above 0.
 
-    Example:
+    Examples:
         >>> rows = np.array([[2.0, 0.0], [0.0, 1.0]], "float32")
         >>> round(float(ContrastiveAlignment(temperature=1.0)(rows, rows)), 4)
         0.3133

@@ -75,7 +75,7 @@ def top_k_dual_correction(
     Reference: Lee, Kim (2021), "Dual Correction Strategy for Ranking Distillation in
         Top-N Recommender System".
 
-    Example:
+    Examples:
         Two candidates are swapped, one rank apart: u and o are both tanh(1), so the
         first has odds of 1 to 3 against the second.
 
@@ -126,7 +126,7 @@ class TopKDualCorrection(TemperedListLoss):
         ValueError: If `k` is below 1, or sharpness or temperature is not a finite
             number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[9.0, 8.0]], "float32")
         >>> student_scores = np.array([[0.0, np.log(3.0)]], "float32")
         >>> loss = TopKDualCorrection(sharpness=1.0)

@@ -37,7 +37,7 @@ def lengths(vectors: Tensor) -> Tensor:
     Returns:
         `(…, 1)`. If it is 0, so is its gradient.
 
-    Example:
+    Examples:
         >>> lengths(np.array([[3.0, 4.0], [0.0, 0.0]])).numpy()
         array([[5.],
                [0.]])
@@ -108,7 +108,7 @@ def huber(gaps: Tensor) -> Tensor:
     Returns:
         The same shape, at least 0.
 
-    Example:
+    Examples:
         >>> huber(np.array([-0.5, 1.0, 3.0])).numpy()
         array([0.125, 0.5  , 2.5  ])
     """

@@ -72,7 +72,7 @@ def in_batch_softmax(
     Reference: Yi et al. (2019), "Sampling-Bias-Corrected Neural Modeling for Large
         Corpus Item Recommendations".
 
-    Example:
+    Examples:
         The first two queries have the same positive item, so each has one negative, the
         third.
 
@@ -149,7 +149,7 @@ class InBatchSoftmax(TemperedListLoss):
         temperature: Above 0; it divides the student's scores.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
-    Example:
+    Examples:
         >>> scores = np.log([[3.0, 1.0], [1.0, 1.0]])
         >>> y_true = {"candidate_ids": np.array([7, 8])}
         >>> round(float(InBatchSoftmax()(y_true, scores)), 4)

@@ -73,7 +73,7 @@ def listwise_lambda_ndcg(
     Reference: Wang et al. (2018), "The LambdaLoss Framework for Ranking Metric
         Optimization"; Burges (2010), "From RankNet to LambdaRank to LambdaMART".
 
-    Example:
+    Examples:
         The relevant candidate is second, where it is discounted by log2(3). The scores
         are 1 apart in the wrong order.
 
@@ -136,7 +136,7 @@ def listwise_soft_lambda_ndcg(
     Reference: Wang et al. (2018), "The LambdaLoss Framework for Ranking Metric
         Optimization".
 
-    Example:
+    Examples:
         Gains 3/4 and 1/4; the student's scores are 1 apart in the wrong order.
 
         >>> teacher = np.array([[np.log(3.0), 0.0]], "float32")
@@ -212,7 +212,7 @@ class ListwiseLambdaNDCG(RelevanceListLoss):
     Raises:
         ValueError: If `k` is below 1 or the temperature not a finite number above 0.
 
-    Example:
+    Examples:
         >>> relevance = np.array([[0.0, 1.0]], "float32")
         >>> student_scores = np.array([[1.0, 0.0]], "float32")
         >>> round(float(ListwiseLambdaNDCG()(relevance, student_scores)), 4)
@@ -243,7 +243,7 @@ class ListwiseSoftLambdaNDCG(TemperedListLoss):
     Raises:
         ValueError: If `k` is below 1 or the temperature not a finite number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[np.log(3.0), 0.0]], "float32")
         >>> student_scores = np.array([[0.0, 1.0]], "float32")
         >>> round(float(ListwiseSoftLambdaNDCG()(teacher_scores, student_scores)), 4)

@@ -66,7 +66,7 @@ def listwise_kl_divergence(
         Network", for soft targets; Cao et al. (2007), "Learning to Rank: From Pairwise
         Approach to Listwise Approach", for the softmax over a list.
 
-    Example:
+    Examples:
         >>> teacher = np.array([[2.0, 0.0, -1.0], [2.0, 0.0, 99.0]], "float32")
         >>> student = np.array([[1.0, 1.0, -2.0], [1.0, 1.0, -99.0]], "float32")
         >>> mask = np.array([[True, True, True], [True, True, False]])
@@ -118,7 +118,7 @@ def listwise_soft_cross_entropy(
         Network"; Cao et al. (2007), "Learning to Rank: From Pairwise Approach to
         Listwise Approach".
 
-    Example:
+    Examples:
         The teacher gives 3/4 and 1/4, the student 1/2 and 1/2: log(2).
 
         >>> teacher = np.array([[np.log(3.0), 0.0]], "float32")
@@ -175,7 +175,7 @@ def listwise_jensen_shannon(
 
     Reference: Lin (1991), "Divergence Measures Based on the Shannon Entropy".
 
-    Example:
+    Examples:
         Teacher and student are each certain of a different candidate: log(2), the
         maximum.
 
@@ -238,7 +238,7 @@ def listwise_cross_entropy(
         Approach"; Bruch et al. (2019), "An Analysis of the Softmax Cross Entropy Loss
         for Learning-to-Rank with Binary Relevance".
 
-    Example:
+    Examples:
         The student gives 1/4 and 3/4; the normalised relevance is 2/3 and 1/3.
 
         >>> scores = np.array([[0.0, np.log(3.0), 99.0]], "float32")
@@ -291,7 +291,7 @@ class ListwiseKLDivergence(TemperedListLoss):
         temperature: Above 0; it divides the scores of both sides.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[2.0, 0.0, -1.0]], "float32")
         >>> student_scores = np.array([[1.0, 1.0, -2.0]], "float32")
         >>> loss = ListwiseKLDivergence(temperature=2.0)
@@ -314,7 +314,7 @@ class ListwiseSoftCrossEntropy(ListwiseKLDivergence):
         temperature: Above 0; it divides the scores of both sides.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[np.log(3.0), 0.0]], "float32")
         >>> loss = ListwiseSoftCrossEntropy()
         >>> round(float(loss(teacher_scores, np.zeros((1, 2), "float32"))), 4)  # log(2)
@@ -335,7 +335,7 @@ class ListwiseJensenShannon(TemperedListLoss):
         temperature: Above 0; it divides the scores of both sides.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[50.0, 0.0]], "float32")
         >>> student_scores = np.array([[0.0, 50.0]], "float32")
         >>> loss = ListwiseJensenShannon()
@@ -359,7 +359,7 @@ class ListwiseCrossEntropy(RelevanceListLoss):
         temperature: Above 0; it divides the student's scores.
         **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`.
 
-    Example:
+    Examples:
         >>> relevance = np.array([[0.0, 1.0], [0.0, 0.0]], "float32")
         >>> student_scores = np.zeros((2, 2), "float32")
         >>> round(float(ListwiseCrossEntropy()(relevance, student_scores)), 4)  # log(2)

@@ -55,7 +55,7 @@ def pairwise_margin_mse(
     Reference: Hofstätter et al. (2020), "Improving Efficient Neural Ranking Models with
         Cross-Architecture Knowledge Distillation".
 
-    Example:
+    Examples:
         Margins of 3 and 1; of the four ordered pairs, two differ by 2: (4 + 4) / 4.
 
         >>> teacher = np.array([[3.0, 0.0]], "float32")
@@ -127,7 +127,7 @@ def pairwise_rank_net(
     Reference: Burges et al. (2005), "Learning to Rank using Gradient Descent", which
         has soft targets in its equation 3.
 
-    Example:
+    Examples:
         The teacher prefers the first at 3 to 1, the student has no preference. Half of
         the ordered pairs are of a candidate with itself and cost nothing.
 
@@ -167,7 +167,7 @@ class PairwiseMarginMSE(ListLoss):
     student's. A list without real candidates has weight 0. There is no temperature:
     margins are compared without softening.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[3.0, 0.0]], "float32")
         >>> student_scores = np.array([[1.0, 0.0]], "float32")
         >>> float(PairwiseMarginMSE()(teacher_scores, student_scores))
@@ -195,7 +195,7 @@ class PairwiseRankNet(TemperedListLoss):
     Raises:
         ValueError: If `k` is below 1 or the temperature not a finite number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[np.log(3.0), 0.0]], "float32")
         >>> loss = PairwiseRankNet()
         >>> round(float(loss(teacher_scores, np.zeros((1, 2), "float32"))), 4)

@@ -65,7 +65,7 @@ def listwise_plackett_luce(
         Algorithm", for ListMLE; Xia, Liu, Li (2009), "Statistical Consistency of Top-k
         Ranking", for the cut-off; Plackett (1975), "The Analysis of Permutations".
 
-    Example:
+    Examples:
         The student gives the teacher's first candidate 1/2, and the second 2/3 of the
         rest.
 
@@ -132,7 +132,7 @@ def top_k_relaxed_ranking(
     Reference: Kang et al. (2020), "DE-RRD: A Knowledge Distillation Framework for
         Recommender System".
 
-    Example:
+    Examples:
         The first wins over 2 + 1 + 3 x 1 + 3 of a tail of one that represents three.
 
         >>> teacher = np.array([[9.0, 8.0, 7.0]], "float32")
@@ -173,7 +173,7 @@ class ListwisePlackettLuce(TemperedListLoss):
     Raises:
         ValueError: If `k` is below 1 or the temperature not a finite number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[9.0, 8.0, 7.0]], "float32")
         >>> student_scores = np.log(np.array([[3.0, 2.0, 1.0]], "float32"))
         >>> loss = ListwisePlackettLuce(k=1)
@@ -209,7 +209,7 @@ class TopKRelaxedRanking(TemperedListLoss):
         ValueError: If `k` is below 1, or the weight of the tail or the temperature is
             not a finite number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[9.0, 8.0, 7.0]], "float32")
         >>> student_scores = np.log(np.array([[3.0, 2.0, 1.0]], "float32"))
         >>> loss = TopKRelaxedRanking(k=2, tail_weight=3.0)

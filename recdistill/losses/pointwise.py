@@ -49,7 +49,7 @@ def pointwise_mse(
 
     Reference: Ba, Caruana (2014), "Do Deep Nets Really Need to be Deep?".
 
-    Example:
+    Examples:
         >>> teacher = np.array([[3.0, 0.0, 99.0]], "float32")
         >>> student = np.array([[1.0, 1.0, -99.0]], "float32")
         >>> mask = np.array([[True, True, False]])
@@ -105,7 +105,7 @@ def pointwise_binary_cross_entropy(
     Reference: Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural
         Network".
 
-    Example:
+    Examples:
         The teacher gives 3/4, the student 1/4.
 
         >>> scores = np.log(np.array([[3.0], [1 / 3]], "float32"))
@@ -139,7 +139,7 @@ class PointwiseMSE(ListLoss):
     A list without real candidates has weight 0. There is no temperature: scores are
     compared without softening.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[3.0, 0.0]], "float32")
         >>> float(PointwiseMSE()(teacher_scores, np.ones((1, 2), "float32")))
         2.5
@@ -166,7 +166,7 @@ class PointwiseBinaryCrossEntropy(TemperedListLoss):
     Raises:
         ValueError: If the temperature is not a finite number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[0.25, 1.0]], "float32")
         >>> loss = PointwiseBinaryCrossEntropy(from_probabilities=True)
         >>> round(float(loss(teacher_scores, np.zeros((1, 2), "float32"))), 4)  # log(2)

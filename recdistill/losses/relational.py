@@ -53,7 +53,7 @@ def relational_distance(
 
     Reference: Park et al. (2019), "Relational Knowledge Distillation".
 
-    Example:
+    Examples:
         The teacher's rows lie at 0, 1 and 3; its distances 1, 2, 3 have mean 2. The
         student's lie at 0, 10 and 20, in another space: 10, 10, 20 have mean 40/3.
 
@@ -120,7 +120,7 @@ def relational_angle(
 
     Reference: Park et al. (2019), "Relational Knowledge Distillation".
 
-    Example:
+    Examples:
         A right angle at the first row, and 45 degrees at the others; the student has
         all three on a line, with the first in the middle: cosines -1, 1 and 1.
 
@@ -188,7 +188,7 @@ class RelationalDistance(_Relational):
     Raises:
         ValueError: If `rows` is below 2.
 
-    Example:
+    Examples:
         >>> teacher = np.array([[0.0], [1.0], [3.0]], "float32")
         >>> student = np.array([[0.0], [10.0], [20.0]], "float32")
         >>> round(float(RelationalDistance()(teacher, student)), 5)
@@ -212,7 +212,7 @@ class RelationalAngle(_Relational):
     Raises:
         ValueError: If `rows` is below 2.
 
-    Example:
+    Examples:
         >>> teacher = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], "float32")
         >>> student = np.array([[0.0], [1.0], [-1.0]], "float32")
         >>> round(float(RelationalAngle()(teacher, student)), 4)

@@ -72,7 +72,7 @@ def top_k_position_weighted(
     Reference: Tang, Wang (2018), "Ranking Distillation: Learning Compact Ranking Models
         With High Performance for Recommender System".
 
-    Example:
+    Examples:
         Weights halve at each position; scores of 0 are odds of one to one.
 
         >>> teacher = np.array([[9.0, 8.0, 7.0]], "float32")
@@ -150,7 +150,7 @@ def top_k_rank_distil(
 
     Reference: Reddi et al. (2021), "RankDistil: Knowledge Distillation for Ranking".
 
-    Example:
+    Examples:
         At the top, teacher probabilities of 3/4 and 1/2 meet student probabilities of
         1/2; so does a tail that represents two. Each term is log(2), and so is the
         mean.
@@ -196,7 +196,7 @@ class TopKPositionWeighted(TemperedListLoss):
         ValueError: If `k` is below 1, or decay or temperature is not a finite number
             above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[9.0, 8.0, 7.0]], "float32")
         >>> student_scores = np.array([[np.log(3.0), 0.0, -9.0]], "float32")
         >>> loss = TopKPositionWeighted(k=2, decay=1 / np.log(2))
@@ -236,7 +236,7 @@ class TopKRankDistil(TemperedListLoss):
         ValueError: If `k` is below 1, or the weight of the tail or the temperature is
             not a finite number above 0.
 
-    Example:
+    Examples:
         >>> teacher_scores = np.array([[np.log(3.0), 0.0, -1.0]], "float32")
         >>> loss = TopKRankDistil(k=2, tail_weight=2.0)
         >>> round(float(loss(teacher_scores, np.zeros((1, 3), "float32"))), 4)

@@ -17,7 +17,7 @@ list without a relevant candidate counts as 0. If relevance is 0 or 1, no two sc
 a list are equal and every list has a relevant candidate, both libraries give the same
 numbers.
 
-Example:
+Examples:
     The relevant candidate of the first list ranks second. The second list has no
     relevant candidate, so it does not count.
 
@@ -137,7 +137,7 @@ class NDCG(RankingMetric):
 
     See `recdistill.metrics.ndcg` for the formula and `RankingMetric` for the arguments.
 
-    Example:
+    Examples:
         >>> metric = NDCG(k=2)
         >>> y_true = {"labels": [[1.0, 3.0, 9.0]], "mask": [[True, True, False]]}
         >>> metric.update_state(y_true, [[0.9, 0.1, 5.0]])
@@ -164,7 +164,7 @@ class Recall(RankingMetric):
 
     See `recdistill.metrics.recall` and, for the arguments, `RankingMetric`.
 
-    Example:
+    Examples:
         >>> metric = Recall(k=2)
         >>> metric.update_state([[1.0, 0.0, 1.0]], [[0.9, 0.5, 0.1]])
         >>> float(metric.result())
@@ -184,7 +184,7 @@ class HitRate(RankingMetric):
 
     See `recdistill.metrics.hit_rate` and, for the arguments, `RankingMetric`.
 
-    Example:
+    Examples:
         >>> metric = HitRate(k=1)
         >>> metric.update_state([[1.0, 0.0], [0.0, 1.0]], [[0.9, 0.5], [0.9, 0.5]])
         >>> float(metric.result())
@@ -205,7 +205,7 @@ class ReciprocalRank(RankingMetric):
     See `recdistill.metrics.reciprocal_rank` and, for the arguments, `RankingMetric`;
     here `k` is None by default, and the name `mrr`.
 
-    Example:
+    Examples:
         >>> metric = ReciprocalRank()
         >>> metric.update_state([[0.0, 1.0, 1.0]], [[0.9, 0.5, 0.1]])
         >>> float(metric.result())
@@ -233,7 +233,7 @@ class AveragePrecision(RankingMetric):
 
     See `recdistill.metrics.average_precision` and, for the arguments, `RankingMetric`.
 
-    Example:
+    Examples:
         >>> metric = AveragePrecision(k=2)
         >>> metric.update_state([[1.0, 0.0, 1.0]], [[0.9, 0.5, 0.1]])
         >>> float(metric.result())

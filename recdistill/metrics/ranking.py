@@ -120,7 +120,7 @@ def relevant_ranks(
         ValueError: Shapes differ, `mask` is not boolean, or a real candidate has a
             score of NaN or `+inf` or a relevance that is negative or not finite.
 
-    Example:
+    Examples:
         >>> ranks = relevant_ranks([[0.1, 0.9, 0.5]], [[1, 0, 2]], [[True] * 3])
         >>> ranks.rank
         array([2, 3])
@@ -156,7 +156,7 @@ def ndcg(
 
     Reference: Järvelin and Kekäläinen (2002).
 
-    Example:
+    Examples:
         >>> ndcg([[0.1, 0.9, 0.5]], [[1, 0, 0]], [[True, True, True]], k=10)
         array([0.5])
     """
@@ -179,7 +179,7 @@ def recall(
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
-    Example:
+    Examples:
         >>> recall([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]], k=2)
         array([0.5])
     """
@@ -200,7 +200,7 @@ def hit_rate(
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
-    Example:
+    Examples:
         >>> hit_rate([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]], k=2)
         array([1.])
     """
@@ -224,7 +224,7 @@ def reciprocal_rank(
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
-    Example:
+    Examples:
         >>> reciprocal_rank([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]])
         array([0.5])
     """
@@ -250,7 +250,7 @@ def average_precision(
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
-    Example:
+    Examples:
         >>> average_precision([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True] * 3], k=2)
         array([0.5])
     """
@@ -275,7 +275,7 @@ def overlap(
 
     Raises ValueError as `relevant_ranks` does, and if k is below 1.
 
-    Example:
+    Examples:
         >>> overlap([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2)
         array([0.5])
     """
@@ -305,7 +305,7 @@ def survival(
 
     Raises ValueError as `relevant_ranks` does, and if k or n is below 1.
 
-    Example:
+    Examples:
         >>> survival([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2, n=3)
         array([1.])
     """
@@ -348,7 +348,7 @@ def kendall_tau(
 
     Reference: Kendall (1945).
 
-    Example:
+    Examples:
         >>> kendall_tau([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=3)
         array([0.33333333])
     """
@@ -398,7 +398,7 @@ def rank_biased_overlap(
 
     Reference: Webber, Moffat and Zobel (2010), equation 23 for extrapolation.
 
-    Example:
+    Examples:
         >>> rank_biased_overlap([[2.0, 1.0]], [[1.0, 2.0]], [[True] * 2], p=0.5)
         array([0.5])
     """

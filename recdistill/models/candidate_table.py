@@ -30,7 +30,7 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
         features: Looked-up features of all candidates, each `(items, …)`; None if they
             follow from a file (`load_assets`).
 
-    Example:
+    Examples:
         >>> table = CandidateTable({"item_id": np.array([2, 3, 4])})
         >>> table(tf.constant([2, 0]))["item_id"].numpy()
         array([4, 2])

@@ -56,7 +56,9 @@ def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
         ValueError: If `l2` is not positive or too small for the data, or if there are
             no items.
 
-    Example: the first query chose both items, the second query the first item only.
+    Examples:
+        The first query chose both items, the second query the first item only.
+
         >>> training_rows = scipy.sparse.csr_array(np.array([[1.0, 1.0], [1.0, 0.0]]))
         >>> fit_inverse(training_rows, l2=1.0)  # the inverse of [[3, 1], [1, 2]]
         array([[ 0.4, -0.2],
@@ -90,7 +92,9 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         decay: Weight of a history item relative to the next more recent one.
         floor: Smallest weight of a history item.
 
-    Example: after item 1 (index 3), item 0 has the highest score of the other three.
+    Examples:
+        After item 1 (index 3), item 0 has the highest score of the other three.
+
         >>> training_rows = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1.0]])
         >>> layer = Affinity(4, decay=0.9, floor=0.05)
         >>> layer.build()

@@ -41,7 +41,7 @@ def listed_products(
     Returns:
         `(batch, list_size)`.
 
-    Example:
+    Examples:
         >>> queries, candidates = tf.constant([[1.0, 2.0]]), tf.eye(2)
         >>> listed_products(queries, candidates, tf.constant([[1, 0, 1]])).numpy()
         array([[2., 1., 2.]], dtype=float32)

@@ -46,7 +46,7 @@ def run(
         GateError: If the teacher is not good enough to distil.
         ExportError: If the export does not answer as the student does.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
         >>> size = {"queries": 200, "items": 40, "interactions": 2_000}

@@ -50,7 +50,7 @@ class Catalogue(tf.Module):  # type: ignore[misc]
         ValueError: If an id is repeated or empty, or the number of ids differs from
             the number of rows in the index.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from recdistill.retrieval.exact import ExactIndex
         >>> films = Catalogue(["a", "b"], ExactIndex(np.eye(2)))

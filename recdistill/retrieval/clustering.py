@@ -47,7 +47,7 @@ def capacity_of(items: int) -> int:
     Shorter lists are cheaper: with half the capacity, a search reads hardly more lists.
     But below some capacity, choosing among the lists costs more than reading them.
 
-    Example:
+    Examples:
         >>> capacity_of(1_000_000), capacity_of(100_000), capacity_of(100)
         (128, 32, 16)
     """
@@ -125,7 +125,9 @@ def recall_by_probes(
     Returns:
         `(queries, lists)`: entry `p` is the recall@k with `p + 1` lists read.
 
-    Example: one of the two best items is in the first list, the other in the second.
+    Examples:
+        One of the two best items is in the first list, the other in the second.
+
         >>> two = InvertedLists(np.array([[1.0], [0.5]]), np.array([[0], [1]]))
         >>> recall_by_probes(two, np.array([[1.0]]), np.array([[0, 1]]), 2)
         array([[0.5, 1. ]])

@@ -43,7 +43,7 @@ def bounded(vectors: tf.Tensor) -> tf.Tensor:
     Returns:
         `(rows, dim)` float32; embeddings of usual size are unchanged.
 
-    Example:
+    Examples:
         >>> bounded(tf.constant([[0.5, float("nan"), float("inf"), -1e30]])).numpy()
         array([[ 5.e-01,  0.e+00,  0.e+00, -1.e+15]], dtype=float32)
     """
@@ -62,7 +62,7 @@ def as_stored(embeddings: np.ndarray, storage: Storage) -> np.ndarray:
     Returns:
         `(items, dim)` float32.
 
-    Example:
+    Examples:
         >>> as_stored(np.array([[1.0, 1.003]], "float32"), "bfloat16")
         array([[1., 1.]], dtype=float32)
     """
@@ -110,7 +110,7 @@ def best(scores: tf.Tensor, k: int | tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         Scores `(batch, k)` and positions `(batch, k)` int32. The position of a score of
         minus infinity is meaningless.
 
-    Example:
+    Examples:
         >>> scores, places = best(tf.constant([[1.0, 3.0, 2.0, 3.0]]), 3)
         >>> scores.numpy(), places.numpy()
         (array([[3., 3., 2.]], dtype=float32), array([[1, 3, 2]], dtype=int32))
@@ -140,7 +140,7 @@ def is_listed(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     Returns:
         `(batch, n)` bool.
 
-    Example:
+    Examples:
         >>> is_listed(tf.constant([[4, 7, 9]]), tf.constant([[9, 1, 4]])).numpy()
         array([[ True, False,  True]])
     """
@@ -309,7 +309,7 @@ class ExactIndex(Index):
         ValueError: If the shape is not `(items, dim)`, or an entry is not finite or too
             large.
 
-    Example:
+    Examples:
         >>> index = ExactIndex(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
         >>> rows, scores = index.top_k(tf.constant([[2.0, 1.0]]), k=2)
         >>> rows.numpy(), scores.numpy()

@@ -43,7 +43,9 @@ class IVFIndex(Index):
         ValueError: If the lists do not have each row once, or `probes` or `probes_k` is
             out of range.
 
-    Example: item 2 would be the best, but its list is not read.
+    Examples:
+        Item 2 would be the best, but its list is not read.
+
         >>> lists = InvertedLists(
         ...     np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0, 2], [1, -1]])
         ... )

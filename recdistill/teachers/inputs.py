@@ -48,7 +48,7 @@ def as_input(
     Raises:
         TeacherError: If the values cannot be converted.
 
-    Example:
+    Examples:
         >>> spec = InputSpec("int64", (None, 2))
         >>> as_input(np.array([["7", "8", "9"], ["5", "", ""]]), spec, "it", "there")
         array([[8, 9],

@@ -35,7 +35,7 @@ def size_of(path: Path) -> int:
 def digest(path: Path) -> str:
     """SHA-256 (hex) of a file, or of the names and contents of a folder's files.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "model.txt").write_text("tree")

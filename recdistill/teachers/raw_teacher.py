@@ -80,7 +80,9 @@ class ExternalTeacher:
     Raises:
         TeacherError: If the model's inputs do not match our features.
 
-    Example: a model that prefers short names.
+    Examples:
+        A model that prefers short names.
+
         >>> class Short:
         ...     label, inputs, parameters, size_bytes = "short", None, None, None
         ...     def predict(self, inputs):

@@ -29,7 +29,9 @@ class ScoreTable:
     Raises:
         TeacherError: If no row scores an item of the catalogue, or a pair occurs twice.
 
-    Example: "bob" has scores for two of the three items.
+    Examples:
+        "bob" has scores for two of the three items.
+
         >>> rows = {"key": ["bob", "ann", "bob"], "item": ["c", "a", "a"]}
         >>> rows = pa.RecordBatch.from_pydict(rows | {"score": [0.5, 0.1, -2.0]})
         >>> table = ScoreTable([rows], ["a", "b", "c"])

@@ -25,7 +25,7 @@ class TestDoctor:
         result = call("doctor", *in_folder(tiny_run.folder))
         assert result.exit_code == 0
         said = " ".join(result.stdout.split())
-        assert "Score doctor Lists 600, of" in said
+        assert "Score doctor Lists 600, with" in said
         proposal = "distill.scores=z_score distill.teacher_temperature=auto."
         assert f"Proposal {proposal}" in said
         assert "This run z_score, teacher temperature 1: about" in said

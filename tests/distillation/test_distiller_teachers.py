@@ -111,7 +111,7 @@ def test_missing_scores_are_an_error_that_names_both_remedies(method):
         run(distiller, batches)
 
 
-def standardized(scores, mask):
+def standardised(scores, mask):
     rows = []
     for row, real in zip(scores, mask, strict=True):
         values = row[real]
@@ -131,7 +131,7 @@ def several():
         return -50.0 * x["affinity"] + 1_000.0
 
     scores = {"linear": np.array(linear(x, False)), "ranker": np.array(ranker(x))}
-    z = {name: standardized(each, mask) for name, each in scores.items()}
+    z = {name: standardised(each, mask) for name, each in scores.items()}
     return x, y, weight, {"linear": linear, "ranker": ranker}, scores, z
 
 

@@ -210,8 +210,25 @@ def test_the_command_reports_bad_items_and_missing_versions(tmp_path):
     asked = ["reindex", str(tmp_path), "--items", str(items)]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 2
-    assert "`items` must be a Parquet file" in result.stderr
+    assert "items.parquet cannot be read" in " ".join(result.stderr.split())
     pq.write_table(films_items(), items)
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 2
     assert "must hold the version of a model" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "want"),
+    [
+        (["0012", "true"], tf.TensorSpec([None], tf.string), ["0012", "true"]),
+        (["1.5", "$2.00"], tf.TensorSpec([None], tf.float32), [1.5, 2.0]),
+        (["1", "2"], tf.TensorSpec([None], tf.int64), [1, 2]),
+        (["[1, 2]", "3 4"], tf.TensorSpec([None, 2], tf.float32), [[1, 2], [3, 4]]),
+        ([7, 8], tf.TensorSpec([None], tf.int64), [7, 8]),
+    ],
+)
+def test_columns_of_text_files_become_the_inputs_of_a_tower(values, spec, want):
+    from recdistill.export.reindexing import _input_column
+
+    got = _input_column(pa.chunked_array([values]), spec)
+    assert np.asarray(got).tolist() == want

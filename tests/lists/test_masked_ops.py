@@ -15,7 +15,7 @@ FUNCTIONS = [
     masked_ops.log_softmax,
     masked_ops.softmax,
     masked_ops.shares,
-    masked_ops.standardize,
+    masked_ops.standardise,
 ]
 
 
@@ -62,32 +62,32 @@ def test_shares_do_not_overflow_for_large_amounts():
     np.testing.assert_allclose(got, [[1 / 3, 1 / 3, 1 / 3]], rtol=1e-6)
 
 
-def test_standardize_returns_z_scores():
+def test_standardise_returns_z_scores():
     scores = np.array([[1.0, 2.0, 6.0], [3.0, 3.0, 7.0], [4.0, 5.0, 6.0]], "float32")
     deviation = sqrt(((1 - 3) ** 2 + (2 - 3) ** 2 + (6 - 3) ** 2) / 3)
     want = [[-2 / deviation, -1 / deviation, 3 / deviation], [0.0] * 3, [0.0] * 3]
-    np.testing.assert_allclose(masked_ops.standardize(scores, MASK), want, rtol=1e-6)
+    np.testing.assert_allclose(masked_ops.standardise(scores, MASK), want, rtol=1e-6)
 
 
-def test_standardize_ignores_origin_and_scale():
-    got = masked_ops.standardize(100.0 * SCORES - 1000.0, MASK)
-    np.testing.assert_allclose(got, masked_ops.standardize(SCORES, MASK), atol=1e-5)
+def test_standardise_ignores_origin_and_scale():
+    got = masked_ops.standardise(100.0 * SCORES - 1000.0, MASK)
+    np.testing.assert_allclose(got, masked_ops.standardise(SCORES, MASK), atol=1e-5)
 
 
 def test_equal_scores_are_standardised_to_exact_zeros():
     scores = np.full((1, 3), 0.1, "float32")
-    value, gradient = value_and_gradient(masked_ops.standardize, scores, MASK[:1])
+    value, gradient = value_and_gradient(masked_ops.standardise, scores, MASK[:1])
     np.testing.assert_array_equal(value, 0.0)
     assert np.isfinite(gradient).all()
 
 
-def test_the_gradient_of_standardize_matches_finite_differences():
+def test_the_gradient_of_standardise_matches_finite_differences():
     scores = np.array([[1.0, 2.0, 6.0]])
-    _, gradient = value_and_gradient(masked_ops.standardize, scores, MASK[:1])
+    _, gradient = value_and_gradient(masked_ops.standardise, scores, MASK[:1])
     for i in range(3):
         step = np.zeros((1, 3))
         step[0, i] = 1e-5
-        rise = masked_ops.standardize(scores + step, MASK[:1]) - masked_ops.standardize(
+        rise = masked_ops.standardise(scores + step, MASK[:1]) - masked_ops.standardise(
             scores - step, MASK[:1]
         )
         slope = np.sum(np.array([1.0, 2.0, 3.0]) * rise) / 2e-5

@@ -1,4 +1,4 @@
-"""Small random logs of interactions, and how plain loops split them."""
+"""Small random logs of interactions, and their split by plain loops."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def rows_of(prepared, split):
 
 
 def random_log(seed, rows=90, users=6, items=9, moments=12):
-    """Few moments, so that many interactions share theirs."""
+    """A log with few moments, so that many interactions have the same time."""
     rng = np.random.default_rng(seed)
     return [
         (f"u{rng.integers(users)}", f"i{rng.integers(items)}", int(time))
@@ -56,7 +56,7 @@ def split_by_query(log, valid, test):
 
 
 def rich(log, *, extra_items=(), device=None, hour=None, relevance=None):
-    """A data set with features of all sorts in all three tables."""
+    """A data set with features of all kinds in all three tables."""
     user, item, time = zip(*log, strict=True)
     users, items = sorted(set(user)), sorted({*item, *extra_items})
     interactions = pa.table(

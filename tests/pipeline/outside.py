@@ -1,7 +1,7 @@
-"""Teachers from outside for the tests of the pipeline: one rule, many kinds.
+"""External teachers for the tests of the pipeline: one rule, many kinds.
 
-What all of them say of a pair, but the trained ones: twice the item's quality, which
-only the teacher may see, and one more where segment and category have the same number.
+The score of a pair, except for trained teachers, is twice the item's quality, which is
+a privileged feature, plus one if segment and category have the same number.
 """
 
 import json
@@ -23,7 +23,7 @@ from tensorflow_serving.apis import (
 
 
 def rule(quality, segment, category):
-    """The rule by NumPy, `(rows,)`."""
+    """The rule in NumPy, `(rows,)`."""
     same = [s[1:] == c[1:] for s, c in zip(segment, category, strict=True)]
     return 2.0 * np.asarray(quality, "float32") + np.asarray(same, "float32")
 
@@ -38,7 +38,7 @@ def scored(inputs):
 
 
 def in_lists(inputs):
-    """The same in whole lists, with names of its own."""
+    """The same for whole lists, with other input names."""
     assert set(inputs) == {"q", "group", "kind", "real"}
     assert inputs["real"].shape == inputs["q"].shape == inputs["kind"].shape
     rows = [

@@ -1,4 +1,4 @@
-"""gate: figures that pass, figures that do not, and what is checked before them."""
+"""The gate: which teachers pass, and the faults that stop a run before scoring."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ SOUND = Faults(lists=20, constant=0, not_finite=0)
 
 
 def table(values, queries=None):
-    """One row a list, each of a query of its own unless `queries` says otherwise."""
+    """One row per list; each list has its own query unless `queries` is given."""
     rows = ListRows()
     names = queries or [f"u{k}" for k in range(len(values))]
     rows.add(list(range(len(values))), names, {"mrr": np.array(values, float)})
@@ -70,7 +70,7 @@ def test_a_teacher_that_is_better_on_every_list_passes():
     assert (gap.value, gap.low, gap.high) == (0.25, 0.25, 0.25)
 
 
-def test_a_teacher_that_is_worse_does_not_pass_however_sure_that_is():
+def test_a_teacher_that_is_worse_beyond_noise_does_not_pass():
     part = gate([0.25] * 20, [0.5] * 20)
     assert not part.passed
     assert part.message.startswith(
@@ -103,14 +103,14 @@ def test_the_noise_is_that_between_queries_not_between_lists():
     assert gate([0.0, 1.0] * 200, [0.4] * 400).passed
 
 
-def test_one_query_says_nothing_and_the_reason_is_given():
+def test_one_query_gives_no_interval_and_the_message_has_the_reason():
     part = gate([0.9] * 5, [0.1] * 5, queries=["ann"] * 5)
     assert not part.passed
     assert "teacher minus baseline unknown (" in part.message
 
 
 @pytest.mark.parametrize("override", [True, False])
-def test_overriding_is_noted_only_where_it_was_needed(override):
+def test_the_override_is_recorded_only_if_the_teacher_did_not_pass(override):
     failed = gate([0.1] * 9, [0.5] * 9, override=override)
     assert (failed.passed, failed.overridden) == (False, override)
     passed = gate([0.9] * 9, [0.5] * 9, override=override)
@@ -123,11 +123,11 @@ def test_the_seed_decides_the_interval():
     assert gate(*values).differences == gate(*values).differences
 
 
-def test_through_an_open_gate_one_goes_without_a_word():
+def test_a_teacher_that_passes_gives_no_warning():
     assert enter(gate([0.9] * 9, [0.5] * 9)) is None
 
 
-def test_at_a_closed_gate_the_way_on_is_said_and_on_that_way_its_word():
+def test_the_error_names_the_override_and_the_override_gives_a_warning():
     closed = gate([0.1] * 9, [0.5] * 9)
     with pytest.raises(GateError) as caught:
         enter(closed)
@@ -140,10 +140,10 @@ def test_at_a_closed_gate_the_way_on_is_said_and_on_that_way_its_word():
     assert enter(overridden) == note
 
 
-class TestSoundness:
+class TestFaults:
     better = staticmethod(partial(gate, [0.75] * 20, [0.5] * 20))
 
-    def test_a_better_teacher_with_scores_that_are_no_numbers_does_not_pass(self):
+    def test_a_better_teacher_with_nan_scores_does_not_pass(self):
         part = self.better(faults=Faults(lists=20, constant=0, not_finite=3))
         assert (part.passed, part.not_finite) == (False, 3)
         assert part.message.startswith(
@@ -163,7 +163,7 @@ class TestSoundness:
     @pytest.mark.parametrize(
         "leaked", [{"valid": 1, "test": 0}, {"valid": 0, "test": 2}]
     )
-    def test_a_teacher_that_has_seen_what_judges_it_does_not_pass(self, leaked):
+    def test_a_teacher_trained_on_held_out_lists_does_not_pass(self, leaked):
         part = self.better(trained_on=leaked)
         assert not part.passed
         assert part.trained_on == leaked
@@ -172,7 +172,7 @@ class TestSoundness:
             f"{leaked['test']} of the test lists"
         ) in part.message
 
-    def test_all_reasons_are_said_at_once_and_all_can_be_overridden(self):
+    def test_the_message_has_all_reasons_and_all_can_be_overridden(self):
         faults = Faults(lists=20, constant=20, not_finite=1)
         leaked = {"valid": 4, "test": 5}
         part = gate(
@@ -185,7 +185,7 @@ class TestSoundness:
             "score in 20 of 20 validation lists and was trained on 4 of the"
         )
 
-    def test_what_is_known_before_the_scoring_stops_the_run_there(self):
+    def test_faults_stop_the_run_before_scoring(self):
         def check(faults, trained_on, mode):
             teacher = Artefact(Path(), "", {"faults": vars(faults)}, reused=True)
             check_usable(
@@ -208,7 +208,7 @@ class TestSoundness:
 
 
 class TestCheckedScorer:
-    def test_it_counts_over_all_calls_and_real_candidates_alone(self):
+    def test_faults_of_real_candidates_are_added_up_over_calls(self):
         mask = np.array([[True, True, True, False], [True, True, False, False]])
         first = np.array([[1.0, np.nan, 2.0, np.inf], [3.0, 3.0, 4.0, 5.0]], "float32")
         second = np.array([[-np.inf, 1.0, 1.0, 0.0], [3.0, 4.0, 4.0, 4.0]], "float32")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The same pipeline elsewhere, killed in every step; and its exit codes."""
+    """The tiny pipeline in another folder, killed once in every step."""
     folder = tmp_path_factory.mktemp("killed")
     root = Path(__file__).parents[2]
     arguments = [str(small_pipelines.write_config(folder))]
@@ -37,18 +37,18 @@ def killed(tmp_path_factory):
     return folder, json.loads(codes), receipt
 
 
-class TestDisturbed:
-    def test_it_was_killed_at_every_point_and_then_ended_well(self, killed):
+class TestInterruptedRuns:
+    def test_every_attempt_was_killed_and_the_last_one_finished(self, killed):
         _, codes, receipt = killed
         assert codes == [-9] * 10
         assert "Distillation receipt" in receipt
 
-    def test_it_ends_in_the_metrics_of_the_undisturbed_run(self, killed, tiny_run):
+    def test_metrics_equal_those_of_an_undisturbed_run(self, killed, tiny_run):
         report = report_of(killed[0])
         fingerprint = tiny_run.report.metrics_fingerprint()
         assert report.metrics_fingerprint() == fingerprint
 
-    def test_it_ends_in_the_same_artefacts(self, killed, tiny_run):
+    def test_artefacts_equal_those_of_an_undisturbed_run(self, killed, tiny_run):
         root = killed[0] / "runs" / "tiny"
         for step in list(STEPS)[:6]:
             name = tiny_run.artefacts[step].path.name
@@ -63,7 +63,7 @@ class TestDisturbed:
                     assert same, file
 
     @pytest.mark.parametrize("step", ["teacher", "baseline", "distill"])
-    def test_it_ends_in_the_same_weights(self, killed, tiny_run, step):
+    def test_weights_equal_those_of_an_undisturbed_run(self, killed, tiny_run, step):
         name = tiny_run.artefacts[step].path.name
         ours = weights(tiny_run.root / name)
         theirs = weights(killed[0] / "runs" / "tiny" / name)
@@ -72,7 +72,7 @@ class TestDisturbed:
         for key, value in ours.items():
             np.testing.assert_array_equal(theirs[key], value, err_msg=key)
 
-    def test_nothing_half_written_is_left_and_one_version_is_out(self, killed):
+    def test_no_partial_folder_is_left_and_one_version_is_published(self, killed):
         folder, _, receipt = killed
         names = [path.name for path in (folder / "runs" / "tiny").iterdir()]
         assert [name for name in names if "partial" in name] == []
@@ -81,7 +81,7 @@ class TestDisturbed:
         assert [path.name for path in versions.iterdir()] == ["1"]
         assert f"SavedModel  {versions / '1'}\n" in receipt
 
-    def test_a_full_disk_leaves_nothing_half_written(self, copied, monkeypatch):
+    def test_a_full_disk_leaves_no_partial_artefact(self, copied, monkeypatch):
         before = artefact_names(copied)
 
         def fail(model, path, *args, **kwargs):
@@ -97,9 +97,7 @@ class TestDisturbed:
         assert made(done) == ["baseline"]
         assert len(weights(done["baseline"].path)) > 5
 
-    def test_a_report_that_cannot_be_written_leaves_the_old_one(
-        self, copied, monkeypatch
-    ):
+    def test_a_failed_write_keeps_the_old_report(self, copied, monkeypatch):
         before = artefact_names(copied)
         report = (copied / "runs" / "tiny" / "report.json").read_bytes()
 

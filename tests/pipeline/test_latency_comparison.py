@@ -1,4 +1,4 @@
-"""side_by_side: teacher and student of a finished run, and what their work costs."""
+"""Latency and cost of teacher and student of a finished run."""
 
 import shutil
 

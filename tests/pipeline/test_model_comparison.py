@@ -1,4 +1,4 @@
-"""comparison: full rankings of the test lists, and what stands beside them."""
+"""Comparison of the models: full rankings of the test lists."""
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
     assert calls[-1] == ("Ranking the test lists", len(lists), len(lists))
 
 
-def test_scores_that_are_no_numbers_are_an_error_that_names_the_model(prepared):
+def test_nan_scores_are_an_error_that_names_the_model(prepared):
     def broken(x):
         return np.full(x["mask"].shape, np.nan, "float32")
 

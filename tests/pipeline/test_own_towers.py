@@ -85,7 +85,7 @@ class TestErrors:
             ("one_tower", "must return a query tower and a candidate tower"),
             ("different_widths", "5"),
             ("unknown_feature", "mood"),
-            ("nothing", "must be a function of its module"),
+            ("nothing", "must be a function in its module"),
         ],
     )
     def test_towers_that_do_not_fit_are_a_config_error(self, prepared, function, said):

@@ -1,4 +1,4 @@
-"""partitions: each row in its part of the time split, whatever the stream's batches."""
+"""Partitions: every row is in its part of the time split."""
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,7 @@ def test_the_last_share_of_each_query_is_held_out(tmp_path, rows, shares, parts)
     assert part.split.tolist() == expected
 
 
-def test_rows_stand_by_query_and_time_and_ties_in_the_order_of_the_source(tmp_path):
+def test_rows_are_sorted_by_query_and_time_and_ties_keep_their_order(tmp_path):
     data = small_pipelines.dataset(
         [
             ("bob", "x", 5),
@@ -107,7 +107,7 @@ def test_a_global_split_comes_close_to_the_shares(tmp_path):
 
 
 @pytest.mark.parametrize("by", ["query_time", "global_time"])
-def test_batches_of_the_stream_do_not_matter(tmp_path, by):
+def test_the_batches_of_the_stream_do_not_change_the_partitions(tmp_path, by):
     table = pa.Table.from_batches(synthetic(50, 40, 700).interactions())
     whole = by_row(deal(small_pipelines.dataset(table), tmp_path / "p", by=by))
     assert len(whole) == 700
@@ -139,7 +139,7 @@ def test_no_interactions_are_an_error_that_names_the_data_set(tmp_path):
         deal(small_pipelines.dataset([]), tmp_path / "p")
 
 
-def test_the_work_is_reported(tmp_path):
+def test_progress_is_reported(tmp_path):
     calls = []
     (tmp_path / "p").mkdir()
     Partitions(

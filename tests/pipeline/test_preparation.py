@@ -1,4 +1,4 @@
-"""prepare: lists against plain loops, and errors that say where and what to do."""
+"""Preparation: lists equal those of plain loops, and errors name the remedy."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from tests.pipeline.logs import (
 
 
 def expected_lists(log, split_of):
-    """By plain loops: for each interaction what its list must hold."""
+    """The contents of each interaction's list, computed by plain loops."""
     lists = {}
     for row, (user, item, time) in enumerate(log):
         own = [(t, k, i) for k, (u, i, t) in enumerate(log) if u == user]
@@ -63,7 +63,7 @@ def split_by_moment(log, valid, test):
     ("by", "reference"),
     [("query_time", split_by_query), ("global_time", split_by_moment)],
 )
-def test_lists_are_what_plain_loops_make_of_the_log(tmp_path, by, reference, seed):
+def test_lists_equal_those_of_plain_loops(tmp_path, by, reference, seed):
     log = random_log(seed)
     shares = {"valid": 0.15, "test": 0.2}
     prepared, record = run(
@@ -95,7 +95,7 @@ def test_lists_are_what_plain_loops_make_of_the_log(tmp_path, by, reference, see
     assert found == len(log)
 
 
-def test_profiles_are_the_distinct_training_items_of_each_query(tmp_path):
+def test_training_rows_are_the_distinct_training_items_of_each_query(tmp_path):
     log = random_log(5)
     prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
     split = split_by_query(log, 0.1, 0.1)
@@ -113,7 +113,7 @@ def test_profiles_are_the_distinct_training_items_of_each_query(tmp_path):
             assert sorted(vocabulary[k - 2] for k in training_row) == sorted(own)
 
 
-def test_popularity_and_vocabulary_count_the_training_part_alone(tmp_path):
+def test_popularity_and_vocabulary_count_the_training_part_only(tmp_path):
     log = random_log(6)
     prepared, record = run(small_pipelines.dataset(log), tmp_path / "p")
     split = split_by_query(log, 0.1, 0.1)
@@ -132,7 +132,7 @@ def test_popularity_and_vocabulary_count_the_training_part_alone(tmp_path):
     assert record["items"] == len(count)
 
 
-def test_the_cap_keeps_the_newest_training_lists_of_each_query(tmp_path):
+def test_per_query_keeps_the_latest_training_lists_of_each_query(tmp_path):
     log = random_log(7)
     prepared, record = run(
         small_pipelines.dataset(log), tmp_path / "p", lists={"per_query": 4}
@@ -264,7 +264,7 @@ def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
     assert len(after["seen"]) == 8
 
 
-def test_an_item_table_makes_such_a_positive_reachable(tmp_path):
+def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
     log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
     log[9] = ("u0", "only-tested", 9)
     items = pa.table({"item_id": ["only-tested", "i0", "i1", "i2", "i3", "unused"]})
@@ -375,7 +375,7 @@ def test_a_feature_whose_sets_are_all_empty_can_be_read_back(tmp_path):
 OUTSIDE = {"kind": "callable", "function": "some.module:score"}
 
 
-def test_a_teacher_from_outside_has_raw_values_in_every_split(tmp_path):
+def test_an_external_teacher_has_raw_values_in_every_split(tmp_path):
     data = rich(random_log(4))
     plain, _ = run(data, tmp_path / "plain", **RICH)
     prepared, _ = run(data, tmp_path / "raw", **RICH, teacher=OUTSIDE)
@@ -392,7 +392,7 @@ def test_a_teacher_from_outside_has_raw_values_in_every_split(tmp_path):
 
 
 def listed(rows, **more):
-    """Interactions that come in lists: rows (list, user, item, time)."""
+    """Listwise interactions: rows (list, user, item, time)."""
     name, user, item, time = zip(*rows, strict=True)
     table = pa.table(
         {
@@ -456,7 +456,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
         ("amazon_beauty", "amazon-beauty", "interactions.parquet"),
     ],
 )
-def test_real_data_become_the_lists_that_they_must(tmp_path, pipeline, folder, table):
+def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     path = SHARED / folder
     if not path.exists():
         pytest.skip(f"{path} is not there")

@@ -1,4 +1,4 @@
-"""prepare: nothing of the held-out parts reaches what is learned."""
+"""Preparation: held-out parts do not change anything that is learned."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -38,7 +38,7 @@ def balanced_log(seed, size):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_change_of_a_held_out_interaction_reaches_what_is_learned(tmp_path, seed):
+def test_a_changed_held_out_interaction_changes_nothing_learned(tmp_path, seed):
     log = balanced_log(seed, 20)  # 16 to train on, then 2 and 2
     rng = np.random.default_rng(seed)
     extra = {"extra_items": ["i97", "i98"]}
@@ -59,7 +59,7 @@ def test_no_change_of_a_held_out_interaction_reaches_what_is_learned(tmp_path, s
     assert any(row["relevance"] == [5.0] for row in rows_of(prepared, "test").values())
 
 
-def test_a_change_of_a_training_interaction_does_reach_what_is_learned(tmp_path):
+def test_a_changed_training_interaction_changes_what_is_learned(tmp_path):
     log = balanced_log(0, 20)
     run(rich(log), tmp_path / "before", **RICH)
     device = ["watch", *[("phone", "desk")[k % 2] for k in range(1, len(log))]]
@@ -92,7 +92,7 @@ def test_adding_or_removing_held_out_interactions_changes_nothing_learned(
     assert after == before
 
 
-def test_queries_and_items_of_the_test_part_alone_change_nothing_learned(tmp_path):
+def test_queries_and_items_of_the_test_part_only_change_nothing_learned(tmp_path):
     log = balanced_log(2, 20)
     settings = {"split": {"by": "global_time", "valid": 0.1, "test": 0.1}, **RICH}
     extra = {"extra_items": ["i98"]}

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 class TestTheWholeRun:
-    def test_every_step_leaves_its_artefact_and_nothing_else(self, tiny_run):
+    def test_every_step_writes_its_artefact_and_nothing_else(self, tiny_run):
         assert list(tiny_run.artefacts) == list(STEPS)
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
@@ -32,7 +32,7 @@ class TestTheWholeRun:
             assert record == artefact.record
             assert not artefact.reused
 
-    def test_the_records_say_what_was_done(self, tiny_run):
+    def test_records_hold_the_facts_of_each_step(self, tiny_run):
         record = {step: a.record for step, a in tiny_run.artefacts.items()}
         assert record["prepare"]["interactions"] == 4_000
         assert record["prepare"]["queries"] == 240
@@ -84,7 +84,7 @@ class TestTheWholeRun:
         assert 2 < report.soft_targets.effective < 60
         assert 0 <= report.agreement["overlap@10"].value <= 1
 
-    def test_the_reports_means_are_those_of_its_rows(self, tiny_run):
+    def test_metrics_of_the_report_are_means_of_the_rows(self, tiny_run):
         for name, part in tiny_run.report.models.items():
             rows = pq.read_table(
                 tiny_run.artefacts["evaluate"].path / f"{name}.parquet"
@@ -92,12 +92,12 @@ class TestTheWholeRun:
             mean = np.mean(rows["mrr"].to_numpy())
             assert part.metrics["mrr"].value == pytest.approx(mean)
 
-    def test_the_teacher_is_better_than_the_baseline_here(self, tiny_run):
+    def test_the_teacher_beats_the_baseline(self, tiny_run):
         models = tiny_run.report.models
         value = {name: part.metrics["ndcg@10"].value for name, part in models.items()}
         assert value["teacher"] > value["baseline"]
 
-    def test_the_export_stands_under_its_version_with_its_fingerprint(self, tiny_run):
+    def test_the_export_has_version_1_and_the_fingerprint_of_the_report(self, tiny_run):
         path = Path(tiny_run.artefacts["export"].record["path"])
         assert path == tiny_run.folder / "export" / "tiny" / "1"
         assert (path / "saved_model.pb").exists()
@@ -106,7 +106,7 @@ class TestTheWholeRun:
         assert manifest["metadata"]["fingerprint"] == fingerprint
         assert tiny_run.artefacts["evaluate"].record["fingerprint"] == fingerprint
 
-    def test_the_report_does_not_say_where_it_was_made(self, tiny_run):
+    def test_the_report_has_no_paths_of_this_machine(self, tiny_run):
         text = (tiny_run.root / "report.json").read_text()
         assert str(tiny_run.folder) not in text
 
@@ -125,7 +125,7 @@ class TestTheWholeRun:
             "Ranking the test lists",
         ]
 
-    def test_a_second_run_makes_nothing_again(self, tiny_run):
+    def test_a_second_run_skips_all_steps(self, tiny_run):
         def times():
             files = [*tiny_run.root.glob("*-*/**/*")]
             files += (tiny_run.folder / "export").rglob("*")
@@ -140,11 +140,11 @@ class TestTheWholeRun:
 
 
 class TestChangedSettings:
-    def test_another_student_keeps_the_data_the_teacher_and_its_scores(self, copied):
+    def test_another_student_reuses_data_teacher_and_scores(self, copied):
         done = go(copied, "student.hidden=[4]", until="distill")
         assert made(done) == ["baseline", "distill"]
 
-    def test_another_distillation_keeps_the_baseline_as_well(self, copied):
+    def test_another_distillation_reuses_the_baseline_as_well(self, copied):
         done = go(copied, "distill.teacher_temperature=2.0", until="distill")
         assert made(done) == ["distill"]
 
@@ -167,7 +167,7 @@ class TestChangedSettings:
             ("export.top_k=6", "export"),
         ],
     )
-    def test_a_change_is_noticed_first_by_the_step_that_it_concerns(
+    def test_a_changed_key_repeats_the_first_step_that_depends_on_it(
         self, copied, monkeypatch, override, step
     ):
         class Stop(Exception):
@@ -198,7 +198,7 @@ class TestChangedSettings:
         report = report_of(copied)
         assert report.models["distilled"].metrics["mrr"].value > 0
 
-    def test_the_split_can_be_at_one_moment_for_all(self, tmp_path):
+    def test_the_split_can_be_at_one_moment_for_all_queries(self, tmp_path):
         teacher = 'teacher={kind="linear", l2=20.0}'
         done = go(tmp_path, "split.by=global_time", teacher)
         assert made(done) == list(STEPS)[:6]

@@ -49,12 +49,12 @@ class TestRounding:
         assert record["rounded_ties"] == pytest.approx(lost / differ)
         assert 0.3 < record["rounded_ties"] < 1
 
-    def test_it_is_known_after_a_restart_too(self, prepared, tmp_path):
+    def test_rounding_is_known_after_a_restart(self, prepared, tmp_path):
         record = write(prepared, tmp_path / "s", self.nearly_certain)
         stored_files(tmp_path / "s")[1].unlink()
         assert write(prepared, tmp_path / "s", self.nearly_certain) == record
 
-    def test_it_is_warned_of_from_one_in_a_hundred(self, prepared, tmp_path):
+    def test_much_rounding_gives_a_warning(self, prepared, tmp_path):
         record = write(prepared, tmp_path / "s", self.nearly_certain)
         said = rounding_warning(ListsConfig(), record)
         share = f"{record['rounded_ties']:.1%}"
@@ -77,7 +77,7 @@ class TestChecksums:
     def store(self, prepared, tmp_path):
         return tmp_path / "s", write(prepared, tmp_path / "s", contexts=60)
 
-    def test_each_file_has_one_and_a_whole_store_is_read(self, store):
+    def test_every_file_has_a_checksum_and_an_intact_store_is_read(self, store):
         folder, record = store
         files = verified_files(folder, record)
         assert files == sorted(folder.iterdir())
@@ -85,7 +85,7 @@ class TestChecksums:
             content = path.read_bytes()
             assert record["sha256"][path.name] == hashlib.sha256(content).hexdigest()
 
-    def test_a_single_wrong_bit_is_an_error_that_says_where_and_what_to_do(self, store):
+    def test_one_wrong_bit_is_an_error_with_file_and_remedy(self, store):
         folder, record = store
         path = stored_files(folder)[1]
         content = bytearray(path.read_bytes())
@@ -98,7 +98,7 @@ class TestChecksums:
         assert f"{folder} is damaged" in str(e.value)
         assert "Remove the folder and run again" in str(e.value)
 
-    def test_a_file_cut_short_a_lost_and_a_foreign_one_are_errors(self, store):
+    def test_truncated_missing_and_unexpected_files_are_errors(self, store):
         folder, record = store
         path = stored_files(folder)[0]
         content = path.read_bytes()
@@ -115,7 +115,7 @@ class TestChecksums:
 
 
 @pytest.mark.parametrize("size", ["catalogue", "sampled"])
-def test_the_doctor_sees_what_the_student_will_be_shown(
+def test_the_doctor_examines_the_scores_that_the_student_trains_on(
     prepared, tmp_path, size, monkeypatch
 ):
     write(prepared, tmp_path / "s", size=size)
@@ -130,7 +130,7 @@ def test_the_doctor_sees_what_the_student_will_be_shown(
         np.testing.assert_array_equal(got, np.concatenate([x[name] for x in shown]))
 
 
-def test_of_many_lists_the_doctor_sees_a_sample(prepared, tmp_path, monkeypatch):
+def test_the_doctor_examines_a_sample_of_many_lists(prepared, tmp_path, monkeypatch):
     write(prepared, tmp_path / "s")
     chosen = np.array([0, 7, 90, 130])
     monkeypatch.setattr(score_store, "sample", lambda lists, size: chosen)

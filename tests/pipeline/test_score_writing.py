@@ -1,4 +1,4 @@
-"""scoring: each stored list against plain loops, and a store that survives a kill."""
+"""Writing of the score store: lists equal plain loops, and a stopped step continues."""
 
 import os
 
@@ -58,7 +58,7 @@ def test_a_list_holds_the_positive_then_the_teachers_best_then_a_tail(
     assert crowded or size < ITEMS / 2
 
 
-def test_stored_scores_are_the_live_ones_as_half_floats(prepared, tmp_path):
+def test_stored_scores_are_the_live_scores_as_float16(prepared, tmp_path):
     write(prepared, tmp_path / "s")
     for row in stored(tmp_path / "s"):
         real = np.array(row["scored_candidates"]) >= 0
@@ -67,7 +67,7 @@ def test_stored_scores_are_the_live_ones_as_half_floats(prepared, tmp_path):
         np.testing.assert_array_equal(got[real], expected[real])
 
 
-def test_for_a_whole_catalogue_the_scores_of_all_that_is_unseen_are_stored(
+def test_lists_of_the_catalogue_store_the_scores_of_all_unseen_items(
     prepared, tmp_path
 ):
     record = write(prepared, tmp_path / "s", size="catalogue")
@@ -79,7 +79,7 @@ def test_for_a_whole_catalogue_the_scores_of_all_that_is_unseen_are_stored(
         np.testing.assert_array_equal(np.array(row["teacher_scores"]), expected)
 
 
-def test_the_tail_is_uniform_over_what_is_left(tmp_path):
+def test_the_tail_is_uniform_over_the_other_items(tmp_path):
     # All histories are short, and the catalogue is 20 items.
     items = np.random.default_rng(1).integers(20, size=4_000)
     log = [(f"u{k // 4}", f"i{item}", k % 4) for k, item in enumerate(items)]
@@ -120,7 +120,7 @@ def test_the_sample_is_random_and_seeded(prepared, tmp_path):
     assert min(files) > 5
 
 
-def test_all_columns_of_the_list_stay_with_its_scores(prepared, tmp_path):
+def test_all_columns_of_a_list_are_stored_with_its_scores(prepared, tmp_path):
     write(prepared, tmp_path / "s", contexts=30)
     lists = rows_of(prepared, "train")
     for row in stored(tmp_path / "s"):
@@ -128,7 +128,7 @@ def test_all_columns_of_the_list_stay_with_its_scores(prepared, tmp_path):
         assert kept == lists[row["list_id"]]
 
 
-def test_a_stopped_step_goes_on_and_ends_in_the_same_files(
+def test_a_stopped_step_continues_and_writes_the_same_files(
     prepared, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(score_writing, "FILE_LISTS", 40)
@@ -165,7 +165,7 @@ def test_a_stopped_step_goes_on_and_ends_in_the_same_files(
     assert sum(scored) == record["lists"] - kept < record["lists"]
 
 
-def test_a_removed_file_is_written_again_as_it_was(prepared, tmp_path):
+def test_a_removed_file_is_written_again_unchanged(prepared, tmp_path):
     write(prepared, tmp_path / "s")
     before = content(tmp_path / "s")
     (tmp_path / "s" / "scores-00001.parquet").unlink()
@@ -194,7 +194,7 @@ def test_a_score_that_cannot_be_stored_is_an_error(prepared, tmp_path, bad, said
 
 
 @pytest.mark.parametrize("training_rows", [True, False])
-def test_the_teacher_gets_the_querys_training_row_where_it_must_leave_it_out(
+def test_batches_have_the_training_row_if_the_teacher_needs_it(
     prepared, tmp_path, training_rows
 ):
     seen = []
@@ -228,7 +228,7 @@ def test_the_teacher_gets_the_querys_training_row_where_it_must_leave_it_out(
             assert {vocabulary[k - 2] for k in training_row if k} == own
 
 
-def test_the_work_is_reported(prepared, tmp_path):
+def test_progress_is_reported(prepared, tmp_path):
     calls = []
     (tmp_path / "s").mkdir()
     settings = ListsConfig(contexts=60)
@@ -246,7 +246,7 @@ def test_the_work_is_reported(prepared, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["catalogue", "sampled"])
-def test_as_float32_scores_are_stored_as_they_are(prepared, tmp_path, size):
+def test_float32_scores_are_stored_unchanged(prepared, tmp_path, size):
     def fine(x):
         return taste(x) * 1e5  # too large for float16
 

@@ -1,4 +1,4 @@
-"""soft_targets: what is configured is done; what is left open, the doctor decides."""
+"""Soft targets: configured values are used, and `auto` is the doctor's proposal."""
 
 from typing import get_args
 
@@ -22,7 +22,7 @@ CONSTANT = examine(np.zeros(MASK.shape), MASK)
 FIXED = DistillConfig(scores="z_score", teacher_temperature=1.0)
 
 
-def test_the_defaults_follow_the_doctor():
+def test_defaults_are_the_proposal_of_the_doctor():
     chosen = choose(DistillConfig(), HEAVY)
     assert (chosen.transform, chosen.teacher_temperature) == (
         "log",
@@ -40,7 +40,7 @@ def test_a_configured_choice_does_not_depend_on_the_doctor():
     assert chosen.part.list_size == 200
 
 
-def test_configured_values_are_used_as_they_are():
+def test_configured_values_are_used_unchanged():
     config = DistillConfig(scores="rank", teacher_temperature=0.5, temperature=2.0)
     chosen = choose(config, HEAVY)
     assert (chosen.transform, chosen.teacher_temperature) == ("rank", 0.5)
@@ -48,7 +48,7 @@ def test_configured_values_are_used_as_they_are():
 
 
 @pytest.mark.parametrize("found", [WELL, HEAVY])
-def test_what_is_left_open_follows_the_proposal(found):
+def test_auto_is_the_proposal(found):
     chosen = choose(DistillConfig(), found)
     assert chosen.transform == found.proposal.transform
     # Only the teacher's scores are divided; the temperature of the loss is 1.
@@ -77,7 +77,7 @@ def test_the_temperature_of_the_loss_softens_the_targets_once_more():
         assert choose(config, HEAVY).part.effective == pytest.approx(effective)
 
 
-def test_a_bad_choice_is_warned_of():
+def test_targets_that_are_too_soft_or_too_sharp_give_a_warning():
     assert (
         "nearly uniform"
         in choose(FIXED.model_copy(update={"teacher_temperature": 9.0}), WELL).warning
@@ -86,7 +86,7 @@ def test_a_bad_choice_is_warned_of():
     assert "nearly one-hot" in sharp.warning
 
 
-def test_where_nothing_can_be_told_all_stays_as_it_is():
+def test_constant_scores_are_left_at_temperature_1():
     chosen = choose(DistillConfig(), CONSTANT)
     assert (chosen.transform, chosen.teacher_temperature) == ("z_score", 1.0)
     assert chosen.warning is None

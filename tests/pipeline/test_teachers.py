@@ -1,4 +1,4 @@
-"""Every kind of teacher from outside: from the configuration to the SavedModel."""
+"""Every kind of external teacher, from the configuration to the SavedModel."""
 
 import importlib.util
 import json
@@ -33,13 +33,13 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def unchecked(request, monkeypatch):
-    """Without the fresh process, which the export's tests have, but for one run."""
+    """Skips the parity check in a fresh process, except for one run."""
     if "tfrs_ranking_model[synthetic]" not in request.node.name:
         monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
 
 
 def go(folder, *overrides, until="export"):
-    """Runs, and gives the artefacts by step."""
+    """Runs the pipeline and returns the artefacts by step."""
     done = {}
     if (folder / "data").is_dir():
         overrides = (
@@ -56,7 +56,7 @@ def go(folder, *overrides, until="export"):
     params=["synthetic", pytest.param("movielens", marks=pytest.mark.real_data)],
 )
 def first(request, tmp_path_factory):
-    """A run up to the baseline, which all teachers that read raw features share."""
+    """A run up to the baseline, shared by all teachers that read raw features."""
     folder = tmp_path_factory.mktemp("teachers")
     if request.param == "movielens":
         if not MOVIELENS.exists():
@@ -73,7 +73,7 @@ def shared(first, tmp_path):
 
 
 def distilled(folder, *overrides):
-    """A whole run with another teacher on data and baseline that are there."""
+    """A whole run with another teacher, which reuses data and baseline."""
     done = go(folder, *overrides)
     assert list(done) == list(STEPS)
     assert done["prepare"].reused
@@ -95,7 +95,7 @@ def stored(done):
 
 
 def assert_scores_are(done, expected, tolerance=2e-3):
-    """Stored scores (half floats) against a function of (raw query, raw items)."""
+    """Compares stored scores with a function of (raw query, raw items)."""
     files, raw, prepared = stored(done)
     compared = 0
     for lists in files:
@@ -117,7 +117,7 @@ def by_rule(query, items):
 
 
 def assert_is_served(done, folder):
-    """The SavedModel answers, and nothing of the teacher is in it."""
+    """Checks that the SavedModel answers and has no feature of the teacher only."""
     report = Report.load(folder / "runs" / "tiny" / "report.json")
     assert report.models["teacher"].metrics["ndcg@10"].value > 0
     assert set(report.models["teacher"].latency_ms) == {"20"}
@@ -145,7 +145,7 @@ def test_callable(shared):
     assert report.protocol.candidates == "catalogue"
 
 
-def test_callable_of_whole_lists_with_names_of_its_own(shared):
+def test_callable_of_whole_lists_with_other_input_names(shared):
     inputs = "inputs={q='quality', group='segment', kind='category', real='mask'}"
     done = go(
         shared,
@@ -184,7 +184,7 @@ def test_saved_model(shared):
     assert_is_served(done, shared)
 
 
-def test_a_changed_file_is_scored_anew_and_a_moved_one_is_not(shared):
+def test_a_changed_file_is_scored_again_and_a_moved_one_is_not(shared):
     outside.save_saved_model(shared / "1")
     go(shared, saved_model(shared / "1"), until="score")
     (shared / "1").rename(shared / "2")
@@ -245,7 +245,7 @@ def test_lightgbm(shared, first):
 
 
 def train_booster(lightgbm, folder, path):
-    """A lambdarank booster on the training lists: the positive against some others."""
+    """Trains a lambdarank booster on the positive and nine random items per list."""
     import pandas as pd
 
     (prepare,) = (folder / "runs").glob("**/prepare-*/schema.json")
@@ -410,7 +410,7 @@ def sample_movielens(folder):
 
 
 def write_pairs(prepared, path):
-    """Each training positive, and two items at random that are none."""
+    """Writes each training positive and two random items."""
     rng, pairs = np.random.default_rng(1), []
     items = prepared.raw_candidates
     for lists in in_order(prepared.shards("train"), 10_000):
@@ -428,7 +428,7 @@ def write_pairs(prepared, path):
     np.savez(path, label=np.array(label), **arrays)
 
 
-def test_an_ensemble_of_ours_and_of_others(shared):
+def test_an_ensemble_of_built_in_and_external_teachers(shared):
     outside.save_saved_model(shared / "1")
     theirs = saved_model(shared / "1").removeprefix("teacher=")
     members = f"[{{kind='linear', l2=20.0}}, {theirs}]"
@@ -442,7 +442,7 @@ def test_an_ensemble_of_ours_and_of_others(shared):
     assert linear["kind"] == "linear"
 
 
-def test_a_teacher_that_fails_leaves_a_step_undone_and_says_why(shared):
+def test_a_failing_teacher_leaves_no_artefact_and_gives_the_reason(shared):
     said = "must be one of our features"
     with pytest.raises(TeacherError, match=said):
         go(
@@ -464,7 +464,7 @@ def booster_file(folder):
 
 @pytest.fixture(scope="module")
 def pairs(first, tmp_path_factory):
-    """By the rule, for a third of all pairs."""
+    """Scores by the rule for half of all pairs."""
     (prepare,) = (first / "runs").glob("**/prepare-*/schema.json")
     prepared = Prepared(prepare.parent)
     rng, rows = np.random.default_rng(5), []
@@ -488,7 +488,7 @@ def pairs(first, tmp_path_factory):
 
 
 class TestScores:
-    """A teacher of which only some scores are there."""
+    """A teacher with partial scores."""
 
     def test_a_table_of_pairs(self, shared, pairs):
         path, table = pairs
@@ -519,7 +519,7 @@ class TestScores:
         assert report.gate.differences["teacher_minus_popularity"].value is not None
         assert Path(done["export"].record["path"]).is_dir()
 
-    def test_scores_of_training_lists_alone_cannot_be_judged(
+    def test_scores_of_training_lists_only_cannot_be_evaluated(
         self, shared, tmp_path, pairs
     ):
         _, table = pairs

@@ -1,4 +1,4 @@
-"""training: the best checkpoint wins, and the same seed gives the same weights."""
+"""Training keeps the best checkpoint, and equal seeds give equal weights."""
 
 import keras
 import numpy as np
@@ -70,9 +70,7 @@ def assert_equal_weights(one, other):
         np.testing.assert_array_equal(left, right)
 
 
-def test_the_best_checkpoint_is_kept_and_training_stops_where_nothing_gets_better(
-    prepared, student
-):
+def test_the_best_checkpoint_is_kept_and_training_stops_early(prepared, student):
     # The second 0.5 is no new best.
     validation = Scripted(student, 0.1, 0.5, 0.5, 0.4)
     distiller, fitted = fit(prepared, student, validation, patience=2)
@@ -84,7 +82,7 @@ def test_the_best_checkpoint_is_kept_and_training_stops_where_nothing_gets_bette
     assert int(distiller.optimizer.iterations) == 4 * 2
 
 
-def test_a_new_best_starts_patience_anew(prepared, student):
+def test_a_new_best_resets_the_patience(prepared, student):
     values = 0.1, 0.0, 0.2, 0.1, 0.3, 0.2
     validation = Scripted(student, *values)
     distiller, fitted = fit(prepared, student, validation, patience=2)
@@ -94,13 +92,13 @@ def test_a_new_best_starts_patience_anew(prepared, student):
     assert int(distiller.optimizer.iterations) == 12
 
 
-def test_a_value_that_is_no_number_is_never_the_best(prepared, student):
+def test_nan_is_never_the_best(prepared, student):
     values = np.nan, 0.2, np.nan
     _, fitted = fit(prepared, student, Scripted(student, *values), epochs=3, patience=3)
     assert (fitted.best, fitted.best_epoch) == (0.2, 2)
 
 
-def test_a_model_that_cannot_be_judged_at_all_is_an_error(prepared, student):
+def test_nan_after_every_epoch_is_an_error(prepared, student):
     validation = Scripted(student, np.nan)
     with pytest.raises(ValueError, match="Training: the validation metric was NaN"):
         fit(prepared, student, validation, epochs=1)
@@ -120,7 +118,7 @@ def test_two_trainings_with_one_seed_give_equal_weights(prepared):
     assert any((a != b).any() for a, b in zip(weights[0], weights[2], strict=True))
 
 
-def test_training_makes_the_student_better_than_it_was(prepared, student):
+def test_training_improves_the_student(prepared, student):
     validation = Validation.sample(prepared, METRICS, 1_000, seed=1)
     before = validation(compiled(student))
     _, fitted = fit(prepared, student, validation, steps=120, epochs=4)
@@ -128,7 +126,7 @@ def test_training_makes_the_student_better_than_it_was(prepared, student):
     assert validation(compiled(student)) == pytest.approx(fitted.best)
 
 
-def test_the_work_is_reported(prepared, student):
+def test_progress_is_reported(prepared, student):
     calls = []
     fit(
         prepared,
@@ -171,7 +169,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
     np.testing.assert_array_equal(got[0]["mask"], mask)
 
 
-def test_a_ranker_of_an_ensemble_can_do_without_affinities(tmp_path):
+def test_a_ranker_of_an_ensemble_can_leave_out_affinities(tmp_path):
     log = random_log(4, rows=300, users=20, items=12, moments=50)
     candidate = {"item_id": {"kind": "id"}, "affinity": {"kind": "affinity", "l2": 5.0}}
     prepared = run(small_pipelines.dataset(log), tmp_path / "p", candidate=candidate)[0]

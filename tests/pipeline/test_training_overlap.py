@@ -40,13 +40,13 @@ class TestListsTrainedOn:
             if row["candidates"][0] >= 0
         ]
 
-    def test_a_teacher_trained_here_has_seen_the_training_lists_alone(self, prepared):
+    def test_a_teacher_trained_by_the_pipeline_has_no_overlap(self, prepared):
         linear = LinearTeacherConfig()
         assert lists_trained_on(prepared, linear) == {"valid": 0, "test": 0}
         both = EnsembleTeacherConfig(members=(linear, ScoresTeacherConfig()))
         assert lists_trained_on(prepared, both) == {"valid": 0, "test": 0}
 
-    def test_of_a_teacher_that_declares_nothing_nothing_is_known(self, prepared):
+    def test_without_a_declaration_the_overlap_is_unknown(self, prepared):
         assert lists_trained_on(prepared, ScoresTeacherConfig()) is None
 
     @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -57,7 +57,7 @@ class TestListsTrainedOn:
         got = self.counted(prepared, tmp_path, table, suffix)
         assert got == {"valid": 3, "test": 2}
 
-    def test_ids_of_training_lists_are_no_leak(self, prepared, tmp_path):
+    def test_ids_of_training_lists_are_not_counted(self, prepared, tmp_path):
         table = {"list_id": list(rows_of(prepared, "train"))}
         got = self.counted(prepared, tmp_path, table)
         assert got == {"valid": 0, "test": 0}
@@ -82,13 +82,13 @@ class TestListsTrainedOn:
         table = {"query_id": query, "item_id": item}
         assert self.counted(prepared, tmp_path, table, suffix) == want
 
-    def test_a_table_that_says_neither_is_an_error(self, prepared, tmp_path):
-        with pytest.raises(DataError, match=r"must have a column list_id .* with user"):
+    def test_a_table_without_the_columns_is_an_error(self, prepared, tmp_path):
+        with pytest.raises(DataError, match="must have a column list_id, or"):
             self.counted(prepared, tmp_path, {"user": ["a"]})
 
-    def test_a_table_that_is_not_there_is_an_error(self, prepared, tmp_path):
+    def test_a_missing_table_is_an_error(self, prepared, tmp_path):
         teacher = ScoresTeacherConfig(trained_on=tmp_path / "no.csv")
         with pytest.raises(
-            DataError, match=r"Cannot read `teacher.trained_on` .*no\.csv"
+            DataError, match=r"Cannot read `teacher.trained_on`: .*no\.csv"
         ):
             lists_trained_on(prepared, teacher)

@@ -1,4 +1,4 @@
-"""artefacts: there whole or not at all, and found again by what went into them."""
+"""The workspace: artefacts are written atomically and found by their inputs."""
 
 import os
 
@@ -40,7 +40,7 @@ def test_an_artefact_is_published_under_its_key_with_its_record(workspace):
     assert names(workspace) == [artefact.path.name]
 
 
-def test_equal_inputs_find_the_artefact_and_do_not_make_it_again(workspace):
+def test_equal_inputs_reuse_the_artefact(workspace):
     first = make(workspace)
     before = (first.path / "file").stat().st_mtime_ns
     again = make(workspace, content="another")
@@ -65,7 +65,7 @@ def test_the_order_of_keys_does_not_change_a_fingerprint():
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
 
 
-def test_a_step_that_fails_leaves_no_artefact_and_its_files_for_the_next_attempt(
+def test_a_failed_step_keeps_its_files_for_the_next_attempt(
     workspace,
 ):
     with pytest.raises(KeyError), workspace.produce("step", {"a": 1}) as draft:
@@ -78,7 +78,7 @@ def test_a_step_that_fails_leaves_no_artefact_and_its_files_for_the_next_attempt
     assert (draft.artefact().path / "half").exists()
 
 
-def test_restart_removes_what_an_attempt_left(workspace):
+def test_restart_removes_the_files_of_a_stopped_attempt(workspace):
     with pytest.raises(KeyError), workspace.produce("step", {"a": 1}) as draft:
         (draft.path / "half").write_text("half")
         raise KeyError
@@ -88,7 +88,7 @@ def test_restart_removes_what_an_attempt_left(workspace):
     assert not (draft.artefact().path / "half").exists()
 
 
-def test_a_draft_is_no_artefact_before_it_is_published(workspace):
+def test_a_draft_is_not_an_artefact_before_it_is_published(workspace):
     with workspace.produce("step", {"a": 1}) as draft:
         with pytest.raises(RuntimeError, match="is not published yet"):
             draft.artefact()
@@ -96,7 +96,7 @@ def test_a_draft_is_no_artefact_before_it_is_published(workspace):
     assert draft.artefact().path.is_dir()
 
 
-def test_an_artefact_that_is_no_longer_valid_is_made_again(workspace):
+def test_an_invalid_artefact_is_written_again(workspace):
     make(workspace)
     again = make(workspace, content="new", valid=lambda artefact: False)
     assert not again.reused
@@ -105,9 +105,7 @@ def test_an_artefact_that_is_no_longer_valid_is_made_again(workspace):
     assert kept.reused
 
 
-def test_a_discarded_artefact_does_not_count_even_if_the_removal_was_cut_short(
-    workspace, monkeypatch
-):
+def test_a_partly_removed_artefact_is_written_again(workspace, monkeypatch):
     first = make(workspace)
     monkeypatch.setattr("shutil.rmtree", lambda *_, **__: None)
     with (
@@ -122,7 +120,7 @@ def test_a_discarded_artefact_does_not_count_even_if_the_removal_was_cut_short(
     assert (again.path / "file").read_text() == "new"
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_json_is_written_atomically(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_json(path, {"a": [1, 2.5, None]})
     assert path.read_text() == '{\n "a": [\n  1,\n  2.5,\n  null\n ]\n}'
@@ -137,13 +135,13 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_what_json_cannot_say_is_refused_and_leaves_nothing(tmp_path, value):
+def test_values_that_are_not_json_are_refused_and_leave_no_file(tmp_path, value):
     with pytest.raises((ValueError, TypeError)):
         write_json(tmp_path / "file.json", {"a": value})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_shared_artefact_of_another_run_is_used_where_it_lies(tmp_path):
+def test_a_shared_artefact_of_another_run_is_used_from_there(tmp_path):
     one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
     first = make(one)
     again = make(two, content="another", shared=True)
@@ -155,14 +153,14 @@ def test_a_shared_artefact_of_another_run_is_used_where_it_lies(tmp_path):
     assert other.path.parent == two.root
 
 
-def test_an_artefact_that_is_not_shared_is_made_in_every_run(tmp_path):
+def test_an_artefact_that_is_not_shared_is_written_in_every_run(tmp_path):
     make(Workspace(tmp_path / "one"))
     second = make(Workspace(tmp_path / "two"))
     assert not second.reused
     assert second.path.parent == tmp_path / "two"
 
 
-def test_what_another_run_has_not_finished_is_not_shared(tmp_path):
+def test_an_unfinished_artefact_is_not_shared(tmp_path):
     one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
     with pytest.raises(OSError), one.produce("step", {"a": 1}) as draft:
         (draft.path / "file").write_text("half")
@@ -170,7 +168,7 @@ def test_what_another_run_has_not_finished_is_not_shared(tmp_path):
     assert make(two, shared=True).path.parent == two.root
 
 
-def test_a_folder_of_the_same_name_and_another_key_is_not_taken_for_it(tmp_path):
+def test_a_folder_with_the_same_name_and_another_key_is_not_used(tmp_path):
     one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
     first = make(one)
     record = first.record | {"key": first.key[:12] + "0" * 52}

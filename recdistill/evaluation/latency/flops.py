@@ -37,7 +37,7 @@ def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
         fetches: Tensors to compute.
         feed: Input values by tensor name.
 
-    Example:
+    Examples:
         >>> graph = tf.Graph()
         >>> with graph.as_default():
         ...     left = tf.compat.v1.placeholder(tf.float32, [None, 3], "left")

@@ -147,7 +147,7 @@ def _name(call: Call) -> str:
 def _rounded(value: int | None) -> str:
     """Three significant digits with k, M or G for thousands, millions or billions.
 
-    Example:
+    Examples:
         >>> _rounded(12_528), _rounded(128_000_000), _rounded(846)
         ('12.5k', '128M', '846')
     """

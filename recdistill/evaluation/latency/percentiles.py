@@ -22,7 +22,7 @@ def nearest_rank(percent: float, count: int) -> int:
         percent: From 0 to 100.
         count: Number of values, at least 1.
 
-    Example:
+    Examples:
         >>> nearest_rank(99, 1000), nearest_rank(99.9, 1000), nearest_rank(99, 10)
         (990, 999, 10)
     """
@@ -40,7 +40,7 @@ def percentiles(
         values: `(n,)`, at least one, in any order.
         percents: The percentiles to return, each from 0 to 100.
 
-    Example:
+    Examples:
         >>> percentiles([4.0, 1.0, 3.0, 2.0], [50, 75, 99])
         [2.0, 3.0, 4.0]
     """

@@ -97,7 +97,7 @@ def measure_latency(
     Raises:
         ValueError: If a setting is out of range.
 
-    Example:
+    Examples:
         >>> measure_latency(lambda: sum(range(1000)), repeats=50).n
         50
     """
@@ -129,7 +129,7 @@ def compare(
     Raises:
         ValueError: If `calls` is empty or a setting is out of range.
 
-    Example:
+    Examples:
         >>> compare({"slow": lambda: sum(range(9999)), "fast": int}).speedup["slow"]
         1.0
     """
@@ -177,7 +177,7 @@ def measure_throughput(
     Raises:
         ValueError: If a setting is out of range.
 
-    Example:
+    Examples:
         >>> measure_throughput(lambda: sum(range(1000)), seconds=0.01).latency.n > 0
         True
     """
@@ -208,7 +208,7 @@ def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency
     Args:
         times_ms: `(n,)`, at least one, in milliseconds.
 
-    Example:
+    Examples:
         >>> summarize(np.array([1.0, 2.0, 3.0])).p50
         2.0
     """

@@ -222,7 +222,7 @@ class Report(_Part):
             With `slices`, the columns `slice_by`, `slice`, `lists` and `queries` come
             after `model`. Missing numbers are NaN, a missing reason is None.
 
-        Example:
+        Examples:
             >>> part = ModelPart(metrics={"ndcg@10": Interval(0.25, 0.24, 0.26)})
             >>> data = DatasetPart(name="Films", fingerprint="ab12", interactions=90,
             ...                    queries=7, items=30, lists={"test": 7})

@@ -77,7 +77,7 @@ _Result = TypeVar("_Result", Recommendation, Ranking)
 class Results(list[_Result]):
     """List of results, one per query, which converts to a pandas DataFrame.
 
-    Example:
+    Examples:
         >>> scores = np.array([2.0, 1.5], "float32")
         >>> Results([Recommendation(["a", "b"], scores, version=7)]).to_frame()
            query  rank item_id  score  version

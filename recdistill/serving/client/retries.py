@@ -40,7 +40,7 @@ class RetryPolicy:
     Raises:
         ValueError: If `retries` or `first_pause_s` is negative.
 
-    Example:
+    Examples:
         >>> policy = RetryPolicy(retries=1, first_pause_s=0.01)
         >>> policy.pause(0, seconds_left=1.0) <= 0.01
         True

@@ -89,7 +89,7 @@ _STATUS = {
 def code_of_status(status: int) -> str:
     """Name of the gRPC status code for an HTTP status.
 
-    Example:
+    Examples:
         >>> code_of_status(503), code_of_status(418)
         ('UNAVAILABLE', 'UNKNOWN')
     """
@@ -105,7 +105,7 @@ def error_of(code: str, detail: str, what: str, endpoint: str) -> ServingError:
         what: Description of the request, the subject of the sentence.
         endpoint: URL of the server.
 
-    Example:
+    Examples:
         >>> error_of("NOT_FOUND", "no films", "`rank`", "grpc://a:8500")
         NotFoundError('`rank` at grpc://a:8500 failed with NOT_FOUND: no films')
     """

@@ -56,7 +56,7 @@ class Batching:
     Raises:
         ConfigError: If the server would reject the values.
 
-    Example:
+    Examples:
         >>> Batching(8, 0, 2, 2, (1, 8)).text.splitlines()[0]
         'max_batch_size { value: 8 }'
     """
@@ -200,7 +200,7 @@ def choose_batching(
         ConfigError: If a single row takes longer than the budget, or no measured size
             is as large as the warm-up requests.
 
-    Example:
+    Examples:
         >>> times = {1: CallTime(1.0, 1.2), 4: CallTime(1.3, 2.0)}
         >>> chosen = choose_batching(times, budget_ms=10, threads=2, pad=(True, ""))
         >>> chosen.batching.max_batch_size, chosen.batching.batch_timeout_micros
@@ -256,7 +256,7 @@ def padding(signatures: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
         signatures: Signatures by name as in an export's manifest: `inputs` has the
             `shape` of each input, with None for an axis of any size.
 
-    Example:
+    Examples:
         >>> shape = {"shape": [None, None]}
         >>> lone = {"shape": [None]}
         >>> padding({"rank": {"inputs": {"history": shape, "history_length": lone}}})[0]

@@ -67,7 +67,7 @@ def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
     Raises:
         ValueError: If the server does not have a flag.
 
-    Example:
+    Examples:
         >>> server_flags({"port": 8500, "enable_batching": True})
         ['--port=8500', '--enable_batching=true']
     """
@@ -120,7 +120,7 @@ def server_arguments(config: str, *, batch_threads: int | None = None) -> list[s
 def as_shell(arguments: Sequence[str]) -> str:
     """Shell command that starts the server, one argument a line.
 
-    Example:
+    Examples:
         >>> print(as_shell(["--port=8500"]))
         tensorflow_model_server \\
           --port=8500

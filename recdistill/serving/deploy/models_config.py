@@ -71,7 +71,7 @@ class ServedModel:
     def standby(self) -> tuple[int, ...]:
         """Loaded versions without a label, ascending: candidates for a rollback.
 
-        Example:
+        Examples:
             >>> ServedModel("films", "/m", (3, 4), labels={"stable": 4}).standby
             (3,)
         """
@@ -90,7 +90,7 @@ class Models:
             reject it: a model without a name or with a relative path, or two models of
             one name.
 
-    Example:
+    Examples:
         >>> models = Models().with_model("films", "/models/films")
         >>> models = models.with_label("films", "stable", 3)
         >>> models = models.with_label("films", "canary", 4)

@@ -109,7 +109,7 @@ def find_rate(
     Raises:
         LoadTestError: If a value is not positive.
 
-    Example:
+    Examples:
         A server whose latency is 1 ms up to 240 requests a second and 900 ms above.
 
         >>> from types import SimpleNamespace

@@ -41,7 +41,7 @@ class Percentiles:
     def of_seconds(cls, values: np.ndarray) -> Percentiles:
         """Percentiles of latencies that are given in seconds.
 
-        Example:
+        Examples:
             >>> Percentiles.of_seconds(np.arange(1, 101) / 1e3).p99
             99.0
         """

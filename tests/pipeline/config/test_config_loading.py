@@ -1,4 +1,4 @@
-"""config: what is wrong with a file is said before any work, with its place."""
+"""Loading of a configuration: errors name the key, the value and the remedy."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def refusal(path, *overrides):
     return str(caught.value)
 
 
-def test_the_values_of_the_file_are_read_and_the_rest_has_defaults(path):
+def test_keys_of_the_file_are_read_and_others_have_defaults(path):
     settings = load_config(path)
     assert settings.name == "tiny"
     assert settings.dataset.synthetic.interactions == 4_000
@@ -36,7 +36,7 @@ def test_the_values_of_the_file_are_read_and_the_rest_has_defaults(path):
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda path: path.stem)
-def test_every_pipeline_that_comes_with_the_library_is_valid(pipeline):
+def test_pipelines_of_the_repository_are_valid(pipeline):
     assert load_config(pipeline).name
 
 
@@ -77,14 +77,14 @@ def test_there_are_pipelines_to_check():
         ),
     ],
 )
-def test_a_misspelt_key_is_an_error_that_names_the_place_and_what_was_meant(
+def test_a_misspelt_key_is_an_error_with_its_place_and_the_nearest_key(
     path, override, place, meant
 ):
     problem = f"`{place}` is not a known key (did you mean `{meant}`?)."
     assert refusal(path, override) == f"{path}: {problem}"
 
 
-def test_a_key_like_no_other_lists_what_there_is(path):
+def test_an_error_for_an_unknown_key_lists_the_known_keys(path):
     assert refusal(path, "split.xyz=1").endswith("(known: by, valid, test).")
 
 
@@ -157,7 +157,7 @@ KERAS = "teacher={kind='keras', path='a.keras'"
         ("teacher={kind='ensemble', members=[{kind='ensemble'}]}", "must be one of"),
     ],
 )
-def test_a_teacher_that_cannot_be_is_refused_before_any_work(path, override, said):
+def test_an_invalid_teacher_is_an_error(path, override, said):
     assert said in refusal(path, override)
 
 
@@ -173,7 +173,7 @@ def test_a_teacher_that_cannot_be_is_refused_before_any_work(path, override, sai
         "{kind='lightgbm', path='m.txt'}]}",
     ],
 )
-def test_teachers_from_outside_can_be_configured(path, override):
+def test_external_teachers_can_be_configured(path, override):
     assert load_config(path, [override]).teacher
 
 
@@ -194,16 +194,16 @@ def test_teachers_from_outside_can_be_configured(path, override):
         ("dataset.synthetic.interactions=7_201", "at most queries * items / 2 = 7200"),
     ],
 )
-def test_values_that_do_not_go_together_are_an_error(path, override, said):
+def test_values_that_contradict_each_other_are_an_error(path, override, said):
     assert said in refusal(path, override)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "1st", "größe"])
-def test_a_name_that_no_folder_or_server_could_have_is_an_error(path, name):
+def test_a_name_that_is_not_a_valid_folder_name_is_an_error(path, name):
     assert "`name`: String should match pattern" in refusal(path, f"name='{name}'")
 
 
-def test_all_problems_are_said_at_once(path):
+def test_all_problems_are_in_one_message(path):
     said = refusal(path, "student.dims=3", "lists.tail=0", "teacher.members=[{}]")
     assert said.count(";") == 2
     assert "\n" not in said
@@ -215,7 +215,7 @@ def test_missing_sections_are_named(tmp_path):
     assert said.endswith("; ".join(f"`{each}` is missing" for each in missing) + ".")
 
 
-def test_a_file_that_is_no_toml_is_an_error_with_its_line(tmp_path):
+def test_a_file_that_is_not_toml_is_an_error_with_its_line(tmp_path):
     said = refusal(small_pipelines.write_config(tmp_path, 'name = "x"\nseed = = 1\n'))
     assert "is not a TOML file" in said
     assert "line 2" in said
@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path):
     assert refusal(tmp_path).endswith("Is a directory.")
 
 
-def test_overrides_are_toml_values_and_else_strings(path):
+def test_overrides_are_toml_values_or_strings(path):
     settings = load_config(
         path,
         [
@@ -259,7 +259,7 @@ def test_the_last_override_of_a_key_counts(path):
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", " =3", ""])
-def test_an_override_of_another_form_is_an_error(path, override):
+def test_a_malformed_override_is_an_error(path, override):
     said = f"`--set` must look like section.key=value. Received: {override!r}"
     assert refusal(path, override) == said
 

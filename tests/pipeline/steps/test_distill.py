@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 class TestTheGate:
-    def test_a_closed_gate_stops_the_run_with_the_figures_and_the_way_on(self, copied):
+    def test_a_closed_gate_stops_the_run_with_figures_and_the_override(self, copied):
         before = artefact_names(copied)
         with pytest.raises(GateError) as caught:
             go(copied, "distill.gate=stop")
@@ -23,7 +23,7 @@ class TestTheGate:
         assert "--set distill.gate=warn" in said
         assert artefact_names(copied) == before
 
-    def test_a_closed_gate_stops_a_run_that_once_went_past_it(
+    def test_a_closed_gate_stops_a_run_that_was_overridden_before(
         self, copied, monkeypatch
     ):
         monkeypatch.setattr(Trainer, "student", None)  # nobody trains
@@ -31,7 +31,7 @@ class TestTheGate:
             go(copied, "distill.gate=stop", until="distill")
         assert made(go(copied, until="distill")) == []
 
-    def test_a_stopped_run_goes_on_with_the_way_that_it_was_told(self, copied):
+    def test_the_override_lets_a_stopped_run_continue(self, copied):
         other, notes = "distill.weight=0.7", []
         with pytest.raises(GateError):
             go(copied, other, "distill.gate=stop", until="distill")
@@ -43,7 +43,7 @@ class TestTheGate:
         assert "does not beat" in notes[-1]
         assert notes[-1].endswith("The run continues because distill.gate is warn.")
 
-    def test_an_open_gate_lets_the_run_go_on(self, copied, monkeypatch):
+    def test_a_run_whose_teacher_passes_continues(self, copied, monkeypatch):
         compare = run_context.compare_on_validation
 
         def open_gate(*args):
@@ -58,7 +58,7 @@ class TestTheGate:
         assert (report.gate.passed, report.gate.overridden) == (True, False)
 
     @pytest.mark.parametrize("gate", ["stop", "warn"])
-    def test_a_teacher_that_has_seen_what_judges_it_stops_before_the_scoring(
+    def test_a_teacher_trained_on_held_out_lists_stops_before_scoring(
         self, copied, monkeypatch, gate
     ):
         leak = {"valid": 3, "test": 4}
@@ -89,7 +89,7 @@ class TestTheDoctor:
         assert chosen.temperature == 1.0
         assert not any("soft targets" in note for note in notes)
 
-    def test_a_temperature_that_leaves_one_candidate_is_warned_of(self, copied):
+    def test_a_nearly_one_hot_temperature_gives_a_warning(self, copied):
         notes = []
         go(copied, "distill.teacher_temperature=0.01", until="score", warn=notes.append)
         (note,) = notes

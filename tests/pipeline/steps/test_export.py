@@ -15,10 +15,10 @@ pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 class TestTheExport:
     @pytest.fixture
     def unchecked(self, monkeypatch):
-        """Without the fresh process, which the tests of the export have."""
+        """Skips the parity check in a fresh process."""
         monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
 
-    def test_a_removed_export_is_made_again(self, copied, unchecked):
+    def test_a_removed_export_is_written_again(self, copied, unchecked):
         first = go(copied, until="export")
         assert made(first) == ["export"]
         path = Path(first["export"].record["path"])
@@ -29,7 +29,7 @@ class TestTheExport:
         assert made(again) == ["export"]
         assert Path(again["export"].record["path"]).is_dir()
 
-    def test_another_student_becomes_another_version(self, copied, unchecked):
+    def test_another_student_is_exported_as_the_next_version(self, copied, unchecked):
         go(copied, until="export")
         done = go(copied, "distill.teacher_temperature=3.0", until="export")
         assert Path(done["export"].record["path"]).name == "2"

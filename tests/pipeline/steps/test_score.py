@@ -14,15 +14,15 @@ pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 class TestTheScoreStore:
     @pytest.fixture
     def no_teacher(self, monkeypatch):
-        """Whoever wants to ask the teacher fails."""
+        """Makes every use of the teacher fail."""
 
         def fail(*_, **__):
-            raise AssertionError("the teacher was asked")
+            raise AssertionError("the teacher was used")
 
         monkeypatch.setattr(run_context, "load_teacher", fail)
         monkeypatch.setattr(model_building, "TeacherBuilder", fail)
 
-    def test_a_student_with_other_towers_never_asks_the_teacher(
+    def test_a_student_with_other_towers_does_not_run_the_teacher(
         self, copied, no_teacher
     ):
         towers = ("student.dim=6", "student.hidden=[4]", "student.decays=[0.5]")
@@ -35,7 +35,7 @@ class TestTheScoreStore:
         assert done["score"].path.parent == copied / "runs" / "tiny"
         assert done["distill"].path.parent == copied / "runs" / "other"
 
-    def test_nobody_trains_on_a_damaged_store(self, copied):
+    def test_a_damaged_store_is_an_error_before_training(self, copied):
         path = sorted((copied / "runs" / "tiny").glob("score-*/scores-*.parquet"))[0]
         content = bytearray(path.read_bytes())
         content[100] ^= 1
@@ -43,7 +43,7 @@ class TestTheScoreStore:
         with pytest.raises(ScoreError, match=f"checksum of {path.name} is wrong"):
             go(copied, "distill.weight=0.7", until="distill")
 
-    def test_a_teacher_of_nan_is_told_and_refused(self, copied, monkeypatch):
+    def test_a_teacher_with_nan_scores_is_refused(self, copied, monkeypatch):
         compiled = run_context.compiled
 
         def broken(model):

@@ -6,11 +6,12 @@ import time
 
 import numpy as np
 import pytest
+from grpc import StatusCode
 
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.server.batcher import Batcher
 from recdistill.serving.server.loaded_model import LoadedSignature
-from recdistill.serving.server.request_errors import Code, RequestError
+from recdistill.serving.server.request_errors import RequestError
 from recdistill.serving.server.server_metrics import ServerMetrics
 from tests.serving.calls import predict_request, refused
 from tests.small_models import saved_toy
@@ -168,7 +169,7 @@ class TestWidths:
         asking = Asking(collected, self.NARROW, self.WIDE)
         gate.open.set()
         for error in asking.finish():
-            assert error.code == Code.FAILED_PRECONDITION
+            assert error.code == StatusCode.FAILED_PRECONDITION
             assert "name 'ids' from different tasks have different shapes" in str(error)
 
     def test_padding_repeats_the_first_element_and_not_an_empty_string(self, batcher):
@@ -188,7 +189,7 @@ class TestWidths:
         asking = Asking(collected, texts([]), self.WIDE)
         gate.open.set()
         for error in asking.finish():
-            assert error.code == Code.INVALID_ARGUMENT
+            assert error.code == StatusCode.INVALID_ARGUMENT
             assert "Send one empty string" in str(error)
 
     def test_width_0_alone_is_accepted(self, batcher):
@@ -198,7 +199,7 @@ class TestWidths:
 
 
 class TestRejections:
-    def refused(self, batcher, *values, code=Code.INVALID_ARGUMENT):
+    def refused(self, batcher, *values, code=StatusCode.INVALID_ARGUMENT):
         names = {f"v{k}": None for k in range(len(values))}
         signature = LoadedSignature("any", names, {"out": None}, {})
         with pytest.raises(RequestError) as caught:
@@ -231,7 +232,7 @@ class TestRejections:
     def refused_by_queue(self, collected):
         with pytest.raises(RequestError) as caught:
             collected.submit(IDS, [np.zeros(2)], ("out",))
-        assert caught.value.code == Code.UNAVAILABLE
+        assert caught.value.code == StatusCode.UNAVAILABLE
         return caught.value.message
 
     def test_a_request_that_times_out_is_not_computed(self, batcher):
@@ -239,7 +240,7 @@ class TestRejections:
         collected = batcher(gate)
         blocked(collected, gate)
         [error] = Asking(collected, np.int32([7]), timeout_s=0.01).finish()
-        assert error.code == Code.DEADLINE_EXCEEDED
+        assert error.code == StatusCode.DEADLINE_EXCEEDED
         gate.open.set()
         assert Asking(collected, np.int32([8])).finish() == [[8]]
         assert 7 not in np.concatenate(gate.batches)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from recdistill.serving.server.loaded_model import (
@@ -12,7 +13,7 @@ from recdistill.serving.server.loaded_model import (
     request_outputs,
     warm_up_requests,
 )
-from recdistill.serving.server.request_errors import Code, RequestError
+from recdistill.serving.server.request_errors import RequestError
 from tests.serving.calls import predict_request
 from tests.small_models import WARM_UP, saved_toy, write_warm_up
 
@@ -36,14 +37,14 @@ def test_inputs_are_in_the_order_of_the_signature_with_defaults():
 def test_outputs_are_all_outputs_or_the_sorted_filter():
     assert request_outputs(SIGNATURE, []) == ("y", "z")
     assert request_outputs(SIGNATURE, ["z", "y"]) == ("y", "z")
-    assert code(request_outputs, SIGNATURE, ["x"]) == Code.INVALID_ARGUMENT
-    assert code(request_outputs, SIGNATURE, ["y", "y"]) == Code.INVALID_ARGUMENT
+    assert code(request_outputs, SIGNATURE, ["x"]) == StatusCode.INVALID_ARGUMENT
+    assert code(request_outputs, SIGNATURE, ["y", "y"]) == StatusCode.INVALID_ARGUMENT
 
 
 def test_a_folder_that_is_not_a_saved_model_is_an_error(tmp_path):
-    assert code(LoadedModel, tmp_path) == Code.INTERNAL
+    assert code(LoadedModel, tmp_path) == StatusCode.INTERNAL
     (tmp_path / "saved_model.pb").write_bytes(b"broken")
-    assert code(LoadedModel, tmp_path) == Code.INTERNAL
+    assert code(LoadedModel, tmp_path) == StatusCode.INTERNAL
 
 
 def test_a_loaded_model_runs_its_signatures():
@@ -70,10 +71,10 @@ class TestWarmUpRequests:
         assert self.read(tmp_path, [b"", request]) == [request]
 
     def test_a_record_of_another_message_is_data_loss(self, tmp_path):
-        assert code(self.read, tmp_path, [b"\xff"]) == Code.DATA_LOSS
+        assert code(self.read, tmp_path, [b"\xff"]) == StatusCode.DATA_LOSS
 
     def test_a_truncated_file_is_data_loss(self, tmp_path):
         self.read(tmp_path, [predict_request(x=[1.0])])
         file = tmp_path / WARM_UP
         file.write_bytes(file.read_bytes()[:-1])
-        assert code(lambda: list(warm_up_requests(tmp_path))) == Code.DATA_LOSS
+        assert code(lambda: list(warm_up_requests(tmp_path))) == StatusCode.DATA_LOSS

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recdistill.errors import ServeError
+from recdistill.serving.server.versions import Prediction
 from tests.serving.calls import predict_request, refused
 from tests.serving.server.conftest import wait_until
 from tests.small_models import saved_toy, toy_config
@@ -204,9 +205,9 @@ class TestWarmUp:
         serving.publish(2, warm_up=[predict_request("described", **DESCRIBED)])
         serving.wait_for(2)
         model = serving.server.models._models["toy"].versions[2].model
-        asked = {(name, limit) for name, _, limit in model._calls}
+        prepared = {(name, limit) for name, _, limit in model._calls}
         # Once as for gRPC, and once with the timeout of REST.
-        assert asked == {("described", 0), ("described", 30_000)}
+        assert prepared == {("described", 0), ("described", 30_000)}
 
 
 DESCRIBED = {"ids": [["a", "b"]], "scale": [1.0]}
@@ -218,8 +219,8 @@ def test_a_version_in_use_is_not_unloaded(serve):
     with serving.server.models.use(spec) as version:
         serving.publish(2)
         serving.wait_for(1, "UNLOADING")
-        signature = version.signature("")
-        [answer] = version.answer(signature, [np.float32([0])], ("y",), None)
+        prediction = Prediction(version.signature(""), [np.float32([0])], ("y",))
+        [answer] = version.answer(prediction, None)
         assert answer == [1.0]
         with refused("NOT_FOUND"):
             serving.client.predict(x=[0.0], version=1)
