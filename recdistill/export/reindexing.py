@@ -79,8 +79,7 @@ def reindex(
         ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
             bad value.
     """
-    old = _version(folder, version)
-    manifest = _manifest(old)
+    old, manifest = _opened(folder, version)
     if items.num_rows < manifest["top_k"]:
         raise ReindexError(
             f"`items` must have at least as many rows as `serving_default` of {old} "
@@ -115,7 +114,8 @@ def reindex(
     )
 
 
-def _version(folder: Path, version: int | None) -> Path:
+def _opened(folder: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
+    """The version whose towers are used, and its manifest."""
     found = versions(folder)
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"
@@ -123,17 +123,14 @@ def _version(folder: Path, version: int | None) -> Path:
             f"`folder` must hold the version{wanted} of a model that recdistill "
             f"exported. Received: {folder} with {found or 'no version'}"
         )
-    return folder / str(version if version is not None else found[-1])
-
-
-def _manifest(version: Path) -> dict[str, Any]:
-    manifest = read_manifest(version)
+    path = folder / str(version if version is not None else found[-1])
+    manifest = read_manifest(path)
     if manifest["format"] != FORMAT:
         raise ReindexError(
             f"`folder` must hold an export of format {FORMAT}; export the model again. "
-            f"Received: format {manifest['format']} in {version}"
+            f"Received: format {manifest['format']} in {path}"
         )
-    return manifest
+    return path, manifest
 
 
 def _live(

@@ -14,6 +14,10 @@ from rich.text import Text
 from recdistill.evaluation.latency.energy import why_no_energy
 from recdistill.evaluation.latency.saved_model_timing import Call, ModelTimes
 from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.report.terminal_tables import COUNTS, MISSING, short_number
+
+FLOPS_COUNTED = "matrix products, contractions and convolutions, 2 for each product"
+"""Description of the operations that `recdistill.evaluation.latency.flops` counts."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def latency_json(
         "size_bytes": first.size_bytes,
         "memory_bytes": first.memory_bytes,
         "load_s": first.load_s,
-        "flops_counted": first.counted,
+        "flops_counted": FLOPS_COUNTED,
         "core_price_per_hour": core_price,
         "joules_reason": why_no_energy(),
         "calls": [
@@ -101,8 +105,8 @@ def render_latency(
             *(f"{ms:.3g}" for ms in (latency.p50, latency.p90, latency.p99)),
             f"{each.per_core_second:,.0f}",
             f"{each.cost_per_million(core_price):.3g}",
-            _rounded(each.flops),
-            *([] if reason else ["-" if joules is None else f"{joules:.2g}"]),
+            short_number(each.flops, COUNTS),
+            *([] if reason else [MISSING if joules is None else f"{joules:.2g}"]),
         )
     memory = _megabytes(first.memory_bytes)
     notes = [
@@ -112,10 +116,9 @@ def render_latency(
         "TensorFlow threads. Times do not include protocol and network.",
         "a core-s: requests per core-second. 1M cost: cost of a million requests at "
         f"{core_price:g} per core-hour, if the cores are never idle.",
-        f"flops: {first.counted}.",
+        f"flops: {FLOPS_COUNTED}.",
+        f"Energy was not measured: {reason}." if reason else "J: joules per request.",
     ]
-    energy = f"Energy was not measured: {reason}." if reason else "J: joules a request."
-    notes.append(energy)
     texts = [Text(note, style="dim") for note in notes]
     return Group(table, *texts, *([_side_by_side(pair)] if pair else []))
 
@@ -132,8 +135,8 @@ def _side_by_side(pair: Sequence[RankingTime]) -> Table:
             f"{each.candidates:,}",
             f"{each.latency.p50:.3f}",
             f"{each.latency.p99:.3f}",
-            "-" if each.speedup is None else f"{each.speedup:,.1f}",
-            _rounded(each.flops),
+            MISSING if each.speedup is None else f"{each.speedup:,.1f}",
+            short_number(each.flops, COUNTS),
             _megabytes(each.size_bytes),
         )
     return table
@@ -144,20 +147,5 @@ def _name(call: Call) -> str:
     return f"{call.signature} {call.rows:,}{width}"
 
 
-def _rounded(value: int | None) -> str:
-    """Three significant digits with k, M or G for thousands, millions or billions.
-
-    Examples:
-        >>> _rounded(12_528), _rounded(128_000_000), _rounded(846)
-        ('12.5k', '128M', '846')
-    """
-    if value is None:
-        return "-"
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)
-
-
 def _megabytes(value: int | None) -> str:
-    return "-" if value is None else f"{value / 1e6:,.1f} MB"
+    return MISSING if value is None else f"{value / 1e6:,.1f} MB"

@@ -85,7 +85,6 @@ class ModelTimes:
         memory_bytes: Memory that loading it added to the process; None if unknown.
         load_s: Loading time in seconds.
         warm_up_rows: Rows of the largest warm-up request.
-        counted: Description of the operations counted in `flops`.
         calls: The timed calls.
     """
 
@@ -94,7 +93,6 @@ class ModelTimes:
     memory_bytes: int | None
     load_s: float
     warm_up_rows: int
-    counted: str
     calls: tuple[TimedCall, ...]
 
 
@@ -154,7 +152,6 @@ def time_model(
         memory_bytes=result["memory_bytes"],
         load_s=result["load_s"],
         warm_up_rows=result["warm_up_rows"],
-        counted=result["counted"],
         calls=tuple(_timed(each, threads) for each in result["calls"]),
     )
 

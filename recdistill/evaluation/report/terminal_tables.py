@@ -10,6 +10,11 @@ from rich.text import Text
 from recdistill.evaluation.intervals import Interval
 
 MISSING = "-"
+"""Cell for a number that is unknown."""
+
+COUNTS = ("", "k", "M", "G")
+BYTES = (" B", " kB", " MB", " GB")
+"""Units for `short_number`."""
 
 
 def number_table(headings: Sequence[str], wide: bool) -> Table:
@@ -22,13 +27,13 @@ def number_table(headings: Sequence[str], wide: bool) -> Table:
     return table
 
 
-def pair_table(pairs: Mapping[str, str]) -> Table:
+def pair_table(pairs: Mapping[str, str | Text]) -> Table:
     """Table of names and values."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
-        grid.add_row(name, Text(value))
+        grid.add_row(name, Text(value) if isinstance(value, str) else value)
     return grid
 
 

@@ -1,4 +1,4 @@
-"""Launch of a server for a folder of exports: its choice, configuration and command.
+"""Launch of a server for a folder of exports: engine, configuration and command.
 
 The server is `tensorflow_model_server` if it is on the PATH, or its Docker image if
 that is requested; otherwise it is the embedded server.
@@ -91,8 +91,8 @@ class Launch:
                 return engine
             if engine == wanted:
                 raise LaunchError(
-                    f"`--engine {wanted}` requires {program} on the PATH, which does "
-                    "not have it"
+                    f"`--engine {wanted}` requires {program}, which was not found on "
+                    "the PATH"
                 )
         raise LaunchError(
             "`--engine` must be auto, tf-serving, docker or embedded. "

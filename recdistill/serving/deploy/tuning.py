@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from recdistill.evaluation.latency.saved_model_timing import (
 )
 from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
-    REPEATED,
     CallTime,
     Choice,
     choose_batching,
@@ -114,14 +114,13 @@ def sweep(
 
 def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
     """By batch size, the largest p50 and the largest p99 of all signatures."""
-    found: dict[int, CallTime] = {}
+    found = defaultdict(list)
     for each in times.calls:
-        size, latency = each.call.rows, each.throughput.latency
-        so_far = found.get(size, CallTime(0.0, 0.0))
-        found[size] = CallTime(
-            max(so_far.p50, latency.p50), max(so_far.p99, latency.p99)
-        )
-    return found
+        found[each.call.rows].append(each.throughput.latency)
+    return {
+        size: CallTime(max(t.p50 for t in latencies), max(t.p99 for t in latencies))
+        for size, latencies in found.items()
+    }
 
 
 def write_configuration(
@@ -181,7 +180,7 @@ def explain(swept: Sweep) -> list[str]:
 def render_sweep(swept: Sweep) -> Group:
     """Terminal tables of latencies by batch size, and of parameters with reasons."""
     table = Table(title=f"{swept.name}: a full batch while all threads are busy")
-    for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
+    for heading in ("rows", "p50 ms", "p99 ms", "rows/s per thread"):
         table.add_column(heading, justify="right")
     for size, time in sorted(swept.slowest.items()):
         row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
@@ -204,4 +203,5 @@ def _reasons(choice: Choice) -> Iterator[tuple[str, str, str]]:
     """Name, value and reason of each parameter."""
     for name, why in choice.why.items():
         value = getattr(choice.batching, name)
-        yield name, " ".join(map(str, value)) if name in REPEATED else str(value), why
+        values = value if isinstance(value, tuple) else (value,)
+        yield name, " ".join(map(str, values)), why

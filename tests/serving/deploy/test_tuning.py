@@ -27,7 +27,7 @@ def load(p50, p99=None, cpu_ms=1.0):
 def times_of(calls, threads=1, **changes):
     settings = {"size_bytes": 1, "memory_bytes": 1, "load_s": 1.0, "warm_up_rows": 2}
     timed = tuple(TimedCall(call, threads, how, None) for call, how in calls)
-    model = {"path": changes.pop("path"), "counted": "", "calls": timed}
+    model = {"path": changes.pop("path"), "calls": timed}
     return ModelTimes(**{**settings, **model, **changes})
 
 
