@@ -12,7 +12,7 @@ from recdistill.pipeline.config.teacher_section import (
     LinearTeacherConfig,
 )
 from recdistill.pipeline.training_overlap import lists_trained_on
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
 
@@ -20,7 +20,7 @@ from tests.pipeline.logs import random_log, rows_of, run
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "p"
     log = random_log(6, rows=300, users=20, items=15, moments=40)
-    return run(tiny.dataset(log), folder)[0]
+    return run(small_pipelines.dataset(log), folder)[0]
 
 
 class TestListsTrainedOn:
