@@ -30,11 +30,7 @@ __all__ = [
 
 Signatures = Mapping[str, SignatureContract]
 
-STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING"} | {
-    30: "AVAILABLE",
-    40: "UNLOADING",
-    50: "END",
-}
+STATES = {10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from grpc import StatusCode
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -23,7 +24,6 @@ from recdistill.errors import DataError
 from recdistill.export.layout import WARM_UP, WARM_UP_LIMIT
 from recdistill.export.warm_up import read_records
 from recdistill.serving.server.request_errors import (
-    Code,
     RequestError,
     from_tensorflow,
     invalid,
@@ -93,7 +93,7 @@ class LoadedModel:
             # Damaged files must not end the server.
             self.close()
             message = f"{path} cannot be loaded as a SavedModel: {error}"
-            raise RequestError(Code.INTERNAL, message) from error
+            raise RequestError(StatusCode.INTERNAL, message) from error
 
     def _load(self) -> dict[str, meta_graph_pb2.SignatureDef]:
         """Loads graph and variables, and returns the signatures.
@@ -266,7 +266,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
     try:
         records = list(read_records(file))
     except DataError as error:
-        raise RequestError(Code.DATA_LOSS, str(error)) from error
+        raise RequestError(StatusCode.DATA_LOSS, str(error)) from error
     if len(records) > WARM_UP_LIMIT:
         raise invalid(
             f"Number of warmup records exceeds the maximum ({WARM_UP_LIMIT}): "
@@ -278,7 +278,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
             log.ParseFromString(record)
         except Exception as error:
             message = f"Record {place} of {file} is not a PredictionLog."
-            raise RequestError(Code.DATA_LOSS, message) from error
+            raise RequestError(StatusCode.DATA_LOSS, message) from error
         kind = log.WhichOneof("log_type")
         if kind is None:
             continue
@@ -286,5 +286,5 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
             message = (
                 f"Record {place} of {file} must be a predict_log. Received: {kind}"
             )
-            raise RequestError(Code.UNIMPLEMENTED, message)
+            raise RequestError(StatusCode.UNIMPLEMENTED, message)
         yield log.predict_log.request
