@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from recdistill.data import column_values
 from recdistill.data.dataset import BATCH_ROWS, Columns, require_columns
+from recdistill.data.table_files import same_types, whole_table
 from recdistill.data.table_streams import TableStream
 from recdistill.errors import DataError
 
@@ -14,7 +15,8 @@ InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 
 
 def interaction_stream(
-    streams: Sequence[TableStream], columns: Columns
+    streams: Sequence[TableStream],
+    columns: Columns,
 ) -> InteractionStream:
     """The stream of a `Dataset`, after a check of its first batch.
 
@@ -22,30 +24,23 @@ def interaction_stream(
         DataError: If a column is missing, the files differ in their columns, there are
             no interactions, or the first batch has a bad value.
     """
-    first = streams[0]
     for stream in streams:
-        require_columns(stream.schema.names, columns.names(), stream.name)
-        if not stream.schema.equals(first.schema):
-            raise DataError(
-                f"{stream.name} must have the same columns and types as {first.name}. "
-                f"Received: {_difference(stream.schema, first.schema)}"
-            )
+        require_columns(list(stream.offered), columns.names(), stream.name)
+    streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns)
     if next(start(), None) is None:
-        raise DataError(f"{first.name} must have at least one row. Received: none")
+        name = streams[0].name
+        raise DataError(f"{name} must have at least one row. Received: none")
     return start
 
 
-def feature_table(stream: TableStream, id_column: str) -> pa.Table:
+def feature_table(streams: Sequence[TableStream], id_column: str) -> pa.Table:
     """Items or queries in memory, with the checks of `checked_table`."""
-    require_columns(stream.schema.names, [id_column], stream.name)
-    table = pa.Table.from_batches(stream.read(), stream.schema)
-    return checked_table(table, id_column, stream.name, untyped=stream.untyped)
+    table = whole_table(streams, [id_column])
+    return checked_table(table, id_column, streams[0].name)
 
 
-def checked_table(
-    table: pa.Table, id_column: str, name: str, *, untyped: bool = False
-) -> pa.Table:
+def checked_table(table: pa.Table, id_column: str, name: str) -> pa.Table:
     """Items or queries with unique ids as strings and features as read.
 
     Raises:
@@ -55,7 +50,7 @@ def checked_table(
     for column in table.column_names:
         array = table.column(column).combine_chunks()
         if column == id_column:
-            place = column_values.Place(name, column, untyped=untyped)
+            place = column_values.Place(name, column)
             array = column_values.ids(array, place)
             column_values.reject_duplicates(array, place)
         arrays[column] = column_values.feature(array)
@@ -96,17 +91,7 @@ def _converted(
     for name in batch.schema.names:
         array = batch.column(name)
         if name in converters:
-            place = column_values.Place(stream.name, name, row, stream.untyped)
+            place = column_values.Place(stream.name, name, row)
             array = converters[name](array, place)
         arrays[name] = array
     return pa.RecordBatch.from_pydict(arrays)
-
-
-def _difference(schema: pa.Schema, other: pa.Schema) -> str:
-    columns = dict(zip(schema.names, map(str, schema.types), strict=True))
-    others = dict(zip(other.names, map(str, other.types), strict=True))
-    for name in sorted(columns.keys() | others.keys()):
-        if columns.get(name) != others.get(name):
-            there, here = columns.get(name, "missing"), others.get(name, "missing")
-            return f"column {name!r} is {there} instead of {here}"
-    return "another order of columns"

@@ -9,11 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.errors import DataError
+from recdistill.features.raw_numbers import as_doubles
+from recdistill.features.raw_text import (
+    BadValueError,
+    is_list,
+    is_text,
+    plain,
+    text_of,
+)
 
 _MICROSECONDS = pa.timestamp("us")
 _MICROSECONDS_UTC = pa.timestamp("us", "UTC")
-_DECIMAL = r"^-?[0-9]+\.[0-9]+$"
-_WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,11 @@ class Place:
         table: Path of the file or name of the table, as the user gave it.
         column: Name of the column.
         first_row: Row of the first value; rows count from 1, without a header.
-        untyped: Whether the table is a text file, which does not distinguish the number
-            1 from the text "1".
     """
 
     table: str
     column: str
     first_row: int = 1
-    untyped: bool = False
 
     def error(self, index: int, problem: str, value: Any) -> DataError:
         """Error about the value at `index`."""
@@ -46,29 +49,28 @@ class Place:
 
 
 def ids(values: pa.Array, place: Place) -> pa.Array:
-    """Ids as strings: integers by their digits, whole floats without the fraction.
-
-    Text files have no types, so there `1.0` (from a table that once had gaps) is `1`.
+    """Ids as strings, by the rule of `recdistill.features.raw_text`.
 
     Raises:
-        DataError: If an id is missing, empty, a number with a fraction or of another
-            type.
+        DataError: If an id is missing, empty, a number with a fraction, a boolean, or
+            of a nested type.
 
     Examples:
         >>> ids(pa.array([7.0, 12.0]), Place("items.parquet", "item_id")).to_pylist()
         ['7', '12']
     """
-    values = _decoded(values)
+    values = plain(values)
     _reject_missing(values, place)
-    if _is_real(values.type):
-        values = _whole(values, place)
-    if pa.types.is_integer(values.type):
-        return values.cast(pa.string())
-    if not _is_text(values.type):
+    if pa.types.is_boolean(values.type) or pa.types.is_temporal(values.type):
         raise place.type_error("an id must be text or integer", values)
-    text = values.cast(pa.string())
+    try:
+        text = text_of(values, whole=True)
+    except BadValueError as error:
+        value = values[error.index].as_py()
+        raise place.error(error.index, f"an id: {error}", value) from None
+    _reject_missing(text, place)
     _reject_where(pc.equal(text, ""), text, place, "an id must not be empty")
-    return _without_fractions(text, place) if place.untyped else text
+    return text
 
 
 class Times:
@@ -88,9 +90,9 @@ class Times:
         Raises:
             DataError: If a time is missing, has a fraction or cannot be read.
         """
-        values = _decoded(values)
+        values = plain(values)
         _reject_missing(values, place)
-        if _is_text(values.type):
+        if is_text(values.type):
             return self._from_text(pc.utf8_trim_whitespace(values), place)
         if _is_real(values.type):
             return _whole(values, place)
@@ -121,9 +123,9 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
     Raises:
         DataError: If a value is missing, cannot be read, or is infinite or NaN.
     """
-    values = _decoded(values)
+    values = plain(values)
     _reject_missing(values, place)
-    if _is_text(values.type):
+    if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
     wanted = "must be a number"
     doubles = _cast(values, _to(pa.float64()), place, wanted)
@@ -132,18 +134,31 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
     return floats
 
 
+def doubles(values: pa.Array, place: Place) -> np.ndarray:
+    """Float64 numbers; NaN if missing.
+
+    Raises:
+        DataError: If a value cannot be read as a number.
+    """
+    try:
+        return as_doubles(plain(values))
+    except BadValueError as error:
+        value = values[error.index].as_py()
+        raise place.error(error.index, "must be a number", value) from None
+
+
 def scores(values: pa.Array, place: Place) -> pa.Array:
     """Finite float32 numbers; a missing score is null.
 
     Raises:
         DataError: If a value cannot be read, or is infinite or NaN.
     """
-    values = _decoded(values)
+    values = plain(values)
     missing = pc.is_null(values)
-    if _is_text(values.type):
+    if is_text(values.type):
         missing = pc.or_kleene(missing, pc.equal(values, ""))
         missing = pc.fill_null(missing, True)
-    zero = pa.scalar("0" if _is_text(values.type) else 0).cast(values.type)
+    zero = pa.scalar("0" if is_text(values.type) else 0).cast(values.type)
     filled = pc.if_else(missing, zero, values)
     return pc.if_else(missing, pa.scalar(None, pa.float32()), numbers(filled, place))
 
@@ -180,37 +195,19 @@ def reject_duplicates(values: pa.Array, place: Place) -> None:
 
 def feature(values: pa.Array) -> pa.Array:
     """Feature as read, dictionaries decoded; lists of ids become lists of strings."""
-    values = _decoded(values)
+    values = plain(values)
     if pa.types.is_large_string(values.type):
         return values.cast(pa.string())
-    if not _is_list(values.type):
+    if not is_list(values.type):
         return values
     inner = values.type.value_type
-    if pa.types.is_integer(inner) or _is_text(inner) or pa.types.is_dictionary(inner):
+    if pa.types.is_integer(inner) or is_text(inner) or pa.types.is_dictionary(inner):
         return values.cast(pa.list_(pa.string()))
     return values
 
 
-def _decoded(values: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(values.type):
-        return values.cast(values.type.value_type)
-    return values
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-    )
-
-
 def _is_real(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _reject_missing(values: pa.Array, place: Place) -> None:
@@ -232,15 +229,6 @@ def _whole(values: pa.Array, place: Place) -> pa.Array:
     )
     _reject_where(pc.invert(exact), values, place, "must be a whole number")
     return doubles.cast(pa.int64())
-
-
-def _without_fractions(text: pa.Array, place: Place) -> pa.Array:
-    if not pc.any(pc.match_substring(text, ".")).as_py():
-        return text
-    text = pc.replace_substring_regex(text, _WHOLE_DECIMAL, r"\1")
-    bad = pc.match_substring_regex(text, _DECIMAL)
-    _reject_where(bad, text, place, "an id that is a number must be whole")
-    return text
 
 
 def _to(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:

@@ -24,12 +24,11 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
+from recdistill.data import column_values
 from recdistill.data.ragged import Ragged
+from recdistill.data.table_files import read_table
 from recdistill.distillation.score_transforms import (
     TRANSFORMS,
     Transform,
@@ -279,16 +278,12 @@ def read_scored_table(
         DataError: If the table or a column is missing, the table has no rows, or the
             scores are not numbers.
     """
-    lists, scores = _read_columns(path, (list_column, score_column))
+    table = read_table(path, (list_column, score_column))
+    lists, scores = table[list_column], table[score_column]
     if not len(scores):
         raise DataError(f"The table {path} must have rows. Received: none")
-    try:
-        values = np.asarray(scores.cast(pa.float64()).to_numpy(), np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"The column {score_column!r} of {path} must hold numbers. Received: "
-            f"{scores.type}, {error}"
-        ) from error
+    place = column_values.Place(str(path), score_column)
+    values = column_values.doubles(scores.combine_chunks(), place)
     code = lists.combine_chunks().dictionary_encode(null_encoding="encode").indices
     number = code.to_numpy()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(number))])
@@ -311,25 +306,6 @@ def sample(lists: int, list_size: int) -> npt.NDArray[np.int64]:
     wanted = max(1, min(SAMPLE_LISTS, SAMPLE_PAIRS // list_size, lists))
     chosen = np.random.default_rng(0).choice(lists, wanted, replace=False)
     return np.sort(chosen)
-
-
-def _read_columns(path: Path, names: tuple[str, str]) -> list[pa.ChunkedArray]:
-    try:
-        if path.suffix.lower() == ".csv":
-            table = pacsv.read_csv(path)
-        else:
-            table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"Cannot read {path} as a table, CSV or Parquet: {error}"
-        ) from error
-    missing = [name for name in names if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"The table {path} must have a column {missing[0]!r}. It has: "
-            f"{', '.join(table.column_names)}."
-        )
-    return [table[name] for name in names]
 
 
 def _ties(ordered: FloatArray) -> dict[str, float]:

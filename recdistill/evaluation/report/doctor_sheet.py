@@ -77,7 +77,7 @@ def _facts(found: "Examination") -> dict[str, str]:
 
 
 def _effective(found: "Examination") -> Table:
-    table = number_table(_TEMPERATURES, wide=True)
+    table = number_table(["", *_TEMPERATURES])
     for name, curve in found.effective.items():
         table.add_row(name, *(f"{curve[each]:,.3g}" for each in _TEMPERATURES))
     return table

@@ -58,6 +58,12 @@ class DatasetConfig(Section):
         description="Column names by role, for the readers `tables`, `listwise` and "
         "`frames`. The roles `list` and `score` are for listwise data.",
     )
+    delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Delimiter of text files, one or more characters. By default it is "
+        "recognised from the header: comma, tab, `::`, `|` or `;`.",
+    )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",

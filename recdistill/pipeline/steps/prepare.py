@@ -30,6 +30,7 @@ class Prepare(Step):
         return {
             "fingerprint": dataset.fingerprint,
             "columns": vars(dataset.columns),
+            "delimiter": config.dataset.delimiter,
             "per_query": config.lists.per_query,
             "with_raw": run.needs_raw,
             **sections(config, "query", "candidate", "split"),

@@ -341,9 +341,6 @@ def _allowed(times: Mapping[int, CallTime], largest: int) -> tuple[int, ...]:
 _WRAPPED = tuple(field.name for field in fields(Batching))[:4]
 """Fields that the message keeps in an `Int64Value`."""
 
-REPEATED = ("allowed_batch_sizes",)
-"""Fields with several values."""
-
 _MESSAGE_FIELDS: dict[str, Any] = {
     **dict.fromkeys(_WRAPPED, ".google.protobuf.Int64Value"),
     "thread_pool_name": ".google.protobuf.StringValue",
@@ -369,7 +366,9 @@ def _message_class() -> Any:
             number=number,
             type=kinds.TYPE_MESSAGE if isinstance(kind, str) else kind,
             type_name=kind if isinstance(kind, str) else None,
-            label=kinds.LABEL_REPEATED if name in REPEATED else kinds.LABEL_OPTIONAL,
+            label=kinds.LABEL_REPEATED
+            if name == "allowed_batch_sizes"
+            else kinds.LABEL_OPTIONAL,
         )
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)

@@ -21,12 +21,10 @@ from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
 from recdistill.export.layout import read_manifest, versions
 from recdistill.export.publishing import hashes
+from recdistill.serving.deploy.model_server import MODELS_FILE
 from recdistill.serving.deploy.models_config import STABLE, Models, read_models
 
 __all__ = ["Release", "promote", "prune", "rollback"]
-
-MODELS_CONFIG = "models.config"
-"""Default name of the file, next to the models' folders."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def promote(
         BusyError: If another process is using the folder.
         ConfigError: If `models.config` is invalid.
     """
-    path = config or folder.parent / MODELS_CONFIG
+    path = config or folder.parent / MODELS_FILE
     with _locked(folder):
         version = _known(folder, version)
         _check_files(folder / str(version))
@@ -115,7 +113,7 @@ def rollback(
         BusyError: If another process is using the folder.
         ConfigError: If `models.config` is invalid or does not have the model.
     """
-    path = config or folder.parent / MODELS_CONFIG
+    path = config or folder.parent / MODELS_FILE
     with _locked(folder):
         served = _models(path)[folder.name]
         if label not in served.labels:
@@ -160,7 +158,7 @@ def prune(
     """
     if keep < 1:
         raise ReleaseError(f"`keep` must be at least 1. Received: keep={keep}")
-    path = config or folder.parent / MODELS_CONFIG
+    path = config or folder.parent / MODELS_FILE
     with _locked(folder):
         stay: set[int] = set()
         if not unlabelled:

@@ -13,8 +13,8 @@ from recdistill.serving.server.batcher import Batcher
 from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import RequestError
 from recdistill.serving.server.server_metrics import ServerMetrics
-from tests.serving import toy
 from tests.serving.calls import predict_request, refused
+from tests.small_models import saved_toy
 
 IDS = LoadedSignature("ids", {"ids": None}, {"out": None}, {})
 BATCHING = ":tensorflow:serving:batching_session"
@@ -95,7 +95,7 @@ def blocked(batcher, gate):
 
 
 class TestFormingBatches:
-    def test_waiting_requests_share_a_batch_and_get_their_own_rows(self, batcher):
+    def test_waiting_requests_share_a_batch_and_each_gets_its_rows(self, batcher):
         gate = Gate(lambda value: value * 10)
         collected = batcher(gate)
         blocked(collected, gate)
@@ -332,7 +332,7 @@ class TestOverTheProtocols:
         batched = serve(batching=Batching(4, 0, 4, 1), per_model_batching=True)
         assert batched.client.predict(x=[0.0] * 4)[1] == 1
         staging = batched.base / ".own"
-        shutil.copytree(toy.saved(2), staging)
+        shutil.copytree(saved_toy(2), staging)
         Batching(2, 0, 4, 1).write(staging / "batching_params.pbtxt")
         staging.rename(batched.base / "2")
         batched.wait_for(1, "END")
@@ -342,7 +342,7 @@ class TestOverTheProtocols:
     def test_a_version_with_broken_parameters_is_not_loaded(self, serve):
         batched = serve(per_model_batching=True, load_retries=0)
         staging = batched.base / ".own"
-        shutil.copytree(toy.saved(2), staging)
+        shutil.copytree(saved_toy(2), staging)
         (staging / "batching_params.pbtxt").write_text("nothing { of the kind }")
         staging.rename(batched.base / "2")
         assert "BatchingParameters" in batched.wait_for_error(2).message

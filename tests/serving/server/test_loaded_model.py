@@ -14,8 +14,8 @@ from recdistill.serving.server.loaded_model import (
     warm_up_requests,
 )
 from recdistill.serving.server.request_errors import RequestError
-from tests.serving import toy
 from tests.serving.calls import predict_request
+from tests.small_models import WARM_UP, saved_toy, write_warm_up
 
 FLOAT = meta_graph_pb2.TensorInfo(dtype=tf.float32.as_datatype_enum)
 SIGNATURE = LoadedSignature(
@@ -48,7 +48,7 @@ def test_a_folder_that_is_not_a_saved_model_is_an_error(tmp_path):
 
 
 def test_a_loaded_model_runs_its_signatures():
-    model = LoadedModel(toy.saved(3))
+    model = LoadedModel(saved_toy(3))
     signature = model.signatures["serving_default"]
     for timeout_s in (None, 20.0):
         [answer] = model.run(signature, [np.float32([1, 2])], ("y",), timeout_s)
@@ -58,9 +58,9 @@ def test_a_loaded_model_runs_its_signatures():
 
 class TestWarmUpRequests:
     def read(self, folder, records):
-        file = folder / toy.WARM_UP
+        file = folder / WARM_UP
         file.parent.mkdir(exist_ok=True)
-        toy.write_records(file, records)
+        write_warm_up(file, records)
         return list(warm_up_requests(folder))
 
     def test_without_a_file_there_are_none(self, tmp_path):
@@ -75,6 +75,6 @@ class TestWarmUpRequests:
 
     def test_a_truncated_file_is_data_loss(self, tmp_path):
         self.read(tmp_path, [predict_request(x=[1.0])])
-        file = tmp_path / toy.WARM_UP
+        file = tmp_path / WARM_UP
         file.write_bytes(file.read_bytes()[:-1])
         assert code(lambda: list(warm_up_requests(tmp_path))) == StatusCode.DATA_LOSS
