@@ -198,8 +198,8 @@ class _PairOfTowers:
 
     def tables(self) -> list[Any]:
         """The lookup tables of both towers."""
-        towers = filter(None, (self._query, self._candidate))
-        return [table for tower in towers for table in tower.tables()]
+        towers = (self._query, self._candidate)
+        return [table for tower in towers if tower for table in tower.tables()]
 
 
 def _opened(
