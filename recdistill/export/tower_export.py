@@ -37,8 +37,8 @@ class TowerSource:
             `tf.saved_model.load` returned.
         inputs: Dtype and shape of each input, the batch dimension first. If None, a
             functional or sequential Keras model and a SavedModel declare them; for
-            others they are those of the example rows. There an axis has a fixed size
-            unless the rows are lists of different lengths.
+            other models they are taken from the example rows, in which an axis has a
+            fixed size unless the rows are lists of different lengths.
         signature: Signature of a SavedModel.
         output: Name of the output that holds the embedding; None if there is only one.
     """

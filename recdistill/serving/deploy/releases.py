@@ -167,8 +167,8 @@ def prune(
                 served = models[folder.name]
                 stay = {*served.versions, *served.labels.values()}
                 keep = max(keep, 1 if served.versions else served.latest)
-        there = versions(folder)
-        gone = [v for v in there[:-keep] if v not in stay]
+        existing = versions(folder)
+        gone = [v for v in existing[:-keep] if v not in stay]
         for version in gone:
             # Renamed first, so that no server sees an incomplete version.
             aside = folder / f".pruned-{version}"
@@ -198,12 +198,12 @@ def _models(path: Path) -> Models:
 
 
 def _known(folder: Path, version: int | None) -> int:
-    there = versions(folder)
-    if version is not None and version not in there:
+    existing = versions(folder)
+    if version is not None and version not in existing:
         raise ReleaseError(
-            f"`version` must be one of {there} in {folder}. Received: version={version}"
+            f"`version` must be one of {existing} in {folder}. Received: version={version}"
         )
-    return there[-1] if version is None else version
+    return existing[-1] if version is None else version
 
 
 def _check_files(version: Path) -> None:
