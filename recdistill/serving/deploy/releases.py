@@ -201,7 +201,8 @@ def _known(folder: Path, version: int | None) -> int:
     existing = versions(folder)
     if version is not None and version not in existing:
         raise ReleaseError(
-            f"`version` must be one of {existing} in {folder}. Received: version={version}"
+            f"`version` must be one of {existing} in {folder}. "
+            f"Received: version={version}"
         )
     return existing[-1] if version is None else version
 
