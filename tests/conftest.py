@@ -7,16 +7,16 @@ import pytest
 
 from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.workspace import Artefact
-from tests import tiny
+from tests import small_pipelines
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Folder of a small exported model with version 1; tests must not change it."""
-    from tests import films
+    from tests.small_models import export_films, films_schema, films_student
 
     folder = tmp_path_factory.mktemp("exported") / "export"
-    done = films.run_export(folder, films.build_student(films.build_schema()))
+    done = export_films(folder, films_student(films_schema()))
     return done.path.parent
 
 
@@ -45,9 +45,9 @@ def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     artefacts, calls = {}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_writing, "FILE_LISTS", tiny.FILE_LISTS)
+        patch.setattr(score_writing, "FILE_LISTS", small_pipelines.FILE_LISTS)
         pipeline = Pipeline(
-            tiny.load(folder),
+            small_pipelines.load(folder),
             progress=lambda *call: calls.append(call),
             announce=artefacts.__setitem__,
         )

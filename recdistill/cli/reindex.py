@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,6 @@ from recdistill.cli.common import (
     errors_as_paragraphs,
     without_startup_notes,
 )
-from recdistill.errors import DataError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,7 +27,10 @@ def reindex(
     export: ExportFolder,
     items: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="The new catalogue: a Parquet or CSV file."),
+        typer.Option(
+            metavar="FILE",
+            help="The new catalogue: a table (Parquet, CSV, JSON lines), or a folder.",
+        ),
     ],
     version: Annotated[
         int | None,
@@ -46,8 +45,10 @@ def reindex(
     The items are encoded by the exported candidate tower; both towers stay unchanged.
     Only the export and the items are needed, none of the training data.
     """
+    from recdistill.data.table_files import read_table
+
     with errors_as_paragraphs():
-        table = _read_items(items)
+        table = read_table(items)
         with without_startup_notes():
             from recdistill.export.reindexing import reindex as publish_new_items
         done = publish_new_items(export, table, version=version)
@@ -60,19 +61,3 @@ def reindex(
         f"{done.path}: {done.manifest['items']:,} items, towers of version "
         f"{done.manifest['reindexed_from']}"
     )
-
-
-def _read_items(path: Path) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    try:
-        if path.suffix == ".csv":
-            return pyarrow.csv.read_csv(path)
-        return pyarrow.parquet.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            "`items` must be a Parquet file, or a CSV file with the suffix .csv. "
-            f"Received: {path} ({error})"
-        ) from error

@@ -4,48 +4,57 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recdistill.data import column_values
 from recdistill.data.dataset import BATCH_ROWS, Columns, require_columns
+from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.table_files import same_types, whole_table
 from recdistill.data.table_streams import TableStream
+from recdistill.data.times import Times
 from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 
 
 def interaction_stream(
-    streams: Sequence[TableStream], columns: Columns
+    streams: Sequence[TableStream],
+    columns: Columns,
+    options: ReadingOptions | None = None,
+    *,
+    with_negatives: bool = False,
 ) -> InteractionStream:
     """The stream of a `Dataset`, after a check of its first batch.
+
+    Args:
+        streams: Files of the table.
+        columns: Roles of the columns.
+        options: How the table is read.
+        with_negatives: Whether the stream has rows with relevance 0, which were shown
+            and not chosen.
 
     Raises:
         DataError: If a column is missing, the files differ in their columns, there are
             no interactions, or the first batch has a bad value.
     """
-    first = streams[0]
     for stream in streams:
-        require_columns(stream.schema.names, columns.names(), stream.name)
-        if not stream.schema.equals(first.schema):
-            raise DataError(
-                f"{stream.name} must have the same columns and types as {first.name}. "
-                f"Received: {_difference(stream.schema, first.schema)}"
-            )
-    start = partial(_checked, streams, columns)
+        require_columns(list(stream.offered), columns.names(), stream.name)
+    streams = same_types(streams, columns.names())
+    options = options or ReadingOptions()
+    start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:
-        raise DataError(f"{first.name} must have at least one row. Received: none")
+        name = streams[0].name
+        raise DataError(f"{name} must have at least one row. Received: none")
     return start
 
 
-def feature_table(stream: TableStream, id_column: str) -> pa.Table:
+def feature_table(streams: Sequence[TableStream], id_column: str) -> pa.Table:
     """Items or queries in memory, with the checks of `checked_table`."""
-    require_columns(stream.schema.names, [id_column], stream.name)
-    table = pa.Table.from_batches(stream.read(), stream.schema)
-    return checked_table(table, id_column, stream.name, untyped=stream.untyped)
+    table = whole_table(streams, [id_column])
+    return checked_table(table, id_column, streams[0].name)
 
 
-def checked_table(
-    table: pa.Table, id_column: str, name: str, *, untyped: bool = False
-) -> pa.Table:
+def checked_table(table: pa.Table, id_column: str, name: str) -> pa.Table:
     """Items or queries with unique ids as strings and features as read.
 
     Raises:
@@ -55,7 +64,7 @@ def checked_table(
     for column in table.column_names:
         array = table.column(column).combine_chunks()
         if column == id_column:
-            place = column_values.Place(name, column, untyped=untyped)
+            place = column_values.Place(name, column)
             array = column_values.ids(array, place)
             column_values.reject_duplicates(array, place)
         arrays[column] = column_values.feature(array)
@@ -63,15 +72,21 @@ def checked_table(
 
 
 def _checked(
-    streams: Sequence[TableStream], columns: Columns
+    streams: Sequence[TableStream],
+    columns: Columns,
+    options: ReadingOptions,
+    with_negatives: bool,
 ) -> Iterator[pa.RecordBatch]:
-    times = column_values.Times()
+    times = Times(options.time_format)
     for stream in streams:
         row = 1
         for batch in stream.read():
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
-                yield _converted(part, stream, columns, times, row + start)
+                done = _converted(part, stream, columns, times, row + start)
+                if columns.relevance is not None and not with_negatives:
+                    done = done.filter(pc.greater(done[columns.relevance], 0))
+                yield done
             row += batch.num_rows
 
 
@@ -79,7 +94,7 @@ def _converted(
     batch: pa.RecordBatch,
     stream: TableStream,
     columns: Columns,
-    times: column_values.Times,
+    times: Times,
     row: int,
 ) -> pa.RecordBatch:
     Converter = Callable[[pa.Array, column_values.Place], pa.Array]
@@ -87,7 +102,7 @@ def _converted(
         columns.query: column_values.ids,
         columns.item: column_values.ids,
         columns.time: times,
-        columns.relevance: column_values.numbers,
+        columns.relevance: column_values.relevances,
         columns.weight: column_values.weights,
         columns.list: column_values.ids,
         columns.score: column_values.scores,
@@ -96,17 +111,7 @@ def _converted(
     for name in batch.schema.names:
         array = batch.column(name)
         if name in converters:
-            place = column_values.Place(stream.name, name, row, stream.untyped)
+            place = column_values.Place(stream.name, name, row)
             array = converters[name](array, place)
         arrays[name] = array
     return pa.RecordBatch.from_pydict(arrays)
-
-
-def _difference(schema: pa.Schema, other: pa.Schema) -> str:
-    columns = dict(zip(schema.names, map(str, schema.types), strict=True))
-    others = dict(zip(other.names, map(str, other.types), strict=True))
-    for name in sorted(columns.keys() | others.keys()):
-        if columns.get(name) != others.get(name):
-            there, here = columns.get(name, "missing"), others.get(name, "missing")
-            return f"column {name!r} is {there} instead of {here}"
-    return "another order of columns"

@@ -9,11 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.errors import DataError
-
-_MICROSECONDS = pa.timestamp("us")
-_MICROSECONDS_UTC = pa.timestamp("us", "UTC")
-_DECIMAL = r"^-?[0-9]+\.[0-9]+$"
-_WHOLE_DECIMAL = r"^(-?[0-9]+)\.0+$"
+from recdistill.features.raw_numbers import as_doubles
+from recdistill.features.raw_text import (
+    BadValueError,
+    is_list,
+    is_text,
+    plain,
+    text_of,
+)
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,11 @@ class Place:
         table: Path of the file or name of the table, as the user gave it.
         column: Name of the column.
         first_row: Row of the first value; rows count from 1, without a header.
-        untyped: Whether the table is a text file, which does not distinguish the number
-            1 from the text "1".
     """
 
     table: str
     column: str
     first_row: int = 1
-    untyped: bool = False
 
     def error(self, index: int, problem: str, value: Any) -> DataError:
         """Error about the value at `index`."""
@@ -46,73 +46,28 @@ class Place:
 
 
 def ids(values: pa.Array, place: Place) -> pa.Array:
-    """Ids as strings: integers by their digits, whole floats without the fraction.
-
-    Text files have no types, so there `1.0` (from a table that once had gaps) is `1`.
+    """Ids as strings, by the rule of `recdistill.features.raw_text`.
 
     Raises:
-        DataError: If an id is missing, empty, a number with a fraction or of another
-            type.
+        DataError: If an id is missing, empty, a number with a fraction, a boolean, or
+            of a nested type.
 
     Examples:
         >>> ids(pa.array([7.0, 12.0]), Place("items.parquet", "item_id")).to_pylist()
         ['7', '12']
     """
-    values = _decoded(values)
-    _reject_missing(values, place)
-    if _is_real(values.type):
-        values = _whole(values, place)
-    if pa.types.is_integer(values.type):
-        return values.cast(pa.string())
-    if not _is_text(values.type):
+    values = plain(values)
+    reject_missing(values, place)
+    if pa.types.is_boolean(values.type) or pa.types.is_temporal(values.type):
         raise place.type_error("an id must be text or integer", values)
-    text = values.cast(pa.string())
+    try:
+        text = text_of(values, whole=True)
+    except BadValueError as error:
+        value = values[error.index].as_py()
+        raise place.error(error.index, f"an id: {error}", value) from None
+    reject_missing(text, place)
     _reject_where(pc.equal(text, ""), text, place, "an id must not be empty")
-    return _without_fractions(text, place) if place.untyped else text
-
-
-class Times:
-    """Times as int64, in one unit for the whole stream.
-
-    Numbers are unchanged; dates become microseconds since 1970 (UTC if they have no
-    time zone). The first value of a stream decides whether text is read as numbers or
-    dates, so that one date among seconds cannot become microseconds.
-    """
-
-    def __init__(self) -> None:
-        self._parse: Callable[[pa.Array], pa.Array] | None = None
-
-    def __call__(self, values: pa.Array, place: Place) -> pa.Array:
-        """Convert the next values.
-
-        Raises:
-            DataError: If a time is missing, has a fraction or cannot be read.
-        """
-        values = _decoded(values)
-        _reject_missing(values, place)
-        if _is_text(values.type):
-            return self._from_text(pc.utf8_trim_whitespace(values), place)
-        if _is_real(values.type):
-            return _whole(values, place)
-        if pa.types.is_integer(values.type):
-            return _cast(values, _to(pa.int64()), place, "a time must fit 64 bits")
-        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-            return values.cast(_MICROSECONDS, safe=False).cast(pa.int64())
-        raise place.type_error("a time must be integer or date", values)
-
-    def _from_text(self, values: pa.Array, place: Place) -> pa.Array:
-        if len(values) == 0:
-            return values.cast(pa.int64())
-        if self._parse is None:
-            self._parse = _time_parser(values[:1])
-        if self._parse is _parse_number:
-            wanted = "a time must be a whole number, like the first of the table"
-            numbers = _cast(values, self._parse, place, wanted)
-            return (
-                numbers if pa.types.is_integer(numbers.type) else _whole(numbers, place)
-            )
-        wanted = "a time must be a whole number or an ISO 8601 date, all in one form"
-        return _cast(values, self._parse, place, wanted)
+    return text
 
 
 def numbers(values: pa.Array, place: Place) -> pa.Array:
@@ -121,15 +76,28 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
     Raises:
         DataError: If a value is missing, cannot be read, or is infinite or NaN.
     """
-    values = _decoded(values)
-    _reject_missing(values, place)
-    if _is_text(values.type):
+    values = plain(values)
+    reject_missing(values, place)
+    if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
     wanted = "must be a number"
-    doubles = _cast(values, _to(pa.float64()), place, wanted)
+    doubles = cast_with_row(values, pa.float64(), place, wanted)
     floats = doubles.cast(pa.float32(), safe=False)
     _reject_where(pc.invert(pc.is_finite(floats)), doubles, place, "must be finite")
     return floats
+
+
+def doubles(values: pa.Array, place: Place) -> np.ndarray:
+    """Float64 numbers; NaN if missing.
+
+    Raises:
+        DataError: If a value cannot be read as a number.
+    """
+    try:
+        return as_doubles(plain(values))
+    except BadValueError as error:
+        value = values[error.index].as_py()
+        raise place.error(error.index, "must be a number", value) from None
 
 
 def scores(values: pa.Array, place: Place) -> pa.Array:
@@ -138,14 +106,31 @@ def scores(values: pa.Array, place: Place) -> pa.Array:
     Raises:
         DataError: If a value cannot be read, or is infinite or NaN.
     """
-    values = _decoded(values)
+    values = plain(values)
     missing = pc.is_null(values)
-    if _is_text(values.type):
+    if is_text(values.type):
         missing = pc.or_kleene(missing, pc.equal(values, ""))
         missing = pc.fill_null(missing, True)
-    zero = pa.scalar("0" if _is_text(values.type) else 0).cast(values.type)
+    zero = pa.scalar("0" if is_text(values.type) else 0).cast(values.type)
     filled = pc.if_else(missing, zero, values)
     return pc.if_else(missing, pa.scalar(None, pa.float32()), numbers(filled, place))
+
+
+def relevances(values: pa.Array, place: Place) -> pa.Array:
+    """Finite float32 numbers of at least 0; 0 is an item that was not chosen.
+
+    Raises:
+        DataError: As `numbers`, and if a value is negative.
+    """
+    floats = numbers(values, place)
+    _reject_where(
+        pc.less(floats, 0),
+        floats,
+        place,
+        "a relevance must be 0 (shown and not chosen) or more; map negative values to "
+        "0, or select rows with `dataset.keep`",
+    )
+    return floats
 
 
 def weights(values: pa.Array, place: Place) -> pa.Array:
@@ -180,40 +165,19 @@ def reject_duplicates(values: pa.Array, place: Place) -> None:
 
 def feature(values: pa.Array) -> pa.Array:
     """Feature as read, dictionaries decoded; lists of ids become lists of strings."""
-    values = _decoded(values)
+    values = plain(values)
     if pa.types.is_large_string(values.type):
         return values.cast(pa.string())
-    if not _is_list(values.type):
+    if not is_list(values.type):
         return values
     inner = values.type.value_type
-    if pa.types.is_integer(inner) or _is_text(inner) or pa.types.is_dictionary(inner):
+    if pa.types.is_integer(inner) or is_text(inner) or pa.types.is_dictionary(inner):
         return values.cast(pa.list_(pa.string()))
     return values
 
 
-def _decoded(values: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(values.type):
-        return values.cast(values.type.value_type)
-    return values
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-    )
-
-
-def _is_real(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
-
-
-def _reject_missing(values: pa.Array, place: Place) -> None:
+def reject_missing(values: pa.Array, place: Place) -> None:
+    """Check that no value is null."""
     if values.null_count:
         index = pc.index(pc.is_null(values), True).as_py()
         raise place.error(index, "must have a value", None)
@@ -225,7 +189,8 @@ def _reject_where(bad: pa.Array, shown: pa.Array, place: Place, problem: str) ->
         raise place.error(index, problem, shown[index].as_py())
 
 
-def _whole(values: pa.Array, place: Place) -> pa.Array:
+def whole_numbers(values: pa.Array, place: Place) -> pa.Array:
+    """Floats as int64; a number with a fraction, or too large, is an error."""
     doubles = values.cast(pa.float64())
     exact = pc.and_(
         pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), 2.0**53)
@@ -234,26 +199,18 @@ def _whole(values: pa.Array, place: Place) -> pa.Array:
     return doubles.cast(pa.int64())
 
 
-def _without_fractions(text: pa.Array, place: Place) -> pa.Array:
-    if not pc.any(pc.match_substring(text, ".")).as_py():
-        return text
-    text = pc.replace_substring_regex(text, _WHOLE_DECIMAL, r"\1")
-    bad = pc.match_substring_regex(text, _DECIMAL)
-    _reject_where(bad, text, place, "an id that is a number must be whole")
-    return text
-
-
-def _to(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    return lambda values: values.cast(kind)
-
-
-def _cast(
-    values: pa.Array, convert: Callable[[pa.Array], pa.Array], place: Place, wanted: str
+def cast_with_row(
+    values: pa.Array,
+    convert: pa.DataType | Callable[[pa.Array], pa.Array],
+    place: Place,
+    wanted: str,
 ) -> pa.Array:
+    """The values in another type; the error names the first row that does not fit."""
+    call = convert if callable(convert) else lambda each: each.cast(convert)
     try:
-        return convert(values)
+        return call(values)
     except pa.ArrowInvalid:
-        index = _first_failure(values, convert)
+        index = _first_failure(values, call)
         raise place.error(index, wanted, values[index].as_py()) from None
     except pa.ArrowNotImplementedError:
         raise place.type_error(wanted, values) from None
@@ -270,28 +227,3 @@ def _first_failure(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) ->
         except pa.ArrowInvalid:
             bad = middle
     return bad - 1
-
-
-def _time_parser(first: pa.Array) -> Callable[[pa.Array], pa.Array]:
-    for parse in (_parse_number, _parse_date, _parse_date_with_zone):
-        try:
-            parse(first)
-            return parse
-        except pa.ArrowInvalid:
-            continue
-    return _parse_date
-
-
-def _parse_number(values: pa.Array) -> pa.Array:
-    try:
-        return values.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return values.cast(pa.float64())
-
-
-def _parse_date(values: pa.Array) -> pa.Array:
-    return values.cast(_MICROSECONDS).cast(pa.int64())
-
-
-def _parse_date_with_zone(values: pa.Array) -> pa.Array:
-    return values.cast(_MICROSECONDS_UTC).cast(pa.int64())

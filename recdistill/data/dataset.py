@@ -88,6 +88,7 @@ class Dataset:
         scores: Function that starts a pass over a teacher's scores: record batches with
             the columns `key` (id of the list), `item` and `score`. None if the data has
             no scores.
+        offered: Names of all columns by table, also of columns that are not read.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Dataset:
     scores: Callable[[], Iterator[pa.RecordBatch]] | None = field(
         default=None, repr=False, compare=False
     )
+    offered: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
         """One pass over the interactions, in the order of the source.
@@ -134,6 +136,5 @@ def require_columns(names: list[str], required: Iterable[str], file: str) -> Non
                 f"{file} has no column {name!r}.{nearest(name, names)} Its columns "
                 f"are: {', '.join(names)}. Map your names with `columns`."
             )
-    for name in names:
         if names.count(name) > 1:
             raise DataError(f"{file} has several columns named {name!r}. Rename one.")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import BATCH_ROWS, Columns, Dataset, nearest
 from recdistill.data.listwise_tables import listwise_dataset, listwise_roles
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import TableStream, fingerprint
+from recdistill.data.tables import TableFolder
 from recdistill.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def read_frames(
     columns: Mapping[str, str] | Columns | None = None,
     *,
     name: str = "tables",
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for pandas DataFrames or Arrow tables, instead of files.
 
@@ -39,6 +42,7 @@ def read_frames(
         columns: Roles to column names, such as `{"query": "userId"}`; other roles keep
             the names of `Columns`.
         name: Name of the data set in reports.
+        options: Which columns are read.
 
     Returns:
         A `Dataset`.
@@ -67,48 +71,62 @@ def read_frames(
             "`tables` must have the key interactions or the key lists. "
             f"Received: {', '.join(tables) or 'no table'}"
         )
-    arrow = {each: _arrow_table(each, table) for each, table in tables.items()}
-    streams = {each: _stream(each, table) for each, table in arrow.items()}
-    digests = {each: _digest(table) for each, table in arrow.items()}
-    listwise = "lists" in streams
+    listwise = "lists" in tables
     roles = listwise_roles(columns) if listwise else Columns.of(columns)
-    items, queries = (
-        feature_table(streams[each], id_column) if each in streams else None
-        for each, id_column in (("items", roles.item), ("queries", roles.query))
-    )
+    options = options or ReadingOptions()
+    folder = _opened(name, tables, roles, options)
     if listwise:
-        return listwise_dataset(
-            name,
-            roles,
-            [streams["lists"]],
-            items=items,
-            queries=queries,
-            digests=digests,
-        )
+        return listwise_dataset(folder, roles, options)
     return Dataset(
         name=name,
         columns=roles,
-        items=items,
-        queries=queries,
-        fingerprint=fingerprint(digests),
-        source=digests,
-        stream=interaction_stream([streams["interactions"]], roles),
+        items=folder.items,
+        queries=folder.queries,
+        fingerprint=fingerprint(folder.digests),
+        source=folder.digests,
+        stream=interaction_stream(folder.rows, roles, options),
+        offered=folder.offered,
     )
 
 
-def _arrow_table(name: str, table: pd.DataFrame | pa.Table) -> pa.Table:
-    """Arrow table without metadata, in which all text has the same type."""
-    if not isinstance(table, pa.Table):
-        table = _from_pandas(name, table)
-    kinds = [
-        pa.string() if pa.types.is_large_string(kind) else kind
-        for kind in table.schema.types
-    ]
-    schema = pa.schema(list(zip(table.column_names, kinds, strict=True)))
-    return table.replace_schema_metadata(None).cast(schema)
+def _opened(
+    name: str,
+    tables: Mapping[str, pd.DataFrame | pa.Table],
+    roles: Columns,
+    options: ReadingOptions,
+) -> TableFolder:
+    offered = {each: _column_names(each, table) for each, table in tables.items()}
+    use = options.interaction_columns(roles, offered.get("queries", ()))
+    uses = {
+        "interactions": use,
+        "lists": use,
+        "items": options.item_columns(roles),
+        "queries": options.query_columns(roles),
+    }
+    arrow = {
+        each: _arrow_table(each, table, uses[each]) for each, table in tables.items()
+    }
+    streams = {
+        each: _stream(each, table, offered[each]) for each, table in arrow.items()
+    }
+    rows = next(each for each in ("interactions", "lists") if each in tables)
+    items, queries = (
+        feature_table([streams[each]], id_column) if each in streams else None
+        for each, id_column in (("items", roles.item), ("queries", roles.query))
+    )
+    return TableFolder(
+        name=name,
+        rows=[streams[rows]],
+        items=items,
+        queries=queries,
+        digests={each: _digest(table) for each, table in arrow.items()},
+        offered=offered,
+    )
 
 
-def _from_pandas(name: str, table: pd.DataFrame) -> pa.Table:
+def _column_names(name: str, table: pd.DataFrame | pa.Table) -> tuple[str, ...]:
+    if isinstance(table, pa.Table):
+        return tuple(table.column_names)
     import pandas as pd
 
     if not isinstance(table, pd.DataFrame):
@@ -116,23 +134,42 @@ def _from_pandas(name: str, table: pd.DataFrame) -> pa.Table:
             f"`tables[{name!r}]` must be a pandas DataFrame or a pyarrow Table. "
             f"Received: {type(table).__name__}"
         )
-    arrays = []
-    for position, column in enumerate(table.columns):
-        try:
-            arrays.append(pa.Array.from_pandas(table.iloc[:, position]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(
-                f"Table `{name}`, column `{column}`: values must have one type. "
-                f"Received: {error}"
-            ) from error
-    return pa.Table.from_arrays(arrays, [str(column) for column in table.columns])
+    return tuple(str(column) for column in table.columns)
 
 
-def _stream(name: str, table: pa.Table) -> TableStream:
+def _arrow_table(
+    name: str, table: pd.DataFrame | pa.Table, use: Collection[str] | None
+) -> pa.Table:
+    """Arrow table of the used columns, without metadata."""
+    names = _column_names(name, table)
+    kept = [k for k, column in enumerate(names) if use is None or column in use]
+    if isinstance(table, pa.Table):
+        columns = [table.column(k) for k in kept]
+    else:
+        columns = [_from_pandas(name, names[k], table.iloc[:, k]) for k in kept]
+    arrays = [
+        each.cast(pa.string()) if pa.types.is_large_string(each.type) else each
+        for each in columns
+    ]
+    return pa.Table.from_arrays(arrays, [names[k] for k in kept])
+
+
+def _from_pandas(name: str, column: str, values: pd.Series[Any]) -> pa.Array:
+    try:
+        return pa.Array.from_pandas(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(
+            f"Table `{name}`, column `{column}`: values must have one type. "
+            f"Received: {error}"
+        ) from error
+
+
+def _stream(name: str, table: pa.Table, offered: tuple[str, ...]) -> TableStream:
     return TableStream(
         f"Table `{name}`",
         table.schema,
         lambda: iter(table.to_batches(max_chunksize=BATCH_ROWS)),
+        offered,
     )
 
 

@@ -11,19 +11,18 @@ import pyarrow.compute as pc
 from recdistill.data import column_values
 from recdistill.data.checked_tables import InteractionStream, interaction_stream
 from recdistill.data.dataset import Columns, Dataset, require_columns
+from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.table_files import files_of
 from recdistill.data.table_streams import TableStream, fingerprint
-from recdistill.data.tables import (
-    digests_of,
-    feature_file,
-    files_of,
-    table_files,
-    table_streams,
-)
+from recdistill.data.tables import TableFolder, open_folder
 from recdistill.errors import DataError
 
 
 def read_listwise(
-    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+    path: str | Path,
+    columns: Mapping[str, str] | Columns | None = None,
+    *,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a folder whose table `lists` has one row a (list, candidate).
 
@@ -38,6 +37,7 @@ def read_listwise(
         columns: Roles to column names. By default `list` is "list_id" and `relevance`
             is "relevance". `score`, if given, is the column of the teacher's scores;
             candidates may lack a score.
+        options: How the files are read.
 
     Returns:
         A `Dataset` with the role `list`, and with `scores` if there is a score column.
@@ -45,22 +45,10 @@ def read_listwise(
     Raises:
         DataError: As `read_tables`.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise DataError(f"`path` must be a folder of tables. Received: {folder}")
     roles = listwise_roles(columns)
-    parts = table_files(folder, "lists")
-    item_parts = table_files(folder, "items", optional=True)
-    query_parts = table_files(folder, "queries", optional=True)
-    digests = digests_of(folder, [*parts, *item_parts, *query_parts])
-    return listwise_dataset(
-        folder.resolve().name,
-        roles,
-        table_streams(parts, roles.names()),
-        items=feature_file(item_parts, roles.item),
-        queries=feature_file(query_parts, roles.query),
-        digests=digests,
-    )
+    options = options or ReadingOptions()
+    folder = open_folder(Path(path), roles, options, ("lists", None, None))
+    return listwise_dataset(folder, roles, options)
 
 
 def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
@@ -74,29 +62,25 @@ def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
 
 
 def listwise_dataset(
-    name: str,
-    roles: Columns,
-    lists: Sequence[TableStream],
-    *,
-    items: pa.Table | None,
-    queries: pa.Table | None,
-    digests: Mapping[str, str],
+    tables: TableFolder, roles: Columns, options: ReadingOptions
 ) -> Dataset:
     """Data set of a table with one row a (list, candidate).
 
     Raises:
         DataError: As `read_tables`.
     """
-    rows = interaction_stream(lists, roles)
+    rows = interaction_stream(tables.rows, roles, options, with_negatives=True)
+    items = _all_candidates(rows, roles) if tables.items is None else tables.items
     return Dataset(
-        name=name,
+        name=tables.name,
         columns=roles,
-        items=_all_candidates(rows, roles) if items is None else items,
-        queries=queries,
-        fingerprint=fingerprint(digests),
-        source=digests,
+        items=items,
+        queries=tables.queries,
+        fingerprint=fingerprint(tables.digests),
+        source=tables.digests,
         stream=partial(_relevant, rows, roles),
         scores=partial(_scored, rows, roles) if roles.score else None,
+        offered=tables.offered,
     )
 
 
@@ -106,7 +90,7 @@ def read_scores(
     """Reader for a table of teacher scores, one row a (query, item).
 
     Args:
-        path: A Parquet or CSV file, or a folder of such files.
+        path: A table, as for `read_tables`, or a folder of files.
         columns: Column names of the roles query, item and score; by default "user_id",
             "item_id" and "score".
 
@@ -121,8 +105,9 @@ def read_scores(
     if not place.exists():
         raise DataError(f"`path` must be a table of scores. Received: {place}")
     names = {"query": "user_id", "item": "item_id", "score": "score", **(columns or {})}
-    for stream in table_streams(files_of(place), list(names.values())):
-        require_columns(stream.schema.names, names.values(), stream.name)
+    for file in files_of(place):
+        stream = file.open(set(names.values()))
+        require_columns(list(stream.offered), names.values(), stream.name)
         row = 1
         for batch in stream.read():
             yield _score_batch(batch, stream, names, row)
@@ -133,7 +118,7 @@ def _score_batch(
     batch: pa.RecordBatch, stream: TableStream, names: Mapping[str, str], row: int
 ) -> pa.RecordBatch:
     def place(role: str) -> column_values.Place:
-        return column_values.Place(stream.name, names[role], row, stream.untyped)
+        return column_values.Place(stream.name, names[role], row)
 
     return pa.RecordBatch.from_pydict(
         {

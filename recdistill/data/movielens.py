@@ -13,10 +13,11 @@ from recdistill.data.checked_tables import (
     interaction_stream,
 )
 from recdistill.data.dataset import Columns, Dataset, require_columns
+from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.movielens_100k import GENRES, genres_of, split_lines
 from recdistill.data.table_streams import (
     TableStream,
-    csv_stream,
+    check_utf8,
     file_digest,
     fingerprint,
     reading,
@@ -24,6 +25,7 @@ from recdistill.data.table_streams import (
 from recdistill.errors import DataError
 
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
+_RATING_TYPE = {"rating": pa.float64()}
 _YEAR = re.compile(r"\s*\((\d{4})\)(?: \(V\))?\s*$")
 _ITEM_SCHEMA = pa.schema(
     {
@@ -67,7 +69,7 @@ class _Layout:
 def read_movielens(
     path: str | Path, columns: Mapping[str, str] | Columns | None = None
 ) -> Dataset:
-    """Reader for a MovieLens folder: 100K, 1M, or the CSV layout of newer releases.
+    """Reader for a MovieLens folder: 100K, 1M, 10M, or newer releases as CSV.
 
     Interactions have `user_id`, `item_id`, `rating` and `timestamp` (seconds since
     1970). Items have `item_id`, `title` (without the year), `year` (missing if the
@@ -92,8 +94,10 @@ def read_movielens(
             f"{looked_for}. Received: {folder}"
         )
     paths = [folder / name for name in layout.files]
-    text = layout.name == _CSV_LAYOUT
-    digests = {each.name: file_digest(each, text=text) for each in paths}
+    if layout.name == _CSV_LAYOUT:
+        for each in paths:
+            check_utf8(each)
+    digests = {each.name: file_digest(each) for each in paths}
     return Dataset(
         name=folder.resolve().name,
         columns=roles,
@@ -142,14 +146,7 @@ def _queries(users: Sequence[Sequence[str]], path: Path) -> pa.Table:
 
 
 def _ratings_100k(path: Path) -> TableStream:
-    return csv_stream(
-        path,
-        ["user_id", "item_id", "timestamp"],
-        types={"rating": pa.float64()},
-        names=_RATINGS,
-        delimiter="\t",
-        quoted=False,
-    )
+    return text_stream(path, layout=TextLayout("\t", False, _RATINGS, _RATING_TYPE))
 
 
 def _items_100k(path: Path) -> pa.Table:
@@ -162,21 +159,16 @@ def _queries_100k(path: Path) -> pa.Table:
 
 
 def _ratings_1m(path: Path) -> TableStream:
-    """Split at each colon: `a::b` is three values, and the empty ones are not read."""
-    return csv_stream(
-        path,
-        ["user_id", "item_id", "timestamp"],
-        types={"rating": pa.float64()},
-        names=["user_id", "_1", "item_id", "_2", "rating", "_3", "timestamp"],
-        keep=_RATINGS,
-        delimiter=":",
-        quoted=False,
-    )
+    return text_stream(path, layout=TextLayout("::", False, _RATINGS, _RATING_TYPE))
 
 
-def _items_1m(path: Path) -> pa.Table:
-    films = split_lines(path, "::", 3)
+def _items_1m(path: Path, encoding: str = "latin-1") -> pa.Table:
+    films = split_lines(path, "::", 3, encoding)
     return _items([(item, title, _genres(text)) for item, title, text in films], path)
+
+
+def _items_10m(path: Path) -> pa.Table:
+    return _items_1m(path, "utf-8")
 
 
 def _queries_1m(path: Path) -> pa.Table:
@@ -185,16 +177,14 @@ def _queries_1m(path: Path) -> pa.Table:
 
 
 def _ratings_csv(path: Path) -> TableStream:
-    stream = csv_stream(
-        path, ["userId", "movieId", "timestamp"], types={"rating": pa.float64()}
-    )
+    stream = text_stream(path, layout=TextLayout(",", types=_RATING_TYPE))
     return stream.mapped(_renamed)
 
 
 def _items_csv(path: Path) -> pa.Table:
-    stream = csv_stream(path, ["movieId", "title", "genres"], one_block=True)
+    stream = text_stream(path, layout=TextLayout(","))
     require_columns(stream.schema.names, ["movieId", "title", "genres"], str(path))
-    table = feature_table(stream.mapped(_renamed), "item_id")
+    table = feature_table([stream.mapped(_renamed)], "item_id")
     films = zip(
         *(table[name].to_pylist() for name in ("item_id", "title", "genres")),
         strict=True,
@@ -223,5 +213,6 @@ _LAYOUTS = (
         _items_1m,
         _queries_1m,
     ),
+    _Layout("10M", ("ratings.dat", "movies.dat"), _ratings_1m, _items_10m),
     _Layout(_CSV_LAYOUT, ("ratings.csv", "movies.csv"), _ratings_csv, _items_csv),
 )

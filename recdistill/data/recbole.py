@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
+from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.table_streams import (
     TableStream,
-    csv_stream,
+    check_utf8,
     file_digest,
     fingerprint,
     reading,
@@ -61,9 +62,11 @@ def read_recbole(
         for kind in (".inter", ".item", ".user")
         if inter.with_suffix(kind).is_file()
     }
-    digests = {each.name: file_digest(each, text=True) for each in paths.values()}
+    for each in paths.values():
+        check_utf8(each)
+    digests = {each.name: file_digest(each) for each in paths.values()}
     tables = {
-        kind: feature_table(_stream(paths[kind]), id_column)
+        kind: feature_table([_stream(paths[kind])], id_column)
         for kind, id_column in ((".item", roles.item), (".user", roles.query))
         if kind in paths
     }
@@ -110,7 +113,8 @@ def _stream(path: Path, roles: Columns | None = None) -> TableStream:
                 }
             )
 
-    return csv_stream(path, types=types, delimiter="\t", quoted=False).mapped(change)
+    layout = TextLayout("\t", quoted=False, types=types)
+    return text_stream(path, layout=layout).mapped(change)
 
 
 def _header(path: Path) -> dict[str, _Field]:

@@ -1,20 +1,22 @@
-"""Tables as streams of record batches: Parquet and delimited text files."""
+"""Tables as streams of record batches, Parquet files, and digests of files."""
 
 import codecs
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pyarrow import csv, parquet
+from pyarrow import parquet
 
 from recdistill.data.dataset import BATCH_ROWS
 from recdistill.errors import DataError
 
-_READ_BYTES = 1 << 20
+READ_BYTES = 1 << 20
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 
 
 @dataclass(frozen=True)
@@ -25,42 +27,46 @@ class TableStream:
         name: Path of the file, or name of the table; errors begin with it.
         schema: Columns and their types as read.
         read: Function that starts a new pass over the record batches.
-        untyped: Whether the file is text, so that ids and numbers are not typed.
+        offered: Names of all columns of the file, also of those that are not read.
     """
 
     name: str
     schema: pa.Schema
     read: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False)
-    untyped: bool = False
+    offered: tuple[str, ...] = ()
 
     def mapped(
         self, change: Callable[[pa.RecordBatch], pa.RecordBatch]
     ) -> "TableStream":
         """The same table with each record batch changed by a function."""
         schema = change(pa.RecordBatch.from_pylist([], self.schema)).schema
-        read, untyped = self.read, self.untyped
-        return TableStream(self.name, schema, lambda: map(change, read()), untyped)
+        read, added = self.read, [n for n in schema.names if n not in self.schema.names]
+        offered = (*self.offered, *added)
+        return TableStream(self.name, schema, lambda: map(change, read()), offered)
 
 
-def file_digest(path: Path, *, text: bool = False) -> str:
-    """SHA-256 (hex) of a file; with `text`, also checks that it is UTF-8.
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with reading(path), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def check_utf8(path: Path) -> None:
+    """Checks that a text file is UTF-8, after unpacking.
 
     Raises:
         DataError: At the first byte that is not UTF-8, with its offset and line.
     """
-    digest = hashlib.sha256()
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = lines = 0
-    with reading(path), path.open("rb") as stream:
+    with reading(path), opened(path) as stream:
         ended = False
         while not ended:
-            chunk = stream.read(_READ_BYTES)
+            chunk = stream.read(READ_BYTES)
             ended = not chunk
-            digest.update(chunk)
             pending = len(decoder.getstate()[0])
             try:
-                if text:
-                    decoder.decode(chunk, final=ended)
+                decoder.decode(chunk, final=ended)
             except UnicodeDecodeError as error:
                 offset = error.start - pending
                 line = 1 + lines + chunk.count(b"\n", 0, max(offset, 0))
@@ -71,7 +77,6 @@ def file_digest(path: Path, *, text: bool = False) -> str:
                 ) from None
             done += len(chunk)
             lines += chunk.count(b"\n")
-    return digest.hexdigest()
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
@@ -92,71 +97,38 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {reason}") from error
 
 
-def parquet_stream(path: Path) -> TableStream:
-    """A Parquet file, read row group by row group."""
-    with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
-        return TableStream(str(path), file.schema_arrow, partial(_read_parquet, path))
+def opened(path: Path) -> Any:
+    """The file as a binary stream; gzip, zstd and others unpacked by the suffix."""
+    return pa.input_stream(str(path), compression=compression_of(path))
 
 
-def csv_stream(
-    path: Path,
-    text_columns: Sequence[str] = (),
-    *,
-    types: Mapping[str, pa.DataType] | None = None,
-    names: Sequence[str] | None = None,
-    keep: Sequence[str] | None = None,
-    delimiter: str = ",",
-    quoted: bool = True,
-    one_block: bool = False,
-) -> TableStream:
-    """A delimited text file, read block by block.
+def compression_of(path: Path) -> str | None:
+    """Compression of a file by its suffix; None if it is not compressed."""
+    return _COMPRESSIONS.get(path.suffix.lower())
+
+
+def parquet_stream(path: Path, use: Collection[str] | None = None) -> TableStream:
+    """A Parquet file, read row group by row group.
 
     Args:
-        path: The file, UTF-8.
-        text_columns: Columns to read as text.
-        types: Types of further columns; the rest are inferred from the first block.
-        names: Column names, if the file has no header.
-        keep: Columns to read, in this order; all by default.
-        delimiter: One character.
-        quoted: Whether values may be quoted, with line breaks inside the quotes.
-        one_block: Whether to read the file as one block, so that types are inferred
-            from all rows.
+        path: The file.
+        use: Columns to read, if the file has them; all by default.
     """
-    size = max(path.stat().st_size, 1) if one_block else _READ_BYTES
-
-    def start(
-        types: Mapping[str, pa.DataType] | pa.Schema,
-    ) -> csv.CSVStreamingReader:
-        return csv.open_csv(
-            path,
-            read_options=csv.ReadOptions(block_size=size, column_names=names),
-            parse_options=csv.ParseOptions(
-                delimiter=delimiter,
-                quote_char='"' if quoted else False,
-                newlines_in_values=quoted,
-            ),
-            convert_options=csv.ConvertOptions(
-                column_types=types, include_columns=keep
-            ),
-        )
-
-    def read() -> Iterator[pa.RecordBatch]:
-        with reading(path), start(schema) as file:
-            yield from file
-
-    given = dict(types or {}) | dict.fromkeys(text_columns, pa.string())
-    with reading(path), start(given) as file:
-        schema = _without_nulls(file.schema)
-    return TableStream(str(path), schema, read, untyped=True)
+    with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
+        schema = file.schema_arrow
+    kept = [name for name in schema.names if use is None or name in use]
+    if len(set(kept)) == len(kept):
+        read_schema = pa.schema([schema.field(name) for name in kept])
+    else:
+        read_schema = schema  # A repeated column is refused by whoever uses the table.
+    return TableStream(
+        str(path), read_schema, partial(_read_parquet, path, kept), tuple(schema.names)
+    )
 
 
-def _read_parquet(path: Path) -> Iterator[pa.RecordBatch]:
+def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Without `pre_buffer`, which would keep everything that was read in memory."""
     with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=BATCH_ROWS)
-
-
-def _without_nulls(schema: pa.Schema) -> pa.Schema:
-    """Schema in which columns without a value in the first block are text."""
-    kinds = [pa.string() if pa.types.is_null(kind) else kind for kind in schema.types]
-    return pa.schema(list(zip(schema.names, kinds, strict=True)))
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            # A name selects also the columns of which it is the part before a dot.
+            yield batch if batch.schema.names == columns else batch.select(columns)

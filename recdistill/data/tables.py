@@ -1,22 +1,19 @@
-"""Reader for a folder of Parquet or CSV tables: interactions, items and queries."""
+"""Reader for a folder of tables: interactions, items and queries."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from recdistill.data.checked_tables import feature_table, interaction_stream
-from recdistill.data.dataset import Columns, Dataset, nearest
-from recdistill.data.table_streams import (
-    TableStream,
-    csv_stream,
-    file_digest,
-    fingerprint,
-    parquet_stream,
-)
+from recdistill.data.dataset import Columns, Dataset
+from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.table_files import TableFile, find_table
+from recdistill.data.table_streams import TableStream, fingerprint
 from recdistill.errors import DataError
-
-_SUFFIXES = (".parquet", ".csv")
 
 
 def read_tables(
@@ -26,13 +23,18 @@ def read_tables(
     interactions: str = "interactions",
     items: str | None = None,
     queries: str | None = None,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a folder of tables.
 
-    A table is `<name>.parquet`, `<name>.csv` (UTF-8, with a header), or a folder
-    `<name>/` of such files, which are read in alphabetical order. Ids become strings:
-    integers by their digits, `1.0` as `1`. Times stay integers; dates become
-    microseconds since 1970. In items and queries, lists of ids become lists of strings.
+    A table is a file such as `<name>.parquet`, `<name>.csv`, `<name>.tsv` or
+    `<name>.jsonl`, or a folder `<name>/` of such files, with Hive partitions if its
+    subfolders are named `column=value`. Text files are UTF-8, have a header, and may
+    be compressed (`.gz`, `.zst`); their delimiter is recognised from the header.
+
+    Ids become text (`recdistill.features.raw_text`). Columns of text files are text as
+    it stands in the file. Times stay integers; dates become microseconds since 1970.
+    In items and queries, lists of ids become lists of strings.
 
     For tables in memory, see `read_frames`.
 
@@ -43,6 +45,7 @@ def read_tables(
         interactions: Name of the table, with or without its suffix.
         items: Name of the table of items; by default `items`, if it exists.
         queries: Name of the table of queries; by default `queries`, if it exists.
+        options: How the files are read.
 
     Returns:
         A `Dataset` whose interactions are read again, block by block, in each pass.
@@ -53,108 +56,83 @@ def read_tables(
             is bad. The message names file, column and row; rows count from 1, without
             the header.
     """
-    folder = Path(path)
     roles = Columns.of(columns)
-    if not folder.is_dir():
-        raise DataError(f"`path` must be a folder of tables. Received: {folder}")
-    parts = table_files(folder, interactions)
-    item_parts = table_files(folder, items or "items", optional=items is None)
-    query_parts = table_files(folder, queries or "queries", optional=queries is None)
-    digests = digests_of(folder, [*parts, *item_parts, *query_parts])
+    options = options or ReadingOptions()
+    folder = open_folder(Path(path), roles, options, (interactions, items, queries))
     return Dataset(
-        name=folder.resolve().name,
+        name=folder.name,
         columns=roles,
-        items=feature_file(item_parts, roles.item),
-        queries=feature_file(query_parts, roles.query),
-        fingerprint=fingerprint(digests),
-        source=digests,
-        stream=interaction_stream(table_streams(parts, roles.names()), roles),
+        items=folder.items,
+        queries=folder.queries,
+        fingerprint=fingerprint(folder.digests),
+        source=folder.digests,
+        stream=interaction_stream(folder.rows, roles, options),
+        offered=folder.offered,
     )
 
 
-def table_files(folder: Path, name: str, *, optional: bool = False) -> list[Path]:
-    """Files of a table in a folder; empty if it is optional and does not exist.
+@dataclass(frozen=True)
+class TableFolder:
+    """The tables of a folder.
+
+    Attributes:
+        name: Name of the folder.
+        rows: Files of the interactions, or of the lists.
+        items: The items, checked; None if there is no such table.
+        queries: The queries, checked; None if there is no such table.
+        digests: SHA-256 of each file by its path inside the folder.
+        offered: Names of all columns by table.
+    """
+
+    name: str
+    rows: list[TableStream]
+    items: pa.Table | None
+    queries: pa.Table | None
+    digests: dict[str, str]
+    offered: dict[str, tuple[str, ...]]
+
+
+def open_folder(
+    folder: Path,
+    roles: Columns,
+    options: ReadingOptions,
+    names: tuple[str, str | None, str | None],
+) -> TableFolder:
+    """Opens the tables of a folder.
+
+    Args:
+        folder: The folder.
+        roles: Roles of the columns.
+        options: How the files are read.
+        names: Names of the tables of rows, items and queries; None for a table "items"
+            or "queries" that may be missing.
 
     Raises:
-        DataError: If a required table does not exist, or a table exists twice.
+        DataError: As `read_tables`.
     """
-    places = [folder / name, *(folder / f"{name}{suffix}" for suffix in _SUFFIXES)]
-    found = [place for place in places if place.exists()]
-    if len(found) > 1:
-        listed = ", ".join(place.name for place in found)
-        raise DataError(f"{folder} has several tables {name!r}: {listed}. Keep one.")
-    if not found and optional:
-        return []
-    if not found:
-        present = sorted(each.name for each in folder.iterdir())
-        stems = {Path(each).stem for each in present}
-        raise DataError(
-            f"{folder} has no table {name!r} (looked for {name}.parquet, {name}.csv "
-            f"and a folder {name}/).{nearest(name, stems)} The folder contains: "
-            f"{', '.join(present) or 'nothing'}."
-        )
-    return files_of(found[0])
-
-
-def files_of(place: Path) -> list[Path]:
-    """Files of a table: the file itself, or the files of a folder in order of name.
-
-    Raises:
-        DataError: If it is neither Parquet nor CSV.
-    """
-    parts = [place]
-    if place.is_dir():
-        parts = sorted(part for part in place.iterdir() if part.suffix in _SUFFIXES)
-    kinds = {part.suffix for part in parts}
-    if len(kinds) != 1 or not kinds <= set(_SUFFIXES):
-        raise DataError(
-            f"{place} must be a Parquet or CSV file, or a folder of files of one of "
-            f"the two kinds. Received: {', '.join(sorted(kinds)) or 'no such file'}"
-        )
-    return parts
-
-
-def digests_of(folder: Path, files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 of each file by its path inside the folder."""
-    return {
-        file.relative_to(folder).as_posix(): file_digest(file, text=_is_csv(file))
-        for file in files
+    if not folder.is_dir():
+        raise DataError(f"`path` must be a folder of tables. Received: {folder}")
+    row_files = find_table(folder, names[0])
+    item_files = find_table(folder, names[1] or "items", optional=names[1] is None)
+    query_files = find_table(folder, names[2] or "queries", optional=names[2] is None)
+    files = [*row_files, *item_files, *query_files]
+    digests = {
+        file.path.relative_to(folder).as_posix(): file.digest() for file in files
     }
 
+    def streams(files: Sequence[TableFile], use: set[str] | None) -> list[TableStream]:
+        return [file.open(use, options.delimiter) for file in files]
 
-def table_streams(
-    parts: Sequence[Path], text_columns: Sequence[str]
-) -> list[TableStream]:
-    """Streams of the files of one table; all CSV files have the types of the first."""
-    if not _is_csv(parts[0]):
-        return [parquet_stream(part) for part in parts]
-    types: dict[str, pa.DataType] = {}
-    streams = []
-    for part in parts:
-        stream = csv_stream(part, text_columns, types=types)
-        types = types or dict(
-            zip(stream.schema.names, stream.schema.types, strict=True)
-        )
-        streams.append(stream)
-    return streams
-
-
-def feature_file(parts: Sequence[Path], id_column: str) -> pa.Table | None:
-    """Items or queries, checked; None if there is no file.
-
-    Raises:
-        DataError: If there are several files, or an id is missing or repeated.
-    """
-    if not parts:
-        return None
-    if len(parts) > 1:
-        listed = ", ".join(part.name for part in parts)
-        raise DataError(f"Items and queries must be one file each. Received: {listed}")
-    if _is_csv(parts[0]):
-        stream = csv_stream(parts[0], [id_column], one_block=True)
-        return feature_table(stream, id_column)
-    return feature_table(parquet_stream(parts[0]), id_column)
-
-
-def _is_csv(path: Path) -> bool:
-    return path.suffix == ".csv"
+    items = streams(item_files, options.item_columns(roles))
+    queries = streams(query_files, options.query_columns(roles))
+    in_queries = {name for stream in queries for name in stream.offered}
+    rows = streams(row_files, options.interaction_columns(roles, in_queries))
+    tables = {"queries": queries, "interactions": rows, "items": items}
+    return TableFolder(
+        name=folder.resolve().name,
+        rows=rows,
+        items=feature_table(items, roles.item) if items else None,
+        queries=feature_table(queries, roles.query) if queries else None,
+        digests=digests,
+        offered={name: each[0].offered for name, each in tables.items() if each},
+    )

@@ -4,12 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from recdistill.data import column_values
 from recdistill.data.ragged import Ragged
-from recdistill.data.table_streams import reading
+from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
 from recdistill.lists.numpy_ranks import BoolArray, FloatArray
 
@@ -39,26 +37,12 @@ def read_scored_table(
         DataError: If the table or a column is missing, the table has no rows, or the
             scores are not numbers.
     """
-    with reading(path):
-        read = pacsv.read_csv if path.suffix.lower() == ".csv" else pq.read_table
-        table = read(path)
-    for name in (list_column, score_column):
-        if name not in table.column_names:
-            raise DataError(
-                f"The table {path} must have a column {name!r}. It has: "
-                f"{', '.join(table.column_names)}."
-            )
+    table = read_table(path, (list_column, score_column))
     if not len(table):
         raise DataError(f"The table {path} must have rows. Received: none")
-    scores = table[score_column]
-    try:
-        values = np.asarray(scores.cast(pa.float64()).to_numpy(), np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"The column {score_column!r} of {path} must hold numbers. Received: "
-            f"{scores.type}, {error}"
-        ) from error
-    lists = table[list_column].combine_chunks()
+    scores, lists = (table[c].combine_chunks() for c in (score_column, list_column))
+    place = column_values.Place(str(path), score_column)
+    values = column_values.doubles(scores, place)
     number = lists.dictionary_encode(null_encoding="encode").indices.to_numpy()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(number))])
     rows = Ragged(values[np.argsort(number, kind="stable")], offsets)

@@ -6,18 +6,21 @@
   variance between easy and hard queries cancels.
 - A number that the data cannot support is None, with a reason.
 
-All functions take tables with one row a list (`recdistill.evaluation.ListRows`) and the
-same three settings: number of resamples, seed and confidence level.
+All functions take tables with one row per list (`recdistill.evaluation.ListRows`) and
+the same three settings: number of resamples, seed and confidence level.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
 from recdistill.evaluation.rows import metric_names
 from recdistill.lists.numpy_ranks import FloatArray, IntArray
+
+_ToInterval = Callable[[FloatArray], "Interval"]
 
 # Number of queries drawn at once: 8 MiB of integers.
 _CHUNK_DRAWS = 2**20
@@ -76,7 +79,7 @@ def bootstrap(
     independent, so resampling single lists would make the interval too narrow.
 
     Args:
-        rows: One row a list, from `ListRows`.
+        rows: One row per list, from `ListRows`.
         metrics: Names of the columns; None for all.
         samples: Number of resamples, at least 1.
         seed: Seed of the resamples. Equal seeds and rows, in any order, give equal
@@ -93,12 +96,8 @@ def bootstrap(
     Reference: Efron and Tibshirani (1993), chapter 13, for the percentile interval;
         Field and Welsh (2007) for resampling clusters.
     """
-    names = metric_names(rows) if metrics is None else list(metrics)
-    drawn = _resample([rows], names, samples, seed)
-    return {
-        name: _interval(drawn.of(0, i), drawn.queries[i], confidence)
-        for i, name in enumerate(names)
-    }
+    settings = samples, seed, confidence
+    return _estimates(lambda interval, mean: interval(mean), [rows], metrics, settings)
 
 
 def paired_difference(
@@ -116,7 +115,7 @@ def paired_difference(
     queries.
 
     Args:
-        rows_a: Rows of one model, one row a list.
+        rows_a: Rows of one model, one row per list.
         rows_b: Rows of another model for the same lists, in any order.
         metrics: Names of the columns; None for all of `rows_a`.
         samples, seed, confidence: As for `bootstrap`.
@@ -128,12 +127,12 @@ def paired_difference(
         ValueError: If the tables differ in lists or queries, a list has a metric in one
             table only, a column is missing or a setting is out of range.
     """
-    names = metric_names(rows_a) if metrics is None else list(metrics)
-    drawn = _resample([rows_a, rows_b], names, samples, seed)
-    return {
-        name: _interval(drawn.of(0, i) - drawn.of(1, i), drawn.queries[i], confidence)
-        for i, name in enumerate(names)
-    }
+    return _estimates(
+        lambda interval, a, b: interval(a - b),
+        [rows_a, rows_b],
+        metrics,
+        (samples, seed, confidence),
+    )
 
 
 def gap_closed(
@@ -166,20 +165,17 @@ def gap_closed(
     Raises:
         ValueError: As `paired_difference`.
     """
-    names = metric_names(baseline) if metrics is None else list(metrics)
-    drawn = _resample([baseline, distilled, teacher], names, samples, seed)
-    result = {}
-    for i, name in enumerate(names):
-        base, student, best = (drawn.of(table, i) for table in range(3))
-        reason = _no_gap(_interval(best - base, drawn.queries[i], confidence))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            closed = (student - base) / (best - base)
-        result[name] = (
-            Interval(None, reason=reason)
-            if reason
-            else _interval(closed, drawn.queries[i], confidence)
-        )
-    return result
+
+    def closed(
+        interval: _ToInterval, base: FloatArray, student: FloatArray, best: FloatArray
+    ) -> Interval:
+        reason = _why_no_gap(interval(best - base))
+        if reason:
+            return Interval(None, reason=reason)
+        return interval((student - base) / (best - base))
+
+    tables = [baseline, distilled, teacher]
+    return _estimates(closed, tables, metrics, (samples, seed, confidence))
 
 
 def kept(
@@ -206,19 +202,14 @@ def kept(
     Raises:
         ValueError: As `paired_difference`.
     """
-    names = metric_names(distilled) if metrics is None else list(metrics)
-    drawn = _resample([distilled, teacher], names, samples, seed)
-    result = {}
-    for i, name in enumerate(names):
-        student, best = drawn.of(0, i), drawn.of(1, i)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = student / best
-        result[name] = (
-            Interval(None, reason="the teacher's mean is 0")
-            if best[0] == 0
-            else _interval(share, drawn.queries[i], confidence)
-        )
-    return result
+
+    def share(interval: _ToInterval, student: FloatArray, best: FloatArray) -> Interval:
+        if best[0] == 0:
+            return Interval(None, reason="the teacher's mean is 0")
+        return interval(student / best)
+
+    tables = [distilled, teacher]
+    return _estimates(share, tables, metrics, (samples, seed, confidence))
 
 
 def by_slice(
@@ -233,7 +224,7 @@ def by_slice(
     """Metrics of each slice of the lists, for example of cold and of warm queries.
 
     Args:
-        rows: One row a list.
+        rows: One row per list.
         labels: Slice of each row, in the order of the rows; None for no slice.
         metrics, samples, seed, confidence: As for `bootstrap`.
 
@@ -263,29 +254,42 @@ def by_slice(
     return slices
 
 
-@dataclass(frozen=True)
-class _Resampled:
-    """Means of several tables over all queries and over each resample of them.
+def _estimates(
+    estimate: Callable[..., Interval],
+    tables: Sequence[pa.Table],
+    metrics: Sequence[str] | None,
+    settings: tuple[int, int, float],
+) -> dict[str, Interval]:
+    """Estimate from the tables' means, with its interval, for each metric.
 
-    Attributes:
-        means: `(1 + samples, tables, metrics)`. The first row is over all queries, the
-            others are over the resamples.
-        queries: `(metrics,)`, number of queries with a list that has the metric.
+    Args:
+        estimate: Function that takes `_interval` with its settings filled in, and the
+            means of each table, `(1 + samples,)`, as `_resample` returns them.
+        tables: Tables of rows for the same lists.
+        metrics: Names of the columns; None for all of the first table.
+        settings: Number of resamples, seed and confidence level.
     """
-
-    means: FloatArray
-    queries: IntArray
-
-    def of(self, table: int, metric: int) -> FloatArray:
-        """Means of one table by one metric, `(1 + samples,)`."""
-        means: FloatArray = self.means[:, table, metric]
-        return means
+    names = metric_names(tables[0]) if metrics is None else list(metrics)
+    samples, seed, confidence = settings
+    means, queries = _resample(tables, names, samples, seed)
+    result = {}
+    for i, name in enumerate(names):
+        interval = partial(_interval, queries=queries[i], confidence=confidence)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            result[name] = estimate(interval, *means[:, :, i].T)
+    return result
 
 
 def _resample(
     tables: Sequence[pa.Table], metrics: Sequence[str], samples: int, seed: int
-) -> _Resampled:
-    """Means over resamples of queries, the same resamples for all tables."""
+) -> tuple[FloatArray, IntArray]:
+    """Means over resamples of queries, the same resamples for all tables.
+
+    Returns:
+        The means, `(1 + samples, tables, metrics)`, first over all queries and then
+        over each resample; and the number of queries with a list that has the metric,
+        `(metrics,)`.
+    """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
     query, values = _aligned(tables, metrics)
@@ -309,10 +313,8 @@ def _resample(
     counts = np.tile(drawn[:, :width], len(tables))
     undefined = np.full_like(counts, np.nan)
     means = np.divide(drawn[:, width:], counts, out=undefined, where=counts > 0)
-    return _Resampled(
-        means=means.reshape(1 + samples, len(tables), width),
-        queries=np.count_nonzero(sums[:, :width], axis=0),
-    )
+    queries = np.count_nonzero(sums[:, :width], axis=0)
+    return means.reshape(1 + samples, len(tables), width), queries
 
 
 def _aligned(
@@ -361,12 +363,12 @@ def _interval(means: FloatArray, queries: int, confidence: float) -> Interval:
     if queries == 1:
         return Interval(value, reason="one query is too few for an interval")
     if not np.isfinite(draws).all():
-        return Interval(value, reason="some resamples of the queries give no number")
+        return Interval(value, reason="the estimate is undefined for some resamples")
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
 
 
-def _no_gap(gap: Interval) -> str | None:
+def _why_no_gap(gap: Interval) -> str | None:
     """Why teacher - baseline is not a gap to close; None if it is."""
     if gap.low is None or gap.high is None:
         return gap.reason

@@ -1,4 +1,4 @@
-"""Per-list metrics: tables with one row a list.
+"""Per-list metrics: tables with one row per list.
 
 `measure` computes ranking metrics against relevance, `agreement` compares the rankings
 of teacher and student, and `ListRows` collects their results in a table. `intervals.py`
@@ -121,7 +121,7 @@ def agreement(
 
 
 class ListRows:
-    """Table with one row a list, collected from batches of per-list results.
+    """Table with one row per list, collected from batches of per-list results.
 
     The columns are `list_id` (int64), `query_id` (string), one float64 column for each
     metric (NaN for a list without a value), and optionally `top` (list of int32), the

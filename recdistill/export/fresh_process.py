@@ -18,26 +18,25 @@ if __name__ == "__main__":
     # Importing these now raises an error; TensorFlow itself works without Keras.
     sys.modules.update(dict.fromkeys(("keras", "tf_keras", "recdistill")))  # type: ignore[arg-type]
 
+import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-Predict = Callable[[predict_pb2.PredictRequest], predict_pb2.PredictResponse]
+Arrays = Mapping[str, np.ndarray]
+Call = Callable[[str, Arrays], Arrays]
+"""Function from the name of a signature and its inputs to its outputs."""
 
 
-def load_objects(model: Path) -> Predict:
+def load_objects(model: Path) -> Call:
     """Loads a SavedModel with `tf.saved_model.load`, as Python programs do."""
     loaded = tf.saved_model.load(str(model))
 
-    def predict(request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        inputs = {k: tf.constant(tf.make_ndarray(v)) for k, v in request.inputs.items()}
-        outputs = loaded.signatures[request.model_spec.signature_name](**inputs)
-        response = predict_pb2.PredictResponse()
-        for name, value in outputs.items():
-            proto = tf.make_tensor_proto(value.numpy(), value.dtype)
-            response.outputs[name].CopyFrom(proto)
-        return response
+    def call(signature: str, inputs: Arrays) -> Arrays:
+        tensors = {name: tf.constant(value) for name, value in inputs.items()}
+        outputs = loaded.signatures[signature](**tensors)
+        return {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    return predict
+    return call
 
 
 def open_session(
@@ -58,24 +57,29 @@ def open_session(
     return session, graph.signature_def
 
 
-def load_session(model: Path) -> Predict:
+def load_session(model: Path) -> Call:
     """Loads a SavedModel into a session and feeds and fetches tensors by name."""
     session, signatures = open_session(model)
 
-    def predict(request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        signature = signatures[request.model_spec.signature_name]
-        feed = {
-            signature.inputs[name].name: tf.make_ndarray(proto)
-            for name, proto in request.inputs.items()
-        }
-        fetches = {name: info.name for name, info in signature.outputs.items()}
-        response = predict_pb2.PredictResponse()
-        for name, value in session.run(fetches, feed).items():
-            proto = tf.make_tensor_proto(value, signature.outputs[name].dtype)
-            response.outputs[name].CopyFrom(proto)
-        return response
+    def call(signature: str, inputs: Arrays) -> Arrays:
+        contract = signatures[signature]
+        feed = {contract.inputs[name].name: value for name, value in inputs.items()}
+        fetches = {name: info.name for name, info in contract.outputs.items()}
+        outputs: Arrays = session.run(fetches, feed)
+        return outputs
 
-    return predict
+    return call
+
+
+def predict(
+    call: Call, request: predict_pb2.PredictRequest
+) -> predict_pb2.PredictResponse:
+    """Response to a request."""
+    inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+    response = predict_pb2.PredictResponse()
+    for name, value in call(request.model_spec.signature_name, inputs).items():
+        response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return response
 
 
 def read(path: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
@@ -95,13 +99,13 @@ def answer(model: Path, requests: Path, answers: Path, warm_up: Path) -> None:
     """
     with tf.io.TFRecordWriter(str(answers)) as writer:
         for load in (load_objects, load_session):
-            predict = load(model)
+            call = load(model)
             for log in read(requests):
-                response = predict(log.predict_log.request)
+                response = predict(call, log.predict_log.request)
                 log.predict_log.response.CopyFrom(response)
                 writer.write(log.SerializeToString())
     for log in read(warm_up):
-        predict(log.predict_log.request)
+        predict(call, log.predict_log.request)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Query tower for LiteRT (TensorFlow Lite), stored next to the SavedModel of a version.
 
-The device encodes its user, so that the history need not leave the device, and sends or
-compares the embedding. LiteRT does not have the string operations of the SavedModel
-(lower-casing, splitting and hashing of text, a default for unknown values), so this
-model takes looked-up features. `query_tower.json` contains the vocabularies and the
-rules for looking up raw values. For a history these are a dictionary and a reversal, a
-few lines in any language.
+The device encodes its own user, so the history does not have to leave the device; only
+the embedding is sent or compared. LiteRT does not have the string operations of the
+SavedModel (lower-casing, splitting and hashing of text, a default for unknown values),
+so this model takes looked-up features. `query_tower.json` contains the vocabularies and
+the rules for looking up raw values. For a history these are a dictionary and a
+reversal, a few lines in any language.
 
 The check needs the `litert` extra; the conversion uses TensorFlow only.
 """

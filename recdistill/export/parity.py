@@ -32,7 +32,7 @@ TOLERANCE = 1e-5
 """Largest difference, relative to the largest value of its row if that exceeds 1."""
 
 RECALL_TOLERANCE = 0.005
-"""How far the export's recall may be below the recall measured on its index."""
+"""Largest amount by which the recall may be below the recall measured on the index."""
 
 Arrays = dict[str, np.ndarray]
 
@@ -183,8 +183,8 @@ def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
 
     Recommended items count as equal if, at every place of the list, the live score of
     the returned item equals the live score of the expected item within twice the
-    tolerance: two scores that are so close may be in either order. No item may occur
-    twice or although it is excluded.
+    tolerance: items with scores this close may be in either order. No item may occur
+    twice, and no excluded item may occur.
 
     Args:
         model: The SavedModel with its warm-up requests, which are replayed too.
@@ -242,7 +242,10 @@ class _Comparison:
 
     def __init__(self, live: Live) -> None:
         self.live = live
-        self.row_of = {name: row for row, name in enumerate(live.item_ids)}
+        # Requests have ids as text, and TensorFlow answers with bytes.
+        self.row_of: dict[str | bytes, int] = {}
+        for row, name in enumerate(live.item_ids):
+            self.row_of[name] = self.row_of[name.encode()] = row
         self.max_difference, self.swapped = 0.0, 0
         self._recalls: dict[int, float] = {}
 
@@ -266,7 +269,8 @@ class _Comparison:
         rows = self._rows(request.inputs["candidate_ids"])
         if not np.array_equal(answer["known"], rows >= 0):
             raise _difference(request, "known", "differs from the catalogue's ids")
-        scores = np.take_along_axis(self._scores(request), np.maximum(rows, 0), axis=1)
+        live = self.live.scores[request.rows]
+        scores = np.take_along_axis(live, np.maximum(rows, 0), axis=1)
         want = np.where(rows >= 0, scores, LOWEST)
         self._close(request, answer["scores"], want, self._scale(request))
 
@@ -323,7 +327,7 @@ class _Comparison:
 
     def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Live scores, minus infinity for excluded items; and which rows are exact."""
-        scores = self._scores(request).copy()
+        scores = self.live.scores[request.rows].copy()
         exact = np.full(len(scores), self.live.expected_recall is None)
         if request.signature == "recommend":
             allow = np.asarray(request.inputs["allow_ids"], object)
@@ -358,18 +362,11 @@ class _Comparison:
             )
 
     def _rows(self, ids: np.ndarray) -> np.ndarray:
-        def row(name: str | bytes) -> int:
-            text = name.decode() if isinstance(name, bytes) else name
-            return self.row_of.get(text, -1)
-
-        return np.array([[row(name) for name in names] for names in ids], int)
-
-    def _scores(self, request: Request) -> np.ndarray:
-        scores: np.ndarray = self.live.scores[request.rows]
-        return scores
+        """Row in the catalogue of each id; -1 if unknown."""
+        return np.array([[self.row_of.get(i, -1) for i in row] for row in ids], int)
 
     def _scale(self, request: Request) -> np.ndarray:
-        return np.asarray(np.abs(self._scores(request)).max(axis=1))
+        return np.asarray(np.abs(self.live.scores[request.rows]).max(axis=1))
 
 
 def _difference(request: Request, output: str, what: str) -> ExportError:

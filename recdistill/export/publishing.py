@@ -1,8 +1,8 @@
 """Publishing of a version for TensorFlow Serving: staged, checked, renamed.
 
 A server loads every folder whose name is a number, incomplete ones included, and then
-drops the version that worked. So a version is staged under a name that is not a number,
-checked there in every way that a server would check it, and published by one rename.
+unloads the version that worked. A version is therefore written to a staging folder,
+whose name is not a number, passes all checks there, and is published by one rename.
 
 `publish_towers` publishes a model, and `recdistill.export.reindexing` replaces the
 items of a published one. Neither needs Keras or the training code.
@@ -159,8 +159,8 @@ def publish_towers(
     Raises:
         ExportError: If the export does not answer as the live model does.
         BusyError: If another process is publishing to the same place.
-        ValueError: If an argument does not fit, or TensorFlow Serving does not have an
-            op.
+        ValueError: If an argument is invalid, or the model uses an op that TensorFlow
+            Serving does not have.
     """
     if not re.fullmatch(r"[A-Za-z][\w.-]*", name, flags=re.ASCII):
         raise ValueError(
@@ -267,8 +267,8 @@ def publish(
     Raises:
         ExportError: If it does not answer as the live model does.
         BusyError: If another process is publishing to the same place.
-        ValueError: If there are too many warm-up requests, or TensorFlow Serving does
-            not have an op.
+        ValueError: If there are too many warm-up requests, or the model uses an op that
+            TensorFlow Serving does not have.
     """
     warm_up = live.requests(warm_up_batches)
     if len(warm_up) > WARM_UP_LIMIT:
@@ -276,12 +276,13 @@ def publish(
             f"`warm_up_batches` must give at most {WARM_UP_LIMIT} requests. "
             f"Received: {len(warm_up)}"
         )
+    every_query = Request("encode_query", live.query_rows, np.arange(len(live.queries)))
     with staged(folder) as (staging, version):
         write(staging)
         ops = served_ops(staging)
         (staging / MANIFEST).parent.mkdir(exist_ok=True)
         write_requests(staging / WARM_UP, warm_up, facts["name"])
-        write_requests(staging / REAL_QUERIES, _all_queries(live), facts["name"])
+        write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
         parity = check_parity(staging, live, [*PARITY_BATCHES, len(live.queries)])
         manifest: dict[str, Any] = {
             "format": FORMAT,
@@ -304,15 +305,6 @@ def publish(
     path = folder / str(version)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Export(path, version, parity, size, manifest)
-
-
-def _all_queries(live: Live) -> list[Request]:
-    [request] = [
-        each
-        for each in live.requests([len(live.queries)])
-        if each.signature == "encode_query"
-    ]
-    return [request]
 
 
 @contextlib.contextmanager

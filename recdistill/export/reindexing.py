@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from recdistill.data import column_values
 from recdistill.errors import ReindexError
 from recdistill.export.layout import (
     EXTRA,
@@ -35,7 +36,9 @@ from recdistill.export.publishing import (
     indexed,
     publish,
 )
-from recdistill.export.raw_inputs import as_inputs, item_ids, raw_items
+from recdistill.export.raw_inputs import as_inputs, raw_items
+from recdistill.features.raw_numbers import as_doubles, converted, vector_of
+from recdistill.features.raw_text import BadValueError, is_text, plain
 from recdistill.features.specs import SPECS, FeatureSpec
 from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
 from recdistill.retrieval.indexing import IndexSettings
@@ -76,8 +79,7 @@ def reindex(
         ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
             bad value.
     """
-    old = _version(folder, version)
-    manifest = _manifest(old)
+    old, manifest = _opened(folder, version)
     if items.num_rows < manifest["top_k"]:
         raise ReindexError(
             f"`items` must have at least as many rows as `serving_default` of {old} "
@@ -112,7 +114,8 @@ def reindex(
     )
 
 
-def _version(folder: Path, version: int | None) -> Path:
+def _opened(folder: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
+    """The version whose towers are used, and its manifest."""
     found = versions(folder)
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"
@@ -120,17 +123,14 @@ def _version(folder: Path, version: int | None) -> Path:
             f"`folder` must hold the version{wanted} of a model that recdistill "
             f"exported. Received: {folder} with {found or 'no version'}"
         )
-    return folder / str(version if version is not None else found[-1])
-
-
-def _manifest(version: Path) -> dict[str, Any]:
-    manifest = read_manifest(version)
+    path = folder / str(version if version is not None else found[-1])
+    manifest = read_manifest(path)
     if manifest["format"] != FORMAT:
         raise ReindexError(
             f"`folder` must hold an export of format {FORMAT}; export the model again. "
-            f"Received: format {manifest['format']} in {version}"
+            f"Received: format {manifest['format']} in {path}"
         )
-    return manifest
+    return path, manifest
 
 
 def _live(
@@ -176,8 +176,30 @@ def _item_rows(
         name: tf.TensorSpec(entry["shape"], entry["dtype"])
         for name, entry in entries.items()
     }
-    rows = as_inputs("items", items.to_pandas(), inputs)
-    return rows, item_ids(items[id_column].to_numpy())
+    columns = {}
+    for name in items.column_names:
+        try:
+            columns[name] = _input_column(items[name], inputs.get(name))
+        except BadValueError as error:
+            raise ReindexError(
+                f"`items`, column `{name}`, row {error.index + 1}: {error}"
+            ) from error
+    place = column_values.Place("items", id_column)
+    ids = column_values.ids(items[id_column].combine_chunks(), place)
+    return as_inputs("items", columns, inputs), ids.to_pylist()
+
+
+def _input_column(column: pa.ChunkedArray, spec: tf.TensorSpec | None) -> Any:
+    """Values of an input; numbers and vectors may be text, as in CSV files."""
+    values = plain(column.combine_chunks())
+    if spec is None or spec.dtype == tf.string or not is_text(values.type):
+        return column.to_pandas()
+    if len(spec.shape) > 1:
+        vectors = converted(values, vector_of, [])
+        return np.asarray(vectors, spec.dtype.as_numpy_dtype)
+    numbers = as_doubles(values)
+    whole = np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()
+    return numbers.astype("int64") if spec.dtype.is_integer and whole else numbers
 
 
 def _spec(entry: Mapping[str, Any]) -> FeatureSpec:

@@ -2,8 +2,8 @@
 
 This module defines what the served graph computes and how it is stored;
 `recdistill.export.publishing` decides when and where a version is published. Every
-input and output has a batch dimension, because a server that batches requests wraps
-all signatures alike.
+input and output has a batch dimension, because a batching server batches the requests
+of all signatures.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Specs = dict[str, tf.TensorSpec]
 
 
 class Towers(Protocol):
-    """A query tower and, where there is one, a candidate tower, over raw features."""
+    """A query tower and an optional candidate tower, both over raw features."""
 
     @property
     def query_inputs(self) -> Specs:
@@ -75,9 +75,9 @@ class Servable:
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
     item; a query that names an id gets only items that it names, and none if the
     catalogue has none of them. Padding with "" or by repetition, as a server's batcher
-    adds it, changes neither. A place of the answer without an item (because too many
-    are excluded) has the id "" and the lowest finite float32 as its score. All outputs
-    are finite.
+    adds it, changes neither. A position of the answer without an item (because too
+    many are excluded) has the id "" and the lowest finite float32 as its score. All
+    outputs are finite.
 
     Args:
         towers: The model.
@@ -121,7 +121,10 @@ class Servable:
         }
         if candidate:
             signatures["encode_candidates"] = Signature(
-                candidate, self._encode_candidates
+                candidate,
+                lambda inputs: {
+                    "embedding": self._embedding(self.towers.encode_candidates(inputs))
+                },
             )
         return signatures
 
@@ -136,7 +139,7 @@ class Servable:
 
         Raises:
             ValueError: If a tower reads a lookup table that `towers.tables` does not
-                give, so that it could not be restored.
+                return, so that it could not be restored.
         """
         functions = {
             name: _concrete(signature) for name, signature in self.signatures.items()
@@ -184,9 +187,6 @@ class Servable:
         rows = self.catalogue.rows_of(inputs["candidate_ids"])
         scores = self.catalogue.index.score(self._query(inputs), rows)
         return {"scores": scores, "known": rows >= 0}
-
-    def _encode_candidates(self, inputs: Tensors) -> Tensors:
-        return {"embedding": self._embedding(self.towers.encode_candidates(inputs))}
 
     def _named(self, rows: tf.Tensor, scores: tf.Tensor) -> Tensors:
         return {"item_ids": self.catalogue.ids_of(rows), "scores": scores}

@@ -64,8 +64,9 @@ def export_student(
     Raises:
         ExportError: If the export does not answer as the live student does.
         BusyError: If another process is exporting to the same place.
-        ValueError: If an argument does not fit, or TensorFlow Serving does not have an
-            op; DataError, a ValueError, if the item table has a bad value.
+        ValueError: If an argument is invalid, or the model uses an op that TensorFlow
+            Serving does not have; DataError, a ValueError, if the item table has a bad
+            value.
     """
     towers = StudentTowers(student, schema)
     own = towers.schema
@@ -103,16 +104,8 @@ class StudentTowers:
 
     def __init__(self, student: TwoTowerStudent, schema: Schema) -> None:
         self.student, self.schema = student, schema.for_student()
-
-    @property
-    def query_inputs(self) -> Specs:
-        """Raw query inputs by name."""
-        return _raw_inputs(self.schema.query)
-
-    @property
-    def candidate_inputs(self) -> Specs:
-        """Raw candidate inputs by name."""
-        return _raw_inputs(self.schema.candidate)
+        self.query_inputs = _raw_inputs(self.schema.query)
+        self.candidate_inputs = _raw_inputs(self.schema.candidate)
 
     def encode_query(self, inputs: Tensors) -> tf.Tensor:
         """Raw query inputs to embeddings `(batch, dim)`.
@@ -141,7 +134,7 @@ def _raw_inputs(encoders: Iterable[Encoder]) -> Specs:
         for name, spec in encoder.raw_inputs().items():
             if name in inputs:
                 raise ValueError(
-                    "`schema` must give each input a name of its own. "
+                    "`schema` must not have two inputs with the same name. "
                     f"Received: {name!r} for feature {encoder.feature!r}"
                 )
             inputs[name] = spec
@@ -158,10 +151,9 @@ def _with_checked_length(encoder: HistoryEncoder, inputs: Tensors) -> Tensors:
 
 def _summary(schema: Schema) -> dict[str, Any]:
     """The student's features for the manifest, JSON-ready."""
-    sides = {"query": schema.query, "candidate": schema.candidate}
-    summary: dict[str, Any] = {"item_id": schema.item_id}
-    for side, encoders in sides.items():
-        summary[side] = {
+
+    def describe(encoders: Iterable[Encoder]) -> dict[str, Any]:
+        return {
             e.feature: {
                 **e.spec.model_dump(mode="json", exclude={"teacher_only"}),
                 **e.state(),
@@ -169,4 +161,9 @@ def _summary(schema: Schema) -> dict[str, Any]:
             }
             for e in encoders
         }
-    return summary
+
+    return {
+        "item_id": schema.item_id,
+        "query": describe(schema.query),
+        "candidate": describe(schema.candidate),
+    }

@@ -37,8 +37,8 @@ class TowerSource:
             `tf.saved_model.load` returned.
         inputs: Dtype and shape of each input, the batch dimension first. If None, a
             functional or sequential Keras model and a SavedModel declare them; for
-            others they are those of the example rows. There an axis has a fixed size
-            unless the rows are lists of different lengths.
+            other models they are taken from the example rows, in which an axis has a
+            fixed size unless the rows are lists of different lengths.
         signature: Signature of a SavedModel.
         output: Name of the output that holds the embedding; None if there is only one.
     """
@@ -118,8 +118,8 @@ def export_towers(
     Raises:
         ExportError: If the export does not answer as the towers do.
         BusyError: If another process is exporting to the same place.
-        ValueError: If an argument does not fit, or TensorFlow Serving does not have an
-            op.
+        ValueError: If an argument is invalid, or the model uses an op that TensorFlow
+            Serving does not have.
     """
     query, query_rows = _opened("query_tower", query_tower, "queries", queries)
     if isinstance(items, EncodedItems):
@@ -141,10 +141,14 @@ def export_towers(
         "query": _described(towers.query_inputs),
         "candidate": _described(towers.candidate_inputs),
     }
-    facts = {"schema": schema, "on_device": False}
-    settings = settings or ExportSettings()
     return publish_towers(
-        towers, catalogue, query_rows, Path(folder), name, settings, facts
+        towers,
+        catalogue,
+        query_rows,
+        Path(folder),
+        name,
+        settings or ExportSettings(),
+        {"schema": schema, "on_device": False},
     )
 
 
@@ -194,8 +198,8 @@ class _PairOfTowers:
 
     def tables(self) -> list[Any]:
         """The lookup tables of both towers."""
-        towers = filter(None, (self._query, self._candidate))
-        return [table for tower in towers for table in tower.tables()]
+        towers = (self._query, self._candidate)
+        return [table for tower in towers if tower for table in tower.tables()]
 
 
 def _opened(
@@ -240,7 +244,8 @@ def _keras_call(
     if takes_mapping:
         inputs = dict(structure)
     elif structure is None:
-        takes_mapping = _is_mapping(examples) and not _is_sequential(source.model)
+        sequential = isinstance(source.model, keras.Sequential)
+        takes_mapping = _is_mapping(examples) and not sequential
         inputs = dict.fromkeys(given)
     else:
         inputs = {each.name: each for each in keras.tree.flatten(structure)}
@@ -265,13 +270,9 @@ def _keras_call(
 
 def _input_structure(model: Any) -> Any:
     """The symbolic inputs of a functional or sequential model; None for others."""
-    if _is_sequential(model):
+    if isinstance(model, keras.Sequential):
         return model.inputs[0] if model.built else None
     return model.input if getattr(model, "inputs", None) else None
-
-
-def _is_sequential(model: Any) -> bool:
-    return isinstance(model, keras.Sequential)
 
 
 def _saved_model_call(

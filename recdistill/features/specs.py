@@ -5,14 +5,23 @@ How a raw value is encoded for a model is in `recdistill.features.encoders`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recdistill.errors import DataError
+from recdistill.features.raw_numbers import as_doubles, converted, list_of, vector_of
+from recdistill.features.raw_text import (
+    BadValueError,
+    is_text,
+    plain,
+    text_of,
+    texts_of,
+)
 
 LARGEST_FLOAT = float(np.finfo("float32").max)
 
@@ -58,7 +67,8 @@ class CategoriesSpec(FeatureSpec):
     separator: str | None = Field(
         default=None,
         min_length=1,
-        description="Separator of the values in a text; by default they are lists.",
+        description="Separator of the values in a text; by default they are lists. "
+        "With a separator, the text of a JSON or Python list is read as that list.",
     )
 
 
@@ -77,7 +87,7 @@ class TextSpec(FeatureSpec):
 
 
 class VectorSpec(FeatureSpec):
-    """An embedding that is part of the data, as a list of floats."""
+    """An embedding that is part of the data, as a list of floats or its text."""
 
     kind: Literal["vector"] = "vector"
     size: int = Field(gt=0, description="Length of the list.")
@@ -172,6 +182,9 @@ def raw_values(
 ) -> np.ndarray:
     """Converts a table's column to raw values, the input of an encoder's lookup.
 
+    Ids and categories become text by the rule of `recdistill.features.raw_text`.
+    Numbers and vectors may be text (`recdistill.features.raw_numbers`).
+
     Args:
         column: `(rows,)`, as read from the table.
         spec: The feature's specification.
@@ -197,33 +210,18 @@ def raw_values(
                ['', ''],
                ['Action', '']], dtype=object)
     """
-    values = column.to_pylist()
-    convert = {
-        "number": _raw_number,
-        "vector": _raw_vector,
-        "categories": _raw_categories,
-    }.get(spec.kind, _raw_string)
-    raw: list[Any] = []
+    values = plain(column.combine_chunks())
     numbers = range(1, len(values) + 1) if rows is None else rows
-    for row, value in zip(numbers, values, strict=True):
-        missing = value is None or value == "" or value != value
-        if missing and not spec.optional and spec.kind != "categories":
-            raise DataError(
-                f"Table `{table}`, column `{name}`, row {row}: the value is missing. "
-                f"Fill it in, or set `optional = true` for this feature."
-            )
-        try:
-            raw.append(convert(None if missing else value, spec))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"Table `{table}`, column `{name}`, row {row}: expected a value for "
-                f"kind {spec.kind!r}. Received: {value!r} ({error})"
-            ) from error
-    if isinstance(spec, CategoriesSpec):
-        return pad_strings(raw)
-    if isinstance(spec, VectorSpec):
-        return np.asarray(raw, "float32").reshape(-1, spec.size)
-    return np.asarray(raw, "float32" if spec.kind == "number" else object)
+    try:
+        return _CONVERTERS.get(spec.kind, _raw_strings)(values, spec)
+    except BadValueError as error:
+        place = f"Table `{table}`, column `{name}`, row {numbers[error.index]}"
+        if isinstance(error, _MissingValueError):
+            raise DataError(f"{place}: {error}") from None
+        raise DataError(
+            f"{place}: expected a value for kind {spec.kind!r}. "
+            f"Received: {values[error.index].as_py()!r} ({error})"
+        ) from error
 
 
 def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
@@ -235,43 +233,84 @@ def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
     return padded
 
 
-def _raw_string(value: Any, spec: FeatureSpec) -> str:
-    if isinstance(value, list | dict | bytes):
-        raise TypeError("it must be one value: text or a number")
-    return "" if value is None else str(value)
+class _MissingValueError(BadValueError):
+    """A value that is missing although the feature is not optional."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            index,
+            "the value is missing. Fill it in, or set `optional = true` for this "
+            "feature.",
+        )
 
 
-def _raw_number(value: Any, spec: FeatureSpec) -> float:
-    number = float("nan") if value is None else float(value)
-    if abs(number) > LARGEST_FLOAT:
-        raise ValueError("it must be finite, as a float32")
-    return number
+def _raw_strings(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+    texts = pc.fill_null(text_of(values), "")
+    _reject_missing(pc.equal(texts, ""), spec)
+    return np.asarray(texts.to_pylist(), object)
 
 
-def _raw_vector(value: Any, spec: FeatureSpec) -> list[float]:
+def _raw_numbers(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+    numbers = as_doubles(values)
+    _reject_missing(pa.array(np.isnan(numbers)), spec)
+    too_large = np.flatnonzero(np.abs(numbers) > LARGEST_FLOAT)
+    if len(too_large):
+        raise BadValueError(int(too_large[0]), "it must be finite, as a float32")
+    return numbers.astype("float32")
+
+
+def _raw_vectors(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
     if not isinstance(spec, VectorSpec):
-        raise TypeError("not a vector feature")
-    if value is None:
-        return [0.0] * spec.size
-    if isinstance(value, str):
-        raise TypeError("it must be a list, not text")
-    vector = [float(v) for v in value]
-    finite = all(abs(v) <= LARGEST_FLOAT for v in vector)
-    if len(vector) != spec.size or not finite:
-        raise ValueError(f"it must hold {spec.size} finite numbers")
-    return vector
+        raise TypeError(f"`spec` must be a VectorSpec. Received: {spec!r}")
+    empty = pc.is_null(values)
+    if is_text(values.type):
+        empty = pc.or_kleene(empty, pc.fill_null(pc.equal(values, ""), True))
+    _reject_missing(empty, spec)
+
+    def vector(value: Any) -> list[float]:
+        if value == "":
+            return [0.0] * spec.size
+        row = vector_of(value) if isinstance(value, str) else [float(v) for v in value]
+        if len(row) != spec.size or not all(abs(v) <= LARGEST_FLOAT for v in row):
+            raise ValueError(f"it must hold {spec.size} finite numbers")
+        return row
+
+    rows = converted(values, vector, [0.0] * spec.size)
+    return np.asarray(rows, "float32").reshape(-1, spec.size)
 
 
-def _raw_categories(value: Any, spec: FeatureSpec) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, str):
+def _raw_categories(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+    if is_text(values.type) or pa.types.is_null(values.type):
         separator = getattr(spec, "separator", None)
-        parts = value.split(separator) if separator else [value]
-        return [part.strip() for part in parts if part.strip()]
-    return [str(part) for part in value if part is not None and part != ""]
+        return pad_strings(converted(values, lambda v: _split_text(v, separator), []))
+    lists = texts_of(values).to_pylist()
+    return pad_strings([[part for part in row or [] if part] for row in lists])
 
 
+def _split_text(text: str, separator: str | None) -> list[str]:
+    """Categories in a text; a list in brackets needs the consent of a separator."""
+    listed = list_of(text)
+    if listed is None:
+        listed = text.split(separator) if separator else [text]
+    elif separator is None:
+        raise ValueError(
+            "it is the text of a list; set `separator` for this feature to read the "
+            "values of the list"
+        )
+    return [part.strip() for part in listed if part.strip()]
+
+
+def _reject_missing(missing: pa.Array, spec: FeatureSpec) -> None:
+    index = pc.index(missing, True).as_py()
+    if index >= 0 and not spec.optional:
+        raise _MissingValueError(index)
+
+
+_CONVERTERS: dict[str, Callable[[pa.Array, FeatureSpec], np.ndarray]] = {
+    "number": _raw_numbers,
+    "vector": _raw_vectors,
+    "categories": _raw_categories,
+}
 SPECS: dict[str, type[FeatureSpec]] = {
     "id": IdSpec,
     "category": CategorySpec,

@@ -16,17 +16,34 @@ from recdistill.data import (
     synthetic,
 )
 from recdistill.data.dataset import Progress
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.errors import ConfigError
-from recdistill.pipeline.config import DatasetConfig
+from recdistill.features.specs import FeatureSpec
+from recdistill.pipeline.config import Config, DatasetConfig
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def reading_options(config: Config) -> ReadingOptions:
+    """How the tables of a configuration are read: only the columns that are used."""
+
+    def columns(features: Mapping[str, FeatureSpec]) -> frozenset[str]:
+        return frozenset(spec.column or name for name, spec in features.items())
+
+    return ReadingOptions(
+        query_features=columns(config.query),
+        item_features=columns(config.candidate),
+        delimiter=config.dataset.delimiter,
+        time_format=config.dataset.time_format,
+    )
 
 
 def load_dataset(
     config: DatasetConfig,
     progress: Progress,
     tables: Mapping[str, pd.DataFrame] | None = None,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """The data set of a configuration, downloaded first if it says so.
 
@@ -34,6 +51,7 @@ def load_dataset(
         config: The `dataset` section.
         progress: Callback for the progress of a download.
         tables: DataFrames, for the reader `frames`.
+        options: How tables are read.
 
     Raises:
         ConfigError: If the reader is `frames` and there are no DataFrames.
@@ -54,14 +72,15 @@ def load_dataset(
                 "`dataset.reader` = 'frames' requires DataFrames: pass `tables` to "
                 "`recdistill.run`. Received: no `tables`"
             )
-        return read_frames(tables, columns)
+        return read_frames(tables, columns, options=options)
     path = config.path
     if config.fetch is not None:
         path = fetch(config.fetch, progress=progress)
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
     if config.reader == "tables":
-        return read_tables(path, columns)
+        return read_tables(path, columns, options=options)
     if config.reader == "listwise":
-        return read_listwise(path, columns)
-    return {"movielens": read_movielens, "recbole": read_recbole}[config.reader](path)
+        return read_listwise(path, columns, options=options)
+    reader = {"movielens": read_movielens, "recbole": read_recbole}[config.reader]
+    return reader(path, columns)

@@ -61,7 +61,7 @@ class FeatureColumns:
             (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
         ]
         candidate = tuple(
-            _locate(name, spec, {"items": items}, "candidate")
+            _locate(name, spec, {"items": items}, "candidate", dataset)
             for name, spec in config.candidate.items()
             if not isinstance(spec, AffinitySpec)
         )
@@ -77,7 +77,7 @@ class FeatureColumns:
             )
         return cls(
             query=tuple(
-                _locate(name, spec, tables, "query")
+                _locate(name, spec, tables, "query", dataset)
                 for name, spec in config.query.items()
                 if not isinstance(spec, HistorySpec)
             ),
@@ -93,14 +93,19 @@ class FeatureColumns:
 
 
 def _locate(
-    name: str, spec: FeatureSpec, tables: Mapping[str, list[str]], side: str
+    name: str,
+    spec: FeatureSpec,
+    tables: Mapping[str, list[str]],
+    side: str,
+    dataset: Dataset,
 ) -> FeatureColumn:
     column = spec.column or name
     for table, names in tables.items():
         if column in names:
             return FeatureColumn(name, spec, table, column)
     have = "; ".join(
-        f"{t}: {', '.join(n) or 'no such table'}" for t, n in tables.items()
+        f"{t}: {', '.join(dataset.offered.get(t, n)) or 'no such table'}"
+        for t, n in tables.items()
     )
     raise DataError(
         f"The {side} feature `{name}` needs a column {column!r}. The data has {have}."

@@ -15,7 +15,7 @@ from recdistill.distillation.score_doctor import Examination
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
-from recdistill.pipeline.dataset_loading import load_dataset
+from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import Prepared
@@ -70,7 +70,12 @@ class RunContext:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set."""
-        return load_dataset(self.config.dataset, self.progress, self.tables)
+        return load_dataset(
+            self.config.dataset,
+            self.progress,
+            self.tables,
+            reading_options(self.config),
+        )
 
     @property
     def needs_raw(self) -> bool:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from recdistill.data import column_values
 from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import read_lists
+from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import (
@@ -28,7 +29,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     """Number of held-out lists that the teacher was trained on, if known.
 
     A teacher that the pipeline trains learns from the training lists. An external
-    teacher can declare its training data in a Parquet or CSV table
+    teacher can declare its training data in a table
     (`teacher.trained_on`), with a column `list_id` (row numbers of the interactions,
     from 0) or with `query_id` and `item_id`. A pair that also occurs in the query's
     training part is not counted.
@@ -51,7 +52,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     tables = [_read_declared(path) for path in declared if path is not None]
     if not (trained_here or tables):
         return None
-    known = [table["list_id"].to_numpy() for table in tables if _has_ids(table)]
+    known = [_declared_ids(table) for table in tables if _has_ids(table)]
     if trained_here:
         known += [_list_ids(path) for path in prepared.shards("train")]
     ids = np.concatenate([np.array([], "int64"), *known])
@@ -67,26 +68,32 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
 
 
 def _read_declared(path: Path) -> pa.Table:
-    csv = path.suffix.lower() == ".csv"
     try:
-        table = pacsv.read_csv(path) if csv else pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            f"Cannot read `teacher.trained_on` {path} as CSV or Parquet: {error}"
-        ) from error
+        table = read_table(path)
+    except DataError as error:
+        raise DataError(f"Cannot read `teacher.trained_on`: {error}") from error
     if not (_has_ids(table) or {"query_id", "item_id"} <= {*table.column_names}):
         raise DataError(
-            "`teacher.trained_on` must have a column list_id of integers, or the "
-            f"columns query_id and item_id. Received: {path} with "
-            f"{', '.join(table.column_names)}"
+            "`teacher.trained_on` must have a column list_id, or the columns query_id "
+            f"and item_id. Received: {path} with {', '.join(table.column_names)}"
         )
     return table
 
 
 def _has_ids(table: pa.Table) -> bool:
-    return "list_id" in table.column_names and pa.types.is_integer(
-        table.schema.field("list_id").type
-    )
+    return "list_id" in table.column_names
+
+
+def _declared_ids(table: pa.Table) -> np.ndarray:
+    place = column_values.Place("`teacher.trained_on`", "list_id")
+    ids = column_values.ids(table["list_id"].combine_chunks(), place)
+    try:
+        return np.asarray(ids.cast(pa.int64()))
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            "`teacher.trained_on` must have row numbers of the interactions in the "
+            f"column list_id. Received: {error}"
+        ) from error
 
 
 def _list_ids(path: Path) -> np.ndarray:
@@ -95,7 +102,11 @@ def _list_ids(path: Path) -> np.ndarray:
 
 def _pairs(table: pa.Table) -> set[tuple[str, str]]:
     query, item = (
-        table[name].cast(pa.string()).to_pylist() for name in ("query_id", "item_id")
+        column_values.ids(
+            table[name].combine_chunks(),
+            column_values.Place("`teacher.trained_on`", name),
+        ).to_pylist()
+        for name in ("query_id", "item_id")
     )
     return set(zip(query, item, strict=True))
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import losses as experiment
 from benchmarks.losses import BASELINE, DEFAULT_LOSS, NDCG, OVERLAP
 from recdistill import losses
-from tests import contracts, tiny
+from tests import contracts, small_pipelines
 
 SETTINGS = experiment.Settings(
     contenders=(DEFAULT_LOSS, BASELINE), temperatures=(1.0, 2.0), seeds=(1,), samples=50
@@ -26,7 +26,9 @@ SMALLER = (
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory):
-    return experiment.open_arena(tiny.load(tmp_path_factory.mktemp("losses"), *SMALLER))
+    return experiment.open_arena(
+        small_pipelines.load(tmp_path_factory.mktemp("losses"), *SMALLER)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from typer.testing import CliRunner
 
 from recdistill.cli.main import app
-from tests import tiny
+from tests import small_pipelines
 
 
 def call(*arguments):
@@ -13,8 +13,8 @@ def call(*arguments):
 
 def in_folder(folder, config=None):
     """Arguments of a run that writes to `folder` only."""
-    config = config or tiny.write_config(folder)
-    return [config, *(f"--set={place}" for place in tiny.places(folder))]
+    config = config or small_pipelines.write_config(folder)
+    return [config, *(f"--set={place}" for place in small_pipelines.places(folder))]
 
 
 def assert_is_one_paragraph(result, said):

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests import tiny
+from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 def test_fetched_data_are_named_by_their_folder(tmp_path, monkeypatch):

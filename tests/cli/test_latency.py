@@ -56,7 +56,7 @@ def asked(monkeypatch):
             )
             for call in calls
         ]
-        return ModelTimes(model, 3_000_000, 5_000_000, 0.5, 1, "products", tuple(timed))
+        return ModelTimes(model, 3_000_000, 5_000_000, 0.5, 1, tuple(timed))
 
     monkeypatch.setattr(saved_model_timing, "time_model", time_model)
     monkeypatch.setattr(tuning, "time_model", time_model)

@@ -10,14 +10,14 @@ from recdistill.atomic import locked_folder
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
-from tests import tiny
+from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 def test_help_and_bad_configs_need_no_tensorflow(tmp_path):
-    bad = tiny.write_config(tmp_path, "name = ")
+    bad = small_pipelines.write_config(tmp_path, "name = ")
     script = (
         "import sys\n"
         "from typer.testing import CliRunner\n"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from recdistill.pipeline.steps import STEPS
-from tests import tiny
+from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -21,7 +21,9 @@ def test_the_help_of_a_step_says_what_it_does(step):
 
 
 def test_a_closed_gate_is_one_paragraph_and_exit_code_3(tiny_run):
-    arguments = in_folder(tiny_run.folder, tiny.write_config(tiny_run.folder))
+    arguments = in_folder(
+        tiny_run.folder, small_pipelines.write_config(tiny_run.folder)
+    )
     result = call("distill", *arguments, "--set", "distill.gate=stop")
     assert result.exit_code == 3
     said = result.stderr.splitlines()[-1]

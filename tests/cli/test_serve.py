@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.cli.command_line import assert_is_one_paragraph, call
-from tests.serving import toy
 from tests.serving.programs import adder
+from tests.small_models import publish_toy
 
 SERVE = """
 import sys
@@ -68,7 +68,7 @@ def test_a_signal_is_forwarded_to_the_model_server(exports, programs):
 def test_the_embedded_server_drains_on_a_signal_and_does_not_import_keras(tmp_path):
     base = tmp_path / "toy"
     base.mkdir()
-    toy.publish(base, 1)
+    publish_toy(base, 1)
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(base)],
         stdout=subprocess.PIPE,

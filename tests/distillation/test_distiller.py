@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from recdistill.distillation.distiller import Distiller
 from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
-from tests.distilling import (
+from tests.small_models import (
     LISTS,
     Fixed,
     Student,

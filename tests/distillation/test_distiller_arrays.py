@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.losses import ListwiseCrossEntropy
-from tests.distilling import (
+from tests.small_models import (
     LIST_SIZE,
     LISTS,
     Student,

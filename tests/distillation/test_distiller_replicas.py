@@ -14,7 +14,7 @@ import json, keras, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 two = [tf.config.LogicalDeviceConfiguration()] * 2
 tf.config.set_logical_device_configuration(cpu, two)
-from tests.distilling import evaluate, fit, make_arrays, make_batches, make_distiller
+from tests.small_models import evaluate, fit, make_arrays, make_batches, make_distiller
 one = tf.distribute.get_strategy()
 several = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 x, y, _ = make_arrays()

@@ -16,8 +16,8 @@ from recdistill.losses import (
     RelationalDistance,
     hint_mse,
 )
-from tests.distilling import (
-    ITEMS,
+from tests.small_models import (
+    FEW_ITEMS,
     LISTS,
     Student,
     Teacher,
@@ -39,7 +39,7 @@ def arrays():
     x, y, weight = make_arrays()
     rng = np.random.default_rng(8)
     x[STORED] = rng.normal(size=(LISTS, WIDTH)).astype("float32")
-    table = rng.normal(size=(ITEMS, WIDTH)).astype("float32")
+    table = rng.normal(size=(len(FEW_ITEMS), WIDTH)).astype("float32")
     x["teacher_candidates"] = table[x["candidate_index"]]
     return x, y, weight
 
@@ -232,7 +232,7 @@ def test_without_a_projection_the_student_takes_the_teachers_axes(arrays):
 def test_shared_candidates_give_the_loss_of_separate_lists(stored_per_list):
     x, y, weight = make_arrays(shared=True)
     index = x.pop("candidate_index")
-    table = np.random.default_rng(8).normal(size=(ITEMS, 3)).astype("float32")
+    table = np.random.default_rng(8).normal(size=(len(FEW_ITEMS), 3)).astype("float32")
     student, losses = Student(), (candidates_hint(projection=False),)
 
     def share(x, y, weight):

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from recdistill.distillation.distiller import Distiller
 from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
-from tests.distilling import (
-    ITEMS,
+from tests.small_models import (
+    FEW_ITEMS,
     Student,
     Teacher,
     evaluate,
@@ -30,7 +30,9 @@ def test_teacher_is_neither_counted_nor_saved(tmp_path):
     fit(alone, make_batches((x, y, weight)))
 
     assert len(distiller.variables) == len(student.variables) == 2
-    assert distiller.count_params() == student.count_params() == (5 + ITEMS) * 3
+    assert (
+        distiller.count_params() == student.count_params() == (5 + len(FEW_ITEMS)) * 3
+    )
     sizes = {}
     for name, model in {"with": distiller, "without": alone}.items():
         path = tmp_path / f"{name}.weights.h5"
@@ -99,8 +101,8 @@ def test_a_checkpoint_holds_the_student_and_no_teacher(tmp_path):
     distiller.compute_loss(x, y)
     checkpoint = tf.train.Checkpoint(model=distiller).save(str(tmp_path / "checkpoint"))
     shapes = [shape for _, shape in tf.train.list_variables(checkpoint)]
-    assert [ITEMS, 3] in shapes
-    assert [ITEMS, 50] not in shapes
+    assert [len(FEW_ITEMS), 3] in shapes
+    assert [len(FEW_ITEMS), 50] not in shapes
 
 
 def test_config_round_trip():

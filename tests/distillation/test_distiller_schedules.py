@@ -14,7 +14,7 @@ from recdistill.losses import (
     PairwiseMarginMSE,
 )
 from tests.distillation.test_schedules import linear
-from tests.distilling import (
+from tests.small_models import (
     LISTS,
     Student,
     evaluate,

@@ -8,7 +8,7 @@ import tensorflow as tf
 from recdistill.distillation.ensemble_scores import ensemble_scores
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ensemble import EnsembleTeacher
-from tests.distilling import (
+from tests.small_models import (
     Student,
     Teacher,
     evaluate,

@@ -18,8 +18,8 @@ from recdistill.losses import (
     RelationalDistance,
 )
 from tests.distillation.test_schedules import linear
-from tests.distilling import (
-    ITEMS,
+from tests.small_models import (
+    FEW_ITEMS,
     LISTS,
     Student,
     Teacher,
@@ -44,7 +44,7 @@ def arrays():
     x, y, weight = make_arrays()
     rng = np.random.default_rng(8)
     x["teacher_query_embedding"] = rng.normal(size=(LISTS, 5)).astype("float32")
-    x["teacher_items"] = rng.normal(size=(ITEMS, 5)).astype("float32")[
+    x["teacher_items"] = rng.normal(size=(len(FEW_ITEMS), 5)).astype("float32")[
         x["candidate_index"]
     ]
     return x, y, weight
@@ -139,7 +139,7 @@ class DenseStudent(keras.Model):
         self.dense = keras.layers.Dense(1, use_bias=False, kernel_regularizer=penalty)
 
     def call(self, x, training=None):
-        hot = tf.one_hot(x["candidate_index"], ITEMS)
+        hot = tf.one_hot(x["candidate_index"], len(FEW_ITEMS))
         return self.dense(tf.concat([hot, x["affinity"][..., None]], axis=-1))[..., 0]
 
 

@@ -13,27 +13,32 @@ from recdistill.losses import (
     ListwiseKLDivergence,
     RelationalDistance,
 )
-from tests import small
+from tests.small_models import (
+    build_batch,
+    build_catalogue,
+    build_schema,
+    shuffled_weights,
+)
 
-BATCH = small.batch(lists=6)
+BATCH = build_batch(lists=6)
 SHARED = np.array([3, 0, 9, 5], "int32")
 NAMES = ["query_embedding", "candidate_embedding"]
 
 
 def make_student():
     student = TwoTowerStudent(
-        small.schema(), small.catalogue(), dim=6, embedding_dim=4, hidden=(5,)
+        build_schema(), build_catalogue(), dim=6, embedding_dim=4, hidden=(5,)
     )
     student(BATCH)
-    return small.shuffled_weights(student, scale=0.3)
+    return shuffled_weights(student, scale=0.3)
 
 
 def make_teacher():
     teacher = RankingTeacher(
-        small.schema(), small.catalogue(), dim=8, attention_length=8
+        build_schema(), build_catalogue(), dim=8, attention_length=8
     )
     teacher(BATCH)
-    return small.shuffled_weights(teacher, scale=0.3)
+    return shuffled_weights(teacher, scale=0.3)
 
 
 def shared_batch():
@@ -48,7 +53,7 @@ def test_the_student_exposes_the_embeddings_it_multiplies(shared):
     with layer_outputs.watching(student, [*NAMES, "query_tower/hidden_0"]) as seen:
         scores = student(x)
     queries, candidates = (np.array(seen[name]) for name in NAMES)
-    table = student.encode_candidates(small.catalogue()).numpy()
+    table = student.encode_candidates(build_catalogue()).numpy()
     np.testing.assert_allclose(queries, student.encode_query(BATCH["query"]), rtol=1e-5)
     wanted = table[SHARED][None] if shared else table[BATCH["candidate_index"]]
     np.testing.assert_allclose(candidates, wanted, rtol=1e-5)

@@ -8,32 +8,38 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
-from tests.films import build_items, build_rows, build_schema, build_student, run_export
+from tests.small_models import (
+    export_films,
+    films_items,
+    films_rows,
+    films_schema,
+    films_student,
+)
 
 collect_ignore = ["save_tfrs_towers.py"]
 
 
 @pytest.fixture(scope="session")
 def schema():
-    return build_schema()
+    return films_schema()
 
 
 @pytest.fixture(scope="session")
 def student(schema):
-    return build_student(schema)
+    return films_student(schema)
 
 
 @pytest.fixture(scope="session")
 def exported(student, tmp_path_factory):
-    return run_export(tmp_path_factory.mktemp("export"), student)
+    return export_films(tmp_path_factory.mktemp("export"), student)
 
 
 @pytest.fixture(scope="session")
 def embeddings(schema, student):
     """The live student's embeddings of all queries and items."""
-    own, table = schema.for_student(), build_items()
+    own, table = schema.for_student(), films_items()
     raw = {e.feature: np.array(table[e.feature].to_pylist()) for e in own.candidate}
-    queries = student.encode_query(own.lookup_query(build_rows()))
+    queries = student.encode_query(own.lookup_query(films_rows()))
     items = student.encode_candidates(own.lookup_candidates(raw))
     return queries.numpy(), items.numpy()
 

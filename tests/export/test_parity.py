@@ -7,13 +7,13 @@ from recdistill.errors import ExportError
 from recdistill.export import parity
 from recdistill.export.parity import Live, Request, check_parity
 from recdistill.retrieval.exact import LOWEST
-from tests.films import ITEMS, build_items, build_rows
+from tests.small_models import ITEMS, films_items, films_rows
 
 
 def live_of(queries, items):
-    raw = build_rows()
+    raw = films_rows()
     raw = {name: value for name, value in raw.items() if name != "dwell"}
-    table = build_items().to_pydict()
+    table = films_items().to_pydict()
     candidates = {n: np.array(table[n], object) for n in ("item_id", "class", "title")}
     return Live(raw, candidates, ITEMS[: len(items)], queries, items, 3)
 
@@ -96,8 +96,8 @@ class TestParity:
 def test_a_model_that_does_not_load_fails_with_the_reason(tmp_path, embeddings):
     with pytest.raises(ExportError, match=r"fresh process[\s\S]*saved_model"):
         queries, items = embeddings
-        raw = {n: v for n, v in build_rows().items() if n != "dwell"}
-        table = build_items().to_pydict()
+        raw = {n: v for n, v in films_rows().items() if n != "dwell"}
+        table = films_items().to_pydict()
         candidates = {
             n: np.array(table[n], object) for n in ("item_id", "class", "title")
         }

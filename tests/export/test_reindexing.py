@@ -16,7 +16,13 @@ from recdistill.errors import ExportError, NotAnExportError, ReindexError
 from recdistill.export import layout, publishing
 from recdistill.export.reindexing import reindex
 from recdistill.retrieval.indexing import IndexSettings
-from tests.films import build_items, build_rows, build_schema, build_student, run_export
+from tests.small_models import (
+    export_films,
+    films_items,
+    films_rows,
+    films_schema,
+    films_student,
+)
 
 NEW = pa.table(
     {
@@ -32,13 +38,13 @@ ANY = tf.constant([[""]])
 
 @pytest.fixture(scope="module")
 def student():
-    return build_student(build_schema())
+    return films_student(films_schema())
 
 
 @pytest.fixture(scope="module")
 def first(student, tmp_path_factory):
     """A version with an IVF index and the query tower for devices."""
-    return run_export(
+    return export_films(
         tmp_path_factory.mktemp("export"),
         student,
         metadata={"key": "of the step", "fingerprint": "f"},
@@ -92,10 +98,10 @@ def test_towers_and_graph_are_copied_byte_for_byte(first, second):
 
 
 def test_new_items_are_scored_by_their_features(student, second):
-    schema = build_schema().for_student()
+    schema = films_schema().for_student()
     raw = {n: NEW[n].to_pylist() for n in ("item_id", "class", "title")}
     items = student.encode_candidates(schema.lookup_candidates(raw)).numpy()
-    rows = {n: v for n, v in build_rows().items() if n != "dwell"}
+    rows = {n: v for n, v in films_rows().items() if n != "dwell"}
     queries = student.encode_query(schema.lookup_query(rows), training=False).numpy()
     stored = tf.cast(tf.cast(items, tf.bfloat16), tf.float32).numpy()
     ids = np.broadcast_to(NEW["item_id"].to_numpy(), (12, 73)).astype(object)
@@ -112,7 +118,7 @@ def test_new_items_are_scored_by_their_features(student, second):
 
 def test_removed_items_are_unknown_and_k_reaches_the_new_size(second):
     model = tf.saved_model.load(str(second))
-    query = {n: v[:1] for n, v in build_rows().items() if n != "dwell"}
+    query = {n: v[:1] for n, v in films_rows().items() if n != "dwell"}
     query = {
         n: tf.constant(v, "float32" if v.dtype == float else None)
         for n, v in query.items()
@@ -204,8 +210,25 @@ def test_the_command_reports_bad_items_and_missing_versions(tmp_path):
     asked = ["reindex", str(tmp_path), "--items", str(items)]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 2
-    assert "`items` must be a Parquet file" in result.stderr
-    pq.write_table(build_items(), items)
+    assert "items.parquet cannot be read" in " ".join(result.stderr.split())
+    pq.write_table(films_items(), items)
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 2
     assert "must hold the version of a model" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("values", "spec", "want"),
+    [
+        (["0012", "true"], tf.TensorSpec([None], tf.string), ["0012", "true"]),
+        (["1.5", "$2.00"], tf.TensorSpec([None], tf.float32), [1.5, 2.0]),
+        (["1", "2"], tf.TensorSpec([None], tf.int64), [1, 2]),
+        (["[1, 2]", "3 4"], tf.TensorSpec([None, 2], tf.float32), [[1, 2], [3, 4]]),
+        ([7, 8], tf.TensorSpec([None], tf.int64), [7, 8]),
+    ],
+)
+def test_columns_of_text_files_become_the_inputs_of_a_tower(values, spec, want):
+    from recdistill.export.reindexing import _input_column
+
+    got = _input_column(pa.chunked_array([values]), spec)
+    assert np.asarray(got).tolist() == want

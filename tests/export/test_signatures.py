@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.retrieval.exact import LARGEST, LOWEST
-from tests.films import ITEMS, build_items, build_rows
+from tests.small_models import ITEMS, films_items, films_rows
 
 ANY = np.full((1, 1), "", object)
 """Ids of one query that excludes nothing, or may get any item."""
@@ -13,7 +13,7 @@ ANY = np.full((1, 1), "", object)
 
 def queries_of(rows):
     chosen = np.atleast_1d(rows)
-    raw = build_rows()
+    raw = films_rows()
     raw.pop("dwell")
     return {name: value[chosen] for name, value in raw.items()}
 
@@ -53,7 +53,7 @@ class TestAnswers:
         queries, items = embeddings
         got = serve("encode_query", queries_of(np.arange(12)))["embedding"]
         np.testing.assert_allclose(got, queries, atol=1e-5)
-        table = build_items().select(["item_id", "class", "title"]).to_pydict()
+        table = films_items().select(["item_id", "class", "title"]).to_pydict()
         got = serve("encode_candidates", table)["embedding"]
         np.testing.assert_allclose(got, items, atol=1e-5)
 

@@ -20,13 +20,13 @@ from recdistill.features.specs import CategorySpec
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import ExactIndex
-from tests.films import (
+from tests.small_models import (
     ITEMS,
-    build_items,
-    build_rows,
-    build_schema,
-    build_student,
-    run_export,
+    export_films,
+    films_items,
+    films_rows,
+    films_schema,
+    films_student,
 )
 
 QUERY = {
@@ -162,7 +162,7 @@ class TestPublishedFiles:
 class TestPublishing:
     def test_the_next_export_is_the_next_version(self, exported, student):
         before = publishing.hashes(exported.path)
-        second = run_export(exported.path.parents[1], student, top_k=60)
+        second = export_films(exported.path.parents[1], student, top_k=60)
         assert second.path == exported.path.with_name("2")
         assert second.manifest["version"] == second.version == 2
         assert publishing.hashes(exported.path) == before
@@ -182,7 +182,7 @@ class TestPublishing:
         with pytest.raises(
             ExportError, match=r"max \|Δ\| .* where 1e-05|, with live score"
         ):
-            run_export(tmp_path, student)
+            export_films(tmp_path, student)
         assert list((tmp_path / "films").iterdir()) == []
 
     def test_a_full_disk_leaves_no_files(self, student, tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ class TestPublishing:
 
         monkeypatch.setattr(tf.saved_model, "save", full)
         with pytest.raises(OSError, match="No space left"):
-            run_export(tmp_path, student)
+            export_films(tmp_path, student)
         assert list((tmp_path / "films").iterdir()) == []
 
 
@@ -207,9 +207,9 @@ class PythonicStudent(TwoTowerStudent):
 
 class TestRefused:
     def test_an_op_that_calls_python_is_refused_by_name(self, schema, tmp_path):
-        student = build_student(schema, PythonicStudent)
+        student = films_student(schema, PythonicStudent)
         with pytest.raises(ValueError, match=r"Received: (Eager)?PyFunc, node '"):
-            run_export(tmp_path, student)
+            export_films(tmp_path, student)
         assert list((tmp_path / "films").iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -226,24 +226,24 @@ class TestRefused:
                 r"`rows` must have the raw input 'jobs'",
             ),
             (
-                {"rows": {k: v[:0] for k, v in build_rows().items()}},
+                {"rows": {k: v[:0] for k, v in films_rows().items()}},
                 r"at least one row\. Received: .*'user_id': 0",
             ),
             (
-                {"rows": build_rows() | {"Age": np.ones(3)}},
+                {"rows": films_rows() | {"Age": np.ones(3)}},
                 r"same number of rows .*'Age': 3",
             ),
             (
-                {"rows": build_rows() | {"taste": np.ones((12, 3))}},
+                {"rows": films_rows() | {"taste": np.ones((12, 3))}},
                 r"'taste' with shape \(None, 2\).*Received: shape \(12, 3\)",
             ),
-            ({"items": build_items().slice(0, 0)}, r"`items` must hold at least one"),
+            ({"items": films_items().slice(0, 0)}, r"`items` must hold at least one"),
             (
-                {"items": build_items().drop_columns(["title"])},
+                {"items": films_items().drop_columns(["title"])},
                 r"`items` must have the column 'title' of the feature 'title'",
             ),
             (
-                {"items": pa.concat_tables([build_items()] * 2)},
+                {"items": pa.concat_tables([films_items()] * 2)},
                 r"`item_ids` must hold each id once.*Received: 'item-0'",
             ),
         ],
@@ -252,11 +252,11 @@ class TestRefused:
         self, student, tmp_path, changes, message
     ):
         with pytest.raises(ValueError, match=message):
-            run_export(tmp_path, student, **changes)
+            export_films(tmp_path, student, **changes)
         assert list(tmp_path.iterdir()) == []
 
     def test_a_feature_with_a_reserved_name_is_refused(self, student, tmp_path):
-        schema = build_schema()
+        schema = films_schema()
         taken = build_encoder("k", CategorySpec(), {"vocabulary": []})
         schema.query = (*schema.query, taken)
         catalogue = Catalogue([*"ab"], ExactIndex(np.ones((2, 6))))
@@ -264,7 +264,7 @@ class TestRefused:
             Servable(StudentTowers(student, schema), catalogue, 1)
 
     def test_a_student_with_infinite_embeddings_is_refused(self, schema, tmp_path):
-        student = build_student(schema)
+        student = films_student(schema)
         student.candidate_tower.linear.bias.assign([np.nan] * 6)
         with pytest.raises(ValueError, match=r"`embeddings` must be finite"):
-            run_export(tmp_path, student)
+            export_films(tmp_path, student)

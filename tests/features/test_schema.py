@@ -26,7 +26,7 @@ from recdistill.features.specs import (
     TextSpec,
     VectorSpec,
 )
-from tests import small
+from tests.small_models import build_schema
 
 RAW_QUERY = {
     "user": ["ann", "größe", "nobody", ""],
@@ -78,7 +78,7 @@ class TestSchema:
         assert schema.items is schema.candidate[0]
         assert isinstance(schema.history, HistoryEncoder)
         assert schema.history.items is schema.items
-        assert small.schema(query=["user_id"]).history is None
+        assert build_schema(query=["user_id"]).history is None
 
     def test_a_schema_without_its_item_id_is_an_error(self):
         schema = Schema([], full_schema().candidate[1:], {}, "item")

@@ -2,6 +2,7 @@
 
 import math
 import re
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -104,6 +105,66 @@ def test_strings_are_unchanged_and_numbers_become_their_digits(spec):
     assert raw(column(7, 12), spec).tolist() == ["7", "12"]
 
 
+@pytest.mark.parametrize("spec", [IdSpec(), CategorySpec(), TextSpec()])
+def test_numbers_become_text_by_one_rule(spec):
+    assert raw(column(7.0, 6.5), spec).tolist() == ["7", "6.5"]
+    assert raw(column(7.0, 6.1, kind=pa.float32()), spec).tolist() == ["7", "6.1"]
+    assert raw(column(True, False), spec).tolist() == ["true", "false"]
+    prices = column(Decimal("12.50"), Decimal("3.00"), kind=pa.decimal128(10, 2))
+    assert raw(prices, spec).tolist() == ["12.5", "3"]
+    large = column(2**64 - 1, 0, kind=pa.uint64())
+    assert raw(large, spec).tolist() == ["18446744073709551615", "0"]
+
+
+def test_numbers_in_lists_of_categories_become_text_by_the_same_rule():
+    assert raw(column([7.0, 6.5], [1.0]), CategoriesSpec()).tolist() == [
+        ["7", "6.5"],
+        ["1", ""],
+    ]
+    assert raw(column([True], None), CategoriesSpec()).tolist() == [["true"], [""]]
+
+
+def test_the_text_of_a_list_is_read_with_a_separator():
+    texts = column("['Action', 'Indie']", "[27, 9]", '["a, b"]', "[]", "[x,y]")
+    assert raw(texts, CategoriesSpec(separator=",")).tolist() == [
+        ["Action", "Indie"],
+        ["27", "9"],
+        ["a, b", ""],
+        ["", ""],
+        ["[x", "y]"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("$1,299.00", 1299.0),
+        ("-$5", -5.0),
+        ("1.299,50 €", 1299.5),
+        ("USD 12", 12.0),
+        ("1,299", 1299.0),
+        ("12.50", 12.5),
+        (" 7 ", 7.0),
+        ("1e3", 1000.0),
+        ("true", 1.0),
+        ("False", 0.0),
+    ],
+)
+def test_numbers_are_read_from_text(text, number):
+    assert raw(column(text, "0"), NumberSpec()).tolist() == [number, 0.0]
+
+
+@pytest.mark.parametrize("text", ["NA", "nan", "null", "N/A", " "])
+def test_a_missing_number_may_be_written_in_words(text):
+    got = raw(column("1", text), NumberSpec(optional=True))
+    np.testing.assert_array_equal(got, np.array([1.0, np.nan], "float32"))
+
+
+@pytest.mark.parametrize("text", ["[0.5, 2]", "0.5 2", "0.5,2", "(0.5; 2)"])
+def test_vectors_are_read_from_text(text):
+    assert raw(column(text), VectorSpec(size=2)).tolist() == [[0.5, 2.0]]
+
+
 def test_numbers_become_float32():
     got = raw(column(1, 2, 3), NumberSpec())
     assert got.dtype == np.float32 and got.tolist() == [1.0, 2.0, 3.0]
@@ -192,12 +253,18 @@ def test_the_error_for_a_missing_value_has_its_place_and_a_fix(values, spec):
         (column([1, 2], [1, math.nan]), VectorSpec(size=2), "2 finite numbers"),
         (column([1, 2], [1, 1e39]), VectorSpec(size=2), "2 finite numbers"),
         (column([1, 2], [1, None]), VectorSpec(size=2), "'vector'"),
-        (column("12"), VectorSpec(size=2), "must be a list, not text"),
+        (column("12"), VectorSpec(size=2), "must hold 2 finite numbers"),
+        (column("[1, x]"), VectorSpec(size=2), "could not convert"),
         (column(12), VectorSpec(size=2), "'vector'. Received: 12"),
         (column(12), CategoriesSpec(), "'categories'. Received: 12"),
         (column(["a"]), IdSpec(), r"must be one value"),
         (column({"a": 1}), TextSpec(), "must be one value"),
-        (column(b"a"), CategorySpec(), "must be one value"),
+        (column(b"\xff"), CategorySpec(), "must be UTF-8 text"),
+        (column("1", "1,5"), NumberSpec(), "could not convert"),
+        (column("a", "['b', 'c']"), CategoriesSpec(), "set `separator`"),
+        (column("[[1], [2]]"), CategoriesSpec(separator=","), "list of lists"),
+        (column([["b"]]), CategoriesSpec(), r"in a list: .* not list"),
+        (column([{"a": 1}]), CategoriesSpec(), r"in a list: .* not struct"),
     ],
 )
 def test_the_error_for_a_wrong_type_has_the_place_of_the_value(values, spec, reason):

@@ -14,8 +14,8 @@ import tensorflow as tf
 from recdistill import Distiller, metrics
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.metrics import keras_metrics
-from tests import distilling
 from tests.reference_metrics import ragged_batch
+from tests.small_models import evaluate, fit, make_arrays, make_batches, make_distiller
 
 FUNCTIONS = {
     metrics.NDCG: metrics.ndcg,
@@ -280,18 +280,18 @@ class TestEveryMetric:
 
 @EVERY_METRIC
 def test_a_distiller_reports_it_with_masks_and_list_weights(metric_cls):
-    _, y, weight = arrays = distilling.make_arrays()
+    _, y, weight = arrays = make_arrays()
     assert not y["mask"].all()
-    distiller = distilling.make_distiller()
+    distiller = make_distiller()
     distiller.compile(
         "sgd",
         ListwiseCrossEntropy(),
         metrics=[metric_cls(2)],
         weighted_metrics=[metric_cls(2, name="weighted")],
     )
-    batches = distilling.make_batches(arrays)
-    history = distilling.fit(distiller, batches, validation_data=batches)
-    got = distilling.evaluate(distiller, batches)
+    batches = make_batches(arrays)
+    history = fit(distiller, batches, validation_data=batches)
+    got = evaluate(distiller, batches)
     scores = distiller.predict(batches, verbose=0)
     each = FUNCTIONS[metric_cls](scores, y["labels"], y["mask"], 2)
     name = metric_cls(2).name

@@ -11,16 +11,24 @@ from recdistill.features.schema import Schema
 from recdistill.models.linear import Affinity, fit_inverse
 from recdistill.models.ranker import CausalBlock, RankingTeacher
 from recdistill.models.two_tower import TwoTowerStudent
-from tests import small
+from tests.small_models import (
+    FEW_ITEMS,
+    HISTORY,
+    build_batch,
+    build_catalogue,
+    build_schema,
+    shuffled_weights,
+    with_query,
+)
 
-BATCH = small.batch()
+BATCH = build_batch()
 SHARED = np.array([3, 0, 9, 5], "int32")
 
 
 def affinity(seed=0):
     rng = np.random.default_rng(seed)
-    matrix = scipy.sparse.csr_array((rng.random((20, len(small.ITEMS))) < 0.4) * 1.0)
-    layer = Affinity(len(small.ITEMS), decay=0.8, floor=0.1)
+    matrix = scipy.sparse.csr_array((rng.random((20, len(FEW_ITEMS))) < 0.4) * 1.0)
+    layer = Affinity(len(FEW_ITEMS), decay=0.8, floor=0.1)
     layer.build()
     layer.set_weights([fit_inverse(matrix, l2=2.0)])
     return layer
@@ -30,10 +38,10 @@ def build(schema=None, affinities="affinity", batch=BATCH, **settings):
     settings = {"dim": 6, "attention_length": 8, **settings}
     settings = {"decays": (0.5, 0.9), **settings}
     pairs = {"affinity": affinity()} if affinities else {}
-    schema = schema or small.schema()
-    teacher = RankingTeacher(schema, small.catalogue(), pairs, **settings)
+    schema = schema or build_schema()
+    teacher = RankingTeacher(schema, build_catalogue(), pairs, **settings)
     teacher(batch)
-    return small.shuffled_weights(teacher)
+    return shuffled_weights(teacher)
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +85,15 @@ def test_a_score_does_not_depend_on_the_other_queries(teacher):
 
 
 def test_more_padding_of_the_history_changes_nothing(teacher):
-    more = small.HISTORY + 3
-    long = build(small.schema(more), batch=small.batch(length=more))
+    more = HISTORY + 3
+    long = build(build_schema(more), batch=build_batch(length=more))
     for source, target in zip(teacher.variables, long.variables, strict=True):
         value = np.asarray(source.numpy())
         if source.path.endswith("log_weights"):
             value = np.pad(value, [(0, 0), (0, 3)], constant_values=2.0)
         target.assign(value)
     history = np.pad(BATCH["query"]["history"], [(0, 0), (0, 3)])
-    assert_close(long(small.with_query(BATCH, history=history)), teacher(BATCH))
+    assert_close(long(with_query(BATCH, history=history)), teacher(BATCH))
 
 
 def test_the_embedding_of_padding_changes_nothing():
@@ -128,8 +136,8 @@ def test_a_state_does_not_depend_on_newer_items(teacher):
 
 @pytest.mark.parametrize("blocks", [0, 1, 2])
 def test_scores_and_gradients_are_finite_for_an_empty_history(blocks):
-    history = np.zeros((4, small.HISTORY), "int32")
-    batch = small.with_query(BATCH, history=history)
+    history = np.zeros((4, HISTORY), "int32")
+    batch = with_query(BATCH, history=history)
     teacher = build(blocks=blocks)
     assert np.isfinite(teacher(batch)).all()
     with tf.GradientTape() as tape:
@@ -161,7 +169,7 @@ def test_pair_features_are_read():
 def test_pair_features_leave_the_training_row_of_the_batch_out(teacher):
     training_row = np.array([[2, 3, 4, 5]] * 4, "int32")
     history = BATCH["query"]["history"]
-    items = small.catalogue()["item_id"][BATCH["candidate_index"]]
+    items = build_catalogue()["item_id"][BATCH["candidate_index"]]
     got = teacher._pair_features({**BATCH, "training_row": training_row})
     want = affinity()(history, items, training_row).numpy()
     assert_close(got[0][..., 0], want)
@@ -170,20 +178,20 @@ def test_pair_features_leave_the_training_row_of_the_batch_out(teacher):
     assert np.abs(with_row - teacher(BATCH)).max() > 0.01
 
 
-@pytest.mark.parametrize("feature", ["user_id", "age", "dwell", "history"])
+@pytest.mark.parametrize("feature", ["user_id", "Age", "dwell", "history"])
 def test_every_query_feature_is_read(teacher, feature):
-    other = small.batch(seed=5)["query"][feature]
-    changed = teacher(small.with_query(BATCH, **{feature: other}))
+    other = build_batch(seed=5)["query"][feature]
+    changed = teacher(with_query(BATCH, **{feature: other}))
     assert np.abs(changed - teacher(BATCH)).max() > 0.01
 
 
 @pytest.mark.parametrize("feature", ["item_id", "genres", "clicks"])
 def test_every_candidate_feature_is_read(teacher, feature):
-    catalogue = small.catalogue()
+    catalogue = build_catalogue()
     catalogue[feature] = catalogue[feature][::-1]
     pairs = {"affinity": affinity()}
     other = RankingTeacher(
-        small.schema(),
+        build_schema(),
         catalogue,
         pairs,
         dim=6,
@@ -195,11 +203,11 @@ def test_every_candidate_feature_is_read(teacher, feature):
     assert np.abs(other(BATCH) - teacher(BATCH)).max() > 0.01
 
 
-@pytest.mark.parametrize("query", [("user_id",), ("age", "dwell"), ("history",)])
+@pytest.mark.parametrize("query", [("user_id",), ("Age", "dwell"), ("history",)])
 @pytest.mark.parametrize("index", [SHARED, BATCH["candidate_index"]])
 def test_any_query_feature_is_enough(query, index):
     batch = {**BATCH, "candidate_index": index}
-    teacher = build(small.schema(query=query), affinities=None, batch=batch)
+    teacher = build(build_schema(query=query), affinities=None, batch=batch)
     scores = teacher(batch).numpy()
     assert scores.shape == (4, index.shape[-1])
     assert np.isfinite(scores).all() and scores.std() > 0.01
@@ -219,9 +227,9 @@ def test_the_score_is_a_dot_product_a_bias_and_weighted_pair_features(teacher, i
     assert_close(teacher(batch), want)
 
 
-@pytest.mark.parametrize("query", [("history", "age"), ("age",)])
+@pytest.mark.parametrize("query", [("history", "Age"), ("Age",)])
 def test_every_trainable_weight_has_a_gradient(query):
-    teacher = build(small.schema(query=query), affinities=None)
+    teacher = build(build_schema(query=query), affinities=None)
     batch = tf.nest.map_structure(tf.constant, BATCH)
     with tf.GradientTape() as tape:
         loss = tf.reduce_mean(teacher(batch, training=True) ** 2)
@@ -237,12 +245,12 @@ def test_dropout_is_active_in_training_only():
 
 
 def test_invalid_settings_are_refused():
-    schema = small.schema()
+    schema = build_schema()
     with pytest.raises(ValueError, match=r"multiple of `heads`.*dim=6, heads=4"):
         RankingTeacher(schema, {}, dim=6, heads=4)
     with pytest.raises(ValueError, match="must have a query feature"):
         RankingTeacher(Schema([], schema.candidate, {}, "item_id"), {})
-    without = small.schema(query=["user_id"])
+    without = build_schema(query=["user_id"])
     with pytest.raises(ValueError, match=r"must have a history .*\['affinity'\]"):
         RankingTeacher(without, {}, {"affinity": affinity()})
 
@@ -251,7 +259,7 @@ def test_loaded_weights_give_the_same_scores(tmp_path):
     teacher, other = build(), build()
     path = tmp_path / "teacher.weights.h5"
     teacher.save_weights(path)
-    small.shuffled_weights(other, seed=8)
+    shuffled_weights(other, seed=8)
     other.affinities[0].set_weights(affinity(seed=2).get_weights())
     assert np.abs(other(BATCH) - teacher(BATCH)).max() > 0.01
     other.load_weights(path)
@@ -276,10 +284,10 @@ def test_scores_are_the_same_inside_a_tf_function(teacher):
 
 def lists_labelled_by_affinity(layer):
     """A list of all items for each item as history; relevant where the affinity > 0."""
-    items = np.arange(len(small.ITEMS), dtype="int32")
-    history = np.zeros((len(items), small.HISTORY), "int32")
+    items = np.arange(len(FEW_ITEMS), dtype="int32")
+    history = np.zeros((len(items), HISTORY), "int32")
     history[:, 0] = items + FIRST
-    query = {k: np.zeros_like(v) for k, v in small.batch(9)["query"].items()}
+    query = {k: np.zeros_like(v) for k, v in build_batch(9)["query"].items()}
     batch = {"query": {**query, "history": history}, "candidate_index": items}
     labels = layer(history, items + FIRST).numpy() > 0
     return tf.nest.map_structure(tf.constant, batch), labels
@@ -309,7 +317,7 @@ def trained_error(model, batch, labels, steps):
 
 def test_with_pair_features_it_learns_what_two_towers_of_its_width_cannot():
     keras.utils.set_random_seed(4)
-    schema, catalogue = small.schema(), small.catalogue()
+    schema, catalogue = build_schema(), build_catalogue()
     layer = affinity()
     teacher = RankingTeacher(
         schema, catalogue, {"affinity": layer}, dim=2, heads=1, dropout=0.0

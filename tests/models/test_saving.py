@@ -13,15 +13,21 @@ import tensorflow as tf
 from recdistill import Distiller, losses
 from recdistill.models import LinearTeacher, RankingTeacher, TwoTowers, TwoTowerStudent
 from recdistill.models.linear import Affinity, fit_inverse
-from tests import small
+from tests.small_models import (
+    FEW_ITEMS,
+    build_batch,
+    build_catalogue,
+    build_schema,
+    shuffled_weights,
+)
 
-BATCH = small.batch()
+BATCH = build_batch()
 
 
 def affinity():
     rng = np.random.default_rng(0)
-    matrix = scipy.sparse.csr_array((rng.random((20, len(small.ITEMS))) < 0.4) * 1.0)
-    layer = Affinity(len(small.ITEMS), decay=0.8, floor=0.1)
+    matrix = scipy.sparse.csr_array((rng.random((20, len(FEW_ITEMS))) < 0.4) * 1.0)
+    layer = Affinity(len(FEW_ITEMS), decay=0.8, floor=0.1)
     layer.build()
     layer.set_weights([fit_inverse(matrix, l2=2.0)])
     return layer
@@ -29,29 +35,29 @@ def affinity():
 
 def student(**settings):
     settings = {"dim": 6, "embedding_dim": 4, "hidden": (5, 3), **settings}
-    return TwoTowerStudent(small.schema(), small.catalogue(), **settings)
+    return TwoTowerStudent(build_schema(), build_catalogue(), **settings)
 
 
 def ranker():
     pairs = {"affinity": affinity()}
     settings = {"dim": 6, "attention_length": 4, "decays": (0.5, 0.9), "blocks": 2}
-    return RankingTeacher(small.schema(), small.catalogue(), pairs, **settings)
+    return RankingTeacher(build_schema(), build_catalogue(), pairs, **settings)
 
 
 def linear():
-    return LinearTeacher(affinity(), small.catalogue()["item_id"])
+    return LinearTeacher(affinity(), build_catalogue()["item_id"])
 
 
 def own_towers():
     user = keras.Input((), name="user_id", dtype="int32")
-    age = keras.Input((2,), name="age")
+    age = keras.Input((2,), name="Age")
     vector = keras.layers.Embedding(5, 3)(user)
     query = keras.layers.Dense(4)(keras.layers.Concatenate()([vector, age]))
     item = keras.Input((), name="item_id", dtype="int32")
     candidate = keras.layers.Embedding(11, 4)(item)
     return TwoTowers(
-        small.schema(),
-        small.catalogue(),
+        build_schema(),
+        build_catalogue(),
         keras.Model([user, age], query),
         keras.Model([item], candidate),
         l2=0.5,
@@ -80,7 +86,7 @@ class Bag(keras.layers.Layer):
 
 def own_layers():
     towers = Bag("history"), Bag("genres")
-    return TwoTowers(small.schema(), small.catalogue(), *towers)
+    return TwoTowers(build_schema(), build_catalogue(), *towers)
 
 
 MODELS = [student, ranker, linear, own_towers, own_layers]
@@ -90,7 +96,7 @@ def with_weights(build):
     """A model whose weights all matter."""
     model = build()
     model(BATCH)
-    return small.shuffled_weights(model)
+    return shuffled_weights(model)
 
 
 def reloaded(model, folder):
@@ -135,7 +141,7 @@ class TestEveryModel:
         model, other = with_weights(build), build()
         other(BATCH)
         model.save_weights(tmp_path / "model.weights.h5")
-        small.shuffled_weights(other, seed=9)
+        shuffled_weights(other, seed=9)
         other.load_weights(tmp_path / "model.weights.h5")
         np.testing.assert_array_equal(other(BATCH), model(BATCH))
 
@@ -170,7 +176,7 @@ def test_a_student_does_not_keep_features_that_are_teacher_only(tmp_path):
     model = with_weights(student)
     assert "clicks" not in model.candidate_table._features
     config = model.get_config()["schema"]["config"]
-    assert list(config["query"]) == ["user_id", "age"]
+    assert list(config["query"]) == ["user_id", "Age"]
     assert list(config["candidate"]) == ["item_id", "genres"]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recdistill.models.tower_layers import HistoryPooling, Tower
-from tests import small
+from tests.small_models import HISTORY, build_batch, shuffled_weights
 
 
 def test_history_pooling_by_hand():
@@ -47,10 +47,10 @@ def reference_pooling(history, vectors, log_weights):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_history_pooling_matches_its_definition(seed):
-    pooling = HistoryPooling(11, 3, small.HISTORY, decays=(0.7, 0.97))
+    pooling = HistoryPooling(11, 3, HISTORY, decays=(0.7, 0.97))
     pooling.build()
-    small.shuffled_weights(pooling, seed)
-    history = small.batch(6, seed=seed)["query"]["history"]
+    shuffled_weights(pooling, seed)
+    history = build_batch(6, seed=seed)["query"]["history"]
     vectors = pooling.items.get_weights()[0].astype("float64")
     want = reference_pooling(history, vectors, pooling.log_weights.numpy())
     np.testing.assert_allclose(pooling(history), want, rtol=1e-5, atol=1e-6)
@@ -60,7 +60,7 @@ def test_a_tower_is_its_linear_path_plus_its_hidden_layers():
     tower = Tower(2, hidden=(3,))
     rows = np.array([[1.0, -2.0], [0.5, 4.0]], "float32")
     tower(rows)
-    small.shuffled_weights(tower)
+    shuffled_weights(tower)
     linear = rows @ tower.linear.kernel.numpy() + tower.linear.bias.numpy()
     (layer,) = tower.layers
     hidden = np.maximum(rows @ layer.kernel.numpy() + layer.bias.numpy(), 0.0)
@@ -71,7 +71,7 @@ def test_a_tower_is_its_linear_path_plus_its_hidden_layers():
 def test_layers_are_restored_from_their_config():
     for layer, rows in (
         (Tower(3, hidden=(4,), dropout=0.1), np.ones((2, 5), "float32")),
-        (HistoryPooling(11, 3, 5, (0.5, 0.9)), small.batch()["query"]["history"]),
+        (HistoryPooling(11, 3, 5, (0.5, 0.9)), build_batch()["query"]["history"]),
     ):
         layer(rows)
         config = keras.saving.serialize_keras_object(layer)

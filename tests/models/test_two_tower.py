@@ -12,9 +12,16 @@ from recdistill.models.two_tower import (
     TwoTowerStudent,
     listed_products,
 )
-from tests import small
+from tests.small_models import (
+    HISTORY,
+    build_batch,
+    build_catalogue,
+    build_schema,
+    shuffled_weights,
+    with_query,
+)
 
-BATCH = small.batch()
+BATCH = build_batch()
 SHARED = np.array([3, 0, 9, 5], "int32")
 
 
@@ -30,9 +37,9 @@ class Spy(TwoTowerStudent):
 
 def build(schema=None, cls=TwoTowerStudent, batch=BATCH, **settings):
     settings = {"dim": 6, "embedding_dim": 4, "hidden": (5,), **settings}
-    student = cls(schema or small.schema(), small.catalogue(), **settings)
+    student = cls(schema or build_schema(), build_catalogue(), **settings)
     student(batch)
-    return small.shuffled_weights(student)
+    return shuffled_weights(student)
 
 
 def per_list(index):
@@ -68,7 +75,7 @@ def test_each_distinct_candidate_is_encoded_once(index, distinct):
 def test_the_score_is_the_dot_product_of_the_embeddings(hidden, popularity_bias):
     student = build(hidden=hidden, popularity_bias=popularity_bias)
     queries = student.encode_query(BATCH["query"]).numpy().astype("float64")
-    candidates = student.encode_candidates(small.catalogue()).numpy()
+    candidates = student.encode_candidates(build_catalogue()).numpy()
     assert queries.shape == (4, 6) and candidates.shape == (10, 6)
     index = BATCH["candidate_index"]
     want = [
@@ -118,15 +125,15 @@ def test_padding_of_the_history_changes_nothing():
 
 
 def test_more_padding_of_the_history_changes_nothing():
-    more = small.HISTORY + 3
-    short, long = build(), build(small.schema(more), batch=small.batch(length=more))
+    more = HISTORY + 3
+    short, long = build(), build(build_schema(more), batch=build_batch(length=more))
     for source, target in zip(short.variables, long.variables, strict=True):
         value = np.asarray(source.numpy())
         if source.path.endswith("log_weights"):
             value = np.pad(value, [(0, 0), (0, 3)], constant_values=2.0)
         target.assign(value)
     history = np.pad(BATCH["query"]["history"], [(0, 0), (0, 3)])
-    got = long(small.with_query(BATCH, history=history))
+    got = long(with_query(BATCH, history=history))
     np.testing.assert_allclose(got, short(BATCH), rtol=1e-5, atol=1e-6)
 
 
@@ -153,7 +160,7 @@ def test_the_penalty_is_the_mean_square_of_the_distinct_embeddings(index):
     student = build(l2=0.3)
     student({**BATCH, "candidate_index": index})
     queries = student.encode_query(BATCH["query"]).numpy()
-    rows = {name: value[SHARED] for name, value in small.catalogue().items()}
+    rows = {name: value[SHARED] for name, value in build_catalogue().items()}
     candidates = student.encode_candidates(rows).numpy()
     want = 0.3 * (queries**2).mean() + 0.3 * (candidates**2).mean()
     np.testing.assert_allclose(sum(student.losses), want, rtol=1e-5)
@@ -163,20 +170,20 @@ def test_the_penalty_is_the_mean_square_of_the_distinct_embeddings(index):
 def test_privileged_features_are_never_read():
     student = build()
     want = student(BATCH).numpy()
-    other = small.with_query(BATCH, dwell=np.full((4, 2), np.nan, "float32"))
+    other = with_query(BATCH, dwell=np.full((4, 2), np.nan, "float32"))
     np.testing.assert_array_equal(student(other), want)
     query = {k: v for k, v in BATCH["query"].items() if k != "dwell"}
     np.testing.assert_array_equal(student({**BATCH, "query": query}), want)
-    catalogue = {k: v for k, v in small.catalogue().items() if k != "clicks"}
-    blind = TwoTowerStudent(small.schema(), catalogue, 6, 4, (5,))
+    catalogue = {k: v for k, v in build_catalogue().items() if k != "clicks"}
+    blind = TwoTowerStudent(build_schema(), catalogue, 6, 4, (5,))
     blind(BATCH)
     blind.set_weights(student.get_weights())
     np.testing.assert_array_equal(blind(BATCH), want)
 
 
-@pytest.mark.parametrize("query", [("history",), ("user_id",), ("age", "dwell")])
+@pytest.mark.parametrize("query", [("history",), ("user_id",), ("Age", "dwell")])
 def test_any_query_feature_is_enough(query):
-    student = build(small.schema(query=query))
+    student = build(build_schema(query=query))
     assert (student.history_pooling is not None) == ("history" in query)
     scores = student(BATCH).numpy()
     assert np.isfinite(scores).all() and scores.std() > 0.01
@@ -184,7 +191,7 @@ def test_any_query_feature_is_enough(query):
 
 def test_an_unknown_item_has_the_embedding_of_index_1():
     student = build()
-    rows = {k: v[[9, 0]] for k, v in small.catalogue().items()}
+    rows = {k: v[[9, 0]] for k, v in build_catalogue().items()}
     rows["genres"] = rows["genres"][[0, 0]]
     rows["item_id"] = np.array([1, 2], "int32")
     unknown, known = student.encode_candidates(rows).numpy()
@@ -198,7 +205,7 @@ def test_an_unknown_item_has_the_embedding_of_index_1():
 
 def test_scores_are_finite_for_empty_histories_and_unknown_items():
     history = np.array([[0] * 5, [1] * 5, [1, 0, 0, 0, 0], [2, 1, 0, 0, 0]], "int32")
-    given = small.with_query(BATCH, history=history, user_id=np.array([0, 1, 1, 0]))
+    given = with_query(BATCH, history=history, user_id=np.array([0, 1, 1, 0]))
     assert np.isfinite(build()(given)).all()
 
 
@@ -206,29 +213,29 @@ def test_scores_are_finite_for_empty_histories_and_unknown_items():
 def test_a_dim_too_small_for_the_bias_is_refused(dim, bias, least):
     match = f"`dim` must be at least {least}. Received: dim={dim}"
     with pytest.raises(ValueError, match=match):
-        TwoTowerStudent(small.schema(), {}, dim=dim, popularity_bias=bias)
+        TwoTowerStudent(build_schema(), {}, dim=dim, popularity_bias=bias)
 
 
 def test_a_schema_without_features_for_a_tower_is_refused():
-    hidden = [e for e in small.schema().query if e.spec.teacher_only]
+    hidden = [e for e in build_schema().query if e.spec.teacher_only]
     with pytest.raises(ValueError, match=r"must have a query feature. Received: none"):
-        TwoTowerStudent(Schema(hidden, small.schema().candidate, {}, "item_id"), {})
+        TwoTowerStudent(Schema(hidden, build_schema().candidate, {}, "item_id"), {})
     with pytest.raises(ValueError, match="must have a candidate feature"):
-        TwoTowerStudent(Schema(small.schema().query, hidden, {}, "item_id"), {})
+        TwoTowerStudent(Schema(build_schema().query, hidden, {}, "item_id"), {})
 
 
 def test_loaded_weights_give_the_same_scores(tmp_path):
     student, other = build(), build(Schema(*_sides(), {}, "item_id"))
     path = tmp_path / "student.weights.h5"
     student.save_weights(path)
-    small.shuffled_weights(other, seed=8)
+    shuffled_weights(other, seed=8)
     assert np.abs(other(BATCH) - student(BATCH)).max() > 0.01
     other.load_weights(path)
     np.testing.assert_array_equal(other(BATCH), student(BATCH))
 
 
 def _sides():
-    schema = small.schema()
+    schema = build_schema()
     return schema.query, schema.candidate
 
 
@@ -248,7 +255,7 @@ def test_every_weight_is_trained():
 
 
 class TestTwoTowers:
-    def inputs(self, name="age", width=2):
+    def inputs(self, name="Age", width=2):
         return keras.Input((width,), name=name)
 
     def functional(self, source, dim=3):
@@ -256,7 +263,7 @@ class TestTwoTowers:
 
     def build(self, query_tower, candidate_tower, **settings):
         return TwoTowers(
-            small.schema(), small.catalogue(), query_tower, candidate_tower, **settings
+            build_schema(), build_catalogue(), query_tower, candidate_tower, **settings
         )
 
     def genres(self):
@@ -268,14 +275,14 @@ class TestTwoTowers:
     def test_the_score_is_the_dot_product_of_what_the_towers_return(self, index):
         query_tower, candidate_tower = self.functional(self.inputs()), self.genres()
         model = self.build(query_tower, candidate_tower)
-        queries = query_tower(BATCH["query"]["age"]).numpy()
-        table = candidate_tower([small.catalogue()["genres"]]).numpy()
+        queries = query_tower(BATCH["query"]["Age"]).numpy()
+        table = candidate_tower([build_catalogue()["genres"]]).numpy()
         each = np.broadcast_to(table[index], (4, index.shape[-1], 3))
         want = np.einsum("bd,bld->bl", queries, each)
         got = model({**BATCH, "candidate_index": index})
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(model.encode_query(BATCH["query"]), queries)
-        np.testing.assert_array_equal(model.encode_candidates(small.catalogue()), table)
+        np.testing.assert_array_equal(model.encode_candidates(build_catalogue()), table)
 
     def test_a_layer_receives_the_features_that_a_student_may_read(self):
         seen = {}
@@ -286,7 +293,7 @@ class TestTwoTowers:
                 return tf.ones((len(next(iter(features.values()))), 2))
 
         self.build(Remember(name="query"), Remember(name="candidate"))(BATCH)
-        assert seen["query"] == ["age", "history", "user_id"]
+        assert seen["query"] == ["Age", "history", "user_id"]
         assert seen["candidate"] == ["genres", "item_id"]
 
     def test_dropout_of_both_towers_is_active_in_training_only(self):
@@ -303,7 +310,7 @@ class TestTwoTowers:
         model = self.build(self.functional(self.inputs()), self.genres(), l2=0.3)
         model({**BATCH, "candidate_index": SHARED})
         queries = model.encode_query(BATCH["query"]).numpy()
-        rows = {name: value[SHARED] for name, value in small.catalogue().items()}
+        rows = {name: value[SHARED] for name, value in build_catalogue().items()}
         candidates = model.encode_candidates(rows).numpy()
         want = 0.3 * (queries**2).mean() + 0.3 * (candidates**2).mean()
         np.testing.assert_allclose(sum(model.losses), want, rtol=1e-5)
@@ -320,7 +327,7 @@ class TestTwoTowers:
     @pytest.mark.parametrize("name", ["dwell", "price"])
     def test_an_input_that_a_student_may_not_read_is_refused(self, name):
         tower = self.functional(self.inputs(name))
-        match = f"`query_tower` must be .*: age, history, user_id. Received: {name}"
+        match = f"`query_tower` must be .*: Age, history, user_id. Received: {name}"
         with pytest.raises(ValueError, match=match):
             self.build(tower, self.genres())
 

@@ -20,7 +20,7 @@ from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline import score_writing, training, workspace
 from recdistill.pipeline.steps.evaluate import Evaluate
-from tests import tiny
+from tests import small_pipelines
 
 AFTER, BEFORE = True, False
 POINTS = [
@@ -65,7 +65,7 @@ def attempt(point, arguments):
 
 
 if __name__ == "__main__":
-    score_writing.FILE_LISTS = tiny.FILE_LISTS
+    score_writing.FILE_LISTS = small_pipelines.FILE_LISTS
     codes = [attempt(point, sys.argv[1:]) for point in POINTS]
     print(json.dumps(codes), flush=True)
     sys.exit(attempt(None, sys.argv[1:]))

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from recdistill.pipeline.preparation import prepare
 from recdistill.pipeline.prepared_data import Prepared
-from tests import tiny
+from tests import small_pipelines
 
 SPLITS = ("train", "valid", "test")
 LENGTH = 3
@@ -18,7 +18,9 @@ LENGTH = 3
 def run(data, folder, **settings):
     """The prepared data and the record."""
     folder.mkdir()
-    record = prepare(data, tiny.config(**settings), folder, tiny.quiet)
+    record = prepare(
+        data, small_pipelines.config(**settings), folder, small_pipelines.quiet
+    )
     assert json.loads(json.dumps(record)) == record
     return Prepared(folder), record
 
@@ -69,7 +71,7 @@ def rich(log, *, extra_items=(), device=None, hour=None, relevance=None):
     )
     jobs = [None, "cook", "", "nurse"]
     tags = [[], ["new"], ["new", "old"], ["rare"]]
-    return tiny.dataset(
+    return small_pipelines.dataset(
         interactions,
         items=pa.table(
             {

@@ -7,7 +7,7 @@ import pytest
 from recdistill.pipeline import partitions
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.score_writing import ScoreWriter
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
 
 ITEMS = 14
@@ -18,7 +18,7 @@ def prepare_small(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitions, "PARTITION_ROWS", 100)
         log = random_log(3, rows=400, users=25, items=ITEMS, moments=60)
-        prepared, _ = run(tiny.dataset(log), folder)
+        prepared, _ = run(small_pipelines.dataset(log), folder)
     assert len(prepared.shards("train")) == 4
     assert prepared.catalogue_size == ITEMS
     return prepared
@@ -34,7 +34,9 @@ def taste(x):
 def write(prepared, folder, score=taste, *, training_rows=False, seed=1, **lists):
     folder.mkdir(exist_ok=True)
     settings = ListsConfig(**{"size": "sampled", "teacher_top": 3, "tail": 4, **lists})
-    writer = ScoreWriter(score, prepared, settings, seed, tiny.quiet, training_rows)
+    writer = ScoreWriter(
+        score, prepared, settings, seed, small_pipelines.quiet, training_rows
+    )
     return writer.write(folder)
 
 

@@ -5,7 +5,7 @@ import pytest
 from recdistill.errors import DataError
 from recdistill.pipeline.config import DatasetConfig
 from recdistill.pipeline.dataset_loading import load_dataset
-from tests import tiny
+from tests import small_pipelines
 
 
 class TestLoadDataset:
@@ -17,14 +17,14 @@ class TestLoadDataset:
         self.write(tmp_path)
         columns = {"query": "who", "item": "what", "time": "when"}
         settings = DatasetConfig(reader="tables", path=tmp_path, columns=columns)
-        data = load_dataset(settings, tiny.quiet)
+        data = load_dataset(settings, small_pipelines.quiet)
         assert data.columns.query == "who"
         assert sum(batch.num_rows for batch in data.interactions()) == 9
 
     def test_a_folder_that_is_not_there_is_an_error(self, tmp_path):
         settings = DatasetConfig(reader="recbole", path=tmp_path / "no")
         with pytest.raises(DataError, match="no"):
-            load_dataset(settings, tiny.quiet)
+            load_dataset(settings, small_pipelines.quiet)
 
     def test_a_download_is_reported_and_read_from_where_it_went(
         self, tmp_path, monkeypatch

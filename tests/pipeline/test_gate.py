@@ -16,7 +16,7 @@ from recdistill.pipeline.gate import (
     enter,
 )
 from recdistill.pipeline.workspace import Artefact
-from tests import tiny
+from tests import small_pipelines
 
 SOUND = Faults(lists=20, constant=0, not_finite=0)
 
@@ -188,7 +188,9 @@ class TestFaults:
     def test_faults_stop_the_run_before_scoring(self):
         def check(faults, trained_on, mode):
             teacher = Artefact(Path(), "", {"faults": vars(faults)}, reused=True)
-            check_usable(tiny.config(distill={"gate": mode}), teacher, trained_on)
+            check_usable(
+                small_pipelines.config(distill={"gate": mode}), teacher, trained_on
+            )
 
         constant = Faults(lists=20, constant=20, not_finite=0)
         with pytest.raises(GateError, match=r"20 of 20 .* --set distill\.gate=warn"):

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from recdistill.pipeline.steps import STEPS
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.tiny_runs import artefact_names, go, made, report_of, weights
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def killed(tmp_path_factory):
     """The tiny pipeline in another folder, killed once in every step."""
     folder = tmp_path_factory.mktemp("killed")
     root = Path(__file__).parents[2]
-    arguments = [str(tiny.write_config(folder))]
-    for place in tiny.places(folder):
+    arguments = [str(small_pipelines.write_config(folder))]
+    for place in small_pipelines.places(folder):
         arguments += ["--set", place]
     script = Path(__file__).with_name("killed_runs.py")
     process = subprocess.run(

@@ -8,16 +8,16 @@ from recdistill.evaluation.latency import stopwatch as latency
 from recdistill.pipeline import model_timing
 from recdistill.pipeline.latency_comparison import time_side_by_side
 from recdistill.pipeline.runner import Pipeline
-from tests import tiny
+from tests import small_pipelines
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 @pytest.fixture(scope="module")
 def pair(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("beside")
     shutil.copytree(tiny_run.folder, folder, dirs_exist_ok=True)
-    pipeline = Pipeline(tiny.load(folder))
+    pipeline = Pipeline(small_pipelines.load(folder))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             model_timing,

@@ -6,7 +6,7 @@ import pytest
 from recdistill.pipeline import model_comparison, validation
 from recdistill.pipeline.model_comparison import rank_test_lists
 from recdistill.pipeline.scorers import popularity_scorer
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
 
@@ -30,7 +30,7 @@ def prepared(tmp_path_factory):
         (user, "nowhere" if time == 39 else item, time) for user, item, time in log
     ]
     folder = tmp_path_factory.mktemp("prepared") / "p"
-    prepared, record = run(tiny.dataset(log), folder)
+    prepared, record = run(small_pipelines.dataset(log), folder)
     assert record["unreachable"]["test"] > 0
     assert "nowhere" not in prepared.items["item_id"].to_pylist()
     return prepared
@@ -92,4 +92,4 @@ def test_nan_scores_are_an_error_that_names_the_model(prepared):
 
     scorers = {"teacher": broken, "distilled": broken}
     with pytest.raises(ValueError, match="Received"):
-        rank_test_lists(scorers, prepared, ["mrr"], tiny.quiet)
+        rank_test_lists(scorers, prepared, ["mrr"], small_pipelines.quiet)

@@ -11,10 +11,10 @@ from recdistill.export import publishing
 from recdistill.pipeline.config import StudentConfig
 from recdistill.pipeline.model_building import build_student, load_student
 from recdistill.pipeline.prepared_data import Prepared
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of, weights
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 def student(function="build", module="tests.pipeline.own_towers", **keys):
@@ -43,12 +43,12 @@ def test_own_towers_go_through_all_steps(copied):
 
 
 def test_the_export_of_own_towers_scores_as_the_student_does(copied, monkeypatch):
-    monkeypatch.setattr(publishing, "check_parity", tiny.no_parity_check)
+    monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
     done = go(copied, student(), until="export")
     loaded = tf.saved_model.load(done["export"].record["path"])
     prepared = Prepared(done["prepare"].path)
     raw = {k: tf.constant(v) for k, v in prepared.raw_queries(3).items()}
-    config = tiny.load(copied, student()).student
+    config = small_pipelines.load(copied, student()).student
     live = load_student(config, prepared, done["distill"].path)
     signature = loaded.signatures["encode_query"]
     inputs = {k: raw[k] for k in signature.structured_input_signature[1]}
@@ -75,7 +75,7 @@ def test_a_changed_factory_trains_again_and_an_unchanged_one_does_not(
 
 
 class TestErrors:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def prepared(self, tiny_run):
         return Prepared(tiny_run.artefacts["prepare"].path)
 
@@ -85,7 +85,7 @@ class TestErrors:
             ("one_tower", "must return a query tower and a candidate tower"),
             ("different_widths", "5"),
             ("unknown_feature", "mood"),
-            ("nothing", "must be a function of its module"),
+            ("nothing", "must be a function in its module"),
         ],
     )
     def test_towers_that_do_not_fit_are_a_config_error(self, prepared, function, said):
@@ -96,7 +96,7 @@ class TestErrors:
 
     def test_settings_of_the_built_in_towers_are_an_error(self, tmp_path):
         with pytest.raises(ConfigError, match="`dim` is a setting of the built-in"):
-            tiny.load(tmp_path, student(dim=8))
+            small_pipelines.load(tmp_path, student(dim=8))
 
     def test_the_penalty_on_embeddings_applies_to_own_towers(self, tmp_path):
-        assert tiny.load(tmp_path, student(l2=0.1)).student.l2 == 0.1
+        assert small_pipelines.load(tmp_path, student(l2=0.1)).student.l2 == 0.1

@@ -8,22 +8,22 @@ from recdistill.data import synthetic
 from recdistill.errors import DataError
 from recdistill.pipeline import partitions
 from recdistill.pipeline.config import SplitConfig
-from recdistill.pipeline.partitions import TEST, TRAIN, VALID, Partitions
-from tests import tiny
+from recdistill.pipeline.partitions import ROW, TEST, TRAIN, VALID, Partitions
+from tests import small_pipelines
 
 
 def deal(data, folder, **split):
     folder.mkdir(exist_ok=True)
     for leftover in folder.iterdir():
         leftover.unlink()
-    return Partitions(data, SplitConfig(**split), folder, tiny.quiet)
+    return Partitions(data, SplitConfig(**split), folder, small_pipelines.quiet)
 
 
 def by_row(parts):
     """For each row of the source: query, item, time, split, and how much is earlier."""
     rows = {}
     for part in parts:
-        columns = part.table.select(["row", "user_id", "item_id", "timestamp"])
+        columns = part.table.select([ROW, "user_id", "item_id", "timestamp"])
         known = part.first_of_moment - part.first_of_query
         values = zip(*columns.to_pydict().values(), part.split, known, strict=True)
         rows |= {row: tuple(rest) for row, *rest in values}
@@ -49,7 +49,7 @@ def history(user, *times):
     ],
 )
 def test_the_last_share_of_each_query_is_held_out(tmp_path, rows, shares, parts):
-    data = tiny.dataset(history("ann", *range(rows)))
+    data = small_pipelines.dataset(history("ann", *range(rows)))
     (part,) = deal(data, tmp_path / "p", valid=shares[0], test=shares[1])
     train, valid, test = parts
     expected = [TRAIN] * train + [VALID] * valid + [TEST] * test
@@ -57,7 +57,7 @@ def test_the_last_share_of_each_query_is_held_out(tmp_path, rows, shares, parts)
 
 
 def test_rows_are_sorted_by_query_and_time_and_ties_keep_their_order(tmp_path):
-    data = tiny.dataset(
+    data = small_pipelines.dataset(
         [
             ("bob", "x", 5),
             ("ann", "x", 9),
@@ -68,14 +68,14 @@ def test_rows_are_sorted_by_query_and_time_and_ties_keep_their_order(tmp_path):
         ]
     )
     (part,) = deal(data, tmp_path / "p")
-    assert part.table["row"].to_pylist() == [2, 4, 1, 5, 0, 3]
+    assert part.table[ROW].to_pylist() == [2, 4, 1, 5, 0, 3]
     assert part.first_of_query.tolist() == [0, 0, 0, 3, 3, 3]
     assert part.first_of_moment.tolist() == [0, 0, 2, 3, 4, 4]
     assert part.split.tolist() == [TRAIN, VALID, TEST, TRAIN, VALID, TEST]
 
 
 def test_a_global_split_cuts_at_moments_that_all_queries_share(tmp_path):
-    data = tiny.dataset(
+    data = small_pipelines.dataset(
         [*history("ann", 0, 1, 2, 3, 4), *history("bob", 5, 6, 7, 8, 9)]
     )
     parts = deal(data, tmp_path / "p", by="global_time", valid=0.2, test=0.1)
@@ -86,7 +86,7 @@ def test_a_global_split_cuts_at_moments_that_all_queries_share(tmp_path):
 def test_a_global_split_never_divides_a_moment(tmp_path):
     rng = np.random.default_rng(4)
     times = rng.integers(0, 25, 400)
-    data = tiny.dataset(
+    data = small_pipelines.dataset(
         [(f"u{k % 9}", f"i{k % 7}", int(time)) for k, time in enumerate(times)]
     )
     parts = deal(data, tmp_path / "p", by="global_time", valid=0.2, test=0.2)
@@ -109,10 +109,10 @@ def test_a_global_split_comes_close_to_the_shares(tmp_path):
 @pytest.mark.parametrize("by", ["query_time", "global_time"])
 def test_the_batches_of_the_stream_do_not_change_the_partitions(tmp_path, by):
     table = pa.Table.from_batches(synthetic(50, 40, 700).interactions())
-    whole = by_row(deal(tiny.dataset(table), tmp_path / "p", by=by))
+    whole = by_row(deal(small_pipelines.dataset(table), tmp_path / "p", by=by))
     assert len(whole) == 700
     for size in (1, 64, 699):
-        data = tiny.dataset(table, batch_rows=size)
+        data = small_pipelines.dataset(table, batch_rows=size)
         assert by_row(deal(data, tmp_path / "p", by=by)) == whole
 
 
@@ -136,7 +136,7 @@ def test_partitions_can_be_read_twice(tmp_path):
 
 def test_no_interactions_are_an_error_that_names_the_data_set(tmp_path):
     with pytest.raises(DataError, match="`memory` has no interactions"):
-        deal(tiny.dataset([]), tmp_path / "p")
+        deal(small_pipelines.dataset([]), tmp_path / "p")
 
 
 def test_progress_is_reported(tmp_path):

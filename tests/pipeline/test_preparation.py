@@ -14,7 +14,7 @@ from recdistill.pipeline.config import load_config
 from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.preparation import prepare
 from recdistill.pipeline.prepared_data import Prepared
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import (
     LENGTH,
     RICH,
@@ -67,7 +67,7 @@ def test_lists_equal_those_of_plain_loops(tmp_path, by, reference, seed):
     log = random_log(seed)
     shares = {"valid": 0.15, "test": 0.2}
     prepared, record = run(
-        tiny.dataset(log), tmp_path / "p", split={"by": by, **shares}
+        small_pipelines.dataset(log), tmp_path / "p", split={"by": by, **shares}
     )
     expected = expected_lists(log, reference(log, **shares))
     catalogue = prepared.items["item_id"].to_pylist()
@@ -97,7 +97,7 @@ def test_lists_equal_those_of_plain_loops(tmp_path, by, reference, seed):
 
 def test_training_rows_are_the_distinct_training_items_of_each_query(tmp_path):
     log = random_log(5)
-    prepared, _ = run(tiny.dataset(log), tmp_path / "p")
+    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
     split = split_by_query(log, 0.1, 0.1)
     vocabulary = prepared.schema.items.vocabulary
     for part in SPLITS:
@@ -115,7 +115,7 @@ def test_training_rows_are_the_distinct_training_items_of_each_query(tmp_path):
 
 def test_popularity_and_vocabulary_count_the_training_part_only(tmp_path):
     log = random_log(6)
-    prepared, record = run(tiny.dataset(log), tmp_path / "p")
+    prepared, record = run(small_pipelines.dataset(log), tmp_path / "p")
     split = split_by_query(log, 0.1, 0.1)
     count = {}
     for row, (_, item, _) in enumerate(log):
@@ -134,7 +134,9 @@ def test_popularity_and_vocabulary_count_the_training_part_only(tmp_path):
 
 def test_per_query_keeps_the_latest_training_lists_of_each_query(tmp_path):
     log = random_log(7)
-    prepared, record = run(tiny.dataset(log), tmp_path / "p", lists={"per_query": 4})
+    prepared, record = run(
+        small_pipelines.dataset(log), tmp_path / "p", lists={"per_query": 4}
+    )
     split = split_by_query(log, 0.1, 0.1)
     kept = set()
     for user in {user for user, _, _ in log}:
@@ -149,9 +151,11 @@ def test_per_query_keeps_the_latest_training_lists_of_each_query(tmp_path):
 
 def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
     log = random_log(8, rows=300, users=40)
-    whole, record = run(tiny.dataset(log), tmp_path / "whole")
+    whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
     monkeypatch.setattr(partitions, "PARTITION_ROWS", 30)
-    parts, same_record = run(tiny.dataset(log, batch_rows=17), tmp_path / "parts")
+    parts, same_record = run(
+        small_pipelines.dataset(log, batch_rows=17), tmp_path / "parts"
+    )
     assert same_record == record
     assert len(parts.shards("train")) > 5
     assert not (parts.folder / "partitions").exists()
@@ -235,7 +239,7 @@ def test_relevance_and_weight_come_from_their_columns(tmp_path):
             "trust": pa.array(np.arange(len(log)) / 2, pa.float32()),
         }
     )
-    data = tiny.dataset(table, relevance="stars", weight="trust")
+    data = small_pipelines.dataset(table, relevance="stars", weight="trust")
     prepared, _ = run(data, tmp_path / "p")
     for split in SPLITS:
         for row, got in rows_of(prepared, split).items():
@@ -248,7 +252,7 @@ def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
     log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
     log[9] = ("u0", "only-tested", 9)
     log[18] = ("u1", "only-validated", 8)
-    prepared, record = run(tiny.dataset(log), tmp_path / "p")
+    prepared, record = run(small_pipelines.dataset(log), tmp_path / "p")
     assert record["unreachable"] == {"train": 0, "valid": 1, "test": 1}
     assert record["items"] == 4
     assert rows_of(prepared, "test")[9]["candidates"] == [-1]
@@ -264,7 +268,7 @@ def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
     log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
     log[9] = ("u0", "only-tested", 9)
     items = pa.table({"item_id": ["only-tested", "i0", "i1", "i2", "i3", "unused"]})
-    prepared, record = run(tiny.dataset(log, items), tmp_path / "p")
+    prepared, record = run(small_pipelines.dataset(log, items), tmp_path / "p")
     assert record["unreachable"]["test"] == 0
     assert record["items"] == 6
     assert rows_of(prepared, "test")[9]["candidates"] == [0]
@@ -278,27 +282,29 @@ def refusal(data, folder, **settings):
 
 
 def test_no_interactions_are_an_error(tmp_path):
-    said = refusal(tiny.dataset([]), tmp_path / "p")
+    said = refusal(small_pipelines.dataset([]), tmp_path / "p")
     assert "`memory` has no interactions" in said
     assert "Point `dataset.path`" in said
 
 
 def test_too_few_lists_are_an_error_that_says_which(tmp_path):
     log = [("u0", f"i{k}", k) for k in range(5)]  # one user: one list is held out
-    said = refusal(tiny.dataset(log), tmp_path / "p")
+    said = refusal(small_pipelines.dataset(log), tmp_path / "p")
     assert "leaves 1 valid list(s); at least two are needed" in said
     assert "change the shares of `split`" in said
 
 
 def test_a_single_item_is_an_error(tmp_path):
     log = [(f"u{u}", "same", k) for u in range(3) for k in range(5)]
-    said = refusal(tiny.dataset(log), tmp_path / "p")
+    said = refusal(small_pipelines.dataset(log), tmp_path / "p")
     assert "has 1 item(s): there is nothing to rank" in said
 
 
 def test_a_split_without_a_training_part_is_an_error(tmp_path):
     log = [(f"u{u}", f"i{u}", 7) for u in range(9)]  # one moment: no earlier part
-    said = refusal(tiny.dataset(log), tmp_path / "p", split={"by": "global_time"})
+    said = refusal(
+        small_pipelines.dataset(log), tmp_path / "p", split={"by": "global_time"}
+    )
     assert "`split`" in said
 
 
@@ -323,7 +329,9 @@ def test_candidates_without_the_items_own_id_are_an_error(tmp_path):
 
 def test_a_query_without_its_row_is_an_error_that_names_it(tmp_path):
     log = random_log(0)
-    data = tiny.dataset(log, queries=pa.table({"user_id": ["u0"], "job": ["cook"]}))
+    data = small_pipelines.dataset(
+        log, queries=pa.table({"user_id": ["u0"], "job": ["cook"]})
+    )
     settings = {"query": {"job": {"kind": "category"}}}
     settings["teacher"] = {"kind": "reference"}
     said = refusal(data, tmp_path / "p", **settings)
@@ -333,7 +341,7 @@ def test_a_query_without_its_row_is_an_error_that_names_it(tmp_path):
 
 def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
     items = pa.table({"item_id": [f"i{k}" for k in range(8)]})
-    said = refusal(tiny.dataset(random_log(0), items), tmp_path / "p")
+    said = refusal(small_pipelines.dataset(random_log(0), items), tmp_path / "p")
     assert "Table `items` lacks 1 item(s) of the training part, such as 'i8'" in said
     assert "Add a row for each, or drop its interactions" in said
 
@@ -354,8 +362,10 @@ def test_a_feature_whose_sets_are_all_empty_can_be_read_back(tmp_path):
     log = random_log(1)
     users = [f"u{k}" for k in range(6)]
     likes = pa.array([[]] * 6, pa.list_(pa.string()))
-    data = tiny.dataset(log, queries=pa.table({"user_id": users, "likes": likes}))
-    query = {**tiny.HISTORY, "likes": {"kind": "categories"}}
+    data = small_pipelines.dataset(
+        log, queries=pa.table({"user_id": users, "likes": likes})
+    )
+    query = {**small_pipelines.HISTORY, "likes": {"kind": "categories"}}
     prepared, record = run(data, tmp_path / "p", query=query)
     raw = prepared.raw_queries(record["lists"]["test"])
     assert raw["likes"].tolist() == [[""]] * record["lists"]["test"]
@@ -392,7 +402,7 @@ def listed(rows, **more):
             "timestamp": pa.array(time, pa.int64()),
         }
     )
-    return tiny.dataset(table, list="list_id", **more)
+    return small_pipelines.dataset(table, list="list_id", **more)
 
 
 def test_rows_of_one_list_become_one_list(tmp_path):
@@ -457,8 +467,8 @@ def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     file = Path(__file__).parents[2] / "pipelines" / f"{pipeline}.toml"
     settings = load_config(file, [f"dataset.path={path}", "lists.per_query=5"])
     (tmp_path / "p").mkdir()
-    data = load_dataset(settings.dataset, tiny.quiet)
-    record = prepare(data, settings, tmp_path / "p", tiny.quiet)
+    data = load_dataset(settings.dataset, small_pipelines.quiet)
+    record = prepare(data, settings, tmp_path / "p", small_pipelines.quiet)
     assert record["interactions"] == len(log)
     assert record["queries"] == len(size)
     assert record["lists"]["test"] == record["lists"]["valid"] == held.sum()

@@ -10,10 +10,10 @@ import recdistill
 from recdistill.data import synthetic
 from recdistill.errors import ConfigError, DataError, GateError
 from recdistill.export import publishing
-from tests import tiny
+from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 COLUMNS = {"query": "who", "item": "what", "time": "when"}
 
@@ -21,7 +21,7 @@ COLUMNS = {"query": "who", "item": "what", "time": "when"}
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
     """Without the fresh process of the parity check, which the export's tests have."""
-    monkeypatch.setattr(publishing, "check_parity", tiny.no_parity_check)
+    monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def frames():
 @pytest.fixture
 def document(tmp_path):
     """A configuration as nested dicts, without a source of data."""
-    found = tomllib.loads(tiny.CONFIG)
+    found = tomllib.loads(small_pipelines.CONFIG)
     found["query"] = {
         "history": {"kind": "history", "length": 8},
         "segment": {"kind": "category"},
@@ -74,7 +74,7 @@ def test_a_file_gives_the_report_of_the_command_line(tiny_run):
     document["workdir"] = str(tiny_run.folder / "runs")
     document["export"]["path"] = str(tiny_run.folder / "export")
     assert recdistill.run(document) == tiny_run.report
-    assert recdistill.run(tiny.load(tiny_run.folder)) == tiny_run.report
+    assert recdistill.run(small_pipelines.load(tiny_run.folder)) == tiny_run.report
 
 
 def test_frames_give_the_metrics_of_the_same_tables_in_files(

@@ -14,10 +14,10 @@ from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 class TestTheWholeRun:
@@ -180,7 +180,9 @@ class TestChangedSettings:
         monkeypatch.setattr("recdistill.pipeline.workspace.Draft.restart", stop)
         monkeypatch.setattr(ScoreWriter, "write", stop)
         done = {}
-        settings = tiny.load(copied, f"export.path={copied / 'export'}", override)
+        settings = small_pipelines.load(
+            copied, f"export.path={copied / 'export'}", override
+        )
         pipeline = Pipeline(settings, announce=done.__setitem__)
         with pytest.raises(Stop):
             pipeline.run()
@@ -208,7 +210,7 @@ class TestChangedSettings:
 
 def test_a_step_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"must be one of .* Received: 'deploy'"):
-        Pipeline(tiny.load(tmp_path)).run("deploy")
+        Pipeline(small_pipelines.load(tmp_path)).run("deploy")
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -216,4 +218,4 @@ def test_one_run_at_a_time(tmp_path):
         locked_folder(Workspace(tmp_path / "runs" / "tiny").root),
         pytest.raises(BusyError, match="use another `name`"),
     ):
-        Pipeline(tiny.load(tmp_path)).run("prepare")
+        Pipeline(small_pipelines.load(tmp_path)).run("prepare")

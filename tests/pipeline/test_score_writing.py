@@ -10,7 +10,7 @@ from recdistill.errors import ScoreError
 from recdistill.pipeline import score_writing
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.score_writing import ScoreWriter
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import rows_of, run
 from tests.pipeline.score_stores import (
     ITEMS,
@@ -83,7 +83,7 @@ def test_the_tail_is_uniform_over_the_other_items(tmp_path):
     # All histories are short, and the catalogue is 20 items.
     items = np.random.default_rng(1).integers(20, size=4_000)
     log = [(f"u{k // 4}", f"i{item}", k % 4) for k, item in enumerate(items)]
-    prepared, _ = run(tiny.dataset(log), tmp_path / "p")
+    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
     assert prepared.catalogue_size == 20
 
     def constant(x):

@@ -21,10 +21,10 @@ from recdistill.export import publishing
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline import outside
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
 SMALL = ("lists.size=sampled", "student.steps=2")
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 def unchecked(request, monkeypatch):
     """Skips the parity check in a fresh process, except for one run."""
     if "tfrs_ranking_model[synthetic]" not in request.node.name:
-        monkeypatch.setattr(publishing, "check_parity", tiny.no_parity_check)
+        monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
 
 
 def go(folder, *overrides, until="export"):
@@ -46,7 +46,7 @@ def go(folder, *overrides, until="export"):
             f"dataset={{reader='tables', path='{folder / 'data'}'}}",
             *overrides,
         )
-    config = tiny.load(folder, *SMALL, *overrides)
+    config = small_pipelines.load(folder, *SMALL, *overrides)
     Pipeline(config, announce=done.__setitem__).run(until)
     return done
 

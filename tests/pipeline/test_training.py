@@ -17,7 +17,7 @@ from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.training import TrainingPlan, train, training_batches
 from recdistill.pipeline.validation import Validation
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
 
 METRICS = ("ndcg@10", "mrr")
@@ -26,7 +26,9 @@ METRICS = ("ndcg@10", "mrr")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     log = random_log(2, rows=300, users=20, items=12, moments=50)
-    return run(tiny.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[0]
+    return run(small_pipelines.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[
+        0
+    ]
 
 
 @pytest.fixture
@@ -40,7 +42,9 @@ def new_student(prepared, seed=5):
     return build_student(settings, prepared)
 
 
-def fit(prepared, student, validation, progress=tiny.quiet, seed=5, **changes):
+def fit(
+    prepared, student, validation, progress=small_pipelines.quiet, seed=5, **changes
+):
     plan = {"steps": 12, "epochs": 6, "patience": 6, "learning_rate": 0.01} | changes
     collate = Collator(prepared.catalogue_size, tail=6)
     dataset = training_batches(prepared.shards("train"), collate, 16, seed)
@@ -144,7 +148,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         return scores % 17
 
     lists = ListsConfig(size="sampled", teacher_top=4, tail=3)
-    ScoreWriter(teacher, prepared, lists, 1, tiny.quiet).write(tmp_path)
+    ScoreWriter(teacher, prepared, lists, 1, small_pipelines.quiet).write(tmp_path)
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))
     plain = next(iter(training_batches(files, collate, 16, seed=1)))
@@ -168,10 +172,10 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
 def test_a_ranker_of_an_ensemble_can_leave_out_affinities(tmp_path):
     log = random_log(4, rows=300, users=20, items=12, moments=50)
     candidate = {"item_id": {"kind": "id"}, "affinity": {"kind": "affinity", "l2": 5.0}}
-    prepared = run(tiny.dataset(log), tmp_path / "p", candidate=candidate)[0]
+    prepared = run(small_pipelines.dataset(log), tmp_path / "p", candidate=candidate)[0]
     ranker = {"kind": "reference", "dim": 4, "heads": 1}
     members = [ranker, {**ranker, "affinities": False}]
-    config = tiny.config(
+    config = small_pipelines.config(
         candidate=candidate, teacher={"kind": "ensemble", "members": members}
     )
     external = ExternalTeachers(prepared, lambda: None)

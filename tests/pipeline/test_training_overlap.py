@@ -12,7 +12,7 @@ from recdistill.pipeline.config.teacher_section import (
     LinearTeacherConfig,
 )
 from recdistill.pipeline.training_overlap import lists_trained_on
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
 
@@ -20,7 +20,7 @@ from tests.pipeline.logs import random_log, rows_of, run
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "p"
     log = random_log(6, rows=300, users=20, items=15, moments=40)
-    return run(tiny.dataset(log), folder)[0]
+    return run(small_pipelines.dataset(log), folder)[0]
 
 
 class TestListsTrainedOn:
@@ -83,12 +83,12 @@ class TestListsTrainedOn:
         assert self.counted(prepared, tmp_path, table, suffix) == want
 
     def test_a_table_without_the_columns_is_an_error(self, prepared, tmp_path):
-        with pytest.raises(DataError, match=r"must have a column list_id .* with user"):
+        with pytest.raises(DataError, match="must have a column list_id, or"):
             self.counted(prepared, tmp_path, {"user": ["a"]})
 
     def test_a_missing_table_is_an_error(self, prepared, tmp_path):
         teacher = ScoresTeacherConfig(trained_on=tmp_path / "no.csv")
         with pytest.raises(
-            DataError, match=r"Cannot read `teacher.trained_on` .*no\.csv"
+            DataError, match=r"Cannot read `teacher.trained_on`: .*no\.csv"
         ):
             lists_trained_on(prepared, teacher)

@@ -7,7 +7,7 @@ from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.pipeline import validation
 from recdistill.pipeline.validation import Validation, measure_lists
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
 METRICS = ("ndcg@10", "mrr")
@@ -16,7 +16,9 @@ METRICS = ("ndcg@10", "mrr")
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     log = random_log(2, rows=300, users=20, items=12, moments=50)
-    return run(tiny.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[0]
+    return run(small_pipelines.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[
+        0
+    ]
 
 
 def lists_of(positives, seen):

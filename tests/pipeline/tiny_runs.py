@@ -5,13 +5,13 @@ import h5py
 from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from tests import tiny
+from tests import small_pipelines
 
 
 def go(folder, *overrides, until="evaluate", warn=lambda message: None):
     """Runs the pipeline and returns the artefacts by step."""
     done = {}
-    config = tiny.load(folder, *overrides)
+    config = small_pipelines.load(folder, *overrides)
     Pipeline(config, announce=done.__setitem__, warn=warn).run(until)
     return done
 

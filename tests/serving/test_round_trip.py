@@ -15,7 +15,13 @@ from recdistill.serving.deploy.models_config import Models
 from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from tests import films
+from tests.small_models import (
+    ITEMS,
+    films_items,
+    films_rows,
+    films_schema,
+    films_student,
+)
 
 QUERIES, BATCH, K = 1000, 100, 10
 TOLERANCE = 1e-5
@@ -23,7 +29,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def columns():
-    rows = films.build_rows(QUERIES)
+    rows = films_rows(QUERIES)
     rows.pop("dwell")  # Only for the teacher.
     return rows
 
@@ -38,7 +44,7 @@ def exclude():
     """Exclusions of each query: one to four films and one unknown id."""
     rng = np.random.default_rng(9)
     return [
-        [*rng.choice(films.ITEMS, rng.integers(1, 5), replace=False), "unbekannt"]
+        [*rng.choice(ITEMS, rng.integers(1, 5), replace=False), "unbekannt"]
         for _ in range(QUERIES)
     ]
 
@@ -46,16 +52,16 @@ def exclude():
 @pytest.fixture(scope="module")
 def candidates():
     rng = np.random.default_rng(10)
-    named = [*films.ITEMS, "nobody knows", "größer"]
+    named = [*ITEMS, "nobody knows", "größer"]
     return [list(rng.permutation(named)[: 1 + n % 30]) for n in range(QUERIES)]
 
 
 @pytest.fixture(scope="module")
 def live(columns):
     """The live student's query embeddings, and its score of each film, float32."""
-    schema = films.build_schema()
-    student, own = films.build_student(schema), schema.for_student()
-    table = films.build_items()
+    schema = films_schema()
+    student, own = films_student(schema), schema.for_student()
+    table = films_items()
     raw = {e.feature: np.array(table[e.feature].to_pylist()) for e in own.candidate}
     embeddings = student.encode_query(own.lookup_query(columns)).numpy()
     items = student.encode_candidates(own.lookup_candidates(raw)).numpy()
@@ -119,7 +125,7 @@ class TestAgainstKeras:
     def test_recommended_items_are_the_top_items_without_exclusions(
         self, served, live, exclude, protocol
     ):
-        place = {name: k for k, name in enumerate(films.ITEMS)}
+        place = {name: k for k, name in enumerate(ITEMS)}
         recommended, _, _ = served[protocol]
         swapped = 0
         for row, got in enumerate(recommended):
@@ -137,7 +143,7 @@ class TestAgainstKeras:
     def test_ranked_scores_are_equal_and_unknown_ids_are_marked(
         self, served, live, candidates, protocol
     ):
-        place = {name: k for k, name in enumerate(films.ITEMS)}
+        place = {name: k for k, name in enumerate(ITEMS)}
         _, ranked, _ = served[protocol]
         for row, got in enumerate(ranked):
             rows = np.array([place.get(name, -1) for name in candidates[row]])
@@ -241,11 +247,11 @@ def test_results_have_the_version(served):
 
 def test_each_query_has_its_own_k_up_to_the_whole_catalogue(clients, queries):
     for client in clients.values():
-        got = client.recommend(queries[:3], k=[1, len(films.ITEMS), 7])
-        assert [len(each.item_ids) for each in got] == [1, len(films.ITEMS), 7]
+        got = client.recommend(queries[:3], k=[1, len(ITEMS), 7])
+        assert [len(each.item_ids) for each in got] == [1, len(ITEMS), 7]
         [some] = client.recommend(queries[:1], k=9, allow=[["映画", "größe", "nobody"]])
         assert sorted(some.item_ids) == ["größe", "映画"]
-        everything = [films.ITEMS] * 2
+        everything = [ITEMS] * 2
         assert [
             each.item_ids for each in client.recommend(queries[:2], exclude=everything)
         ] == [[], []]

@@ -27,7 +27,7 @@ from recdistill.serving.deploy.models_config import Models
 from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from tests import tiny
+from tests import small_pipelines
 
 pytestmark = pytest.mark.real_data
 
@@ -50,13 +50,13 @@ def prepared(tmp_path_factory):
     films = films[films.title.isin(log.title)]
     films["genres"] = films.genres.str.split("|")
     films[["title", "genres"]].to_parquet(folder / "items.parquet")
-    config = tiny.config(
+    config = small_pipelines.config(
         query={"history": {"kind": "history", "length": 30}},
         candidate={"title": {"kind": "id"}, "genres": {"kind": "categories"}},
     )
     (folder / "prepared").mkdir()
     data = read_tables(folder, COLUMNS)
-    prepare(data, config, folder / "prepared", tiny.quiet)
+    prepare(data, config, folder / "prepared", small_pipelines.quiet)
     return Prepared(folder / "prepared"), config
 
 

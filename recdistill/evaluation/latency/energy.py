@@ -15,7 +15,7 @@ ZONES = Path("/sys/class/powercap")
 def energy_joules() -> float | None:
     """Sum of the energy counters of all processors, in joules.
 
-    Only the difference between two readings has a meaning. A counter restarts at 0 from
+    Only the difference between two readings is meaningful. A counter restarts at 0 from
     time to time (about once an hour under load).
 
     Returns:

@@ -15,16 +15,13 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
-
-COUNTED = "matrix products, contractions and convolutions, 2 for each product"
-"""Description of the operations that are counted."""
 
 Shape = Sequence[int]
 
@@ -55,7 +52,10 @@ def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
     shapes: dict[str, list[list[Shape]]] = defaultdict(list)
     for device in trace.step_stats.dev_stats:
         for stats in device.node_stats:
-            shapes[stats.node_name].append(list(_outputs(stats)))
+            outputs = sorted(stats.output, key=lambda output: output.slot)
+            shapes[stats.node_name].append(
+                [[d.size for d in o.tensor_description.shape.dim] for o in outputs]
+            )
     return sum(
         _operations(nodes[name], outputs[0], _inputs(nodes[name], shapes, turn))
         for name, runs in shapes.items()
@@ -95,12 +95,6 @@ def flops_of_function(function: Any, *arguments: Any) -> int:
     config.graph_options.optimizer_options.opt_level = -1
     with tf.compat.v1.Session(graph=graph, config=config) as session:
         return flops_of_run(session, [t.name for t in frozen.outputs], feed)
-
-
-def _outputs(stats: Any) -> Iterator[Shape]:
-    """Shapes of a node's outputs, in order."""
-    for output in sorted(stats.output, key=lambda each: each.slot):
-        yield [axis.size for axis in output.tensor_description.shape.dim]
 
 
 def _inputs(

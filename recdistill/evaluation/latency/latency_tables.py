@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +13,15 @@ from rich.text import Text
 from recdistill.evaluation.latency.energy import why_no_energy
 from recdistill.evaluation.latency.saved_model_timing import Call, ModelTimes
 from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.report.terminal_tables import (
+    COUNTS,
+    MISSING,
+    number_table,
+    short_number,
+)
+
+FLOPS_COUNTED = "matrix products, contractions and convolutions, 2 for each product"
+"""Description of the operations that `recdistill.evaluation.latency.flops` counts."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def latency_json(
         "size_bytes": first.size_bytes,
         "memory_bytes": first.memory_bytes,
         "load_s": first.load_s,
-        "flops_counted": first.counted,
+        "flops_counted": FLOPS_COUNTED,
         "core_price_per_hour": core_price,
         "joules_reason": why_no_energy(),
         "calls": [
@@ -84,14 +92,11 @@ def render_latency(
     """Terminal tables of measured latencies; the arguments are as in `latency_json`."""
     first = runs[0]
     reason = why_no_energy()
-    title = f"{first.path}, in a separate process"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.collapse_padding = True
-    table.add_column("call", no_wrap=True)
-    for heading in ("thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if reason is None:
-        table.add_column("J", justify="right", no_wrap=True)
+    headings = ["call", "thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"]
+    table = number_table(
+        headings if reason else [*headings, "J"],
+        title=f"{first.path}, in a separate process",
+    )
     for each in (call for run in runs for call in run.calls):
         latency = each.throughput.latency
         joules = each.throughput.joules
@@ -101,8 +106,8 @@ def render_latency(
             *(f"{ms:.3g}" for ms in (latency.p50, latency.p90, latency.p99)),
             f"{each.per_core_second:,.0f}",
             f"{each.cost_per_million(core_price):.3g}",
-            _rounded(each.flops),
-            *([] if reason else ["-" if joules is None else f"{joules:.2g}"]),
+            short_number(each.flops, COUNTS),
+            *([] if reason else [MISSING if joules is None else f"{joules:.2g}"]),
         )
     memory = _megabytes(first.memory_bytes)
     notes = [
@@ -112,28 +117,26 @@ def render_latency(
         "TensorFlow threads. Times do not include protocol and network.",
         "a core-s: requests per core-second. 1M cost: cost of a million requests at "
         f"{core_price:g} per core-hour, if the cores are never idle.",
-        f"flops: {first.counted}.",
+        f"flops: {FLOPS_COUNTED}.",
+        f"Energy was not measured: {reason}." if reason else "J: joules per request.",
     ]
-    energy = f"Energy was not measured: {reason}." if reason else "J: joules a request."
-    notes.append(energy)
     texts = [Text(note, style="dim") for note in notes]
     return Group(table, *texts, *([_side_by_side(pair)] if pair else []))
 
 
 def _side_by_side(pair: Sequence[RankingTime]) -> Table:
-    table = Table(title="Teacher and student on one query, timed in turns of ten")
-    headings = ("candidates", "p50 ms", "p99 ms", "times faster", "flops", "size")
-    table.add_column("model")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = number_table(
+        ["model", "candidates", "p50 ms", "p99 ms", "times faster", "flops", "size"],
+        title="Teacher and student on one query, timed in turns of ten",
+    )
     for each in pair:
         table.add_row(
             each.model,
             f"{each.candidates:,}",
             f"{each.latency.p50:.3f}",
             f"{each.latency.p99:.3f}",
-            "-" if each.speedup is None else f"{each.speedup:,.1f}",
-            _rounded(each.flops),
+            MISSING if each.speedup is None else f"{each.speedup:,.1f}",
+            short_number(each.flops, COUNTS),
             _megabytes(each.size_bytes),
         )
     return table
@@ -144,20 +147,5 @@ def _name(call: Call) -> str:
     return f"{call.signature} {call.rows:,}{width}"
 
 
-def _rounded(value: int | None) -> str:
-    """Three significant digits with k, M or G for thousands, millions or billions.
-
-    Examples:
-        >>> _rounded(12_528), _rounded(128_000_000), _rounded(846)
-        ('12.5k', '128M', '846')
-    """
-    if value is None:
-        return "-"
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return str(value)
-
-
 def _megabytes(value: int | None) -> str:
-    return "-" if value is None else f"{value / 1e6:,.1f} MB"
+    return MISSING if value is None else f"{value / 1e6:,.1f} MB"

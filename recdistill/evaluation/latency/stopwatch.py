@@ -80,32 +80,6 @@ class Comparison:
     speedup: dict[str, float]
 
 
-def measure_latency(
-    call: TimedFunction, *, warmup: int = 10, repeats: int = 200, budget_s: float = 10.0
-) -> Latency:
-    """Latency of a function over repeated calls.
-
-    Garbage is collected beforehand, and the collector is off while calls are timed.
-
-    Args:
-        call: The function to time; it waits for its own result.
-        warmup: Number of untimed calls made first, at least 0.
-        repeats: Maximum number of timed calls, at least 1.
-        budget_s: Seconds after which no further call starts. At least one call is
-            always timed.
-
-    Raises:
-        ValueError: If a setting is out of range.
-
-    Examples:
-        >>> measure_latency(lambda: sum(range(1000)), repeats=50).n
-        50
-    """
-    return compare(
-        {"call": call}, warmup=warmup, repeats=repeats, budget_s=budget_s
-    ).latencies["call"]
-
-
 def compare(
     calls: Mapping[str, TimedFunction],
     *,
@@ -118,6 +92,7 @@ def compare(
     In each round every function is called ten times in a row, as a server answers one
     request after another. Timed singly, a fast function would mostly pay for the caches
     that the slow one before it has emptied. Each round starts with another function.
+    Garbage is collected beforehand, and the collector is off while calls are timed.
 
     Args:
         calls: The functions, by name. Speed-ups are relative to the first.
@@ -218,7 +193,7 @@ def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency
 
 
 def _difference(before: float | None, after: float | None, calls: int) -> float | None:
-    """Joules a call; None without a counter, or if it restarted in the meantime."""
+    """Joules per call; None without a counter, or if it restarted in the meantime."""
     if before is None or after is None or after < before:
         return None
     return (after - before) / calls
@@ -226,9 +201,11 @@ def _difference(before: float | None, after: float | None, calls: int) -> float 
 
 def _turn(call: TimedFunction, calls: int, end_ns: float) -> list[float]:
     """Times of up to `calls` calls in ms; the turn ends early after `end_ns`."""
-    times = [_time_once(call) / 1e6]
-    while len(times) < calls and time.perf_counter_ns() < end_ns:
-        times.append(_time_once(call) / 1e6)
+    times: list[float] = []
+    while not times or (len(times) < calls and time.perf_counter_ns() < end_ns):
+        start = time.perf_counter_ns()
+        call()
+        times.append((time.perf_counter_ns() - start) / 1e6)
     return times
 
 
@@ -237,18 +214,13 @@ def _check_settings(
 ) -> None:
     if not calls:
         raise ValueError("`calls` must have at least one entry. Received: none")
-    if warmup < 0:
-        raise ValueError(f"`warmup` must be at least 0. Received: warmup={warmup}")
-    if repeats < 1:
-        raise ValueError(f"`repeats` must be at least 1. Received: repeats={repeats}")
+    for name, value, least in (("warmup", warmup, 0), ("repeats", repeats, 1)):
+        if value < least:
+            raise ValueError(
+                f"`{name}` must be at least {least}. Received: {name}={value}"
+            )
     if not budget_s > 0:
         raise ValueError(f"`budget_s` must be positive. Received: budget_s={budget_s}")
-
-
-def _time_once(call: TimedFunction) -> int:
-    start = time.perf_counter_ns()
-    call()
-    return time.perf_counter_ns() - start
 
 
 @contextmanager

@@ -23,13 +23,13 @@ if __name__ == "__main__":
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis import prediction_log_pb2
 
-from recdistill.evaluation.latency.flops import COUNTED, flops_of_run
+from recdistill.evaluation.latency.flops import flops_of_run
+from recdistill.evaluation.latency.saved_model_timing import Call, TimedCall
 from recdistill.evaluation.latency.stopwatch import measure_throughput
 from recdistill.export.fresh_process import open_session
 from recdistill.export.layout import MANIFEST, WARM_UP, read_manifest
-from recdistill.export.warm_up import read_records
+from recdistill.export.parity import read_logs
 
 Arrays = dict[str, np.ndarray]
 
@@ -138,12 +138,12 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
             seconds=plan["seconds"],
         )
         flops = model.flops(call["signature"], inputs) if plan["flops"] else None
-        calls.append({**call, "throughput": asdict(throughput), "flops": flops})
+        timed = TimedCall(Call(**call), plan["threads"], throughput, flops)
+        calls.append(asdict(timed))
     return {
         "load_s": model.load_s,
         "memory_bytes": model.memory_bytes,
         "warm_up_rows": max(len(_first(inputs)) for inputs in model.rows.values()),
-        "counted": COUNTED,
         "calls": calls,
     }
 
@@ -151,8 +151,7 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
 def _warm_up_rows(path: Path) -> dict[str, Arrays]:
     """Inputs of the largest warm-up request of each signature."""
     largest: dict[str, Arrays] = {}
-    for record in read_records(path):
-        log = prediction_log_pb2.PredictionLog.FromString(record)
+    for log in read_logs(path):
         request = log.predict_log.request
         inputs = {name: tf.make_ndarray(v) for name, v in request.inputs.items()}
         name = request.model_spec.signature_name

@@ -1,11 +1,11 @@
 """The distillation receipt: the report of a run on one screen of the terminal.
 
 It starts with whether distillation helped, and claims an effect only where the
-confidence interval supports it. It fits 80 columns and reads as well without colour.
+confidence interval supports it. It fits 80 columns and does not depend on colour.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import get_args
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -15,6 +15,8 @@ from rich.text import Text
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.run_report import ModelName, ModelPart, Report
 from recdistill.evaluation.report.terminal_tables import (
+    BYTES,
+    COUNTS,
     MISSING,
     interval_ends,
     metric_label,
@@ -26,9 +28,10 @@ from recdistill.evaluation.report.terminal_tables import (
 )
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
+"""Metrics of the receipt; those that a report lacks are left out."""
 
 _CANDIDATES = ("100", "1000")
-_WIDE = 110  # columns from which intervals are written beside their values
+_WIDE = 110  # columns from which intervals are written next to their values
 _CANDIDATE_SETS = {
     "catalogue": "full catalogue",
     "listed": "candidates scored by the teacher",
@@ -40,7 +43,6 @@ def render(
     *,
     artefacts: Mapping[str, str] | None = None,
     next_steps: Sequence[str] = (),
-    metrics: Sequence[str] = HEADLINE_METRICS,
 ) -> RenderableType:
     """Receipt of a report, for `rich.console.Console.print`.
 
@@ -48,15 +50,14 @@ def render(
         report: The report.
         artefacts: Paths of artefacts by name ("SavedModel", "report").
         next_steps: Commands to suggest.
-        metrics: Metrics to show; metrics that the report lacks are left out.
 
     Returns:
         A renderable that fits the width it is printed in, from 80 columns. Paths and
         commands are never wrapped, so print it with `crop=False`.
     """
     parts = report.models.values()
-    shown = [name for name in metrics if any(name in part.metrics for part in parts)]
-    return _Receipt(report, shown, dict(artefacts or {}), next_steps)
+    shown = [n for n in HEADLINE_METRICS if any(n in part.metrics for part in parts)]
+    return _Receipt(report, shown, artefacts or {}, next_steps)
 
 
 def verdict(report: Report, metric: str) -> str:
@@ -74,7 +75,7 @@ def verdict(report: Report, metric: str) -> str:
     differences = report.differences.get("distilled_minus_baseline", {})
     gained = differences.get(metric)
     if gained is None or gained.value is None or gained.low is None:
-        return f"This run cannot tell whether distillation helped by {label}."
+        return f"This run cannot tell whether distillation improved {label}."
     if not gained.excludes(0):
         return f"By {label}, distillation changed nothing beyond noise."
     if gained.value < 0:
@@ -91,8 +92,8 @@ def verdict(report: Report, metric: str) -> str:
 class _Receipt:
     report: Report
     metrics: list[str]
-    artefacts: dict[str, str] = field(default_factory=dict)
-    next_steps: Sequence[str] = ()
+    artefacts: Mapping[str, str]
+    next_steps: Sequence[str]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
@@ -139,7 +140,7 @@ def _protocol(report: Report) -> str:
 
 def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     costs = ["para-\nmeters", "size", *(f"ms for\n{int(n):,}" for n in _CANDIDATES)]
-    table = number_table([*map(metric_label, metrics), *costs], wide)
+    table = number_table(["", *map(metric_label, metrics), *costs], wide)
     for name in get_args(ModelName):
         part = report.models.get(name)
         if part is not None:
@@ -152,14 +153,15 @@ def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
 def _costs(part: ModelPart) -> list[str]:
     latencies = [part.latency_ms.get(n) for n in _CANDIDATES]
     return [
-        short_number(part.parameters, ("", "k", "M", "G")),
-        short_number(part.size_bytes, (" B", " kB", " MB", " GB")),
+        short_number(part.parameters, COUNTS),
+        short_number(part.size_bytes, BYTES),
         *(MISSING if one is None else f"{one.p50:.3g}" for one in latencies),
     ]
 
 
 def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     headings = [
+        "",
         "gap closed",
         "share of\nteacher kept",
         "teacher\n- baseline",
@@ -224,10 +226,10 @@ def _mean(interval: Interval | None, wide: bool) -> Text:
 
 
 def _estimate(interval: Interval | None, spec: str, wide: bool) -> Text:
-    """Number with its whole interval, which goes below it if space is short.
+    """Number with its whole interval, on the next line if space is short.
 
-    Half the interval's width would not do here: whether an asymmetric interval excludes
-    0 must be visible.
+    Half the interval's width is not enough here, because an interval may be asymmetric,
+    and it must be visible whether it excludes 0.
     """
     if interval is None or interval.value is None:
         return Text(MISSING)

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
-from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.latency.stopwatch import Latency
 from recdistill.evaluation.report.json_fields import (
     Estimates,
@@ -47,7 +46,7 @@ class DatasetPart(_Part):
     """The data set that the models were trained and evaluated on.
 
     Attributes:
-        name: Name for people.
+        name: Display name.
         fingerprint: Hash of the prepared data.
         interactions: Number of interactions read.
         queries: Number of distinct queries.
@@ -117,6 +116,12 @@ class ModelPart(_Part):
     latency_ms: dict[str, Latency] = {}
     latency_reason: str | None = None
 
+    def _by_slice(self) -> Iterator[tuple[tuple[Any, ...], Estimates]]:
+        """Kind, name, lists and queries of each slice, with its metrics."""
+        for kind, slices in self.slices.items():
+            for name, some in slices.items():
+                yield (kind, name, some.lists, some.queries), some.metrics
+
 
 class GatePart(_Part):
     """Decision whether the teacher is worth distilling, made on validation.
@@ -170,7 +175,7 @@ class SoftTargetsPart(_Part):
 
 
 class Report(_Part):
-    """Report of a run: the whole of `report.json`.
+    """Report of a run: the content of `report.json`.
 
     Attributes:
         schema_version: Version of this document's form.
@@ -211,10 +216,10 @@ class Report(_Part):
     config: Settings = {}
 
     def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
-        """Table of the models' metrics, one row a model and metric.
+        """Table of the models' metrics, one row per model and metric.
 
         Args:
-            slices: Return one row a model, slice and metric instead.
+            slices: Return one row per model, slice and metric instead.
 
         Returns:
             A pandas DataFrame with the columns `model`, `metric`, `value`, `low`,
@@ -235,27 +240,19 @@ class Report(_Part):
         import pandas as pd
 
         between = ("slice_by", "slice", "lists", "queries") if slices else ()
-        columns = ["model", *between, "metric", "value", "low", "high", "reason"]
-        rows = self._slice_rows() if slices else self._model_rows()
+        numbers = ("value", "low", "high")
+        rows = [
+            [model, *where, metric, one.value, one.low, one.high, one.reason]
+            for model, part in self.models.items()
+            for where, metrics in (part._by_slice() if slices else [((), part.metrics)])
+            for metric, one in metrics.items()
+        ]
+        columns = ["model", *between, "metric", *numbers, "reason"]
         frame = pd.DataFrame(rows, columns=columns)
-        numbers = ["value", "low", "high"]
         return frame.astype(dict.fromkeys(numbers, "float64") | {"reason": "object"})
 
-    def _model_rows(self) -> Iterator[list[Any]]:
-        for model, part in self.models.items():
-            for metric, one in part.metrics.items():
-                yield [model, metric, *_cells(one)]
-
-    def _slice_rows(self) -> Iterator[list[Any]]:
-        for model, part in self.models.items():
-            for kind, slices in part.slices.items():
-                for name, some in slices.items():
-                    for metric, one in some.metrics.items():
-                        counts = [some.lists, some.queries]
-                        yield [model, kind, name, *counts, metric, *_cells(one)]
-
     def to_json(self) -> str:
-        """Strict JSON text of the report; equal reports give equal text.
+        """Report as strict JSON text; equal reports have equal texts.
 
         Raises:
             ValueError: If a number is not finite.
@@ -319,7 +316,3 @@ class Report(_Part):
             return cls.model_validate(document)
         except ValidationError as error:
             raise ReportError(f"{path} is not a valid report: {error}") from error
-
-
-def _cells(interval: Interval) -> list[Any]:
-    return [interval.value, interval.low, interval.high, interval.reason]

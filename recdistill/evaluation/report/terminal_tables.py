@@ -10,25 +10,38 @@ from rich.text import Text
 from recdistill.evaluation.intervals import Interval
 
 MISSING = "-"
+"""Cell for a number that is unknown."""
+
+COUNTS = ("", "k", "M", "G")
+BYTES = (" B", " kB", " MB", " GB")
+"""Units for `short_number`."""
 
 
-def number_table(headings: Sequence[str], wide: bool) -> Table:
-    """Table with row names in the first column and numbers in the others."""
-    gap = (0, 1 if wide else 0, 0, 0)  # beside the column that the box itself adds
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=gap)
-    table.add_column("", no_wrap=True)
-    for heading in headings:
+def number_table(
+    headings: Sequence[str], wide: bool = True, title: str | None = None
+) -> Table:
+    """Table of numbers; the first column has the names of the rows.
+
+    Args:
+        headings: Headings of all columns; the first may be empty.
+        wide: Whether the columns are further apart.
+        title: Title above the table.
+    """
+    gap = (0, 1 if wide else 0, 0, 0)  # in addition to the space that the box adds
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=gap)
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True, vertical="top")
     return table
 
 
-def pair_table(pairs: Mapping[str, str]) -> Table:
+def pair_table(pairs: Mapping[str, str | Text]) -> Table:
     """Table of names and values."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
-        grid.add_row(name, Text(value))
+        grid.add_row(name, Text(value) if isinstance(value, str) else value)
     return grid
 
 

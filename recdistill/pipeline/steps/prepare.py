@@ -30,6 +30,8 @@ class Prepare(Step):
         return {
             "fingerprint": dataset.fingerprint,
             "columns": vars(dataset.columns),
+            "delimiter": config.dataset.delimiter,
+            "time_format": config.dataset.time_format,
             "per_query": config.lists.per_query,
             "with_raw": run.needs_raw,
             **sections(config, "query", "candidate", "split"),

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ssl
 from typing import Any, TypeAlias
 
 from recdistill.serving.client.channels import (
-    GRPC_OPTIONS,
     HEADERS,
     Endpoint,
+    connect,
     rest_error,
 )
 from recdistill.serving.client.protocols import Message
-from recdistill.serving.client.serving_errors import code_of_status, error_of
+from recdistill.serving.client.serving_errors import code_of_status
 
 __all__ = ["AsyncChannel", "AsyncGrpcChannel", "AsyncRestChannel", "open_async_channel"]
 
@@ -33,8 +34,14 @@ class AsyncGrpcChannel:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._channel: Any = None
-        self._calls: dict[str, Any] = {}
+        self._call = functools.cache(lambda path: self._channel.unary_unary(path))
+
+    @functools.cached_property
+    def _channel(self) -> Any:
+        """Opened on first use, because it belongs to the running event loop."""
+        from grpc import aio
+
+        return connect(self._endpoint, aio)
 
     async def send(self, message: Message, timeout_s: float) -> bytes:
         """Sends a message and returns the answer.
@@ -44,36 +51,17 @@ class AsyncGrpcChannel:
         """
         from grpc.aio import AioRpcError
 
-        call = self._calls.get(message.path)
-        if call is None:
-            call = self._calls[message.path] = self._connect().unary_unary(message.path)
+        call = self._call(message.path)
         try:
             answer: bytes = await call(message.body, timeout=timeout_s)
-            return answer
         except AioRpcError as error:
-            raise error_of(
-                error.code().name,
-                error.details() or "",
-                message.what,
-                self._endpoint.url,
-            ) from error
-
-    def _connect(self) -> Any:
-        if self._channel is None:
-            from grpc import aio, ssl_channel_credentials
-
-            address = self._endpoint.address
-            if self._endpoint.encrypted:
-                credentials = ssl_channel_credentials()
-                self._channel = aio.secure_channel(address, credentials, GRPC_OPTIONS)
-            else:
-                self._channel = aio.insecure_channel(address, GRPC_OPTIONS)
-        return self._channel
+            code, detail = error.code().name, error.details()
+            raise self._endpoint.failure(code, detail, message) from error
+        return answer
 
     async def close(self) -> None:
         """Closes the connection; running calls fail."""
-        if self._channel is not None:
-            await self._channel.close()
+        await self._channel.close()
 
 
 class AsyncRestChannel:
@@ -93,16 +81,16 @@ class AsyncRestChannel:
         Raises:
             ServingError: If no answer arrives within `timeout_s` seconds.
         """
+        failure = self._endpoint.failure
         try:
             async with asyncio.timeout(timeout_s), self._places:
                 status, body = await self._request(message)
         except TimeoutError as error:
-            raise self._failure("DEADLINE_EXCEEDED", "timed out", message) from error
+            raise failure("DEADLINE_EXCEEDED", "timed out", message) from error
         except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-            detail = str(error) or type(error).__name__
-            raise self._failure("UNAVAILABLE", detail, message) from error
+            raise failure("UNAVAILABLE", error, message) from error
         if status != 200:
-            raise self._failure(code_of_status(status), rest_error(body), message)
+            raise failure(code_of_status(status), rest_error(body), message)
         return body
 
     async def _request(self, message: Message) -> tuple[int, bytes]:
@@ -120,7 +108,7 @@ class AsyncRestChannel:
     ) -> tuple[int, bytes]:
         """Sends a request, and keeps the connection if that succeeds."""
         reader, writer = connection
-        kept = False
+        keep = False
         try:
             method = "GET" if message.body is None else "POST"
             body = message.body or b""
@@ -131,18 +119,15 @@ class AsyncRestChannel:
             writer.write(head.encode() + body)
             status, headers = await _head(reader)
             answer = await _body(reader, headers)
-            kept = headers.get("connection", "").lower() != "close" and bool(
+            keep = headers.get("connection", "").lower() != "close" and bool(
                 {"content-length", "transfer-encoding"} & headers.keys()
             )
         finally:
-            if kept:
+            if keep:
                 self._idle.append(connection)
             else:
                 writer.close()
         return status, answer
-
-    def _failure(self, code: str, detail: str, message: Message) -> Exception:
-        return error_of(code, detail, message.what, self._endpoint.url)
 
     async def close(self) -> None:
         """Closes the idle connections."""

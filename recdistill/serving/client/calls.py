@@ -7,6 +7,7 @@ that each coroutine runs to its end in one step.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter
@@ -16,7 +17,12 @@ from typing import TypeVar
 import numpy as np
 
 from recdistill.serving.client.channels import Endpoint
-from recdistill.serving.client.contract import Query, SignatureContract, batch_of
+from recdistill.serving.client.contract import (
+    Query,
+    SignatureContract,
+    batch_of,
+    ids_of,
+)
 from recdistill.serving.client.histogram import LatencyHistogram
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
 from recdistill.serving.client.recommendations import (
@@ -24,7 +30,6 @@ from recdistill.serving.client.recommendations import (
     Ranking,
     Recommendation,
     Results,
-    rank_inputs,
     rankings,
     recommend_inputs,
     recommendations,
@@ -35,47 +40,14 @@ from recdistill.serving.client.serving_errors import (
     QueryError,
     ServingError,
     UnavailableError,
-    error_of,
 )
 
-__all__ = ["Calls", "Observations"]
+__all__ = ["Calls"]
 
 Send = Callable[[Message, float], Awaitable[bytes]]
 Sleep = Callable[[float], Awaitable[None]]
+Inputs = Mapping[str, np.ndarray]
 _Value = TypeVar("_Value")
-
-
-class Observations:
-    """Latencies and errors of a client's calls. Threads may share one."""
-
-    def __init__(self) -> None:
-        self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
-        self._errors: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()
-
-    @property
-    def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
-        """Latency of successful calls by signature and version."""
-        with self._lock:
-            return dict(self._latency)
-
-    @property
-    def errors(self) -> dict[tuple[str, str], int]:
-        """Number of failed calls by signature and code."""
-        with self._lock:
-            return dict(self._errors)
-
-    def answered(self, signature: str, version: int | None, seconds: float) -> None:
-        """Records a successful call."""
-        with self._lock:
-            key = signature, version
-            histogram = self._latency.setdefault(key, LatencyHistogram())
-        histogram.record(seconds)
-
-    def failed(self, signature: str, code: str) -> None:
-        """Records a failed call."""
-        with self._lock:
-            self._errors[signature, code] += 1
 
 
 class Calls:
@@ -108,17 +80,21 @@ class Calls:
         self._deadline_s = _checked_deadline(deadline_s)
         self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
-        self._observations = Observations()
+        self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
 
     @property
     def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
         """See `Client.latency`."""
-        return self._observations.latency
+        with self._lock:
+            return dict(self._latency)
 
     @property
     def errors(self) -> dict[tuple[str, str], int]:
         """See `Client.errors`."""
-        return self._observations.errors
+        with self._lock:
+            return dict(self._errors)
 
     async def predict(
         self,
@@ -128,9 +104,8 @@ class Calls:
         deadline_s: float | None = None,
     ) -> Answer:
         """See `Client.predict`."""
-        deadline = self._deadline(deadline_s)
-        contract = await self._contract(signature, deadline)
-        return await self._predict(signature, contract, inputs, deadline)
+        answer, _ = await self._predict(signature, lambda _: inputs, deadline_s)
+        return answer
 
     async def recommend(
         self,
@@ -142,10 +117,11 @@ class Calls:
         deadline_s: float | None = None,
     ) -> Results[Recommendation]:
         """See `Client.recommend`."""
-        deadline = self._deadline(deadline_s)
-        contract = await self._contract("recommend", deadline)
-        inputs = recommend_inputs(contract, queries, k, exclude, allow)
-        answer = await self._predict("recommend", contract, inputs, deadline)
+        answer, inputs = await self._predict(
+            "recommend",
+            lambda contract: recommend_inputs(contract, queries, k, exclude, allow),
+            deadline_s,
+        )
         return recommendations(answer, inputs["k"])
 
     async def rank(
@@ -156,20 +132,23 @@ class Calls:
         deadline_s: float | None = None,
     ) -> Results[Ranking]:
         """See `Client.rank`."""
-        deadline = self._deadline(deadline_s)
-        contract = await self._contract("rank", deadline)
-        inputs = rank_inputs(contract, queries, candidates)
-        answer = await self._predict("rank", contract, inputs, deadline)
+        answer, _ = await self._predict(
+            "rank",
+            lambda contract: {
+                **batch_of(contract, queries),
+                "candidate_ids": ids_of("candidates", candidates, len(queries)),
+            },
+            deadline_s,
+        )
         return rankings(answer, candidates)
 
     async def encode_query(
         self, queries: Sequence[Query], *, deadline_s: float | None = None
     ) -> Embeddings:
         """See `Client.encode_query`."""
-        deadline = self._deadline(deadline_s)
-        contract = await self._contract("encode_query", deadline)
-        inputs = batch_of(contract, queries)
-        answer = await self._predict("encode_query", contract, inputs, deadline)
+        answer, _ = await self._predict(
+            "encode_query", lambda contract: batch_of(contract, queries), deadline_s
+        )
         return Embeddings(answer.outputs["embedding"], answer.version)
 
     async def signatures(
@@ -187,10 +166,12 @@ class Calls:
     async def _predict(
         self,
         signature: str,
-        contract: SignatureContract,
-        inputs: Mapping[str, np.ndarray],
-        deadline: float,
-    ) -> Answer:
+        inputs_of: Callable[[SignatureContract], Inputs],
+        deadline_s: float | None,
+    ) -> tuple[Answer, Inputs]:
+        deadline = self._deadline(deadline_s)
+        contract = await self._contract(signature, deadline)
+        inputs = inputs_of(contract)
         for name, value in inputs.items():
             if not np.ndim(value) or not len(value):
                 raise QueryError(
@@ -206,13 +187,17 @@ class Calls:
                 message, lambda: self._protocol.answer(body, self._target, contract)
             )
         except ServingError as error:
-            self._observations.failed(signature, error.code)
+            with self._lock:
+                self._errors[signature, error.code] += 1
             if isinstance(error, InvalidRequestError):
                 self._signatures = None  # The server may have changed version.
             raise
         seconds = time.perf_counter() - started
-        self._observations.answered(signature, answer.version, seconds)
-        return answer
+        with self._lock:
+            key = signature, answer.version
+            histogram = self._latency.setdefault(key, LatencyHistogram())
+        histogram.record(seconds)
+        return answer, inputs
 
     async def _contract(self, signature: str, deadline: float) -> SignatureContract:
         known = self._signatures
@@ -232,16 +217,10 @@ class Calls:
 
     async def _send(self, message: Message, deadline: float) -> bytes:
         """Sends a message, with the retries of `recdistill.serving.client.retries`."""
-        tries = 0
-        while True:
+        for tries in itertools.count():
             left = deadline - time.monotonic()
             if left <= 0:
-                raise error_of(
-                    "DEADLINE_EXCEEDED",
-                    "no time left",
-                    message.what,
-                    self._endpoint.url,
-                )
+                break
             try:
                 body = await self._send_once(message, left)
             except UnavailableError:
@@ -249,19 +228,17 @@ class Calls:
                 if pause is None:
                     raise
                 await self._sleep(pause)
-                tries += 1
             else:
                 self._retries.succeeded()
                 return body
+        raise self._endpoint.failure("DEADLINE_EXCEEDED", "no time left", message)
 
     def _read(self, message: Message, read: Callable[[], _Value]) -> _Value:
         try:
             return read()
         except Exception as error:
             detail = f"the answer cannot be read: {type(error).__name__}: {error}"
-            raise error_of(
-                "INTERNAL", detail, message.what, self._endpoint.url
-            ) from error
+            raise self._endpoint.failure("INTERNAL", detail, message) from error
 
     def _deadline(self, deadline_s: float | None) -> float:
         seconds = self._deadline_s if deadline_s is None else deadline_s

@@ -7,6 +7,7 @@ keeps its connections, because connecting costs more than a request.
 
 from __future__ import annotations
 
+import functools
 import json
 import ssl
 import time
@@ -65,6 +66,17 @@ class Endpoint:
         """The protocol of this endpoint."""
         return REST if self.rest else GRPC
 
+    def failure(self, code: str, detail: object, message: Message) -> ServingError:
+        """Creates the error of a request to this server.
+
+        Args:
+            code: Name of the gRPC status code.
+            detail: Reason: a text or an exception.
+            message: The request.
+        """
+        text = str(detail) or type(detail).__name__
+        return error_of(code, text, message.what, self.url)
+
     @classmethod
     def parse(cls, url: str) -> Endpoint:
         """Parses "localhost:8500", "grpc://…", "grpcs://…", "http://…" or "https://…".
@@ -105,6 +117,16 @@ def rest_error(body: bytes) -> str:
         return body[:500].decode("utf-8", "replace").strip() or "no error message"
 
 
+def connect(endpoint: Endpoint, module: Any) -> Any:
+    """Opens a gRPC channel with `grpc` or `grpc.aio`."""
+    if not endpoint.encrypted:
+        return module.insecure_channel(endpoint.address, GRPC_OPTIONS)
+    from grpc import ssl_channel_credentials
+
+    credentials = ssl_channel_credentials()
+    return module.secure_channel(endpoint.address, credentials, GRPC_OPTIONS)
+
+
 class GrpcChannel:
     """gRPC channel; one HTTP/2 connection carries all concurrent calls."""
 
@@ -112,14 +134,9 @@ class GrpcChannel:
         import grpc
 
         self._endpoint, self._error = endpoint, grpc.RpcError
-        if endpoint.encrypted:
-            credentials = grpc.ssl_channel_credentials()
-            self._channel = grpc.secure_channel(
-                endpoint.address, credentials, GRPC_OPTIONS
-            )
-        else:
-            self._channel = grpc.insecure_channel(endpoint.address, GRPC_OPTIONS)
-        self._calls: dict[str, Any] = {}
+        self._channel = connect(endpoint, grpc)
+        # Without serializers, a call takes and returns bytes.
+        self._call = functools.cache(self._channel.unary_unary)
 
     def send(self, message: Message, timeout_s: float) -> bytes:
         """Sends a message and returns the answer.
@@ -127,17 +144,12 @@ class GrpcChannel:
         Raises:
             ServingError: If no answer arrives within `timeout_s` seconds.
         """
-        call = self._calls.get(message.path)
-        if call is None:
-            # Without serializers, the call takes and returns bytes.
-            call = self._calls[message.path] = self._channel.unary_unary(message.path)
         try:
-            answer: bytes = call(message.body, timeout=timeout_s)
-            return answer
+            answer: bytes = self._call(message.path)(message.body, timeout=timeout_s)
         except self._error as error:
-            raise error_of(
-                error.code().name, error.details(), message.what, self._endpoint.url
-            ) from error
+            code, detail = error.code().name, error.details()
+            raise self._endpoint.failure(code, detail, message) from error
+        return answer
 
     def close(self) -> None:
         """Closes the connection; running calls fail."""
@@ -156,8 +168,8 @@ class RestChannel:
         # Imported here, so that a gRPC client does not load it.
         import httpx
 
-        self._endpoint, self._failures = endpoint, httpx.TransportError
-        self._timeout = httpx.TimeoutException
+        self._failure = endpoint.failure
+        self._errors, self._timeout = httpx.TransportError, httpx.TimeoutException
         self._http = httpx.Client(
             base_url=f"http{'s' * endpoint.encrypted}://{endpoint.address}",
             headers={**HEADERS, "Accept-Encoding": "identity"},
@@ -193,16 +205,12 @@ class RestChannel:
                         raise self._failure("DEADLINE_EXCEEDED", "timed out", message)
         except self._timeout as error:
             raise self._failure("DEADLINE_EXCEEDED", error, message) from error
-        except self._failures as error:
+        except self._errors as error:
             raise self._failure("UNAVAILABLE", error, message) from error
         if response.status_code != 200:
             code, detail = code_of_status(response.status_code), rest_error(bytes(body))
             raise self._failure(code, detail, message)
         return bytes(body)
-
-    def _failure(self, code: str, detail: object, message: Message) -> ServingError:
-        text = str(detail) or type(detail).__name__
-        return error_of(code, text, message.what, self._endpoint.url)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from types import TracebackType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -75,9 +74,9 @@ class Client:
         deadline_s: float = 1.0,
         retries: int | RetryPolicy = 2,
     ) -> None:
-        where = Endpoint.parse(endpoint)
+        server = Endpoint.parse(endpoint)
         target = Target(model, version, label)
-        self._channel = open_channel(where)
+        self._channel = open_channel(server)
 
         async def send(message: Message, timeout_s: float) -> bytes:
             return self._channel.send(message, timeout_s)
@@ -85,7 +84,7 @@ class Client:
         async def sleep(seconds: float) -> None:
             time.sleep(seconds)
 
-        self._calls = Calls(where, target, send, sleep, deadline_s, retries)
+        self._calls = Calls(server, target, send, sleep, deadline_s, retries)
 
     def recommend(
         self,
@@ -208,12 +207,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -238,11 +232,11 @@ class AsyncClient(Calls):
         deadline_s: float = 1.0,
         retries: int | RetryPolicy = 2,
     ) -> None:
-        where = Endpoint.parse(endpoint)
+        server = Endpoint.parse(endpoint)
         target = Target(model, version, label)
-        self._channel = open_async_channel(where)
+        self._channel = open_async_channel(server)
         super().__init__(
-            where, target, self._channel.send, asyncio.sleep, deadline_s, retries
+            server, target, self._channel.send, asyncio.sleep, deadline_s, retries
         )
 
     async def close(self) -> None:
@@ -252,12 +246,7 @@ class AsyncClient(Calls):
     async def __aenter__(self) -> AsyncClient:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
 

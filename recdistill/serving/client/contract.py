@@ -7,7 +7,7 @@ and the feature instead of a tensor inside the server.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -129,7 +129,7 @@ def ids_of(argument: str, lists: Sequence[Sequence[str]], rows: int) -> np.ndarr
             f"`{argument}` must have one list for each of the {rows} queries. "
             f"Received: {lists if isinstance(lists, str) else len(lists)!r}"
         )
-    return _padded(argument, [_texts(argument, row, v) for row, v in enumerate(lists)])
+    return _padded([_texts(argument, row, v) for row, v in enumerate(lists)])
 
 
 def _is_list_of_text(tensor: TensorContract | None) -> bool:
@@ -181,23 +181,29 @@ def _column(name: str, tensor: TensorContract, values: Sequence[object]) -> np.n
             f"`{name}` must be an input with one or two axes. "
             f"Received: shape {tensor.shape}"
         )
-    if tensor.dtype == "string":
-        if not axes:
-            texts = [_text(name, row, value) for row, value in enumerate(values)]
-            return np.array(texts, object)
-        lists = [_texts(name, row, value) for row, value in enumerate(values)]
-        if axes[0] is None:
-            return _padded(name, lists)
-        return np.array(_of_width(name, axes[0], lists), object)
+    text = tensor.dtype == "string"
+    convert: Callable[[str, int, object], object] = _text if text else _number
     if not axes:
-        plain = [_number(name, row, value) for row, value in enumerate(values)]
-        return _as_numbers(name, tensor.dtype, plain)
-    numbers = [_numbers(name, row, value) for row, value in enumerate(values)]
-    width = len(numbers[0]) if axes[0] is None else axes[0]
-    return _as_numbers(name, tensor.dtype, _of_width(name, width, numbers))
+        plain = [convert(name, row, value) for row, value in enumerate(values)]
+        return np.array(plain, object) if text else _as_numbers(name, tensor, plain)
+    rows = [
+        [convert(name, row, each) for each in _list(name, row, value)]
+        for row, value in enumerate(values)
+    ]
+    if text and axes[0] is None:
+        return _padded(rows)
+    width = len(rows[0]) if axes[0] is None else axes[0]
+    for row, each in enumerate(rows):
+        if len(each) != width:
+            raise QueryError(
+                f"`{name}` must have {width} values. "
+                f"Received: {len(each)} in query {row}"
+            )
+    return np.array(rows, object) if text else _as_numbers(name, tensor, rows)
 
 
-def _as_numbers(name: str, dtype: str, values: object) -> np.ndarray:
+def _as_numbers(name: str, tensor: TensorContract, values: object) -> np.ndarray:
+    dtype = tensor.dtype
     if dtype.startswith("float"):
         with np.errstate(over="ignore"):  # Too large for float32 becomes infinity.
             return np.array(values, "float64").astype(dtype)
@@ -212,24 +218,12 @@ def _as_numbers(name: str, dtype: str, values: object) -> np.ndarray:
     return exact.astype(dtype)
 
 
-def _padded(name: str, lists: Sequence[Sequence[str]]) -> np.ndarray:
+def _padded(lists: Sequence[Sequence[object]]) -> np.ndarray:
     width = max(1, *map(len, lists))
     padded = np.full((len(lists), width), "", object)
     for row, ids in enumerate(lists):
         padded[row, : len(ids)] = ids
     return padded
-
-
-def _of_width(
-    name: str, width: int, rows: Sequence[Sequence[object]]
-) -> list[Sequence[object]]:
-    for row, values in enumerate(rows):
-        if len(values) != width:
-            raise QueryError(
-                f"`{name}` must have {width} values. "
-                f"Received: {len(values)} in query {row}"
-            )
-    return list(rows)
 
 
 def _text(name: str, row: int, value: object) -> str:
@@ -261,10 +255,6 @@ def _number(name: str, row: int, value: object) -> float | int:
     if isinstance(value, Real):
         return float(value)
     raise QueryError(f"`{name}` must be a number. Received: {value!r} in query {row}")
-
-
-def _numbers(name: str, row: int, value: object) -> list[float | int]:
-    return [_number(name, row, each) for each in _list(name, row, value)]
 
 
 def _list(name: str, row: int, value: object) -> Sequence[object]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ class LatencyHistogram:
     """
 
     def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
+        self._counts: Counter[int] = Counter()
         self._sum, self._lowest, self._highest = 0.0, math.inf, 0.0
         self._lock = threading.Lock()
 
@@ -52,9 +53,8 @@ class LatencyHistogram:
                 f"`seconds` must be finite and not negative. Received: {seconds}"
             )
         seconds = max(seconds, 1e-9)
-        bucket = _bucket(seconds)
         with self._lock:
-            self._counts[bucket] = self._counts.get(bucket, 0) + 1
+            self._counts[_bucket(seconds)] += 1
             self._sum += seconds
             self._lowest = min(self._lowest, seconds)
             self._highest = max(self._highest, seconds)
@@ -63,7 +63,7 @@ class LatencyHistogram:
     def count(self) -> int:
         """Number of recorded latencies."""
         with self._lock:
-            return sum(self._counts.values())
+            return self._counts.total()
 
     @property
     def mean(self) -> float:
@@ -111,14 +111,7 @@ class LatencyHistogram:
 
     def merge(self, other: LatencyHistogram) -> None:
         """Adds the latencies of another histogram."""
-        taken = other.to_json()
-        with self._lock:
-            for bucket, count in taken["counts"].items():
-                self._counts[int(bucket)] = self._counts.get(int(bucket), 0) + count
-            self._sum += taken["sum"]
-            if taken["counts"]:
-                self._lowest = min(self._lowest, taken["lowest"])
-                self._highest = max(self._highest, taken["highest"])
+        self._add(other.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready content, for `from_json` in another process."""
@@ -135,12 +128,18 @@ class LatencyHistogram:
     def from_json(cls, content: Mapping[str, Any]) -> LatencyHistogram:
         """Restores a histogram from `to_json`."""
         histogram = cls()
-        if content["counts"]:
-            histogram._counts = {int(b): n for b, n in content["counts"].items()}
-            histogram._sum = content["sum"]
-            histogram._lowest = content["lowest"]
-            histogram._highest = content["highest"]
+        histogram._add(content)
         return histogram
+
+    def _add(self, content: Mapping[str, Any]) -> None:
+        if not content["counts"]:
+            return
+        with self._lock:
+            for bucket, count in content["counts"].items():
+                self._counts[int(bucket)] += count
+            self._sum += content["sum"]
+            self._lowest = min(self._lowest, content["lowest"])
+            self._highest = max(self._highest, content["highest"])
 
 
 def _bucket(seconds: float) -> int:

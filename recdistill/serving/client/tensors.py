@@ -11,7 +11,7 @@ import numpy as np
 
 from recdistill.serving.client.messages import TensorProto
 
-__all__ = ["DTYPES", "from_json", "from_proto", "to_proto"]
+__all__ = ["DTYPES", "VALUE_FIELDS", "from_json", "from_proto", "to_proto"]
 
 _STRING = 7
 
@@ -34,16 +34,18 @@ DTYPES: dict[int, str] = {
 
 _NUMBERS = {name: number for number, name in DTYPES.items()}
 
-_VALUES = {
+VALUE_FIELDS: dict[str, str] = {
     "float32": "float_val",
     "float64": "double_val",
+    "float16": "half_val",
+    "string": "string_val",
     "int64": "int64_val",
     "bool": "bool_val",
     "uint32": "uint32_val",
     "uint64": "uint64_val",
-    "float16": "half_val",
+    **dict.fromkeys(("int8", "int16", "int32", "uint8", "uint16"), "int_val"),
 }
-"""Field of a `TensorProto` by data type; all small integers use `int_val`."""
+"""Field of a `TensorProto` that holds the values of a data type."""
 
 
 def to_proto(value: np.ndarray) -> Any:
@@ -101,7 +103,7 @@ def from_proto(proto: Any) -> np.ndarray:
         flat = np.frombuffer(proto.tensor_content, np.dtype(name).newbyteorder("<"))
         flat = flat.astype(name)
     else:
-        values = np.array(getattr(proto, _VALUES.get(name, "int_val")))
+        values = np.array(getattr(proto, VALUE_FIELDS[name]))
         half = name == "float16"
         flat = values.astype("uint16").view("float16") if half else values.astype(name)
     if 0 < len(flat) < size:

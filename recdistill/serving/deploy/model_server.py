@@ -32,6 +32,11 @@ FLAGS = frozenset(
 )
 """All flags declared in the server's `main.cc`."""
 
+MODELS_FILE = "models.config"
+BATCHING_FILE = "batching.config"
+MONITORING_FILE = "monitoring.config"
+"""Names of the server's configuration files."""
+
 PORTS = {"port": 8500, "rest_api_port": 8501}
 """Ports for gRPC, and for REST and metrics, in containers and generated commands."""
 
@@ -83,7 +88,7 @@ def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
     return arguments
 
 
-def server_arguments(config: str, *, batch_threads: int | None = None) -> list[str]:
+def server_arguments(config: str, batch_threads: int) -> list[str]:
     """Arguments of a server whose configuration files are in one folder.
 
     The server reloads `models.config` every ten seconds, so that labels move without a
@@ -92,33 +97,28 @@ def server_arguments(config: str, *, batch_threads: int | None = None) -> list[s
 
     Args:
         config: Path of the folder inside the server's file system, with
-            `models.config` and `monitoring.config`, and with `batching.config` if
-            `batch_threads` is given.
-        batch_threads: Number of batching threads; each batch is then computed on one
-            thread. None for no batching.
+            `models.config`, `batching.config` and `monitoring.config`.
+        batch_threads: Number of batching threads; each batch is computed on one thread.
     """
     flags: dict[str, str | int | bool] = {
         **PORTS,
-        "model_config_file": f"{config}/models.config",
+        "model_config_file": f"{config}/{MODELS_FILE}",
         "model_config_file_poll_wait_seconds": 10,
         "allow_version_labels_for_unavailable_models": True,
-        "monitoring_config_file": f"{config}/monitoring.config",
+        "monitoring_config_file": f"{config}/{MONITORING_FILE}",
         # With 0, versions load in the thread that polls for them, and one slow load
         # delays all other models.
         "num_load_threads": 1,
+        "enable_batching": True,
+        "batching_parameters_file": f"{config}/{BATCHING_FILE}",
+        "tensorflow_intra_op_parallelism": 1,
+        "tensorflow_inter_op_parallelism": batch_threads,
     }
-    if batch_threads is not None:
-        flags |= {
-            "enable_batching": True,
-            "batching_parameters_file": f"{config}/batching.config",
-            "tensorflow_intra_op_parallelism": 1,
-            "tensorflow_inter_op_parallelism": batch_threads,
-        }
     return server_flags(flags)
 
 
 def as_shell(arguments: Sequence[str]) -> str:
-    """Shell command that starts the server, one argument a line.
+    """Shell command that starts the server, one argument per line.
 
     Examples:
         >>> print(as_shell(["--port=8500"]))

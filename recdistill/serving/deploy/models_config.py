@@ -116,8 +116,16 @@ class Models:
             )
         names = [each.name for each in self._config.model_config_list.config]
         for each in self._config.model_config_list.config:
-            _check_name(each.name)
-            _check_base_path(each.base_path)
+            if not each.name or "/" in each.name:
+                raise ConfigError(
+                    "`name` must not be empty or contain '/'. "
+                    f"Received: name={each.name!r}"
+                )
+            if not re.match(r"/|[A-Za-z][A-Za-z0-9+.-]*://", each.base_path):
+                raise ConfigError(
+                    "`base_path` must be an absolute path or a URI. "
+                    f"Received: base_path={each.base_path!r}"
+                )
             if names.count(each.name) > 1:
                 raise ConfigError(
                     "`models.config` must have each model once. Received: "
@@ -161,15 +169,13 @@ class Models:
         Raises:
             ConfigError: If an argument is invalid.
         """
-        _check_name(name)
-        _check_base_path(base_path)
         changed = self._copy()
         models = changed._config.model_config_list.config
         config = next((m for m in models if m.name == name), None) or models.add()
         config.Clear()
         config.name, config.base_path = name, base_path
         config.model_platform = "tensorflow"
-        return changed
+        return Models(changed.text)
 
     def with_versions(self, name: str, versions: Iterable[int]) -> Models:
         """Loads these versions of a model, and the versions that have a label.
@@ -284,21 +290,6 @@ def write_monitoring(path: Path) -> None:
         aside.write_text(
             f'prometheus_config {{\n  enable: true\n  path: "{METRICS_PATH}"\n}}\n',
             encoding="utf-8",
-        )
-
-
-def _check_name(name: str) -> None:
-    if not name or "/" in name:
-        raise ConfigError(
-            f"`name` must not be empty or contain '/'. Received: name={name!r}"
-        )
-
-
-def _check_base_path(path: str) -> None:
-    if not re.match(r"/|[A-Za-z][A-Za-z0-9+.-]*://", path):
-        raise ConfigError(
-            "`base_path` must be an absolute path or a URI. "
-            f"Received: base_path={path!r}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,21 @@ from recdistill.evaluation.latency.saved_model_timing import (
     ModelTimes,
     time_model,
 )
+from recdistill.evaluation.report.terminal_tables import number_table
 from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
-    REPEATED,
     CallTime,
     Choice,
     choose_batching,
     padding,
 )
-from recdistill.serving.deploy.model_server import as_shell, server_arguments
+from recdistill.serving.deploy.model_server import (
+    BATCHING_FILE,
+    MODELS_FILE,
+    MONITORING_FILE,
+    as_shell,
+    server_arguments,
+)
 from recdistill.serving.deploy.models_config import (
     Models,
     read_models,
@@ -114,14 +121,13 @@ def sweep(
 
 def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
     """By batch size, the largest p50 and the largest p99 of all signatures."""
-    found: dict[int, CallTime] = {}
+    found = defaultdict(list)
     for each in times.calls:
-        size, latency = each.call.rows, each.throughput.latency
-        so_far = found.get(size, CallTime(0.0, 0.0))
-        found[size] = CallTime(
-            max(so_far.p50, latency.p50), max(so_far.p99, latency.p99)
-        )
-    return found
+        found[each.call.rows].append(each.throughput.latency)
+    return {
+        size: CallTime(max(t.p50 for t in latencies), max(t.p99 for t in latencies))
+        for size, latencies in found.items()
+    }
 
 
 def write_configuration(
@@ -150,7 +156,7 @@ def write_configuration(
         OSError: If a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("models.config", "batching.config", "monitoring.config", "model_server.sh")
+    names = (MODELS_FILE, BATCHING_FILE, MONITORING_FILE, "model_server.sh")
     paths = [folder / name for name in names]
     there = read_models(paths[0]) if paths[0].exists() else Models()
     if swept.name not in there.names:
@@ -180,9 +186,10 @@ def explain(swept: Sweep) -> list[str]:
 
 def render_sweep(swept: Sweep) -> Group:
     """Terminal tables of latencies by batch size, and of parameters with reasons."""
-    table = Table(title=f"{swept.name}: a full batch while all threads are busy")
-    for heading in ("rows", "p50 ms", "p99 ms", "rows/s a thread"):
-        table.add_column(heading, justify="right")
+    table = number_table(
+        ("rows", "p50 ms", "p99 ms", "rows/s per thread"),
+        title=f"{swept.name}: a full batch while all threads are busy",
+    )
     for size, time in sorted(swept.slowest.items()):
         row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
         chosen = size == swept.choice.batching.max_batch_size
@@ -204,4 +211,5 @@ def _reasons(choice: Choice) -> Iterator[tuple[str, str, str]]:
     """Name, value and reason of each parameter."""
     for name, why in choice.why.items():
         value = getattr(choice.batching, name)
-        yield name, " ".join(map(str, value)) if name in REPEATED else str(value), why
+        values = value if isinstance(value, tuple) else (value,)
+        yield name, " ".join(map(str, values)), why

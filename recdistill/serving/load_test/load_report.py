@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from recdistill.evaluation.report.terminal_tables import (
+    MISSING,
+    number_table,
+    pair_table,
+)
 from recdistill.serving.load_test.load_result import LoadResult
 from recdistill.serving.load_test.rate_search import RateSearch
 from recdistill.serving.load_test.request_samples import Percentiles
@@ -54,10 +58,7 @@ def headline(result: LoadResult) -> str:
 
 
 def _latencies(result: LoadResult) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ms")
-    for name in ("p50", "p90", "p99", "p99.9", "max", "requests"):
-        table.add_column(name, justify="right")
+    table = number_table(("ms", "p50", "p90", "p99", "p99.9", "max", "requests"))
     _add(table, "latency", result.latency)
     for name, percentiles in result.around_swap.items():
         _add(table, f"  {name} the swap", percentiles)
@@ -67,29 +68,28 @@ def _latencies(result: LoadResult) -> Table:
 
 def _add(table: Table, name: str, of: Percentiles, style: str = "") -> None:
     values = (of.p50, of.p90, of.p99, of.p99_9, of.max)
-    cells = ["-" if value is None else f"{value:,.2f}" for value in values]
+    cells = [MISSING if value is None else f"{value:,.2f}" for value in values]
     table.add_row(name, *cells, f"{of.n:,}", style=style)
 
 
 def _facts(result: LoadResult) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
     samples = result.samples
     throughput = f"{result.throughput:,.1f} answers a second"
     if result.workload.batch_size > 1:
         queries = result.throughput * result.workload.batch_size
         throughput += f", {queries:,.1f} queries"
-    table.add_row("Throughput", throughput)
     errors = ", ".join(f"{n:,} {code}" for code, n in samples.errors.items())
-    table.add_row("Errors", Text(errors, style="red") if errors else "none")
-    table.add_row("Queries", f"{result.workload.queries:,} distinct")
+    facts: dict[str, str | Text] = {
+        "Throughput": throughput,
+        "Errors": Text(errors, style="red") if errors else "none",
+        "Queries": f"{result.workload.queries:,} distinct",
+    }
     if samples.versions:
         answers = (f"{v}: {n:,} answers" for v, n in samples.versions.items())
-        table.add_row("Versions", ", ".join(answers))
+        facts["Versions"] = ", ".join(answers)
     if result.swap is not None:
-        table.add_row("Swap", _swap(result.swap))
-    return table
+        facts["Swap"] = _swap(result.swap)
+    return pair_table(facts)
 
 
 def _swap(swap: Swap) -> str:
@@ -101,17 +101,14 @@ def _swap(swap: Swap) -> str:
 
 
 def _trials(search: RateSearch) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("requests/s", "s", "p99 ms", "answers/s"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    table = number_table(("", "requests/s", "s", "p99 ms", "answers/s"))
     for trial in search.trials:
         table.add_row(
+            Text(trial.why, style="green" if trial.passed else "red"),
             f"{trial.rate:,.1f}",
             f"{trial.seconds:,.0f}",
-            "-" if trial.p99_ms is None else f"{trial.p99_ms:,.2f}",
+            MISSING if trial.p99_ms is None else f"{trial.p99_ms:,.2f}",
             f"{trial.throughput:,.1f}",
-            Text(trial.why, style="green" if trial.passed else "red"),
         )
     return table
 

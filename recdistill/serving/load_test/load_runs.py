@@ -5,7 +5,7 @@ from when it was due: if the server stalls for a second, every request that was 
 that second shows it. A **closed loop** sends the next request after the answer to the
 last one, so a server that stalls receives fewer requests and its percentiles look
 better than what users see (coordinated omission: G. Tene, 2013). It shows what a fixed
-number of patient clients get.
+number of clients get that always wait for their answers.
 """
 
 from __future__ import annotations

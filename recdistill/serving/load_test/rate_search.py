@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from recdistill.errors import LoadTestError
+
+if TYPE_CHECKING:
+    from recdistill.serving.load_test.load_result import LoadResult
 
 __all__ = ["RateSearch", "Trial", "find_rate"]
 
@@ -21,23 +24,7 @@ _CONFIRMATIONS = 5
 _LONGER = 3
 
 
-class _Measured(Protocol):
-    """The figures of a load test that the search uses; see `LoadResult`."""
-
-    @property
-    def p99_ms(self) -> float: ...
-
-    @property
-    def lag_p99_ms(self) -> float: ...
-
-    @property
-    def failed(self) -> int: ...
-
-    @property
-    def throughput(self) -> float: ...
-
-
-_Measure = Callable[[float, float], _Measured]
+_Measure = Callable[[float, float], "LoadResult"]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Percentiles:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of all requests, one entry a request, in no particular order.
+    """Samples of all requests, one entry per request, in no particular order.
 
     Attributes:
         due_s: When the request was due, in seconds since the start of the test,

@@ -67,7 +67,7 @@ class Workload:
         signature: str,
         batch_size: int,
     ) -> Workload:
-        """Messages of `batch_size` queries each, with the queries in turn.
+        """Messages of `batch_size` queries each, cycling through the queries.
 
         Args:
             rows: Inputs of each query, each `(1, …)`; at least one query.
@@ -165,7 +165,7 @@ def queries_from_lines(path: Path) -> list[Query]:
     """Queries from a JSON Lines file.
 
     Args:
-        path: File with one JSON object a line; empty lines are skipped.
+        path: File with one JSON object per line; empty lines are skipped.
 
     Raises:
         QueryError: If a line is not a JSON object; the message has its number.
@@ -182,7 +182,7 @@ def queries_from_lines(path: Path) -> list[Query]:
                 query = f"invalid JSON: {error}"
             if not isinstance(query, dict):
                 raise QueryError(
-                    "`queries` must have one JSON object a line. Received: line "
+                    "`queries` must have one JSON object per line. Received: line "
                     f"{number} of {path}: {str(query)[:80]}"
                 )
             queries.append(query)

@@ -11,13 +11,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 
 import numpy as np
+from grpc import StatusCode
 
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.server.loaded_model import LoadedSignature
-from recdistill.serving.server.request_errors import Code, RequestError, invalid
+from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.server_metrics import ServerMetrics
 
 __all__ = ["Batcher"]
@@ -33,15 +35,12 @@ _POOL = "batch_threads"
 
 @dataclass(eq=False)
 class _Task:
-    """A request; `done` is set after `answer` or `error`."""
+    """A request and its future answer."""
 
     values: Sequence[np.ndarray]
     rows: int
     since: float
-    done: threading.Event = field(default_factory=threading.Event)
-    answer: Arrays = field(default_factory=list)
-    error: RequestError | None = None
-    abandoned: bool = False
+    answer: futures.Future[Arrays] = field(default_factory=futures.Future)
 
 
 @dataclass(eq=False)
@@ -104,13 +103,12 @@ class Batcher:
         self._metrics.observe(f"{_METRICS}:input_batch_size", task.rows)
         with self._changed:
             self._enqueue(signature, outputs, task)
-        if not task.done.wait(timeout_s):
-            task.abandoned = True
+        try:
+            return task.answer.result(timeout_s)
+        except TimeoutError as error:
+            task.answer.cancel()
             message = "The request timed out while it waited for a batch."
-            raise RequestError(Code.DEADLINE_EXCEEDED, message)
-        if task.error is not None:
-            raise RequestError(task.error.code, task.error.message)
-        return task.answer
+            raise RequestError(StatusCode.DEADLINE_EXCEEDED, message) from error
 
     def close(self) -> None:
         """Runs the waiting batches, then ends the threads."""
@@ -148,7 +146,9 @@ class Batcher:
         self, signature: LoadedSignature, outputs: tuple[str, ...], task: _Task
     ) -> None:
         if self._closed:
-            raise RequestError(Code.UNAVAILABLE, "This version is being unloaded.")
+            raise RequestError(
+                StatusCode.UNAVAILABLE, "This version is being unloaded."
+            )
         limit = self.parameters.max_batch_size
         mine = [
             batch
@@ -159,7 +159,7 @@ class Batcher:
         if batch is None or batch.rows + task.rows > limit:
             if len(mine) >= self.parameters.max_enqueued_batches:
                 raise RequestError(
-                    Code.UNAVAILABLE,
+                    StatusCode.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is "
                     "full",
                 )
@@ -174,20 +174,22 @@ class Batcher:
         self._changed.notify()
 
     def _work(self) -> None:
-        while True:
-            batch = self._next()
-            if batch is None:
-                return
-            batch.tasks = [task for task in batch.tasks if not task.abandoned]
+        while (batch := self._next()) is not None:
+            # Leaves out requests that have timed out.
+            batch.tasks = [
+                task
+                for task in batch.tasks
+                if task.answer.set_running_or_notify_cancel()
+            ]
             if not batch.tasks:
                 continue
             try:
                 self._process(batch)
             except RequestError as error:
-                _fail(batch, error)
+                _fail(batch, error.code, error.message)
             except Exception as error:
                 # The thread must not end, or later requests would wait for ever.
-                _fail(batch, RequestError(Code.INTERNAL, f"Batch failed: {error!r}"))
+                _fail(batch, StatusCode.INTERNAL, f"Batch failed: {error!r}")
 
     def _next(self) -> _Batch | None:
         """Waits for the first batch that is full or due; None after `close`."""
@@ -238,7 +240,7 @@ def _merged(
     if len(shapes) > 1:
         if not pad or len({len(shape) for shape in shapes}) > 1:
             raise RequestError(
-                Code.FAILED_PRECONDITION,
+                StatusCode.FAILED_PRECONDITION,
                 f"Tensors with name '{name}' from different tasks have different "
                 f"shapes, {sorted(shapes)}, and padding is turned off. Set "
                 "pad_variable_length_inputs to true, or ensure that all tensors with "
@@ -271,21 +273,20 @@ def _split(answer: Arrays, batch: _Batch, filled: int) -> None:
     for array in answer:
         if array.ndim == 0:
             message = "Batched output tensor has 0 dimensions"
-            raise RequestError(Code.FAILED_PRECONDITION, message)
+            raise RequestError(StatusCode.FAILED_PRECONDITION, message)
         if len(array) != filled:
             raise RequestError(
-                Code.FAILED_PRECONDITION,
+                StatusCode.FAILED_PRECONDITION,
                 "Batched output tensor's 0th dimension does not equal the sum of the "
                 "0th dimension sizes of the input tensors",
             )
     start = 0
     for task in batch.tasks:
-        task.answer = [array[start : start + task.rows] for array in answer]
-        start += task.rows
-        task.done.set()
+        end = start + task.rows
+        task.answer.set_result([array[start:end] for array in answer])
+        start = end
 
 
-def _fail(batch: _Batch, error: RequestError) -> None:
+def _fail(batch: _Batch, code: StatusCode, message: str) -> None:
     for task in batch.tasks:
-        task.error = error
-        task.done.set()
+        task.answer.set_exception(RequestError(code, message))

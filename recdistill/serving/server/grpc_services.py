@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from tensorflow_serving.apis import (
@@ -19,15 +18,13 @@ from tensorflow_serving.apis import (
 
 from recdistill.errors import ServeError
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.server.request_errors import Code, RequestError
+from recdistill.serving.server.request_errors import RequestError
 from recdistill.serving.server.requests import Requests
 
 __all__ = ["GrpcServer"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
-
-_STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcServer:
@@ -53,15 +50,15 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
+        services = _Services(requests)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            _PredictionService(requests), self._server
+            services, self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            _ModelService(requests), self._server
+            services, self._server
         )
-        address = f"{options.address}:{options.port}"
-        if ":" in options.address:
-            address = f"[{options.address}]:{options.port}"
+        host = f"[{options.address}]" if ":" in options.address else options.address
+        address = f"{host}:{options.port}"
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError as error:
@@ -81,22 +78,18 @@ class GrpcServer:
         self._server.stop(grace_s).wait()
 
 
-class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
+class _Services(
+    prediction_service_pb2_grpc.PredictionServiceServicer,  # type: ignore[misc]
+    model_service_pb2_grpc.ModelServiceServicer,  # type: ignore[misc]
+):
     def __init__(self, requests: Requests) -> None:
         self._requests = requests
 
     def Predict(
         self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
     ) -> predict_pb2.PredictResponse:
-        started, status = time.perf_counter(), "OK"
-        try:
-            return self._requests.predict(request, context.time_remaining())
-        except RequestError as error:
-            status = error.code.name
-            _refuse(context, error)
-        finally:
-            name = request.model_spec.name
-            self._requests.measure(name, "GRPC", "Predict", status, started)
+        predict, left = self._requests.predict, context.time_remaining()
+        return _answered(lambda request: predict(request, left), request, context)
 
     def GetModelMetadata(
         self,
@@ -105,19 +98,11 @@ class _PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:
         return _answered(self._requests.metadata, request, context)
 
-    def Classify(self, request: Any, context: grpc.ServicerContext) -> NoReturn:
-        _refuse(context, _only_predict("Classify"))
+    def Classify(self, request: Any, context: grpc.ServicerContext) -> None:
+        message = "The embedded server supports only Predict for predictions."
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
 
-    def Regress(self, request: Any, context: grpc.ServicerContext) -> NoReturn:
-        _refuse(context, _only_predict("Regress"))
-
-    def MultiInference(self, request: Any, context: grpc.ServicerContext) -> NoReturn:
-        _refuse(context, _only_predict("MultiInference"))
-
-
-class _ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
+    Regress = MultiInference = Classify
 
     def GetModelStatus(
         self,
@@ -140,14 +125,5 @@ def _answered(
     try:
         return answer(request)
     except RequestError as error:
-        _refuse(context, error)
-
-
-def _refuse(context: grpc.ServicerContext, error: RequestError) -> NoReturn:
-    context.abort(_STATUS[error.code], error.message)
-    raise error  # Not reached: `abort` raises.
-
-
-def _only_predict(method: str) -> RequestError:
-    message = f"The embedded server does not support {method}. Use Predict."
-    return RequestError(Code.UNIMPLEMENTED, message)
+        context.abort(error.code, error.message)
+        raise  # Not reached: `abort` raises.

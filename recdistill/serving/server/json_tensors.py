@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,12 +57,29 @@ class Body:
         """
         if not signature.inputs:
             raise invalid(f"Failed to get input map for signature: {signature.name}")
-        columns = _from_rows if self.in_rows else _from_columns
-        named = columns(self.content, signature)
+        first = self.content[0] if self.in_rows else self.content
+        named = self.content
+        if not isinstance(first, dict) or _is_bytes(first):
+            named = self._single(signature)
+        elif self.in_rows:
+            named = _columns(self.content, list(signature.inputs))
+        for name in signature.inputs:
+            if name not in named:
+                raise invalid(f"Missing named input: {name} in 'inputs' object.")
         return [
             _as_array(named[name], info.dtype)
             for name, info in signature.inputs.items()
         ]
+
+    def _single(self, signature: LoadedSignature) -> dict[str, Any]:
+        """The values of the only input, which has no name in the body."""
+        if len(signature.inputs) > 1:
+            key = "instances" if self.in_rows else "inputs"
+            raise invalid(
+                f"{key} is a plain value/list, but expecting an object or a list of "
+                "objects as multiple input tensors required as per tensorinfo_map"
+            )
+        return dict.fromkeys(signature.inputs, self.content)
 
 
 def read_body(body: bytes) -> Body:
@@ -87,15 +104,14 @@ def read_body(body: bytes) -> Body:
     signature = document.get("signature_name", "")
     if not isinstance(signature, str):
         raise invalid("'signature_name' key must be a string value.")
-    given = [key for key in ("instances", "inputs") if key in document]
-    if not given:
-        raise invalid("Missing 'inputs' or 'instances' key")
-    if len(given) > 1:
+    in_rows = "instances" in document
+    if in_rows and "inputs" in document:
         raise invalid(
             "Not formatted correctly expecting only one of 'inputs' or 'instances' keys"
         )
-    content = document[given[0]]
-    in_rows = given == ["instances"]
+    if not in_rows and "inputs" not in document:
+        raise invalid("Missing 'inputs' or 'instances' key")
+    content = document["instances" if in_rows else "inputs"]
     if in_rows and not isinstance(content, list):
         raise invalid("Expecting 'instances' to be a list/array")
     if in_rows and not content:
@@ -126,20 +142,13 @@ def rows_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
                 f"expecting: {size}"
             )
         size = len(array)
-    columns = {name: _tokens(name, array) for name, array in outputs.items()}
-    parts = {
-        name: [_nested(columns[name], array.shape[1:]) for _ in range(len(array))]
-        for name, array in outputs.items()
-    }
-    if len(parts) == 1:
-        [rows] = parts.values()
-    else:
-        names = [json.dumps(name, ensure_ascii=False) for name in parts]
-        rows = [
-            "{" + ", ".join(map(": ".join, zip(names, row, strict=True))) + "}"
-            for row in zip(*parts.values(), strict=True)
-        ]
-    return _encoded('{"predictions": [' + ", ".join(rows) + "]}")
+    columns = [_as_lists(name, array) for name, array in outputs.items()]
+    if len(columns) == 1:
+        return _encoded("predictions", columns[0])
+    rows = zip(*columns, strict=True)
+    return _encoded(
+        "predictions", [dict(zip(outputs, row, strict=True)) for row in rows]
+    )
 
 
 def columns_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
@@ -153,48 +162,15 @@ def columns_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
 
     Examples:
         >>> columns_as_json({"scores": np.float32([-np.inf, np.nan, 1e7])})
-        b'{"outputs": [-Infinity, NaN, 1e+07]}'
+        b'{"outputs": [-Infinity, NaN, 10000000.0]}'
     """
-    texts = {
-        name: _nested(_tokens(name, array), array.shape)
-        for name, array in outputs.items()
-    }
-    if len(texts) == 1:
-        [text] = texts.values()
-    else:
-        pairs = (
-            f"{json.dumps(name, ensure_ascii=False)}: {text}"
-            for name, text in texts.items()
-        )
-        text = "{" + ", ".join(pairs) + "}"
-    return _encoded('{"outputs": ' + text + "}")
+    columns = {name: _as_lists(name, array) for name, array in outputs.items()}
+    single = len(columns) == 1
+    return _encoded("outputs", next(iter(columns.values())) if single else columns)
 
 
-def _from_columns(content: Any, signature: LoadedSignature) -> dict[str, Any]:
-    names = list(signature.inputs)
-    if not isinstance(content, dict) or _is_bytes(content):
-        if len(names) > 1:
-            raise invalid(
-                "inputs is a plain value/list, but expecting an object as multiple "
-                "input tensors required as per tensorinfo_map"
-            )
-        return {names[0]: content}
-    for name in names:
-        if name not in content:
-            raise invalid(f"Missing named input: {name} in 'inputs' object.")
-    return content
-
-
-def _from_rows(content: list[Any], signature: LoadedSignature) -> dict[str, list[Any]]:
-    names = list(signature.inputs)
-    named = isinstance(content[0], dict) and not _is_bytes(content[0])
-    if not named:
-        if len(names) > 1:
-            raise invalid(
-                "instances is a plain list, but expecting list of objects as multiple "
-                "input tensors required as per tensorinfo_map"
-            )
-        return {names[0]: content}
+def _columns(content: list[Any], names: list[str]) -> dict[str, list[Any]]:
+    """The values of each input in rows."""
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for place, row in enumerate(content):
         if not isinstance(row, dict) or _is_bytes(row):
@@ -203,7 +179,7 @@ def _from_rows(content: list[Any], signature: LoadedSignature) -> dict[str, list
         if row.keys() != columns.keys():
             unknown = sorted(row.keys() - columns.keys())
             what = (
-                f"{unknown[0]!r} is not an input" if unknown else "inputs are missing"
+                f"{unknown[0]!r} is not an input" if unknown else "an input is missing"
             )
             raise invalid(
                 f"Failed to process element: {place} of 'instances' list, {what}: "
@@ -215,59 +191,28 @@ def _from_rows(content: list[Any], signature: LoadedSignature) -> dict[str, list
 
 
 def _as_array(value: Any, number: int) -> np.ndarray:
-    shape = _shape(value)
-    flat: list[Any] = []
-    _flatten(value, shape, 0, flat)
+    array = np.array(value, object)
+    if array.ndim > _DEEPEST:
+        raise invalid(f"Tensors must have at most {_DEEPEST} axes.")
+    flat = array.ravel().tolist()
+    if any(isinstance(each, list) for each in flat):
+        raise invalid("Encountered list at unexpected level or of unexpected size.")
     if number == STRING:
-        array = np.empty(len(flat), object)
-        array[:] = [_as_bytes(each) for each in flat]
-        return array.reshape(shape)
+        return _vectorized(_as_bytes, array)
     dtype = np.dtype(tf.as_dtype(number).as_numpy_dtype)
     if dtype.kind == "f" and dtype.itemsize >= 4:
-        return _floats(flat, dtype).reshape(shape)
+        return _floats(flat, dtype).reshape(array.shape)
     if dtype.kind in "iu":
-        return _integers(flat, dtype).reshape(shape)
+        return _integers(flat, dtype).reshape(array.shape)
     if dtype.kind == "b":
         _require_types(flat, {bool}, number)
-        return np.array(flat, bool).reshape(shape)
+        return array.astype(bool)
     message = f"Inputs of the type {dtype_name(number)} cannot be written in JSON."
     raise invalid(message)
 
 
-def _shape(value: Any) -> list[int]:
-    shape = []
-    while isinstance(value, list):
-        shape.append(len(value))
-        if len(shape) > _DEEPEST:
-            raise invalid(f"Tensors must have at most {_DEEPEST} axes.")
-        if not value:
-            break
-        value = value[0]
-    return shape
-
-
-def _flatten(value: Any, shape: Sequence[int], level: int, flat: list[Any]) -> None:
-    if not isinstance(value, list):
-        if level != len(shape):
-            raise invalid(
-                f"JSON Value: {_shown(value)} found at incorrect level: {level + 1} in "
-                f"the JSON DOM. Expected at level: {len(shape)}"
-            )
-        flat.append(value)
-        return
-    if level >= len(shape):
-        message = f"Encountered list at unexpected level: {level} expected < {level}"
-        raise invalid(message)
-    if len(value) != shape[level]:
-        raise invalid(
-            f"Encountered list at unexpected size: {len(value)} at level: {level} "
-            f"expected size: {shape[level]}"
-        )
-    if level == len(shape) - 1 and not any(isinstance(v, list) for v in value):
-        flat += value
-        return
-    for each in value:
-        _flatten(each, shape, level + 1, flat)
+def _vectorized(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
+    return np.asarray(np.vectorize(function, otypes=[object])(array))
 
 
 def _floats(flat: list[Any], dtype: np.dtype) -> np.ndarray:
@@ -339,51 +284,37 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _tokens(name: str, array: np.ndarray) -> Iterator[str]:
-    """The values as JSON text, in order."""
-    flat = array.ravel()
+def _as_lists(name: str, array: np.ndarray) -> Any:
+    """The values as nested lists of JSON's types."""
     if array.dtype == object:
-        return iter(_strings(flat.tolist(), name.endswith("_bytes")))
-    if array.dtype in (np.float32, np.float64):
-        return iter(_decimals(flat))
-    if array.dtype == bool:
-        return iter(["true" if value else "false" for value in flat.tolist()])
-    if array.dtype.kind in "iu":
-        return iter([str(value) for value in flat.tolist()])
+        text = _base64 if name.endswith("_bytes") else _text
+        return _vectorized(text, array).tolist()
+    if array.dtype == np.float32:
+        return _decimals(array).tolist()
+    if array.dtype == np.float64 or array.dtype.kind in "biu":
+        return array.tolist()
     raise invalid(f"Failed to write JSON value for tensor type: {array.dtype}")
 
 
-def _strings(values: list[bytes], as_bytes: bool) -> list[str]:
-    if as_bytes:
-        return [f'{{"{_B64}": "{base64.b64encode(v).decode()}"}}' for v in values]
+def _base64(value: bytes) -> dict[str, str]:
+    return {_B64: base64.b64encode(value).decode()}
+
+
+def _text(value: bytes) -> str:
     # Invalid UTF-8 is written unchanged, as in TensorFlow Serving.
-    texts = [value.decode("utf-8", "surrogateescape") for value in values]
-    return [json.dumps(text, ensure_ascii=False) for text in texts]
+    return value.decode("utf-8", "surrogateescape")
 
 
-def _decimals(flat: np.ndarray) -> list[str]:
-    """Numbers with six digits if that is exact, else with as many as necessary."""
-    digits = 9 if flat.dtype == np.float32 else 17
-    values = flat.tolist()
-    texts = [f"{value:.6g}" for value in values]
-    short = np.array(texts, "float64").astype(flat.dtype) if texts else flat
-    for place in np.flatnonzero(~np.isfinite(flat)):
-        value = values[place]
-        named = "NaN" if math.isnan(value) else "Infinity"
-        texts[place] = f"-{named}" if value < 0 else named
-    for place in np.flatnonzero((short != flat) & np.isfinite(flat)):
-        texts[place] = f"{values[place]:.{digits}g}"
-    return [
-        text if "." in text or "e" in text or text[-1] in "Ny" else f"{text}.0"
-        for text in texts
-    ]
+def _decimals(array: np.ndarray) -> np.ndarray:
+    """float32 as decimal numbers: six digits if that is exact, else nine."""
+    short, full = (
+        np.array([f"{value:.{digits}g}" for value in array.ravel().tolist()], "float64")
+        for digits in (6, 9)
+    )
+    exact = short.astype("float32") == array.ravel()
+    return np.where(exact, short, full).reshape(array.shape)
 
 
-def _nested(tokens: Iterator[str], shape: Sequence[int]) -> str:
-    if not shape:
-        return next(tokens)
-    return "[" + ", ".join(_nested(tokens, shape[1:]) for _ in range(shape[0])) + "]"
-
-
-def _encoded(text: str) -> bytes:
+def _encoded(key: str, value: Any) -> bytes:
+    text = json.dumps({key: value}, ensure_ascii=False)
     return text.encode("utf-8", "surrogateescape")

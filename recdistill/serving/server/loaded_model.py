@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from grpc import StatusCode
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -23,7 +24,6 @@ from recdistill.errors import DataError
 from recdistill.export.layout import WARM_UP, WARM_UP_LIMIT
 from recdistill.export.warm_up import read_records
 from recdistill.serving.server.request_errors import (
-    Code,
     RequestError,
     from_tensorflow,
     invalid,
@@ -57,31 +57,23 @@ class LoadedSignature:
 class LoadedModel:
     """SavedModel in a TensorFlow session.
 
+    A request without a timeout runs in the thread of its caller, which takes a third of
+    the time.
+
     Args:
         path: Folder of the version.
-        intra_op_threads: Threads within an operation; 0 for automatic.
-        inter_op_threads: Threads for the operations of a request with a timeout; 0 for
-            automatic. A request without a timeout runs in the thread of its caller,
-            which takes a third of the time.
 
     Raises:
         RequestError: If the SavedModel cannot be loaded. Without a `variables` folder
             it does load, and requests fail, as in TensorFlow Serving.
     """
 
-    def __init__(
-        self, path: Path, *, intra_op_threads: int = 0, inter_op_threads: int = 0
-    ) -> None:
-        config = config_pb2.ConfigProto(
-            intra_op_parallelism_threads=intra_op_threads,
-            inter_op_parallelism_threads=inter_op_threads,
-        )
-        self.path = path
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    def __init__(self, path: Path) -> None:
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
         self._calls: dict[tuple[str, tuple[str, ...], int], Any] = {}
         self._lock = threading.Lock()
         try:
-            self.signature_defs = self._load()
+            self.signature_defs = self._load(path)
             self.signatures = {
                 name: _signature(name, each)
                 for name, each in self.signature_defs.items()
@@ -93,17 +85,17 @@ class LoadedModel:
             # Damaged files must not end the server.
             self.close()
             message = f"{path} cannot be loaded as a SavedModel: {error}"
-            raise RequestError(Code.INTERNAL, message) from error
+            raise RequestError(StatusCode.INTERNAL, message) from error
 
-    def _load(self) -> dict[str, meta_graph_pb2.SignatureDef]:
+    def _load(self, path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
         """Loads graph and variables, and returns the signatures.
 
         TensorFlow's `load` would fail for a folder without variables.
         """
-        loader, tags = loader_impl.SavedModelLoader(str(self.path)), ["serve"]
+        loader, tags = loader_impl.SavedModelLoader(str(path)), ["serve"]
         with self._session.graph.as_default() as graph:
             saver, _ = loader.load_graph(graph, tags)
-            if (self.path / "variables" / "variables.index").is_file():
+            if (path / "variables" / "variables.index").is_file():
                 loader.restore_variables(self._session, saver)
             loader.run_init_ops(self._session, tags)
         return dict(loader.get_meta_graph_def_from_tags(tags).signature_def)
@@ -266,7 +258,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
     try:
         records = list(read_records(file))
     except DataError as error:
-        raise RequestError(Code.DATA_LOSS, str(error)) from error
+        raise RequestError(StatusCode.DATA_LOSS, str(error)) from error
     if len(records) > WARM_UP_LIMIT:
         raise invalid(
             f"Number of warmup records exceeds the maximum ({WARM_UP_LIMIT}): "
@@ -278,7 +270,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
             log.ParseFromString(record)
         except Exception as error:
             message = f"Record {place} of {file} is not a PredictionLog."
-            raise RequestError(Code.DATA_LOSS, message) from error
+            raise RequestError(StatusCode.DATA_LOSS, message) from error
         kind = log.WhichOneof("log_type")
         if kind is None:
             continue
@@ -286,5 +278,5 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
             message = (
                 f"Record {place} of {file} must be a predict_log. Received: {kind}"
             )
-            raise RequestError(Code.UNIMPLEMENTED, message)
+            raise RequestError(StatusCode.UNIMPLEMENTED, message)
         yield log.predict_log.request

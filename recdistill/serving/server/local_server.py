@@ -7,7 +7,8 @@ import logging
 import signal
 import sys
 import threading
-from types import FrameType, TracebackType
+from concurrent import futures
+from types import FrameType
 
 from recdistill.errors import ServeError
 from recdistill.serving.server.grpc_services import GrpcServer
@@ -56,9 +57,12 @@ class LocalServer:
         except (ServeError, OSError):
             self.stop()
             raise
-        self._grpc.start()
-        if self._rest is not None:
-            self._rest.start()
+        for server in self._servers:
+            server.start()
+
+    @property
+    def _servers(self) -> list[GrpcServer | RestServer]:
+        return [self._grpc] if self._rest is None else [self._grpc, self._rest]
 
     @property
     def port(self) -> int:
@@ -72,25 +76,15 @@ class LocalServer:
 
     def stop(self) -> None:
         """Rejects new requests, finishes running ones and unloads all models."""
-        stops = [threading.Thread(target=self._grpc.stop, args=(self.options.drain_s,))]
-        if self._rest is not None:
-            stop = self._rest.stop
-            stops.append(threading.Thread(target=stop, args=(self.options.drain_s,)))
-        for thread in stops:
-            thread.start()
-        for thread in stops:
-            thread.join()
+        with futures.ThreadPoolExecutor() as pool:
+            for server in self._servers:
+                pool.submit(server.stop, self.options.drain_s)
         self.models.stop()
 
     def __enter__(self) -> LocalServer:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.stop()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tensorflow_serving.apis import (
@@ -14,15 +15,10 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from recdistill.serving.server.loaded_model import (
-    LoadedSignature,
-    request_inputs,
-    request_outputs,
-)
-from recdistill.serving.server.request_errors import invalid
+from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.served_models import ServedModels
 from recdistill.serving.server.server_metrics import ServerMetrics
-from recdistill.serving.server.versions import ModelVersion
+from recdistill.serving.server.versions import ModelVersion, Prediction
 from recdistill.serving.server.wire_tensors import write_tensor
 
 __all__ = ["Requests"]
@@ -57,36 +53,35 @@ class Requests:
         Raises:
             RequestError: If the request is invalid or the model fails.
         """
-        spec = _spec(request)
-        with self.models.use(spec) as version:
-            signature = version.signature(spec.signature_name)
-            values = request_inputs(signature, request)
-            outputs = request_outputs(signature, request.output_filter)
-            answer = self._timed(
-                spec.name,
-                lambda: version.answer(signature, values, outputs, None, deadline_s),
-            )
         response = predict_pb2.PredictResponse()
-        response.model_spec.name = spec.name
-        response.model_spec.signature_name = signature.name
-        response.model_spec.version.value = version.number
-        for name, array in zip(outputs, answer, strict=True):
-            write_tensor(array, response.outputs[name])
+
+        def read(version: ModelVersion) -> Prediction:
+            prediction = version.prediction(request)
+            response.model_spec.name = request.model_spec.name
+            response.model_spec.signature_name = prediction.signature.name
+            response.model_spec.version.value = version.number
+            return prediction
+
+        with self.measured(request.model_spec.name, "GRPC", "Predict"):
+            answer = self.run(_spec(request), read, None, deadline_s)
+            for name, array in answer.items():
+                write_tensor(array, response.outputs[name])
         return response
 
-    def predict_arrays(
+    def run(
         self,
         spec: model_pb2.ModelSpec,
-        read: Callable[[ModelVersion], tuple[LoadedSignature, list[np.ndarray]]],
-        timeout_s: float,
+        read: Callable[[ModelVersion], Prediction],
+        timeout_s: float | None,
+        deadline_s: float | None = None,
     ) -> dict[str, np.ndarray]:
-        """Answers a REST request with all outputs.
+        """Runs a prediction.
 
         Args:
             spec: Model, version or label.
-            read: Reads the inputs, given the version, because JSON does not have the
-                types of a signature.
+            read: Reads the request, given the version, which has the signatures.
             timeout_s: Timeout in seconds.
+            deadline_s: Time until the client's deadline, in seconds.
 
         Returns:
             Arrays by output name.
@@ -95,13 +90,12 @@ class Requests:
             RequestError: If the request is invalid or the model fails.
         """
         with self.models.use(spec) as version:
-            signature, values = read(version)
-            outputs = tuple(signature.outputs)
-            answer = self._timed(
-                spec.name,
-                lambda: version.answer(signature, values, outputs, timeout_s),
-            )
-        return dict(zip(outputs, answer, strict=True))
+            prediction, started = read(version), time.perf_counter()
+            answer = version.answer(prediction, timeout_s, deadline_s)
+            microseconds = (time.perf_counter() - started) * 1e6
+        name = ":tensorflow:serving:runtime_latency"
+        self.metrics.observe(name, microseconds, spec.name, "Predict", "TF1")
+        return dict(zip(prediction.outputs, answer, strict=True))
 
     def metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest
@@ -153,36 +147,28 @@ class Requests:
         self.models.reconfigure(request.config)
         return model_management_pb2.ReloadConfigResponse()
 
-    def measure(
-        self, model: str, protocol: str, method: str, status: str, started: float
-    ) -> None:
+    @contextlib.contextmanager
+    def measured(self, model: str, protocol: str, method: str) -> Iterator[None]:
         """Records a prediction request in the metrics.
 
         Args:
             model: Model name in the request.
             protocol: "GRPC" or "REST".
             method: TensorFlow Serving's name of the method for this protocol.
-            status: Name of the status code.
-            started: Start of the request, by `time.perf_counter`.
         """
-        # Unknown names are not recorded, because clients could fill the memory.
-        name = model if model in self.models.names else UNKNOWN_MODEL
-        microseconds = (time.perf_counter() - started) * 1e6
-        metrics, prefix = self.metrics, ":tensorflow:serving"
-        metrics.count(f"{prefix}:request_count", name, status)
-        metrics.observe(
-            f"{prefix}:request_latency", microseconds, name, method, protocol
-        )
-
-    def _timed(
-        self, model: str, run: Callable[[], list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        started = time.perf_counter()
-        answer = run()
-        microseconds = (time.perf_counter() - started) * 1e6
-        name = ":tensorflow:serving:runtime_latency"
-        self.metrics.observe(name, microseconds, model, "Predict", "TF1")
-        return answer
+        started, status = time.perf_counter(), "OK"
+        try:
+            yield
+        except RequestError as error:
+            status = error.code.name
+            raise
+        finally:
+            # Unknown names are not recorded, because clients could fill the memory.
+            name = model if model in self.models.names else UNKNOWN_MODEL
+            microseconds = (time.perf_counter() - started) * 1e6
+            self.metrics.count(":tensorflow:serving:request_count", name, status)
+            latency = ":tensorflow:serving:request_latency"
+            self.metrics.observe(latency, microseconds, name, method, protocol)
 
 
 def _spec(

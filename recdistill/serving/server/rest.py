@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -12,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
 
-import numpy as np
 from google.protobuf import json_format, message
+from grpc import StatusCode
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -27,16 +28,14 @@ from recdistill.serving.server.json_tensors import (
     read_body,
     rows_as_json,
 )
-from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.request_errors import (
     HTTP_STATUS,
-    Code,
     RequestError,
     invalid,
 )
 from recdistill.serving.server.requests import SIGNATURE_DEF, Requests
-from recdistill.serving.server.versions import ModelVersion
+from recdistill.serving.server.versions import ModelVersion, Prediction
 
 __all__ = ["RestServer"]
 
@@ -130,10 +129,8 @@ class _Listener(ThreadingHTTPServer):
         with self.changed:
             left = list(self._connections)
         for connection in left:
-            try:
+            with contextlib.suppress(OSError):  # The client may have closed it.
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                continue  # The client has closed it.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores clients that disconnect."""
@@ -211,39 +208,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _v1(self, path: str, body: bytes) -> bytes:
         requests = self.server.requests
-        if self.command == "GET" and (found := _GET.fullmatch(path)):
-            spec = _spec(found)
-            if found[4]:
-                wanted = get_model_metadata_pb2.GetModelMetadataRequest(
+        if self.command == "GET" and (match := _GET.fullmatch(path)):
+            spec = _spec(match)
+            if match[4]:
+                metadata = get_model_metadata_pb2.GetModelMetadataRequest(
                     model_spec=spec, metadata_field=[SIGNATURE_DEF]
                 )
-                return _metadata_as_json(requests.metadata(wanted))
-            asked = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
-            return _as_json(requests.status(asked), keep_names=False)
-        if self.command == "POST" and (found := _POST.fullmatch(path)):
-            spec, method = _spec(found), found[4].lower()
-            started, status = time.perf_counter(), "OK"
-            try:
+                return _metadata_as_json(requests.metadata(metadata))
+            status = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+            return _as_json(requests.status(status), keep_names=False)
+        if self.command == "POST" and (match := _POST.fullmatch(path)):
+            spec, method = _spec(match), match[4].lower()
+            with requests.measured(spec.name, "REST", method):
                 return self._prediction(spec, method, body)
-            except RequestError as error:
-                status = error.code.name
-                raise
-            finally:
-                requests.measure(spec.name, "REST", method, status, started)
         raise invalid(f"Malformed request: {self.command} {path}")
 
     def _prediction(self, spec: model_pb2.ModelSpec, method: str, body: bytes) -> bytes:
         if method != "predict":
             message = f"The embedded server does not support {method}. Use predict."
-            raise RequestError(Code.UNIMPLEMENTED, message)
+            raise RequestError(StatusCode.UNIMPLEMENTED, message)
         parsed = read_body(body)
 
-        def read(version: ModelVersion) -> tuple[LoadedSignature, list[np.ndarray]]:
+        def read(version: ModelVersion) -> Prediction:
             signature = version.signature(parsed.signature)
-            return signature, parsed.values(signature)
+            inputs = parsed.values(signature)
+            return Prediction(signature, inputs, tuple(signature.outputs))
 
         timeout_s = self.server.options.rest_timeout_s
-        outputs = self.server.requests.predict_arrays(spec, read, timeout_s)
+        outputs = self.server.requests.run(spec, read, timeout_s)
         return rows_as_json(outputs) if parsed.in_rows else columns_as_json(outputs)
 
     def _write(self, status: int, kind: str, answer: bytes) -> None:
@@ -259,25 +251,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
-def _spec(found: re.Match[str]) -> model_pb2.ModelSpec:
-    spec = model_pb2.ModelSpec(name=unquote(found[1]))
-    if found[2]:
-        number = int(found[2])
-        if number >= 2**63:
-            raise invalid(f"Failed to convert version: {found[2]} to numeric.")
-        spec.version.value = number
-    if found[3]:
-        spec.version_label = unquote(found[3])
+def _spec(match: re.Match[str]) -> model_pb2.ModelSpec:
+    name, version, label = match[1], match[2], match[3]
+    spec = model_pb2.ModelSpec(name=unquote(name))
+    if version:
+        if int(version) >= 2**63:
+            raise invalid(f"Failed to convert version: {version} to numeric.")
+        spec.version.value = int(version)
+    if label:
+        spec.version_label = unquote(label)
     return spec
 
 
 def _as_json(response: message.Message, *, keep_names: bool) -> bytes:
-    text = json_format.MessageToJson(
+    return json_format.MessageToJson(  # type: ignore[no-any-return]
         response,
         preserving_proto_field_name=keep_names,
         always_print_fields_with_no_presence=True,
-    )
-    return str(text).encode()
+    ).encode()
 
 
 def _metadata_as_json(
@@ -285,12 +276,9 @@ def _metadata_as_json(
 ) -> bytes:
     signatures = get_model_metadata_pb2.SignatureDefMap()
     response.metadata[SIGNATURE_DEF].Unpack(signatures)
-    spec, described = (
-        _as_json(each, keep_names=True) for each in (response.model_spec, signatures)
-    )
     return b'{"model_spec": %b,\n"metadata": {"signature_def": %b}\n}' % (
-        spec,
-        described,
+        _as_json(response.model_spec, keep_names=True),
+        _as_json(signatures, keep_names=True),
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
+from grpc import StatusCode
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 from tensorflow_serving.config.model_server_config_pb2 import (
     ModelConfig,
@@ -23,7 +24,7 @@ from tensorflow_serving.config.model_server_config_pb2 import (
 
 from recdistill.errors import ServeError
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.server.request_errors import Code, RequestError, invalid
+from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.server_metrics import ServerMetrics
 from recdistill.serving.server.versions import ModelVersion, ModelVersions
 
@@ -99,7 +100,7 @@ class ServedModels:
             folder = Path(os.path.realpath(each.base_path))
             if not any(folder.is_relative_to(root) for root in self._roots):
                 raise RequestError(
-                    Code.PERMISSION_DENIED,
+                    StatusCode.PERMISSION_DENIED,
                     f"The base_path of {each.name!r} must be beside the folders that "
                     f"the server was started with. Received: {each.base_path}",
                 )
@@ -123,10 +124,9 @@ class ServedModels:
 
     def _acquired(self, spec: model_pb2.ModelSpec) -> ModelVersion:
         model = self._models.get(spec.name)
-        choice = spec.WhichOneof("version_choice")
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
-        number = None if choice is None else self._number(spec)
+        number = self._number(spec)
         for version in model.served if model else ():
             # A version that was just retired cannot be acquired.
             if number in (None, version.number) and version.acquire():
@@ -136,7 +136,9 @@ class ServedModels:
             if number is None
             else f"Specific({spec.name}, {number})"
         )
-        raise RequestError(Code.NOT_FOUND, f"Servable not found for request: {named}")
+        raise RequestError(
+            StatusCode.NOT_FOUND, f"Servable not found for request: {named}"
+        )
 
     def status(
         self, spec: model_pb2.ModelSpec
@@ -150,9 +152,7 @@ class ServedModels:
             RequestError: If the model or version is unknown.
         """
         model = self._models.get(spec.name)
-        number = None
-        if spec.WhichOneof("version_choice") is not None:
-            number = self._number(spec)
+        number = self._number(spec)
         response = get_model_status_pb2.GetModelStatusResponse()
         versions = dict(model.versions) if model else {}
         for version in sorted(versions.values(), key=lambda v: -v.number):
@@ -160,18 +160,21 @@ class ServedModels:
                 status = response.model_version_status.add(
                     version=version.number, state=version.state
                 )
-                error = version.error
-                status.status.error_code = error.code if error else 0
-                status.status.error_message = error.message if error else ""
+                status.status.SetInParent()  # "OK" is written too.
+                if version.error is not None:
+                    status.status.error_code = version.error.code.value[0]
+                    status.status.error_message = version.error.message
         if not response.model_version_status:
             what = "any versions" if number is None else f"version {number}"
             message = f"Could not find {what} of model {spec.name}"
-            raise RequestError(Code.NOT_FOUND, message)
+            raise RequestError(StatusCode.NOT_FOUND, message)
         return response
 
-    def _number(self, spec: model_pb2.ModelSpec) -> int:
-        if spec.WhichOneof("version_choice") == "version":
-            return int(spec.version.value)
+    def _number(self, spec: model_pb2.ModelSpec) -> int | None:
+        """The requested version; None for the latest."""
+        choice = spec.WhichOneof("version_choice")
+        if choice != "version_label":
+            return int(spec.version.value) if choice else None
         number = self._labels.get(spec.name, {}).get(spec.version_label)
         if number is None:
             message = f"Unrecognized servable version label: {spec.version_label}"
@@ -193,7 +196,7 @@ class ServedModels:
             except ServeError as error:
                 for model in added:
                     model.stop()
-                raise RequestError(Code.UNKNOWN, str(error)) from error
+                raise RequestError(StatusCode.UNKNOWN, str(error)) from error
             removed = [models.pop(name) for name in models.keys() - listed.keys()]
             for name, model in models.items():
                 model.config = listed[name]
@@ -214,7 +217,7 @@ class ServedModels:
                 allowed = new and self._options.labels_for_unavailable
                 if number not in served and not allowed:
                     raise RequestError(
-                        Code.FAILED_PRECONDITION,
+                        StatusCode.FAILED_PRECONDITION,
                         f"Request to assign label to version {number} of model {name}, "
                         "which is not currently available for inference",
                     )

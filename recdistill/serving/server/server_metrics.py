@@ -27,6 +27,7 @@ _LABEL_NAMES: Mapping[str, tuple[str, ...]] = {**COUNTERS, **HISTOGRAMS, **_SIZE
 
 _MICROSECONDS = tuple(10.0 * 1.8**k for k in range(33))
 _ROWS = tuple(2.0**k for k in range(14))
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class ServerMetrics:
@@ -117,10 +118,4 @@ def _histogram(name: str, labels: tuple[str, ...], sample: list[float]) -> list[
 
 def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     pairs = zip(names, values, strict=True)
-    return "{" + ",".join(f'{n}="{_escaped(v)}"' for n, v in pairs) + "}"
-
-
-def _escaped(value: str) -> str:
-    for plain, escaped in (("\\", r"\\"), ('"', r"\""), ("\n", r"\n")):
-        value = value.replace(plain, escaped)
-    return value
+    return "{" + ",".join(f'{n}="{v.translate(_ESCAPES)}"' for n, v in pairs) + "}"

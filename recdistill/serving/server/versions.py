@@ -12,7 +12,10 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
+from grpc import StatusCode
+from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.config import model_server_config_pb2
 
@@ -28,10 +31,10 @@ from recdistill.serving.server.loaded_model import (
     warm_up_requests,
 )
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.server.request_errors import Code, RequestError, invalid
+from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.server_metrics import ServerMetrics
 
-__all__ = ["ModelVersion", "ModelVersions"]
+__all__ = ["ModelVersion", "ModelVersions", "Prediction"]
 
 START: int = ModelVersionStatus.START
 LOADING: int = ModelVersionStatus.LOADING
@@ -42,6 +45,20 @@ END: int = ModelVersionStatus.END
 BATCHING_FILE = "batching_params.pbtxt"
 
 _log = logging.getLogger(__name__)
+
+
+class Prediction(NamedTuple):
+    """A request as arrays.
+
+    Attributes:
+        signature: The signature to call.
+        inputs: One array for each input, in the order of the signature.
+        outputs: Names of the outputs to compute.
+    """
+
+    signature: LoadedSignature
+    inputs: Arrays
+    outputs: tuple[str, ...]
 
 
 class ModelVersion:
@@ -58,22 +75,20 @@ class ModelVersion:
         self, number: int, path: Path, options: ServerOptions, metrics: ServerMetrics
     ) -> None:
         self.number, self.path = number, path
-        self.state, self.error = START, None
+        self.state: int = START
+        self.error: RequestError | None = None
         self.failures, self.retry_at = 0, 0.0
         self._options, self._metrics = options, metrics
         self._model: LoadedModel | None = None
         self._batcher: Batcher | None = None
         self._users, self._lock = 0, threading.Lock()
 
-    state: int
-    error: RequestError | None
-
     @property
     def model(self) -> LoadedModel:
         """The loaded model. Valid between `acquire` and `release`."""
         if self._model is None:
             raise RequestError(
-                Code.UNAVAILABLE, f"ModelVersion {self.number} is unloaded."
+                StatusCode.UNAVAILABLE, f"ModelVersion {self.number} is unloaded."
             )
         return self._model
 
@@ -103,12 +118,14 @@ class ModelVersion:
         self.state, started = LOADING, time.perf_counter()
         try:
             self._load()
-        except RequestError as error:
+        except (RequestError, ConfigError, OSError) as error:
             self._failed(error, now)
-        except (ConfigError, OSError) as error:
-            self._failed(invalid(str(error)), now)
-        self._measure(started)
-        return self.state == AVAILABLE
+        loaded, path = self.state == AVAILABLE, str(self.path)
+        name, status = ":tensorflow:cc:saved_model", "success" if loaded else "fail"
+        microseconds = (time.perf_counter() - started) * 1e6
+        self._metrics.count(f"{name}:load_attempt_count", path, status)
+        self._metrics.count(f"{name}:load_latency", path, by=microseconds)
+        return loaded
 
     def retire(self) -> None:
         """Rejects new requests."""
@@ -133,29 +150,38 @@ class ModelVersion:
         Raises:
             RequestError: If the model does not have this signature.
         """
-        found = self.model.signatures.get(name or DEFAULT_SIGNATURE)
-        if found is None:
+        signatures, name = self.model.signatures, name or DEFAULT_SIGNATURE
+        if name not in signatures:
             message = (
-                f'Serving signature key "{name or DEFAULT_SIGNATURE}" not found. '
-                f"There are: {', '.join(sorted(self.model.signatures))}"
+                f'Serving signature key "{name}" not found. '
+                f"The model has: {', '.join(sorted(signatures))}"
             )
-            raise RequestError(Code.FAILED_PRECONDITION, message)
-        return found
+            raise RequestError(StatusCode.FAILED_PRECONDITION, message)
+        return signatures[name]
+
+    def prediction(self, request: predict_pb2.PredictRequest) -> Prediction:
+        """Reads a gRPC request.
+
+        Raises:
+            RequestError: If the request does not match its signature.
+        """
+        signature = self.signature(request.model_spec.signature_name)
+        return Prediction(
+            signature,
+            request_inputs(signature, request),
+            request_outputs(signature, request.output_filter),
+        )
 
     def answer(
         self,
-        signature: LoadedSignature,
-        values: Arrays,
-        outputs: tuple[str, ...],
+        prediction: Prediction,
         timeout_s: float | None,
         deadline_s: float | None = None,
     ) -> Arrays:
         """Runs a request, in a batch if batching is enabled.
 
         Args:
-            signature: The signature to call.
-            values: One array for each input.
-            outputs: Names of the outputs to compute.
+            prediction: The request.
             timeout_s: Timeout of the request.
             deadline_s: Time until the client's deadline. It only limits the wait for a
                 batch, because TensorFlow prepares a call for each timeout.
@@ -164,21 +190,14 @@ class ModelVersion:
             RequestError: If the request fails.
         """
         if self._batcher is None:
-            return self.model.run(signature, values, outputs, timeout_s)
+            return self.model.run(*prediction, timeout_s)
         bounds = [s for s in (timeout_s, deadline_s) if s is not None]
-        return self._batcher.submit(
-            signature, values, outputs, min(bounds, default=None)
-        )
+        return self._batcher.submit(*prediction, min(bounds, default=None))
 
     def _load(self) -> None:
-        options = self._options
-        self._model = LoadedModel(
-            self.path,
-            intra_op_threads=options.intra_op_threads,
-            inter_op_threads=options.inter_op_threads,
-        )
-        parameters, own = options.batching, self.path / BATCHING_FILE
-        if options.per_model_batching and own.is_file():
+        self._model = LoadedModel(self.path)
+        parameters, own = self._options.batching, self.path / BATCHING_FILE
+        if self._options.per_model_batching and own.is_file():
             parameters = read_batching(own)
         if parameters is not None:
             self._batcher = Batcher(self._model.run, parameters, self._metrics)
@@ -194,11 +213,9 @@ class ModelVersion:
             limits.append(self._options.rest_timeout_s)
         try:
             for request in warm_up_requests(self.path):
-                signature = self.signature(request.model_spec.signature_name)
-                outputs = request_outputs(signature, request.output_filter)
-                values = request_inputs(signature, request)
+                prediction = self.prediction(request)
                 for limit in limits:
-                    self.answer(signature, values, outputs, limit)
+                    self.answer(prediction, limit)
         except RequestError as error:
             status = error.code.name
             message = f"The warm-up of {self.path} failed: {error.message}"
@@ -211,14 +228,14 @@ class ModelVersion:
                 status,
             )
 
-    def _failed(self, error: RequestError, now: float) -> None:
+    def _failed(self, error: Exception, now: float) -> None:
         self._close()
         self.failures += 1
         self.retry_at = now + self._options.load_retry_s
-        self.error = error
+        self.error = error if isinstance(error, RequestError) else invalid(str(error))
         if self.failures > self._options.load_retries:
             self.state = END
-        _log.warning("%s did not load: %s", self.path, error.message)
+        _log.warning("%s did not load: %s", self.path, self.error.message)
 
     def _close(self) -> None:
         model, batcher = self._model, self._batcher
@@ -227,14 +244,6 @@ class ModelVersion:
             batcher.close()
         if model is not None:
             model.close()
-
-    def _measure(self, started: float) -> None:
-        path = str(self.path)
-        status = "success" if self.state == AVAILABLE else "fail"
-        name = ":tensorflow:cc:saved_model"
-        self._metrics.count(f"{name}:load_attempt_count", path, status)
-        microseconds = (time.perf_counter() - started) * 1e6
-        self._metrics.count(f"{name}:load_latency", path, by=microseconds)
 
 
 class ModelVersions:
@@ -327,24 +336,22 @@ class ModelVersions:
     def _wanted(self) -> dict[int, Path]:
         """Folders of the versions chosen by the version policy."""
         try:
-            folders = [
-                path
-                for path in Path(self.config.base_path).iterdir()
+            folders = {
+                int(path.name): path
+                for path in sorted(Path(self.config.base_path).iterdir())
                 if re.fullmatch(r"[0-9]{1,18}", path.name) and path.is_dir()
-            ]
+            }
         except OSError as error:
             # A folder that is temporarily unreadable must not unload its versions.
             if not isinstance(error, FileNotFoundError):
                 return {v.number: v.path for v in self._served}
-            folders = []
-        found = {int(path.name): path for path in sorted(folders)}
+            folders = {}
         policy = self.config.model_version_policy
         match policy.WhichOneof("policy_choice"):
             case "all":
-                return found
+                wanted = set(folders)
             case "specific":
-                asked = set(policy.specific.versions)
-                return {n: path for n, path in found.items() if n in asked}
+                wanted = set(policy.specific.versions)
             case _:
-                latest = sorted(found)[-(policy.latest.num_versions or 1) :]
-                return {n: found[n] for n in latest}
+                wanted = set(sorted(folders)[-(policy.latest.num_versions or 1) :])
+        return {number: folders[number] for number in wanted & folders.keys()}

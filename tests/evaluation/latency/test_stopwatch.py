@@ -9,7 +9,6 @@ from recdistill.evaluation.latency import stopwatch
 from recdistill.evaluation.latency.stopwatch import (
     Latency,
     compare,
-    measure_latency,
     measure_throughput,
 )
 
@@ -33,6 +32,10 @@ class Clock:
             self.now_ns += int(1e6 * (left.pop(0) if len(left) > 1 else left[0]))
 
         return run
+
+
+def measure_latency(call, **settings):
+    return compare({"call": call}, **settings).latencies["call"]
 
 
 @pytest.fixture

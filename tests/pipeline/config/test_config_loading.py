@@ -6,14 +6,14 @@ import pytest
 
 from recdistill.errors import ConfigError
 from recdistill.pipeline.config import load_config
-from tests import tiny
+from tests import small_pipelines
 
 PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").glob("*.toml"))
 
 
 @pytest.fixture
 def path(tmp_path):
-    return tiny.write_config(tmp_path)
+    return small_pipelines.write_config(tmp_path)
 
 
 def refusal(path, *overrides):
@@ -210,13 +210,13 @@ def test_all_problems_are_in_one_message(path):
 
 
 def test_missing_sections_are_named(tmp_path):
-    said = refusal(tiny.write_config(tmp_path, 'name = "bare"'))
+    said = refusal(small_pipelines.write_config(tmp_path, 'name = "bare"'))
     missing = "dataset", "query", "candidate", "teacher"
     assert said.endswith("; ".join(f"`{each}` is missing" for each in missing) + ".")
 
 
 def test_a_file_that_is_not_toml_is_an_error_with_its_line(tmp_path):
-    said = refusal(tiny.write_config(tmp_path, 'name = "x"\nseed = = 1\n'))
+    said = refusal(small_pipelines.write_config(tmp_path, 'name = "x"\nseed = = 1\n'))
     assert "is not a TOML file" in said
     assert "line 2" in said
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from recdistill.export import publishing
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 class TestTheExport:
     @pytest.fixture
     def unchecked(self, monkeypatch):
         """Skips the parity check in a fresh process."""
-        monkeypatch.setattr(publishing, "check_parity", tiny.no_parity_check)
+        monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
 
     def test_a_removed_export_is_written_again(self, copied, unchecked):
         first = go(copied, until="export")

@@ -5,10 +5,10 @@ import pytest
 
 from recdistill.errors import GateError, ScoreError
 from recdistill.pipeline import model_building, run_context
-from tests import tiny
+from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made
 
-pytestmark = pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 class TestTheScoreStore:

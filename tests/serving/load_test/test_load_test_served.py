@@ -16,7 +16,7 @@ from recdistill.serving.load_test.version_swap import staged_copy
 from recdistill.serving.load_test.workload import recorded_rows
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from tests import tiny
+from tests import small_pipelines
 
 
 def load_test(*arguments):
@@ -103,7 +103,7 @@ def test_a_test_with_a_swap_has_no_errors_and_restores_the_folder(films_copy):
     assert [path.name for path in base.iterdir()] == ["1"]
 
 
-@pytest.mark.filterwarnings(tiny.KERAS_ON_NUMPY_2)
+@pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 @pytest.mark.parametrize("signature", ["recommend", "rank"])
 def test_the_test_queries_of_a_run_are_sent(tiny_run, tmp_path, signature):
     base = tiny_run.folder / "export" / "tiny"

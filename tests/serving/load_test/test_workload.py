@@ -100,7 +100,7 @@ class TestQueries:
     def test_a_line_that_is_not_an_object_is_refused(self, tmp_path, line):
         file = tmp_path / "queries.jsonl"
         file.write_text(f"{{}}\n{line}\n")
-        with pytest.raises(QueryError, match=r"one JSON object a line.*line 2 of"):
+        with pytest.raises(QueryError, match=r"one JSON object per line.*line 2 of"):
             queries_from_lines(file)
 
     def test_a_query_to_rank_without_candidates_is_refused(self):

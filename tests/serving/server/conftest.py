@@ -6,8 +6,8 @@ import pytest
 
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from tests.serving import toy
 from tests.serving.calls import Client
+from tests.small_models import publish_toy, toy_config
 
 
 class Serving:
@@ -18,7 +18,7 @@ class Serving:
         self.client = Client(server.port, server.rest_port)
 
     def publish(self, number, **more):
-        return toy.publish(self.base, number, **more)
+        return publish_toy(self.base, number, **more)
 
     def wait_for(self, number, state="AVAILABLE"):
         """Waits until a version has a state."""
@@ -62,9 +62,9 @@ def serve(tmp_path):
             base.mkdir(parents=True, exist_ok=True)
             for number in versions:
                 if not (base / str(number)).exists():
-                    toy.publish(base, number)
+                    publish_toy(base, number)
             file = tmp_path / "models.config"
-            file.write_text(str(config or toy.config(base)), encoding="utf-8")
+            file.write_text(str(config or toy_config(base)), encoding="utf-8")
             defaults = {"port": 0, "rest_port": 0, "poll_s": 0.02, "drain_s": 5}
             server = LocalServer(ServerOptions(file, **{**defaults, **options}))
             stack.callback(server.stop)
@@ -81,9 +81,9 @@ def shared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shared")
     base = folder / "toy"
     base.mkdir()
-    toy.publish(base, 1)
+    publish_toy(base, 1)
     file = folder / "models.config"
-    file.write_text(str(toy.config(base)), encoding="utf-8")
+    file.write_text(str(toy_config(base)), encoding="utf-8")
     options = ServerOptions(
         file, port=0, rest_port=0, rest_timeout_s=5, max_message_bytes=100_000
     )

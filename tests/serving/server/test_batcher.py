@@ -6,14 +6,15 @@ import time
 
 import numpy as np
 import pytest
+from grpc import StatusCode
 
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.server.batcher import Batcher
 from recdistill.serving.server.loaded_model import LoadedSignature
-from recdistill.serving.server.request_errors import Code, RequestError
+from recdistill.serving.server.request_errors import RequestError
 from recdistill.serving.server.server_metrics import ServerMetrics
-from tests.serving import toy
 from tests.serving.calls import predict_request, refused
+from tests.small_models import saved_toy
 
 IDS = LoadedSignature("ids", {"ids": None}, {"out": None}, {})
 BATCHING = ":tensorflow:serving:batching_session"
@@ -94,7 +95,7 @@ def blocked(batcher, gate):
 
 
 class TestFormingBatches:
-    def test_waiting_requests_share_a_batch_and_get_their_own_rows(self, batcher):
+    def test_waiting_requests_share_a_batch_and_each_gets_its_rows(self, batcher):
         gate = Gate(lambda value: value * 10)
         collected = batcher(gate)
         blocked(collected, gate)
@@ -168,7 +169,7 @@ class TestWidths:
         asking = Asking(collected, self.NARROW, self.WIDE)
         gate.open.set()
         for error in asking.finish():
-            assert error.code == Code.FAILED_PRECONDITION
+            assert error.code == StatusCode.FAILED_PRECONDITION
             assert "name 'ids' from different tasks have different shapes" in str(error)
 
     def test_padding_repeats_the_first_element_and_not_an_empty_string(self, batcher):
@@ -188,7 +189,7 @@ class TestWidths:
         asking = Asking(collected, texts([]), self.WIDE)
         gate.open.set()
         for error in asking.finish():
-            assert error.code == Code.INVALID_ARGUMENT
+            assert error.code == StatusCode.INVALID_ARGUMENT
             assert "Send one empty string" in str(error)
 
     def test_width_0_alone_is_accepted(self, batcher):
@@ -198,7 +199,7 @@ class TestWidths:
 
 
 class TestRejections:
-    def refused(self, batcher, *values, code=Code.INVALID_ARGUMENT):
+    def refused(self, batcher, *values, code=StatusCode.INVALID_ARGUMENT):
         names = {f"v{k}": None for k in range(len(values))}
         signature = LoadedSignature("any", names, {"out": None}, {})
         with pytest.raises(RequestError) as caught:
@@ -231,7 +232,7 @@ class TestRejections:
     def refused_by_queue(self, collected):
         with pytest.raises(RequestError) as caught:
             collected.submit(IDS, [np.zeros(2)], ("out",))
-        assert caught.value.code == Code.UNAVAILABLE
+        assert caught.value.code == StatusCode.UNAVAILABLE
         return caught.value.message
 
     def test_a_request_that_times_out_is_not_computed(self, batcher):
@@ -239,7 +240,7 @@ class TestRejections:
         collected = batcher(gate)
         blocked(collected, gate)
         [error] = Asking(collected, np.int32([7]), timeout_s=0.01).finish()
-        assert error.code == Code.DEADLINE_EXCEEDED
+        assert error.code == StatusCode.DEADLINE_EXCEEDED
         gate.open.set()
         assert Asking(collected, np.int32([8])).finish() == [[8]]
         assert 7 not in np.concatenate(gate.batches)
@@ -331,7 +332,7 @@ class TestOverTheProtocols:
         batched = serve(batching=Batching(4, 0, 4, 1), per_model_batching=True)
         assert batched.client.predict(x=[0.0] * 4)[1] == 1
         staging = batched.base / ".own"
-        shutil.copytree(toy.saved(2), staging)
+        shutil.copytree(saved_toy(2), staging)
         Batching(2, 0, 4, 1).write(staging / "batching_params.pbtxt")
         staging.rename(batched.base / "2")
         batched.wait_for(1, "END")
@@ -341,7 +342,7 @@ class TestOverTheProtocols:
     def test_a_version_with_broken_parameters_is_not_loaded(self, serve):
         batched = serve(per_model_batching=True, load_retries=0)
         staging = batched.base / ".own"
-        shutil.copytree(toy.saved(2), staging)
+        shutil.copytree(saved_toy(2), staging)
         (staging / "batching_params.pbtxt").write_text("nothing { of the kind }")
         staging.rename(batched.base / "2")
         assert "BatchingParameters" in batched.wait_for_error(2).message

@@ -128,10 +128,8 @@ class TestReading:
         np.testing.assert_array_equal(values, [np.nan, np.inf, -np.inf])
 
     def test_ragged_lists_are_rejected(self):
-        assert "unexpected size: 1" in refused({"inputs": [[1, 2], [3]]}, a="float")
-        assert "incorrect level" in refused({"inputs": [[1], 2]}, a="float")
-        assert "unexpected level" in refused({"inputs": [1, [2]]}, a="float")
-        assert "unexpected level" in refused({"inputs": [1, [2], 3]}, a="float")
+        for ragged in ([[1, 2], [3]], [[1], 2], [1, [2]], [1, [2], 3], [[], [1]]):
+            assert "unexpected level" in refused({"inputs": ragged}, a="float")
 
     def test_empty_lists_have_no_rows(self):
         assert read({"inputs": {"a": []}}, a="float")["a"].shape == (0,)
@@ -193,7 +191,7 @@ class TestWriting:
             (0.1, "0.1"),
             (1.0, "1.0"),
             (100000.0, "100000.0"),
-            (9e6, "9e+06"),
+            (9e6, "9000000.0"),
             (1 / 3, "0.333333343"),
             (16777215.0, "16777215.0"),
             (-0.0, "-0.0"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from grpc import StatusCode
 from tensorflow.core.protobuf import meta_graph_pb2
 
 from recdistill.serving.server.loaded_model import (
@@ -12,9 +13,9 @@ from recdistill.serving.server.loaded_model import (
     request_outputs,
     warm_up_requests,
 )
-from recdistill.serving.server.request_errors import Code, RequestError
-from tests.serving import toy
+from recdistill.serving.server.request_errors import RequestError
 from tests.serving.calls import predict_request
+from tests.small_models import WARM_UP, saved_toy, write_warm_up
 
 FLOAT = meta_graph_pb2.TensorInfo(dtype=tf.float32.as_datatype_enum)
 SIGNATURE = LoadedSignature(
@@ -36,18 +37,18 @@ def test_inputs_are_in_the_order_of_the_signature_with_defaults():
 def test_outputs_are_all_outputs_or_the_sorted_filter():
     assert request_outputs(SIGNATURE, []) == ("y", "z")
     assert request_outputs(SIGNATURE, ["z", "y"]) == ("y", "z")
-    assert code(request_outputs, SIGNATURE, ["x"]) == Code.INVALID_ARGUMENT
-    assert code(request_outputs, SIGNATURE, ["y", "y"]) == Code.INVALID_ARGUMENT
+    assert code(request_outputs, SIGNATURE, ["x"]) == StatusCode.INVALID_ARGUMENT
+    assert code(request_outputs, SIGNATURE, ["y", "y"]) == StatusCode.INVALID_ARGUMENT
 
 
 def test_a_folder_that_is_not_a_saved_model_is_an_error(tmp_path):
-    assert code(LoadedModel, tmp_path) == Code.INTERNAL
+    assert code(LoadedModel, tmp_path) == StatusCode.INTERNAL
     (tmp_path / "saved_model.pb").write_bytes(b"broken")
-    assert code(LoadedModel, tmp_path) == Code.INTERNAL
+    assert code(LoadedModel, tmp_path) == StatusCode.INTERNAL
 
 
 def test_a_loaded_model_runs_its_signatures():
-    model = LoadedModel(toy.saved(3))
+    model = LoadedModel(saved_toy(3))
     signature = model.signatures["serving_default"]
     for timeout_s in (None, 20.0):
         [answer] = model.run(signature, [np.float32([1, 2])], ("y",), timeout_s)
@@ -57,9 +58,9 @@ def test_a_loaded_model_runs_its_signatures():
 
 class TestWarmUpRequests:
     def read(self, folder, records):
-        file = folder / toy.WARM_UP
+        file = folder / WARM_UP
         file.parent.mkdir(exist_ok=True)
-        toy.write_records(file, records)
+        write_warm_up(file, records)
         return list(warm_up_requests(folder))
 
     def test_without_a_file_there_are_none(self, tmp_path):
@@ -70,10 +71,10 @@ class TestWarmUpRequests:
         assert self.read(tmp_path, [b"", request]) == [request]
 
     def test_a_record_of_another_message_is_data_loss(self, tmp_path):
-        assert code(self.read, tmp_path, [b"\xff"]) == Code.DATA_LOSS
+        assert code(self.read, tmp_path, [b"\xff"]) == StatusCode.DATA_LOSS
 
     def test_a_truncated_file_is_data_loss(self, tmp_path):
         self.read(tmp_path, [predict_request(x=[1.0])])
-        file = tmp_path / toy.WARM_UP
+        file = tmp_path / WARM_UP
         file.write_bytes(file.read_bytes()[:-1])
-        assert code(lambda: list(warm_up_requests(tmp_path))) == Code.DATA_LOSS
+        assert code(lambda: list(warm_up_requests(tmp_path))) == StatusCode.DATA_LOSS

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from recdistill.errors import ServeError
-from tests.serving import toy
+from recdistill.serving.server.versions import Prediction
 from tests.serving.calls import predict_request, refused
 from tests.serving.server.conftest import wait_until
+from tests.small_models import saved_toy, toy_config
 
 
 def first(serving):
@@ -37,7 +38,7 @@ class TestNewVersions:
     def test_folders_whose_names_are_not_numbers_are_ignored(self, serve):
         serving = serve()
         for name in (".hidden-2", "v3", "4a", "-5", "6.0", "\u0667"):
-            shutil.copytree(toy.saved(2), serving.base / name)
+            shutil.copytree(saved_toy(2), serving.base / name)
         (serving.base / "8").write_text("a file")
         serving.publish(2)
         serving.wait_for(2)
@@ -45,17 +46,17 @@ class TestNewVersions:
 
     def test_overwriting_a_live_version_does_nothing(self, serve):
         serving = serve()
-        shutil.copytree(toy.saved(2), serving.base / "1", dirs_exist_ok=True)
+        shutil.copytree(saved_toy(2), serving.base / "1", dirs_exist_ok=True)
         serving.publish(3)
         serving.wait_for(3)
         assert first(serving) == (3.0, 3)
-        serving.client.reload(toy.config(serving.base, versions=[1]))
+        serving.client.reload(toy_config(serving.base, versions=[1]))
         serving.wait_for(1)
         assert first(serving) == (2.0, 1)  # A new load reads the new files.
 
     def test_symbolic_links_work(self, serve):
         serving = serve()
-        (serving.base / "2").symlink_to(toy.saved(2))
+        (serving.base / "2").symlink_to(saved_toy(2))
         serving.wait_for(2)
         assert first(serving) == (2.0, 2)
 
@@ -81,7 +82,7 @@ class TestNewVersions:
     def test_a_folder_without_variables_replaces_the_good_version(self, serve):
         serving = serve()
         staging = serving.base / ".staging"
-        shutil.copytree(toy.saved(2), staging, ignore=lambda *_: ["variables"])
+        shutil.copytree(saved_toy(2), staging, ignore=lambda *_: ["variables"])
         staging.rename(serving.base / "2")
         serving.wait_for(1, "END")
         assert serving.client.status()[2] == "AVAILABLE"
@@ -89,25 +90,25 @@ class TestNewVersions:
             with refused("FAILED_PRECONDITION"):
                 serving.client.predict(x=[0.0])
             # Adding the files later has no effect.
-            shutil.copytree(toy.saved(2), serving.base / "2", dirs_exist_ok=True)
+            shutil.copytree(saved_toy(2), serving.base / "2", dirs_exist_ok=True)
 
 
 class TestVersionPolicy:
     def test_the_two_latest_versions_are_served(self, serve, tmp_path):
-        config = toy.config(tmp_path / "models" / "toy", latest=2)
+        config = toy_config(tmp_path / "models" / "toy", latest=2)
         serving = serve(config, versions=(1, 2, 10))
         assert set(serving.client.status()) == {2, 10}
         assert serving.client.predict(x=[0.0], version=2)[1] == 2
 
     def test_all_versions_are_served(self, serve, tmp_path):
-        config = toy.config(tmp_path / "models" / "toy", every=True)
+        config = toy_config(tmp_path / "models" / "toy", every=True)
         assert set(serve(config, versions=(1, 3)).client.status()) == {1, 3}
 
     def test_specific_versions_are_served(self, serve, tmp_path):
-        config = toy.config(tmp_path / "models" / "toy", versions=[1])
+        config = toy_config(tmp_path / "models" / "toy", versions=[1])
         serving = serve(config, versions=(1, 2))
         assert serving.client.status() == {1: "AVAILABLE"}
-        serving.client.reload(toy.config(serving.base, versions=[1, 2]))
+        serving.client.reload(toy_config(serving.base, versions=[1, 2]))
         serving.wait_for(2)
         assert serving.client.predict(x=[0.0], version=1)[1] == 1
 
@@ -131,7 +132,7 @@ class TestFailedLoads:
         serving.wait_for_error(2)
         assert serving.client.status() == {2: "LOADING", 1: "AVAILABLE"}
         assert first(serving) == (1.0, 1)
-        shutil.copytree(toy.saved(2), serving.base / "2", dirs_exist_ok=True)
+        shutil.copytree(saved_toy(2), serving.base / "2", dirs_exist_ok=True)
         serving.wait_for(1, "END")
         assert first(serving) == (2.0, 2)
 
@@ -204,9 +205,9 @@ class TestWarmUp:
         serving.publish(2, warm_up=[predict_request("described", **DESCRIBED)])
         serving.wait_for(2)
         model = serving.server.models._models["toy"].versions[2].model
-        asked = {(name, limit) for name, _, limit in model._calls}
+        prepared = {(name, limit) for name, _, limit in model._calls}
         # Once as for gRPC, and once with the timeout of REST.
-        assert asked == {("described", 0), ("described", 30_000)}
+        assert prepared == {("described", 0), ("described", 30_000)}
 
 
 DESCRIBED = {"ids": [["a", "b"]], "scale": [1.0]}
@@ -218,8 +219,8 @@ def test_a_version_in_use_is_not_unloaded(serve):
     with serving.server.models.use(spec) as version:
         serving.publish(2)
         serving.wait_for(1, "UNLOADING")
-        signature = version.signature("")
-        [answer] = version.answer(signature, [np.float32([0])], ("y",), None)
+        prediction = Prediction(version.signature(""), [np.float32([0])], ("y",))
+        [answer] = version.answer(prediction, None)
         assert answer == [1.0]
         with refused("NOT_FOUND"):
             serving.client.predict(x=[0.0], version=1)

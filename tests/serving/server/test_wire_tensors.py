@@ -63,8 +63,9 @@ def test_the_last_value_fills_the_rest_of_the_shape():
 @pytest.mark.parametrize(
     ("fields", "shape", "message"),
     [
-        ({"dtype": 1, "float_val": [1, 2]}, [1], r"2 values do not fit .*\[1\]"),
-        ({"dtype": 3, "tensor_content": b"123"}, [1], "3 bytes do not fill"),
+        ({"dtype": 1, "float_val": [1, 2]}, [1], r"values do not fit .*float .*\[1\]"),
+        ({"dtype": 3, "tensor_content": b"1"}, [1], r"values do not fit .*int32"),
+        ({"dtype": 4, "int_val": [256]}, [1], r"values do not fit .*uint8"),
         ({"dtype": 1}, [-1], "shape must be known"),
         ({"dtype": 1, "float_val": [0]}, [2**20, 2**20], "values are more than"),
         ({"dtype": 8}, [1], "type complex64 is not supported"),

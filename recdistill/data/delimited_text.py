@@ -1,0 +1,156 @@
+"""Delimited text files (CSV, TSV and others) as streams of record batches."""
+
+from __future__ import annotations
+
+import csv as standard_csv
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import csv
+
+from recdistill.data.table_streams import READ_BYTES, TableStream, opened, reading
+from recdistill.errors import DataError
+
+DELIMITERS = (",", "\t", "::", "|", ";")
+"""Delimiters that are recognised from the header, the preferred one first."""
+
+_ONE_BYTE = "\x1f"
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """Layout of a delimited text file.
+
+    Attributes:
+        delimiter: One or more characters; None to recognise one of `DELIMITERS`.
+        quoted: Whether values may be quoted, with line breaks inside the quotes. Files
+            with a delimiter of several characters have no quotes.
+        names: Column names, if the file has no header.
+        types: Types of columns that are not text.
+    """
+
+    delimiter: str | None = None
+    quoted: bool = True
+    names: Sequence[str] | None = None
+    types: Mapping[str, pa.DataType] | None = None
+
+
+def text_stream(
+    path: Path, use: Collection[str] | None = None, layout: TextLayout | None = None
+) -> TableStream:
+    """A delimited text file, UTF-8, read block by block; gzip and zstd are unpacked.
+
+    Every column is text as it stands in the file, unless the layout has its type.
+
+    Args:
+        path: The file.
+        use: Columns to read, if the file has them; all by default.
+        layout: Layout of the file; by default it has a header.
+    """
+    layout = layout or TextLayout()
+    with reading(path):
+        delimiter = layout.delimiter or sniffed_delimiter(path, use or ())
+    start = partial(_open, path, layout, delimiter)
+    with reading(path), start({}, None) as file:
+        names = tuple(file.schema.names)
+    kept = [name for name in names if use is None or name in use]
+    types = layout.types or {}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in kept])
+
+    def read() -> Iterator[pa.RecordBatch]:
+        if not kept:
+            raise DataError(f"{path} has none of the columns {sorted(use or ())}.")
+        with (
+            reading(path),
+            start(dict(zip(kept, schema.types, strict=True)), kept) as f,
+        ):
+            yield from f
+
+    return TableStream(str(path), schema, read, names)
+
+
+def sniffed_delimiter(path: Path, wanted: Collection[str] = ()) -> str:
+    """The delimiter of a file, recognised from its first line.
+
+    The delimiter that finds the most `wanted` columns is chosen, then the one with the
+    most columns, then the first of `DELIMITERS`.
+    """
+    with opened(path) as stream:
+        text = stream.read(READ_BYTES).decode("utf-8-sig", errors="replace")
+    line = next((each for each in text.splitlines() if each.strip()), "")
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        names = _split(line, delimiter)
+        return sum(name in wanted for name in names), len(names)
+
+    return max(DELIMITERS, key=fit)
+
+
+def _split(line: str, delimiter: str) -> list[str]:
+    if len(delimiter) > 1:
+        return line.split(delimiter)
+    return next(standard_csv.reader([line], delimiter=delimiter), [])
+
+
+def _open(
+    path: Path,
+    layout: TextLayout,
+    delimiter: str,
+    types: Mapping[str, pa.DataType],
+    columns: Sequence[str] | None,
+) -> csv.CSVStreamingReader:
+    single = len(delimiter.encode()) == 1
+    quoted = layout.quoted and single
+    source: Any = opened(path)
+    if not single:
+        source = pa.PythonFile(_OneByteDelimiter(source, delimiter.encode()), mode="r")
+    return csv.open_csv(
+        source,
+        read_options=csv.ReadOptions(block_size=READ_BYTES, column_names=layout.names),
+        parse_options=csv.ParseOptions(
+            delimiter=delimiter if single else _ONE_BYTE,
+            quote_char='"' if quoted else False,
+            newlines_in_values=quoted,
+        ),
+        convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),
+    )
+
+
+class _OneByteDelimiter:
+    """Binary file that replaces a delimiter of several bytes by a single byte."""
+
+    def __init__(self, source: Any, delimiter: bytes) -> None:
+        self._source, self._delimiter = source, delimiter
+        self._held = self._ready = b""
+        self.closed = False
+
+    def read(self, size: int = READ_BYTES) -> bytes:
+        """The next bytes, at most `size`; b"" at the end."""
+        size = READ_BYTES if size < 0 else size
+        while not self._ready:
+            chunk = self._source.read(READ_BYTES)
+            if not chunk:
+                self._ready, self._held = self._held, b""
+                break
+            pieces = (self._held + chunk).split(self._delimiter)
+            # The delimiter may begin at the end of this chunk.
+            last = pieces[-1]
+            held = next(
+                n
+                for n in range(len(self._delimiter) - 1, -1, -1)
+                if last.endswith(self._delimiter[:n])
+            )
+            self._held = last[len(last) - held :]
+            pieces[-1] = last[: len(last) - held]
+            self._ready = _ONE_BYTE.encode().join(pieces)
+        part, self._ready = self._ready[:size], self._ready[size:]
+        return part
+
+    def close(self) -> None:
+        """Closes the source."""
+        self._source.close()
+        self.closed = True

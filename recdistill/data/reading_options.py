@@ -1,0 +1,50 @@
+"""How the tables of a data set are read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from recdistill.data.dataset import Columns
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """How the tables of a data set are read.
+
+    Attributes:
+        query_features: Columns of query features, in queries or interactions; None to
+            read all columns.
+        item_features: Columns of item features; None to read all columns.
+        delimiter: Delimiter of text files; None to recognise it from the header.
+        time_format: Unit ("s", "ms", "us", "ns") or format of the times; None to
+            recognise it (`recdistill.data.times`).
+    """
+
+    query_features: frozenset[str] | None = None
+    item_features: frozenset[str] | None = None
+    delimiter: str | None = None
+    time_format: str | None = None
+
+    def item_columns(self, roles: Columns) -> set[str] | None:
+        """Columns to read from the items; None for all."""
+        return None if self.item_features is None else {*self.item_features, roles.item}
+
+    def query_columns(self, roles: Columns) -> set[str] | None:
+        """Columns to read from the queries; None for all."""
+        if self.query_features is None:
+            return None
+        return {*self.query_features, roles.query}
+
+    def interaction_columns(
+        self, roles: Columns, in_queries: Collection[str]
+    ) -> set[str] | None:
+        """Columns to read from the interactions; None for all.
+
+        Args:
+            roles: Roles of the columns.
+            in_queries: Columns of the queries, which come first for a feature.
+        """
+        if self.query_features is None:
+            return None
+        return {*roles.names(), *self.query_features.difference(in_queries)}

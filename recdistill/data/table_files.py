@@ -1,0 +1,307 @@
+"""Files of a table: where they are, of which kind, and how they are opened."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from recdistill.data.dataset import nearest, require_columns
+from recdistill.data.delimited_text import TextLayout, text_stream
+from recdistill.data.json_lines import json_stream
+from recdistill.data.table_streams import (
+    TableStream,
+    check_utf8,
+    compression_of,
+    file_digest,
+    parquet_stream,
+)
+from recdistill.errors import DataError
+from recdistill.features.raw_text import is_list, text_of, texts_of
+
+_KINDS = {
+    ".parquet": "Parquet",
+    ".pq": "Parquet",
+    ".csv": "text",
+    ".tsv": "text",
+    ".psv": "text",
+    ".dat": "text",
+    ".txt": "text",
+    ".jsonl": "JSON lines",
+    ".ndjson": "JSON lines",
+    ".json": "JSON lines",
+}
+_ONLY_NAMED = (".dat", ".txt")
+"""Suffixes of tables that are ignored in a folder of files, which may have notes."""
+_NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of a table.
+
+    Attributes:
+        path: The file.
+        partition: Columns and values in the names of its folders (`day=2024-05-01`);
+            None for a missing value.
+    """
+
+    path: Path
+    partition: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of the file by its suffix, in any case; None if it is not a table.
+
+        Example:
+            >>> TableFile(Path("items.CSV")).kind, TableFile(Path("a.jsonl.gz")).kind
+            ('text', 'JSON lines')
+        """
+        return _KINDS.get(self.suffix)
+
+    @property
+    def suffix(self) -> str:
+        """The suffix in lower case, without the one of a compression."""
+        packed = compression_of(self.path) is not None
+        return Path(self.path.stem if packed else self.path.name).suffix.lower()
+
+    def open(
+        self, use: Collection[str] | None = None, delimiter: str | None = None
+    ) -> TableStream:
+        """The rows as a stream, with the columns of the partition.
+
+        Args:
+            use: Columns to read, if the file has them; all by default.
+            delimiter: Delimiter of text files; None to recognise it.
+
+        Raises:
+            DataError: If the file cannot be read, or is not a table.
+        """
+        if self.kind == "Parquet":
+            stream = parquet_stream(self.path, use)
+        elif self.kind == "JSON lines":
+            stream = json_stream(self.path, use)
+        elif self.kind == "text":
+            if delimiter is None and self.suffix == ".tsv":
+                delimiter = "\t"
+            stream = text_stream(self.path, use, TextLayout(delimiter))
+        else:
+            raise _not_a_table(self.path)
+        added = {
+            name: value
+            for name, value in self.partition.items()
+            if name not in stream.offered and (use is None or name in use)
+        }
+        return stream.mapped(partial(_with_constants, added)) if added else stream
+
+    def digest(self) -> str:
+        """SHA-256 of the file; text files must be UTF-8.
+
+        Raises:
+            DataError: If the file cannot be read or is not UTF-8.
+        """
+        if self.kind != "Parquet":
+            check_utf8(self.path)
+        return file_digest(self.path)
+
+
+def find_table(folder: Path, name: str, *, optional: bool = False) -> list[TableFile]:
+    """Files of a table in a folder; empty if it is optional and does not exist.
+
+    Raises:
+        DataError: If a required table does not exist, or a table exists twice.
+    """
+    found = [
+        place
+        for place in sorted(folder.iterdir())
+        if place.name == name or (place.is_file() and _is_named(place, name))
+    ]
+    if len(found) > 1:
+        listed = ", ".join(place.name for place in found)
+        raise DataError(f"{folder} has several tables {name!r}: {listed}. Keep one.")
+    if not found and optional:
+        return []
+    if not found:
+        present = sorted(each.name for each in folder.iterdir())
+        stems = {each.partition(".")[0] for each in present}
+        raise DataError(
+            f"{folder} has no table {name!r} (looked for {name}.parquet, {name}.csv, "
+            f"{name}.jsonl and others, and a folder {name}/).{nearest(name, stems)} "
+            f"The folder contains: {', '.join(present) or 'nothing'}."
+        )
+    return files_of(found[0])
+
+
+def files_of(place: Path) -> list[TableFile]:
+    """Files of a table: the file itself, or all files of a folder in order of path.
+
+    Folders are read with their subfolders; names that begin with `_` or `.` and files
+    of other kinds are ignored. Folders named `column=value` are Hive partitions.
+
+    Raises:
+        DataError: If there is no table, or the files are of several kinds.
+    """
+    if not place.is_dir():
+        file = TableFile(place)
+        if file.kind is None:
+            raise _not_a_table(place)
+        return [file]
+    parts = [
+        each
+        for each in _inside(place, {})
+        if each.kind is not None and each.suffix not in _ONLY_NAMED
+    ]
+    kinds = sorted({each.kind or "" for each in parts})
+    if len(kinds) != 1:
+        raise DataError(
+            f"{place} must be a folder of Parquet, CSV or JSON lines files, all of "
+            f"one kind. Received: {', '.join(kinds) or 'no such file'}"
+        )
+    return parts
+
+
+def read_table(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
+    """A table in memory. Columns of text files are text as it stands in the file.
+
+    Args:
+        path: A file, or a folder of files.
+        columns: Columns to read, which must exist; all columns by default.
+
+    Raises:
+        DataError: If the table cannot be read, or a column does not exist.
+    """
+    if not path.exists():
+        raise DataError(f"{path} does not exist.")
+    use = None if columns is None else list(columns)
+    return whole_table([file.open(use) for file in files_of(path)], use or ())
+
+
+def whole_table(streams: Sequence[TableStream], required: Iterable[str]) -> pa.Table:
+    """The rows of all streams in memory, in their order.
+
+    Raises:
+        DataError: If a required column is missing, or the streams differ in columns.
+    """
+    wanted = list(required)
+    for stream in streams:
+        require_columns(list(stream.offered), wanted, stream.name)
+    return pa.concat_tables(
+        pa.Table.from_batches(stream.read(), stream.schema)
+        for stream in same_types(streams)
+    )
+
+
+def same_types(
+    streams: Sequence[TableStream], apart_from: Collection[str] = ()
+) -> list[TableStream]:
+    """The streams with one type for each column; text where their types differ.
+
+    Args:
+        streams: Files of one table.
+        apart_from: Columns that may differ.
+
+    Raises:
+        DataError: If a column exists in some streams only, or if it is a list in some.
+    """
+    first, types = streams[0], dict[str, pa.DataType]()
+    for stream in streams:
+        names = stream.schema.names
+        for name in sorted({each for each in names if names.count(each) > 1}):
+            raise DataError(
+                f"{stream.name} has several columns named {name!r}. Rename one."
+            )
+        for name in sorted({*first.schema.names} ^ {*stream.schema.names}):
+            raise DataError(
+                f"{stream.name} must have the same columns as {first.name}. Received: "
+                f"column {name!r} in only one of them"
+            )
+        for name, kind in zip(stream.schema.names, stream.schema.types, strict=True):
+            common = _common(types.get(name, kind), kind)
+            if common is None and name not in apart_from:
+                raise DataError(
+                    f"{stream.name} must have the same types as {first.name}. "
+                    f"Received: column {name!r} with {kind} instead of {types[name]}"
+                )
+            types[name] = common or kind
+    for name in apart_from:
+        types.pop(name, None)
+    return [
+        stream
+        if all(
+            types.get(field.name, field.type) == field.type for field in stream.schema
+        )
+        else stream.mapped(partial(_as_types, types))
+        for stream in streams
+    ]
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type for a column that has two types in different files; None if none."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    lists = [is_list(kind) for kind in (one, other)]
+    if all(lists):
+        inner = [kind.value_type for kind in (one, other)]
+        if all(pa.types.is_floating(k) or pa.types.is_integer(k) for k in inner):
+            return pa.list_(pa.float64())
+        return pa.list_(pa.string())
+    if any(lists):
+        return None
+    # Numbers can be read from text, and the text of an integer keeps all its digits.
+    return pa.string()
+
+
+def _as_types(
+    types: Mapping[str, pa.DataType], batch: pa.RecordBatch
+) -> pa.RecordBatch:
+    columns = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        kind = types.get(name, column.type)
+        if kind != column.type and not pa.types.is_null(column.type):
+            if pa.types.is_string(kind):
+                column = text_of(column)
+            elif kind == pa.list_(pa.string()):
+                column = texts_of(column)
+        columns[name] = column.cast(kind)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _with_constants(
+    values: Mapping[str, str | None], batch: pa.RecordBatch
+) -> pa.RecordBatch:
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name, value in values.items():
+        columns[name] = pa.repeat(pa.scalar(value, pa.string()), batch.num_rows)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _inside(folder: Path, partition: dict[str, str | None]) -> Iterator[TableFile]:
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith(("_", ".")):
+            continue
+        if not place.is_dir():
+            yield TableFile(place, partition)
+            continue
+        name, equals, value = place.name.partition("=")
+        here = {unquote(name): None if value == _NO_VALUE else unquote(value)}
+        yield from _inside(place, partition | (here if equals else {}))
+
+
+def _is_named(place: Path, name: str) -> bool:
+    packed = compression_of(place) is not None
+    stem = Path(place.stem).stem if packed else place.stem
+    return stem == name and TableFile(place).kind is not None
+
+
+def _not_a_table(place: Path) -> DataError:
+    known = ", ".join(_KINDS)
+    return DataError(
+        f"{place} must be a table: a file with one of the suffixes {known} (and .gz or "
+        f".zst), or a folder of such files."
+    )

@@ -1,0 +1,151 @@
+"""Numbers, vectors and lists that a table holds as text."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recdistill.features.raw_text import BadValueError, is_text
+
+MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>"})
+"""Text, in lower case, that means a missing number."""
+
+_BOOLEANS = {"true": 1.0, "false": 0.0}
+_PRICE = re.compile(r"^([-+]?)\s*(?:[^\W\d_]{3}\b|[$€£¥₹₩₽₺₫₪฿])?\s*([-+]?[\d.,]+)$")
+_AFTER = re.compile(r"\s*(?:[A-Z]{3}|[$€£¥₹₩₽₺₫₪฿])$")
+_THOUSANDS = re.compile(r"^[-+]?\d{1,3}(,\d{3})+(\.\d*)?$")
+_THOUSANDS_POINT = re.compile(r"^[-+]?\d{1,3}(\.\d{3})+,\d+$")
+
+
+def number_of(text: str) -> float:
+    """The number in a text; prices may have a currency and thousands separators.
+
+    Returns:
+        The number; NaN if the text means a missing value (`MISSING`).
+
+    Raises:
+        ValueError: If it is not a number, or if its commas are ambiguous.
+
+    Example:
+        >>> number_of("$1,299.00"), number_of("1.299,00 €"), number_of("true")
+        (1299.0, 1299.0, 1.0)
+    """
+    text = text.strip()
+    lowered = text.lower()
+    if lowered in MISSING:
+        return float("nan")
+    if lowered in _BOOLEANS:
+        return _BOOLEANS[lowered]
+    if "_" not in text:
+        try:
+            return float(text)
+        except ValueError:
+            pass
+    match = _PRICE.match(_AFTER.sub("", text))
+    if match is None:
+        raise ValueError("it must be a number")
+    digits = match[1] + match[2]
+    if _THOUSANDS.match(digits):
+        digits = digits.replace(",", "")
+    elif _THOUSANDS_POINT.match(digits):
+        digits = digits.replace(".", "").replace(",", ".")
+    return float(digits)
+
+
+def vector_of(text: str) -> list[float]:
+    """Numbers in a text, in brackets or not, separated by commas or spaces.
+
+    Example:
+        >>> vector_of("[0.5, 1]"), vector_of("0.5 1")
+        ([0.5, 1.0], [0.5, 1.0])
+    """
+    inner = text.strip()
+    if inner[:1] + inner[-1:] in ("[]", "()", "{}"):
+        inner = inner[1:-1]
+    return [float(part) for part in re.split(r"[,;\s]+", inner.strip()) if part]
+
+
+def list_of(text: str) -> list[str] | None:
+    """Values of a text that is a list in JSON or Python; None if it is not a list.
+
+    Raises:
+        ValueError: If a value of the list is a list or an object.
+
+    Example:
+        >>> list_of("['Action', 'Indie']"), list_of("[27, 9]"), list_of("Action")
+        (['Action', 'Indie'], ['27', '9'], None)
+    """
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    values = _parsed(text)
+    if not isinstance(values, list):
+        return None
+    if any(isinstance(value, list | tuple | dict | set) for value in values):
+        raise ValueError("a list of lists or objects cannot be categories")
+    return [scalar_text(value) for value in values if value is not None]
+
+
+def scalar_text(value: str | bool | int | float) -> str:
+    """Text of one value of a JSON document, by the rule of `text_of`.
+
+    Example:
+        >>> scalar_text(5.0), scalar_text(True), scalar_text("007")
+        ('5', 'true', '007')
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return str(value)
+
+
+def _parsed(text: str) -> object:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    return None
+
+
+def as_doubles(values: pa.Array) -> np.ndarray:
+    """Float64 numbers from numbers, booleans or text; NaN if missing.
+
+    Raises:
+        BadValueError: If a value is not a number.
+    """
+    if not is_text(values.type):
+        try:
+            doubles = values.cast(pa.float64(), safe=False)
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+            first = max(pc.index(pc.is_valid(values), True).as_py(), 0)
+            raise BadValueError(
+                first, f"it must be a number, not {values.type}"
+            ) from None
+        return np.asarray(doubles.to_numpy(zero_copy_only=False), "float64")
+    try:
+        found = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return np.asarray(found, "float64")
+    except pa.ArrowInvalid:
+        return np.asarray(converted(values, number_of, float("nan")), "float64")
+
+
+def converted(
+    values: pa.Array, convert: Callable[[Any], Any], missing: Any
+) -> list[Any]:
+    """Each value converted; `missing` for null. A failure becomes a BadValueError."""
+    results = []
+    for index, value in enumerate(values.to_pylist()):
+        try:
+            results.append(missing if value is None else convert(value))
+        except (TypeError, ValueError) as error:
+            raise BadValueError(index, str(error)) from None
+    return results

@@ -1,0 +1,189 @@
+"""Text of raw values: the one rule for ids and categories, whatever their source.
+
+Text stays as it stands in the file. Integers become their digits, whole floats and
+decimals the digits of the integer, booleans `true` and `false`. Binary values must be
+UTF-8; 16 bytes of fixed size are a UUID. Nested values are refused.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from decimal import Decimal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_EXACT = 2.0**53
+_UUID_BYTES = 16
+
+
+class BadValueError(ValueError):
+    """A value that is refused.
+
+    Attributes:
+        index: Position of the value in its column.
+    """
+
+    def __init__(self, index: int, problem: str) -> None:
+        super().__init__(problem)
+        self.index = index
+
+
+def text_of(values: pa.Array, *, whole: bool = False) -> pa.Array:
+    """Text of each value; null and NaN are null.
+
+    Args:
+        values: Text, numbers, booleans, dates or binary values.
+        whole: Whether numbers with a fraction are refused, as for ids.
+
+    Raises:
+        BadValueError: If a value is nested, is binary and not UTF-8, or is a float that
+            is too large to be exact.
+
+    Example:
+        >>> text_of(pa.array([7.0, 6.5, None])).to_pylist()
+        ['7', '6.5', None]
+        >>> text_of(pa.array([True, False])).to_pylist()
+        ['true', 'false']
+        >>> text_of(pa.array(["007", "1.0"])).to_pylist()
+        ['007', '1.0']
+    """
+    values = plain(values)
+    kind = values.type
+    if pa.types.is_null(kind) or is_text(kind) or pa.types.is_integer(kind):
+        return values.cast(pa.string())
+    if pa.types.is_boolean(kind):
+        return values.cast(pa.string())
+    if pa.types.is_floating(kind):
+        return _of_floats(values, whole)
+    if pa.types.is_decimal(kind):
+        return _each(values, lambda value: _of_decimal(value, whole))
+    if pa.types.is_fixed_size_binary(kind) and kind.byte_width == _UUID_BYTES:
+        return _each(values, lambda value: str(uuid.UUID(bytes=value)))
+    if _is_binary(kind):
+        return _each(values, _of_bytes)
+    if pa.types.is_temporal(kind):
+        return _each(values, str)
+    found = pc.index(pc.is_valid(values), True).as_py()
+    raise BadValueError(
+        max(found, 0), f"it must be one value (text or a number), not {kind}"
+    )
+
+
+def texts_of(values: pa.Array) -> pa.Array:
+    """Text of the values of each list: `list<string>`.
+
+    Raises:
+        BadValueError: As `text_of`, for the first list with such a value.
+    """
+    values = plain(values)
+    if pa.types.is_fixed_size_list(values.type) or _is_list_view(values.type):
+        values = values.cast(pa.list_(values.type.value_type))
+    if not is_list(values.type):
+        raise BadValueError(0, f"it must be a list, not {values.type}")
+    try:
+        inner = text_of(values.flatten())
+    except BadValueError as error:
+        first = _owner(values, error.index)
+        raise BadValueError(first, f"in a list: {error}") from None
+    length = pc.fill_null(pc.list_value_length(values), 0)
+    offsets = pa.concat_arrays(
+        [pa.array([0], pa.int64()), pc.cumulative_sum(length.cast(pa.int64()))]
+    )
+    lists = pa.LargeListArray.from_arrays(offsets, inner)
+    return pc.if_else(pc.is_valid(values), lists, pa.scalar(None, lists.type)).cast(
+        pa.list_(pa.string())
+    )
+
+
+def plain(values: pa.Array) -> pa.Array:
+    """The values without dictionary encoding and extension types."""
+    if isinstance(values, pa.ExtensionArray):
+        values = values.storage
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return values
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type is text."""
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+    )
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is a list of any length (a map is not)."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _is_list_view(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )
+
+
+def _of_floats(values: pa.Array, whole: bool) -> pa.Array:
+    # Half precision has few compute functions.
+    wide = values if pa.types.is_float64(values.type) else values.cast(pa.float32())
+    missing = pc.or_kleene(pc.is_null(values), pc.fill_null(pc.is_nan(wide), True))
+    doubles = pc.if_else(missing, 0.0, wide.cast(pa.float64()))
+    exact = pc.and_(
+        pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), _EXACT)
+    )
+    large = pc.greater_equal(pc.abs(doubles), _EXACT)
+    wrong = pc.index(pc.invert(exact) if whole else large, True).as_py()
+    if wrong >= 0:
+        problem = "it must be a whole number" if whole else "it must be below 2**53"
+        raise BadValueError(wrong, f"{problem} that a float holds exactly")
+    digits = pc.if_else(exact, doubles, 0.0).cast(pa.int64()).cast(pa.string())
+    texts = pc.if_else(exact, digits, wide.cast(pa.string()))
+    return pc.if_else(missing, pa.scalar(None, pa.string()), texts)
+
+
+def _of_decimal(value: Decimal, whole: bool) -> str:
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").removesuffix(".")
+    if whole and "." in text:
+        raise ValueError("it must be a whole number")
+    return text
+
+
+def _of_bytes(value: bytes) -> str:
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise ValueError(
+            "a binary value must be UTF-8 text (or a UUID of 16 bytes of fixed size); "
+            "write other binary values as text, for example in hexadecimal"
+        )
+    return text
+
+
+def _each(values: pa.Array, convert: Callable[..., str]) -> pa.Array:
+    texts: list[str | None] = []
+    for index, value in enumerate(values.to_pylist()):
+        try:
+            texts.append(None if value is None else convert(value))
+        except ValueError as error:
+            raise BadValueError(index, str(error)) from None
+    return pa.array(texts, pa.string())
+
+
+def _owner(lists: pa.Array, index: int) -> int:
+    """The list that holds the value at `index` of the flattened lists."""
+    end = pc.cumulative_sum(pc.fill_null(pc.list_value_length(lists), 0))
+    return int(pc.sum(pc.less_equal(end, index)).as_py() or 0)

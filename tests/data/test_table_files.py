@@ -1,0 +1,211 @@
+"""table_files: layouts of files, their kinds, and tables in memory."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from recdistill.data import read_tables
+from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.table_files import TableFile, files_of, read_table
+from recdistill.errors import DataError
+from tests.data.table_files import RATINGS, everything, log, write
+
+
+@pytest.fixture
+def parts(tmp_path):
+    folder = tmp_path / "interactions"
+    folder.mkdir()
+    return folder
+
+
+def packed(text, compression):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, compression) as stream:
+        stream.write(text.encode())
+    return sink.getvalue().to_pybytes()
+
+
+class TestReadTable:
+    def test_csv_columns_are_the_text_of_the_file(self, tmp_path):
+        path = tmp_path / "items.CSV"
+        path.write_text("item_id,zip,new\n0012,01307,true\n7,9.0,NA\n")
+        assert read_table(path).to_pydict() == {
+            "item_id": ["0012", "7"],
+            "zip": ["01307", "9.0"],
+            "new": ["true", "NA"],
+        }
+
+    def test_parquet_columns_keep_their_types(self, tmp_path):
+        parquet.write_table(log(), tmp_path / "items.PARQUET")
+        assert read_table(tmp_path / "items.PARQUET").equals(log())
+
+    def test_only_the_named_columns_are_read(self, tmp_path):
+        path = tmp_path / "a.csv"
+        path.write_text("x,y,y\n1,2,3\n")
+        assert read_table(path, ["x"]).to_pydict() == {"x": ["1"]}
+        with pytest.raises(DataError, match="several columns named 'y'"):
+            read_table(path)
+        with pytest.raises(DataError, match="no column 'z'"):
+            read_table(path, ["z"])
+
+    @pytest.mark.parametrize("name", ["no.csv", "no.xlsx"])
+    def test_a_missing_file_is_named(self, tmp_path, name):
+        with pytest.raises(DataError, match=f"{name} does not exist"):
+            read_table(tmp_path / name)
+
+    def test_an_unknown_suffix_is_refused_with_the_known_ones(self, tmp_path):
+        (tmp_path / "a.xlsx").touch()
+        with pytest.raises(DataError, match=r"must be a table: .* \.parquet, .*\.csv"):
+            read_table(tmp_path / "a.xlsx")
+
+
+class TestDelimiters:
+    @pytest.mark.parametrize("delimiter", [",", "\t", "::", "|", ";"])
+    def test_the_delimiter_is_recognised_from_the_header(self, tmp_path, delimiter):
+        text = RATINGS.replace(",", delimiter)
+        data = read_tables(write(tmp_path, interactions=text))
+        assert everything(data)["item_id"].to_pylist() == ["7", "8"]
+
+    def test_the_delimiter_with_the_wanted_columns_wins(self, tmp_path):
+        text = 'user_id;item_id;timestamp;"a,b,c,d,e"\n1;7;5;x\n'
+        options = ReadingOptions(frozenset(), frozenset())
+        data = read_tables(write(tmp_path, interactions=text), options=options)
+        assert everything(data).column_names[:3] == ["user_id", "item_id", "timestamp"]
+
+    def test_a_given_delimiter_is_used(self, tmp_path):
+        text = RATINGS.replace(",", "~~")
+        options = ReadingOptions(delimiter="~~")
+        data = read_tables(write(tmp_path, interactions=text), options=options)
+        assert everything(data)["device"].to_pylist() == ["tv", "phone"]
+
+    def test_a_delimiter_of_two_characters_is_found_across_blocks(self, tmp_path):
+        rows = [f"u{k}::i{k % 7}::{k}" for k in range(200_000)]
+        (tmp_path / "interactions.dat").write_text(
+            "\n".join(["user_id::item_id::timestamp", *rows])
+        )
+        times = everything(read_tables(tmp_path))["timestamp"]
+        assert times.to_pylist() == list(range(200_000))
+
+
+class TestCompression:
+    @pytest.mark.parametrize(
+        ("suffix", "compression"), [(".gz", "gzip"), (".zst", "zstd"), (".GZ", "gzip")]
+    )
+    def test_compressed_text_is_unpacked(self, tmp_path, suffix, compression):
+        path = tmp_path / f"interactions.csv{suffix}"
+        path.write_bytes(packed(RATINGS, compression))
+        assert everything(read_tables(tmp_path))["user_id"].to_pylist() == ["1", "2"]
+
+    def test_compressed_text_that_is_not_utf8_is_refused(self, tmp_path):
+        raw = gzip.compress(RATINGS.encode() + b"\xe9,7,1,1,x\n")
+        (tmp_path / "interactions.csv.gz").write_bytes(raw)
+        with pytest.raises(DataError, match=r"byte 0xe9 at offset \d+ \(line 4\)"):
+            read_tables(tmp_path)
+
+    def test_a_truncated_archive_is_an_error(self, tmp_path):
+        raw = gzip.compress(RATINGS.encode() * 1000)
+        (tmp_path / "interactions.csv.gz").write_bytes(raw[: len(raw) // 2])
+        with pytest.raises(DataError, match="cannot be read"):
+            read_tables(tmp_path)
+
+
+class TestJsonLines:
+    def write(self, tmp_path, *rows):
+        lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        (tmp_path / "interactions.jsonl").write_text("\n".join(lines) + "\n")
+        return tmp_path
+
+    def row(self, **more):
+        return {"user_id": 1, "item_id": "007", "timestamp": 5, **more}
+
+    def test_values_become_text_by_the_rule_of_all_tables(self, tmp_path):
+        rows = self.row(a=5.0, b=True, c=[1, 2.5]), self.row(user_id=2**60 + 1, a=6.5)
+        table = everything(read_tables(self.write(tmp_path, *rows, "")))
+        assert table.to_pydict() == {
+            "user_id": ["1", str(2**60 + 1)],
+            "item_id": ["007", "007"],
+            "timestamp": [5, 5],
+            "a": ["5", "6.5"],
+            "b": ["true", None],
+            "c": [["1", "2.5"], None],
+        }
+
+    @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ("[1, 2]", "line 2: must be a JSON object"),
+            ("{'user_id': 1}", "line 2: must be a JSON object"),
+            ({"user_id": {"id": 1}}, "line 2: 'user_id' must be text"),
+            ({"user_id": [[1]]}, "line 2: 'user_id' must be "),
+            ({"user_id": [1]}, "line 2: 'user_id' must be a list in every line"),
+        ],
+    )
+    def test_other_lines_are_refused(self, tmp_path, row, said):
+        with pytest.raises(DataError, match=said.replace("[", r"\[")):
+            read_tables(self.write(tmp_path, self.row(), row))
+
+    def test_columns_that_are_not_used_may_hold_anything(self, tmp_path):
+        folder = self.write(tmp_path, self.row(x={"a": 1}), self.row(x=[[2]]))
+        options = ReadingOptions(frozenset(), frozenset())
+        data = read_tables(folder, options=options)
+        assert everything(data).column_names == ["user_id", "item_id", "timestamp"]
+
+
+class TestFolders:
+    def test_columns_that_are_not_used_may_differ(self, parts, tmp_path):
+        parquet.write_table(log(coupon=pa.nulls(2)), parts / "0.parquet")
+        parquet.write_table(log(coupon=[["X"], []]), parts / "1.parquet")
+        parquet.write_table(log(other=[1, 2]), parts / "2.parquet")
+        options = ReadingOptions(frozenset(), frozenset())
+        table = everything(read_tables(tmp_path, options=options))
+        assert table.num_rows == 6
+        assert table.column_names == ["user_id", "item_id", "timestamp"]
+
+    def test_hive_partitions_are_columns(self, parts, tmp_path):
+        for day in ("2024-05-01", "2024%2F05%2F02", "__HIVE_DEFAULT_PARTITION__"):
+            folder = parts / f"day={day}"
+            folder.mkdir()
+            parquet.write_table(log(), folder / "part-0.parquet")
+        days = everything(read_tables(tmp_path))["day"].to_pylist()
+        assert days == ["2024/05/02"] * 2 + ["2024-05-01"] * 2 + [None] * 2
+
+    def test_files_of_other_programs_are_ignored(self, parts):
+        running = parts / "_temporary" / "0"
+        running.mkdir(parents=True)
+        for path in (parts / "a.parquet", running / "b.parquet"):
+            parquet.write_table(log(), path)
+        for name in ("_SUCCESS", ".a.parquet.crc", "readme.txt", "notes.md"):
+            (parts / name).touch()
+        assert [file.path.name for file in files_of(parts)] == ["a.parquet"]
+
+    def test_items_may_be_several_files(self, tmp_path):
+        write(tmp_path, interactions=log())
+        (tmp_path / "items").mkdir()
+        for k in range(2):
+            ids = {"item_id": [f"i{k}"], "price": [k + 0.5]}
+            parquet.write_table(pa.table(ids), tmp_path / "items" / f"{k}.parquet")
+        data = read_tables(tmp_path)
+        assert data.items.to_pydict() == {"item_id": ["i0", "i1"], "price": [0.5, 1.5]}
+
+    def test_the_columns_that_exist_are_listed_also_if_not_used(self, tmp_path):
+        options = ReadingOptions(frozenset(["device"]), frozenset())
+        folder = write(tmp_path, interactions=RATINGS, items="item_id,x\n7,1\n8,2\n")
+        data = read_tables(folder, options=options)
+        assert data.items.column_names == ["item_id"]
+        assert data.offered["items"] == ("item_id", "x")
+        assert everything(data).column_names == [
+            "user_id",
+            "item_id",
+            "timestamp",
+            "device",
+        ]
+
+
+def test_kinds_do_not_depend_on_the_case_of_the_suffix(tmp_path):
+    kinds = {"a.CSV": "text", "a.Parquet": "Parquet", "a.JSONL.GZ": "JSON lines"}
+    for name, kind in kinds.items():
+        assert TableFile(tmp_path / name).kind == kind
+    assert TableFile(tmp_path / "a.csv.bak").kind is None
