@@ -166,8 +166,9 @@ class ServedModels:
                     status.status.error_message = version.error.message
         if not response.model_version_status:
             what = "any versions" if number is None else f"version {number}"
-            message = f"Could not find {what} of model {spec.name}"
-            raise RequestError(StatusCode.NOT_FOUND, message)
+            raise RequestError(
+                StatusCode.NOT_FOUND, f"Could not find {what} of model {spec.name}"
+            )
         return response
 
     def _number(self, spec: model_pb2.ModelSpec) -> int | None:
@@ -177,8 +178,7 @@ class ServedModels:
             return int(spec.version.value) if choice else None
         number = self._labels.get(spec.name, {}).get(spec.version_label)
         if number is None:
-            message = f"Unrecognized servable version label: {spec.version_label}"
-            raise invalid(message)
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         return number
 
     def _apply(self, config: ModelServerConfig) -> None:
@@ -260,8 +260,9 @@ def _parsed(text: str) -> ModelServerConfig:
     try:
         return text_format.Parse(text, ModelServerConfig())
     except text_format.ParseError as error:
-        message = f"The configuration must be a ModelServerConfig in text form: {error}"
-        raise invalid(message) from error
+        raise invalid(
+            f"The configuration must be a ModelServerConfig in text form: {error}"
+        ) from error
 
 
 def _check(config: ModelServerConfig) -> None:

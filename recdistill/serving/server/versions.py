@@ -152,11 +152,11 @@ class ModelVersion:
         """
         signatures, name = self.model.signatures, name or DEFAULT_SIGNATURE
         if name not in signatures:
-            message = (
+            raise RequestError(
+                StatusCode.FAILED_PRECONDITION,
                 f'Serving signature key "{name}" not found. '
-                f"The model has: {', '.join(sorted(signatures))}"
+                f"The model has: {', '.join(sorted(signatures))}",
             )
-            raise RequestError(StatusCode.FAILED_PRECONDITION, message)
         return signatures[name]
 
     def prediction(self, request: predict_pb2.PredictRequest) -> Prediction:
@@ -218,8 +218,9 @@ class ModelVersion:
                     self.answer(prediction, limit)
         except RequestError as error:
             status = error.code.name
-            message = f"The warm-up of {self.path} failed: {error.message}"
-            raise RequestError(error.code, message) from error
+            raise RequestError(
+                error.code, f"The warm-up of {self.path} failed: {error.message}"
+            ) from error
         finally:
             self._metrics.observe(
                 ":tensorflow:serving:model_warmup_latency",
