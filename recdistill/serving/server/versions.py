@@ -265,12 +265,7 @@ class ModelVersions:
         self.name, self.config = config.name, config
         self._options, self._metrics = options, metrics
         self.versions: dict[int, ModelVersion] = {}
-        self._served: tuple[ModelVersion, ...] = ()
-
-    @property
-    def served(self) -> tuple[ModelVersion, ...]:
-        """The served versions, latest first."""
-        return self._served
+        self.served: tuple[ModelVersion, ...] = ()
 
     def start(self) -> None:
         """Loads the versions in the folder.
@@ -280,7 +275,7 @@ class ModelVersions:
         """
         self.poll(time.monotonic())
         failed = [v for v in self.versions.values() if v.state != AVAILABLE]
-        if not failed and self._served:
+        if not failed and self.served:
             return
         reasons = [f"version {v.number}: {v.error}" for v in failed]
         self.stop()
@@ -305,7 +300,7 @@ class ModelVersions:
             if known.state in (START, LOADING) and known.retry_at <= now:
                 known.load(now)
                 self._publish()
-        replaced = any(v.number in wanted for v in self._served)
+        replaced = any(v.number in wanted for v in self.served)
         for version in list(self.versions.values()):
             if version.number not in wanted or version.state == UNLOADING:
                 self._drop(version, replaced or not wanted)
@@ -332,7 +327,7 @@ class ModelVersions:
 
     def _publish(self) -> None:
         served = [v for v in self.versions.values() if v.state == AVAILABLE]
-        self._served = tuple(sorted(served, key=lambda v: -v.number))
+        self.served = tuple(sorted(served, key=lambda v: -v.number))
 
     def _wanted(self) -> dict[int, Path]:
         """Folders of the versions chosen by the version policy."""
@@ -345,7 +340,7 @@ class ModelVersions:
         except OSError as error:
             # A folder that is temporarily unreadable must not unload its versions.
             if not isinstance(error, FileNotFoundError):
-                return {v.number: v.path for v in self._served}
+                return {v.number: v.path for v in self.served}
             folders = {}
         policy = self.config.model_version_policy
         match policy.WhichOneof("policy_choice"):
