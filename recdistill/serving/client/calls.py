@@ -1,8 +1,8 @@
 """The calls of a client from inputs to results, with deadline, retries and statistics.
 
-Both clients share this code. Its coroutines wait only inside the `send` and `sleep`
-that they are given. `AsyncClient` awaits them; `Client` passes functions that block, so
-that each coroutine runs to its end in one step.
+Both clients share these coroutines, which wait only in the functions `send` and `sleep`
+that are passed to `Calls`. `AsyncClient` passes functions that suspend. `Client` passes
+functions that block, so its coroutines finish without being suspended.
 """
 
 from __future__ import annotations

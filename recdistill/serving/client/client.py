@@ -35,7 +35,7 @@ _Value = TypeVar("_Value")
 
 
 class Client(contextlib.AbstractContextManager["Client"]):
-    """Client for a served student. Threads may share one, and should.
+    """Client for a served student. It is thread-safe, and should be shared.
 
     A query maps feature names to raw values: text, a number, or a list; None if the
     value is unknown. A history is a list of item ids, oldest first. The client reads
@@ -129,7 +129,7 @@ class Client(contextlib.AbstractContextManager["Client"]):
         *,
         deadline_s: float | None = None,
     ) -> Results[Ranking]:
-        """Scores the given candidates of each query.
+        """Scores candidates for each query.
 
         Args:
             queries: At least one.

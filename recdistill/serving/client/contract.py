@@ -85,7 +85,7 @@ def batch_of(
         Arrays `(queries, …)` by input name, of the types of the signature.
 
     Raises:
-        QueryError: If there is no query, a feature is missing or unknown, or a value
+        QueryError: If `queries` is empty, a feature is missing or unknown, or a value
             has the wrong type or shape. The message names feature and query.
 
     Examples:

@@ -46,7 +46,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Else a second server could share the port and get some requests.
+                # Otherwise a second server could share the port and get some requests.
                 ("grpc.so_reuseport", 0),
             ],
         )

@@ -64,8 +64,8 @@ class LoadedModel:
         path: Folder of the version.
 
     Raises:
-        RequestError: If the SavedModel cannot be loaded. Without a `variables` folder
-            it does load, and requests fail, as in TensorFlow Serving.
+        RequestError: If the SavedModel cannot be loaded. One without variables loads,
+            but its requests fail, as in TensorFlow Serving.
     """
 
     def __init__(self, path: Path) -> None:
@@ -247,7 +247,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
         path: Folder of the version.
 
     Yields:
-        The requests; none if there is no file of requests. A record without a request
+        The requests; none if the version has no such file. A record without a request
         is skipped, as in TensorFlow Serving.
 
     Raises:

@@ -90,7 +90,7 @@ class ServedModels:
         """Applies a new configuration, and returns after its new models are loaded.
 
         Args:
-            config: The configuration. Its folders must be beside those of the
+            config: The configuration. Its folders must be next to those of the
                 configuration at the start.
 
         Raises:
@@ -101,14 +101,14 @@ class ServedModels:
             if not any(folder.is_relative_to(root) for root in self._roots):
                 raise RequestError(
                     StatusCode.PERMISSION_DENIED,
-                    f"The base_path of {each.name!r} must be beside the folders that "
+                    f"The base_path of {each.name!r} must be next to the folders that "
                     f"the server was started with. Received: {each.base_path}",
                 )
         self._apply(config)
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[ModelVersion]:
-        """Keeps the version that a request names in memory within the context.
+        """Keeps the requested version in memory until the context ends.
 
         Args:
             spec: Model, version or label of the request.

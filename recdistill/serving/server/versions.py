@@ -93,7 +93,7 @@ class ModelVersion:
         return self._model
 
     def acquire(self) -> bool:
-        """Keeps the version in memory until `release`. False if it is not served."""
+        """Keeps the version in memory until `release`; False if it is not served."""
         with self._lock:
             if self.state != AVAILABLE:
                 return False
@@ -254,6 +254,9 @@ class ModelVersions:
         config: Name, folder and version policy.
         options: Settings of the server.
         metrics: Metrics of the server.
+
+    Attributes:
+        served: The served versions, latest first.
     """
 
     def __init__(
@@ -271,7 +274,7 @@ class ModelVersions:
         """Loads the versions in the folder.
 
         Raises:
-            ServeError: If there is no version, or one does not load.
+            ServeError: If the folder has no version, or one does not load.
         """
         self.poll(time.monotonic())
         failed = [v for v in self.versions.values() if v.state != AVAILABLE]
@@ -322,7 +325,7 @@ class ModelVersions:
         if version.state == UNLOADING:
             version.unload()
         elif version.state != AVAILABLE and version.error is not None:
-            # Its folder is gone. If it returns, it is a new version.
+            # If the folder of a failed version reappears, it counts as a new version.
             version.state, version.error = END, None
 
     def _publish(self) -> None:
