@@ -78,8 +78,7 @@ class LocalServer(contextlib.AbstractContextManager["LocalServer"]):
     def stop(self) -> None:
         """Rejects new requests, finishes running ones and unloads all models."""
         with futures.ThreadPoolExecutor() as pool:
-            for server in self._servers:
-                pool.submit(server.stop, self.options.drain_s)
+            list(pool.map(lambda each: each.stop(self.options.drain_s), self._servers))
         self.models.stop()
 
     def __exit__(self, *exception: object) -> None:

@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import threading
-import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -86,10 +85,8 @@ class RestServer:
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
-        until = time.monotonic() + grace_s
         with self._server.changed:
-            while self._server.working and time.monotonic() < until:
-                self._server.changed.wait(until - time.monotonic())
+            self._server.changed.wait_for(lambda: not self._server.working, grace_s)
         self._server.close_connections()
         self._server.server_close()
 

@@ -105,41 +105,38 @@ class ModelVersion:
         with self._lock:
             self._users -= 1
 
-    def load(self, now: float) -> bool:
+    def load(self, now: float) -> None:
         """Loads the version and runs its warm-up requests.
+
+        If it fails, `state` and `error` have the reason, and `load` may be called
+        again.
 
         Args:
             now: Time on a monotonic clock, in seconds.
-
-        Returns:
-            Whether the version is served. If not, `state` and `error` have the reason,
-            and `load` may be called again.
         """
         self.state, started = LOADING, time.perf_counter()
         try:
             self._load()
         except (RequestError, ConfigError, OSError) as error:
             self._failed(error, now)
-        loaded, path = self.state == AVAILABLE, str(self.path)
-        name, status = ":tensorflow:cc:saved_model", "success" if loaded else "fail"
+        path, status = str(self.path), "success" if self.state == AVAILABLE else "fail"
+        name = ":tensorflow:cc:saved_model"
         microseconds = (time.perf_counter() - started) * 1e6
         self._metrics.count(f"{name}:load_attempt_count", path, status)
         self._metrics.count(f"{name}:load_latency", path, by=microseconds)
-        return loaded
 
     def retire(self) -> None:
         """Rejects new requests."""
         with self._lock:
             self.state = UNLOADING
 
-    def unload(self) -> bool:
+    def unload(self) -> None:
         """Frees the memory of a retired version, unless requests still use it."""
         with self._lock:
             if self._users:
-                return False
+                return
             self.state = END
         self._close()
-        return True
 
     def signature(self, name: str) -> LoadedSignature:
         """Returns a signature.
