@@ -23,6 +23,8 @@ from tests.small_models import (
     films_student,
 )
 
+pytestmark = pytest.mark.slow
+
 QUERIES, BATCH, K = 1000, 100, 10
 TOLERANCE = 1e-5
 

@@ -29,7 +29,7 @@ from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
 from tests import small_pipelines
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
 MOVIELENS = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 COLUMNS = {"query": "userId", "item": "title", "time": "timestamp"}

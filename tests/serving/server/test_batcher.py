@@ -16,6 +16,8 @@ from recdistill.serving.server.server_metrics import ServerMetrics
 from tests.serving.calls import predict_request, refused
 from tests.small_models import saved_toy
 
+pytestmark = pytest.mark.slow
+
 IDS = LoadedSignature("ids", {"ids": None}, {"out": None}, {})
 BATCHING = ":tensorflow:serving:batching_session"
 

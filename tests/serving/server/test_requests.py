@@ -15,6 +15,8 @@ from recdistill.errors import ServeError
 from tests.serving.calls import Client, predict_request, refused
 from tests.serving.server.conftest import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class TestRules:
     def test_defaults_work_over_grpc_only(self, shared):

@@ -7,6 +7,8 @@ from tests.serving.calls import refused
 from tests.serving.server.conftest import wait_until
 from tests.small_models import publish_toy, toy_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def base(tmp_path):

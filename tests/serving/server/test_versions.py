@@ -11,6 +11,8 @@ from tests.serving.calls import predict_request, refused
 from tests.serving.server.conftest import wait_until
 from tests.small_models import saved_toy, toy_config
 
+pytestmark = pytest.mark.slow
+
 
 def first(serving):
     """The answer to 0, which is the number of the exported version."""
