@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recdistill.data import column_values
 from recdistill.data.dataset import BATCH_ROWS, Columns, require_columns
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_files import same_types, whole_table
 from recdistill.data.table_streams import TableStream
+from recdistill.data.times import Times
 from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
@@ -17,8 +20,18 @@ InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 def interaction_stream(
     streams: Sequence[TableStream],
     columns: Columns,
+    options: ReadingOptions | None = None,
+    *,
+    with_negatives: bool = False,
 ) -> InteractionStream:
     """The stream of a `Dataset`, after a check of its first batch.
+
+    Args:
+        streams: Files of the table.
+        columns: Roles of the columns.
+        options: How the table is read.
+        with_negatives: Whether the stream has rows with relevance 0, which were shown
+            and not chosen.
 
     Raises:
         DataError: If a column is missing, the files differ in their columns, there are
@@ -27,7 +40,8 @@ def interaction_stream(
     for stream in streams:
         require_columns(list(stream.offered), columns.names(), stream.name)
     streams = same_types(streams, columns.names())
-    start = partial(_checked, streams, columns)
+    options = options or ReadingOptions()
+    start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:
         name = streams[0].name
         raise DataError(f"{name} must have at least one row. Received: none")
@@ -58,15 +72,21 @@ def checked_table(table: pa.Table, id_column: str, name: str) -> pa.Table:
 
 
 def _checked(
-    streams: Sequence[TableStream], columns: Columns
+    streams: Sequence[TableStream],
+    columns: Columns,
+    options: ReadingOptions,
+    with_negatives: bool,
 ) -> Iterator[pa.RecordBatch]:
-    times = column_values.Times()
+    times = Times(options.time_format)
     for stream in streams:
         row = 1
         for batch in stream.read():
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
-                yield _converted(part, stream, columns, times, row + start)
+                done = _converted(part, stream, columns, times, row + start)
+                if columns.relevance is not None and not with_negatives:
+                    done = done.filter(pc.greater(done[columns.relevance], 0))
+                yield done
             row += batch.num_rows
 
 
@@ -74,7 +94,7 @@ def _converted(
     batch: pa.RecordBatch,
     stream: TableStream,
     columns: Columns,
-    times: column_values.Times,
+    times: Times,
     row: int,
 ) -> pa.RecordBatch:
     Converter = Callable[[pa.Array, column_values.Place], pa.Array]
@@ -82,7 +102,7 @@ def _converted(
         columns.query: column_values.ids,
         columns.item: column_values.ids,
         columns.time: times,
-        columns.relevance: column_values.numbers,
+        columns.relevance: column_values.relevances,
         columns.weight: column_values.weights,
         columns.list: column_values.ids,
         columns.score: column_values.scores,

@@ -69,7 +69,7 @@ class _Layout:
 def read_movielens(
     path: str | Path, columns: Mapping[str, str] | Columns | None = None
 ) -> Dataset:
-    """Reader for a MovieLens folder: 100K, 1M, or the CSV layout of newer releases.
+    """Reader for a MovieLens folder: 100K, 1M, 10M, or newer releases as CSV.
 
     Interactions have `user_id`, `item_id`, `rating` and `timestamp` (seconds since
     1970). Items have `item_id`, `title` (without the year), `year` (missing if the
@@ -162,9 +162,13 @@ def _ratings_1m(path: Path) -> TableStream:
     return text_stream(path, layout=TextLayout("::", False, _RATINGS, _RATING_TYPE))
 
 
-def _items_1m(path: Path) -> pa.Table:
-    films = split_lines(path, "::", 3)
+def _items_1m(path: Path, encoding: str = "latin-1") -> pa.Table:
+    films = split_lines(path, "::", 3, encoding)
     return _items([(item, title, _genres(text)) for item, title, text in films], path)
+
+
+def _items_10m(path: Path) -> pa.Table:
+    return _items_1m(path, "utf-8")
 
 
 def _queries_1m(path: Path) -> pa.Table:
@@ -209,5 +213,6 @@ _LAYOUTS = (
         _items_1m,
         _queries_1m,
     ),
+    _Layout("10M", ("ratings.dat", "movies.dat"), _ratings_1m, _items_10m),
     _Layout(_CSV_LAYOUT, ("ratings.csv", "movies.csv"), _ratings_csv, _items_csv),
 )

@@ -17,11 +17,14 @@ class ReadingOptions:
             read all columns.
         item_features: Columns of item features; None to read all columns.
         delimiter: Delimiter of text files; None to recognise it from the header.
+        time_format: Unit ("s", "ms", "us", "ns") or format of the times; None to
+            recognise it (`recdistill.data.times`).
     """
 
     query_features: frozenset[str] | None = None
     item_features: frozenset[str] | None = None
     delimiter: str | None = None
+    time_format: str | None = None
 
     def item_columns(self, roles: Columns) -> set[str] | None:
         """Columns to read from the items; None for all."""

@@ -120,7 +120,7 @@ def published_with_key(folder: Path, key: str) -> Path | None:
     """
     for version in versions(folder):
         path = folder / str(version)
-        if (path / MANIFEST).exists():
-            if read_manifest(path)["metadata"].get("key") == key:
-                return path
+        has_manifest = (path / MANIFEST).exists()
+        if has_manifest and read_manifest(path)["metadata"].get("key") == key:
+            return path
     return None

@@ -35,6 +35,7 @@ def reading_options(config: Config) -> ReadingOptions:
         query_features=columns(config.query),
         item_features=columns(config.candidate),
         delimiter=config.dataset.delimiter,
+        time_format=config.dataset.time_format,
     )
 
 

@@ -21,7 +21,8 @@ class SoftTargets:
     Attributes:
         transform: Transform of the scores within each list.
         teacher_temperature: Divides the transformed scores.
-        warning: A warning about the softness of the targets; None if there is none.
+        warning: A warning if the soft targets are nearly one-hot or nearly uniform, or
+            None.
         part: The same for the report.
     """
 

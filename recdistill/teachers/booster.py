@@ -11,9 +11,10 @@ import numpy as np
 from recdistill.errors import TeacherError
 from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.model_files import existing, size_of
+from recdistill.teachers.raw_teacher import RawModel
 
 
-class Booster:
+class Booster(RawModel):
     """LightGBM booster from a file of `Booster.save_model`.
 
     The file is text and cannot contain code. It has the names and the order of the
@@ -31,19 +32,17 @@ class Booster:
             or `categorical` does not match the file.
     """
 
-    parameters: int | None = None
-
     def __init__(self, path: Path, categorical: Sequence[str] = ()) -> None:
         self.label = f"LightGBM booster {path}"
         existing(path, "LightGBM text file")
         self._booster = _load(path)
         self._names: list[str] = self._booster.feature_name()
         self._codes = self._read_categories(categorical)
-        self.inputs: Mapping[str, InputSpec] | None = {
+        self.inputs = {
             name: InputSpec("string" if name in self._codes else "float64", (None,))
             for name in self._names
         }
-        self.size_bytes: int | None = size_of(path)
+        self.size_bytes = size_of(path)
 
     def _read_categories(
         self, categorical: Sequence[str]
@@ -86,7 +85,7 @@ def _load(path: Path) -> Any:
         ) from error
     # LightGBM would print to stdout before it raises an error for another file.
     with path.open("rb") as file:
-        if not file.read(5) == b"tree\n":
+        if file.read(5) != b"tree\n":
             raise TeacherError(
                 "`teacher.path` must be a text file of a LightGBM booster, written by "
                 f"`Booster.save_model`. Received: {path}"
@@ -101,5 +100,5 @@ def _load(path: Path) -> Any:
 
 def _coded(values: np.ndarray, codes: Mapping[str, float]) -> np.ndarray:
     different, place = np.unique(values.astype(str), return_inverse=True)
-    found = np.array([codes.get(text, np.nan) for text in different], "float64")
-    return np.asarray(found[place])
+    coded = np.array([codes.get(text, np.nan) for text in different], "float64")
+    return np.asarray(coded[place])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from recdistill.errors import TeacherError
-from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.model_files import imported
+from recdistill.teachers.raw_teacher import RawModel
 
 
-class Function:
+class Function(RawModel):
     """Python function from a dict of arrays to an array of scores.
 
     Args:
@@ -20,10 +19,6 @@ class Function:
             float32 with NaN for missing values.
         label: Name of the function in error messages.
     """
-
-    inputs: Mapping[str, InputSpec] | None = None
-    parameters: int | None = None
-    size_bytes: int | None = None
 
     def __init__(
         self, function: Callable[[dict[str, np.ndarray]], Any], label: str = "function"
@@ -41,9 +36,4 @@ class Function:
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
         """Scores of one chunk, as returned by the function."""
-        try:
-            return self._function(inputs)
-        except Exception as error:
-            raise TeacherError(
-                f"The teacher {self.label} failed: {type(error).__name__}: {error}"
-            ) from error
+        return self._function(inputs)

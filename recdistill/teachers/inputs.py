@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -66,25 +66,24 @@ def as_input(
 
 def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.ndarray:
     """Text as numbers; each distinct value is parsed once."""
-    missing: Any = 0
-    if values.ndim == 1:
-        missing = float("nan")
+    missing = math.nan if values.ndim == 1 else 0
     integer = spec.dtype.startswith(("int", "uint"))
-    read: Callable[[str], Any] = int if integer else float
+    read: Callable[[str], float] = int if integer else float
     different, place = np.unique(values.astype(str), return_inverse=True)
     if integer and values.ndim == 1 and "" in different:
         raise TeacherError(
             f"The {what} must not have missing values to become {where}, which takes "
             f"{spec.dtype}. Received: {int((values == '').sum()):,} missing values"
         )
-    try:
-        numbers = [missing if text == "" else read(text) for text in different]
-    except ValueError:
-        wrong = next(text for text in different if text and not _reads(text, read))
-        raise TeacherError(
-            f"The {what} must be numbers to become {where}, which takes {spec.dtype}. "
-            f"Received: {str(wrong)!r}"
-        ) from None
+    numbers: list[float] = []
+    for text in different.tolist():
+        try:
+            numbers.append(read(text) if text else missing)
+        except ValueError:
+            raise TeacherError(
+                f"The {what} must be numbers to become {where}, which takes "
+                f"{spec.dtype}. Received: {text!r}"
+            ) from None
     kind = "int64" if integer else "float64"
     try:
         return np.asarray(numbers, kind)[place].reshape(values.shape)
@@ -93,14 +92,6 @@ def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.n
             f"The {what} must fit {spec.dtype} to become {where}. Received: "
             f"{max(numbers, key=abs)}"
         ) from None
-
-
-def _reads(text: str, read: Callable[[str], Any]) -> bool:
-    try:
-        read(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _shaped(

@@ -13,10 +13,11 @@ import tensorflow as tf
 from recdistill.errors import TeacherError
 from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.model_files import existing, size_of
+from recdistill.teachers.raw_teacher import RawModel
 from recdistill.teachers.saved_model import input_spec, output_name
 
 
-class KerasModel:
+class KerasModel(RawModel):
     """Keras 3 model that takes a dict of inputs, called in this process.
 
     Args:
@@ -38,8 +39,8 @@ class KerasModel:
     ) -> None:
         self.label, self.size_bytes = label, size_bytes
         self._wanted = output
-        self.inputs: Mapping[str, InputSpec] | None = _declared(model)
-        self.parameters: int | None = int(model.count_params()) if model.built else None
+        self.inputs = _declared(model)
+        self.parameters = int(model.count_params()) if model.built else None
         self._call = tf.function(
             lambda inputs: model(inputs, training=False), reduce_retracing=True
         )
@@ -77,13 +78,7 @@ class KerasModel:
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
         """Scores of one chunk."""
-        try:
-            tensors = {k: tf.convert_to_tensor(v) for k, v in inputs.items()}
-            answer = self._call(tensors)
-        except Exception as error:
-            raise TeacherError(
-                f"The teacher {self.label} failed: {type(error).__name__}: {error}"
-            ) from error
+        answer = self._call({k: tf.convert_to_tensor(v) for k, v in inputs.items()})
         if isinstance(answer, dict):
             answer = answer[output_name(answer, self._wanted, self.label)]
         return np.asarray(answer)

@@ -140,22 +140,22 @@ class LegacyModel:
         }
         answer = self.call(tensors)
         if isinstance(answer, dict):
-            wanted = self.output
-            if wanted is None and len(answer) == 1:
-                (wanted,) = answer
-            if wanted not in answer:
+            name = self.output
+            if name is None and len(answer) == 1:
+                (name,) = answer
+            if name not in answer:
                 raise ValueError(
-                    f"`output` must be one of {sorted(answer)}. Received: {wanted!r}"
+                    f"`output` must be one of {sorted(answer)}. Received: {name!r}"
                 )
-            answer = answer[wanted]
+            answer = answer[name]
         return np.asarray(answer)
 
 
-def serve(settings: dict[str, Any], asked: IO[bytes], answers: IO[bytes]) -> None:
+def serve(settings: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> None:
     """Loads the model and answers frames until the end of the input."""
     model = LegacyModel(settings)
     write_frame(answers, {HELLO: text(json.dumps(model.hello()))})
-    while (inputs := read_frame(asked)) is not None:
+    while (inputs := read_frame(requests)) is not None:
         try:
             answer = {SCORES: model.scores(inputs)}
         except Exception:

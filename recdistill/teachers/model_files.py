@@ -90,17 +90,17 @@ def imported(name: str) -> Any:
     module, _, attribute = name.partition(":")
     with _current_folder():
         try:
-            found = getattr(importlib.import_module(module), attribute, None)
+            function = getattr(importlib.import_module(module), attribute, None)
         except Exception as error:
             raise TeacherError(
                 f"The module of `{name}` must be importable from the current folder. "
                 f"Received: {type(error).__name__}: {error}"
             ) from error
-    if not callable(found):
+    if not callable(function):
         raise TeacherError(
-            f"`{name}` must be a function in its module. Received: {found!r}"
+            f"`{name}` must be a function in its module. Received: {function!r}"
         )
-    return found
+    return function
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ stays bounded, and checks that there is one finite score for each candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -32,7 +32,7 @@ MASK = "mask"
 
 
 class RawModel(Protocol):
-    """Model behind an external teacher.
+    """Model behind an external teacher: a base class, or any class with its members.
 
     Attributes:
         label: Name in error messages, such as "SavedModel teacher/1".
@@ -41,16 +41,16 @@ class RawModel(Protocol):
         size_bytes: Size of the model's files; None if unknown.
     """
 
-    @property
-    def label(self) -> str: ...  # noqa: D102
-    @property
-    def inputs(self) -> Mapping[str, InputSpec] | None: ...  # noqa: D102
-    @property
-    def parameters(self) -> int | None: ...  # noqa: D102
-    @property
-    def size_bytes(self) -> int | None: ...  # noqa: D102
+    label: str
+    inputs: Mapping[str, InputSpec] | None = None
+    parameters: int | None = None
+    size_bytes: int | None = None
+
     def predict(self, inputs: Arrays) -> Any:
-        """Scores of one chunk, `(rows,)` or `(batch, list_size)`."""
+        """Scores of one chunk, `(rows,)` or `(batch, list_size)`.
+
+        Any exception becomes a `TeacherError` that names the teacher.
+        """
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class ExternalTeacher:
     Raises:
         TeacherError: If the model's inputs do not match our features.
 
+    Attributes:
+        parameters: Number of parameters of the model; None if unknown.
+        size_bytes: Size of the model's files; None if unknown.
+
     Examples:
         A model that prefers short names.
 
@@ -106,8 +110,9 @@ class ExternalTeacher:
         batch_size: int = 4096,
     ) -> None:
         self.model, self.layout, self._batch_size = model, layout, batch_size
+        self.parameters, self.size_bytes = model.parameters, model.size_bytes
         known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
-        slots = _slots(model, inputs, known, extra=MASK)
+        slots = _slots(model, inputs, known)
         self._query = [s for s in slots if s.feature not in candidates]
         # The features of the catalogue are converted once, not in every call.
         self._candidates = {
@@ -120,16 +125,6 @@ class ExternalTeacher:
             for slot in slots
             if slot.feature in candidates
         }
-
-    @property
-    def parameters(self) -> int | None:
-        """Number of parameters of the model; None if unknown."""
-        return self.model.parameters
-
-    @property
-    def size_bytes(self) -> int | None:
-        """Size of the model's files; None if unknown."""
-        return self.model.size_bytes
 
     def __call__(self, batch: Mapping[str, Any], training: bool = False) -> np.ndarray:
         """Scores of a batch.
@@ -182,19 +177,25 @@ class ExternalTeacher:
 
     def _lists(self, query: Arrays, index: np.ndarray, mask: np.ndarray) -> np.ndarray:
         scores = np.zeros(mask.shape, "float32")
-        for part in self._rows(*mask.shape):
+        lists, list_size = mask.shape
+        step = max(1, self._batch_size // max(1, list_size))
+        for start in range(0, lists, step):
+            part = slice(start, start + step)
             inputs = {name: value[part] for name, value in query.items()}
             inputs |= {name: v[index[part]] for name, v in self._candidates.items()}
             scores[part] = self._answer(inputs, index[part].shape)
         return np.where(mask, scores, np.float32(0.0))
 
-    def _rows(self, lists: int, list_size: int) -> Iterator[slice]:
-        step = max(1, self._batch_size // max(1, list_size))
-        for start in range(0, lists, step):
-            yield slice(start, start + step)
-
     def _answer(self, inputs: Arrays, shape: tuple[int, ...]) -> np.ndarray:
-        answer = np.asarray(self.model.predict(inputs))
+        try:
+            answer = np.asarray(self.model.predict(inputs))
+        except TeacherError:
+            raise
+        except Exception as error:
+            raise TeacherError(
+                f"The teacher {self.model.label} failed: {type(error).__name__}: "
+                f"{error}"
+            ) from error
         if answer.shape == (*shape, 1):
             answer = answer[..., 0]
         if answer.shape != shape or answer.dtype.kind not in "fiu":
@@ -233,16 +234,16 @@ class ExternalTeacher:
 
 
 def _slots(
-    model: RawModel, inputs: Mapping[str, str] | None, known: list[str], extra: str
+    model: RawModel, inputs: Mapping[str, str] | None, known: list[str]
 ) -> list[_Slot]:
     """Matches the model's inputs with our features."""
     declared = model.inputs
     if inputs is None:
-        names = declared if declared is not None else [k for k in known if k != extra]
+        names = declared if declared is not None else [k for k in known if k != MASK]
         inputs = {name: name for name in names}
-    if declared is not None and set(declared) != set(inputs):
-        missing = sorted(set(declared) - set(inputs))
-        unknown = sorted(set(inputs) - set(declared))
+    if declared is not None and declared.keys() != inputs.keys():
+        missing = sorted(declared.keys() - inputs.keys())
+        unknown = sorted(inputs.keys() - declared.keys())
         raise TeacherError(
             f"`teacher.inputs` must name each input of the teacher {model.label}: "
             f"{', '.join(sorted(declared))}. Received: {', '.join(sorted(inputs))} "

@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from recdistill.errors import RecdistillError, TeacherError
 from recdistill.teachers.inputs import InputSpec
-from recdistill.teachers.saved_model import output_name
+from recdistill.teachers.raw_teacher import RawModel
+from recdistill.teachers.saved_model import output_name, signature_of
 
 __all__ = ["RemoteModel", "ServingClient"]
-
-
-class _Tensor(Protocol):
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def shape(self) -> tuple[int | None, ...] | None: ...
-
-
-class _Signature(Protocol):
-    @property
-    def inputs(self) -> Mapping[str, _Tensor]: ...
-    @property
-    def outputs(self) -> Mapping[str, _Tensor]: ...
-
-
-class _Answer(Protocol):
-    @property
-    def outputs(self) -> Mapping[str, np.ndarray]: ...
 
 
 class ServingClient(Protocol):
@@ -39,14 +21,17 @@ class ServingClient(Protocol):
     A failed call raises a `RecdistillError`.
     """
 
-    def signatures(self) -> Mapping[str, _Signature]:
-        """Inputs and outputs of the model's signatures, by name."""
+    def signatures(self) -> Mapping[str, Any]:
+        """Signatures by name, each with `inputs` and `outputs` by name.
 
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> _Answer:
-        """Calls a signature with arrays by input name."""
+        An input has a `dtype` and a `shape`, as an `InputSpec` has.
+        """
+
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> Any:
+        """Calls a signature; the answer has arrays by output name in `outputs`."""
 
 
-class RemoteModel:
+class RemoteModel(RawModel):
     """One signature of a model served by TensorFlow Serving.
 
     Deadline and retries belong to the client.
@@ -63,9 +48,6 @@ class RemoteModel:
             signature or output.
     """
 
-    parameters: int | None = None
-    size_bytes: int | None = None
-
     def __init__(
         self,
         client: ServingClient,
@@ -78,19 +60,14 @@ class RemoteModel:
             signatures = client.signatures()
         except RecdistillError as error:
             raise self._failed(error) from error
-        if signature not in signatures:
-            raise TeacherError(
-                f"`teacher.signature` must be one of the signatures of the teacher "
-                f"{label}: {', '.join(sorted(signatures))}. Received: {signature!r}"
-            )
-        found = signatures[signature]
-        self.inputs: Mapping[str, InputSpec] | None = {
+        contract = signature_of(signatures, signature, label)
+        self.inputs = {
             name: InputSpec(tensor.dtype, tensor.shape)
-            for name, tensor in found.inputs.items()
+            for name, tensor in contract.inputs.items()
         }
-        self._output = output_name(found.outputs, output, label)
+        self._output = output_name(contract.outputs, output, label)
 
-    def predict(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def predict(self, inputs: dict[str, np.ndarray]) -> Any:
         """Scores of one chunk, `(rows,)` or `(batch, list_size)`.
 
         Raises:

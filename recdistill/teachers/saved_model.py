@@ -12,9 +12,10 @@ import tensorflow as tf
 from recdistill.errors import TeacherError
 from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.model_files import existing, size_of
+from recdistill.teachers.raw_teacher import RawModel
 
 
-class SavedModel:
+class SavedModel(RawModel):
     """One signature of a SavedModel, called in this process.
 
     Args:
@@ -41,20 +42,16 @@ class SavedModel:
                 f"`teacher.path` must be a SavedModel that TensorFlow can load. "
                 f"Received: {path}, {type(error).__name__}: {error}"
             ) from error
-        self._function = _named(
-            self._loaded.signatures, signature, "signature", self.label
-        )
+        self._function = signature_of(self._loaded.signatures, signature, self.label)
         self._specs: dict[str, tf.TensorSpec]
         _, self._specs = self._function.structured_input_signature
         outputs = self._function.structured_outputs
         self._output = output_name(outputs, output, self.label)
-        self.inputs: Mapping[str, InputSpec] | None = {
-            name: input_spec(spec) for name, spec in self._specs.items()
-        }
-        self.parameters: int | None = int(
+        self.inputs = {name: input_spec(spec) for name, spec in self._specs.items()}
+        self.parameters = int(
             sum(np.prod(variable.shape) for variable in self._function.variables)
         )
-        self.size_bytes: int | None = size_of(path)
+        self.size_bytes = size_of(path)
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
         """Scores of one chunk."""
@@ -62,10 +59,7 @@ class SavedModel:
             name: tf.convert_to_tensor(value, self._specs[name].dtype)
             for name, value in inputs.items()
         }
-        try:
-            return self._function(**tensors)[self._output].numpy()
-        except (tf.errors.OpError, ValueError) as error:
-            raise TeacherError(f"The teacher {self.label} failed: {error}") from error
+        return self._function(**tensors)[self._output].numpy()
 
 
 def input_spec(spec: Any) -> InputSpec:
@@ -93,10 +87,16 @@ def output_name(names: Iterable[str], wanted: str | None, label: str) -> str:
     return wanted
 
 
-def _named(have: Mapping[str, Any], name: str, what: str, label: str) -> Any:
-    if name not in have:
+def signature_of(signatures: Mapping[str, Any], name: str, label: str) -> Any:
+    """The signature of this name.
+
+    Raises:
+        TeacherError: If the model does not have this signature.
+    """
+    if name not in signatures:
         raise TeacherError(
-            f"`teacher.{what}` must be one of the {what}s of the teacher {label}: "
-            f"{', '.join(sorted(have)) or 'it has none'}. Received: {name!r}"
+            f"`teacher.signature` must be one of the signatures of the teacher "
+            f"{label}: {', '.join(sorted(signatures)) or 'it has none'}. "
+            f"Received: {name!r}"
         )
-    return have[name]
+    return signatures[name]

@@ -97,15 +97,15 @@ class ScoreTable:
         code = self._codes(batch["list_key"])
         index = np.broadcast_to(np.asarray(batch["candidate_index"]), mask.shape)
         place = code[:, None] * self._items + index
-        found = np.searchsorted(self._places, place)
-        found = np.minimum(found, len(self._places) - 1)
-        there = (self._places[found] == place) & (code >= 0)[:, None]
-        if (mask & ~there).any():
+        row = np.searchsorted(self._places, place)
+        row = np.minimum(row, len(self._places) - 1)
+        missing = mask & ((self._places[row] != place) | (code < 0)[:, None])
+        if missing.any():
             raise TeacherError(
                 f"The {self.label} must have a score for each candidate of a list. "
-                f"Received: {int((mask & ~there).sum()):,} candidates without one"
+                f"Received: {int(missing.sum()):,} candidates without one"
             )
-        return np.where(mask, self._scores[found], np.float32(0.0))
+        return np.where(mask, self._scores[row], np.float32(0.0))
 
     def keep_scored(self, lists: Lists) -> Lists:
         """Reduces lists to their scored candidates; drops lists without any.
@@ -124,8 +124,8 @@ class ScoreTable:
 
     def _codes(self, keys: Any) -> np.ndarray:
         keys = pa.array(np.asarray(keys, object), pa.string())
-        found = pc.index_in(keys, value_set=self._keys)
-        return np.asarray(pc.fill_null(found, -1), "int64")
+        code = pc.fill_null(pc.index_in(keys, value_set=self._keys), -1)
+        return np.asarray(code, "int64")
 
 
 def keep_scored_by_all(lists: Lists, tables: Iterable[ScoreTable]) -> Lists:

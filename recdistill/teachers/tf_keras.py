@@ -28,17 +28,17 @@ from recdistill.teachers.legacy_process import (
     ERROR,
     HELLO,
     SCORES,
-    Arrays,
     read_frame,
     write_frame,
 )
 from recdistill.teachers.model_files import existing, size_of
+from recdistill.teachers.raw_teacher import RawModel
 
 LAST_BYTES = 2_000
 """Number of bytes of the child process's output in an error message."""
 
 
-class TfKerasModel:
+class TfKerasModel(RawModel):
     """Keras 2 model, called in a child process that lives as long as this object.
 
     The child process runs on the CPU, because this process may occupy the accelerator.
@@ -78,16 +78,13 @@ class TfKerasModel:
         self._process = _start(settings, self._stderr)
         self._close = weakref.finalize(self, _stop, self._process, self._stderr)
         hello = json.loads(self._read(HELLO, "could not be loaded"))
-        inputs = hello["inputs"]
-        self.inputs: Mapping[str, InputSpec] | None = None
-        if inputs is not None:
+        if hello["inputs"] is not None:
             self.inputs = {
                 name: InputSpec(dtype, tuple(shape))
-                for name, (dtype, shape) in inputs.items()
+                for name, (dtype, shape) in hello["inputs"].items()
             }
-        self.parameters: int | None = hello["parameters"]
-        there = path is not None and path.exists()
-        self.size_bytes: int | None = size_of(path) if path and there else None
+        self.parameters = hello["parameters"]
+        self.size_bytes = size_of(path) if path and path.exists() else None
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
         """Scores of one chunk."""
@@ -104,9 +101,7 @@ class TfKerasModel:
 
     def _read(self, key: str, what: str) -> Any:
         stdout = self._process.stdout
-        answer: Arrays | None = None
-        if stdout is not None and not stdout.closed:
-            answer = read_frame(stdout)
+        answer = None if stdout is None or stdout.closed else read_frame(stdout)
         if answer is None:
             raise TeacherError(
                 f"The teacher {self.label} {what}: its process ended with exit status "

@@ -75,7 +75,7 @@ def test_a_changed_factory_trains_again_and_an_unchanged_one_does_not(
 
 
 class TestErrors:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def prepared(self, tiny_run):
         return Prepared(tiny_run.artefacts["prepare"].path)
 

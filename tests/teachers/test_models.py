@@ -11,6 +11,7 @@ import tensorflow as tf
 from recdistill.errors import TeacherError
 from recdistill.teachers import (
     Booster,
+    ExternalTeacher,
     Function,
     InputSpec,
     KerasModel,
@@ -27,6 +28,13 @@ def pairs(**more):
     text = {"segment": ["s01", "s02", "s07"], "kind": ["c01", "c05", "c07"]}
     arrays = {name: np.array(values, object) for name, values in text.items()}
     return {**arrays, "quality": np.array([0.5, -1.0, 2.0], "float32"), **more}
+
+
+def scored(model, values):
+    """Scores of one list by a teacher, whose candidates have the feature `x`."""
+    mask = np.ones((1, len(values)), bool)
+    batch = {"raw": {}, "candidate_index": np.arange(len(values)), "mask": mask}
+    return ExternalTeacher(model, [], {"x": values})(batch)
 
 
 WANT = [2.0, -2.0, 5.0]
@@ -145,7 +153,7 @@ class TestSavedModel:
 
         tf.saved_model.save(tf.Module(), str(tmp_path), signatures=broken)
         with pytest.raises(TeacherError, match=r"The teacher SavedModel .* failed"):
-            SavedModel(tmp_path).predict({"x": np.array(["no"], object)})
+            scored(SavedModel(tmp_path), np.array(["no"], object))
 
 
 class TestBooster:
@@ -237,7 +245,7 @@ class TestFunction:
     def test_errors_of_the_function_name_the_teacher(self):
         model = Function.load("json:loads")
         with pytest.raises(TeacherError, match="function json:loads failed: TypeError"):
-            model.predict({})
+            scored(model, np.zeros(1, "float32"))
 
 
 class TestTfKeras:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -14,7 +13,12 @@ from rich.text import Text
 from recdistill.evaluation.latency.energy import why_no_energy
 from recdistill.evaluation.latency.saved_model_timing import Call, ModelTimes
 from recdistill.evaluation.latency.stopwatch import Latency
-from recdistill.evaluation.report.terminal_tables import COUNTS, MISSING, short_number
+from recdistill.evaluation.report.terminal_tables import (
+    COUNTS,
+    MISSING,
+    number_table,
+    short_number,
+)
 
 FLOPS_COUNTED = "matrix products, contractions and convolutions, 2 for each product"
 """Description of the operations that `recdistill.evaluation.latency.flops` counts."""
@@ -88,14 +92,11 @@ def render_latency(
     """Terminal tables of measured latencies; the arguments are as in `latency_json`."""
     first = runs[0]
     reason = why_no_energy()
-    title = f"{first.path}, in a separate process"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.collapse_padding = True
-    table.add_column("call", no_wrap=True)
-    for heading in ("thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if reason is None:
-        table.add_column("J", justify="right", no_wrap=True)
+    headings = ["call", "thr.", "p50 ms", "p90", "p99", "a core-s", "1M cost", "flops"]
+    table = number_table(
+        headings if reason else [*headings, "J"],
+        title=f"{first.path}, in a separate process",
+    )
     for each in (call for run in runs for call in run.calls):
         latency = each.throughput.latency
         joules = each.throughput.joules
@@ -124,11 +125,10 @@ def render_latency(
 
 
 def _side_by_side(pair: Sequence[RankingTime]) -> Table:
-    table = Table(title="Teacher and student on one query, timed in turns of ten")
-    headings = ("candidates", "p50 ms", "p99 ms", "times faster", "flops", "size")
-    table.add_column("model")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = number_table(
+        ["model", "candidates", "p50 ms", "p99 ms", "times faster", "flops", "size"],
+        title="Teacher and student on one query, timed in turns of ten",
+    )
     for each in pair:
         table.add_row(
             each.model,

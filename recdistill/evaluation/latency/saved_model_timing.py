@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from recdistill.errors import TimingError
-from recdistill.evaluation.latency.stopwatch import Latency, Throughput
+from recdistill.evaluation.latency.stopwatch import Throughput
 from recdistill.export.layout import WARM_UP
 
 __all__ = [
@@ -139,10 +140,7 @@ def time_model(
         "calls": [asdict(call) for call in calls],
     }
     with tempfile.TemporaryDirectory(prefix="recdistill-") as folder:
-        plan_file, result_file = (
-            Path(folder) / "plan.json",
-            Path(folder) / "result.json",
-        )
+        plan_file, result_file = Path(folder, "plan.json"), Path(folder, "result.json")
         plan_file.write_text(json.dumps(plan), encoding="utf-8")
         _run([str(model), str(plan_file), str(result_file)])
         result = json.loads(result_file.read_text(encoding="utf-8"))
@@ -152,7 +150,7 @@ def time_model(
         memory_bytes=result["memory_bytes"],
         load_s=result["load_s"],
         warm_up_rows=result["warm_up_rows"],
-        calls=tuple(_timed(each, threads) for each in result["calls"]),
+        calls=TypeAdapter(tuple[TimedCall, ...]).validate_python(result["calls"]),
     )
 
 
@@ -192,11 +190,3 @@ def _run(arguments: Sequence[str]) -> None:
             "The model could not be timed in a fresh process, which failed with:\n"
             + done.stderr.strip()[-2000:]
         )
-
-
-def _timed(result: dict[str, Any], threads: int) -> TimedCall:
-    call = Call(result["signature"], result["rows"], result["candidates"])
-    latency = Latency(**result["throughput"].pop("latency"))
-    return TimedCall(
-        call, threads, Throughput(latency, **result["throughput"]), result["flops"]
-    )

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.evaluation.latency.flops import flops_of_run
+from recdistill.evaluation.latency.saved_model_timing import Call, TimedCall
 from recdistill.evaluation.latency.stopwatch import measure_throughput
 from recdistill.export.fresh_process import open_session
 from recdistill.export.layout import MANIFEST, WARM_UP, read_manifest
@@ -137,7 +138,8 @@ def carry_out(path: Path, plan: dict[str, Any]) -> dict[str, Any]:
             seconds=plan["seconds"],
         )
         flops = model.flops(call["signature"], inputs) if plan["flops"] else None
-        calls.append({**call, "throughput": asdict(throughput), "flops": flops})
+        timed = TimedCall(Call(**call), plan["threads"], throughput, flops)
+        calls.append(asdict(timed))
     return {
         "load_s": model.load_s,
         "memory_bytes": model.memory_bytes,

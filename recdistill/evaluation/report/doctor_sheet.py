@@ -41,10 +41,8 @@ def render_examination(
     for finding in found.findings:
         parts.append(Text.assemble(("\nFinding  ", "bold yellow"), finding))
     if found.proposal is not None:
-        keys = (
-            f"distill.scores={found.proposal.transform} "
-            "distill.teacher_temperature=auto. "
-        )
+        transform = found.proposal.transform
+        keys = f"distill.scores={transform} distill.teacher_temperature=auto. "
         parts.append(
             Text.assemble(("\nProposal  ", "bold"), keys, found.proposal.reason)
         )
@@ -77,7 +75,7 @@ def _facts(found: "Examination") -> dict[str, str]:
 
 
 def _effective(found: "Examination") -> Table:
-    table = number_table(_TEMPERATURES, wide=True)
+    table = number_table(["", *_TEMPERATURES])
     for name, curve in found.effective.items():
         table.add_row(name, *(f"{curve[each]:,.3g}" for each in _TEMPERATURES))
     return table

@@ -31,7 +31,7 @@ HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 """Metrics of the receipt; those that a report lacks are left out."""
 
 _CANDIDATES = ("100", "1000")
-_WIDE = 110  # columns from which intervals are written beside their values
+_WIDE = 110  # columns from which intervals are written next to their values
 _CANDIDATE_SETS = {
     "catalogue": "full catalogue",
     "listed": "candidates scored by the teacher",
@@ -140,7 +140,7 @@ def _protocol(report: Report) -> str:
 
 def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     costs = ["para-\nmeters", "size", *(f"ms for\n{int(n):,}" for n in _CANDIDATES)]
-    table = number_table([*map(metric_label, metrics), *costs], wide)
+    table = number_table(["", *map(metric_label, metrics), *costs], wide)
     for name in get_args(ModelName):
         part = report.models.get(name)
         if part is not None:
@@ -161,6 +161,7 @@ def _costs(part: ModelPart) -> list[str]:
 
 def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     headings = [
+        "",
         "gap closed",
         "share of\nteacher kept",
         "teacher\n- baseline",
@@ -225,7 +226,7 @@ def _mean(interval: Interval | None, wide: bool) -> Text:
 
 
 def _estimate(interval: Interval | None, spec: str, wide: bool) -> Text:
-    """Number with its whole interval, which goes below it if space is short.
+    """Number with its whole interval, on the next line if space is short.
 
     Half the interval's width is not enough here, because an interval may be asymmetric,
     and it must be visible whether it excludes 0.

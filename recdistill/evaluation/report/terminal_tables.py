@@ -17,12 +17,20 @@ BYTES = (" B", " kB", " MB", " GB")
 """Units for `short_number`."""
 
 
-def number_table(headings: Sequence[str], wide: bool) -> Table:
-    """Table with row names in the first column and numbers in the others."""
-    gap = (0, 1 if wide else 0, 0, 0)  # beside the column that the box itself adds
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=gap)
-    table.add_column("", no_wrap=True)
-    for heading in headings:
+def number_table(
+    headings: Sequence[str], wide: bool = True, title: str | None = None
+) -> Table:
+    """Table of numbers; the first column has the names of the rows.
+
+    Args:
+        headings: Headings of all columns; the first may be empty.
+        wide: Whether the columns are further apart.
+        title: Title above the table.
+    """
+    gap = (0, 1 if wide else 0, 0, 0)  # in addition to the space that the box adds
+    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=gap)
+    table.add_column(headings[0], no_wrap=True)
+    for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True, vertical="top")
     return table
 

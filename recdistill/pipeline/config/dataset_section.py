@@ -64,6 +64,13 @@ class DatasetConfig(Section):
         description="Delimiter of text files, one or more characters. By default it is "
         "recognised from the header: comma, tab, `::`, `|` or `;`.",
     )
+    time_format: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Unit of the times, `s`, `ms`, `us` or `ns`, or their format, such "
+        "as `%d/%m/%Y %H:%M` (as for Python's `strptime`; UTC). By default it is "
+        "recognised: whole numbers, seconds with a fraction, or ISO 8601 dates.",
+    )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",

@@ -17,7 +17,12 @@ from typing import TypeVar
 import numpy as np
 
 from recdistill.serving.client.channels import Endpoint
-from recdistill.serving.client.contract import Query, SignatureContract, batch_of
+from recdistill.serving.client.contract import (
+    Query,
+    SignatureContract,
+    batch_of,
+    ids_of,
+)
 from recdistill.serving.client.histogram import LatencyHistogram
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
 from recdistill.serving.client.recommendations import (
@@ -25,7 +30,6 @@ from recdistill.serving.client.recommendations import (
     Ranking,
     Recommendation,
     Results,
-    rank_inputs,
     rankings,
     recommend_inputs,
     recommendations,
@@ -38,45 +42,12 @@ from recdistill.serving.client.serving_errors import (
     UnavailableError,
 )
 
-__all__ = ["Calls", "Observations"]
+__all__ = ["Calls"]
 
 Send = Callable[[Message, float], Awaitable[bytes]]
 Sleep = Callable[[float], Awaitable[None]]
 Inputs = Mapping[str, np.ndarray]
 _Value = TypeVar("_Value")
-
-
-class Observations:
-    """Latencies and errors of a client's calls. Threads may share one."""
-
-    def __init__(self) -> None:
-        self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
-        self._errors: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()
-
-    @property
-    def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
-        """Latency of successful calls by signature and version."""
-        with self._lock:
-            return dict(self._latency)
-
-    @property
-    def errors(self) -> dict[tuple[str, str], int]:
-        """Number of failed calls by signature and code."""
-        with self._lock:
-            return dict(self._errors)
-
-    def answered(self, signature: str, version: int | None, seconds: float) -> None:
-        """Records a successful call."""
-        with self._lock:
-            key = signature, version
-            histogram = self._latency.setdefault(key, LatencyHistogram())
-        histogram.record(seconds)
-
-    def failed(self, signature: str, code: str) -> None:
-        """Records a failed call."""
-        with self._lock:
-            self._errors[signature, code] += 1
 
 
 class Calls:
@@ -109,17 +80,21 @@ class Calls:
         self._deadline_s = _checked_deadline(deadline_s)
         self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
-        self._observations = Observations()
+        self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
+        self._errors: Counter[tuple[str, str]] = Counter()
+        self._lock = threading.Lock()
 
     @property
     def latency(self) -> dict[tuple[str, int | None], LatencyHistogram]:
         """See `Client.latency`."""
-        return self._observations.latency
+        with self._lock:
+            return dict(self._latency)
 
     @property
     def errors(self) -> dict[tuple[str, str], int]:
         """See `Client.errors`."""
-        return self._observations.errors
+        with self._lock:
+            return dict(self._errors)
 
     async def predict(
         self,
@@ -159,7 +134,10 @@ class Calls:
         """See `Client.rank`."""
         answer, _ = await self._predict(
             "rank",
-            lambda contract: rank_inputs(contract, queries, candidates),
+            lambda contract: {
+                **batch_of(contract, queries),
+                "candidate_ids": ids_of("candidates", candidates, len(queries)),
+            },
             deadline_s,
         )
         return rankings(answer, candidates)
@@ -209,12 +187,16 @@ class Calls:
                 message, lambda: self._protocol.answer(body, self._target, contract)
             )
         except ServingError as error:
-            self._observations.failed(signature, error.code)
+            with self._lock:
+                self._errors[signature, error.code] += 1
             if isinstance(error, InvalidRequestError):
                 self._signatures = None  # The server may have changed version.
             raise
         seconds = time.perf_counter() - started
-        self._observations.answered(signature, answer.version, seconds)
+        with self._lock:
+            key = signature, answer.version
+            histogram = self._latency.setdefault(key, LatencyHistogram())
+        histogram.record(seconds)
         return answer, inputs
 
     async def _contract(self, signature: str, deadline: float) -> SignatureContract:

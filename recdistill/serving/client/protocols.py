@@ -115,13 +115,10 @@ class GrpcProtocol:
     ) -> Message:
         """Encodes a `PredictRequest`."""
         request = messages.PredictRequest()
-        _fill(request.model_spec, target)
         request.model_spec.signature_name = signature
         for name, value in inputs.items():
             request.inputs[name].CopyFrom(to_proto(value))
-        return Message(
-            messages.PREDICT, request.SerializeToString(), _what(target, signature)
-        )
+        return _message(messages.PREDICT, request, target, signature)
 
     def answer(
         self, body: bytes, target: Target, contract: SignatureContract
@@ -138,43 +135,39 @@ class GrpcProtocol:
     def metadata(self, target: Target) -> Message:
         """Encodes a `GetModelMetadataRequest`."""
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
-        _fill(request.model_spec, target)
-        what = _what(target, "metadata")
-        return Message(messages.METADATA, request.SerializeToString(), what)
+        return _message(messages.METADATA, request, target, "metadata")
 
     def signatures(self, body: bytes) -> Signatures:
         """Decodes a `GetModelMetadataResponse`."""
         response = messages.GetModelMetadataResponse.FromString(body)
         packed = response.metadata["signature_def"].value
-        found = messages.SignatureDefMap.FromString(packed).signature_def
+        signatures = messages.SignatureDefMap.FromString(packed).signature_def
         return {
             name: SignatureContract(
                 {n: _tensor_of_proto(info) for n, info in signature.inputs.items()},
                 {n: _tensor_of_proto(info) for n, info in signature.outputs.items()},
             )
-            for name, signature in found.items()
+            for name, signature in signatures.items()
             if not name.startswith("__")  # Internal, such as the initialiser.
         }
 
     def status(self, target: Target) -> Message:
         """Encodes a `GetModelStatusRequest`."""
         request = messages.GetModelStatusRequest()
-        _fill(request.model_spec, target)
-        what = _what(target, "status")
-        return Message(messages.STATUS, request.SerializeToString(), what)
+        return _message(messages.STATUS, request, target, "status")
 
     def versions(self, body: bytes) -> list[VersionStatus]:
         """Decodes a `GetModelStatusResponse`."""
         response = messages.GetModelStatusResponse.FromString(body)
-        found = [
+        versions = (
             VersionStatus(
                 each.version,
                 STATES.get(each.state, "UNKNOWN"),
                 each.status.error_message,
             )
             for each in response.model_version_status
-        ]
-        return sorted(found, key=lambda each: -each.version)
+        )
+        return sorted(versions, key=lambda each: -each.version)
 
 
 class RestProtocol:
@@ -221,21 +214,17 @@ class RestProtocol:
 
     def metadata(self, target: Target) -> Message:
         """Encodes a GET of `/metadata`."""
-        path = f"{_path(target)}/metadata"
-        return Message(path, None, _what(target, "metadata"))
+        return Message(f"{_path(target)}/metadata", None, _what(target, "metadata"))
 
     def signatures(self, body: bytes) -> Signatures:
         """Decodes `metadata.signature_def.signature_def`."""
-        found = _member(body, "metadata")["signature_def"]["signature_def"]
+        signatures = _member(body, "metadata")["signature_def"]["signature_def"]
         return {
             name: SignatureContract(
-                {n: _tensor_of_json(i) for n, i in signature.get("inputs", {}).items()},
-                {
-                    n: _tensor_of_json(i)
-                    for n, i in signature.get("outputs", {}).items()
-                },
+                _tensors_of_json(signature, "inputs"),
+                _tensors_of_json(signature, "outputs"),
             )
-            for name, signature in found.items()
+            for name, signature in signatures.items()
             if not name.startswith("__")
         }
 
@@ -245,15 +234,15 @@ class RestProtocol:
 
     def versions(self, body: bytes) -> list[VersionStatus]:
         """Decodes `model_version_status`."""
-        found = [
+        versions = (
             VersionStatus(
                 int(each["version"]),
                 each["state"],
                 each.get("status", {}).get("error_message", ""),
             )
             for each in _member(body, "model_version_status")
-        ]
-        return sorted(found, key=lambda each: -each.version)
+        )
+        return sorted(versions, key=lambda each: -each.version)
 
 
 ServingProtocol: TypeAlias = GrpcProtocol | RestProtocol
@@ -268,12 +257,15 @@ def _what(target: Target, call: str) -> str:
     return f"`{call}` of model {target.model!r}{chosen}"
 
 
-def _fill(spec: Any, target: Target) -> None:
+def _message(method: str, request: Any, target: Target, call: str) -> Message:
+    """Encodes a gRPC request for a target."""
+    spec = request.model_spec
     spec.name = target.model
     if target.version is not None:
         spec.version.value = target.version
     if target.label is not None:
         spec.version_label = target.label
+    return Message(method, request.SerializeToString(), _what(target, call))
 
 
 def _version(spec: Any) -> int | None:
@@ -307,10 +299,18 @@ def _tensor_of_proto(info: Any) -> TensorContract:
 _REST_NAMES = {"DT_FLOAT": "float32", "DT_DOUBLE": "float64", "DT_HALF": "float16"}
 
 
-def _tensor_of_json(info: Mapping[str, Any]) -> TensorContract:
-    dtype = info["dtype"]
-    name = _REST_NAMES.get(dtype, dtype.removeprefix("DT_").lower())
-    shape = info.get("tensor_shape", {})
+def _tensors_of_json(signature: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {
+        name: TensorContract(
+            _REST_NAMES.get(info["dtype"], info["dtype"].removeprefix("DT_").lower()),
+            _shape_of_json(info.get("tensor_shape", {})),
+        )
+        for name, info in signature.get(key, {}).items()
+    }
+
+
+def _shape_of_json(shape: Mapping[str, Any]) -> tuple[int | None, ...] | None:
+    if shape.get("unknown_rank"):
+        return None
     sizes = (int(dim["size"]) for dim in shape.get("dim", ()))
-    axes = tuple(None if size < 0 else size for size in sizes)
-    return TensorContract(name, None if shape.get("unknown_rank") else axes)
+    return tuple(None if size < 0 else size for size in sizes)

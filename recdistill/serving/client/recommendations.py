@@ -164,21 +164,6 @@ def recommendations(answer: Answer, k: np.ndarray) -> Results[Recommendation]:
     return results
 
 
-def rank_inputs(
-    contract: SignatureContract,
-    queries: Sequence[Query],
-    candidates: Sequence[Sequence[str]],
-) -> dict[str, np.ndarray]:
-    """Inputs of the signature `rank`.
-
-    Raises:
-        QueryError: If a query or `candidates` is invalid.
-    """
-    inputs = batch_of(contract, queries)
-    inputs["candidate_ids"] = ids_of("candidates", candidates, len(queries))
-    return inputs
-
-
 def rankings(answer: Answer, candidates: Sequence[Sequence[str]]) -> Results[Ranking]:
     """Results of the signature `rank`, without the padding.
 

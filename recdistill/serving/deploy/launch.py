@@ -20,7 +20,13 @@ from typing import Literal
 
 from recdistill.errors import LaunchError
 from recdistill.export.layout import versions
-from recdistill.serving.deploy.model_server import PORTS, server_flags
+from recdistill.serving.deploy.model_server import (
+    BATCHING_FILE,
+    MODELS_FILE,
+    MONITORING_FILE,
+    PORTS,
+    server_flags,
+)
 from recdistill.serving.deploy.models_config import Models, write_monitoring
 
 __all__ = [
@@ -42,8 +48,6 @@ IMAGE = "tensorflow/serving:2.19.1"
 MODELS_POLL_S = 5
 """Interval in seconds at which a given `models.config` is reloaded."""
 
-_MODELS_FILE, _MONITORING_FILE = "models.config", "monitoring.config"
-_BATCHING_FILE = "batching.config"
 _FOLDERS, _CONFIG, _OWN_CONFIG = Path("/models"), Path("/config"), Path("/own-config")
 """Folders in a container: models, written configuration, a given `models.config`."""
 
@@ -148,10 +152,10 @@ def configured(launch: Launch, seen_at: Path | None = None) -> Iterator[Path]:
             models = models.with_model(name, str(seen_at / name if seen_at else path))
     with tempfile.TemporaryDirectory(prefix="recdistill-serve-") as name:
         folder = Path(name)
-        models.write(folder / _MODELS_FILE)
-        write_monitoring(folder / _MONITORING_FILE)
+        models.write(folder / MODELS_FILE)
+        write_monitoring(folder / MONITORING_FILE)
         if launch.batching is not None:
-            shutil.copyfile(launch.batching, folder / _BATCHING_FILE)
+            shutil.copyfile(launch.batching, folder / BATCHING_FILE)
         # A container runs as a different user.
         folder.chmod(0o755)
         yield folder
@@ -174,8 +178,8 @@ def model_server_command(
     in_container = engine == "docker"
     there = _CONFIG if in_container else config
     flags: dict[str, str | int | bool] = {
-        "model_config_file": str(there / _MODELS_FILE),
-        "monitoring_config_file": str(there / _MONITORING_FILE),
+        "model_config_file": str(there / MODELS_FILE),
+        "monitoring_config_file": str(there / MONITORING_FILE),
         # Without it, labels fail at every start.
         "allow_version_labels_for_unavailable_models": True,
         "file_system_poll_wait_seconds": max(1, round(launch.poll_s)),
@@ -190,7 +194,7 @@ def model_server_command(
         flags["enable_per_model_batching_parameters"] = True
     if launch.batching is not None:
         flags["enable_batching"] = True
-        flags["batching_parameters_file"] = str(there / _BATCHING_FILE)
+        flags["batching_parameters_file"] = str(there / BATCHING_FILE)
     if in_container:
         return [*_docker(launch, config), image, *server_flags({**PORTS, **flags})]
     ports = {"port": launch.port, "rest_api_port": launch.rest_port}

@@ -32,6 +32,11 @@ FLAGS = frozenset(
 )
 """All flags declared in the server's `main.cc`."""
 
+MODELS_FILE = "models.config"
+BATCHING_FILE = "batching.config"
+MONITORING_FILE = "monitoring.config"
+"""Names of the server's configuration files."""
+
 PORTS = {"port": 8500, "rest_api_port": 8501}
 """Ports for gRPC, and for REST and metrics, in containers and generated commands."""
 
@@ -97,15 +102,15 @@ def server_arguments(config: str, batch_threads: int) -> list[str]:
     """
     flags: dict[str, str | int | bool] = {
         **PORTS,
-        "model_config_file": f"{config}/models.config",
+        "model_config_file": f"{config}/{MODELS_FILE}",
         "model_config_file_poll_wait_seconds": 10,
         "allow_version_labels_for_unavailable_models": True,
-        "monitoring_config_file": f"{config}/monitoring.config",
+        "monitoring_config_file": f"{config}/{MONITORING_FILE}",
         # With 0, versions load in the thread that polls for them, and one slow load
         # delays all other models.
         "num_load_threads": 1,
         "enable_batching": True,
-        "batching_parameters_file": f"{config}/batching.config",
+        "batching_parameters_file": f"{config}/{BATCHING_FILE}",
         "tensorflow_intra_op_parallelism": 1,
         "tensorflow_inter_op_parallelism": batch_threads,
     }

@@ -21,12 +21,10 @@ from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
 from recdistill.export.layout import read_manifest, versions
 from recdistill.export.publishing import hashes
+from recdistill.serving.deploy.model_server import MODELS_FILE
 from recdistill.serving.deploy.models_config import STABLE, Models, read_models
 
 __all__ = ["Release", "promote", "prune", "rollback"]
-
-MODELS_CONFIG = "models.config"
-"""Default name of the file, next to the models' folders."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def promote(
         BusyError: If another process is using the folder.
         ConfigError: If `models.config` is invalid.
     """
-    path = config or folder.parent / MODELS_CONFIG
+    path = config or folder.parent / MODELS_FILE
     with _locked(folder):
         version = _known(folder, version)
         _check_files(folder / str(version))
@@ -85,10 +83,9 @@ def promote(
         before = served.labels.get(label)
         if before == version:
             return Release(label, version, before, "unchanged", path)
-        loaded = served.versions
         state: Literal["moved", "loading"] = "moved"
-        if before is not None and version not in loaded:
-            models = models.with_versions(folder.name, {*loaded, version})
+        if before is not None and version not in served.versions:
+            models = models.with_versions(folder.name, {*served.versions, version})
             state = "moved" if now else "loading"
         if state == "moved":
             models = models.with_label(folder.name, label, version)
@@ -115,9 +112,10 @@ def rollback(
         BusyError: If another process is using the folder.
         ConfigError: If `models.config` is invalid or does not have the model.
     """
-    path = config or folder.parent / MODELS_CONFIG
+    path = config or folder.parent / MODELS_FILE
     with _locked(folder):
-        served = _models(path)[folder.name]
+        models = _models(path)
+        served = models[folder.name]
         if label not in served.labels:
             raise ReleaseError(
                 f"`label` must be one of {sorted(served.labels)}, the labels in "
@@ -134,7 +132,7 @@ def rollback(
             )
         version = max(lower or candidates)
         _check_files(folder / str(version))
-        _models(path).with_label(folder.name, label, version).write(path)
+        models.with_label(folder.name, label, version).write(path)
     return Release(label, version, before, "moved", path)
 
 
@@ -160,7 +158,7 @@ def prune(
     """
     if keep < 1:
         raise ReleaseError(f"`keep` must be at least 1. Received: keep={keep}")
-    path = config or folder.parent / MODELS_CONFIG
+    path = config or folder.parent / MODELS_FILE
     with _locked(folder):
         stay: set[int] = set()
         if not unlabelled:
@@ -169,8 +167,8 @@ def prune(
                 served = models[folder.name]
                 stay = {*served.versions, *served.labels.values()}
                 keep = max(keep, 1 if served.versions else served.latest)
-        there = versions(folder)
-        gone = [v for v in there[:-keep] if v not in stay]
+        existing = versions(folder)
+        gone = [v for v in existing[:-keep] if v not in stay]
         for version in gone:
             # Renamed first, so that no server sees an incomplete version.
             aside = folder / f".pruned-{version}"
@@ -200,12 +198,13 @@ def _models(path: Path) -> Models:
 
 
 def _known(folder: Path, version: int | None) -> int:
-    there = versions(folder)
-    if version is not None and version not in there:
+    existing = versions(folder)
+    if version is not None and version not in existing:
         raise ReleaseError(
-            f"`version` must be one of {there} in {folder}. Received: version={version}"
+            f"`version` must be one of {existing} in {folder}. "
+            f"Received: version={version}"
         )
-    return there[-1] if version is None else version
+    return existing[-1] if version is None else version
 
 
 def _check_files(version: Path) -> None:

@@ -20,6 +20,7 @@ from recdistill.evaluation.latency.saved_model_timing import (
     ModelTimes,
     time_model,
 )
+from recdistill.evaluation.report.terminal_tables import number_table
 from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
     CallTime,
@@ -27,7 +28,13 @@ from recdistill.serving.deploy.batching_config import (
     choose_batching,
     padding,
 )
-from recdistill.serving.deploy.model_server import as_shell, server_arguments
+from recdistill.serving.deploy.model_server import (
+    BATCHING_FILE,
+    MODELS_FILE,
+    MONITORING_FILE,
+    as_shell,
+    server_arguments,
+)
 from recdistill.serving.deploy.models_config import (
     Models,
     read_models,
@@ -149,7 +156,7 @@ def write_configuration(
         OSError: If a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("models.config", "batching.config", "monitoring.config", "model_server.sh")
+    names = (MODELS_FILE, BATCHING_FILE, MONITORING_FILE, "model_server.sh")
     paths = [folder / name for name in names]
     there = read_models(paths[0]) if paths[0].exists() else Models()
     if swept.name not in there.names:
@@ -179,9 +186,10 @@ def explain(swept: Sweep) -> list[str]:
 
 def render_sweep(swept: Sweep) -> Group:
     """Terminal tables of latencies by batch size, and of parameters with reasons."""
-    table = Table(title=f"{swept.name}: a full batch while all threads are busy")
-    for heading in ("rows", "p50 ms", "p99 ms", "rows/s per thread"):
-        table.add_column(heading, justify="right")
+    table = number_table(
+        ("rows", "p50 ms", "p99 ms", "rows/s per thread"),
+        title=f"{swept.name}: a full batch while all threads are busy",
+    )
     for size, time in sorted(swept.slowest.items()):
         row = f"{time.p50:.3f}", f"{time.p99:.3f}", f"{size / time.p50 * 1000:,.0f}"
         chosen = size == swept.choice.batching.max_batch_size

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.evaluation.report.terminal_tables import MISSING, pair_table
+from recdistill.evaluation.report.terminal_tables import (
+    MISSING,
+    number_table,
+    pair_table,
+)
 from recdistill.serving.load_test.load_result import LoadResult
 from recdistill.serving.load_test.rate_search import RateSearch
 from recdistill.serving.load_test.request_samples import Percentiles
@@ -55,10 +58,7 @@ def headline(result: LoadResult) -> str:
 
 
 def _latencies(result: LoadResult) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("ms")
-    for name in ("p50", "p90", "p99", "p99.9", "max", "requests"):
-        table.add_column(name, justify="right")
+    table = number_table(("ms", "p50", "p90", "p99", "p99.9", "max", "requests"))
     _add(table, "latency", result.latency)
     for name, percentiles in result.around_swap.items():
         _add(table, f"  {name} the swap", percentiles)
@@ -101,17 +101,14 @@ def _swap(swap: Swap) -> str:
 
 
 def _trials(search: RateSearch) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("requests/s", "s", "p99 ms", "answers/s"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    table = number_table(("", "requests/s", "s", "p99 ms", "answers/s"))
     for trial in search.trials:
         table.add_row(
+            Text(trial.why, style="green" if trial.passed else "red"),
             f"{trial.rate:,.1f}",
             f"{trial.seconds:,.0f}",
             MISSING if trial.p99_ms is None else f"{trial.p99_ms:,.2f}",
             f"{trial.throughput:,.1f}",
-            Text(trial.why, style="green" if trial.passed else "red"),
         )
     return table
 

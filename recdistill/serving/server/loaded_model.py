@@ -57,31 +57,23 @@ class LoadedSignature:
 class LoadedModel:
     """SavedModel in a TensorFlow session.
 
+    A request without a timeout runs in the thread of its caller, which takes a third of
+    the time.
+
     Args:
         path: Folder of the version.
-        intra_op_threads: Threads within an operation; 0 for automatic.
-        inter_op_threads: Threads for the operations of a request with a timeout; 0 for
-            automatic. A request without a timeout runs in the thread of its caller,
-            which takes a third of the time.
 
     Raises:
         RequestError: If the SavedModel cannot be loaded. Without a `variables` folder
             it does load, and requests fail, as in TensorFlow Serving.
     """
 
-    def __init__(
-        self, path: Path, *, intra_op_threads: int = 0, inter_op_threads: int = 0
-    ) -> None:
-        config = config_pb2.ConfigProto(
-            intra_op_parallelism_threads=intra_op_threads,
-            inter_op_parallelism_threads=inter_op_threads,
-        )
-        self.path = path
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    def __init__(self, path: Path) -> None:
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
         self._calls: dict[tuple[str, tuple[str, ...], int], Any] = {}
         self._lock = threading.Lock()
         try:
-            self.signature_defs = self._load()
+            self.signature_defs = self._load(path)
             self.signatures = {
                 name: _signature(name, each)
                 for name, each in self.signature_defs.items()
@@ -95,15 +87,15 @@ class LoadedModel:
             message = f"{path} cannot be loaded as a SavedModel: {error}"
             raise RequestError(StatusCode.INTERNAL, message) from error
 
-    def _load(self) -> dict[str, meta_graph_pb2.SignatureDef]:
+    def _load(self, path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
         """Loads graph and variables, and returns the signatures.
 
         TensorFlow's `load` would fail for a folder without variables.
         """
-        loader, tags = loader_impl.SavedModelLoader(str(self.path)), ["serve"]
+        loader, tags = loader_impl.SavedModelLoader(str(path)), ["serve"]
         with self._session.graph.as_default() as graph:
             saver, _ = loader.load_graph(graph, tags)
-            if (self.path / "variables" / "variables.index").is_file():
+            if (path / "variables" / "variables.index").is_file():
                 loader.restore_variables(self._session, saver)
             loader.run_init_ops(self._session, tags)
         return dict(loader.get_meta_graph_def_from_tags(tags).signature_def)

@@ -33,8 +33,6 @@ class ServerOptions:
             batch cannot have more requests than this.
         rest_threads: Maximum number of concurrent REST requests; 0 for automatic.
         rest_connections: Maximum number of REST connections; others are closed.
-        intra_op_threads: TensorFlow's threads within an operation; 0 for automatic.
-        inter_op_threads: TensorFlow's threads for operations; 0 for automatic.
         rest_timeout_s: Timeout of a REST request, in seconds.
         max_message_bytes: Maximum size of a request, for both protocols.
         drain_s: Time for running requests to finish on shutdown, in seconds.
@@ -57,8 +55,6 @@ class ServerOptions:
     grpc_threads: int = 0
     rest_threads: int = 0
     rest_connections: int = 1_000
-    intra_op_threads: int = 0
-    inter_op_threads: int = 0
     rest_timeout_s: float = 30.0
     max_message_bytes: int = 2**26
     drain_s: float = 30.0
@@ -74,11 +70,10 @@ class ServerOptions:
                 raise ServeError(
                     f"`{name}` must be above 0. Received: {getattr(self, name)}"
                 )
-        least_zero = (
-            "models_poll_s load_retries load_retry_s grpc_threads rest_threads "
-            "intra_op_threads inter_op_threads drain_s"
+        not_negative = (
+            "models_poll_s load_retries load_retry_s grpc_threads rest_threads drain_s"
         )
-        for name in least_zero.split():
+        for name in not_negative.split():
             if getattr(self, name) < 0:
                 raise ServeError(
                     f"`{name}` must be at least 0. Received: {getattr(self, name)}"

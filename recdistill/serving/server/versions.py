@@ -118,12 +118,14 @@ class ModelVersion:
         self.state, started = LOADING, time.perf_counter()
         try:
             self._load()
-        except RequestError as error:
+        except (RequestError, ConfigError, OSError) as error:
             self._failed(error, now)
-        except (ConfigError, OSError) as error:
-            self._failed(invalid(str(error)), now)
-        self._measure(started)
-        return self.state == AVAILABLE
+        loaded, path = self.state == AVAILABLE, str(self.path)
+        name, status = ":tensorflow:cc:saved_model", "success" if loaded else "fail"
+        microseconds = (time.perf_counter() - started) * 1e6
+        self._metrics.count(f"{name}:load_attempt_count", path, status)
+        self._metrics.count(f"{name}:load_latency", path, by=microseconds)
+        return loaded
 
     def retire(self) -> None:
         """Rejects new requests."""
@@ -193,14 +195,9 @@ class ModelVersion:
         return self._batcher.submit(*prediction, min(bounds, default=None))
 
     def _load(self) -> None:
-        options = self._options
-        self._model = LoadedModel(
-            self.path,
-            intra_op_threads=options.intra_op_threads,
-            inter_op_threads=options.inter_op_threads,
-        )
-        parameters, own = options.batching, self.path / BATCHING_FILE
-        if options.per_model_batching and own.is_file():
+        self._model = LoadedModel(self.path)
+        parameters, own = self._options.batching, self.path / BATCHING_FILE
+        if self._options.per_model_batching and own.is_file():
             parameters = read_batching(own)
         if parameters is not None:
             self._batcher = Batcher(self._model.run, parameters, self._metrics)
@@ -231,14 +228,14 @@ class ModelVersion:
                 status,
             )
 
-    def _failed(self, error: RequestError, now: float) -> None:
+    def _failed(self, error: Exception, now: float) -> None:
         self._close()
         self.failures += 1
         self.retry_at = now + self._options.load_retry_s
-        self.error = error
+        self.error = error if isinstance(error, RequestError) else invalid(str(error))
         if self.failures > self._options.load_retries:
             self.state = END
-        _log.warning("%s did not load: %s", self.path, error.message)
+        _log.warning("%s did not load: %s", self.path, self.error.message)
 
     def _close(self) -> None:
         model, batcher = self._model, self._batcher
@@ -247,14 +244,6 @@ class ModelVersion:
             batcher.close()
         if model is not None:
             model.close()
-
-    def _measure(self, started: float) -> None:
-        path = str(self.path)
-        status = "success" if self.state == AVAILABLE else "fail"
-        name = ":tensorflow:cc:saved_model"
-        self._metrics.count(f"{name}:load_attempt_count", path, status)
-        microseconds = (time.perf_counter() - started) * 1e6
-        self._metrics.count(f"{name}:load_latency", path, by=microseconds)
 
 
 class ModelVersions:

@@ -97,7 +97,7 @@ def blocked(batcher, gate):
 
 
 class TestFormingBatches:
-    def test_waiting_requests_share_a_batch_and_get_their_own_rows(self, batcher):
+    def test_waiting_requests_share_a_batch_and_each_gets_its_rows(self, batcher):
         gate = Gate(lambda value: value * 10)
         collected = batcher(gate)
         blocked(collected, gate)
