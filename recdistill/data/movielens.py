@@ -15,6 +15,7 @@ from recdistill.data.checked_tables import (
 from recdistill.data.dataset import Columns, Dataset, require_columns
 from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.movielens_100k import GENRES, genres_of, split_lines
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
@@ -67,7 +68,10 @@ class _Layout:
 
 
 def read_movielens(
-    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+    path: str | Path,
+    columns: Mapping[str, str] | Columns | None = None,
+    *,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a MovieLens folder: 100K, 1M, 10M, or newer releases as CSV.
 
@@ -80,6 +84,7 @@ def read_movielens(
         path: The unpacked folder.
         columns: Roles to column names, for example `{"relevance": "rating"}` to use the
             rating as relevance; by default each rated film has relevance 1.
+        options: How the interactions are read: `keep` and `time_format`.
 
     Raises:
         DataError: If the folder has none of the layouts or a file is damaged.
@@ -105,7 +110,7 @@ def read_movielens(
         queries=layout.queries(paths[2]) if layout.queries else None,
         fingerprint=fingerprint(digests),
         source=digests,
-        stream=interaction_stream([layout.ratings(paths[0])], roles),
+        stream=interaction_stream([layout.ratings(paths[0])], roles, options),
     )
 
 
