@@ -63,9 +63,10 @@ def doctor(
         display.progress("Starting TensorFlow", 0, None)
         with without_startup_notes():
             from recdistill.distillation import score_doctor
+            from recdistill.distillation.scored_table import read_scored_table
         if table is not None:
             found = score_doctor.examine(
-                *score_doctor.read_scored_table(table, list_column, score_column)
+                *read_scored_table(table, list_column, score_column)
             )
             result = {"table": str(table)}
         else:

@@ -18,9 +18,6 @@ from recdistill.features.raw_text import (
     text_of,
 )
 
-_MICROSECONDS = pa.timestamp("us")
-_MICROSECONDS_UTC = pa.timestamp("us", "UTC")
-
 
 @dataclass(frozen=True)
 class Place:
@@ -30,16 +27,19 @@ class Place:
         table: Path of the file or name of the table, as the user gave it.
         column: Name of the column.
         first_row: Row of the first value; rows count from 1, without a header.
+        rows: Row of each value, if they are not consecutive.
     """
 
     table: str
     column: str
     first_row: int = 1
+    rows: np.ndarray | None = None
 
     def error(self, index: int, problem: str, value: Any) -> DataError:
         """Error about the value at `index`."""
+        row = self.first_row + index if self.rows is None else self.rows[index]
         return DataError(
-            f"{self.table}, column `{self.column}`, row {self.first_row + index}: "
+            f"{self.table}, column `{self.column}`, row {row}: "
             f"{problem}. Received: {value!r}"
         )
 
@@ -60,7 +60,7 @@ def ids(values: pa.Array, place: Place) -> pa.Array:
         ['7', '12']
     """
     values = plain(values)
-    _reject_missing(values, place)
+    reject_missing(values, place)
     if pa.types.is_boolean(values.type) or pa.types.is_temporal(values.type):
         raise place.type_error("an id must be text or integer", values)
     try:
@@ -68,53 +68,9 @@ def ids(values: pa.Array, place: Place) -> pa.Array:
     except BadValueError as error:
         value = values[error.index].as_py()
         raise place.error(error.index, f"an id: {error}", value) from None
-    _reject_missing(text, place)
+    reject_missing(text, place)
     _reject_where(pc.equal(text, ""), text, place, "an id must not be empty")
     return text
-
-
-class Times:
-    """Times as int64, in one unit for the whole stream.
-
-    Numbers are unchanged; dates become microseconds since 1970 (UTC if they have no
-    time zone). The first value of a stream decides whether text is read as numbers or
-    dates, so that one date among seconds cannot become microseconds.
-    """
-
-    def __init__(self) -> None:
-        self._parse: Callable[[pa.Array], pa.Array] | None = None
-
-    def __call__(self, values: pa.Array, place: Place) -> pa.Array:
-        """Convert the next values.
-
-        Raises:
-            DataError: If a time is missing, has a fraction or cannot be read.
-        """
-        values = plain(values)
-        _reject_missing(values, place)
-        if is_text(values.type):
-            return self._from_text(pc.utf8_trim_whitespace(values), place)
-        if _is_real(values.type):
-            return _whole(values, place)
-        if pa.types.is_integer(values.type):
-            return _cast(values, _to(pa.int64()), place, "a time must fit 64 bits")
-        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-            return values.cast(_MICROSECONDS, safe=False).cast(pa.int64())
-        raise place.type_error("a time must be integer or date", values)
-
-    def _from_text(self, values: pa.Array, place: Place) -> pa.Array:
-        if len(values) == 0:
-            return values.cast(pa.int64())
-        if self._parse is None:
-            self._parse = _time_parser(values[:1])
-        if self._parse is _parse_number:
-            wanted = "a time must be a whole number, like the first of the table"
-            numbers = _cast(values, self._parse, place, wanted)
-            return (
-                numbers if pa.types.is_integer(numbers.type) else _whole(numbers, place)
-            )
-        wanted = "a time must be a whole number or an ISO 8601 date, all in one form"
-        return _cast(values, self._parse, place, wanted)
 
 
 def numbers(values: pa.Array, place: Place) -> pa.Array:
@@ -124,11 +80,11 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
         DataError: If a value is missing, cannot be read, or is infinite or NaN.
     """
     values = plain(values)
-    _reject_missing(values, place)
+    reject_missing(values, place)
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
     wanted = "must be a number"
-    doubles = _cast(values, _to(pa.float64()), place, wanted)
+    doubles = cast_with_row(values, pa.float64(), place, wanted)
     floats = doubles.cast(pa.float32(), safe=False)
     _reject_where(pc.invert(pc.is_finite(floats)), doubles, place, "must be finite")
     return floats
@@ -161,6 +117,23 @@ def scores(values: pa.Array, place: Place) -> pa.Array:
     zero = pa.scalar("0" if is_text(values.type) else 0).cast(values.type)
     filled = pc.if_else(missing, zero, values)
     return pc.if_else(missing, pa.scalar(None, pa.float32()), numbers(filled, place))
+
+
+def relevances(values: pa.Array, place: Place) -> pa.Array:
+    """Finite float32 numbers of at least 0; 0 is an item that was not chosen.
+
+    Raises:
+        DataError: As `numbers`, and if a value is negative.
+    """
+    floats = numbers(values, place)
+    _reject_where(
+        pc.less(floats, 0),
+        floats,
+        place,
+        "a relevance must be 0 (shown and not chosen) or more; map negative values to "
+        "0, or select rows with `dataset.keep`",
+    )
+    return floats
 
 
 def weights(values: pa.Array, place: Place) -> pa.Array:
@@ -206,11 +179,8 @@ def feature(values: pa.Array) -> pa.Array:
     return values
 
 
-def _is_real(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_decimal(kind))
-
-
-def _reject_missing(values: pa.Array, place: Place) -> None:
+def reject_missing(values: pa.Array, place: Place) -> None:
+    """Check that no value is null."""
     if values.null_count:
         index = pc.index(pc.is_null(values), True).as_py()
         raise place.error(index, "must have a value", None)
@@ -222,7 +192,8 @@ def _reject_where(bad: pa.Array, shown: pa.Array, place: Place, problem: str) ->
         raise place.error(index, problem, shown[index].as_py())
 
 
-def _whole(values: pa.Array, place: Place) -> pa.Array:
+def whole_numbers(values: pa.Array, place: Place) -> pa.Array:
+    """Floats as int64; a number with a fraction, or too large, is an error."""
     doubles = values.cast(pa.float64())
     exact = pc.and_(
         pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), 2.0**53)
@@ -231,17 +202,18 @@ def _whole(values: pa.Array, place: Place) -> pa.Array:
     return doubles.cast(pa.int64())
 
 
-def _to(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
-    return lambda values: values.cast(kind)
-
-
-def _cast(
-    values: pa.Array, convert: Callable[[pa.Array], pa.Array], place: Place, wanted: str
+def cast_with_row(
+    values: pa.Array,
+    convert: pa.DataType | Callable[[pa.Array], pa.Array],
+    place: Place,
+    wanted: str,
 ) -> pa.Array:
+    """The values in another type; the error names the first row that does not fit."""
+    call = convert if callable(convert) else lambda each: each.cast(convert)
     try:
-        return convert(values)
+        return call(values)
     except pa.ArrowInvalid:
-        index = _first_failure(values, convert)
+        index = _first_failure(values, call)
         raise place.error(index, wanted, values[index].as_py()) from None
     except pa.ArrowNotImplementedError:
         raise place.type_error(wanted, values) from None
@@ -258,28 +230,3 @@ def _first_failure(values: pa.Array, convert: Callable[[pa.Array], pa.Array]) ->
         except pa.ArrowInvalid:
             bad = middle
     return bad - 1
-
-
-def _time_parser(first: pa.Array) -> Callable[[pa.Array], pa.Array]:
-    for parse in (_parse_number, _parse_date, _parse_date_with_zone):
-        try:
-            parse(first)
-            return parse
-        except pa.ArrowInvalid:
-            continue
-    return _parse_date
-
-
-def _parse_number(values: pa.Array) -> pa.Array:
-    try:
-        return values.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return values.cast(pa.float64())
-
-
-def _parse_date(values: pa.Array) -> pa.Array:
-    return values.cast(_MICROSECONDS).cast(pa.int64())
-
-
-def _parse_date_with_zone(values: pa.Array) -> pa.Array:
-    return values.cast(_MICROSECONDS_UTC).cast(pa.int64())

@@ -73,9 +73,10 @@ def read_frames(
         )
     listwise = "lists" in tables
     roles = listwise_roles(columns) if listwise else Columns.of(columns)
-    folder = _opened(name, tables, roles, options or ReadingOptions())
+    options = options or ReadingOptions()
+    folder = _opened(name, tables, roles, options)
     if listwise:
-        return listwise_dataset(folder, roles)
+        return listwise_dataset(folder, roles, options)
     return Dataset(
         name=name,
         columns=roles,
@@ -83,7 +84,7 @@ def read_frames(
         queries=folder.queries,
         fingerprint=fingerprint(folder.digests),
         source=folder.digests,
-        stream=interaction_stream(folder.rows, roles),
+        stream=interaction_stream(folder.rows, roles, options),
         offered=folder.offered,
     )
 

@@ -48,7 +48,7 @@ def read_listwise(
     roles = listwise_roles(columns)
     options = options or ReadingOptions()
     folder = open_folder(Path(path), roles, options, ("lists", None, None))
-    return listwise_dataset(folder, roles)
+    return listwise_dataset(folder, roles, options)
 
 
 def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
@@ -61,13 +61,15 @@ def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
     )
 
 
-def listwise_dataset(tables: TableFolder, roles: Columns) -> Dataset:
+def listwise_dataset(
+    tables: TableFolder, roles: Columns, options: ReadingOptions
+) -> Dataset:
     """Data set of a table with one row a (list, candidate).
 
     Raises:
         DataError: As `read_tables`.
     """
-    rows = interaction_stream(tables.rows, roles)
+    rows = interaction_stream(tables.rows, roles, options, with_negatives=True)
     items = _all_candidates(rows, roles) if tables.items is None else tables.items
     return Dataset(
         name=tables.name,

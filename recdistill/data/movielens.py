@@ -15,6 +15,7 @@ from recdistill.data.checked_tables import (
 from recdistill.data.dataset import Columns, Dataset, require_columns
 from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.movielens_100k import GENRES, genres_of, split_lines
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
@@ -67,9 +68,12 @@ class _Layout:
 
 
 def read_movielens(
-    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+    path: str | Path,
+    columns: Mapping[str, str] | Columns | None = None,
+    *,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
-    """Reader for a MovieLens folder: 100K, 1M, or the CSV layout of newer releases.
+    """Reader for a MovieLens folder: 100K, 1M, 10M, or newer releases as CSV.
 
     Interactions have `user_id`, `item_id`, `rating` and `timestamp` (seconds since
     1970). Items have `item_id`, `title` (without the year), `year` (missing if the
@@ -80,6 +84,7 @@ def read_movielens(
         path: The unpacked folder.
         columns: Roles to column names, for example `{"relevance": "rating"}` to use the
             rating as relevance; by default each rated film has relevance 1.
+        options: How the interactions are read: `keep` and `time_format`.
 
     Raises:
         DataError: If the folder has none of the layouts or a file is damaged.
@@ -105,7 +110,7 @@ def read_movielens(
         queries=layout.queries(paths[2]) if layout.queries else None,
         fingerprint=fingerprint(digests),
         source=digests,
-        stream=interaction_stream([layout.ratings(paths[0])], roles),
+        stream=interaction_stream([layout.ratings(paths[0])], roles, options),
     )
 
 
@@ -162,9 +167,13 @@ def _ratings_1m(path: Path) -> TableStream:
     return text_stream(path, layout=TextLayout("::", False, _RATINGS, _RATING_TYPE))
 
 
-def _items_1m(path: Path) -> pa.Table:
-    films = split_lines(path, "::", 3)
+def _items_1m(path: Path, encoding: str = "latin-1") -> pa.Table:
+    films = split_lines(path, "::", 3, encoding)
     return _items([(item, title, _genres(text)) for item, title, text in films], path)
+
+
+def _items_10m(path: Path) -> pa.Table:
+    return _items_1m(path, "utf-8")
 
 
 def _queries_1m(path: Path) -> pa.Table:
@@ -209,5 +218,6 @@ _LAYOUTS = (
         _items_1m,
         _queries_1m,
     ),
+    _Layout("10M", ("ratings.dat", "movies.dat"), _ratings_1m, _items_10m),
     _Layout(_CSV_LAYOUT, ("ratings.csv", "movies.csv"), _ratings_csv, _items_csv),
 )

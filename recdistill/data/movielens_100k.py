@@ -38,14 +38,16 @@ _NO_TITLE = "unkonwn"
 """RecBole's spelling, kept so that both sources give the same bytes."""
 
 
-def split_lines(path: Path, separator: str, width: int) -> list[list[str]]:
-    """The lines of a small Latin-1 file, each split at `separator` into `width` values.
+def split_lines(
+    path: Path, separator: str, width: int, encoding: str = "latin-1"
+) -> list[list[str]]:
+    """The lines of a small file, each split at `separator` into `width` values.
 
     Raises:
         DataError: If a line has another number of values; names the line.
     """
     with reading(path):
-        lines = path.read_text(encoding="latin-1").split("\n")
+        lines = path.read_text(encoding=encoding).split("\n")
     split = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

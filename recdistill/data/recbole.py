@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.delimited_text import TextLayout, text_stream
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
@@ -33,7 +34,10 @@ class _Field(NamedTuple):
 
 
 def read_recbole(
-    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+    path: str | Path,
+    columns: Mapping[str, str] | Columns | None = None,
+    *,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a folder with `<name>.inter` and, if they exist, `.item` and `.user`.
 
@@ -45,6 +49,7 @@ def read_recbole(
         path: The folder. If it has several data sets, the one with the name of the
             folder is read.
         columns: Roles to column names without types, such as `{"relevance": "rating"}`.
+        options: How the interactions are read: `keep` and `time_format`.
 
     Returns:
         A `Dataset`; its times are the integers that `timestamp:float` holds.
@@ -77,7 +82,7 @@ def read_recbole(
         queries=tables.get(".user"),
         fingerprint=fingerprint(digests),
         source=digests,
-        stream=interaction_stream([_stream(inter, roles)], roles),
+        stream=interaction_stream([_stream(inter, roles)], roles, options),
     )
 
 

@@ -129,4 +129,6 @@ def parquet_stream(path: Path, use: Collection[str] | None = None) -> TableStrea
 def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Without `pre_buffer`, which would keep everything that was read in memory."""
     with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
-        yield from file.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
+            # A name selects also the columns of which it is the part before a dot.
+            yield batch if batch.schema.names == columns else batch.select(columns)

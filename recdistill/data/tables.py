@@ -66,7 +66,7 @@ def read_tables(
         queries=folder.queries,
         fingerprint=fingerprint(folder.digests),
         source=folder.digests,
-        stream=interaction_stream(folder.rows, roles),
+        stream=interaction_stream(folder.rows, roles, options),
         offered=folder.offered,
     )
 

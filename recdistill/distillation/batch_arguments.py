@@ -73,12 +73,11 @@ def first_replica(batch: Any) -> Any:
     Args:
         batch: A structure of `tf.distribute.DistributedValues` or of tensors.
     """
-    return keras.tree.map_structure(_first, batch)
-
-
-def _first(value: Any) -> Any:
-    distributed = isinstance(value, tf.distribute.DistributedValues)
-    return value.values[0] if distributed else value
+    distributed = tf.distribute.DistributedValues
+    return keras.tree.map_structure(
+        lambda value: value.values[0] if isinstance(value, distributed) else value,
+        batch,
+    )
 
 
 def labels_and_mask(

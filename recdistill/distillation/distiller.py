@@ -73,16 +73,6 @@ class _Pass:
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
 
-_SERIALIZED = (
-    "student",
-    "distillation_losses",
-    "distillation_loss_weights",
-    "student_loss_weight",
-    "temperatures",
-)
-"""Arguments that are objects or contain objects."""
-
-
 @keras.saving.register_keras_serializable(package="recdistill")
 class Distiller(keras.Model):  # type: ignore[misc]
     """Distiller: a Keras model that trains a student on relevance and teacher scores.
@@ -441,27 +431,20 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments without the teacher, as a serialisable dict."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "student": serialize(self.student),
-            "distillation_losses": list(map(serialize, self.distillation_losses)),
-            "distillation_loss_weights": list(
-                map(serialize, self.distillation_loss_weights)
-            ),
-            "student_loss_weight": serialize(self.student_loss_weight),
-            "teacher_weights": serialize(self._teachers.weights),
-            "temperatures": list(map(serialize, self.temperatures)),
+        own = {
+            "student": self.student,
+            "distillation_losses": list(self.distillation_losses),
+            "distillation_loss_weights": list(self.distillation_loss_weights),
+            "student_loss_weight": self.student_loss_weight,
+            "teacher_weights": self._teachers.weights,
+            "temperatures": list(self.temperatures),
         }
+        return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Distiller":
         """Create a distiller, without a teacher, from the result of `get_config`."""
-        made = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in _SERIALIZED
-        }
-        return cls(teacher=None, **{**config, **made})
+        return cls(teacher=None, **keras.saving.deserialize_keras_object(config))
 
     def get_build_config(self) -> dict[str, Any] | None:
         """Widths of the projections; the student saves its own build config."""

@@ -21,6 +21,8 @@ cross-entropy, which takes the last axis for classes.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
@@ -62,8 +64,7 @@ class FunctionLoss(keras.losses.Loss):  # type: ignore[misc]
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "FunctionLoss":
         """Create a loss from the result of `get_config`."""
-        function = keras.saving.deserialize_keras_object(config["function"])
-        return cls(**{**config, "function": function})
+        return cls(**keras.saving.deserialize_keras_object(config))
 
 
 def as_loss(argument: str, given: Any) -> keras.losses.Loss:
@@ -78,17 +79,10 @@ def as_loss(argument: str, given: Any) -> keras.losses.Loss:
         ValueError: If it is none of these, does not reduce a batch to one number, or is
             a loss of Keras that does not work candidate by candidate.
     """
-    found = given
-    if isinstance(given, str) and given.lower() not in ("crossentropy", "ce"):
-        try:
-            found = keras.losses.get(given)
-        except ValueError:
-            found = given
+    found = _by_name(given, keras.losses.get, ("crossentropy", "ce"))
     if callable(found) and not isinstance(found, keras.losses.Loss | type):
-        name = given if isinstance(given, str) else None
-        found = FunctionLoss(
-            found, name=name or getattr(found, "__name__", "function").strip("<>")
-        )
+        name = given if isinstance(given, str) else _name_of(found)
+        found = FunctionLoss(found, name=name)
     if not isinstance(found, keras.losses.Loss) or found.reduction in (None, "none"):
         raise ValueError(
             f"`{argument}` must be a Keras loss with a reduction, its name, or "
@@ -121,18 +115,12 @@ def as_metrics(argument: str, given: Any) -> list[keras.metrics.Metric]:
 
 
 def _as_metric(argument: str, given: Any) -> keras.metrics.Metric:
-    found = given
-    if isinstance(given, str) and given.lower() not in ("accuracy", "acc"):
-        try:
-            found = keras.metrics.get(given)
-        except ValueError:
-            found = given
-        if isinstance(found, keras.metrics.Metric):
-            found.name = given
-    elif callable(given) and not isinstance(given, keras.metrics.Metric | type):
-        name = getattr(given, "__name__", "function").strip("<>")
+    if callable(given) and not isinstance(given, keras.metrics.Metric | type):
         _check_pointwise(argument, given, given)
-        return keras.metrics.MeanMetricWrapper(given, name=name)
+        return keras.metrics.MeanMetricWrapper(given, name=_name_of(given))
+    found = _by_name(given, keras.metrics.get, ("accuracy", "acc"))
+    if isinstance(given, str) and isinstance(found, keras.metrics.Metric):
+        found.name = given
     if not isinstance(found, keras.metrics.Metric):
         raise ValueError(
             f"`{argument}` must be Keras metrics, names of Keras metrics (such as "
@@ -143,6 +131,22 @@ def _as_metric(argument: str, given: Any) -> keras.metrics.Metric:
     if _is_pointwise(found) and type(found) is not keras.metrics.MeanMetricWrapper:
         _check_pointwise(argument, found, given)
     return found
+
+
+def _by_name(given: Any, get: Callable[[str], Any], refused: Sequence[str]) -> Any:
+    """Keras's loss or metric of this name; anything else, or a refused name, as given.
+
+    Keras itself replaces the refused names by one of several functions, depending on
+    the shape of the model's output.
+    """
+    if isinstance(given, str) and given.lower() not in refused:
+        with suppress(ValueError):
+            return get(given)
+    return given
+
+
+def _name_of(function: Any) -> str:
+    return str(getattr(function, "__name__", "function")).strip("<>")
 
 
 def loss_value(
@@ -204,17 +208,13 @@ def _as_column(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Labels and scores `(n, 1)`, weights and mask `(n,)`; all 0 under padding."""
     mask = tf.cast(y["mask"], tf.bool)
-    columns = []
-    for each in (y["labels"], scores):
-        real = tf.where(mask, tf.cast(each, tf.float32), 0.0)
-        columns.append(tf.reshape(real, (-1, 1)))
-    weight = tf.cast(mask, tf.float32)
-    if sample_weight is not None:
-        given = tf.cast(sample_weight, tf.float32)
-        given = given[:, None] if given.shape.rank == 1 else given
-        weight = tf.where(mask, given * tf.ones_like(weight), 0.0)
-    flat = tf.reshape(tf.cast(mask, tf.float32), (-1,))
-    return columns[0], columns[1], tf.reshape(weight, (-1,)), flat
+    weight = tf.cast(1.0 if sample_weight is None else sample_weight, tf.float32)
+    weight = weight[:, None] if weight.shape.rank == 1 else weight
+    labels, scores, weight, flat = (
+        tf.reshape(tf.where(mask, tf.cast(each, tf.float32), 0.0), (-1, 1))
+        for each in (y["labels"], scores, weight, 1.0)
+    )
+    return labels, scores, weight[:, 0], flat[:, 0]
 
 
 def _check_pointwise(argument: str, judge: Any, given: Any) -> None:

@@ -78,48 +78,37 @@ def watching(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     exposed: dict[str, Tensor] = {}
     called: dict[str, Tensor] = {}
     found: dict[str, Tensor] = {}
-    layers = {name: _find_layer(model, name) for name in names}
+    layers = [(name, _find_layer(model, name)) for name in names]
     token = _WATCHED.set((frozenset(names), exposed))
     try:
-        with _recording({k: v for k, v in layers.items() if v is not None}, called):
-            yield found
+        for name, layer in layers:
+            if layer is not None:
+                # Set in the instance's dictionary, which Keras does not track.
+                vars(layer)["call"] = _recorded(layer.call, name, called)
+        yield found
     finally:
+        for _, layer in layers:
+            if layer is not None:
+                vars(layer).pop("call", None)
         _WATCHED.reset(token)
         found |= called | exposed
 
 
-@contextmanager
-def _recording(
-    layers: dict[str, keras.layers.Layer], called: dict[str, Tensor]
-) -> Iterator[None]:
-    """Inside the block, store the outputs of these layers in `called`."""
-    by_layer: dict[int, tuple[keras.layers.Layer, list[str]]] = {}
-    for name, layer in layers.items():
-        by_layer.setdefault(id(layer), (layer, []))[1].append(name)
-    for layer, names in by_layer.values():
-        # Set in the instance's dictionary, which Keras does not track.
-        vars(layer)["call"] = _recorded(layer.call, names, called)
-    try:
-        yield
-    finally:
-        for layer, _ in by_layer.values():
-            del vars(layer)["call"]
-
-
 def _recorded(
-    call: Callable[..., Tensor], names: list[str], called: dict[str, Tensor]
+    call: Callable[..., Tensor], name: str, called: dict[str, Tensor]
 ) -> Callable[..., Tensor]:
+    """The function `call`, which also stores its output in `called`."""
+
     def record(*args: Any, **kwargs: Any) -> Tensor:
         output = call(*args, **kwargs)
-        for name in names:
-            # Keras first calls an unbuilt model in a separate graph, to build it.
-            if name in called and _graph(called[name]) is _graph(output):
-                raise ValueError(
-                    "A watched layer must be called once in a forward pass. Use "
-                    "`recdistill.distillation.layer_outputs.expose` in the model's "
-                    f"`call` instead. Received: two calls of {name!r}"
-                )
-            called[name] = output
+        # Keras first calls an unbuilt model in a separate graph, to build it.
+        if name in called and _graph(called[name]) is _graph(output):
+            raise ValueError(
+                "A watched layer must be called once in a forward pass. Use "
+                "`recdistill.distillation.layer_outputs.expose` in the model's "
+                f"`call` instead. Received: two calls of {name!r}"
+            )
+        called[name] = output
         return output
 
     return record

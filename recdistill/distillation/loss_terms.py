@@ -129,9 +129,9 @@ def as_temperatures(
     """
     if temperatures is None:
         return (None,) * len(losses)
-    found: tuple[Any, ...] = (temperatures,)
-    if isinstance(temperatures, Sequence):
-        found = tuple(temperatures)
+    found: tuple[Any, ...] = (
+        tuple(temperatures) if isinstance(temperatures, Sequence) else (temperatures,)
+    )
     if len(found) != len(losses):
         raise ValueError(
             "`temperatures` must hold a number, a schedule, a LearnedTemperature or "

@@ -19,33 +19,27 @@ divides the teacher's scores only, and the loss keeps its temperature of 1.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from recdistill.data import column_values
-from recdistill.data.ragged import Ragged
-from recdistill.data.table_files import read_table
 from recdistill.distillation.score_transforms import (
     TRANSFORMS,
     Transform,
     effective_candidates,
     transformed,
 )
-from recdistill.errors import DataError
 from recdistill.lists.masked_ops import standardise
 from recdistill.lists.numpy_ranks import (
-    BoolArray,
     FloatArray,
     check_same_shape,
     checked_mask,
     real_scores,
 )
 
-__all__ = ["Examination", "Proposal", "examine", "read_scored_table"]
+__all__ = ["Examination", "Proposal", "examine"]
 
 TARGET, TARGET_SHARE = 100.0, 0.25
 """Desired effective number of candidates, and its upper limit as a share of a list."""
@@ -61,9 +55,6 @@ BUNCHED, LONG = 0.1, 50
 
 CONSTANT_LISTS, TOP_TIES = 0.01, 0.05
 """Shares of constant lists and of ties in the top ten that are reported."""
-
-SAMPLE_LISTS, SAMPLE_PAIRS = 1_000, 500_000
-"""Maximum numbers of lists, and of candidates in all lists, that are examined."""
 
 TEMPERATURES = tuple(2.0 ** (half / 2) for half in range(-12, 9))
 RANKS = (1, 10, 100)
@@ -82,11 +73,7 @@ _REMEDIES: dict[_Kind, tuple[Transform, str]] = {
 }
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-class Proposal(_Part):
+class Proposal(BaseModel, frozen=True, allow_inf_nan=False):
     """Proposed transform and temperature for a teacher's scores.
 
     Attributes:
@@ -102,7 +89,7 @@ class Proposal(_Part):
     reason: str
 
 
-class Examination(_Part):
+class Examination(BaseModel, frozen=True, allow_inf_nan=False):
     """Statistics of a teacher's scores, problems found and a proposal.
 
     Attributes:
@@ -139,12 +126,12 @@ class Examination(_Part):
     top_ties: float
     at_lowest: float
     at_highest: float
-    deviations: tuple[float, float, float] | None
-    z_at_rank: dict[str, float]
-    kurtosis: float | None
-    effective: dict[Transform, dict[str, float]]
+    deviations: tuple[float, float, float] | None = None
+    z_at_rank: dict[str, float] = {}
+    kurtosis: float | None = None
+    effective: dict[Transform, dict[str, float]] = {}
     findings: tuple[str, ...]
-    proposal: Proposal | None
+    proposal: Proposal | None = None
 
     def effective_at(self, transform: Transform, temperature: float) -> float | None:
         """Effective number of candidates of soft targets, interpolated.
@@ -241,71 +228,22 @@ def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
     ordered = -np.sort(-real, axis=1)  # best first, NaN at the end
     last = np.maximum(np.count_nonzero(finite[filled], axis=1) - 1, 0)
     varies = ordered[:, 0] > ordered[np.arange(len(ordered)), last]
-    facts = {
+    ordered = ordered[varies]
+    facts: dict[str, Any] = {
         "lists": len(real),
         "list_size": float(np.median(np.count_nonzero(given[filled], axis=1))),
         "not_finite": int(np.count_nonzero(given & ~finite)),
         "constant": float(np.mean(~varies)),
-        **_ties(ordered[varies]),
+        **_ties(ordered),
         **_range(real),
-        **_shape(ordered[varies]),
-        "effective": _curves(ordered[varies]),
     }
-    if not varies.any():
-        return Examination(**facts, findings=_findings(facts, None), proposal=None)
-    kind = _kind(ordered[varies], facts)
-    proposal = _propose(ordered[varies], facts, kind)
+    if not len(ordered):
+        return Examination(**facts, findings=_findings(facts, None))
+    facts |= _shape(ordered)
+    facts["effective"] = {t: _Targets(ordered, t).curve() for t in TRANSFORMS}
+    kind = _kind(ordered, facts)
+    proposal = _propose(ordered, facts, kind)
     return Examination(**facts, findings=_findings(facts, kind), proposal=proposal)
-
-
-def read_scored_table(
-    path: Path, list_column: str, score_column: str
-) -> tuple[FloatArray, BoolArray]:
-    """Scores from a table with one row for each (list, candidate).
-
-    A random sample of the lists is read if there are many.
-
-    Args:
-        path: A Parquet file, or CSV with a header.
-        list_column: Column of the list that a row belongs to.
-        score_column: Column of the teacher's scores.
-
-    Returns:
-        `scores` and `mask`, `(lists, list_size)`, as `examine` takes them. A missing
-        score is NaN.
-
-    Raises:
-        DataError: If the table or a column is missing, the table has no rows, or the
-            scores are not numbers.
-    """
-    table = read_table(path, (list_column, score_column))
-    lists, scores = table[list_column], table[score_column]
-    if not len(scores):
-        raise DataError(f"The table {path} must have rows. Received: none")
-    place = column_values.Place(str(path), score_column)
-    values = column_values.doubles(scores.combine_chunks(), place)
-    code = lists.combine_chunks().dictionary_encode(null_encoding="encode").indices
-    number = code.to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(number))])
-    rows = Ragged(values[np.argsort(number, kind="stable")], offsets)
-    rows = rows.take(sample(len(rows), int(np.diff(offsets).max())))
-    ones = Ragged(np.ones(len(rows.values), bool), rows.offsets)
-    return rows.padded(0.0), ones.padded(False)
-
-
-def sample(lists: int, list_size: int) -> npt.NDArray[np.int64]:
-    """Row numbers of the lists to examine: a random sample with a fixed seed.
-
-    Args:
-        lists: Number of lists.
-        list_size: Number of candidates of the longest list.
-
-    Returns:
-        `(n,)`, in order.
-    """
-    wanted = max(1, min(SAMPLE_LISTS, SAMPLE_PAIRS // list_size, lists))
-    chosen = np.random.default_rng(0).choice(lists, wanted, replace=False)
-    return np.sort(chosen)
 
 
 def _ties(ordered: FloatArray) -> dict[str, float]:
@@ -333,8 +271,6 @@ def _range(real: FloatArray) -> dict[str, float | None]:
 
 def _shape(ordered: FloatArray) -> dict[str, Any]:
     """Deviations, z-scores of the first ranks and kurtosis of lists that vary."""
-    if not len(ordered):
-        return {"deviations": None, "z_at_rank": {}, "kurtosis": None}
     real = ~np.isnan(ordered)
     z = standardise(np.where(real, ordered, 0.0), real).numpy()
     kurtosis = (z**4).sum(axis=1) / real.sum(axis=1) - 3.0
@@ -352,18 +288,6 @@ def _shape(ordered: FloatArray) -> dict[str, Any]:
     }
 
 
-def _curves(ordered: FloatArray) -> dict[Transform, dict[str, float]]:
-    if not len(ordered):
-        return {}
-    curves: dict[Transform, dict[str, float]] = {}
-    for transform in TRANSFORMS:
-        targets = _Targets(ordered, transform)
-        curves[transform] = {
-            f"{t:.4g}": _rounded(targets.effective(t)) for t in TEMPERATURES
-        }
-    return curves
-
-
 class _Targets:
     """Soft targets of lists with transformed scores, at any temperature."""
 
@@ -376,6 +300,10 @@ class _Targets:
         """Effective number of candidates, geometric mean over the lists."""
         number = effective_candidates(self._scores, self._mask, temperature).numpy()
         return float(np.exp(np.log(number).mean()))
+
+    def curve(self) -> dict[str, float]:
+        """Effective number of candidates by temperature."""
+        return {f"{t:.4g}": _rounded(self.effective(t)) for t in TEMPERATURES}
 
     def temperature(self, wanted: float) -> float:
         """Temperature with that effective number of candidates, to two digits."""
@@ -401,8 +329,6 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
             f"{facts['constant']:.0%} of the lists have the same score for all "
             "candidates: they teach nothing."
         )
-    if kind is None:
-        return tuple(found)
     if kind == "probabilities":
         found.append(
             f"All scores lie between {facts['low']:.3g} and {facts['high']:.3g}: they "
@@ -425,7 +351,7 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
             f"{facts['top_ties']:.0%} of adjacent candidates in the top ten have equal "
             "scores, so their order is lost. Store more digits, or do not clip scores."
         )
-    low, _, high = facts["deviations"]
+    low, _, high = facts.get("deviations", (0.0, 0.0, 0.0))
     if high > 10 * low:
         found.append(
             "Lists differ in scale: a tenth of them have a standard deviation below "

@@ -70,21 +70,20 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
         array([[ 1., -1.,  0.]], dtype=float32)
     """
     mask, scores = masked_ops.as_lists(mask, scores=scores)
-    if transform == "none":
-        return ops.where(mask, scores, 0.0)
-    if transform == "z_score":
-        return masked_ops.standardise(scores, mask)
-    if transform == "min_max":
-        return masked_ops.min_max(scores, mask)
-    if transform == "log":
-        return signed_log(scores, mask)
-    if transform == "logit":
-        return log_odds(scores, mask)
-    if transform == "rank":
-        return log_rank(scores, mask)
-    raise ValueError(
-        f"`transform` must be one of {', '.join(TRANSFORMS)}. Received: {transform!r}"
-    )
+    functions = {
+        "none": lambda scores, mask: ops.where(mask, scores, 0.0),
+        "z_score": masked_ops.standardise,
+        "min_max": masked_ops.min_max,
+        "log": signed_log,
+        "logit": log_odds,
+        "rank": log_rank,
+    }
+    if transform not in functions:
+        raise ValueError(
+            f"`transform` must be one of {', '.join(TRANSFORMS)}. "
+            f"Received: {transform!r}"
+        )
+    return functions[transform](scores, mask)
 
 
 def signed_log(scores: Tensor, mask: Tensor) -> Tensor:

@@ -62,14 +62,12 @@ class Teachers:
         outputs: Sequence[str] = (),
         with_scores: bool = True,
     ) -> None:
-        self.teachers: dict[str, Teacher] = {}
         self.several = isinstance(teacher, Mapping | Sequence)
-        if isinstance(teacher, Mapping):
-            self.teachers = dict(teacher)
-        elif isinstance(teacher, Sequence):
-            self.teachers = {str(k): each for k, each in enumerate(teacher)}
-        elif teacher is not None:
-            self.teachers = {"0": teacher}
+        teacher = [] if teacher is None else teacher
+        if not isinstance(teacher, Mapping):
+            listed = teacher if isinstance(teacher, Sequence) else [teacher]
+            teacher = {str(k): each for k, each in enumerate(listed)}
+        self.teachers: dict[str, Teacher] = dict(teacher)
         self.weights, self.outputs, self.with_scores = weights, outputs, with_scores
         if self.several and not self.teachers:
             raise ValueError("`teacher` must not be empty. Received: no teacher")
@@ -77,7 +75,7 @@ class Teachers:
             check_weights(weights)
             if self.several:
                 weights_by_name(weights, list(self.teachers))
-            elif teacher is not None:
+            elif self.teachers:
                 raise ValueError(
                     "`teacher_weights` must be None if there is one teacher. "
                     f"Received: teacher_weights={weights}"
@@ -104,20 +102,25 @@ class Teachers:
         Raises:
             ValueError: If an output is neither stored nor produced by a teacher.
         """
-        stored = {name: x[name] for name in self.outputs if x.get(name) is not None}
-        missing = [name for name in self.outputs if name not in stored]
-        scores = x.get("teacher_scores") if self.with_scores else None
+        outputs, missing = self._stored(x)
+        scores: Any = x.get("teacher_scores") if self.with_scores else None
         if missing or (self.with_scores and scores is None):
             live = self._run(x, missing)
             scores = live.scores if scores is None else scores
-            stored |= live.outputs
-        if self.with_scores:
-            scores = ops.stop_gradient(self._joined(scores, x))
-        else:
+            outputs |= live.outputs
+        if not self.with_scores:
             scores = None
+        elif isinstance(scores, Mapping) or len(scores.shape) == 3:
+            scores = ensemble_scores(scores, x["mask"], self.weights)
         return TeacherOutputs(
-            scores, {name: ops.stop_gradient(each) for name, each in stored.items()}
+            None if scores is None else ops.stop_gradient(scores),
+            {name: ops.stop_gradient(each) for name, each in outputs.items()},
         )
+
+    def _stored(self, x: Batch) -> tuple[dict[str, Tensor], list[str]]:
+        """The stored intermediate representations, and the names of the others."""
+        stored = {name: x[name] for name in self.outputs if x.get(name) is not None}
+        return stored, [name for name in self.outputs if name not in stored]
 
     def widths(self, x: Batch) -> dict[str, int]:
         """Widths of the intermediate representations, without running a teacher.
@@ -129,8 +132,7 @@ class Teachers:
             The size of the last axis of each one that is stored or that a teacher
             produces.
         """
-        outputs = {name: x[name] for name in self.outputs if x.get(name) is not None}
-        missing = [name for name in self.outputs if name not in outputs]
+        outputs, missing = self._stored(x)
         if missing and self.teachers:
             # This separate graph is traced for its shapes and never run.
             trace = tf.function(lambda: self._run(x, missing).outputs)
@@ -140,11 +142,12 @@ class Teachers:
     def _run(self, x: Batch, names: list[str]) -> TeacherOutputs:
         """One forward pass of each teacher."""
         if not self.teachers:
+            needs = ["teacher_scores"] * self.with_scores + list(self.outputs)
+            needed = " and ".join(f"`{name}`" for name in needs)
             raise ValueError(
-                "`teacher` must be given, or each batch must hold "
-                f"{self._needs()}: pass a teacher to `Distiller`, or store its "
-                "scores (and embeddings) in the batches. "
-                f"Received: teacher=None, a batch with keys={sorted(x)}"
+                f"`teacher` must be given, or each batch must hold {needed}: pass a "
+                "teacher to `Distiller`, or store its scores (and embeddings) in the "
+                f"batches. Received: teacher=None, a batch with keys={sorted(x)}"
             )
         scores: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
@@ -162,13 +165,3 @@ class Teachers:
                     f"teachers {list(self.teachers.values())}"
                 )
         return TeacherOutputs(scores if self.several else scores["0"], outputs)
-
-    def _needs(self) -> str:
-        names = ["teacher_scores"] if self.with_scores else []
-        return " and ".join(f"`{name}`" for name in [*names, *self.outputs])
-
-    def _joined(self, scores: Any, x: Batch) -> Tensor:
-        """The scores of several teachers as one; those of one teacher unchanged."""
-        if isinstance(scores, Mapping) or len(scores.shape) == 3:
-            return ensemble_scores(scores, x["mask"], self.weights)
-        return scores

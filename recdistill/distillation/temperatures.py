@@ -110,5 +110,4 @@ class LearnedTemperature(keras.layers.Layer):  # type: ignore[misc]
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LearnedTemperature":
         """Create a temperature from the result of `get_config`."""
-        strength = keras.saving.deserialize_keras_object(config["strength"])
-        return cls(**{**config, "strength": strength})
+        return cls(**keras.saving.deserialize_keras_object(config))

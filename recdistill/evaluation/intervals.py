@@ -286,9 +286,9 @@ def _resample(
     """Means over resamples of queries, the same resamples for all tables.
 
     Returns:
-        The means, `(1 + samples, tables, metrics)`: the first row is over all queries,
-        the others are over the resamples. And the number of queries with a list that
-        has the metric, `(metrics,)`.
+        The means, `(1 + samples, tables, metrics)`, first over all queries and then
+        over each resample; and the number of queries with a list that has the metric,
+        `(metrics,)`.
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
@@ -363,7 +363,7 @@ def _interval(means: FloatArray, queries: int, confidence: float) -> Interval:
     if queries == 1:
         return Interval(value, reason="one query is too few for an interval")
     if not np.isfinite(draws).all():
-        return Interval(value, reason="some resamples of the queries give no number")
+        return Interval(value, reason="the estimate is undefined for some resamples")
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(value, float(low), float(high))
 

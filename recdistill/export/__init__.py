@@ -1,4 +1,4 @@
-"""Export: a student as a SavedModel for TensorFlow Serving, and its later versions."""
+"""Export of two-tower models to TensorFlow Serving, and replacement of their items."""
 
 import lazy_loader
 

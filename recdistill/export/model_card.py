@@ -49,11 +49,7 @@ def _example(manifest: Document) -> dict[str, Any]:
     row = {}
     for name, tensor in manifest["signatures"]["serving_default"]["inputs"].items():
         dtype = tensor["dtype"]
-        value: Any = 0.0
-        if dtype == "string":
-            value = "…"
-        elif "int" in dtype:
-            value = 1
+        value: Any = "…" if dtype == "string" else 1 if "int" in dtype else 0.0
         for size in reversed(tensor["shape"][1:]):
             value = [value] * (size or 1)
         row[name] = value

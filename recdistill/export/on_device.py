@@ -155,7 +155,7 @@ def _of_fixed_width(schema: Schema, name: str, value: tf.Tensor) -> tf.Tensor:
     LiteRT cannot broadcast an axis of unknown size.
     """
     [encoder] = [e for e in schema.query if e.feature == name]
-    if encoder.kind != "categories":
+    if encoder.spec.kind != "categories":
         return value
     missing = max(WIDTH - int(value.shape[1]), 0)
     return tf.pad(value, [[0, 0], [0, missing]], constant_values=MISSING)
@@ -178,7 +178,10 @@ def _description(schema: Schema, widths: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _feature(encoder: Encoder) -> dict[str, Any]:
-    feature: dict[str, Any] = {"kind": encoder.kind, "rule": _RULES[encoder.kind]}
+    feature: dict[str, Any] = {
+        "kind": encoder.spec.kind,
+        "rule": _RULES[encoder.spec.kind],
+    }
     if isinstance(encoder, VocabularyEncoder):
         feature["vocabulary"] = list(encoder.vocabulary)
     elif isinstance(encoder, NumberEncoder):

@@ -134,7 +134,7 @@ def _raw_inputs(encoders: Iterable[Encoder]) -> Specs:
         for name, spec in encoder.raw_inputs().items():
             if name in inputs:
                 raise ValueError(
-                    "`schema` must give each input a name of its own. "
+                    "`schema` must not have two inputs with the same name. "
                     f"Received: {name!r} for feature {encoder.feature!r}"
                 )
             inputs[name] = spec

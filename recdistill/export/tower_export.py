@@ -37,8 +37,8 @@ class TowerSource:
             `tf.saved_model.load` returned.
         inputs: Dtype and shape of each input, the batch dimension first. If None, a
             functional or sequential Keras model and a SavedModel declare them; for
-            others they are those of the example rows. There an axis has a fixed size
-            unless the rows are lists of different lengths.
+            other models they are taken from the example rows, in which an axis has a
+            fixed size unless the rows are lists of different lengths.
         signature: Signature of a SavedModel.
         output: Name of the output that holds the embedding; None if there is only one.
     """
@@ -198,8 +198,8 @@ class _PairOfTowers:
 
     def tables(self) -> list[Any]:
         """The lookup tables of both towers."""
-        towers = filter(None, (self._query, self._candidate))
-        return [table for tower in towers for table in tower.tables()]
+        towers = (self._query, self._candidate)
+        return [table for tower in towers if tower for table in tower.tables()]
 
 
 def _opened(

@@ -69,10 +69,6 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
         count = tf.maximum(tf.reduce_sum(real, axis=1), 1.0)
         return tf.reduce_sum(vectors * real, axis=1) / count
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {**super().get_config(), "sizes": self.sizes, "dim": self.dim}
-
 
 def embedding_initializer() -> keras.initializers.Initializer:
     """The initialiser of all embedding tables: normal, with a small deviation."""

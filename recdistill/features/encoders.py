@@ -44,29 +44,25 @@ class Encoder(tf.Module):  # type: ignore[misc]
         spec: Its specification.
     """
 
+    size: int | None = None
+    """Number of indices; None if the looked-up values are not indices."""
+
+    width: int | None = None
+    """Width of the looked-up vectors; None if the looked-up values are indices."""
+
+    raw_type = tf.string
+    raw_shape: Sequence[int | None] = ()
+    """Type and shape of the raw input, without the batch dimension."""
+
     def __init__(self, name: str, spec: FeatureSpec) -> None:
         super().__init__()
         self.feature = name
         self.spec = spec
 
-    @property
-    def kind(self) -> str:
-        """The feature's kind, such as "category"."""
-        return self.spec.kind
-
-    @property
-    def size(self) -> int | None:
-        """Number of indices; None if the looked-up values are not indices."""
-        return None
-
-    @property
-    def width(self) -> int | None:
-        """Width of the looked-up vectors; None if the looked-up values are indices."""
-        return None
-
     def raw_inputs(self) -> dict[str, tf.TensorSpec]:
         """Names and shapes of the raw inputs, each with a batch dimension."""
-        return {self.feature: tf.TensorSpec([None], tf.string, self.feature)}
+        shape = [None, *self.raw_shape]
+        return {self.feature: tf.TensorSpec(shape, self.raw_type, self.feature)}
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Maps raw values `(batch, …)` to indices or floats `(batch, …)`."""
@@ -80,6 +76,8 @@ class Encoder(tf.Module):  # type: ignore[misc]
 class VocabularyEncoder(Encoder):
     """Lookup of kinds `id`, `category` and `categories` in a vocabulary.
 
+    The raw input is `(batch,)` strings, or `(batch, n)` for kind `categories`.
+
     Args:
         name: The feature's name.
         spec: Its specification.
@@ -90,21 +88,13 @@ class VocabularyEncoder(Encoder):
     def __init__(self, name: str, spec: FeatureSpec, vocabulary: Sequence[str]) -> None:
         super().__init__(name, spec)
         self.vocabulary = tuple(vocabulary)
+        self.size: int = len(self.vocabulary) + FIRST
+        self.raw_shape = [None] if spec.kind == "categories" else []
         keys = tf.constant(["", *self.vocabulary], tf.string)
         indices = np.concatenate([[MISSING], np.arange(len(self.vocabulary)) + FIRST])
         self.table = tf.lookup.StaticHashTable(
             tf.lookup.KeyValueTensorInitializer(keys, indices.astype("int64")), UNKNOWN
         )
-
-    @property
-    def size(self) -> int:
-        """Number of indices, including the two reserved ones."""
-        return len(self.vocabulary) + FIRST
-
-    def raw_inputs(self) -> dict[str, tf.TensorSpec]:
-        """`(batch,)` strings, or `(batch, n)` for kind `categories`."""
-        shape = [None, None] if self.kind == "categories" else [None]
-        return {self.feature: tf.TensorSpec(shape, tf.string, self.feature)}
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Maps strings to int32 indices of the same shape."""
@@ -114,6 +104,8 @@ class VocabularyEncoder(Encoder):
 class NumberEncoder(Encoder):
     """Lookup of kind `number`: the standardised value and a flag "is missing".
 
+    The raw input is `(batch,)` float32; NaN means missing.
+
     Args:
         name: The feature's name.
         spec: Its specification.
@@ -121,20 +113,14 @@ class NumberEncoder(Encoder):
         deviation: Standard deviation in the training part; must be positive.
     """
 
+    width = 2
+    raw_type = tf.float32
+
     def __init__(
         self, name: str, spec: FeatureSpec, mean: float, deviation: float
     ) -> None:
         super().__init__(name, spec)
         self.mean, self.deviation = mean, deviation
-
-    @property
-    def width(self) -> int:
-        """Two: the value and the flag."""
-        return 2
-
-    def raw_inputs(self) -> dict[str, tf.TensorSpec]:
-        """`(batch,)` float32; NaN means missing."""
-        return {self.feature: tf.TensorSpec([None], tf.float32, self.feature)}
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Maps numbers to `(batch, 2)` float32; NaN and infinity become (0, 1)."""
@@ -161,11 +147,7 @@ class TextEncoder(Encoder):
     def __init__(self, name: str, spec: TextSpec) -> None:
         super().__init__(name, spec)
         self.buckets, self.length = spec.buckets, spec.length
-
-    @property
-    def size(self) -> int:
-        """Number of indices, including the padding."""
-        return self.buckets + 1
+        self.size = spec.buckets + 1
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Maps texts to `(batch, length)` int32 buckets, padded with 0."""
@@ -182,24 +164,19 @@ class TextEncoder(Encoder):
 class VectorEncoder(Encoder):
     """Lookup of kind `vector`: the given vectors, unchanged.
 
+    The raw input is `(batch, width)` float32.
+
     Args:
         name: The feature's name.
         spec: Its specification.
     """
 
+    raw_type = tf.float32
+
     def __init__(self, name: str, spec: VectorSpec) -> None:
         super().__init__(name, spec)
-        self._width = spec.size
-
-    @property
-    def width(self) -> int:
-        """Entries of a vector."""
-        return self._width
-
-    def raw_inputs(self) -> dict[str, tf.TensorSpec]:
-        """`(batch, width)` float32."""
-        shape = [None, self.width]
-        return {self.feature: tf.TensorSpec(shape, tf.float32, self.feature)}
+        self.width = spec.size
+        self.raw_shape = [spec.size]
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns the vectors `(batch, width)`; non-finite entries become 0."""
@@ -232,19 +209,13 @@ class HistoryEncoder(Encoder):
     def __init__(self, name: str, spec: HistorySpec, items: VocabularyEncoder) -> None:
         super().__init__(name, spec)
         self.items, self.length = items, spec.length
-
-    @property
-    def size(self) -> int:
-        """Number of indices, including the two reserved ones."""
-        return self.items.size
+        self.size: int = items.size
+        self.raw_shape = [None]
 
     def raw_inputs(self) -> dict[str, tf.TensorSpec]:
         """Item ids `(batch, n)` and the number of them `(batch,)`."""
         length = f"{self.feature}_length"
-        return {
-            self.feature: tf.TensorSpec([None, None], tf.string, self.feature),
-            length: tf.TensorSpec([None], tf.int32, length),
-        }
+        return super().raw_inputs() | {length: tf.TensorSpec([None], tf.int32, length)}
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Maps ids, oldest first, to `(batch, length)` indices, newest first."""

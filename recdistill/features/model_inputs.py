@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from recdistill.features.encoders import Encoder, HistoryEncoder
 from recdistill.features.schema import Schema
 
@@ -22,10 +24,6 @@ class FeatureSize:
 
     indices: int | None = None
     width: int | None = None
-
-    def embedded(self, dim: int) -> int:
-        """Width of the feature after embedding with width `dim`."""
-        return dim if self.width is None else self.width
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class HistorySize:
     length: int
 
 
+@keras.saving.register_keras_serializable("recdistill")
 @dataclass(frozen=True)
 class ModelInputs:
     """Names and sizes of the looked-up features that a model reads.
@@ -113,7 +112,7 @@ def indices_of(sizes: Mapping[str, FeatureSize]) -> dict[str, int | None]:
 
 def width_of(sizes: Mapping[str, FeatureSize], dim: int) -> int:
     """Width of all features together after embedding with width `dim`."""
-    return sum(size.embedded(dim) for size in sizes.values())
+    return sum(dim if size.width is None else size.width for size in sizes.values())
 
 
 def _sizes(encoders: Iterable[Encoder]) -> dict[str, FeatureSize]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import keras
@@ -78,6 +78,15 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
         live = _LIVE.get(config["checksum"])
         return cls(live._features if live else None, **rest)
 
+    @classmethod
+    def of(
+        cls, catalogue: Mapping[str, Any] | CandidateTable, names: Collection[str]
+    ) -> CandidateTable:
+        """The table of a catalogue's features with these names; a table unchanged."""
+        if isinstance(catalogue, CandidateTable):
+            return catalogue
+        return cls({k: v for k, v in catalogue.items() if k in names})
+
     def save_assets(self, dir_path: str) -> None:
         """Writes the features into a folder of a `.keras` file."""
         features = self._features or {}
@@ -89,6 +98,21 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
         with np.load(Path(dir_path) / FILE, allow_pickle=False) as arrays:
             names, *features = (arrays[key] for key in arrays.files)
         self._assign(dict(zip(names.tolist(), features, strict=True)))
+
+
+class CatalogueModel(keras.Model):  # type: ignore[misc]
+    """Base class of models that contain a candidate table and other layers.
+
+    `get_config` of a subclass serialises these layers with
+    `keras.saving.serialize_keras_object`.
+    """
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Creates the model from `get_config`."""
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects))
 
 
 def _checksum(features: Mapping[str, np.ndarray]) -> str:

@@ -79,14 +79,14 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Members, weights and transform; the members must be serialisable."""
-        members = [keras.saving.serialize_keras_object(each) for each in self.members]
-        own = {"weights": list(self.member_weights), "normalize": self.normalize}
-        return {**super().get_config(), "members": members, **own}
+        own = {
+            "members": list(self.members),
+            "weights": list(self.member_weights),
+            "normalize": self.normalize,
+        }
+        return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> EnsembleTeacher:
         """Create an ensemble from the result of `get_config`."""
-        members = [
-            keras.saving.deserialize_keras_object(each) for each in config["members"]
-        ]
-        return cls(**{**config, "members": members})
+        return cls(**keras.saving.deserialize_keras_object(config))

@@ -35,7 +35,7 @@ import scipy.sparse
 import tensorflow as tf
 
 from recdistill.features.encoders import FIRST
-from recdistill.models.candidate_table import CandidateTable
+from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 
 SPARSE_COST = 100
 """Cost of a non-zero entry in the sparse product, relative to the dense product."""
@@ -182,14 +182,9 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         along = tf.reduce_sum(rows * v, axis=1, keepdims=True) - rows * v
         return -(total + along * v / s) / (diagonal + v * v / s)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        own = {"size": self.size, "decay": self.decay, "floor": self.floor}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable("recdistill")
-class LinearTeacher(keras.Model):  # type: ignore[misc]
+class LinearTeacher(CatalogueModel):
     """The linear item model (EASE) as a teacher.
 
     Args:
@@ -223,24 +218,12 @@ class LinearTeacher(keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the catalogue as a checksum."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "affinity": serialize(self.affinity),
-            "catalogue_items": serialize(self.candidate_table),
+        own = {
+            "affinity": self.affinity,
+            "catalogue_items": self.candidate_table,
             "history": self._history,
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> LinearTeacher:
-        """Creates the model from `get_config`."""
-        made = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("affinity", "catalogue_items")
-        }
-        return cls(**{**config, **made})
+        return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
 
 
 def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,7 @@ from recdistill.features.embedding import FeatureEmbedding
 from recdistill.features.encoders import MISSING
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
-from recdistill.models.candidate_table import CandidateTable
+from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.linear import Affinity
 from recdistill.models.tower_layers import HistoryPooling, Tower
 
@@ -32,7 +32,7 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, dim: int, heads: int, dropout: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.dim, self.heads, self.rate = dim, heads, dropout
+        self.dim = dim
         self.attention = keras.layers.MultiHeadAttention(heads, dim // heads)
         self.norm = keras.layers.LayerNormalization()
         self.norm_2 = keras.layers.LayerNormalization()
@@ -61,14 +61,9 @@ class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
         changed = self.contract(self.expand(self.norm_2(vectors)))
         return vectors + self.dropout(changed, training=training)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        own = {"dim": self.dim, "heads": self.heads, "dropout": self.rate}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable("recdistill")
-class RankingTeacher(keras.Model):  # type: ignore[misc]
+class RankingTeacher(CatalogueModel):
     r"""Reference ranker: SASRec query vector, dot product, bias and pair features.
 
     The query vector $u$ is computed from three parts: the last state of causal
@@ -123,10 +118,7 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
             "dropout": dropout,
         }
         self.dim, self.attention_length = dim, attention_length
-        if not isinstance(catalogue, CandidateTable):
-            known = {k: v for k, v in catalogue.items() if k in inputs.candidate}
-            catalogue = CandidateTable(known)
-        self.candidate_table = catalogue
+        self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
         self._affinity_names = tuple(affinities or ())
         self.affinities = list((affinities or {}).values())
         self.candidate_features = FeatureEmbedding(
@@ -272,31 +264,13 @@ class RankingTeacher(keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the catalogue as a checksum."""
-        serialize = keras.saving.serialize_keras_object
-        pairs = zip(self._affinity_names, self.affinities, strict=True)
-        return {
-            **super().get_config(),
-            "schema": self.model_inputs.get_config(),
-            "catalogue": serialize(self.candidate_table),
-            "affinities": {name: serialize(layer) for name, layer in pairs},
+        own = {
+            "schema": self.model_inputs,
+            "catalogue": self.candidate_table,
+            "affinities": dict(zip(self._affinity_names, self.affinities, strict=True)),
             **self._settings,
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> RankingTeacher:
-        """Creates the model from `get_config`."""
-
-        def load(nested: Any) -> Any:
-            return keras.saving.deserialize_keras_object(nested, custom_objects)
-
-        made = {
-            "schema": ModelInputs.from_config(config["schema"]),
-            "catalogue": load(config["catalogue"]),
-            "affinities": {k: load(v) for k, v in config["affinities"].items()},
-        }
-        return cls(**{**config, **made})
+        return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
 
 
 def _check(

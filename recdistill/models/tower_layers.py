@@ -63,11 +63,6 @@ class Tower(keras.layers.Layer):  # type: ignore[misc]
             inputs = layer(inputs)
         return vector + self.output_layer(inputs)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        own = {"dim": self.dim, "hidden": list(self.hidden), "dropout": self.rate}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable("recdistill")
 class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
@@ -123,8 +118,3 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
         width = len(self.decays) * self.dim
         last = vectors[:, 0] * real[:, :1]
         return tf.concat([tf.reshape(pools, [-1, width]), last], axis=1)
-
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        own = {k: getattr(self, k) for k in ("size", "dim", "length")}
-        return {**super().get_config(), **own, "decays": list(self.decays)}

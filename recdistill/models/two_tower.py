@@ -16,7 +16,7 @@ from recdistill.distillation import layer_outputs
 from recdistill.features.embedding import FeatureEmbedding
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
-from recdistill.models.candidate_table import CandidateTable
+from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.tower_layers import HistoryPooling, Tower
 
 DISTINCT_PER_LISTED = 64
@@ -59,7 +59,7 @@ def listed_products(
 
 
 @keras.saving.register_keras_serializable("recdistill")
-class TwoTowers(keras.Model):  # type: ignore[misc]
+class TwoTowers(CatalogueModel):
     """Two-tower model of any query tower and candidate tower.
 
     Each distinct candidate of a batch is encoded once, because lists share most of
@@ -95,10 +95,7 @@ class TwoTowers(keras.Model):  # type: ignore[misc]
     ) -> None:
         super().__init__(**kwargs)
         self.model_inputs = inputs = _student_inputs(schema)
-        if not isinstance(catalogue, CandidateTable):
-            known = {k: v for k, v in catalogue.items() if k in inputs.candidate}
-            catalogue = CandidateTable(known)
-        self.candidate_table = catalogue
+        self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
         self.query_tower, self.candidate_tower = query_tower, candidate_tower
         self.l2 = l2
         _check_tower("query_tower", query_tower, inputs.query_names())
@@ -162,29 +159,14 @@ class TwoTowers(keras.Model):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the catalogue as a checksum."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "schema": self.model_inputs.get_config(),
-            "catalogue": serialize(self.candidate_table),
-            "query_tower": serialize(self.query_tower),
-            "candidate_tower": serialize(self.candidate_tower),
+        own = {
+            "schema": self.model_inputs,
+            "catalogue": self.candidate_table,
+            "query_tower": self.query_tower,
+            "candidate_tower": self.candidate_tower,
             "l2": self.l2,
         }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None
-    ) -> TwoTowers:
-        """Creates the model from `get_config`."""
-        nested = ("catalogue", "query_tower", "candidate_tower")
-        made = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in nested
-            if name in config
-        }
-        made["schema"] = ModelInputs.from_config(config["schema"])
-        return cls(**{**config, **made})
+        return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
 
 
 @keras.saving.register_keras_serializable("recdistill")

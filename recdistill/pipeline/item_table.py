@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from recdistill.data import Dataset
 from recdistill.errors import DataError
 
+TRAIN_COUNT = "_recdistill_train_count"
+"""Column with the training interactions; no column of a user has this name."""
+
 
 class ItemTable:
     """The catalogue: the item table, or the items of the training part without one.
@@ -55,6 +58,6 @@ class ItemTable:
         return np.asarray(pc.fill_null(found, -1), "int32")
 
     def write(self, path: Path) -> None:
-        """Writes the table and the column `train_count`, the training interactions."""
+        """Writes the table and the column `TRAIN_COUNT`, the training interactions."""
         count = pa.array(self.train_count)
-        pq.write_table(self.table.append_column("train_count", count), path)
+        pq.write_table(self.table.append_column(TRAIN_COUNT, count), path)

@@ -25,7 +25,7 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
-from recdistill.pipeline.partitions import SPLITS, TRAIN, Partition
+from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partition
 
 
 class ListShardWriter:
@@ -141,7 +141,7 @@ class ListShardWriter:
         known = np.repeat(np.arange(len(rows)), past)[seen >= 0]
         offsets = np.searchsorted(known, np.arange(len(rows) + 1))
         columns = {
-            "list_id": part.table["row"].take(pa.array(rows)),
+            "list_id": part.table[ROW].take(pa.array(rows)),
             "query_id": part.table[self._features.query_column].take(pa.array(rows)),
             "query_row": pa.array(query_row[rows]),
             "candidates": pa.ListArray.from_arrays(ends, item[all_rows]),
@@ -212,7 +212,7 @@ class ListShardWriter:
                     feature.spec,
                     table="interactions",
                     name=feature.column,
-                    rows=np.asarray(part.table["row"])[rows] + 1,
+                    rows=np.asarray(part.table[ROW])[rows] + 1,
                 )
                 continue
             if place is None:

@@ -22,6 +22,8 @@ from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
 
 PARTITION_ROWS = 250_000
+ROW = "_recdistill_row"
+"""Column with the number of a row; no column of a user has this name."""
 TIME_BINS = 65_536
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
@@ -32,7 +34,7 @@ class Partition:
     """All interactions of some queries, sorted by query and time.
 
     Attributes:
-        table: The rows, with the columns of the data set and `row`, their number in
+        table: The rows, with the columns of the data set and `ROW`, their number in
             the source.
         first_of_query: `(rows,)`: the first row of the same query.
         first_of_moment: `(rows,)`: the first row of the same query and time; the rows
@@ -74,7 +76,8 @@ class Partitions:
             progress("Reading interactions", self.rows, None)
         if not self.rows:
             raise DataError(
-                f"Data set `{dataset.name}` has no interactions: the table is empty. "
+                f"Data set `{dataset.name}` has no interactions: the table is "
+                "empty, or no row has a relevance above 0. "
                 "Set `dataset.path` to a folder with data."
             )
         number = math.ceil(self.rows / PARTITION_ROWS)
@@ -101,7 +104,7 @@ class Partitions:
         try:
             for batch in dataset.interactions():
                 row = pa.array(np.arange(done, done + batch.num_rows))
-                table = pa.Table.from_batches([batch]).append_column("row", row)
+                table = pa.Table.from_batches([batch]).append_column(ROW, row)
                 done += batch.num_rows
                 self._times.count(batch[self.columns.time].to_numpy())
                 query = table[self.columns.query].to_pandas().astype(object)
@@ -120,7 +123,7 @@ class Partitions:
     def _sorted(self, table: pa.Table) -> Partition:
         columns = self.columns
         keys = [columns.query, columns.time, *([columns.list] if columns.list else [])]
-        table = table.sort_by([(name, "ascending") for name in (*keys, "row")])
+        table = table.sort_by([(name, "ascending") for name in (*keys, ROW)])
         query = table[self.columns.query].combine_chunks().dictionary_encode()
         code = query.indices.to_numpy()
         time = table[self.columns.time].to_numpy()

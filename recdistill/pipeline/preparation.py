@@ -27,7 +27,7 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
-from recdistill.pipeline.partitions import SPLITS, TRAIN, Partitions
+from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partitions
 
 
 def prepare(
@@ -140,7 +140,7 @@ def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _
                 feature.spec,
                 table=feature.table,
                 name=feature.column,
-                rows=np.asarray(train["row"]) + 1,
+                rows=np.asarray(train[ROW]) + 1,
             )
             found.context[feature.name].update(values)
         progress("Building vocabularies", done + 1, len(parts))

@@ -16,6 +16,7 @@ from recdistill.data.shard_reading import in_order
 from recdistill.features.encoders import FIRST
 from recdistill.features.schema import Schema
 from recdistill.features.specs import raw_values
+from recdistill.pipeline.item_table import TRAIN_COUNT
 
 
 class Prepared:
@@ -75,7 +76,7 @@ class Prepared:
     @cached_property
     def popularity(self) -> np.ndarray:
         """Training interactions of each item, `(items,)` float32."""
-        return np.asarray(self.items["train_count"], "float32")
+        return np.asarray(self.items[TRAIN_COUNT], "float32")
 
     @cached_property
     def item_index(self) -> np.ndarray:

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import read_lists
-from recdistill.distillation.score_doctor import Examination, examine, sample
+from recdistill.distillation.score_doctor import Examination, examine
+from recdistill.distillation.scored_table import sample
 from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig
 

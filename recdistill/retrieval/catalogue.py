@@ -7,7 +7,8 @@ the items of a SavedModel can be replaced by writing new variables beside the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -62,11 +63,13 @@ class Catalogue(tf.Module):  # type: ignore[misc]
 
     def __init__(self, item_ids: Sequence[str], index: Index) -> None:
         super().__init__(name="catalogue")
-        if len(set(item_ids)) < len(item_ids) or "" in item_ids:
-            twice = "" if "" in item_ids else _first_repeated(item_ids)
+        wrong = [
+            id_ for id_, count in Counter(item_ids).items() if count > 1 or not id_
+        ]
+        if wrong:
             raise ValueError(
                 "`item_ids` must hold each id once, and none may be empty. "
-                f"Received: {twice!r}"
+                f"Received: {wrong[0]!r}"
             )
         if len(item_ids) != index.items():
             raise ValueError(
@@ -97,8 +100,3 @@ class Catalogue(tf.Module):  # type: ignore[misc]
         """Maps rows to ids of the same shape; row -1 becomes ""."""
         ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
         return tf.where(rows >= 0, ids, tf.fill(tf.shape(rows), ""))
-
-
-def _first_repeated(values: Iterable[str]) -> str:
-    seen: set[str] = set()
-    return next(v for v in values if v in seen or seen.add(v))  # type: ignore[func-returns-value]

@@ -33,13 +33,6 @@ class InvertedLists:
     centroids: np.ndarray
     members: np.ndarray
 
-    def list_of_row(self, items: int) -> np.ndarray:
-        """The list of each row, `(items,)`."""
-        lists = np.empty(items, int)
-        real = self.members >= 0
-        lists[self.members[real]] = np.nonzero(real)[0]
-        return lists
-
 
 def capacity_of(items: int) -> int:
     """Capacity of a list: near √items / 8, a power of 2 from 16 to 256.
@@ -133,10 +126,13 @@ def recall_by_probes(
         array([[0.5, 1. ]])
     """
     count = len(lists.centroids)
+    list_of_row = np.empty(items, int)
+    real = lists.members >= 0
+    list_of_row[lists.members[real]] = np.nonzero(real)[0]
     order = np.argsort(-(queries @ lists.centroids.T), axis=1, kind="stable")
     place = np.empty_like(order)
     np.put_along_axis(place, order, np.arange(count)[None], axis=1)
-    needed = np.take_along_axis(place, lists.list_of_row(items)[best], axis=1)
+    needed = np.take_along_axis(place, list_of_row[best], axis=1)
     found = np.zeros((len(queries), count))
     for row, places in enumerate(needed):
         found[row] = np.bincount(places, minlength=count).cumsum() / len(places)

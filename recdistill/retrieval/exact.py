@@ -197,6 +197,14 @@ def mask_excluded(scores: tf.Tensor, exclude: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(scores, cells, tf.fill(tf.shape(rows), -np.inf))
 
 
+def best_of_all(
+    scores: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Rows and scores of the top `k` from scores `(batch, items)` of all items."""
+    scores, rows = best(mask_excluded(scores, exclude), k)
+    return mark_missing(rows, scores)
+
+
 class Index(tf.Module):  # type: ignore[misc]
     """Base class of indexes over the embeddings of a catalogue.
 
@@ -340,5 +348,4 @@ class ExactIndex(Index):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds the top `k` of the catalogue."""
         scores = products(queries, tf.convert_to_tensor(self.embeddings))
-        scores, rows = best(mask_excluded(scores, exclude), k)
-        return mark_missing(rows, scores)
+        return best_of_all(scores, k, exclude)

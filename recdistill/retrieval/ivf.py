@@ -16,10 +16,10 @@ from recdistill.retrieval.exact import (
     Index,
     Storage,
     best,
+    best_of_all,
     check_embeddings,
     is_listed,
     mark_missing,
-    mask_excluded,
     products,
 )
 
@@ -124,7 +124,7 @@ class IVFIndex(Index):
         rows, scores = tf.cond(
             few,
             lambda: self._near(queries, k, exclude, chosen, wanted),
-            lambda: self._everything(queries, k, exclude),
+            lambda: best_of_all(self._all_scores(queries), k, exclude),
         )
         return rows, scores
 
@@ -166,10 +166,7 @@ class IVFIndex(Index):
         scores, place = tf.math.top_k(tf.gather(scores, order, batch_dims=1), k)
         return mark_missing(tf.gather(rows, place, batch_dims=1), scores)
 
-    def _everything(
-        self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _all_scores(self, queries: tf.Tensor) -> tf.Tensor:
+        """Scores of all items, `(batch, items)`."""
         table = tf.reshape(self.lists, [-1, self.dim])
-        scores = tf.gather(products(queries, table), self.places, axis=1)
-        scores, rows = best(mask_excluded(scores, exclude), k)
-        return mark_missing(rows, scores)
+        return tf.gather(products(queries, table), self.places, axis=1)

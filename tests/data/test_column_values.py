@@ -9,6 +9,7 @@ import pytest
 from pyarrow import csv
 
 from recdistill.data import read_tables
+from recdistill.data.reading_options import ReadingOptions
 from recdistill.errors import DataError
 from tests.data.table_files import RATINGS, everything, log, write
 
@@ -107,6 +108,12 @@ class TestTimes:
                 pa.array(["2024-01-01T02:00:00+02:00", "2024-01-01T00:00:01Z"]),
                 [0, SECOND],
             ),
+            (
+                pa.array(["2024-01-01 00:00:00 UTC", "2024-01-01 00:00:01Z"]),
+                [0, SECOND],
+            ),
+            (pa.array(["2024-01-01 02:00:00 +0200", "2024-01-01 00:00 GMT"]), [0, 0]),
+            (pa.array(["2024-01-01T00:00:00.123456789", "2024-01-01"]), [123_456, 0]),
             (pa.array([NEW_YEAR, NEW_YEAR], pa.timestamp("ns", "UTC")), [0, 0]),
             (pa.array([NEW_YEAR, NEW_YEAR], pa.timestamp("s")), [0, 0]),
             (pa.array([NEW_YEAR.date(), NEW_YEAR.date()], pa.date32()), [0, 0]),
@@ -128,8 +135,6 @@ class TestTimes:
                 pa.array(["5", "2024-01-01"]),
                 "row 2: a time must be a whole number, like",
             ),
-            (pa.array([1.0, 1.5]), "row 2: must be a whole number. Received: 1.5"),
-            (pa.array(["1", "1.5"]), "row 2: must be a whole number. Received: 1.5"),
             (pa.array([1, None]), "row 2: must have a value"),
             (pa.array([1, 2**63], pa.uint64()), "row 2: a time must fit 64 bits"),
             (pa.array([True, False]), "a time must be integer or date, not bool"),
@@ -139,6 +144,57 @@ class TestTimes:
         folder = write(tmp_path, interactions=log(timestamp=raw))
         with pytest.raises(DataError, match=re.escape(said)):
             read_tables(folder)
+
+    @pytest.mark.parametrize(
+        "raw", [pa.array(["5.5", "6"]), pa.array([6.0, 5.5]), pa.array(["6", "5.5"])]
+    )
+    def test_numbers_with_a_fraction_are_seconds(self, tmp_path, raw):
+        data = read_tables(write(tmp_path, interactions=log(timestamp=raw)))
+        got = everything(data)["timestamp"].to_pylist()
+        assert got == [round(float(each.as_py()) * SECOND) for each in raw]
+
+    def test_a_fraction_after_whole_numbers_is_refused(self, tmp_path):
+        parts = tmp_path / "interactions"
+        parts.mkdir()
+        head = "user_id,item_id,timestamp\n"
+        (parts / "0.csv").write_text(head + "1,7,100.0\n")
+        (parts / "1.csv").write_text(head + "1,7,101.5\n")
+        with pytest.raises(DataError, match=r"1.csv, .*row 1: must be a whole number"):
+            everything(read_tables(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("given", "raw", "times"),
+        [
+            ("s", pa.array([5, 6]), [5 * SECOND, 6 * SECOND]),
+            ("s", pa.array(["5", "6.25"]), [5 * SECOND, 6_250_000]),
+            ("ms", pa.array(["5", "6"]), [5_000, 6_000]),
+            ("us", pa.array([5.0, 6.0]), [5, 6]),
+            ("ns", pa.array([5_999, 6_000]), [5, 6]),
+            (
+                "%m/%d/%Y %I:%M:%S %p",
+                pa.array(["01/01/1970 12:00:01 AM", "01/01/1970 1:00:00 PM"]),
+                [SECOND, 13 * 3600 * SECOND],
+            ),
+            (
+                "%d.%m.%Y %H:%M:%S.%f %z",
+                pa.array(
+                    ["01.01.1970 00:00:00.5 +0000", "01.01.1970 01:00:00.0 +0100"]
+                ),
+                [500_000, 0],
+            ),
+        ],
+    )
+    def test_a_format_may_be_given(self, tmp_path, given, raw, times):
+        options = ReadingOptions(time_format=given)
+        folder = write(tmp_path, interactions=log(timestamp=raw))
+        data = read_tables(folder, options=options)
+        assert everything(data)["timestamp"].to_pylist() == times
+
+    def test_a_time_of_another_format_is_named_with_its_row(self, tmp_path):
+        times = pa.array(["01/02/2024", "2024-01-02"])
+        folder = write(tmp_path, interactions=log(timestamp=times))
+        with pytest.raises(DataError, match=r"row 2: a time must have the format '%m"):
+            read_tables(folder, options=ReadingOptions(time_format="%m/%d/%Y"))
 
     def test_a_later_file_may_not_change_the_unit(self, tmp_path):
         parts = tmp_path / "interactions"
@@ -171,6 +227,7 @@ class TestRelevanceAndWeight:
             ("relevance", pa.array(["1", "much"]), "row 2: must be a number"),
             ("relevance", pa.array([1.0, None]), "row 2: must have a value"),
             ("relevance", pa.array([[1.0], [2.0]]), "must be a number, not list"),
+            ("relevance", pa.array([1, -1]), "row 2: a relevance must be 0 (shown"),
             ("weight", pa.array([1.0, float("nan")]), "row 2: must be finite"),
             ("weight", pa.array([1.0, float("inf")]), "row 2: must be finite"),
             ("weight", pa.array([0.0, -0.5]), "row 2: a weight must not be negative"),
@@ -180,6 +237,12 @@ class TestRelevanceAndWeight:
         folder = write(tmp_path, interactions=log(value=raw))
         with pytest.raises(DataError, match=re.escape(said)):
             read_tables(folder, {role: "value"})
+
+    def test_rows_with_relevance_0_are_not_interactions(self, tmp_path):
+        text = "user_id,item_id,timestamp,thumb\n1,7,1,1\n1,8,2,0\n2,8,3,0.5\n"
+        folder = write(tmp_path, interactions=text)
+        table = everything(read_tables(folder, {"relevance": "thumb"}))
+        assert table["thumb"].to_pylist() == [1.0, 0.5]
 
     def test_an_empty_cell_of_csv_is_missing(self, tmp_path):
         text = "user_id,item_id,timestamp,stars\n1,7,1,5\n1,8,2,\n"

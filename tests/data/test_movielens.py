@@ -201,6 +201,23 @@ class TestEveryLayout:
         assert one.name == "a"
 
 
+def test_the_10m_layout_has_half_stars_utf8_titles_and_no_users(tmp_path):
+    (tmp_path / "ratings.dat").write_text(
+        "1::122::4.5::838985046\n2::3::5::838983525\n"
+    )
+    (tmp_path / "movies.dat").write_text(
+        "122::Amélie: Film (2001)::Comedy|Romance\n3::Plain::(no genres listed)\n",
+        encoding="utf-8",
+    )
+    data = read_movielens(tmp_path, {"relevance": "rating"})
+    (batch,) = data.interactions()
+    assert batch["item_id"].to_pylist() == ["122", "3"]
+    assert batch["rating"].to_pylist() == [4.5, 5.0]
+    assert data.items["title"].to_pylist() == ["Amélie: Film", "Plain"]
+    assert data.items["genres"].to_pylist() == [["Comedy", "Romance"], []]
+    assert data.queries is None
+
+
 def test_a_folder_without_any_layout_lists_the_layouts(tmp_path):
     (tmp_path / "ratings.csv").write_text("userId\n1\n")
     with pytest.raises(DataError) as error:

@@ -39,10 +39,10 @@ class TestAGoodFolder:
         assert ours.equals(text)
 
     def test_roles_are_mapped_and_relevance_and_weight_are_float32(self, tmp_path):
-        text = "who,what,when,stars,w\na,x,5,4,0\nb,y,6,-1,2.5\n"
+        text = "who,what,when,stars,w\na,x,5,4,0\nb,y,6,1,2.5\n"
         roles = Columns("who", "what", "when", "stars", "w")
         table = everything(read_tables(write(tmp_path, interactions=text), roles))
-        assert table["stars"].to_pylist() == [4.0, -1.0]
+        assert table["stars"].to_pylist() == [4.0, 1.0]
         assert table["w"].to_pylist() == [0.0, 2.5]
         assert table.schema.field("stars").type == pa.float32()
         assert table.schema.field("w").type == pa.float32()

@@ -175,7 +175,7 @@ def test_there_is_no_interval_if_some_resamples_have_no_value():
     mean = bootstrap(table([0.25, 0.75, np.nan, np.nan, np.nan]))["mrr"]
     assert mean.value == 0.5
     assert mean.low is None
-    assert mean.reason == "some resamples of the queries give no number"
+    assert mean.reason == "the estimate is undefined for some resamples"
 
 
 def test_the_share_kept_of_a_teacher_with_mean_0_is_undefined():

@@ -21,6 +21,8 @@ from tests.small_models import (
     shuffled_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 BATCH = build_batch()
 
 
@@ -175,7 +177,7 @@ def test_a_fresh_process_computes_the_same_scores(build, tmp_path):
 def test_a_student_does_not_keep_features_that_are_teacher_only(tmp_path):
     model = with_weights(student)
     assert "clicks" not in model.candidate_table._features
-    config = model.get_config()["schema"]
+    config = model.get_config()["schema"]["config"]
     assert list(config["query"]) == ["user_id", "Age"]
     assert list(config["candidate"]) == ["item_id", "genres"]
 

@@ -8,7 +8,7 @@ from recdistill.data import synthetic
 from recdistill.errors import DataError
 from recdistill.pipeline import partitions
 from recdistill.pipeline.config import SplitConfig
-from recdistill.pipeline.partitions import TEST, TRAIN, VALID, Partitions
+from recdistill.pipeline.partitions import ROW, TEST, TRAIN, VALID, Partitions
 from tests import small_pipelines
 
 
@@ -23,7 +23,7 @@ def by_row(parts):
     """For each row of the source: query, item, time, split, and how much is earlier."""
     rows = {}
     for part in parts:
-        columns = part.table.select(["row", "user_id", "item_id", "timestamp"])
+        columns = part.table.select([ROW, "user_id", "item_id", "timestamp"])
         known = part.first_of_moment - part.first_of_query
         values = zip(*columns.to_pydict().values(), part.split, known, strict=True)
         rows |= {row: tuple(rest) for row, *rest in values}
@@ -68,7 +68,7 @@ def test_rows_are_sorted_by_query_and_time_and_ties_keep_their_order(tmp_path):
         ]
     )
     (part,) = deal(data, tmp_path / "p")
-    assert part.table["row"].to_pylist() == [2, 4, 1, 5, 0, 3]
+    assert part.table[ROW].to_pylist() == [2, 4, 1, 5, 0, 3]
     assert part.first_of_query.tolist() == [0, 0, 0, 3, 3, 3]
     assert part.first_of_moment.tolist() == [0, 0, 2, 3, 4, 4]
     assert part.split.tolist() == [TRAIN, VALID, TEST, TRAIN, VALID, TEST]

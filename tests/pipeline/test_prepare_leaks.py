@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recdistill.pipeline.item_table import TRAIN_COUNT
 from tests.pipeline.logs import (
     RICH,
     rich,
@@ -23,7 +24,7 @@ def learned(folder, *, also=()):
     ]
     assert len(files) > 8
     content = {str(p.relative_to(folder)): p.read_bytes() for p in files}
-    count = pq.read_table(folder / "items.parquet", columns=["train_count"])
+    count = pq.read_table(folder / "items.parquet", columns=[TRAIN_COUNT])
     return content | {"train_count": count.to_pydict()}
 
 

@@ -21,6 +21,8 @@ from recdistill.teachers import (
 from recdistill.teachers.model_files import digest, source_digest
 from tests.pipeline import outside
 
+pytestmark = pytest.mark.slow
+
 
 def pairs(**more):
     text = {"segment": ["s01", "s02", "s07"], "kind": ["c01", "c05", "c07"]}

@@ -41,10 +41,8 @@ def render_examination(
     for finding in found.findings:
         parts.append(Text.assemble(("\nFinding  ", "bold yellow"), finding))
     if found.proposal is not None:
-        keys = (
-            f"distill.scores={found.proposal.transform} "
-            "distill.teacher_temperature=auto. "
-        )
+        transform = found.proposal.transform
+        keys = f"distill.scores={transform} distill.teacher_temperature=auto. "
         parts.append(
             Text.assemble(("\nProposal  ", "bold"), keys, found.proposal.reason)
         )

@@ -1,7 +1,7 @@
 """Pydantic field types of the report: intervals, slices and settings as strict JSON.
 
 An interval is written as `{"value": 0.25, "ci": [0.24, 0.26]}`. NaN and infinity are
-not JSON, so such a number is written as null, with a reason beside it.
+not JSON, so such a number is written as null, together with a reason.
 """
 
 import math

@@ -31,7 +31,7 @@ HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 """Metrics of the receipt; those that a report lacks are left out."""
 
 _CANDIDATES = ("100", "1000")
-_WIDE = 110  # columns from which intervals are written beside their values
+_WIDE = 110  # columns from which intervals are written next to their values
 _CANDIDATE_SETS = {
     "catalogue": "full catalogue",
     "listed": "candidates scored by the teacher",
@@ -226,7 +226,7 @@ def _mean(interval: Interval | None, wide: bool) -> Text:
 
 
 def _estimate(interval: Interval | None, spec: str, wide: bool) -> Text:
-    """Number with its whole interval, which goes below it if space is short.
+    """Number with its whole interval, on the next line if space is short.
 
     Half the interval's width is not enough here, because an interval may be asymmetric,
     and it must be visible whether it excludes 0.

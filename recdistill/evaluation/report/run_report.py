@@ -46,7 +46,7 @@ class DatasetPart(_Part):
     """The data set that the models were trained and evaluated on.
 
     Attributes:
-        name: Name for people.
+        name: Display name.
         fingerprint: Hash of the prepared data.
         interactions: Number of interactions read.
         queries: Number of distinct queries.
@@ -175,7 +175,7 @@ class SoftTargetsPart(_Part):
 
 
 class Report(_Part):
-    """Report of a run: the whole of `report.json`.
+    """Report of a run: the content of `report.json`.
 
     Attributes:
         schema_version: Version of this document's form.
@@ -252,7 +252,7 @@ class Report(_Part):
         return frame.astype(dict.fromkeys(numbers, "float64") | {"reason": "object"})
 
     def to_json(self) -> str:
-        """Strict JSON text of the report; equal reports give equal text.
+        """Report as strict JSON text; equal reports have equal texts.
 
         Raises:
             ValueError: If a number is not finite.

@@ -64,6 +64,19 @@ class DatasetConfig(Section):
         description="Delimiter of text files, one or more characters. By default it is "
         "recognised from the header: comma, tab, `::`, `|` or `;`.",
     )
+    keep: str | None = Field(
+        default=None,
+        description="Interactions that are used: conditions joined by `and`, such as "
+        "`rating >= 4` or `event_type == 'purchase'`. Operators: `==`, `!=`, `<`, "
+        "`<=`, `>`, `>=`. Not for generated data.",
+    )
+    time_format: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Unit of the times, `s`, `ms`, `us` or `ns`, or their format, such "
+        "as `%d/%m/%Y %H:%M` (as for Python's `strptime`; UTC). By default it is "
+        "recognised: whole numbers, seconds with a fraction, or ISO 8601 dates.",
+    )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",
@@ -82,6 +95,11 @@ class DatasetConfig(Section):
             raise ValueError(
                 "exactly one of `path` and `fetch` must be given. "
                 f"Received: {given or 'neither'}"
+            )
+        if self.keep is not None and self.reader == "synthetic":
+            raise ValueError(
+                "`keep` must not be given for reader 'synthetic'. "
+                f"Received: {self.keep!r}"
             )
         listwise = sorted({"list", "score"} & set(self.columns))
         if listwise and self.reader not in ("listwise", "frames"):

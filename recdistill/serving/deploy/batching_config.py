@@ -31,7 +31,7 @@ GAIN = 1.05
 """Minimum gain in rows a second for which a batch size is doubled, as a ratio."""
 
 WASTE = 1.1
-"""A size is allowed if the next allowed one takes at least this many times longer."""
+"""A size is allowed if the next allowed one takes at least this many times as long."""
 
 SETS = frozenset({"exclude_ids", "allow_ids", "candidate_ids"})
 """Inputs that are sets of ids: repeating one of a row's own ids changes nothing."""
@@ -218,8 +218,8 @@ def choose_batching(
     waiting = int(threads * max(0.0, budget_ms - timeout - worst) / worst)
     batching = Batching(
         max_batch_size=largest,
-        batch_timeout_micros=int(timeout * 10 + 1e-6)
-        * 100,  # the last digits are noise
+        # In steps of 100 µs: further digits are noise.
+        batch_timeout_micros=int(timeout * 10 + 1e-6) * 100,
         max_enqueued_batches=max(1, waiting),
         num_batch_threads=threads,
         allowed_batch_sizes=_allowed(times, largest),
@@ -264,14 +264,18 @@ def padding(signatures: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
         >>> padding({"rank": {"inputs": {"genres": shape}}})[0]
         False
     """
-    bags, any_width = set(), set()
-    for signature in signatures.values():
-        inputs = signature["inputs"]
-        for name, info in inputs.items():
-            if None in info["shape"][1:]:
-                any_width.add(name)
-                if name not in SETS and f"{name}_length" not in inputs:
-                    bags.add(name)
+    variable = [
+        (name, signature["inputs"])
+        for signature in signatures.values()
+        for name, info in signature["inputs"].items()
+        if None in info["shape"][1:]
+    ]
+    any_width = {name for name, _ in variable}
+    bags = {
+        name
+        for name, inputs in variable
+        if name not in SETS and f"{name}_length" not in inputs
+    }
     if bags:
         return False, (
             f"padding would change {', '.join(sorted(bags))}; requests of different "

@@ -83,10 +83,9 @@ def promote(
         before = served.labels.get(label)
         if before == version:
             return Release(label, version, before, "unchanged", path)
-        loaded = served.versions
         state: Literal["moved", "loading"] = "moved"
-        if before is not None and version not in loaded:
-            models = models.with_versions(folder.name, {*loaded, version})
+        if before is not None and version not in served.versions:
+            models = models.with_versions(folder.name, {*served.versions, version})
             state = "moved" if now else "loading"
         if state == "moved":
             models = models.with_label(folder.name, label, version)
@@ -115,7 +114,8 @@ def rollback(
     """
     path = config or folder.parent / MODELS_FILE
     with _locked(folder):
-        served = _models(path)[folder.name]
+        models = _models(path)
+        served = models[folder.name]
         if label not in served.labels:
             raise ReleaseError(
                 f"`label` must be one of {sorted(served.labels)}, the labels in "
@@ -132,7 +132,7 @@ def rollback(
             )
         version = max(lower or candidates)
         _check_files(folder / str(version))
-        _models(path).with_label(folder.name, label, version).write(path)
+        models.with_label(folder.name, label, version).write(path)
     return Release(label, version, before, "moved", path)
 
 
@@ -167,8 +167,8 @@ def prune(
                 served = models[folder.name]
                 stay = {*served.versions, *served.labels.values()}
                 keep = max(keep, 1 if served.versions else served.latest)
-        there = versions(folder)
-        gone = [v for v in there[:-keep] if v not in stay]
+        existing = versions(folder)
+        gone = [v for v in existing[:-keep] if v not in stay]
         for version in gone:
             # Renamed first, so that no server sees an incomplete version.
             aside = folder / f".pruned-{version}"
@@ -198,12 +198,13 @@ def _models(path: Path) -> Models:
 
 
 def _known(folder: Path, version: int | None) -> int:
-    there = versions(folder)
-    if version is not None and version not in there:
+    existing = versions(folder)
+    if version is not None and version not in existing:
         raise ReleaseError(
-            f"`version` must be one of {there} in {folder}. Received: version={version}"
+            f"`version` must be one of {existing} in {folder}. "
+            f"Received: version={version}"
         )
-    return there[-1] if version is None else version
+    return existing[-1] if version is None else version
 
 
 def _check_files(version: Path) -> None:

@@ -67,7 +67,7 @@ class Workload:
         signature: str,
         batch_size: int,
     ) -> Workload:
-        """Messages of `batch_size` queries each, with the queries in turn.
+        """Messages of `batch_size` queries each, cycling through the queries.
 
         Args:
             rows: Inputs of each query, each `(1, …)`; at least one query.

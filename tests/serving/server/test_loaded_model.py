@@ -17,6 +17,8 @@ from recdistill.serving.server.request_errors import RequestError
 from tests.serving.calls import predict_request
 from tests.small_models import WARM_UP, saved_toy, write_warm_up
 
+pytestmark = pytest.mark.slow
+
 FLOAT = meta_graph_pb2.TensorInfo(dtype=tf.float32.as_datatype_enum)
 SIGNATURE = LoadedSignature(
     "any", {"a": FLOAT, "b": FLOAT}, {"y": FLOAT, "z": FLOAT}, {"b": np.float32([9])}

@@ -4,8 +4,10 @@ import pytest
 
 from recdistill.errors import ServeError
 from tests.serving.calls import refused
-from tests.serving.server.conftest import wait_until
+from tests.serving.waiting import wait_until
 from tests.small_models import publish_toy, toy_config
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import pytest
 from recdistill.errors import ServeError
 from recdistill.serving.server.versions import Prediction
 from tests.serving.calls import predict_request, refused
-from tests.serving.server.conftest import wait_until
+from tests.serving.waiting import wait_until
 from tests.small_models import saved_toy, toy_config
+
+pytestmark = pytest.mark.slow
 
 
 def first(serving):

@@ -1,0 +1,154 @@
+"""Times of interactions as 64-bit integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recdistill.data.column_values import (
+    Place,
+    cast_with_row,
+    reject_missing,
+    whole_numbers,
+)
+from recdistill.features.raw_text import is_text, plain
+
+_MICROSECONDS = pa.timestamp("us")
+_MICROSECONDS_UTC = pa.timestamp("us", "UTC")
+_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_FRACTION = 1_000_000
+"""Factor of numbers with a fraction, which are seconds."""
+_ZONE_NAME = r"\s*(?:UTC|GMT)$"
+_ZONE_OFFSET = r"\s+([-+][0-9]{2}:?[0-9]{2})$"
+_BELOW_MICROSECONDS = r"(\.[0-9]{6})[0-9]+"
+_NUMBER = r"^[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?$"
+
+
+class Times:
+    """Times as int64, in one unit for the whole stream.
+
+    Whole numbers are unchanged. Dates become microseconds since 1970 (UTC if they have
+    no time zone), and so do numbers with a fraction, which are seconds. The first
+    values of a stream decide which of these it is, so that one date among seconds
+    cannot become microseconds.
+
+    Args:
+        time_format: Unit of numbers ("s", "ms", "us", "ns"; times become microseconds)
+            or format of dates, as for `datetime.strptime`; None to recognise it.
+    """
+
+    def __init__(self, time_format: str | None = None) -> None:
+        self._format = time_format
+        self._parse: Callable[[pa.Array], pa.Array] | None = None
+        self._seconds: bool | None = None
+
+    def __call__(self, values: pa.Array, place: Place) -> pa.Array:
+        """Convert the next values.
+
+        Raises:
+            DataError: If a time is missing, has a fraction or cannot be read.
+        """
+        values = plain(values)
+        reject_missing(values, place)
+        if is_text(values.type):
+            return self._from_text(pc.utf8_trim_whitespace(values), place)
+        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+            return values.cast(_MICROSECONDS, safe=False).cast(pa.int64())
+        if not _is_number(values.type):
+            raise place.type_error("a time must be integer or date", values)
+        return self._from_numbers(values, place)
+
+    def _from_numbers(self, values: pa.Array, place: Place) -> pa.Array:
+        if pa.types.is_integer(values.type):
+            wanted = "a time must fit 64 bits"
+            whole = cast_with_row(values, pa.int64(), place, wanted)
+            if self._format == "ns":
+                return pc.divide(whole, 1000)
+            if self._format in _UNITS:
+                return pc.multiply_checked(whole, _UNITS[self._format])
+            return pc.multiply_checked(whole, _FRACTION) if self._seconds else whole
+        doubles = values.cast(pa.float64())
+        factor = _UNITS.get(self._format or "")
+        if self._seconds is None:
+            found = pc.any(pc.not_equal(doubles, pc.floor(doubles))).as_py()
+            self._seconds = bool(found) and self._format is None
+        if self._seconds:
+            factor = _FRACTION
+        if factor is None:
+            whole = whole_numbers(doubles, place)
+            return pc.divide(whole, 1000) if self._format == "ns" else whole
+        scaled = pc.round(pc.multiply(doubles, float(factor)))
+        return cast_with_row(scaled, pa.int64(), place, "a time must fit 64 bits")
+
+    def _from_text(self, values: pa.Array, place: Place) -> pa.Array:
+        if len(values) == 0:
+            return values.cast(pa.int64())
+        if self._format is not None and "%" in self._format:
+            wanted = f"a time must have the format {self._format!r}"
+            return cast_with_row(values, self._strptime, place, wanted)
+        if self._parse is None:
+            self._parse = _time_parser(values[:1], self._format is not None)
+        if self._parse is _parse_number:
+            wanted = "a time must be a whole number, like the first of the table"
+            numbers = cast_with_row(values, _parse_number, place, wanted)
+            return self._from_numbers(numbers, place)
+        wanted = "a time must be a whole number or an ISO 8601 date, all in one form"
+        return cast_with_row(values, self._parse, place, wanted)
+
+    def _strptime(self, values: pa.Array) -> pa.Array:
+        times = []
+        for text in values.to_pylist():
+            try:
+                time = datetime.strptime(text, self._format or "")
+            except ValueError as error:
+                raise pa.ArrowInvalid(str(error)) from error
+            if time.tzinfo is not None:
+                time = time.astimezone(UTC).replace(tzinfo=None)
+            times.append(np.datetime64(time, "us"))
+        return pa.array(np.array(times, "datetime64[us]").astype("int64"))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_decimal(kind)
+    )
+
+
+def _time_parser(first: pa.Array, number: bool) -> Callable[[pa.Array], pa.Array]:
+    if number or pc.match_substring_regex(first, _NUMBER)[0].as_py():
+        return _parse_number
+    for parse in (_parse_date, _parse_date_with_zone):
+        try:
+            parse(first)
+            return parse
+        except pa.ArrowInvalid:
+            continue
+    return _parse_date
+
+
+def _parse_number(values: pa.Array) -> pa.Array:
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values.cast(pa.float64())
+
+
+def _parse_date(values: pa.Array) -> pa.Array:
+    return _date(values).cast(_MICROSECONDS).cast(pa.int64())
+
+
+def _parse_date_with_zone(values: pa.Array) -> pa.Array:
+    values = pc.replace_substring_regex(_date(values), _ZONE_NAME, "Z")
+    values = pc.replace_substring_regex(values, _ZONE_OFFSET, r"\1")
+    return values.cast(_MICROSECONDS_UTC).cast(pa.int64())
+
+
+def _date(values: pa.Array) -> pa.Array:
+    """Without the digits below a microsecond."""
+    return pc.replace_substring_regex(values, _BELOW_MICROSECONDS, r"\1")
