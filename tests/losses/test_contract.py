@@ -9,13 +9,12 @@ import pytest
 import tensorflow as tf
 
 from recdistill import losses
-from recdistill.losses.list_loss import LossWithSettings
 from tests import contracts
 from tests.contracts import function_of, loss_and_gradient
 
 EVERY_LOSS = pytest.mark.parametrize("loss_cls", contracts.list_losses())
 BASES = {
-    LossWithSettings,
+    losses.LossWithSettings,
     losses.ListLoss,
     losses.TemperedListLoss,
     losses.RelevanceListLoss,

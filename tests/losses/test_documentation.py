@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from recdistill import losses
-from recdistill.losses.list_loss import LossWithSettings
 from tests import contracts
 
 DOCS = Path(__file__).parents[2] / "docs" / "losses.md"
 BASES = {
-    LossWithSettings,
+    losses.LossWithSettings,
     losses.ListLoss,
     losses.TemperedListLoss,
     losses.RelevanceListLoss,
