@@ -64,9 +64,6 @@ parity_rows = 16
 FILE_LISTS = 256
 """Lists in a file of teacher scores, so that there are several."""
 
-KERAS_ON_NUMPY_2 = "ignore:__array__ implementation:DeprecationWarning"
-"""Warning of NumPy 2 in Keras's `save_weights`."""
-
 
 def write_config(folder: Path, text: str = CONFIG) -> Path:
     """The pipeline file in `folder`."""

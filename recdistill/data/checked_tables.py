@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,10 +38,12 @@ def interaction_stream(
         DataError: If a column is missing, the files differ in their columns, there are
             no interactions, or the first batch has a bad value.
     """
-    for stream in streams:
-        require_columns(list(stream.offered), columns.names(), stream.name)
-    streams = same_types(streams, columns.names())
     options = options or ReadingOptions()
+    kept = options.keep.columns if options.keep else ()
+    for stream in streams:
+        required = dict.fromkeys([*columns.names(), *kept])
+        require_columns(list(stream.offered), required, stream.name)
+    streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:
         name = streams[0].name
@@ -83,7 +86,11 @@ def _checked(
         for batch in stream.read():
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
-                done = _converted(part, stream, columns, times, row + start)
+                rows = np.arange(row + start, row + start + part.num_rows)
+                if options.keep is not None:
+                    held = options.keep.holds(part, stream.name, row + start)
+                    part, rows = part.filter(held), rows[np.asarray(held)]
+                done = _converted(part, stream, columns, times, rows)
                 if columns.relevance is not None and not with_negatives:
                     done = done.filter(pc.greater(done[columns.relevance], 0))
                 yield done
@@ -95,7 +102,7 @@ def _converted(
     stream: TableStream,
     columns: Columns,
     times: Times,
-    row: int,
+    rows: np.ndarray,
 ) -> pa.RecordBatch:
     Converter = Callable[[pa.Array, column_values.Place], pa.Array]
     converters: dict[str | None, Converter] = {
@@ -111,7 +118,7 @@ def _converted(
     for name in batch.schema.names:
         array = batch.column(name)
         if name in converters:
-            place = column_values.Place(stream.name, name, row)
+            place = column_values.Place(stream.name, name, rows=rows)
             array = converters[name](array, place)
         arrays[name] = array
     return pa.RecordBatch.from_pydict(arrays)

@@ -27,16 +27,19 @@ class Place:
         table: Path of the file or name of the table, as the user gave it.
         column: Name of the column.
         first_row: Row of the first value; rows count from 1, without a header.
+        rows: Row of each value, if they are not consecutive.
     """
 
     table: str
     column: str
     first_row: int = 1
+    rows: np.ndarray | None = None
 
     def error(self, index: int, problem: str, value: Any) -> DataError:
         """Error about the value at `index`."""
+        row = self.first_row + index if self.rows is None else self.rows[index]
         return DataError(
-            f"{self.table}, column `{self.column}`, row {self.first_row + index}: "
+            f"{self.table}, column `{self.column}`, row {row}: "
             f"{problem}. Received: {value!r}"
         )
 

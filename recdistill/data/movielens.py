@@ -15,10 +15,11 @@ from recdistill.data.checked_tables import (
 from recdistill.data.dataset import Columns, Dataset, require_columns
 from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.movielens_100k import GENRES, genres_of, split_lines
+from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.source_files import SourceFiles
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
-    file_digest,
     fingerprint,
     reading,
 )
@@ -67,7 +68,10 @@ class _Layout:
 
 
 def read_movielens(
-    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+    path: str | Path,
+    columns: Mapping[str, str] | Columns | None = None,
+    *,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a MovieLens folder: 100K, 1M, 10M, or newer releases as CSV.
 
@@ -80,6 +84,7 @@ def read_movielens(
         path: The unpacked folder.
         columns: Roles to column names, for example `{"relevance": "rating"}` to use the
             rating as relevance; by default each rated film has relevance 1.
+        options: How the interactions are read: `keep` and `time_format`.
 
     Raises:
         DataError: If the folder has none of the layouts or a file is damaged.
@@ -97,15 +102,16 @@ def read_movielens(
     if layout.name == _CSV_LAYOUT:
         for each in paths:
             check_utf8(each)
-    digests = {each.name: file_digest(each) for each in paths}
+    source = SourceFiles.of({each.name: each for each in paths})
     return Dataset(
         name=folder.resolve().name,
         columns=roles,
         items=layout.items(paths[1]),
         queries=layout.queries(paths[2]) if layout.queries else None,
-        fingerprint=fingerprint(digests),
-        source=digests,
-        stream=interaction_stream([layout.ratings(paths[0])], roles),
+        fingerprint=fingerprint(source.digests),
+        source=source.digests,
+        verify=source.verify,
+        stream=interaction_stream([layout.ratings(paths[0])], roles, options),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from recdistill.data.dataset import Columns
+from recdistill.data.row_filter import RowFilter
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class ReadingOptions:
         delimiter: Delimiter of text files; None to recognise it from the header.
         time_format: Unit ("s", "ms", "us", "ns") or format of the times; None to
             recognise it (`recdistill.data.times`).
+        keep: Which interactions are read; None for all.
     """
 
     query_features: frozenset[str] | None = None
     item_features: frozenset[str] | None = None
     delimiter: str | None = None
     time_format: str | None = None
+    keep: RowFilter | None = None
 
     def item_columns(self, roles: Columns) -> set[str] | None:
         """Columns to read from the items; None for all."""
@@ -47,4 +50,5 @@ class ReadingOptions:
         """
         if self.query_features is None:
             return None
-        return {*roles.names(), *self.query_features.difference(in_queries)}
+        kept = self.keep.columns if self.keep else ()
+        return {*roles.names(), *kept, *self.query_features.difference(in_queries)}

@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.delimited_text import TextLayout, text_stream
+from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.source_files import SourceFiles
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
-    file_digest,
     fingerprint,
     reading,
 )
@@ -33,7 +34,10 @@ class _Field(NamedTuple):
 
 
 def read_recbole(
-    path: str | Path, columns: Mapping[str, str] | Columns | None = None
+    path: str | Path,
+    columns: Mapping[str, str] | Columns | None = None,
+    *,
+    options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a folder with `<name>.inter` and, if they exist, `.item` and `.user`.
 
@@ -45,6 +49,7 @@ def read_recbole(
         path: The folder. If it has several data sets, the one with the name of the
             folder is read.
         columns: Roles to column names without types, such as `{"relevance": "rating"}`.
+        options: How the interactions are read: `keep` and `time_format`.
 
     Returns:
         A `Dataset`; its times are the integers that `timestamp:float` holds.
@@ -64,7 +69,7 @@ def read_recbole(
     }
     for each in paths.values():
         check_utf8(each)
-    digests = {each.name: file_digest(each) for each in paths.values()}
+    source = SourceFiles.of({each.name: each for each in paths.values()})
     tables = {
         kind: feature_table([_stream(paths[kind])], id_column)
         for kind, id_column in ((".item", roles.item), (".user", roles.query))
@@ -75,9 +80,10 @@ def read_recbole(
         columns=roles,
         items=tables.get(".item"),
         queries=tables.get(".user"),
-        fingerprint=fingerprint(digests),
-        source=digests,
-        stream=interaction_stream([_stream(inter, roles)], roles),
+        fingerprint=fingerprint(source.digests),
+        source=source.digests,
+        verify=source.verify,
+        stream=interaction_stream([_stream(inter, roles)], roles, options),
     )
 
 

@@ -17,6 +17,7 @@ from recdistill.data import (
 )
 from recdistill.data.dataset import Progress
 from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError
 from recdistill.features.specs import FeatureSpec
 from recdistill.pipeline.config import Config, DatasetConfig
@@ -31,11 +32,13 @@ def reading_options(config: Config) -> ReadingOptions:
     def columns(features: Mapping[str, FeatureSpec]) -> frozenset[str]:
         return frozenset(spec.column or name for name, spec in features.items())
 
+    keep = config.dataset.keep
     return ReadingOptions(
         query_features=columns(config.query),
         item_features=columns(config.candidate),
         delimiter=config.dataset.delimiter,
         time_format=config.dataset.time_format,
+        keep=RowFilter.parse(keep) if keep is not None else None,
     )
 
 
@@ -83,4 +86,4 @@ def load_dataset(
     if config.reader == "listwise":
         return read_listwise(path, columns, options=options)
     reader = {"movielens": read_movielens, "recbole": read_recbole}[config.reader]
-    return reader(path, columns)
+    return reader(path, columns, options=options)

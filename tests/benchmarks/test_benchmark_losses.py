@@ -11,6 +11,8 @@ from benchmarks.losses import BASELINE, DEFAULT_LOSS, NDCG, OVERLAP
 from recdistill import losses
 from tests import contracts, small_pipelines
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = experiment.Settings(
     contenders=(DEFAULT_LOSS, BASELINE), temperatures=(1.0, 2.0), seeds=(1,), samples=50
 )

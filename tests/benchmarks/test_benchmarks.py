@@ -9,6 +9,8 @@ import pytest
 from benchmarks import Benchmark, distiller_correctness, linear, metrics, sized
 from benchmarks.__main__ import BENCHMARKS, as_table, shown, write
 
+pytestmark = pytest.mark.slow
+
 SCALE = 0.03
 
 

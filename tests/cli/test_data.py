@@ -1,11 +1,6 @@
 """`recdistill data fetch`."""
 
-import pytest
-
-from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call
-
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 
 
 def test_fetched_data_are_named_by_their_folder(tmp_path, monkeypatch):

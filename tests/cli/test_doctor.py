@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 class TestDoctor:

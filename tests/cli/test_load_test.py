@@ -8,6 +8,8 @@ import pytest
 from tests.cli.command_line import assert_is_one_paragraph, call
 from tests.serving.fake_server import ITEMS, query, serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server():

@@ -13,8 +13,6 @@ from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
-
 
 def test_help_and_bad_configs_need_no_tensorflow(tmp_path):
     bad = small_pipelines.write_config(tmp_path, "name = ")

@@ -9,7 +9,7 @@ from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("step", STEPS)

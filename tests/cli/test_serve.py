@@ -10,6 +10,8 @@ from tests.cli.command_line import assert_is_one_paragraph, call
 from tests.serving.programs import adder
 from tests.small_models import publish_toy
 
+pytestmark = pytest.mark.slow
+
 SERVE = """
 import sys
 from recdistill.cli.main import app

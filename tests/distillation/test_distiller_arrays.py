@@ -18,6 +18,8 @@ from tests.small_models import (
     weights_of,
 )
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = make_arrays()
 X, Y, LIST_WEIGHT = ARRAYS
 CANDIDATE_WEIGHT = np.random.default_rng(4).uniform(0.5, 2.0, (LISTS, LIST_SIZE))

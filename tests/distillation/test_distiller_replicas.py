@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -34,7 +36,6 @@ print(json.dumps(results))
 """
 
 
-@pytest.mark.slow
 def test_two_replicas_with_boolean_masks_train_and_report_like_one():
     # Two CPU devices can be configured only before TensorFlow starts.
     done = subprocess.run(

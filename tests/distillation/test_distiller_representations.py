@@ -29,6 +29,8 @@ from tests.small_models import (
     weights_of,
 )
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 7
 STORED = "teacher_query_embedding"
 

@@ -19,6 +19,8 @@ from tests.small_models import (
     make_distiller,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_teacher_is_neither_counted_nor_saved(tmp_path):
     x, y, weight = make_arrays()

@@ -19,6 +19,8 @@ from tests.small_models import (
     weights_of,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_stored_scores_and_a_live_teacher_give_the_same_loss():
     x, y, weight = make_arrays()

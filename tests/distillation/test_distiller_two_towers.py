@@ -20,6 +20,8 @@ from tests.small_models import (
     shuffled_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 BATCH = build_batch(lists=6)
 SHARED = np.array([3, 0, 9, 5], "int32")
 NAMES = ["query_embedding", "candidate_embedding"]

@@ -20,6 +20,8 @@ from tests.small_models import (
     make_distiller,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_metrics_see_the_mask():
     mask = tf.constant([[True, True, True, False]])

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from recdistill.export import fresh_process
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_script_can_import_neither_keras_nor_the_library():

@@ -5,6 +5,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from recdistill.export.inspection import compatibility, served_ops
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def model():

@@ -11,6 +11,8 @@ from recdistill.export.layout import QUERY_TOWER_DESCRIPTION
 from recdistill.export.on_device import export_query_tower, query_tower_embeddings
 from tests.small_models import films_rows, films_schema, films_student
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ai_edge_litert")
 
 

@@ -9,6 +9,8 @@ from recdistill.export.parity import Live, Request, check_parity
 from recdistill.retrieval.exact import LOWEST
 from tests.small_models import ITEMS, films_items, films_rows
 
+pytestmark = pytest.mark.slow
+
 
 def live_of(queries, items):
     raw = films_rows()

@@ -5,6 +5,8 @@ import pytest
 from recdistill.errors import BusyError
 from recdistill.export import publishing
 
+pytestmark = pytest.mark.slow
+
 
 def test_files_of_a_killed_export_are_removed(tmp_path):
     killed = tmp_path / ".staging-1" / "variables"

@@ -24,6 +24,8 @@ from tests.small_models import (
     films_student,
 )
 
+pytestmark = pytest.mark.slow
+
 NEW = pa.table(
     {
         "item_id": ["item-3", "größe", "映画", *(f"neu-{k}" for k in range(70))],

@@ -7,6 +7,8 @@ import tensorflow as tf
 from recdistill.retrieval.exact import LARGEST, LOWEST
 from tests.small_models import ITEMS, films_items, films_rows
 
+pytestmark = pytest.mark.slow
+
 ANY = np.full((1, 1), "", object)
 """Ids of one query that excludes nothing, or may get any item."""
 

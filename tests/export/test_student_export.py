@@ -29,6 +29,8 @@ from tests.small_models import (
     films_student,
 )
 
+pytestmark = pytest.mark.slow
+
 QUERY = {
     "Age": {"dtype": "float32", "shape": [None]},
     "history": {"dtype": "string", "shape": [None, None]},

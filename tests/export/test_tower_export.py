@@ -29,6 +29,8 @@ from recdistill.serving.deploy.models_config import Models
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
 
+pytestmark = pytest.mark.slow
+
 ITEMS = [f"film-{k}" for k in range(30)]
 USERS = ["ann", "bob", "nobody", ""]
 HISTORIES = [["film-1", "film-2", "film-7"], ["film-3"], [], ["unknown", "film-0"]]

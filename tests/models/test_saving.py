@@ -21,6 +21,8 @@ from tests.small_models import (
     shuffled_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 BATCH = build_batch()
 
 

@@ -13,7 +13,7 @@ from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import artefact_names, go, made, report_of, weights
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

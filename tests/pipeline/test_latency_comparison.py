@@ -10,7 +10,7 @@ from recdistill.pipeline.latency_comparison import time_side_by_side
 from recdistill.pipeline.runner import Pipeline
 from tests import small_pipelines
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of, weights
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 def student(function="build", module="tests.pipeline.own_towers", **keys):

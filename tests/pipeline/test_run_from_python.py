@@ -13,7 +13,7 @@ from recdistill.export import publishing
 from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 COLUMNS = {"query": "who", "item": "what", "time": "when"}
 

@@ -17,7 +17,7 @@ from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 class TestTheWholeRun:

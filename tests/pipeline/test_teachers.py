@@ -24,7 +24,7 @@ from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.pipeline import outside
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
 SMALL = ("lists.size=sampled", "student.steps=2")

@@ -20,6 +20,8 @@ from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
 
+pytestmark = pytest.mark.slow
+
 METRICS = ("ndcg@10", "mrr")
 
 

@@ -15,6 +15,8 @@ from recdistill.pipeline.training_overlap import lists_trained_on
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):

@@ -15,6 +15,8 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tests.serving.waiting import LONG_S
+
 
 def predict_request(signature="", model="toy", version=None, label=None, **inputs):
     """A request; inputs are tensor messages or array-like."""
@@ -49,10 +51,10 @@ class Client:
     def close(self):
         self.channel.close()
 
-    def send(self, request, timeout=30):
+    def send(self, request, timeout=LONG_S):
         return self.prediction.Predict(request, timeout=timeout)
 
-    def predict(self, signature="", timeout=30, output_filter=(), **given):
+    def predict(self, signature="", timeout=LONG_S, output_filter=(), **given):
         """Outputs as arrays by name, and the version that answered."""
         request = predict_request(signature, **given)
         request.output_filter.extend(output_filter)
@@ -64,7 +66,7 @@ class Client:
         request = get_model_metadata_pb2.GetModelMetadataRequest()
         request.model_spec.name = model
         request.metadata_field.extend(fields)
-        return self.prediction.GetModelMetadata(request, timeout=30)
+        return self.prediction.GetModelMetadata(request, timeout=LONG_S)
 
     def status(self, model="toy", version=None):
         """State of each version by number."""
@@ -72,7 +74,7 @@ class Client:
         request.model_spec.name = model
         if version is not None:
             request.model_spec.version.value = version
-        response = self.model.GetModelStatus(request, timeout=30)
+        response = self.model.GetModelStatus(request, timeout=LONG_S)
         state = get_model_status_pb2.ModelVersionStatus.State
         return {
             each.version: state.Name(each.state)
@@ -81,12 +83,12 @@ class Client:
 
     def reload(self, config):
         request = model_management_pb2.ReloadConfigRequest(config=config)
-        return self.model.HandleReloadConfigRequest(request, timeout=60)
+        return self.model.HandleReloadConfigRequest(request, timeout=LONG_S)
 
     def http(self, method, path, body=None, headers=()):
         """Status and body of one HTTP request."""
         with contextlib.closing(
-            http.client.HTTPConnection(self.host, self.rest_port, timeout=60)
+            http.client.HTTPConnection(self.host, self.rest_port, timeout=LONG_S)
         ) as connection:
             if body is not None and not isinstance(body, bytes):
                 body = json.dumps(body).encode()

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.serving.fake_server import query, serving
+
+pytestmark = pytest.mark.slow
 
 IMPORTS = """
 import sys

@@ -15,6 +15,7 @@ from recdistill.serving.deploy.models_config import Models
 from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
+from tests.serving.waiting import LONG_S
 from tests.small_models import (
     ITEMS,
     films_items,
@@ -22,6 +23,8 @@ from tests.small_models import (
     films_schema,
     films_student,
 )
+
+pytestmark = pytest.mark.slow
 
 QUERIES, BATCH, K = 1000, 100, 10
 TOLERANCE = 1e-5
@@ -78,8 +81,8 @@ def server(exported, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clients(server):
-    grpc = Client(f"grpc://127.0.0.1:{server.port}", "films", deadline_s=30)
-    rest = Client(f"http://127.0.0.1:{server.rest_port}", "films", deadline_s=30)
+    grpc = Client(f"grpc://127.0.0.1:{server.port}", "films", deadline_s=LONG_S)
+    rest = Client(f"http://127.0.0.1:{server.rest_port}", "films", deadline_s=LONG_S)
     with grpc, rest:
         yield {"grpc": grpc, "rest": rest}
 
@@ -228,7 +231,7 @@ def test_single_queries_give_the_same_embeddings(clients, queries, served):
 
 def test_the_async_client_gives_the_same_items(server, queries, exclude, served):
     async def ask(endpoint):
-        async with AsyncClient(endpoint, "films", deadline_s=30) as client:
+        async with AsyncClient(endpoint, "films", deadline_s=LONG_S) as client:
             starts = range(0, 300, BATCH)
             parts = [slice(start, start + BATCH) for start in starts]
             answers = await asyncio.gather(

@@ -28,8 +28,9 @@ from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
 from tests import small_pipelines
+from tests.serving.waiting import LONG_S
 
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
 MOVIELENS = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 COLUMNS = {"query": "userId", "item": "title", "time": "timestamp"}
@@ -124,7 +125,7 @@ def exported(prepared, student, columns, tmp_path_factory):
 def by_client(url, queries, histories, allowed, candidates):
     """Recommendations without seen items, and rankings, of all queries."""
     recommended, ranked = [], []
-    with Client(url, "films", deadline_s=30) as client:
+    with Client(url, "films", deadline_s=LONG_S) as client:
         for start in range(0, QUERIES, BATCH):
             part = slice(start, start + BATCH)
             recommended += client.recommend(

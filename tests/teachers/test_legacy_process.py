@@ -3,8 +3,11 @@
 import io
 
 import numpy as np
+import pytest
 
 from recdistill.teachers.legacy_process import read_frame, write_frame
+
+pytestmark = pytest.mark.slow
 
 
 def test_arrays_of_any_name_are_restored():

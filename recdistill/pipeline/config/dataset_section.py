@@ -64,6 +64,12 @@ class DatasetConfig(Section):
         description="Delimiter of text files, one or more characters. By default it is "
         "recognised from the header: comma, tab, `::`, `|` or `;`.",
     )
+    keep: str | None = Field(
+        default=None,
+        description="Interactions that are used: conditions joined by `and`, such as "
+        "`rating >= 4` or `event_type == 'purchase'`. Operators: `==`, `!=`, `<`, "
+        "`<=`, `>`, `>=`. Not for generated data.",
+    )
     time_format: str | None = Field(
         default=None,
         min_length=1,
@@ -89,6 +95,11 @@ class DatasetConfig(Section):
             raise ValueError(
                 "exactly one of `path` and `fetch` must be given. "
                 f"Received: {given or 'neither'}"
+            )
+        if self.keep is not None and self.reader == "synthetic":
+            raise ValueError(
+                "`keep` must not be given for reader 'synthetic'. "
+                f"Received: {self.keep!r}"
             )
         listwise = sorted({"list", "score"} & set(self.columns))
         if listwise and self.reader not in ("listwise", "frames"):

@@ -32,6 +32,7 @@ class Prepare(Step):
             "columns": vars(dataset.columns),
             "delimiter": config.dataset.delimiter,
             "time_format": config.dataset.time_format,
+            "keep": config.dataset.keep,
             "per_query": config.lists.per_query,
             "with_raw": run.needs_raw,
             **sections(config, "query", "candidate", "split"),

@@ -13,6 +13,8 @@ from recdistill.evaluation.latency.saved_model_timing import (
 from recdistill.evaluation.latency.stopwatch import Latency, Throughput
 from recdistill.export.layout import WARM_UP, read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def timed(exported):

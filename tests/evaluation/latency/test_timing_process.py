@@ -10,6 +10,8 @@ from recdistill.evaluation.latency.timing_process import (
 )
 from recdistill.export.layout import read_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def loaded(exported):

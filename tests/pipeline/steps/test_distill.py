@@ -6,10 +6,9 @@ from recdistill.errors import GateError
 from recdistill.pipeline import run_context
 from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.training import Trainer
-from tests import small_pipelines
 from tests.pipeline.tiny_runs import artefact_names, go, made, report_of
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 class TestTheGate:

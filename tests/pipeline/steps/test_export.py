@@ -9,7 +9,7 @@ from recdistill.export import publishing
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 class TestTheExport:

@@ -5,10 +5,9 @@ import pytest
 
 from recdistill.errors import GateError, ScoreError
 from recdistill.pipeline import model_building, run_context
-from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made
 
-pytestmark = pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
+pytestmark = pytest.mark.slow
 
 
 class TestTheScoreStore:

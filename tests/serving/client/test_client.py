@@ -8,7 +8,6 @@ import contextlib
 import pickle
 import socket
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from recdistill.serving import (
     UnavailableError,
 )
 from tests.serving.fake_server import ITEMS, LOWEST, query, serving
+from tests.serving.waiting import LONG_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def connect(request, server):
         kind = Blocking if asynchronous else Client
         endpoint = endpoint or server.endpoints[protocol]
         # A long deadline, because the machine may be busy.
-        client = kind(endpoint, model, **{"deadline_s": 20.0, **options})
+        client = kind(endpoint, model, **{"deadline_s": LONG_S, **options})
         made.append(client)
         return client
 
@@ -192,11 +192,11 @@ class TestWhatIsSent:
         client = connect()
         client.recommend([query(history=[], jobs=[])])
         client.rank([query()], [[]])
-        asked = {
+        sent = {
             name: value for _, inputs in server.seen for name, value in inputs.items()
         }
         for name in ("history", "jobs", "exclude_ids", "candidate_ids"):
-            assert asked[name].shape[1] >= 1, name
+            assert sent[name].shape[1] >= 1, name
 
     def test_the_label_is_sent(self, connect):
         assert (
@@ -254,7 +254,7 @@ class TestInvalidArguments:
         [
             ({"deadline_s": 0}, "`deadline_s` must be positive"),
             ({"retries": -1}, "must not be negative"),
-            ({"version": 1, "label": "a"}, "must not both be given"),
+            ({"version": 1, "label": "a"}, "must not both be set"),
             ({"model": ""}, "`model` must not be empty"),
             ({"endpoint": "ftp://a"}, r"Received: endpoint='ftp://a'"),
         ],
@@ -321,9 +321,13 @@ class TestDeadlines:
     def test_a_slow_answer_is_a_deadline_error(self, connect, server):
         client = connect()
         client.encode_query([query()])
-        server.delay_s = 1.5
-        with pytest.raises(DeadlineError):
-            client.encode_query([query()], deadline_s=0.2)
+        server.open_gate.clear()
+        try:
+            with pytest.raises(DeadlineError):
+                client.encode_query([query()], deadline_s=0.2)
+        finally:
+            server.open_gate.set()
+            wait_until(lambda: server.under_way == 0)
 
     def test_an_answer_that_arrives_byte_by_byte_is_a_deadline_error(self, connect):
         if not connect.rest:
@@ -401,6 +405,14 @@ class TestObservations:
         assert client.errors == {}
 
 
+def answers(client):
+    """The answer in a list, which is empty while there is no server."""
+    try:
+        return [client.encode_query([query()])]
+    except UnavailableError:
+        return []
+
+
 class TestConnections:
     def test_rest_connections_are_reused(self, connect, server):
         if not connect.rest:
@@ -432,17 +444,14 @@ class TestConnections:
         with pytest.raises((UnavailableError, DeadlineError)):
             client.encode_query([query()], deadline_s=0.5)
         with serving(**{f"{kind}_port": port}):
-            for _ in range(50):
-                try:
-                    got = client.encode_query([query()])
-                    break
-                except UnavailableError:
-                    time.sleep(0.05)
+            [got] = wait_until(lambda: answers(client))
         assert got.values.tolist() == [[2.0, 30.0]]
 
     def test_threads_can_share_a_client(self, server):
         for protocol in ("grpc", "rest"):
-            with Client(server.endpoints[protocol], "films", deadline_s=20) as client:
+            with Client(
+                server.endpoints[protocol], "films", deadline_s=LONG_S
+            ) as client:
                 wrong = []
 
                 def work(number, client=client, wrong=wrong):
@@ -462,7 +471,7 @@ class TestConnections:
 
     def test_async_calls_run_concurrently(self, server):
         async def eight(endpoint):
-            async with AsyncClient(endpoint, "films", deadline_s=20) as client:
+            async with AsyncClient(endpoint, "films", deadline_s=LONG_S) as client:
                 await client.signatures()
                 calls = [
                     client.encode_query([query(history=["a"] * n)]) for n in range(8)
@@ -472,6 +481,6 @@ class TestConnections:
 
         for protocol in ("grpc", "rest"):
             # Every answer waits until four requests have arrived.
-            server.barrier = threading.Barrier(4, timeout=20)
+            server.barrier = threading.Barrier(4)
             got = asyncio.run(eight(server.endpoints[protocol]))
             assert got == list(range(8))

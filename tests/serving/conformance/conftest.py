@@ -13,7 +13,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 
 import grpc
@@ -21,6 +20,7 @@ import pytest
 from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tests.serving.calls import Client
+from tests.serving.waiting import wait_until
 
 ENGINES = [
     "embedded",
@@ -96,24 +96,21 @@ def started(engine, exported):
                 said += line
             ports = [int(each) for each in found]
         client = Client(*ports)
-        wait_for(client, exported.name, process)
+        wait_until(lambda: is_available(client, exported.name, process))
         yield client
         process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait() == 0
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
 
 
-def wait_for(client, model, process):
-    for _ in range(600):
-        with contextlib.suppress(grpc.RpcError):
-            if "AVAILABLE" in client.status(model).values():
-                return
-        assert process.poll() is None
-        time.sleep(0.1)
-    raise AssertionError("The server did not become available")
+def is_available(client, model, process):
+    assert process.poll() is None, "The server has ended"
+    with contextlib.suppress(grpc.RpcError):
+        return "AVAILABLE" in client.status(model).values()
+    return False
 
 
 def free_port():

@@ -13,6 +13,8 @@ from tensorflow.core.framework import types_pb2
 
 from tests.serving.calls import predict_request, refused
 
+pytestmark = pytest.mark.slow
+
 SIGNATURES = "serving_default recommend rank encode_query encode_candidates".split()
 
 

@@ -7,6 +7,7 @@ from recdistill.serving.client.client import Client
 from recdistill.serving.client.protocols import Target
 from recdistill.serving.load_test.workload import Workload, rows_of
 from tests.serving.fake_server import ITEMS, query, serving
+from tests.serving.waiting import LONG_S
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def workload(server):
 
     def make(protocol="grpc", batch_size=1):
         endpoint = Endpoint.parse(server.endpoints[protocol])
-        with Client(endpoint.url, "films", deadline_s=20) as client:
+        with Client(endpoint.url, "films", deadline_s=LONG_S) as client:
             contract = client.signatures()["recommend"]
         queries = [query(user_id=f"user {n}", history=ITEMS[:n]) for n in range(5)]
         rows = rows_of(queries, contract, k=3)

@@ -12,6 +12,8 @@ from recdistill.serving.load_test.request_samples import Samples
 from recdistill.serving.load_test.workload import Workload
 from tests.serving.load_test.virtual_time import VirtualClock, VirtualServer
 
+pytestmark = pytest.mark.slow
+
 WORK = Workload(["a", "b", "c"], "recommend", 1, 3, Target("films", version=7))
 
 

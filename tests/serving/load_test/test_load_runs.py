@@ -13,6 +13,8 @@ from recdistill.serving.load_test.version_swap import Swap, VersionSwap
 from recdistill.serving.load_test.workload import Workload
 from tests.serving.load_test.made_samples import samples
 
+pytestmark = pytest.mark.slow
+
 WORK = Workload([], "rank", 1, 1, Target("films"))
 ENDPOINT = Endpoint.parse("grpc://localhost:1")
 

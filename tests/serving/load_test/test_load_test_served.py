@@ -16,7 +16,8 @@ from recdistill.serving.load_test.version_swap import staged_copy
 from recdistill.serving.load_test.workload import recorded_rows
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
-from tests import small_pipelines
+
+pytestmark = pytest.mark.slow
 
 
 def load_test(*arguments):
@@ -103,7 +104,6 @@ def test_a_test_with_a_swap_has_no_errors_and_restores_the_folder(films_copy):
     assert [path.name for path in base.iterdir()] == ["1"]
 
 
-@pytest.mark.filterwarnings(small_pipelines.KERAS_ON_NUMPY_2)
 @pytest.mark.parametrize("signature", ["recommend", "rank"])
 def test_the_test_queries_of_a_run_are_sent(tiny_run, tmp_path, signature):
     base = tiny_run.folder / "export" / "tiny"

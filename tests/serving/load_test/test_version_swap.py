@@ -10,6 +10,8 @@ from recdistill.serving.client.protocols import VersionStatus
 from recdistill.serving.client.serving_errors import ServingError
 from recdistill.serving.load_test.version_swap import staged_copy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def export(tmp_path):

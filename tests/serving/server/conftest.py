@@ -1,12 +1,12 @@
 import contextlib
 import gc
-import time
 
 import pytest
 
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
 from tests.serving.calls import Client
+from tests.serving.waiting import wait_until
 from tests.small_models import publish_toy, toy_config
 
 
@@ -34,15 +34,6 @@ class Serving:
         return wait_until(error)
 
 
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"The condition was not met within {seconds} seconds")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _frozen():
     """Excludes imported objects from garbage collection, as `run_until_signal` does."""
@@ -65,7 +56,7 @@ def serve(tmp_path):
                     publish_toy(base, number)
             file = tmp_path / "models.config"
             file.write_text(str(config or toy_config(base)), encoding="utf-8")
-            defaults = {"port": 0, "rest_port": 0, "poll_s": 0.02, "drain_s": 5}
+            defaults = {"port": 0, "rest_port": 0, "poll_s": 0.02, "drain_s": 60}
             server = LocalServer(ServerOptions(file, **{**defaults, **options}))
             stack.callback(server.stop)
             serving = Serving(server, base, file)
@@ -85,7 +76,7 @@ def shared(tmp_path_factory):
     file = folder / "models.config"
     file.write_text(str(toy_config(base)), encoding="utf-8")
     options = ServerOptions(
-        file, port=0, rest_port=0, rest_timeout_s=5, max_message_bytes=100_000
+        file, port=0, rest_port=0, rest_timeout_s=60, max_message_bytes=100_000
     )
     with LocalServer(options) as server:
         serving = Serving(server, base, file)

@@ -10,11 +10,13 @@ from grpc import StatusCode
 
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.server.batcher import Batcher
-from recdistill.serving.server.loaded_model import LoadedSignature
+from recdistill.serving.server.loaded_model import LoadedModel, LoadedSignature
 from recdistill.serving.server.request_errors import RequestError
 from recdistill.serving.server.server_metrics import ServerMetrics
 from tests.serving.calls import predict_request, refused
 from tests.small_models import saved_toy
+
+pytestmark = pytest.mark.slow
 
 IDS = LoadedSignature("ids", {"ids": None}, {"out": None}, {})
 BATCHING = ":tensorflow:serving:batching_session"
@@ -29,7 +31,7 @@ class Gate:
 
     def __call__(self, signature, values, outputs):
         self.entered.set()
-        self.open.wait(30)
+        self.open.wait()
         self.batches.append(values[0])
         return [self.answer(values[0])]
 
@@ -78,7 +80,7 @@ class Asking:
 
     def finish(self):
         for thread in self.threads:
-            thread.join(30)
+            thread.join()
         return self.results
 
 
@@ -91,7 +93,7 @@ def blocked(batcher, gate):
     zeros = [np.zeros(4, "int32")]
     ask = threading.Thread(target=lambda: batcher.submit(IDS, zeros, ("out",)))
     ask.start()
-    assert gate.entered.wait(30)
+    assert gate.entered.wait()
 
 
 class TestFormingBatches:
@@ -210,22 +212,22 @@ class TestRejections:
     def test_a_request_that_cannot_be_batched_is_rejected_at_once(self, batcher):
         collected = batcher(Gate())
         one = np.int32([1])
-        said = self.refused(collected, one, np.int32(3))
-        assert "at least one dimension" in said
-        said = self.refused(collected, one, np.int32([1, 2]))
-        assert said.endswith("equal 0th-dimension size. Received: [1, 2]")
-        said = self.refused(collected, np.zeros(5))
-        assert said == "Task size 5 is larger than maximum input batch size 4"
-        said = self.refused(collected, np.zeros((0, 3)))
-        assert "at least one row" in said
+        message = self.refused(collected, one, np.int32(3))
+        assert "at least one dimension" in message
+        message = self.refused(collected, one, np.int32([1, 2]))
+        assert message.endswith("equal 0th-dimension size. Received: [1, 2]")
+        message = self.refused(collected, np.zeros(5))
+        assert message == "Task size 5 is larger than maximum input batch size 4"
+        message = self.refused(collected, np.zeros((0, 3)))
+        assert "at least one row" in message
 
     def test_a_full_queue_is_unavailable(self, batcher):
         gate = Gate()
         collected = batcher(gate, queue=2)
         blocked(collected, gate)
         asking = Asking(collected, np.zeros(4), np.zeros(3))
-        said = self.refused_by_queue(collected)
-        assert said.endswith("is full")
+        message = self.refused_by_queue(collected)
+        assert message.endswith("is full")
         gate.open.set()
         assert asking.finish() == [[0.0] * 4, [0.0] * 3]
 
@@ -303,22 +305,26 @@ class TestOverTheProtocols:
         assert client.predict("uneven", x=[1.0, 2.0])[0]["sum"].tolist() == [3.0]
         assert client.predict(x=np.zeros(0, "float32"))[0]["y"].shape == (0,)
 
-    def test_a_full_queue_is_a_503_and_a_timeout_a_504(self, serve):
-        batched = serve(
-            batching=Batching(1, 0, 1, 1), rest_timeout_s=0.2, rest_threads=8
-        )
-        slow = {"signature_name": "slow", "inputs": [300_000]}
-        statuses = []
+    def test_a_full_queue_is_a_503_and_a_timeout_a_504(self, serve, monkeypatch):
+        entered, proceed, run = threading.Event(), threading.Event(), LoadedModel.run
 
-        def ask():
-            statuses.append(batched.client.rest(slow)[0])
+        def held(*arguments):
+            entered.set()
+            proceed.wait()
+            return run(*arguments)
 
-        threads = [threading.Thread(target=ask) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert set(statuses) == {503, 504}
+        monkeypatch.setattr(LoadedModel, "run", held)
+        batched = serve(batching=Batching(1, 0, 1, 1), rest_timeout_s=0.2)
+        # One request occupies the thread, the next one waits in the queue.
+        running = threading.Thread(target=lambda: batched.client.predict(x=[0.0]))
+        running.start()
+        entered.wait()
+        try:
+            statuses = [batched.client.rest({"inputs": [0.0]})[0] for _ in range(2)]
+        finally:
+            proceed.set()
+            running.join()
+        assert statuses == [504, 503]
 
     def test_the_warm_up_runs_through_the_batcher(self, serve):
         batched = serve(batching=Batching(4, 0, 4, 1), load_retries=0)

@@ -17,6 +17,8 @@ from recdistill.serving.server.request_errors import RequestError
 from tests.serving.calls import predict_request
 from tests.small_models import WARM_UP, saved_toy, write_warm_up
 
+pytestmark = pytest.mark.slow
+
 FLOAT = meta_graph_pb2.TensorInfo(dtype=tf.float32.as_datatype_enum)
 SIGNATURE = LoadedSignature(
     "any", {"a": FLOAT, "b": FLOAT}, {"y": FLOAT, "z": FLOAT}, {"b": np.float32([9])}
@@ -30,8 +32,8 @@ def code(call, *arguments):
 
 
 def test_inputs_are_in_the_order_of_the_signature_with_defaults():
-    given = request_inputs(SIGNATURE, predict_request(a=np.float32([1])))
-    assert [value.tolist() for value in given] == [[1.0], [9.0]]
+    inputs = request_inputs(SIGNATURE, predict_request(a=np.float32([1])))
+    assert [value.tolist() for value in inputs] == [[1.0], [9.0]]
 
 
 def test_outputs_are_all_outputs_or_the_sorted_filter():

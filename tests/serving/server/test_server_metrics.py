@@ -3,9 +3,13 @@
 import re
 import threading
 
+import pytest
+
 from recdistill.serving.deploy.model_server import metric_names
 from recdistill.serving.server.server_metrics import ServerMetrics
 from tests.serving.calls import refused
+
+pytestmark = pytest.mark.slow
 
 COUNT = ":tensorflow:serving:request_count"
 LATENCY = ":tensorflow:serving:request_latency"

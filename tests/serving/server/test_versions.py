@@ -8,8 +8,10 @@ import pytest
 from recdistill.errors import ServeError
 from recdistill.serving.server.versions import Prediction
 from tests.serving.calls import predict_request, refused
-from tests.serving.server.conftest import wait_until
+from tests.serving.waiting import wait_until
 from tests.small_models import saved_toy, toy_config
+
+pytestmark = pytest.mark.slow
 
 
 def first(serving):
@@ -64,9 +66,9 @@ class TestNewVersions:
         serving = serve()
         shutil.rmtree(serving.base / "1")
         serving.wait_for(1, "END")
-        with refused("NOT_FOUND") as said:
+        with refused("NOT_FOUND") as error:
             serving.client.predict(x=[0.0])
-        assert said["details"] == "Servable not found for request: Latest(toy)"
+        assert error["details"] == "Servable not found for request: Latest(toy)"
         assert serving.client.rest({"inputs": [0.0]})[0] == 404
         serving.publish(1)
         serving.wait_for(1)

@@ -1,0 +1,129 @@
+"""Filter of interactions by their columns, such as `rating >= 4`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recdistill.data.column_values import Place, doubles
+from recdistill.errors import DataError
+from recdistill.features.raw_text import BadValueError, text_of
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": np.equal,
+    "!=": np.not_equal,
+    "<=": np.less_equal,
+    ">=": np.greater_equal,
+    "<": np.less,
+    ">": np.greater,
+}
+_CONDITION = re.compile(
+    r"\s*(?:`(?P<quoted>[^`]+)`|(?P<name>[^\W\d][\w.\-]*))"
+    r"\s*(?P<operator>==|!=|<=|>=|<|>)"
+    r"\s*(?:'(?P<single>[^']*)'|\"(?P<double>[^\"]*)\""
+    r"|(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?))"
+    r"\s*(?P<end>$|and\s)"
+)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A column compared with a text or a number."""
+
+    column: str
+    operator: str
+    value: str | float
+
+    def holds(self, values: pa.Array, place: Place) -> np.ndarray:
+        """`(rows,)` bool; a missing value never fulfils a condition.
+
+        Raises:
+            DataError: If the value is a number and the column is not.
+        """
+        compare = _OPERATORS[self.operator]
+        if not isinstance(self.value, str):
+            found = doubles(values, place)
+            return np.asarray(compare(found, self.value) & ~np.isnan(found))
+        try:
+            texts = text_of(values)
+        except BadValueError as error:
+            value = values[error.index].as_py()
+            raise place.error(error.index, str(error), value) from None
+        held = np.asarray(
+            [
+                text is not None and compare(text, self.value)
+                for text in texts.to_pylist()
+            ]
+        )
+        return held.astype(bool)
+
+
+@dataclass(frozen=True)
+class RowFilter:
+    """Conditions joined by `and`.
+
+    Example:
+        >>> RowFilter.parse("rating >= 4 and `event type` == 'buy'").columns
+        ('rating', 'event type')
+    """
+
+    conditions: tuple[Condition, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> RowFilter:
+        """The filter in a text: conditions `column operator value`, joined by `and`.
+
+        A column with spaces stands in backticks. The operators are ==, !=, <, <=, >
+        and >=. The value is a number or a text in quotes.
+
+        Raises:
+            DataError: If the text is something else.
+        """
+        conditions, place = [], 0
+        while True:
+            match = _CONDITION.match(text, place)
+            if match is None:
+                raise DataError(
+                    "`dataset.keep` must be conditions such as rating >= 4 or event == "
+                    f"'purchase', joined by `and`. Received: {text!r}, from "
+                    f"{text[place:]!r} on"
+                )
+            number = match["number"]
+            words = match["single"] if match["double"] is None else match["double"]
+            conditions.append(
+                Condition(
+                    match["quoted"] or match["name"],
+                    match["operator"],
+                    words if number is None else float(number),
+                )
+            )
+            place = match.end()
+            if not match["end"]:
+                return cls(tuple(conditions))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the conditions."""
+        return tuple(condition.column for condition in self.conditions)
+
+    def holds(self, batch: pa.RecordBatch, table: str, first_row: int) -> pa.Array:
+        """`(rows,)` bool: the rows that fulfil all conditions.
+
+        Args:
+            batch: The rows.
+            table: Name of the table, for errors.
+            first_row: Number of the first row, for errors.
+
+        Raises:
+            DataError: If a column is compared with a number and is not a number.
+        """
+        held = np.ones(batch.num_rows, bool)
+        for condition in self.conditions:
+            place = Place(table, condition.column, first_row)
+            held &= condition.holds(batch[condition.column], place)
+        return pa.array(held)
