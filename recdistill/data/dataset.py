@@ -89,6 +89,8 @@ class Dataset:
             the columns `key` (id of the list), `item` and `score`. None if the data has
             no scores.
         offered: Names of all columns by table, also of columns that are not read.
+        verify: Function that raises a DataError if a source file has changed since the
+            data set was opened.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Dataset:
         default=None, repr=False, compare=False
     )
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    verify: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def interactions(self) -> Iterator[pa.RecordBatch]:
         """One pass over the interactions, in the order of the source.

@@ -81,6 +81,7 @@ def listwise_dataset(
         stream=partial(_relevant, rows, roles),
         scores=partial(_scored, rows, roles) if roles.score else None,
         offered=tables.offered,
+        verify=tables.verify,
     )
 
 

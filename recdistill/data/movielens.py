@@ -16,10 +16,10 @@ from recdistill.data.dataset import Columns, Dataset, require_columns
 from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.movielens_100k import GENRES, genres_of, split_lines
 from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.source_files import SourceFiles
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
-    file_digest,
     fingerprint,
     reading,
 )
@@ -102,14 +102,15 @@ def read_movielens(
     if layout.name == _CSV_LAYOUT:
         for each in paths:
             check_utf8(each)
-    digests = {each.name: file_digest(each) for each in paths}
+    source = SourceFiles.of({each.name: each for each in paths})
     return Dataset(
         name=folder.resolve().name,
         columns=roles,
         items=layout.items(paths[1]),
         queries=layout.queries(paths[2]) if layout.queries else None,
-        fingerprint=fingerprint(digests),
-        source=digests,
+        fingerprint=fingerprint(source.digests),
+        source=source.digests,
+        verify=source.verify,
         stream=interaction_stream([layout.ratings(paths[0])], roles, options),
     )
 

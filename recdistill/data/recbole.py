@@ -11,10 +11,10 @@ from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.delimited_text import TextLayout, text_stream
 from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.source_files import SourceFiles
 from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
-    file_digest,
     fingerprint,
     reading,
 )
@@ -69,7 +69,7 @@ def read_recbole(
     }
     for each in paths.values():
         check_utf8(each)
-    digests = {each.name: file_digest(each) for each in paths.values()}
+    source = SourceFiles.of({each.name: each for each in paths.values()})
     tables = {
         kind: feature_table([_stream(paths[kind])], id_column)
         for kind, id_column in ((".item", roles.item), (".user", roles.query))
@@ -80,8 +80,9 @@ def read_recbole(
         columns=roles,
         items=tables.get(".item"),
         queries=tables.get(".user"),
-        fingerprint=fingerprint(digests),
-        source=digests,
+        fingerprint=fingerprint(source.digests),
+        source=source.digests,
+        verify=source.verify,
         stream=interaction_stream([_stream(inter, roles)], roles, options),
     )
 

@@ -17,7 +17,6 @@ from recdistill.data.table_streams import (
     TableStream,
     check_utf8,
     compression_of,
-    file_digest,
     parquet_stream,
 )
 from recdistill.errors import DataError
@@ -98,15 +97,14 @@ class TableFile:
         }
         return stream.mapped(partial(_with_constants, added)) if added else stream
 
-    def digest(self) -> str:
-        """SHA-256 of the file; text files must be UTF-8.
+    def check(self) -> None:
+        """Checks that a text file is UTF-8.
 
         Raises:
             DataError: If the file cannot be read or is not UTF-8.
         """
         if self.kind != "Parquet":
             check_utf8(self.path)
-        return file_digest(self.path)
 
 
 def find_table(folder: Path, name: str, *, optional: bool = False) -> list[TableFile]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.source_files import SourceFiles
 from recdistill.data.table_files import TableFile, find_table
 from recdistill.data.table_streams import TableStream, fingerprint
 from recdistill.errors import DataError
@@ -68,6 +69,7 @@ def read_tables(
         source=folder.digests,
         stream=interaction_stream(folder.rows, roles, options),
         offered=folder.offered,
+        verify=folder.verify,
     )
 
 
@@ -82,6 +84,7 @@ class TableFolder:
         queries: The queries, checked; None if there is no such table.
         digests: SHA-256 of each file by its path inside the folder.
         offered: Names of all columns by table.
+        verify: As of `Dataset`.
     """
 
     name: str
@@ -90,6 +93,7 @@ class TableFolder:
     queries: pa.Table | None
     digests: dict[str, str]
     offered: dict[str, tuple[str, ...]]
+    verify: Callable[[], None] = lambda: None
 
 
 def open_folder(
@@ -116,9 +120,10 @@ def open_folder(
     item_files = find_table(folder, names[1] or "items", optional=names[1] is None)
     query_files = find_table(folder, names[2] or "queries", optional=names[2] is None)
     files = [*row_files, *item_files, *query_files]
-    digests = {
-        file.path.relative_to(folder).as_posix(): file.digest() for file in files
-    }
+    for file in files:
+        file.check()
+    names_of = {file.path.relative_to(folder).as_posix(): file.path for file in files}
+    source = SourceFiles.of(names_of)
 
     def streams(files: Sequence[TableFile], use: set[str] | None) -> list[TableStream]:
         return [file.open(use, options.delimiter) for file in files]
@@ -133,6 +138,7 @@ def open_folder(
         rows=rows,
         items=feature_table(items, roles.item) if items else None,
         queries=feature_table(queries, roles.query) if queries else None,
-        digests=digests,
+        digests=source.digests,
+        verify=source.verify,
         offered={name: each[0].offered for name, each in tables.items() if each},
     )

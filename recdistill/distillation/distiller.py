@@ -28,9 +28,10 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
 dataset, because Keras slices every array along its first axis.
 
 With `gradient_accumulation_steps` of a Keras optimizer, n small batches train like one
-large batch if their weights are equal, because the mean of their means is used. (Not so
-embedding tables under Adam in Keras 3.15, which squares the gradient of each occurrence
-of a row in a batch, but the sum over its occurrences when gradients are accumulated.)
+large batch if their weights are equal, because their means are averaged. Embedding
+tables under Adam are an exception in Keras 3.15: it squares the gradient of each
+occurrence of a row in a batch, but the sum over the occurrences if gradients are
+accumulated.
 """
 
 import functools
@@ -177,7 +178,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
         self.temperatures = loss_terms.as_temperatures(temperatures, losses)
         self.projections = tuple(
             layer_outputs.Projection(name=f"projection_{number}")
-            if isinstance(loss, RepresentationLoss) and loss.projected
+            if isinstance(loss, RepresentationLoss) and loss.projection
             else None
             for number, loss in enumerate(losses)
         )

@@ -167,7 +167,7 @@ def loss_value(
         return loss(y, scores, sample_weight)
     labels, scores, weight, mask = _as_column(y, scores, sample_weight)
     if loss.reduction != "sum":
-        # Keras divides by the number of all rows, and should by that of the real ones.
+        # Keras divides by the number of all rows instead of the number of real rows.
         real = ops.maximum(ops.sum(mask), 1.0)
         weight *= ops.cast(ops.size(mask), "float32") / real
     return loss(labels, scores, weight)

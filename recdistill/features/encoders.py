@@ -76,7 +76,7 @@ class Encoder(tf.Module):  # type: ignore[misc]
 class VocabularyEncoder(Encoder):
     """Lookup of kinds `id`, `category` and `categories` in a vocabulary.
 
-    The raw input is `(batch,)` strings, or `(batch, n)` for kind `categories`.
+    The raw input is strings `(batch,)`, or `(batch, n)` for kind `categories`.
 
     Args:
         name: The feature's name.
@@ -104,7 +104,7 @@ class VocabularyEncoder(Encoder):
 class NumberEncoder(Encoder):
     """Lookup of kind `number`: the standardised value and a flag "is missing".
 
-    The raw input is `(batch,)` float32; NaN means missing.
+    The raw input is float32 `(batch,)`; NaN means missing.
 
     Args:
         name: The feature's name.
@@ -164,7 +164,7 @@ class TextEncoder(Encoder):
 class VectorEncoder(Encoder):
     """Lookup of kind `vector`: the given vectors, unchanged.
 
-    The raw input is `(batch, width)` float32.
+    The raw input is float32 `(batch, width)`.
 
     Args:
         name: The feature's name.

@@ -288,7 +288,7 @@ def _raw_categories(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
 
 
 def _split_text(text: str, separator: str | None) -> list[str]:
-    """Categories in a text; a list in brackets needs the consent of a separator."""
+    """Categories in a text, which may be a list in brackets if a separator is set."""
     listed = list_of(text)
     if listed is None:
         listed = text.split(separator) if separator else [text]

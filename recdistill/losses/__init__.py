@@ -64,7 +64,12 @@ from recdistill.losses.lambda_ndcg import (
     listwise_lambda_ndcg,
     listwise_soft_lambda_ndcg,
 )
-from recdistill.losses.list_loss import ListLoss, RelevanceListLoss, TemperedListLoss
+from recdistill.losses.list_loss import (
+    ListLoss,
+    LossWithSettings,
+    RelevanceListLoss,
+    TemperedListLoss,
+)
 from recdistill.losses.listwise import (
     ListwiseCrossEntropy,
     ListwiseJensenShannon,
@@ -119,6 +124,7 @@ __all__ = [
     "ListwisePlackettLuce",
     "ListwiseSoftCrossEntropy",
     "ListwiseSoftLambdaNDCG",
+    "LossWithSettings",
     "PairwiseMarginMSE",
     "PairwiseRankNet",
     "PointwiseBinaryCrossEntropy",

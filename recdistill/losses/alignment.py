@@ -88,8 +88,8 @@ def contrastive_alignment(
         mask: `(batch, rows)`, bool. True marks a real row.
         weight: `(batch, rows)`, at least 0: the weight of each row's own term; None for
             1. A row of weight 0 is not a negative either.
-        temperature: Above 0. Cosines differ by at most 2, so it must be well below 1;
-            the smaller it is, the more the nearest negatives matter.
+        temperature: Above 0. Cosines differ by at most 2, so it should be well below
+            1; the smaller it is, the more the nearest negatives matter.
 
     Returns:
         `(batch,)`, at least 0; 0 for a list with fewer than two real rows.
@@ -174,11 +174,7 @@ class HintMSE(RepresentationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_output, teacher_output, **kwargs)
-        self.projected = projection
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments from which `from_config` creates the same loss."""
-        return {**super().get_config(), "projection": self.projected}
+        self.set_settings(projection=projection)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -211,16 +207,10 @@ class ContrastiveAlignment(RepresentationLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(student_output, teacher_output, **kwargs)
-        check_settings(temperature=temperature)
-        self.temperature, self.projected = temperature, projection
+        self.set_settings(temperature=temperature, projection=projection)
 
     def compare(
         self, teacher: Tensor, student: Tensor, mask: Tensor, weight: Tensor
     ) -> Tensor:
         """The loss of each list, `(batch,)`; see `contrastive_alignment`."""
         return contrastive_alignment(teacher, student, mask, weight, self.temperature)
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments from which `from_config` creates the same loss."""
-        own = {"temperature": self.temperature, "projection": self.projected}
-        return {**super().get_config(), **own}

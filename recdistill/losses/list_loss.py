@@ -13,7 +13,53 @@ from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.numpy_ranks import check_cutoff
 
 
-class ListLoss(keras.losses.Loss):  # type: ignore[misc]
+class LossWithSettings(keras.losses.Loss):  # type: ignore[misc]
+    """Base class of Keras losses whose settings are attributes and part of the config.
+
+    Args:
+        reduction: How the losses of a batch are reduced to one number. The default is
+            their weighted mean.
+        name: Name of the loss. The default is the class name in snake case.
+        dtype: Keras's dtype of the computation. The default is its float type, float32.
+
+    Attributes:
+        settings: Names of the settings.
+    """
+
+    settings: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        reduction: str | None = "mean_with_sample_weight",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+
+    def set_settings(self, **settings: Any) -> None:
+        """Check settings, set them as attributes, and add them to the configuration.
+
+        Args:
+            **settings: Values by name.
+
+        Raises:
+            ValueError: As `check_settings`.
+        """
+        check_settings(**settings)
+        for name, value in settings.items():
+            setattr(self, name, value)
+        self.settings += tuple(settings)
+
+    def setting_values(self) -> dict[str, Any]:
+        """The settings by name."""
+        return {name: getattr(self, name) for name in self.settings}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments from which `from_config` creates the same loss."""
+        return {**super().get_config(), **self.setting_values()}
+
+
+class ListLoss(LossWithSettings):
     """Base class of Keras losses over lists of candidates.
 
     It reads `{"labels": …, "mask": …}`, applies the weights of lists and candidates,
@@ -31,7 +77,7 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
     Attributes:
         function: Computes one loss for each list, from the labels, the student's
             scores, the mask, the settings and `item_weight`.
-        settings: Names of the arguments that the function and the class share.
+        settings: Names of the settings; the function has arguments of these names.
         shift_invariant: Whether adding a constant to all student scores of a list, or
             to all teacher scores, leaves the loss unchanged.
         minimum_at_teacher: Whether the loss is at its minimum if the student's scores
@@ -43,32 +89,9 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
     """
 
     function: ClassVar[Callable[..., Tensor]]
-    settings: tuple[str, ...] = ()
     shift_invariant: ClassVar[bool] = True
     minimum_at_teacher: ClassVar[bool] = False
     weight_is_count: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        reduction: str | None = "mean_with_sample_weight",
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-
-    def set_settings(self, **settings: Any) -> None:
-        """Check settings, set them as attributes, and add them to the configuration.
-
-        Args:
-            **settings: Values by the names of the function's arguments.
-
-        Raises:
-            ValueError: As `check_settings`.
-        """
-        check_settings(**settings)
-        for name, value in settings.items():
-            setattr(self, name, value)
-        self.settings += tuple(settings)
 
     def __call__(
         self,
@@ -126,15 +149,8 @@ class ListLoss(keras.losses.Loss):  # type: ignore[misc]
             y_pred,
             mask,
             item_weight=_item_weight(y_true),
-            **self._setting_values(),
+            **self.setting_values(),
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments from which `from_config` creates the same loss."""
-        return {**super().get_config(), **self._setting_values()}
-
-    def _setting_values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.settings}
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether each list counts in the mean.
@@ -182,10 +198,10 @@ def check_settings(**settings: Any) -> None:
     """Check the settings of a loss by their names.
 
     Args:
-        **settings: `k` must be a positive integer or None, a switch may be True or
-            False, and every other setting must be a finite number above 0. A tensor is
-            accepted without a look at its value, which a graph does not know: a
-            `Distiller` sets one from a schedule that has checked its own range.
+        **settings: `k` must be a positive integer or None; every other setting must be
+            a bool, a text or a finite number above 0. The value of a tensor is not
+            checked, because it is unknown in a graph: a `Distiller` sets one from a
+            schedule whose range it has checked.
 
     Raises:
         ValueError: If a setting is invalid; the message has its name and its value.
@@ -195,7 +211,7 @@ def check_settings(**settings: Any) -> None:
             if value is not None:
                 check_cutoff(name, value)
         elif not (
-            isinstance(value, bool) or tf.is_tensor(value) or 0.0 < value < np.inf
+            isinstance(value, bool | str) or tf.is_tensor(value) or 0.0 < value < np.inf
         ):
             raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
 

@@ -164,8 +164,8 @@ class PairwiseMarginMSE(ListLoss):
     """Margin-MSE between the teacher's and the student's scores, averaged over lists.
 
     The mean of `pairwise_margin_mse`. `y_true` holds teacher scores, `y_pred` the
-    student's. A list without real candidates has weight 0. There is no temperature:
-    margins are compared without softening.
+    student's. A list without real candidates has weight 0. Margins are compared
+    unchanged, so the loss does not have a temperature.
 
     Examples:
         >>> teacher_scores = np.array([[3.0, 0.0]], "float32")

@@ -136,8 +136,8 @@ class PointwiseMSE(ListLoss):
     """Mean squared error between the teacher's and the student's scores, over lists.
 
     The mean of `pointwise_mse`. `y_true` holds teacher scores, `y_pred` the student's.
-    A list without real candidates has weight 0. There is no temperature: scores are
-    compared without softening.
+    A list without real candidates has weight 0. Scores are compared
+    unchanged, so the loss does not have a temperature.
 
     Examples:
         >>> teacher_scores = np.array([[3.0, 0.0]], "float32")

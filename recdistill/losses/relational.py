@@ -167,11 +167,7 @@ class _Relational(RepresentationLoss):
         super().__init__(student_output, teacher_output, **kwargs)
         if rows < 2:
             raise ValueError(f"`rows` must be at least 2. Received: rows={rows}")
-        self.rows = rows
-
-    def get_config(self) -> dict[str, Any]:
-        """The arguments from which `from_config` creates the same loss."""
-        return {**super().get_config(), "rows": self.rows}
+        self.set_settings(rows=rows)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

@@ -19,15 +19,15 @@ Each names the output of the student and the output of the teacher that it compa
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import keras
 import tensorflow as tf
 from keras import ops
 
 from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
+from recdistill.losses.list_loss import LossWithSettings
 
 
-class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
+class RepresentationLoss(LossWithSettings):
     """Base class of Keras losses on embeddings.
 
     `y_true` holds the teacher's embeddings, `y_pred` the student's. Those of queries
@@ -41,16 +41,14 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
             `TwoTowerStudent`), or one of its layers by name or path.
         teacher_output: The teacher's embedding: a key of the batch under which it is
             stored, or an output or layer of the live teacher.
-        reduction: How the losses of a batch are reduced to one number. The default is
-            the mean by list weight, in which a list of padding has weight 0.
-        name: Name of the loss. The default is the class name in snake case.
-        dtype: Keras's dtype of the computation. The default is its float type, float32.
+        **kwargs: `reduction`, `name` and `dtype`, as for `ListLoss`. In the default
+            mean a list of padding has weight 0.
     """
 
     function: ClassVar[Callable[..., Tensor]]
     """Computes one loss for each list from teacher, student, mask and weights."""
 
-    projected = False
+    projection = False
     """Whether a learned projection is applied to the student's embeddings first."""
 
     rows: int | None = None
@@ -60,12 +58,10 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
         self,
         student_output: str = "query_embedding",
         teacher_output: str = "teacher_query_embedding",
-        reduction: str | None = "mean_with_sample_weight",
-        name: str | None = None,
-        dtype: Any = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name=name, reduction=reduction, dtype=dtype)
-        self.student_output, self.teacher_output = student_output, teacher_output
+        super().__init__(**kwargs)
+        self.set_settings(student_output=student_output, teacher_output=teacher_output)
 
     def __call__(
         self,
@@ -116,14 +112,6 @@ class RepresentationLoss(keras.losses.Loss):  # type: ignore[misc]
         """
         return self.function(teacher, student, mask, weight)
 
-    def get_config(self) -> dict[str, Any]:
-        """The arguments from which `from_config` creates the same loss."""
-        own = {
-            "student_output": self.student_output,
-            "teacher_output": self.teacher_output,
-        }
-        return {**super().get_config(), **own}
-
 
 def _as_one_batch(
     y_true: Tensor | dict[str, Tensor], student: Tensor, sample_weight: Tensor | None
@@ -162,8 +150,8 @@ def list_and_row_weights(
 
     Args:
         sample_weight: `(batch,)`, a single number or None: the weights of lists.
-            Alternatively `(batch, list_size)`, the weights of rows, of which only
-            ratios within a list matter.
+            Alternatively `(batch, list_size)`, the weights of rows; only ratios within
+            a list matter.
         mask: `(batch, list_size)`, bool.
 
     Returns:

@@ -11,7 +11,7 @@ $$ \min_B \lVert X - XB \rVert^2 + \lambda \lVert B \rVert^2, \; \mathrm{diag}(B
 Two additions make it a good teacher:
 
 * **Recency.** History items have the weights $a_h = \phi + (1 - \phi)\,\delta^{age(h)}$
-  instead of ones, so the most recent items count most.
+  instead of 1, so the most recent items count most.
 * **Leave one query out.** A row that was used to fit $B$ gets scores that are too
   confident to learn from. Removing one row is a rank-one change of $X^\top X$, so the
   matrix without this row follows in closed form (Sherman & Morrison, 1950): with

@@ -64,6 +64,7 @@ def prepare(
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer.counts, len(items.ids), dataset.name)
+    dataset.verify()
     return {
         "name": dataset.name,
         "fingerprint": dataset.fingerprint,

@@ -1,10 +1,10 @@
-"""Teachers: models that score the candidates of a batch, at any speed.
+"""Teachers: models that score the candidates of a batch. They may be slow.
 
 A teacher is called as `teacher(batch, training=False)` and returns scores
 `(batch, list_size)`; `recdistill.data.collation` describes the batch. Our own teachers
 are the reference ranker (`recdistill.models.ranker`), the linear item model
 (`recdistill.models.linear`) and their ensemble (`recdistill.models.ensemble`). This
-package makes a teacher of an external model: an `ExternalTeacher` around one of
+package turns an external model into a teacher: an `ExternalTeacher` wraps one of
 
 | model | source | file |
 |---|---|---|

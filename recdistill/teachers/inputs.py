@@ -50,7 +50,8 @@ def as_input(
 
     Examples:
         >>> spec = InputSpec("int64", (None, 2))
-        >>> as_input(np.array([["7", "8", "9"], ["5", "", ""]]), spec, "it", "there")
+        >>> history = np.array([["7", "8", "9"], ["5", "", ""]])
+        >>> as_input(history, spec, "feature `past`", "the input `films`")
         array([[8, 9],
                [5, 0]])
     """

@@ -119,12 +119,10 @@ class LegacyModel:
         """Inputs and number of parameters, JSON-ready."""
         import tensorflow as tf
 
-        inputs = None
-        if self.specs is not None:
-            inputs = {
-                name: [tf.as_dtype(spec.dtype).name, spec.shape.as_list()]
-                for name, spec in self.specs.items()
-            }
+        inputs = self.specs and {
+            name: [tf.as_dtype(spec.dtype).name, spec.shape.as_list()]
+            for name, spec in self.specs.items()
+        }
         parameters = int(sum(np.prod(v.shape.as_list()) for v in self.variables))
         return {"inputs": inputs, "parameters": parameters}
 

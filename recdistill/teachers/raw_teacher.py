@@ -7,7 +7,7 @@ takes. The teacher holds the raw features of the candidates, one row for each it
 the catalogue, and gathers them by `candidate_index`.
 
 A `RawModel` converts a dict of arrays to scores; each kind of model has one.
-`ExternalTeacher` does what all kinds have in common: it maps our features to the
+`ExternalTeacher` does the work that all kinds share: it maps our features to the
 model's inputs, converts types and shapes, calls the model in chunks so that memory
 stays bounded, and checks that there is one finite score for each candidate.
 """
@@ -32,7 +32,7 @@ MASK = "mask"
 
 
 class RawModel(Protocol):
-    """Model behind an external teacher: a base class, or any class with its members.
+    """Interface of the model behind an external teacher. Subclassing is optional.
 
     Attributes:
         label: Name in error messages, such as "SavedModel teacher/1".

@@ -113,10 +113,10 @@ def test_a_missing_column_is_named(tmp_path):
         read_recbole(write(tmp_path, inter=text))
 
 
-def test_a_time_with_a_fraction_is_named_by_its_row(tmp_path):
+def test_times_with_a_fraction_are_seconds_and_become_microseconds(tmp_path):
     text = INTER.replace("891717742.0", "891717742.5")
-    with pytest.raises(DataError, match=r"`timestamp`, row 2: must be a whole number"):
-        read_recbole(write(tmp_path, inter=text))
+    data = read_recbole(write(tmp_path, inter=text))
+    assert next(data.interactions())["timestamp"][1].as_py() == 891_717_742_500_000
 
 
 def test_a_float_that_is_not_a_number(tmp_path):

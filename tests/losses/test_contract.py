@@ -14,6 +14,7 @@ from tests.contracts import function_of, loss_and_gradient
 
 EVERY_LOSS = pytest.mark.parametrize("loss_cls", contracts.list_losses())
 BASES = {
+    losses.LossWithSettings,
     losses.ListLoss,
     losses.TemperedListLoss,
     losses.RelevanceListLoss,

@@ -11,6 +11,7 @@ from tests import contracts
 
 DOCS = Path(__file__).parents[2] / "docs" / "losses.md"
 BASES = {
+    losses.LossWithSettings,
     losses.ListLoss,
     losses.TemperedListLoss,
     losses.RelevanceListLoss,

@@ -64,7 +64,7 @@ def test_without_a_specification_values_are_unchanged():
 
 
 @pytest.mark.parametrize(
-    ("values", "dtype", "shape", "said"),
+    ("values", "dtype", "shape", "message"),
     [
         (["a", "7"], "int64", (None,), "must be numbers .* int64. Received: 'a'"),
         (["1.5"], "int64", (None,), "must be numbers .* int64. Received: '1.5'"),
@@ -85,10 +85,10 @@ def test_without_a_specification_values_are_unchanged():
     ],
 )
 def test_a_value_that_does_not_fit_is_an_error_naming_feature_and_input(
-    values, dtype, shape, said
+    values, dtype, shape, message
 ):
     kind = object if isinstance(np.ravel(values)[0], str) else "float32"
-    with pytest.raises(TeacherError, match=said) as caught:
+    with pytest.raises(TeacherError, match=message) as caught:
         convert(np.array(values, kind), dtype, shape)
     assert str(caught.value).startswith("The feature `f` must ")
     assert "the input `i`" in str(caught.value)

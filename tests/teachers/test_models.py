@@ -62,16 +62,16 @@ class TestKeras:
         inputs = {name: keras.Input((), name=name) for name in "ba"}
         model = KerasModel(keras.Model(inputs, inputs["a"] - inputs["b"]))
         assert set(model.inputs) == {"a", "b"}
-        given = {"b": np.ones(2, "float32"), "a": np.full(2, 5.0, "float32")}
-        assert model.predict(given).tolist() == [4.0, 4.0]
+        inputs = {"b": np.ones(2, "float32"), "a": np.full(2, 5.0, "float32")}
+        assert model.predict(inputs).tolist() == [4.0, 4.0]
 
     def test_one_of_several_outputs_is_chosen_by_name(self):
         x = keras.Input((), name="x")
         model = keras.Model([x], {"score": x * 2, "other": x})
-        given = {"x": np.array([3.0], "float32")}
-        assert KerasModel(model, "score").predict(given).tolist() == [6.0]
+        inputs = {"x": np.array([3.0], "float32")}
+        assert KerasModel(model, "score").predict(inputs).tolist() == [6.0]
         with pytest.raises(TeacherError, match=r"other, score. Received: None"):
-            KerasModel(model).predict(given)
+            KerasModel(model).predict(inputs)
 
     def test_a_subclass_does_not_declare_its_inputs(self):
         class Own(keras.Model):
@@ -114,17 +114,17 @@ class TestSavedModel:
             "category": InputSpec("string", (None,)),
             "q": InputSpec("float64", (None,)),
         }
-        given = pairs()
-        given = {
-            "segment": given["segment"],
-            "category": given["kind"],
-            "q": given["quality"].astype("float64"),
+        inputs = pairs()
+        inputs = {
+            "segment": inputs["segment"],
+            "category": inputs["kind"],
+            "q": inputs["quality"].astype("float64"),
         }
-        np.testing.assert_allclose(model.predict(given), WANT)
+        np.testing.assert_allclose(model.predict(inputs), WANT)
         assert model.size_bytes > 1_000
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "message"),
         [
             (
                 ["serve"],
@@ -135,9 +135,9 @@ class TestSavedModel:
         ],
     )
     def test_a_missing_signature_or_output_is_named_with_those_that_exist(
-        self, path, arguments, said
+        self, path, arguments, message
     ):
-        with pytest.raises(TeacherError, match=said):
+        with pytest.raises(TeacherError, match=message):
             SavedModel(path, *arguments)
 
     def test_another_folder_is_an_error(self, tmp_path):
@@ -182,16 +182,16 @@ class TestBooster:
             "kind": InputSpec("string", (None,)),
             "size": InputSpec("float64", (None,)),
         }
-        given = {"size": np.arange(24) % 4, "kind": self.frame.kind.to_numpy(object)}
+        inputs = {"size": np.arange(24) % 4, "kind": self.frame.kind.to_numpy(object)}
         want = self.booster.predict(self.frame)
-        np.testing.assert_allclose(model.predict(given), want)
+        np.testing.assert_allclose(model.predict(inputs), want)
         assert want[1] > want[0] + 5
 
     def test_unseen_categories_and_missing_numbers_are_nan(self, path):
         model = Booster(path, ["kind"])
-        given = {"kind": np.array(["z", "a"], object), "size": np.array([1.0, np.nan])}
+        inputs = {"kind": np.array(["z", "a"], object), "size": np.array([1.0, np.nan])}
         coded = np.array([[np.nan, 1.0], [1.0, np.nan]])
-        np.testing.assert_allclose(model.predict(given), self.booster.predict(coded))
+        np.testing.assert_allclose(model.predict(inputs), self.booster.predict(coded))
 
     @pytest.mark.parametrize("categorical", [[], ["size", "kind"], ["colour"]])
     def test_categories_that_do_not_match_the_file_are_an_error(
@@ -231,15 +231,15 @@ class TestFunction:
         assert source_digest("their_ranker:f") == digest(tmp_path / "their_ranker.py")
 
     @pytest.mark.parametrize(
-        ("name", "said"),
+        ("name", "message"),
         [
             ("no_such_module:f", "importable .* ModuleNotFoundError"),
             ("json:no_such", "must be a function in its module. Received: None"),
             ("json:__name__", "must be a function in its module. Received: 'json'"),
         ],
     )
-    def test_a_missing_function_is_an_error(self, name, said):
-        with pytest.raises(TeacherError, match=said):
+    def test_a_missing_function_is_an_error(self, name, message):
+        with pytest.raises(TeacherError, match=message):
             Function.load(name)
 
     def test_errors_of_the_function_name_the_teacher(self):
@@ -287,15 +287,15 @@ def odd(path=None):
         assert model.inputs == {"x": InputSpec("float32", (None, 1))}
         assert model.parameters == 0
         for number in (1.0, 2.0):
-            given = {"x": np.array([[number], [3.0]], "float32")}
-            assert model.predict(given).tolist() == [[2 * number], [6.0]]
+            inputs = {"x": np.array([[number], [3.0]], "float32")}
+            assert model.predict(inputs).tolist() == [[2 * number], [6.0]]
         with pytest.raises(TeacherError, match="failed") as caught:
             model.predict({"x": np.array([["no"]], object)})
         assert "their_models:build" in str(caught.value)
-        assert model.predict(given).tolist() == [[4.0], [6.0]]  # The process survives.
+        assert model.predict(inputs).tolist() == [[4.0], [6.0]]  # The process survives.
         model.close()
         with pytest.raises(TeacherError, match="its process ended"):
-            model.predict(given)
+            model.predict(inputs)
 
     def test_a_crash_is_an_error_with_the_last_lines(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
@@ -304,14 +304,14 @@ def odd(path=None):
             str(eager_copy(folder)),
         )
         model = TfKerasModel(factory="their_models:odd")
-        given = {
+        inputs = {
             "x": np.array([1.0, 1.0]),
             "name": np.array(["naïve", ""], object),
         }
-        assert model.predict(given).tolist() == [6, 0]
-        given["x"][0] = 13.0
+        assert model.predict(inputs).tolist() == [6, 0]
+        inputs["x"][0] = 13.0
         with pytest.raises(TeacherError, match=r"exit status 7.*\n(.*\n)*thirteen!"):
-            model.predict(given)
+            model.predict(inputs)
         model.close()
 
     def test_a_missing_factory_is_an_error(self, folder):

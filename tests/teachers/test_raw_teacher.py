@@ -51,11 +51,11 @@ def teacher(model, **settings):
     return ExternalTeacher(model, QUERY, CANDIDATES, **settings)
 
 
-def expected(given):
-    index = np.broadcast_to(given["candidate_index"], given["mask"].shape)
-    want = np.zeros(given["mask"].shape)
-    for row, column in zip(*np.nonzero(given["mask"]), strict=True):
-        age = given["raw"]["age"][row]
+def expected(x):
+    index = np.broadcast_to(x["candidate_index"], x["mask"].shape)
+    want = np.zeros(x["mask"].shape)
+    for row, column in zip(*np.nonzero(x["mask"]), strict=True):
+        age = x["raw"]["age"][row]
         want[row, column] = age * CANDIDATES["price"][index[row, column]]
     return want
 
@@ -64,17 +64,17 @@ def expected(given):
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 100])
 @pytest.mark.parametrize("layout", ["pairs", "lists"])
 def test_scores_are_those_of_a_plain_loop(layout, batch_size, shared):
-    model, given = Model(), batch(shared)
-    got = teacher(model, layout=layout, batch_size=batch_size)(given, training=False)
+    model, x = Model(), batch(shared)
+    got = teacher(model, layout=layout, batch_size=batch_size)(x, training=False)
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, expected(given), rtol=1e-6)
+    np.testing.assert_allclose(got, expected(x), rtol=1e-6)
 
 
 def test_only_real_pairs_are_scored_in_chunks_of_bounded_size():
-    model, given = Model(), batch()
-    teacher(model, batch_size=4)(given)
+    model, x = Model(), batch()
+    teacher(model, batch_size=4)(x)
     sizes = [len(inputs["age"]) for inputs in model.calls]
-    assert sum(sizes) == given["mask"].sum()
+    assert sum(sizes) == x["mask"].sum()
     assert max(sizes) == 4
 
 
@@ -86,9 +86,9 @@ def test_whole_lists_are_scored_in_chunks_of_lists():
 
 
 def test_a_batch_of_padding_needs_no_call():
-    model, given = Model(), batch()
-    given["mask"][:] = False
-    np.testing.assert_array_equal(teacher(model)(given), np.zeros((4, 3)))
+    model, x = Model(), batch()
+    x["mask"][:] = False
+    np.testing.assert_array_equal(teacher(model)(x), np.zeros((4, 3)))
     assert model.calls == []
 
 
@@ -107,10 +107,10 @@ def test_a_model_gets_its_declared_inputs_under_its_own_names():
     }
     names = {"age": "age", "price": "price", "who": "user_id", "recent": "past"}
     model = Model(specs, lambda scores: scores[:, :1])
-    given = batch()
-    given["mask"][:] = True
+    x = batch()
+    x["mask"][:] = True
     model.predict = lambda inputs: (model.calls.append(inputs), inputs["age"])[1]
-    teacher(model, inputs=names)(given)
+    teacher(model, inputs=names)(x)
     (inputs,) = model.calls
     assert set(inputs) == set(specs)
     assert inputs["age"].dtype == np.float64
@@ -125,8 +125,8 @@ def test_with_layout_lists_a_candidate_input_has_a_list_axis():
         "price": InputSpec("float64", (None, None)),
     }
     model = Model(specs)
-    got = teacher(model, layout="lists")(given := batch())
-    np.testing.assert_allclose(got, expected(given), rtol=1e-6)
+    got = teacher(model, layout="lists")(x := batch())
+    np.testing.assert_allclose(got, expected(x), rtol=1e-6)
     assert model.calls[0]["price"].dtype == np.float64
     with pytest.raises(TeacherError, match="Is its layout 'pairs'"):
         teacher(Model(specs | {"price": InputSpec("float64", (None,))}), layout="lists")
@@ -134,24 +134,24 @@ def test_with_layout_lists_a_candidate_input_has_a_list_axis():
 
 def test_the_mask_is_a_feature_of_layout_lists_only():
     names = {"age": "age", "price": "price", "real": "mask"}
-    model, given = Model(), batch()
-    teacher(model, layout="lists", inputs=names)(given)
-    np.testing.assert_array_equal(model.calls[0]["real"], given["mask"])
+    model, x = Model(), batch()
+    teacher(model, layout="lists", inputs=names)(x)
+    np.testing.assert_array_equal(model.calls[0]["real"], x["mask"])
     with pytest.raises(TeacherError, match="Received: 'mask'"):
         teacher(model, inputs=names)
 
 
 def test_scores_under_padding_are_ignored():
     def spoilt(scores):
-        return np.where(given["mask"], scores, np.nan)
+        return np.where(x["mask"], scores, np.nan)
 
-    given = batch()
-    got = teacher(Model(change=spoilt), layout="lists")(given)
-    np.testing.assert_allclose(got, expected(given), rtol=1e-6)
+    x = batch()
+    got = teacher(Model(change=spoilt), layout="lists")(x)
+    np.testing.assert_allclose(got, expected(x), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: np.full(len(s), np.nan), "Received: 9 NaN and 0 infinite among 9"),
         (lambda s: np.where(s > 1, np.inf, s), "0 NaN and 8 infinite among 9 scores"),
@@ -161,20 +161,20 @@ def test_scores_under_padding_are_ignored():
         (lambda s: s.astype(str), r"one number .* Received: <U"),
     ],
 )
-def test_an_answer_without_one_finite_score_per_candidate_is_an_error(change, said):
-    given = batch(seed=4)
-    given["raw"]["age"] += 10
-    given["candidate_index"] = np.maximum(given["candidate_index"], 1)
-    given["candidate_index"][0, 0] = 0
-    given["mask"][:] = True
-    given["mask"][2] = False
-    with pytest.raises(TeacherError, match=said) as caught:
-        teacher(Model(change=change))(given)
+def test_an_answer_without_one_finite_score_per_candidate_is_an_error(change, message):
+    x = batch(seed=4)
+    x["raw"]["age"] += 10
+    x["candidate_index"] = np.maximum(x["candidate_index"], 1)
+    x["candidate_index"][0, 0] = 0
+    x["mask"][:] = True
+    x["mask"][2] = False
+    with pytest.raises(TeacherError, match=message) as caught:
+        teacher(Model(change=change))(x)
     assert "The teacher test model must" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("declared", "inputs", "said"),
+    ("declared", "inputs", "message"),
     [
         (["age", "cost"], None, "must be one of our features: .* Received: 'cost'"),
         (None, {"age": "agee"}, "Received: 'agee'. Did you mean 'age'"),
@@ -186,21 +186,21 @@ def test_an_answer_without_one_finite_score_per_candidate_is_an_error(change, sa
         ),
     ],
 )
-def test_unmatched_inputs_are_named_on_both_sides(declared, inputs, said):
+def test_unmatched_inputs_are_named_on_both_sides(declared, inputs, message):
     specs = None
     if declared:
         specs = {name: InputSpec("float32", (None,)) for name in declared}
-    with pytest.raises(TeacherError, match=said):
+    with pytest.raises(TeacherError, match=message):
         teacher(Model(specs), inputs=inputs)
 
 
 def test_a_batch_without_raw_values_is_an_error():
-    given = batch()
-    del given["raw"]
+    x = batch()
+    del x["raw"]
     with pytest.raises(TeacherError, match="under 'raw' for the teacher test model"):
-        teacher(Model())(given)
+        teacher(Model())(x)
 
 
 def test_parameters_and_size_are_those_of_the_model():
-    given = teacher(Model())
-    assert (given.parameters, given.size_bytes) == (3, 40)
+    wrapped = teacher(Model())
+    assert (wrapped.parameters, wrapped.size_bytes) == (3, 40)

@@ -116,7 +116,7 @@ def test_a_candidate_without_a_score_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (
             [("bob", "gone", 1.0)],
@@ -125,6 +125,6 @@ def test_a_candidate_without_a_score_is_an_error():
         ([*ROWS, ("bob", "d", 2.0)], r"Received: 1 pair\(s\) twice, such as 'bob' wi"),
     ],
 )
-def test_a_table_without_scores_or_with_repeated_pairs_is_an_error(rows, said):
-    with pytest.raises(TeacherError, match=said):
+def test_a_table_without_scores_or_with_repeated_pairs_is_an_error(rows, message):
+    with pytest.raises(TeacherError, match=message):
         table(rows)

@@ -1,8 +1,8 @@
 """The calls of a client from inputs to results, with deadline, retries and statistics.
 
-Both clients share this code. Its coroutines wait only inside the `send` and `sleep`
-that they are given. `AsyncClient` awaits them; `Client` passes functions that block, so
-that each coroutine runs to its end in one step.
+Both clients share these coroutines, which wait only in the functions `send` and `sleep`
+that are passed to `Calls`. `AsyncClient` passes functions that suspend. `Client` passes
+functions that block, so its coroutines finish without being suspended.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ class Calls:
     async def versions(self, *, deadline_s: float | None = None) -> list[VersionStatus]:
         """See `Client.versions`."""
         message = self._protocol.status(self._target)
-        body = await self._send(message, self._deadline(deadline_s))
-        return self._read(message, lambda: self._protocol.versions(body))
+        deadline = self._deadline(deadline_s)
+        return await self._exchange(message, deadline, self._protocol.versions)
 
     async def _predict(
         self,
@@ -182,9 +182,10 @@ class Calls:
         started = time.perf_counter()
         message = self._protocol.predict(self._target, signature, inputs)
         try:
-            body = await self._send(message, deadline)
-            answer = self._read(
-                message, lambda: self._protocol.answer(body, self._target, contract)
+            answer = await self._exchange(
+                message,
+                deadline,
+                lambda body: self._protocol.answer(body, self._target, contract),
             )
         except ServingError as error:
             with self._lock:
@@ -212,8 +213,7 @@ class Calls:
 
     async def _ask_signatures(self, deadline: float) -> Mapping[str, SignatureContract]:
         message = self._protocol.metadata(self._target)
-        body = await self._send(message, deadline)
-        return self._read(message, lambda: self._protocol.signatures(body))
+        return await self._exchange(message, deadline, self._protocol.signatures)
 
     async def _send(self, message: Message, deadline: float) -> bytes:
         """Sends a message, with the retries of `recdistill.serving.client.retries`."""
@@ -233,9 +233,13 @@ class Calls:
                 return body
         raise self._endpoint.failure("DEADLINE_EXCEEDED", "no time left", message)
 
-    def _read(self, message: Message, read: Callable[[], _Value]) -> _Value:
+    async def _exchange(
+        self, message: Message, deadline: float, read: Callable[[bytes], _Value]
+    ) -> _Value:
+        """Sends a message and reads the answer."""
+        body = await self._send(message, deadline)
         try:
-            return read()
+            return read(body)
         except Exception as error:
             detail = f"the answer cannot be read: {type(error).__name__}: {error}"
             raise self._endpoint.failure("INTERNAL", detail, message) from error

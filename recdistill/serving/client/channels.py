@@ -42,7 +42,7 @@ class Endpoint:
     """Address and protocol of a server.
 
     Attributes:
-        url: The URL given to `parse`, with a scheme.
+        url: The URL passed to `parse`, with its scheme.
         host: Host name or IP address.
         port: TCP port.
         rest: True for REST, False for gRPC.

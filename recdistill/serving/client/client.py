@@ -8,6 +8,7 @@ second: `recdistill.serving.client.messages` declares the protocol's messages.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
@@ -33,8 +34,8 @@ __all__ = ["AsyncClient", "Client"]
 _Value = TypeVar("_Value")
 
 
-class Client:
-    """Client for a served student. Threads may share one, and should.
+class Client(contextlib.AbstractContextManager["Client"]):
+    """Client for a served student. It is thread-safe, and should be shared.
 
     A query maps feature names to raw values: text, a number, or a list; None if the
     value is unknown. A history is a list of item ids, oldest first. The client reads
@@ -128,7 +129,7 @@ class Client:
         *,
         deadline_s: float | None = None,
     ) -> Results[Ranking]:
-        """Scores the given candidates of each query.
+        """Scores candidates for each query.
 
         Args:
             queries: At least one.
@@ -204,14 +205,11 @@ class Client:
         """Closes the connections."""
         self._channel.close()
 
-    def __enter__(self) -> Client:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
 
 
-class AsyncClient(Calls):
+class AsyncClient(Calls, contextlib.AbstractAsyncContextManager["AsyncClient"]):
     """The `Client` for asyncio: the same calls as coroutines.
 
     A client belongs to the event loop that uses it first. Arguments, results and errors
@@ -242,9 +240,6 @@ class AsyncClient(Calls):
     async def close(self) -> None:
         """Closes the connections."""
         await self._channel.close()
-
-    async def __aenter__(self) -> AsyncClient:
-        return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self.close()

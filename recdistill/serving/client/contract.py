@@ -36,6 +36,11 @@ class TensorContract:
     dtype: str
     shape: tuple[int | None, ...] | None
 
+    @property
+    def is_list_of_text(self) -> bool:
+        """Whether each query has a list of text, such as a history."""
+        return self.dtype == "string" and len(self.shape or ()) == 2
+
 
 @dataclass(frozen=True)
 class SignatureContract:
@@ -51,7 +56,8 @@ class SignatureContract:
             name.removesuffix(_LENGTH): name
             for name in self.inputs
             if name.endswith(_LENGTH)
-            and _is_list_of_text(self.inputs.get(name.removesuffix(_LENGTH)))
+            and name.removesuffix(_LENGTH) in self.inputs
+            and self.inputs[name.removesuffix(_LENGTH)].is_list_of_text
         }
 
     @property
@@ -79,7 +85,7 @@ def batch_of(
         Arrays `(queries, …)` by input name, of the types of the signature.
 
     Raises:
-        QueryError: If there is no query, a feature is missing or unknown, or a value
+        QueryError: If `queries` is empty, a feature is missing or unknown, or a value
             has the wrong type or shape. The message names feature and query.
 
     Examples:
@@ -130,12 +136,6 @@ def ids_of(argument: str, lists: Sequence[Sequence[str]], rows: int) -> np.ndarr
             f"Received: {lists if isinstance(lists, str) else len(lists)!r}"
         )
     return _padded([_texts(argument, row, v) for row, v in enumerate(lists)])
-
-
-def _is_list_of_text(tensor: TensorContract | None) -> bool:
-    if tensor is None or tensor.shape is None:
-        return False
-    return tensor.dtype == "string" and len(tensor.shape) == 2
 
 
 def _check_names(

@@ -25,7 +25,7 @@ class LatencyHistogram:
     There are 128 buckets of equal width between consecutive powers of two. The width of
     a bucket is therefore at most 1/128 of its values, and its middle is within 1/256
     (0.4 %) of each of them. Empty buckets need no memory. Histograms of several
-    processes merge without loss. Threads may share one.
+    processes merge without loss. It is thread-safe.
 
     Reference: HdrHistogram (G. Tene), which has the same bucket layout.
 

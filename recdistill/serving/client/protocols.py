@@ -39,11 +39,11 @@ class Target:
 
     Attributes:
         model: Name of the model on the server.
-        version: Version number; None for the latest version, or if `label` is given.
+        version: Version number; None for the latest version, or if `label` is set.
         label: Version label such as "stable".
 
     Raises:
-        ValueError: If `model` is empty, or `version` and `label` are both given.
+        ValueError: If `model` is empty, or `version` and `label` are both set.
     """
 
     model: str
@@ -55,7 +55,7 @@ class Target:
             raise ValueError("`model` must not be empty. Received: model=''")
         if self.version is not None and self.label is not None:
             raise ValueError(
-                "`version` and `label` must not both be given. Received: "
+                "`version` and `label` must not both be set. Received: "
                 f"version={self.version}, label={self.label!r}"
             )
 

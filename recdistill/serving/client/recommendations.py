@@ -45,7 +45,7 @@ class Ranking:
     """Scores of one query's candidates.
 
     Attributes:
-        item_ids: The candidates, in the order in which they were given.
+        item_ids: The candidates, in the order of the request.
         scores: `(candidates,)` float32; the lowest float32 for an unknown candidate.
         known: `(candidates,)` bool; False if the catalogue does not have the id.
         version: Model version that answered; None if the server does not report it.

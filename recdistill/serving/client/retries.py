@@ -28,7 +28,7 @@ _TOKENS, _EARNED = 10.0, 0.1
 
 
 class RetryPolicy:
-    """Exponential backoff with jitter and a retry budget. Threads may share one.
+    """Exponential backoff with jitter and a retry budget. It is thread-safe.
 
     Args:
         retries: Maximum number of attempts after the first.

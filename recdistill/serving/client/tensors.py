@@ -132,8 +132,7 @@ def from_json(value: object, dtype: str) -> np.ndarray:
     """
     if dtype != "string":
         return np.array(value, dtype)
-    text = np.array(value, np.dtypes.StringDType())
-    return text.astype(object)
+    return np.array(value, np.dtypes.StringDType()).astype(object)
 
 
 def _as_bytes(value: object) -> bytes:

@@ -1,8 +1,8 @@
 """Embedded server: SavedModels behind TensorFlow Serving's protocol, in Python.
 
 It is for development and small installations. Clients of TensorFlow Serving work with
-it unchanged, and invalid requests fail as they fail there. It loads a SavedModel as the
-C++ server does, without Keras.
+it unchanged, and an invalid request fails with the same code. It loads a SavedModel as
+the C++ server does, without Keras.
 
 It answers gRPC `Predict`, `GetModelMetadata`, `GetModelStatus` and
 `HandleReloadConfigRequest`, and REST `:predict` in rows and columns, `/metadata`, the
@@ -13,8 +13,8 @@ It differs from TensorFlow Serving in the following points, which make it safer:
 
 * With batching, a request without rows is rejected at once. TensorFlow Serving lets it
   wait for the next request.
-* A configuration sent as a request may only name folders beside those of the
-  configuration at the start.
+* A configuration that is sent as a request may only use folders next to those of the
+  initial configuration.
 * It listens on the loopback address by default, and limits the size of a request.
 * It does not start if a model does not have a version. TensorFlow Serving waits.
 

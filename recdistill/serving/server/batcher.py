@@ -107,8 +107,10 @@ class Batcher:
             return task.answer.result(timeout_s)
         except TimeoutError as error:
             task.answer.cancel()
-            message = "The request timed out while it waited for a batch."
-            raise RequestError(StatusCode.DEADLINE_EXCEEDED, message) from error
+            raise RequestError(
+                StatusCode.DEADLINE_EXCEEDED,
+                "The request timed out while it waited for a batch.",
+            ) from error
 
     def close(self) -> None:
         """Runs the waiting batches, then ends the threads."""
@@ -210,7 +212,9 @@ class Batcher:
             waited = (now - task.since) * 1e6
             self._metrics.observe(f"{_METRICS}:queuing_latency", waited, _POOL)
         rows = sum(task.rows for task in batch.tasks)
-        filled = _filled(rows, self.parameters.allowed_batch_sizes)
+        # The smallest allowed batch size that fits.
+        allowed = self.parameters.allowed_batch_sizes
+        filled = next((size for size in allowed if size >= rows), rows)
         self._metrics.observe(f"{_METRICS}:processed_batch_size", filled)
         self._metrics.observe(f"{_METRICS}:padding_size", filled - rows)
         self._metrics.count(f"{_METRICS}:wrapped_run_count")
@@ -225,11 +229,6 @@ class Batcher:
         ]
         answer = self._run(batch.signature, merged, batch.outputs)
         _split(answer, batch, filled)
-
-
-def _filled(rows: int, allowed: Sequence[int]) -> int:
-    """The smallest allowed batch size that fits."""
-    return next((size for size in allowed if size >= rows), rows)
 
 
 def _merged(
@@ -272,8 +271,9 @@ def _padded(name: str, part: np.ndarray, widest: Sequence[int]) -> np.ndarray:
 def _split(answer: Arrays, batch: _Batch, filled: int) -> None:
     for array in answer:
         if array.ndim == 0:
-            message = "Batched output tensor has 0 dimensions"
-            raise RequestError(StatusCode.FAILED_PRECONDITION, message)
+            raise RequestError(
+                StatusCode.FAILED_PRECONDITION, "Batched output tensor has 0 dimensions"
+            )
         if len(array) != filled:
             raise RequestError(
                 StatusCode.FAILED_PRECONDITION,

@@ -46,7 +46,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Else a second server could share the port and get some requests.
+                # Otherwise a second server could share the port and get some requests.
                 ("grpc.so_reuseport", 0),
             ],
         )
@@ -62,8 +62,9 @@ class GrpcServer:
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError as error:
-            message = f"The server cannot listen for gRPC at {address}: {error}"
-            raise ServeError(message) from error
+            raise ServeError(
+                f"The server cannot listen for gRPC at {address}: {error}"
+            ) from error
 
     def start(self) -> None:
         """Starts to answer requests."""
@@ -99,8 +100,10 @@ class _Services(
         return _answered(self._requests.metadata, request, context)
 
     def Classify(self, request: Any, context: grpc.ServicerContext) -> None:
-        message = "The embedded server supports only Predict for predictions."
-        context.abort(grpc.StatusCode.UNIMPLEMENTED, message)
+        context.abort(
+            grpc.StatusCode.UNIMPLEMENTED,
+            "The embedded server does not support this method. Use Predict.",
+        )
 
     Regress = MultiInference = Classify
 

@@ -25,6 +25,9 @@ from recdistill.serving.server.wire_tensors import STRING, dtype_name
 __all__ = ["Body", "columns_as_json", "read_body", "rows_as_json"]
 
 _B64 = "b64"
+_TYPES: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+"""Types of JSON values by kind of NumPy type. In Python, `True` is also an int."""
+
 _DEEPEST = 32
 
 
@@ -60,7 +63,14 @@ class Body:
         first = self.content[0] if self.in_rows else self.content
         named = self.content
         if not isinstance(first, dict) or _is_bytes(first):
-            named = self._single(signature)
+            # The only input has no name in the body.
+            if len(signature.inputs) > 1:
+                raise invalid(
+                    f"{'instances' if self.in_rows else 'inputs'} is a plain "
+                    "value/list, but expecting an object or a list of objects as "
+                    "multiple input tensors required as per tensorinfo_map"
+                )
+            named = dict.fromkeys(signature.inputs, self.content)
         elif self.in_rows:
             named = _columns(self.content, list(signature.inputs))
         for name in signature.inputs:
@@ -70,16 +80,6 @@ class Body:
             _as_array(named[name], info.dtype)
             for name, info in signature.inputs.items()
         ]
-
-    def _single(self, signature: LoadedSignature) -> dict[str, Any]:
-        """The values of the only input, which has no name in the body."""
-        if len(signature.inputs) > 1:
-            key = "instances" if self.in_rows else "inputs"
-            raise invalid(
-                f"{key} is a plain value/list, but expecting an object or a list of "
-                "objects as multiple input tensors required as per tensorinfo_map"
-            )
-        return dict.fromkeys(signature.inputs, self.content)
 
 
 def read_body(body: bytes) -> Body:
@@ -171,13 +171,13 @@ def columns_as_json(outputs: Mapping[str, np.ndarray]) -> bytes:
 
 def _columns(content: list[Any], names: list[str]) -> dict[str, list[Any]]:
     """The values of each input in rows."""
-    columns: dict[str, list[Any]] = {name: [] for name in names}
     for place, row in enumerate(content):
         if not isinstance(row, dict) or _is_bytes(row):
-            message = f"Expecting object but got list at item {place} of input list"
-            raise invalid(message)
-        if row.keys() != columns.keys():
-            unknown = sorted(row.keys() - columns.keys())
+            raise invalid(
+                f"Expecting object but got list at item {place} of input list"
+            )
+        if row.keys() != set(names):
+            unknown = sorted(row.keys() - set(names))
             what = (
                 f"{unknown[0]!r} is not an input" if unknown else "an input is missing"
             )
@@ -185,9 +185,7 @@ def _columns(content: list[Any], names: list[str]) -> dict[str, list[Any]]:
                 f"Failed to process element: {place} of 'instances' list, {what}: "
                 f"keys must be equal to: {','.join(names)}"
             )
-        for name, value in row.items():
-            columns[name].append(value)
-    return columns
+    return {name: [row[name] for row in content] for name in names}
 
 
 def _as_array(value: Any, number: int) -> np.ndarray:
@@ -200,24 +198,26 @@ def _as_array(value: Any, number: int) -> np.ndarray:
     if number == STRING:
         return _vectorized(_as_bytes, array)
     dtype = np.dtype(tf.as_dtype(number).as_numpy_dtype)
-    if dtype.kind == "f" and dtype.itemsize >= 4:
-        return _floats(flat, dtype).reshape(array.shape)
-    if dtype.kind in "iu":
-        return _integers(flat, dtype).reshape(array.shape)
-    if dtype.kind == "b":
-        _require_types(flat, {bool}, number)
-        return array.astype(bool)
-    message = f"Inputs of the type {dtype_name(number)} cannot be written in JSON."
-    raise invalid(message)
+    types = _TYPES.get(dtype.kind)
+    if types is None or dtype == np.float16:
+        name = dtype_name(number)
+        raise invalid(f"Inputs of the type {name} cannot be written in JSON.")
+    wrong = [each for each in flat if type(each) not in types]
+    if dtype.kind in "iu" and not wrong:
+        limits = np.iinfo(dtype)
+        wrong = [each for each in flat if not limits.min <= each <= limits.max]
+    if wrong:
+        raise _type_error(wrong[0], number)
+    if dtype.kind == "f":
+        _check_precision(flat, dtype, number)
+    return np.array(flat, dtype).reshape(array.shape)
 
 
 def _vectorized(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
     return np.asarray(np.vectorize(function, otypes=[object])(array))
 
 
-def _floats(flat: list[Any], dtype: np.dtype) -> np.ndarray:
-    number = 1 if dtype == np.float32 else 2
-    _require_types(flat, {int, float}, number)
+def _check_precision(flat: list[float], dtype: np.dtype, number: int) -> None:
     limits = np.finfo(dtype)
     exact = 2 ** (limits.nmant + 1) - 1
     for value in flat:
@@ -231,23 +231,6 @@ def _floats(flat: list[Any], dtype: np.dtype) -> np.ndarray:
                 f"Cannot convert JSON value: {_shown(value)} to {dtype_name(number)} "
                 "without loss of precision."
             )
-    return np.array(flat, dtype)
-
-
-def _integers(flat: list[Any], dtype: np.dtype) -> np.ndarray:
-    number = tf.as_dtype(dtype).as_datatype_enum
-    _require_types(flat, {int}, number)
-    limits = np.iinfo(dtype)
-    for value in flat:
-        if not limits.min <= value <= limits.max:
-            raise _type_error(value, number)
-    return np.array(flat, dtype)
-
-
-def _require_types(flat: list[Any], types: set[type], number: int) -> None:
-    # Types are compared, because `True` is an int in Python.
-    if not set(map(type, flat)) <= types:
-        raise _type_error(next(v for v in flat if type(v) not in types), number)
 
 
 def _type_error(value: Any, number: int) -> Exception:
@@ -271,8 +254,9 @@ def _as_bytes(value: Any) -> bytes:
     if not isinstance(value, dict):
         raise _type_error(value, STRING)
     if not _is_bytes(value):
-        message = f"JSON Value: {_shown(value)} not formatted correctly for base64 data"
-        raise invalid(message)
+        raise invalid(
+            f"JSON Value: {_shown(value)} not formatted correctly for base64 data"
+        )
     try:
         return base64.b64decode(value[_B64], validate=True)
     except (binascii.Error, ValueError) as error:

@@ -64,8 +64,8 @@ class LoadedModel:
         path: Folder of the version.
 
     Raises:
-        RequestError: If the SavedModel cannot be loaded. Without a `variables` folder
-            it does load, and requests fail, as in TensorFlow Serving.
+        RequestError: If the SavedModel cannot be loaded. One without variables loads,
+            but its requests fail, as in TensorFlow Serving.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,8 +84,10 @@ class LoadedModel:
         except Exception as error:
             # Damaged files must not end the server.
             self.close()
-            message = f"{path} cannot be loaded as a SavedModel: {error}"
-            raise RequestError(StatusCode.INTERNAL, message) from error
+            raise RequestError(
+                StatusCode.INTERNAL,
+                f"{path} cannot be loaded as a SavedModel: {error}",
+            ) from error
 
     def _load(self, path: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
         """Loads graph and variables, and returns the signatures.
@@ -188,21 +190,21 @@ def request_inputs(
         RequestError: If an input is unknown, has another type or is not a valid tensor,
             or if an input without a default is missing.
     """
-    given = request.inputs
-    unknown = sorted(given.keys() - signature.inputs.keys())
-    missing = sorted(signature.inputs.keys() - given.keys() - signature.defaults.keys())
+    inputs, expected = request.inputs, signature.inputs
+    unknown = sorted(inputs.keys() - expected.keys())
+    missing = sorted(expected.keys() - inputs.keys() - signature.defaults.keys())
     if unknown or missing:
         raise invalid(
-            f"input size does not match signature: {len(given)}!="
-            f"{len(signature.inputs)}. Sent extra: {{{','.join(unknown)}}}. "
+            f"input size does not match signature: {len(inputs)}!="
+            f"{len(expected)}. Sent extra: {{{','.join(unknown)}}}. "
             f"Missing but required: {{{','.join(missing)}}}."
         )
     values = []
-    for name, info in signature.inputs.items():
-        if name not in given:
+    for name, info in expected.items():
+        if name not in inputs:
             values.append(signature.defaults[name])
             continue
-        proto = given[name]
+        proto = inputs[name]
         if proto.dtype != info.dtype:
             raise invalid(
                 f"The input {name!r} must be {dtype_name(info.dtype)}. "
@@ -245,7 +247,7 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
         path: Folder of the version.
 
     Yields:
-        The requests; none if there is no file of requests. A record without a request
+        The requests; none if the version has no such file. A record without a request
         is skipped, as in TensorFlow Serving.
 
     Raises:
@@ -265,18 +267,19 @@ def warm_up_requests(path: Path) -> Iterator[predict_pb2.PredictRequest]:
             f"{len(records)} in {file}"
         )
     for place, record in enumerate(records):
-        log = prediction_log_pb2.PredictionLog()
         try:
-            log.ParseFromString(record)
+            log = prediction_log_pb2.PredictionLog.FromString(record)
         except Exception as error:
-            message = f"Record {place} of {file} is not a PredictionLog."
-            raise RequestError(StatusCode.DATA_LOSS, message) from error
+            raise RequestError(
+                StatusCode.DATA_LOSS,
+                f"Record {place} of {file} is not a PredictionLog.",
+            ) from error
         kind = log.WhichOneof("log_type")
         if kind is None:
             continue
         if kind != "predict_log":
-            message = (
-                f"Record {place} of {file} must be a predict_log. Received: {kind}"
+            raise RequestError(
+                StatusCode.UNIMPLEMENTED,
+                f"Record {place} of {file} must be a predict_log. Received: {kind}",
             )
-            raise RequestError(StatusCode.UNIMPLEMENTED, message)
         yield log.predict_log.request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import signal
@@ -28,7 +29,7 @@ concurrent request would wait several times as long.
 """
 
 
-class LocalServer:
+class LocalServer(contextlib.AbstractContextManager["LocalServer"]):
     """Server of SavedModels in this process, with TensorFlow Serving's protocol.
 
     It is for development and small installations, because a single Python interpreter
@@ -77,12 +78,8 @@ class LocalServer:
     def stop(self) -> None:
         """Rejects new requests, finishes running ones and unloads all models."""
         with futures.ThreadPoolExecutor() as pool:
-            for server in self._servers:
-                pool.submit(server.stop, self.options.drain_s)
+            list(pool.map(lambda each: each.stop(self.options.drain_s), self._servers))
         self.models.stop()
-
-    def __enter__(self) -> LocalServer:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.stop()

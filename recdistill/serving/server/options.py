@@ -18,7 +18,7 @@ class ServerOptions:
 
     Attributes:
         models: A `models.config` file with models, version policies and labels.
-        address: IP address to listen on. There is no authentication.
+        address: IP address to listen on. Clients are not authenticated.
         port: gRPC port; 0 for any free port.
         rest_port: Port of REST and metrics; 0 for any free port, None to disable both.
         models_poll_s: Interval for reading `models` again, in seconds; 0 for never.
@@ -32,7 +32,7 @@ class ServerOptions:
         grpc_threads: Maximum number of concurrent gRPC requests; 0 for automatic. A
             batch cannot have more requests than this.
         rest_threads: Maximum number of concurrent REST requests; 0 for automatic.
-        rest_connections: Maximum number of REST connections; others are closed.
+        rest_connections: Maximum number of REST connections; further ones are closed.
         rest_timeout_s: Timeout of a REST request, in seconds.
         max_message_bytes: Maximum size of a request, for both protocols.
         drain_s: Time for running requests to finish on shutdown, in seconds.

@@ -79,7 +79,7 @@ class Requests:
 
         Args:
             spec: Model, version or label.
-            read: Reads the request, given the version, which has the signatures.
+            read: Converts the request to arrays, by the signatures of the version.
             timeout_s: Timeout in seconds.
             deadline_s: Time until the client's deadline, in seconds.
 

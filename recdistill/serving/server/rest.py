@@ -7,7 +7,6 @@ import json
 import re
 import socket
 import threading
-import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -63,9 +62,10 @@ class RestServer:
         try:
             self._server = _Listener(address, requests, options)
         except OSError as error:
-            at = f"{options.address}:{options.rest_port}"
-            message = f"The server cannot listen for REST at {at}: {error}"
-            raise ServeError(message) from error
+            raise ServeError(
+                "The server cannot listen for REST at "
+                f"{options.address}:{options.rest_port}: {error}"
+            ) from error
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), daemon=True
@@ -85,10 +85,8 @@ class RestServer:
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
-        until = time.monotonic() + grace_s
         with self._server.changed:
-            while self._server.working and time.monotonic() < until:
-                self._server.changed.wait(until - time.monotonic())
+            self._server.changed.wait_for(lambda: not self._server.working, grace_s)
         self._server.close_connections()
         self._server.server_close()
 
@@ -145,15 +143,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
 
-    def do_GET(self) -> None:
-        self._handle()
-
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
-
     def log_message(self, format: str, *args: Any) -> None:
         """Does not log requests; the metrics count them."""
 
-    def _handle(self) -> None:
+    def do_GET(self) -> None:
         server = self.server
         with server.changed:
             server.working += 1
@@ -168,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
             with server.changed:
                 server.working -= 1
                 server.changed.notify_all()
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
 
     def _read(self) -> bytes | None:
         """Reads the body; None if it is rejected and the connection will be closed."""
@@ -225,8 +220,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _prediction(self, spec: model_pb2.ModelSpec, method: str, body: bytes) -> bytes:
         if method != "predict":
-            message = f"The embedded server does not support {method}. Use predict."
-            raise RequestError(StatusCode.UNIMPLEMENTED, message)
+            raise RequestError(
+                StatusCode.UNIMPLEMENTED,
+                f"The embedded server does not support {method}. Use predict.",
+            )
         parsed = read_body(body)
 
         def read(version: ModelVersion) -> Prediction:

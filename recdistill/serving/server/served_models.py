@@ -90,7 +90,7 @@ class ServedModels:
         """Applies a new configuration, and returns after its new models are loaded.
 
         Args:
-            config: The configuration. Its folders must be beside those of the
+            config: The configuration. Its folders must be next to those of the
                 configuration at the start.
 
         Raises:
@@ -101,14 +101,14 @@ class ServedModels:
             if not any(folder.is_relative_to(root) for root in self._roots):
                 raise RequestError(
                     StatusCode.PERMISSION_DENIED,
-                    f"The base_path of {each.name!r} must be beside the folders that "
+                    f"The base_path of {each.name!r} must be next to the folders that "
                     f"the server was started with. Received: {each.base_path}",
                 )
         self._apply(config)
 
     @contextlib.contextmanager
     def use(self, spec: model_pb2.ModelSpec) -> Iterator[ModelVersion]:
-        """Keeps the version that a request names in memory within the context.
+        """Keeps the requested version in memory until the context ends.
 
         Args:
             spec: Model, version or label of the request.
@@ -166,8 +166,9 @@ class ServedModels:
                     status.status.error_message = version.error.message
         if not response.model_version_status:
             what = "any versions" if number is None else f"version {number}"
-            message = f"Could not find {what} of model {spec.name}"
-            raise RequestError(StatusCode.NOT_FOUND, message)
+            raise RequestError(
+                StatusCode.NOT_FOUND, f"Could not find {what} of model {spec.name}"
+            )
         return response
 
     def _number(self, spec: model_pb2.ModelSpec) -> int | None:
@@ -177,8 +178,7 @@ class ServedModels:
             return int(spec.version.value) if choice else None
         number = self._labels.get(spec.name, {}).get(spec.version_label)
         if number is None:
-            message = f"Unrecognized servable version label: {spec.version_label}"
-            raise invalid(message)
+            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         return number
 
     def _apply(self, config: ModelServerConfig) -> None:
@@ -260,8 +260,9 @@ def _parsed(text: str) -> ModelServerConfig:
     try:
         return text_format.Parse(text, ModelServerConfig())
     except text_format.ParseError as error:
-        message = f"The configuration must be a ModelServerConfig in text form: {error}"
-        raise invalid(message) from error
+        raise invalid(
+            f"The configuration must be a ModelServerConfig in text form: {error}"
+        ) from error
 
 
 def _check(config: ModelServerConfig) -> None:

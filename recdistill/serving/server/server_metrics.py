@@ -31,7 +31,7 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
 class ServerMetrics:
-    """Counters and histograms. Threads may share one.
+    """Counters and histograms. They are thread-safe.
 
     Examples:
         >>> metrics = ServerMetrics()

@@ -93,7 +93,7 @@ class ModelVersion:
         return self._model
 
     def acquire(self) -> bool:
-        """Keeps the version in memory until `release`. False if it is not served."""
+        """Keeps the version in memory until `release`; False if it is not served."""
         with self._lock:
             if self.state != AVAILABLE:
                 return False
@@ -105,41 +105,38 @@ class ModelVersion:
         with self._lock:
             self._users -= 1
 
-    def load(self, now: float) -> bool:
+    def load(self, now: float) -> None:
         """Loads the version and runs its warm-up requests.
+
+        If it fails, `state` and `error` have the reason, and `load` may be called
+        again.
 
         Args:
             now: Time on a monotonic clock, in seconds.
-
-        Returns:
-            Whether the version is served. If not, `state` and `error` have the reason,
-            and `load` may be called again.
         """
         self.state, started = LOADING, time.perf_counter()
         try:
             self._load()
         except (RequestError, ConfigError, OSError) as error:
             self._failed(error, now)
-        loaded, path = self.state == AVAILABLE, str(self.path)
-        name, status = ":tensorflow:cc:saved_model", "success" if loaded else "fail"
+        path, status = str(self.path), "success" if self.state == AVAILABLE else "fail"
+        name = ":tensorflow:cc:saved_model"
         microseconds = (time.perf_counter() - started) * 1e6
         self._metrics.count(f"{name}:load_attempt_count", path, status)
         self._metrics.count(f"{name}:load_latency", path, by=microseconds)
-        return loaded
 
     def retire(self) -> None:
         """Rejects new requests."""
         with self._lock:
             self.state = UNLOADING
 
-    def unload(self) -> bool:
+    def unload(self) -> None:
         """Frees the memory of a retired version, unless requests still use it."""
         with self._lock:
             if self._users:
-                return False
+                return
             self.state = END
         self._close()
-        return True
 
     def signature(self, name: str) -> LoadedSignature:
         """Returns a signature.
@@ -152,11 +149,11 @@ class ModelVersion:
         """
         signatures, name = self.model.signatures, name or DEFAULT_SIGNATURE
         if name not in signatures:
-            message = (
+            raise RequestError(
+                StatusCode.FAILED_PRECONDITION,
                 f'Serving signature key "{name}" not found. '
-                f"The model has: {', '.join(sorted(signatures))}"
+                f"The model has: {', '.join(sorted(signatures))}",
             )
-            raise RequestError(StatusCode.FAILED_PRECONDITION, message)
         return signatures[name]
 
     def prediction(self, request: predict_pb2.PredictRequest) -> Prediction:
@@ -218,8 +215,9 @@ class ModelVersion:
                     self.answer(prediction, limit)
         except RequestError as error:
             status = error.code.name
-            message = f"The warm-up of {self.path} failed: {error.message}"
-            raise RequestError(error.code, message) from error
+            raise RequestError(
+                error.code, f"The warm-up of {self.path} failed: {error.message}"
+            ) from error
         finally:
             self._metrics.observe(
                 ":tensorflow:serving:model_warmup_latency",
@@ -253,6 +251,9 @@ class ModelVersions:
         config: Name, folder and version policy.
         options: Settings of the server.
         metrics: Metrics of the server.
+
+    Attributes:
+        served: The served versions, latest first.
     """
 
     def __init__(
@@ -264,22 +265,17 @@ class ModelVersions:
         self.name, self.config = config.name, config
         self._options, self._metrics = options, metrics
         self.versions: dict[int, ModelVersion] = {}
-        self._served: tuple[ModelVersion, ...] = ()
-
-    @property
-    def served(self) -> tuple[ModelVersion, ...]:
-        """The served versions, latest first."""
-        return self._served
+        self.served: tuple[ModelVersion, ...] = ()
 
     def start(self) -> None:
         """Loads the versions in the folder.
 
         Raises:
-            ServeError: If there is no version, or one does not load.
+            ServeError: If the folder has no version, or one does not load.
         """
         self.poll(time.monotonic())
         failed = [v for v in self.versions.values() if v.state != AVAILABLE]
-        if not failed and self._served:
+        if not failed and self.served:
             return
         reasons = [f"version {v.number}: {v.error}" for v in failed]
         self.stop()
@@ -304,7 +300,7 @@ class ModelVersions:
             if known.state in (START, LOADING) and known.retry_at <= now:
                 known.load(now)
                 self._publish()
-        replaced = any(v.number in wanted for v in self._served)
+        replaced = any(v.number in wanted for v in self.served)
         for version in list(self.versions.values()):
             if version.number not in wanted or version.state == UNLOADING:
                 self._drop(version, replaced or not wanted)
@@ -326,12 +322,12 @@ class ModelVersions:
         if version.state == UNLOADING:
             version.unload()
         elif version.state != AVAILABLE and version.error is not None:
-            # Its folder is gone. If it returns, it is a new version.
+            # If the folder of a failed version reappears, it counts as a new version.
             version.state, version.error = END, None
 
     def _publish(self) -> None:
         served = [v for v in self.versions.values() if v.state == AVAILABLE]
-        self._served = tuple(sorted(served, key=lambda v: -v.number))
+        self.served = tuple(sorted(served, key=lambda v: -v.number))
 
     def _wanted(self) -> dict[int, Path]:
         """Folders of the versions chosen by the version policy."""
@@ -344,7 +340,7 @@ class ModelVersions:
         except OSError as error:
             # A folder that is temporarily unreadable must not unload its versions.
             if not isinstance(error, FileNotFoundError):
-                return {v.number: v.path for v in self._served}
+                return {v.number: v.path for v in self.served}
             folders = {}
         policy = self.config.model_version_policy
         match policy.WhichOneof("policy_choice"):

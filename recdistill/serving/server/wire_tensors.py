@@ -59,8 +59,8 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise _parsing(name, "the shape must be known")
     if math.prod(shape) > LARGEST_TENSOR:
-        many = f"{math.prod(shape)} values are more than {LARGEST_TENSOR}"
-        raise _parsing(name, many)
+        problem = f"the shape has more than {LARGEST_TENSOR} values"
+        raise _parsing(name, problem)
     if proto.dtype == STRING and not proto.string_val:
         return np.full(shape, b"", object)
     try:

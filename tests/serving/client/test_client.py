@@ -192,11 +192,11 @@ class TestWhatIsSent:
         client = connect()
         client.recommend([query(history=[], jobs=[])])
         client.rank([query()], [[]])
-        asked = {
+        sent = {
             name: value for _, inputs in server.seen for name, value in inputs.items()
         }
         for name in ("history", "jobs", "exclude_ids", "candidate_ids"):
-            assert asked[name].shape[1] >= 1, name
+            assert sent[name].shape[1] >= 1, name
 
     def test_the_label_is_sent(self, connect):
         assert (
@@ -254,7 +254,7 @@ class TestInvalidArguments:
         [
             ({"deadline_s": 0}, "`deadline_s` must be positive"),
             ({"retries": -1}, "must not be negative"),
-            ({"version": 1, "label": "a"}, "must not both be given"),
+            ({"version": 1, "label": "a"}, "must not both be set"),
             ({"model": ""}, "`model` must not be empty"),
             ({"endpoint": "ftp://a"}, r"Received: endpoint='ftp://a'"),
         ],

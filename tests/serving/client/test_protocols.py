@@ -57,7 +57,7 @@ def test_the_single_output_of_a_rest_answer_has_no_name():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (b'{"predictions": []}', "must have the member 'outputs'"),
         (b"[]", "must have the member 'outputs'"),
@@ -65,8 +65,8 @@ def test_the_single_output_of_a_rest_answer_has_no_name():
         (b"{", "Expecting property name"),
     ],
 )
-def test_an_invalid_rest_answer_is_an_error(body, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_rest_answer_is_an_error(body, message):
+    with pytest.raises(ValueError, match=message):
         REST.answer(body, Target("films"), SignatureContract({}, TWO))
 
 
@@ -82,8 +82,8 @@ def test_types_of_rest_metadata_have_numpys_names():
         "__init": signature("DT_BOOL", {}),
     }
     document = {"metadata": {"signature_def": {"signature_def": signatures}}}
-    found = REST.signatures(json.dumps(document).encode())
-    assert {name: each.inputs["x"] for name, each in found.items()} == {
+    answer = REST.signatures(json.dumps(document).encode())
+    assert {name: each.inputs["x"] for name, each in answer.items()} == {
         "a": TensorContract("float64", (None, 4)),
         "b": TensorContract("float16", ()),
         "c": TensorContract("int64", None),
@@ -95,8 +95,8 @@ def test_versions_are_sorted_latest_first():
     for version, state in ((1, 50), (3, 30), (2, 20)):
         each = response.model_version_status.add(version=version, state=state)
         each.status.error_message = "broken" if state == 50 else ""
-    found = GRPC.versions(response.SerializeToString())
-    assert [(v.version, v.state, v.error) for v in found] == [
+    answer = GRPC.versions(response.SerializeToString())
+    assert [(v.version, v.state, v.error) for v in answer] == [
         (3, "AVAILABLE", ""),
         (2, "LOADING", ""),
         (1, "END", "broken"),

@@ -212,22 +212,22 @@ class TestRejections:
     def test_a_request_that_cannot_be_batched_is_rejected_at_once(self, batcher):
         collected = batcher(Gate())
         one = np.int32([1])
-        said = self.refused(collected, one, np.int32(3))
-        assert "at least one dimension" in said
-        said = self.refused(collected, one, np.int32([1, 2]))
-        assert said.endswith("equal 0th-dimension size. Received: [1, 2]")
-        said = self.refused(collected, np.zeros(5))
-        assert said == "Task size 5 is larger than maximum input batch size 4"
-        said = self.refused(collected, np.zeros((0, 3)))
-        assert "at least one row" in said
+        message = self.refused(collected, one, np.int32(3))
+        assert "at least one dimension" in message
+        message = self.refused(collected, one, np.int32([1, 2]))
+        assert message.endswith("equal 0th-dimension size. Received: [1, 2]")
+        message = self.refused(collected, np.zeros(5))
+        assert message == "Task size 5 is larger than maximum input batch size 4"
+        message = self.refused(collected, np.zeros((0, 3)))
+        assert "at least one row" in message
 
     def test_a_full_queue_is_unavailable(self, batcher):
         gate = Gate()
         collected = batcher(gate, queue=2)
         blocked(collected, gate)
         asking = Asking(collected, np.zeros(4), np.zeros(3))
-        said = self.refused_by_queue(collected)
-        assert said.endswith("is full")
+        message = self.refused_by_queue(collected)
+        assert message.endswith("is full")
         gate.open.set()
         assert asking.finish() == [[0.0] * 4, [0.0] * 3]
 

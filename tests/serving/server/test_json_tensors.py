@@ -73,8 +73,8 @@ class TestReading:
         assert refused({"inputs": {"a": [1]}}, a="float", b="float") == (
             "Missing named input: b in 'inputs' object."
         )
-        said = refused({"instances": [{"a": 1}]}, a="float", b="float")
-        assert said.endswith("keys must be equal to: a,b")
+        message = refused({"instances": [{"a": 1}]}, a="float", b="float")
+        assert message.endswith("keys must be equal to: a,b")
 
     def test_a_signature_without_inputs_cannot_be_called(self):
         assert "Failed to get input map" in refused({"inputs": {}})

@@ -32,8 +32,8 @@ def code(call, *arguments):
 
 
 def test_inputs_are_in_the_order_of_the_signature_with_defaults():
-    given = request_inputs(SIGNATURE, predict_request(a=np.float32([1])))
-    assert [value.tolist() for value in given] == [[1.0], [9.0]]
+    inputs = request_inputs(SIGNATURE, predict_request(a=np.float32([1])))
+    assert [value.tolist() for value in inputs] == [[1.0], [9.0]]
 
 
 def test_outputs_are_all_outputs_or_the_sorted_filter():

@@ -11,7 +11,7 @@ from recdistill.serving.server.options import ServerOptions
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"port": 65_536}, "`port` must be from 0 to 65535. Received: 65536"),
         ({"rest_port": -1}, "`rest_port` must be from 0 to 65535. Received: -1"),
@@ -21,10 +21,10 @@ from recdistill.serving.server.options import ServerOptions
         ({"drain_s": -0.5}, "`drain_s` must be at least 0. Received: -0.5"),
     ],
 )
-def test_a_number_out_of_range_is_an_error(settings, said):
+def test_a_number_out_of_range_is_an_error(settings, message):
     with pytest.raises(ServeError) as caught:
         ServerOptions(Path("models.config"), **settings)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_the_automatic_number_of_threads_depends_on_batching():

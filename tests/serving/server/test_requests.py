@@ -20,13 +20,13 @@ pytestmark = pytest.mark.slow
 
 class TestRules:
     def test_defaults_work_over_grpc_only(self, shared):
-        given, _ = shared.client.predict("optional", a=[1.0, 2.0])
-        assert given["sum"].tolist() == [11.0, 12.0]
+        outputs, _ = shared.client.predict("optional", a=[1.0, 2.0])
+        assert outputs["sum"].tolist() == [11.0, 12.0]
         both, _ = shared.client.predict("optional", a=[1.0], b=[2.0])
         assert both["sum"].tolist() == [3.0]
-        with refused("INVALID_ARGUMENT") as said:
+        with refused("INVALID_ARGUMENT") as error:
             shared.client.predict("optional", b=[2.0])
-        assert said["details"] == (
+        assert error["details"] == (
             "input size does not match signature: 1!=2. Sent extra: {}. "
             "Missing but required: {a}."
         )
@@ -79,21 +79,21 @@ class TestRules:
         assert row["wide"] == [14.0, 2.0]
 
     def test_types_are_unchanged(self, shared):
-        given = {
+        values = {
             "i": np.array([2**40], "int64"),
             "b": np.array([True]),
             "d": np.array([0.1], "float64"),
         }
-        outputs, _ = shared.client.predict("typed", **given)
-        assert all(outputs[name].dtype == v.dtype for name, v in given.items())
-        columns = {name: value.tolist() for name, value in given.items()}
+        outputs, _ = shared.client.predict("typed", **values)
+        assert all(outputs[name].dtype == v.dtype for name, v in values.items())
+        columns = {name: value.tolist() for name, value in values.items()}
         body = {"signature_name": "typed", "inputs": columns}
         assert shared.client.rest(body) == (200, {"outputs": columns})
 
     def test_errors_of_the_graph_have_its_message(self, shared):
-        with refused("INVALID_ARGUMENT") as said:
+        with refused("INVALID_ARGUMENT") as error:
             shared.client.predict("checked", n=[1, -1])
-        assert "`n` must be at least 0" in said["details"]
+        assert "`n` must be at least 0" in error["details"]
         body = {"signature_name": "checked", "inputs": [-1]}
         status, document = shared.client.rest(body)
         assert (status, "`n` must be" in document["error"]) == (400, True)

@@ -33,17 +33,17 @@ class TestLabels:
 
     def test_an_unknown_label_is_a_bad_request(self, serve):
         serving = serve()
-        with refused("INVALID_ARGUMENT") as said:
+        with refused("INVALID_ARGUMENT") as error:
             serving.client.predict(x=[0.0], label="nowhere")
-        assert said["details"] == "Unrecognized servable version label: nowhere"
+        assert error["details"] == "Unrecognized servable version label: nowhere"
         assert serving.client.rest({"inputs": [0.0]}, where="/labels/nowhere")[0] == 400
 
     def test_a_label_of_a_missing_version_is_not_found(self, serve, base):
         config = toy_config(base, {"stable": 7})
         serving = serve(config, labels_for_unavailable=True)
-        with refused("NOT_FOUND") as said:
+        with refused("NOT_FOUND") as error:
             serving.client.predict(x=[0.0], label="stable")
-        assert said["details"].endswith("Specific(toy, 7)")
+        assert error["details"].endswith("Specific(toy, 7)")
 
     def test_a_label_moves_to_a_loaded_version(self, serve, base):
         serving = serve(toy_config(base, versions=[1, 2]), versions=(1, 2))
@@ -60,9 +60,9 @@ class TestLabels:
         serving = serve(toy_config(base), labels_for_unavailable=lenient)
         serving.client.reload(config)
         moved = toy_config(base, {"stable": 2}, versions=[1, 2])
-        with refused("FAILED_PRECONDITION") as said:
+        with refused("FAILED_PRECONDITION") as error:
             serving.client.reload(moved)
-        assert "version 2 of model toy" in said["details"]
+        assert "version 2 of model toy" in error["details"]
         assert serving.client.predict(x=[0.0], label="stable")[1] == 1
 
 
@@ -85,9 +85,9 @@ class TestConfigurations:
         serving = serve()
         broken = toy_config(base, {"stable": 1})
         broken.MergeFrom(toy_config(base.parent / "nothing", name="other"))
-        with refused("UNKNOWN") as said:
+        with refused("UNKNOWN") as error:
             serving.client.reload(broken)
-        assert "'other' must have versions" in said["details"]
+        assert "'other' must have versions" in error["details"]
         assert serving.client.predict(x=[0.0])[1] == 1
         with refused("INVALID_ARGUMENT"):
             serving.client.predict(x=[0.0], label="stable")
@@ -98,9 +98,9 @@ class TestConfigurations:
         elsewhere.mkdir()
         publish_toy(elsewhere, 1)
         for path in (elsewhere, base / ".." / ".." / "elsewhere"):
-            with refused("PERMISSION_DENIED") as said:
+            with refused("PERMISSION_DENIED") as error:
                 serving.client.reload(toy_config(path))
-            assert "base_path of 'toy' must be beside" in said["details"]
+            assert "base_path of 'toy' must be next to" in error["details"]
         link = base.parent / "link"
         link.symlink_to(elsewhere)
         with refused("PERMISSION_DENIED"):
@@ -121,9 +121,9 @@ class TestConfigurations:
         for name, value in change.items():
             setattr(config.model_config_list.config[0], name, value)
         code = message if message.isupper() else "INVALID_ARGUMENT"
-        with refused(code) as said:
+        with refused(code) as error:
             serving.client.reload(config)
-        assert message.isupper() or message in said["details"]
+        assert message.isupper() or message in error["details"]
 
     def test_a_relative_folder_in_the_file_is_an_error(self, serve):
         with pytest.raises(ServeError, match="must be absolute"):
@@ -152,9 +152,9 @@ class TestConfigurations:
 
 
 def test_the_status_of_an_unknown_model_or_version_is_not_found(shared):
-    with refused("NOT_FOUND") as said:
+    with refused("NOT_FOUND") as error:
         shared.client.status(model="nowhere")
-    assert said["details"] == "Could not find any versions of model nowhere"
-    with refused("NOT_FOUND") as said:
+    assert error["details"] == "Could not find any versions of model nowhere"
+    with refused("NOT_FOUND") as error:
         shared.client.status(version=9)
-    assert said["details"] == "Could not find version 9 of model toy"
+    assert error["details"] == "Could not find version 9 of model toy"

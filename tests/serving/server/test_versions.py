@@ -66,9 +66,9 @@ class TestNewVersions:
         serving = serve()
         shutil.rmtree(serving.base / "1")
         serving.wait_for(1, "END")
-        with refused("NOT_FOUND") as said:
+        with refused("NOT_FOUND") as error:
             serving.client.predict(x=[0.0])
-        assert said["details"] == "Servable not found for request: Latest(toy)"
+        assert error["details"] == "Servable not found for request: Latest(toy)"
         assert serving.client.rest({"inputs": [0.0]})[0] == 404
         serving.publish(1)
         serving.wait_for(1)
