@@ -28,7 +28,7 @@ demo: $(INSTALLED)
 	@$(BIN)/recdistill run pipelines/movielens_100k.toml
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 quick: $(INSTALLED)
 	$(BIN)/ruff check --quiet .

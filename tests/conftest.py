@@ -10,6 +10,12 @@ from recdistill.pipeline.workspace import Artefact
 from tests import small_pipelines
 
 
+def pytest_collection_modifyitems(items):
+    """Puts modules with slow tests first, so that two workers end at about one time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Folder of a small exported model with version 1; tests must not change it."""

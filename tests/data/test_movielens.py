@@ -8,8 +8,7 @@ import pytest
 
 from recdistill.data import Dataset, read_movielens
 from recdistill.errors import DataError
-
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+from tests.real_data import real_data
 
 
 def everything(data: Dataset) -> pa.Table:
@@ -228,10 +227,7 @@ def test_a_folder_without_any_layout_lists_the_layouts(tmp_path):
 
 @pytest.mark.real_data
 def test_ml_latest_small_is_read_in_full():
-    folder = SHARED / "ml-latest-small"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    data = read_movielens(folder)
+    data = read_movielens(real_data("ml-latest-small"))
     table = everything(data)
     assert table.num_rows == 100_004
     assert len(table["user_id"].unique()) == 671

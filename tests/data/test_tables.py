@@ -10,8 +10,7 @@ from pyarrow import csv, parquet
 from recdistill.data import Columns, Dataset, read_tables
 from recdistill.errors import DataError
 from tests.data.table_files import RATINGS, everything, log, write
-
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+from tests.real_data import real_data
 
 
 class TestAGoodFolder:
@@ -283,10 +282,7 @@ class TestStreaming:
 class TestAmazonBeauty:
     @pytest.fixture
     def data(self) -> Dataset:
-        folder = SHARED / "amazon-beauty"
-        if not folder.is_dir():
-            pytest.skip(f"{folder} is not there")
-        return read_tables(folder, {"time": "position"})
+        return read_tables(real_data("amazon-beauty"), {"time": "position"})
 
     def test_every_row_is_read(self, data):
         table = everything(data)

@@ -110,6 +110,7 @@ def test_two_replicas_halve_the_loss_and_report_it_whole(monkeypatch):
         np.testing.assert_allclose(value, report[name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_history_has_separate_losses_for_training_and_validation():
     batches = make_batches(make_arrays())
     history = fit(make_distiller(), batches, validation_data=batches, epochs=2)
@@ -124,6 +125,7 @@ def test_history_has_separate_losses_for_training_and_validation():
         )
 
 
+@pytest.mark.slow
 def test_reported_losses_are_reset_in_each_epoch():
     distiller = make_distiller(optimizer=keras.optimizers.SGD(0.0))
     batches = make_batches(make_arrays())
@@ -206,6 +208,7 @@ def test_evaluate_twice_is_equal_under_dropout_and_training_is_not():
     assert float(distiller.compute_loss(x, y, training=False)) == still
 
 
+@pytest.mark.slow
 def test_eager_and_graph_training_agree():
     histories = []
     for run_eagerly in (False, True):
@@ -226,6 +229,7 @@ def test_pure_distillation_needs_no_relevance():
     assert history["loss"][1] < history["loss"][0]
 
 
+@pytest.mark.slow
 def test_candidates_may_be_shared_by_all_lists_of_a_batch():
     x, y, weight = make_arrays(shared=True)
     index = x.pop("candidate_index")

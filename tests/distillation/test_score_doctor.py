@@ -152,6 +152,7 @@ class TestDiagnosis:
         assert found.findings == ()
         assert found.proposal.transform == "z_score"
 
+    @pytest.mark.slow
     def test_a_tail_is_heavy_if_heavier_than_an_exponential_one(self):
         rng = np.random.default_rng(4)
         light = rng.exponential(size=(60, 5_000)) ** 0.8
@@ -183,6 +184,7 @@ class TestDiagnosis:
         assert finding.startswith("Lists differ in scale")
 
 
+@pytest.mark.slow
 class TestProposal:
     @pytest.mark.parametrize("name", DISTORTED)
     def test_the_proposed_temperature_gives_the_desired_effective_candidates(
@@ -243,6 +245,7 @@ class TestWarning:
         assert (found.warning("none", 1.0) is not None) == warned
 
 
+@pytest.mark.slow
 class TestEffectOfTheProposal:
     """A small student of a teacher that is distorted, but would be good.
 

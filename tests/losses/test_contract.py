@@ -224,6 +224,7 @@ class TestEveryValue:
 
 
 @EVERY_LOSS
+@pytest.mark.slow
 class TestEveryGraph:
     def test_graph_and_eager_agree_for_sizes_unknown_in_advance(
         self, loss_cls, ragged_lists
@@ -449,6 +450,7 @@ class TestEveryClass:
     "loss_cls", [*filter(contracts.learns_from_teacher, contracts.list_losses())]
 )
 class TestEveryLossThatLearnsFromTheTeacher:
+    @pytest.mark.slow
     def test_gradient_descent_finds_the_teachers_first_candidate(self, loss_cls):
         rng = np.random.default_rng(3)
         teacher = rng.permuted(np.tile(np.arange(6.0), (8, 1)), axis=1)

@@ -25,6 +25,7 @@ from tests.pipeline.logs import (
     run,
     split_by_query,
 )
+from tests.real_data import real_data
 
 
 def expected_lists(log, split_of):
@@ -445,9 +446,6 @@ def test_a_list_of_two_moments_is_refused(tmp_path):
         run(listed(rows), tmp_path / "p")
 
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
-
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("pipeline", "folder", "table"),
@@ -457,9 +455,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
     ],
 )
 def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
-    path = SHARED / folder
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+    path = real_data(folder)
     read = pd.read_csv if table.endswith("csv") else pd.read_parquet
     log = read(path / table)
     size = log[log.columns[0]].value_counts().to_numpy()

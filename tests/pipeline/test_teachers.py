@@ -23,6 +23,7 @@ from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.pipeline import outside
+from tests.real_data import SHARED
 
 pytestmark = pytest.mark.slow
 
@@ -324,7 +325,7 @@ def test_a_real_tfrs_ranking_model(reader, tmp_path, tfrs):
     assert (parity["queries"] > 1) == (reader == "synthetic")
 
 
-MOVIELENS = ROOT.parent / "shared" / "data" / "ml-latest-small"
+MOVIELENS = SHARED / "ml-latest-small"
 FEATURES = (
     "query={user_id={kind='id'}, history={kind='history', length=8}}",
     "candidate={item_id={kind='id'}, genre={kind='category', optional=true, "

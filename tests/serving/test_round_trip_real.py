@@ -4,8 +4,6 @@ Titles have accents, commas, quotes and brackets, as real ids do. "Amélie (2001
 be the same in Keras, SavedModel, gRPC and REST.
 """
 
-from pathlib import Path
-
 import keras
 import numpy as np
 import pandas as pd
@@ -28,11 +26,11 @@ from recdistill.serving.load_test.workload import queries_from_columns
 from recdistill.serving.server.local_server import LocalServer
 from recdistill.serving.server.options import ServerOptions
 from tests import small_pipelines
+from tests.real_data import real_data
 from tests.serving.waiting import LONG_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
-MOVIELENS = Path(__file__).parents[3] / "shared" / "data" / "ml-latest-small"
 COLUMNS = {"query": "userId", "item": "title", "time": "timestamp"}
 USERS, QUERIES, BATCH, K = 150, 1000, 100, 10
 TOLERANCE = 1e-5
@@ -40,11 +38,10 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    if not MOVIELENS.exists():
-        pytest.skip(f"{MOVIELENS} does not exist")
+    data = real_data("ml-latest-small")
     folder = tmp_path_factory.mktemp("titles")
-    films = pd.read_csv(MOVIELENS / "movies.csv").drop_duplicates("title")
-    log = pd.read_csv(MOVIELENS / "ratings.csv").merge(films, on="movieId")
+    films = pd.read_csv(data / "movies.csv").drop_duplicates("title")
+    log = pd.read_csv(data / "ratings.csv").merge(films, on="movieId")
     log = log[log.userId <= USERS]
     log["userId"] = log.userId.astype(str)
     log[list(COLUMNS.values())].to_parquet(folder / "interactions.parquet")
