@@ -118,11 +118,13 @@ def staged_copy(
     # Servers ignore names that are not numbers. The next export removes folders with
     # this prefix, should the test be killed.
     staging = folder / f".staging-load-test-{version}"
+    swap = VersionSwap(staging, version, versions)
     with locked_folder(folder):
         try:
             shutil.copytree(latest, staging)
-            yield VersionSwap(staging, version, versions)
+            yield swap
         finally:
+            swap.end()  # Also after an error: the thread must not outlive the client.
             published = folder / str(version)
             if published.exists():
                 os.rename(published, staging)
