@@ -150,5 +150,5 @@ def test_progress_is_reported(tmp_path):
     )
     assert calls == [
         ("Reading interactions", 150, None),
-        ("Dealing out to partitions", 150, 150),
+        ("Partitioning interactions", 150, 150),
     ]

@@ -285,20 +285,20 @@ def refusal(data, folder, **settings):
 def test_no_interactions_are_an_error(tmp_path):
     said = refusal(small_pipelines.dataset([]), tmp_path / "p")
     assert "`memory` has no interactions" in said
-    assert "Point `dataset.path`" in said
+    assert "Set `dataset.path` to a folder with data" in said
 
 
 def test_too_few_lists_are_an_error_that_says_which(tmp_path):
     log = [("u0", f"i{k}", k) for k in range(5)]  # one user: one list is held out
     said = refusal(small_pipelines.dataset(log), tmp_path / "p")
-    assert "leaves 1 valid list(s); at least two are needed" in said
+    assert "has 1 valid list(s); at least two are required" in said
     assert "change the shares of `split`" in said
 
 
 def test_a_single_item_is_an_error(tmp_path):
     log = [(f"u{u}", "same", k) for u in range(3) for k in range(5)]
     said = refusal(small_pipelines.dataset(log), tmp_path / "p")
-    assert "has 1 item(s): there is nothing to rank" in said
+    assert "has 1 item(s); at least two are required" in said
 
 
 def test_a_split_without_a_training_part_is_an_error(tmp_path):
@@ -337,14 +337,14 @@ def test_a_query_without_its_row_is_an_error_that_names_it(tmp_path):
     settings["teacher"] = {"kind": "reference"}
     said = refusal(data, tmp_path / "p", **settings)
     assert "Table `queries` has no row for the query 'u1'" in said
-    assert "Add one" in said
+    assert "Add a row" in said
 
 
 def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
     items = pa.table({"item_id": [f"i{k}" for k in range(8)]})
     said = refusal(small_pipelines.dataset(random_log(0), items), tmp_path / "p")
     assert "Table `items` lacks 1 item(s) of the training part, such as 'i8'" in said
-    assert "Add a row for each, or drop its interactions" in said
+    assert "Add a row for each, or remove its interactions" in said
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -442,7 +442,7 @@ def test_rows_of_one_list_become_one_list(tmp_path):
 
 def test_a_list_of_two_moments_is_refused(tmp_path):
     rows = [("a", "ann", f"i{k}", k) for k in range(9)]
-    with pytest.raises(DataError, match=r"query and one time.* Received: the list 'a'"):
+    with pytest.raises(DataError, match=r"same query and time.* Received: list 'a'"):
         run(listed(rows), tmp_path / "p")
 
 
