@@ -134,6 +134,7 @@ def test_reported_losses_are_reset_in_each_epoch():
         assert first == pytest.approx(second, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss():
     distiller = make_distiller(optimizer=keras.optimizers.Adam(0.05))
     history = fit(distiller, make_batches(make_arrays()), epochs=20)

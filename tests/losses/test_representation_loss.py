@@ -169,6 +169,7 @@ class TestEveryClass:
         assert float(cls()(y_true, student[0])) == 0.0
 
     @pytest.mark.parametrize("jit_compile", [False, True])
+    @pytest.mark.slow
     def test_graph_and_eager_agree_for_lists_and_queries(self, cls, rows, jit_compile):
         teacher, student, mask, weight = rows
         loss = cls()
@@ -192,6 +193,7 @@ class TestEveryClass:
             cls()(teacher[0], masked), cls()(teacher[0], student[0])
         )
 
+    @pytest.mark.slow
     def test_it_can_be_minimised_by_gradient_descent(self, cls, rows):
         teacher, student, _, _ = rows
         loss, student = cls(), tf.Variable(student[0])

@@ -251,6 +251,7 @@ class TestEveryMetric:
         assert copy.get_config() == metric.get_config()
         assert (copy.k, copy.name) == (k, "mine")
 
+    @pytest.mark.slow
     def test_a_keras_model_reports_it_in_fit_and_evaluate(self, metric_cls):
         rng = np.random.default_rng(6)
         x, relevance = rng.normal(size=(20, 5)), np.eye(5)[rng.integers(0, 5, 20)]
@@ -279,6 +280,7 @@ class TestEveryMetric:
 
 
 @EVERY_METRIC
+@pytest.mark.slow
 def test_a_distiller_reports_it_with_masks_and_list_weights(metric_cls):
     _, y, weight = arrays = make_arrays()
     assert not y["mask"].all()
@@ -301,6 +303,7 @@ def test_a_distiller_reports_it_with_masks_and_list_weights(metric_cls):
     assert got["weighted"] == pytest.approx(want, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_distiller_compiled_with_it_loads_in_a_new_process(tmp_path):
     student = keras.Sequential(
         [keras.layers.Input((3, 2)), keras.layers.Dense(1), keras.layers.Reshape((3,))]
@@ -319,6 +322,7 @@ def test_a_distiller_compiled_with_it_loads_in_a_new_process(tmp_path):
     assert done.stdout.strip() == str(config)
 
 
+@pytest.mark.slow
 def test_numpy_metrics_do_not_import_tensorflow_and_keras_metrics_load_by_name():
     code = (
         "import sys, recdistill.metrics as m; m.ndcg; assert 'NDCG' in dir(m); "

@@ -315,6 +315,7 @@ def trained_error(model, batch, labels, steps):
     return np.mean((model(batch).numpy() > 0) != (labels.numpy() > 0.5))
 
 
+@pytest.mark.slow
 def test_with_pair_features_it_learns_what_two_towers_of_its_width_cannot():
     keras.utils.set_random_seed(4)
     schema, catalogue = build_schema(), build_catalogue()

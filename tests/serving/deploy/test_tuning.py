@@ -52,6 +52,7 @@ def swept(exported, monkeypatch):
     return done, asked
 
 
+@pytest.mark.slow
 def test_as_many_callers_as_batching_threads_are_busy(swept):
     done, asked = swept
     assert (asked["workers"], asked["threads"]) == (3, 1)
