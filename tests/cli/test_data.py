@@ -5,7 +5,7 @@ from tests.cli.command_line import assert_is_one_paragraph, call
 
 def test_fetched_data_are_named_by_their_folder(tmp_path, monkeypatch):
     def fetched(name, to, progress):
-        progress(1, 2)
+        progress("Downloading ml-100k", 1, 2)
         assert (name, to) == ("ml-100k", tmp_path)
         return tmp_path / "ml-100k"
 

@@ -37,4 +37,5 @@ def test_a_missing_or_repeated_column_is_an_error():
     with pytest.raises(DataError, match=r"x.csv has no column 'c'.* are: a, b"):
         require_columns(["a", "b"], ["c"], "x.csv")
     with pytest.raises(DataError, match=r"x.csv has several columns named 'b'"):
-        require_columns(["a", "b", "b"], ["a"], "x.csv")
+        require_columns(["a", "b", "b"], ["b"], "x.csv")
+    require_columns(["a", "b", "b"], ["a"], "x.csv")  # nobody reads the repeated one

@@ -68,6 +68,7 @@ class TimedCall:
             core_price: Price of a core-hour.
 
         Examples:
+            >>> from recdistill.evaluation.latency.stopwatch import Latency
             >>> times = Throughput(Latency(1, 1, 1, 1, 1, 1), 1000.0, 3.6, joules=None)
             >>> TimedCall(Call("rank"), 1, times, None).cost_per_million(0.04)
             0.04

@@ -228,6 +228,7 @@ class Report(_Part):
             after `model`. Missing numbers are NaN, a missing reason is None.
 
         Examples:
+            >>> from recdistill.evaluation import Interval
             >>> part = ModelPart(metrics={"ndcg@10": Interval(0.25, 0.24, 0.26)})
             >>> data = DatasetPart(name="Films", fingerprint="ab12", interactions=90,
             ...                    queries=7, items=30, lists={"test": 7})

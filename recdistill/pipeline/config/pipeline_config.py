@@ -89,6 +89,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _artefacts_and_exports_have_their_own_folders(self) -> Self:
+        if self.workdir.resolve() == self.export.path.resolve():
+            raise ValueError(
+                "`export.path` must be another folder than `workdir`. "
+                f"Received: {self.workdir} for both"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_the_features_it_needs(self) -> Self:
         if not any(isinstance(s, IdSpec) for s in self.candidate.values()):
             raise ValueError(

@@ -266,3 +266,8 @@ def test_a_malformed_override_is_an_error(path, override):
 
 def test_an_override_inside_a_value_is_an_error(path):
     assert "'name' is a value. Received: 'name.x=3'" in refusal(path, "name.x=3")
+
+
+def test_artefacts_and_exports_cannot_share_a_folder(path):
+    said = refusal(path, "workdir=runs", "export.path=./runs")
+    assert "`export.path` must be another folder than `workdir`" in said
