@@ -61,7 +61,7 @@ def run(
         ...         "student": {"dim": 4, "steps": 20, "learning_rates": [0.01]},
         ...         "distill": {"gate": "warn"},
         ...         "evaluate": {"bootstrap": 20, "latency_candidates": [10]},
-        ...         "export": {"path": f"{folder}/export", "top_k": 5, "parity_rows": 8},
+        ...         "export": {"path": f"{folder}/export", "top_k": 5},
         ...     }
         ... )
         >>> sorted(report.models)
