@@ -131,7 +131,8 @@ def _run_embedded(launch: Launch, threads: tuple[int, int], max_bytes: int) -> N
     from recdistill.serving.deploy.launch import MODELS_POLL_S, configured
 
     # TensorFlow imports Keras if it is installed; the server does not need it.
-    sys.modules.update(dict.fromkeys(("keras", "tf_keras")))  # type: ignore[arg-type]
+    for name in ("keras", "tf_keras"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     with without_startup_notes():
         from recdistill.serving.deploy.batching_config import read_batching
         from recdistill.serving.server.local_server import run_until_signal

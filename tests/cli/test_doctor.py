@@ -57,7 +57,8 @@ class TestDoctor:
     def test_a_column_that_is_not_there_is_one_paragraph_and_exit_code_2(self, table):
         result = call("doctor", "--table", table)
         assert result.exit_code == 2
-        assert_is_one_paragraph(result, "must have a column 'list_id'. It has: query,")
+        said = "has no column 'list_id'. Its columns are: query, points."
+        assert_is_one_paragraph(result, said)
 
     @pytest.mark.parametrize(("arguments", "got"), [((), "neither"), (("x",), "both")])
     def test_exactly_one_source_is_wanted(self, table, arguments, got):
