@@ -42,7 +42,15 @@ def interaction_stream(
     kept = options.keep.columns if options.keep else ()
     for stream in streams:
         required = dict.fromkeys([*columns.names(), *kept])
-        require_columns(list(stream.offered), required, stream.name)
+        try:
+            require_columns(list(stream.offered), required, stream.name)
+        except DataError as error:
+            if columns.time is None or columns.time in stream.offered:
+                raise
+            raise DataError(
+                f"{error} If the data has no times, set `split.by` = "
+                '"leave_random_out".'
+            ) from None
     streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:
