@@ -128,8 +128,8 @@ class Live:
         """Requests to each signature for each batch size, built from the real rows.
 
         Each query excludes its best item, and ranks items from the whole catalogue and
-        one unknown id. Of the two `recommend` requests, one restricts every other query
-        to those items.
+        one unknown id. Of the two `recommend` requests, one restricts every second
+        query to those items.
         """
         count, ids = len(self.item_ids), np.asarray(self.item_ids, object)
         spread = np.linspace(0, count - 1, min(49, count)).astype(int)
@@ -142,7 +142,7 @@ class Live:
             exclude = np.concatenate([ids[best[rows]][:, None], empty], axis=1)
             listed = np.broadcast_to(ids[spread], (size, len(spread)))
             candidates = np.concatenate([listed, empty], axis=1)
-            # Every other query may get any item.
+            # Every second query may get any item.
             allowed = np.where(np.arange(size)[:, None] % 2, "", candidates)
             k = np.minimum(1 + np.arange(size)[::-1] % self.top_k, count)
             k[0] = self.top_k

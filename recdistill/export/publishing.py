@@ -1,8 +1,9 @@
 """Publishing of a version for TensorFlow Serving: staged, checked, renamed.
 
-A server loads every folder whose name is a number, incomplete ones included, and then
+A server loads every folder whose name is a number, even an incomplete one, and then
 unloads the version that worked. A version is therefore written to a staging folder,
-whose name is not a number, passes all checks there, and is published by one rename.
+whose name is not a number; it must pass all checks there, and is published by one
+rename.
 
 `publish_towers` publishes a model, and `recdistill.export.reindexing` replaces the
 items of a published one. Neither needs Keras or the training code.
@@ -125,7 +126,7 @@ class CatalogueRows:
     """Items of a catalogue, with raw inputs of a candidate tower or with embeddings.
 
     Attributes:
-        ids: `(items,)` texts.
+        ids: `(items,)` strings.
         inputs: Raw candidate inputs by name, each `(items, …)`; empty if the items come
             with embeddings.
         embeddings: `(items, dim)`; None if the candidate tower computes them.

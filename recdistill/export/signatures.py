@@ -73,11 +73,11 @@ class Servable:
       `encode_candidates` is left out if there is no candidate tower.
 
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
-    item; a query that names an id gets only items that it names, and none if the
+    item. A query that names ids gets only items that it names, and no item if the
     catalogue has none of them. Padding with "" or by repetition, as a server's batcher
-    adds it, changes neither. A position of the answer without an item (because too
-    many are excluded) has the id "" and the lowest finite float32 as its score. All
-    outputs are finite.
+    adds it, changes neither. A position of the answer without an item (because too many
+    are excluded) has the id "" and the lowest finite float32 as its score. All outputs
+    are finite.
 
     `serving_default` and `recommend` also leave out all ids in the `excluded_inputs`,
     such as the history that is sent with a query. `rank` scores every candidate.
@@ -166,7 +166,7 @@ class Servable:
         }
         module = tf.Module(name="towers")
         module.catalogue = self.catalogue
-        # Only what the towers read: no teacher, no state of a dropout.
+        # Only the variables that the towers read, without a teacher or dropout state.
         read = {v.ref(): v for f in functions.values() for v in f.graph.variables}
         for variable in self.catalogue.variables:
             read.pop(variable.ref(), None)
