@@ -94,6 +94,8 @@ class Live:
             stored values.
         expected_recall: Recall that an approximate index must reach; None for an exact
             index.
+        excluded_inputs: Query inputs with ids that are never recommended, as in
+            `Servable`.
     """
 
     query_rows: Arrays
@@ -104,6 +106,16 @@ class Live:
     top_k: int
     storage: Storage = "float32"
     expected_recall: float | None = None
+    excluded_inputs: Sequence[str] = ()
+
+    def excluded_ids(self, query: int) -> list[str | bytes]:
+        """Ids in the excluded inputs of one query."""
+        found: list[str | bytes] = []
+        for name in self.excluded_inputs:
+            length = self.query_rows.get(f"{name}_length")
+            end = None if length is None else length[query]
+            found += self.query_rows[name][query][:end].tolist()
+        return found
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -328,6 +340,9 @@ class _Comparison:
     def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Live scores, minus infinity for excluded items; and which rows are exact."""
         scores = self.live.scores[request.rows].copy()
+        for row, query in enumerate(request.rows):
+            [seen] = self._rows(np.array([self.live.excluded_ids(query)], object))
+            scores[row, seen[seen >= 0]] = -np.inf
         exact = np.full(len(scores), self.live.expected_recall is None)
         if request.signature == "recommend":
             allow = np.asarray(request.inputs["allow_ids"], object)

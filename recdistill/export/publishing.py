@@ -93,6 +93,9 @@ class ExportSettings:
             requests for each. A server that batches must allow the largest size.
         metadata: JSON-ready values for the manifest. The model card shows a run's
             report if it is under the key `report`.
+        excluded_inputs: Query inputs with ids of items that `serving_default` and
+            `recommend` never return, such as the history that is sent with a query. If
+            there is an input `<name>_length`, ids beyond that number exclude nothing.
 
     Raises:
         ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
@@ -102,6 +105,7 @@ class ExportSettings:
     index: IndexSettings = field(default_factory=IndexSettings)
     warm_up_batches: Sequence[int] = (1, 8)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    excluded_inputs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.warm_up_batches or min(self.warm_up_batches) < 1:
@@ -179,9 +183,11 @@ def publish_towers(
         if items.embeddings is None
         else items.embeddings,
         settings.top_k,
+        excluded_inputs=settings.excluded_inputs,
     )
     live, built = indexed(live, settings.index)
-    servable = Servable(towers, Catalogue(items.ids, built.index), settings.top_k)
+    catalogue = Catalogue(items.ids, built.index)
+    servable = Servable(towers, catalogue, settings.top_k, settings.excluded_inputs)
 
     def write(staging: Path) -> None:
         servable.save(staging)
@@ -292,6 +298,7 @@ def publish(
             "tensorflow": tf.__version__,
             "items": len(live.item_ids),
             "top_k": live.top_k,
+            "excluded_inputs": [*live.excluded_inputs],
             **facts,
             "signatures": signature_table(staging),
             "ops": ops,

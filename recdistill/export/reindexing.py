@@ -156,6 +156,7 @@ def _live(
         encode("encode_query", query_rows),
         encode("encode_candidates", item_rows),
         manifest["top_k"],
+        excluded_inputs=manifest.get("excluded_inputs", ()),
     )
 
 
