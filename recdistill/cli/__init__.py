@@ -1,4 +1,4 @@
-"""The command line: one file for each command, and `common.py` for what they share."""
+"""The command line: one file for each command, and `common.py` for the shared parts."""
 
 import os
 
