@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from recdistill.errors import BackendError
 
@@ -30,7 +31,7 @@ def check_keras_backend() -> None:
 
 def _backend() -> tuple[str, str]:
     """Name of the backend, and where it is set, by the rules of Keras."""
-    keras = sys.modules.get("keras")
+    keras: Any = sys.modules.get("keras")
     if hasattr(keras, "config"):
         return str(keras.config.backend()), "the Keras that is already imported"
     if os.environ.get("KERAS_BACKEND"):
