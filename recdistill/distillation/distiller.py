@@ -31,7 +31,7 @@ With `gradient_accumulation_steps` of a Keras optimizer, n small batches train l
 large batch if their weights are equal, because their means are averaged. Embedding
 tables under Adam are an exception in Keras 3.15: it squares the gradient of each
 occurrence of a row in a batch, but the sum over the occurrences if gradients are
-accumulated.
+accumulated. `recdistill.models.LazyAdam` sums the occurrences in both cases.
 """
 
 import functools
