@@ -25,7 +25,7 @@ from recdistill.pipeline.time_statistics import TimeStatistics
 
 PARTITION_ROWS = 250_000
 ROW = "_recdistill_row"
-"""Column with the number of a row; no column of a user has this name."""
+"""Column with the number of a row; no column in a user's data has this name."""
 DRAWN_TIME = "_recdistill_time"
 """Column with drawn times, for data without times or a split that ignores them."""
 

@@ -61,7 +61,7 @@ def verified_files(folder: Path, record: Mapping[str, Any]) -> list[Path]:
         if name not in written:
             fault = f"contains an unexpected file {name}"
         elif name not in found:
-            fault = f"lacks the file {name}"
+            fault = f"does not have the file {name}"
         elif _checksum(found[name]) != written[name]:
             fault = f"is damaged: the checksum of {name} is wrong"
         else:

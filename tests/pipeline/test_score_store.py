@@ -106,7 +106,9 @@ class TestChecksums:
         with pytest.raises(ScoreError, match="is damaged"):
             verified_files(folder, record)
         path.unlink()
-        with pytest.raises(ScoreError, match=r"lacks the file scores-00000.parquet"):
+        with pytest.raises(
+            ScoreError, match=r"does not have the file scores-00000.parquet"
+        ):
             verified_files(folder, record)
         path.write_bytes(content)
         (folder / "scores-99999.parquet").write_bytes(content)
