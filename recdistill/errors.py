@@ -8,6 +8,7 @@ may catch that one.
 from typing import ClassVar
 
 __all__ = [
+    "BackendError",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -25,6 +26,7 @@ __all__ = [
     "ServeError",
     "TeacherError",
     "TimingError",
+    "TrainingError",
 ]
 
 
@@ -37,6 +39,10 @@ class RecdistillError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
+
+
+class BackendError(RecdistillError, ImportError):
+    """A Keras backend other than TensorFlow."""
 
 
 class ConfigError(RecdistillError, ValueError):
@@ -81,6 +87,10 @@ class ReindexError(RecdistillError, ValueError):
 
 class TimingError(RecdistillError, RuntimeError):
     """A model whose latency could not be measured."""
+
+
+class TrainingError(RecdistillError, ValueError):
+    """A training run that diverged."""
 
 
 class BusyError(RecdistillError, RuntimeError):

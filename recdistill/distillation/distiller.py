@@ -31,7 +31,7 @@ With `gradient_accumulation_steps` of a Keras optimizer, n small batches train l
 large batch if their weights are equal, because their means are averaged. Embedding
 tables under Adam are an exception in Keras 3.15: it squares the gradient of each
 occurrence of a row in a batch, but the sum over the occurrences if gradients are
-accumulated.
+accumulated. `recdistill.models.LazyAdam` sums the occurrences in both cases.
 """
 
 import functools
@@ -53,7 +53,7 @@ from recdistill.distillation.batch_arguments import (
     weight_like,
 )
 from recdistill.distillation.compile_arguments import CompileArguments
-from recdistill.distillation.loss_terms import Losses, Temperatures, replicas
+from recdistill.distillation.loss_terms import Losses, Temperatures
 from recdistill.distillation.schedules import Scheduled, described, value_at
 from recdistill.distillation.teacher_outputs import (
     Teacher,
@@ -61,6 +61,7 @@ from recdistill.distillation.teacher_outputs import (
     TeacherWeights,
 )
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replicas
 from recdistill.losses.representation_loss import RepresentationLoss
 
 __all__ = ["Distiller"]
