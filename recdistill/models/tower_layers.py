@@ -70,9 +70,9 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
 
     Pool $p$ of a history $h_0, h_1, …$ (the newest first) is
     $\sum_j w_{pj} e(h_j) / \sqrt{\sum_j w_{pj}}$ over the real items, without padding.
-    The weights are learned and positive. Each pool starts with a different decay, so that some pools cover the
-    last few items and others all items. Because of the square root, the vector of a
-    long history is longer than that of a short one.
+    The weights are learned and positive. Each pool starts with a different decay, so
+    that some pools cover the last few items and others all items. Because of the square
+    root, the vector of a long history is longer than that of a short one.
 
     Args:
         size: Number of item indices.
