@@ -1,1 +1,1 @@
-"""The command line: one file for each command, and `common.py` for what they share."""
+"""The command line: one file for each command, and `common.py` for the shared parts."""

@@ -1,4 +1,4 @@
-"""What all commands share: options, progress on the terminal, errors and exit codes."""
+"""Shared parts of all commands: options, progress display, errors and exit codes."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.data import column_values
-from recdistill.data.dataset import BATCH_ROWS, Columns, require_columns
+from recdistill.data.dataset import BATCH_ROWS, MAP_NAMES, Columns, require_columns
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_files import same_types, whole_table
 from recdistill.data.table_streams import TableStream
@@ -42,7 +42,7 @@ def interaction_stream(
     kept = options.keep.columns if options.keep else ()
     for stream in streams:
         required = dict.fromkeys([*columns.names(), *kept])
-        require_columns(list(stream.offered), required, stream.name)
+        require_columns(list(stream.offered), required, stream.name, MAP_NAMES)
     streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:

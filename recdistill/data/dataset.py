@@ -127,8 +127,20 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {lowered[close[0]]!r}?" if close else ""
 
 
-def require_columns(names: list[str], required: Iterable[str], file: str) -> None:
+MAP_NAMES = "Map your names with `columns`."
+"""Advice about a missing column where the roles of columns are configurable."""
+
+
+def require_columns(
+    names: list[str], required: Iterable[str], file: str, advice: str = ""
+) -> None:
     """Checks that a table has the columns it needs, each once.
+
+    Args:
+        names: Columns of the table.
+        required: Columns it needs.
+        file: Name of the table in the error.
+        advice: What the user can do about a missing column.
 
     Raises:
         DataError: Names the missing column, the closest one and all columns.
@@ -137,7 +149,7 @@ def require_columns(names: list[str], required: Iterable[str], file: str) -> Non
         if name not in names:
             raise DataError(
                 f"{file} has no column {name!r}.{nearest(name, names)} Its columns "
-                f"are: {', '.join(names)}. Map your names with `columns`."
+                f"are: {', '.join(names)}. {advice}".rstrip()
             )
         if names.count(name) > 1:
             raise DataError(f"{file} has several columns named {name!r}. Rename one.")

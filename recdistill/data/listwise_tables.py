@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from recdistill.data import column_values
 from recdistill.data.checked_tables import InteractionStream, interaction_stream
-from recdistill.data.dataset import Columns, Dataset, require_columns
+from recdistill.data.dataset import MAP_NAMES, Columns, Dataset, require_columns
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_files import files_of
 from recdistill.data.table_streams import TableStream, fingerprint
@@ -108,7 +108,7 @@ def read_scores(
     names = {"query": "user_id", "item": "item_id", "score": "score", **(columns or {})}
     for file in files_of(place):
         stream = file.open(set(names.values()))
-        require_columns(list(stream.offered), names.values(), stream.name)
+        require_columns(list(stream.offered), names.values(), stream.name, MAP_NAMES)
         row = 1
         for batch in stream.read():
             yield _score_batch(batch, stream, names, row)

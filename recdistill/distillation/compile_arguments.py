@@ -20,8 +20,8 @@ __all__ = ["CompileArguments"]
 class CompileArguments:
     """Relevance loss, metrics and the running means of the reported losses.
 
-    The distiller keeps them here, where Keras does not track them: Keras itself would
-    pass `y` to losses and metrics without its mask.
+    The distiller keeps them in this object, which Keras does not track, because Keras
+    itself would pass `y` to losses and metrics without its mask.
 
     Args:
         loss: The relevance loss, its name or a function; None for no loss.
@@ -63,8 +63,8 @@ class CompileArguments:
     ) -> None:
         """Add the losses of a batch to the means, weighted by the weights of its lists.
 
-        Neither the batch size nor lists that are all padding then change what is
-        reported, if each real list has some relevance. (Keras would weigh a batch by
+        The reported means then depend neither on the batch size nor on lists of
+        padding, if each real list has some relevance. (Keras would weight a batch by
         the number of rows of its first input, which may be shared candidates.)
 
         Args:

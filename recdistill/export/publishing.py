@@ -1,8 +1,9 @@
 """Publishing of a version for TensorFlow Serving: staged, checked, renamed.
 
-A server loads every folder whose name is a number, incomplete ones included, and then
+A server loads every folder whose name is a number, even an incomplete one, and then
 unloads the version that worked. A version is therefore written to a staging folder,
-whose name is not a number, passes all checks there, and is published by one rename.
+whose name is not a number; it must pass all checks there, and is published by one
+rename.
 
 `publish_towers` publishes a model, and `recdistill.export.reindexing` replaces the
 items of a published one. Neither needs Keras or the training code.
@@ -96,6 +97,9 @@ class ExportSettings:
             requests for each. A server that batches must allow the largest size.
         metadata: JSON-ready values for the manifest. The model card shows a run's
             report if it is under the key `report`.
+        excluded_inputs: Query inputs with ids of items that `serving_default` and
+            `recommend` never return, such as the history that is sent with a query. If
+            there is an input `<name>_length`, ids beyond that number exclude nothing.
 
     Raises:
         ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
@@ -105,6 +109,7 @@ class ExportSettings:
     index: IndexSettings = field(default_factory=IndexSettings)
     warm_up_batches: Sequence[int] = (1, 8)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    excluded_inputs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.warm_up_batches or min(self.warm_up_batches) < 1:
@@ -125,7 +130,7 @@ class CatalogueRows:
     """Items of a catalogue, with raw inputs of a candidate tower or with embeddings.
 
     Attributes:
-        ids: `(items,)` texts.
+        ids: `(items,)` strings.
         inputs: Raw candidate inputs by name, each `(items, …)`; empty if the items come
             with embeddings.
         embeddings: `(items, dim)`; None if the candidate tower computes them.
@@ -182,9 +187,11 @@ def publish_towers(
         if items.embeddings is None
         else items.embeddings,
         settings.top_k,
+        excluded_inputs=settings.excluded_inputs,
     )
     live, built = indexed(live, settings.index)
-    servable = Servable(towers, Catalogue(items.ids, built.index), settings.top_k)
+    catalogue = Catalogue(items.ids, built.index)
+    servable = Servable(towers, catalogue, settings.top_k, settings.excluded_inputs)
 
     def write(staging: Path) -> None:
         servable.save(staging)
@@ -295,6 +302,7 @@ def publish(
             "tensorflow": tf.__version__,
             "items": len(live.item_ids),
             "top_k": live.top_k,
+            "excluded_inputs": [*live.excluded_inputs],
             **facts,
             "signatures": signature_table(staging),
             "ops": ops,

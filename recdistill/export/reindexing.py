@@ -1,4 +1,4 @@
-"""Reindexing: `reindex` replaces the items of an export without touching its towers.
+"""Reindexing: `reindex` replaces the items of an export and keeps its towers.
 
 Item embeddings are variables of the SavedModel, and its graph contains neither the
 items nor their number (`recdistill.retrieval.catalogue`). The exported candidate tower
@@ -158,6 +158,7 @@ def _live(
         encode("encode_query", query_rows),
         encode("encode_candidates", item_rows),
         manifest["top_k"],
+        excluded_inputs=manifest.get("excluded_inputs", ()),
     )
 
 

@@ -7,8 +7,9 @@ A student can be at most about as good as its teacher, so the teacher must
 - be better than popularity and than the baseline by more than the noise between
   queries.
 
-Otherwise the run stops with the figures before distillation, unless `distill.gate` is
-"warn". The first two conditions are also checked before the training lists are scored.
+Otherwise the run stops before distillation and reports the figures, unless
+`distill.gate` is "warn". The first two conditions are also checked before the training
+lists are scored.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def compare_on_validation(
 
 
 def enter(gate: GatePart) -> str | None:
-    """Continues if the teacher passed, or if the check is overridden.
+    """Raises an error unless the teacher passed or the check is overridden.
 
     Args:
         gate: The decision.

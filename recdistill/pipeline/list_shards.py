@@ -1,6 +1,6 @@
 """List shards: the training, validation and test lists of a partition.
 
-Each list is one row with everything that training and evaluation read: looked-up query
+Each list is one row with all data that training and evaluation read: looked-up query
 features, the positives, and the items that the query has seen. Rows hold item indices,
 not item features.
 """

@@ -23,7 +23,7 @@ from recdistill.pipeline.config import SplitConfig
 
 PARTITION_ROWS = 250_000
 ROW = "_recdistill_row"
-"""Column with the number of a row; no column of a user has this name."""
+"""Column with the number of a row; no column in a user's data has this name."""
 TIME_BINS = 65_536
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")

@@ -1,7 +1,7 @@
-"""From interactions to vocabularies, item table, training rows and list shards.
+"""Preparation: vocabularies, item table, training rows and list shards of a data set.
 
-Everything that is learned from data (vocabularies, means, popularity, the training rows
-of the linear item model) is learned from the training part only.
+All statistics (vocabularies, means, popularity, the training rows of the linear item
+model) are computed from the training part only.
 """
 
 from __future__ import annotations

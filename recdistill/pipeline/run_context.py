@@ -1,4 +1,4 @@
-"""Everything that the steps of one run share."""
+"""Objects that the steps of one run share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class RunContext:
-    """Configuration, finished artefacts, and what is loaded once from them.
+    """Configuration, finished artefacts, and the objects loaded from them.
 
     Properties read artefacts, so a step may use only those of the steps it needs.
 
@@ -149,7 +149,7 @@ class RunContext:
 
         Args:
             teacher: The teacher.
-            label: What it does, for the progress display.
+            label: The activity, for the progress display.
             lists: Number of lists that it is going to score.
         """
         score = compiled(teacher)
@@ -178,7 +178,7 @@ class RunContext:
 
     @cached_property
     def soft_targets(self) -> SoftTargets:
-        """How the stored scores become soft targets."""
+        """The transform and temperatures that turn stored scores into soft targets."""
         found = Examination.model_validate(self.artefacts["score"].record["doctor"])
         return choose(self.config.distill, found)
 

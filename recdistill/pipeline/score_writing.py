@@ -169,7 +169,7 @@ class ScoreWriter:
     def _choose(
         self, scores: np.ndarray, lists: Lists, rng: np.random.Generator
     ) -> np.ndarray:
-        """The positive, the teacher's best in order, and a uniform tail.
+        """The positive, the teacher's top candidates in order, and a uniform tail.
 
         No candidate occurs twice in a list, and seen items are left out.
 

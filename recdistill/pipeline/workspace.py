@@ -38,7 +38,7 @@ class Artefact:
 
     Attributes:
         path: The folder.
-        key: Hash of everything that determined its content.
+        key: Hash of all inputs that determine its content.
         record: The record of the step, JSON-ready; `sha256` has the checksum of each
             file.
         reused: Whether it existed before this run.
@@ -97,7 +97,7 @@ class Workspace:
 
         Args:
             step: The step's name.
-            inputs: Everything that determines the content, JSON-ready.
+            inputs: All values that determine the content, JSON-ready.
             valid: Whether an existing artefact can still be used.
             shared: Whether a finished artefact with the same key in another run of the
                 same work folder is used from there.

@@ -52,6 +52,7 @@ def first(student, tmp_path_factory):
         metadata={"key": "of the step", "fingerprint": "f"},
         index=IndexSettings("ivf", "bfloat16", target_recall=0.9),
         warm_up_batches=(1, 2),
+        excluded_inputs=("history",),
         on_device=True,
     )
 

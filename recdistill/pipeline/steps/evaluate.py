@@ -28,7 +28,7 @@ class Evaluate(Step):
         return ("prepare", *self.needs(config))
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
-        """What is measured, the decision at the gate, and the form of the report."""
+        """Metrics and intervals, the decision at the gate, and the report's format."""
         from recdistill.evaluation.report.run_report import SCHEMA_VERSION
 
         return {

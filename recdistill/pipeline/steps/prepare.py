@@ -1,4 +1,4 @@
-"""The step `prepare`: from interactions to lists."""
+"""The step `prepare`: vocabularies, item table and lists from interactions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step of the pipeline is."""
+"""Base class of the pipeline's steps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Step(ABC):
 
     @abstractmethod
     def inputs(self, run: RunContext) -> dict[str, Any]:
-        """Everything that determines the artefact, beside the artefacts it needs.
+        """Values that determine the artefact, in addition to the artefacts it needs.
 
         Returns:
             JSON-ready values. Their hash and the keys of the needed artefacts are the

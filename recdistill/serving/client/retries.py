@@ -1,17 +1,17 @@
-"""Retries: which requests are sent again, and after how long.
+"""Retry policy: which requests are sent again, and after which pause.
 
-Predictions change nothing on the server, so sending one twice is always safe. The rules
-protect a server that is in trouble:
+Predictions change nothing on the server, so sending one twice is always safe. The
+following rules avoid extra load on an overloaded server:
 
-* Only an UNAVAILABLE request (HTTP 503) is sent again: no connection, a full queue, a
-  server that shuts down. A connection that breaks before the answer arrives counts as
-  unavailable.
+* Only a request that fails with UNAVAILABLE (HTTP 503) is sent again: there is no
+  connection, the queue is full, or the server shuts down. A connection that breaks
+  before the answer arrives counts as UNAVAILABLE.
 * A request is not sent again after its deadline, which covers all attempts together.
-* A request is not sent again after any other error, which would only be repeated.
+* A request is not sent again after any other error, because it would fail again.
 * Each pause is drawn at random below a bound that doubles ("full jitter"), so that
-  clients which failed together do not return together.
-* A client has a budget for all its calls: while more than a tenth of them fail, it
-  stops retrying, so that retries do not multiply the load of a server that is down.
+  clients that failed at the same time do not retry at the same time.
+* A client has a retry budget for all its calls: while more than a tenth of them fail,
+  it does not retry, so that retries do not multiply the load of a server that is down.
 
 Reference: M. Brooker (2015), "Exponential Backoff And Jitter", for the pauses; gRPC
 proposal A6, "retry throttling", for the budget.

@@ -51,7 +51,7 @@ class NotFoundError(ServingError):
 
 
 class UnavailableError(ServingError):
-    """The request was not accepted: no connection, a full queue, a server stopping."""
+    """The server did not accept the request: no connection, full queue, or shutdown."""
 
 
 class DeadlineError(ServingError):

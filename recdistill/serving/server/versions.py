@@ -1,8 +1,8 @@
 """The versions of a model: discovery, loading, serving and unloading.
 
 A version is a folder whose name is a number. A new version is loaded before the old one
-is unloaded, so that no request fails; both are in memory for a while. A version that
-does not load, or whose warm-up requests fail, does not replace another.
+is unloaded, so that no request fails; both are in memory during the change. A version
+that does not load, or whose warm-up requests fail, does not replace another.
 """
 
 from __future__ import annotations
