@@ -9,6 +9,7 @@ from typing import ClassVar
 
 __all__ = [
     "ArtefactError",
+    "BackendError",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -26,6 +27,7 @@ __all__ = [
     "ServeError",
     "TeacherError",
     "TimingError",
+    "TrainingError",
 ]
 
 
@@ -38,6 +40,10 @@ class RecdistillError(Exception):
     """
 
     exit_code: ClassVar[int] = 2
+
+
+class BackendError(RecdistillError, ImportError):
+    """A Keras backend other than TensorFlow."""
 
 
 class ConfigError(RecdistillError, ValueError):
@@ -89,6 +95,10 @@ class ReindexError(RecdistillError, ValueError):
 
 class TimingError(RecdistillError, RuntimeError):
     """A model whose latency could not be measured."""
+
+
+class TrainingError(RecdistillError, ValueError):
+    """A training run that diverged."""
 
 
 class BusyError(RecdistillError, RuntimeError):

@@ -50,6 +50,7 @@ Examples:
     By hand, this is 3/4 log((3/4) / (1/2)) + 1/4 log((1/4) / (1/2)).
 """
 
+import recdistill.lists  # noqa: F401  Checks Keras's backend.
 from recdistill.losses.alignment import (
     ContrastiveAlignment,
     HintMSE,

@@ -187,7 +187,9 @@ class RunContext:
     @cached_property
     def trainer(self) -> Trainer:
         """Trains rankers and students."""
-        return Trainer(self.config, self.prepared, self.validation, self.progress)
+        return Trainer(
+            self.config, self.prepared, self.validation, self.progress, self.warn
+        )
 
     @property
     def student_inputs(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ package turns an external model into a teacher: an `ExternalTeacher` wraps one o
 `ScoreTable` is a teacher with partial scores, from a table.
 """
 
+import recdistill.lists  # noqa: F401  Checks Keras's backend.
 from recdistill.errors import TeacherError
 from recdistill.teachers.booster import Booster
 from recdistill.teachers.function import Function
