@@ -34,7 +34,11 @@ class Step(ABC):
 
     @abstractmethod
     def needs(self, config: Config) -> tuple[str, ...]:
-        """Names of the steps whose artefacts this step reads."""
+        """Names of the steps that must be finished before this step."""
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Names of the steps whose files `work` reads; they are verified before it."""
+        return self.needs(config)
 
     @abstractmethod
     def inputs(self, run: RunContext) -> dict[str, Any]:
