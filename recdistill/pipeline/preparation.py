@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partitions
+from recdistill.pipeline.repeats import RepeatCounts
 
 
 def prepare(
@@ -56,14 +56,15 @@ def prepare(
     schema, query_table = _fit(dataset, features, found, items)
     schema.save(folder)
     items.write(folder / "items.parquet")
+    seen = found.repeats.decide(config.lists.seen)
     writer = ListShardWriter(
-        schema, features, items, query_table, dataset.columns, config, folder
+        schema, features, items, query_table, dataset.columns, config, folder, seen
     )
     for done, part in enumerate(parts):
         writer.write(part, done)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
-    _check(writer.counts, len(items.ids), dataset.name)
+    _check(writer, len(items.ids), dataset.name)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -74,6 +75,9 @@ def prepare(
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "unreachable": writer.unreachable,
+        "seen": seen,
+        "repeat_share": round(found.repeats.share, 6),
+        "left_out_repeats": writer.left_out,
     }
 
 
@@ -84,6 +88,7 @@ class _Counts:
     items: Counter[str] = field(default_factory=Counter)
     train_queries: set[str] = field(default_factory=set)
     context: dict[str, _Statistics] = field(default_factory=dict)
+    repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
 
 
@@ -127,6 +132,7 @@ def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _
     found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
         found.queries += len(np.unique(part.first_of_query))
+        found.repeats.add(part, features.item_column)
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
             *pc.value_counts(train[features.item_column]).flatten(), strict=True
@@ -202,12 +208,20 @@ def _fit(
     return schema, tables
 
 
-def _check(counts: Mapping[str, int], items: int, name: str) -> None:
+def _check(writer: ListShardWriter, items: int, name: str) -> None:
     for split in SPLITS:
-        if counts[split] < 2:
+        lists, repeats = writer.counts[split], writer.left_out[split]
+        if lists < 2:
+            left_out = (
+                f" {repeats} interactions with items that their query already had are "
+                'left out; to keep them, set `lists.seen` = "include".'
+                if repeats
+                else ""
+            )
             raise DataError(
-                f"Data set `{name}` has {counts[split]} {split} list(s); at least two "
-                "are required. Use more interactions, or change the shares of `split`."
+                f"Data set `{name}` has {lists} {split} list(s); at least two are "
+                "required. Use more interactions, or change the shares of `split`."
+                f"{left_out}"
             )
     if items < 2:
         raise DataError(

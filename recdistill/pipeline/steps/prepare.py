@@ -34,6 +34,7 @@ class Prepare(Step):
             "time_format": config.dataset.time_format,
             "keep": config.dataset.keep,
             "per_query": config.lists.per_query,
+            "seen": config.lists.seen,
             "with_raw": run.needs_raw,
             **sections(config, "query", "candidate", "split"),
         }
@@ -48,5 +49,6 @@ class Prepare(Step):
         """Size of the data."""
         return (
             f"{record['interactions']:,} interactions, {record['queries']:,} queries, "
-            f"{record['items']:,} items"
+            f"{record['items']:,} items; {record['repeat_share']:.1%} repeats, seen "
+            f"items {record['seen']}d"
         )
