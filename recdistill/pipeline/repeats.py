@@ -13,7 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from recdistill.pipeline.partitions import TRAIN, Partition
+from recdistill.pipeline.partitions import Partition
+from recdistill.pipeline.row_parts import TRAIN
 
 Seen = Literal["exclude", "include"]
 
@@ -21,18 +22,13 @@ INCLUDE_FROM = 0.1
 """Share of repeats in the training part from which "auto" includes seen items."""
 
 
-def repeats(part: Partition, item_column: str) -> np.ndarray:
-    """`(rows,)` bool: whether the query had the item at an earlier time.
+def repeats(part: Partition) -> np.ndarray:
+    """`(rows,)` bool: whether the query had the item of each row at an earlier time.
 
     Rows of the same time do not count as earlier.
-
-    Args:
-        part: The partition.
-        item_column: Column of the item id.
     """
-    encoded = part.table[item_column].combine_chunks().dictionary_encode()
-    item = encoded.indices.to_numpy().astype("int64")
-    pair = part.first_of_query.astype("int64") * (item.max(initial=0) + 1) + item
+    pair = part.first_of_query.astype("int64") * (part.item.max(initial=0) + 1)
+    pair += part.item
     # The rows are sorted by query and time, so the first index is the earliest row.
     _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
     return np.asarray(first[inverse] < part.first_of_moment)
@@ -51,12 +47,12 @@ class RepeatCounts:
     rows: int = 0
     repeats: int = 0
 
-    def add(self, part: Partition, item_column: str) -> None:
+    def add(self, part: Partition) -> None:
         """Counts the training rows of a partition."""
         train = part.split == TRAIN
         later = part.first_of_moment > part.first_of_query
         self.rows += int((train & later).sum())
-        self.repeats += int(repeats(part, item_column)[train].sum())
+        self.repeats += int(repeats(part)[train].sum())
 
     @property
     def share(self) -> float:
