@@ -1,6 +1,6 @@
 """List shards: the training, validation and test lists of a partition.
 
-Each list is one row with everything that training and evaluation read: looked-up query
+Each list is one row with all data that training and evaluation read: looked-up query
 features, the positives, and the items that the query has seen. Rows hold item indices,
 not item features.
 """
@@ -25,7 +25,8 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
-from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partition
+from recdistill.pipeline.partitions import ROW, Partition
+from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 
 class ListShardWriter:

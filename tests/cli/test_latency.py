@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from recdistill.atomic import write_sealed
 from recdistill.cli.main import app
 from recdistill.evaluation.latency import latency_tables as latency_report
 from recdistill.evaluation.latency import saved_model_timing
@@ -30,7 +31,7 @@ def export(tmp_path):
     (version / "assets.extra").mkdir(parents=True)
     (version / "saved_model.pb").touch()
     manifest = {"name": "films", "signatures": SIGNATURES}
-    (version / "assets.extra" / "recdistill.json").write_text(json.dumps(manifest))
+    write_sealed(version / "assets.extra" / "recdistill.json", manifest)
     return version.parent
 
 

@@ -139,7 +139,7 @@ def test_losses_and_metrics_over_whole_lists_still_receive_the_dict():
     ],
 )
 def test_a_loss_that_takes_candidates_for_classes_is_refused(given):
-    with pytest.raises(ValueError, match="`loss` must not take the candidates"):
+    with pytest.raises(ValueError, match="`loss` must not treat the candidates"):
         as_loss("loss", given)
 
 
@@ -153,7 +153,7 @@ def test_a_loss_that_takes_candidates_for_classes_is_refused(given):
     ],
 )
 def test_a_metric_that_takes_candidates_for_classes_is_refused(given):
-    with pytest.raises(ValueError, match="`metrics` must not take the candidates"):
+    with pytest.raises(ValueError, match="`metrics` must not treat the candidates"):
         as_metrics("metrics", [given])
 
 

@@ -15,8 +15,8 @@ class ListsConfig(Section):
     size: Literal["catalogue", "sampled"] = Field(
         default="catalogue",
         description="`catalogue`: the candidates of a list are all items that the "
-        "query has not seen yet. `sampled`: the positive, the teacher's best and a "
-        "uniform sample.",
+        "query has not seen yet. `sampled`: the positive, the candidates with the "
+        "highest teacher scores, and a uniform sample.",
     )
     teacher_top: int = Field(
         default=200,
@@ -37,8 +37,8 @@ class ListsConfig(Section):
     per_query: int | None = Field(
         default=None,
         gt=0,
-        description="Maximum number of training lists per query, the latest ones. No "
-        "limit by default.",
+        description="Maximum number of training lists per query; the latest ones are "
+        "kept. No limit by default.",
     )
     scores_dtype: Literal["float16", "float32"] = Field(
         default="float16",

@@ -44,7 +44,7 @@ class Client(contextlib.AbstractContextManager["Client"]):
 
     Connections are opened on first use and reused: one over gRPC, one for each
     concurrent call over REST. A request that the server did not accept is sent again
-    after a pause; `recdistill.serving.client.retries` has the rules.
+    after a pause, by the rules in `recdistill.serving.client.retries`.
 
     Args:
         endpoint: "grpc://host:8500" (the scheme is optional) or "http://host:8501";

@@ -1,18 +1,18 @@
-"""Retries: which requests are sent again, and after how long.
+"""Retry policy: which requests are sent again, and after which pause.
 
-Predictions change nothing on the server, so sending one twice is always safe. The rules
-protect a server that is in trouble:
+Predictions change nothing on the server, so sending one twice is always safe. The
+following rules avoid extra load on an overloaded server:
 
 * Only a request that the server did not accept (`UnavailableError`) is sent again: no
   connection, a full queue (UNAVAILABLE, HTTP 503), no free thread
   (RESOURCE_EXHAUSTED), a server that shuts down (UNAVAILABLE or CANCELLED). A
   connection that breaks before the answer arrives counts as unavailable.
 * A request is not sent again after its deadline, which covers all attempts together.
-* A request is not sent again after any other error, which would only be repeated.
+* A request is not sent again after any other error, because it would fail again.
 * Each pause is drawn at random below a bound that doubles ("full jitter"), so that
-  clients which failed together do not return together.
-* A client has a budget for all its calls: while more than a tenth of them fail, it
-  stops retrying, so that retries do not multiply the load of a server that is down.
+  clients that failed at the same time do not retry at the same time.
+* A client has a retry budget for all its calls: while more than a tenth of them fail,
+  it does not retry, so that retries do not multiply the load of a server that is down.
 
 Reference: M. Brooker (2015), "Exponential Backoff And Jitter", for the pauses; gRPC
 proposal A6, "retry throttling", for the budget.

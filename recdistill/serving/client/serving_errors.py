@@ -53,7 +53,7 @@ class NotFoundError(ServingError):
 
 
 class UnavailableError(ServingError):
-    """The request was not accepted: no connection, overload, or a stopping server.
+    """The server did not accept the request: no connection, overload, or shutdown.
 
     The code is "UNAVAILABLE", "CANCELLED" if the server was about to stop, or
     "RESOURCE_EXHAUSTED" if all its threads or its queue were in use.
