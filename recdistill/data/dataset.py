@@ -23,7 +23,7 @@ class Columns:
     Attributes:
         query: Id of the query (the user), in interactions and queries.
         item: Id of the item, in interactions and items.
-        time: Time of the interaction.
+        time: Time of the interaction; None if the data has no times.
         relevance: Relevance of the item; None if each interaction has relevance 1.
         weight: Weight of the interaction in training; None if each has weight 1.
         list: Id of the row's list; None if each interaction is a list.
@@ -32,7 +32,7 @@ class Columns:
 
     query: str = "user_id"
     item: str = "item_id"
-    time: str = "timestamp"
+    time: str | None = "timestamp"
     relevance: str | None = None
     weight: str | None = None
     list: str | None = None
