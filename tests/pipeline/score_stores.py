@@ -26,7 +26,7 @@ def prepare_small(folder):
 
 
 def taste(x):
-    """A teacher that goes by the newest item of the history; ties at its rank 0."""
+    """A teacher that scores by the newest history item, with ties at its rank 0."""
     table = np.random.default_rng(8).normal(size=(ITEMS + 2, ITEMS)).astype("float32")
     table[:, :3] = 0.25
     return table[x["query"]["history"][:, 0]]
