@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.data import column_values
-from recdistill.data.dataset import BATCH_ROWS, Columns, require_columns
+from recdistill.data.dataset import BATCH_ROWS, MAP_NAMES, Columns, require_columns
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_files import same_types, whole_table
 from recdistill.data.table_streams import TableStream
@@ -16,6 +16,8 @@ from recdistill.data.times import Times
 from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
+
+_NO_TIMES = ' If the data has no times, set `split.by` = "leave_random_out".'
 
 
 def interaction_stream(
@@ -42,7 +44,9 @@ def interaction_stream(
     kept = options.keep.columns if options.keep else ()
     for stream in streams:
         required = dict.fromkeys([*columns.names(), *kept])
-        require_columns(list(stream.offered), required, stream.name)
+        no_time = columns.time is not None and columns.time not in stream.offered
+        hint = MAP_NAMES + _NO_TIMES * no_time
+        require_columns(list(stream.offered), required, stream.name, hint)
     streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:

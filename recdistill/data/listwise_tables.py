@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from recdistill.data import column_values
 from recdistill.data.checked_tables import InteractionStream, interaction_stream
-from recdistill.data.dataset import Columns, Dataset, require_columns
+from recdistill.data.dataset import MAP_NAMES, Columns, Dataset, require_columns
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_files import files_of
 from recdistill.data.table_streams import TableStream, fingerprint
@@ -24,7 +24,7 @@ def read_listwise(
     *,
     options: ReadingOptions | None = None,
 ) -> Dataset:
-    """Reader for a folder whose table `lists` has one row a (list, candidate).
+    """Reader for a folder whose table `lists` has one row per (list, candidate).
 
     Rows with a relevance above 0 are the interactions; the other rows of a list are the
     candidates that were shown and not chosen. Rows of one list have the same query and
@@ -64,7 +64,7 @@ def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
 def listwise_dataset(
     tables: TableFolder, roles: Columns, options: ReadingOptions
 ) -> Dataset:
-    """Data set of a table with one row a (list, candidate).
+    """Data set of a table with one row per (list, candidate).
 
     Raises:
         DataError: As `read_tables`.
@@ -88,7 +88,7 @@ def listwise_dataset(
 def read_scores(
     path: str | Path, columns: Mapping[str, str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Reader for a table of teacher scores, one row a (query, item).
+    """Reader for a table of teacher scores, with one row per (query, item).
 
     Args:
         path: A table, as for `read_tables`, or a folder of files.
@@ -108,7 +108,7 @@ def read_scores(
     names = {"query": "user_id", "item": "item_id", "score": "score", **(columns or {})}
     for file in files_of(place):
         stream = file.open(set(names.values()))
-        require_columns(list(stream.offered), names.values(), stream.name)
+        require_columns(list(stream.offered), names.values(), stream.name, MAP_NAMES)
         row = 1
         for batch in stream.read():
             yield _score_batch(batch, stream, names, row)

@@ -36,19 +36,36 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class EffectStrengths:
+    """Strengths of the effects in synthetic data; 0 removes an effect.
+
+    Args:
+        popularity: Exponent of Zipf's law.
+        drift: Strength of the seasons.
+        cross: Strength of the interaction of segment and category.
+        taste: Strength of the hidden taste.
+        sequence: Strength of the sequence of categories.
+        price: Strength of the distance between price and budget.
+        quality: Strength of the quality.
+    """
+
+    popularity: float = 1.0
+    drift: float = 1.0
+    cross: float = 1.0
+    taste: float = 1.0
+    sequence: float = 2.0
+    price: float = 0.5
+    quality: float = 0.7
+
+
+@dataclass(frozen=True)
 class _Recipe:
     n_queries: int
     n_items: int
     n_interactions: int
     seed: int
     n_segments: int
-    popularity: float
-    drift: float
-    cross: float
-    taste: float
-    sequence: float
-    price: float
-    quality: float
+    strengths: EffectStrengths
 
     def rng(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *stream])
@@ -61,13 +78,7 @@ def synthetic(
     seed: int = 1,
     *,
     n_segments: int = 32,
-    popularity: float = 1.0,
-    drift: float = 1.0,
-    cross: float = 1.0,
-    taste: float = 1.0,
-    sequence: float = 2.0,
-    price: float = 0.5,
-    quality: float = 0.7,
+    strengths: EffectStrengths = EffectStrengths(),
 ) -> Dataset:
     r"""Synthetic data set: users choose items from slates by a known utility.
 
@@ -89,7 +100,8 @@ def synthetic(
       $w_u$ is hidden, normal with variance 1/8, so that the term has variance 1.
     - **Sequence.** After an item of category $c$, the category $c + 1$ (modulo
       `n_segments`) is preferred.
-    - **Price** against the `budget` of the user, both log-normal.
+    - **Price.** The closer the price is to the `budget` of the user, the better; both
+      are log-normal.
     - **Quality.** $q_i$, standard normal: the column `quality` of the items. It is
       a privileged feature, for the teacher only.
 
@@ -98,7 +110,7 @@ def synthetic(
     none), `price`, `vector`, `title` (its adjective follows from the category) and
     `quality`. Interactions have `user_id`, `item_id` and `timestamp` (seconds, strictly
     increasing for each user), user by user; no pair occurs twice. Popularity ranks and
-    categories are independent. A strength of 0 removes its term.
+    categories are independent.
 
     Users are simulated in blocks with a random stream each, so that memory grows with
     users and items only, and every pass gives the same data.
@@ -109,13 +121,7 @@ def synthetic(
         n_interactions: Total number; log-normally distributed over the users.
         seed: At least 0. The same seed gives the same data.
         n_segments: Number of segments, and of categories: a power of 2.
-        popularity: Exponent of Zipf's law.
-        drift: Strength of the seasons.
-        cross: Strength of the interaction of segment and category.
-        taste: Strength of the hidden taste.
-        sequence: Strength of the sequence of categories.
-        price: Strength of the distance between price and budget.
-        quality: Strength of the quality.
+        strengths: Strengths of the effects.
 
     Raises:
         ValueError: If a size is below 1, `n_segments` is not a power of 2, or there are
@@ -133,19 +139,10 @@ def synthetic(
         "n_segments": n_segments,
     }
     _check(sizes, seed)
-    recipe = _Recipe(
-        **sizes,
-        seed=seed,
-        popularity=popularity,
-        drift=drift,
-        cross=cross,
-        taste=taste,
-        sequence=sequence,
-        price=price,
-        quality=quality,
-    )
+    recipe = _Recipe(**sizes, seed=seed, strengths=strengths)
     world = _World(recipe)
-    described = json.dumps({"version": _VERSION, **asdict(recipe)}, sort_keys=True)
+    settings = {"version": _VERSION, **sizes, "seed": seed, **asdict(strengths)}
+    described = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(described.encode()).hexdigest()
     return Dataset(
         name="synthetic",
@@ -178,14 +175,14 @@ def _check(sizes: dict[str, int], seed: int) -> None:
 
 
 class _World:
-    """Everything fixed before the first choice: items, users and their activity."""
+    """The items, the users and their activity, fixed before the first choice."""
 
     def __init__(self, recipe: _Recipe) -> None:
         self.recipe = recipe
         rng = recipe.rng(0)
         n_items, n_segments = recipe.n_items, recipe.n_segments
         self.rank = 1 + rng.permutation(n_items)
-        share = np.cumsum(self.rank**-recipe.popularity)
+        share = np.cumsum(self.rank**-recipe.strengths.popularity)
         self.cumulative = share / share[-1]
         self.season = rng.random(n_items)
         self.category = rng.integers(n_segments, size=n_items)
@@ -301,21 +298,21 @@ class _Block:
         return items
 
     def _utility(self, active: Integers, slate: Integers, time: Floats) -> Floats:
-        world, recipe = self.world, self.world.recipe
+        world, strengths = self.world, self.world.recipe.strengths
         users = self.users[active]
         category = world.category[slate]
-        after = (self.last[active, None] + 1) % recipe.n_segments
+        after = (self.last[active, None] + 1) % world.recipe.n_segments
         follows = (category == after) & (self.last[active, None] >= 0)
         season = np.cos(2 * np.pi * (time[:, None] - world.season[slate]))
         taste = np.einsum("ud,uid->ui", self.taste[active], world.vector[slate])
         gap = world.log_price[slate] - world.log_budget[users][:, None]
         utility: Floats = (
-            recipe.drift * season
-            + recipe.cross * world.cross[world.segment[users][:, None], category]
-            + recipe.taste * taste
-            + recipe.sequence * follows
-            - recipe.price * gap**2
-            + recipe.quality * world.quality[slate]
+            strengths.drift * season
+            + strengths.cross * world.cross[world.segment[users][:, None], category]
+            + strengths.taste * taste
+            + strengths.sequence * follows
+            - strengths.price * gap**2
+            + strengths.quality * world.quality[slate]
         )
         return utility
 

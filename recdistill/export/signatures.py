@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,23 +73,35 @@ class Servable:
       `encode_candidates` is left out if there is no candidate tower.
 
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
-    item; a query that names an id gets only items that it names, and none if the
+    item. A query that names ids gets only items that it names, and no item if the
     catalogue has none of them. Padding with "" or by repetition, as a server's batcher
-    adds it, changes neither. A position of the answer without an item (because too
-    many are excluded) has the id "" and the lowest finite float32 as its score. All
-    outputs are finite.
+    adds it, changes neither. A position of the answer without an item (because too many
+    are excluded) has the id "" and the lowest finite float32 as its score. All outputs
+    are finite.
+
+    `serving_default` and `recommend` also leave out all ids in the `excluded_inputs`,
+    such as the history that is sent with a query. `rank` scores every candidate.
 
     Args:
         towers: The model.
         catalogue: The items, with the model's embedding of each.
         top_k: Number of items that `serving_default` returns.
+        excluded_inputs: Names of query inputs `(batch, n)` with item ids that are never
+            recommended. If there is an input `<name>_length`, ids beyond that number
+            exclude nothing.
 
     Raises:
-        ValueError: If `top_k` is larger than the catalogue, or an input has a reserved
-            name.
+        ValueError: If `top_k` is larger than the catalogue, an input has a reserved
+            name, or an excluded input is not a list of ids.
     """
 
-    def __init__(self, towers: Towers, catalogue: Catalogue, top_k: int) -> None:
+    def __init__(
+        self,
+        towers: Towers,
+        catalogue: Catalogue,
+        top_k: int,
+        excluded_inputs: Sequence[str] = (),
+    ) -> None:
         items = int(catalogue.index.items())
         if not 1 <= top_k <= items:
             raise ValueError(
@@ -102,7 +114,15 @@ class Servable:
                     f"An input of a tower must not be called one of {RESERVED}. "
                     f"Received: {name!r}"
                 )
+        for name in excluded_inputs:
+            spec = towers.query_inputs.get(name)
+            if spec is None or spec.dtype != tf.string or spec.shape.rank != 2:
+                raise ValueError(
+                    "`excluded_inputs` must be query inputs with text of shape "
+                    f"(batch, n). Received: {name!r} with {spec}"
+                )
         self.towers, self.top_k, self.catalogue = towers, top_k, catalogue
+        self.excluded_inputs = tuple(excluded_inputs)
 
     @property
     def signatures(self) -> dict[str, Signature]:
@@ -146,7 +166,7 @@ class Servable:
         }
         module = tf.Module(name="towers")
         module.catalogue = self.catalogue
-        # Only what the towers read: no teacher, no state of a dropout.
+        # Only the variables that the towers read, without a teacher or dropout state.
         read = {v.ref(): v for f in functions.values() for v in f.graph.variables}
         for variable in self.catalogue.variables:
             read.pop(variable.ref(), None)
@@ -163,8 +183,21 @@ class Servable:
         return tf.ensure_shape(bounded(vectors), [None, self.catalogue.index.dim])
 
     def _serving_default(self, inputs: Tensors) -> Tensors:
-        found = self.catalogue.index.top_k(self._query(inputs), self.top_k)
-        return self._named(*found)
+        exclude = self._excluded(inputs)
+        index = self.catalogue.index
+        return self._named(*index.top_k(self._query(inputs), self.top_k, exclude))
+
+    def _excluded(self, inputs: Tensors) -> tf.Tensor | None:
+        """Catalogue rows `(batch, n)` of the excluded inputs; -1 excludes nothing."""
+        found = []
+        for name in self.excluded_inputs:
+            rows = self.catalogue.rows_of(inputs[name])
+            length = inputs.get(f"{name}_length")
+            if length is not None:
+                place = tf.range(tf.shape(rows)[1])
+                rows = tf.where(place < length[:, None], rows, -1)
+            found.append(rows)
+        return tf.concat(found, axis=1) if found else None
 
     def _recommend(self, inputs: Tensors) -> Tensors:
         index = self.catalogue.index
@@ -178,6 +211,8 @@ class Servable:
         # A request without rows has no largest k; its answer is empty for every k.
         k = tf.maximum(tf.reduce_max(inputs["k"]), 1)
         exclude = self.catalogue.rows_of(inputs["exclude_ids"])
+        seen = self._excluded(inputs)
+        exclude = exclude if seen is None else tf.concat([exclude, seen], axis=1)
         allow = self.catalogue.rows_of(inputs["allow_ids"])
         limited = tf.reduce_any(inputs["allow_ids"] != "", axis=1)
         query = self._query(inputs)

@@ -1,17 +1,16 @@
 """synthetic: each documented effect exists, and vanishes at strength 0."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from scipy.linalg import hadamard
 
-from recdistill.data import Dataset, synthetic
+from recdistill.data import Dataset, EffectStrengths, synthetic
 
-ALL_OFF = dict.fromkeys(
-    ("popularity", "drift", "cross", "taste", "sequence", "price", "quality"), 0.0
-)
+NAMES = [field.name for field in fields(EffectStrengths)]
+ALL_OFF = EffectStrengths(**dict.fromkeys(NAMES, 0.0))
 YEAR_S = 365 * 86_400
 START_S = 1_700_000_000
 
@@ -48,8 +47,9 @@ def everything(data: Dataset) -> pa.Table:
 
 
 def generate(n_queries=1_000, n_items=400, n_interactions=20_000, seed=1, **on) -> Log:
-    """Only the structures in `on` are there."""
-    data = synthetic(n_queries, n_items, n_interactions, seed, **(ALL_OFF | on))
+    """Data in which only the effects of `on` exist."""
+    strengths = replace(ALL_OFF, **on)
+    data = synthetic(n_queries, n_items, n_interactions, seed, strengths=strengths)
     table = everything(data)
     return Log(
         data,
@@ -117,7 +117,7 @@ class TestForm:
         assert counts.std() > 0.4 * counts.mean()
 
     def test_batches_are_small(self):
-        data = synthetic(256, 2_000, 140_000, **ALL_OFF)
+        data = synthetic(256, 2_000, 140_000, strengths=ALL_OFF)
         sizes = [batch.num_rows for batch in data.interactions()]
         assert max(sizes) <= 65_536 and sum(sizes) == 140_000
 
@@ -135,9 +135,9 @@ class TestSeed:
         assert not everything(one).equals(everything(two))
         assert not one.items.equals(two.items)
         assert one.fingerprint != two.fingerprint
-        assert (
-            synthetic(300, 50, 3_000, seed=4, drift=2.0).fingerprint != one.fingerprint
-        )
+        stronger = EffectStrengths(drift=2.0)
+        other = synthetic(300, 50, 3_000, seed=4, strengths=stronger)
+        assert other.fingerprint != one.fingerprint
 
 
 class TestStructure:

@@ -34,7 +34,9 @@ class TestTables:
         assert examine(scores, mask).not_finite == 1
 
     def test_a_missing_column_is_an_error(self, path):
-        with pytest.raises(DataError, match=r"no column 'list_id'\. .* query, points"):
+        with pytest.raises(
+            DataError, match=r"no column 'list_id'\. .* query, points\.$"
+        ):
             read_scored_table(path, "list_id", "points")
 
     def test_scores_that_are_texts_are_an_error(self, path):

@@ -1,8 +1,8 @@
 """Embedded server: SavedModels behind TensorFlow Serving's protocol, in Python.
 
-It is for development and small installations. Clients of TensorFlow Serving work with
-it unchanged, and an invalid request fails with the same code. It loads a SavedModel as
-the C++ server does, without Keras.
+The embedded server is for development and small installations. Clients of TensorFlow
+Serving work with it unchanged, and an invalid request fails with the same code. It
+loads a SavedModel as the C++ server does, without Keras.
 
 It answers gRPC `Predict`, `GetModelMetadata`, `GetModelStatus` and
 `HandleReloadConfigRequest`, and REST `:predict` in rows and columns, `/metadata`, the
