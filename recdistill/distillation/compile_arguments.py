@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from recdistill.distillation import keras_losses
-from recdistill.distillation.loss_terms import replicas
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replica_mean, replicas
 from recdistill.losses.representation_loss import list_and_row_weights
 
 # Registers the metrics, so that a saved distiller compiled with them can be loaded.
@@ -73,8 +73,10 @@ class CompileArguments:
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
         """
         list_weight, _ = list_and_row_weights(sample_weight, mask)
+        # The values of all replicas add up to the loss of the whole batch.
+        weight = replica_mean(ops.sum(list_weight))
         for name, mean in self.means.items():
-            mean.update_state(values[name] * replicas(), ops.sum(list_weight))
+            mean.update_state(values[name] * replicas(), weight)
 
     def update_metrics(
         self, y: dict[str, Tensor], scores: Tensor, sample_weight: Tensor | None

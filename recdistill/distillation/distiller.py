@@ -53,7 +53,7 @@ from recdistill.distillation.batch_arguments import (
     weight_like,
 )
 from recdistill.distillation.compile_arguments import CompileArguments
-from recdistill.distillation.loss_terms import Losses, Temperatures, replicas
+from recdistill.distillation.loss_terms import Losses, Temperatures
 from recdistill.distillation.schedules import Scheduled, described, value_at
 from recdistill.distillation.teacher_outputs import (
     Teacher,
@@ -61,6 +61,7 @@ from recdistill.distillation.teacher_outputs import (
     TeacherWeights,
 )
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replicas
 from recdistill.losses.representation_loss import RepresentationLoss
 
 __all__ = ["Distiller"]

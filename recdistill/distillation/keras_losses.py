@@ -32,6 +32,7 @@ import tensorflow as tf
 from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replica_mean
 
 __all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
 
@@ -168,7 +169,7 @@ def loss_value(
     labels, scores, weight, mask = _as_column(y, scores, sample_weight)
     if loss.reduction != "sum":
         # Keras divides by the number of all rows instead of the number of real rows.
-        real = ops.maximum(ops.sum(mask), 1.0)
+        real = ops.maximum(replica_mean(ops.sum(mask)), 1.0)
         weight *= ops.cast(ops.size(mask), "float32") / real
     return loss(labels, scores, weight)
 

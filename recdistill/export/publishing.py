@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import re
@@ -26,7 +25,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recdistill.atomic import locked_folder, sync_to_disk
+from recdistill.atomic import (
+    folder_checksums,
+    locked_folder,
+    sync_to_disk,
+    write_sealed,
+)
 from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.layout import (
     MANIFEST,
@@ -50,7 +54,7 @@ from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
 
-FORMAT = 2
+FORMAT = 3
 """Format version of the manifest."""
 
 PARITY_BATCHES = (1, 7)
@@ -307,9 +311,8 @@ def publish(
             "parity": asdict(parity),
         }
         (staging / MODEL_CARD).write_text(render_card(manifest), encoding="utf-8")
-        manifest["sha256"] = hashes(staging)
-        document = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
-        (staging / MANIFEST).write_text(document, encoding="utf-8")
+        manifest["sha256"] = folder_checksums(staging)
+        write_sealed(staging / MANIFEST, manifest)
     path = folder / str(version)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Export(path, version, parity, size, manifest)
@@ -343,15 +346,3 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
             sync_to_disk(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file by its path inside the folder, without the manifest."""
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder)
-        if name != MANIFEST:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name.as_posix()] = digest
-    return found

@@ -37,7 +37,8 @@ def overlap(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> overlap([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2)
@@ -67,7 +68,8 @@ def survival(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k or n is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k or n is below 1.
 
     Examples:
         >>> survival([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2, n=3)
@@ -108,7 +110,8 @@ def kendall_tau(
         `(batch,)`, from -1 to 1; NaN if all scores compared are equal for the teacher
         or for the student, or fewer than two candidates are compared.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Reference: Kendall (1945).
 
@@ -150,7 +153,8 @@ def spearman_rho(
         `(batch,)`, from -1 to 1; NaN if all scores compared are equal for the teacher
         or for the student, or fewer than two candidates are compared.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Reference: Spearman (1904).
 
@@ -192,7 +196,8 @@ def rank_biased_overlap(
         `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
     Raises:
-        ValueError: As `relevant_ranks`, p is not between 0 and 1, or k is below 1.
+        ValueError: As `relevant_ranks`, or if p is not between 0 and 1, or k is below
+            1.
 
     Reference: Webber, Moffat and Zobel (2010), equation 23 for extrapolation.
 

@@ -6,8 +6,8 @@ candidate is *relevant* if its relevance is above 0, and its gain is its relevan
 list for which a metric is undefined gives NaN, not 0.
 
 The relevance metrics depend only on the *ranks of the relevant candidates*, of which
-there are few. `relevant_ranks` finds them by counting the scores ahead, without sorting
-the catalogue.
+there are few. `relevant_ranks` computes each rank by counting the higher scores,
+without sorting the catalogue.
 """
 
 from dataclasses import dataclass
@@ -153,8 +153,8 @@ def relevant_ranks(
         The ranks, from which all relevance metrics are computed.
 
     Raises:
-        ValueError: Shapes differ, `mask` is not boolean, or a real candidate has a
-            score of NaN or `+inf` or a relevance that is negative or not finite.
+        ValueError: If the shapes differ, `mask` is not boolean, or a real candidate has
+            a score of NaN or `+inf` or a relevance that is negative or not finite.
 
     Examples:
         >>> ranks = relevant_ranks([[0.1, 0.9, 0.5]], [[1, 0, 2]], [[True] * 3])
@@ -188,7 +188,8 @@ def ndcg(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Reference: Järvelin and Kekäläinen (2002).
 
@@ -213,7 +214,8 @@ def recall(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> recall([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]], k=2)
@@ -234,7 +236,8 @@ def hit_rate(
     Returns:
         `(batch,)`, 0 or 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> hit_rate([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]], k=2)
@@ -258,7 +261,8 @@ def reciprocal_rank(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> reciprocal_rank([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]])
@@ -284,7 +288,8 @@ def average_precision(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> average_precision([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True] * 3], k=2)
@@ -305,7 +310,8 @@ def dcg(
     Returns:
         `(batch,)`, at least 0; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> dcg([[0.1, 0.9, 0.5]], [[3, 1, 0]], [[True, True, True]], k=10)
@@ -329,7 +335,8 @@ def precision(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> precision([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]], k=2)
@@ -358,8 +365,8 @@ def rank_biased_precision(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, if k is below 1, or if p is not between
-    0 and 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1, or p not between 0 and 1.
 
     Reference: Moffat and Zobel (2008).
 
@@ -393,8 +400,9 @@ def expected_reciprocal_rank(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, if k is below 1, or if a relevance
-    exceeds `max_grade`.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1, or a relevance exceeds
+            `max_grade`.
 
     Reference: Chapelle, Metzler, Zhang and Grinspan (2009).
 

@@ -5,6 +5,7 @@ Importing this package registers its classes with Keras, so that
 `keras.models.load_model` finds them.
 """
 
+import recdistill.lists  # noqa: F401  Checks Keras's backend.
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import LinearTeacher
 from recdistill.models.optimizers import CompositeOptimizer, LazyAdam, RowwiseAdagrad

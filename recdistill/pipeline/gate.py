@@ -118,10 +118,10 @@ def compare_on_validation(
         trained_on: From `lists_trained_on`.
     """
     return decide(
-        pq.read_table(teacher.path / "valid.parquet"),
+        pq.read_table(teacher.file("valid.parquet")),
         {
-            "popularity": pq.read_table(teacher.path / "valid_popularity.parquet"),
-            "baseline": pq.read_table(baseline.path / "valid.parquet"),
+            "popularity": pq.read_table(teacher.file("valid_popularity.parquet")),
+            "baseline": pq.read_table(baseline.file("valid.parquet")),
         },
         config.evaluate.metrics[0],
         samples=config.evaluate.bootstrap,
