@@ -28,6 +28,7 @@ from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.repeats import RepeatCounts
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 
@@ -64,13 +65,15 @@ def prepare(
     schema, query_table = _fit(dataset, features, found, items)
     schema.save(folder)
     items.write(folder / "items.parquet")
+    seen = found.repeats.decide(config.lists.seen)
     writer = ListShardWriter(
-        schema, features, items, query_table, dataset.columns, config, folder
+        schema, features, items, query_table, dataset.columns, config, folder, seen
     )
     for done, part in enumerate(parts):
         writer.write(part, done)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
+    _check(writer, dataset.name)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -82,6 +85,9 @@ def prepare(
         "lists": {split: writer.counts[split] for split in SPLITS},
         "added_items": items.added,
         "unreachable": writer.unreachable,
+        "seen": seen,
+        "repeat_share": round(found.repeats.share, 6),
+        "left_out_repeats": writer.left_out,
         **statistics.record(),
     }
 
@@ -93,6 +99,7 @@ class _Counts:
     items: Counter[str] = field(default_factory=Counter)
     train_queries: set[str] = field(default_factory=set)
     context: dict[str, _Statistics] = field(default_factory=dict)
+    repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
 
 
@@ -142,6 +149,7 @@ def _count(
     for done, part in enumerate(parts):
         statistics.add(part)
         found.queries += len(np.unique(part.first_of_query))
+        found.repeats.add(part)
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
             *pc.value_counts(train[features.item_column]).flatten(), strict=True
@@ -214,3 +222,15 @@ def _fit(
             dataset.queries[features.query_column].to_pylist(), object
         )
     return schema, tables
+
+
+def _check(writer: ListShardWriter, name: str) -> None:
+    """Checks that enough lists are left without the repeats."""
+    for split in SPLITS:
+        if writer.counts[split] < 2:
+            raise DataError(
+                f"Data set `{name}` has {writer.counts[split]} {split} list(s) without "
+                "repeats; at least two are required. The lists leave out "
+                f"{writer.left_out[split]} interactions with an item that the query "
+                'already had. Set `lists.seen` = "include" to keep them.'
+            )

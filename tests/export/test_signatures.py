@@ -1,4 +1,4 @@
-"""signatures: what the exported graph answers, asked as the C++ server asks it."""
+"""signatures: answers of the exported graph, called as the C++ server calls it."""
 
 import numpy as np
 import pytest

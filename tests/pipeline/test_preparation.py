@@ -463,7 +463,8 @@ def test_rows_of_one_list_become_one_list(tmp_path):
                 number += 1
     shuffled = [log[k] for k in np.random.default_rng(1).permutation(len(log))]
     data = listed(shuffled)
-    prepared, record = run(data, tmp_path / "p", split={"valid": 0.2, "test": 0.16})
+    settings = {"split": {"valid": 0.2, "test": 0.16}, "lists": {"seen": "include"}}
+    prepared, record = run(data, tmp_path / "p", **settings)
     catalogue = prepared.items["item_id"].to_pylist()
     found = {}
     for split in SPLITS:
