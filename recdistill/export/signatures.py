@@ -19,11 +19,15 @@ import tensorflow as tf
 
 from recdistill.export.inspection import read_model
 from recdistill.export.layout import RESERVED, SAVED_MODEL
+from recdistill.export.list_inputs import accepting_padding, check_lists
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 
 Tensors = dict[str, tf.Tensor]
 Specs = dict[str, tf.TensorSpec]
+
+MOST_ITEMS = 10_000
+"""Largest `k` of `recommend`, so that no request can exhaust the server's memory."""
 
 
 class Towers(Protocol):
@@ -65,8 +69,9 @@ class Servable:
 
     * `serving_default`: raw query features to the `top_k` best items;
     * `recommend`: the same with `k` `(batch,)`, `exclude_ids` and `allow_ids`
-      `(batch, n)`. All rows of an answer have the same width, so every query gets the
-      largest `k` of the batch, and the client shortens the answer;
+      `(batch, n)`. `k` is clamped to the number of items and to `MOST_ITEMS`, and a
+      query with a `k` below 1 gets no items. All rows of an answer have the width of
+      the largest `k` of the batch; the places after a query's own `k` are empty;
     * `rank`: raw query features and `candidate_ids` `(batch, n)` to `scores` and
       `known`; an id outside the catalogue has `known` False and the lowest score;
     * `encode_query`, `encode_candidates`: raw features to `embedding` `(batch, dim)`.
@@ -74,10 +79,12 @@ class Servable:
 
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
     item; a query that names an id gets only items that it names, and none if the
-    catalogue has none of them. Padding with "" or by repetition, as a server's batcher
-    adds it, changes neither. A position of the answer without an item (because too
-    many are excluded) has the id "" and the lowest finite float32 as its score. All
-    outputs are finite.
+    catalogue has none of them. A place of the answer without an item has the id "" and
+    the lowest finite float32 as its score. All outputs are finite.
+
+    The answer to a row does not depend on the other rows of a batch, if the inputs in
+    `recdistill.export.layout.lists_without_length` begin with an empty column. Wrong
+    values are clamped in their own row; only a request whose shapes are wrong fails.
 
     Args:
         towers: The model.
@@ -102,6 +109,8 @@ class Servable:
                     f"An input of a tower must not be called one of {RESERVED}. "
                     f"Received: {name!r}"
                 )
+        check_lists(towers.query_inputs)
+        check_lists(towers.candidate_inputs)
         self.towers, self.top_k, self.catalogue = towers, top_k, catalogue
 
     @property
@@ -122,9 +131,7 @@ class Servable:
         if candidate:
             signatures["encode_candidates"] = Signature(
                 candidate,
-                lambda inputs: {
-                    "embedding": self._embedding(self.towers.encode_candidates(inputs))
-                },
+                lambda inputs: {"embedding": self._candidates(inputs)},
             )
         return signatures
 
@@ -156,8 +163,14 @@ class Servable:
         _restore_input_names(folder, self.signatures)
 
     def _query(self, inputs: Tensors) -> tf.Tensor:
-        own = {name: inputs[name] for name in self.towers.query_inputs}
-        return self._embedding(self.towers.encode_query(own))
+        specs = self.towers.query_inputs
+        own = {name: inputs[name] for name in specs}
+        return self._embedding(accepting_padding(self.towers.encode_query, specs)(own))
+
+    def _candidates(self, inputs: Tensors) -> tf.Tensor:
+        specs = self.towers.candidate_inputs
+        encode = accepting_padding(self.towers.encode_candidates, specs)
+        return self._embedding(encode(inputs))
 
     def _embedding(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(bounded(vectors), [None, self.catalogue.index.dim])
@@ -168,15 +181,8 @@ class Servable:
 
     def _recommend(self, inputs: Tensors) -> Tensors:
         index = self.catalogue.index
-        items = index.items()
-        fits = (inputs["k"] >= 1) & (inputs["k"] <= items)
-        number = tf.strings.as_string(items)
-        message = tf.strings.join(
-            ["`k` must be from 1 to the number of items, ", number, "."]
-        )
-        inputs = require(tf.reduce_all(fits), message, inputs, inputs["k"])
-        # A request without rows has no largest k; its answer is empty for every k.
-        k = tf.maximum(tf.reduce_max(inputs["k"]), 1)
+        most = tf.minimum(index.items(), max(MOST_ITEMS, self.top_k))
+        k = tf.clip_by_value(inputs["k"], 0, most)
         exclude = self.catalogue.rows_of(inputs["exclude_ids"])
         allow = self.catalogue.rows_of(inputs["allow_ids"])
         limited = tf.reduce_any(inputs["allow_ids"] != "", axis=1)
@@ -192,13 +198,13 @@ class Servable:
         return {"item_ids": self.catalogue.ids_of(rows), "scores": scores}
 
 
-def require(
-    condition: tf.Tensor,
-    message: str | tf.Tensor,
-    inputs: Tensors,
-    *received: tf.Tensor,
+def _require(
+    condition: tf.Tensor, message: str, inputs: Tensors, *received: tf.Tensor
 ) -> Tensors:
     """Inputs that can be read only if a condition holds; otherwise the call fails.
+
+    A failure fails the whole batch, so the condition must be about the shapes of a
+    request and not about the values of a row.
 
     Args:
         condition: A scalar bool.
@@ -210,7 +216,7 @@ def require(
         The same tensors, each with a dependency on the check.
     """
     data = [message + " Received:", *received]
-    check = tf.raw_ops.Assert(condition=condition, data=data, summarize=8)
+    check = tf.raw_ops.Assert(condition=condition, data=data)
     with tf.control_dependencies([check]):
         return {name: tf.identity(tensor) for name, tensor in inputs.items()}
 
@@ -232,7 +238,7 @@ def _checked(inputs: Tensors, specs: Specs) -> Tensors:
     for name in others:
         size, batch = (tf.shape(inputs[each])[0] for each in (name, first))
         message = f"`{name}` must have the batch size of `{first}`."
-        inputs = require(tf.equal(size, batch), message, inputs, size, batch)
+        inputs = _require(tf.equal(size, batch), message, inputs, size, batch)
     return inputs
 
 
