@@ -1,11 +1,15 @@
-"""Atomic file writes, and folders that are locked for one process."""
+"""Files that are whole or not there: atomic writes, checksums, and locked folders."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from recdistill.errors import BusyError
 
@@ -43,6 +47,93 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_checksum(path: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_checksums(folder: Path, without: Collection[str] = ()) -> dict[str, str]:
+    """SHA-256 (hex) of every file in a folder, by its path inside the folder.
+
+    Args:
+        folder: The folder, with all its subfolders.
+        without: Paths inside the folder that are left out.
+    """
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
+        name = path.relative_to(folder).as_posix()
+        if name not in without:
+            # A pipe or a device is never read: it has no end.
+            found[name] = file_checksum(path) if path.is_file() else "not a file"
+    return found
+
+
+def difference(written: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """The first difference between two tables of checksums; None if they are equal.
+
+    Args:
+        written: The checksums that were recorded.
+        found: The checksums of the files that are there.
+
+    Returns:
+        The file, and whether it is missing, damaged or unexpected.
+
+    Examples:
+        >>> difference({"a": "1", "b": "2"}, {"a": "1", "b": "3"})
+        "the file 'b' is damaged: its checksum is wrong"
+    """
+    for name in sorted({*written, *found}):
+        if name not in written:
+            return f"the file {name!r} does not belong there"
+        if name not in found:
+            return f"the file {name!r} is missing"
+        if written[name] != found[name]:
+            return f"the file {name!r} is damaged: its checksum is wrong"
+    return None
+
+
+_SEAL = re.compile(rb',\n "checksum": "([0-9a-f]{64})"\n}\Z')
+
+
+def write_sealed(path: Path, document: Mapping[str, Any]) -> None:
+    """Writes a JSON object atomically, with a checksum of its own text at the end.
+
+    Args:
+        path: Output file.
+        document: The object, with at least one key.
+
+    Raises:
+        ValueError: If a number is not finite.
+        OSError: If the file cannot be written.
+    """
+    text = json.dumps(document, indent=1, allow_nan=False).removesuffix("\n}")
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    with atomic_write(path) as temporary:
+        temporary.write_text(f'{text},\n "checksum": "{seal}"\n}}', encoding="utf-8")
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """A JSON object that `write_sealed` wrote, without its checksum.
+
+    Raises:
+        ValueError: If a byte of the file is not as it was written.
+        OSError: If the file cannot be read.
+    """
+    content = path.read_bytes()
+    seal = _SEAL.search(content)
+    if seal is None:
+        raise ValueError(
+            "it does not end with a checksum; it was truncated, or written by an "
+            "earlier version of recdistill"
+        )
+    text = content[: seal.start()]
+    if hashlib.sha256(text).hexdigest() != seal[1].decode():
+        raise ValueError("its checksum is wrong")
+    document: dict[str, Any] = json.loads(text + b"\n}")
+    return document
 
 
 def sync_to_disk(path: Path) -> None:

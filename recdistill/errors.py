@@ -8,6 +8,8 @@ may catch that one.
 from typing import ClassVar
 
 __all__ = [
+    "ArtefactError",
+    "BackendError",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -25,6 +27,7 @@ __all__ = [
     "ServeError",
     "TeacherError",
     "TimingError",
+    "TrainingError",
 ]
 
 
@@ -39,12 +42,23 @@ class RecdistillError(Exception):
     exit_code: ClassVar[int] = 2
 
 
+class BackendError(RecdistillError, ImportError):
+    """A Keras backend other than TensorFlow."""
+
+
 class ConfigError(RecdistillError, ValueError):
     """A configuration that cannot be used. The message names the key and the reason."""
 
 
 class DataError(RecdistillError, ValueError):
     """Bad input data. The message names the file, the column and the row."""
+
+
+class ArtefactError(RecdistillError, ValueError):
+    """A damaged file of a run or of an export.
+
+    The message names the file, and the step or command that writes it anew.
+    """
 
 
 class FetchError(DataError):
@@ -81,6 +95,10 @@ class ReindexError(RecdistillError, ValueError):
 
 class TimingError(RecdistillError, RuntimeError):
     """A model whose latency could not be measured."""
+
+
+class TrainingError(RecdistillError, ValueError):
+    """A training run that diverged."""
 
 
 class BusyError(RecdistillError, RuntimeError):

@@ -301,7 +301,8 @@ def export_films(folder, student, **changes):
         "rows": films_rows(),
     }
     settings = {"top_k": 10, "metadata": {"ndcg@10": 0.25}}
-    for name in ("top_k", "metadata", "index", "warm_up_batches"):
+    names = ("top_k", "metadata", "index", "warm_up_batches", "excluded_inputs")
+    for name in names:
         if name in changes:
             settings[name] = changes.pop(name)
     arguments["settings"] = ExportSettings(**settings)

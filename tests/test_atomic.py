@@ -6,7 +6,13 @@ import sys
 
 import pytest
 
-from recdistill.atomic import atomic_write, locked_folder
+from recdistill.atomic import (
+    atomic_write,
+    folder_checksums,
+    locked_folder,
+    read_sealed,
+    write_sealed,
+)
 from recdistill.errors import BusyError
 
 
@@ -47,6 +53,34 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         part.write_text("new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+class TestSealedJson:
+    def test_it_is_json_with_the_sha_256_of_the_text_before_its_checksum(
+        self, tmp_path
+    ):
+        path = tmp_path / "file.json"
+        write_sealed(path, {"a": [1, None], "ü": 2.5})
+        # printf '{\n "a": [\n  1,\n  null\n ],\n "\\u00fc": 2.5' | sha256sum
+        assert path.read_text() == (
+            '{\n "a": [\n  1,\n  null\n ],\n "\\u00fc": 2.5,\n "checksum": '
+            '"e04fe7de8ebae9754d74accdd05b226d63dfa6af4941b646e845ede39754ebdb"\n}'
+        )
+        assert read_sealed(path) == {"a": [1, None], "ü": 2.5}
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+    def test_values_that_are_not_json_are_refused_and_leave_no_file(
+        self, tmp_path, value
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            write_sealed(tmp_path / "file.json", {"a": value})
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_in_a_folder_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert folder_checksums(tmp_path) == {"pipe": "not a file"}
 
 
 def test_the_lock_ends_with_the_process_that_holds_it(tmp_path):

@@ -50,8 +50,8 @@ def doctor(
 ) -> None:
     """Examines a teacher's scores and proposes a transform and a temperature.
 
-    With CONFIG it examines the stored scores of the run and runs the steps up to
-    `score` if they are missing. With --table it examines a file of scores.
+    With CONFIG it examines the stored scores of the run; if they are missing, it first
+    runs the steps up to `score`. With --table it examines a file of scores.
     """
     result: dict[str, Any]
     with errors_as_paragraphs(), Display(as_json) as display:

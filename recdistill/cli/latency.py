@@ -65,13 +65,13 @@ def latency(
     ] = 0.04,
     as_json: AsJson = False,
 ) -> None:
-    """Measures the calls of a SavedModel in a fresh process, and estimates their cost.
+    """Measures the latency of a SavedModel in a fresh process, and estimates its cost.
 
-    By signature, batch size, number of candidates and threads it reports percentiles,
-    requests per core-second, the cost of a million requests, floating-point
-    operations, and joules where the machine has energy counters. With a pipeline's TOML
-    file it also measures the teacher next to the student. Protocol and network are not
-    included; `recdistill load-test` measures those.
+    For each signature, batch size, number of candidates and number of threads it
+    reports percentiles, requests per core-second, the cost of a million requests,
+    floating-point operations, and joules if the machine has energy counters. With a
+    pipeline's TOML file it also compares the teacher with the student. Times do not
+    include protocol and network; `recdistill load-test` measures those.
     """
     sizes, ranked = rows or [1, 8], candidates or [100, 1000]
     with errors_as_paragraphs():

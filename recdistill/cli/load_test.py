@@ -22,8 +22,8 @@ from recdistill.cli.common import (
 from recdistill.errors import BusyError, LoadTestError
 
 if TYPE_CHECKING:
-    from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.contract import Query
+    from recdistill.serving.client.endpoints import Endpoint
     from recdistill.serving.load_test.load_generator import Load, RequestCounts
     from recdistill.serving.load_test.load_result import LoadResult
     from recdistill.serving.load_test.rate_search import RateSearch
@@ -35,7 +35,7 @@ RANKED = 100
 
 @dataclass(frozen=True)
 class QuerySource:
-    """Where the queries come from. Exactly one attribute is given.
+    """Source of the queries; exactly one attribute is given.
 
     Attributes:
         export: A folder of versions, whose warm-up requests are sent.
@@ -75,13 +75,15 @@ def load_test(
     queries: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Send the queries in this file: one JSON per line."
+            metavar="FILE",
+            help="Send the queries in this file (one JSON object per line).",
         ),
     ] = None,
     prepared: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Send the test queries of this run, runs/NAME."
+            metavar="FOLDER",
+            help="Send the test queries of this run, such as runs/NAME.",
         ),
     ] = None,
     model: Annotated[
@@ -111,7 +113,9 @@ def load_test(
             help="Find the highest rate whose p99 is within TIME, such as 10ms.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="Duration of a test.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option(help="Duration of a test, in seconds.")
+    ] = 10.0,
     batch_size: Annotated[int, typer.Option(help="Queries per request.")] = 1,
     k: Annotated[
         int, typer.Option(help="Items requested for queries without their own `k`.")
@@ -122,33 +126,37 @@ def load_test(
     processes: Annotated[
         int,
         typer.Option(
-            help="Processes that send requests; use more if they fall behind."
+            help="Number of processes that send requests; use more if they fall behind."
         ),
     ] = 1,
     reload_during: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Publish a new version during the test in this folder, which the "
-            "server watches.",
+            help="Model folder that the server watches; a new version is published in "
+            "it during the test.",
         ),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Plot the latencies: .png, .svg or .pdf."),
+        typer.Option(
+            metavar="FILE",
+            help="Output file for a plot of the latencies (.png, .svg or .pdf).",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Sends real queries to a model server and reports its latency.
 
-    With --rate, requests are sent on a fixed schedule, and each latency counts from the
-    time at which the request was due; a stalled server cannot hide it. With --clients,
-    each client waits for an answer before it sends the next request. With --p99-budget,
-    the test searches for the highest rate within the budget, starting from --rate. With
-    --reload-during, the latest version is copied to the next version number after a
-    third of the test, and the copy is removed afterwards.
+    With --rate, requests are sent on a fixed schedule, and each latency is measured
+    from the time at which the request was due, so that it includes the time during
+    which a stalled server delays later requests. With --clients, each client waits for
+    an answer before it sends the next request. With --p99-budget, the test searches for
+    the highest rate within the budget, starting from --rate. With --reload-during, the
+    latest version is copied to the next version number after a third of the test, and
+    the copy is removed afterwards.
 
-    Works with every server that speaks TensorFlow Serving's protocol.
+    The test works with every server that implements TensorFlow Serving's protocol.
     """
     with errors_as_paragraphs(), _as_load_test_error():
         source = QuerySource(export, queries, prepared)
@@ -279,10 +287,10 @@ def _workload(
     batch_size: int,
     k: int,
 ) -> tuple[Endpoint, Workload]:
-    """The messages to send. Connects to the server for the signature's inputs."""
+    """Builds the messages to send; reads the signature's inputs from the server."""
     from recdistill.export.layout import find_version
-    from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.client import Client
+    from recdistill.serving.client.endpoints import Endpoint
     from recdistill.serving.client.protocols import Target
     from recdistill.serving.load_test.workload import (
         Workload,
@@ -320,7 +328,7 @@ def _workload(
 
 
 def _test_queries(folder: Path, signature: str) -> list[Query]:
-    """The raw test queries of a run; for `rank` with items of the whole catalogue."""
+    """Raw test queries of a run; `rank` gets candidates from the whole catalogue."""
     finished = [folder, *folder.glob("prepare-*")]
     finished = [path for path in finished if (path / "items.parquet").exists()]
     if not finished:

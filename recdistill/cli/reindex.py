@@ -43,7 +43,7 @@ def reindex(
     """Publishes the next version of a model with a new item catalogue.
 
     The items are encoded by the exported candidate tower; both towers stay unchanged.
-    Only the export and the items are needed, none of the training data.
+    The command needs only the export and the items, and no training data.
     """
     from recdistill.data.table_files import read_table
 

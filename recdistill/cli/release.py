@@ -57,7 +57,8 @@ def promote(
     now: Annotated[
         bool,
         typer.Option(
-            "--now", help="Move the label in one step: the server is not running."
+            "--now",
+            help="Move the label in one step, for a server that is not running.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -98,7 +99,8 @@ def prune(
     unlabelled: Annotated[
         bool,
         typer.Option(
-            "--unlabelled", help="Confirm that there is no models.config with labels."
+            "--unlabelled",
+            help="Confirm that the server has no models.config, so no labels.",
         ),
     ] = False,
     as_json: AsJson = False,

@@ -70,7 +70,8 @@ def serve(
         ),
     ] = False,
     poll_seconds: Annotated[
-        float, typer.Option(help="Interval between checks for new versions.")
+        float,
+        typer.Option(help="Interval between checks for new versions, in seconds."),
     ] = 1.0,
     grpc_threads: Annotated[
         int,
@@ -88,12 +89,13 @@ def serve(
     ] = 0,
     max_message_mib: Annotated[
         int, typer.Option(help="Largest request of the embedded server, in MiB.")
-    ] = 64,
+    ] = 16,
 ) -> None:
     """Serves exported models until it is stopped, and prints which server it uses.
 
-    tensorflow_model_server is used if it is on the PATH. The embedded server answers in
-    the same way; it is meant for development and small installations.
+    It runs tensorflow_model_server if that is on the PATH, and otherwise the embedded
+    server, which implements the same protocol and is meant for development and small
+    installations.
     """
     with errors_as_paragraphs():
         from recdistill.serving.deploy.launch import IMAGE, Launch, run_model_server

@@ -56,12 +56,12 @@ def serving_config(
     ] = "/config",
     as_json: AsJson = False,
 ) -> None:
-    """Measures the model by batch size and writes TensorFlow Serving's files.
+    """Measures the model at several batch sizes and writes TensorFlow Serving's files.
 
-    It writes `models.config` (unless that names the model already), `batching.config`
-    with the reasons for its numbers, `monitoring.config`, and `model_server.sh`, the
-    command that starts the server. The paths in the files are those on the server; the
-    defaults fit `serving/docker-compose.yml`.
+    It writes `models.config` (unless that file already has the model),
+    `batching.config` with the reason for each number, `monitoring.config`, and
+    `model_server.sh`, the command that starts the server. The files contain paths as
+    seen by the server; the defaults match `serving/docker-compose.yml`.
     """
     with errors_as_paragraphs():
         from recdistill.export.layout import find_version

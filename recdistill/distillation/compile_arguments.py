@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from recdistill.distillation import keras_losses
-from recdistill.distillation.loss_terms import replicas
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replica_mean, replicas
 from recdistill.losses.representation_loss import list_and_row_weights
 
 # Registers the metrics, so that a saved distiller compiled with them can be loaded.
@@ -20,8 +20,8 @@ __all__ = ["CompileArguments"]
 class CompileArguments:
     """Relevance loss, metrics and the running means of the reported losses.
 
-    The distiller keeps them here, where Keras does not track them: Keras itself would
-    pass `y` to losses and metrics without its mask.
+    The distiller keeps them in this object, which Keras does not track, because Keras
+    itself would pass `y` to losses and metrics without its mask.
 
     Args:
         loss: The relevance loss, its name or a function; None for no loss.
@@ -63,8 +63,8 @@ class CompileArguments:
     ) -> None:
         """Add the losses of a batch to the means, weighted by the weights of its lists.
 
-        Neither the batch size nor lists that are all padding then change what is
-        reported, if each real list has some relevance. (Keras would weigh a batch by
+        The reported means then depend neither on the batch size nor on lists of
+        padding, if each real list has some relevance. (Keras would weight a batch by
         the number of rows of its first input, which may be shared candidates.)
 
         Args:
@@ -73,8 +73,10 @@ class CompileArguments:
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
         """
         list_weight, _ = list_and_row_weights(sample_weight, mask)
+        # The values of all replicas add up to the loss of the whole batch.
+        weight = replica_mean(ops.sum(list_weight))
         for name, mean in self.means.items():
-            mean.update_state(values[name] * replicas(), ops.sum(list_weight))
+            mean.update_state(values[name] * replicas(), weight)
 
     def update_metrics(
         self, y: dict[str, Tensor], scores: Tensor, sample_weight: Tensor | None

@@ -31,7 +31,7 @@ With `gradient_accumulation_steps` of a Keras optimizer, n small batches train l
 large batch if their weights are equal, because their means are averaged. Embedding
 tables under Adam are an exception in Keras 3.15: it squares the gradient of each
 occurrence of a row in a batch, but the sum over the occurrences if gradients are
-accumulated.
+accumulated. `recdistill.models.LazyAdam` sums the occurrences in both cases.
 """
 
 import functools
@@ -53,7 +53,7 @@ from recdistill.distillation.batch_arguments import (
     weight_like,
 )
 from recdistill.distillation.compile_arguments import CompileArguments
-from recdistill.distillation.loss_terms import Losses, Temperatures, replicas
+from recdistill.distillation.loss_terms import Losses, Temperatures
 from recdistill.distillation.schedules import Scheduled, described, value_at
 from recdistill.distillation.teacher_outputs import (
     Teacher,
@@ -61,6 +61,7 @@ from recdistill.distillation.teacher_outputs import (
     TeacherWeights,
 )
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replicas
 from recdistill.losses.representation_loss import RepresentationLoss
 
 __all__ = ["Distiller"]
@@ -81,9 +82,10 @@ class Distiller(keras.Model):  # type: ignore[misc]
     If a batch has `teacher_scores`, they are used and no teacher runs. Otherwise the
     teacher runs once in each step, with `training=False`. The teacher is not part of
     the model: its variables are neither trained, counted nor saved. A saved distiller
-    contains the student and is loaded with `teacher=None`. It also contains what is
-    trained beside the student (projections of embeddings and learned temperatures), so
-    that training can continue; `distiller.student`, the model to export, does not.
+    contains the student and is loaded with `teacher=None`. It also contains the other
+    trained weights (projections of embeddings and learned temperatures), so that
+    training can continue; `distiller.student`, the model to export, does not contain
+    these.
 
     Without teacher and distillation losses, and with `student_loss_weight=1.0`, the
     student trains on relevance alone. This is how the baseline is trained.
@@ -91,16 +93,17 @@ class Distiller(keras.Model):  # type: ignore[misc]
     The arguments up to `name` have the order of `keras.distillation.Distiller`.
 
     Args:
-        teacher: Called as `teacher(x, training=False)`, returns scores `(batch,
-            list_size)`. A Keras model or any such function; or several of them, in a
-            sequence or by name, which become the weighted mean of their z-scores (as in
-            `recdistill.EnsembleTeacher`). None if all batches have `teacher_scores`.
+        teacher: A Keras model or a function, called as
+            `teacher(x, training=False)`, that returns scores `(batch, list_size)`; or
+            several of them, in a sequence or by name, which are combined into the
+            weighted mean of their z-scores (as in `recdistill.EnsembleTeacher`). None
+            if all batches have `teacher_scores`.
         student: A Keras model that turns `x`, without `teacher_scores`, into scores
             `(batch, list_size)`.
         distillation_losses: A Keras loss or a list of Keras losses, called with
             `y_true = {"labels": teacher_scores, "mask": mask}`; a
             `recdistill.losses.RepresentationLoss` is called with the embeddings that it
-            names. Keras's own losses work, too, also by name
+            names. Keras's own losses work too, and may be given by name
             (`recdistill.distillation.keras_losses`).
         distillation_loss_weights: A weight of at least 0 for each distillation loss, a
             number or a schedule, used without scaling. The default is an equal part of
@@ -146,8 +149,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
         >>> batches = tf.data.Dataset.from_tensors((x, y)).repeat(100)
         >>> _ = distiller.fit(batches, shuffle=False, verbose=0)
 
-        Half of the loss is minimal at the shares (0, 1) and half at (3/4, 1/4); the
-        student learns the shares in between.
+        Half of the loss is minimal at the probabilities (0, 1) and half at (3/4, 1/4);
+        the student learns the probabilities in between.
 
         >>> ops.softmax(distiller.predict(batches.take(1), verbose=0)).numpy().round(3)
         array([[0.375, 0.625]], dtype=float32)
@@ -207,7 +210,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
     @property
     def teacher(self) -> Teachers | None:
-        """The teachers; None if everything is stored in the batches."""
+        """The teachers; None if all batches have stored teacher outputs."""
         return self._teachers if self._teachers.teachers else None
 
     def compile(
@@ -232,12 +235,12 @@ class Distiller(keras.Model):  # type: ignore[misc]
             metrics: Keras metrics, their names ("mae") or functions.
             weighted_metrics: The same; `sample_weight` applies to these. A name that
                 `metrics` uses gets the prefix "weighted_".
-            **kwargs: Other arguments of `keras.Model.compile` except `loss_weights`,
-                whose role `student_loss_weight` has.
+            **kwargs: Other arguments of `keras.Model.compile`, except `loss_weights`;
+                use `student_loss_weight` instead.
 
         Raises:
             ValueError: If the relevance loss is missing but has a weight, a loss or
-                metric is none or takes candidates for classes, or `loss_weights` are
+                metric is invalid or treats candidates as classes, or `loss_weights` are
                 given.
         """
         if kwargs.get("loss_weights") is not None:

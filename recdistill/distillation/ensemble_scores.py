@@ -36,7 +36,7 @@ def ensemble_scores(
         mask: `(batch, list_size)`, bool. True marks a real candidate.
         weights: One weight for each teacher, by name or in the order of the teachers.
             Only ratios matter: the weights are divided by their sum. Equal by default.
-        transform: What is applied to the scores of each teacher before the mean; see
+        transform: Transform of the scores of each teacher before the mean; see
             `recdistill.distillation.score_transforms`.
 
     Returns:

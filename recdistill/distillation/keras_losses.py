@@ -2,9 +2,9 @@
 
 Losses and metrics of recdistill and keras-rs read whole lists, with their mask, from
 `{"labels": …, "mask": …}`. Keras's own, such as `keras.losses.MeanSquaredError` and
-`keras.metrics.MeanAbsoluteError`, know no masks. In a `recdistill.Distiller` they are
-computed candidate by candidate, as if all real candidates of a batch stood in one long
-column:
+`keras.metrics.MeanAbsoluteError`, do not support masks. In a `recdistill.Distiller`
+they are computed candidate by candidate, as if all real candidates of a batch were rows
+of one column:
 
 - A padded candidate contributes nothing, neither to the sum nor to the number by which
   the sum is divided.
@@ -16,8 +16,8 @@ column:
 
 A class counts as Keras's own if Keras defines the method that reads `y_true` (`call` of
 a loss, `update_state` of a metric). Functions `(y_true, y_pred)` are treated the same
-way. `compile` refuses what does not work candidate by candidate, such as categorical
-cross-entropy, which takes the last axis for classes.
+way. `compile` rejects losses and metrics that do not work candidate by candidate, such
+as categorical cross-entropy, which treats the last axis as classes.
 """
 
 import warnings
@@ -32,6 +32,7 @@ import tensorflow as tf
 from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replica_mean
 
 __all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
 
@@ -134,7 +135,7 @@ def _as_metric(argument: str, given: Any) -> keras.metrics.Metric:
 
 
 def _by_name(given: Any, get: Callable[[str], Any], refused: Sequence[str]) -> Any:
-    """Keras's loss or metric of this name; anything else, or a refused name, as given.
+    """Keras's loss or metric of this name; other objects and refused names unchanged.
 
     Keras itself replaces the refused names by one of several functions, depending on
     the shape of the model's output.
@@ -168,7 +169,7 @@ def loss_value(
     labels, scores, weight, mask = _as_column(y, scores, sample_weight)
     if loss.reduction != "sum":
         # Keras divides by the number of all rows instead of the number of real rows.
-        real = ops.maximum(ops.sum(mask), 1.0)
+        real = ops.maximum(replica_mean(ops.sum(mask)), 1.0)
         weight *= ops.cast(ops.size(mask), "float32") / real
     return loss(labels, scores, weight)
 
@@ -235,7 +236,7 @@ def _check_pointwise(argument: str, judge: Any, given: Any) -> None:
             fits = False
     if not fits:
         raise ValueError(
-            f"`{argument}` must not take the candidates of a list for classes: use a "
+            f"`{argument}` must not treat the candidates of a list as classes: use a "
             "loss or metric of recdistill or keras-rs, which read whole lists. "
             f"Received: {given!r}"
         )

@@ -1,9 +1,9 @@
 """Layer outputs: intermediate representations of a model during its forward pass.
 
 FitNets hints (Romero et al., 2015) and similar losses compare intermediate
-representations of teacher and student. With Keras alone this takes a second model and
-a second forward pass, and works for Functional models only. Here the forward pass that
-runs anyway is watched, for any kind of model:
+representations of teacher and student. With Keras alone this takes a second model and a
+second forward pass, and works for Functional models only. Here the outputs are recorded
+in the regular forward pass, for any kind of model:
 
     with watching(student, ["query_embedding", "query_tower/hidden_0"]) as outputs:
         scores = student(x, training=True)
@@ -54,8 +54,8 @@ def watching(model: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     Args:
         model: The model. Only exposed values can be collected from a model that is not
             a Keras layer.
-        names: Names to collect. A layer has its name, or the end of its path of names:
-            "hidden_0" or "query_tower/hidden_0".
+        names: Names to collect. A layer is named by its name or by the end of its path
+            of names: "hidden_0" or "query_tower/hidden_0".
 
     Yields:
         The outputs by name, complete after the block. A name is missing if it was

@@ -22,6 +22,7 @@ from recdistill.distillation.schedules import Scheduled, bounds, described, valu
 from recdistill.distillation.teacher_outputs import TeacherOutputs
 from recdistill.distillation.temperatures import LearnedTemperature
 from recdistill.lists.masked_ops import Tensor
+from recdistill.lists.replicas import replicas
 from recdistill.losses.representation_loss import RepresentationLoss
 
 __all__ = [
@@ -36,7 +37,6 @@ __all__ = [
     "as_weights",
     "is_always_zero",
     "outputs_of",
-    "replicas",
     "weighted_mean",
 ]
 
@@ -326,11 +326,6 @@ def _name_of(loss: keras.losses.Loss) -> str:
     plain = re.sub(r"_\d+$", "", loss.name)
     unnamed = plain.replace("_", "") == type(loss).__name__.lower()
     return plain if unnamed else str(loss.name)
-
-
-def replicas() -> int:
-    """Number of replicas that train in step; their gradients are summed."""
-    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 @contextmanager

@@ -45,13 +45,14 @@ TARGET, TARGET_SHARE = 100.0, 0.25
 """Desired effective number of candidates, and its upper limit as a share of a list."""
 
 FEWEST, LARGEST_SHARE = 2.0, 0.5
-"""Soft targets with fewer effective candidates are one-hot; with more, uniform."""
+"""Soft targets are nearly one-hot below FEWEST effective candidates, and nearly uniform
+above LARGEST_SHARE of the list."""
 
 HEAVY = 6.0
 """Excess kurtosis of an exponential distribution; a tail above it is heavy."""
 
 BUNCHED, LONG = 0.1, 50
-"""Lists of this length are squashed if first and tenth are so few deviations apart."""
+"""Squashed: z-scores of ranks 1 and 10 closer than BUNCHED; for lists from LONG on."""
 
 CONSTANT_LISTS, TOP_TIES = 0.01, 0.05
 """Shares of constant lists and of ties in the top ten that are reported."""

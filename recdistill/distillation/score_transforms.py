@@ -1,10 +1,11 @@
 """Transforms of teacher scores: z-score, min-max, logit, log and rank, list by list.
 
-A softmax interprets scores as log-odds. The scores of few teachers are: those of a
-sigmoid are squashed between 0 and 1, so that all candidates get nearly the same
-probability, and those of a linear item model have a heavy tail, so that the first
-candidate gets nearly all of it. A temperature cannot correct this, because it changes
-the scale of the scores and not the shape of their distribution. A transform can:
+A softmax interprets scores as log-odds, but few teachers give log-odds. The outputs of
+a sigmoid are squashed between 0 and 1, so that all candidates get nearly the same
+probability. The scores of a linear item model have a heavy tail, so that the first
+candidate gets nearly all of the probability. A temperature cannot correct this, because
+it changes the scale of the scores and not the shape of their distribution. A transform
+can:
 
 | transform | a score becomes | for scores that |
 |---|---|---|

@@ -1,7 +1,7 @@
 """Teacher outputs: the teacher's scores and intermediate representations for a batch.
 
-What is stored in the batch is used. If something is missing, the teacher runs once,
-with `training=False`, and its layers are watched in that forward pass. Several
+Outputs that are stored in the batch are used. If one is missing, the teacher runs once,
+with `training=False`, and its layers are recorded in that forward pass. Several
 teachers, live or stored, are combined as in `recdistill.EnsembleTeacher`; see
 `recdistill.distillation.ensemble_scores`.
 """
@@ -44,7 +44,7 @@ class Teachers:
 
     Args:
         teacher: One teacher, a sequence of teachers or a mapping from names to
-            teachers; None if everything is stored in the batches.
+            teachers; None if all batches have stored teacher outputs.
         weights: One weight for each of several teachers, by order or by name; equal by
             default. Only ratios matter.
         outputs: Names of the intermediate representations that losses compare.

@@ -28,9 +28,9 @@ class LearnedTemperature(keras.layers.Layer):  # type: ignore[misc]
     without that factor the divergence is 0 at $\tau \to \infty$. The gradient of
     $\theta$ is therefore reversed: it searches for the temperature at which student and
     teacher differ most, and the student is trained there. The two bounds keep this
-    search finite. The logarithm of $\tau$ is what moves between them, so that $\tau$
-    stays positive and a doubling costs the same everywhere. The initial temperature is
-    the geometric mean of the bounds.
+    search finite. The interpolation is linear in the logarithm of $\tau$, so that
+    $\tau$ stays positive and a doubling is an equally large step everywhere. The
+    initial temperature is the geometric mean of the bounds.
 
     `strength` scales the reversed gradient. A strength that rises from 0 to 1 over the
     first part of training is a curriculum: the student starts at an easy temperature,

@@ -4,7 +4,7 @@
   (clusters), not lists.
 - Models are compared on the same resamples of the same lists (paired bootstrap), so the
   variance between easy and hard queries cancels.
-- A number that the data cannot support is None, with a reason.
+- A number that cannot be estimated from the data is None, with a reason.
 
 All functions take tables with one row per list (`recdistill.evaluation.ListRows`) and
 the same three settings: number of resamples, seed and confidence level.
@@ -31,7 +31,7 @@ class Interval:
     """Estimate with its confidence interval.
 
     Attributes:
-        value: The estimate; None if the data cannot support one.
+        value: The estimate; None if it cannot be computed from the data.
         low: Lower end of the interval; None if there is no interval.
         high: Upper end of the interval; None if there is no interval.
         reason: Why a number is missing; None if no number is missing.

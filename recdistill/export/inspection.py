@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from recdistill.export.layout import SAVED_MODEL
 
 NOT_SERVED = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-"""Ops that call Python, so that TensorFlow Serving does not have them."""
+"""Ops that call Python; TensorFlow Serving cannot run them."""
 
 FUNCTIONS_SINCE = (2, 0)
 """First TensorFlow release whose servers load the output of `tf.saved_model.save`."""
@@ -99,11 +99,11 @@ def served_ops(folder: Path) -> list[str]:
 def compatibility(folder: Path) -> dict[str, Any]:
     """Server versions that can load a SavedModel, estimated from its files.
 
-    Two facts are certain: the TensorFlow version that wrote it, with which the export
-    was checked, and `min_consumer`, below which a server refuses the graph. Between the
-    two, a server refuses a graph with an op that it does not know, and the files do not
-    say when an op was introduced. So `oldest_server` is a lower bound, estimated with
-    `SINCE`.
+    Two facts are certain: the TensorFlow version that wrote the model, with which the
+    export was checked, and `min_consumer`, below which a server rejects the graph.
+    Between the two, a server rejects a graph with an op that it does not know, and the
+    files do not record when an op was introduced. `oldest_server` is therefore a lower
+    bound, estimated with `SINCE`.
 
     Args:
         folder: The SavedModel.

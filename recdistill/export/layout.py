@@ -8,12 +8,12 @@ load test can use it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recdistill.errors import NotAnExportError
+from recdistill.atomic import difference, folder_checksums, read_sealed
+from recdistill.errors import ArtefactError, NotAnExportError
 
 SAVED_MODEL = "saved_model.pb"
 """File that makes a folder a SavedModel."""
@@ -39,6 +39,9 @@ REAL_QUERIES = EXTRA / "recdistill_queries"
 QUERY_TOWER = EXTRA / "query_tower.tflite"
 QUERY_TOWER_DESCRIPTION = EXTRA / "query_tower.json"
 """The query tower for LiteRT and the description of its inputs."""
+
+BATCHING_PARAMS = Path("batching_params.pbtxt")
+"""Batching of one version, which its operator may add to the version's folder."""
 
 RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
 """Inputs that the signatures add to the features; features cannot have these names."""
@@ -127,21 +130,46 @@ def read_manifest(version: Path) -> dict[str, Any]:
         version: The SavedModel's folder.
 
     Raises:
-        NotAnExportError: If the manifest is missing or is not a JSON object.
+        NotAnExportError: If the manifest is missing.
+        ArtefactError: If the manifest is damaged.
     """
     path = version / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        manifest = "no such file"
-    except ValueError as error:
-        manifest = f"invalid JSON: {error}"
-    if not isinstance(manifest, dict):
+        return read_sealed(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAnExportError(
             f"`version` must be an export of recdistill with the manifest {MANIFEST}. "
-            f"Received: {version} ({manifest})"
-        )
+            f"Received: {version} (no such file)"
+        ) from error
+    except ValueError as error:
+        fault = f"the file {str(MANIFEST)!r} is damaged: {error}"
+        raise _damaged(version, fault, "export") from error
+
+
+def verified_manifest(version: Path) -> dict[str, Any]:
+    """Manifest of a version whose files are verified by their checksums.
+
+    Args:
+        version: The SavedModel's folder.
+
+    Raises:
+        NotAnExportError: If the manifest is missing.
+        ArtefactError: If a file is damaged, missing or unexpected.
+    """
+    manifest = read_manifest(version)
+    added = [MANIFEST.as_posix(), BATCHING_PARAMS.as_posix()]
+    fault = difference(manifest["sha256"], folder_checksums(version, without=added))
+    if fault is not None:
+        command = "reindex" if manifest.get("reindexed_from") else "export"
+        raise _damaged(version, fault, command)
     return manifest
+
+
+def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
+    return ArtefactError(
+        f"The export {version} cannot be used: {fault}. Remove the folder and write "
+        f"the version anew with `recdistill {command}`."
+    )
 
 
 def published_with_key(folder: Path, key: str) -> Path | None:
@@ -152,7 +180,7 @@ def published_with_key(folder: Path, key: str) -> Path | None:
         key: The key, for example a hash of everything that the export depends on.
 
     Raises:
-        NotAnExportError: If a manifest is damaged.
+        ArtefactError: If a manifest is damaged.
     """
     for version in versions(folder):
         path = folder / str(version)

@@ -4,8 +4,8 @@ The device encodes its own user, so the history does not have to leave the devic
 the embedding is sent or compared. LiteRT does not have the string operations of the
 SavedModel (lower-casing, splitting and hashing of text, a default for unknown values),
 so this model takes looked-up features. `query_tower.json` contains the vocabularies and
-the rules for looking up raw values. For a history these are a dictionary and a
-reversal, a few lines in any language.
+the rules for looking up raw values. To look up a history, a program needs only a
+dictionary and has to reverse the order, which takes a few lines in any language.
 
 The check needs the `litert` extra; the conversion uses TensorFlow only.
 """

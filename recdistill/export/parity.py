@@ -94,6 +94,8 @@ class Live:
             stored values.
         expected_recall: Recall that an approximate index must reach; None for an exact
             index.
+        excluded_inputs: Query inputs with ids that are never recommended, as in
+            `Servable`.
     """
 
     query_rows: Arrays
@@ -104,6 +106,16 @@ class Live:
     top_k: int
     storage: Storage = "float32"
     expected_recall: float | None = None
+    excluded_inputs: Sequence[str] = ()
+
+    def excluded_ids(self, query: int) -> list[str | bytes]:
+        """Ids in the excluded inputs of one query."""
+        found: list[str | bytes] = []
+        for name in self.excluded_inputs:
+            length = self.query_rows.get(f"{name}_length")
+            end = None if length is None else length[query]
+            found += self.query_rows[name][query][:end].tolist()
+        return found
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -116,8 +128,8 @@ class Live:
         """Requests to each signature for each batch size, built from the real rows.
 
         Each query excludes its best item, and ranks items from the whole catalogue and
-        one unknown id. Of the two `recommend` requests, one restricts every other query
-        to those items.
+        one unknown id. Of the two `recommend` requests, one restricts every second
+        query to those items.
         """
         count, ids = len(self.item_ids), np.asarray(self.item_ids, object)
         spread = np.linspace(0, count - 1, min(49, count)).astype(int)
@@ -130,7 +142,7 @@ class Live:
             exclude = np.concatenate([ids[best[rows]][:, None], empty], axis=1)
             listed = np.broadcast_to(ids[spread], (size, len(spread)))
             candidates = np.concatenate([listed, empty], axis=1)
-            # Every other query may get any item.
+            # Every second query may get any item.
             allowed = np.where(np.arange(size)[:, None] % 2, "", candidates)
             k = np.minimum(1 + np.arange(size)[::-1] % self.top_k, count)
             k[0] = self.top_k
@@ -327,6 +339,9 @@ class _Comparison:
     def _allowed_scores(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """Live scores, minus infinity for excluded items; and which rows are exact."""
         scores = self.live.scores[request.rows].copy()
+        for row, query in enumerate(request.rows):
+            [seen] = self._rows(np.array([self.live.excluded_ids(query)], object))
+            scores[row, seen[seen >= 0]] = -np.inf
         exact = np.full(len(scores), self.live.expected_recall is None)
         if request.signature == "recommend":
             allow = np.asarray(request.inputs["allow_ids"], object)

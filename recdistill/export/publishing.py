@@ -1,8 +1,9 @@
 """Publishing of a version for TensorFlow Serving: staged, checked, renamed.
 
-A server loads every folder whose name is a number, incomplete ones included, and then
+A server loads every folder whose name is a number, even an incomplete one, and then
 unloads the version that worked. A version is therefore written to a staging folder,
-whose name is not a number, passes all checks there, and is published by one rename.
+whose name is not a number; it must pass all checks there, and is published by one
+rename.
 
 `publish_towers` publishes a model, and `recdistill.export.reindexing` replaces the
 items of a published one. Neither needs Keras or the training code.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
 import re
@@ -25,7 +25,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recdistill.atomic import locked_folder, sync_to_disk
+from recdistill.atomic import (
+    folder_checksums,
+    locked_folder,
+    sync_to_disk,
+    write_sealed,
+)
 from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.layout import (
     MANIFEST,
@@ -97,6 +102,9 @@ class ExportSettings:
             requests for each. A server that batches must allow the largest size.
         metadata: JSON-ready values for the manifest. The model card shows a run's
             report if it is under the key `report`.
+        excluded_inputs: Query inputs with ids of items that `serving_default` and
+            `recommend` never return, such as the history that is sent with a query. If
+            there is an input `<name>_length`, ids beyond that number exclude nothing.
 
     Raises:
         ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
@@ -106,6 +114,7 @@ class ExportSettings:
     index: IndexSettings = field(default_factory=IndexSettings)
     warm_up_batches: Sequence[int] = (1, 8)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    excluded_inputs: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.warm_up_batches or min(self.warm_up_batches) < 1:
@@ -126,7 +135,7 @@ class CatalogueRows:
     """Items of a catalogue, with raw inputs of a candidate tower or with embeddings.
 
     Attributes:
-        ids: `(items,)` texts.
+        ids: `(items,)` strings.
         inputs: Raw candidate inputs by name, each `(items, …)`; empty if the items come
             with embeddings.
         embeddings: `(items, dim)`; None if the candidate tower computes them.
@@ -183,9 +192,11 @@ def publish_towers(
         if items.embeddings is None
         else items.embeddings,
         settings.top_k,
+        excluded_inputs=settings.excluded_inputs,
     )
     live, built = indexed(live, settings.index)
-    servable = Servable(towers, Catalogue(items.ids, built.index), settings.top_k)
+    catalogue = Catalogue(items.ids, built.index)
+    servable = Servable(towers, catalogue, settings.top_k, settings.excluded_inputs)
 
     def write(staging: Path) -> None:
         servable.save(staging)
@@ -305,6 +316,7 @@ def publish(
             "tensorflow": tf.__version__,
             "items": len(live.item_ids),
             "top_k": live.top_k,
+            "excluded_inputs": [*live.excluded_inputs],
             **facts,
             "signatures": signature_table(staging),
             "ops": ops,
@@ -313,9 +325,8 @@ def publish(
             "parity": asdict(parity),
         }
         (staging / MODEL_CARD).write_text(render_card(manifest), encoding="utf-8")
-        manifest["sha256"] = hashes(staging)
-        document = json.dumps(manifest, indent=1, allow_nan=False, ensure_ascii=False)
-        (staging / MANIFEST).write_text(document, encoding="utf-8")
+        manifest["sha256"] = folder_checksums(staging)
+        write_sealed(staging / MANIFEST, manifest)
     path = folder / str(version)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Export(path, version, parity, size, manifest)
@@ -349,15 +360,3 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
             sync_to_disk(folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file by its path inside the folder, without the manifest."""
-    found = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = path.relative_to(folder)
-        if name != MANIFEST:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name.as_posix()] = digest
-    return found

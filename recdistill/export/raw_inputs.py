@@ -101,12 +101,12 @@ def item_ids(ids: Any) -> list[str]:
     """Item ids as text; whole numbers become their digits.
 
     Raises:
-        ValueError: If they are not a list of texts or integers.
+        ValueError: If they are not a list of strings or integers.
     """
     array = np.asarray(ids)
     if array.ndim != 1 or not len(array) or array.dtype.kind not in "OUTSiu":
         raise ValueError(
-            "`ids` must be a list of texts or integers, at least one. "
+            "`ids` must be a list of strings or integers, with at least one entry. "
             f"Received: shape {array.shape}, dtype {array.dtype}"
         )
     if array.dtype.kind in "iu":
@@ -140,7 +140,7 @@ def _array(argument: str, name: str, values: Any) -> tuple[np.ndarray, bool]:
 
 
 def _row(values: Any) -> np.ndarray:
-    """Values as an array; NumPy would turn a number among texts into text."""
+    """Values as an array; NumPy would turn a number among strings into text."""
     texts = any(isinstance(value, str | bytes) for value in values)
     return np.asarray(values, object) if texts else np.asarray(values)
 

@@ -1,4 +1,4 @@
-"""Reindexing: `reindex` replaces the items of an export without touching its towers.
+"""Reindexing: `reindex` replaces the items of an export and keeps its towers.
 
 Item embeddings are variables of the SavedModel, and its graph contains neither the
 items nor their number (`recdistill.retrieval.catalogue`). The exported candidate tower
@@ -26,6 +26,7 @@ from recdistill.export.layout import (
     REAL_QUERIES,
     VARIABLES,
     read_manifest,
+    verified_manifest,
     versions,
 )
 from recdistill.export.list_inputs import with_empty_column
@@ -75,6 +76,7 @@ def reindex(
         ReindexError: If the version does not exist, cannot be reindexed or has no
             candidate tower, or if there are fewer items than `top_k`.
         NotAnExportError: If the version has no manifest.
+        ArtefactError: If a file of the version is damaged.
         ExportError: If the new version does not answer as its towers do.
         BusyError: If another process is publishing to the same place.
         ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
@@ -131,7 +133,7 @@ def _opened(folder: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
             f"`folder` must hold an export of format {FORMAT}; export the model again. "
             f"Received: format {manifest['format']} in {path}"
         )
-    return path, manifest
+    return path, verified_manifest(path)
 
 
 def _live(
@@ -163,6 +165,7 @@ def _live(
         encode("encode_query", query_rows),
         encode("encode_candidates", item_rows),
         manifest["top_k"],
+        excluded_inputs=manifest.get("excluded_inputs", ()),
     )
 
 

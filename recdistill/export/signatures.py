@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from recdistill.export.inspection import read_model
 from recdistill.export.layout import RESERVED, SAVED_MODEL
-from recdistill.export.list_inputs import accepting_padding, check_lists
+from recdistill.export.list_inputs import check_lists, without_padding
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 
@@ -78,9 +78,12 @@ class Servable:
       `encode_candidates` is left out if there is no candidate tower.
 
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
-    item; a query that names an id gets only items that it names, and none if the
+    item. A query that names ids gets only items that it names, and no item if the
     catalogue has none of them. A place of the answer without an item has the id "" and
     the lowest finite float32 as its score. All outputs are finite.
+
+    `serving_default` and `recommend` also leave out all ids in the `excluded_inputs`,
+    such as the history that is sent with a query. `rank` scores every candidate.
 
     The answer to a row does not depend on the other rows of a batch, if the inputs in
     `recdistill.export.layout.lists_without_length` begin with an empty column. Wrong
@@ -90,13 +93,22 @@ class Servable:
         towers: The model.
         catalogue: The items, with the model's embedding of each.
         top_k: Number of items that `serving_default` returns.
+        excluded_inputs: Names of query inputs `(batch, n)` with item ids that are never
+            recommended. If there is an input `<name>_length`, ids beyond that number
+            exclude nothing.
 
     Raises:
-        ValueError: If `top_k` is larger than the catalogue, or an input has a reserved
-            name.
+        ValueError: If `top_k` is larger than the catalogue, an input has a reserved
+            name, or an excluded input is not a list of ids.
     """
 
-    def __init__(self, towers: Towers, catalogue: Catalogue, top_k: int) -> None:
+    def __init__(
+        self,
+        towers: Towers,
+        catalogue: Catalogue,
+        top_k: int,
+        excluded_inputs: Sequence[str] = (),
+    ) -> None:
         items = int(catalogue.index.items())
         if not 1 <= top_k <= items:
             raise ValueError(
@@ -111,7 +123,15 @@ class Servable:
                 )
         check_lists(towers.query_inputs)
         check_lists(towers.candidate_inputs)
+        for name in excluded_inputs:
+            spec = towers.query_inputs.get(name)
+            if spec is None or spec.dtype != tf.string or spec.shape.rank != 2:
+                raise ValueError(
+                    "`excluded_inputs` must be query inputs with text of shape "
+                    f"(batch, n). Received: {name!r} with {spec}"
+                )
         self.towers, self.top_k, self.catalogue = towers, top_k, catalogue
+        self.excluded_inputs = tuple(excluded_inputs)
 
     @property
     def signatures(self) -> dict[str, Signature]:
@@ -124,15 +144,11 @@ class Servable:
             "serving_default": Signature(query, self._serving_default),
             "recommend": Signature({**query, **k, **lists}, self._recommend),
             "rank": Signature({**query, "candidate_ids": ids}, self._rank),
-            "encode_query": Signature(
-                query, lambda inputs: {"embedding": self._query(inputs)}
-            ),
+            "encode_query": Signature(query, self._encode_query),
         }
         if candidate:
-            signatures["encode_candidates"] = Signature(
-                candidate,
-                lambda inputs: {"embedding": self._candidates(inputs)},
-            )
+            encode = self._encode_candidates
+            signatures["encode_candidates"] = Signature(candidate, encode)
         return signatures
 
     def save(self, folder: Path) -> None:
@@ -153,7 +169,7 @@ class Servable:
         }
         module = tf.Module(name="towers")
         module.catalogue = self.catalogue
-        # Only what the towers read: no teacher, no state of a dropout.
+        # Only the variables that the towers read, without a teacher or dropout state.
         read = {v.ref(): v for f in functions.values() for v in f.graph.variables}
         for variable in self.catalogue.variables:
             read.pop(variable.ref(), None)
@@ -162,36 +178,52 @@ class Servable:
         tf.saved_model.save(module, str(folder), signatures=functions)
         _restore_input_names(folder, self.signatures)
 
-    def _query(self, inputs: Tensors) -> tf.Tensor:
-        specs = self.towers.query_inputs
-        own = {name: inputs[name] for name in specs}
-        return self._embedding(accepting_padding(self.towers.encode_query, specs)(own))
+    def _query(self, features: Tensors) -> tf.Tensor:
+        return self._embedding(self.towers.encode_query(features))
 
-    def _candidates(self, inputs: Tensors) -> tf.Tensor:
-        specs = self.towers.candidate_inputs
-        encode = accepting_padding(self.towers.encode_candidates, specs)
-        return self._embedding(encode(inputs))
+    def _features(self, inputs: Tensors) -> Tensors:
+        """The query features of a request, without padding."""
+        specs = self.towers.query_inputs
+        return without_padding({name: inputs[name] for name in specs}, specs)
 
     def _embedding(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(bounded(vectors), [None, self.catalogue.index.dim])
 
+    def _encode_query(self, inputs: Tensors) -> Tensors:
+        return {"embedding": self._query(self._features(inputs))}
+
+    def _encode_candidates(self, inputs: Tensors) -> Tensors:
+        features = without_padding(inputs, self.towers.candidate_inputs)
+        return {"embedding": self._embedding(self.towers.encode_candidates(features))}
+
     def _serving_default(self, inputs: Tensors) -> Tensors:
-        found = self.catalogue.index.top_k(self._query(inputs), self.top_k)
-        return self._named(*found)
+        features = self._features(inputs)
+        exclude = self._excluded(features)
+        index = self.catalogue.index
+        return self._named(*index.top_k(self._query(features), self.top_k, exclude))
+
+    def _excluded(self, features: Tensors) -> tf.Tensor | None:
+        """Catalogue rows `(batch, n)` of the excluded inputs; -1 excludes nothing."""
+        found = [
+            self.catalogue.rows_of(features[name]) for name in self.excluded_inputs
+        ]
+        return tf.concat(found, axis=1) if found else None
 
     def _recommend(self, inputs: Tensors) -> Tensors:
-        index = self.catalogue.index
+        features, index = self._features(inputs), self.catalogue.index
         most = tf.minimum(index.items(), max(MOST_ITEMS, self.top_k))
         k = tf.clip_by_value(inputs["k"], 0, most)
         exclude = self.catalogue.rows_of(inputs["exclude_ids"])
+        seen = self._excluded(features)
+        exclude = exclude if seen is None else tf.concat([exclude, seen], axis=1)
         allow = self.catalogue.rows_of(inputs["allow_ids"])
         limited = tf.reduce_any(inputs["allow_ids"] != "", axis=1)
-        query = self._query(inputs)
+        query = self._query(features)
         return self._named(*index.top_k(query, k, exclude, allow, limited))
 
     def _rank(self, inputs: Tensors) -> Tensors:
         rows = self.catalogue.rows_of(inputs["candidate_ids"])
-        scores = self.catalogue.index.score(self._query(inputs), rows)
+        scores = self.catalogue.index.score(self._query(self._features(inputs)), rows)
         return {"scores": scores, "known": rows >= 0}
 
     def _named(self, rows: tf.Tensor, scores: tf.Tensor) -> Tensors:

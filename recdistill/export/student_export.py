@@ -39,10 +39,9 @@ def export_student(
     """Exports a student as the next version of `folder/name`, for TensorFlow Serving.
 
     The version appears only after a fresh process, without Keras and without this
-    library, has loaded it, answered real requests as the live student does and
-    replayed its warm-up requests. Before that a server finds nothing to load; files of
-    an interrupted export are removed by the next one. Existing versions are never
-    changed.
+    library, has loaded it, answered real requests as the live student does and replayed
+    its warm-up requests. Until then a server finds no new version; the next export
+    removes the files of an interrupted one. Existing versions are never changed.
 
     Args:
         student: The trained student. Its teacher is not exported.

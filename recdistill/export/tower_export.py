@@ -54,7 +54,7 @@ class EmbeddedItems:
     """Items of a catalogue that come with their embeddings.
 
     Attributes:
-        ids: `(items,)`, texts or integers.
+        ids: `(items,)`, strings or integers.
         embeddings: `(items, dim)`.
     """
 
@@ -67,7 +67,7 @@ class EncodedItems:
     """Items of a catalogue whose embeddings a candidate tower computes.
 
     Attributes:
-        ids: `(items,)`, texts or integers.
+        ids: `(items,)`, strings or integers.
         tower: The candidate tower, in any form that `TowerSource.model` allows, or a
             `TowerSource`.
         features: Raw inputs of the tower: a data frame or a mapping with columns
@@ -90,11 +90,11 @@ def export_towers(
 ) -> Export:
     """Exports your own query tower and items as the next version of `folder/name`.
 
-    The towers take raw features: lookups and other preprocessing belong to them, for
-    example as `keras.layers.StringLookup`. The score of an item is the dot product of
-    both embeddings. The export has the same five signatures, warm-up requests, manifest
-    and parity check as that of a student. Without a candidate tower the signature
-    `encode_candidates` is left out, and `reindex` cannot replace the items.
+    The towers take raw features, so they must contain lookups and other preprocessing,
+    for example as `keras.layers.StringLookup`. The score of an item is the dot product
+    of both embeddings. The export has the same five signatures, warm-up requests,
+    manifest and parity check as that of a student. Without a candidate tower the
+    signature `encode_candidates` is left out, and `reindex` cannot replace the items.
 
     Inputs keep the names that the tower gives them. An input may have a variable
     length, shape `(batch, None)`; a server may pad it with any value when it batches

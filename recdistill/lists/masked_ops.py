@@ -32,8 +32,11 @@ Tensor: TypeAlias = Any
 # Its exponential is zero in every float type, and multiplied by a squared temperature
 # it is still a finite float32.
 _LOWEST_LOG = -1e30
-# Squares of scores up to this size, and their sums over any list, are finite float32.
+# Squares of scores up to this magnitude, and their sums over a list, are finite
+# float32.
 _LARGEST_SCORE = 1e15
+# What a student learns from. Its own scores are NaN where training diverges.
+_TARGETS = {"teacher_scores", "relevance"}
 
 
 def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
@@ -97,7 +100,9 @@ def as_weighted_lists(
         values in the given order. Weights and values are 0 where that mask is False.
 
     Raises:
-        ValueError: As `as_lists`; the weights are checked in the same way.
+        ValueError: As `as_lists`; the weights are checked in the same way. Also if
+            `teacher_scores` or `relevance` are NaN under the new mask. In a graph
+            this is an `InvalidArgumentError` when it runs; XLA ignores it.
 
     Examples:
         >>> mask = np.array([[True, True, False]])
@@ -117,7 +122,26 @@ def as_weighted_lists(
         smallest = np.finfo(weight.dtype.name).tiny
         mask = ops.logical_and(mask, weight >= smallest)
         weight = _real(weight, mask)
-    return mask, weight, *(_real(tensor, mask) for tensor in tensors)
+    tensors = [_real(tensor, mask) for tensor in tensors]
+    for k, name in enumerate(values):
+        if name in _TARGETS:
+            tensors[k] = _without_nan(name, tensors[k])
+    return mask, weight, *tensors
+
+
+def _without_nan(name: str, tensor: Tensor) -> Tensor:
+    message = (
+        f"`{name}` must be numbers for all real candidates; mask the others. "
+        "Received: NaN"
+    )
+    nan = tf.math.is_nan(tensor)
+    some = tf.reduce_any(nan)
+    if tf.executing_eagerly():
+        if some:
+            raise ValueError(f"{message} in list {int(tf.where(nan)[0, 0])}")
+        return tensor
+    with tf.control_dependencies([tf.debugging.Assert(~some, [message])]):
+        return tf.identity(tensor)
 
 
 def _check(name: str, tensor: Tensor, mask: Tensor) -> None:

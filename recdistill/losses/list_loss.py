@@ -11,6 +11,7 @@ from keras import ops
 from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.numpy_ranks import check_cutoff
+from recdistill.lists.replicas import replica_mean, replicas
 
 
 class LossWithSettings(keras.losses.Loss):  # type: ignore[misc]
@@ -49,6 +50,19 @@ class LossWithSettings(keras.losses.Loss):  # type: ignore[misc]
         for name, value in settings.items():
             setattr(self, name, value)
         self.settings += tuple(settings)
+
+    def over_replicas(self, loss: Tensor, weight: Tensor) -> Tensor:
+        """A replica's part of the weighted mean over the lists of all replicas.
+
+        Args:
+            loss: The reduced loss of this replica. Keras has divided it by the weights
+                of this replica only.
+            weight: The weights of its lists, `(batch,)`.
+        """
+        if self.reduction != "mean_with_sample_weight" or replicas() == 1:
+            return loss
+        total = ops.cast(ops.sum(weight), loss.dtype)
+        return loss * ops.divide_no_nan(total, replica_mean(total))
 
     def setting_values(self) -> dict[str, Any]:
         """The settings by name."""
@@ -108,8 +122,9 @@ class ListLoss(LossWithSettings):
             y_pred: The student's scores, `(batch, list_size)`.
             sample_weight: `(batch,)` or a single number: the weight of each list.
                 Alternatively `(batch, list_size)`, in place of `item_weight`: how often
-                each candidate counts within its list. There only ratios matter, 0
-                removes a candidate, and every list with a candidate left has weight 1.
+                each candidate counts within its list. Then only ratios matter, 0
+                removes a candidate, and every list that still has a candidate has
+                weight 1.
 
         Returns:
             A scalar; `(batch,)` if `reduction` is None.
@@ -131,10 +146,13 @@ class ListLoss(LossWithSettings):
         y_true = {"labels": labels, "mask": mask}
         if of_item is not None:
             y_true["item_weight"] = item_weight
-        return super().__call__(y_true, scores, weight)
+        return self.over_replicas(super().__call__(y_true, scores, weight), weight)
 
     def call(self, y_true: Tensor | dict[str, Tensor], y_pred: Tensor) -> Tensor:
         """The loss of each list, before list weights and reduction.
+
+        NaN among the labels gives NaN, also in a graph compiled by XLA, in which the
+        functions cannot raise an error.
 
         Args:
             y_true: As for `__call__`; a dict may also contain `item_weight`.
@@ -144,13 +162,15 @@ class ListLoss(LossWithSettings):
             `(batch,)`.
         """
         labels, mask = masked_ops.labels_and_mask(y_true)
-        return self.function(
+        loss = self.function(
             labels,
             y_pred,
             mask,
             item_weight=_item_weight(y_true),
             **self.setting_values(),
         )
+        nan = ops.any(ops.logical_and(ops.isnan(labels), mask), axis=-1)
+        return loss * ops.cast(ops.where(nan, np.nan, 1.0), loss.dtype)
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether each list counts in the mean.

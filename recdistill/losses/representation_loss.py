@@ -1,4 +1,4 @@
-"""Base class of losses on embeddings: rows, masks, weights, and what is compared.
+"""Base class of losses on embeddings: rows, masks, weights, and compared outputs.
 
 Scores say which candidate is better; embeddings say which candidates are similar. The
 *rows* of an embedding loss are the candidates of a list, `(batch, rows, width)`. If the
@@ -88,7 +88,8 @@ class RepresentationLoss(LossWithSettings):
         inputs, list_weight = _as_one_batch(y_true, y_pred, sample_weight)
         if self.rows is not None:
             inputs = {name: value[:, : self.rows] for name, value in inputs.items()}
-        return super().__call__(inputs, inputs["student"], list_weight)
+        loss = super().__call__(inputs, inputs["student"], list_weight)
+        return self.over_replicas(loss, list_weight)
 
     def call(self, y_true: dict[str, Tensor], y_pred: Tensor) -> Tensor:
         """The loss of each list; `y_true` has the form that `__call__` prepares."""

@@ -1,18 +1,24 @@
-"""Models: the two-tower student, the reference ranker, the linear model, ensembles.
+"""Models: the two-tower student, the reference ranker, the linear model, ensembles, and
+row-sparse optimizers.
 
 Importing this package registers its classes with Keras, so that
 `keras.models.load_model` finds them.
 """
 
+import recdistill.lists  # noqa: F401  Checks Keras's backend.
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import LinearTeacher
+from recdistill.models.optimizers import CompositeOptimizer, LazyAdam, RowwiseAdagrad
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 
 __all__ = [
+    "CompositeOptimizer",
     "EnsembleTeacher",
+    "LazyAdam",
     "LinearTeacher",
     "RankingTeacher",
+    "RowwiseAdagrad",
     "TwoTowerStudent",
     "TwoTowers",
 ]

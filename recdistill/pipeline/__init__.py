@@ -5,4 +5,6 @@
 
 import lazy_loader
 
+import recdistill.lists  # noqa: F401  Checks Keras's backend.
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,8 +7,9 @@ A student can be at most about as good as its teacher, so the teacher must
 - be better than popularity and than the baseline by more than the noise between
   queries.
 
-Otherwise the run stops with the figures before distillation, unless `distill.gate` is
-"warn". The first two conditions are also checked before the training lists are scored.
+Otherwise the run stops before distillation and reports the figures, unless
+`distill.gate` is "warn". The first two conditions are also checked before the training
+lists are scored.
 """
 
 from __future__ import annotations
@@ -117,10 +118,10 @@ def compare_on_validation(
         trained_on: From `lists_trained_on`.
     """
     return decide(
-        pq.read_table(teacher.path / "valid.parquet"),
+        pq.read_table(teacher.file("valid.parquet")),
         {
-            "popularity": pq.read_table(teacher.path / "valid_popularity.parquet"),
-            "baseline": pq.read_table(baseline.path / "valid.parquet"),
+            "popularity": pq.read_table(teacher.file("valid_popularity.parquet")),
+            "baseline": pq.read_table(baseline.file("valid.parquet")),
         },
         config.evaluate.metrics[0],
         samples=config.evaluate.bootstrap,
@@ -132,7 +133,7 @@ def compare_on_validation(
 
 
 def enter(gate: GatePart) -> str | None:
-    """Continues if the teacher passed, or if the check is overridden.
+    """Raises an error unless the teacher passed or the check is overridden.
 
     Args:
         gate: The decision.

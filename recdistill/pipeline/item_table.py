@@ -1,4 +1,4 @@
-"""The items that can be recommended."""
+"""The item table: the items that can be recommended."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from recdistill.data import Dataset
 from recdistill.errors import DataError
 
 TRAIN_COUNT = "_recdistill_train_count"
-"""Column with the training interactions; no column of a user has this name."""
+"""Column with the training interactions; no column in a user's data has this name."""
 
 
 class ItemTable:
-    """The catalogue: the item table, or the items of the training part without one.
+    """The catalogue: the item table if it exists, else the items of the training part.
 
     The row of an item is its candidate index.
 

@@ -1,6 +1,6 @@
 """List shards: the training, validation and test lists of a partition.
 
-Each list is one row with everything that training and evaluation read: looked-up query
+Each list is one row with all data that training and evaluation read: looked-up query
 features, the positives, and the items that the query has seen. Rows hold item indices,
 not item features.
 """
@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from recdistill.data import Columns
 from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX
+from recdistill.data.shard_reading import SEEN
 from recdistill.errors import DataError
 from recdistill.features.encoders import UNKNOWN, Encoder
 from recdistill.features.schema import Schema
@@ -25,7 +26,9 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
-from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partition
+from recdistill.pipeline.partitions import ROW, Partition
+from recdistill.pipeline.repeats import Seen, repeats
+from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 
 class ListShardWriter:
@@ -40,9 +43,12 @@ class ListShardWriter:
         columns: The roles of the columns.
         config: The pipeline's configuration.
         folder: Folder for `lists` and `training_rows`.
+        seen: "exclude" leaves repeats out, because items that the query has seen are
+            not candidates; "include" keeps them.
 
     Attributes:
         counts: Number of lists by split.
+        left_out: Number of repeats that were left out, by split.
         unreachable: Number of lists without a positive in the catalogue, by split.
     """
 
@@ -55,6 +61,7 @@ class ListShardWriter:
         columns: Columns,
         config: Config,
         folder: Path,
+        seen: Seen = "exclude",
     ) -> None:
         self._schema, self._features, self._items = schema, features, items
         ids = query_table.pop("", np.array([], object))
@@ -62,7 +69,7 @@ class ListShardWriter:
         self._query_table = query_table
         self._columns, self._per_query = columns, config.lists.per_query
         self._with_raw = needs_raw(config.teacher)
-        self._folder = folder
+        self._folder, self._seen = folder, seen
         (folder / "lists").mkdir()
         (folder / "training_rows").mkdir()
         lookup = schema.items.table.lookup
@@ -72,18 +79,24 @@ class ListShardWriter:
         self._first_query_row = 0
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
+        self.left_out = dict.fromkeys(SPLITS, 0)
 
     def write(self, part: Partition, number: int) -> None:
         """Writes the lists and the training rows of one partition."""
         item = self._items.rows_of(part.table[self._features.item_column])
         query_row = self._write_training_rows(part, item, number)
+        repeated = np.zeros(len(item), bool)
+        if self._seen == "exclude":
+            repeated = repeats(part)
         for split, name in enumerate(SPLITS):
-            rows = np.flatnonzero(part.split == split)
+            rows = np.flatnonzero((part.split == split) & ~repeated)
+            self.left_out[name] += int(repeated[part.split == split].sum())
             if split == TRAIN:
                 rows = self._latest(part, rows)
             if len(rows):
                 with_raw = self._with_raw or name == "test"
                 table = self._lists(part, rows, item, query_row, with_raw)
+                table = table.replace_schema_metadata({SEEN: self._seen})
                 path = self._folder / "lists" / f"{name}-{number:05d}.parquet"
                 pq.write_table(table, path)
                 self.counts[name] += len(table)

@@ -25,7 +25,7 @@ TOP = 10
 """Length of the rankings that are stored and compared."""
 
 SURVIVAL = (50, 100, 200)
-"""Lengths of the student's top in which the teacher's top is searched."""
+"""Values of n for survival@n: the teacher's top k within the student's first n."""
 
 
 @dataclass(frozen=True)

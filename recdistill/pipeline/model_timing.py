@@ -43,7 +43,7 @@ def time_models(
         The number of candidates and the comparison.
     """
     one = _OneQuery(student, prepared)
-    # As in a server: a traced function with fixed input types.
+    # As in a server, the timed function is traced with fixed input types.
     rank = tf.function(one.rank, input_signature=[tf.TensorSpec([None], tf.int32)])
     rank = rank.get_concrete_function()
     rng = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def count_operations(
 
 
 class _OneQuery:
-    """The query that both models rank: the one with most seen items of the first."""
+    """The query that both models rank: the one with the longest list of seen items."""
 
     def __init__(self, student: keras.Model, prepared: Prepared) -> None:
         lists: Lists = next(in_order(prepared.shards("test"), 64))

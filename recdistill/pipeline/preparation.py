@@ -1,14 +1,13 @@
-"""From interactions to vocabularies, item table, training rows and list shards.
+"""Preparation: vocabularies, item table, training rows and list shards of a data set.
 
-Everything that is learned from data (vocabularies, means, popularity, the training rows
-of the linear item model) is learned from the training part only.
+All statistics (vocabularies, means, popularity, the training rows of the linear item
+model) are computed from the training part only.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,10 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
-from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partitions
+from recdistill.pipeline.part_statistics import PartStatistics
+from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.repeats import RepeatCounts
+from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 
 def prepare(
@@ -49,21 +51,29 @@ def prepare(
     """
     scratch = folder / "partitions"
     scratch.mkdir()
-    parts = Partitions(dataset, config.split, scratch, progress)
+    parts = Partitions(dataset, config.split, scratch, progress, config.seed)
     features = FeatureColumns.find(dataset, config)
-    found = _count(parts, features, progress)
+    statistics = PartStatistics(parts.times)
+    found = _count(parts, features, statistics, progress)
+    statistics.check(dataset.name, config.split)
     items = ItemTable(dataset, found.items)
+    if len(items.ids) < 2:
+        raise DataError(
+            f"Data set `{dataset.name}` has {len(items.ids)} item(s); at least two are "
+            "required for a ranking."
+        )
     schema, query_table = _fit(dataset, features, found, items)
     schema.save(folder)
     items.write(folder / "items.parquet")
+    seen = found.repeats.decide(config.lists.seen)
     writer = ListShardWriter(
-        schema, features, items, query_table, dataset.columns, config, folder
+        schema, features, items, query_table, dataset.columns, config, folder, seen
     )
     for done, part in enumerate(parts):
         writer.write(part, done)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
-    _check(writer.counts, len(items.ids), dataset.name)
+    _check(writer, dataset.name)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -74,6 +84,10 @@ def prepare(
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "unreachable": writer.unreachable,
+        "seen": seen,
+        "repeat_share": round(found.repeats.share, 6),
+        "left_out_repeats": writer.left_out,
+        **statistics.record(),
     }
 
 
@@ -84,6 +98,7 @@ class _Counts:
     items: Counter[str] = field(default_factory=Counter)
     train_queries: set[str] = field(default_factory=set)
     context: dict[str, _Statistics] = field(default_factory=dict)
+    repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
 
 
@@ -121,12 +136,19 @@ def _by_frequency(counts: Counter[str]) -> list[str]:
     return [value for value in values if value != ""]
 
 
-def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _Counts:
+def _count(
+    parts: Partitions,
+    features: FeatureColumns,
+    statistics: PartStatistics,
+    progress: Progress,
+) -> _Counts:
     found = _Counts()
     context = [f for f in features.query if f.table == "interactions"]
     found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
+        statistics.add(part)
         found.queries += len(np.unique(part.first_of_query))
+        found.repeats.add(part)
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
             *pc.value_counts(train[features.item_column]).flatten(), strict=True
@@ -148,11 +170,6 @@ def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _
     for feature in context:
         if feature.column == features.query_column:
             found.context[feature.name].counts.update(found.train_queries)
-    if not found.items:
-        raise DataError(
-            "The training part has no interactions: `split` leaves nothing before the "
-            "validation part. Use smaller shares for `valid` and `test`."
-        )
     return found
 
 
@@ -202,15 +219,13 @@ def _fit(
     return schema, tables
 
 
-def _check(counts: Mapping[str, int], items: int, name: str) -> None:
+def _check(writer: ListShardWriter, name: str) -> None:
+    """Checks that enough lists are left without the repeats."""
     for split in SPLITS:
-        if counts[split] < 2:
+        if writer.counts[split] < 2:
             raise DataError(
-                f"Data set `{name}` has {counts[split]} {split} list(s); at least two "
-                "are required. Use more interactions, or change the shares of `split`."
+                f"Data set `{name}` has {writer.counts[split]} {split} list(s) without "
+                "repeats; at least two are required. The lists leave out "
+                f"{writer.left_out[split]} interactions with an item that the query "
+                'already had. Set `lists.seen` = "include" to keep them.'
             )
-    if items < 2:
-        raise DataError(
-            f"Data set `{name}` has {items} item(s); at least two are required for a "
-            "ranking."
-        )

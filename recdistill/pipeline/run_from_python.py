@@ -33,8 +33,8 @@ def run(
             `queries`, or `lists` with one row per candidate of a list. Only the key
             `columns` of the section `dataset` is used then; the section can be left
             out.
-        progress: Callback for progress: what is being done, how much is done, and how
-            much in total (None if unknown).
+        progress: Callback for progress: the activity, the amount done, and the total
+            amount (None if unknown).
 
     Returns:
         The report, the same as in `report.json`.

@@ -73,7 +73,7 @@ def with_progress(score: Scorer, label: str, lists: int, progress: Progress) -> 
 
     Args:
         score: The scorer.
-        label: What it does, for the progress display.
+        label: The activity, for the progress display.
         lists: Number of lists that it is going to score.
         progress: Callback for progress.
     """

@@ -39,7 +39,7 @@ from recdistill.teachers.model_files import digest, existing, source_digest
 
 
 def identity(config: Section) -> dict[str, Any]:
-    """Everything that a teacher's scores depend on, for the inputs of a step.
+    """All settings and files that a teacher's scores depend on, for a step's inputs.
 
     Files are identified by their content, not by their path. `batch_size` and
     `trained_on` are left out, because scores do not depend on them.

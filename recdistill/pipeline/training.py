@@ -17,6 +17,7 @@ from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_transforms import transformed
+from recdistill.errors import TrainingError
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ranker import RankingTeacher
 from recdistill.pipeline.config import Config
@@ -62,13 +63,13 @@ class TrainingResult:
     Attributes:
         best: The validation metric of the weights that were kept.
         best_epoch: The epoch, counted from 1, after which they were saved.
-        history: The validation metric after each epoch.
+        history: The validation metric after each epoch; None if training diverged.
         learning_rate: The initial learning rate.
     """
 
     best: float
     best_epoch: int
-    history: list[float]
+    history: list[float | None]
     learning_rate: float
 
 
@@ -94,10 +95,10 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         self._validated, self._validation = model, validation
         self._plan, self._progress, self._label = plan, progress, label
-        self._score = compiled(model)
+        self._scorer = compiled(model)
         self._weights: list[np.ndarray] = []
         self.best, self.best_epoch = -np.inf, 0
-        self.history: list[float] = []
+        self.history: list[float | None] = []
         self._step = 0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -109,7 +110,12 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
-        value = self._validation(self._score)
+        try:
+            value = self._validation(self._finite_scores)
+        except TrainingError:
+            self.history.append(None)
+            self.model.stop_training = True
+            return
         self.history.append(round(value, 6))
         if value > self.best:
             self.best, self.best_epoch = value, epoch + 1
@@ -117,17 +123,32 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         elif epoch + 1 - self.best_epoch >= self._plan.patience:
             self.model.stop_training = True
 
+    def _finite_scores(self, batch: Any) -> np.ndarray:
+        """The model's scores of a batch.
+
+        Raises:
+            TrainingError: If one is not finite.
+        """
+        scores = np.asarray(self._scorer(batch))
+        if not np.isfinite(scores).all():
+            raise self._diverged()
+        return scores
+
+    def _diverged(self) -> TrainingError:
+        return TrainingError(
+            f"{self._label} diverged with learning rate {self._plan.learning_rate:g}: "
+            "at its first validation the model's scores were not finite. Use a lower "
+            "learning rate."
+        )
+
     def on_train_end(self, logs: Any = None) -> None:
         """Restores the best weights.
 
         Raises:
-            ValueError: If the validation metric was NaN after every epoch.
+            TrainingError: If there are none, because training diverged.
         """
         if not self._weights:
-            raise ValueError(
-                f"{self._label}: the validation metric was NaN after every epoch. "
-                "Lower the learning rate."
-            )
+            raise self._diverged()
         self._validated.set_weights(self._weights)
 
 
@@ -148,6 +169,9 @@ def train(
         plan: How long and how fast to train.
         progress: Callback for progress.
         label: The activity, for the progress display.
+
+    Raises:
+        TrainingError: If training diverges before the first validation.
     """
     per_epoch = max(1, plan.steps // plan.epochs)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -204,6 +228,7 @@ class Trainer:
         prepared: The prepared data.
         validation: Chooses checkpoints and learning rates.
         progress: Callback for progress.
+        warn: Callback for warnings.
     """
 
     def __init__(
@@ -212,9 +237,10 @@ class Trainer:
         prepared: Prepared,
         validation: Validation,
         progress: Progress,
+        warn: Callable[[str], None],
     ) -> None:
         self._config, self._prepared = config, prepared
-        self._validation, self._progress = validation, progress
+        self._validation, self._progress, self._warn = validation, progress, warn
 
     @property
     def tail(self) -> int | None:
@@ -277,6 +303,8 @@ class Trainer:
     ) -> dict[str, Any]:
         """Trains with each learning rate and keeps the student that is best.
 
+        A learning rate with which training diverges is left out, with a warning.
+
         Args:
             folder: Folder for its weights and its validation metrics.
             distiller: Makes a Distiller of a student with initial weights.
@@ -285,6 +313,9 @@ class Trainer:
 
         Returns:
             The step's record.
+
+        Raises:
+            TrainingError: If training diverges with every learning rate.
         """
         settings, trials, best = self._config.student, [], -np.inf
         rates = settings.learning_rates
@@ -298,15 +329,22 @@ class Trainer:
                 epochs=min(VALIDATIONS, settings.steps),
                 patience=VALIDATIONS,
             )
-            result = train(
-                distiller(student),
-                dataset,
-                self._validation,
-                plan,
-                self._progress,
-                f"{label}{count}",
-            )
-            trials.append(vars(result))
+            try:
+                result = train(
+                    distiller(student),
+                    dataset,
+                    self._validation,
+                    plan,
+                    self._progress,
+                    f"{label}{count}",
+                )
+            except TrainingError as error:
+                if number + 1 == len(rates) and not np.isfinite(best):
+                    raise
+                trials.append({"learning_rate": rate, "diverged": True})
+                self._warn(str(error))
+                continue
+            trials.append({**vars(result), "diverged": False})
             if result.best > best:
                 best = result.best
                 student.save_weights(folder / WEIGHTS)

@@ -28,7 +28,7 @@ HELD_OUT = ("valid", "test")
 def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | None:
     """Number of held-out lists that the teacher was trained on, if known.
 
-    A teacher that the pipeline trains learns from the training lists. An external
+    A teacher that the pipeline trains uses the training lists only. An external
     teacher can declare its training data in a table
     (`teacher.trained_on`), with a column `list_id` (row numbers of the interactions,
     from 0) or with `query_id` and `item_id`. A pair that also occurs in the query's

@@ -2,8 +2,8 @@
 
 This is an inverted file with flat lists (Jégou, Douze, Schmid, 2011). The lists come
 from `recdistill.retrieval.clustering`. Their embeddings are stored one list after
-another in one variable, and all lists have the same capacity. So a search copies and
-multiplies a few long contiguous blocks of memory.
+another in one variable, and all lists have the same capacity. A search therefore copies
+and multiplies a few long contiguous blocks of memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class IVFIndex(Index):
 
     A search for up to `probes_k` items, including excluded ones, reads `probes` lists;
     a search for more items reads proportionally more lists. If these lists have too few
-    items, or are more than half of all lists, the search scores all items. So it
+    items, or are more than half of all lists, the search scores all items. It therefore
     returns `k` items whenever the catalogue has them.
 
     Args:
@@ -117,7 +117,10 @@ class IVFIndex(Index):
 
         Each query reads the lists that its own count and exclusions need.
         """
-        excluded = tf.reduce_sum(tf.cast(exclude >= 0, tf.int32), axis=1)
+        # Repeated rows count once, because padding may repeat them.
+        ordered = tf.pad(tf.sort(exclude, axis=1), [[0, 0], [1, 0]], constant_values=-1)
+        distinct = ordered[:, 1:] != ordered[:, :-1]
+        excluded = tf.reduce_sum(tf.cast(distinct, tf.int32), axis=1)
         wanted = tf.minimum(counts + excluded, self.items())
         lists = tf.shape(self.centroids)[0]
         probes = self._probes_for(wanted)

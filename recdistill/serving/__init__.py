@@ -1,6 +1,6 @@
-"""Everything around TensorFlow Serving, without the training side.
+"""Client, embedded server, deployment and load test for TensorFlow Serving.
 
-| folder | what it has |
+| folder | content |
 |---|---|
 | `client/` | typed clients for gRPC and REST, synchronous and asynchronous |
 | `server/` | the embedded server, which speaks TensorFlow Serving's protocol |

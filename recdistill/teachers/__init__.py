@@ -1,4 +1,4 @@
-"""Teachers: models that score the candidates of a batch. They may be slow.
+"""Teachers: models, fast or slow, that score the candidates of a batch.
 
 A teacher is called as `teacher(batch, training=False)` and returns scores
 `(batch, list_size)`; `recdistill.data.collation` describes the batch. Our own teachers
@@ -18,6 +18,7 @@ package turns an external model into a teacher: an `ExternalTeacher` wraps one o
 `ScoreTable` is a teacher with partial scores, from a table.
 """
 
+import recdistill.lists  # noqa: F401  Checks Keras's backend.
 from recdistill.errors import TeacherError
 from recdistill.teachers.booster import Booster
 from recdistill.teachers.function import Function

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from recdistill.export import layout, publishing
+from recdistill.atomic import folder_checksums, write_sealed
+from recdistill.export import layout
 from tests.cli.command_line import assert_is_one_paragraph, call
 
 
@@ -15,8 +16,8 @@ def films(tmp_path):
         path = folder / str(version)
         (path / "assets.extra").mkdir(parents=True)
         (path / "saved_model.pb").write_text(f"version {version}")
-        manifest = {"sha256": publishing.hashes(path)}
-        (path / layout.MANIFEST).write_text(json.dumps(manifest))
+        manifest = {"sha256": folder_checksums(path)}
+        write_sealed(path / layout.MANIFEST, manifest)
     return folder
 
 

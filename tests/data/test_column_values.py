@@ -119,7 +119,9 @@ class TestTimes:
             (pa.array([NEW_YEAR.date(), NEW_YEAR.date()], pa.date32()), [0, 0]),
         ],
     )
-    def test_numbers_stay_and_dates_become_microseconds(self, tmp_path, raw, times):
+    def test_numbers_are_unchanged_and_dates_become_microseconds(
+        self, tmp_path, raw, times
+    ):
         dates = pa.types.is_temporal(raw.type) or "-" in str(raw[0])
         data = read_tables(write(tmp_path, interactions=log(timestamp=raw)))
         origin = NEW_YEAR_US if dates else 0

@@ -19,10 +19,10 @@ tf.config.set_logical_device_configuration(cpu, two)
 from tests.small_models import evaluate, fit, make_arrays, make_batches, make_distiller
 one = tf.distribute.get_strategy()
 several = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-x, y, _ = make_arrays()
+x, y, weight = make_arrays()
 assert x["mask"].dtype == bool
-# Both replicas receive the same twelve lists.
-batches = make_batches((x, y), 12).repeat(2).unbatch().batch(24)
+# The replicas receive lists of different weights and numbers of candidates.
+batches = make_batches((x, y, weight), 8)
 results = []
 for strategy in (one, several):
     with strategy.scope():

@@ -1,5 +1,7 @@
 """parity: which answers count as equal to those of the live model."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,26 @@ class TestParity:
         self.recommended([ITEMS[1]], [1.0], "recommend", **asked)
         with pytest.raises(ExportError, match=r"`recommend`.*`item_ids` has b'item-0'"):
             self.recommended([ITEMS[0]], [1.0], "recommend", **asked)
+
+    def test_an_item_of_an_excluded_input_fails(self):
+        items = np.array([[1.0], [0.5], [0.0]], "float32")
+        live = live_of(np.ones((1, 1), "float32"), items)
+        rows = {
+            "history": np.array([[ITEMS[1], ITEMS[0]]], object),
+            "history_length": np.array([1]),
+        }
+        live = replace(live, query_rows=rows, excluded_inputs=("history",))
+        comparison = parity._Comparison(live)
+        request = Request("serving_default", rows, np.array([0]))
+
+        def answer(*places):
+            ids = [[ITEMS[k].encode() if k >= 0 else b"" for k in places]]
+            scores = [[items[k, 0] if k >= 0 else LOWEST for k in places]]
+            return {"item_ids": np.array(ids, object), "scores": np.array(scores)}
+
+        comparison.add(request, answer(0, 2, -1))
+        with pytest.raises(ExportError, match=r"has b'item-1' at place 2 of query 0"):
+            comparison.add(request, answer(0, 1, 2))
 
     @pytest.mark.parametrize("wrong", [1.0 + 3e-5, np.nan, np.inf])
     def test_a_wrong_score_fails(self, wrong):

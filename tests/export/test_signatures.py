@@ -1,4 +1,4 @@
-"""signatures: what the exported graph answers, asked as the C++ server asks it."""
+"""signatures: answers of the exported graph, called as the C++ server calls it."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from recdistill.export.signatures import Servable
 from recdistill.export.student_export import StudentTowers
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.clustering import build_lists
-from recdistill.retrieval.exact import LARGEST, LOWEST
+from recdistill.retrieval.exact import LARGEST, LOWEST, ExactIndex
 from recdistill.retrieval.ivf import IVFIndex
 from tests.server_batches import answers_in_company, assert_same_answer
 from tests.small_models import ITEMS, films_items, films_rows
@@ -95,6 +95,47 @@ class TestAnswers:
         inputs = {"k": [4, 4], "exclude_ids": exclude, "allow_ids": ANY[[0, 0]]}
         got = as_text(serve("recommend", queries_of([0, 1]) | inputs)["item_ids"])
         assert got == [order[0, 3:7].tolist(), order[1, [0, 2, 3, 4]].tolist()]
+
+    def test_an_excluded_input_removes_its_items_up_to_its_length(
+        self, schema, student, embeddings, scores
+    ):
+        # The model reads four ids of a history; query 6 sends six.
+        towers = StudentTowers(student, schema)
+        catalogue = Catalogue(ITEMS, ExactIndex(embeddings[1]))
+        servable = Servable(towers, catalogue, 10, ["history"])
+        inputs = queries_of([2, 3, 6])
+        best = [ITEMS[k] for k in scores[[2, 3, 6]].argmax(axis=1)]
+        inputs["history"] = np.array(
+            [
+                # The best item stands behind the length and stays.
+                [*inputs["history"][0, :2], best[0], *[""] * 3],
+                [best[1], "never seen", *inputs["history"][1, 2:]],
+                [best[2], *inputs["history"][2, 1:]],
+            ],
+            object,
+        )
+        live = {n: tf.constant(v.tolist()) for n, v in inputs.items()}
+        live |= {"Age": tf.constant(inputs["Age"], tf.float32)}
+        live |= {"taste": tf.constant(inputs["taste"], tf.float32)}
+        own = schema.for_student().lookup_query(live)
+        scored = student.encode_query(own).numpy() @ embeddings[1].T
+        extra = {
+            "k": tf.constant([10, 10, 10]),
+            "exclude_ids": tf.constant([[ITEMS[5]], [""], ["never seen"]]),
+            "allow_ids": tf.constant([[""]] * 3),
+        }
+        answers = {
+            "serving_default": servable.signatures["serving_default"].call(live),
+            "recommend": servable.signatures["recommend"].call({**live, **extra}),
+        }
+        for name, answer in answers.items():
+            for row, length in enumerate([2, 3, 6]):
+                gone = set(inputs["history"][row, :length])
+                if name == "recommend" and row == 0:
+                    gone.add(ITEMS[5])
+                order = np.argsort(-scored[row])
+                want = [ITEMS[k] for k in order if ITEMS[k] not in gone][:10]
+                assert as_text(answer["item_ids"].numpy())[row] == want
 
     def test_k_may_be_the_catalogue_size_and_places_without_item_are_empty(self, serve):
         inputs = {"k": [60], "exclude_ids": [ITEMS[1:]], "allow_ids": ANY}

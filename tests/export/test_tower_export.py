@@ -506,7 +506,7 @@ class TestRefused:
             ),
             (
                 {"items": EmbeddedItems(np.ones(30), np.ones((30, 5)))},
-                r"`ids` must be a list of texts or integers.*float64",
+                r"`ids` must be a list of strings or integers.*float64",
             ),
             ({"items": EmbeddedItems(ITEMS, np.full((30, 5), np.nan))}, "be finite"),
             ({"settings": ExportSettings(top_k=31)}, r"items, 30. Received: top_k=31"),

@@ -138,6 +138,26 @@ class TestEveryValue:
             np.testing.assert_allclose(got[1][:, :-2], want[1], rtol=1e-4, atol=1e-6)
             np.testing.assert_array_equal(got[1][~mask], 0.0)
 
+    def test_nan_labels_are_refused(self, loss_cls, ragged_lists):
+        labels, student, mask = ragged_lists
+        labels = labels.copy()
+        labels[4, 1] = np.nan
+        name = "teacher_scores" if contracts.learns_from_teacher(loss_cls) else "relev"
+        message = f"`{name}.*must be numbers for all real candidates"
+        y_true = {"labels": labels, "mask": mask}
+        with pytest.raises(ValueError, match=f"{message}.* NaN in list 4"):
+            function_of(loss_cls)(labels, student, mask)
+        with pytest.raises(ValueError, match=message):
+            loss_cls()(y_true, student)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            tf.function(loss_cls())(y_true, student)
+
+    def test_nan_student_scores_give_nan(self, loss_cls, ragged_lists):
+        labels, student, mask = ragged_lists
+        student = student.copy()
+        student[0, 0] = np.nan
+        assert np.isnan(loss_cls()({"labels": labels, "mask": mask}, student))
+
     def test_padding_may_be_at_any_position(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
         settings = contracts.unusual(loss_cls)
@@ -255,6 +275,13 @@ class TestEveryGraph:
         got, want = tf.function(step, jit_compile=True)(student), step(student)
         np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(got[1], want[1], rtol=1e-4, atol=1e-6)
+
+    def test_nan_labels_give_nan_where_xla_has_no_errors(self, loss_cls, ragged_lists):
+        labels, student, mask = ragged_lists
+        labels = labels.copy()
+        labels[4, 1] = np.nan
+        compiled = tf.function(loss_cls(), jit_compile=True)
+        assert np.isnan(compiled({"labels": labels, "mask": mask}, student))
 
     def test_the_mask_of_a_keras_layer_is_ignored(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists

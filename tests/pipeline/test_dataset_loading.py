@@ -21,12 +21,12 @@ class TestLoadDataset:
         assert data.columns.query == "who"
         assert sum(batch.num_rows for batch in data.interactions()) == 9
 
-    def test_a_folder_that_is_not_there_is_an_error(self, tmp_path):
+    def test_a_folder_that_does_not_exist_is_an_error(self, tmp_path):
         settings = DatasetConfig(reader="recbole", path=tmp_path / "no")
         with pytest.raises(DataError, match="no"):
             load_dataset(settings, small_pipelines.quiet)
 
-    def test_a_download_is_reported_and_read_from_where_it_went(
+    def test_a_download_is_reported_and_read_from_its_folder(
         self, tmp_path, monkeypatch
     ):
         def fetched(name, progress):

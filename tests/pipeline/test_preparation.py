@@ -291,7 +291,7 @@ def test_no_interactions_are_an_error(tmp_path):
 def test_too_few_lists_are_an_error_that_says_which(tmp_path):
     log = [("u0", f"i{k}", k) for k in range(5)]  # one user: one list is held out
     said = refusal(small_pipelines.dataset(log), tmp_path / "p")
-    assert "has 1 valid list(s); at least two are required" in said
+    assert "has 1 valid list(s) and 1 test list(s); at least two in each part" in said
     assert "change the shares of `split`" in said
 
 
@@ -416,7 +416,8 @@ def test_rows_of_one_list_become_one_list(tmp_path):
                 number += 1
     shuffled = [log[k] for k in np.random.default_rng(1).permutation(len(log))]
     data = listed(shuffled)
-    prepared, record = run(data, tmp_path / "p", split={"valid": 0.2, "test": 0.16})
+    settings = {"split": {"valid": 0.2, "test": 0.16}, "lists": {"seen": "include"}}
+    prepared, record = run(data, tmp_path / "p", **settings)
     catalogue = prepared.items["item_id"].to_pylist()
     found = {}
     for split in SPLITS:

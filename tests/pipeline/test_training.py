@@ -1,5 +1,7 @@
 """Training keeps the best checkpoint, and equal seeds give equal weights."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
+from recdistill.errors import TrainingError
 from recdistill.pipeline.config import DistillConfig, ListsConfig, StudentConfig
 from recdistill.pipeline.model_building import TeacherBuilder, build_student
 from recdistill.pipeline.score_store import examine_stored
@@ -15,7 +18,7 @@ from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.training import TrainingPlan, train, training_batches
+from recdistill.pipeline.training import Trainer, TrainingPlan, train, training_batches
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
@@ -102,8 +105,42 @@ def test_nan_is_never_the_best(prepared, student):
 
 def test_nan_after_every_epoch_is_an_error(prepared, student):
     validation = Scripted(student, np.nan)
-    with pytest.raises(ValueError, match="Training: the validation metric was NaN"):
+    with pytest.raises(TrainingError, match=r"Training diverged .* rate 0\.01: "):
         fit(prepared, student, validation, epochs=1)
+
+
+def trained_with(prepared, folder, *rates):
+    """The record of a student's training, and the warnings."""
+    settings = {"dim": 4, "embedding_dim": 4, "hidden": [8], "steps": 12}
+    config = small_pipelines.config(student={**settings, "learning_rates": rates})
+    warnings = []
+    validation = Validation.sample(prepared, METRICS, 50, seed=1)
+    trainer = Trainer(
+        config, prepared, validation, small_pipelines.quiet, warnings.append
+    )
+    collate = Collator(prepared.catalogue_size, tail=6)
+    record = trainer.student(
+        folder,
+        lambda student: Distiller(None, student, student_loss_weight=1.0),
+        trainer.batches(prepared.shards("train"), collate),
+        "Training",
+    )
+    return record, warnings
+
+
+def test_a_learning_rate_that_diverges_is_left_out_with_a_warning(prepared, tmp_path):
+    record, warnings = trained_with(prepared, tmp_path, 0.01, 1e30)
+    assert [trial["diverged"] for trial in record["trials"]] == [False, True]
+    assert record["valid"] == record["trials"][0]["best"] > 0.0
+    (warning,) = warnings
+    assert warning.startswith("Training, 2 of 2 diverged with learning rate 1e+30: ")
+    json.dumps(record, allow_nan=False)
+
+
+def test_training_stops_if_every_learning_rate_diverges(prepared, tmp_path):
+    with pytest.raises(TrainingError, match=r"diverged .* rate 1e\+31: "):
+        trained_with(prepared, tmp_path, 1e30, 1e31)
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_trainings_with_one_seed_give_equal_weights(prepared):

@@ -1,9 +1,9 @@
-"""Wall-clock latency of a call: percentiles, comparisons in turns, and throughput.
+"""Wall-clock latency of a call: percentiles, alternating comparisons, and throughput.
 
 A timed function must wait for its own result (for example by converting it to a NumPy
 array): an operation that is only queued seems to take no time. Percentiles of a few
-calls say little: the p99 of fewer than 100 calls is the slowest one, so every result
-also has the number of calls, `n`.
+calls are not informative: the p99 of fewer than 100 calls is the slowest call. Every
+result therefore also has the number of calls, `n`.
 """
 
 import gc
@@ -52,8 +52,9 @@ class Throughput:
     Attributes:
         latency: Latency of single calls.
         per_second: Calls a second of wall-clock time, all workers together.
-        cpu_ms: Processor time of a call in milliseconds, over all threads of this
-            process: the cost of a call, whatever the number of cores that share it.
+        cpu_ms: Processor time of a call in milliseconds, summed over all threads of
+            this process: the cost of a call, independent of the number of cores that
+            share it.
         joules: Energy of a call. It covers the whole processor, including anything else
             that runs on it. None if the machine has no energy counter; see
             `recdistill.evaluation.latency.energy`.
@@ -90,9 +91,10 @@ def compare(
     """Latency of several functions, timed in turns so that drift affects all equally.
 
     In each round every function is called ten times in a row, as a server answers one
-    request after another. Timed singly, a fast function would mostly pay for the caches
-    that the slow one before it has emptied. Each round starts with another function.
-    Garbage is collected beforehand, and the collector is off while calls are timed.
+    request after another. With single alternating calls, the time of a fast function
+    would be dominated by cache misses that the slow function before it has caused. Each
+    round starts with another function. Garbage is collected beforehand, and the
+    collector is off while calls are timed.
 
     Args:
         calls: The functions, by name. Speed-ups are relative to the first.

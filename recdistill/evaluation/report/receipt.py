@@ -1,7 +1,7 @@
 """The distillation receipt: the report of a run on one screen of the terminal.
 
-It starts with whether distillation helped, and claims an effect only where the
-confidence interval supports it. It fits 80 columns and does not depend on colour.
+Its first sentence says whether distillation helped; it claims an effect only if the
+confidence interval excludes zero. It fits 80 columns and does not depend on colour.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def verdict(report: Report, metric: str) -> str:
     closed = report.gap_closed.get(metric, Interval(None))
     if closed.value is None:
         why = f": {closed.reason}" if closed.reason else ""
-        return f"By {label}, distillation helped; gap closed is not defined{why}."
+        return f"By {label}, distillation helped; the gap closed is not defined{why}."
     share = f"{closed.value:.0%} {interval_ends(closed, '.0%')}".rstrip()
     return f"By {label}, distillation closed {share} of the gap to the teacher."
 
@@ -129,10 +129,13 @@ def _protocol(report: Report) -> str:
         lists += (
             f" ({protocol.unreachable:,} with a positive outside the catalogue count 0)"
         )
+    seen = f"seen items {protocol.seen}d"
+    if protocol.repeats_left_out:
+        seen += f" ({protocol.repeats_left_out:,} repeats left out)"
     kind, _, number = protocol.candidates.partition(":")
     ranked = (
         _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates"),
-        "seen items excluded" if protocol.seen == "exclude" else "seen items included",
+        seen,
         f"{protocol.confidence:.0%} intervals over queries",
     )
     return f"{lists}\n{' · '.join(ranked)}"

@@ -19,7 +19,7 @@ def describe_environment(packages: Iterable[str] = _PACKAGES) -> dict[str, JsonV
 
     Returns:
         `python`, `platform`, `cpu`, `cores` (the cores this process may use) and
-        `packages`. Neither the name of the host nor of the user.
+        `packages`. The names of the host and the user are not included.
     """
     versions: dict[str, JsonValue] = {}
     for name in packages:

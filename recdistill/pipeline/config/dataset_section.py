@@ -66,9 +66,9 @@ class DatasetConfig(Section):
     )
     keep: str | None = Field(
         default=None,
-        description="Interactions that are used: conditions joined by `and`, such as "
-        "`rating >= 4` or `event_type == 'purchase'`. Operators: `==`, `!=`, `<`, "
-        "`<=`, `>`, `>=`. Not for generated data.",
+        description="Selects the interactions that are used: conditions joined by "
+        "`and`, such as `rating >= 4` or `event_type == 'purchase'`. Operators: `==`, "
+        "`!=`, `<`, `<=`, `>`, `>=`. Not for generated data.",
     )
     time_format: str | None = Field(
         default=None,

@@ -63,7 +63,7 @@ class DistillConfig(Section):
     scores: Literal["none", "z_score", "min_max", "log", "logit", "rank", "auto"] = (
         Field(
             default="auto",
-            description="Transform of the teacher's scores within a list, see "
+            description="Transform of the teacher's scores within a list; see "
             "`recdistill.distillation.score_transforms`. `auto`: the transform that "
             "the score doctor proposes.",
         )

@@ -30,8 +30,9 @@ class ExportConfig(Section):
     )
     index: Literal["exact", "ivf", "auto"] = Field(
         default="exact",
-        description="`exact` scores every item. `ivf` finds nearly all top items in "
-        "less time. `auto` uses IVF for large catalogues if it is faster.",
+        description="`exact` scores every item. `ivf` (an inverted file) scores only "
+        "the items in clusters near the query and finds nearly all top items. `auto` "
+        "uses IVF for large catalogues if it is faster.",
     )
     storage: Literal["float32", "bfloat16"] = Field(
         default="float32",

@@ -23,7 +23,7 @@ class ExternalTeacherConfig(Section):
 
     inputs: dict[str, str] | None = Field(
         default=None,
-        description="Our feature for each input of the teacher. By default the names "
+        description="Feature name for each input of the teacher. By default the names "
         "are the same; a teacher that does not declare its inputs gets all features. A "
         "history also has its length, `<name>_length`; layout `lists` also has `mask`.",
     )

@@ -32,7 +32,7 @@ class Config(Section):
         pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$",
         description="Name of the run's folder and of the exported model.",
     )
-    seed: int = Field(default=1, ge=0, description="Seed of everything that is random.")
+    seed: int = Field(default=1, ge=0, description="Seed of all random numbers.")
     workdir: Path = Field(
         default=Path("runs"),
         description="Folder of the artefacts of all runs, relative to the current "

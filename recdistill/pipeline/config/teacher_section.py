@@ -61,8 +61,8 @@ class ReferenceTeacherConfig(RankerConfig):
     kind: Literal["reference"] = "reference"
     affinities: bool = Field(
         default=True,
-        description="Whether the ranker reads the pair features. In an ensemble, a "
-        "member without them makes different mistakes.",
+        description="Whether the ranker reads the affinities of `[candidate]`. In an "
+        "ensemble, a member without them makes different errors.",
     )
     epochs: int = Field(default=4, gt=0, description="Passes over the training lists.")
     batch_size: int = Field(default=256, gt=0, description="Lists per training step.")
@@ -97,7 +97,7 @@ MemberConfig = Annotated[
 
 
 class EnsembleTeacherConfig(Section):
-    """Weighted sum of several teachers' scores within each list."""
+    """Ensemble: the weighted mean of several teachers' scores within each list."""
 
     kind: Literal["ensemble"] = "ensemble"
     members: tuple[MemberConfig, ...] = Field(
@@ -108,8 +108,8 @@ class EnsembleTeacherConfig(Section):
     )
     normalize: Literal["none", "z_score", "min_max", "log", "logit", "rank"] = Field(
         default="z_score",
-        description="Transform of each member's scores within a list before they are "
-        "added, see `recdistill.distillation.score_transforms`.",
+        description="Transform of each member's scores within a list before the mean; "
+        "see `recdistill.distillation.score_transforms`.",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Explains validation errors: each with its key as the file has it, and the fix."""
+"""Messages for validation errors: each names the key as in the file, and the fix."""
 
 from __future__ import annotations
 

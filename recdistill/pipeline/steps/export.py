@@ -24,6 +24,10 @@ class ExportStep(Step):
         """The student and its report."""
         return ("distill", "evaluate")
 
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The prepared data, the student and its report."""
+        return ("prepare", "distill", "evaluate")
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Name and settings of the export."""
         return sections(run.config, "name", "export")
@@ -31,10 +35,11 @@ class ExportStep(Step):
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Publishes the next version; its path is the record."""
         name, settings = run.config.name, run.config.export
-        from recdistill.export.layout import published_with_key
+        from recdistill.export.layout import published_with_key, verified_manifest
 
         published = published_with_key(settings.path / name, draft.key)
         if published is not None:
+            verified_manifest(published)
             return {"path": str(published)}
         from recdistill.evaluation.report.run_report import Report
         from recdistill.export.publishing import ExportSettings
@@ -70,8 +75,18 @@ class ExportStep(Step):
         return {"path": str(export.path)}
 
     def is_intact(self, artefact: Artefact) -> bool:
-        """False if the exported version was removed."""
-        return Path(artefact.record["path"]).is_dir()
+        """False if the exported version was removed.
+
+        Raises:
+            ArtefactError: If a file of the version is damaged.
+        """
+        from recdistill.export.layout import verified_manifest
+
+        version = Path(artefact.record["path"])
+        if not version.is_dir():
+            return False
+        verified_manifest(version)
+        return True
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Path of the version."""

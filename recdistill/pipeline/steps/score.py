@@ -61,7 +61,7 @@ class Score(Step):
         return {**record, "doctor": found.model_dump(mode="json")}
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """What is wrong with the stored scores, or with how they will be used."""
+        """Problems of the stored scores, or of the settings that they are used with."""
         from recdistill.pipeline.score_store import rounding_warning
 
         record = run.artefacts["score"].record

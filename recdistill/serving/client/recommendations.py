@@ -147,8 +147,8 @@ def recommend_inputs(
 def recommendations(answer: Answer, k: np.ndarray) -> Results[Recommendation]:
     """Results of the signature `recommend`, each cut to the `k` of its query.
 
-    All rows of a batch have the width of the largest `k`. An entry without an item,
-    because more items are excluded than left, has the id "".
+    All rows of a batch have the width of the largest `k`. A place for which no item is
+    left, because of the exclusions, has the id "".
 
     Args:
         answer: With `item_ids` and `scores`, both `(queries, max k)`.

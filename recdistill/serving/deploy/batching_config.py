@@ -1,4 +1,4 @@
-"""Batching parameters of TensorFlow Serving: the file `batching.config` and its choice.
+"""Batching parameters of TensorFlow Serving: their choice, and `batching.config`.
 
 The file is a `tensorflow.serving.BatchingParameters` message in text format.
 `tensorflow-serving-api` does not contain that message, so its fields are declared here.

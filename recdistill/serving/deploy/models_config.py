@@ -11,8 +11,8 @@ nothing, and it does so again at every reload. `Models` therefore follows these 
 * a label moves only to a version that the previous file already loads: add it with
   `with_versions`, wait until the server has loaded it, then move the label. A new label
   may name any version, with `--allow_version_labels_for_unavailable_models`;
-* a model with labels loads only the versions that the file names. With a policy of "the
-  latest version" the second export would unload `stable`;
+* a model with labels loads only the versions that the file names. If it loaded "the
+  latest version", the second export would unload `stable`;
 * the version that a label leaves stays loaded, so that a rollback is immediate.
 """
 

@@ -19,8 +19,7 @@ from typing import Literal
 
 from recdistill.atomic import locked_folder
 from recdistill.errors import ReleaseError
-from recdistill.export.layout import read_manifest, versions
-from recdistill.export.publishing import hashes
+from recdistill.export.layout import verified_manifest, versions
 from recdistill.serving.deploy.model_server import MODELS_FILE
 from recdistill.serving.deploy.models_config import STABLE, Models, read_models
 
@@ -208,16 +207,9 @@ def _known(folder: Path, version: int | None) -> int:
 
 
 def _check_files(version: Path) -> None:
-    """Raises an error unless the files match the hashes in the manifest."""
+    """Raises an error unless the files match the checksums in the manifest."""
     if not version.is_dir():
         raise ReleaseError(
             f"`version` must exist. Received: {version}, which was removed"
         )
-    want = read_manifest(version)["sha256"]
-    got = hashes(version)
-    if got != want:
-        wrong = sorted(n for n in {*got, *want} if got.get(n) != want.get(n))
-        raise ReleaseError(
-            "`version` must have the files that were checked at export. Received: "
-            f"{version} with {wrong[0]} changed, missing or added"
-        )
+    verified_manifest(version)

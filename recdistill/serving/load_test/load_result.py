@@ -1,4 +1,4 @@
-"""Result of a load test: percentiles, errors, throughput and what a swap cost."""
+"""Result of a load test: percentiles, errors, throughput, and latency during a swap."""
 
 from __future__ import annotations
 

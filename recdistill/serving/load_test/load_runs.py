@@ -1,11 +1,12 @@
 """Runs a load test at one rate, or searches for the highest rate within a budget.
 
-In an **open loop** requests are sent on a schedule, and the latency of a request counts
-from when it was due: if the server stalls for a second, every request that was due in
-that second shows it. A **closed loop** sends the next request after the answer to the
-last one, so a server that stalls receives fewer requests and its percentiles look
-better than what users see (coordinated omission: G. Tene, 2013). It shows what a fixed
-number of clients get that always wait for their answers.
+In an **open loop** requests are sent on a schedule, and the latency of a request is
+measured from the time at which it was due: if the server stalls for a second, the
+latency of every request that was due in that second includes the delay. In a **closed
+loop** each client sends its next request after the answer to the last one, so a server
+that stalls receives fewer requests, and its percentiles look better than the latencies
+of real users (coordinated omission: G. Tene, 2013). A closed loop measures what a fixed
+number of clients experience that always wait for their answers.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recdistill.errors import LoadTestError
-from recdistill.serving.client.channels import Endpoint
 from recdistill.serving.client.client import Client
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.load_test.load_generator import Load, RequestCounts, generate
 from recdistill.serving.load_test.load_result import LoadResult
 from recdistill.serving.load_test.rate_search import RateSearch, find_rate
@@ -80,7 +81,8 @@ def search_rate(
     Args:
         endpoint: Address of the server.
         workload: The messages to send.
-        load: Its rate is the first one tried, its duration that of each test.
+        load: `load.rate` is the first rate tried, `load.seconds` the duration of each
+            test.
         budget_ms: Budget of the p99 in milliseconds.
         progress: Callback for progress with the current rate, called a few times a
             second.

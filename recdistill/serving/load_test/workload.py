@@ -1,7 +1,7 @@
 """Workload of a load test: real queries, serialised into messages in advance.
 
-Everything that takes time is done before the test starts, so that the load generator
-only sends bytes.
+All slow work is done before the test starts, so that the load generator only sends
+bytes.
 """
 
 from __future__ import annotations

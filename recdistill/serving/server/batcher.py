@@ -190,7 +190,8 @@ class Batcher:
             except RequestError as error:
                 _fail(batch, error.code, error.message)
             except Exception as error:
-                # The thread must not end, or later requests would wait for ever.
+                # The thread must not end, because later requests would then wait
+                # forever.
                 _fail(batch, StatusCode.INTERNAL, f"Batch failed: {error!r}")
 
     def _next(self) -> _Batch | None:

@@ -27,7 +27,7 @@ class TestVerdict:
 
     def test_a_gain_without_a_gap_gives_the_reason(self):
         assert verdict(report(), "mrr") == (
-            f"By MRR, distillation helped; gap closed is not defined: {NO_GAP}."
+            f"By MRR, distillation helped; the gap closed is not defined: {NO_GAP}."
         )
 
     @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
 """releases: labels move by the server's rules; used versions are never removed."""
 
-import json
-
 import pytest
 
-from recdistill.errors import ReleaseError
-from recdistill.export import layout, publishing
+from recdistill.atomic import folder_checksums, write_sealed
+from recdistill.errors import ArtefactError, ReleaseError
+from recdistill.export import layout
 from recdistill.serving.deploy.models_config import read_models
 from recdistill.serving.deploy.releases import promote, prune, rollback
 
@@ -15,8 +14,8 @@ def write_version(folder, version):
     path = folder / str(version)
     (path / "assets.extra").mkdir(parents=True)
     (path / "saved_model.pb").write_text(f"version {version}")
-    manifest = {"sha256": publishing.hashes(path)}
-    (path / layout.MANIFEST).write_text(json.dumps(manifest))
+    manifest = {"sha256": folder_checksums(path)}
+    write_sealed(path / layout.MANIFEST, manifest)
 
 
 @pytest.fixture
@@ -68,10 +67,10 @@ class TestPromote:
 
     def test_a_version_with_changed_files_is_refused(self, films):
         (films / "3" / "saved_model.pb").write_text("other")
-        with pytest.raises(ReleaseError, match=r"3 with saved_model\.pb changed"):
+        with pytest.raises(ArtefactError, match=r"3 .*'saved_model.pb' is damaged"):
             promote(films, 3)
         (films / "10" / "variables").write_text("new")
-        with pytest.raises(ReleaseError, match="10 with variables changed, missing"):
+        with pytest.raises(ArtefactError, match=r"10 .*'variables' does not belong"):
             promote(films)
         assert not (films.parent / "models.config").exists()
 
