@@ -10,7 +10,7 @@ from keras.distillation import LogitsDistillation
 from benchmarks import Benchmark, sized
 from benchmarks.distiller import STUDENT_HIDDEN, TEACHER_HIDDEN, Scorer, StoredScores
 from recdistill import Distiller, ListwiseKLDivergence
-from recdistill.metrics.ranking import kendall_tau, overlap
+from recdistill.metrics.agreement import kendall_tau, overlap
 
 TEMPERATURE = 2.0
 SPREAD = 2.0

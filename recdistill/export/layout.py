@@ -9,6 +9,7 @@ load test can use it.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,41 @@ BATCHING_PARAMS = Path("batching_params.pbtxt")
 
 RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
 """Inputs that the signatures add to the features; features cannot have these names."""
+
+LENGTH = "_length"
+"""Suffix of the input that holds the number of entries of a list in each row."""
+
+
+def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> set[str]:
+    """Inputs `(batch, n)` of any width n for which the first column must be empty.
+
+    A server that batches pads such an input with the first element of the whole
+    request, so a request whose first column is empty ("", or 0 for numbers) is padded
+    with empty entries, and its rows do not depend on each other or on other requests.
+    An input with a `<name>_length` does not need this, because entries beyond the
+    length are ignored. `candidate_ids` neither, because padding adds places only at the
+    end of the answer.
+
+    Args:
+        shapes: Shape of each input of a signature, None for an axis of any size; None
+            if the rank is unknown.
+
+    Examples:
+        >>> ids = (None, None)
+        >>> lists_without_length(
+        ...     {"tags": ids, "seen": ids, "seen_length": (None,), "taste": (None, 2)}
+        ... )
+        {'tags'}
+    """
+    return {
+        name
+        for name, shape in shapes.items()
+        if shape is not None
+        and len(shape) > 1
+        and shape[1] is None
+        and name != "candidate_ids"
+        and f"{name}{LENGTH}" not in shapes
+    }
 
 
 _LARGEST = 2**63 - 1

@@ -42,6 +42,11 @@ from recdistill.export.layout import (
     WARM_UP_LIMIT,
     next_version,
 )
+from recdistill.export.list_inputs import (
+    accepting_padding,
+    check_padding,
+    with_empty_column,
+)
 from recdistill.export.model_card import render_card
 from recdistill.export.parity import (
     Arrays,
@@ -51,7 +56,7 @@ from recdistill.export.parity import (
     check_parity,
     write_requests,
 )
-from recdistill.export.signatures import Servable, Tensors, Towers
+from recdistill.export.signatures import Servable, Specs, Tensors, Towers
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
@@ -181,11 +186,11 @@ def publish_towers(
     limit = max(1, LIVE_SCORES // len(items.ids))
     queries = {name: value[:limit] for name, value in queries.items()}
     live = Live(
-        queries,
-        items.inputs,
+        with_empty_column(queries, towers.query_inputs),
+        with_empty_column(items.inputs, towers.candidate_inputs),
         items.ids,
-        bounded(encoded(towers.encode_query, queries)).numpy(),
-        encoded(towers.encode_candidates, items.inputs)
+        bounded(_live(towers.encode_query, queries, towers.query_inputs)).numpy(),
+        _live(towers.encode_candidates, items.inputs, towers.candidate_inputs)
         if items.embeddings is None
         else items.embeddings,
         settings.top_k,
@@ -237,6 +242,15 @@ def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarra
                 )
             pieces.append(vectors)
     return np.concatenate(pieces)
+
+
+def _live(
+    tower: Callable[[Tensors], tf.Tensor], rows: Arrays, specs: Specs
+) -> np.ndarray:
+    """Embeddings of example rows by a tower that ignores padding."""
+    encode = accepting_padding(tower, specs)
+    check_padding(encode, rows, specs)
+    return encoded(encode, rows)
 
 
 def indexed(live: Live, settings: IndexSettings) -> tuple[Live, BuiltIndex]:
