@@ -8,6 +8,7 @@ load test can use it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,10 @@ def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> s
     }
 
 
+_LARGEST = 2**63 - 1
+"""Largest version number; a server ignores names with larger numbers."""
+
+
 def versions(folder: Path) -> list[int]:
     """Version numbers in a model's folder, ascending.
 
@@ -89,13 +94,38 @@ def versions(folder: Path) -> list[int]:
         folder: The folder of the model's versions.
 
     Returns:
-        The numbers of all subfolders whose name is a number; empty if the folder does
-        not exist.
+        The numbers of all subfolders, and links to folders, whose name is a number of
+        at most 63 bits without leading zeros; empty if the folder does not exist.
     """
+    paths = ((number, folder / str(number)) for number in _numbers(folder))
+    return sorted(number for number, path in paths if path.is_dir())
+
+
+def next_version(folder: Path) -> int:
+    """Number of the next version: above all numbers in the folder.
+
+    Files, links without a target, and names such as "007" count too, because the name
+    is taken, or a server takes it for a version.
+
+    Raises:
+        NotAnExportError: If the highest number is the largest possible one.
+    """
+    highest = max(_numbers(folder), default=0)
+    if highest == _LARGEST:
+        raise NotAnExportError(
+            f"{folder} must have room for another version, but it contains the entry "
+            f"{highest}, the largest number of a version. Rename or remove it."
+        )
+    return highest + 1
+
+
+def _numbers(folder: Path) -> set[int]:
+    """Names in a folder that a server reads as a version number, as numbers."""
     if not folder.is_dir():
-        return []
-    inside = (path for path in folder.iterdir() if path.is_dir())
-    return sorted(int(path.name) for path in inside if path.name.isdecimal())
+        return set()
+    names = (path.name for path in folder.iterdir())
+    numbers = (int(name) for name in names if re.fullmatch("[0-9]+", name))
+    return {number for number in numbers if number <= _LARGEST}
 
 
 def find_version(export: Path) -> Path:

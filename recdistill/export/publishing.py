@@ -26,8 +26,10 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.atomic import (
+    create_readable_folder,
     folder_checksums,
     locked_folder,
+    remove,
     sync_to_disk,
     write_sealed,
 )
@@ -38,7 +40,7 @@ from recdistill.export.layout import (
     REAL_QUERIES,
     WARM_UP,
     WARM_UP_LIMIT,
-    versions,
+    next_version,
 )
 from recdistill.export.list_inputs import (
     accepting_padding,
@@ -345,16 +347,18 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
     Raises:
         BusyError: If another process is publishing there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    create_readable_folder(folder)
     with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):
-            shutil.rmtree(leftover)
-        version = max(versions(folder), default=0) + 1
+            remove(leftover)
+        version = next_version(folder)
         staging = folder / f".staging-{version}"
         try:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
+                # Readable by the server's user, whatever the umask.
+                path.chmod(0o755 if path.is_dir() else 0o644)
                 sync_to_disk(path)
             os.rename(staging, folder / str(version))
             sync_to_disk(folder)
