@@ -15,6 +15,9 @@ from typing import Any
 
 from recdistill.errors import BusyError
 
+READABLE = 0o644
+"""Mode of files that another user's process reads, such as a server in a container."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
