@@ -357,7 +357,7 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
-                # Readable by the server's user, whatever the umask.
+                # Readable by the server's user, regardless of the umask.
                 path.chmod(0o755 if path.is_dir() else 0o644)
                 sync_to_disk(path)
             os.rename(staging, folder / str(version))
