@@ -235,13 +235,15 @@ class ListShardWriter:
 
     def _query_places(self, query: pa.ChunkedArray) -> np.ndarray:
         found = pc.index_in(query, value_set=self._query_ids)
-        if found.null_count:
+        required = self._features.required("queries")
+        if found.null_count and required:
             absent = query.filter(pc.is_null(found))[0].as_py()
             raise DataError(
                 f"Table `queries` has no row for the query {absent!r} of the "
-                "interactions. Add a row; optional features may be null."
+                f"interactions, which the feature(s) {', '.join(required)} need. Add a "
+                "row, or set `optional = true` for these features."
             )
-        return np.asarray(found)
+        return np.asarray(pc.fill_null(found, -1))
 
 
 def _fixed_lists(values: np.ndarray) -> pa.Array:
