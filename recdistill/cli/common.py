@@ -152,6 +152,8 @@ class Display:
             STEPS[step].gist(artefact.record),
         )
         self._console.print(line)
+        for detail in STEPS[step].details(artefact.record):
+            self._console.print(Text(f"  {detail}"), soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Prints a warning as one paragraph."""

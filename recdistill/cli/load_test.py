@@ -22,8 +22,8 @@ from recdistill.cli.common import (
 from recdistill.errors import BusyError, LoadTestError
 
 if TYPE_CHECKING:
-    from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.contract import Query
+    from recdistill.serving.client.endpoints import Endpoint
     from recdistill.serving.load_test.load_generator import Load, RequestCounts
     from recdistill.serving.load_test.load_result import LoadResult
     from recdistill.serving.load_test.rate_search import RateSearch
@@ -289,8 +289,8 @@ def _workload(
 ) -> tuple[Endpoint, Workload]:
     """Builds the messages to send; reads the signature's inputs from the server."""
     from recdistill.export.layout import find_version
-    from recdistill.serving.client.channels import Endpoint
     from recdistill.serving.client.client import Client
+    from recdistill.serving.client.endpoints import Endpoint
     from recdistill.serving.client.protocols import Target
     from recdistill.serving.load_test.workload import (
         Workload,

@@ -10,7 +10,7 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
 * `training_row`: `(batch, n)` int32, the items that the query interacted with in the
   training part; linear item models leave them out (`recdistill.models.linear`);
 * `raw` {input name: `(batch, …)`}, raw query inputs as the exported student takes them,
-  and `list_key` `(batch,)` text, for teachers from outside (`recdistill.teachers`).
+  and `list_key` `(batch,)` text, for external teachers (`recdistill.teachers`).
 
 `y` is `{"labels": relevance, "mask": mask}` and the sample weight is `(batch,)`.
 
@@ -49,8 +49,8 @@ class Lists:
         teacher_scores: Scores of `candidates`, or of the whole catalogue; None if the
             lists are not scored.
         raw: Raw query inputs by name, if the shard stores them.
-        scored_candidates: Item rows that a teacher with partial scores has scored;
-            nothing else is a candidate. None for the whole catalogue.
+        scored_candidates: Item rows that a teacher with partial scores has scored; only
+            these are candidates. None for the whole catalogue.
         source_list: `(lists,)` str, id of the list in the source, if the source is a
             listwise table.
     """

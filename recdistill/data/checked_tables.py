@@ -17,6 +17,8 @@ from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 
+_NO_TIMES = ' If the data has no times, set `split.by` = "leave_random_out".'
+
 
 def interaction_stream(
     streams: Sequence[TableStream],
@@ -42,7 +44,9 @@ def interaction_stream(
     kept = options.keep.columns if options.keep else ()
     for stream in streams:
         required = dict.fromkeys([*columns.names(), *kept])
-        require_columns(list(stream.offered), required, stream.name, MAP_NAMES)
+        no_time = columns.time is not None and columns.time not in stream.offered
+        hint = MAP_NAMES + _NO_TIMES * no_time
+        require_columns(list(stream.offered), required, stream.name, hint)
     streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:

@@ -1,4 +1,4 @@
-"""Conversion of raw column values to ids, times and numbers, with exact errors."""
+"""Conversion of raw column values to ids and numbers; errors name the row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

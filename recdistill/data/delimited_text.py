@@ -44,7 +44,7 @@ def text_stream(
 ) -> TableStream:
     """A delimited text file, UTF-8, read block by block; gzip and zstd are unpacked.
 
-    Every column is text as it stands in the file, unless the layout has its type.
+    Every column is unchanged text, unless the layout has its type.
 
     Args:
         path: The file.

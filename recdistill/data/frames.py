@@ -37,7 +37,7 @@ def read_frames(
     use.
 
     Args:
-        tables: Table `interactions` or table `lists` (one row a candidate of a list),
+        tables: Table `interactions` or table `lists` (one row per candidate of a list),
             and optionally `items` and `queries`.
         columns: Roles to column names, such as `{"query": "userId"}`; other roles keep
             the names of `Columns`.

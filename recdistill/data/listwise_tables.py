@@ -24,7 +24,7 @@ def read_listwise(
     *,
     options: ReadingOptions | None = None,
 ) -> Dataset:
-    """Reader for a folder whose table `lists` has one row a (list, candidate).
+    """Reader for a folder whose table `lists` has one row per (list, candidate).
 
     Rows with a relevance above 0 are the interactions; the other rows of a list are the
     candidates that were shown and not chosen. Rows of one list have the same query and
@@ -64,7 +64,7 @@ def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
 def listwise_dataset(
     tables: TableFolder, roles: Columns, options: ReadingOptions
 ) -> Dataset:
-    """Data set of a table with one row a (list, candidate).
+    """Data set of a table with one row per (list, candidate).
 
     Raises:
         DataError: As `read_tables`.
@@ -88,7 +88,7 @@ def listwise_dataset(
 def read_scores(
     path: str | Path, columns: Mapping[str, str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Reader for a table of teacher scores, one row a (query, item).
+    """Reader for a table of teacher scores, with one row per (query, item).
 
     Args:
         path: A table, as for `read_tables`, or a folder of files.

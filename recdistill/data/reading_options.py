@@ -21,6 +21,7 @@ class ReadingOptions:
         time_format: Unit ("s", "ms", "us", "ns") or format of the times; None to
             recognise it (`recdistill.data.times`).
         keep: Which interactions are read; None for all.
+        with_times: Whether the interactions have a column of times.
     """
 
     query_features: frozenset[str] | None = None
@@ -28,6 +29,7 @@ class ReadingOptions:
     delimiter: str | None = None
     time_format: str | None = None
     keep: RowFilter | None = None
+    with_times: bool = True
 
     def item_columns(self, roles: Columns) -> set[str] | None:
         """Columns to read from the items; None for all."""

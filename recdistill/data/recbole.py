@@ -43,7 +43,7 @@ def read_recbole(
 
     The header of each file gives a name and a type for every column. A `token` becomes
     a string, a `token_seq` (separated by spaces) a list of strings, a `float` float64,
-    a `float_seq` a list of float64. Column names lose their type.
+    a `float_seq` a list of float64. The type is removed from the column name.
 
     Args:
         path: The folder. If it has several data sets, the one with the name of the

@@ -1,4 +1,4 @@
-"""Files of a table: where they are, of which kind, and how they are opened."""
+"""Files of a table: finding them, their formats, and opening them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KINDS = {
     ".json": "JSON lines",
 }
 _ONLY_NAMED = (".dat", ".txt")
-"""Suffixes of tables that are ignored in a folder of files, which may have notes."""
+"""Suffixes that are ignored in a folder of files, because such files may be notes."""
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -163,7 +163,7 @@ def files_of(place: Path) -> list[TableFile]:
 
 
 def read_table(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
-    """A table in memory. Columns of text files are text as it stands in the file.
+    """A table in memory. Columns of text files are unchanged text.
 
     Args:
         path: A file, or a folder of files.

@@ -33,9 +33,9 @@ def read_tables(
     subfolders are named `column=value`. Text files are UTF-8, have a header, and may
     be compressed (`.gz`, `.zst`); their delimiter is recognised from the header.
 
-    Ids become text (`recdistill.features.raw_text`). Columns of text files are text as
-    it stands in the file. Times stay integers; dates become microseconds since 1970.
-    In items and queries, lists of ids become lists of strings.
+    Ids become text (`recdistill.features.raw_text`). Columns of text files are
+    unchanged text. Times stay integers; dates become microseconds since 1970. In items
+    and queries, lists of ids become lists of strings.
 
     For tables in memory, see `read_frames`.
 

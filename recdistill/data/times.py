@@ -96,7 +96,10 @@ class Times:
             wanted = "a time must be a whole number, like the first of the table"
             numbers = cast_with_row(values, _parse_number, place, wanted)
             return self._from_numbers(numbers, place)
-        wanted = "a time must be a whole number or an ISO 8601 date, all in one form"
+        wanted = (
+            "a time must be a whole number or an ISO 8601 date, in the same form in "
+            "all rows"
+        )
         return cast_with_row(values, self._parse, place, wanted)
 
     def _strptime(self, values: pa.Array) -> pa.Array:

@@ -87,7 +87,7 @@ class TextSpec(FeatureSpec):
 
 
 class VectorSpec(FeatureSpec):
-    """An embedding that is part of the data, as a list of floats or its text."""
+    """An embedding that is part of the data: a list of floats, or the text of one."""
 
     kind: Literal["vector"] = "vector"
     size: int = Field(gt=0, description="Length of the list.")

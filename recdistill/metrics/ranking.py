@@ -6,8 +6,8 @@ candidate is *relevant* if its relevance is above 0, and its gain is its relevan
 list for which a metric is undefined gives NaN, not 0.
 
 The relevance metrics depend only on the *ranks of the relevant candidates*, of which
-there are few. `relevant_ranks` finds them by counting the scores ahead, without sorting
-the catalogue.
+there are few. `relevant_ranks` computes each rank by counting the higher scores,
+without sorting the catalogue.
 """
 
 from dataclasses import dataclass
@@ -117,8 +117,8 @@ def relevant_ranks(
         The ranks, from which all relevance metrics are computed.
 
     Raises:
-        ValueError: Shapes differ, `mask` is not boolean, or a real candidate has a
-            score of NaN or `+inf` or a relevance that is negative or not finite.
+        ValueError: If the shapes differ, `mask` is not boolean, or a real candidate has
+            a score of NaN or `+inf` or a relevance that is negative or not finite.
 
     Examples:
         >>> ranks = relevant_ranks([[0.1, 0.9, 0.5]], [[1, 0, 2]], [[True] * 3])
@@ -152,7 +152,8 @@ def ndcg(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Reference: Järvelin and Kekäläinen (2002).
 
@@ -177,7 +178,8 @@ def recall(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> recall([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]], k=2)
@@ -198,7 +200,8 @@ def hit_rate(
     Returns:
         `(batch,)`, 0 or 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> hit_rate([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]], k=2)
@@ -222,7 +225,8 @@ def reciprocal_rank(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> reciprocal_rank([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]])
@@ -248,7 +252,8 @@ def average_precision(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> average_precision([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True] * 3], k=2)
@@ -273,7 +278,8 @@ def overlap(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> overlap([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2)
@@ -303,7 +309,8 @@ def survival(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k or n is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k or n is below 1.
 
     Examples:
         >>> survival([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2, n=3)
@@ -344,7 +351,8 @@ def kendall_tau(
         `(batch,)`, from -1 to 1; NaN if all scores compared are equal for the teacher
         or for the student, or fewer than two candidates are compared.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Reference: Kendall (1945).
 
@@ -394,7 +402,8 @@ def rank_biased_overlap(
         `(batch,)`, from 0 to 1; NaN for a list without real candidates.
 
     Raises:
-        ValueError: As `relevant_ranks`, p is not between 0 and 1, or k is below 1.
+        ValueError: As `relevant_ranks`, or if p is not between 0 and 1, or k is below
+            1.
 
     Reference: Webber, Moffat and Zobel (2010), equation 23 for extrapolation.
 

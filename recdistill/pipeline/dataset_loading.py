@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from recdistill.data import (
+    Columns,
     Dataset,
     fetch,
     read_frames,
@@ -39,6 +41,7 @@ def reading_options(config: Config) -> ReadingOptions:
         delimiter=config.dataset.delimiter,
         time_format=config.dataset.time_format,
         keep=RowFilter.parse(keep) if keep is not None else None,
+        with_times=config.split.by != "leave_random_out",
     )
 
 
@@ -60,7 +63,9 @@ def load_dataset(
         ConfigError: If the reader is `frames` and there are no DataFrames.
         DataError: If the data cannot be downloaded or is invalid.
     """
-    columns = {str(role): name for role, name in config.columns.items()}
+    columns = Columns.of({str(role): name for role, name in config.columns.items()})
+    if options is not None and not options.with_times:
+        columns = replace(columns, time=None)
     if config.reader == "synthetic":
         size = config.synthetic
         return synthetic(

@@ -25,7 +25,8 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
-from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partition
+from recdistill.pipeline.partitions import ROW, Partition
+from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 SEEN_ITEMS = 2**26
 """Largest number of seen items of all lists in one file."""

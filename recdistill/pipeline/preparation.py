@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,9 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
-from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partitions
+from recdistill.pipeline.part_statistics import PartStatistics
+from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 
 def prepare(
@@ -49,10 +50,17 @@ def prepare(
     """
     scratch = folder / "partitions"
     scratch.mkdir()
-    parts = Partitions(dataset, config.split, scratch, progress)
+    parts = Partitions(dataset, config.split, scratch, progress, config.seed)
     features = FeatureColumns.find(dataset, config)
-    found = _count(parts, features, progress)
+    statistics = PartStatistics(parts.times)
+    found = _count(parts, features, statistics, progress)
+    statistics.check(dataset.name, config.split)
     items = ItemTable(dataset, found.items)
+    if len(items.ids) < 2:
+        raise DataError(
+            f"Data set `{dataset.name}` has {len(items.ids)} item(s); at least two are "
+            "required for a ranking."
+        )
     schema, query_table = _fit(dataset, features, found, items)
     schema.save(folder)
     items.write(folder / "items.parquet")
@@ -63,7 +71,6 @@ def prepare(
         writer.write(part, done)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
-    _check(writer.counts, len(items.ids), dataset.name)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -74,6 +81,7 @@ def prepare(
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "unreachable": writer.unreachable,
+        **statistics.record(),
     }
 
 
@@ -121,11 +129,17 @@ def _by_frequency(counts: Counter[str]) -> list[str]:
     return [value for value in values if value != ""]
 
 
-def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _Counts:
+def _count(
+    parts: Partitions,
+    features: FeatureColumns,
+    statistics: PartStatistics,
+    progress: Progress,
+) -> _Counts:
     found = _Counts()
     context = [f for f in features.query if f.table == "interactions"]
     found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
+        statistics.add(part)
         found.queries += len(np.unique(part.first_of_query))
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
@@ -148,11 +162,6 @@ def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _
     for feature in context:
         if feature.column == features.query_column:
             found.context[feature.name].counts.update(found.train_queries)
-    if not found.items:
-        raise DataError(
-            "The training part has no interactions: `split` leaves nothing before the "
-            "validation part. Use smaller shares for `valid` and `test`."
-        )
     return found
 
 
@@ -200,17 +209,3 @@ def _fit(
             dataset.queries[features.query_column].to_pylist(), object
         )
     return schema, tables
-
-
-def _check(counts: Mapping[str, int], items: int, name: str) -> None:
-    for split in SPLITS:
-        if counts[split] < 2:
-            raise DataError(
-                f"Data set `{name}` has {counts[split]} {split} list(s); at least two "
-                "are required. Use more interactions, or change the shares of `split`."
-            )
-    if items < 2:
-        raise DataError(
-            f"Data set `{name}` has {items} item(s); at least two are required for a "
-            "ranking."
-        )

@@ -1,12 +1,12 @@
 """Exact top-K retrieval in the graph (brute force), with stock TensorFlow ops only.
 
 An index has one embedding for each row of the catalogue; scores are dot products. Every
-score that an index returns is finite, because JSON has no infinity: a server that
-prints one breaks its clients. This module has the base class of all indexes and the
+score that an index returns is finite, because JSON has no infinity: an answer with one
+could not be parsed by clients. This module has the base class of all indexes and the
 exact index; the approximate one is in `recdistill.retrieval.ivf`.
 
-The number of items is read from the variables and is not part of the graph. So a
-catalogue can be replaced by writing new variables beside the same graph.
+The number of items is read from the variables and is not part of the graph. A catalogue
+can therefore be replaced by writing new variables and keeping the graph.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 This is an inverted file with flat lists (Jégou, Douze, Schmid, 2011). The lists come
 from `recdistill.retrieval.clustering`. Their embeddings are stored one list after
-another in one variable, and all lists have the same capacity. So a search copies and
-multiplies a few long contiguous blocks of memory.
+another in one variable, and all lists have the same capacity. A search therefore copies
+and multiplies a few long contiguous blocks of memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class IVFIndex(Index):
 
     A search for up to `probes_k` items, including excluded ones, reads `probes` lists;
     a search for more items reads proportionally more lists. If these lists have too few
-    items, or are more than half of all lists, the search scores all items. So it
+    items, or are more than half of all lists, the search scores all items. It therefore
     returns `k` items whenever the catalogue has them.
 
     Args:

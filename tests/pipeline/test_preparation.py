@@ -308,7 +308,7 @@ def test_no_interactions_are_an_error(tmp_path):
 def test_too_few_lists_are_an_error_that_says_which(tmp_path):
     log = [("u0", f"i{k}", k) for k in range(5)]  # one user: one list is held out
     said = refusal(small_pipelines.dataset(log), tmp_path / "p")
-    assert "has 1 valid list(s); at least two are required" in said
+    assert "has 1 valid list(s) and 1 test list(s); at least two in each part" in said
     assert "change the shares of `split`" in said
 
 

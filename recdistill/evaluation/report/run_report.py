@@ -52,6 +52,11 @@ class DatasetPart(_Part):
         queries: Number of distinct queries.
         items: Number of items in the catalogue.
         lists: Number of lists by split.
+        parts: First and last time of each part, in UTC; empty if the data has no times.
+        copies: Number of rows whose query, item and time are those of another row. The
+            copies of a row are in the same part.
+        repeats: Number of "valid" and "test" lists with an item that the query also has
+            in the training part.
     """
 
     name: str
@@ -60,6 +65,9 @@ class DatasetPart(_Part):
     queries: Count
     items: Count
     lists: dict[str, Count]
+    parts: dict[str, tuple[str, str]] = {}
+    copies: Count = 0
+    repeats: dict[str, Count] = {}
 
 
 class ProtocolPart(_Part):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -27,6 +27,7 @@ class Prepare(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The data, its features and its split."""
         config, dataset = run.config, run.dataset
+        drawn = config.split.by == "leave_random_out"
         return {
             "fingerprint": dataset.fingerprint,
             "columns": vars(dataset.columns),
@@ -35,6 +36,7 @@ class Prepare(Step):
             "keep": config.dataset.keep,
             "per_query": config.lists.per_query,
             "with_raw": run.needs_raw,
+            "seed": config.seed if drawn else None,
             **sections(config, "query", "candidate", "split"),
         }
 
@@ -50,3 +52,27 @@ class Prepare(Step):
             f"{record['interactions']:,} interactions, {record['queries']:,} queries, "
             f"{record['items']:,} items"
         )
+
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """First and last date of each part, and the copies and repeats."""
+        if record["parts"]:
+            yield "; ".join(
+                f"{name} {first} to {last}"
+                for name, (first, last) in record["parts"].items()
+            )
+        if record["copies"]:
+            yield (
+                f"{record['copies']:,} rows are copies of a row with the same query, "
+                "item and time; copies are in the same part"
+            )
+        again = record["repeats"]
+        if any(again.values()):
+            yield (
+                f"{again['valid']:,} of {record['lists']['valid']:,} validation lists "
+                f"and {again['test']:,} of {record['lists']['test']:,} test lists have "
+                "an item that the query also has in the training part"
+            )
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Implausible times, and times in several units."""
+        yield from run.artefacts["prepare"].record["time_warnings"]

@@ -61,6 +61,10 @@ class Step(ABC):
     def gist(self, record: Mapping[str, Any]) -> str:
         """The most important facts of a record, in a few words for the terminal."""
 
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """More facts of a record, one line each for the terminal."""
+        yield from ()
+
     def before(self, run: RunContext) -> None:
         """Checks that must pass each time, also if the artefact exists.
 

@@ -85,7 +85,7 @@ def test_a_misspelt_key_is_an_error_with_its_place_and_the_nearest_key(
 
 
 def test_an_error_for_an_unknown_key_lists_the_known_keys(path):
-    assert refusal(path, "split.xyz=1").endswith("(known: by, valid, test).")
+    assert refusal(path, "split.xyz=1").endswith("(known: by, valid, test, held_out).")
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,7 @@ def test_external_teachers_can_be_configured(path, override):
     ("override", "said"),
     [
         ("split.valid=0.95", "for training. Received: valid=0.95, test=0.1"),
+        ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),
         ("teacher.weights=[1.0]", "Received: 1 for 2 members"),
         ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),
         ("candidate={tags={kind='categories'}}", "Received: ['tags']"),
