@@ -25,6 +25,7 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.memory import require_for_query_features
 from recdistill.pipeline.partitions import ROW, Partition
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
@@ -80,6 +81,7 @@ class ListShardWriter:
 
     def write(self, part: Partition, number: int) -> None:
         """Writes the lists and the training rows of one partition."""
+        require_for_query_features(len(part.table), self._schema.query)
         item = self._items.rows_of(part.table[self._features.item_column])
         query_row = self._write_training_rows(part, item, number)
         for split, name in enumerate(SPLITS):
