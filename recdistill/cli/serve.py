@@ -95,7 +95,7 @@ def serve(
     ] = 0,
     max_message_mib: Annotated[
         int, typer.Option(help="Largest request of the embedded server, in MiB.")
-    ] = 64,
+    ] = 16,
 ) -> None:
     """Serves exported models until it is stopped, and prints which server it uses.
 

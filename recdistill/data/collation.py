@@ -74,7 +74,8 @@ class Collator:
     def _allowed(self, lists: Lists) -> np.ndarray:
         """`(lists, catalogue_size)` bool: items that may be sampled as negatives."""
         allowed = np.ones((len(lists), self.catalogue_size), bool)
-        allowed[lists.seen.row_numbers(), lists.seen.values] = False
+        excluded = lists.excluded
+        allowed[excluded.row_numbers(), excluded.values] = False
         # A sampled positive would be its own negative.
         rows, items, _ = lists.catalogue_positives()
         allowed[rows, items] = False

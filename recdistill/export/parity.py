@@ -304,16 +304,15 @@ class _Comparison:
 
     def _recommended(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
         scores, exact = self._allowed_scores(request)
-        k = self.live.top_k
-        if request.signature == "recommend":
-            k = int(request.inputs["k"].max())
+        own_k = request.inputs.get("k", np.full(len(scores), self.live.top_k))
+        k = int(own_k.max())
         rows = self._rows(answer["item_ids"])
         if rows.shape != (len(scores), k) or any(
             len(set(row[row >= 0])) < (row >= 0).sum() for row in rows
         ):
             raise _difference(request, "item_ids", f"is not {k} distinct items")
         best = -np.sort(np.partition(-scores, k - 1, axis=1)[:, :k], axis=1)
-        best = np.maximum(best, LOWEST)
+        best = np.where(np.arange(k) < own_k[:, None], np.maximum(best, LOWEST), LOWEST)
         got = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
         got = np.maximum(np.where(rows >= 0, got, LOWEST), LOWEST)
         scale = self._scale(request)

@@ -26,8 +26,10 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.atomic import (
+    create_readable_folder,
     folder_checksums,
     locked_folder,
+    remove,
     sync_to_disk,
     write_sealed,
 )
@@ -38,7 +40,12 @@ from recdistill.export.layout import (
     REAL_QUERIES,
     WARM_UP,
     WARM_UP_LIMIT,
-    versions,
+    next_version,
+)
+from recdistill.export.list_inputs import (
+    accepting_padding,
+    check_padding,
+    with_empty_column,
 )
 from recdistill.export.model_card import render_card
 from recdistill.export.parity import (
@@ -49,7 +56,7 @@ from recdistill.export.parity import (
     check_parity,
     write_requests,
 )
-from recdistill.export.signatures import Servable, Tensors, Towers
+from recdistill.export.signatures import Servable, Specs, Tensors, Towers
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 from recdistill.retrieval.indexing import BuiltIndex, IndexSettings, build_index
@@ -179,11 +186,11 @@ def publish_towers(
     limit = max(1, LIVE_SCORES // len(items.ids))
     queries = {name: value[:limit] for name, value in queries.items()}
     live = Live(
-        queries,
-        items.inputs,
+        with_empty_column(queries, towers.query_inputs),
+        with_empty_column(items.inputs, towers.candidate_inputs),
         items.ids,
-        bounded(encoded(towers.encode_query, queries)).numpy(),
-        encoded(towers.encode_candidates, items.inputs)
+        bounded(_live(towers.encode_query, queries, towers.query_inputs)).numpy(),
+        _live(towers.encode_candidates, items.inputs, towers.candidate_inputs)
         if items.embeddings is None
         else items.embeddings,
         settings.top_k,
@@ -235,6 +242,15 @@ def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarra
                 )
             pieces.append(vectors)
     return np.concatenate(pieces)
+
+
+def _live(
+    tower: Callable[[Tensors], tf.Tensor], rows: Arrays, specs: Specs
+) -> np.ndarray:
+    """Embeddings of example rows by a tower that ignores padding."""
+    encode = accepting_padding(tower, specs)
+    check_padding(encode, rows, specs)
+    return encoded(encode, rows)
 
 
 def indexed(live: Live, settings: IndexSettings) -> tuple[Live, BuiltIndex]:
@@ -331,16 +347,18 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
     Raises:
         BusyError: If another process is publishing there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    create_readable_folder(folder)
     with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):
-            shutil.rmtree(leftover)
-        version = max(versions(folder), default=0) + 1
+            remove(leftover)
+        version = next_version(folder)
         staging = folder / f".staging-{version}"
         try:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
+                # Readable by the server's user, whatever the umask.
+                path.chmod(0o755 if path.is_dir() else 0o644)
                 sync_to_disk(path)
             os.rename(staging, folder / str(version))
             sync_to_disk(folder)

@@ -17,8 +17,8 @@ from recdistill.export.publishing import (
     publish_towers,
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
-from recdistill.export.signatures import Specs, Tensors, require
-from recdistill.features.encoders import Encoder, HistoryEncoder, VocabularyEncoder
+from recdistill.export.signatures import Specs, Tensors
+from recdistill.features.encoders import Encoder, VocabularyEncoder
 from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 
@@ -107,13 +107,7 @@ class StudentTowers:
         self.candidate_inputs = _raw_inputs(self.schema.candidate)
 
     def encode_query(self, inputs: Tensors) -> tf.Tensor:
-        """Raw query inputs to embeddings `(batch, dim)`.
-
-        Fails if the length of a history is not from 0 to the history's width.
-        """
-        for encoder in self.schema.query:
-            if isinstance(encoder, HistoryEncoder):
-                inputs = _with_checked_length(encoder, inputs)
+        """Raw query inputs to embeddings `(batch, dim)`."""
         looked_up = self.schema.lookup_query(inputs)
         return self.student.encode_query(looked_up, training=False)
 
@@ -138,14 +132,6 @@ def _raw_inputs(encoders: Iterable[Encoder]) -> Specs:
                 )
             inputs[name] = spec
     return inputs
-
-
-def _with_checked_length(encoder: HistoryEncoder, inputs: Tensors) -> Tensors:
-    ids, length = encoder.raw_inputs()
-    width = tf.shape(inputs[ids])[1]
-    fits = (inputs[length] >= 0) & (inputs[length] <= width)
-    message = f"`{length}` must be from 0 to the width of `{ids}`."
-    return require(tf.reduce_all(fits), message, inputs, inputs[length], width)
 
 
 def _summary(schema: Schema) -> dict[str, Any]:

@@ -93,7 +93,8 @@ def build_report(
             candidates=(
                 "listed" if has_partial_scores(config.teacher) else "catalogue"
             ),
-            seen="exclude",
+            seen=dataset["seen"],
+            repeats_left_out=dataset["left_out_repeats"]["test"],
             unreachable=rows.unreachable,
             resamples=settings.bootstrap,
         ),

@@ -77,7 +77,7 @@ def test_a_bad_setting_is_one_paragraph_and_exit_code_2(tmp_path, override, said
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_that_is_not_there_is_one_paragraph_and_exit_code_2(tmp_path):
+def test_a_missing_file_is_one_paragraph_and_exit_code_2(tmp_path):
     path = tmp_path / ("long" * 30) / "no.toml"
     result = call("run", path)
     assert result.exit_code == 2
@@ -102,7 +102,7 @@ def test_a_missing_column_is_one_paragraph_and_exit_code_2(tmp_path):
     assert_is_one_paragraph(result, "The query feature `mood` needs a column 'mood'.")
 
 
-def test_a_teacher_that_is_not_there_is_one_paragraph_and_exit_code_2(tmp_path):
+def test_a_missing_teacher_is_one_paragraph_and_exit_code_2(tmp_path):
     teacher = "teacher={kind='saved_model', path='teachers/none'}"
     result = call("teacher", *in_folder(tmp_path), "--set", teacher)
     assert result.exit_code == 2

@@ -354,14 +354,61 @@ def test_a_query_without_its_row_is_an_error_that_names_it(tmp_path):
     settings["teacher"] = {"kind": "reference"}
     said = refusal(data, tmp_path / "p", **settings)
     assert "Table `queries` has no row for the query 'u1'" in said
-    assert "Add a row" in said
+    assert "which the feature(s) job need. Add a row" in said
+
+
+def test_queries_and_items_without_a_row_have_missing_values(tmp_path):
+    log = random_log(2)
+    items = pa.table(
+        {"item_id": ["i0", "i1"], "price": [1.0, 2.0], "tags": [["new"], ["old"]]}
+    )
+    queries = pa.table(
+        {"user_id": ["u0"], "job": ["cook"], "age": [30.0], "likes": [["a", "b"]]}
+    )
+    optional = {"optional": True}
+    settings = {
+        "query": {
+            "user_id": {"kind": "id"},
+            "job": {"kind": "category", **optional},
+            "age": {"kind": "number", **optional},
+            "likes": {"kind": "categories"},
+        },
+        "candidate": {
+            "item_id": {"kind": "id"},
+            "price": {"kind": "number", **optional},
+            "tags": {"kind": "categories"},
+        },
+        "teacher": {"kind": "reference"},
+    }
+    data = small_pipelines.dataset(log, items, queries)
+    prepared, record = run(data, tmp_path / "p", **settings)
+    trained = {
+        log[k][1]
+        for k, part in split_by_query(log, 0.1, 0.1).items()
+        if part == "train"
+    }
+    others = sorted(trained - {"i0", "i1"})
+    assert prepared.items["item_id"].to_pylist() == ["i0", "i1", *others]
+    assert record["added_items"] == len(others) > 3
+    price = prepared.raw_candidates["price"]
+    assert price[:2].tolist() == [1.0, 2.0]
+    assert np.isnan(price[2:]).all()
+    for got in rows_of(prepared, "test").values():
+        known = got["query_id"] == "u0"
+        assert got["raw.user_id"] == got["query_id"]
+        assert got["raw.job"] == ("cook" if known else "")
+        assert got["raw.likes"] == (["a", "b"] if known else [])
+        assert np.isnan(got["raw.age"]) != known
+        assert got["query.user_id"] > 1
 
 
 def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
-    items = pa.table({"item_id": [f"i{k}" for k in range(8)]})
-    said = refusal(small_pipelines.dataset(random_log(0), items), tmp_path / "p")
+    items = pa.table({"item_id": [f"i{k}" for k in range(8)], "price": [1.0] * 8})
+    candidate = {"item_id": {"kind": "id"}, "price": {"kind": "number"}}
+    data = small_pipelines.dataset(random_log(0), items)
+    said = refusal(data, tmp_path / "p", candidate=candidate)
     assert "Table `items` lacks 1 item(s) of the training part, such as 'i8'" in said
-    assert "Add a row for each, or remove its interactions" in said
+    assert "which the feature(s) price need. Add a row for each" in said
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -433,7 +480,8 @@ def test_rows_of_one_list_become_one_list(tmp_path):
                 number += 1
     shuffled = [log[k] for k in np.random.default_rng(1).permutation(len(log))]
     data = listed(shuffled)
-    prepared, record = run(data, tmp_path / "p", split={"valid": 0.2, "test": 0.16})
+    settings = {"split": {"valid": 0.2, "test": 0.16}, "lists": {"seen": "include"}}
+    prepared, record = run(data, tmp_path / "p", **settings)
     catalogue = prepared.items["item_id"].to_pylist()
     found = {}
     for split in SPLITS:

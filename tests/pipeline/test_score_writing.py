@@ -84,7 +84,8 @@ def test_the_tail_is_uniform_over_the_other_items(tmp_path):
     # All histories are short, and the catalogue is 20 items.
     items = np.random.default_rng(1).integers(20, size=4_000)
     log = [(f"u{k // 4}", f"i{item}", k % 4) for k, item in enumerate(items)]
-    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
+    settings = {"lists": {"seen": "exclude"}}
+    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p", **settings)
     assert prepared.catalogue_size == 20
 
     def constant(x):
@@ -132,7 +133,7 @@ def test_all_columns_of_a_list_are_stored_with_its_scores(prepared, tmp_path):
 def test_a_stopped_step_continues_and_writes_the_same_files(
     prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score_writing, "FILE_LISTS", 40)
+    monkeypatch.setattr(score_writing, "FILE_LISTS", 30)
     write(prepared, tmp_path / "whole")
     whole = content(tmp_path / "whole")
     assert len(whole) > 6

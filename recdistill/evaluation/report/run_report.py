@@ -82,6 +82,8 @@ class ProtocolPart(_Part):
             partial scores; then only lists with a scored positive are evaluated.
         seen: "exclude" if items that the query has seen are not candidates, else
             "include".
+        repeats_left_out: Number of interactions of this split that were left out
+            because the query had seen their item.
         unreachable: Number of lists whose positive is not in the catalogue. They count
             as 0 in every metric.
         resample: What the bootstrap draws.
@@ -95,6 +97,7 @@ class ProtocolPart(_Part):
         str, Field(pattern=r"^(catalogue|listed|(retrieved|sampled):[1-9][0-9]*)$")
     ] = "catalogue"
     seen: Literal["exclude", "include"]
+    repeats_left_out: Count = 0
     unreachable: Count = 0
     resample: Literal["query"] = "query"
     resamples: Count = 1000

@@ -17,8 +17,9 @@ class EvaluateConfig(Section):
     metrics: tuple[str, ...] = Field(
         default=("ndcg@10", "recall@10", "hit@10", "mrr", "map@10"),
         min_length=1,
-        description="Ranking metrics. The first one is used to choose checkpoints and "
-        "learning rates, and by the gate.",
+        description="Ranking metrics: ndcg@k, dcg@k, recall@k, precision@k, hit@k, "
+        "map@k, mrr, mrr@k, rbp@k or err@k. The first one is used to choose "
+        "checkpoints and learning rates, and by the gate.",
     )
     valid_lists: int = Field(
         default=4_000,

@@ -34,7 +34,11 @@ class Prepare(Step):
             "delimiter": config.dataset.delimiter,
             "time_format": config.dataset.time_format,
             "keep": config.dataset.keep,
+            "tables": config.dataset.model_dump(
+                mode="json", include={"interactions", "lists", "items", "queries"}
+            ),
             "per_query": config.lists.per_query,
+            "seen": config.lists.seen,
             "with_raw": run.needs_raw,
             "seed": config.seed if drawn else None,
             **sections(config, "query", "candidate", "split"),
@@ -50,7 +54,8 @@ class Prepare(Step):
         """Size of the data."""
         return (
             f"{record['interactions']:,} interactions, {record['queries']:,} queries, "
-            f"{record['items']:,} items"
+            f"{record['items']:,} items; {record['repeat_share']:.1%} repeats, seen "
+            f"items {record['seen']}d"
         )
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
@@ -65,8 +70,19 @@ class Prepare(Step):
                 f"{record['copies']:,} rows are copies of a row with the same query, "
                 "item and time; copies are in the same part"
             )
-        again = record["repeats"]
-        if any(again.values()):
+        if record["added_items"]:
+            yield (
+                f"{record['added_items']:,} items of the training part have no row in "
+                "the table of items; their features are missing"
+            )
+        left_out, again = record["left_out_repeats"], record["repeats"]
+        if any(left_out.values()):
+            yield (
+                f"{left_out['train']:,} training, {left_out['valid']:,} validation and "
+                f"{left_out['test']:,} test interactions are left out, because the "
+                "query already had the item"
+            )
+        elif any(again.values()):
             yield (
                 f"{again['valid']:,} of {record['lists']['valid']:,} validation lists "
                 f"and {again['test']:,} of {record['lists']['test']:,} test lists have "

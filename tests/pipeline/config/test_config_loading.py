@@ -181,6 +181,10 @@ def test_external_teachers_can_be_configured(path, override):
     ("override", "said"),
     [
         ("split.valid=0.95", "for training. Received: valid=0.95, test=0.1"),
+        (
+            'dataset.items.columns=["a", "b"]',
+            "`items` requires reader 'tables', 'listwise' or 'frames'",
+        ),
         ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),
         ("teacher.weights=[1.0]", "Received: 1 for 2 members"),
         ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),
