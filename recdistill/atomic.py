@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, checksums, and locked folders."""
+"""Atomic file writes, file checksums, and folders locked for one process."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def refuse_pipes(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a folder with everything in it, or a link without its target.
+    """Removes a file, a folder with its contents, or a link without its target.
 
     Raises:
         OSError: If it cannot be removed. A path that does not exist is not an error.
@@ -79,7 +79,7 @@ def remove(path: Path) -> None:
 
 
 def create_readable_folder(path: Path) -> None:
-    """Creates a folder and its parents, readable by every user whatever the umask.
+    """Creates a folder and its parents, readable by every user regardless of the umask.
 
     For files that another user's process reads, such as a server in a container.
     Folders that exist are not changed.
@@ -110,7 +110,7 @@ def folder_checksums(folder: Path, without: Collection[str] = ()) -> dict[str, s
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
         name = path.relative_to(folder).as_posix()
         if name not in without:
-            # A pipe or a device is never read: it has no end.
+            # A pipe or a device is never read, because it may have no end.
             found[name] = file_checksum(path) if path.is_file() else "not a file"
     return found
 
@@ -120,7 +120,7 @@ def difference(written: Mapping[str, str], found: Mapping[str, str]) -> str | No
 
     Args:
         written: The checksums that were recorded.
-        found: The checksums of the files that are there.
+        found: The checksums of the existing files.
 
     Returns:
         The file, and whether it is missing, damaged or unexpected.
@@ -163,7 +163,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """A JSON object that `write_sealed` wrote, without its checksum.
 
     Raises:
-        ValueError: If a byte of the file is not as it was written.
+        ValueError: If the file is damaged.
         OSError: If the file cannot be read.
     """
     content = path.read_bytes()

@@ -54,6 +54,11 @@ class Prepared:
         }
 
     @cached_property
+    def item_ids(self) -> np.ndarray:
+        """Item ids of the catalogue, `(items,)` text."""
+        return self.raw_candidates[self.schema.item_id]
+
+    @cached_property
     def catalogue(self) -> dict[str, np.ndarray]:
         """Looked-up candidate features of the catalogue, each `(items, …)`."""
         raw = {

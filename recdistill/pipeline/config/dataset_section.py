@@ -54,9 +54,9 @@ class TableConfig(Section):
     )
     types: dict[str, ColumnType] = Field(
         default_factory=dict,
-        description="Types by column, where values are not to be read as they stand in "
-        'the file: `integer` reads the ids "0012" and "12.0" as 12, `number` reads '
-        "prices, `text` keeps digits.",
+        description="Types by column, for values that should be converted: `integer` "
+        'reads the ids "0012" and "12.0" as 12, `number` reads prices, and `text` '
+        "keeps the digits.",
     )
 
     @model_validator(mode="after")
