@@ -43,7 +43,7 @@ def shortened(value: Any) -> str:
     cut = reprlib.Repr()
     cut.maxstring = cut.maxother = 120
     cut.maxlist = cut.maxtuple = cut.maxdict = 8
-    return cut.repr(value)
+    return str(cut.repr(value))
 
 
 def _sentence(place: str, problem: Any, section: Any) -> str:
