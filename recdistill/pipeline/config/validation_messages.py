@@ -43,7 +43,7 @@ def shortened(value: Any) -> str:
     cut = reprlib.Repr()
     cut.maxstring = cut.maxother = 120
     cut.maxlist = cut.maxtuple = cut.maxdict = 8
-    return str(cut.repr(value))
+    return cut.repr(value)
 
 
 def _sentence(place: str, problem: Any, section: Any) -> str:
@@ -61,7 +61,7 @@ def _sentence(place: str, problem: Any, section: Any) -> str:
         hint = _nearest(tag, [each.strip("' ") for each in expected.split(",")])
         hint = f" ({hint})" if hint else ""
         return f"`{place}.kind` must be one of {expected}. Received: {tag!r}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     if "Received" not in message and not isinstance(received, dict):
         message += f". Received: {shortened(received)}"
     if not place:
