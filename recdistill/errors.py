@@ -8,6 +8,7 @@ may catch that one.
 from typing import ClassVar
 
 __all__ = [
+    "ArtefactError",
     "BackendError",
     "BusyError",
     "ConfigError",
@@ -51,6 +52,13 @@ class ConfigError(RecdistillError, ValueError):
 
 class DataError(RecdistillError, ValueError):
     """Bad input data. The message names the file, the column and the row."""
+
+
+class ArtefactError(RecdistillError, ValueError):
+    """A damaged file of a run or of an export.
+
+    The message names the file, and the step or command that writes it anew.
+    """
 
 
 class FetchError(DataError):

@@ -11,7 +11,7 @@ from tests import small_pipelines
 
 
 def pytest_collection_modifyitems(items):
-    """Puts modules with slow tests first, so that two workers end at about one time."""
+    """Puts modules with slow tests first, so that workers end at a similar time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -8,6 +8,25 @@ import math
 
 import numpy as np
 
+RELEVANCE_METRICS = [
+    "ndcg",
+    "dcg",
+    "recall",
+    "precision",
+    "hit_rate",
+    "reciprocal_rank",
+    "average_precision",
+    "rank_biased_precision",
+    "expected_reciprocal_rank",
+]
+AGREEMENT = {
+    "overlap": {"k": 5},
+    "survival": {"k": 3, "n": 7},
+    "kendall_tau": {"k": 6},
+    "spearman_rho": {"k": 6},
+    "rank_biased_overlap": {"p": 0.8, "k": 15},
+}
+
 
 def ragged_batch(seed=0, batch=40, list_size=12, ties=True, dtype=np.float64):
     """Scores, other scores, graded relevance and mask; the last list is padding."""
@@ -42,6 +61,35 @@ def ndcg(scores, relevance, mask, k):
         return sum(g / math.log2(r + 1) for r, g in enumerate(values[:k], start=1))
 
     return dcg(gains) / dcg(ideal) if any(gains) else math.nan
+
+
+def dcg(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    discounted = [g / math.log2(r + 1) for r, g in enumerate(gains[:k], start=1)]
+    return sum(discounted) if any(gains) else math.nan
+
+
+def precision(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    return sum(g > 0 for g in gains[:k]) / k if any(gains) else math.nan
+
+
+def rank_biased_precision(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    terms = [0.2 * 0.8**r for r, g in enumerate(gains[:k]) if g > 0]
+    return sum(terms) if any(gains) else math.nan
+
+
+def expected_reciprocal_rank(scores, relevance, mask, k):
+    gains = _gains(scores, relevance, mask)
+    if not any(gains):
+        return math.nan
+    goes_on, total = 1.0, 0.0
+    for rank, gain in enumerate(gains[:k], start=1):
+        satisfied = (2**gain - 1) / 2**4
+        total += goes_on * satisfied / rank
+        goes_on *= 1 - satisfied
+    return total
 
 
 def recall(scores, relevance, mask, k):
@@ -99,6 +147,26 @@ def kendall_tau(teacher, student, mask, k):
     if not apart_by_teacher or not apart_by_student:
         return math.nan
     return agreeing / math.sqrt(apart_by_teacher * apart_by_student)
+
+
+def spearman_rho(teacher, student, mask, k):
+    head = order(teacher, mask)[:k]
+    if len(head) < 2:
+        return math.nan
+    sides = []
+    for scores in (teacher, student):
+        values = [float(scores[i]) for i in head]
+        ranks = [
+            sum(other < own for other in values)
+            + (sum(other == own for other in values) + 1) / 2
+            for own in values
+        ]
+        mean = sum(ranks) / len(ranks)
+        sides.append([rank - mean for rank in ranks])
+    lengths = [math.sqrt(sum(x * x for x in side)) for side in sides]
+    if not all(lengths):
+        return math.nan
+    return sum(a * b for a, b in zip(*sides, strict=True)) / math.prod(lengths)
 
 
 def rank_biased_overlap(teacher, student, mask, p, k):

@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-from recdistill.atomic import atomic_write, locked_folder
+from recdistill.atomic import (
+    atomic_write,
+    create_readable_folder,
+    folder_checksums,
+    locked_folder,
+    read_sealed,
+    remove,
+    write_sealed,
+)
 from recdistill.errors import BusyError
 
 
@@ -47,6 +55,73 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         part.write_text("new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("untouched")
+    target = tmp_path / "file"
+    temporary = tmp_path / ".file.partial"
+    temporary.symlink_to(elsewhere)
+    with atomic_write(target) as part:
+        part.write_text("new")
+    assert not target.is_symlink()
+    assert (target.read_text(), elsewhere.read_text()) == ("new", "untouched")
+    temporary.mkdir()
+    (temporary / "left behind").touch()
+    with atomic_write(target) as part:
+        part.write_text("newer")
+    assert target.read_text() == "newer"
+
+
+def test_removing_a_link_keeps_its_target(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("link", "missing"):
+        remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    remove(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_readable_whatever_the_umask(tmp_path):
+    tmp_path.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        create_readable_folder(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    modes = [p.stat().st_mode & 0o777 for p in (tmp_path / "a", tmp_path / "a" / "b")]
+    assert modes == [0o755, 0o755]
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+class TestSealedJson:
+    def test_it_is_json_with_the_sha_256_of_the_text_before_its_checksum(
+        self, tmp_path
+    ):
+        path = tmp_path / "file.json"
+        write_sealed(path, {"a": [1, None], "ü": 2.5})
+        # printf '{\n "a": [\n  1,\n  null\n ],\n "\\u00fc": 2.5' | sha256sum
+        assert path.read_text() == (
+            '{\n "a": [\n  1,\n  null\n ],\n "\\u00fc": 2.5,\n "checksum": '
+            '"e04fe7de8ebae9754d74accdd05b226d63dfa6af4941b646e845ede39754ebdb"\n}'
+        )
+        assert read_sealed(path) == {"a": [1, None], "ü": 2.5}
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+    def test_values_that_are_not_json_are_refused_and_leave_no_file(
+        self, tmp_path, value
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            write_sealed(tmp_path / "file.json", {"a": value})
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_in_a_folder_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert folder_checksums(tmp_path) == {"pipe": "not a file"}
 
 
 def test_the_lock_ends_with_the_process_that_holds_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Readers for interaction data: which query chose which item, and when.
+"""Readers for interaction data: queries, items, and the choices over time.
 
 Each reader returns a `Dataset`: two tables in memory (items and queries) and a stream
 of interactions that is never in memory as a whole.

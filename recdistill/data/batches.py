@@ -10,7 +10,7 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
 * `training_row`: `(batch, n)` int32, the items that the query interacted with in the
   training part; linear item models leave them out (`recdistill.models.linear`);
 * `raw` {input name: `(batch, …)`}, raw query inputs as the exported student takes them,
-  and `list_key` `(batch,)` text, for teachers from outside (`recdistill.teachers`).
+  and `list_key` `(batch,)` text, for external teachers (`recdistill.teachers`).
 
 `y` is `{"labels": relevance, "mask": mask}` and the sample weight is `(batch,)`.
 
@@ -41,7 +41,7 @@ class Lists:
         positives: Item rows of the relevant candidates; -1 for an item that is not in
             the catalogue.
         relevance: Relevance of each of the `positives`.
-        seen: Item rows that the query interacted with before; they are not candidates.
+        seen: Item rows that the query interacted with before.
         weight: `(lists,)` float32.
         query_row: `(lists,)`, row of the query in the training matrix, or -1.
         candidates: `(lists, n)`, item rows of stored candidates, -1 for padding; None
@@ -49,10 +49,11 @@ class Lists:
         teacher_scores: Scores of `candidates`, or of the whole catalogue; None if the
             lists are not scored.
         raw: Raw query inputs by name, if the shard stores them.
-        scored_candidates: Item rows that a teacher with partial scores has scored;
-            nothing else is a candidate. None for the whole catalogue.
+        scored_candidates: Item rows that a teacher with partial scores has scored; only
+            these are candidates. None for the whole catalogue.
         source_list: `(lists,)` str, id of the list in the source, if the source is a
             listwise table.
+        seen_excluded: Whether seen items are not candidates.
     """
 
     list_id: np.ndarray
@@ -68,6 +69,14 @@ class Lists:
     raw: dict[str, np.ndarray | Ragged] = field(default_factory=dict)
     scored_candidates: Ragged | None = None
     source_list: np.ndarray | None = None
+    seen_excluded: bool = True
+
+    @property
+    def excluded(self) -> Ragged:
+        """Item rows that are not candidates: the seen items, if they are excluded."""
+        if self.seen_excluded:
+            return self.seen
+        return Ragged(self.seen.values[:0], np.zeros(len(self) + 1, "int64"))
 
     @property
     def list_key(self) -> np.ndarray:
@@ -114,7 +123,7 @@ class Lists:
                 return {name: pick(each) for name, each in value.items()}
             if isinstance(value, Ragged):
                 return value.take(rows)
-            return None if value is None else value[rows]
+            return value if value is None or isinstance(value, bool) else value[rows]
 
         fields: dict[str, Any] = {k: pick(v) for k, v in vars(self).items()}
         return Lists(**fields)
@@ -134,19 +143,17 @@ def raw_inputs(lists: Lists) -> dict[str, np.ndarray]:
 
 
 def catalogue_mask(lists: Lists, catalogue_size: int) -> np.ndarray:
-    """Mask over the catalogue, `(lists, catalogue_size)` bool: False for seen items.
+    """Mask over the catalogue, `(lists, catalogue_size)` bool: True for candidates.
 
-    An observed positive is a candidate even if the query saw it before. If lists have
-    scored candidates, everything else is masked.
+    Excluded items are masked. If lists have scored candidates, everything else is
+    masked.
     """
     scored = lists.scored_candidates
     mask = np.full((len(lists), catalogue_size), scored is None)
     if scored is not None:
         mask[scored.row_numbers(), scored.values] = True
-    rows, items, _ = lists.catalogue_positives()
-    positive = mask[rows, items]
-    mask[lists.seen.row_numbers(), lists.seen.values] = False
-    mask[rows, items] = positive
+    excluded = lists.excluded
+    mask[excluded.row_numbers(), excluded.values] = False
     return mask
 
 

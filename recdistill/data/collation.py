@@ -1,4 +1,4 @@
-"""Collation: lists to one batch of the tensor contract."""
+"""Collation: converts lists to one batch of the tensor contract."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Collator:
 
     Attributes:
         catalogue_size: Number of items.
-        tail: Number of uniformly sampled candidates beside the positives; None to rank
-            the whole catalogue. Lists with stored candidates keep those.
+        tail: Number of uniformly sampled candidates in addition to the positives; None
+            to rank the whole catalogue. Lists with stored candidates keep those.
         shared: Whether sampled lists share one `candidate_index`, which then holds the
-            positives of all lists. A model that encodes each candidate once is faster
-            with it, a model that scores each pair is faster without.
+            positives of all lists. Sharing is faster for a model that encodes each
+            candidate once, and slower for a model that scores each pair.
         training_rows: Training rows of all queries, as vocabulary indices; None if the
             teacher does not need them.
         with_teacher: Whether the batch has the stored teacher scores.
-        with_raw: Whether the batch has `raw` and `list_key`, for teachers from outside.
+        with_raw: Whether the batch has `raw` and `list_key`, for external teachers.
     """
 
     catalogue_size: int
@@ -74,7 +74,8 @@ class Collator:
     def _allowed(self, lists: Lists) -> np.ndarray:
         """`(lists, catalogue_size)` bool: items that may be sampled as negatives."""
         allowed = np.ones((len(lists), self.catalogue_size), bool)
-        allowed[lists.seen.row_numbers(), lists.seen.values] = False
+        excluded = lists.excluded
+        allowed[excluded.row_numbers(), excluded.values] = False
         # A sampled positive would be its own negative.
         rows, items, _ = lists.catalogue_positives()
         allowed[rows, items] = False
@@ -113,7 +114,7 @@ def _shared(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
 
 
 def _stored(lists: Lists, stored: np.ndarray) -> _Candidates:
-    """The candidates that are stored beside their scores."""
+    """The candidates that are stored with their scores."""
     mask = stored >= 0
     index = np.maximum(stored, 0).astype("int32")
     positives, value = lists.positives.padded(-1), lists.relevance.padded(0.0)

@@ -1,4 +1,4 @@
-"""Data set: items, queries and a stream of interactions, whatever its source."""
+"""Data set: items, queries and a stream of interactions, from any source."""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,8 +9,8 @@ import pyarrow as pa
 from recdistill.errors import DataError
 
 Progress = Callable[[str, int, int | None], None]
-"""Callback for progress: what is being done, how much is done, and how much in total
-(None if unknown)."""
+"""Callback for progress: the activity, the amount done, and the total amount (None if
+unknown)."""
 
 BATCH_ROWS = 65_536
 """Largest number of rows in a batch of interactions."""
@@ -23,7 +23,7 @@ class Columns:
     Attributes:
         query: Id of the query (the user), in interactions and queries.
         item: Id of the item, in interactions and items.
-        time: Time of the interaction.
+        time: Time of the interaction; None if the data has no times.
         relevance: Relevance of the item; None if each interaction has relevance 1.
         weight: Weight of the interaction in training; None if each has weight 1.
         list: Id of the row's list; None if each interaction is a list.
@@ -32,7 +32,7 @@ class Columns:
 
     query: str = "user_id"
     item: str = "item_id"
-    time: str = "timestamp"
+    time: str | None = "timestamp"
     relevance: str | None = None
     weight: str | None = None
     list: str | None = None
@@ -77,7 +77,7 @@ class Dataset:
     Attributes:
         name: Short name for reports.
         columns: Roles of the columns.
-        items: One row an item. The column `columns.item` is a string and unique; the
+        items: One row per item. The column `columns.item` is a string and unique; the
             other columns are features. None if the data has no item table.
         queries: The same for queries, with `columns.query`.
         fingerprint: SHA-256 (hex) over the content of the source files, or over the

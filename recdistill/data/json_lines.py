@@ -19,10 +19,10 @@ _ROWS = 16_384
 
 
 def json_stream(path: Path, use: Collection[str] | None = None) -> TableStream:
-    """A file with one JSON object a line; gzip and zstd are unpacked.
+    """A file with one JSON object per line; gzip and zstd are unpacked.
 
     Values become text by the rule of `recdistill.features.raw_text`; arrays of values
-    become lists of text. An object, or an array in an array, is refused in a column
+    become lists of text. An object, or an array in an array, is an error in a column
     that is used.
 
     Args:
@@ -83,8 +83,8 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = error
             if not isinstance(row, dict):
                 raise DataError(
-                    f"{path}, line {number}: must be a JSON object (JSON lines: one "
-                    f"object a line). Received: {line.strip()[:60]!r}"
+                    f"{path}, line {number}: must be a JSON object (JSON lines have "
+                    f"one object per line). Received: {line.strip()[:60]!r}"
                 )
             yield number, row
 

@@ -22,9 +22,12 @@ def read_listwise(
     path: str | Path,
     columns: Mapping[str, str] | Columns | None = None,
     *,
+    lists: str = "lists",
+    items: str | None = None,
+    queries: str | None = None,
     options: ReadingOptions | None = None,
 ) -> Dataset:
-    """Reader for a folder whose table `lists` has one row a (list, candidate).
+    """Reader for a folder whose table `lists` has one row per (list, candidate).
 
     Rows with a relevance above 0 are the interactions; the other rows of a list are the
     candidates that were shown and not chosen. Rows of one list have the same query and
@@ -37,6 +40,9 @@ def read_listwise(
         columns: Roles to column names. By default `list` is "list_id" and `relevance`
             is "relevance". `score`, if given, is the column of the teacher's scores;
             candidates may lack a score.
+        lists: Name of the table, with or without its suffix.
+        items: Name of the table of items; by default `items`, if it exists.
+        queries: Name of the table of queries; by default `queries`, if it exists.
         options: How the files are read.
 
     Returns:
@@ -47,7 +53,7 @@ def read_listwise(
     """
     roles = listwise_roles(columns)
     options = options or ReadingOptions()
-    folder = open_folder(Path(path), roles, options, ("lists", None, None))
+    folder = open_folder(Path(path), roles, options, (lists, items, queries))
     return listwise_dataset(folder, roles, options)
 
 
@@ -64,7 +70,7 @@ def listwise_roles(columns: Mapping[str, str] | Columns | None) -> Columns:
 def listwise_dataset(
     tables: TableFolder, roles: Columns, options: ReadingOptions
 ) -> Dataset:
-    """Data set of a table with one row a (list, candidate).
+    """Data set of a table with one row per (list, candidate).
 
     Raises:
         DataError: As `read_tables`.
@@ -88,7 +94,7 @@ def listwise_dataset(
 def read_scores(
     path: str | Path, columns: Mapping[str, str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Reader for a table of teacher scores, one row a (query, item).
+    """Reader for a table of teacher scores, with one row per (query, item).
 
     Args:
         path: A table, as for `read_tables`, or a folder of files.

@@ -1,6 +1,7 @@
 """Reader for RecBole's atomic files: tab-separated tables with types in the header."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,7 @@ def read_recbole(
 
     The header of each file gives a name and a type for every column. A `token` becomes
     a string, a `token_seq` (separated by spaces) a list of strings, a `float` float64,
-    a `float_seq` a list of float64. Column names lose their type.
+    a `float_seq` a list of float64. The type is removed from the column name.
 
     Args:
         path: The folder. If it has several data sets, the one with the name of the
@@ -120,7 +121,7 @@ def _stream(path: Path, roles: Columns | None = None) -> TableStream:
             )
 
     layout = TextLayout("\t", quoted=False, types=types)
-    return text_stream(path, layout=layout).mapped(change)
+    return replace(text_stream(path, layout=layout).mapped(change), offered=(*kinds,))
 
 
 def _header(path: Path) -> dict[str, _Field]:

@@ -76,13 +76,13 @@ class RowFilter:
 
     @classmethod
     def parse(cls, text: str) -> RowFilter:
-        """The filter in a text: conditions `column operator value`, joined by `and`.
+        """Parses a filter: conditions `column operator value`, joined by `and`.
 
-        A column with spaces stands in backticks. The operators are ==, !=, <, <=, >
-        and >=. The value is a number or a text in quotes.
+        The name of a column with spaces is written in backticks. The operators are ==,
+        !=, <, <=, > and >=. The value is a number, or text in quotes.
 
         Raises:
-            DataError: If the text is something else.
+            DataError: If the text is not such a filter.
         """
         conditions, place = [], 0
         while True:

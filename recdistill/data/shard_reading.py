@@ -18,11 +18,16 @@ from recdistill.data.ragged import Ragged
 IN_MEMORY_BYTES = 2**30
 """Largest size on disk of all shards together that are kept in memory."""
 
+SEEN = b"recdistill.seen"
+"""Key in a shard's metadata: "include" if seen items are candidates, else "exclude"."""
+
 
 def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
     """One shard in memory, with or without the raw query inputs."""
-    names = pq.read_schema(path).names
-    kept = [name for name in names if with_raw or not name.startswith(RAW_PREFIX)]
+    schema = pq.read_schema(path)
+    kept = [
+        name for name in schema.names if with_raw or not name.startswith(RAW_PREFIX)
+    ]
     table = pq.read_table(path, columns=kept)
 
     def dense(name: str) -> Any:
@@ -58,6 +63,7 @@ def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
         teacher_scores=optional("teacher_scores"),
         raw=prefixed(RAW_PREFIX),
         source_list=optional("source_list"),
+        seen_excluded=(schema.metadata or {}).get(SEEN) != b"include",
     )
 
 

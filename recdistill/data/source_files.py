@@ -1,4 +1,4 @@
-"""Source files of a data set, with the check that they did not change."""
+"""Source files of a data set, and a check that they have not changed."""
 
 from __future__ import annotations
 

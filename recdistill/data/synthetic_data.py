@@ -100,7 +100,8 @@ def synthetic(
       $w_u$ is hidden, normal with variance 1/8, so that the term has variance 1.
     - **Sequence.** After an item of category $c$, the category $c + 1$ (modulo
       `n_segments`) is preferred.
-    - **Price** against the `budget` of the user, both log-normal.
+    - **Price.** The closer the price is to the `budget` of the user, the better; both
+      are log-normal.
     - **Quality.** $q_i$, standard normal: the column `quality` of the items. It is
       a privileged feature, for the teacher only.
 
@@ -174,7 +175,7 @@ def _check(sizes: dict[str, int], seed: int) -> None:
 
 
 class _World:
-    """Everything fixed before the first choice: items, users and their activity."""
+    """The items, the users and their activity, fixed before the first choice."""
 
     def __init__(self, recipe: _Recipe) -> None:
         self.recipe = recipe

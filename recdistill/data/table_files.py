@@ -1,4 +1,4 @@
-"""Files of a table: where they are, of which kind, and how they are opened."""
+"""Files of a table: finding them, their formats, and opening them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KINDS = {
     ".json": "JSON lines",
 }
 _ONLY_NAMED = (".dat", ".txt")
-"""Suffixes of tables that are ignored in a folder of files, which may have notes."""
+"""Suffixes that are ignored in a folder of files, because such files may be notes."""
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -69,17 +69,27 @@ class TableFile:
         return Path(self.path.stem if packed else self.path.name).suffix.lower()
 
     def open(
-        self, use: Collection[str] | None = None, delimiter: str | None = None
+        self,
+        use: Collection[str] | None = None,
+        delimiter: str | None = None,
+        names: Sequence[str] | None = None,
     ) -> TableStream:
         """The rows as a stream, with the columns of the partition.
 
         Args:
             use: Columns to read, if the file has them; all by default.
             delimiter: Delimiter of text files; None to recognise it.
+            names: Column names in order, if a text file has no header.
 
         Raises:
-            DataError: If the file cannot be read, or is not a table.
+            DataError: If the file cannot be read, is not a table, or has its own column
+                names although `names` are given.
         """
+        if names is not None and self.kind != "text":
+            raise DataError(
+                f"{self.path} must be a text file without a header, because the "
+                "configuration gives its column names. Remove `columns` of this table."
+            )
         if self.kind == "Parquet":
             stream = parquet_stream(self.path, use)
         elif self.kind == "JSON lines":
@@ -87,7 +97,7 @@ class TableFile:
         elif self.kind == "text":
             if delimiter is None and self.suffix == ".tsv":
                 delimiter = "\t"
-            stream = text_stream(self.path, use, TextLayout(delimiter))
+            stream = text_stream(self.path, use, TextLayout(delimiter, names=names))
         else:
             raise _not_a_table(self.path)
         added = {
@@ -163,7 +173,7 @@ def files_of(place: Path) -> list[TableFile]:
 
 
 def read_table(path: Path, columns: Iterable[str] | None = None) -> pa.Table:
-    """A table in memory. Columns of text files are text as it stands in the file.
+    """A table in memory. Columns of text files are unchanged text.
 
     Args:
         path: A file, or a folder of files.

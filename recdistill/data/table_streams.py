@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from recdistill.atomic import refuse_pipes
 from recdistill.data.dataset import BATCH_ROWS
 from recdistill.errors import DataError
 
@@ -89,6 +90,7 @@ def fingerprint(digests: Mapping[str, str]) -> str:
 def reading(path: Path) -> Iterator[None]:
     """Context manager that turns errors while reading `path` into a `DataError`."""
     try:
+        refuse_pipes(path)
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
         if isinstance(error, FileNotFoundError):
@@ -120,7 +122,8 @@ def parquet_stream(path: Path, use: Collection[str] | None = None) -> TableStrea
     if len(set(kept)) == len(kept):
         read_schema = pa.schema([schema.field(name) for name in kept])
     else:
-        read_schema = schema  # A repeated column is refused by whoever uses the table.
+        # The reader of the table reports a repeated column as an error.
+        read_schema = schema
     return TableStream(
         str(path), read_schema, partial(_read_parquet, path, kept), tuple(schema.names)
     )
@@ -130,5 +133,5 @@ def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Without `pre_buffer`, which would keep everything that was read in memory."""
     with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
-            # A name selects also the columns of which it is the part before a dot.
+            # A name also selects nested columns, whose names continue after a dot.
             yield batch if batch.schema.names == columns else batch.select(columns)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recdistill.lists.numpy_ranks import BoolArray, FloatArray
-from recdistill.metrics import ranking as ranking_metrics
+from recdistill.metrics import agreement as rank_agreement
 from recdistill.metrics.ranking import RelevantRanks, relevant_ranks
 
 if TYPE_CHECKING:
@@ -30,10 +30,14 @@ Measure = Callable[[RelevantRanks, int], FloatArray]
 
 _AT_K: dict[str, Measure] = {
     "ndcg": RelevantRanks.ndcg,
+    "dcg": RelevantRanks.dcg,
     "recall": RelevantRanks.recall,
+    "precision": RelevantRanks.precision,
     "hit": RelevantRanks.hit_rate,
     "map": RelevantRanks.average_precision,
     "mrr": RelevantRanks.reciprocal_rank,
+    "rbp": RelevantRanks.rank_biased_precision,
+    "err": RelevantRanks.expected_reciprocal_rank,
 }
 _KEY_COLUMNS = ("list_id", "query_id", "top")
 
@@ -52,8 +56,9 @@ def measure(
         scores: `(batch, list_size)`. Unnormalised.
         relevance: `(batch, list_size)`, at least 0; above 0 is relevant.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        metrics: Names such as "ndcg@10", "recall@10", "hit@10", "map@10", "mrr" and
-            "mrr@10".
+        metrics: Names such as "ndcg@10", "mrr" and "mrr@10". The families are ndcg,
+            dcg, recall, precision, hit, map, mrr, rbp (persistence 0.8) and err
+            (highest grade 4).
         unreachable: `(batch,)`, bool. True if the positive of a list is not among its
             candidates, for example an item without training data. Such a list counts
             as 0 in every metric. None if no list is unreachable.
@@ -98,8 +103,9 @@ def agreement(
             student would pass on to the teacher.
 
     Returns:
-        `(batch,)` for each of "overlap@k", "kendall_tau@k", "rbo" (persistence 0.9) and
-        "survival@n", the share of the teacher's first k in the student's first n.
+        `(batch,)` for each of "overlap@k", "kendall_tau@k", "spearman_rho@k", "rbo"
+        (persistence 0.9) and "survival@n", the share of the teacher's first k in the
+        student's first n.
 
     Raises:
         ValueError: As the functions in `recdistill.metrics`.
@@ -111,12 +117,13 @@ def agreement(
     """
     pair = (teacher_scores, student_scores, mask)
     values = {
-        f"overlap@{k}": ranking_metrics.overlap(*pair, k),
-        f"kendall_tau@{k}": ranking_metrics.kendall_tau(*pair, k),
-        "rbo": ranking_metrics.rank_biased_overlap(*pair),
+        f"overlap@{k}": rank_agreement.overlap(*pair, k),
+        f"kendall_tau@{k}": rank_agreement.kendall_tau(*pair, k),
+        f"spearman_rho@{k}": rank_agreement.spearman_rho(*pair, k),
+        "rbo": rank_agreement.rank_biased_overlap(*pair),
     }
     for n in survival_at:
-        values[f"survival@{n}"] = ranking_metrics.survival(*pair, k, n)
+        values[f"survival@{n}"] = rank_agreement.survival(*pair, k, n)
     return values
 
 
@@ -224,8 +231,8 @@ def _parse_metric(name: str) -> Callable[[RelevantRanks], FloatArray]:
     nearest = difflib.get_close_matches(name.lower(), ["mrr", *known], n=1)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(
-        "`metrics` must be ndcg@k, recall@k, hit@k, map@k, mrr@k or mrr, with k a "
-        f"positive integer. Received: {name!r}{hint}"
+        f"`metrics` must be mrr, or one of {', '.join(_AT_K)} with a cut-off, such as "
+        f"ndcg@10. Received: {name!r}{hint}"
     )
 
 

@@ -8,11 +8,13 @@ load test can use it.
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recdistill.errors import NotAnExportError
+from recdistill.atomic import difference, folder_checksums, read_sealed
+from recdistill.errors import ArtefactError, NotAnExportError
 
 SAVED_MODEL = "saved_model.pb"
 """File that makes a folder a SavedModel."""
@@ -39,8 +41,50 @@ QUERY_TOWER = EXTRA / "query_tower.tflite"
 QUERY_TOWER_DESCRIPTION = EXTRA / "query_tower.json"
 """The query tower for LiteRT and the description of its inputs."""
 
+BATCHING_PARAMS = Path("batching_params.pbtxt")
+"""Batching of one version, which its operator may add to the version's folder."""
+
 RESERVED = ("k", "exclude_ids", "allow_ids", "candidate_ids")
 """Inputs that the signatures add to the features; features cannot have these names."""
+
+LENGTH = "_length"
+"""Suffix of the input that holds the number of entries of a list in each row."""
+
+
+def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> set[str]:
+    """Inputs `(batch, n)` of any width n for which the first column must be empty.
+
+    A server that batches pads such an input with the first element of the whole
+    request, so a request whose first column is empty ("", or 0 for numbers) is padded
+    with empty entries, and its rows do not depend on each other or on other requests.
+    An input with a `<name>_length` does not need this, because entries beyond the
+    length are ignored. `candidate_ids` does not need it either, because padding adds
+    places only at the end of the answer.
+
+    Args:
+        shapes: Shape of each input of a signature, None for an axis of any size; None
+            if the rank is unknown.
+
+    Examples:
+        >>> ids = (None, None)
+        >>> lists_without_length(
+        ...     {"tags": ids, "seen": ids, "seen_length": (None,), "taste": (None, 2)}
+        ... )
+        {'tags'}
+    """
+    return {
+        name
+        for name, shape in shapes.items()
+        if shape is not None
+        and len(shape) > 1
+        and shape[1] is None
+        and name != "candidate_ids"
+        and f"{name}{LENGTH}" not in shapes
+    }
+
+
+_LARGEST = 2**63 - 1
+"""Largest version number; a server ignores names with larger numbers."""
 
 
 def versions(folder: Path) -> list[int]:
@@ -50,13 +94,38 @@ def versions(folder: Path) -> list[int]:
         folder: The folder of the model's versions.
 
     Returns:
-        The numbers of all subfolders whose name is a number; empty if the folder does
-        not exist.
+        The numbers of all subfolders, and links to folders, whose name is a number of
+        at most 63 bits without leading zeros; empty if the folder does not exist.
     """
+    paths = ((number, folder / str(number)) for number in _numbers(folder))
+    return sorted(number for number, path in paths if path.is_dir())
+
+
+def next_version(folder: Path) -> int:
+    """Number of the next version: above all numbers in the folder.
+
+    Files, links without a target, and names such as "007" count too, because the name
+    is already used, or a server reads it as a version.
+
+    Raises:
+        NotAnExportError: If the highest number is the largest possible one.
+    """
+    highest = max(_numbers(folder), default=0)
+    if highest == _LARGEST:
+        raise NotAnExportError(
+            f"{folder} must have room for another version, but it contains the entry "
+            f"{highest}, the largest number of a version. Rename or remove it."
+        )
+    return highest + 1
+
+
+def _numbers(folder: Path) -> set[int]:
+    """Names in a folder that a server reads as a version number, as numbers."""
     if not folder.is_dir():
-        return []
-    inside = (path for path in folder.iterdir() if path.is_dir())
-    return sorted(int(path.name) for path in inside if path.name.isdecimal())
+        return set()
+    names = (path.name for path in folder.iterdir())
+    numbers = (int(name) for name in names if re.fullmatch("[0-9]+", name))
+    return {number for number in numbers if number <= _LARGEST}
 
 
 def find_version(export: Path) -> Path:
@@ -91,21 +160,46 @@ def read_manifest(version: Path) -> dict[str, Any]:
         version: The SavedModel's folder.
 
     Raises:
-        NotAnExportError: If the manifest is missing or is not a JSON object.
+        NotAnExportError: If the manifest is missing.
+        ArtefactError: If the manifest is damaged.
     """
     path = version / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        manifest = "no such file"
-    except ValueError as error:
-        manifest = f"invalid JSON: {error}"
-    if not isinstance(manifest, dict):
+        return read_sealed(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise NotAnExportError(
             f"`version` must be an export of recdistill with the manifest {MANIFEST}. "
-            f"Received: {version} ({manifest})"
-        )
+            f"Received: {version} (no such file)"
+        ) from error
+    except ValueError as error:
+        fault = f"the file {str(MANIFEST)!r} is damaged: {error}"
+        raise _damaged(version, fault, "export") from error
+
+
+def verified_manifest(version: Path) -> dict[str, Any]:
+    """Manifest of a version whose files are verified by their checksums.
+
+    Args:
+        version: The SavedModel's folder.
+
+    Raises:
+        NotAnExportError: If the manifest is missing.
+        ArtefactError: If a file is damaged, missing or unexpected.
+    """
+    manifest = read_manifest(version)
+    added = [MANIFEST.as_posix(), BATCHING_PARAMS.as_posix()]
+    fault = difference(manifest["sha256"], folder_checksums(version, without=added))
+    if fault is not None:
+        command = "reindex" if manifest.get("reindexed_from") else "export"
+        raise _damaged(version, fault, command)
     return manifest
+
+
+def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
+    return ArtefactError(
+        f"The export {version} cannot be used: {fault}. Remove the folder and write "
+        f"the version anew with `recdistill {command}`."
+    )
 
 
 def published_with_key(folder: Path, key: str) -> Path | None:
@@ -116,7 +210,7 @@ def published_with_key(folder: Path, key: str) -> Path | None:
         key: The key, for example a hash of everything that the export depends on.
 
     Raises:
-        NotAnExportError: If a manifest is damaged.
+        ArtefactError: If a manifest is damaged.
     """
     for version in versions(folder):
         path = folder / str(version)

@@ -26,8 +26,10 @@ from recdistill.export.layout import (
     REAL_QUERIES,
     VARIABLES,
     read_manifest,
+    verified_manifest,
     versions,
 )
+from recdistill.export.list_inputs import with_empty_column
 from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
@@ -74,6 +76,7 @@ def reindex(
         ReindexError: If the version does not exist, cannot be reindexed or has no
             candidate tower, or if there are fewer items than `top_k`.
         NotAnExportError: If the version has no manifest.
+        ArtefactError: If a file of the version is damaged.
         ExportError: If the new version does not answer as its towers do.
         BusyError: If another process is publishing to the same place.
         ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
@@ -130,7 +133,7 @@ def _opened(folder: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
             f"`folder` must hold an export of format {FORMAT}; export the model again. "
             f"Received: format {manifest['format']} in {path}"
         )
-    return path, manifest
+    return path, verified_manifest(path)
 
 
 def _live(
@@ -144,6 +147,12 @@ def _live(
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
     item_rows, ids = _item_rows(manifest["schema"], items)
+    described = manifest["signatures"]["encode_candidates"]["inputs"]
+    specs = {
+        name: tf.TensorSpec(info["shape"], info["dtype"])
+        for name, info in described.items()
+    }
+    item_rows = with_empty_column(item_rows, specs)
 
     def encode(signature: str, rows: Arrays) -> np.ndarray:
         call = signatures[signature]

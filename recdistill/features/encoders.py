@@ -9,7 +9,8 @@ A feature is encoded in two steps:
   `recdistill.features.embedding.FeatureEmbedding`, part of the towers and the ranker.
 
 Index 0 always means *missing or padding*; its embedding is the zero vector. Index 1
-stands for all values that are not in the vocabulary. Known values start at index 2.
+stands for all values that are not in the vocabulary. Values of the vocabulary start at
+index 2.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class VocabularyEncoder(Encoder):
 
 
 class NumberEncoder(Encoder):
-    """Lookup of kind `number`: the standardised value and a flag "is missing".
+    """Lookup of kind `number`: the standardised value, and a flag for a missing value.
 
     The raw input is float32 `(batch,)`; NaN means missing.
 

@@ -1,4 +1,4 @@
-"""Numbers, vectors and lists that a table holds as text."""
+"""Parsing of numbers, vectors and lists that a table holds as text."""
 
 from __future__ import annotations
 

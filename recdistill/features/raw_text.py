@@ -1,8 +1,9 @@
-"""Text of raw values: the one rule for ids and categories, whatever their source.
+"""Conversion of raw values to text: one rule for ids and categories of all sources.
 
-Text stays as it stands in the file. Integers become their digits, whole floats and
-decimals the digits of the integer, booleans `true` and `false`. Binary values must be
-UTF-8; 16 bytes of fixed size are a UUID. Nested values are refused.
+Text is unchanged. Integers become their digits; floats and decimals with an integer
+value become the digits of that integer; booleans become `true` and `false`. Binary
+values must be UTF-8; a binary value of a fixed size of 16 bytes is a UUID. Nested
+values are errors.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _UUID_BYTES = 16
 
 
 class BadValueError(ValueError):
-    """A value that is refused.
+    """A value that cannot be converted.
 
     Attributes:
         index: Position of the value in its column.
@@ -35,7 +36,7 @@ def text_of(values: pa.Array, *, whole: bool = False) -> pa.Array:
 
     Args:
         values: Text, numbers, booleans, dates or binary values.
-        whole: Whether numbers with a fraction are refused, as for ids.
+        whole: Whether a number with a fraction is an error, as for ids.
 
     Raises:
         BadValueError: If a value is nested, is binary and not UTF-8, or is a float that

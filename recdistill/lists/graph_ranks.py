@@ -1,9 +1,9 @@
 r"""Sorting, ranks and Plackett–Luce likelihoods of lists, in the TensorFlow graph.
 
 Candidates are ordered from the highest score down. Ties are broken by position, the
-earlier candidate first, and padding comes last, as in `recdistill.lists.numpy_ranks`,
-which does the same outside the graph. The order is a step function of the scores: no
-gradient flows through positions and ranks, only through values gathered along them.
+earlier candidate first, and padding comes last. `recdistill.lists.numpy_ranks` does the
+same outside the graph. The order is a step function of the scores: no gradient flows
+through positions and ranks, only through values gathered along them.
 
 Examples:
     >>> scores = np.array([[1.0, 3.0, 3.0, 99.0]], "float32")

@@ -42,8 +42,8 @@ def real_scores(scores: npt.ArrayLike, mask: npt.ArrayLike, *, name: str) -> Sco
         `(batch, list_size)`. float32 stays float32; any other type becomes float64.
 
     Raises:
-        ValueError: Shapes differ, `mask` is not boolean, or a real candidate has a
-            score of NaN or `+inf`; the message names the row and the position.
+        ValueError: If the shapes differ, `mask` is not boolean, or a real candidate has
+            a score of NaN or `+inf`; the message names the row and the position.
     """
     real = checked_mask(mask)
     array = np.asarray(scores)
@@ -92,8 +92,9 @@ def ranks_of(scores: Scores, row: IntArray, column: IntArray) -> IntArray:
     """The ranks of given candidates among the real candidates of their lists.
 
     A rank is one more than the number of candidates ahead: those with a higher score,
-    and those with an equal score at an earlier position. Counting them needs no sort.
-    If many ranks are requested, the lists are sorted instead, with the same result.
+    and those with an equal score at an earlier position. They are counted without a
+    sort. If many ranks are requested, the lists are sorted instead, with the same
+    result.
 
     Args:
         scores: `(batch, list_size)`, from `real_scores`.
@@ -120,7 +121,7 @@ def in_top(scores: Scores, k: int) -> BoolArray:
         has fewer.
 
     Raises:
-        ValueError: k is below 1.
+        ValueError: If k is below 1.
     """
     check_cutoff("k", k)
     if k >= scores.shape[1]:
@@ -150,7 +151,7 @@ def first_k(scores: Scores, k: int) -> npt.NDArray[np.int32]:
         `(batch, k)`, padded with -1 if a list has fewer real candidates.
 
     Raises:
-        ValueError: k is below 1.
+        ValueError: If k is below 1.
 
     Examples:
         >>> first_k(real_scores([[0.5, 0.9, 0.9]], [[True] * 3], name="scores"), 2)

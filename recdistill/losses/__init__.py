@@ -9,7 +9,7 @@ Keras class of the same name that averages these numbers over a batch.
 | `ListwiseSoftCrossEntropy` | soft cross-entropy, KL plus a constant | teacher scores |
 | `ListwiseJensenShannon` | Jensen–Shannon divergence | noisy teacher scores |
 | `PairwiseMarginMSE` | margin-MSE | margins, on their scale |
-| `PairwiseRankNet` | RankNet | pairs of a short list |
+| `PairwiseRankNet` | RankNet | preferences within pairs |
 | `PointwiseMSE` | MSE, logit matching | teacher scores: amounts |
 | `PointwiseBinaryCrossEntropy` | binary cross-entropy | log-odds |
 | `ListwisePlackettLuce` | ListMLE, Plackett–Luce | the teacher's order |
@@ -26,8 +26,8 @@ Keras class of the same name that averages these numbers over a batch.
 | `RelationalAngle` | RKD angle (RKD-A) | embeddings |
 | `ContrastiveAlignment` | CRD, InfoNCE | embeddings |
 
-`docs/losses.md` says which loss to choose, how they are related, and what an experiment
-found.
+`docs/losses.md` recommends a loss for each situation, relates the losses to each other,
+and reports an experiment.
 
 The classes take `y_true` as `{"labels": …, "mask": …}`, the form of keras-rs, or as
 labels alone if nothing is padded. `recdistill.Distiller` passes the mask on. Keras's

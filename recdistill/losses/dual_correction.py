@@ -1,4 +1,4 @@
-"""Dual correction distillation (DCD): candidates the student ranks too low or too high.
+"""Dual correction distillation (DCD): corrects ranks that are too low or too high.
 
 The losses in `top_k.py` and `plackett_luce.py` do not depend on the student's current
 order; this one weights each candidate by its error in rank.
@@ -40,12 +40,13 @@ def top_k_dual_correction(
     and the overestimated ones as the tail. Ranks change in steps, so no gradient flows
     through $u$ and $o$.
 
-    Differences from the paper: it samples both kinds with probabilities proportional to
-    $u$ and $o$, which here are the weights of all candidates; it ranks among the
-    teacher's first 500 only, and here ranks are those in the list; it also corrects
-    users for an item, which are not lists here. Because the sum is divided by $K$
-    instead of the sum of $u$, the loss decreases as the orders converge and is 0 if
-    they are the same.
+    This differs from the paper in three points. The paper samples both kinds of
+    candidate with probabilities proportional to $u$ and $o$; here all candidates count,
+    with these weights. The paper computes ranks among the teacher's first 500
+    candidates; here they are ranks in the list. The paper also corrects the ranking of
+    users for an item; here lists are rankings of items only. Because the sum is divided
+    by $K$ instead of the sum of $u$, the loss decreases as the orders converge and is 0
+    if they are the same.
 
     Args:
         teacher_scores: `(batch, list_size)`. Only the order matters; equal scores are

@@ -14,7 +14,8 @@ from recdistill.lists.masked_ops import Tensor
 def scaled_to_unit(embeddings: Tensor, axis: int | tuple[int, ...]) -> Tensor:
     """Embeddings divided by their largest absolute entry, so that no square overflows.
 
-    For results that do not depend on the scale; no gradient flows through the divisor.
+    It is used for results that do not depend on the scale, so no gradient flows through
+    the divisor.
 
     Args:
         embeddings: `(batch, rows, width)`.

@@ -122,8 +122,9 @@ class ListLoss(LossWithSettings):
             y_pred: The student's scores, `(batch, list_size)`.
             sample_weight: `(batch,)` or a single number: the weight of each list.
                 Alternatively `(batch, list_size)`, in place of `item_weight`: how often
-                each candidate counts within its list. There only ratios matter, 0
-                removes a candidate, and every list with a candidate left has weight 1.
+                each candidate counts within its list. Then only ratios matter, 0
+                removes a candidate, and every list that still has a candidate has
+                weight 1.
 
         Returns:
             A scalar; `(batch,)` if `reduction` is None.

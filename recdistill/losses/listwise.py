@@ -189,7 +189,8 @@ def listwise_jensen_shannon(
         teacher_scores, student_scores, mask, temperature, item_weight
     )
     # The gradients through the logarithm of the mean add up to zero, because both
-    # distributions sum to one. Without them nothing is undefined if the two are equal.
+    # distributions sum to one. Leaving them out avoids undefined values if the two are
+    # equal.
     mean_logs = ops.stop_gradient(ops.logaddexp(teacher_logs, student_logs) - log(2.0))
     divergence = ops.exp(teacher_logs) * (teacher_logs - mean_logs)
     divergence += ops.exp(student_logs) * (student_logs - mean_logs)

@@ -1,8 +1,8 @@
 """Pairwise losses: margin-MSE and RankNet on the teacher's preferences.
 
 A pair consists of two candidates drawn from a list independently, each with a
-probability proportional to its weight. So both may be the same candidate, which costs
-nothing, and a candidate of weight 2 is equivalent to two candidates.
+probability proportional to its weight. Both may therefore be the same candidate, for
+which the loss is 0, and a candidate of weight 2 is equivalent to two candidates.
 """
 
 from typing import Any, ClassVar
@@ -67,7 +67,8 @@ def pairwise_margin_mse(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
     gaps = masked_ops.bounded(teacher_scores) - masked_ops.bounded(student_scores)
-    # Twice, because a mean far from zero is rounded; the second one is near zero.
+    # Subtracted twice: a mean far from zero is rounded, and the second mean is near
+    # zero.
     gaps -= masked_ops.mean(gaps, weight)[:, None]
     gaps -= masked_ops.mean(gaps, weight)[:, None]
     return 2.0 * masked_ops.mean(ops.square(gaps), weight)
@@ -128,8 +129,9 @@ def pairwise_rank_net(
         has soft targets in its equation 3.
 
     Examples:
-        The teacher prefers the first at 3 to 1, the student has no preference. Half of
-        the ordered pairs are of a candidate with itself and cost nothing.
+        The teacher prefers the first candidate with odds of 3 to 1; the student has no
+        preference. Half of the ordered pairs are pairs of a candidate with itself,
+        whose loss is 0.
 
         >>> teacher = np.array([[np.log(3.0), 0.0]], "float32")
         >>> student, mask = np.zeros((1, 2), "float32"), np.ones((1, 2), bool)

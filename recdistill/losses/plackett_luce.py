@@ -33,8 +33,8 @@ def listwise_plackett_luce(
 
     The denominator contains all candidates from rank $i$ on, including the tail. This
     is ListMLE with a top-k cut-off, divided by the number of ranks, so that a long list
-    does not outweigh the relevance loss beside it. Only the order of the teacher's
-    scores matters. It is `top_k_relaxed_ranking` with `tail_weight=1`.
+    does not outweigh the relevance loss. Only the order of the teacher's scores
+    matters. It is `top_k_relaxed_ranking` with `tail_weight=1`.
 
     Args:
         teacher_scores: `(batch, list_size)`. Equal scores are ordered by position;
@@ -133,7 +133,8 @@ def top_k_relaxed_ranking(
         Recommender System".
 
     Examples:
-        The first wins over 2 + 1 + 3 x 1 + 3 of a tail of one that represents three.
+        The numerators are 3 and 2; the tail has one candidate of 1 that represents
+        three.
 
         >>> teacher = np.array([[9.0, 8.0, 7.0]], "float32")
         >>> student = np.log(np.array([[3.0, 2.0, 1.0]], "float32"))

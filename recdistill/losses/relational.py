@@ -115,8 +115,8 @@ def relational_angle(
     Raises:
         ValueError: If the mask is not boolean or the shapes differ.
 
-    Use when: `relational_distance` helps; the paper finds that angles help more, and
-        both together most.
+    Use when: `relational_distance` improves the student; in the paper angles improve it
+        more, and both losses together most.
 
     Reference: Park et al. (2019), "Relational Knowledge Distillation".
 

@@ -1,4 +1,4 @@
-"""Base class of losses on embeddings: rows, masks, weights, and what is compared.
+"""Base class of losses on embeddings: rows, masks, weights, and compared outputs.
 
 Scores say which candidate is better; embeddings say which candidates are similar. The
 *rows* of an embedding loss are the candidates of a list, `(batch, rows, width)`. If the

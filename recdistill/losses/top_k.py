@@ -1,11 +1,11 @@
 r"""Top-K distillation losses: Ranking Distillation (Tang & Wang) and RankDistil.
 
 The published methods sample the candidates of a training step: some from the teacher's
-top, a few from the rest. The losses here sample nothing. The first `k` candidates of a
-list in the teacher's order are the top, and all others are the tail, which the score
-store has sampled uniformly (`lists.tail` of a pipeline). If such a tail represents the
-rest of a catalogue, `tail_weight` says how many items each of its candidates stands
-for. DE-RRD is in `plackett_luce.py`, DCD in `dual_correction.py`.
+top, a few from the rest. The losses here use all candidates of a list. The first `k`
+candidates of a list in the teacher's order are the top, and all others are the tail,
+which the score store has sampled uniformly (`lists.tail` of a pipeline). If such a tail
+represents the rest of a catalogue, `tail_weight` is the number of items that each of
+its candidates represents. DE-RRD is in `plackett_luce.py`, DCD in `dual_correction.py`.
 
 All means are over candidates, so that neither `k` nor the length of the list changes
 the scale of a loss.
@@ -73,7 +73,7 @@ def top_k_position_weighted(
         With High Performance for Recommender System".
 
     Examples:
-        Weights halve at each position; scores of 0 are odds of one to one.
+        The weight halves at each position; a score of 0 means odds of one to one.
 
         >>> teacher = np.array([[9.0, 8.0, 7.0]], "float32")
         >>> student = np.array([[np.log(3.0), 0.0, -9.0]], "float32")
@@ -117,11 +117,11 @@ def top_k_rank_distil(
        {K + \beta \, |\text{tail}|} $$
 
     This follows the framework of RankDistil: the student reproduces the teacher's
-    scores at the top, and so their order, and large scores of items that the teacher
-    ranks low are penalised, regardless of the teacher's scores for them. The paper
-    leaves both parts open and studies several choices. This one uses a binary
-    cross-entropy in both, the whole top instead of a sample, the tail of the list as
-    the sampled one, and a mean instead of a sum.
+    scores at the top, and so their order; large scores of items that the teacher ranks
+    low are penalised, regardless of the teacher's scores for them. The paper studies
+    several losses for each part. This function uses a binary cross-entropy for both,
+    the whole top instead of a sample, the tail of the list as the sampled tail, and a
+    mean instead of a sum.
 
     Args:
         teacher_scores: `(batch, list_size)`, log-odds: adding a constant changes the
@@ -151,9 +151,9 @@ def top_k_rank_distil(
     Reference: Reddi et al. (2021), "RankDistil: Knowledge Distillation for Ranking".
 
     Examples:
-        At the top, teacher probabilities of 3/4 and 1/2 meet student probabilities of
-        1/2; so does a tail that represents two. Each term is log(2), and so is the
-        mean.
+        The student's probabilities are all 1/2: at the top, where the teacher's are 3/4
+        and 1/2, and in the tail of one candidate that represents two. Each term is
+        log(2), and so is the mean.
 
         >>> teacher = np.array([[np.log(3.0), 0.0, -1.0]], "float32")
         >>> student, mask = np.zeros((1, 3), "float32"), np.ones((1, 3), bool)

@@ -1,6 +1,8 @@
-"""Ranking metrics: NDCG, recall, hit rate, MRR, MAP, and agreement of two rankings.
+"""Metrics: ranking quality, agreement of two rankings, and beyond accuracy.
 
-The functions (`ndcg`, `recall`, …) are NumPy and return one number for each list. The
+`ranking` compares scores with relevance, `agreement` compares a student's ranking with
+its teacher's, and `beyond_accuracy` evaluates the recommended items alone. The
+functions (`ndcg`, `recall`, …) are NumPy and return one number for each list. The
 classes (`NDCG`, `Recall`, …) are the same metrics for Keras's `compile` and `fit`.
 TensorFlow is imported when one of the classes is first used.
 """

@@ -1,3 +1,11 @@
+from .agreement import kendall_tau, overlap, rank_biased_overlap, spearman_rho, survival
+from .beyond_accuracy import (
+    catalogue_coverage,
+    gini_index,
+    intra_list_diversity,
+    mean_popularity,
+    novelty,
+)
 from .keras_metrics import (
     NDCG,
     AveragePrecision,
@@ -8,14 +16,14 @@ from .keras_metrics import (
 )
 from .ranking import (
     average_precision,
+    dcg,
+    expected_reciprocal_rank,
     hit_rate,
-    kendall_tau,
     ndcg,
-    overlap,
-    rank_biased_overlap,
+    precision,
+    rank_biased_precision,
     recall,
     reciprocal_rank,
-    survival,
 )
 
 __all__ = [
@@ -26,12 +34,22 @@ __all__ = [
     "Recall",
     "ReciprocalRank",
     "average_precision",
+    "catalogue_coverage",
+    "dcg",
+    "expected_reciprocal_rank",
+    "gini_index",
     "hit_rate",
+    "intra_list_diversity",
     "kendall_tau",
+    "mean_popularity",
     "ndcg",
+    "novelty",
     "overlap",
+    "precision",
     "rank_biased_overlap",
+    "rank_biased_precision",
     "recall",
     "reciprocal_rank",
+    "spearman_rho",
     "survival",
 ]

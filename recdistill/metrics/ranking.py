@@ -1,4 +1,4 @@
-"""NDCG, recall, MRR, MAP, Kendall's tau and RBO as NumPy functions.
+"""NDCG, DCG, recall, precision, hit rate, MRR, MAP, RBP and ERR in NumPy.
 
 The functions take arrays `(batch, list_size)` and return `(batch,)` in float64. Padding
 never ranks, and ties are broken by position (`recdistill.lists.numpy_ranks`). A
@@ -6,8 +6,8 @@ candidate is *relevant* if its relevance is above 0, and its gain is its relevan
 list for which a metric is undefined gives NaN, not 0.
 
 The relevance metrics depend only on the *ranks of the relevant candidates*, of which
-there are few. `relevant_ranks` finds them by counting the scores ahead, without sorting
-the catalogue.
+there are few. `relevant_ranks` computes each rank by counting the higher scores,
+without sorting the catalogue.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,9 @@ from recdistill.lists.numpy_ranks import (
     BoolArray,
     FloatArray,
     IntArray,
-    Scores,
     check_cutoff,
     check_same_shape,
     checked_mask,
-    chunks,
-    first_k,
-    in_top,
     ranks_of,
     real_scores,
 )
@@ -65,37 +61,77 @@ class RelevantRanks:
 
     def ndcg(self, k: int) -> FloatArray:
         """`(batch,)`. See the function `ndcg`."""
-        check_cutoff("k", k)
         ideal_gain = self.gain[np.lexsort((-self.gain, self.row))]
-        return _ratio(
-            self._sum(self.gain / np.log2(self.rank + 1), self.rank <= k),
-            self._sum(ideal_gain / np.log2(self._ordinal + 1), self._ordinal <= k),
-        )
+        best = self._sum(ideal_gain / np.log2(self._ordinal + 1), self._ordinal <= k)
+        return ratio(self.dcg(k), best)
+
+    def dcg(self, k: int) -> FloatArray:
+        """`(batch,)`. See the function `dcg`."""
+        check_cutoff("k", k)
+        found = self._sum(self.gain / np.log2(self.rank + 1), self.rank <= k)
+        return self._where_relevant(found)
 
     def recall(self, k: int) -> FloatArray:
         """`(batch,)`. See the function `recall`."""
         check_cutoff("k", k)
-        return _ratio(self._sum(1.0, self.rank <= k), self.relevant)
+        return ratio(self._sum(1.0, self.rank <= k), self.relevant)
+
+    def precision(self, k: int) -> FloatArray:
+        """`(batch,)`. See the function `precision`."""
+        check_cutoff("k", k)
+        return self._where_relevant(self._sum(1.0, self.rank <= k) / k)
 
     def hit_rate(self, k: int) -> FloatArray:
         """`(batch,)`. See the function `hit_rate`."""
         check_cutoff("k", k)
         hit = (self._ordinal == 1) & (self.rank <= k)
-        return _ratio(self._sum(1.0, hit), np.sign(self.relevant))
+        return ratio(self._sum(1.0, hit), np.sign(self.relevant))
 
     def reciprocal_rank(self, k: int | None = None) -> FloatArray:
         """`(batch,)`. See the function `reciprocal_rank`."""
-        first = self._ordinal == 1
-        if k is not None:
-            check_cutoff("k", k)
-            first &= self.rank <= k
-        return _ratio(self._sum(1.0 / self.rank, first), np.sign(self.relevant))
+        first = (self._ordinal == 1) & self._within(k)
+        return ratio(self._sum(1.0 / self.rank, first), np.sign(self.relevant))
 
     def average_precision(self, k: int) -> FloatArray:
         """`(batch,)`. See the function `average_precision`."""
         check_cutoff("k", k)
         precision = self._ordinal / self.rank
-        return _ratio(self._sum(precision, self.rank <= k), self.relevant)
+        return ratio(self._sum(precision, self.rank <= k), self.relevant)
+
+    def rank_biased_precision(self, k: int | None = None, p: float = 0.8) -> FloatArray:
+        """`(batch,)`. See the function `rank_biased_precision`."""
+        if not 0 < p < 1:
+            raise ValueError(f"`p` must be between 0 and 1. Received: p={p}")
+        weights = (1 - p) * np.float64(p) ** (self.rank - 1)
+        return self._where_relevant(self._sum(weights, self._within(k)))
+
+    def expected_reciprocal_rank(
+        self, k: int | None = None, max_grade: float = 4.0
+    ) -> FloatArray:
+        """`(batch,)`. See the function `expected_reciprocal_rank`."""
+        highest = self.gain.max(initial=0.0)
+        if not highest <= max_grade < 1_000:
+            raise ValueError(
+                "`max_grade` must be at least the highest relevance and below 1000. "
+                f"Received: max_grade={max_grade} with relevance {highest}"
+            )
+        satisfied = (2.0**self.gain - 1) / 2.0**max_grade
+        # Log-probability that the user passes all earlier candidates of the list.
+        passed = np.cumsum(np.log1p(-satisfied)) - np.log1p(-satisfied)
+        before = passed - passed[np.arange(len(passed)) - self._ordinal + 1]
+        return self._where_relevant(
+            self._sum(np.exp(before) * satisfied / self.rank, self._within(k))
+        )
+
+    def _within(self, k: int | None) -> BoolArray:
+        """`(n,)`. Whether the rank is at most k; always without a cut-off."""
+        if k is not None:
+            check_cutoff("k", k)
+        return self.rank <= (np.inf if k is None else k)
+
+    def _where_relevant(self, values: FloatArray) -> FloatArray:
+        """The values, with NaN for lists without relevant candidates."""
+        return np.where(self.relevant > 0, values, np.nan)
 
     def _sum(self, values: FloatArray | float, chosen: BoolArray) -> FloatArray:
         """`(batch,)`. The sum of the chosen entries over each list."""
@@ -117,8 +153,8 @@ def relevant_ranks(
         The ranks, from which all relevance metrics are computed.
 
     Raises:
-        ValueError: Shapes differ, `mask` is not boolean, or a real candidate has a
-            score of NaN or `+inf` or a relevance that is negative or not finite.
+        ValueError: If the shapes differ, `mask` is not boolean, or a real candidate has
+            a score of NaN or `+inf` or a relevance that is negative or not finite.
 
     Examples:
         >>> ranks = relevant_ranks([[0.1, 0.9, 0.5]], [[1, 0, 2]], [[True] * 3])
@@ -152,7 +188,8 @@ def ndcg(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Reference: Järvelin and Kekäläinen (2002).
 
@@ -177,7 +214,8 @@ def recall(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> recall([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]], k=2)
@@ -198,7 +236,8 @@ def hit_rate(
     Returns:
         `(batch,)`, 0 or 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> hit_rate([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]], k=2)
@@ -222,7 +261,8 @@ def reciprocal_rank(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> reciprocal_rank([[0.9, 0.5, 0.1]], [[0, 1, 1]], [[True, True, True]])
@@ -248,7 +288,8 @@ def average_precision(
     Returns:
         `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
 
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
         >>> average_precision([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True] * 3], k=2)
@@ -257,163 +298,121 @@ def average_precision(
     return relevant_ranks(scores, relevance, mask).average_precision(k)
 
 
-def overlap(
-    teacher_scores: npt.ArrayLike,
-    student_scores: npt.ArrayLike,
-    mask: npt.ArrayLike,
-    k: int,
+def dcg(
+    scores: npt.ArrayLike, relevance: npt.ArrayLike, mask: npt.ArrayLike, k: int
 ) -> FloatArray:
-    """Overlap@k: the share of the teacher's first k that are in the student's first k.
+    """DCG@k, discounted cumulative gain, with linear gain: the numerator of `ndcg`.
 
     Args:
-        teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
-        mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: The cut-off, at least 1. Lists with fewer candidates than that give 1.
+        scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
+        k: The cut-off, at least 1.
 
     Returns:
-        `(batch,)`, from 0 to 1; NaN for a list without real candidates.
-
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
-
-    Examples:
-        >>> overlap([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2)
-        array([0.5])
-    """
-    return survival(teacher_scores, student_scores, mask, k, k)
-
-
-def survival(
-    teacher_scores: npt.ArrayLike,
-    student_scores: npt.ArrayLike,
-    mask: npt.ArrayLike,
-    k: int,
-    n: int,
-) -> FloatArray:
-    """Survival: the share of the teacher's first k that are in the student's first n.
-
-    It measures a first-stage retriever: if the student passes n candidates to the
-    teacher, this share of the teacher's first k is among them.
-
-    Args:
-        teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
-        mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: Number of the teacher's first candidates, at least 1.
-        n: Number of candidates that the student passes on, at least 1.
-
-    Returns:
-        `(batch,)`, from 0 to 1; NaN for a list without real candidates.
-
-    Raises ValueError as `relevant_ranks` does, and if k or n is below 1.
-
-    Examples:
-        >>> survival([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=2, n=3)
-        array([1.])
-    """
-    check_cutoff("k", k)
-    check_cutoff("n", n)
-    teacher, student = _teacher_and_student(teacher_scores, student_scores, mask)
-    wanted = in_top(teacher, k)
-    return _ratio(
-        np.count_nonzero(wanted & in_top(student, n), axis=1),
-        np.count_nonzero(wanted, axis=1),
-    )
-
-
-def kendall_tau(
-    teacher_scores: npt.ArrayLike,
-    student_scores: npt.ArrayLike,
-    mask: npt.ArrayLike,
-    k: int,
-) -> FloatArray:
-    r"""Kendall's tau-b between teacher and student over the teacher's first k.
-
-    The number of pairs in the same order minus those in opposite order, normalised:
-
-    $$ \tau_b = (C - D) / \sqrt{(P - T_t)(P - T_s)} $$
-
-    with $P$ pairs, $C$ of them in the same order, $D$ in opposite order, and $T_t$ and
-    $T_s$ tied in the teacher's and the student's scores. Ties are not broken by
-    position here. The tail, whose order is mostly noise, is not compared.
-
-    Args:
-        teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
-        mask: `(batch, list_size)`, bool. True marks a real candidate.
-        k: Number of the teacher's first candidates that are compared, at least 1.
-
-    Returns:
-        `(batch,)`, from -1 to 1; NaN if all scores compared are equal for the teacher
-        or for the student, or fewer than two candidates are compared.
-
-    Raises ValueError as `relevant_ranks` does, and if k is below 1.
-
-    Reference: Kendall (1945).
-
-    Examples:
-        >>> kendall_tau([[3.0, 2.0, 1.0]], [[9.0, 7.0, 8.0]], [[True] * 3], k=3)
-        array([0.33333333])
-    """
-    teacher, student = _teacher_and_student(teacher_scores, student_scores, mask)
-    head = first_k(teacher, k)
-    taus = np.full(len(head), np.nan)
-    for rows in chunks(len(head), k * k):
-        t = _pair_signs(_scores_at(teacher[rows], head[rows]))
-        s = _pair_signs(_scores_at(student[rows], head[rows]))
-        distinct = np.sqrt(np.count_nonzero(t, axis=(1, 2))) * np.sqrt(
-            np.count_nonzero(s, axis=(1, 2))
-        )
-        agreeing = (t * s).sum(axis=(1, 2), dtype=np.int64)
-        np.divide(agreeing, distinct, out=taus[rows], where=distinct > 0)
-    return taus
-
-
-def rank_biased_overlap(
-    teacher_scores: npt.ArrayLike,
-    student_scores: npt.ArrayLike,
-    mask: npt.ArrayLike,
-    p: float = 0.9,
-    k: int = 100,
-) -> FloatArray:
-    r"""RBO, rank-biased overlap: a mean overlap with weights that decrease with depth.
-
-    With $A_d$ the share of the first $d$ candidates that teacher and student have in
-    common:
-
-    $$ \mathrm{RBO} = (1 - p) \sum_{d=1}^{k} p^{d-1} A_d + p^k A_k $$
-
-    This is the extrapolated form: the agreement at depth k is assumed to continue.
-
-    Args:
-        teacher_scores, student_scores: `(batch, list_size)`, each on its own scale.
-        mask: `(batch, list_size)`, bool. True marks a real candidate.
-        p: Persistence, above 0 and below 1: the probability that a user continues to
-            the next candidate. At 0.9 the first ten depths carry 65 % of the weight of
-            the sum.
-        k: The depth at which the comparison ends, at least 1.
-
-    Returns:
-        `(batch,)`, from 0 to 1; NaN for a list without real candidates.
+        `(batch,)`, at least 0; NaN for a list without relevant candidates.
 
     Raises:
-        ValueError: As `relevant_ranks`, p is not between 0 and 1, or k is below 1.
-
-    Reference: Webber, Moffat and Zobel (2010), equation 23 for extrapolation.
+        ValueError: As `relevant_ranks`, or if k is below 1.
 
     Examples:
-        >>> rank_biased_overlap([[2.0, 1.0]], [[1.0, 2.0]], [[True] * 2], p=0.5)
+        >>> dcg([[0.1, 0.9, 0.5]], [[3, 1, 0]], [[True, True, True]], k=10)
+        array([2.5])
+    """
+    return relevant_ranks(scores, relevance, mask).dcg(k)
+
+
+def precision(
+    scores: npt.ArrayLike, relevance: npt.ArrayLike, mask: npt.ArrayLike, k: int
+) -> FloatArray:
+    """Precision@k: the number of relevant candidates in the first k, divided by k.
+
+    The denominator is k even for a list with fewer candidates (the trec_eval
+    convention).
+
+    Args:
+        scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
+        k: The cut-off, at least 1.
+
+    Returns:
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
+
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1.
+
+    Examples:
+        >>> precision([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]], k=2)
         array([0.5])
     """
-    if not 0 < p < 1:
-        raise ValueError(f"`p` must be between 0 and 1. Received: p={p}")
-    teacher, student = _teacher_and_student(teacher_scores, student_scores, mask)
-    batch = len(teacher)
-    row, depth = _depths_of_common_candidates(first_k(teacher, k), first_k(student, k))
-    common = np.bincount(row * k + depth, minlength=batch * k).reshape(batch, k)
-    candidates = np.count_nonzero(~np.isnan(teacher), axis=1)
-    # Beyond the end of a short list both contain all candidates: the agreement stays 1.
-    compared = np.minimum(np.arange(1, k + 1), np.maximum(candidates, 1)[:, None])
-    agreement = common.cumsum(axis=1) / compared
-    total = (1 - p) * (agreement @ p ** np.arange(k)) + p**k * agreement[:, -1]
-    return np.where(candidates > 0, total, np.nan)
+    return relevant_ranks(scores, relevance, mask).precision(k)
+
+
+def rank_biased_precision(
+    scores: npt.ArrayLike,
+    relevance: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    k: int | None = None,
+    p: float = 0.8,
+) -> FloatArray:
+    r"""RBP, rank-biased precision: precision with weights that decrease by rank.
+
+    $$ \mathrm{RBP} = (1 - p) \sum_i [y_i > 0] \, p^{r_i - 1} $$
+
+    Args:
+        scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
+        k: Relevant candidates beyond this rank count 0; None for no cut-off.
+        p: Persistence, above 0 and below 1: the probability that a user continues to
+            the next candidate.
+
+    Returns:
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
+
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1, or p not between 0 and 1.
+
+    Reference: Moffat and Zobel (2008).
+
+    Examples:
+        >>> lists = ([[0.9, 0.5, 0.1]], [[1, 0, 1]], [[True, True, True]])
+        >>> rank_biased_precision(*lists, p=0.5)  # 0.5 * (1 + 0.25)
+        array([0.625])
+    """
+    return relevant_ranks(scores, relevance, mask).rank_biased_precision(k, p)
+
+
+def expected_reciprocal_rank(
+    scores: npt.ArrayLike,
+    relevance: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    k: int | None = None,
+    max_grade: float = 4.0,
+) -> FloatArray:
+    r"""ERR, expected reciprocal rank at which a user is satisfied (cascade model).
+
+    With the relevance $y$ in the order of the scores and $g$ the `max_grade`,
+
+    $$ \mathrm{ERR} = \sum_r \frac{R_r}{r} \prod_{q < r} (1 - R_q), \qquad
+       R_r = \frac{2^{y_r} - 1}{2^g}. $$
+
+    Args:
+        scores, relevance, mask: `(batch, list_size)`; see `relevant_ranks`.
+        k: Candidates beyond this rank count 0; None for no cut-off.
+        max_grade: The highest possible relevance. The default is that of TREC's gdeval.
+
+    Returns:
+        `(batch,)`, from 0 to 1; NaN for a list without relevant candidates.
+
+    Raises:
+        ValueError: As `relevant_ranks`, or if k is below 1, or a relevance exceeds
+            `max_grade`.
+
+    Reference: Chapelle, Metzler, Zhang and Grinspan (2009).
+
+    Examples:
+        >>> lists = ([[0.9, 0.5]], [[1, 1]], [[True, True]])
+        >>> expected_reciprocal_rank(*lists, max_grade=1)  # 1/2 + 1/2 * 1/2 * 1/2
+        array([0.625])
+    """
+    ranks = relevant_ranks(scores, relevance, mask)
+    return ranks.expected_reciprocal_rank(k, max_grade)
 
 
 def _relevant_candidates(
@@ -434,7 +433,7 @@ def _relevant_candidates(
     return row, column, gain
 
 
-def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
+def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:
     """The quotient of each list; NaN if the denominator is 0."""
     result: FloatArray = np.divide(
         numerator,
@@ -443,40 +442,3 @@ def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatA
         where=denominator > 0,
     )
     return result
-
-
-def _teacher_and_student(
-    teacher_scores: npt.ArrayLike, student_scores: npt.ArrayLike, mask: npt.ArrayLike
-) -> tuple[Scores, Scores]:
-    return (
-        real_scores(teacher_scores, mask, name="teacher_scores"),
-        real_scores(student_scores, mask, name="student_scores"),
-    )
-
-
-def _scores_at(scores: Scores, positions: npt.NDArray[np.int32]) -> Scores:
-    """`(batch, k)`. The scores at the given positions, NaN at -1."""
-    taken = np.take_along_axis(scores, np.maximum(positions, 0), axis=1)
-    return np.where(positions >= 0, taken, np.nan)
-
-
-def _pair_signs(scores: Scores) -> npt.NDArray[np.int8]:
-    """`(batch, k, k)`. 1 if the first of a pair scores higher, -1 if lower, else 0."""
-    first, second = scores[:, :, None], scores[:, None, :]
-    return (first > second).astype(np.int8) - (first < second).astype(np.int8)
-
-
-def _depths_of_common_candidates(
-    teacher_first: npt.NDArray[np.int32], student_first: npt.NDArray[np.int32]
-) -> tuple[IntArray, IntArray]:
-    """Row and depth, from 0, from which on a candidate is in both top lists."""
-    batch, k = teacher_first.shape
-    # One number for each (row, candidate); the padding of the two sides never matches.
-    width = 1 + max(teacher_first.max(initial=0), student_first.max(initial=0))
-    offset = np.arange(batch)[:, None] * width
-    teacher_key = np.where(teacher_first >= 0, teacher_first + offset, -1)
-    student_key = np.where(student_first >= 0, student_first + offset, -2)
-    _, teacher_at, student_at = np.intersect1d(
-        teacher_key, student_key, return_indices=True
-    )
-    return teacher_at // k, np.maximum(teacher_at % k, student_at % k)

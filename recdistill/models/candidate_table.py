@@ -28,7 +28,7 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
 
     Args:
         features: Looked-up features of all candidates, each `(items, …)`; None if they
-            follow from a file (`load_assets`).
+            are loaded from a file later (`load_assets`).
 
     Examples:
         >>> table = CandidateTable({"item_id": np.array([2, 3, 4])})
@@ -73,7 +73,7 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> CandidateTable:
-        """Creates a table, with its features if a model of this process has them."""
+        """Creates a table; it has features only if a table of this process has them."""
         rest = {k: v for k, v in config.items() if k != "checksum"}
         live = _LIVE.get(config["checksum"])
         return cls(live._features if live else None, **rest)

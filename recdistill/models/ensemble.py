@@ -24,9 +24,9 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
     $$ t_i = \sum_m w_m \, f(t^{(m)})_i, \quad \sum_m w_m = 1, \quad
        f(t)_i = \frac{t_i - \mathrm{mean}(t)}{\mathrm{std}(t)} $$
 
-    With z-scores, the default $f$, the teachers need not share a scale: what counts is
-    how far a candidate stands out among the candidates of its list. A
-    `recdistill.Distiller` with several teachers computes the same scores.
+    With z-scores, the default $f$, the teachers need not share a scale: a score counts
+    relative to the other candidates of its list. A `recdistill.Distiller` with several
+    teachers computes the same scores.
 
     Args:
         members: The teachers. Keras models among them become part of this model.

@@ -12,15 +12,15 @@ Two additions make it a good teacher:
 
 * **Recency.** History items have the weights $a_h = \phi + (1 - \phi)\,\delta^{age(h)}$
   instead of 1, so the most recent items count most.
-* **Leave one query out.** A row that was used to fit $B$ gets scores that are too
-  confident to learn from. Removing one row is a rank-one change of $X^\top X$, so the
-  matrix without this row follows in closed form (Sherman & Morrison, 1950): with
+* **Leave one query out.** A row that was used to fit $B$ gets overconfident scores,
+  which are poor training targets. Removing one row is a rank-one change of $X^\top X$,
+  so the matrix without this row follows in closed form (Sherman & Morrison, 1950): with
   $v = P x_u$ and $s = 1 - x_u^\top v$,
 
   $$ P^{(-u)} = P + v v^\top / s. $$
 
   Scores of training lists under $P^{(-u)}$ are distributed like the scores of new
-  queries. This costs one more sparse product.
+  queries. The cost is one additional sparse product.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
 class Affinity(keras.layers.Layer):  # type: ignore[misc]
     """EASE scores of candidates for a history, standardised for each query.
 
-    Scores are z-scores over the items of the model that are not in the history. So they
-    are comparable between long and short histories, and do not depend on the list.
+    Scores are z-scores over the items of the model that are not in the history. They
+    are therefore comparable between long and short histories, and do not depend on the
+    list.
 
     Args:
         size: Number of items in the model, the most frequent ones.
@@ -149,7 +150,8 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
 
     def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         """Adds up the weights of indices `(batch, n)` in dense rows `(batch, size)`."""
-        batch, index = tf.shape(index)[0], tf.cast(index, tf.int32)
+        batch = tf.shape(index, tf.int64)[0]
+        index = tf.cast(index, tf.int64)
         inside = (index >= FIRST) & (index < FIRST + self.size)
         place = tf.range(batch)[:, None] * self.size + index - FIRST
         # `unsorted_segment_sum` ignores negative places.

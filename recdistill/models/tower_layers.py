@@ -15,7 +15,7 @@ from recdistill.features.encoders import MISSING
 
 @keras.saving.register_keras_serializable("recdistill")
 class Tower(keras.layers.Layer):  # type: ignore[misc]
-    """Multi-layer perceptron with a linear path beside it.
+    """Multi-layer perceptron with a parallel linear path.
 
     The output is the sum of both. With the linear path, a tower of embeddings is a
     matrix factorisation from the first step. Without hidden layers the tower is the
@@ -70,9 +70,9 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
 
     Pool $p$ of a history $h_0, h_1, …$ (the newest first) is
     $\sum_j w_{pj} e(h_j) / \sqrt{\sum_j w_{pj}}$ over the real items, without padding.
-    The weights are learned and positive. They start at a different decay in each pool,
-    from "the last few items" to "all items". Because of the square root, the vector of
-    a long history is longer than that of a short one.
+    The weights are learned and positive. Each pool starts with a different decay, so
+    that some pools cover the last few items and others all items. Because of the square
+    root, the vector of a long history is longer than that of a short one.
 
     Args:
         size: Number of item indices.

@@ -1,6 +1,6 @@
 """Two-tower models: the score is the dot product of two embeddings.
 
-`TwoTowers` takes any query tower and candidate tower. `TwoTowerStudent` has ours.
+`TwoTowers` takes any query tower and candidate tower. `TwoTowerStudent` builds both.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.tower_layers import HistoryPooling, Tower
 
 DISTINCT_PER_LISTED = 64
-"""`listed_products` computes all products up to this many distinct candidates for each
-place of a list."""
+"""`listed_products` computes all products if there are at most this many distinct
+candidates for each place of a list."""
 
 
 def listed_products(

@@ -118,10 +118,10 @@ def compare_on_validation(
         trained_on: From `lists_trained_on`.
     """
     return decide(
-        pq.read_table(teacher.path / "valid.parquet"),
+        pq.read_table(teacher.file("valid.parquet")),
         {
-            "popularity": pq.read_table(teacher.path / "valid_popularity.parquet"),
-            "baseline": pq.read_table(baseline.path / "valid.parquet"),
+            "popularity": pq.read_table(teacher.file("valid_popularity.parquet")),
+            "baseline": pq.read_table(baseline.file("valid.parquet")),
         },
         config.evaluate.metrics[0],
         samples=config.evaluate.bootstrap,
@@ -190,7 +190,8 @@ def decide(
     ]
     reasons = _faults(faults, trained_on)
     if beaten_by:
-        reasons.insert(0, f"does not beat {' and '.join(beaten_by)} beyond noise")
+        names = ["the baseline" if each == "baseline" else each for each in beaten_by]
+        reasons.insert(0, f"does not beat {' and '.join(names)} beyond noise")
     figures = "; ".join(
         f"{n.replace('_', ' ')} {_shown(g)}" for n, g in differences.items()
     )

@@ -1,4 +1,4 @@
-"""Partitions of the interactions by query, and the split by time.
+"""Partitions of the interactions by query, with the part of each row.
 
 A partition holds all interactions of its queries, sorted by query and time. It fits in
 memory, whatever the size of the data set.
@@ -20,13 +20,14 @@ from recdistill.data import Columns, Dataset
 from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
+from recdistill.pipeline.row_parts import copies, kept_together, last_of_each_query
+from recdistill.pipeline.time_statistics import TimeStatistics
 
 PARTITION_ROWS = 250_000
 ROW = "_recdistill_row"
 """Column with the number of a row; no column in a user's data has this name."""
-TIME_BINS = 65_536
-TRAIN, VALID, TEST = 0, 1, 2
-SPLITS = ("train", "valid", "test")
+DRAWN_TIME = "_recdistill_time"
+"""Column with drawn times, for data without times or a split that ignores them."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,12 @@ class Partition:
         first_of_query: `(rows,)`: the first row of the same query.
         first_of_moment: `(rows,)`: the first row of the same query and time; the rows
             before it happened strictly earlier.
-        split: `(rows,)`: TRAIN, VALID or TEST; the same for all rows of a list.
+        split: `(rows,)`: TRAIN, VALID or TEST; the same for all rows of a list, and for
+            all rows of one query, item and time.
         first_of_list: `(rows,)`: the first row of the same list.
+        time: `(rows,)` int64: the time of each row.
+        item: `(rows,)`: a number for each item of the partition.
+        first_copy: `(rows,)`: the first row with the same query, item and time.
     """
 
     table: pa.Table
@@ -48,6 +53,9 @@ class Partition:
     first_of_moment: np.ndarray
     split: np.ndarray
     first_of_list: np.ndarray
+    time: np.ndarray
+    item: np.ndarray
+    first_copy: np.ndarray
 
 
 class Partitions:
@@ -58,35 +66,48 @@ class Partitions:
         split: The `split` section.
         folder: An empty folder for the files.
         progress: Callback for progress.
+        seed: Seed of the drawn times of the split `leave_random_out`.
+
+    Attributes:
+        rows: Number of interactions.
+        times: Statistics of the times; None if the times are drawn.
 
     Raises:
         DataError: If there are no interactions, or if the data is invalid.
     """
 
     def __init__(
-        self, dataset: Dataset, split: SplitConfig, folder: Path, progress: Progress
+        self,
+        dataset: Dataset,
+        split: SplitConfig,
+        folder: Path,
+        progress: Progress,
+        seed: int = 0,
     ) -> None:
         self.columns: Columns = dataset.columns
         self.split = split
-        self._times = _TimeRange()
+        drawn = split.by == "leave_random_out"
+        self._seed = seed
+        self._time = DRAWN_TIME if drawn else _time_column(dataset)
+        self.times = None if drawn else TimeStatistics()
         self.rows = 0
         for batch in dataset.interactions():
             self.rows += batch.num_rows
-            self._times.widen(batch[self.columns.time].to_numpy())
+            if self.times is not None:
+                self.times.add(batch[self._time].to_numpy())
             progress("Reading interactions", self.rows, None)
         if not self.rows:
             raise DataError(
-                f"Data set `{dataset.name}` has no interactions: the table is "
-                "empty, or no row has a relevance above 0. "
-                "Set `dataset.path` to a folder with data."
+                f"Data set `{dataset.name}` has no interactions: the table is empty, "
+                "or no row has a relevance above 0 and fulfils `dataset.keep`. Set "
+                "`dataset.path` to a folder with data, or change the condition."
             )
         number = math.ceil(self.rows / PARTITION_ROWS)
         self._paths = [folder / f"{k:05d}.parquet" for k in range(number)]
         self._distribute(dataset, progress)
-        self._cuts = [
-            self._times.quantile(1 - split.valid - split.test),
-            self._times.quantile(1 - split.test),
-        ]
+        if split.by == "global_time" and self.times is not None:
+            shares = (1 - split.valid - split.test, 1 - split.test)
+            self._cuts = self.times.cuts(shares)
 
     def __len__(self) -> int:
         """Number of partitions."""
@@ -106,7 +127,9 @@ class Partitions:
                 row = pa.array(np.arange(done, done + batch.num_rows))
                 table = pa.Table.from_batches([batch]).append_column(ROW, row)
                 done += batch.num_rows
-                self._times.count(batch[self.columns.time].to_numpy())
+                if self.times is None:
+                    drawn = pa.array(self._drawn_times(table))
+                    table = table.append_column(DRAWN_TIME, drawn)
                 query = table[self.columns.query].to_pandas().astype(object)
                 owner = pd.util.hash_array(query.to_numpy()) % len(self._paths)
                 for number in np.unique(owner):
@@ -120,27 +143,48 @@ class Partitions:
             for writer in writers.values():
                 writer.close()
 
+    def _drawn_times(self, table: pa.Table) -> np.ndarray:
+        """A time for each query and item (or list), the same in every pass."""
+        columns = self.columns
+        seed = pd.util.hash_array(np.array([self._seed], "uint64"))
+        for name in (columns.query, columns.list or columns.item):
+            texts = table[name].to_pandas().astype(object).to_numpy()
+            # Hashed between the columns, so that each time differs from the others.
+            seed = pd.util.hash_array(seed ^ pd.util.hash_array(texts))
+        return np.asarray(seed >> 1, "int64")
+
     def _sorted(self, table: pa.Table) -> Partition:
         columns = self.columns
-        keys = [columns.query, columns.time, *([columns.list] if columns.list else [])]
+        keys = [columns.query, self._time, *([columns.list] if columns.list else [])]
         table = table.sort_by([(name, "ascending") for name in (*keys, ROW)])
-        query = table[self.columns.query].combine_chunks().dictionary_encode()
-        code = query.indices.to_numpy()
-        time = table[self.columns.time].to_numpy()
+        code = _numbered(table[columns.query])
+        item = _numbered(table[columns.item])
+        time = table[self._time].to_numpy()
         new_query = np.concatenate([[True], code[1:] != code[:-1]])
         new_moment = new_query | np.concatenate([[True], time[1:] != time[:-1]])
         position = np.arange(len(code))
         first = np.maximum.accumulate(np.where(new_query, position, 0))
         moment = np.maximum.accumulate(np.where(new_moment, position, 0))
-        if self.split.by == "global_time":
-            part = np.searchsorted(self._cuts, time, side="right")
-        else:
-            part = self._by_query(new_query)
         first_of_list = self._first_of_list(table, new_moment)
-        # A list with a row in a later part belongs to that part as a whole.
-        latest = np.zeros(len(part), "int8")
-        np.maximum.at(latest, first_of_list, part.astype("int8"))
-        return Partition(table, first, moment, latest[first_of_list], first_of_list)
+        first_copy = copies(moment, item)
+        part = self._parts(time, first, first_of_list, first_copy)
+        return Partition(
+            table, first, moment, part, first_of_list, time, item, first_copy
+        )
+
+    def _parts(
+        self,
+        time: np.ndarray,
+        first_of_query: np.ndarray,
+        first_of_list: np.ndarray,
+        first_copy: np.ndarray,
+    ) -> np.ndarray:
+        if self.split.by == "global_time":
+            return np.searchsorted(self._cuts, time, side="left").astype("int8")
+        by_list = self.columns.list is not None and self.split.by != "query_time"
+        unit = first_of_list if by_list else first_copy
+        part = last_of_each_query(self.split, first_of_query, unit)
+        return kept_together(part, [first_of_list, first_copy])
 
     def _first_of_list(self, table: pa.Table, new_moment: np.ndarray) -> np.ndarray:
         position = np.arange(len(table))
@@ -158,48 +202,17 @@ class Partitions:
             )
         return np.maximum.accumulate(np.where(new, position, 0))
 
-    def _by_query(self, new_query: np.ndarray) -> np.ndarray:
-        """The last share of each query's rows, at least one row if it has three."""
-        start = np.flatnonzero(new_query)
-        size = np.diff(np.append(start, len(new_query)))
 
-        def share(part: float) -> np.ndarray:
-            # Without the 1e-7, floor(0.29 * 100) would be 28.
-            wanted = np.floor(size * part + 1e-7).astype(int)
-            return np.where(size < 3, 0, np.maximum(wanted, 1))
-
-        test, valid = share(self.split.test), share(self.split.valid)
-        from_end = np.repeat(start + size, size) - np.arange(len(new_query))
-        test, both = np.repeat(test, size), np.repeat(test + valid, size)
-        return np.where(
-            from_end <= test, TEST, np.where(from_end <= both, VALID, TRAIN)
+def _time_column(dataset: Dataset) -> str:
+    if dataset.columns.time is None:
+        raise DataError(
+            f"Data set `{dataset.name}` has no column of times, which this split needs."
+            ' Set `split.by` = "leave_random_out".'
         )
+    return dataset.columns.time
 
 
-class _TimeRange:
-    """Approximate quantiles of times, from a histogram filled in two passes."""
-
-    def __init__(self) -> None:
-        self.low, self.high = np.inf, -np.inf
-        self.counts = np.zeros(TIME_BINS, "int64")
-
-    def widen(self, times: np.ndarray) -> None:
-        """First pass: extends the range."""
-        if len(times):
-            self.low = min(self.low, times.min())
-            self.high = max(self.high, times.max())
-
-    def _width(self) -> float:
-        return max((self.high - self.low) / TIME_BINS, 1e-9)
-
-    def count(self, times: np.ndarray) -> None:
-        """Second pass: counts the rows in each bin."""
-        bins = ((times - self.low) / self._width()).astype("int64")
-        np.add.at(self.counts, np.minimum(bins, TIME_BINS - 1), 1)
-
-    def quantile(self, share: float) -> float:
-        """A time with about this share of the rows before it."""
-        below = np.cumsum(self.counts)
-        # Without the 1e-7, (1 - 0.2 - 0.1) * 10 would be more than 7.
-        number = int(np.searchsorted(below, share * below[-1] - 1e-7))
-        return float(self.low + (number + 1) * self._width())
+def _numbered(column: pa.ChunkedArray) -> np.ndarray:
+    """`(rows,)` int64: a number for each different text, from 0."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.asarray(encoded.indices.to_numpy(), "int64")

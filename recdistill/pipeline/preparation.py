@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,10 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
-from recdistill.pipeline.partitions import ROW, SPLITS, TRAIN, Partitions
+from recdistill.pipeline.part_statistics import PartStatistics
+from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.repeats import RepeatCounts
+from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 
 def prepare(
@@ -49,21 +51,29 @@ def prepare(
     """
     scratch = folder / "partitions"
     scratch.mkdir()
-    parts = Partitions(dataset, config.split, scratch, progress)
+    parts = Partitions(dataset, config.split, scratch, progress, config.seed)
     features = FeatureColumns.find(dataset, config)
-    found = _count(parts, features, progress)
-    items = ItemTable(dataset, found.items)
+    statistics = PartStatistics(parts.times)
+    found = _count(parts, features, statistics, progress)
+    statistics.check(dataset.name, config.split)
+    items = ItemTable(dataset, found.items, features.required("items"))
+    if len(items.ids) < 2:
+        raise DataError(
+            f"Data set `{dataset.name}` has {len(items.ids)} item(s); at least two are "
+            "required for a ranking."
+        )
     schema, query_table = _fit(dataset, features, found, items)
     schema.save(folder)
     items.write(folder / "items.parquet")
+    seen = found.repeats.decide(config.lists.seen)
     writer = ListShardWriter(
-        schema, features, items, query_table, dataset.columns, config, folder
+        schema, features, items, query_table, dataset.columns, config, folder, seen
     )
     for done, part in enumerate(parts):
         writer.write(part, done)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
-    _check(writer.counts, len(items.ids), dataset.name)
+    _check(writer, dataset.name)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -73,7 +83,12 @@ def prepare(
         "queries": found.queries,
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
+        "added_items": items.added,
         "unreachable": writer.unreachable,
+        "seen": seen,
+        "repeat_share": round(found.repeats.share, 6),
+        "left_out_repeats": writer.left_out,
+        **statistics.record(),
     }
 
 
@@ -84,6 +99,7 @@ class _Counts:
     items: Counter[str] = field(default_factory=Counter)
     train_queries: set[str] = field(default_factory=set)
     context: dict[str, _Statistics] = field(default_factory=dict)
+    repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
 
 
@@ -121,12 +137,19 @@ def _by_frequency(counts: Counter[str]) -> list[str]:
     return [value for value in values if value != ""]
 
 
-def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _Counts:
+def _count(
+    parts: Partitions,
+    features: FeatureColumns,
+    statistics: PartStatistics,
+    progress: Progress,
+) -> _Counts:
     found = _Counts()
     context = [f for f in features.query if f.table == "interactions"]
     found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
+        statistics.add(part)
         found.queries += len(np.unique(part.first_of_query))
+        found.repeats.add(part)
         train = part.table.filter(pa.array(part.split == TRAIN))
         for name, count in zip(
             *pc.value_counts(train[features.item_column]).flatten(), strict=True
@@ -148,11 +171,6 @@ def _count(parts: Partitions, features: FeatureColumns, progress: Progress) -> _
     for feature in context:
         if feature.column == features.query_column:
             found.context[feature.name].counts.update(found.train_queries)
-    if not found.items:
-        raise DataError(
-            "The training part has no interactions: `split` leaves nothing before the "
-            "validation part. Use smaller shares for `valid` and `test`."
-        )
     return found
 
 
@@ -182,6 +200,10 @@ def _fit(
         statistics = found.context.get(feature.name) or _Statistics(feature)
         if feature.table == "queries" and dataset.queries is not None:
             column = dataset.queries[feature.column]
+            if not features.required("queries"):
+                # The last row is that of queries without a row.
+                nothing = pa.nulls(1, column.type)
+                column = pa.chunked_array([*column.chunks, nothing], column.type)
             values = raw_values(
                 column, feature.spec, table="queries", name=feature.column
             )
@@ -190,7 +212,7 @@ def _fit(
                 dataset.queries[features.query_column],
                 value_set=pa.array(sorted(found.train_queries), pa.string()),
             )
-            statistics.update(values[known.to_numpy()])
+            statistics.update(values[: len(known)][known.to_numpy()])
         query.append(build_encoder(feature.name, feature.spec, statistics.state()))
     if features.history is not None and isinstance(item_id, VocabularyEncoder):
         query.append(build_encoder(*features.history, {}, item_id))
@@ -202,15 +224,13 @@ def _fit(
     return schema, tables
 
 
-def _check(counts: Mapping[str, int], items: int, name: str) -> None:
+def _check(writer: ListShardWriter, name: str) -> None:
+    """Checks that enough lists are left without the repeats."""
     for split in SPLITS:
-        if counts[split] < 2:
+        if writer.counts[split] < 2:
             raise DataError(
-                f"Data set `{name}` has {counts[split]} {split} list(s); at least two "
-                "are required. Use more interactions, or change the shares of `split`."
+                f"Data set `{name}` has {writer.counts[split]} {split} list(s) without "
+                "repeats; at least two are required. The lists leave out "
+                f"{writer.left_out[split]} interactions with an item that the query "
+                'had interacted with before. Set `lists.seen` = "include" to keep them.'
             )
-    if items < 2:
-        raise DataError(
-            f"Data set `{name}` has {items} item(s); at least two are required for a "
-            "ranking."
-        )

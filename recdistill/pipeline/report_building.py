@@ -25,7 +25,7 @@ from recdistill.evaluation.report.run_report import (
     Report,
     SoftTargetsPart,
 )
-from recdistill.pipeline.config import Config
+from recdistill.pipeline.config import Config, SplitConfig
 from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.model_building import parameters, size_bytes
 from recdistill.pipeline.model_comparison import ComparisonRows
@@ -41,8 +41,6 @@ _PLACES: Any = {
 }
 """Paths, which are left out so that a report does not depend on the machine."""
 
-
-_OF = {"query_time": "each query's interactions", "global_time": "all interactions"}
 
 ON_CARD: Any = {
     "dataset": True,
@@ -90,12 +88,13 @@ def build_report(
         seed=config.seed,
         dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
         protocol=ProtocolPart(
-            split=f"test, the last {config.split.test:.0%} of {_OF[config.split.by]}",
+            split=f"test, {_held_out(config.split)}",
             lists=len(rows.segments),
             candidates=(
                 "listed" if has_partial_scores(config.teacher) else "catalogue"
             ),
-            seen="exclude",
+            seen=dataset["seen"],
+            repeats_left_out=dataset["left_out_repeats"]["test"],
             unreachable=rows.unreachable,
             resamples=settings.bootstrap,
         ),
@@ -118,6 +117,19 @@ def build_report(
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
     )
+
+
+def _held_out(split: SplitConfig) -> str:
+    """The interactions of the test part, in words."""
+    if split.by == "query_time":
+        return f"the last {split.test:.0%} of each query's interactions"
+    if split.by == "global_time":
+        return f"the last {split.test:.0%} of all interactions"
+    number = split.held_out
+    some = "interaction" if number == 1 else f"{number} interactions"
+    if split.by == "leave_last_out":
+        return f"the last {some} of each query"
+    return f"{number} {some.split()[-1]} of each query, drawn at random without times"
 
 
 def _model_part(

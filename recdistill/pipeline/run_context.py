@@ -19,7 +19,7 @@ from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.score_store import verified_files
+from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import Scorer, compiled, with_progress
 from recdistill.pipeline.soft_targets import SoftTargets, choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
@@ -59,11 +59,32 @@ class RunContext:
         self.config, self.progress, self.warn = config, progress, warn
         self.tables = tables
         self.artefacts: dict[str, Artefact] = {}
+        self._intact: set[str] = set()
 
     @property
     def root(self) -> Path:
         """Folder of the run."""
         return self.config.workdir / self.config.name
+
+    # Artefacts.
+
+    def intact(self, step: str) -> Artefact:
+        """The artefact of a finished step, whose files are verified.
+
+        They are verified once in each step that uses them.
+
+        Raises:
+            ArtefactError: If a file is damaged, missing or unexpected.
+        """
+        artefact = self.artefacts[step]
+        if step not in self._intact:
+            artefact.verify()
+            self._intact.add(step)
+        return artefact
+
+    def verify_again(self) -> None:
+        """Forgets which artefacts are verified, at the start of a step's work."""
+        self._intact.clear()
 
     # Data.
 
@@ -85,7 +106,7 @@ class RunContext:
     @cached_property
     def prepared(self) -> Prepared:
         """The prepared data."""
-        return Prepared(self.artefacts["prepare"].path)
+        return Prepared(self.intact("prepare").path)
 
     @cached_property
     def validation(self) -> Validation:
@@ -120,7 +141,7 @@ class RunContext:
     @cached_property
     def teacher_model(self) -> Teacher:
         """The teacher."""
-        folder = self.artefacts["teacher"].path
+        folder = self.intact("teacher").path
         return load_teacher(self.config, self.prepared, self.external, folder)
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
@@ -152,9 +173,8 @@ class RunContext:
         )
 
     def score_files(self) -> list[Path]:
-        """The files of the score store, their checksums verified."""
-        store = self.artefacts["score"]
-        return verified_files(store.path, store.record)
+        """The files of the score store, which are verified."""
+        return stored_files(self.intact("score").path)
 
     @cached_property
     def soft_targets(self) -> SoftTargets:
@@ -182,5 +202,5 @@ class RunContext:
 
     def student_model(self, step: str) -> keras.Model:
         """The student that a step trained, "baseline" or "distill"."""
-        folder = self.artefacts[step].path
+        folder = self.intact(step).path
         return load_student(self.config.student, self.prepared, folder)

@@ -77,6 +77,7 @@ class Pipeline:
         Raises:
             ValueError: If there is no such step.
             DataError: If the data is invalid.
+            ArtefactError: If a file of an artefact that is used is damaged.
             GateError: If the teacher is not good enough.
             BusyError: If another process runs a pipeline of this name.
         """
@@ -87,7 +88,10 @@ class Pipeline:
         # Equal seeds must give equal weights, whatever the order of threads.
         tf.config.experimental.enable_op_determinism()
         with locked_folder(self.workspace.root):
-            return self._finished(STEPS[until])
+            artefact = self._finished(STEPS[until])
+            if artefact.reused:
+                artefact.verify()
+            return artefact
 
     def _finished(self, step: Step) -> Artefact:
         """The artefact of a step, after those that it needs."""
@@ -114,6 +118,9 @@ class Pipeline:
             if draft.done is None:
                 if not step.resumes:
                     draft.restart()
+                self.context.verify_again()
+                for name in step.reads(self.config):
+                    self.context.intact(name)
                 keras.utils.set_random_seed(self.config.seed)
                 try:
                     draft.record = step.work(self.context, draft)

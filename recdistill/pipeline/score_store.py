@@ -2,15 +2,15 @@
 
 Each file holds some training lists with all their columns, the column `teacher_scores`,
 and `scored_candidates` unless all items are scored. Files are written one by one and
-atomically, so a step that was killed continues where it stopped. The store's name is
-the hash of teacher, lists and settings. Its record has a checksum for each file, so
-that no student trains on a damaged file.
+atomically, and their checksums are kept beside them, so a step that was killed
+continues with the intact files. The store's name is the hash of teacher, lists and
+settings.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from recdistill.atomic import atomic_write, file_checksum
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine
 from recdistill.distillation.scored_table import sample
-from recdistill.errors import ScoreError
 from recdistill.pipeline.config import ListsConfig
 
 ROUNDED_TOP = 10
@@ -40,37 +40,33 @@ def stored_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("scores-*.parquet"))
 
 
-def checksums(files: Sequence[Path]) -> dict[str, str]:
-    """SHA-256 (hex) of each file by name."""
-    return {path.name: _checksum(path) for path in files}
+class WrittenFiles:
+    """The checksums of the files in an unfinished store, kept in a file beside them.
 
-
-def verified_files(folder: Path, record: Mapping[str, Any]) -> list[Path]:
-    """The files of a finished store, after a comparison with their checksums.
+    The file has the form of the command `sha256sum`.
 
     Args:
         folder: The store.
-        record: The record of the step that wrote it.
-
-    Raises:
-        ScoreError: If a file is missing, damaged or unexpected.
     """
-    found = {path.name: path for path in stored_files(folder)}
-    written: Mapping[str, str] = record["sha256"]
-    for name in sorted({*found, *written}):
-        if name not in written:
-            fault = f"contains an unexpected file {name}"
-        elif name not in found:
-            fault = f"does not have the file {name}"
-        elif _checksum(found[name]) != written[name]:
-            fault = f"is damaged: the checksum of {name} is wrong"
-        else:
-            continue
-        raise ScoreError(
-            f"The score store {folder} {fault}. Remove the folder and run again; the "
-            "teacher then scores the lists anew."
-        )
-    return list(found.values())
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "checksums.sha256"
+        text = self._path.read_bytes() if self._path.exists() else b""
+        # A damaged line is like a missing one: its file is written again.
+        lines = re.findall(r"(?m)^([0-9a-f]{64})  (.*)$", text.decode(errors="replace"))
+        self._written = {name: checksum for checksum, name in lines}
+
+    def has(self, path: Path) -> bool:
+        """Whether a file was written completely and is still as it was written."""
+        written = self._written.get(path.name)
+        return path.exists() and file_checksum(path) == written
+
+    def add(self, path: Path) -> None:
+        """Adds a file that is complete."""
+        self._written[path.name] = file_checksum(path)
+        lines = (f"{self._written[name]}  {name}\n" for name in sorted(self._written))
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(lines))
 
 
 def examine_stored(folder: Path, catalogue_size: int) -> Examination:
@@ -116,8 +112,3 @@ def rounding_warning(config: ListsConfig, record: Mapping[str, Any]) -> str | No
         f"{record['rounded_ties']:.1%} of neighbours in its top {ROUNDED_TOP} equal. "
         "Keep their order with lists.scores_dtype=float32."
     )
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -24,7 +24,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.score_store import (
     ROUNDED_TOP,
     ROUNDING,
-    checksums,
+    WrittenFiles,
     rounded_ties,
     stored_files,
 )
@@ -61,12 +61,12 @@ class ScoreWriter:
     score_tables: Sequence[ScoreTable] = ()
 
     def write(self, folder: Path) -> dict[str, Any]:
-        """Writes the files that are missing in the folder.
+        """Writes the files that are missing or damaged in the folder.
 
         Returns:
-            The record of the step: `lists`, `list_size`, `sha256` by file, and
-            `rounded_ties`, the share of neighbours in the top ten of a list that
-            became equal when they were stored.
+            The record of the step: `lists`, `list_size`, and `rounded_ties`, the share
+            of neighbours in the top ten of a list that became equal when they were
+            stored.
 
         Raises:
             ScoreError: If a score is not finite or too large to store.
@@ -79,15 +79,17 @@ class ScoreWriter:
         )
         chosen = self._sample(shards, scored)
         total, done, number = sum(map(len, chosen)), 0, 0
+        written = WrittenFiles(folder)
         for path, rows in zip(shards, chosen, strict=True):
             for start in range(0, len(rows), FILE_LISTS):
                 part = rows[start : start + FILE_LISTS]
                 target = folder / f"scores-{number:05d}.parquet"
-                if not target.exists():
+                if not written.has(target):
                     table = pq.read_table(path).take(pa.array(part))
                     lists = read_lists(path).take(part)
                     rng = np.random.default_rng([self.seed, number])
                     self._write_file(target, table, lists, scored, rng)
+                    written.add(target)
                 number, done = number + 1, done + len(part)
                 self.progress("Scoring with the teacher", done, total)
         files = stored_files(folder)
@@ -95,7 +97,6 @@ class ScoreWriter:
             "lists": total,
             "list_size": scored.width if scored else self._list_size(),
             "rounded_ties": rounded_ties(files),
-            "sha256": checksums(files),
         }
 
     def _sample(

@@ -82,7 +82,7 @@ class Validation:
 def measure_lists(
     lists: Lists, scores: np.ndarray, metrics: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Ranking metrics over the whole catalogue, with seen items masked.
+    """Ranking metrics of the candidates of each list.
 
     Args:
         lists: The lists.
@@ -90,16 +90,10 @@ def measure_lists(
         metrics: Metric names.
 
     Returns:
-        `(lists,)` for each metric; 0 for a list whose positive is not in the catalogue.
+        `(lists,)` for each metric; 0 for a list without a positive among its
+        candidates.
     """
     size = scores.shape[1]
-    reachable = np.bincount(
-        lists.positives.row_numbers(), lists.positives.values >= 0, len(lists)
-    )
-    return measure(
-        scores,
-        catalogue_relevance(lists, size),
-        catalogue_mask(lists, size),
-        metrics,
-        unreachable=reachable == 0,
-    )
+    relevance, mask = catalogue_relevance(lists, size), catalogue_mask(lists, size)
+    reachable = ((relevance > 0) & mask).any(axis=1)
+    return measure(scores, relevance, mask, metrics, unreachable=~reachable)

@@ -2,7 +2,8 @@
 
 A step writes into a folder with a temporary name and renames it at the end, so
 artefacts are written atomically. A step that was killed is run again; a step whose
-inputs did not change is skipped.
+inputs did not change is skipped. The record of an artefact has the checksum of each
+file, and one of its own, and files are verified before they are used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from recdistill import __version__
-from recdistill.atomic import atomic_write
+from recdistill.atomic import (
+    difference,
+    file_checksum,
+    folder_checksums,
+    read_sealed,
+    write_sealed,
+)
+from recdistill.errors import ArtefactError
 
 RECORD = "record.json"
 
@@ -31,7 +39,8 @@ class Artefact:
     Attributes:
         path: The folder.
         key: Hash of all inputs that determine its content.
-        record: The record of the step, JSON-ready.
+        record: The record of the step, JSON-ready; `sha256` has the checksum of each
+            file.
         reused: Whether it existed before this run.
     """
 
@@ -39,6 +48,30 @@ class Artefact:
     key: str
     record: dict[str, Any]
     reused: bool
+
+    def verify(self) -> None:
+        """Checks that the folder has the files that the step wrote, and no other.
+
+        Raises:
+            ArtefactError: If a file is damaged, missing or unexpected.
+        """
+        found = folder_checksums(self.path, without=[RECORD])
+        fault = difference(self.record["sha256"], found)
+        if fault is not None:
+            raise _damaged(self.path, fault)
+
+    def file(self, name: str) -> Path:
+        """The path of one file, which is verified.
+
+        Raises:
+            ArtefactError: If the file is damaged or missing.
+        """
+        path = self.path / name
+        found = {name: file_checksum(path)} if path.is_file() else {}
+        fault = difference({name: self.record["sha256"].get(name, "")}, found)
+        if fault is not None:
+            raise _damaged(self.path, fault)
+        return path
 
 
 class Workspace:
@@ -95,8 +128,7 @@ class Draft:
     def __init__(self, final: Path, key: str, others: Iterable[Path] = ()) -> None:
         self.final, self.key = final, key
         self.record: dict[str, Any] = {}
-        found = (self._finished(path) for path in (final, *others))
-        self.done = next((artefact for artefact in found if artefact), None)
+        self.done = self._finished(final) or self._finished_elsewhere(others)
         self.path = self._aside() if self.done is None else self.done.path
 
     def _aside(self) -> Path:
@@ -104,13 +136,25 @@ class Draft:
 
     def _finished(self, path: Path) -> Artefact | None:
         try:
-            record = json.loads((path / RECORD).read_text())
+            record = read_sealed(path / RECORD)
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            fault = f"the file {RECORD!r} is damaged: {error}"
+            raise _damaged(path, fault) from error
         # Folders are named by a part of the key.
         if record["key"] != self.key:
             return None
         return Artefact(path, self.key, record, reused=True)
+
+    def _finished_elsewhere(self, others: Iterable[Path]) -> Artefact | None:
+        for path in others:
+            # An artefact of another run with a damaged record is not needed here.
+            with contextlib.suppress(ArtefactError):
+                found = self._finished(path)
+                if found is not None:
+                    return found
+        return None
 
     def discard(self) -> None:
         """Removes the finished artefact, so that it is written again."""
@@ -130,8 +174,13 @@ class Draft:
 
     def publish(self, seconds: float) -> None:
         """Writes the record and gives the folder its final name."""
-        record = {"key": self.key, "seconds": round(seconds, 3), **self.record}
-        write_json(self.path / RECORD, record)
+        record = {
+            "key": self.key,
+            "seconds": round(seconds, 3),
+            **self.record,
+            "sha256": folder_checksums(self.path),
+        }
+        write_sealed(self.path / RECORD, record)
         # A folder without a record remains of a discarded artefact.
         shutil.rmtree(self.final, ignore_errors=True)
         os.rename(self.path, self.final)
@@ -149,18 +198,15 @@ class Draft:
         return self.done
 
 
+def _damaged(folder: Path, fault: str) -> ArtefactError:
+    step = folder.name.rpartition("-")[0]
+    return ArtefactError(
+        f"The artefact {folder} cannot be used: {fault}. Remove the folder and run the "
+        f"step `{step}` again, which writes it anew."
+    )
+
+
 def fingerprint(value: Any) -> str:
     """SHA-256 of a JSON-ready value, the same for the same content."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON atomically.
-
-    Raises:
-        ValueError: If a number is not finite.
-    """
-    text = json.dumps(value, indent=1, allow_nan=False)
-    with atomic_write(path) as aside:
-        aside.write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
 """Catalogue of a served model: item ids, their rows, and the index.
 
-All data is in variables; neither the items nor their number is part of the graph. So
-the items of a SavedModel can be replaced by writing new variables beside the same graph
-(`recdistill.export.reindexing`).
+All data is in variables; neither the items nor their number is part of the graph. The
+items of a SavedModel can therefore be replaced by writing new variables and keeping the
+graph (`recdistill.export.reindexing`).
 """
 
 from __future__ import annotations

@@ -37,8 +37,9 @@ class InvertedLists:
 def capacity_of(items: int) -> int:
     """Capacity of a list: near √items / 8, a power of 2 from 16 to 256.
 
-    Shorter lists are cheaper: with half the capacity, a search reads hardly more lists.
-    But below some capacity, choosing among the lists costs more than reading them.
+    Shorter lists are cheaper, because a search with half the capacity reads only
+    slightly more lists. Below a certain capacity, however, choosing the lists costs
+    more than reading them.
 
     Examples:
         >>> capacity_of(1_000_000), capacity_of(100_000), capacity_of(100)
@@ -106,8 +107,8 @@ def recall_by_probes(
 ) -> np.ndarray:
     """Recall@k of an IVF search for each number of lists read (probes).
 
-    A search reads the lists whose centroids score highest and is exact within them. So
-    it finds an item if the item's list is among the lists that it reads.
+    A search reads the lists whose centroids score highest and is exact within them. It
+    therefore finds an item if and only if it reads the item's list.
 
     Args:
         lists: The lists.

@@ -77,7 +77,7 @@ def build_index(
     Args:
         embeddings: `(items, dim)` float32.
         queries: `(queries, dim)` float32, embeddings of real queries.
-        k: The recall is measured for the top `k`.
+        k: Number of items for which the recall is measured.
         settings: Settings of the index.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Teachers: models that score the candidates of a batch. They may be slow.
+"""Teachers: models, fast or slow, that score the candidates of a batch.
 
 A teacher is called as `teacher(batch, training=False)` and returns scores
 `(batch, list_size)`; `recdistill.data.collation` describes the batch. Our own teachers

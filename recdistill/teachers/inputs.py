@@ -32,8 +32,8 @@ def as_input(
 
     Text with digits becomes numbers without loss: the id `"1260759144"` fits an int64.
     Whole numbers become integers. In a row of several values (a history, categories) ""
-    is padding, which becomes 0 for a numeric input. If the input has a fixed width, a
-    longer row keeps its end, the latest part of a history.
+    is padding, which becomes 0 for a numeric input. If the input has a fixed width,
+    only the last entries of a longer row are kept: the latest part of a history.
 
     Args:
         values: `(rows,)` or `(rows, n)`: text, float32 with NaN for missing values, or

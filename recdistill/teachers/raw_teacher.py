@@ -1,13 +1,13 @@
-"""External teachers: models that take raw features instead of our indices.
+"""External teachers: models that take raw features instead of looked-up ones.
 
-Our own models take features after the lookup half of the encoders. An external model
-takes the raw values, under its own input names. A batch for such a teacher has the
-additional key `raw`: the raw query inputs by name, which the exported student also
-takes. The teacher holds the raw features of the candidates, one row for each item of
-the catalogue, and gathers them by `candidate_index`.
+Our own models take looked-up features. An external model takes the raw values, under
+its own input names. A batch for such a teacher has the additional key `raw`: the raw
+query inputs by name, which the exported student also takes. The teacher holds the raw
+features of the candidates, one row for each item of the catalogue, and gathers them by
+`candidate_index`.
 
 A `RawModel` converts a dict of arrays to scores; each kind of model has one.
-`ExternalTeacher` does the work that all kinds share: it maps our features to the
+`ExternalTeacher` contains the part that all kinds share: it maps our features to the
 model's inputs, converts types and shapes, calls the model in chunks so that memory
 stays bounded, and checks that there is one finite score for each candidate.
 """
@@ -85,7 +85,7 @@ class ExternalTeacher:
         size_bytes: Size of the model's files; None if unknown.
 
     Examples:
-        A model that prefers short names.
+        A model that gives short titles higher scores.
 
         >>> class Short:
         ...     label, inputs, parameters, size_bytes = "short", None, None, None

@@ -34,7 +34,7 @@ class ServingClient(Protocol):
 class RemoteModel(RawModel):
     """One signature of a model served by TensorFlow Serving.
 
-    Deadline and retries belong to the client.
+    The deadline and the number of retries are settings of the client.
 
     Args:
         client: A `recdistill.serving.Client` for the model.

@@ -55,7 +55,7 @@ def test_both_sides_compute_the_same(outcomes, benchmark):
     assert max(differences) < 1e-4
 
 
-def test_judged_lists_have_hits_and_misses(outcomes):
+def test_evaluated_lists_have_hits_and_misses(outcomes):
     figures = outcomes["metrics"]["figures"]
     for name in metrics.NAMES:
         assert 0.1 < figures[f"mean_{name}"] < 0.99
@@ -89,7 +89,7 @@ def test_losses_on_the_known_pair_match_the_definition(outcomes):
             assert got == pytest.approx(want, rel=1e-5)
 
 
-def test_masks_and_weights_count_on_our_side_alone(outcomes):
+def test_only_our_losses_apply_masks_and_weights(outcomes):
     figures = outcomes["distiller_correctness"]["figures"]
     for name in ("padded_error", "empty_error", "weight_error"):
         assert figures[f"{name}_recdistill"] < 1e-5
@@ -123,7 +123,7 @@ def test_refitting_leaves_out_the_row_of_the_query():
     np.testing.assert_allclose(got[3], (raw - free.mean()) / free.std(), atol=1e-9)
 
 
-def test_runs_and_judgements_name_candidates_alike():
+def test_runs_and_relevance_judgements_use_the_same_candidate_names():
     run = metrics.as_run(np.array([[0.5, 2.0]]), ["a", "b"])
     judged = metrics.as_qrels(np.array([[0.0, 3.0]]), ["a", "b"])
     assert run == {"0": {"a": 0.5, "b": 2.0}}
@@ -171,7 +171,7 @@ def test_numbers_are_shown_to_four_digits(value, text):
     assert shown(value) == text
 
 
-def test_sizes_shrink_with_the_scale_to_their_least():
+def test_sizes_shrink_with_the_scale_down_to_a_minimum():
     assert sized(100, 1.0) == 100
     assert sized(100, 0.05) == 5
     assert sized(100, 0.001, least=4) == 4

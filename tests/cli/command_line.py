@@ -1,4 +1,4 @@
-"""How the tests of the command line call it, and what an error must look like."""
+"""Calls of the command line for its tests, and checks of error messages."""
 
 from typer.testing import CliRunner
 

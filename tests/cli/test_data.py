@@ -15,7 +15,7 @@ def test_fetched_data_are_named_by_their_folder(tmp_path, monkeypatch):
     assert "Downloading ml-100k" in result.stderr
 
 
-def test_a_data_set_that_is_not_known_is_one_paragraph_and_exit_code_2(tmp_path):
+def test_an_unknown_data_set_is_one_paragraph_and_exit_code_2(tmp_path):
     result = call("data", "fetch", "ml-100", "--to", tmp_path)
     assert result.exit_code == 2
     assert_is_one_paragraph(result, "ml-100k")

@@ -30,7 +30,7 @@ class TestDoctor:
         assert "This run z_score, teacher temperature 1: about" in said
         assert "600 lists of 60; doctor: z_score at" in result.stderr
 
-    def test_of_a_run_as_json(self, tiny_run):
+    def test_the_examination_of_a_run_is_printed_as_json(self, tiny_run):
         result = call("doctor", *in_folder(tiny_run.folder), "--json")
         document = json.loads(result.stdout)
         score = tiny_run.artefacts["score"]
@@ -54,14 +54,14 @@ class TestDoctor:
         assert document["examination"]["lists"] == 40
         assert document["examination"]["proposal"]["transform"] == "log"
 
-    def test_a_column_that_is_not_there_is_one_paragraph_and_exit_code_2(self, table):
+    def test_a_column_that_does_not_exist_is_one_paragraph_and_exit_code_2(self, table):
         result = call("doctor", "--table", table)
         assert result.exit_code == 2
         said = "has no column 'list_id'. Its columns are: query, points."
         assert_is_one_paragraph(result, said)
 
     @pytest.mark.parametrize(("arguments", "got"), [((), "neither"), (("x",), "both")])
-    def test_exactly_one_source_is_wanted(self, table, arguments, got):
+    def test_exactly_one_source_must_be_given(self, table, arguments, got):
         arguments = (*arguments, "--table", table) if arguments else ()
         result = call("doctor", *arguments)
         assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""`recdistill latency` and `recdistill serving-config`: what they ask for and show."""
+"""`recdistill latency` and `recdistill serving-config`: measured calls and output."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from recdistill.atomic import write_sealed
 from recdistill.cli.main import app
 from recdistill.evaluation.latency import latency_tables as latency_report
 from recdistill.evaluation.latency import saved_model_timing
@@ -25,18 +26,18 @@ SIGNATURES = {
 
 @pytest.fixture
 def export(tmp_path):
-    """What is read of an export; nobody loads it here."""
+    """The files of an export that the commands read; it has no real model."""
     version = tmp_path / "export" / "films" / "3"
     (version / "assets.extra").mkdir(parents=True)
     (version / "saved_model.pb").touch()
     manifest = {"name": "films", "signatures": SIGNATURES}
-    (version / "assets.extra" / "recdistill.json").write_text(json.dumps(manifest))
+    write_sealed(version / "assets.extra" / "recdistill.json", manifest)
     return version.parent
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Every model is timed at 2 ms of processor time a row, by this list."""
+    """The timed calls; a fake timer measures 2 ms of processor time per row."""
     runs = []
 
     def time_model(model, calls, *, threads=1, **settings):
@@ -92,7 +93,7 @@ def test_every_call_is_timed_for_every_number_of_threads(export, asked):
     assert last["cost_per_million_requests"] == pytest.approx(8e3 / 3600 * 0.04)
 
 
-def test_price_of_a_core_is_the_user_s(export, asked):
+def test_the_price_of_a_core_is_an_option(export, asked):
     done = run("latency", export, "--core-price", 0.4, "--threads", 1, "--json")
     result = json.loads(done.stdout)
     assert result["core_price_per_hour"] == 0.4
@@ -101,7 +102,7 @@ def test_price_of_a_core_is_the_user_s(export, asked):
     )
 
 
-def test_table_fits_a_terminal_and_says_why_there_are_no_joules(
+def test_the_table_fits_a_terminal_and_has_the_reason_for_missing_joules(
     export, asked, monkeypatch
 ):
     monkeypatch.setattr(latency_report, "why_no_energy", lambda: "no counter here")
@@ -114,7 +115,7 @@ def test_table_fits_a_terminal_and_says_why_there_are_no_joules(
     assert "…" not in done.stdout
 
 
-def test_unknown_signature_is_named_with_those_there_are(export, asked):
+def test_an_unknown_signature_is_named_with_the_known_ones(export, asked):
     done = run("latency", export, "--signature", "rnak")
     assert done.exit_code == 2
     assert "'rnak'" in done.stderr and "'rank'" in done.stderr
@@ -126,7 +127,7 @@ def test_folder_without_a_model_is_bad_input(tmp_path):
     assert "numbered versions" in done.stderr
 
 
-def test_serving_config_writes_its_files_and_says_why(export, asked, tmp_path):
+def test_serving_config_writes_its_files_with_reasons(export, asked, tmp_path):
     out = tmp_path / "config"
     done = run("serving-config", export, "--out", out, "--threads", 2)
     assert done.exit_code == 0, done.output
@@ -143,7 +144,7 @@ def test_serving_config_as_json_has_numbers_and_reasons(export, asked, tmp_path)
     assert len(result["files"]) == 4
 
 
-def test_budget_that_nothing_meets_is_bad_input(export, asked, tmp_path):
+def test_a_budget_below_every_measured_time_is_bad_input(export, asked, tmp_path):
     done = run("serving-config", export, "--out", tmp_path, "--budget-ms", 1)
     assert done.exit_code == 2
     assert "budget_ms=1" in done.stderr
@@ -162,7 +163,7 @@ def test_help_of_both_does_not_import_tensorflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_times_and_configuration_need_nothing_of_the_training_side():
+def test_latency_and_serving_config_do_not_import_the_training_code():
     code = (
         "import sys\n"
         "import recdistill.serving.deploy.tuning\n"

@@ -65,9 +65,9 @@ def test_the_version():
     ("override", "said"),
     [
         ("student.dims=3", "`student.dims` is not a known key (did you mean `dim`?)."),
-        ("student.dim=0", "`student.dim`: Input should be greater than 1"),
+        ("student.dim=0", "`student.dim` must be greater than 1"),
         ("nonsense", "`--set` must look like section.key=value"),
-        ("name='no/folder'", "`name`: String should match pattern"),
+        ("name='no/folder'", "`name` must match pattern"),
     ],
 )
 def test_a_bad_setting_is_one_paragraph_and_exit_code_2(tmp_path, override, said):
@@ -77,7 +77,7 @@ def test_a_bad_setting_is_one_paragraph_and_exit_code_2(tmp_path, override, said
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_file_that_is_not_there_is_one_paragraph_and_exit_code_2(tmp_path):
+def test_a_missing_file_is_one_paragraph_and_exit_code_2(tmp_path):
     path = tmp_path / ("long" * 30) / "no.toml"
     result = call("run", path)
     assert result.exit_code == 2
@@ -102,7 +102,7 @@ def test_a_missing_column_is_one_paragraph_and_exit_code_2(tmp_path):
     assert_is_one_paragraph(result, "The query feature `mood` needs a column 'mood'.")
 
 
-def test_a_teacher_that_is_not_there_is_one_paragraph_and_exit_code_2(tmp_path):
+def test_a_missing_teacher_is_one_paragraph_and_exit_code_2(tmp_path):
     teacher = "teacher={kind='saved_model', path='teachers/none'}"
     result = call("teacher", *in_folder(tmp_path), "--set", teacher)
     assert result.exit_code == 2
@@ -144,4 +144,4 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch, error):
 def test_an_error_in_json_mode_is_on_stderr(tmp_path):
     result = call("run", *in_folder(tmp_path), "--json", "--set", "seed=-1")
     assert result.exit_code == 2
-    assert_is_one_paragraph(result, "`seed`: Input should be greater than or equal")
+    assert_is_one_paragraph(result, "`seed` must be greater than or equal")

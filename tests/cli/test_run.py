@@ -32,7 +32,7 @@ def test_a_closed_gate_is_one_paragraph_and_exit_code_3(tiny_run):
     assert result.stdout == ""
 
 
-def test_a_finished_run_shows_the_receipt_and_where_things_are(tiny_run):
+def test_a_finished_run_shows_the_receipt_and_the_paths_of_its_files(tiny_run):
     result = call("run", *in_folder(tiny_run.folder))
     assert result.exit_code == 0
     lines = [line.rstrip() for line in result.stdout.splitlines()]
@@ -47,7 +47,7 @@ def test_a_finished_run_shows_the_receipt_and_where_things_are(tiny_run):
     ) in lines
 
 
-def test_what_to_do_next_keeps_the_overrides(tiny_run):
+def test_suggested_commands_keep_the_overrides(tiny_run):
     arguments = in_folder(tiny_run.folder)
     again = " ".join(str(each) for each in arguments)
     lines = call("run", *arguments).stdout.splitlines()
@@ -73,7 +73,7 @@ def test_a_step_prints_its_folder(tiny_run, step):
 
 
 @pytest.mark.parametrize("step", ["prepare", "distill", "evaluate", "export"])
-def test_json_is_all_that_stdout_has(tiny_run, step):
+def test_stdout_has_only_json(tiny_run, step):
     result = call(step, *in_folder(tiny_run.folder), "--json")
     assert result.exit_code == 0
     assert result.stderr == ""
@@ -89,7 +89,7 @@ def test_json_is_all_that_stdout_has(tiny_run, step):
         assert json.loads(Path(document["report"]).read_text())["name"] == "tiny"
 
 
-def test_a_note_is_a_paragraph_on_stderr_and_does_not_stop_the_run(tiny_run):
+def test_a_warning_is_a_paragraph_on_stderr_and_does_not_stop_the_run(tiny_run):
     folder = in_folder(tiny_run.folder)
     result = call("score", *folder, "--set", "distill.teacher_temperature=0.01")
     assert result.exit_code == 0

@@ -7,12 +7,17 @@ from tests.data.list_builders import ITEMS, lists, ragged
 
 
 class TestCatalogue:
-    def test_seen_items_are_masked_unless_they_are_positives(self):
+    def test_seen_items_are_masked_also_if_they_are_positives(self):
         one = lists([[2], [0, 5], [-1]], seen=[[1, 2], [], [7, 7]])
         got = catalogue_mask(one, ITEMS)
         assert got.dtype == bool
         absent = [np.flatnonzero(~row).tolist() for row in got]
-        assert absent == [[1], [], [7]]
+        assert absent == [[1, 2], [], [7]]
+
+    def test_no_seen_item_is_masked_if_seen_items_are_candidates(self):
+        one = lists([[2], [0, 5], [-1]], seen=[[1, 2], [], [7]], seen_excluded=False)
+        assert catalogue_mask(one, ITEMS).all()
+        assert catalogue_mask(one.take(np.array([2, 0])), ITEMS).all()
 
     def test_relevance_skips_items_outside_the_catalogue(self):
         one = lists([[2], [0, 5], [-1]], relevance=[[3.0], [1.0, 0.5], [9.0]])
@@ -26,7 +31,7 @@ class TestCatalogue:
         one = lists([[2], [0]], seen=[[1], [0]])
         scored = one.with_scored_candidates(ragged([[1, 2, 3], [0, 7]]))
         got = catalogue_mask(scored, ITEMS)
-        assert [np.flatnonzero(row).tolist() for row in got] == [[2, 3], [0, 7]]
+        assert [np.flatnonzero(row).tolist() for row in got] == [[2, 3], [7]]
 
 
 class TestScoredCandidates:

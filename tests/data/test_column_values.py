@@ -119,7 +119,9 @@ class TestTimes:
             (pa.array([NEW_YEAR.date(), NEW_YEAR.date()], pa.date32()), [0, 0]),
         ],
     )
-    def test_numbers_stay_and_dates_become_microseconds(self, tmp_path, raw, times):
+    def test_numbers_are_unchanged_and_dates_become_microseconds(
+        self, tmp_path, raw, times
+    ):
         dates = pa.types.is_temporal(raw.type) or "-" in str(raw[0])
         data = read_tables(write(tmp_path, interactions=log(timestamp=raw)))
         origin = NEW_YEAR_US if dates else 0
@@ -170,6 +172,7 @@ class TestTimes:
             ("ms", pa.array(["5", "6"]), [5_000, 6_000]),
             ("us", pa.array([5.0, 6.0]), [5, 6]),
             ("ns", pa.array([5_999, 6_000]), [5, 6]),
+            ("%Y%m%d", pa.array([19700101, 19700102]), [0, 86_400 * SECOND]),
             (
                 "%m/%d/%Y %I:%M:%S %p",
                 pa.array(["01/01/1970 12:00:01 AM", "01/01/1970 1:00:00 PM"]),

@@ -205,12 +205,12 @@ class TestFetch:
         monkeypatch.setenv("RECDISTILL_CACHE", str(tmp_path / "mine"))
         assert fetch("ml-latest-small") == tmp_path / "mine" / "ml-latest-small"
 
-    def test_an_archive_put_there_by_hand_is_used(self, small, tmp_path):
+    def test_an_archive_saved_by_hand_is_used(self, small, tmp_path):
         (tmp_path / "ml-latest-small.zip").write_bytes(zipped(SMALL))
         fetch("ml-latest-small", tmp_path)
         assert small.asked == []
 
-    def test_a_wrong_archive_put_there_by_hand_is_refused(self, small, tmp_path):
+    def test_a_wrong_archive_saved_by_hand_is_refused(self, small, tmp_path):
         (tmp_path / "ml-latest-small.zip").write_bytes(b"something else")
         with pytest.raises(FetchError, match=f"Received: {sha256(b'something else')}"):
             fetch("ml-latest-small", tmp_path)

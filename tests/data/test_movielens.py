@@ -68,7 +68,7 @@ class TestLayout100K:
             {"user_id": "186", "item_id": "302", "rating": 3.0, "timestamp": 891717742},
         ]
 
-    def test_films_lose_their_year_and_flags_become_genres(self, tmp_path):
+    def test_the_year_is_removed_from_titles_and_flags_become_genres(self, tmp_path):
         items = read_movielens(layout_100k(tmp_path)).items
         assert items["item_id"].to_pylist() == ["242", "543", "267", "1412"]
         assert items["title"].to_pylist() == [

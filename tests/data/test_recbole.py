@@ -32,7 +32,7 @@ def everything(data: Dataset) -> pa.Table:
     return pa.Table.from_batches(data.interactions())
 
 
-def test_interactions_lose_the_types_in_their_names(tmp_path):
+def test_types_are_removed_from_the_column_names_of_interactions(tmp_path):
     table = everything(read_recbole(write(tmp_path, inter=INTER)))
     assert table.to_pylist() == [
         {"user_id": "196", "item_id": "242", "rating": 3.0, "timestamp": 881250949},

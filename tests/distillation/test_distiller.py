@@ -57,7 +57,9 @@ def test_the_loss_is_the_weighted_sum_of_relevance_and_distillation(one_list):
     )
 
 
-def test_by_default_distillation_losses_share_what_relevance_leaves(one_list):
+def test_by_default_distillation_losses_share_the_weight_that_relevance_leaves(
+    one_list,
+):
     x, y, student = one_list
     losses = [ListwiseKLDivergence(), ListwiseKLDivergence(temperature=2.0)]
     distiller = make_distiller(student=student, losses=losses, student_loss_weight=0.4)

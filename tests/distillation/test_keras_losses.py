@@ -138,7 +138,7 @@ def test_losses_and_metrics_over_whole_lists_still_receive_the_dict():
         lambda y, s: keras.ops.sum(y * s, axis=-1) - keras.ops.logsumexp(s, axis=-1),
     ],
 )
-def test_a_loss_that_takes_candidates_for_classes_is_refused(given):
+def test_a_loss_that_treats_candidates_as_classes_is_refused(given):
     with pytest.raises(ValueError, match="`loss` must not treat the candidates"):
         as_loss("loss", given)
 
@@ -152,7 +152,7 @@ def test_a_loss_that_takes_candidates_for_classes_is_refused(given):
         keras.metrics.KLDivergence(),
     ],
 )
-def test_a_metric_that_takes_candidates_for_classes_is_refused(given):
+def test_a_metric_that_treats_candidates_as_classes_is_refused(given):
     with pytest.raises(ValueError, match="`metrics` must not treat the candidates"):
         as_metrics("metrics", [given])
 
@@ -169,7 +169,7 @@ def test_a_metric_that_takes_candidates_for_classes_is_refused(given):
         3.0,
     ],
 )
-def test_what_is_not_one_loss_is_refused_in_one_sentence(given):
+def test_an_invalid_loss_is_refused_in_one_sentence(given):
     with pytest.raises(ValueError, match=r"`loss` must be a Keras loss .*one output"):
         as_loss("loss", given)
 
@@ -181,7 +181,7 @@ def test_metrics_of_several_outputs_are_refused(given):
 
 
 @pytest.mark.parametrize("given", ["accuracy", "ndcg@10", ["mae"], keras.metrics.AUC])
-def test_what_is_not_a_metric_is_refused_in_one_sentence(given):
+def test_an_invalid_metric_is_refused_in_one_sentence(given):
     with pytest.raises(ValueError, match="`metrics` must be Keras metrics, names"):
         as_metrics("metrics", [given])
 

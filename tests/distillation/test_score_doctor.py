@@ -16,7 +16,7 @@ from recdistill.distillation.score_doctor import (
 )
 from recdistill.distillation.score_transforms import TRANSFORMS, transformed
 from recdistill.losses import listwise_kl_divergence
-from recdistill.metrics.ranking import overlap
+from recdistill.metrics.agreement import overlap
 from recdistill.pipeline.config import DistillConfig
 from recdistill.pipeline.soft_targets import choose
 from tests.reference_scores import REFERENCE, effective
@@ -247,9 +247,10 @@ class TestWarning:
 
 @pytest.mark.slow
 class TestEffectOfTheProposal:
-    """A small student of a teacher that is distorted, but would be good.
+    """A small student, distilled from the distorted scores of a good teacher.
 
-    The student is too small for its teacher, so soft targets decide what it gets right.
+    The student is too small to match its teacher, so its quality depends on the soft
+    targets.
     """
 
     @staticmethod
@@ -262,7 +263,7 @@ class TestEffectOfTheProposal:
     @classmethod
     @cache
     def agreement(cls, name, *auto):
-        """Overlap of the two top tens; the good teacher's, whatever was distilled."""
+        """Overlap of the student's top ten with that of the undistorted teacher."""
         distort = DISTORTED[name][0] if name else lambda t: t
         scores = distort(cls.teacher()).astype("float32")
         mask = everywhere(scores)

@@ -1,4 +1,4 @@
-"""Documentation: the Python examples of a page run as they stand, in their order.
+"""Documentation: the Python examples of a page run unchanged and in order.
 
 A page takes part if it contains the comment `<!-- runnable -->`. Its fenced blocks that
 start with ```python are one program, which runs in an empty folder.

@@ -8,10 +8,14 @@ import pytest
 from recdistill.evaluation.intervals import bootstrap
 from recdistill.evaluation.rows import ListRows, agreement, measure, metric_names
 from recdistill.metrics import ranking
+from recdistill.metrics.agreement import survival
 
 SCORES = np.array([[0.1, 0.9, 0.5], [0.3, 0.2, 0.1], [0.3, 0.2, 0.1]])
 RELEVANCE = np.array([[1.0, 0.0, 2.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
 MASK = np.ones((3, 3), bool)
+
+
+MORE = ["dcg@2", "precision@2", "rbp@2", "err@2"]
 
 
 def test_each_name_is_the_metric_of_that_name():
@@ -19,7 +23,7 @@ def test_each_name_is_the_metric_of_that_name():
         SCORES,
         RELEVANCE,
         MASK,
-        ["ndcg@2", "recall@2", "hit@1", "map@3", "mrr", "mrr@1"],
+        ["ndcg@2", "recall@2", "hit@1", "map@3", "mrr", "mrr@1", *MORE],
     )
     lists = (SCORES, RELEVANCE, MASK)
     want = {
@@ -29,6 +33,10 @@ def test_each_name_is_the_metric_of_that_name():
         "map@3": ranking.average_precision(*lists, 3),
         "mrr": ranking.reciprocal_rank(*lists),
         "mrr@1": ranking.reciprocal_rank(*lists, 1),
+        "dcg@2": ranking.dcg(*lists, 2),
+        "precision@2": ranking.precision(*lists, 2),
+        "rbp@2": ranking.rank_biased_precision(*lists, 2, p=0.8),
+        "err@2": ranking.expected_reciprocal_rank(*lists, 2, max_grade=4),
     }
     assert list(got) == list(want)
     for name, values in want.items():
@@ -81,9 +89,14 @@ def test_agreement_has_one_value_for_each_cutoff():
     pair = (*rng.normal(size=(2, 4, 30)), np.ones((4, 30), bool))
     got = agreement(*pair, k=5, survival_at=(7, 30))
     assert list(got) == [
-        "overlap@5", "kendall_tau@5", "rbo", "survival@7", "survival@30"
-    ]  # fmt: skip
-    np.testing.assert_array_equal(got["survival@7"], ranking.survival(*pair, 5, 7))
+        "overlap@5",
+        "kendall_tau@5",
+        "spearman_rho@5",
+        "rbo",
+        "survival@7",
+        "survival@30",
+    ]
+    np.testing.assert_array_equal(got["survival@7"], survival(*pair, 5, 7))
     np.testing.assert_array_equal(got["survival@30"], 1.0)
 
 

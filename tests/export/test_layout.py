@@ -1,17 +1,18 @@
 """layout: versions of an export, its manifest, and no import of TensorFlow."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
-from recdistill.errors import NotAnExportError
+from recdistill.atomic import folder_checksums, write_sealed
+from recdistill.errors import ArtefactError, NotAnExportError
 from recdistill.export.layout import (
     MANIFEST,
     find_version,
     published_with_key,
     read_manifest,
+    verified_manifest,
     versions,
 )
 
@@ -27,9 +28,9 @@ def folder(tmp_path):
     return tmp_path
 
 
-def write_manifest(version, text):
+def write_manifest(version, document):
     (version / MANIFEST).parent.mkdir(exist_ok=True)
-    (version / MANIFEST).write_text(text)
+    write_sealed(version / MANIFEST, document)
 
 
 def test_versions_are_folders_with_a_number_as_name_in_numeric_order(folder):
@@ -56,28 +57,73 @@ def test_a_folder_without_a_saved_model_is_refused(folder, name):
         find_version(folder / name)
 
 
-def test_a_manifest_is_read_as_json(folder):
-    write_manifest(folder / "2", json.dumps({"name": "films"}))
+def test_a_manifest_is_read_as_it_was_written(folder):
+    write_manifest(folder / "2", {"name": "films"})
     assert read_manifest(folder / "2") == {"name": "films"}
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [(None, "no such file"), ("{", "invalid JSON"), ("7", "7")],
-)
-def test_a_missing_or_damaged_manifest_is_reported_with_the_reason(
-    folder, text, reason
-):
-    if text is not None:
-        write_manifest(folder / "2", text)
-    with pytest.raises(NotAnExportError, match=rf"Received: .*2 \({reason}"):
+def test_a_missing_manifest_is_an_error_with_its_name(folder):
+    with pytest.raises(NotAnExportError, match=r"recdistill.json. Received: .*2 \(no"):
         read_manifest(folder / "2")
+
+
+def test_each_changed_byte_of_a_manifest_is_noticed(folder):
+    path = folder / "2" / MANIFEST
+    write_manifest(folder / "2", {"name": "films", "sha256": {}})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(ArtefactError, match=r"recdistill.json' is damaged: it"):
+            read_manifest(folder / "2")
+    for text in (b"", b"{", whole[:-1], whole + b"\n"):
+        path.write_bytes(text)
+        with pytest.raises(ArtefactError, match=r"anew with `recdistill export`"):
+            read_manifest(folder / "2")
+
+
+class TestTheFilesOfAVersion:
+    @pytest.fixture
+    def version(self, folder):
+        version = folder / "2"
+        (version / "variables").mkdir()
+        (version / "variables" / "variables.index").write_bytes(b"index")
+        write_manifest(version, {"sha256": folder_checksums(version)})
+        return version
+
+    def test_intact_files_are_accepted_also_with_the_batching_of_an_operator(
+        self, version
+    ):
+        (version / "batching_params.pbtxt").write_text("max_batch_size { value: 8 }")
+        names = ["saved_model.pb", "variables/variables.index"]
+        assert list(verified_manifest(version)["sha256"]) == names
+
+    @pytest.mark.parametrize(
+        ("change", "fault"),
+        [
+            (lambda path: path.write_bytes(b"jndex"), "'variables/variables.index' is"),
+            (lambda path: path.write_bytes(b""), "'variables/variables.index' is dama"),
+            (lambda path: path.unlink(), "'variables/variables.index' is missing"),
+            (
+                lambda path: path.with_name("more").write_bytes(b""),
+                "'variables/more' does not belong there",
+            ),
+        ],
+    )
+    def test_a_damaged_file_is_named_with_the_command_that_writes_it(
+        self, version, change, fault
+    ):
+        change(version / "variables" / "variables.index")
+        with pytest.raises(ArtefactError, match=fault) as error:
+            verified_manifest(version)
+        assert "anew with `recdistill export`" in str(error.value)
 
 
 def test_a_published_version_is_found_by_its_key(folder):
     for version, key in (("2", "a"), ("10", "b"), (".staging-11", "c")):
         document = {"metadata": {"key": key}}
-        write_manifest(folder / version, json.dumps(document))
+        write_manifest(folder / version, document)
     assert published_with_key(folder, "a") == folder / "2"
     assert published_with_key(folder, "c") is None
     assert published_with_key(folder / "missing", "a") is None

@@ -1,7 +1,6 @@
 """student_export: the files of a published version, and refused arguments."""
 
 import errno
-import json
 import os
 from pathlib import Path
 
@@ -11,8 +10,9 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from recdistill.atomic import folder_checksums, read_sealed
 from recdistill.errors import ExportError
-from recdistill.export import publishing
+from recdistill.export.layout import MANIFEST
 from recdistill.export.signatures import Servable
 from recdistill.export.student_export import StudentTowers
 from recdistill.features.encoders import build_encoder
@@ -124,11 +124,11 @@ class TestPublishedFiles:
 
     def test_the_manifest_in_the_folder_matches_the_files(self, exported):
         path = exported.path / "assets.extra" / "recdistill.json"
-        assert json.loads(path.read_text()) == exported.manifest
+        assert read_sealed(path) == exported.manifest
         assert exported.manifest["metadata"] == {"ndcg@10": 0.25}
         assert exported.manifest["items"] == len(ITEMS)
         assert exported.manifest["schema"]["query"]["history"]["length"] == 4
-        hashes = publishing.hashes(exported.path)
+        hashes = folder_checksums(exported.path, [MANIFEST.as_posix()])
         assert exported.manifest["sha256"] == hashes
         assert "saved_model.pb" in hashes
 
@@ -163,11 +163,11 @@ class TestPublishedFiles:
 
 class TestPublishing:
     def test_the_next_export_is_the_next_version(self, exported, student):
-        before = publishing.hashes(exported.path)
+        before = folder_checksums(exported.path, [MANIFEST.as_posix()])
         second = export_films(exported.path.parents[1], student, top_k=60)
         assert second.path == exported.path.with_name("2")
         assert second.manifest["version"] == second.version == 2
-        assert publishing.hashes(exported.path) == before
+        assert folder_checksums(exported.path, [MANIFEST.as_posix()]) == before
 
     def test_an_export_with_other_weights_is_not_published(
         self, student, tmp_path, monkeypatch

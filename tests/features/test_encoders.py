@@ -149,7 +149,7 @@ class TestHistory:
         st.lists(st.lists(st.sampled_from([*VOCABULARY, "?"]), max_size=6), min_size=1),
         st.integers(0, 3),
     )
-    def test_is_the_reversed_list_whatever_pads_it(self, histories, extra):
+    def test_is_the_reversed_list_with_any_padding(self, histories, extra):
         width = max(map(len, histories)) + extra
         padded = [h + ["b"] * (width - len(h)) for h in histories]
         got = newest_first(

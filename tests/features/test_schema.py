@@ -121,7 +121,7 @@ class TestSchema:
         got = loaded.lookup_candidates({"item": asked})["item"].numpy().tolist()
         assert got == [number.get(value, UNKNOWN) for value in asked]
 
-    def test_files_stay_in_the_folder_whatever_the_features_are_called(self, tmp_path):
+    def test_files_stay_in_the_folder_for_any_feature_name(self, tmp_path):
         folder = tmp_path / "inner"
         folder.mkdir()
         names = ["../out", "..", "/tmp/out", "a b", "a_b", "a%20b", "größe", "映画"]

@@ -29,8 +29,8 @@ def fitted(matrix, decay=0.8, floor=0.1, l2=L2):
 
 
 def item_weights(matrix, l2=L2):
-    """The matrix B of EASE in float64: column j is ridge regression of item j on the
-    other items, which is what a zero on the diagonal means."""
+    """The matrix B of EASE in float64: column j is the ridge regression of item j
+    on the other items, because the diagonal is zero."""
     count = matrix.shape[1]
     weights = np.zeros((count, count))
     for j in range(count):

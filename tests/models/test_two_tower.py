@@ -291,7 +291,7 @@ class TestTwoTowers:
         return keras.Model([index], keras.layers.GlobalAveragePooling1D()(table))
 
     @pytest.mark.parametrize("index", [SHARED, BATCH["candidate_index"]])
-    def test_the_score_is_the_dot_product_of_what_the_towers_return(self, index):
+    def test_the_score_is_the_dot_product_of_the_outputs_of_the_towers(self, index):
         query_tower, candidate_tower = self.functional(self.inputs()), self.genres()
         model = self.build(query_tower, candidate_tower)
         queries = query_tower(BATCH["query"]["Age"]).numpy()

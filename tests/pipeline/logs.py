@@ -43,11 +43,13 @@ def random_log(seed, rows=90, users=6, items=9, moments=12):
 def split_by_query(log, valid, test):
     split = {}
     for user in {user for user, _, _ in log}:
-        own = sorted((t, k) for k, (u, _, t) in enumerate(log) if u == user)
-        size = len(own)
+        own = sorted((t, k, i) for k, (u, i, t) in enumerate(log) if u == user)
+        # Copies of a row count once and stay together.
+        events = list(dict.fromkeys((i, t) for t, _, i in own))
+        size = len(events)
         held = [0, 0] if size < 3 else [max(1, int(size * s)) for s in (valid, test)]
-        for place, (_, row) in enumerate(own):
-            from_end = size - place
+        for time, row, item in own:
+            from_end = size - events.index((item, time))
             late = from_end <= held[1]
             split[row] = (
                 "test" if late else "valid" if from_end <= sum(held) else "train"

@@ -16,16 +16,17 @@ ITEMS = 14
 def prepare_small(folder):
     """Prepared data in several shards; some queries have seen nearly all items."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "PARTITION_ROWS", 100)
-        log = random_log(3, rows=400, users=25, items=ITEMS, moments=60)
-        prepared, _ = run(small_pipelines.dataset(log), folder)
+        patch.setattr(partitions, "PARTITION_ROWS", 125)
+        log = random_log(3, rows=500, users=25, items=ITEMS, moments=60)
+        settings = {"lists": {"seen": "exclude"}}
+        prepared, _ = run(small_pipelines.dataset(log), folder, **settings)
     assert len(prepared.shards("train")) == 4
     assert prepared.catalogue_size == ITEMS
     return prepared
 
 
 def taste(x):
-    """A teacher that goes by the newest item of the history; ties at its rank 0."""
+    """A teacher that scores by the newest history item, with ties at its rank 0."""
     table = np.random.default_rng(8).normal(size=(ITEMS + 2, ITEMS)).astype("float32")
     table[:, :3] = 0.25
     return table[x["query"]["history"][:, 0]]

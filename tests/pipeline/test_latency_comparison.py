@@ -36,7 +36,7 @@ def test_both_are_timed_for_every_number_of_candidates(pair):
     assert found[1].speedup > 0
 
 
-def test_student_pays_a_dot_product_for_a_candidate(pair):
+def test_a_candidate_costs_the_student_one_dot_product(pair):
     dim, found = pair
     few, many = (each.flops for each in found if each.model == "student")
     assert many - few == 2 * (30 - 10) * dim

@@ -36,7 +36,8 @@ def prepared(tmp_path_factory):
         (user, "nowhere" if time == 39 else item, time) for user, item, time in log
     ]
     folder = tmp_path_factory.mktemp("prepared") / "p"
-    prepared, record = run(small_pipelines.dataset(log), folder)
+    settings = {"lists": {"seen": "exclude"}}
+    prepared, record = run(small_pipelines.dataset(log), folder, **settings)
     assert record["unreachable"]["test"] > 0
     assert "nowhere" not in prepared.items["item_id"].to_pylist()
     return prepared

@@ -8,7 +8,8 @@ from recdistill.data import synthetic
 from recdistill.errors import DataError
 from recdistill.pipeline import partitions
 from recdistill.pipeline.config import SplitConfig
-from recdistill.pipeline.partitions import ROW, TEST, TRAIN, VALID, Partitions
+from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.row_parts import TEST, TRAIN, VALID
 from tests import small_pipelines
 
 
@@ -152,3 +153,79 @@ def test_progress_is_reported(tmp_path):
         ("Reading interactions", 150, None),
         ("Partitioning interactions", 150, 150),
     ]
+
+
+@pytest.mark.parametrize("by", ["query_time", "global_time", "leave_last_out"])
+def test_copies_of_a_row_are_in_one_part(tmp_path, by):
+    rng = np.random.default_rng(7)
+    log = [
+        row
+        for user in range(12)
+        for time in range(9)
+        for row in [(f"u{user}", f"i{rng.integers(30)}", time)] * rng.integers(1, 4)
+    ]
+    parts = deal(small_pipelines.dataset(log), tmp_path / "p", by=by)
+    seen = {}
+    for user, item, time, split, _ in by_row(parts).values():
+        assert seen.setdefault((user, item, time), split) == split
+    assert {*seen.values()} == {TRAIN, VALID, TEST}
+
+
+def test_one_impossible_date_does_not_move_the_global_split(tmp_path):
+    start = 1_714_521_600
+    log = [(f"u{k % 9}", f"i{k % 7}", start + 60 * k) for k in range(999)]
+    for outlier in (0, 253_402_300_799, 1_000 * start):
+        data = small_pipelines.dataset([*log, ("u0", "i0", outlier)])
+        parts = deal(data, tmp_path / "p", by="global_time")
+        split = np.concatenate([part.split for part in parts])
+        np.testing.assert_allclose(np.bincount(split), [800, 100, 100], atol=1)
+
+
+class TestDataWithoutTimes:
+    """One interaction of each query is drawn for each held-out part."""
+
+    def drawn(self, folder, seed=0, batch_rows=1_000, time="timestamp"):
+        pairs = [(u, (u + 3 * k) % 25) for u in range(40) for k in range(6)]
+        log = [(f"u{user}", f"i{item}", 5) for user, item in pairs]
+        table = small_pipelines.dataset(log * 2)
+        data = small_pipelines.dataset(
+            pa.Table.from_batches(table.interactions()).drop_columns(
+                [] if time else ["timestamp"]
+            ),
+            batch_rows=batch_rows,
+            time=time,
+        )
+        folder.mkdir()
+        split = SplitConfig(by="leave_random_out")
+        found = {}
+        for part in Partitions(data, split, folder, small_pipelines.quiet, seed):
+            rows = part.table.select([ROW, "user_id", "item_id"]).to_pydict().values()
+            known = (part.first_of_moment - part.first_of_query).tolist()
+            for row, user, item, where, before in zip(
+                *rows, part.split.tolist(), known, strict=True
+            ):
+                found[row] = (user, item, where, before)
+        return found
+
+    def test_each_query_has_one_in_each_held_out_part(self, tmp_path):
+        rows = set(self.drawn(tmp_path / "a").values())
+        assert len(rows) == 240  # both copies of a row are in one part
+        for user in {row[0] for row in rows}:
+            own = [row for row in rows if row[0] == user]
+            assert sorted(row[2] for row in own) == [TRAIN] * 4 + [VALID, TEST]
+            # All others, twice each, come before the one for the test.
+            assert sorted(row[3] for row in own) == [0, 2, 4, 6, 8, 10]
+        items = {row[1] for row in rows if row[2] == TEST}
+        assert len(items) > 10
+
+    def test_the_draw_depends_on_the_seed_only(self, tmp_path):
+        rows = self.drawn(tmp_path / "a")
+        assert self.drawn(tmp_path / "b", batch_rows=7) == rows
+        assert self.drawn(tmp_path / "c", time=None) == rows
+        assert self.drawn(tmp_path / "d", seed=1) != rows
+
+    def test_other_splits_need_times(self, tmp_path):
+        log = pa.table({"user_id": ["a"], "item_id": ["b"]})
+        data = small_pipelines.dataset(log, time=None)
+        with pytest.raises(DataError, match=r'Set `split.by` = "leave_random_out"'):
+            deal(data, tmp_path / "p")

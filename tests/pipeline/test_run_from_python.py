@@ -20,7 +20,7 @@ COLUMNS = {"query": "who", "item": "what", "time": "when"}
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
-    """Without the fresh process of the parity check, which the export's tests have."""
+    """Skips the parity check in a fresh process; the tests of the export include it."""
     monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
 
 

@@ -1,15 +1,14 @@
 """Runs of the tiny pipeline: what a whole run writes, and what a change repeats."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.atomic import locked_folder
+from recdistill.atomic import locked_folder, read_sealed
 from recdistill.distillation.score_doctor import Examination
-from recdistill.errors import BusyError
+from recdistill.errors import ArtefactError, BusyError
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.steps import STEPS
@@ -28,7 +27,7 @@ class TestTheWholeRun:
         assert found == expected | {"report.json"}
         for step, artefact in tiny_run.artefacts.items():
             assert artefact.path.name.startswith(f"{step}-")
-            record = json.loads((artefact.path / "record.json").read_text())
+            record = read_sealed(artefact.path / "record.json")
             assert record == artefact.record
             assert not artefact.reused
 
@@ -50,7 +49,7 @@ class TestTheWholeRun:
         faults = {"lists": 300, "constant": 0, "not_finite": 0}
         assert record["teacher"]["faults"] == faults
         files = sorted(p.name for p in tiny_run.artefacts["score"].path.glob("scores*"))
-        assert list(record["score"]["sha256"]) == files
+        assert list(record["score"]["sha256"]) == ["checksums.sha256", *files]
         found = Examination.model_validate(record["score"]["doctor"])
         assert found.lists == 600
         assert found.proposal.transform == "z_score"
@@ -101,7 +100,7 @@ class TestTheWholeRun:
         path = Path(tiny_run.artefacts["export"].record["path"])
         assert path == tiny_run.folder / "export" / "tiny" / "1"
         assert (path / "saved_model.pb").exists()
-        manifest = json.loads((path / "assets.extra" / "recdistill.json").read_text())
+        manifest = read_sealed(path / "assets.extra" / "recdistill.json")
         fingerprint = tiny_run.report.metrics_fingerprint()
         assert manifest["metadata"]["fingerprint"] == fingerprint
         assert tiny_run.artefacts["evaluate"].record["fingerprint"] == fingerprint
@@ -137,6 +136,76 @@ class TestTheWholeRun:
         assert made(done) == []
         assert list(done) == list(STEPS)
         assert times() == before
+
+
+class TestDamagedArtefacts:
+    @staticmethod
+    def flip(path):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+    @pytest.mark.parametrize(
+        ("override", "step", "read"),
+        [
+            ("student.dropout=0.1", "baseline", ["prepare"]),
+            ("teacher.weights=[1.0, 2.0]", "teacher", ["prepare"]),
+            ("lists.contexts=601", "score", ["prepare", "teacher"]),
+            ("distill.weight=0.7", "distill", ["prepare", "score"]),
+            (
+                "evaluate.bootstrap=51",
+                "evaluate",
+                ["prepare", "baseline", "teacher", "distill"],
+            ),
+            ("export.top_k=6", "export", ["prepare", "distill", "evaluate"]),
+        ],
+    )
+    def test_a_step_verifies_each_artefact_that_it_reads(
+        self, copied, monkeypatch, override, step, read
+    ):
+        class Stop(Exception):
+            pass
+
+        def stop(*_, **__):
+            raise Stop
+
+        monkeypatch.setattr(type(STEPS[step]), "work", stop)
+        with pytest.raises(Stop):
+            go(copied, override, until="export")
+        for name in read:
+            [folder] = (copied / "runs" / "tiny").glob(f"{name}-*")
+            path = max(folder.rglob("*.*"), key=lambda path: path.stat().st_size)
+            self.flip(path)
+            with pytest.raises(ArtefactError, match=f"'.*{path.name}' is damaged"):
+                go(copied, override, until="export")
+            self.flip(path)
+
+    def test_each_file_of_a_run_has_a_checksum(self, tiny_run):
+        artefacts = tiny_run.artefacts.values()
+        inside = [set(artefact.record["sha256"]) for artefact in artefacts]
+        assert sum(map(len, inside)) > 20
+        for artefact, names in zip(artefacts, inside, strict=True):
+            found = [p for p in artefact.path.rglob("*") if p.is_file()]
+            there = {path.relative_to(artefact.path).as_posix() for path in found}
+            assert there == names | {"record.json"}
+
+    @pytest.mark.parametrize("step", ["prepare", "teacher", "score", "evaluate"])
+    def test_the_artefact_that_a_command_reports_is_verified(self, copied, step):
+        [folder] = (copied / "runs" / "tiny").glob(f"{step}-*")
+        [*_, path] = folder.rglob("*.parquet")
+        self.flip(path)
+        with pytest.raises(ArtefactError, match=r"again, which writes it anew"):
+            go(copied, until=step)
+
+    def test_a_finished_run_opens_on_a_disk_that_is_read_only(
+        self, copied, monkeypatch
+    ):
+        def refuse(*_):
+            raise OSError(30, "Read-only file system")
+
+        monkeypatch.setattr("os.replace", refuse)
+        monkeypatch.setattr("os.rename", refuse)
+        assert made(go(copied)) == []
 
 
 class TestChangedSettings:

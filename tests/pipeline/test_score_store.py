@@ -8,16 +8,21 @@ import pytest
 
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import read_lists
-from recdistill.errors import ScoreError
 from recdistill.pipeline import score_store
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.score_store import (
     examine_stored,
     rounding_warning,
     stored_files,
-    verified_files,
 )
-from tests.pipeline.score_stores import ITEMS, prepare_small, stored, taste, write
+from tests.pipeline.score_stores import (
+    ITEMS,
+    content,
+    prepare_small,
+    stored,
+    taste,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,48 +77,50 @@ class TestRounding:
         assert rounding_warning(ListsConfig(), record) is None
 
 
-class TestChecksums:
-    @pytest.fixture
-    def store(self, prepared, tmp_path):
-        return tmp_path / "s", write(prepared, tmp_path / "s", contexts=60)
+class TestContinuing:
+    """A store that was killed continues with the files that are intact."""
 
-    def test_every_file_has_a_checksum_and_an_intact_store_is_read(self, store):
-        folder, record = store
-        files = verified_files(folder, record)
-        assert files == sorted(folder.iterdir())
-        for path in files:
-            content = path.read_bytes()
-            assert record["sha256"][path.name] == hashlib.sha256(content).hexdigest()
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda path, content: path.write_bytes(content[:-9]),
+            lambda path, content: path.write_bytes(b""),
+            lambda path, content: path.write_bytes(content.replace(b"PAR1", b"PAR2")),
+            lambda path, content: path.unlink(),
+        ],
+    )
+    def test_a_damaged_file_is_written_again(self, prepared, tmp_path, damage):
+        write(prepared, tmp_path / "s", contexts=60)
+        whole = content(tmp_path / "s")
+        path = stored_files(tmp_path / "s")[1]
+        damage(path, path.read_bytes())
+        scored = []
+        write(
+            prepared,
+            tmp_path / "s",
+            lambda x: scored.append(x) or taste(x),
+            contexts=60,
+        )
+        assert len(scored) == 1
+        assert content(tmp_path / "s") == whole
 
-    def test_one_wrong_bit_is_an_error_with_file_and_remedy(self, store):
-        folder, record = store
-        path = stored_files(folder)[1]
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
-        with pytest.raises(
-            ScoreError, match=r"checksum of scores-00001.parquet is wrong"
-        ) as e:
-            verified_files(folder, record)
-        assert f"{folder} is damaged" in str(e.value)
-        assert "Remove the folder and run again" in str(e.value)
+    @pytest.mark.parametrize("text", [b"", b"\xff\n", b"one two three\n"])
+    def test_without_its_checksum_a_file_is_written_again(
+        self, prepared, tmp_path, text
+    ):
+        write(prepared, tmp_path / "s", contexts=60)
+        whole = content(tmp_path / "s")
+        (tmp_path / "s" / "checksums.sha256").write_bytes(text)
+        write(prepared, tmp_path / "s", contexts=60)
+        assert content(tmp_path / "s") == whole
 
-    def test_truncated_missing_and_unexpected_files_are_errors(self, store):
-        folder, record = store
-        path = stored_files(folder)[0]
-        content = path.read_bytes()
-        path.write_bytes(content[:-9])
-        with pytest.raises(ScoreError, match="is damaged"):
-            verified_files(folder, record)
-        path.unlink()
-        with pytest.raises(
-            ScoreError, match=r"does not have the file scores-00000.parquet"
-        ):
-            verified_files(folder, record)
-        path.write_bytes(content)
-        (folder / "scores-99999.parquet").write_bytes(content)
-        with pytest.raises(ScoreError, match=r"unexpected file scores-99999.parquet"):
-            verified_files(folder, record)
+    def test_the_checksums_are_those_of_sha256sum(self, prepared, tmp_path):
+        write(prepared, tmp_path / "s", contexts=60)
+        lines = (tmp_path / "s" / "checksums.sha256").read_text().splitlines()
+        assert lines == [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}"
+            for path in stored_files(tmp_path / "s")
+        ]
 
 
 @pytest.mark.parametrize("size", ["catalogue", "sampled"])

@@ -9,6 +9,7 @@ import pytest
 from recdistill.errors import ScoreError
 from recdistill.pipeline import score_writing
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests import small_pipelines
 from tests.pipeline.logs import rows_of, run
@@ -83,7 +84,8 @@ def test_the_tail_is_uniform_over_the_other_items(tmp_path):
     # All histories are short, and the catalogue is 20 items.
     items = np.random.default_rng(1).integers(20, size=4_000)
     log = [(f"u{k // 4}", f"i{item}", k % 4) for k, item in enumerate(items)]
-    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
+    settings = {"lists": {"seen": "exclude"}}
+    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p", **settings)
     assert prepared.catalogue_size == 20
 
     def constant(x):
@@ -115,7 +117,7 @@ def test_the_sample_is_random_and_seeded(prepared, tmp_path):
     assert len(set(samples[0])) == 60
     assert set(samples[0]) < rows_of(prepared, "train").keys()
     assert content(tmp_path / "a") == content(tmp_path / "b")
-    files = [pq.read_metadata(p).num_rows for p in (tmp_path / "a").iterdir()]
+    files = [pq.read_metadata(p).num_rows for p in stored_files(tmp_path / "a")]
     assert len(files) == 4  # every shard gave some
     assert min(files) > 5
 
@@ -131,14 +133,14 @@ def test_all_columns_of_a_list_are_stored_with_its_scores(prepared, tmp_path):
 def test_a_stopped_step_continues_and_writes_the_same_files(
     prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score_writing, "FILE_LISTS", 40)
+    monkeypatch.setattr(score_writing, "FILE_LISTS", 30)
     write(prepared, tmp_path / "whole")
     whole = content(tmp_path / "whole")
     assert len(whole) > 6
     replace, moved = os.replace, []
 
     def full(source, target):
-        if len(moved) == 2:
+        if len(moved) == 4:  # two files, each with its checksum
             raise OSError(28, "No space left on device")
         moved.append(target)
         replace(source, target)
@@ -148,9 +150,8 @@ def test_a_stopped_step_continues_and_writes_the_same_files(
         write(prepared, tmp_path / "s")
     monkeypatch.setattr(os, "replace", replace)
     left = content(tmp_path / "s")
-    finished = sorted(name for name in left if not name.startswith("."))
-    assert finished == ["scores-00000.parquet", "scores-00001.parquet"]
-    assert len(left) == 2
+    finished = ["scores-00000.parquet", "scores-00001.parquet"]
+    assert sorted(left) == ["checksums.sha256", *finished]
     (tmp_path / "s" / ".scores-00002.parquet.partial").write_bytes(b"half")
 
     scored = []

@@ -1,5 +1,7 @@
 """Validation: metrics of full rankings of a seeded sample of lists."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,10 +17,9 @@ METRICS = ("ndcg@10", "mrr")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    log = random_log(2, rows=300, users=20, items=12, moments=50)
-    return run(small_pipelines.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[
-        0
-    ]
+    log = random_log(2, rows=300, users=20, items=60, moments=50)
+    folder = tmp_path_factory.mktemp("prepared") / "p"
+    return run(small_pipelines.dataset(log), folder, lists={"seen": "exclude"})[0]
 
 
 def lists_of(positives, seen):
@@ -42,15 +43,22 @@ def lists_of(positives, seen):
 
 
 def test_seen_items_are_masked_and_an_unreachable_positive_counts_as_0():
-    lists = lists_of([2, 2, 0, -1], seen=[[], [0], [0, 1], [2]])
-    scores = np.tile(np.array([3.0, 2.0, 1.0], "float32"), (4, 1))
+    lists = lists_of([2, 2, 1, -1, 0], seen=[[], [0], [0], [2], [0, 1]])
+    scores = np.tile(np.array([3.0, 2.0, 1.0], "float32"), (5, 1))
     values = measure_lists(lists, scores, ["mrr", "hit@1", "ndcg@10"])
-    # Rank 3; rank 2, as the first is seen; a repeat stays a candidate; nowhere.
-    np.testing.assert_allclose(values["mrr"], [1 / 3, 1 / 2, 1, 0])
-    np.testing.assert_allclose(values["hit@1"], [0, 0, 1, 0])
+    # Rank 3; rank 2, as the first is seen; rank 1; nowhere; a repeat is no candidate.
+    np.testing.assert_allclose(values["mrr"], [1 / 3, 1 / 2, 1, 0, 0])
+    np.testing.assert_allclose(values["hit@1"], [0, 0, 1, 0, 0])
     np.testing.assert_allclose(
-        values["ndcg@10"], [1 / np.log2(4), 1 / np.log2(3), 1, 0]
+        values["ndcg@10"], [1 / np.log2(4), 1 / np.log2(3), 1, 0, 0]
     )
+
+
+def test_a_repeat_competes_with_all_other_seen_items_where_they_are_candidates():
+    lists = replace(lists_of([0, 2], seen=[[0, 1], [1, 2]]), seen_excluded=False)
+    scores = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]], "float32")
+    values = measure_lists(lists, scores, ["mrr"])
+    np.testing.assert_allclose(values["mrr"], [1 / 3, 1 / 2])
 
 
 def test_validation_ranks_a_seeded_sample_in_full(prepared, monkeypatch):

@@ -1,15 +1,12 @@
 """The workspace: artefacts are written atomically and found by their inputs."""
 
-import os
+import hashlib
 
 import pytest
 
-from recdistill.pipeline.workspace import (
-    Artefact,
-    Workspace,
-    fingerprint,
-    write_json,
-)
+from recdistill.atomic import write_sealed
+from recdistill.errors import ArtefactError
+from recdistill.pipeline.workspace import Artefact, Workspace, fingerprint
 
 
 @pytest.fixture
@@ -120,27 +117,6 @@ def test_a_partly_removed_artefact_is_written_again(workspace, monkeypatch):
     assert (again.path / "file").read_text() == "new"
 
 
-def test_json_is_written_atomically(tmp_path, monkeypatch):
-    path = tmp_path / "file.json"
-    write_json(path, {"a": [1, 2.5, None]})
-    assert path.read_text() == '{\n "a": [\n  1,\n  2.5,\n  null\n ]\n}'
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_json(path, {"a": 2})
-    assert path.read_text().startswith('{\n "a": [')
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
-def test_values_that_are_not_json_are_refused_and_leave_no_file(tmp_path, value):
-    with pytest.raises((ValueError, TypeError)):
-        write_json(tmp_path / "file.json", {"a": value})
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_shared_artefact_of_another_run_is_used_from_there(tmp_path):
     one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
     first = make(one)
@@ -172,5 +148,78 @@ def test_a_folder_with_the_same_name_and_another_key_is_not_used(tmp_path):
     one, two = Workspace(tmp_path / "one"), Workspace(tmp_path / "two")
     first = make(one)
     record = first.record | {"key": first.key[:12] + "0" * 52}
-    write_json(first.path / "record.json", record)
+    write_sealed(first.path / "record.json", record)
     assert make(two, shared=True).path.parent == two.root
+
+
+class TestDamagedFiles:
+    @pytest.fixture
+    def artefact(self, workspace):
+        with workspace.produce("step", {"a": 1}) as draft:
+            (draft.path / "inner").mkdir()
+            (draft.path / "inner" / "rows").write_bytes(b"many rows")
+            (draft.path / "empty").write_bytes(b"")
+        return draft.artefact()
+
+    def test_the_record_has_the_sha_256_of_each_file(self, artefact):
+        assert artefact.record["sha256"] == {
+            "empty": hashlib.sha256(b"").hexdigest(),
+            "inner/rows": hashlib.sha256(b"many rows").hexdigest(),
+        }
+        artefact.verify()
+        assert artefact.file("inner/rows").read_bytes() == b"many rows"
+
+    @pytest.mark.parametrize(
+        ("change", "fault"),
+        [
+            (lambda rows: rows.write_bytes(b"manY rows"), "'inner/rows' is damaged"),
+            (lambda rows: rows.write_bytes(b"many row"), "'inner/rows' is damaged"),
+            (lambda rows: rows.write_bytes(b""), "'inner/rows' is damaged"),
+            (lambda rows: rows.unlink(), "'inner/rows' is missing"),
+            (lambda rows: rows.with_name("b").touch(), "'inner/b' does not belong"),
+        ],
+    )
+    def test_a_damaged_file_is_named_with_the_step_that_writes_it(
+        self, artefact, change, fault
+    ):
+        change(artefact.path / "inner" / "rows")
+        with pytest.raises(ArtefactError, match=fault) as error:
+            artefact.verify()
+        assert str(artefact.path) in str(error.value)
+        assert "run the step `step` again" in str(error.value)
+
+    def test_one_file_is_verified_alone(self, artefact):
+        (artefact.path / "empty").unlink()
+        artefact.file("inner/rows")
+        with pytest.raises(ArtefactError, match="'empty' is missing"):
+            artefact.file("empty")
+        (artefact.path / "inner" / "rows").write_bytes(b"other rows")
+        with pytest.raises(ArtefactError, match="'inner/rows' is damaged"):
+            artefact.file("inner/rows")
+
+    def test_each_changed_byte_of_the_record_is_noticed(self, artefact, workspace):
+        path = artefact.path / "record.json"
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+            )
+            with (
+                pytest.raises(ArtefactError, match=r"'record.json' is damaged"),
+                workspace.produce("step", {"a": 1}),
+            ):
+                pass
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "1"}'])
+    def test_a_record_that_is_not_one_is_refused(self, artefact, workspace, text):
+        (artefact.path / "record.json").write_text(text)
+        with (
+            pytest.raises(ArtefactError, match=r"does not end with a checksum"),
+            workspace.produce("step", {"a": 1}),
+        ):
+            pass
+
+    def test_a_damaged_record_of_another_run_is_not_used(self, artefact, tmp_path):
+        (artefact.path / "record.json").write_text("{")
+        with Workspace(tmp_path / "two").produce("step", {"a": 1}, shared=True) as new:
+            assert new.done is None

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def clustered(items, dim=8, seed=0):
-    """Items around as many centres as a root of their number, and queries there."""
+    """Items in clusters, as many as the root of their number, and queries near them."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(round(items**0.5), dim)) * 2
     place = rng.integers(0, len(centres), items)

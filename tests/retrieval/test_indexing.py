@@ -1,4 +1,4 @@
-"""indexing: recall that is measured before it is promised."""
+"""indexing: the kind of index and its measured recall."""
 
 import numpy as np
 import pytest

@@ -56,9 +56,8 @@ def test_a_client_imports_neither_tensorflow_nor_more_than_the_official_stubs():
         assert not modules & heavy, protocol
         ours = {name for name in modules if name.startswith("recdistill.")} - LIGHT
         assert all(f"{name}.".startswith("recdistill.serving.") for name in ours)
+        assert not modules & {"httpx", "rich"}, protocol
     assert "grpc" not in over["rest"]
-    # httpx imports rich if it is installed.
-    assert not over["grpc"] & {"httpx", "rich"}
     stubs = imported(STUBS)
     assert {"tensorflow", "keras", "grpc", "numpy"} <= stubs
     ours = {"recdistill", "lazy_loader"}

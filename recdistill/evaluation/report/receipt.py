@@ -129,10 +129,13 @@ def _protocol(report: Report) -> str:
         lists += (
             f" ({protocol.unreachable:,} with a positive outside the catalogue count 0)"
         )
+    seen = f"seen items {protocol.seen}d"
+    if protocol.repeats_left_out:
+        seen += f" ({protocol.repeats_left_out:,} repeats left out)"
     kind, _, number = protocol.candidates.partition(":")
     ranked = (
         _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates"),
-        "seen items excluded" if protocol.seen == "exclude" else "seen items included",
+        seen,
         f"{protocol.confidence:.0%} intervals over queries",
     )
     return f"{lists}\n{' · '.join(ranked)}"

@@ -52,6 +52,11 @@ class DatasetPart(_Part):
         queries: Number of distinct queries.
         items: Number of items in the catalogue.
         lists: Number of lists by split.
+        parts: First and last time of each part, in UTC; empty if the data has no times.
+        copies: Number of rows whose query, item and time are those of another row. The
+            copies of a row are in the same part.
+        repeats: Number of "valid" and "test" lists with an item that the query also has
+            in the training part.
     """
 
     name: str
@@ -60,6 +65,9 @@ class DatasetPart(_Part):
     queries: Count
     items: Count
     lists: dict[str, Count]
+    parts: dict[str, tuple[str, str]] = {}
+    copies: Count = 0
+    repeats: dict[str, Count] = {}
 
 
 class ProtocolPart(_Part):
@@ -74,6 +82,8 @@ class ProtocolPart(_Part):
             partial scores; then only lists with a scored positive are evaluated.
         seen: "exclude" if items that the query has seen are not candidates, else
             "include".
+        repeats_left_out: Number of interactions of this split that were left out
+            because the query had seen their item.
         unreachable: Number of lists whose positive is not in the catalogue. They count
             as 0 in every metric.
         resample: What the bootstrap draws.
@@ -87,6 +97,7 @@ class ProtocolPart(_Part):
         str, Field(pattern=r"^(catalogue|listed|(retrieved|sampled):[1-9][0-9]*)$")
     ] = "catalogue"
     seen: Literal["exclude", "include"]
+    repeats_left_out: Count = 0
     unreachable: Count = 0
     resample: Literal["query"] = "query"
     resamples: Count = 1000

@@ -12,11 +12,20 @@ from recdistill.pipeline.config.section import Section
 class ListsConfig(Section):
     """Contents of the training lists."""
 
+    seen: Literal["exclude", "include", "auto"] = Field(
+        default="auto",
+        description="Whether items that the query has interacted with before are "
+        "candidates, in training, evaluation and serving. `exclude`: they are not; "
+        "repeated interactions are left out of the lists, and the exported model does "
+        "not return the items of the history that is sent with a query. `include`: "
+        "they are. `auto`: `include` if at least 10% of the training interactions are "
+        "repeats, not counting the first ones of each query; else `exclude`.",
+    )
     size: Literal["catalogue", "sampled"] = Field(
         default="catalogue",
-        description="`catalogue`: the candidates of a list are all items that the "
-        "query has not seen yet. `sampled`: the positive, the candidates with the "
-        "highest teacher scores, and a uniform sample.",
+        description="`catalogue`: the candidates of a list are all items, without seen "
+        "ones if `seen` excludes them. `sampled`: the positive, the candidates with "
+        "the highest teacher scores, and a uniform sample.",
     )
     teacher_top: int = Field(
         default=200,

@@ -12,10 +12,15 @@ from recdistill.pipeline.config.section import Section
 class SplitConfig(Section):
     """Split by time into a training, a validation and a test part."""
 
-    by: Literal["query_time", "global_time"] = Field(
-        default="query_time",
-        description="`query_time` holds out the last share of each query's "
-        "interactions; `global_time` holds out all interactions after one moment.",
+    by: Literal["query_time", "global_time", "leave_last_out", "leave_random_out"] = (
+        Field(
+            default="query_time",
+            description="`query_time` holds out the last share of each query's "
+            "interactions; `leave_last_out` holds out the last `held_out` interactions "
+            "of each query; `global_time` holds out all interactions after one moment; "
+            "`leave_random_out` is for data without times: it draws the order of each "
+            "query's interactions with `seed`, then holds out the last `held_out`.",
+        )
     )
     valid: float = Field(
         default=0.1,
@@ -27,6 +32,26 @@ class SplitConfig(Section):
     test: float = Field(
         default=0.1, gt=0, lt=1, description="Share of the interactions for the test."
     )
+    held_out: int = Field(
+        default=1,
+        ge=1,
+        le=1_000_000,
+        description="Interactions of each query for the test, and as many for "
+        "validation, for `leave_last_out` and `leave_random_out`. Queries with at most "
+        "twice as many are for training only.",
+    )
+
+    @model_validator(mode="after")
+    def _keys_fit_the_split(self) -> Self:
+        by_number = self.by in ("leave_last_out", "leave_random_out")
+        unused = {"valid", "test"} if by_number else {"held_out"}
+        for key in sorted(unused & self.model_fields_set):
+            raise ValueError(
+                f"`{key}` has no meaning for by={self.by!r}. Use "
+                f"{'`held_out`' if by_number else '`valid` and `test`'}. "
+                f"Received: {key}={getattr(self, key)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _leaves_training_data(self) -> Self:

@@ -29,6 +29,10 @@ class Baseline(Step):
 
         return ("score",) if has_partial_scores(config.teacher) else ("prepare",)
 
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The prepared data, and with partial scores the stored scores."""
+        return ("prepare", *(name for name in self.needs(config) if name != "prepare"))
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the candidates of its lists."""
         lists = run.config.lists

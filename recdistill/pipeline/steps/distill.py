@@ -23,6 +23,10 @@ class Distill(Step):
         """The stored scores; the gate compares teacher and baseline."""
         return ("baseline", "teacher", "score")
 
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The prepared data and the stored scores."""
+        return ("prepare", "score")
+
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
         from recdistill.pipeline.gate import enter

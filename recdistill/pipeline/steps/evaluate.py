@@ -23,6 +23,10 @@ class Evaluate(Step):
         """The models."""
         return ("baseline", "teacher", "distill")
 
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The prepared data and the models."""
+        return ("prepare", *self.needs(config))
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Metrics and intervals, the decision at the gate, and the report's format."""
         from recdistill.evaluation.report.run_report import SCHEMA_VERSION
@@ -73,10 +77,15 @@ class Evaluate(Step):
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies the report into the run's folder."""
-        from recdistill.evaluation.report.run_report import Report
+        """Copies the report into the run's folder, unless it is there already."""
+        from recdistill.atomic import atomic_write
 
-        Report.load(artefact.path / "report.json").save(run.root / "report.json")
+        content = artefact.file("report.json").read_bytes()
+        target = run.root / "report.json"
+        # A finished run can be opened on a disk that is read-only.
+        if not target.is_file() or target.read_bytes() != content:
+            with atomic_write(target) as temporary:
+                temporary.write_bytes(content)
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -27,14 +27,20 @@ class Prepare(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The data, its features and its split."""
         config, dataset = run.config, run.dataset
+        drawn = config.split.by == "leave_random_out"
         return {
             "fingerprint": dataset.fingerprint,
             "columns": vars(dataset.columns),
             "delimiter": config.dataset.delimiter,
             "time_format": config.dataset.time_format,
             "keep": config.dataset.keep,
+            "tables": config.dataset.model_dump(
+                mode="json", include={"interactions", "lists", "items", "queries"}
+            ),
             "per_query": config.lists.per_query,
+            "seen": config.lists.seen,
             "with_raw": run.needs_raw,
+            "seed": config.seed if drawn else None,
             **sections(config, "query", "candidate", "split"),
         }
 
@@ -48,5 +54,41 @@ class Prepare(Step):
         """Size of the data."""
         return (
             f"{record['interactions']:,} interactions, {record['queries']:,} queries, "
-            f"{record['items']:,} items"
+            f"{record['items']:,} items; {record['repeat_share']:.1%} repeats, seen "
+            f"items {record['seen']}d"
         )
+
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """First and last date of each part, and the copies and repeats."""
+        if record["parts"]:
+            yield "; ".join(
+                f"{name} {first} to {last}"
+                for name, (first, last) in record["parts"].items()
+            )
+        if record["copies"]:
+            yield (
+                f"{record['copies']:,} rows are copies of a row with the same query, "
+                "item and time; copies are in the same part"
+            )
+        if record["added_items"]:
+            yield (
+                f"{record['added_items']:,} items of the training part have no row in "
+                "the table of items; their features are missing"
+            )
+        left_out, again = record["left_out_repeats"], record["repeats"]
+        if any(left_out.values()):
+            yield (
+                f"{left_out['train']:,} training, {left_out['valid']:,} validation and "
+                f"{left_out['test']:,} test interactions are left out, because the "
+                "query had interacted with the item before"
+            )
+        elif any(again.values()):
+            yield (
+                f"{again['valid']:,} of {record['lists']['valid']:,} validation lists "
+                f"and {again['test']:,} of {record['lists']['test']:,} test lists have "
+                "an item that the query also has in the training part"
+            )
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Implausible times, and times in several units."""
+        yield from run.artefacts["prepare"].record["time_warnings"]

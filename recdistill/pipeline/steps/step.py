@@ -34,7 +34,11 @@ class Step(ABC):
 
     @abstractmethod
     def needs(self, config: Config) -> tuple[str, ...]:
-        """Names of the steps whose artefacts this step reads."""
+        """Names of the steps that must be finished before this step."""
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """Names of the steps whose files `work` reads; they are verified before it."""
+        return self.needs(config)
 
     @abstractmethod
     def inputs(self, run: RunContext) -> dict[str, Any]:
@@ -56,6 +60,10 @@ class Step(ABC):
     @abstractmethod
     def gist(self, record: Mapping[str, Any]) -> str:
         """The most important facts of a record, in a few words for the terminal."""
+
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """More facts of a record, one line each for the terminal."""
+        yield from ()
 
     def before(self, run: RunContext) -> None:
         """Checks that must pass each time, also if the artefact exists.

@@ -1,39 +1,50 @@
-"""Connections to a server for asyncio, over gRPC and REST. The load test uses them.
-
-REST is implemented here instead of with `httpx.AsyncClient`, because this client must
-not be the bottleneck of a load test. Measured on 2 cores with bodies of 600 bytes,
-httpx 0.28 takes 3.7 ms of CPU time per request at 32 concurrent requests and 6.1 ms at
-256, where this code takes 0.03 ms. A single core could then send 160 to 270 requests
-per second, while TensorFlow Serving answers several thousand.
-"""
+"""Connections to a server for asyncio, over gRPC and REST."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
-import ssl
+import json
 from typing import Any, TypeAlias
 
-from recdistill.serving.client.channels import (
-    HEADERS,
-    Endpoint,
-    connect,
-    rest_error,
-)
+from recdistill.serving.client.endpoints import Endpoint
+from recdistill.serving.client.http_connections import HttpAddress, HttpConnection
 from recdistill.serving.client.protocols import Message
 from recdistill.serving.client.serving_errors import code_of_status
 
-__all__ = ["AsyncChannel", "AsyncGrpcChannel", "AsyncRestChannel", "open_async_channel"]
+__all__ = [
+    "AsyncChannel",
+    "AsyncGrpcChannel",
+    "AsyncRestChannel",
+    "grpc_channel",
+    "open_async_channel",
+]
 
-_Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+_GRPC_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),  # The caller chose the size of the answer.
+    ("grpc.enable_retries", 0),  # `RetryPolicy` decides.
+    # Pauses between attempts to connect. The option `min_reconnect_backoff_ms` is not
+    # one of them: it is the timeout of an attempt, and a low value excludes slow links.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+def grpc_channel(endpoint: Endpoint, module: Any) -> Any:
+    """Opens a gRPC channel with `grpc` or `grpc.aio`."""
+    if not endpoint.encrypted:
+        return module.insecure_channel(endpoint.address, _GRPC_OPTIONS)
+    from grpc import ssl_channel_credentials
+
+    credentials = ssl_channel_credentials()
+    return module.secure_channel(endpoint.address, credentials, _GRPC_OPTIONS)
 
 
 class AsyncGrpcChannel:
     """gRPC channel for asyncio."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+        self._endpoint, self._closed = endpoint, False
         self._call = functools.cache(lambda path: self._channel.unary_unary(path))
 
     @functools.cached_property
@@ -41,7 +52,7 @@ class AsyncGrpcChannel:
         """Opened on first use, because it belongs to the running event loop."""
         from grpc import aio
 
-        return connect(self._endpoint, aio)
+        return grpc_channel(self._endpoint, aio)
 
     async def send(self, message: Message, timeout_s: float) -> bytes:
         """Sends a message and returns the answer.
@@ -49,31 +60,51 @@ class AsyncGrpcChannel:
         Raises:
             ServingError: If no answer arrives within `timeout_s` seconds.
         """
-        from grpc.aio import AioRpcError
+        from grpc.aio import AioRpcError, UsageError
 
+        if self._closed:
+            raise self._endpoint.closed(message)
         call = self._call(message.path)
         try:
             answer: bytes = await call(message.body, timeout=timeout_s)
         except AioRpcError as error:
-            code, detail = error.code().name, error.details()
+            code, detail = error.code().name, error.details() or ""
             raise self._endpoint.failure(code, detail, message) from error
+        except UsageError as error:
+            raise self._endpoint.closed(message) from error
+        except asyncio.CancelledError as error:
+            # Closing the channel cancels its calls, but not the tasks that wait.
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise self._endpoint.closed(message) from error
         return answer
 
     async def close(self) -> None:
         """Closes the connection; running calls fail."""
+        self._closed = True
         await self._channel.close()
 
 
 class AsyncRestChannel:
-    """REST channel for asyncio: the part of HTTP/1.1 that model servers use."""
+    """REST channel for asyncio. A request is sent once, on a connection that is open.
 
-    def __init__(self, endpoint: Endpoint, connections: int) -> None:
-        self._endpoint = endpoint
-        self._idle: list[_Connection] = []
+    Args:
+        endpoint: The server.
+        connections: Maximum number of connections. Further calls wait, and the wait
+            counts towards their timeouts.
+    """
+
+    def __init__(self, endpoint: Endpoint, connections: int = 512) -> None:
+        self._endpoint, self._closed = endpoint, False
+        self._address = HttpAddress(endpoint.host, endpoint.port, endpoint.encrypted)
+        self._idle: list[HttpConnection] = []
+        self._busy: set[HttpConnection] = set()
         self._places = asyncio.Semaphore(connections)
-        self._tls = ssl.create_default_context() if endpoint.encrypted else None
-        fixed = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items())
-        self._headers = f"Host: {endpoint.address}\r\n{fixed}"
+        self._headers = (
+            f"Host: {_ascii(endpoint.address)}\r\nContent-Type: application/json\r\n"
+            "Accept: application/json\r\nAccept-Encoding: identity\r\n"
+        )
 
     async def send(self, message: Message, timeout_s: float) -> bytes:
         """Sends a message and returns the answer.
@@ -81,100 +112,90 @@ class AsyncRestChannel:
         Raises:
             ServingError: If no answer arrives within `timeout_s` seconds.
         """
+        if self._closed:
+            raise self._endpoint.closed(message)
         failure = self._endpoint.failure
+        deadline = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s), self._places:
-                status, body = await self._request(message)
-        except TimeoutError as error:
-            raise failure("DEADLINE_EXCEEDED", "timed out", message) from error
-        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            async with asyncio.timeout_at(deadline), self._places:
+                status, body = await self._request(message, deadline)
+        except (OSError, EOFError, ValueError) as error:
+            if self._closed:
+                raise self._endpoint.closed(message) from error
+            # A timeout with an error number comes from the operating system, not the
+            # deadline.
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise failure("DEADLINE_EXCEEDED", "timed out", message) from error
             raise failure("UNAVAILABLE", error, message) from error
         if status != 200:
             raise failure(code_of_status(status), rest_error(body), message)
         return body
 
-    async def _request(self, message: Message) -> tuple[int, bytes]:
-        if self._idle:
-            # The server may have closed an idle connection. A new one is tried then.
-            with contextlib.suppress(ConnectionError, EOFError):
-                return await self._exchange(self._idle.pop(), message)
-        connection = await asyncio.open_connection(
-            self._endpoint.host, self._endpoint.port, ssl=self._tls
+    async def _request(self, message: Message, deadline: float) -> tuple[int, bytes]:
+        method = "GET" if message.body is None else "POST"
+        body = message.body or b""
+        head = (
+            f"{method} {message.path} HTTP/1.1\r\n{self._headers}"
+            f"Content-Length: {len(body)}\r\n\r\n"
         )
-        return await self._exchange(connection, message)
-
-    async def _exchange(
-        self, connection: _Connection, message: Message
-    ) -> tuple[int, bytes]:
-        """Sends a request, and keeps the connection if that succeeds."""
-        reader, writer = connection
-        keep = False
+        connection = self._open_connection() or await self._address.connect(deadline)
+        self._busy.add(connection)
         try:
-            method = "GET" if message.body is None else "POST"
-            body = message.body or b""
-            head = (
-                f"{method} {message.path} HTTP/1.1\r\n{self._headers}"
-                f"Content-Length: {len(body)}\r\n\r\n"
-            )
-            writer.write(head.encode() + body)
-            status, headers = await _head(reader)
-            answer = await _body(reader, headers)
-            keep = headers.get("connection", "").lower() != "close" and bool(
-                {"content-length", "transfer-encoding"} & headers.keys()
-            )
+            if self._closed:
+                raise EOFError("the client is closed")
+            return await connection.exchange(head.encode() + body)
         finally:
-            if keep:
+            self._busy.discard(connection)
+            if connection.reusable and not self._closed:
                 self._idle.append(connection)
             else:
-                writer.close()
-        return status, answer
+                connection.close()
+
+    def _open_connection(self) -> HttpConnection | None:
+        """An idle connection that is still open; closes those that are not."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.quiet:
+                return connection
+            connection.close()
+        return None
 
     async def close(self) -> None:
-        """Closes the idle connections."""
-        while self._idle:
-            _, writer = self._idle.pop()
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        """Closes the connections; running calls fail."""
+        self._closed = True
+        for connection in (*self._idle, *self._busy):
+            connection.close()
+        self._idle.clear()
+        await asyncio.sleep(0)  # The event loop closes the sockets in its next round.
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
-    """Status and headers of a response, with header names in lower case."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    status_line, *lines = head.decode("latin-1").split("\r\n")
-    headers = {}
-    for line in lines:
-        name, _, value = line.partition(":")
-        headers[name.strip().lower()] = value.strip()
-    return int(status_line.split(" ", 2)[1]), headers
+def rest_error(body: bytes) -> str:
+    """The error message in the body of a REST answer."""
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return body[:500].decode("utf-8", "replace").strip() or "no error message"
 
 
-async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        pieces = []
-        while size := int((await reader.readline()).split(b";")[0], 16):
-            pieces.append(await reader.readexactly(size))
-            await reader.readexactly(2)  # CR LF after each chunk.
-        while (await reader.readline()).strip():  # Trailers.
-            pass
-        return b"".join(pieces)
-    if "content-length" in headers:
-        return await reader.readexactly(int(headers["content-length"]))
-    return await reader.read()
+def _ascii(address: str) -> str:
+    """The address as in a Host header: names beyond ASCII in their IDNA form."""
+    try:
+        return address if address.isascii() else address.encode("idna").decode("ascii")
+    except UnicodeError:  # No such name exists; the lookup reports it.
+        return "invalid"
 
 
 AsyncChannel: TypeAlias = AsyncGrpcChannel | AsyncRestChannel
 """Connection to a server. It belongs to the event loop that uses it first."""
 
 
-def open_async_channel(endpoint: Endpoint, connections: int = 512) -> AsyncChannel:
+def open_async_channel(endpoint: Endpoint, **rest: int) -> AsyncChannel:
     """Creates the channel of an endpoint. It connects on first use.
 
     Args:
         endpoint: The server.
-        connections: Maximum number of connections over REST. Further calls wait, and
-            the wait counts towards their timeouts.
+        rest: Settings of `AsyncRestChannel`, without effect over gRPC.
     """
     if endpoint.rest:
-        return AsyncRestChannel(endpoint, connections)
+        return AsyncRestChannel(endpoint, **rest)
     return AsyncGrpcChannel(endpoint)

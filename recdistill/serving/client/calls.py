@@ -12,17 +12,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from numbers import Real
 from typing import TypeVar
 
 import numpy as np
 
-from recdistill.serving.client.channels import Endpoint
 from recdistill.serving.client.contract import (
     Query,
     SignatureContract,
     batch_of,
     ids_of,
 )
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.histogram import LatencyHistogram
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
 from recdistill.serving.client.recommendations import (
@@ -62,7 +63,8 @@ class Calls:
         retries: Maximum number of retries, or a policy.
 
     Raises:
-        ValueError: If the deadline is not positive or `retries` is negative.
+        ValueError: If the deadline is not positive, or `retries` is negative or of
+            another type.
     """
 
     def __init__(
@@ -78,6 +80,11 @@ class Calls:
         self._protocol = endpoint.protocol
         self._send_once, self._sleep = send, sleep
         self._deadline_s = _checked_deadline(deadline_s)
+        if not isinstance(retries, int | RetryPolicy):
+            raise ValueError(
+                "`retries` must be a whole number or a RetryPolicy. Received: "
+                f"retries={retries!r}"
+            )
         self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
         self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
@@ -104,8 +111,9 @@ class Calls:
         deadline_s: float | None = None,
     ) -> Answer:
         """See `Client.predict`."""
-        answer, _ = await self._predict(signature, lambda _: inputs, deadline_s)
-        return answer
+        return await self._predict(
+            signature, lambda _: inputs, lambda answer, _: answer, deadline_s
+        )
 
     async def recommend(
         self,
@@ -117,12 +125,12 @@ class Calls:
         deadline_s: float | None = None,
     ) -> Results[Recommendation]:
         """See `Client.recommend`."""
-        answer, inputs = await self._predict(
+        return await self._predict(
             "recommend",
             lambda contract: recommend_inputs(contract, queries, k, exclude, allow),
+            lambda answer, inputs: recommendations(answer, inputs["k"]),
             deadline_s,
         )
-        return recommendations(answer, inputs["k"])
 
     async def rank(
         self,
@@ -132,24 +140,26 @@ class Calls:
         deadline_s: float | None = None,
     ) -> Results[Ranking]:
         """See `Client.rank`."""
-        answer, _ = await self._predict(
+        return await self._predict(
             "rank",
             lambda contract: {
                 **batch_of(contract, queries),
                 "candidate_ids": ids_of("candidates", candidates, len(queries)),
             },
+            lambda answer, _: rankings(answer, candidates),
             deadline_s,
         )
-        return rankings(answer, candidates)
 
     async def encode_query(
         self, queries: Sequence[Query], *, deadline_s: float | None = None
     ) -> Embeddings:
         """See `Client.encode_query`."""
-        answer, _ = await self._predict(
-            "encode_query", lambda contract: batch_of(contract, queries), deadline_s
+        return await self._predict(
+            "encode_query",
+            lambda contract: batch_of(contract, queries),
+            lambda answer, _: Embeddings(answer.outputs["embedding"], answer.version),
+            deadline_s,
         )
-        return Embeddings(answer.outputs["embedding"], answer.version)
 
     async def signatures(
         self, *, deadline_s: float | None = None
@@ -167,8 +177,9 @@ class Calls:
         self,
         signature: str,
         inputs_of: Callable[[SignatureContract], Inputs],
+        result_of: Callable[[Answer, Inputs], _Value],
         deadline_s: float | None,
-    ) -> tuple[Answer, Inputs]:
+    ) -> _Value:
         deadline = self._deadline(deadline_s)
         contract = await self._contract(signature, deadline)
         inputs = inputs_of(contract)
@@ -180,13 +191,20 @@ class Calls:
                     f"Received: {name!r} of shape {np.shape(value)}"
                 )
         started = time.perf_counter()
-        message = self._protocol.predict(self._target, signature, inputs)
         try:
-            answer = await self._exchange(
-                message,
-                deadline,
-                lambda body: self._protocol.answer(body, self._target, contract),
-            )
+            message = self._protocol.predict(self._target, signature, inputs)
+        except (TypeError, ValueError) as error:
+            raise QueryError(
+                "`inputs` must be numbers and text that the protocol can carry. "
+                f"Received: {error}"
+            ) from error
+
+        def read(body: bytes) -> tuple[_Value, int | None]:
+            answer = self._protocol.answer(body, self._target, contract)
+            return result_of(answer, inputs), answer.version
+
+        try:
+            result, version = await self._exchange(message, deadline, read)
         except ServingError as error:
             with self._lock:
                 self._errors[signature, error.code] += 1
@@ -195,10 +213,10 @@ class Calls:
             raise
         seconds = time.perf_counter() - started
         with self._lock:
-            key = signature, answer.version
+            key = signature, version
             histogram = self._latency.setdefault(key, LatencyHistogram())
         histogram.record(seconds)
-        return answer, inputs
+        return result
 
     async def _contract(self, signature: str, deadline: float) -> SignatureContract:
         known = self._signatures
@@ -249,9 +267,14 @@ class Calls:
         return time.monotonic() + _checked_deadline(seconds)
 
 
+_LONGEST_S = 1e9
+"""Deadlines above 30 years, infinity included: timers do not accept all of them."""
+
+
 def _checked_deadline(deadline_s: float) -> float:
-    if not deadline_s > 0:
-        raise ValueError(
-            f"`deadline_s` must be positive. Received: deadline_s={deadline_s}"
+    if not isinstance(deadline_s, Real) or not deadline_s > 0:
+        raise QueryError(
+            "`deadline_s` must be positive: a number of seconds, or infinity for none. "
+            f"Received: deadline_s={deadline_s!r}"
         )
-    return deadline_s
+    return min(float(deadline_s), _LONGEST_S)

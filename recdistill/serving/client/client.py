@@ -17,8 +17,9 @@ import numpy as np
 
 from recdistill.serving.client.async_channels import open_async_channel
 from recdistill.serving.client.calls import Calls
-from recdistill.serving.client.channels import Endpoint, open_channel
+from recdistill.serving.client.channels import open_channel
 from recdistill.serving.client.contract import Query, SignatureContract
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.histogram import LatencyHistogram
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
 from recdistill.serving.client.recommendations import (
@@ -51,8 +52,9 @@ class Client(contextlib.AbstractContextManager["Client"]):
         model: Name of the model on the server.
         version: Version of the model; None for the latest loaded version.
         label: Version label, such as "stable", instead of a version.
-        deadline_s: Default deadline of a call, in seconds, retries included.
-        retries: Maximum number of retries, or a policy.
+        deadline_s: Default deadline of a call, in seconds, for everything from the
+            look-up of the server's name to the last retry; infinity for none.
+        retries: Maximum number of retries, or a policy; 0 sends each request once.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -77,10 +79,10 @@ class Client(contextlib.AbstractContextManager["Client"]):
     ) -> None:
         server = Endpoint.parse(endpoint)
         target = Target(model, version, label)
-        self._channel = open_channel(server)
+        channel = self._channel = open_channel(server)
 
         async def send(message: Message, timeout_s: float) -> bytes:
-            return self._channel.send(message, timeout_s)
+            return channel.send(message, timeout_s)
 
         async def sleep(seconds: float) -> None:
             time.sleep(seconds)
@@ -103,7 +105,9 @@ class Client(contextlib.AbstractContextManager["Client"]):
             k: Number of items, for all queries or for each; from 1 to the size of the
                 catalogue.
             exclude: Item ids to exclude, one list per query; unknown ids have no
-                effect. Empty to exclude nothing.
+                effect. Empty to exclude nothing. If the model was evaluated without
+                seen items, it excludes all items of the history as well, so send the
+                whole history.
             allow: Item ids to choose from, one non-empty list per query, or None for a
                 query without this limit. None to limit no query.
             deadline_s: Deadline of this call, in seconds.

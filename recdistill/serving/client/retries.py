@@ -3,9 +3,10 @@
 Predictions change nothing on the server, so sending one twice is always safe. The
 following rules avoid extra load on an overloaded server:
 
-* Only a request that fails with UNAVAILABLE (HTTP 503) is sent again: there is no
-  connection, the queue is full, or the server shuts down. A connection that breaks
-  before the answer arrives counts as UNAVAILABLE.
+* Only a request that the server did not accept (`UnavailableError`) is sent again: no
+  connection, a full queue (UNAVAILABLE, HTTP 503), no free thread
+  (RESOURCE_EXHAUSTED), a server that shuts down (UNAVAILABLE or CANCELLED). A
+  connection that breaks before the answer arrives counts as unavailable.
 * A request is not sent again after its deadline, which covers all attempts together.
 * A request is not sent again after any other error, because it would fail again.
 * Each pause is drawn at random below a bound that doubles ("full jitter"), so that
@@ -19,6 +20,7 @@ proposal A6, "retry throttling", for the budget.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 
@@ -38,7 +40,7 @@ class RetryPolicy:
             should wait until the server is back.
 
     Raises:
-        ValueError: If `retries` or `first_pause_s` is negative.
+        ValueError: If `retries` or `first_pause_s` is negative, or not a number.
 
     Examples:
         >>> policy = RetryPolicy(retries=1, first_pause_s=0.01)
@@ -51,10 +53,10 @@ class RetryPolicy:
     def __init__(
         self, retries: int = 2, first_pause_s: float = 0.01, throttled: bool = True
     ) -> None:
-        if retries < 0 or first_pause_s < 0:
+        if retries < 0 or not 0 <= first_pause_s < math.inf:
             raise ValueError(
-                "`retries` and `first_pause_s` must not be negative. Received: "
-                f"retries={retries}, first_pause_s={first_pause_s}"
+                "`retries` and `first_pause_s` must be finite and not be negative. "
+                f"Received: retries={retries}, first_pause_s={first_pause_s}"
             )
         self._retries, self._first_pause_s = retries, first_pause_s
         self._tokens, self._throttled = _TOKENS, throttled
@@ -70,7 +72,7 @@ class RetryPolicy:
         with self._lock:
             self._tokens = max(0.0, self._tokens - 1)
             allowed = self._tokens > _TOKENS / 2 or not self._throttled
-        pause = random.uniform(0, self._first_pause_s * 2**tries)
+        pause = random.uniform(0, self._first_pause_s * 2.0 ** min(tries, 64))
         if tries >= self._retries or not allowed or pause >= seconds_left:
             return None
         return pause

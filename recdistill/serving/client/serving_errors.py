@@ -6,6 +6,8 @@ that the same server returns over gRPC.
 
 from __future__ import annotations
 
+import re
+
 from recdistill.errors import RecdistillError
 
 __all__ = [
@@ -51,7 +53,11 @@ class NotFoundError(ServingError):
 
 
 class UnavailableError(ServingError):
-    """The server did not accept the request: no connection, full queue, or shutdown."""
+    """The server did not accept the request: no connection, overload, or shutdown.
+
+    The code is "UNAVAILABLE", "CANCELLED" if the server was about to stop, or
+    "RESOURCE_EXHAUSTED" if all its threads or its queue were in use.
+    """
 
 
 class DeadlineError(ServingError):
@@ -64,8 +70,13 @@ _KINDS: dict[str, type[ServingError]] = {
     "OUT_OF_RANGE": InvalidRequestError,
     "NOT_FOUND": NotFoundError,
     "UNAVAILABLE": UnavailableError,
+    "CANCELLED": UnavailableError,
+    "RESOURCE_EXHAUSTED": UnavailableError,
     "DEADLINE_EXCEEDED": DeadlineError,
 }
+
+_TOO_LARGE = re.compile("larger than|too large|memory|OOM", re.IGNORECASE)
+"""Found in messages about a too large request, as opposed to an overloaded server."""
 
 _STATUS = {
     400: "INVALID_ARGUMENT",
@@ -78,6 +89,7 @@ _STATUS = {
     412: "FAILED_PRECONDITION",
     413: "RESOURCE_EXHAUSTED",
     429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
     500: "INTERNAL",
     501: "UNIMPLEMENTED",
     502: "UNAVAILABLE",
@@ -109,4 +121,7 @@ def error_of(code: str, detail: str, what: str, endpoint: str) -> ServingError:
         >>> error_of("NOT_FOUND", "no films", "`rank`", "grpc://a:8500")
         NotFoundError('`rank` at grpc://a:8500 failed with NOT_FOUND: no films')
     """
-    return _KINDS.get(code, ServingError)(code, detail, what, endpoint)
+    kind = _KINDS.get(code, ServingError)
+    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(detail):
+        kind = ServingError
+    return kind(code, detail, what, endpoint)

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Literal
 
 from recdistill.errors import LaunchError
-from recdistill.export.layout import versions
+from recdistill.export.layout import MANIFEST, verified_manifest, versions
 from recdistill.serving.deploy.model_server import (
     BATCHING_FILE,
     MODELS_FILE,
@@ -141,6 +141,7 @@ def configured(launch: Launch, seen_at: Path | None = None) -> Iterator[Path]:
 
     Raises:
         LaunchError: If there is no model to serve.
+        ArtefactError: If a file of a version is damaged.
         ConfigError: If a given configuration is invalid.
         OSError: If a file cannot be read.
     """
@@ -149,6 +150,9 @@ def configured(launch: Launch, seen_at: Path | None = None) -> Iterator[Path]:
     else:
         models = Models()
         for name, path in found_models(launch.exports).items():
+            latest = path / str(versions(path)[-1])
+            if (latest / MANIFEST).exists():
+                verified_manifest(latest)
             models = models.with_model(name, str(seen_at / name if seen_at else path))
     with tempfile.TemporaryDirectory(prefix="recdistill-serve-") as name:
         folder = Path(name)

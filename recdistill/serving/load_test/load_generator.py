@@ -24,7 +24,7 @@ import numpy as np
 
 from recdistill.errors import LoadTestError
 from recdistill.serving.client.async_channels import AsyncChannel, open_async_channel
-from recdistill.serving.client.channels import Endpoint
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.serving_errors import ServingError
 from recdistill.serving.load_test.request_samples import Samples
 from recdistill.serving.load_test.workload import Workload
@@ -217,7 +217,7 @@ class _Generator:
         self.sent = self.failed = 0
 
     async def run(self) -> None:
-        self.channel = open_async_channel(self.endpoint, _CONNECTIONS)
+        self.channel = open_async_channel(self.endpoint, connections=_CONNECTIONS)
         for place in range(WARM_UP):
             with contextlib.suppress(ServingError):
                 await self._send(place)

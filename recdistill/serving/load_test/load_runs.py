@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recdistill.errors import LoadTestError
-from recdistill.serving.client.channels import Endpoint
 from recdistill.serving.client.client import Client
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.load_test.load_generator import Load, RequestCounts, generate
 from recdistill.serving.load_test.load_result import LoadResult
 from recdistill.serving.load_test.rate_search import RateSearch, find_rate

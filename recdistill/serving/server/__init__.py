@@ -6,8 +6,8 @@ loads a SavedModel as the C++ server does, without Keras.
 
 It answers gRPC `Predict`, `GetModelMetadata`, `GetModelStatus` and
 `HandleReloadConfigRequest`, and REST `:predict` in rows and columns, `/metadata`, the
-status and metrics for Prometheus. It does not answer `Classify`, `Regress` and
-`MultiInference`.
+status and metrics for Prometheus. `Classify`, `Regress` and `MultiInference` fail as
+they do in TensorFlow Serving for signatures like ours.
 
 It differs from TensorFlow Serving in the following points, which make it safer:
 
@@ -15,7 +15,13 @@ It differs from TensorFlow Serving in the following points, which make it safer:
   wait for the next request.
 * A configuration that is sent as a request may only use folders next to those of the
   initial configuration.
-* It listens on the loopback address by default, and limits the size of a request.
+* It listens on the loopback address by default.
+* It limits the size of a request (16 MiB by default) and the memory that requests need
+  while they are read and decoded. A tensor has at most eight axes, and at most 65,536
+  values or as many as were sent.
+* Requests that it has no capacity for wait in a bounded queue. A request is refused at
+  once (RESOURCE_EXHAUSTED, or status 503) if the queue is full or its deadline would
+  probably pass.
 * It does not start if a model does not have a version. TensorFlow Serving waits.
 
 | file | content |
@@ -25,8 +31,10 @@ It differs from TensorFlow Serving in the following points, which make it safer:
 | `served_models.py` | models by name, version and label; reconfiguration |
 | `batcher.py` | server-side batching |
 | `requests.py` | requests of both protocols |
-| `grpc_services.py`; `rest.py`, `json_tensors.py` | the two protocols |
-| `wire_tensors.py` | arrays and `TensorProto` |
+| `admission.py` | concurrency, waiting time and memory of requests |
+| `grpc_services.py`, `wire_tensors.py` | gRPC; arrays and `TensorProto` |
+| `rest.py`, `json_tensors.py` | paths of the REST API; arrays and JSON |
+| `http_connections.py`, `http_bodies.py` | connections and bodies of HTTP requests |
 | `server_metrics.py` | counters and histograms |
 | `local_server.py`, `options.py` | start, shutdown and settings of the server |
 """

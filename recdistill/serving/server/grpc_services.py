@@ -1,30 +1,46 @@
-"""gRPC services of the embedded server, on the official stubs."""
+"""gRPC services of the embedded server, with the messages of the official stubs.
+
+Requests arrive as bytes and are decoded here, after their memory is reserved.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable
 from concurrent import futures
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from tensorflow_serving.apis import (
+    classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 from recdistill.errors import ServeError
+from recdistill.serving.server.admission import HeldMemory, RequestMemory, Slots
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.server.request_errors import RequestError
+from recdistill.serving.server.request_errors import RequestError, too_large
 from recdistill.serving.server.requests import Requests
+from recdistill.serving.server.wire_tensors import check_fields, memory_of_request
 
 __all__ = ["GrpcServer"]
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+Method = Callable[[bytes, grpc.ServicerContext, HeldMemory], Message]
+
+_DECODED = 32
+"""Maximum memory of a decoded message, as a multiple of its size."""
+
+_LARGEST_OTHER = 2**20
+"""Maximum size of a message that has no tensors."""
+
+_log = logging.getLogger(__name__)
 
 
 class GrpcServer:
@@ -33,16 +49,20 @@ class GrpcServer:
     Args:
         requests: Answers the requests.
         options: Address, port, threads and limits.
+        memory: Memory for the requests of all protocols.
 
     Raises:
         ServeError: If the port is not available.
     """
 
-    def __init__(self, requests: Requests, options: ServerOptions) -> None:
+    def __init__(
+        self, requests: Requests, options: ServerOptions, memory: RequestMemory
+    ) -> None:
+        running = options.threads(options.grpc_threads)
+        calls = running + options.waiting
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(
-                options.threads(options.grpc_threads), thread_name_prefix="grpc"
-            ),
+            futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"),
+            maximum_concurrent_rpcs=calls,
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -50,13 +70,11 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        services = _Services(requests)
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-            services, self._server
-        )
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            services, self._server
-        )
+        methods = _Methods(requests, memory, Slots(running, options.waiting))
+        for service, handlers in methods.handlers().items():
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(service, handlers),)
+            )
         host = f"[{options.address}]" if ":" in options.address else options.address
         address = f"{host}:{options.port}"
         try:
@@ -79,54 +97,108 @@ class GrpcServer:
         self._server.stop(grace_s).wait()
 
 
-class _Services(
-    prediction_service_pb2_grpc.PredictionServiceServicer,  # type: ignore[misc]
-    model_service_pb2_grpc.ModelServiceServicer,  # type: ignore[misc]
-):
-    def __init__(self, requests: Requests) -> None:
-        self._requests = requests
+class _Methods:
+    """Methods of both services, from bytes to messages."""
 
-    def Predict(
-        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        predict, left = self._requests.predict, context.time_remaining()
-        return _answered(lambda request: predict(request, left), request, context)
+    def __init__(self, requests: Requests, memory: RequestMemory, slots: Slots) -> None:
+        self._requests, self._memory, self._slots = requests, memory, slots
 
-    def GetModelMetadata(
-        self,
-        request: get_model_metadata_pb2.GetModelMetadataRequest,
-        context: grpc.ServicerContext,
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        return _answered(self._requests.metadata, request, context)
+    def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+        """Handlers by service and method."""
+        requests = self._requests
+        prediction = {
+            "Predict": self._predict,
+            "GetModelMetadata": _small(
+                get_model_metadata_pb2.GetModelMetadataRequest, requests.metadata
+            ),
+            "Classify": _small(
+                classification_pb2.ClassificationRequest, self._unsupported
+            ),
+            "Regress": _small(regression_pb2.RegressionRequest, self._unsupported),
+            "MultiInference": _small(
+                inference_pb2.MultiInferenceRequest, self._unsupported
+            ),
+        }
+        models = {
+            "GetModelStatus": _small(
+                get_model_status_pb2.GetModelStatusRequest, requests.status
+            ),
+            "HandleReloadConfigRequest": _small(
+                model_management_pb2.ReloadConfigRequest, requests.reconfigure
+            ),
+        }
+        return {
+            f"tensorflow.serving.{service}": {
+                name: grpc.unary_unary_rpc_method_handler(
+                    self._safe(name, method),
+                    response_serializer=lambda message: message.SerializeToString(),
+                )
+                for name, method in methods.items()
+            }
+            for service, methods in (
+                ("PredictionService", prediction),
+                ("ModelService", models),
+            )
+        }
 
-    def Classify(self, request: Any, context: grpc.ServicerContext) -> None:
-        context.abort(
-            grpc.StatusCode.UNIMPLEMENTED,
-            "The embedded server does not support this method. Use Predict.",
-        )
+    def _safe(self, name: str, method: Method) -> Callable[..., Message]:
+        """A method whose errors end the call with a code, and log one line at most."""
 
-    Regress = MultiInference = Classify
+        def call(data: bytes, context: grpc.ServicerContext) -> Message:
+            try:
+                with self._memory.held() as held:
+                    return method(data, context, held)
+            except RequestError as error:
+                context.abort(error.code, error.message)
+            except DecodeError:
+                _log.warning("%s: %d bytes cannot be decoded.", name, len(data))
+                context.abort(
+                    grpc.StatusCode.INTERNAL,
+                    f"The message cannot be decoded as a request of {name}.",
+                )
+            except Exception as error:
+                text = f"{type(error).__name__}: {error}"
+                _log.error("%s failed: %s", name, text)
+                context.abort(
+                    grpc.StatusCode.INTERNAL, f"The server failed with {text}"
+                )
+            raise AssertionError  # Not reached: `abort` raises.
 
-    def GetModelStatus(
-        self,
-        request: get_model_status_pb2.GetModelStatusRequest,
-        context: grpc.ServicerContext,
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        return _answered(self._requests.status, request, context)
+        return call
 
-    def HandleReloadConfigRequest(
-        self,
-        request: model_management_pb2.ReloadConfigRequest,
-        context: grpc.ServicerContext,
-    ) -> model_management_pb2.ReloadConfigResponse:
-        return _answered(self._requests.reconfigure, request, context)
+    def _predict(
+        self, data: bytes, context: grpc.ServicerContext, held: HeldMemory
+    ) -> Message:
+        with contextlib.ExitStack() as stack:
+            try:
+                held.resize(len(data))
+                stack.enter_context(self._slots.slot(context.time_remaining()))
+                held.resize(_DECODED * len(data))
+            except RequestError as error:
+                # Its model is not known yet.
+                count = self._requests.metrics.count
+                count(":tensorflow:serving:request_count", "", error.code.name)
+                raise
+            if not context.is_active():
+                raise RequestError(grpc.StatusCode.CANCELLED, "The client cancelled.")
+            check_fields(data)
+            request = predict_pb2.PredictRequest.FromString(data)
+            held.resize(memory_of_request(request, len(data)))
+            return self._requests.predict(request, context.time_remaining())
+
+    def _unsupported(self, request: Any) -> Message:
+        task = request.tasks[0] if hasattr(request, "tasks") else request
+        name = type(request).__name__.removesuffix("Request")
+        raise self._requests.unsupported(task.model_spec, name)
 
 
-def _answered(
-    answer: Callable[[In], Out], request: In, context: grpc.ServicerContext
-) -> Out:
-    try:
-        return answer(request)
-    except RequestError as error:
-        context.abort(error.code, error.message)
-        raise  # Not reached: `abort` raises.
+def _small(kind: type[Message], answer: Callable[[Any], Message]) -> Method:
+    """A method whose messages have no tensors."""
+
+    def method(data: bytes, context: grpc.ServicerContext, held: HeldMemory) -> Message:
+        if len(data) > _LARGEST_OTHER:
+            raise too_large(f"This message must have at most {_LARGEST_OTHER} bytes.")
+        held.resize(_DECODED * len(data))
+        return answer(kind.FromString(data))
+
+    return method

@@ -3,6 +3,11 @@
 A body has the row format (`"instances": [{…}, …]`) or the columnar format
 (`"inputs": {…}`). The types come from the signature. Values are not converted: `2.0`
 and `"2"` are not accepted for an int32.
+
+The parser accepts what TensorFlow Serving's parser accepts. If a key is repeated, its
+first value counts. Text may contain bytes that are not UTF-8, but no escape of half a
+surrogate pair. A number that overflows a double is an error; one that only overflows a
+float becomes infinite.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +26,25 @@ import tensorflow as tf
 
 from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import invalid
-from recdistill.serving.server.wire_tensors import STRING, dtype_name
+from recdistill.serving.server.wire_tensors import MOST_AXES, STRING, dtype_name
 
-__all__ = ["Body", "columns_as_json", "read_body", "rows_as_json"]
+__all__ = ["Body", "columns_as_json", "memory_of_json", "read_body", "rows_as_json"]
 
 _B64 = "b64"
 _TYPES: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 """Types of JSON values by kind of NumPy type. In Python, `True` is also an int."""
 
-_DEEPEST = 32
+_BYTE_BYTES, _VALUE_BYTES, _LIST_BYTES, _OBJECT_BYTES = 8, 128, 80, 240
+"""Memory of each byte, comma, list and object of a body, in Python, NumPy and
+TensorFlow."""
+
+_BOM = b"\xef\xbb\xbf"
+
+_ESCAPES = re.compile(r"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)")
+"""Escapes in JSON: a surrogate pair, half a pair, or another one."""
+
+_MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{200}")
+"""Found in every text that has a number above the largest double."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,24 @@ class Body:
         ]
 
 
+def memory_of_json(body: bytes) -> int:
+    """Estimated memory of a body when it is parsed and converted, in bytes.
+
+    Args:
+        body: JSON.
+
+    Examples:
+        >>> memory_of_json(b"[],[]")
+        328
+    """
+    return (
+        len(body) * _BYTE_BYTES
+        + body.count(b",") * _VALUE_BYTES
+        + body.count(b"[") * _LIST_BYTES
+        + body.count(b"{") * _OBJECT_BYTES
+    )
+
+
 def read_body(body: bytes) -> Body:
     """Parses a body.
 
@@ -95,10 +129,7 @@ def read_body(body: bytes) -> Body:
         >>> read_body(b'{"instances": [1, 2]}')
         Body(signature='', in_rows=True, content=[1, 2])
     """
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"JSON Parse error: {error}") from error
+    document = _parsed(body)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {_shown(document)} Is not object")
     signature = document.get("signature_name", "")
@@ -188,10 +219,36 @@ def _columns(content: list[Any], names: list[str]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in content] for name in names}
 
 
+def _parsed(body: bytes) -> Any:
+    # Bytes that are not UTF-8 become lone surrogates, and bytes again in `_as_bytes`.
+    text = body.removeprefix(_BOM).decode("utf-8", "surrogateescape")
+    if any(len(found[1]) == 5 for found in _ESCAPES.finditer(text)):
+        raise invalid("JSON Parse error: The surrogate pair in string is invalid.")
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_first_values,
+            parse_float=_finite if _MAY_OVERFLOW.search(text) else None,
+        )
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"JSON Parse error: {error}") from error
+
+
+def _first_values(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return dict(reversed(pairs))
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"Number too big to be stored in double: {text[:20]}")
+    return value
+
+
 def _as_array(value: Any, number: int) -> np.ndarray:
     array = np.array(value, object)
-    if array.ndim > _DEEPEST:
-        raise invalid(f"Tensors must have at most {_DEEPEST} axes.")
+    if array.ndim > MOST_AXES:
+        raise invalid(f"Tensors must have at most {MOST_AXES} axes.")
     flat = array.ravel().tolist()
     if any(isinstance(each, list) for each in flat):
         raise invalid("Encountered list at unexpected level or of unexpected size.")
@@ -210,7 +267,8 @@ def _as_array(value: Any, number: int) -> np.ndarray:
         raise _type_error(wrong[0], number)
     if dtype.kind == "f":
         _check_precision(flat, dtype, number)
-    return np.array(flat, dtype).reshape(array.shape)
+    with np.errstate(over="ignore"):
+        return np.array(flat, dtype).reshape(array.shape)
 
 
 def _vectorized(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray:
@@ -218,15 +276,9 @@ def _vectorized(function: Callable[[Any], Any], array: np.ndarray) -> np.ndarray
 
 
 def _check_precision(flat: list[float], dtype: np.dtype, number: int) -> None:
-    limits = np.finfo(dtype)
-    exact = 2 ** (limits.nmant + 1) - 1
+    exact = 2 ** (np.finfo(dtype).nmant + 1) - 1
     for value in flat:
-        lossy = (
-            abs(value) > exact
-            if type(value) is int
-            else math.isfinite(value) and abs(value) > float(limits.max)
-        )
-        if lossy:
+        if type(value) is int and abs(value) > exact:
             raise invalid(
                 f"Cannot convert JSON value: {_shown(value)} to {dtype_name(number)} "
                 "without loss of precision."
@@ -250,15 +302,17 @@ def _is_bytes(value: Any) -> bool:
 
 def _as_bytes(value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode("utf-8", "surrogateescape")
     if not isinstance(value, dict):
         raise _type_error(value, STRING)
     if not _is_bytes(value):
         raise invalid(
             f"JSON Value: {_shown(value)} not formatted correctly for base64 data"
         )
+    text = "".join(value[_B64].split()).rstrip("=.")
     try:
-        return base64.b64decode(value[_B64], validate=True)
+        # The padding is optional, as in TensorFlow Serving.
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
 

@@ -12,6 +12,7 @@ from concurrent import futures
 from types import FrameType
 
 from recdistill.errors import ServeError
+from recdistill.serving.server.admission import RequestMemory
 from recdistill.serving.server.grpc_services import GrpcServer
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.requests import Requests
@@ -48,12 +49,13 @@ class LocalServer(contextlib.AbstractContextManager["LocalServer"]):
         self.options, self.metrics = options, ServerMetrics()
         self.models = ServedModels(options, self.metrics)
         requests = Requests(self.models, self.metrics)
+        memory = RequestMemory(options.request_memory_bytes)
         # The ports are opened first, because loading the models takes longer.
-        self._grpc = GrpcServer(requests, options)
+        self._grpc = GrpcServer(requests, options, memory)
         self._rest: RestServer | None = None
         try:
             if options.rest_port is not None:
-                self._rest = RestServer(requests, options)
+                self._rest = RestServer(requests, options, memory)
             self.models.start()
         except (ServeError, OSError):
             self.stop()

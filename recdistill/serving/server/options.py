@@ -34,7 +34,10 @@ class ServerOptions:
         rest_threads: Maximum number of concurrent REST requests; 0 for automatic.
         rest_connections: Maximum number of REST connections; further ones are closed.
         rest_timeout_s: Timeout of a REST request, in seconds.
-        max_message_bytes: Maximum size of a request, for both protocols.
+        waiting: Maximum number of requests of a protocol that wait for a thread;
+            further ones are refused.
+        max_message_bytes: Maximum size of a request, for both protocols. Together,
+            requests may use 32 times as much memory, or 256 MiB if that is more.
         drain_s: Time for running requests to finish on shutdown, in seconds.
 
     Raises:
@@ -56,7 +59,8 @@ class ServerOptions:
     rest_threads: int = 0
     rest_connections: int = 1_000
     rest_timeout_s: float = 30.0
-    max_message_bytes: int = 2**26
+    waiting: int = 64
+    max_message_bytes: int = 2**24
     drain_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -78,6 +82,11 @@ class ServerOptions:
                 raise ServeError(
                     f"`{name}` must be at least 0. Received: {getattr(self, name)}"
                 )
+
+    @property
+    def request_memory_bytes(self) -> int:
+        """Maximum memory of all requests that are read and processed."""
+        return max(2**28, 32 * self.max_message_bytes)
 
     def threads(self, wanted: int) -> int:
         """Number of threads of a protocol; `wanted`, or an automatic choice if it is 0.

@@ -5,7 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 from grpc import StatusCode
 
-__all__ = ["HTTP_STATUS", "RequestError", "from_tensorflow", "invalid"]
+__all__ = [
+    "HTTP_STATUS",
+    "RequestError",
+    "from_tensorflow",
+    "invalid",
+    "overloaded",
+    "too_large",
+]
 
 HTTP_STATUS = {
     StatusCode.OK: 200,
@@ -36,18 +43,32 @@ class RequestError(Exception):
     """A request that fails with a code and a message.
 
     Attributes:
-        code: gRPC status code; `HTTP_STATUS` has the status for REST.
+        code: gRPC status code.
         message: Message to the client.
+        http_status: Status for REST; by default that of the code in `HTTP_STATUS`.
     """
 
-    def __init__(self, code: StatusCode, message: str) -> None:
+    def __init__(
+        self, code: StatusCode, message: str, http_status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.code, self.message = code, message
+        self.http_status = http_status or HTTP_STATUS[code]
 
 
 def invalid(message: str) -> RequestError:
     """Creates the error of an invalid request."""
     return RequestError(StatusCode.INVALID_ARGUMENT, message)
+
+
+def overloaded(message: str) -> RequestError:
+    """Creates the error of a request that the server has no capacity for."""
+    return RequestError(StatusCode.RESOURCE_EXHAUSTED, message, http_status=503)
+
+
+def too_large(message: str) -> RequestError:
+    """Creates the error of a request that is too large at any time."""
+    return RequestError(StatusCode.RESOURCE_EXHAUSTED, message, http_status=413)
 
 
 def from_tensorflow(error: tf.errors.OpError) -> RequestError:

@@ -97,6 +97,19 @@ class Requests:
         self.metrics.observe(name, microseconds, spec.name, "Predict", "TF1")
         return dict(zip(prediction.outputs, answer, strict=True))
 
+    def unsupported(self, spec: model_pb2.ModelSpec, method: str) -> RequestError:
+        """Error of a method other than predict, which no signature of ours has.
+
+        Args:
+            spec: Model, version or label of the request.
+            method: The method.
+
+        Raises:
+            RequestError: If the model or version is not served.
+        """
+        with self.models.use(spec):
+            return invalid(f"The signatures do not support {method}. Use predict.")
+
     def metadata(
         self, request: get_model_metadata_pb2.GetModelMetadataRequest
     ) -> get_model_metadata_pb2.GetModelMetadataResponse:

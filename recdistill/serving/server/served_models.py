@@ -146,13 +146,14 @@ class ServedModels:
         """State of all versions of a model, or of one version.
 
         Args:
-            spec: Model, version or label of the request.
+            spec: Model and version of the request. As in TensorFlow Serving, a label
+                is ignored.
 
         Raises:
             RequestError: If the model or version is unknown.
         """
         model = self._models.get(spec.name)
-        number = self._number(spec)
+        number = spec.version.value if spec.HasField("version") else None
         response = get_model_status_pb2.GetModelStatusResponse()
         versions = dict(model.versions) if model else {}
         for version in sorted(versions.values(), key=lambda v: -v.number):
@@ -276,7 +277,7 @@ def _check(config: ModelServerConfig) -> None:
                 f"Received: {each.name!r}"
             )
         names.add(each.name)
-        if each.model_platform not in ("", "tensorflow"):
+        if each.model_platform != "tensorflow":
             raise invalid(
                 f"The platform of {each.name!r} must be 'tensorflow'. "
                 f"Received: {each.model_platform!r}"

@@ -19,7 +19,8 @@ from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.errors import ConfigError, ServeError
+from recdistill.errors import RecdistillError, ServeError
+from recdistill.export.layout import MANIFEST, verified_manifest
 from recdistill.serving.deploy.batching_config import read_batching
 from recdistill.serving.server.batcher import Arrays, Batcher
 from recdistill.serving.server.loaded_model import (
@@ -117,7 +118,7 @@ class ModelVersion:
         self.state, started = LOADING, time.perf_counter()
         try:
             self._load()
-        except (RequestError, ConfigError, OSError) as error:
+        except (RequestError, RecdistillError, OSError) as error:
             self._failed(error, now)
         path, status = str(self.path), "success" if self.state == AVAILABLE else "fail"
         name = ":tensorflow:cc:saved_model"
@@ -192,6 +193,8 @@ class ModelVersion:
         return self._batcher.submit(*prediction, min(bounds, default=None))
 
     def _load(self) -> None:
+        if (self.path / MANIFEST).exists():
+            verified_manifest(self.path)
         self._model = LoadedModel(self.path)
         parameters, own = self._options.batching, self.path / BATCHING_FILE
         if self._options.per_model_batching and own.is_file():

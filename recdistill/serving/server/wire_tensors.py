@@ -10,16 +10,40 @@ import math
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
+from tensorflow_serving.apis import predict_pb2
 
 from recdistill.serving.client.tensors import VALUE_FIELDS
 from recdistill.serving.server.request_errors import RequestError, invalid
 
-__all__ = ["STRING", "dtype_name", "read_tensor", "write_tensor"]
+__all__ = [
+    "MOST_AXES",
+    "STRING",
+    "check_fields",
+    "dtype_name",
+    "memory_of_request",
+    "read_tensor",
+    "write_tensor",
+]
 
 STRING = types_pb2.DT_STRING
 
-LARGEST_TENSOR = 2**28
-"""Maximum number of values. A small message can fill a large shape with one value."""
+MOST_AXES = 8
+"""Maximum number of axes of a tensor, as in many of TensorFlow's operations."""
+
+MOST_FILLED = 2**16
+"""Maximum number of values of a tensor that has more values than bytes.
+
+The last value of a message fills the rest of its shape, so that a small message could
+take much memory.
+"""
+
+_MOST_FIELDS = 1_000
+_LENGTH_DELIMITED = 2
+_FIXED_SIZES = {1: 8, 5: 4}
+"""Sizes of fields by protocol buffers' wire type."""
+
+_VALUE_BYTES = 128
+"""Memory of a string in a message, in Python, in NumPy and in TensorFlow."""
 
 _FIELDS = {**VALUE_FIELDS, "bfloat16": "half_val"}
 _NUMBERS = {tf.as_dtype(name).as_datatype_enum for name in _FIELDS}
@@ -58,9 +82,10 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
         raise _parsing(name, f"the type {dtype} is not supported")
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise _parsing(name, "the shape must be known")
-    if math.prod(shape) > LARGEST_TENSOR:
-        problem = f"the shape has more than {LARGEST_TENSOR} values"
-        raise _parsing(name, problem)
+    if len(shape) > MOST_AXES:
+        raise _parsing(name, f"the shape must have at most {MOST_AXES} axes")
+    if math.prod(max(1, n) for n in shape) > max(MOST_FILLED, _sent(proto)):
+        raise _parsing(name, f"the shape {shape} is larger than the values sent")
     if proto.dtype == STRING and not proto.string_val:
         return np.full(shape, b"", object)
     try:
@@ -68,6 +93,66 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
     except (ValueError, OverflowError) as error:
         problem = f"the values do not fit the type {dtype} and the shape {shape}"
         raise _parsing(name, problem) from error
+
+
+def check_fields(data: bytes) -> None:
+    """Checks the number of fields of a serialised `PredictRequest`.
+
+    An empty input takes two bytes, and a hundred when it is decoded. The fields of the
+    inputs themselves are not counted.
+
+    Args:
+        data: The message.
+
+    Raises:
+        RequestError: If it has too many fields.
+
+    Examples:
+        >>> request = predict_pb2.PredictRequest(output_filter=["scores"])
+        >>> check_fields(request.SerializeToString())
+    """
+    place = fields = 0
+    while place < len(data):
+        tag, place = _varint(data, place)
+        fields += 1
+        if fields > _MOST_FIELDS:
+            raise invalid(f"A request must have at most {_MOST_FIELDS} fields.")
+        if tag & 7 == _LENGTH_DELIMITED:
+            size, place = _varint(data, place)
+            place += size
+        elif tag & 7 == 0:
+            _, place = _varint(data, place)
+        else:
+            place += _FIXED_SIZES.get(tag & 7, 0)
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    """A number in base 128, and the place behind it. The end of data ends it."""
+    value = shift = 0
+    while place < len(data) and shift < 64:
+        byte = data[place]
+        value |= (byte & 127) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 128:
+            break
+    return value, place
+
+
+def memory_of_request(request: predict_pb2.PredictRequest, size: int) -> int:
+    """Estimated memory of a request and its tensors, in bytes.
+
+    Args:
+        request: The decoded message.
+        size: Size of the serialised message in bytes.
+    """
+    strings = sum(len(each.string_val) for each in request.inputs.values())
+    return 8 * size + _VALUE_BYTES * strings
+
+
+def _sent(proto: tensor_pb2.TensorProto) -> int:
+    """Number of bytes or values in a message, at least the number of values."""
+    field = _FIELDS[tf.as_dtype(proto.dtype).name]
+    return max(len(proto.tensor_content), len(getattr(proto, field)))
 
 
 def write_tensor(array: np.ndarray, proto: tensor_pb2.TensorProto) -> None:

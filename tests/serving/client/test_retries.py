@@ -1,5 +1,6 @@
 """retries: length and number of pauses, and the budget."""
 
+import math
 import random
 
 import pytest
@@ -35,6 +36,13 @@ def test_an_unthrottled_policy_has_no_budget():
 
 def test_negative_arguments_are_errors():
     with pytest.raises(
-        ValueError, match=r"must not be negative\. Received: retries=-1"
+        ValueError, match=r"must be finite and not be negative\. Received: retries=-1"
     ):
         RetryPolicy(-1)
+    for pause in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"first_pause_s={pause}"):
+            RetryPolicy(1, pause)
+
+
+def test_the_bound_of_the_pause_stays_finite():
+    assert RetryPolicy(5000, 0.0, throttled=False).pause(4000, 1.0) == 0.0

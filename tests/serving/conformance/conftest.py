@@ -3,7 +3,9 @@
 `RECDISTILL_SERVING_ENDPOINT=host:8500` names a running server of an export of
 recdistill. `RECDISTILL_SERVING_REST_ENDPOINT` is its REST address, by default port 8501
 of the same host, and `RECDISTILL_SERVING_MODEL` the model, by default "films". Without
-it, the suite starts the embedded server, and TensorFlow Serving if it is installed.
+it, the suite starts the embedded server, and TensorFlow Serving if it is installed,
+with an export and the toy model. Tests of the toy model are skipped if a given server
+does not have it.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import pytest
@@ -21,6 +24,7 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 
 from tests.serving.calls import Client
 from tests.serving.waiting import wait_until
+from tests.small_models import publish_toy
 
 ENGINES = [
     "embedded",
@@ -39,17 +43,20 @@ class Endpoint:
         client: Client for both protocols.
         model: Name of the export.
         signatures: Signatures by name, from the server.
+        toy_folder: Folder of the toy model; None if the server was given.
     """
 
     engine: str
     client: Client
     model: str
     signatures: dict
+    toy_folder: Path | None
 
 
 @pytest.fixture(scope="session", params=ENGINES)
 def endpoint(request, tmp_path_factory):
     with contextlib.ExitStack() as stack:
+        toy_folder = None
         if request.param == "given":
             client, model = given()
         else:
@@ -58,13 +65,29 @@ def endpoint(request, tmp_path_factory):
             ):
                 pytest.skip("tensorflow_model_server is not on the PATH")
             exported = request.getfixturevalue("exported")
-            client = stack.enter_context(started(request.param, exported))
             model = exported.name
+            folder = tmp_path_factory.mktemp("served")
+            (folder / model).symlink_to(exported)
+            toy_folder = folder / "toy"
+            toy_folder.mkdir()
+            publish_toy(toy_folder, 1)
+            client = stack.enter_context(started(request.param, folder, model))
         stack.callback(client.close)
         packed = client.metadata(model).metadata["signature_def"]
         signatures = get_model_metadata_pb2.SignatureDefMap()
         packed.Unpack(signatures)
-        yield Endpoint(request.param, client, model, dict(signatures.signature_def))
+        described = dict(signatures.signature_def)
+        yield Endpoint(request.param, client, model, described, toy_folder)
+
+
+@pytest.fixture(scope="session")
+def toy(endpoint):
+    """Client of a server that also has the toy model."""
+    try:
+        endpoint.client.status("toy")
+    except grpc.RpcError:
+        pytest.skip("The given server does not have the toy model")
+    return endpoint.client
 
 
 def given():
@@ -78,12 +101,12 @@ def given():
 
 
 @contextlib.contextmanager
-def started(engine, exported):
-    """Starts a server with `recdistill serve`."""
+def started(engine, folder, model):
+    """Starts a server of the models in a folder with `recdistill serve`."""
     ports = [0, 0] if engine == "embedded" else [free_port(), free_port()]
     options = [f"--engine={engine}", f"--port={ports[0]}", f"--rest-port={ports[1]}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "recdistill", "serve", str(exported), *options],
+        [sys.executable, "-m", "recdistill", "serve", str(folder), *options],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -94,9 +117,9 @@ def started(engine, exported):
                 line = process.stdout.readline()
                 assert line, f"The server ended with {process.wait()}: {said}"
                 said += line
-            ports = [int(each) for each in found]
+            ports = [int(each) for each in found[:2]]
         client = Client(*ports)
-        wait_until(lambda: is_available(client, exported.name, process))
+        wait_until(lambda: is_available(client, model, process))
         yield client
         process.terminate()
         assert process.wait() == 0

@@ -2,8 +2,8 @@
 
 import pytest
 
-from recdistill.serving.client.channels import Endpoint
 from recdistill.serving.client.client import Client
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.protocols import Target
 from recdistill.serving.load_test.workload import Workload, rows_of
 from tests.serving.fake_server import ITEMS, query, serving

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recdistill.errors import LoadTestError
-from recdistill.serving.client.channels import Endpoint
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.protocols import Target
 from recdistill.serving.load_test import load_generator
 from recdistill.serving.load_test.load_generator import Load, generate

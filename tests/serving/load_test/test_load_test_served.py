@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from recdistill.cli.main import app
-from recdistill.serving.client.channels import Endpoint, open_channel
+from recdistill.serving.client.channels import open_channel
 from recdistill.serving.client.client import Client
+from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.protocols import GRPC, Target
 from recdistill.serving.deploy.models_config import Models
 from recdistill.serving.load_test.version_swap import staged_copy

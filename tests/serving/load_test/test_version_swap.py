@@ -1,4 +1,4 @@
-"""version_swap: a copy is published, watched and removed, whatever happens."""
+"""version_swap: a copy is published, watched and removed, even after errors."""
 
 import threading
 

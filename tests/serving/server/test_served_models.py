@@ -113,6 +113,7 @@ class TestConfigurations:
             ({"name": "a/b"}, "without '/'"),
             ({"base_path": "models/toy"}, "PERMISSION_DENIED"),
             ({"model_platform": "torch"}, "must be 'tensorflow'"),
+            ({"model_platform": ""}, "must be 'tensorflow'"),
         ],
     )
     def test_an_invalid_configuration_is_rejected(self, serve, base, change, message):

@@ -8,9 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from tensorflow.core.framework import tensor_pb2
+from tensorflow_serving.apis import predict_pb2
 
 from recdistill.serving.server.request_errors import RequestError
-from recdistill.serving.server.wire_tensors import read_tensor, write_tensor
+from recdistill.serving.server.wire_tensors import (
+    check_fields,
+    memory_of_request,
+    read_tensor,
+    write_tensor,
+)
 
 TYPES = (
     "float32 float64 float16 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool"
@@ -67,7 +73,11 @@ def test_the_last_value_fills_the_rest_of_the_shape():
         ({"dtype": 3, "tensor_content": b"1"}, [1], r"values do not fit .*int32"),
         ({"dtype": 4, "int_val": [256]}, [1], r"values do not fit .*uint8"),
         ({"dtype": 1}, [-1], "shape must be known"),
-        ({"dtype": 1, "float_val": [0]}, [2**20, 2**20], "more than 268435456 values"),
+        ({"dtype": 1, "float_val": [0]}, [2**8, 2**9], "larger than the values sent"),
+        ({"dtype": 7, "string_val": [b"a"]}, [2**25], "larger than the values sent"),
+        ({"dtype": 7}, [0, 2**40], "larger than the values sent"),
+        ({"dtype": 1}, [2**62, 0, 2**62], "larger than the values sent"),
+        ({"dtype": 1, "float_val": [0]}, 9 * [1], "at most 8 axes"),
         ({"dtype": 8}, [1], "type complex64 is not supported"),
         ({"dtype": 0}, [1], "type invalid is not supported"),
     ],
@@ -78,3 +88,33 @@ def test_invalid_messages_are_rejected(fields, shape, message):
         proto.tensor_shape.dim.add(size=size)
     with pytest.raises(RequestError, match=f"tensor parsing error: a: .*{message}"):
         read_tensor(proto, "a")
+
+
+def test_a_tensor_may_have_as_many_values_as_were_sent():
+    array = np.arange(2**17, dtype="int8")
+    assert read_tensor(tf.make_tensor_proto(array), "a").tolist() == array.tolist()
+    proto = tensor_pb2.TensorProto(dtype=6, int_val=array.tolist())
+    proto.tensor_shape.dim.add(size=len(array))
+    assert read_tensor(proto, "a").tolist() == array.tolist()
+
+
+def test_the_fields_of_a_request_are_counted_before_it_is_decoded():
+    request = predict_pb2.PredictRequest(output_filter=["scores"] * 999)
+    request.model_spec.name = "films" * 100
+    check_fields(request.SerializeToString())
+    request.output_filter.append("ids")
+    with pytest.raises(RequestError, match="at most 1000 fields"):
+        check_fields(request.SerializeToString())
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_can_be_counted(data):
+    check_fields(data)
+
+
+def test_the_memory_of_strings_is_above_that_of_numbers():
+    texts, numbers = predict_pb2.PredictRequest(), predict_pb2.PredictRequest()
+    texts.inputs["a"].string_val.extend([b"x"] * 10)
+    numbers.inputs["a"].float_val.extend([1.0] * 10)
+    assert memory_of_request(texts, 50) == 8 * 50 + 10 * 128
+    assert memory_of_request(numbers, 50) == 8 * 50

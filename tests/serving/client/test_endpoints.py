@@ -1,8 +1,8 @@
-"""channels: the URLs of endpoints."""
+"""endpoints: the URLs of servers."""
 
 import pytest
 
-from recdistill.serving.client.channels import Endpoint
+from recdistill.serving.client.endpoints import Endpoint
 
 
 @pytest.mark.parametrize(

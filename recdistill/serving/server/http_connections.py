@@ -1,0 +1,271 @@
+"""HTTP connections: reading requests within limits, and writing answers.
+
+A thread reads each connection. The number of connections, the time to send a request
+and the memory for bodies are limited, and predictions wait for a slot. All errors are
+JSON objects with the key "error".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from recdistill.serving.server.admission import HeldMemory, RequestMemory
+from recdistill.serving.server.http_bodies import read_http_body
+from recdistill.serving.server.options import ServerOptions
+from recdistill.serving.server.request_errors import RequestError, invalid
+
+__all__ = ["JSON", "HttpAnswer", "HttpListener", "HttpRequest", "json_error"]
+
+JSON = "application/json"
+
+HttpAnswer = tuple[int, str, bytes]
+"""Status, content type and body."""
+
+_IDLE_S = 60.0
+"""Seconds until an idle connection is closed."""
+
+_REST_S, _REST_BYTES = 2.0, 2**22
+"""A client that still sends the rest of a rejected body would miss the answer, so the
+server reads this much more before it closes the connection."""
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A request after its body was read.
+
+    Attributes:
+        method: Such as "POST".
+        path: Path and query as sent.
+        body: The body, decompressed.
+        held: Memory of this request.
+        is_connected: Whether the client still waits for the answer.
+    """
+
+    method: str
+    path: str
+    body: bytes
+    held: HeldMemory
+    is_connected: Callable[[], bool]
+
+
+def json_error(message: str) -> bytes:
+    """Body of an error."""
+    text = json.dumps({"error": message}, ensure_ascii=False)
+    return text.encode("utf-8", "replace")
+
+
+class HttpListener(ThreadingHTTPServer):
+    """Listener that answers the requests of its connections.
+
+    Args:
+        answer: Answers a request.
+        options: Address, port and limits.
+        memory: Memory for the requests of all protocols.
+
+    Attributes:
+        draining: Whether connections are closed after their next answer.
+        working: Number of requests in progress; `changed` is notified of changes.
+
+    Raises:
+        OSError: If the port is not available.
+    """
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(
+        self,
+        answer: Callable[[HttpRequest], HttpAnswer],
+        options: ServerOptions,
+        memory: RequestMemory,
+    ) -> None:
+        if ":" in options.address:
+            self.address_family = socket.AF_INET6
+        self.answer, self.options, self.memory = answer, options, memory
+        self.draining, self.working = False, 0
+        self.changed = threading.Condition()
+        # Connections, and the time at which each must have sent its request.
+        self._connections: dict[socket.socket, float] = {}
+        super().__init__((options.address, options.rest_port or 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Starts a thread for a new connection unless there are too many."""
+        with self.changed:
+            full = len(self._connections) >= self.options.rest_connections
+            if not full:
+                self._connections[request] = math.inf
+        if not full:
+            super().process_request(request, client_address)
+            return
+        page = json_error("The server has too many connections. Try again later.")
+        head = (
+            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {JSON}\r\n"
+            f"Content-Length: {len(page)}\r\nConnection: close\r\n\r\n"
+        )
+        request.setblocking(False)
+        with contextlib.suppress(OSError):  # The client may have closed it.
+            request.send(head.encode() + page)
+        self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection."""
+        with self.changed:
+            self._connections.pop(request, None)
+        super().shutdown_request(request)
+
+    def set_time(self, connection: socket.socket, seconds: float) -> None:
+        """Sets the time in which a connection must send the rest of its request."""
+        with self.changed:
+            self._connections[connection] = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Ends the reading of requests whose time limit has passed."""
+        now = time.monotonic()
+        with self.changed:
+            late = [each for each, due in self._connections.items() if due < now]
+        for connection in late:
+            # Its thread reads the end of the data, and answers.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
+
+    def close_connections(self) -> None:
+        """Closes all connections."""
+        with self.changed:
+            left = list(self._connections)
+        for connection in left:
+            with contextlib.suppress(OSError):  # The client may have closed it.
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignores clients that disconnect."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: HttpListener
+    connection: socket.socket
+    headers: Message
+    protocol_version = "HTTP/1.1"
+    # Requests whose version cannot be read are answered with headers.
+    default_request_version = "HTTP/1.0"
+    server_version = "recdistill"
+    sys_version = ""
+    timeout = _IDLE_S
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def __getattr__(self, name: str) -> Any:
+        # All methods are answered alike, and rejected with the path.
+        if name.startswith("do_"):
+            return self._serve
+        raise AttributeError(name)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Does not log requests; the metrics count them."""
+
+    def handle_one_request(self) -> None:
+        self.server.set_time(self.connection, _IDLE_S)
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        self.server.set_time(self.connection, self.server.options.rest_timeout_s)
+        return super().parse_request()
+
+    def handle_expect_100(self) -> bool:
+        """Does nothing: the body may be too large."""
+        return True
+
+    def send_error(
+        self, code: int, message: str | None = None, explain: str | None = None
+    ) -> None:
+        """Answers a request that is not HTTP, and closes the connection."""
+        self.close_connection = True
+        self._write(code, JSON, json_error(message or HTTPStatus(code).phrase))
+
+    def _serve(self) -> None:
+        server = self.server
+        with server.changed:
+            server.working += 1
+        try:
+            with server.memory.held() as held:
+                body = self._read(held)
+                if body is None:
+                    return
+                server.set_time(self.connection, math.inf)
+                path = self.requestline.split()[1]
+                request = HttpRequest(
+                    self.command, path, body, held, self._is_connected
+                )
+                self._write(*server.answer(request))
+        finally:
+            with server.changed:
+                server.working -= 1
+                server.changed.notify_all()
+
+    def _read(self, held: HeldMemory) -> bytes | None:
+        """Reads the body; None if it is rejected and the connection will be closed."""
+        limit = self.server.options.max_message_bytes
+        expects = self.headers.get("Expect", "").lower() == "100-continue"
+
+        def admit(size: int) -> None:
+            nonlocal expects
+            held.add(size)
+            if expects:
+                expects = False
+                self.send_response_only(HTTPStatus.CONTINUE)
+                self.end_headers()
+                self.wfile.flush()
+
+        try:
+            if self.headers.defects:
+                raise invalid("The headers are invalid.")
+            return read_http_body(self.headers, self.rfile, limit, admit)
+        except EOFError:
+            self._reject(408, "The request was not received in time.")
+        except RequestError as error:
+            self._reject(error.http_status, error.message)
+        return None
+
+    def _reject(self, status: int, message: str) -> None:
+        self.close_connection = True
+        self._write(status, JSON, json_error(message))
+        self.connection.shutdown(socket.SHUT_WR)
+        self.server.set_time(self.connection, _REST_S)
+        left = _REST_BYTES
+        while left > 0 and (data := self.rfile.read1(2**16)):
+            left -= len(data)
+
+    def _is_connected(self) -> bool:
+        """Whether the client has not closed the connection."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        if not readable:
+            return True
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def _write(self, status: int, kind: str, answer: bytes) -> None:
+        if self.server.draining:
+            self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(answer)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer)
+        self.wfile.flush()
