@@ -1,8 +1,9 @@
-"""Files that are whole or not there: atomic writes, checksums, and locked folders."""
+"""Atomic file writes, file checksums, and folders locked for one process."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from typing import Any
 from recdistill.errors import BusyError
 
 READABLE = 0o644
-"""Mode of files that another user's process reads, such as a server in a container."""
+"""Mode, regardless of the umask, of files that a server reads as another user."""
 
 
 @contextlib.contextmanager
@@ -57,8 +58,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_pipes(path: Path) -> None:
+    """Checks that a path is a file or a folder, because a pipe may have no end.
+
+    Raises:
+        OSError: If the path is a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        reason = "It is a pipe or a device; write its content to a file first"
+        raise OSError(errno.EINVAL, reason, str(path))
+
+
 def remove(path: Path) -> None:
-    """Removes a file, a folder with everything in it, or a link without its target.
+    """Removes a file, a folder with its contents, or a link without its target.
 
     Raises:
         OSError: If it cannot be removed. A path that does not exist is not an error.
@@ -70,7 +82,7 @@ def remove(path: Path) -> None:
 
 
 def create_readable_folder(path: Path) -> None:
-    """Creates a folder and its parents, readable by every user whatever the umask.
+    """Creates a folder and its parents, readable by every user regardless of the umask.
 
     For files that another user's process reads, such as a server in a container.
     Folders that exist are not changed.
@@ -101,7 +113,7 @@ def folder_checksums(folder: Path, without: Collection[str] = ()) -> dict[str, s
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
         name = path.relative_to(folder).as_posix()
         if name not in without:
-            # A pipe or a device is never read: it has no end.
+            # A pipe or a device is never read, because it may have no end.
             found[name] = file_checksum(path) if path.is_file() else "not a file"
     return found
 
@@ -111,7 +123,7 @@ def difference(written: Mapping[str, str], found: Mapping[str, str]) -> str | No
 
     Args:
         written: The checksums that were recorded.
-        found: The checksums of the files that are there.
+        found: The checksums of the existing files.
 
     Returns:
         The file, and whether it is missing, damaged or unexpected.
@@ -154,7 +166,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """A JSON object that `write_sealed` wrote, without its checksum.
 
     Raises:
-        ValueError: If a byte of the file is not as it was written.
+        ValueError: If the file is damaged.
         OSError: If the file cannot be read.
     """
     content = path.read_bytes()

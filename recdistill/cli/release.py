@@ -77,7 +77,8 @@ def promote(
 
     A server moves a label only to a version that it has loaded. The first call makes
     the server load the version. Run the command again with --endpoint: it asks the
-    server, and moves the label if the version is loaded. A new label needs one call.
+    server whether the version is loaded, and then moves the label. A new label needs
+    only one call.
     """
     with errors_as_paragraphs():
         with without_startup_notes():

@@ -59,8 +59,8 @@ def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> s
     request, so a request whose first column is empty ("", or 0 for numbers) is padded
     with empty entries, and its rows do not depend on each other or on other requests.
     An input with a `<name>_length` does not need this, because entries beyond the
-    length are ignored. `candidate_ids` neither, because padding adds places only at the
-    end of the answer.
+    length are ignored. `candidate_ids` does not need it either, because padding adds
+    places only at the end of the answer.
 
     Args:
         shapes: Shape of each input of a signature, None for an axis of any size; None
@@ -124,7 +124,7 @@ def next_version(folder: Path) -> int:
     """Number of the next version: above all numbers in the folder.
 
     Files, links without a target, and names such as "007" count too, because the name
-    is taken, or a server takes it for a version.
+    is already used, or a server reads it as a version.
 
     Raises:
         NotAnExportError: If the highest number is the largest possible one.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import shutil
 import socket
@@ -31,7 +30,6 @@ from recdistill.serving.deploy.model_server import (
     BATCHING_FILE,
     MODELS_FILE,
     MONITORING_FILE,
-    MOST_THREADS,
 )
 from recdistill.serving.deploy.models_config import (
     Models,
@@ -74,7 +72,7 @@ class Launch:
         rest_threads: Maximum number of concurrent REST requests; 0 for automatic.
 
     Raises:
-        LaunchError: If a number is out of range.
+        LaunchError: If both ports are the same.
     """
 
     exports: Path
@@ -89,27 +87,11 @@ class Launch:
     rest_threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("port", "rest_port"):
-            port = getattr(self, name)
-            if not 0 <= port < 2**16:
-                raise LaunchError(
-                    f"`{_option(name)}` must be from 0 to 65535. Received: {port}"
-                )
         if self.port == self.rest_port != 0:
             raise LaunchError(
                 "`--port` and `--rest-port` must differ. "
                 f"Received: {self.port} for both"
             )
-        if not 0 < self.poll_s < math.inf:
-            raise LaunchError(
-                f"`--poll-seconds` must be above 0 and finite. Received: {self.poll_s}"
-            )
-        for name in ("grpc_threads", "rest_threads"):
-            if not 0 <= getattr(self, name) <= MOST_THREADS:
-                raise LaunchError(
-                    f"`{_option(name)}` must be from 0 to {MOST_THREADS:,}. "
-                    f"Received: {getattr(self, name)}"
-                )
 
     @property
     def host(self) -> str:

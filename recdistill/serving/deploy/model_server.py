@@ -93,7 +93,7 @@ def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
 UNBATCHED_THREADS = 256
 """Number of request threads of a server that does not batch."""
 
-MOST_THREADS = 1000
+_MOST = 1000
 """Limit of the number of request threads: each takes memory also when it is idle."""
 
 _RESERVE = 64
@@ -115,7 +115,7 @@ def request_threads(capacity: int) -> int:
         >>> request_threads(16 * (2 + 16)), request_threads(100_000)
         (352, 1000)
     """
-    return min(capacity + _RESERVE, MOST_THREADS)
+    return min(capacity + _RESERVE, _MOST)
 
 
 def server_arguments(config: str, batching: Batching) -> list[str]:

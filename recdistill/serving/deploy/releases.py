@@ -2,10 +2,10 @@
 
 Labels are in the server's `models.config` (`recdistill.serving.deploy.models_config`),
 which the server reloads every few seconds. A server moves a label only to a version
-that it has loaded; if the file names another one, it rejects the whole file at every
-reading and loads nothing any more. A promotion to another version therefore takes two
-calls of `promote`: the first one makes the server load the version, and the second one
-asks the server whether it has done so, and moves the label.
+that it has loaded; if the file names another one, it rejects the whole file each time
+it reads it, and loads no further versions. A promotion to another version therefore
+takes two calls of `promote`: the first one makes the server load the version, and the
+second one asks the server whether it has done so, and moves the label.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def promote(
     """
     if now and endpoints:
         raise ReleaseError(
-            "`--now` and `--endpoint` must not both be given: the first one says that "
-            f"no server is running. Received: {', '.join(endpoints)}"
+            "`--now` and `--endpoint` must not both be given: `--now` states that no "
+            f"server is running. Received: {', '.join(endpoints)}"
         )
     folder, path = _absolute(folder), _config_path(folder, config)
     with _locked(folder):
