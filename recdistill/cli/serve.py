@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from recdistill.cli.common import errors_as_paragraphs, without_startup_notes
+from recdistill.cli.common import (
+    LONGEST_S,
+    MOST_THREADS,
+    check_options,
+    errors_as_paragraphs,
+    without_startup_notes,
+)
 
 if TYPE_CHECKING:
     from recdistill.serving.deploy.launch import Launch
@@ -98,6 +104,16 @@ def serve(
     installations.
     """
     with errors_as_paragraphs():
+        check_options(
+            {
+                "--port": (port, 0, 65_535),
+                "--rest-port": (rest_port, 0, 65_535),
+                "--poll-seconds": (poll_seconds, 0.01, LONGEST_S),
+                "--grpc-threads": (grpc_threads, 0, MOST_THREADS),
+                "--rest-threads": (rest_threads, 0, MOST_THREADS),
+                "--max-message-mib": (max_message_mib, 1, 2_047),
+            }
+        )
         from recdistill.serving.deploy.launch import IMAGE, Launch, run_model_server
 
         launch = Launch(

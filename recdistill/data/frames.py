@@ -111,7 +111,9 @@ def _opened(
     }
     rows = next(each for each in ("interactions", "lists") if each in tables)
     items, queries = (
-        feature_table([streams[each]], id_column) if each in streams else None
+        feature_table([streams[each]], id_column, options.table(each))
+        if each in streams
+        else None
         for each, id_column in (("items", roles.item), ("queries", roles.query))
     )
     return TableFolder(

@@ -22,6 +22,7 @@ from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ranker import RankingTeacher
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import ReferenceTeacherConfig
+from recdistill.pipeline.memory import require_for_batches
 from recdistill.pipeline.model_building import (
     WEIGHTS,
     build_student,
@@ -256,7 +257,15 @@ class Trainer:
     ) -> tf.data.Dataset:
         """Training batches of the student, as in `training_batches`."""
         size, seed = self._config.student.batch_size, self._config.seed
+        self._require_memory(shards, size, "student.batch_size")
         return training_batches(shards, collate, size, seed, targets)
+
+    def _require_memory(self, shards: Sequence[Path], size: int, key: str) -> None:
+        """Checks the memory for a batch, which never has more lists than there are."""
+        lists = sum(pq.read_metadata(path).num_rows for path in shards)
+        candidates = self.tail or self._prepared.catalogue_size
+        candidates = min(candidates, self._prepared.catalogue_size)
+        require_for_batches(min(size, lists), candidates, key)
 
     def ranker(
         self, model: RankingTeacher, settings: ReferenceTeacherConfig
@@ -277,6 +286,7 @@ class Trainer:
             training_rows=training_rows,
         )
         shards, size = prepared.shards("train"), settings.batch_size
+        self._require_memory(shards, size, "teacher.batch_size")
         lists = sum(pq.read_metadata(path).num_rows for path in shards)
         result = train(
             Distiller(None, model, student_loss_weight=1.0),

@@ -45,7 +45,7 @@ class ExportConfig(Section):
         le=1,
         description="Share of the true top `top_k` that IVF must find.",
     )
-    warm_up_batches: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+    warm_up_batches: tuple[Annotated[int, Field(gt=0, le=10_000)], ...] = Field(
         default=(1, 8),
         min_length=1,
         max_length=166,

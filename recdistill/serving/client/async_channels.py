@@ -122,7 +122,8 @@ class AsyncRestChannel:
         except (OSError, EOFError, ValueError) as error:
             if self._closed:
                 raise self._endpoint.closed(message) from error
-            # The operating system's own timeout, which has a number, is no deadline.
+            # A timeout with an error number comes from the operating system, not the
+            # deadline.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise failure("DEADLINE_EXCEEDED", "timed out", message) from error
             raise failure("UNAVAILABLE", error, message) from error

@@ -26,6 +26,7 @@ from google.protobuf import (
 
 from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
+from recdistill.serving.deploy.model_server import READABLE
 
 GAIN = 1.05
 """Minimum gain in rows a second for which a batch size is doubled, as a ratio."""
@@ -106,6 +107,7 @@ class Batching:
         comments = "".join(f"# {note}\n" for note in notes)
         with atomic_write(path) as aside:
             aside.write_text(comments + self.text, encoding="utf-8")
+            aside.chmod(READABLE)
 
 
 def read_batching(path: Path) -> Batching:
@@ -122,7 +124,7 @@ def read_batching(path: Path) -> Batching:
     message = _message_class()()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"`path` must be BatchingParameters in text format. Received: {error}"
         ) from error

@@ -37,6 +37,9 @@ BATCHING_FILE = "batching.config"
 MONITORING_FILE = "monitoring.config"
 """Names of the server's configuration files."""
 
+READABLE = 0o644
+"""Mode of these files, regardless of the umask: the server may run as another user."""
+
 PORTS = {"port": 8500, "rest_api_port": 8501}
 """Ports for gRPC, and for REST and metrics, in containers and generated commands."""
 
