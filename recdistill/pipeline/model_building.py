@@ -69,6 +69,7 @@ def build_student(config: StudentConfig, prepared: Prepared) -> keras.Model:
             query_tower,
             candidate_tower,
             l2=config.l2,
+            id_dropout=config.id_dropout,
         )
         _build_weights(student, prepared)
     except (TeacherError, TypeError, ValueError) as error:

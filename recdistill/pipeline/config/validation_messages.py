@@ -30,7 +30,8 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
             continue  # Its entries exist but are invalid, which is reported for each.
         section = _locate(problem["loc"][:-1], root)[1]
         sentences.append(_sentence(place, problem, section))
-    return "; ".join(sentences) + "."
+    text = "; ".join(sentences).rstrip(".")
+    return text if text.endswith("?") else f"{text}."
 
 
 def shortened(value: Any) -> str:
