@@ -121,7 +121,7 @@ def _charts(
     """The SVG of each chart whose numbers exist."""
     charts = {}
     if metrics:
-        panels = {
+        panels: dict[str, dict[str, Interval]] = {
             metric_label(metric): {
                 name: part.metrics[metric]
                 for name, part in report.models.items()
