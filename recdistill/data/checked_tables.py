@@ -81,7 +81,7 @@ def checked_table(
         table: The table.
         id_column: Column of the ids.
         name: Name of the table, for errors.
-        types: Types of columns, where they are not to stay as read.
+        types: Types of the columns that are converted.
 
     Raises:
         DataError: If an id is missing or repeated, or a value does not have the type of

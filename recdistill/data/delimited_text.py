@@ -98,9 +98,9 @@ def sniffed_delimiter(
 
 
 def _has_escaped_quotes(path: Path, delimiter: bytes) -> bool:
-    r"""Whether a quoted value goes on after `\"`, so that this is not its end.
+    r"""Whether `\"` is a quote inside a quoted value and not the end of the value.
 
-    Spark and MySQL write quotes inside quoted values so, others double them.
+    Spark and MySQL escape quotes in this way; other programs double them.
     """
     ends = (b"", delimiter[:1], b"\r", b"\n", b'"')
     with opened(path) as stream:

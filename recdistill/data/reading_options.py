@@ -17,8 +17,7 @@ class TableOptions:
     Attributes:
         columns: Column names in order, for text files without a header; None if the
             files have a header.
-        types: Types of columns, where they are not to be read as they stand in the
-            file.
+        types: Types of the columns that are converted.
     """
 
     columns: tuple[str, ...] | None = None

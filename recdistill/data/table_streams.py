@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from recdistill.atomic import refuse_pipes
 from recdistill.data.dataset import BATCH_ROWS
 from recdistill.errors import DataError
 
@@ -89,6 +90,7 @@ def fingerprint(digests: Mapping[str, str]) -> str:
 def reading(path: Path) -> Iterator[None]:
     """Context manager that turns errors while reading `path` into a `DataError`."""
     try:
+        refuse_pipes(path)
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
         if isinstance(error, FileNotFoundError):

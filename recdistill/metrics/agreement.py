@@ -1,7 +1,7 @@
 """Agreement of two rankings: overlap, survival, Kendall's tau, Spearman's rho and RBO.
 
 The functions take arrays `(batch, list_size)` and return `(batch,)` in float64. Padding
-never ranks. Each side's scores may have a scale of their own.
+never ranks. The scores of teacher and student may have different scales.
 """
 
 import numpy as np

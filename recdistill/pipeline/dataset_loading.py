@@ -23,6 +23,7 @@ from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError
 from recdistill.features.specs import FeatureSpec
 from recdistill.pipeline.config import Config, DatasetConfig, TableConfig
+from recdistill.pipeline.memory import require_for_synthetic_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +79,7 @@ def load_dataset(
         columns = replace(columns, time=None)
     if config.reader == "synthetic":
         size = config.synthetic
+        require_for_synthetic_data(size)
         return synthetic(
             n_queries=size.queries,
             n_items=size.items,

@@ -57,7 +57,7 @@ class FeatureColumns:
             if feature.table == table
             and feature.column != self.item_column
             and not feature.spec.optional
-            # No categories are a value: the empty set.
+            # An empty set of categories is a value.
             and not isinstance(feature.spec, CategoriesSpec)
         ]
 
@@ -119,7 +119,7 @@ def _locate(
 ) -> FeatureColumn:
     column = spec.column or name
     if side == "query" and column == dataset.columns.query:
-        # A query without a row in the table of queries has an id, too.
+        # A query without a row in the table of queries also has an id.
         return FeatureColumn(name, spec, "interactions", column)
     for table, names in tables.items():
         if column in names:

@@ -53,8 +53,8 @@ class ItemTable:
                 f"Table `items` lacks {len(missing)} item(s) of the training part, "
                 f"such as {missing[0]!r}, which the feature(s) {', '.join(required)} "
                 "need. Add a row for each, leave out its interactions, or set "
-                "`optional = true` for these features. Items that are not offered any "
-                "more can be left out of the export with `recdistill reindex`."
+                "`optional = true` for these features. Items that are no longer "
+                "offered can be removed from the export with `recdistill reindex`."
             )
         if missing:
             rows = pa.table({column: pa.array(missing, pa.string())})

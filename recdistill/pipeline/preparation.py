@@ -232,5 +232,5 @@ def _check(writer: ListShardWriter, name: str) -> None:
                 f"Data set `{name}` has {writer.counts[split]} {split} list(s) without "
                 "repeats; at least two are required. The lists leave out "
                 f"{writer.left_out[split]} interactions with an item that the query "
-                'already had. Set `lists.seen` = "include" to keep them.'
+                'had interacted with before. Set `lists.seen` = "include" to keep them.'
             )

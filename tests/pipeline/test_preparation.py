@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from recdistill.errors import DataError
-from recdistill.pipeline import partitions
+from recdistill.pipeline import list_shards, partitions
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.preparation import prepare
@@ -172,6 +173,22 @@ def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
                 for prepared, place in zip((whole, parts), places, strict=True)
             ]
             assert training_rows[0] == training_rows[1]
+
+
+def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
+    log = random_log(8, rows=300, users=3)
+    whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
+    monkeypatch.setattr(list_shards, "SEEN_ITEMS", 500)
+    parts, same_record = run(small_pipelines.dataset(log), tmp_path / "parts")
+    assert same_record == record
+    for split in SPLITS:
+        assert len(parts.shards(split)) > 2
+        seen = [
+            sum(map(len, pq.read_table(path)["seen"].to_pylist()))
+            for path in parts.shards(split)
+        ]
+        assert max(seen) < 500 + 100  # one list more than the limit at most
+        assert rows_of(parts, split) == rows_of(whole, split)
 
 
 @pytest.mark.parametrize("seed", range(2))

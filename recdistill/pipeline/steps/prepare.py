@@ -80,7 +80,7 @@ class Prepare(Step):
             yield (
                 f"{left_out['train']:,} training, {left_out['valid']:,} validation and "
                 f"{left_out['test']:,} test interactions are left out, because the "
-                "query already had the item"
+                "query had interacted with the item before"
             )
         elif any(again.values()):
             yield (

@@ -24,7 +24,7 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
 
 GAIN = 1.05
@@ -86,6 +86,17 @@ class Batching:
             )
 
     @property
+    def capacity(self) -> int:
+        """Maximum number of rows that run or wait.
+
+        Examples:
+            >>> Batching(16, 0, 16, 2).capacity
+            288
+        """
+        batches = self.num_batch_threads + self.max_enqueued_batches
+        return self.max_batch_size * batches
+
+    @property
     def text(self) -> str:
         """Content of the file."""
         lines = [f"{name} {{ value: {getattr(self, name)} }}" for name in _WRAPPED]
@@ -106,6 +117,7 @@ class Batching:
         comments = "".join(f"# {note}\n" for note in notes)
         with atomic_write(path) as aside:
             aside.write_text(comments + self.text, encoding="utf-8")
+            aside.chmod(READABLE)
 
 
 def read_batching(path: Path) -> Batching:
@@ -122,7 +134,7 @@ def read_batching(path: Path) -> Batching:
     message = _message_class()()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"`path` must be BatchingParameters in text format. Received: {error}"
         ) from error

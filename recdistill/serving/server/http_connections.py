@@ -132,7 +132,7 @@ class HttpListener(ThreadingHTTPServer):
             self._connections[connection] = time.monotonic() + seconds
 
     def service_actions(self) -> None:
-        """Ends the reading of requests whose time is up."""
+        """Ends the reading of requests whose time limit has passed."""
         now = time.monotonic()
         with self.changed:
             late = [each for each, due in self._connections.items() if due < now]
