@@ -24,9 +24,8 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
-from recdistill.serving.deploy.model_server import READABLE
 
 GAIN = 1.05
 """Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
@@ -85,6 +84,17 @@ class Batching:
                 "`allowed_batch_sizes` must ascend and end with `max_batch_size`, "
                 f"{self.max_batch_size}. Received: allowed_batch_sizes={sizes}"
             )
+
+    @property
+    def capacity(self) -> int:
+        """Maximum number of rows that run or wait.
+
+        Examples:
+            >>> Batching(16, 0, 16, 2).capacity
+            288
+        """
+        batches = self.num_batch_threads + self.max_enqueued_batches
+        return self.max_batch_size * batches
 
     @property
     def text(self) -> str:
