@@ -49,7 +49,7 @@ class ScoreWriter:
         training_rows: Whether batches hold the query's training row, so that a linear
             item model can leave it out.
         score_tables: Partial scores of the teacher. All scored candidates are then
-            stored, whatever `config.size` is.
+            stored, for any `config.size`.
     """
 
     score: Scorer
