@@ -29,6 +29,7 @@ from recdistill.export.layout import (
     verified_manifest,
     versions,
 )
+from recdistill.export.list_inputs import with_empty_column
 from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
@@ -146,6 +147,12 @@ def _live(
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
     item_rows, ids = _item_rows(manifest["schema"], items)
+    described = manifest["signatures"]["encode_candidates"]["inputs"]
+    specs = {
+        name: tf.TensorSpec(info["shape"], info["dtype"])
+        for name, info in described.items()
+    }
+    item_rows = with_empty_column(item_rows, specs)
 
     def encode(signature: str, rows: Arrays) -> np.ndarray:
         call = signatures[signature]

@@ -19,11 +19,15 @@ import tensorflow as tf
 
 from recdistill.export.inspection import read_model
 from recdistill.export.layout import RESERVED, SAVED_MODEL
+from recdistill.export.list_inputs import check_lists, without_padding
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.exact import bounded
 
 Tensors = dict[str, tf.Tensor]
 Specs = dict[str, tf.TensorSpec]
+
+MOST_ITEMS = 10_000
+"""Largest `k` of `recommend`, so that no request can exhaust the server's memory."""
 
 
 class Towers(Protocol):
@@ -65,8 +69,9 @@ class Servable:
 
     * `serving_default`: raw query features to the `top_k` best items;
     * `recommend`: the same with `k` `(batch,)`, `exclude_ids` and `allow_ids`
-      `(batch, n)`. All rows of an answer have the same width, so every query gets the
-      largest `k` of the batch, and the client shortens the answer;
+      `(batch, n)`. `k` is clamped to the number of items and to `MOST_ITEMS`, and a
+      query with a `k` below 1 gets no items. All rows of an answer have the width of
+      the largest `k` of the batch; the places after a query's own `k` are empty;
     * `rank`: raw query features and `candidate_ids` `(batch, n)` to `scores` and
       `known`; an id outside the catalogue has `known` False and the lowest score;
     * `encode_query`, `encode_candidates`: raw features to `embedding` `(batch, dim)`.
@@ -74,13 +79,15 @@ class Servable:
 
     "" and unknown ids exclude nothing. A query whose `allow_ids` are all "" may get any
     item. A query that names ids gets only items that it names, and no item if the
-    catalogue has none of them. Padding with "" or by repetition, as a server's batcher
-    adds it, changes neither. A position of the answer without an item (because too many
-    are excluded) has the id "" and the lowest finite float32 as its score. All outputs
-    are finite.
+    catalogue has none of them. A place of the answer without an item has the id "" and
+    the lowest finite float32 as its score. All outputs are finite.
 
     `serving_default` and `recommend` also leave out all ids in the `excluded_inputs`,
     such as the history that is sent with a query. `rank` scores every candidate.
+
+    The answer to a row does not depend on the other rows of a batch, if the inputs in
+    `recdistill.export.layout.lists_without_length` begin with an empty column. Wrong
+    values are clamped in their own row; only a request whose shapes are wrong fails.
 
     Args:
         towers: The model.
@@ -114,6 +121,8 @@ class Servable:
                     f"An input of a tower must not be called one of {RESERVED}. "
                     f"Received: {name!r}"
                 )
+        check_lists(towers.query_inputs)
+        check_lists(towers.candidate_inputs)
         for name in excluded_inputs:
             spec = towers.query_inputs.get(name)
             if spec is None or spec.dtype != tf.string or spec.shape.rank != 2:
@@ -135,17 +144,11 @@ class Servable:
             "serving_default": Signature(query, self._serving_default),
             "recommend": Signature({**query, **k, **lists}, self._recommend),
             "rank": Signature({**query, "candidate_ids": ids}, self._rank),
-            "encode_query": Signature(
-                query, lambda inputs: {"embedding": self._query(inputs)}
-            ),
+            "encode_query": Signature(query, self._encode_query),
         }
         if candidate:
-            signatures["encode_candidates"] = Signature(
-                candidate,
-                lambda inputs: {
-                    "embedding": self._embedding(self.towers.encode_candidates(inputs))
-                },
-            )
+            encode = self._encode_candidates
+            signatures["encode_candidates"] = Signature(candidate, encode)
         return signatures
 
     def save(self, folder: Path) -> None:
@@ -175,65 +178,65 @@ class Servable:
         tf.saved_model.save(module, str(folder), signatures=functions)
         _restore_input_names(folder, self.signatures)
 
-    def _query(self, inputs: Tensors) -> tf.Tensor:
-        own = {name: inputs[name] for name in self.towers.query_inputs}
-        return self._embedding(self.towers.encode_query(own))
+    def _query(self, features: Tensors) -> tf.Tensor:
+        return self._embedding(self.towers.encode_query(features))
+
+    def _features(self, inputs: Tensors) -> Tensors:
+        """The query features of a request, without padding."""
+        specs = self.towers.query_inputs
+        return without_padding({name: inputs[name] for name in specs}, specs)
 
     def _embedding(self, vectors: tf.Tensor) -> tf.Tensor:
         return tf.ensure_shape(bounded(vectors), [None, self.catalogue.index.dim])
 
-    def _serving_default(self, inputs: Tensors) -> Tensors:
-        exclude = self._excluded(inputs)
-        index = self.catalogue.index
-        return self._named(*index.top_k(self._query(inputs), self.top_k, exclude))
+    def _encode_query(self, inputs: Tensors) -> Tensors:
+        return {"embedding": self._query(self._features(inputs))}
 
-    def _excluded(self, inputs: Tensors) -> tf.Tensor | None:
+    def _encode_candidates(self, inputs: Tensors) -> Tensors:
+        features = without_padding(inputs, self.towers.candidate_inputs)
+        return {"embedding": self._embedding(self.towers.encode_candidates(features))}
+
+    def _serving_default(self, inputs: Tensors) -> Tensors:
+        features = self._features(inputs)
+        exclude = self._excluded(features)
+        index = self.catalogue.index
+        return self._named(*index.top_k(self._query(features), self.top_k, exclude))
+
+    def _excluded(self, features: Tensors) -> tf.Tensor | None:
         """Catalogue rows `(batch, n)` of the excluded inputs; -1 excludes nothing."""
-        found = []
-        for name in self.excluded_inputs:
-            rows = self.catalogue.rows_of(inputs[name])
-            length = inputs.get(f"{name}_length")
-            if length is not None:
-                place = tf.range(tf.shape(rows)[1])
-                rows = tf.where(place < length[:, None], rows, -1)
-            found.append(rows)
+        found = [
+            self.catalogue.rows_of(features[name]) for name in self.excluded_inputs
+        ]
         return tf.concat(found, axis=1) if found else None
 
     def _recommend(self, inputs: Tensors) -> Tensors:
-        index = self.catalogue.index
-        items = index.items()
-        fits = (inputs["k"] >= 1) & (inputs["k"] <= items)
-        number = tf.strings.as_string(items)
-        message = tf.strings.join(
-            ["`k` must be from 1 to the number of items, ", number, "."]
-        )
-        inputs = require(tf.reduce_all(fits), message, inputs, inputs["k"])
-        # A request without rows has no largest k; its answer is empty for every k.
-        k = tf.maximum(tf.reduce_max(inputs["k"]), 1)
+        features, index = self._features(inputs), self.catalogue.index
+        most = tf.minimum(index.items(), max(MOST_ITEMS, self.top_k))
+        k = tf.clip_by_value(inputs["k"], 0, most)
         exclude = self.catalogue.rows_of(inputs["exclude_ids"])
-        seen = self._excluded(inputs)
+        seen = self._excluded(features)
         exclude = exclude if seen is None else tf.concat([exclude, seen], axis=1)
         allow = self.catalogue.rows_of(inputs["allow_ids"])
         limited = tf.reduce_any(inputs["allow_ids"] != "", axis=1)
-        query = self._query(inputs)
+        query = self._query(features)
         return self._named(*index.top_k(query, k, exclude, allow, limited))
 
     def _rank(self, inputs: Tensors) -> Tensors:
         rows = self.catalogue.rows_of(inputs["candidate_ids"])
-        scores = self.catalogue.index.score(self._query(inputs), rows)
+        scores = self.catalogue.index.score(self._query(self._features(inputs)), rows)
         return {"scores": scores, "known": rows >= 0}
 
     def _named(self, rows: tf.Tensor, scores: tf.Tensor) -> Tensors:
         return {"item_ids": self.catalogue.ids_of(rows), "scores": scores}
 
 
-def require(
-    condition: tf.Tensor,
-    message: str | tf.Tensor,
-    inputs: Tensors,
-    *received: tf.Tensor,
+def _require(
+    condition: tf.Tensor, message: str, inputs: Tensors, *received: tf.Tensor
 ) -> Tensors:
     """Inputs that can be read only if a condition holds; otherwise the call fails.
+
+    A failure fails the whole batch, so the condition must be about the shapes of a
+    request and not about the values of a row.
 
     Args:
         condition: A scalar bool.
@@ -245,7 +248,7 @@ def require(
         The same tensors, each with a dependency on the check.
     """
     data = [message + " Received:", *received]
-    check = tf.raw_ops.Assert(condition=condition, data=data, summarize=8)
+    check = tf.raw_ops.Assert(condition=condition, data=data)
     with tf.control_dependencies([check]):
         return {name: tf.identity(tensor) for name, tensor in inputs.items()}
 
@@ -267,7 +270,7 @@ def _checked(inputs: Tensors, specs: Specs) -> Tensors:
     for name in others:
         size, batch = (tf.shape(inputs[each])[0] for each in (name, first))
         message = f"`{name}` must have the batch size of `{first}`."
-        inputs = require(tf.equal(size, batch), message, inputs, size, batch)
+        inputs = _require(tf.equal(size, batch), message, inputs, size, batch)
     return inputs
 
 

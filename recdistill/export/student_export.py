@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from recdistill.export.publishing import (
     publish_towers,
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
-from recdistill.export.signatures import Specs, Tensors, require
-from recdistill.features.encoders import Encoder, HistoryEncoder, VocabularyEncoder
+from recdistill.export.signatures import Specs, Tensors
+from recdistill.features.encoders import Encoder, VocabularyEncoder
 from recdistill.features.schema import Schema
 from recdistill.models.two_tower import TwoTowerStudent
 
@@ -72,6 +73,13 @@ def export_student(
     item_rows = raw_items({e.feature: e.spec for e in own.candidate}, items)
     catalogue = CatalogueRows(item_rows[own.item_id].tolist(), item_rows)
     queries = as_inputs("rows", rows, towers.query_inputs)
+    settings = settings or ExportSettings()
+    if settings.judged:
+        batches = [
+            replace(b, queries=as_inputs("judged", b.queries, towers.query_inputs))
+            for b in settings.judged.batches
+        ]
+        settings = replace(settings, judged=replace(settings.judged, batches=batches))
 
     def add_query_tower(staging: Path, rows: Mapping[str, np.ndarray]) -> None:
         from recdistill.export.on_device import export_query_tower
@@ -84,7 +92,7 @@ def export_student(
         queries,
         folder,
         name,
-        settings or ExportSettings(),
+        settings,
         {"schema": _summary(own), "on_device": on_device},
         add_query_tower if on_device else None,
     )
@@ -107,13 +115,7 @@ class StudentTowers:
         self.candidate_inputs = _raw_inputs(self.schema.candidate)
 
     def encode_query(self, inputs: Tensors) -> tf.Tensor:
-        """Raw query inputs to embeddings `(batch, dim)`.
-
-        Fails if the length of a history is not from 0 to the history's width.
-        """
-        for encoder in self.schema.query:
-            if isinstance(encoder, HistoryEncoder):
-                inputs = _with_checked_length(encoder, inputs)
+        """Raw query inputs to embeddings `(batch, dim)`."""
         looked_up = self.schema.lookup_query(inputs)
         return self.student.encode_query(looked_up, training=False)
 
@@ -138,14 +140,6 @@ def _raw_inputs(encoders: Iterable[Encoder]) -> Specs:
                 )
             inputs[name] = spec
     return inputs
-
-
-def _with_checked_length(encoder: HistoryEncoder, inputs: Tensors) -> Tensors:
-    ids, length = encoder.raw_inputs()
-    width = tf.shape(inputs[ids])[1]
-    fits = (inputs[length] >= 0) & (inputs[length] <= width)
-    message = f"`{length}` must be from 0 to the width of `{ids}`."
-    return require(tf.reduce_all(fits), message, inputs, inputs[length], width)
 
 
 def _summary(schema: Schema) -> dict[str, Any]:

@@ -190,7 +190,8 @@ def decide(
     ]
     reasons = _faults(faults, trained_on)
     if beaten_by:
-        reasons.insert(0, f"does not beat {' and '.join(beaten_by)} beyond noise")
+        names = ["the baseline" if each == "baseline" else each for each in beaten_by]
+        reasons.insert(0, f"does not beat {' and '.join(names)} beyond noise")
     figures = "; ".join(
         f"{n.replace('_', ' ')} {_shown(g)}" for n, g in differences.items()
     )

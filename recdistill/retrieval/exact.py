@@ -189,6 +189,14 @@ def mark_missing(rows: tf.Tensor, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
     return tf.where(left, rows, -tf.ones_like(rows)), tf.maximum(scores, LOWEST)
 
 
+def mark_beyond(
+    rows: tf.Tensor, scores: tf.Tensor, counts: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sets row -1 and score `LOWEST` after the first `counts` places of each query."""
+    inside = tf.range(tf.shape(rows)[1]) < counts[:, None]
+    return tf.where(inside, rows, -1), tf.where(inside, scores, LOWEST)
+
+
 def mask_excluded(scores: tf.Tensor, exclude: tf.Tensor) -> tf.Tensor:
     """Sets the scores `(batch, items)` of the excluded rows to minus infinity."""
     place = tf.where(exclude >= 0)
@@ -212,9 +220,22 @@ class Index(tf.Module):  # type: ignore[misc]
     """
 
     def search(
-        self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
+        self, queries: tf.Tensor, counts: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Finds the top `k` of the catalogue; arguments and result as in `top_k`."""
+        """Finds the top items of the catalogue for each query.
+
+        The result of a query must not depend on the other queries.
+
+        Args:
+            queries: As in `top_k`.
+            counts: `(batch,)` int32, number of items that each query needs.
+            k: The largest of `counts`, at least 1: the width of the result.
+            exclude: As in `top_k`.
+
+        Returns:
+            Rows `(batch, k)` and scores `(batch, k)`, of which the first `counts` of
+            each query are right.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define search.")
 
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
@@ -249,11 +270,14 @@ class Index(tf.Module):  # type: ignore[misc]
         """Finds the top `k` items of each query, the best first.
 
         Ties are broken by row, so results are deterministic. If fewer than `k` items
-        are available, the result is padded with row -1 and score `LOWEST`.
+        are available, the result is padded with row -1 and score `LOWEST`. The result
+        of a query does not depend on the other queries of the batch, apart from its
+        padding to the largest `k`.
 
         Args:
             queries: `(batch, dim)` float32, entries within ±`LARGEST`.
-            k: Number of items, a scalar from 1 to the size of the catalogue.
+            k: Number of items, from 1 to the size of the catalogue, or `(batch,)` int32
+                with one number from 0 for each query.
             exclude: `(batch, n)` int32 rows to leave out; -1 is ignored, and rows may
                 be repeated.
             allow: `(batch, n)` int32, the only candidates of a limited query, without
@@ -261,18 +285,40 @@ class Index(tf.Module):  # type: ignore[misc]
             limited: `(batch,)` bool, the queries that are limited to `allow`.
 
         Returns:
-            Rows `(batch, k)` int32 and scores `(batch, k)` float32.
+            Rows `(batch, k)` int32 and scores `(batch, k)` float32; for several `k`,
+            the largest is the width, at least 1.
         """
+        batch = tf.shape(queries)[0]
+        counts = tf.broadcast_to(k, [batch])
+        several = tf.convert_to_tensor(k).shape.rank == 1
+        # A batch without rows has no largest k.
+        width = tf.maximum(tf.reduce_max(k), 1) if several else k
         if exclude is None:
-            exclude = tf.zeros([tf.shape(queries)[0], 0], tf.int32)
+            exclude = tf.zeros([batch, 0], tf.int32)
         if allow is None or limited is None:
-            return self.search(queries, k, exclude)
+            rows, scores = self.search(queries, counts, width, exclude)
+        else:
+            rows, scores = self._limited(
+                queries, counts, width, exclude, allow, limited
+            )
+        return mark_beyond(rows, scores, counts)
+
+    def _limited(
+        self,
+        queries: tf.Tensor,
+        counts: tf.Tensor,
+        k: tf.Tensor,
+        exclude: tf.Tensor,
+        allow: tf.Tensor,
+        limited: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Finds the top `k`; limited queries get only their allowed rows."""
         shape = tf.stack([tf.shape(queries)[0], k])
         none = tf.fill(shape, -1), tf.fill(shape, LOWEST)
         free = tf.cond(
             tf.reduce_all(limited),
             lambda: none,
-            lambda: self.search(queries, k, exclude),
+            lambda: self.search(queries, counts, k, exclude),
         )
         own = tf.cond(
             tf.reduce_any(limited),
@@ -344,8 +390,8 @@ class ExactIndex(Index):
         return tf.cast(tf.gather(self.embeddings, rows), tf.float32)
 
     def search(
-        self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
+        self, queries: tf.Tensor, counts: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Finds the top `k` of the catalogue."""
+        """Finds the top `k` of the catalogue for each query."""
         scores = products(queries, tf.convert_to_tensor(self.embeddings))
         return best_of_all(scores, k, exclude)

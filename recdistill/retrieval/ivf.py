@@ -8,6 +8,9 @@ and multiplies a few long contiguous blocks of memory.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -108,25 +111,37 @@ class IVFIndex(Index):
         return tf.cast(tf.gather(table, tf.gather(self.places, rows)), tf.float32)
 
     def search(
-        self, queries: tf.Tensor, k: int | tf.Tensor, exclude: tf.Tensor
+        self, queries: tf.Tensor, counts: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Finds the top `k` in the nearest lists, or in all if those are too few."""
-        excluded = tf.reduce_sum(tf.cast(exclude >= 0, tf.int32), axis=1)
-        # One width for the whole batch; `reduce_max` of an empty batch is negative.
-        most = tf.maximum(tf.reduce_max(excluded), 0)
-        wanted = tf.minimum(k + most, self.items())
-        count = tf.shape(self.centroids)[0]
+        """Finds the top `k` in the nearest lists, or in all if those are too few.
+
+        Each query reads the lists that its own count and exclusions need.
+        """
+        # Repeated rows count once, because padding may repeat them.
+        ordered = tf.pad(tf.sort(exclude, axis=1), [[0, 0], [1, 0]], constant_values=-1)
+        distinct = ordered[:, 1:] != ordered[:, :-1]
+        excluded = tf.reduce_sum(tf.cast(distinct, tf.int32), axis=1)
+        wanted = tf.minimum(counts + excluded, self.items())
+        lists = tf.shape(self.centroids)[0]
         probes = self._probes_for(wanted)
+        # Queries that would read more than half of the lists score all items.
+        probes = tf.where(probes <= lists // 2, probes, 0)
         near = tf.matmul(queries, self.centroids, transpose_b=True)
-        _, chosen = tf.math.top_k(near, tf.minimum(probes, count))
-        held = tf.reduce_sum(tf.gather(self.filled, chosen), axis=1)
-        few = tf.reduce_all(held >= wanted) & (2 * probes <= count)
-        rows, scores = tf.cond(
-            few,
-            lambda: self._near(queries, k, exclude, chosen, wanted),
-            lambda: best_of_all(self._all_scores(queries), k, exclude),
-        )
-        return rows, scores
+        # The maximum over a batch without rows is negative.
+        _, chosen = tf.math.top_k(near, tf.maximum(tf.reduce_max(probes), 0))
+        read = tf.range(tf.shape(chosen)[1]) < probes[:, None]
+        held = tf.where(read, tf.gather(self.filled, chosen), 0)
+        few = (probes > 0) & (tf.reduce_sum(held, axis=1) >= wanted)
+
+        def near_ones(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            given = (queries, exclude, chosen, probes, wanted)
+            return self._near([tf.gather(each, place) for each in given], k)
+
+        def all_of_them(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            scores = self._all_scores(tf.gather(queries, place))
+            return best_of_all(scores, k, tf.gather(exclude, place))
+
+        return _joined((near_ones, all_of_them), (few, ~few), k)
 
     def _probes_for(self, wanted: tf.Tensor) -> tf.Tensor:
         """Number of lists to read for `wanted` items, at least `probes`."""
@@ -135,31 +150,39 @@ class IVFIndex(Index):
         return tf.cast(tf.clip_by_value(lists, probes, 2**30), tf.int32)
 
     def _near(
-        self,
-        queries: tf.Tensor,
-        k: int | tf.Tensor,
-        exclude: tf.Tensor,
-        chosen: tf.Tensor,
-        wanted: tf.Tensor,
+        self, inputs: Sequence[tf.Tensor], k: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Finds the top `wanted` of the chosen lists, without the excluded items."""
+        """Finds the top `k` of each query's lists, without the excluded items.
 
-        def one(inputs: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-            query, lists = inputs
+        Args:
+            inputs: Queries `(n, dim)`, at least one; excluded rows `(n, m)`; lists
+                `(n, …)`, the nearest first; how many of them to read `(n,)`; how many
+                items are needed, the excluded ones included, `(n,)`.
+            k: Width of the result.
+        """
+        queries, exclude, chosen, probes, wanted = inputs
+        most = tf.maximum(tf.reduce_max(wanted), k)
+
+        def one(row: tuple[tf.Tensor, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+            query, lists, count, own = row
+            lists = lists[:count]
             vectors = tf.reshape(tf.gather(self.lists, lists), [-1, self.dim])
             scores = tf.linalg.matvec(tf.cast(vectors, tf.float32), query)
             rows = tf.reshape(tf.gather(self.members, lists), [-1])
             scores = tf.where(rows >= 0, scores, -np.inf)
-            scores, place = best(scores[None], wanted)
-            return scores[0], tf.gather(rows, place[0])
+            scores, place = best(scores[None], own)
+            gap = [[0, most - own]]
+            return (
+                tf.pad(tf.gather(rows, place[0]), gap, constant_values=-1),
+                tf.pad(scores[0], gap, constant_values=-np.inf),
+            )
 
         # One query at a time: the lists of all queries may not fit into memory.
-        scores, rows = tf.map_fn(
-            one, (queries, chosen), fn_output_signature=(tf.float32, tf.int32)
+        rows, scores = tf.map_fn(
+            one,
+            (queries, chosen, probes, wanted),
+            fn_output_signature=(tf.int32, tf.float32),
         )
-        # `map_fn` over an empty batch loses the shapes.
-        shape = tf.stack([tf.shape(queries)[0], wanted])
-        scores, rows = tf.reshape(scores, shape), tf.reshape(rows, shape)
         scores = tf.where(is_listed(rows, exclude), -np.inf, scores)
         order = tf.argsort(rows, axis=1)
         rows = tf.gather(rows, order, batch_dims=1)
@@ -170,3 +193,26 @@ class IVFIndex(Index):
         """Scores of all items, `(batch, items)`."""
         table = tf.reshape(self.lists, [-1, self.dim])
         return tf.gather(products(queries, table), self.places, axis=1)
+
+
+def _joined(
+    finders: tuple[Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], ...],
+    masks: tuple[tf.Tensor, ...],
+    k: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Results of queries that are searched in different ways, in their order.
+
+    Args:
+        finders: Each finds the top `k` of the queries at given places of the batch. It
+            is not called if there are none.
+        masks: `(batch,)` bool, the queries of each finder.
+        k: Width of the results.
+    """
+    places = [tf.cast(tf.where(mask)[:, 0], tf.int32) for mask in masks]
+    found = []
+    for find, place in zip(finders, places, strict=True):
+        none = tf.zeros([0, k], tf.int32), tf.zeros([0, k])
+        some = functools.partial(find, place)
+        found.append(tf.cond(tf.size(place) > 0, some, lambda none=none: none))
+    rows, scores = zip(*found, strict=True)
+    return tf.dynamic_stitch(places, rows), tf.dynamic_stitch(places, scores)

@@ -7,7 +7,10 @@ import tensorflow as tf
 from recdistill.export.signatures import Servable
 from recdistill.export.student_export import StudentTowers
 from recdistill.retrieval.catalogue import Catalogue
+from recdistill.retrieval.clustering import build_lists
 from recdistill.retrieval.exact import LARGEST, LOWEST, ExactIndex
+from recdistill.retrieval.ivf import IVFIndex
+from tests.server_batches import answers_in_company, assert_same_answer
 from tests.small_models import ITEMS, films_items, films_rows
 
 pytestmark = pytest.mark.slow
@@ -161,13 +164,35 @@ class TestAnswers:
         assert as_text(answer["item_ids"]) == [["", ""]] * 2
         assert (answer["scores"] == np.float32(LOWEST)).all()
 
-    def test_every_query_of_a_batch_gets_the_largest_k(self, serve):
+    def test_places_after_the_k_of_a_query_are_empty(self, serve):
         inputs = {"k": [1, 3], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]}
         both = serve("recommend", queries_of([4, 5]) | inputs)
-        alone = {"k": [3], "exclude_ids": ANY, "allow_ids": ANY}
+        alone = {"k": [1], "exclude_ids": ANY, "allow_ids": ANY}
         first = serve("recommend", queries_of(4) | alone)
-        assert both["item_ids"].shape == (2, 3)
-        assert as_text(both["item_ids"])[:1] == as_text(first["item_ids"])
+        assert as_text(both["item_ids"])[0] == [*as_text(first["item_ids"])[0], "", ""]
+        want = [first["scores"][0, 0], LOWEST, LOWEST]
+        np.testing.assert_allclose(both["scores"][0], want, rtol=1e-5)
+        assert all(as_text(both["item_ids"])[1])
+
+    @pytest.mark.parametrize(
+        ("k", "places"), [(0, 0), (-3, 0), (61, 60), (2**31 - 1, 60)]
+    )
+    def test_a_wrong_k_is_clamped_in_its_own_row(self, serve, k, places):
+        inputs = {"k": [2, k], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]}
+        ids = as_text(serve("recommend", queries_of([4, 5]) | inputs)["item_ids"])
+        assert [sum(map(bool, row)) for row in ids] == [2, places]
+        alone = {"k": [2], "exclude_ids": ANY, "allow_ids": ANY}
+        first = as_text(serve("recommend", queries_of(4) | alone)["item_ids"])
+        assert ids[0][:2] == first[0]
+
+    @pytest.mark.parametrize(("length", "clamped"), [(-1, 0), (7, 3), (99, 3)])
+    def test_a_wrong_history_length_is_clamped_in_its_own_row(
+        self, serve, length, clamped
+    ):
+        query = queries_of([3, 3])
+        right = serve("encode_query", query | {"history_length": [3, clamped]})
+        wrong = serve("encode_query", query | {"history_length": [3, length]})
+        np.testing.assert_array_equal(right["embedding"], wrong["embedding"])
 
     def test_a_request_without_rows_has_an_empty_answer(self, serve):
         inputs = {"k": [], "exclude_ids": ANY[:0], "allow_ids": ANY[:0]}
@@ -187,16 +212,6 @@ class TestAnswers:
         ("signature", "inputs", "message"),
         [
             (
-                "recommend",
-                {"k": [0, 5], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]},
-                r"`k` must be from 1 to the number of items, 60\. Received:.*0 5",
-            ),
-            (
-                "recommend",
-                {"k": [1, 61], "exclude_ids": ANY[[0, 0]], "allow_ids": ANY[[0, 0]]},
-                r"`k` must be from 1 to the number of items, 60\. Received:.*1 61",
-            ),
-            (
                 "rank",
                 {"candidate_ids": [["a"], ["b"], ["c"]]},
                 r"`candidate_ids` must have the batch size of `.+`\. Received:.*3.*2",
@@ -206,13 +221,6 @@ class TestAnswers:
                 {"Age": [1.0]},
                 r"`Age` must have the batch size of `user_id`\. Received:.*1.*2",
             ),
-            (
-                "encode_query",
-                {"history_length": [0, 7]},
-                r"`history_length` must be from 0 to the width of `history`\. "
-                r"Received:.*0 7.*6",
-            ),
-            ("encode_query", {"history_length": [-1, 0]}, r"`history_length` must be"),
             (
                 "encode_query",
                 {"history": ["a", "b"]},
@@ -225,3 +233,121 @@ class TestAnswers:
     def test_the_error_names_the_wrong_input(self, serve, signature, inputs, message):
         with pytest.raises(tf.errors.InvalidArgumentError, match=message):
             serve(signature, queries_of([0, 1]) | inputs)
+
+
+def random_request(rng, signature, empty_column=True):
+    """A request of one to three rows, with lists of any width."""
+    rows = int(rng.integers(1, 4))
+
+    def lists(values, most):
+        width = int(rng.integers(1, most))
+        chosen = rng.choice([*values, ""], (rows, width)).astype(object)
+        first = np.full((rows, 1), "", object)
+        return np.concatenate([first, chosen], axis=1) if empty_column else chosen
+
+    query = queries_of(rng.integers(0, 12, rows))
+    query["jobs"] = lists(["cook", "tailor"], 5)
+    query["history"] = rng.choice(ITEMS, (rows, int(rng.integers(1, 9)))).astype(object)
+    width = query["history"].shape[1]
+    query["history_length"] = rng.integers(0, width + 1, rows).astype("int32")
+    if signature == "rank":
+        query["candidate_ids"] = lists(["new", *ITEMS], 9)
+    if signature == "recommend":
+        query["k"] = rng.choice([0, 1, 3, 8, 99], rows).astype("int32")
+        query["exclude_ids"] = lists(ITEMS, 30)
+        query["allow_ids"] = lists(ITEMS, 30)
+        query["allow_ids"][rng.random(rows) < 0.5] = ""
+    return query
+
+
+@pytest.fixture(scope="module")
+def serve_ivf(schema, student, embeddings):
+    """Answers of the same towers with an IVF index of several probes."""
+    items = embeddings[1]
+    lists = build_lists(items, seed=1)
+    assert len(lists.centroids) >= 5
+    index = IVFIndex(items, lists, probes=2, probes_k=10)
+    catalogue = Catalogue(ITEMS, index)
+    signatures = Servable(StudentTowers(student, schema), catalogue, 10).signatures
+    traced = {
+        name: tf.function(each.call, input_signature=[each.inputs])
+        for name, each in signatures.items()
+    }
+
+    def call(signature, inputs):
+        specs = signatures[signature].inputs
+        tensors = {
+            name: tf.constant(inputs[name], s.dtype) for name, s in specs.items()
+        }
+        return {n: value.numpy() for n, value in traced[signature](tensors).items()}
+
+    return call
+
+
+@pytest.mark.parametrize("index", ["exact", "ivf"])
+class TestCompany:
+    """Answers do not depend on the other requests of a batch."""
+
+    @pytest.fixture
+    def call(self, request, index):
+        return request.getfixturevalue("serve" if index == "exact" else "serve_ivf")
+
+    @pytest.mark.parametrize(
+        "signature", ["serving_default", "recommend", "rank", "encode_query"]
+    )
+    def test_an_answer_in_company_is_the_answer_alone(self, call, signature):
+        rng = np.random.default_rng(7)
+        for _ in range(12):
+            requests = [random_request(rng, signature) for _ in range(4)]
+            together = answers_in_company(lambda each: call(signature, each), requests)
+            for each, answer in zip(requests, together, strict=True):
+                assert_same_answer(call(signature, each), answer)
+
+    def test_exclusions_and_limits_of_a_row_are_its_own(self, call, index):
+        def request(exclude, allow):
+            lists = {"exclude_ids": exclude, "allow_ids": allow}
+            rows = {
+                n: np.array([["", *r] for r in v], object) for n, v in lists.items()
+            }
+            return queries_of([4, 4]) | rows | {"k": np.int32([60, 60])}
+
+        # The second row neither excludes nor limits anything, the first one does both.
+        narrow = request([[ITEMS[0]], [""]], [[ITEMS[1]], [""]])
+        wide = request([ITEMS[:5]] * 2, [ITEMS[5:9]] * 2)
+        first, _ = answers_in_company(lambda x: call("recommend", x), [narrow, wide])
+        limited, free = as_text(first["item_ids"])
+        assert (limited[0], limited[1:]) == (ITEMS[1], [""] * 59)
+        assert set(free) == set(ITEMS)
+
+    def test_a_wrong_value_changes_no_other_row(self, call, index):
+        good = random_request(np.random.default_rng(1), "recommend")
+        wrong = queries_of([1]) | {
+            "k": np.int32([-1]),
+            "exclude_ids": np.array([["", "\x00"]], object),
+            "allow_ids": np.array([[b"\xff\xfe"]], object),
+            "history_length": np.int32([2**31 - 1]),
+            "Age": np.float32([np.nan]),
+            "user_id": np.array([b"\xff"], object),
+        }
+        answers = answers_in_company(lambda x: call("recommend", x), [wrong, good])
+        assert_same_answer(call("recommend", good), answers[1])
+
+    def test_a_history_that_is_too_long_is_the_same_in_company(self, call, index):
+        def request(width):
+            history = np.array([["", *ITEMS[:width]]], object)
+            length = {"history": history, "history_length": np.int32([99])}
+            return queries_of([2]) | length
+
+        narrow, wide = request(2), request(7)
+        first, _ = answers_in_company(lambda x: call("encode_query", x), [narrow, wide])
+        assert_same_answer(call("encode_query", narrow), first)
+
+    def test_a_request_without_rows_has_empty_answers(self, call, index):
+        none = queries_of(np.arange(0))
+        lists = {
+            "exclude_ids": ANY[:0],
+            "allow_ids": ANY[:0],
+            "k": np.zeros(0, "int32"),
+        }
+        assert call("serving_default", none)["item_ids"].shape == (0, 10)
+        assert call("recommend", none | lists)["scores"].shape == (0, 1)

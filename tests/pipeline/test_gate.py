@@ -74,7 +74,7 @@ def test_a_teacher_that_is_worse_beyond_noise_does_not_pass():
     part = gate([0.25] * 20, [0.5] * 20)
     assert not part.passed
     assert part.message.startswith(
-        "The teacher does not beat baseline beyond noise: mrr on validation, "
+        "The teacher does not beat the baseline beyond noise: mrr on validation, "
         "teacher minus popularity +0.2500 [+0.2500, +0.2500]; "
         "teacher minus baseline -0.2500 [-0.2500, -0.2500]"
     )
@@ -83,7 +83,7 @@ def test_a_teacher_that_is_worse_beyond_noise_does_not_pass():
 def test_a_teacher_that_beats_neither_has_both_named():
     part = gate([0.5] * 20, [0.5] * 20, [0.5] * 20)
     assert not part.passed
-    assert "does not beat popularity and baseline beyond noise" in part.message
+    assert "does not beat popularity and the baseline beyond noise" in part.message
 
 
 def test_a_gain_within_the_noise_does_not_pass():
@@ -180,7 +180,7 @@ class TestFaults:
         )
         assert (part.passed, part.overridden) == (False, True)
         assert part.message.startswith(
-            "The teacher does not beat baseline beyond noise and gives 1 NaN or "
+            "The teacher does not beat the baseline beyond noise and gives 1 NaN or "
             "infinite scores in 20 validation lists and gives all candidates the same "
             "score in 20 of 20 validation lists and was trained on 4 of the"
         )

@@ -202,6 +202,16 @@ class TestEveryIndex:
         free = index.top_k(queries[2:], 4)
         np.testing.assert_array_equal(rows[2:], free[0])
 
+    def test_each_query_may_have_its_own_k(self, many, kind):
+        index = every_index(many)[kind]
+        rows, scores = index.top_k(many[:3], tf.constant([2, 0, 90]))
+        assert rows.shape == scores.shape == (3, 90)
+        assert (rows.numpy()[0, 2:] == -1).all() and (rows.numpy()[1] == -1).all()
+        assert (scores.numpy()[1] == np.float32(LOWEST)).all()
+        for row, k in ((0, 2), (2, 90)):
+            alone = index.top_k(many[row : row + 1], k)[0]
+            np.testing.assert_array_equal(rows[row, :k], alone[0])
+
     def test_an_empty_batch_has_an_empty_answer(self, many, kind):
         none = np.zeros((0, 1), "int32")
         index = every_index(many)[kind]

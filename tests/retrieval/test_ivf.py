@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.retrieval.clustering import InvertedLists
+from recdistill.retrieval.clustering import InvertedLists, build_lists
+from recdistill.retrieval.exact import LOWEST
 from recdistill.retrieval.ivf import IVFIndex
 
 
@@ -37,6 +38,22 @@ class TestIVF:
         exclude = tf.constant([[1, 0]])
         rows, _ = self.three_lists().top_k(tf.constant([[0.5, 0.4]]), 2, exclude)
         assert rows.numpy().tolist() == [[3, 2]]
+
+    def test_a_query_reads_its_own_lists_whatever_the_others_need(self):
+        queries = tf.constant([[0.5, 0.4], [0.4, 0.5]])
+        exclude = tf.constant([[-1, -1], [3, 2]])
+        rows, scores = self.three_lists().top_k(queries, tf.constant([1, 3]), exclude)
+        # The second query searches everything; item 3 is still unseen by the first.
+        assert rows.numpy().tolist() == [[1, -1, -1], [1, 0, 4]]
+        assert scores.numpy()[0].tolist() == pytest.approx([1.5, LOWEST, LOWEST])
+
+    def test_a_batch_without_queries_has_an_empty_answer(self):
+        items = np.random.default_rng(1).normal(size=(200, 3)).astype("float32")
+        lists = build_lists(items, seed=1)
+        index = IVFIndex(items, lists, probes=3, probes_k=5)
+        assert 2 * 3 <= len(lists.centroids)
+        rows, scores = index.top_k(tf.zeros([0, 3]), 4)
+        assert rows.shape == scores.shape == (0, 4)
 
     def test_equal_scores_come_in_the_order_of_their_rows(self):
         items = np.ones((60, 3), "float32")

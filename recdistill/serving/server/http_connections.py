@@ -42,8 +42,8 @@ server reads this much more before it closes the connection."""
 
 
 _GRACE_S = 0.5
-"""A request that waits times out by itself; one that still runs after this time is
-answered for it."""
+"""A request that waits for a slot or a batch times out by itself. One that still runs
+after this time is answered by the listener."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class _Time:
     Attributes:
         due: When it must have sent its request, or when its answer is due.
         answering: Whether it waits for its answer.
-        over: Whether it was answered because its time was over.
+        over: Whether it was answered because the limit has passed.
     """
 
     due: float
@@ -160,9 +160,9 @@ class HttpListener(ThreadingHTTPServer):
             return not limit.over
 
     def service_actions(self) -> None:
-        """Answers requests whose time is over, or ends the reading of them.
+        """Answers requests whose time limit has passed, or ends the reading of them.
 
-        TensorFlow cannot stop a run, so that its thread and slot remain busy.
+        TensorFlow cannot stop a run, so its thread and slot remain busy.
         """
         now = time.monotonic()
         with self.changed:
