@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.errors import BusyError
+
+READABLE = 0o644
+"""Mode, regardless of the umask, of files that a server reads as another user."""
 
 
 @contextlib.contextmanager
@@ -52,6 +56,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_pipes(path: Path) -> None:
+    """Checks that a path is a file or a folder, because a pipe may have no end.
+
+    Raises:
+        OSError: If the path is a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        reason = "It is a pipe or a device; write its content to a file first"
+        raise OSError(errno.EINVAL, reason, str(path))
 
 
 def remove(path: Path) -> None:

@@ -91,7 +91,7 @@ class Dataset:
         not_chosen: Function that starts a pass over the rows of listwise data with
             relevance 0, which were shown and not chosen; see `interactions`. None if
             the data is not listwise.
-        offered: Names of all columns by table, also of columns that are not read.
+        offered: Names of all columns by table, including columns that are not read.
         verify: Function that raises a DataError if a source file has changed since the
             data set was opened.
     """

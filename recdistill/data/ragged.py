@@ -119,11 +119,8 @@ class Ragged:
 
     def _in(self, other: Ragged) -> np.ndarray:
         """Whether the same row of `other` has each value; False for those below 0."""
-        size = 1 + max(self.values.max(initial=0), other.values.max(initial=0))
-        keys = [
-            each.row_numbers().astype("int64") * int(size) + each.values
-            for each in (self, other)
-        ]
+        size = 1 + max(int(each.values.max(initial=0)) for each in (self, other))
+        keys = [each.row_numbers() * size + each.values for each in (self, other)]
         found: np.ndarray = np.isin(keys[0], keys[1][other.values >= 0])
         return found & (self.values >= 0)
 

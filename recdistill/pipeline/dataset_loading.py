@@ -23,6 +23,7 @@ from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError
 from recdistill.features.specs import FeatureSpec
 from recdistill.pipeline.config import Config, DatasetConfig, TableConfig
+from recdistill.pipeline.memory import require_for_synthetic_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +62,7 @@ def load_dataset(
     tables: Mapping[str, pd.DataFrame] | None = None,
     options: ReadingOptions | None = None,
 ) -> Dataset:
-    """The data set of a configuration, downloaded first if it says so.
+    """The data set of a configuration; `fetch` downloads it first.
 
     Args:
         config: The `dataset` section.
@@ -78,6 +79,7 @@ def load_dataset(
         columns = replace(columns, time=None)
     if config.reader == "synthetic":
         size = config.synthetic
+        require_for_synthetic_data(size)
         return synthetic(
             n_queries=size.queries,
             n_items=size.items,

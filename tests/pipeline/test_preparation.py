@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from recdistill.errors import DataError
-from recdistill.pipeline import partitions
+from recdistill.pipeline import list_shards, partitions
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.preparation import prepare
@@ -172,6 +173,22 @@ def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
                 for prepared, place in zip((whole, parts), places, strict=True)
             ]
             assert training_rows[0] == training_rows[1]
+
+
+def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
+    log = random_log(8, rows=300, users=3)
+    whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
+    monkeypatch.setattr(list_shards, "SEEN_ITEMS", 500)
+    parts, same_record = run(small_pipelines.dataset(log), tmp_path / "parts")
+    assert same_record == record
+    for split in SPLITS:
+        assert len(parts.shards(split)) > 2
+        seen = [
+            sum(map(len, pq.read_table(path)["seen"].to_pylist()))
+            for path in parts.shards(split)
+        ]
+        assert max(seen) < 500 + 100  # one list more than the limit at most
+        assert rows_of(parts, split) == rows_of(whole, split)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -383,6 +400,21 @@ def test_queries_and_items_without_a_row_have_missing_values(tmp_path):
         assert got["raw.likes"] == (["a", "b"] if known else [])
         assert np.isnan(got["raw.age"]) != known
         assert got["query.user_id"] > 1
+
+
+@pytest.mark.parametrize("ids", [[], ["0", "01"]])
+def test_tables_none_of_whose_ids_are_in_use_are_errors(tmp_path, ids):
+    log = random_log(0)
+    ids = pa.array(ids, pa.string())
+    data = small_pipelines.dataset(log, pa.table({"item_id": ids}))
+    said = refusal(data, tmp_path / "a")
+    assert "Table `items` has no row for any of the items of the training part" in said
+    assert ("for example '0'" if len(ids) else "it has no row") in said
+    queries = pa.table({"user_id": ids, "job": ids})
+    query = {"job": {"kind": "category", "optional": True}}
+    data = small_pipelines.dataset(log, queries=queries)
+    said = refusal(data, tmp_path / "b", query=query, teacher={"kind": "reference"})
+    assert "Table `queries` has no row for any of the queries" in said
 
 
 def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):

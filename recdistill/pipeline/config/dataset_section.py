@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from recdistill.data.column_values import ColumnType
+from recdistill.features.settings import LARGEST_SEED
 from recdistill.pipeline.config.section import Section
 
 ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "score"]
@@ -15,6 +17,8 @@ ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "sc
 
 class SyntheticConfig(Section):
     """Size of the generated data set, for `reader = "synthetic"`."""
+
+    LARGEST: ClassVar[Mapping[str, int]] = {"seed": LARGEST_SEED}
 
     queries: int = Field(default=2_000, gt=0, description="Number of queries.")
     items: int = Field(default=500, gt=0, description="Number of items.")
