@@ -15,6 +15,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
+from recdistill.serving.client.input_checks import value_problem
 from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.served_models import ServedModels
 from recdistill.serving.server.server_metrics import ServerMetrics
@@ -91,6 +92,12 @@ class Requests:
         """
         with self.models.use(spec) as version:
             prediction, started = read(version), time.perf_counter()
+            signature, arrays, _ = prediction
+            problem = value_problem(
+                signature.shapes, dict(zip(signature.inputs, arrays, strict=True))
+            )
+            if problem is not None:
+                raise invalid(problem)
             answer = version.answer(prediction, timeout_s, deadline_s)
             microseconds = (time.perf_counter() - started) * 1e6
         name = ":tensorflow:serving:runtime_latency"
