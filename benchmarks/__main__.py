@@ -1,4 +1,4 @@
-"""Run every benchmark; write `RESULTS.md` and `results.json` beside this file."""
+"""Run every benchmark; write `RESULTS.md` and `results.json` next to this file."""
 
 import json
 import os
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# The threads of NumPy's and SciPy's BLAS wait for each other where cores are busy, and
-# small matrices then take many times as long. TensorFlow has threads of its own.
+# The threads of NumPy's and SciPy's BLAS wait for each other if cores are busy, and
+# small matrices then take many times as long. TensorFlow has separate threads.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich import box
@@ -57,11 +57,11 @@ PACKAGES = (
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `make bench`; the numbers are those of one run on the machine below. Both
-sides of a benchmark were measured in that run, in turns of up to ten calls, so that a
-drift of the machine struck both alike. A time is the median of single calls. A speed-up
-is the ratio of the two sides' medians within a round of turns, and of that the median
-over rounds: it travels between machines better than a time. Differences say that both
+Written by `make bench`. All numbers come from one run on the machine below. Both sides
+of a benchmark were measured in that run, in alternating blocks of up to ten calls, so
+that a drift of the machine affects both equally. A time is the median of single calls.
+A speed-up is the ratio of the two sides' medians within a round, and then the median
+over rounds; it depends less on the machine than a time does. Differences show that both
 sides computed the same.
 """
 
@@ -93,12 +93,12 @@ def write(
     folder: Path,
     benchmarks: Sequence[Benchmark] = BENCHMARKS,
 ) -> list[Path]:
-    """Write both files, each as a whole or not at all.
+    """Write both files atomically.
 
     Args:
-        outcomes: What each benchmark's `run` returned, by its name.
-        folder: Where they go.
-        benchmarks: What the outcomes are explained by.
+        outcomes: Result of each benchmark's `run`, by its name.
+        folder: Output folder.
+        benchmarks: The benchmarks, which explain the outcomes.
 
     Returns:
         The paths of the two files.
@@ -151,7 +151,7 @@ def section(benchmark: Benchmark, outcome: Mapping[str, Any]) -> str:
 
 
 def shown(value: float) -> str:
-    """A number for people: counts in full, measurements to four digits."""
+    """A number as text: counts in full, measurements to four digits."""
     if isinstance(value, int) or abs(value) >= 1_000:
         return f"{value:,.0f}"
     return f"{value:.4g}"

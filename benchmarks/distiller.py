@@ -187,7 +187,7 @@ BENCHMARK = Benchmark(
     other_side=(
         "An explicit `keras.losses.KLDivergence()`, because the default loss of "
         "`LogitsDistillation` skips its softmax and compares the scores themselves, "
-        "clipped to between 0 and 1 (the next page shows the effect). Keras has no "
+        "clipped to between 0 and 1 (the next section shows the effect). Keras has no "
         "stored scores; `keras_stored` uses what a careful user can build, a teacher "
         "that returns a column of its input. The gain over `keras_live` is the "
         "teacher's forward pass, so it grows with the teacher. Little can be gained "

@@ -1,4 +1,4 @@
-"""Benchmark: correctness of losses, masks and weights beside keras.distillation."""
+"""Benchmark: correctness of losses, masks and weights, against keras.distillation."""
 
 from typing import Any
 
@@ -220,7 +220,7 @@ def weight_errors() -> dict[str, float]:
 
 
 def moved_by_weight_zero(side: str) -> float:
-    """The largest change of a weight in a step whose lists all weigh 0."""
+    """The largest change of a model weight in a step on lists of weight 0."""
     sizes = {"list_size": 10, "features": 8}
     teacher = make_teacher(sizes["features"])
     student = Scorer(sizes["features"], STUDENT_HIDDEN, seed=2)

@@ -87,7 +87,7 @@ class Settings:
     Attributes:
         contenders: Names of losses, and "none" for the baseline.
         temperatures: Temperatures tried for each loss that has one.
-        weight: Weight of the distillation loss; hard labels have the rest.
+        weight: Weight of the distillation loss; the loss on hard labels has the rest.
         seeds: One student is trained for each; results are averaged for each list.
         cutoff: `k` of the losses that have one, except those of NDCG.
         samples: Number of bootstrap samples of the queries.

@@ -47,7 +47,8 @@ def make_embeddings(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings of items and queries, from a factorisation of simulated choices."""
     items, dim, rng = sizes["items"], sizes["dim"], np.random.default_rng(3)
     users, each, topics = items // 3 + sizes["queries"], 40, max(20, round(items**0.5))
-    # Topics are points in a space of tastes, in groups: similar users like neighbours.
+    # Topics are points in a space of tastes, in groups; a user likes neighbouring
+    # topics.
     groups = rng.normal(size=(max(4, topics // 20), 24))
     places = groups[rng.integers(0, len(groups), topics)]
     places = places + 0.5 * rng.normal(size=(topics, 24))

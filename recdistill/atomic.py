@@ -1,17 +1,23 @@
-"""Files that are whole or not there: atomic writes, checksums, and locked folders."""
+"""Atomic file writes, file checksums, and folders locked for one process."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from recdistill.errors import BusyError
+
+READABLE = 0o644
+"""Mode, regardless of the umask, of files that a server reads as another user."""
 
 
 @contextlib.contextmanager
@@ -39,14 +45,55 @@ def atomic_write(path: Path) -> Iterator[Path]:
         >>> target.read_text()
         'all of it'
     """
-    # A fixed name, so that the next run overwrites what a killed process left behind.
+    # A fixed name, so that the next run removes what a killed process left behind.
     temporary = path.with_name(f".{path.name}.partial")
+    remove(temporary)
+    # A new file. Opening one that exists could follow a link to another file.
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
         sync_to_disk(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_pipes(path: Path) -> None:
+    """Checks that a path is a file or a folder, because a pipe may have no end.
+
+    Raises:
+        OSError: If the path is a pipe, a socket or a device.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        reason = "It is a pipe or a device; write its content to a file first"
+        raise OSError(errno.EINVAL, reason, str(path))
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with its contents, or a link without its target.
+
+    Raises:
+        OSError: If it cannot be removed. A path that does not exist is not an error.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def create_readable_folder(path: Path) -> None:
+    """Creates a folder and its parents, readable by every user regardless of the umask.
+
+    For files that another user's process reads, such as a server in a container.
+    Folders that exist are not changed.
+
+    Raises:
+        OSError: If a folder cannot be created.
+    """
+    for folder in reversed([path, *path.parents]):
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
 
 
 def file_checksum(path: Path) -> str:
@@ -66,7 +113,7 @@ def folder_checksums(folder: Path, without: Collection[str] = ()) -> dict[str, s
     for path in sorted(path for path in folder.rglob("*") if not path.is_dir()):
         name = path.relative_to(folder).as_posix()
         if name not in without:
-            # A pipe or a device is never read: it has no end.
+            # A pipe or a device is never read, because it may have no end.
             found[name] = file_checksum(path) if path.is_file() else "not a file"
     return found
 
@@ -76,7 +123,7 @@ def difference(written: Mapping[str, str], found: Mapping[str, str]) -> str | No
 
     Args:
         written: The checksums that were recorded.
-        found: The checksums of the files that are there.
+        found: The checksums of the existing files.
 
     Returns:
         The file, and whether it is missing, damaged or unexpected.
@@ -119,7 +166,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """A JSON object that `write_sealed` wrote, without its checksum.
 
     Raises:
-        ValueError: If a byte of the file is not as it was written.
+        ValueError: If the file is damaged.
         OSError: If the file cannot be read.
     """
     content = path.read_bytes()
@@ -146,8 +193,8 @@ def sync_to_disk(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Context manager that locks a folder for this process, without waiting.
+def locked_folder(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Context manager that locks a folder for this process.
 
     The operating system releases the lock when the process ends, however it ends.
     Windows has no such lock; there the function does nothing.
@@ -158,6 +205,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
     Args:
         folder: An existing folder.
+        wait_s: Seconds to wait while another process has locked it.
 
     Raises:
         BusyError: If another process has locked it.
@@ -168,14 +216,20 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
+    end = time.monotonic() + wait_s
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise BusyError(
-                f"Another recdistill process is using {folder}. Wait until it ends, or "
-                "use another `name`."
-            ) from error
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() < end:
+                    time.sleep(0.02)
+                    continue
+                raise BusyError(
+                    f"Another recdistill process is using {folder}. Wait until it "
+                    "ends, or use another `name`."
+                ) from error
         yield
     finally:
         os.close(handle)

@@ -8,9 +8,11 @@ import pytest
 
 from recdistill.atomic import (
     atomic_write,
+    create_readable_folder,
     folder_checksums,
     locked_folder,
     read_sealed,
+    remove,
     write_sealed,
 )
 from recdistill.errors import BusyError
@@ -53,6 +55,45 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         part.write_text("new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("untouched")
+    target = tmp_path / "file"
+    temporary = tmp_path / ".file.partial"
+    temporary.symlink_to(elsewhere)
+    with atomic_write(target) as part:
+        part.write_text("new")
+    assert not target.is_symlink()
+    assert (target.read_text(), elsewhere.read_text()) == ("new", "untouched")
+    temporary.mkdir()
+    (temporary / "left behind").touch()
+    with atomic_write(target) as part:
+        part.write_text("newer")
+    assert target.read_text() == "newer"
+
+
+def test_removing_a_link_keeps_its_target(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    for name in ("link", "missing"):
+        remove(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    remove(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_readable_whatever_the_umask(tmp_path):
+    tmp_path.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        create_readable_folder(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    modes = [p.stat().st_mode & 0o777 for p in (tmp_path / "a", tmp_path / "a" / "b")]
+    assert modes == [0o755, 0o755]
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 class TestSealedJson:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +14,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from recdistill.errors import RecdistillError
+from recdistill.errors import ConfigError, RecdistillError
 from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
     from recdistill.pipeline.runner import Pipeline
     from recdistill.pipeline.workspace import Artefact
+
+MOST_THREADS = 1_024
+"""Largest number of threads or processes that a command starts."""
+
+LONGEST_S = 86_400
+"""Longest duration of a measurement and longest interval, in seconds: a day."""
 
 EXIT_CODES = (
     "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, "
@@ -54,11 +60,58 @@ def errors_as_paragraphs() -> Iterator[None]:
         yield
     except (RecdistillError, OSError) as error:
         code = getattr(error, "exit_code", RecdistillError.exit_code)
-        console = Console(stderr=True)
-        text = Text.assemble(("Error: ", "bold red"), str(error))
-        # Without a terminal lines are not wrapped, so that paths stay in one piece.
-        console.print(text, soft_wrap=not console.is_terminal)
+        _print_error(str(error))
         raise typer.Exit(code) from error
+    except Exception as error:
+        if not _is_lack_of_memory(error):
+            raise
+        reason = str(error).partition("\n")[0] or "no memory is left"
+        _print_error(
+            f"The machine has too little memory: {reason}. Lower the sizes in the "
+            "configuration, or use a larger machine."
+        )
+        raise typer.Exit(RecdistillError.exit_code) from error
+
+
+def _print_error(message: str) -> None:
+    console = Console(stderr=True)
+    paragraph = " ".join(line.strip() for line in message.splitlines())
+    text = Text.assemble(("Error: ", "bold red"), paragraph)
+    # Without a terminal lines are not wrapped, so that paths stay in one piece.
+    console.print(text, soft_wrap=not console.is_terminal)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(
+        error, tensorflow.errors.ResourceExhaustedError
+    )
+
+
+def check_options(
+    limits: Mapping[str, tuple[float | Sequence[float] | None, float, float]],
+) -> None:
+    """Checks that the numbers of options lie within their limits.
+
+    Args:
+        limits: For each option its value, or the values of a repeatable one, and the
+            least and the greatest value that is allowed; None is not checked.
+
+    Raises:
+        ConfigError: If a number is too small, too large or not a number.
+
+    Examples:
+        >>> check_options({"--threads": (8, 1, 1_024), "--rate": (None, 0, 10)})
+    """
+    for option, (given, low, high) in limits.items():
+        values = given if isinstance(given, Sequence) else [given]
+        for value in values:
+            if value is not None and not low <= value <= high:
+                raise ConfigError(
+                    f"`{option}` must be from {low:,g} to {high:,g}. Received: {value}"
+                )
 
 
 @contextlib.contextmanager

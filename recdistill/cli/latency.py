@@ -11,9 +11,12 @@ import typer
 from rich.console import Console
 
 from recdistill.cli.common import (
+    LONGEST_S,
+    MOST_THREADS,
     AsJson,
     Display,
     Overrides,
+    check_options,
     errors_as_paragraphs,
     load_pipeline,
 )
@@ -75,6 +78,15 @@ def latency(
     """
     sizes, ranked = rows or [1, 8], candidates or [100, 1000]
     with errors_as_paragraphs():
+        check_options(
+            {
+                "--rows": (rows, 1, 100_000),
+                "--candidates": (candidates, 1, 10_000_000),
+                "--threads": (threads, 1, MOST_THREADS),
+                "--seconds": (seconds, 0.001, LONGEST_S),
+                "--core-price": (core_price, 0, 1e6),
+            }
+        )
         from recdistill.evaluation.latency.latency_tables import (
             latency_json,
             render_latency,

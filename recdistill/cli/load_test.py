@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from recdistill.cli.common import (
+    LONGEST_S,
+    MOST_THREADS,
     AsJson,
+    check_options,
     errors_as_paragraphs,
     without_startup_notes,
 )
@@ -159,6 +162,17 @@ def load_test(
     The test works with every server that implements TensorFlow Serving's protocol.
     """
     with errors_as_paragraphs(), _as_load_test_error():
+        check_options(
+            {
+                "--rate": (rate, 0.001, 1e7),
+                "--clients": (clients, 1, 100_000),
+                "--seconds": (seconds, 0.001, LONGEST_S),
+                "--batch-size": (batch_size, 1, 100_000),
+                "--k": (k, 1, 1_000_000),
+                "--processes": (processes, 1, MOST_THREADS),
+                "--version": (version, 0, 2**63 - 1),
+            }
+        )
         source = QuerySource(export, queries, prepared)
         budget_ms = None if p99_budget is None else 1e3 * _seconds(p99_budget)
         load = _load(rate, clients, seconds, processes, _seconds(deadline), budget_ms)
@@ -361,9 +375,11 @@ def _seconds(text: str) -> float:
     match = re.fullmatch(r"\s*([0-9.]+)\s*(us|ms|s|min)\s*", text)
     scale = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0}
     with contextlib.suppress(ValueError):
-        if match and float(match[1]) > 0:
+        if match and 0 < float(match[1]) * scale[match[2]] <= LONGEST_S:
             return float(match[1]) * scale[match[2]]
-    raise LoadTestError(f"A time must look like 10ms or 1s. Received: {text!r}")
+    raise LoadTestError(
+        f"A time must look like 10ms or 1s, and be at most a day. Received: {text!r}"
+    )
 
 
 class _Bar:

@@ -31,6 +31,15 @@ ModelsConfig = Annotated[
     ),
 ]
 
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="A running server, such as localhost:8500. Repeatable.",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Registers `release` and its commands."""
@@ -54,6 +63,7 @@ def promote(
     ] = None,
     label: Label = "stable",
     config: ModelsConfig = None,
+    endpoint: Endpoints = None,
     now: Annotated[
         bool,
         typer.Option(
@@ -65,14 +75,22 @@ def promote(
 ) -> None:
     """Moves a label to a version after checking the version's files.
 
-    A server accepts a label only for a version that it has loaded. If the version is
-    not loaded yet, this command first makes the server load it; run the same command
-    again when the server has done so.
+    A server moves a label only to a version that it has loaded. The first call makes
+    the server load the version. Run the command again with --endpoint: it asks the
+    server whether the version is loaded, and then moves the label. A new label needs
+    only one call.
     """
     with errors_as_paragraphs():
         with without_startup_notes():
             from recdistill.serving.deploy import releases
-        done = releases.promote(export, version, label=label, config=config, now=now)
+        done = releases.promote(
+            export,
+            version,
+            label=label,
+            config=config,
+            endpoints=endpoint or (),
+            now=now,
+        )
     _show(done, as_json)
 
 
@@ -80,13 +98,20 @@ def rollback(
     export: ExportFolder,
     label: Label = "stable",
     config: ModelsConfig = None,
+    endpoint: Endpoints = None,
     as_json: AsJson = False,
 ) -> None:
-    """Moves a label back to its previous version, which is still loaded."""
+    """Moves a label back to its previous version, which is still loaded.
+
+    It never moves a label to a higher version. With --endpoint it first checks that the
+    server has loaded the previous version.
+    """
     with errors_as_paragraphs():
         with without_startup_notes():
             from recdistill.serving.deploy import releases
-        done = releases.rollback(export, label=label, config=config)
+        done = releases.rollback(
+            export, label=label, config=config, endpoints=endpoint or ()
+        )
     _show(done, as_json)
 
 
@@ -123,14 +148,22 @@ def _show(done: Release, as_json: bool) -> None:
         typer.echo(json.dumps(result, indent=1))
         return
     before = "" if done.before is None else f", from {done.before}"
+    loading = (
+        f"{done.config} tells the server to load version {done.version}, which is not "
+        f"known to be loaded yet; {done.label} is still at {done.before}. Run this "
+        "command again with --endpoint: it asks the server whether the version is "
+        "loaded, and then moves the label."
+    )
+    if done.before == done.version:
+        loading = (
+            f"{done.label} is at {done.version} in {done.config}, but the server has "
+            "not loaded that version. If this does not change within a minute, the "
+            "server rejects the file: use `recdistill release rollback`."
+        )
     typer.echo(
         {
             "moved": f"{done.label} → {done.version}{before} ({done.config})",
             "unchanged": f"{done.label} is already at {done.version}.",
-            "loading": (
-                f"{done.config} now makes the server load version {done.version}; "
-                f"{done.label} is still at {done.before}. Run this command again when "
-                "the server has loaded it, to move the label."
-            ),
+            "loading": loading,
         }[done.state]
     )

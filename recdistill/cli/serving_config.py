@@ -11,7 +11,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from recdistill.cli.common import AsJson, errors_as_paragraphs
+from recdistill.cli.common import (
+    LONGEST_S,
+    MOST_THREADS,
+    AsJson,
+    check_options,
+    errors_as_paragraphs,
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -64,6 +70,14 @@ def serving_config(
     seen by the server; the defaults match `serving/docker-compose.yml`.
     """
     with errors_as_paragraphs():
+        check_options(
+            {
+                "--budget-ms": (budget_ms, 0.001, 1e3 * LONGEST_S),
+                "--threads": (threads, 1, MOST_THREADS),
+                "--candidates": (candidates, 1, 10_000_000),
+                "--seconds": (seconds, 0.001, LONGEST_S),
+            }
+        )
         from recdistill.export.layout import find_version
         from recdistill.serving.deploy.tuning import (
             ONLINE,

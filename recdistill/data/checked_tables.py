@@ -1,6 +1,6 @@
 """Checks and conversions that all readers share: interactions, items and queries."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from recdistill.data import column_values
 from recdistill.data.dataset import BATCH_ROWS, MAP_NAMES, Columns, require_columns
-from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.table_files import same_types, whole_table
 from recdistill.data.table_streams import TableStream
 from recdistill.data.times import Times
@@ -17,6 +17,7 @@ from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 
+_NO_TYPE = "Correct the name in `types` of this table."
 _NO_TIMES = ' If the data has no times, set `split.by` = "leave_random_out".'
 
 
@@ -42,11 +43,13 @@ def interaction_stream(
     """
     options = options or ReadingOptions()
     kept = options.keep.columns if options.keep else ()
+    types = options.table("lists" if columns.list else "interactions").types
     for stream in streams:
         required = dict.fromkeys([*columns.names(), *kept])
         no_time = columns.time is not None and columns.time not in stream.offered
         hint = MAP_NAMES + _NO_TIMES * no_time
         require_columns(list(stream.offered), required, stream.name, hint)
+        require_columns(list(stream.offered), types, stream.name, _NO_TYPE)
     streams = same_types(streams, columns.names())
     start = partial(_checked, streams, columns, options, with_negatives)
     if next(start(), None) is None:
@@ -55,23 +58,42 @@ def interaction_stream(
     return start
 
 
-def feature_table(streams: Sequence[TableStream], id_column: str) -> pa.Table:
+def feature_table(
+    streams: Sequence[TableStream], id_column: str, options: TableOptions | None = None
+) -> pa.Table:
     """Items or queries in memory, with the checks of `checked_table`."""
+    options = options or TableOptions()
+    for stream in streams:
+        require_columns(list(stream.offered), options.types, stream.name, _NO_TYPE)
     table = whole_table(streams, [id_column])
-    return checked_table(table, id_column, streams[0].name)
+    return checked_table(table, id_column, streams[0].name, options.types)
 
 
-def checked_table(table: pa.Table, id_column: str, name: str) -> pa.Table:
+def checked_table(
+    table: pa.Table,
+    id_column: str,
+    name: str,
+    types: Mapping[str, column_values.ColumnType] | None = None,
+) -> pa.Table:
     """Items or queries with unique ids as strings and features as read.
 
+    Args:
+        table: The table.
+        id_column: Column of the ids.
+        name: Name of the table, for errors.
+        types: Types of the columns that are converted.
+
     Raises:
-        DataError: If an id is missing or repeated.
+        DataError: If an id is missing or repeated, or a value does not have the type of
+            its column.
     """
     arrays = {}
     for column in table.column_names:
         array = table.column(column).combine_chunks()
+        place = column_values.Place(name, column)
+        if types is not None and column in types:
+            array = column_values.typed(array, types[column], place)
         if column == id_column:
-            place = column_values.Place(name, column)
             array = column_values.ids(array, place)
             column_values.reject_duplicates(array, place)
         arrays[column] = column_values.feature(array)
@@ -85,12 +107,14 @@ def _checked(
     with_negatives: bool,
 ) -> Iterator[pa.RecordBatch]:
     times = Times(options.time_format)
+    types = options.table("lists" if columns.list else "interactions").types
     for stream in streams:
         row = 1
         for batch in stream.read():
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
                 rows = np.arange(row + start, row + start + part.num_rows)
+                part = _typed(part, types, stream.name, row + start)
                 if options.keep is not None:
                     held = options.keep.holds(part, stream.name, row + start)
                     part, rows = part.filter(held), rows[np.asarray(held)]
@@ -99,6 +123,21 @@ def _checked(
                     done = done.filter(pc.greater(done[columns.relevance], 0))
                 yield done
             row += batch.num_rows
+
+
+def _typed(
+    batch: pa.RecordBatch,
+    types: Mapping[str, column_values.ColumnType],
+    name: str,
+    first_row: int,
+) -> pa.RecordBatch:
+    if not types:
+        return batch
+    arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for column in set(types) & set(arrays):
+        place = column_values.Place(name, column, first_row)
+        arrays[column] = column_values.typed(arrays[column], types[column], place)
+    return pa.RecordBatch.from_pydict(arrays)
 
 
 def _converted(

@@ -19,6 +19,7 @@ DELIMITERS = (",", "\t", "::", "|", ";")
 """Delimiters that are recognised from the header, the preferred one first."""
 
 _ONE_BYTE = "\x1f"
+_ESCAPED_QUOTE = b'\\"'
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,9 @@ def text_stream(
     """
     layout = layout or TextLayout()
     with reading(path):
-        delimiter = layout.delimiter or sniffed_delimiter(path, use or ())
-    start = partial(_open, path, layout, delimiter)
+        delimiter = layout.delimiter or sniffed_delimiter(path, use or (), layout.names)
+        escaped = layout.quoted and _has_escaped_quotes(path, delimiter.encode())
+    start = partial(_open, path, layout, delimiter, escaped)
     with reading(path), start({}, None) as file:
         names = tuple(file.schema.names)
     kept = [name for name in names if use is None or name in use]
@@ -73,21 +75,44 @@ def text_stream(
     return TableStream(str(path), schema, read, names)
 
 
-def sniffed_delimiter(path: Path, wanted: Collection[str] = ()) -> str:
+def sniffed_delimiter(
+    path: Path, wanted: Collection[str] = (), names: Sequence[str] | None = None
+) -> str:
     """The delimiter of a file, recognised from its first line.
 
     The delimiter that finds the most `wanted` columns is chosen, then the one with the
-    most columns, then the first of `DELIMITERS`.
+    most columns, then the first of `DELIMITERS`. Without a header, the delimiter that
+    gives as many values as there are `names` is chosen first.
     """
     with opened(path) as stream:
         text = stream.read(READ_BYTES).decode("utf-8-sig", errors="replace")
     line = next((each for each in text.splitlines() if each.strip()), "")
 
     def fit(delimiter: str) -> tuple[int, int]:
-        names = _split(line, delimiter)
-        return sum(name in wanted for name in names), len(names)
+        values = _split(line, delimiter)
+        if names is not None:
+            return int(len(values) == len(names)), len(values)
+        return sum(value in wanted for value in values), len(values)
 
     return max(DELIMITERS, key=fit)
+
+
+def _has_escaped_quotes(path: Path, delimiter: bytes) -> bool:
+    r"""Whether `\"` is a quote inside a quoted value and not the end of the value.
+
+    Spark and MySQL escape quotes in this way; other programs double them.
+    """
+    ends = (b"", delimiter[:1], b"\r", b"\n", b'"')
+    with opened(path) as stream:
+        before = b""
+        while chunk := stream.read(READ_BYTES):
+            text, place = before + chunk, -1
+            while (place := text.find(_ESCAPED_QUOTE, place + 1)) >= 0:
+                after = text[place + 2 : place + 3]
+                if after not in ends and text[place - 1 : place] != b"\\":
+                    return True
+            before = text[-3:]
+    return False
 
 
 def _split(line: str, delimiter: str) -> list[str]:
@@ -100,6 +125,7 @@ def _open(
     path: Path,
     layout: TextLayout,
     delimiter: str,
+    escaped: bool,
     types: Mapping[str, pa.DataType],
     columns: Sequence[str] | None,
 ) -> csv.CSVStreamingReader:
@@ -114,6 +140,7 @@ def _open(
         parse_options=csv.ParseOptions(
             delimiter=delimiter if single else _ONE_BYTE,
             quote_char='"' if quoted else False,
+            escape_char="\\" if quoted and escaped else False,
             newlines_in_values=quoted,
         ),
         convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),

@@ -111,7 +111,9 @@ def _opened(
     }
     rows = next(each for each in ("interactions", "lists") if each in tables)
     items, queries = (
-        feature_table([streams[each]], id_column) if each in streams else None
+        feature_table([streams[each]], id_column, options.table(each))
+        if each in streams
+        else None
         for each, id_column in (("items", roles.item), ("queries", roles.query))
     )
     return TableFolder(
@@ -174,7 +176,7 @@ def _stream(name: str, table: pa.Table, offered: tuple[str, ...]) -> TableStream
 
 
 def _digest(table: pa.Table) -> str:
-    """SHA-256 (hex) of the columns and rows, whatever the chunks of the table."""
+    """SHA-256 (hex) of the columns and rows, independent of the table's chunks."""
     sink = _HashingFile()
     with (
         pa.PythonFile(sink, mode="w") as file,

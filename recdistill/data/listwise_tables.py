@@ -22,6 +22,9 @@ def read_listwise(
     path: str | Path,
     columns: Mapping[str, str] | Columns | None = None,
     *,
+    lists: str = "lists",
+    items: str | None = None,
+    queries: str | None = None,
     options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a folder whose table `lists` has one row per (list, candidate).
@@ -37,6 +40,9 @@ def read_listwise(
         columns: Roles to column names. By default `list` is "list_id" and `relevance`
             is "relevance". `score`, if given, is the column of the teacher's scores;
             candidates may lack a score.
+        lists: Name of the table, with or without its suffix.
+        items: Name of the table of items; by default `items`, if it exists.
+        queries: Name of the table of queries; by default `queries`, if it exists.
         options: How the files are read.
 
     Returns:
@@ -47,7 +53,7 @@ def read_listwise(
     """
     roles = listwise_roles(columns)
     options = options or ReadingOptions()
-    folder = open_folder(Path(path), roles, options, ("lists", None, None))
+    folder = open_folder(Path(path), roles, options, (lists, items, queries))
     return listwise_dataset(folder, roles, options)
 
 

@@ -72,7 +72,7 @@ class Ragged:
             >>> one.intersection(Ragged(np.array([6, 5]), np.array([0, 1, 2]))).values
             array([6])
         """
-        size = 1 + max(self.values.max(initial=0), other.values.max(initial=0))
+        size = 1 + max(int(each.values.max(initial=0)) for each in (self, other))
         keys = [each.row_numbers() * size + each.values for each in (self, other)]
         found = np.isin(keys[0], keys[1][other.values >= 0]) & (self.values >= 0)
         lengths = np.bincount(self.row_numbers()[found], minlength=len(self))

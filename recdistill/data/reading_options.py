@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
+from recdistill.data.column_values import ColumnType
 from recdistill.data.dataset import Columns
 from recdistill.data.row_filter import RowFilter
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How one table is read.
+
+    Attributes:
+        columns: Column names in order, for text files without a header; None if the
+            files have a header.
+        types: Types of the columns that are converted.
+    """
+
+    columns: tuple[str, ...] | None = None
+    types: Mapping[str, ColumnType] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,8 @@ class ReadingOptions:
             recognise it (`recdistill.data.times`).
         keep: Which interactions are read; None for all.
         with_times: Whether the interactions have a column of times.
+        tables: Options of single tables by name: "interactions" or "lists", "items" and
+            "queries".
     """
 
     query_features: frozenset[str] | None = None
@@ -30,6 +47,11 @@ class ReadingOptions:
     time_format: str | None = None
     keep: RowFilter | None = None
     with_times: bool = True
+    tables: Mapping[str, TableOptions] = field(default_factory=dict)
+
+    def table(self, name: str) -> TableOptions:
+        """The options of a table."""
+        return self.tables.get(name, TableOptions())
 
     def item_columns(self, roles: Columns) -> set[str] | None:
         """Columns to read from the items; None for all."""

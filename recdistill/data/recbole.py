@@ -1,6 +1,7 @@
 """Reader for RecBole's atomic files: tab-separated tables with types in the header."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,7 +121,7 @@ def _stream(path: Path, roles: Columns | None = None) -> TableStream:
             )
 
     layout = TextLayout("\t", quoted=False, types=types)
-    return text_stream(path, layout=layout).mapped(change)
+    return replace(text_stream(path, layout=layout).mapped(change), offered=(*kinds,))
 
 
 def _header(path: Path) -> dict[str, _Field]:

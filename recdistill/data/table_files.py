@@ -69,17 +69,27 @@ class TableFile:
         return Path(self.path.stem if packed else self.path.name).suffix.lower()
 
     def open(
-        self, use: Collection[str] | None = None, delimiter: str | None = None
+        self,
+        use: Collection[str] | None = None,
+        delimiter: str | None = None,
+        names: Sequence[str] | None = None,
     ) -> TableStream:
         """The rows as a stream, with the columns of the partition.
 
         Args:
             use: Columns to read, if the file has them; all by default.
             delimiter: Delimiter of text files; None to recognise it.
+            names: Column names in order, if a text file has no header.
 
         Raises:
-            DataError: If the file cannot be read, or is not a table.
+            DataError: If the file cannot be read, is not a table, or has its own column
+                names although `names` are given.
         """
+        if names is not None and self.kind != "text":
+            raise DataError(
+                f"{self.path} must be a text file without a header, because the "
+                "configuration gives its column names. Remove `columns` of this table."
+            )
         if self.kind == "Parquet":
             stream = parquet_stream(self.path, use)
         elif self.kind == "JSON lines":
@@ -87,7 +97,7 @@ class TableFile:
         elif self.kind == "text":
             if delimiter is None and self.suffix == ".tsv":
                 delimiter = "\t"
-            stream = text_stream(self.path, use, TextLayout(delimiter))
+            stream = text_stream(self.path, use, TextLayout(delimiter, names=names))
         else:
             raise _not_a_table(self.path)
         added = {

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from recdistill.atomic import refuse_pipes
 from recdistill.data.dataset import BATCH_ROWS
 from recdistill.errors import DataError
 
@@ -27,7 +28,7 @@ class TableStream:
         name: Path of the file, or name of the table; errors begin with it.
         schema: Columns and their types as read.
         read: Function that starts a new pass over the record batches.
-        offered: Names of all columns of the file, also of those that are not read.
+        offered: Names of all columns of the file, including those that are not read.
     """
 
     name: str
@@ -89,6 +90,7 @@ def fingerprint(digests: Mapping[str, str]) -> str:
 def reading(path: Path) -> Iterator[None]:
     """Context manager that turns errors while reading `path` into a `DataError`."""
     try:
+        refuse_pipes(path)
         yield
     except (pa.ArrowException, OSError, UnicodeError) as error:
         if isinstance(error, FileNotFoundError):

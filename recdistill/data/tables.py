@@ -30,8 +30,9 @@ def read_tables(
 
     A table is a file such as `<name>.parquet`, `<name>.csv`, `<name>.tsv` or
     `<name>.jsonl`, or a folder `<name>/` of such files, with Hive partitions if its
-    subfolders are named `column=value`. Text files are UTF-8, have a header, and may
-    be compressed (`.gz`, `.zst`); their delimiter is recognised from the header.
+    subfolders are named `column=value`. Text files are UTF-8 and may be compressed
+    (`.gz`, `.zst`). They have a header, unless `options` give the names of the columns;
+    their delimiter is recognised from the first line.
 
     Ids become text (`recdistill.features.raw_text`). Columns of text files are
     unchanged text. Times stay integers; dates become microseconds since 1970. In items
@@ -125,19 +126,29 @@ def open_folder(
     names_of = {file.path.relative_to(folder).as_posix(): file.path for file in files}
     source = SourceFiles.of(names_of)
 
-    def streams(files: Sequence[TableFile], use: set[str] | None) -> list[TableStream]:
-        return [file.open(use, options.delimiter) for file in files]
+    def streams(
+        table: str, files: Sequence[TableFile], use: set[str] | None
+    ) -> list[TableStream]:
+        columns = options.table(table).columns
+        return [file.open(use, options.delimiter, columns) for file in files]
 
-    items = streams(item_files, options.item_columns(roles))
-    queries = streams(query_files, options.query_columns(roles))
+    items = streams("items", item_files, options.item_columns(roles))
+    queries = streams("queries", query_files, options.query_columns(roles))
     in_queries = {name for stream in queries for name in stream.offered}
-    rows = streams(row_files, options.interaction_columns(roles, in_queries))
+    use = options.interaction_columns(roles, in_queries)
+    rows = streams("lists" if roles.list else "interactions", row_files, use)
     tables = {"queries": queries, "interactions": rows, "items": items}
     return TableFolder(
         name=folder.resolve().name,
         rows=rows,
-        items=feature_table(items, roles.item) if items else None,
-        queries=feature_table(queries, roles.query) if queries else None,
+        items=feature_table(items, roles.item, options.table("items"))
+        if items
+        else None,
+        queries=(
+            feature_table(queries, roles.query, options.table("queries"))
+            if queries
+            else None
+        ),
         digests=source.digests,
         verify=source.verify,
         offered={name: each[0].offered for name, each in tables.items() if each},

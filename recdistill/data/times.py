@@ -15,7 +15,7 @@ from recdistill.data.column_values import (
     reject_missing,
     whole_numbers,
 )
-from recdistill.features.raw_text import is_text, plain
+from recdistill.features.raw_text import is_text, plain, text_of
 
 _MICROSECONDS = pa.timestamp("us")
 _MICROSECONDS_UTC = pa.timestamp("us", "UTC")
@@ -54,6 +54,8 @@ class Times:
         """
         values = plain(values)
         reject_missing(values, place)
+        if "%" in (self._format or "") and _is_number(values.type):
+            values = text_of(values)  # A date such as 20240501.
         if is_text(values.type):
             return self._from_text(pc.utf8_trim_whitespace(values), place)
         if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
@@ -98,7 +100,7 @@ class Times:
             return self._from_numbers(numbers, place)
         wanted = (
             "a time must be a whole number or an ISO 8601 date, in the same form in "
-            "all rows"
+            "all rows; set `dataset.time_format` for other forms"
         )
         return cast_with_row(values, self._parse, place, wanted)
 

@@ -8,6 +8,8 @@ load test can use it.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +59,8 @@ def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> s
     request, so a request whose first column is empty ("", or 0 for numbers) is padded
     with empty entries, and its rows do not depend on each other or on other requests.
     An input with a `<name>_length` does not need this, because entries beyond the
-    length are ignored. `candidate_ids` neither, because padding adds places only at the
-    end of the answer.
+    length are ignored. `candidate_ids` does not need it either, because padding adds
+    places only at the end of the answer.
 
     Args:
         shapes: Shape of each input of a signature, None for an axis of any size; None
@@ -82,6 +84,28 @@ def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> s
     }
 
 
+_LARGEST = 2**63 - 1
+"""Largest version number; a server ignores names with larger numbers."""
+
+
+def check_loadable(folder: Path) -> None:
+    r"""Checks that TensorFlow can load SavedModels from a folder with this path.
+
+    TensorFlow, and so TensorFlow Serving, looks for the weights with a pattern in which
+    "[" and a backslash have a meaning.
+
+    Raises:
+        NotAnExportError: If the absolute path contains one of these characters.
+    """
+    path = os.path.abspath(folder)
+    if "[" in path or (os.sep == "/" and "\\" in path):
+        raise NotAnExportError(
+            "The path of an export must not contain '[' or a backslash, because "
+            "TensorFlow and TensorFlow Serving do not find the weights there. "
+            f"Received: {path}. Use another folder."
+        )
+
+
 def versions(folder: Path) -> list[int]:
     """Version numbers in a model's folder, ascending.
 
@@ -89,13 +113,38 @@ def versions(folder: Path) -> list[int]:
         folder: The folder of the model's versions.
 
     Returns:
-        The numbers of all subfolders whose name is a number; empty if the folder does
-        not exist.
+        The numbers of all subfolders, and links to folders, whose name is a number of
+        at most 63 bits without leading zeros; empty if the folder does not exist.
     """
+    paths = ((number, folder / str(number)) for number in _numbers(folder))
+    return sorted(number for number, path in paths if path.is_dir())
+
+
+def next_version(folder: Path) -> int:
+    """Number of the next version: above all numbers in the folder.
+
+    Files, links without a target, and names such as "007" count too, because the name
+    is already used, or a server reads it as a version.
+
+    Raises:
+        NotAnExportError: If the highest number is the largest possible one.
+    """
+    highest = max(_numbers(folder), default=0)
+    if highest == _LARGEST:
+        raise NotAnExportError(
+            f"{folder} must have room for another version, but it contains the entry "
+            f"{highest}, the largest number of a version. Rename or remove it."
+        )
+    return highest + 1
+
+
+def _numbers(folder: Path) -> set[int]:
+    """Names in a folder that a server reads as a version number, as numbers."""
     if not folder.is_dir():
-        return []
-    inside = (path for path in folder.iterdir() if path.is_dir())
-    return sorted(int(path.name) for path in inside if path.name.isdecimal())
+        return set()
+    names = (path.name for path in folder.iterdir())
+    numbers = (int(name) for name in names if re.fullmatch("[0-9]+", name))
+    return {number for number in numbers if number <= _LARGEST}
 
 
 def find_version(export: Path) -> Path:
@@ -168,7 +217,7 @@ def verified_manifest(version: Path) -> dict[str, Any]:
 def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
     return ArtefactError(
         f"The export {version} cannot be used: {fault}. Remove the folder and write "
-        f"the version anew with `recdistill {command}`."
+        f"the version again with `recdistill {command}`."
     )
 
 

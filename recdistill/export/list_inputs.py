@@ -132,7 +132,7 @@ def check_padding(
                 "lengths with them, and an answer must not depend on that. Received: "
                 f"an embedding that changes by {change:.2g}. Mask them (for example "
                 f"mask_token or mask_zero), add the input `{name}{LENGTH}` and ignore "
-                "what is beyond it, or declare a fixed width with "
+                f"the entries beyond it, or declare a fixed width with "
                 "TowerSource(inputs=…)"
             )
 

@@ -24,6 +24,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from recdistill.errors import ExportError
 from recdistill.export import fresh_process
+from recdistill.export.judged_metric import JudgedLists, JudgedMetric
 from recdistill.export.layout import WARM_UP
 from recdistill.export.warm_up import read_records
 from recdistill.retrieval.exact import LOWEST, Storage, as_stored
@@ -52,6 +53,8 @@ class Parity:
             scores closer than the tolerance, are in a different order.
         recall: Share of the true `top_k` items in the answers of `serving_default` to
             all queries; 1 for an exact index.
+        judged: The report's metric, recomputed through `recommend`; None if the export
+            was made without a report.
     """
 
     queries: int
@@ -60,6 +63,7 @@ class Parity:
     max_difference: float
     swapped: int
     recall: float
+    judged: JudgedMetric | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,12 @@ def read_logs(path: Path) -> Iterator[prediction_log_pb2.PredictionLog]:
         yield prediction_log_pb2.PredictionLog.FromString(record)
 
 
-def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
+def check_parity(
+    model: Path,
+    live: Live,
+    batch_sizes: Iterable[int],
+    judged: JudgedLists | None = None,
+) -> Parity:
     """Compares a SavedModel, loaded in a fresh process, with the live model.
 
     Recommended items count as equal if, at every place of the list, the live score of
@@ -202,16 +211,21 @@ def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
         model: The SavedModel with its warm-up requests, which are replayed too.
         live: Real rows and the live model's embeddings.
         batch_sizes: Batch sizes of the requests.
+        judged: Test lists, whose metric in the report must be that of the answers.
 
     Raises:
         ExportError: If the process fails or an answer differs; the message has the
             place and the difference.
     """
     requests = live.requests(batch_sizes)
-    answers = _answers_of_fresh_process(model, requests)
-    comparison = _Comparison(live)
-    for request, answer in zip([*requests, *requests], answers, strict=True):
-        comparison.add(request, answer)
+    inputs = judged.inputs(len(live.item_ids)) if judged else []
+    lists = [Request("recommend", each, np.arange(len(each["k"]))) for each in inputs]
+    answers = _answers_of_fresh_process(model, [*requests, *lists])
+    comparison, half = _Comparison(live), len(answers) // 2
+    for loader in (answers[:half], answers[half:]):
+        for request, answer in zip(requests, loader[: len(requests)], strict=True):
+            comparison.add(request, answer)
+    exact = live.expected_recall is None and live.storage == "float32"
     return Parity(
         queries=len(live.queries),
         requests=len(requests),
@@ -219,6 +233,9 @@ def check_parity(model: Path, live: Live, batch_sizes: Iterable[int]) -> Parity:
         max_difference=comparison.max_difference,
         swapped=comparison.swapped,
         recall=comparison.recall(),
+        judged=(
+            judged.compare(answers[half + len(requests) :], exact) if judged else None
+        ),
     )
 
 

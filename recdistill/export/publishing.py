@@ -26,19 +26,23 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.atomic import (
+    create_readable_folder,
     folder_checksums,
     locked_folder,
+    remove,
     sync_to_disk,
     write_sealed,
 )
 from recdistill.export.inspection import compatibility, served_ops, signature_table
+from recdistill.export.judged_metric import JudgedLists
 from recdistill.export.layout import (
     MANIFEST,
     MODEL_CARD,
     REAL_QUERIES,
     WARM_UP,
     WARM_UP_LIMIT,
-    versions,
+    check_loadable,
+    next_version,
 )
 from recdistill.export.list_inputs import (
     accepting_padding,
@@ -105,6 +109,7 @@ class ExportSettings:
         excluded_inputs: Query inputs with ids of items that `serving_default` and
             `recommend` never return, such as the history that is sent with a query. If
             there is an input `<name>_length`, ids beyond that number exclude nothing.
+        judged: Test lists of a report, whose metric is recomputed through `recommend`.
 
     Raises:
         ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
@@ -115,6 +120,7 @@ class ExportSettings:
     warm_up_batches: Sequence[int] = (1, 8)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     excluded_inputs: Sequence[str] = ()
+    judged: JudgedLists | None = None
 
     def __post_init__(self) -> None:
         if not self.warm_up_batches or min(self.warm_up_batches) < 1:
@@ -211,7 +217,8 @@ def publish_towers(
         "metadata": dict(settings.metadata),
         **facts,
     }
-    return publish(folder / name, write, live, document, settings.warm_up_batches)
+    batches = settings.warm_up_batches
+    return publish(folder / name, write, live, document, batches, settings.judged)
 
 
 def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarray:
@@ -275,6 +282,7 @@ def publish(
     live: Live,
     facts: Mapping[str, Any],
     warm_up_batches: Sequence[int],
+    judged: JudgedLists | None = None,
 ) -> Export:
     """Publishes a SavedModel as the next version if it passes all checks.
 
@@ -285,6 +293,7 @@ def publish(
         facts: Further entries of the manifest, JSON-ready; must contain `name`.
         warm_up_batches: Batch sizes of the warm-up requests. A server that batches must
             allow the largest.
+        judged: As in `ExportSettings`.
 
     Returns:
         The published version.
@@ -308,7 +317,8 @@ def publish(
         (staging / MANIFEST).parent.mkdir(exist_ok=True)
         write_requests(staging / WARM_UP, warm_up, facts["name"])
         write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
-        parity = check_parity(staging, live, [*PARITY_BATCHES, len(live.queries)])
+        batches = [*PARITY_BATCHES, len(live.queries)]
+        parity = check_parity(staging, live, batches, judged)
         manifest: dict[str, Any] = {
             "format": FORMAT,
             "version": version,
@@ -345,16 +355,19 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
     Raises:
         BusyError: If another process is publishing there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    check_loadable(folder)
+    create_readable_folder(folder)
     with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):
-            shutil.rmtree(leftover)
-        version = max(versions(folder), default=0) + 1
+            remove(leftover)
+        version = next_version(folder)
         staging = folder / f".staging-{version}"
         try:
             staging.mkdir()
             yield staging, version
             for path in [*staging.rglob("*"), staging]:
+                # Readable by the server's user, regardless of the umask.
+                path.chmod(0o755 if path.is_dir() else 0o644)
                 sync_to_disk(path)
             os.rename(staging, folder / str(version))
             sync_to_disk(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def export_student(
     item_rows = raw_items({e.feature: e.spec for e in own.candidate}, items)
     catalogue = CatalogueRows(item_rows[own.item_id].tolist(), item_rows)
     queries = as_inputs("rows", rows, towers.query_inputs)
+    settings = settings or ExportSettings()
+    if settings.judged:
+        batches = [
+            replace(b, queries=as_inputs("judged", b.queries, towers.query_inputs))
+            for b in settings.judged.batches
+        ]
+        settings = replace(settings, judged=replace(settings.judged, batches=batches))
 
     def add_query_tower(staging: Path, rows: Mapping[str, np.ndarray]) -> None:
         from recdistill.export.on_device import export_query_tower
@@ -84,7 +92,7 @@ def export_student(
         queries,
         folder,
         name,
-        settings or ExportSettings(),
+        settings,
         {"schema": _summary(own), "on_device": on_device},
         add_query_tower if on_device else None,
     )

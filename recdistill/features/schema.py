@@ -51,7 +51,12 @@ class Schema(tf.Module):  # type: ignore[misc]
 
     @property
     def items(self) -> VocabularyEncoder:
-        """The encoder of the item id."""
+        """The encoder of the item id.
+
+        Raises:
+            ValueError: If `candidate` does not have the item id as a feature of kind
+                `id`.
+        """
         for encoder in self.candidate:
             if encoder.feature == self.item_id and isinstance(
                 encoder, VocabularyEncoder

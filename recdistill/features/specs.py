@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from recdistill.errors import DataError
 from recdistill.features.raw_numbers import as_doubles, converted, list_of, vector_of
@@ -22,14 +22,12 @@ from recdistill.features.raw_text import (
     text_of,
     texts_of,
 )
+from recdistill.features.settings import LARGEST_FLOAT, Settings
 
-LARGEST_FLOAT = float(np.finfo("float32").max)
 
-
-class FeatureSpec(BaseModel):
+class FeatureSpec(Settings):
     """Keys of all features."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     kind: str
     column: str | None = Field(
         default=None,
@@ -37,7 +35,7 @@ class FeatureSpec(BaseModel):
     )
     teacher_only: bool = Field(
         default=False,
-        description="Whether the feature is privileged: the student never sees it.",
+        description="Whether the feature is privileged: only the teacher reads it.",
     )
     optional: bool = Field(
         default=False,
@@ -100,7 +98,7 @@ class HistorySpec(FeatureSpec):
     length: int = Field(default=50, gt=0, description="Maximum number of items.")
 
 
-class LinearItemModelSpec(BaseModel):
+class LinearItemModelSpec(Settings):
     """Keys of the linear item model (`recdistill.models.linear`)."""
 
     l2: float = Field(

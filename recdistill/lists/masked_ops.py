@@ -35,7 +35,7 @@ _LOWEST_LOG = -1e30
 # Squares of scores up to this magnitude, and their sums over a list, are finite
 # float32.
 _LARGEST_SCORE = 1e15
-# What a student learns from. Its own scores are NaN where training diverges.
+# Targets that must not be NaN. The student's scores are NaN if training diverges.
 _TARGETS = {"teacher_scores", "relevance"}
 
 
@@ -234,7 +234,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over each list.
 
     Args:
-        values: `(batch, n)`. Finite, also where the weight is 0.
+        values: `(batch, n)`. Finite, even where the weight is 0.
         weights: `(batch, n)`, at least 0. Only ratios matter.
 
     Returns:

@@ -1,6 +1,6 @@
 """Coverage, Gini index, popularity, novelty and diversity of recommended lists.
 
-These metrics look at the recommended items alone, not at relevance. They take `top`
+These metrics depend on the recommended items alone, not on relevance. They take `top`
 `(batch, k)`: row numbers of recommended items in the catalogue, best first, padded with
 -1, as `recdistill.lists.numpy_ranks.first_k` returns them.
 """
@@ -143,7 +143,7 @@ def intra_list_diversity(top: npt.ArrayLike, vectors: npt.ArrayLike) -> FloatArr
     real = rows >= 0
     chosen = np.where(real[:, :, None], unit[rows], 0.0)
     n = real.sum(1)
-    # All pairs' cosines add up to the squared norm of the sum, less each with itself.
+    # The cosines of all pairs sum to the squared norm of the sum, minus the diagonal.
     total = (chosen.sum(1) ** 2).sum(1) - (chosen**2).sum((1, 2))
     pairs = n * (n - 1.0)
     return ratio(pairs - total, pairs)

@@ -116,7 +116,7 @@ class RelevantRanks:
                 f"Received: max_grade={max_grade} with relevance {highest}"
             )
         satisfied = (2.0**self.gain - 1) / 2.0**max_grade
-        # The logarithm of the chance to pass the candidates before, within each list.
+        # Log-probability that the user passes all earlier candidates of the list.
         passed = np.cumsum(np.log1p(-satisfied)) - np.log1p(-satisfied)
         before = passed - passed[np.arange(len(passed)) - self._ordinal + 1]
         return self._where_relevant(

@@ -150,7 +150,8 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
 
     def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         """Adds up the weights of indices `(batch, n)` in dense rows `(batch, size)`."""
-        batch, index = tf.shape(index)[0], tf.cast(index, tf.int32)
+        batch = tf.shape(index, tf.int64)[0]
+        index = tf.cast(index, tf.int64)
         inside = (index >= FIRST) & (index < FIRST + self.size)
         place = tf.range(batch)[:, None] * self.size + index - FIRST
         # `unsorted_segment_sum` ignores negative places.

@@ -1,10 +1,10 @@
 r"""Row-sparse optimizers: lazy Adam, row-wise Adagrad, and a composite for both kinds.
 
 Keras optimizers update every row of an embedding table at every step: with 20,000 ids
-in a batch and a table of a million rows, almost all of that work changes nothing that
-the gradient says. The optimizers here update only the rows in the gradient, so that
-the cost of a step does not depend on the size of the table. If a row occurs several
-times in a batch, its gradients are summed first.
+in a batch and a table of a million rows, almost all of that work is on rows without a
+gradient. The optimizers here update only the rows in the gradient, so that the cost of
+a step does not depend on the size of the table. If a row occurs several times in a
+batch, its gradients are summed first.
 
 They are plain Keras optimizers with schedules, clipping, decoupled weight decay,
 gradient accumulation, loss scaling, `get_config`, saving and loading. A dense gradient

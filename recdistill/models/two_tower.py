@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
 from recdistill.features.embedding import FeatureEmbedding
+from recdistill.features.encoders import UNKNOWN
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
@@ -78,10 +79,14 @@ class TwoTowers(CatalogueModel):
             name, to `(candidates, dim)`.
         l2: Penalty on the embeddings' mean square, over the queries and over the
             distinct candidates of a batch, added to the loss.
+        id_dropout: Share of the distinct candidates of a training batch whose id is
+            hidden from the candidate tower. The embedding of unknown ids is then that
+            of an average item, so that a new item ranks by its other features.
 
     Raises:
         ValueError: If a functional tower has an input that is not one of its features,
-            or if the towers' outputs do not have the same width.
+            the towers' outputs do not have the same width, or `id_dropout` is out of
+            range.
     """
 
     def __init__(
@@ -91,13 +96,20 @@ class TwoTowers(CatalogueModel):
         query_tower: keras.layers.Layer,
         candidate_tower: keras.layers.Layer,
         l2: float = 0.0,
+        id_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.model_inputs = inputs = _student_inputs(schema)
         self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
         self.query_tower, self.candidate_tower = query_tower, candidate_tower
-        self.l2 = l2
+        if not 0.0 <= id_dropout < 1.0:
+            raise ValueError(
+                "`id_dropout` must be at least 0 and below 1. "
+                f"Received: id_dropout={id_dropout}"
+            )
+        self.l2, self.id_dropout = l2, id_dropout
+        self._hidden_ids = keras.random.SeedGenerator() if id_dropout else None
         _check_tower("query_tower", query_tower, inputs.query_names())
         _check_tower("candidate_tower", candidate_tower, inputs.candidate)
 
@@ -142,6 +154,8 @@ class TwoTowers(CatalogueModel):
         if not shared:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
         rows = self.candidate_table(distinct)
+        if training and self._hidden_ids is not None:
+            rows = self._without_some_ids(rows)
         candidates = self.encode_candidates(rows, training=training)
         _check_widths(queries, candidates)
         if shared:
@@ -157,6 +171,14 @@ class TwoTowers(CatalogueModel):
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))
         return scores
 
+    def _without_some_ids(self, rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Features of candidates, a random share of their ids replaced by "unknown"."""
+        name = self.model_inputs.item_id
+        ids = rows[name]
+        drawn = keras.random.uniform(tf.shape(ids), seed=self._hidden_ids)
+        unknown = tf.fill(tf.shape(ids), tf.cast(UNKNOWN, ids.dtype))
+        return {**rows, name: tf.where(drawn < self.id_dropout, unknown, ids)}
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the catalogue as a checksum."""
         own = {
@@ -165,6 +187,7 @@ class TwoTowers(CatalogueModel):
             "query_tower": self.query_tower,
             "candidate_tower": self.candidate_tower,
             "l2": self.l2,
+            "id_dropout": self.id_dropout,
         }
         return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
 
@@ -188,6 +211,7 @@ class TwoTowerStudent(TwoTowers):
             query's last entry is then 1, so that the dot product adds the candidate's.
         l2: Penalty on the embeddings' mean square, over the queries and over the
             distinct candidates of a batch, added to the loss.
+        id_dropout: Share of candidates without their id in training, as in `TwoTowers`.
 
     Raises:
         ValueError: If `dim` leaves no room for the bias, or the schema has no feature
@@ -205,6 +229,7 @@ class TwoTowerStudent(TwoTowers):
         dropout: float = 0.0,
         popularity_bias: bool = True,
         l2: float = 0.0,
+        id_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         inputs = _student_inputs(schema)
@@ -226,6 +251,7 @@ class TwoTowerStudent(TwoTowers):
             Tower(dim - popularity_bias, hidden, dropout, name="query_tower"),
             Tower(dim, name="candidate_tower"),
             l2,
+            id_dropout,
             **{"name": "two_tower_student", **kwargs},
         )
         self.dim, self.embedding_dim = dim, embedding_dim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recdistill.data import (
     Columns,
@@ -18,11 +18,12 @@ from recdistill.data import (
     synthetic,
 )
 from recdistill.data.dataset import Progress
-from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError
 from recdistill.features.specs import FeatureSpec
-from recdistill.pipeline.config import Config, DatasetConfig
+from recdistill.pipeline.config import Config, DatasetConfig, TableConfig
+from recdistill.pipeline.memory import require_for_synthetic_data
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,8 +42,18 @@ def reading_options(config: Config) -> ReadingOptions:
         delimiter=config.dataset.delimiter,
         time_format=config.dataset.time_format,
         keep=RowFilter.parse(keep) if keep is not None else None,
+        tables={
+            name: TableOptions(columns=table.columns, types=table.types)
+            for name, table in tables_of(config.dataset).items()
+        },
         with_times=config.split.by != "leave_random_out",
     )
+
+
+def tables_of(config: DatasetConfig) -> dict[str, TableConfig]:
+    """The sections of the tables by name."""
+    names = ("interactions", "lists", "items", "queries")
+    return {name: getattr(config, name) for name in names}
 
 
 def load_dataset(
@@ -51,7 +62,7 @@ def load_dataset(
     tables: Mapping[str, pd.DataFrame] | None = None,
     options: ReadingOptions | None = None,
 ) -> Dataset:
-    """The data set of a configuration, downloaded first if it says so.
+    """The data set of a configuration; `fetch` downloads it first.
 
     Args:
         config: The `dataset` section.
@@ -68,6 +79,7 @@ def load_dataset(
         columns = replace(columns, time=None)
     if config.reader == "synthetic":
         size = config.synthetic
+        require_for_synthetic_data(size)
         return synthetic(
             n_queries=size.queries,
             n_items=size.items,
@@ -86,9 +98,16 @@ def load_dataset(
         path = fetch(config.fetch, progress=progress)
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
+    others: Any = {
+        "items": config.items.file,
+        "queries": config.queries.file,
+        "options": options,
+    }
     if config.reader == "tables":
-        return read_tables(path, columns, options=options)
+        name = config.interactions.file or "interactions"
+        return read_tables(path, columns, interactions=name, **others)
     if config.reader == "listwise":
-        return read_listwise(path, columns, options=options)
+        name = config.lists.file or "lists"
+        return read_listwise(path, columns, lists=name, **others)
     reader = {"movielens": read_movielens, "recbole": read_recbole}[config.reader]
     return reader(path, columns, options=options)

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from recdistill.data import Dataset
 from recdistill.errors import DataError
-from recdistill.features.specs import AffinitySpec, FeatureSpec, HistorySpec, IdSpec
+from recdistill.features.specs import (
+    AffinitySpec,
+    CategoriesSpec,
+    FeatureSpec,
+    HistorySpec,
+    IdSpec,
+)
 from recdistill.pipeline.config import Config
 
 
@@ -43,6 +49,18 @@ class FeatureColumns:
     item_column: str
     query_column: str
 
+    def required(self, table: str) -> list[str]:
+        """Names of the features of items or queries that need a row for each id."""
+        return [
+            feature.name
+            for feature in (*self.query, *self.candidate)
+            if feature.table == table
+            and feature.column != self.item_column
+            and not feature.spec.optional
+            # An empty set of categories is a value.
+            and not isinstance(feature.spec, CategoriesSpec)
+        ]
+
     @classmethod
     def find(cls, dataset: Dataset, config: Config) -> FeatureColumns:
         """Finds the column of each feature.
@@ -53,10 +71,10 @@ class FeatureColumns:
         columns = dataset.columns
         context = next(iter(dataset.interactions())).schema.names
         tables = {
-            "queries": dataset.queries.column_names if dataset.queries else [],
+            "queries": [] if dataset.queries is None else dataset.queries.column_names,
             "interactions": context,
         }
-        items = dataset.items.column_names if dataset.items else [columns.item]
+        items = [columns.item] if dataset.items is None else dataset.items.column_names
         history = [
             (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
         ]
@@ -100,6 +118,9 @@ def _locate(
     dataset: Dataset,
 ) -> FeatureColumn:
     column = spec.column or name
+    if side == "query" and column == dataset.columns.query:
+        # A query without a row in the table of queries also has an id.
+        return FeatureColumn(name, spec, "interactions", column)
     for table, names in tables.items():
         if column in names:
             return FeatureColumn(name, spec, table, column)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,16 @@ TRAIN_COUNT = "_recdistill_train_count"
 """Column with the training interactions; no column in a user's data has this name."""
 
 
+def no_row_fits(name: str, absent: str, ids: Sequence[str]) -> DataError:
+    """Error about a table of items or queries that has none of those in use."""
+    instead = f"for example {ids[0]!r}" if ids else "no row"
+    return DataError(
+        f"Table `{name}` has no row for any of the {name} of the training part, such "
+        f"as {absent!r}; it has {instead}. Write the ids alike in both tables (see "
+        f"`dataset.{name}.types`), or remove the table."
+    )
+
+
 class ItemTable:
     """The catalogue: the item table if it exists, else the items of the training part.
 
@@ -25,28 +35,44 @@ class ItemTable:
     Args:
         dataset: The data set.
         counts: Training interactions of each item.
+        required: Names of the features that need a row in the table. Without such
+            features, items of the training part that have no row get one, with missing
+            values.
 
     Raises:
-        DataError: If the item table lacks an item of the training part.
+        DataError: If the item table lacks an item of the training part, and there are
+            `required` features.
 
     Attributes:
         table: One row per item.
         ids: Item ids by row.
         train_count: Training interactions by row, `(items,)` int64.
+        added: Number of items that had no row.
     """
 
-    def __init__(self, dataset: Dataset, counts: Mapping[str, int]) -> None:
+    def __init__(
+        self, dataset: Dataset, counts: Mapping[str, int], required: Sequence[str]
+    ) -> None:
         column = dataset.columns.item
         table = dataset.items
         if table is None:
             table = pa.table({column: pa.array(sorted(counts), pa.string())})
-        missing = sorted(set(counts) - set(table[column].to_pylist()))
-        if missing:
+        ids = table[column].to_pylist()
+        missing = sorted(set(counts) - set(ids))
+        if len(missing) == len(counts):
+            raise no_row_fits("items", missing[0], ids)
+        if missing and required:
             raise DataError(
                 f"Table `items` lacks {len(missing)} item(s) of the training part, "
-                f"such as {missing[0]!r}. Add a row for each, or remove its "
-                "interactions."
+                f"such as {missing[0]!r}, which the feature(s) {', '.join(required)} "
+                "need. Add a row for each, leave out its interactions, or set "
+                "`optional = true` for these features. Items that are no longer "
+                "offered can be removed from the export with `recdistill reindex`."
             )
+        if missing:
+            rows = pa.table({column: pa.array(missing, pa.string())})
+            table = pa.concat_tables([table, rows], promote_options="default")
+        self.added = len(missing)
         self.table = table
         self.ids: list[str] = table[column].to_pylist()
         self._ids = pa.array(self.ids, pa.string())

@@ -26,13 +26,17 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.memory import require_for_query_features
 from recdistill.pipeline.partitions import ROW, Partition
 from recdistill.pipeline.repeats import Seen, repeats
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
+SEEN_ITEMS = 2**26
+"""Largest number of seen items of all lists in one file."""
+
 
 class ListShardWriter:
-    """Writes the list shards, one file for each split and partition.
+    """Writes the list shards, at least one file for each split and partition.
 
     Args:
         schema: The fitted features.
@@ -77,12 +81,14 @@ class ListShardWriter:
         # One more entry, so that row -1 (not in the catalogue) is an unknown item.
         self._vocabulary_index = np.append(index, UNKNOWN).astype("int32")
         self._first_query_row = 0
+        self._shards = dict.fromkeys(SPLITS, 0)
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
         self.left_out = dict.fromkeys(SPLITS, 0)
 
     def write(self, part: Partition, number: int) -> None:
         """Writes the lists and the training rows of one partition."""
+        require_for_query_features(len(part.table), self._schema.query)
         item = self._items.rows_of(part.table[self._features.item_column])
         query_row = self._write_training_rows(part, item, number)
         repeated = np.zeros(len(item), bool)
@@ -93,16 +99,32 @@ class ListShardWriter:
             self.left_out[name] += int(repeated[part.split == split].sum())
             if split == TRAIN:
                 rows = self._latest(part, rows)
-            if len(rows):
+            for piece in self._pieces(part, rows):
                 with_raw = self._with_raw or name == "test"
-                table = self._lists(part, rows, item, query_row, with_raw)
+                table = self._lists(part, piece, item, query_row, with_raw)
                 table = table.replace_schema_metadata({SEEN: self._seen})
-                path = self._folder / "lists" / f"{name}-{number:05d}.parquet"
-                pq.write_table(table, path)
+                shard = f"{name}-{self._shards[name]:05d}.parquet"
+                pq.write_table(table, self._folder / "lists" / shard)
+                self._shards[name] += 1
                 self.counts[name] += len(table)
-                numbers = self._list_numbers(part, rows)
-                known = np.bincount(numbers, item[rows] >= 0)
+                numbers = self._list_numbers(part, piece)
+                known = np.bincount(numbers, item[piece] >= 0)
                 self.unreachable[name] += int((known == 0).sum())
+
+    def _pieces(self, part: Partition, rows: np.ndarray) -> list[np.ndarray]:
+        """The rows of each file: whole lists, with at most `SEEN_ITEMS` seen items.
+
+        A query with many interactions has about half the square of their number as
+        seen items of its lists, which is more than one column can hold.
+        """
+        if not len(rows):
+            return []
+        number = self._list_numbers(part, rows)
+        first = rows[np.searchsorted(number, np.arange(number[-1] + 1))]
+        past = part.first_of_moment[first] - part.first_of_query[first]
+        file = np.cumsum(past, dtype="int64") // SEEN_ITEMS
+        cuts = np.flatnonzero(np.diff(file[number])) + 1
+        return np.split(rows, cuts)
 
     def _latest(self, part: Partition, rows: np.ndarray) -> np.ndarray:
         """The latest training rows of each query, at most `per_query`."""
@@ -235,13 +257,15 @@ class ListShardWriter:
 
     def _query_places(self, query: pa.ChunkedArray) -> np.ndarray:
         found = pc.index_in(query, value_set=self._query_ids)
-        if found.null_count:
+        required = self._features.required("queries")
+        if found.null_count and required:
             absent = query.filter(pc.is_null(found))[0].as_py()
             raise DataError(
                 f"Table `queries` has no row for the query {absent!r} of the "
-                "interactions. Add a row; optional features may be null."
+                f"interactions, which the feature(s) {', '.join(required)} need. Add a "
+                "row, or set `optional = true` for these features."
             )
-        return np.asarray(found)
+        return np.asarray(pc.fill_null(found, -1))
 
 
 def _fixed_lists(values: np.ndarray) -> pa.Array:

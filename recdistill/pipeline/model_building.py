@@ -29,6 +29,11 @@ from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
+from recdistill.pipeline.memory import (
+    require_for_item_matrix,
+    require_for_ranker,
+    require_for_student,
+)
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.teachers import ExternalTeacher, ScoreTable
@@ -45,9 +50,10 @@ def build_student(config: StudentConfig, prepared: Prepared) -> keras.Model:
 
     Raises:
         ConfigError: If the factory cannot be imported, or does not return two towers
-            that fit the features.
+            that fit the features; or if the machine has too little memory.
     """
     if config.factory is None:
+        require_for_student(config, prepared.schema)
         student: keras.Model = TwoTowerStudent(
             prepared.schema, prepared.catalogue, **config.part(TwoTowerConfig)
         )
@@ -63,6 +69,7 @@ def build_student(config: StudentConfig, prepared: Prepared) -> keras.Model:
             query_tower,
             candidate_tower,
             l2=config.l2,
+            id_dropout=config.id_dropout,
         )
         _build_weights(student, prepared)
     except (TeacherError, TypeError, ValueError) as error:
@@ -116,7 +123,7 @@ class TeacherBuilder:
         for model in [teacher] if len(ours) == len(members) else ours:
             _build_weights(model, self._prepared)
         if isinstance(teacher, EnsembleTeacher):
-            teacher.built = True  # It has no weights beside those of its members.
+            teacher.built = True  # It has only the weights of its members.
         return teacher
 
     def _build(self, config: Any) -> Teacher:
@@ -138,6 +145,7 @@ class TeacherBuilder:
 
     def _ranker(self, config: ReferenceTeacherConfig) -> RankingTeacher:
         schema = self._prepared.schema
+        require_for_ranker(config, schema)
         read = schema.affinity if config.affinities else {}
         affinities = {k: self._affinity(spec) for k, spec in read.items()}
         return RankingTeacher(
@@ -149,6 +157,7 @@ class TeacherBuilder:
 
     def _affinity(self, spec: Any) -> Affinity:
         size = min(spec.max_items, len(self._prepared.schema.items.vocabulary))
+        require_for_item_matrix(size)
         layer = Affinity(size, spec.decay, spec.floor)
         layer.build()
         if self._fit:

@@ -36,8 +36,9 @@ class ComparisonRows:
         models: One table per model, with one row per list.
         agreement: Agreement of the distilled student with the teacher, one row per
             list.
-        segments: For each list, "head" if its positive is among the most frequent items
-            that make up half of the training interactions, else "tail".
+        segments: For each list, "new" if its positive is in the catalogue but without
+            training interactions, "head" if it is among the most frequent items that
+            make up half of the training interactions, else "tail".
         unreachable: Number of lists whose positive is not in the catalogue.
     """
 
@@ -67,7 +68,7 @@ def rank_test_lists(
     size = prepared.catalogue_size
     rows = {name: ListRows() for name in scorers}
     agreements, segments, unreachable = ListRows(), list[str](), 0
-    head = _head_items(prepared.popularity)
+    segment = _segments(prepared.popularity)
     shards = prepared.shards("test")
     total = sum(pq.read_metadata(path).num_rows for path in shards)
     done = 0
@@ -88,12 +89,19 @@ def rank_test_lists(
         agreed = agreement(*pair, k=min(TOP, size), survival_at=survival)
         agreements.add(lists.list_id, list(lists.query_id), agreed)
         positives = lists.positives.padded(-1).max(axis=1)
-        segments += ["head" if head[p] and p >= 0 else "tail" for p in positives]
+        segments += [segment[p] if p >= 0 else "tail" for p in positives]
         unreachable += int((positives < 0).sum())
         done += len(lists)
         progress("Ranking the test lists", done, total)
     tables = {name: each.table() for name, each in rows.items()}
     return ComparisonRows(tables, agreements.table(), segments, unreachable)
+
+
+def _segments(popularity: np.ndarray) -> list[str]:
+    """Segment of each item, as in `ComparisonRows`."""
+    warm = np.where(_head_items(popularity), "head", "tail")
+    segments: list[str] = np.where(popularity > 0, warm, "new").tolist()
+    return segments
 
 
 def _head_items(popularity: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the training, validation and test parts hold: dates, copies and repeats."""
+"""Statistics of the training, validation and test parts: dates, copies and repeats."""
 
 from __future__ import annotations
 

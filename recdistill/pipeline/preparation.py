@@ -24,7 +24,7 @@ from recdistill.features.schema import Schema
 from recdistill.features.specs import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
-from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.item_table import ItemTable, no_row_fits
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
@@ -56,7 +56,7 @@ def prepare(
     statistics = PartStatistics(parts.times)
     found = _count(parts, features, statistics, progress)
     statistics.check(dataset.name, config.split)
-    items = ItemTable(dataset, found.items)
+    items = ItemTable(dataset, found.items, features.required("items"))
     if len(items.ids) < 2:
         raise DataError(
             f"Data set `{dataset.name}` has {len(items.ids)} item(s); at least two are "
@@ -83,6 +83,7 @@ def prepare(
         "queries": found.queries,
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
+        "added_items": items.added,
         "unreachable": writer.unreachable,
         "seen": seen,
         "repeat_share": round(found.repeats.share, 6),
@@ -199,6 +200,10 @@ def _fit(
         statistics = found.context.get(feature.name) or _Statistics(feature)
         if feature.table == "queries" and dataset.queries is not None:
             column = dataset.queries[feature.column]
+            if not features.required("queries"):
+                # The last row is that of queries without a row.
+                nothing = pa.nulls(1, column.type)
+                column = pa.chunked_array([*column.chunks, nothing], column.type)
             values = raw_values(
                 column, feature.spec, table="queries", name=feature.column
             )
@@ -207,7 +212,10 @@ def _fit(
                 dataset.queries[features.query_column],
                 value_set=pa.array(sorted(found.train_queries), pa.string()),
             )
-            statistics.update(values[known.to_numpy()])
+            if not pc.any(known).as_py():
+                ids = dataset.queries[features.query_column].to_pylist()
+                raise no_row_fits("queries", min(found.train_queries), ids)
+            statistics.update(values[: len(known)][known.to_numpy()])
         query.append(build_encoder(feature.name, feature.spec, statistics.state()))
     if features.history is not None and isinstance(item_id, VocabularyEncoder):
         query.append(build_encoder(*features.history, {}, item_id))
@@ -227,5 +235,5 @@ def _check(writer: ListShardWriter, name: str) -> None:
                 f"Data set `{name}` has {writer.counts[split]} {split} list(s) without "
                 "repeats; at least two are required. The lists leave out "
                 f"{writer.left_out[split]} interactions with an item that the query "
-                'already had. Set `lists.seen` = "include" to keep them.'
+                'had interacted with before. Set `lists.seen` = "include" to keep them.'
             )

@@ -54,6 +54,11 @@ class Prepared:
         }
 
     @cached_property
+    def item_ids(self) -> np.ndarray:
+        """Item ids of the catalogue, `(items,)` text."""
+        return self.raw_candidates[self.schema.item_id]
+
+    @cached_property
     def catalogue(self) -> dict[str, np.ndarray]:
         """Looked-up candidate features of the catalogue, each `(items, …)`."""
         raw = {
@@ -89,7 +94,11 @@ class Prepared:
         files = sorted((self.folder / "training_rows").glob("*.parquet"))
         columns = [pq.read_table(file, columns=["items"])["items"] for file in files]
         chunks = [chunk for column in columns for chunk in column.chunks]
-        return Ragged.from_arrow(pa.concat_arrays(chunks))
+        rows = [Ragged.from_arrow(chunk) for chunk in chunks]
+        # Arrow's offsets of a joined column would have 32 bits.
+        lengths = np.concatenate([np.diff(each.offsets) for each in rows])
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype="int64")])
+        return Ragged(np.concatenate([each.values for each in rows]), offsets)
 
     def training_matrix(self, max_items: int) -> scipy.sparse.csr_array:
         """Training interactions, `(queries, items)`, of the most frequent items.

@@ -1,9 +1,9 @@
-"""Repeats: interactions with an item that the query already had.
+"""Repeats: interactions with an item that the query has interacted with before.
 
-Whether such items are candidates is one decision for training, judging, teacher scores
-and serving. Either all items that a query has seen are candidates, or none is; a repeat
-among candidates from which all other seen items were removed would be the easiest
-positive there is.
+Whether such items are candidates is decided once, for training, evaluation, teacher
+scores and serving. Either all items that a query has seen are candidates, or none is:
+if all seen items except the repeated one were removed, the positive would be trivial to
+find.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INCLUDE_FROM = 0.1
 
 
 def repeats(part: Partition) -> np.ndarray:
-    """`(rows,)` bool: whether the query had the item of each row at an earlier time.
+    """`(rows,)` bool: whether the query interacted with the row's item earlier.
 
     Rows of the same time do not count as earlier.
     """
@@ -56,7 +56,7 @@ class RepeatCounts:
 
     @property
     def share(self) -> float:
-        """Share of repeats; 0 if no row can be one."""
+        """Share of repeats; 0 if there are no such rows."""
         return self.repeats / self.rows if self.rows else 0.0
 
     def decide(self, setting: Literal["exclude", "include", "auto"]) -> Seen:

@@ -1,4 +1,4 @@
-"""Which rows belong to the training, the validation and the test part."""
+"""Split of the rows into a training, a validation and a test part."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ MOST_TIMES = 1 << 20
 
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _EARLIEST, _LATEST = 315_532_800, 4_102_444_800
-"""Seconds from 1970 to 1980 and to 2100: what is outside is hardly a date of a log."""
+"""Seconds from 1970 to 1980 and to 2100; times outside are unlikely to be dates."""
 _NO_DATE = len(_UNITS)
 
 
@@ -97,7 +97,7 @@ class TimeStatistics:
             self._thin_out()
 
     def _thin_out(self) -> None:
-        """Keeps times at equal distances in rank; each stands for those before it."""
+        """Keeps times at equal distances in rank; each represents those before it."""
         total = np.cumsum(self._counts)
         ranks = np.linspace(0, total[-1], MOST_TIMES // 2 + 1)[1:]
         kept = np.unique(np.append(np.searchsorted(total, ranks), len(total) - 1))
@@ -111,7 +111,7 @@ def shown(time: int, unit: str | None) -> str:
 
     Example:
         >>> shown(1_700_000_000, "seconds"), shown(12, None)
-        ('2023-11-14 22:13', '12')
+        ('2023-11-14 22:13:20', '12')
     """
     if unit is None:
         return str(time)
@@ -120,7 +120,7 @@ def shown(time: int, unit: str | None) -> str:
         date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     except OverflowError:
         return str(time)
-    return f"{date:%Y-%m-%d %H:%M}"
+    return f"{date:%Y-%m-%d %H:%M:%S}"
 
 
 def _unit_of(times: np.ndarray) -> np.ndarray:

@@ -18,10 +18,12 @@ from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_transforms import transformed
 from recdistill.errors import TrainingError
+from recdistill.features.encoders import UNKNOWN
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ranker import RankingTeacher
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import ReferenceTeacherConfig
+from recdistill.pipeline.memory import require_for_batches
 from recdistill.pipeline.model_building import (
     WEIGHTS,
     build_student,
@@ -220,6 +222,33 @@ def training_batches(
     return dataset.map(prepare)
 
 
+def with_few_untrained(
+    dataset: tf.data.Dataset, trained: np.ndarray, share: float, seed: int
+) -> tf.data.Dataset:
+    """Masks the items without training interactions, except a random share of them.
+
+    They share the embedding of unknown ids with the items whose ids are hidden by id
+    dropout, and they are never positives. With the same share of both, this embedding
+    is that of an average item of the catalogue; with all of them, it would learn from
+    negatives mostly.
+
+    Args:
+        dataset: Training batches.
+        trained: `(items,)` bool, whether each item has training interactions.
+        share: The share that stays, in each batch.
+        seed: Seed of the random share.
+    """
+
+    def mask(step: tf.Tensor, batch: Any) -> Any:
+        x, y, weight = batch
+        index = x["candidate_index"]
+        drawn = tf.random.stateless_uniform(tf.shape(index), (seed, step)) < share
+        real = x["mask"] & (tf.gather(trained, index) | drawn)
+        return {**x, "mask": real}, {**y, "mask": real}, weight
+
+    return dataset.enumerate().map(mask)
+
+
 class Trainer:
     """Trains rankers and students according to a configuration.
 
@@ -255,8 +284,21 @@ class Trainer:
         targets: SoftTargets | None = None,
     ) -> tf.data.Dataset:
         """Training batches of the student, as in `training_batches`."""
-        size, seed = self._config.student.batch_size, self._config.seed
-        return training_batches(shards, collate, size, seed, targets)
+        settings, seed = self._config.student, self._config.seed
+        self._require_memory(shards, settings.batch_size, "student.batch_size")
+        dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
+        schema, catalogue = self._prepared.schema, self._prepared.catalogue
+        trained = np.asarray(catalogue[schema.item_id]) != UNKNOWN
+        if not settings.id_dropout or trained.all():
+            return dataset
+        return with_few_untrained(dataset, trained, settings.id_dropout, seed)
+
+    def _require_memory(self, shards: Sequence[Path], size: int, key: str) -> None:
+        """Checks the memory for a batch, which never has more lists than there are."""
+        lists = sum(pq.read_metadata(path).num_rows for path in shards)
+        candidates = self.tail or self._prepared.catalogue_size
+        candidates = min(candidates, self._prepared.catalogue_size)
+        require_for_batches(min(size, lists), candidates, key)
 
     def ranker(
         self, model: RankingTeacher, settings: ReferenceTeacherConfig
@@ -277,6 +319,7 @@ class Trainer:
             training_rows=training_rows,
         )
         shards, size = prepared.shards("train"), settings.batch_size
+        self._require_memory(shards, size, "teacher.batch_size")
         lists = sum(pq.read_metadata(path).num_rows for path in shards)
         result = train(
             Distiller(None, model, student_loss_weight=1.0),

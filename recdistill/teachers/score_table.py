@@ -64,9 +64,10 @@ class ScoreTable:
             raise TeacherError(
                 f"The {label} must score items of the catalogue. Received: no such row"
             )
-        codes = pa.chunked_array(keys).combine_chunks().dictionary_encode()
+        codes = pa.chunked_array(keys).dictionary_encode().combine_chunks()
         self._keys = codes.dictionary
-        place = codes.indices.to_numpy() * self._items + np.concatenate(rows)
+        key = codes.indices.to_numpy().astype("int64")
+        place = key * self._items + np.concatenate(rows)
         order = np.argsort(place, kind="stable")
         self._places = place[order]
         self._scores = np.concatenate(scores)[order]

@@ -65,9 +65,9 @@ def test_the_version():
     ("override", "said"),
     [
         ("student.dims=3", "`student.dims` is not a known key (did you mean `dim`?)."),
-        ("student.dim=0", "`student.dim`: Input should be greater than 1"),
+        ("student.dim=0", "`student.dim` must be greater than 1"),
         ("nonsense", "`--set` must look like section.key=value"),
-        ("name='no/folder'", "`name`: String should match pattern"),
+        ("name='no/folder'", "`name` must match pattern"),
     ],
 )
 def test_a_bad_setting_is_one_paragraph_and_exit_code_2(tmp_path, override, said):
@@ -144,4 +144,4 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch, error):
 def test_an_error_in_json_mode_is_on_stderr(tmp_path):
     result = call("run", *in_folder(tmp_path), "--json", "--set", "seed=-1")
     assert result.exit_code == 2
-    assert_is_one_paragraph(result, "`seed`: Input should be greater than or equal")
+    assert_is_one_paragraph(result, "`seed` must be greater than or equal")

@@ -24,12 +24,22 @@ def films(tmp_path):
 def test_promotion_rollback_and_pruning_print_their_result(films):
     assert call("release", "promote", films, 3).exit_code == 0
     loading = call("release", "promote", films)
-    assert "Run this command again" in " ".join(loading.stdout.split())
-    moved = call("release", "promote", films, "--json")
+    assert "tells the server to load version 10" in " ".join(loading.stdout.split())
+    hurried = call("release", "promote", films)
+    assert hurried.exit_code == 2
+    assert_is_one_paragraph(hurried, "`--endpoint` must name the running server")
+    moved = call("release", "promote", films, "--now", "--json")
     assert json.loads(moved.stdout)["state"] == "moved"
     back = call("release", "rollback", films)
     assert back.stdout.startswith("stable → 3, from 10")
     assert call("release", "prune", films, "--keep", 1).stdout == "Removed: 1, 2\n"
+
+
+def test_an_endpoint_that_is_not_a_url_is_an_error(films):
+    call("release", "promote", films, 3)
+    result = call("release", "promote", films, "--endpoint", "ftp://host")
+    assert result.exit_code == 2
+    assert_is_one_paragraph(result, "`endpoint` must be like grpc://host:8500")
 
 
 def test_an_unknown_version_is_an_error(films):

@@ -61,3 +61,12 @@ class TestRagged:
             [value for value in one if value >= 0 and value in other]
             for one, other in pairs
         ]
+
+
+def test_an_intersection_of_large_values_compares_rows_in_64_bits():
+    largest = np.iinfo("int32").max
+    one = Ragged(np.array([0, 1, largest], "int32"), np.array([0, 1, 2, 3]))
+    other = Ragged(np.array([largest, 0, largest], "int32"), np.array([0, 1, 2, 3]))
+    both = one.intersection(other)
+    assert both.values.tolist() == [largest]
+    assert both.offsets.tolist() == [0, 0, 0, 1]

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from recdistill.data import read_tables
-from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.table_files import TableFile, files_of, read_table
 from recdistill.errors import DataError
 from tests.data.table_files import RATINGS, everything, log, write
@@ -88,6 +88,116 @@ class TestDelimiters:
         )
         times = everything(read_tables(tmp_path))["timestamp"]
         assert times.to_pylist() == list(range(200_000))
+
+
+class TestFilesWithoutHeader:
+    NAMES = ("user_id", "item_id", "stars", "timestamp")
+
+    def options(self, **tables):
+        return ReadingOptions(
+            tables={name: TableOptions(columns=names) for name, names in tables.items()}
+        )
+
+    @pytest.mark.parametrize("delimiter", [",", "\t", "::", "|", ";"])
+    def test_the_names_are_given_in_order(self, tmp_path, delimiter):
+        rows = [["1", "007", "5", "100"], ["2", "8", "3", "101"]]
+        text = "".join(delimiter.join(row) + "\n" for row in rows)
+        (tmp_path / "interactions.dat").write_text(text)
+        data = read_tables(tmp_path, options=self.options(interactions=self.NAMES))
+        assert everything(data).to_pydict() == {
+            "user_id": ["1", "2"],
+            "item_id": ["007", "8"],
+            "stars": ["5", "3"],
+            "timestamp": [100, 101],
+        }
+
+    def test_the_delimiter_gives_as_many_values_as_there_are_names(self, tmp_path):
+        (tmp_path / "items.csv").write_text("7|Rain, Wind, Snow, Ice, Fog\n8|Sun\n")
+        options = self.options(items=("item_id", "title"))
+        items = read_tables(
+            write(tmp_path, interactions=RATINGS), options=options
+        ).items
+        assert items.to_pydict() == {
+            "item_id": ["7", "8"],
+            "title": ["Rain, Wind, Snow, Ice, Fog", "Sun"],
+        }
+
+    def test_several_compressed_files(self, tmp_path, parts):
+        for number, row in enumerate(["1,7,5,100\n", "2,8,5,101\n"]):
+            (parts / f"{number}.csv.gz").write_bytes(gzip.compress(row.encode()))
+        data = read_tables(tmp_path, options=self.options(interactions=self.NAMES))
+        assert everything(data)["item_id"].to_pylist() == ["7", "8"]
+
+    def test_another_number_of_columns_is_an_error(self, tmp_path):
+        folder = write(tmp_path, interactions="1,7,5,100,x\n")
+        with pytest.raises(DataError, match="Expected 4 columns, got 5"):
+            read_tables(folder, options=self.options(interactions=self.NAMES))
+
+    def test_files_with_names_of_their_own_are_refused(self, tmp_path):
+        folder = write(tmp_path, interactions=log())
+        with pytest.raises(DataError, match=r"parquet must be a text file without a"):
+            read_tables(folder, options=self.options(interactions=self.NAMES))
+
+
+class TestColumnTypes:
+    def options(self, **types):
+        return ReadingOptions(
+            tables={name: TableOptions(types=given) for name, given in types.items()}
+        )
+
+    def test_ids_of_two_programs_become_the_same(self, tmp_path):
+        write(
+            tmp_path,
+            interactions="user_id,item_id,timestamp\n1.0,0012,5\n2.0,7,6\n",
+            items=pa.table({"item_id": [12, 7], "size": ["1,250.5", None]}),
+        )
+        types = {"user_id": "integer", "item_id": "integer"}
+        options = self.options(interactions=types, items={"size": "number"})
+        data = read_tables(tmp_path, options=options)
+        assert everything(data)["user_id"].to_pylist() == ["1", "2"]
+        assert everything(data)["item_id"].to_pylist() == ["12", "7"]
+        assert data.items.to_pydict() == {
+            "item_id": ["12", "7"],
+            "size": [1250.5, None],
+        }
+
+    def test_numbers_can_be_text(self, tmp_path):
+        folder = write(tmp_path, interactions=log(device=[6.0, 6.5]))
+        options = self.options(interactions={"device": "text"})
+        data = read_tables(folder, options=options)
+        assert everything(data)["device"].to_pylist() == ["6", "6.5"]
+
+    def test_another_value_is_named_with_its_row(self, tmp_path):
+        folder = write(
+            tmp_path, interactions="user_id,item_id,timestamp\n1,7,5\nx,8,6\n"
+        )
+        options = self.options(interactions={"user_id": "integer"})
+        with pytest.raises(DataError, match=r"`user_id`, row 2: must be a number.*'x'"):
+            read_tables(folder, options=options)
+
+    def test_a_column_that_does_not_exist_is_named(self, tmp_path):
+        options = self.options(interactions={"devise": "text"})
+        with pytest.raises(DataError, match=r"no column 'devise'.*'device'.*`types`"):
+            read_tables(write(tmp_path, interactions=RATINGS), options=options)
+
+
+class TestQuotes:
+    def titles(self, tmp_path, text):
+        (tmp_path / "items.csv").write_text(text)
+        return read_table(tmp_path / "items.csv", ["title"])["title"].to_pylist()
+
+    def test_escaped_quotes_are_read_as_quotes(self, tmp_path):
+        text = 'item_id,title\n1,"The \\"old\\" lamp, red"\n2,Lamp\n'
+        assert self.titles(tmp_path, text) == ['The "old" lamp, red', "Lamp"]
+
+    def test_escaped_quotes_far_down_are_found(self, tmp_path):
+        rows = "".join(f"{k},plain title\n" for k in range(100_000))
+        text = f'item_id,title\n{rows}x,"a \\"b\\" c"\n'
+        assert self.titles(tmp_path, text)[-1] == 'a "b" c'
+
+    def test_a_backslash_before_the_end_of_a_value_stays(self, tmp_path):
+        text = 'item_id,title\n1,"C:\\temp\\"\n2,"a ""b"" c"\n3,"\\""quoted"""\n'
+        assert self.titles(tmp_path, text) == ["C:\\temp\\", 'a "b" c', '\\"quoted"']
 
 
 class TestCompression:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.features.encoders import UNKNOWN
 from recdistill.features.schema import Schema
 from recdistill.models.two_tower import (
     DISTINCT_PER_LISTED,
@@ -45,6 +46,24 @@ def build(schema=None, cls=TwoTowerStudent, batch=BATCH, **settings):
 def per_list(index):
     """The shared candidates as one separate list for each query."""
     return np.tile(index, (len(BATCH["mask"]), 1))
+
+
+def test_id_dropout_hides_a_share_of_the_ids_in_training_only():
+    student = build(id_dropout=0.25)
+    rows = {"item_id": tf.range(2, 4_002), "clicks": tf.ones(4_000)}
+    hidden = student._without_some_ids(rows)
+    ids = hidden["item_id"].numpy()
+    assert set(ids[ids != rows["item_id"].numpy()]) == {UNKNOWN}
+    assert (ids == UNKNOWN).mean() == pytest.approx(0.25, abs=0.03)
+    assert hidden["clicks"] is rows["clicks"]
+    plain = build()
+    np.testing.assert_array_equal(student(BATCH), plain(BATCH))
+    most = build(id_dropout=0.99)
+    assert (most(BATCH, training=True) != plain(BATCH, training=True)).numpy().any()
+    copy = TwoTowerStudent.from_config(student.get_config())
+    assert copy.id_dropout == 0.25
+    with pytest.raises(ValueError, match="`id_dropout` must be at least 0 and below 1"):
+        build(id_dropout=1.0)
 
 
 def test_shared_candidates_have_the_same_scores_as_separate_lists():

@@ -4,7 +4,7 @@ import pytest
 
 from recdistill.errors import DataError
 from recdistill.pipeline.config import DatasetConfig
-from recdistill.pipeline.dataset_loading import load_dataset
+from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from tests import small_pipelines
 
 
@@ -19,6 +19,52 @@ class TestLoadDataset:
         settings = DatasetConfig(reader="tables", path=tmp_path, columns=columns)
         data = load_dataset(settings, small_pipelines.quiet)
         assert data.columns.query == "who"
+        assert sum(batch.num_rows for batch in data.interactions()) == 9
+
+    def test_tables_may_have_other_file_names_and_no_header(self, tmp_path):
+        (tmp_path / "ratings.dat").write_text("1::7::5::100\n2::8::3::101\n")
+        (tmp_path / "movies.dat").write_text("7::Up (2009)::Drama\n8::It::War\n")
+        document = {
+            "reader": "tables",
+            "path": tmp_path,
+            "columns": {"query": "user", "item": "movie", "time": "when"},
+            "interactions": {
+                "file": "ratings.dat",
+                "columns": ["user", "movie", "stars", "when"],
+            },
+            "items": {"file": "movies", "columns": ["movie", "title", "genre"]},
+        }
+        settings = small_pipelines.config(
+            dataset=document,
+            candidate={"movie": {"kind": "id"}, "title": {"kind": "text"}},
+        )
+        options = reading_options(settings)
+        data = load_dataset(settings.dataset, small_pipelines.quiet, options=options)
+        assert data.items.column("title").to_pylist() == ["Up (2009)", "It"]
+        (batch,) = data.interactions()
+        assert batch.to_pydict() == {
+            "user": ["1", "2"],
+            "movie": ["7", "8"],
+            "when": [100, 101],
+        }
+
+    def test_data_without_times_needs_the_split_that_draws(self, tmp_path):
+        text = "user_id,item_id\n" + "".join(f"{k % 3},{k}\n" for k in range(9))
+        (tmp_path / "interactions.csv").write_text(text)
+        document = {"reader": "tables", "path": tmp_path}
+
+        def loaded(**sections):
+            settings = small_pipelines.config(dataset=document, **sections)
+            return load_dataset(
+                settings.dataset,
+                small_pipelines.quiet,
+                options=reading_options(settings),
+            )
+
+        with pytest.raises(DataError, match=r"`split.by` = \"leave_random_out\""):
+            loaded()
+        data = loaded(split={"by": "leave_random_out"})
+        assert data.columns.time is None
         assert sum(batch.num_rows for batch in data.interactions()) == 9
 
     def test_a_folder_that_does_not_exist_is_an_error(self, tmp_path):

@@ -4,14 +4,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from recdistill.atomic import file_checksum
 from recdistill.errors import GateError
 from recdistill.evaluation.rows import ListRows
 from recdistill.pipeline.gate import (
     CheckedScorer,
     Faults,
     check_usable,
+    compare_on_validation,
     decide,
     enter,
 )
@@ -74,7 +77,7 @@ def test_a_teacher_that_is_worse_beyond_noise_does_not_pass():
     part = gate([0.25] * 20, [0.5] * 20)
     assert not part.passed
     assert part.message.startswith(
-        "The teacher does not beat baseline beyond noise: mrr on validation, "
+        "The teacher does not beat the baseline beyond noise: mrr on validation, "
         "teacher minus popularity +0.2500 [+0.2500, +0.2500]; "
         "teacher minus baseline -0.2500 [-0.2500, -0.2500]"
     )
@@ -83,7 +86,7 @@ def test_a_teacher_that_is_worse_beyond_noise_does_not_pass():
 def test_a_teacher_that_beats_neither_has_both_named():
     part = gate([0.5] * 20, [0.5] * 20, [0.5] * 20)
     assert not part.passed
-    assert "does not beat popularity and baseline beyond noise" in part.message
+    assert "does not beat popularity and the baseline beyond noise" in part.message
 
 
 def test_a_gain_within_the_noise_does_not_pass():
@@ -115,6 +118,26 @@ def test_the_override_is_recorded_only_if_the_teacher_did_not_pass(override):
     assert (failed.passed, failed.overridden) == (False, override)
     passed = gate([0.9] * 9, [0.5] * 9, override=override)
     assert (passed.passed, passed.overridden) == (True, False)
+
+
+@pytest.mark.parametrize(("seen", "repeats"), [("include", 7), ("exclude", 0)])
+def test_repeats_among_the_validation_lists_are_named(tmp_path, seen, repeats):
+    rows = {"valid": [0.75] * 20, "valid_popularity": [0.5] * 20}
+    for name, values in rows.items():
+        pq.write_table(table(values), tmp_path / f"{name}.parquet")
+    sums = {path.name: file_checksum(path) for path in tmp_path.iterdir()}
+    record = {"faults": vars(SOUND), "sha256": sums}
+    teacher = Artefact(tmp_path, "key", record, False)
+    counts = {"seen": seen, "lists": {"valid": 20}, "repeats": {"valid": 7}}
+    part = compare_on_validation(
+        small_pipelines.config(evaluate={"metrics": ["mrr"], "bootstrap": 20}),
+        teacher,
+        teacher,
+        None,
+        Artefact(tmp_path, "key", counts, False),
+    )
+    assert part.repeats == repeats
+    assert ("7 of 20 validation lists have an item" in part.message) == bool(repeats)
 
 
 def test_the_seed_decides_the_interval():
@@ -180,7 +203,7 @@ class TestFaults:
         )
         assert (part.passed, part.overridden) == (False, True)
         assert part.message.startswith(
-            "The teacher does not beat baseline beyond noise and gives 1 NaN or "
+            "The teacher does not beat the baseline beyond noise and gives 1 NaN or "
             "infinite scores in 20 validation lists and gives all candidates the same "
             "score in 20 of 20 validation lists and was trained on 4 of the"
         )

@@ -23,6 +23,12 @@ def test_the_head_is_the_items_that_make_up_half_of_the_interactions(counts, hea
     assert model_comparison._head_items(np.array(counts, "float32")).tolist() == head
 
 
+def test_an_item_without_training_interactions_is_new():
+    counts = np.array([0, 6, 1, 0, 2], "float32")
+    found = model_comparison._segments(counts)
+    assert found == ["new", "head", "tail", "new", "tail"]
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     log = random_log(4, rows=300, users=20, items=15, moments=40)

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
 from recdistill.errors import DataError
-from recdistill.pipeline import partitions
+from recdistill.pipeline import list_shards, partitions
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.preparation import prepare
@@ -172,6 +173,22 @@ def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
                 for prepared, place in zip((whole, parts), places, strict=True)
             ]
             assert training_rows[0] == training_rows[1]
+
+
+def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
+    log = random_log(8, rows=300, users=3)
+    whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
+    monkeypatch.setattr(list_shards, "SEEN_ITEMS", 500)
+    parts, same_record = run(small_pipelines.dataset(log), tmp_path / "parts")
+    assert same_record == record
+    for split in SPLITS:
+        assert len(parts.shards(split)) > 2
+        seen = [
+            sum(map(len, pq.read_table(path)["seen"].to_pylist()))
+            for path in parts.shards(split)
+        ]
+        assert max(seen) < 500 + 100  # one list more than the limit at most
+        assert rows_of(parts, split) == rows_of(whole, split)
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -337,14 +354,76 @@ def test_a_query_without_its_row_is_an_error_that_names_it(tmp_path):
     settings["teacher"] = {"kind": "reference"}
     said = refusal(data, tmp_path / "p", **settings)
     assert "Table `queries` has no row for the query 'u1'" in said
-    assert "Add a row" in said
+    assert "which the feature(s) job need. Add a row" in said
+
+
+def test_queries_and_items_without_a_row_have_missing_values(tmp_path):
+    log = random_log(2)
+    items = pa.table(
+        {"item_id": ["i0", "i1"], "price": [1.0, 2.0], "tags": [["new"], ["old"]]}
+    )
+    queries = pa.table(
+        {"user_id": ["u0"], "job": ["cook"], "age": [30.0], "likes": [["a", "b"]]}
+    )
+    optional = {"optional": True}
+    settings = {
+        "query": {
+            "user_id": {"kind": "id"},
+            "job": {"kind": "category", **optional},
+            "age": {"kind": "number", **optional},
+            "likes": {"kind": "categories"},
+        },
+        "candidate": {
+            "item_id": {"kind": "id"},
+            "price": {"kind": "number", **optional},
+            "tags": {"kind": "categories"},
+        },
+        "teacher": {"kind": "reference"},
+    }
+    data = small_pipelines.dataset(log, items, queries)
+    prepared, record = run(data, tmp_path / "p", **settings)
+    trained = {
+        log[k][1]
+        for k, part in split_by_query(log, 0.1, 0.1).items()
+        if part == "train"
+    }
+    others = sorted(trained - {"i0", "i1"})
+    assert prepared.items["item_id"].to_pylist() == ["i0", "i1", *others]
+    assert record["added_items"] == len(others) > 3
+    price = prepared.raw_candidates["price"]
+    assert price[:2].tolist() == [1.0, 2.0]
+    assert np.isnan(price[2:]).all()
+    for got in rows_of(prepared, "test").values():
+        known = got["query_id"] == "u0"
+        assert got["raw.user_id"] == got["query_id"]
+        assert got["raw.job"] == ("cook" if known else "")
+        assert got["raw.likes"] == (["a", "b"] if known else [])
+        assert np.isnan(got["raw.age"]) != known
+        assert got["query.user_id"] > 1
+
+
+@pytest.mark.parametrize("ids", [[], ["0", "01"]])
+def test_tables_none_of_whose_ids_are_in_use_are_errors(tmp_path, ids):
+    log = random_log(0)
+    ids = pa.array(ids, pa.string())
+    data = small_pipelines.dataset(log, pa.table({"item_id": ids}))
+    said = refusal(data, tmp_path / "a")
+    assert "Table `items` has no row for any of the items of the training part" in said
+    assert ("for example '0'" if len(ids) else "it has no row") in said
+    queries = pa.table({"user_id": ids, "job": ids})
+    query = {"job": {"kind": "category", "optional": True}}
+    data = small_pipelines.dataset(log, queries=queries)
+    said = refusal(data, tmp_path / "b", query=query, teacher={"kind": "reference"})
+    assert "Table `queries` has no row for any of the queries" in said
 
 
 def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
-    items = pa.table({"item_id": [f"i{k}" for k in range(8)]})
-    said = refusal(small_pipelines.dataset(random_log(0), items), tmp_path / "p")
+    items = pa.table({"item_id": [f"i{k}" for k in range(8)], "price": [1.0] * 8})
+    candidate = {"item_id": {"kind": "id"}, "price": {"kind": "number"}}
+    data = small_pipelines.dataset(random_log(0), items)
+    said = refusal(data, tmp_path / "p", candidate=candidate)
     assert "Table `items` lacks 1 item(s) of the training part, such as 'i8'" in said
-    assert "Add a row for each, or remove its interactions" in said
+    assert "which the feature(s) price need. Add a row for each" in said
 
 
 @pytest.mark.parametrize("split", SPLITS)

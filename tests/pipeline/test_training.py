@@ -18,7 +18,13 @@ from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.training import Trainer, TrainingPlan, train, training_batches
+from recdistill.pipeline.training import (
+    Trainer,
+    TrainingPlan,
+    train,
+    training_batches,
+    with_few_untrained,
+)
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
@@ -163,6 +169,24 @@ def test_training_improves_the_student(prepared, student):
     _, fitted = fit(prepared, student, validation, steps=120, epochs=4)
     assert fitted.best > before
     assert validation(compiled(student)) == pytest.approx(fitted.best)
+
+
+def test_few_items_without_training_interactions_are_negatives():
+    trained = np.array([True] * 50 + [False] * 50)
+    mask = np.ones((4, 100), bool)
+    mask[:, 0] = False
+    x = {"candidate_index": np.arange(100), "mask": mask}
+    batch = x, {"labels": np.zeros((4, 100)), "mask": mask}, np.ones(4)
+    dataset = tf.data.Dataset.from_tensors(batch).repeat(40)
+    batches = [*with_few_untrained(dataset, trained, 0.25, seed=1)]
+    masks = np.stack([x["mask"].numpy() for x, _, _ in batches])
+    np.testing.assert_array_equal(masks, [y["mask"].numpy() for _, y, _ in batches])
+    assert masks[:, :, 1:50].all()
+    assert not masks[:, :, 0].any()
+    assert masks[:, :, 50:].mean() == pytest.approx(0.25, abs=0.03)
+    assert (masks[0] != masks[1]).any()
+    again = [*with_few_untrained(dataset, trained, 0.25, seed=1)]
+    np.testing.assert_array_equal(again[7][0]["mask"], masks[7])
 
 
 def test_progress_is_reported(prepared, student):

@@ -107,6 +107,7 @@ class FakeServer:
         under_way: Number of running predictions.
         at_once: Maximum number of predictions that ran at the same time.
         versions: Number and state of each version.
+        load_errors: Error message of versions that did not load.
         metadata_calls: Number of requests for the signatures.
         open_gate: Predictions wait until it is set, which it is at first.
         hang_up: Closes all REST connections.
@@ -121,6 +122,7 @@ class FakeServer:
     at_once: int = 0
     counting: threading.Lock = field(default_factory=threading.Lock)
     versions: dict = field(default_factory=lambda: {7: "AVAILABLE"})
+    load_errors: dict = field(default_factory=dict)
     metadata_calls: int = 0
     grpc_port: int = 0
     rest_port: int = 0
@@ -230,9 +232,10 @@ class Grpc:
         response = get_model_status_pb2.GetModelStatusResponse()
         for version, state in self.server.versions.items():
             kind = get_model_status_pb2.ModelVersionStatus
-            response.model_version_status.add(
+            status = response.model_version_status.add(
                 version=version, state=kind.State.Value(state)
             )
+            status.status.error_message = self.server.load_errors.get(version, "")
         return response
 
     # Methods of the services that the tests do not call.
@@ -268,7 +271,11 @@ class Rest(BaseHTTPRequestHandler):
             self.checked(lambda: metadata_json(fake))
         else:
             states = [
-                {"version": str(v), "state": s, "status": {"error_code": "OK"}}
+                {
+                    "version": str(v),
+                    "state": s,
+                    "status": {"error_message": fake.load_errors.get(v, "")},
+                }
                 for v, s in fake.versions.items()
             ]
             self.reply(200, {"model_version_status": states})

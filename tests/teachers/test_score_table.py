@@ -128,3 +128,26 @@ def test_a_candidate_without_a_score_is_an_error():
 def test_a_table_without_scores_or_with_repeated_pairs_is_an_error(rows, message):
     with pytest.raises(TeacherError, match=message):
         table(rows)
+
+
+def test_places_beyond_32_bits_belong_to_their_own_key():
+    # Key 429,497 starts just beyond 2**32 places, key 214,749 just beyond 2**31.
+    keys, items = 430_000, 10_000
+    numbers = np.arange(keys)
+    batch = pa.RecordBatch.from_pydict(
+        {
+            "key": pa.array(numbers.astype(str)),
+            "item": pa.array((numbers % items).astype(str)),
+            "score": pa.array(numbers, pa.float32()),
+        }
+    )
+    table = ScoreTable([batch], [str(k) for k in range(items)])
+    asked = np.array([0, 7, 214_748, 214_749, 300_000, 429_496, 429_497, 429_999])
+    x = {
+        "list_key": asked.astype(str),
+        "candidate_index": (asked % items)[:, None],
+        "mask": np.ones((len(asked), 1), bool),
+    }
+    np.testing.assert_array_equal(table(x)[:, 0], asked)
+    with pytest.raises(TeacherError, match="8 candidates without one"):
+        table({**x, "candidate_index": (asked % items)[:, None] ^ 1})

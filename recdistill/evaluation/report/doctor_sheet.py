@@ -58,15 +58,17 @@ def _facts(found: "Examination") -> dict[str, str]:
         "Range": MISSING
         if found.low is None
         else f"{found.low:.4g} to {found.high:.4g}",
-        "At the ends": f"{found.at_lowest:.1%} lowest, {found.at_highest:.1%} highest",
+        "Near the ends": f"{found.at_lowest:.1%} near the lowest score, "
+        f"{found.at_highest:.1%} near the highest",
         "NaN, infinite": f"{found.not_finite:,}",
         "Constant lists": f"{found.constant:.1%}",
-        "Ties": f"{found.ties:.1%} of neighbours, {found.top_ties:.1%} in the top 10",
+        "Ties": f"{found.ties:.1%} of adjacent candidates, "
+        f"{found.top_ties:.1%} in the top 10",
     }
     if found.deviations is not None and found.kurtosis is not None:
         low, middle, high = found.deviations
         at_rank = [f"{z:.3g} at rank {rank}" for rank, z in found.z_at_rank.items()]
-        facts["Deviation"] = (
+        facts["Std. deviation"] = (
             f"median {middle:.3g}, 10th percentile {low:.3g}, 90th {high:.3g}"
         )
         facts["z-scores"] = ", ".join(at_rank)

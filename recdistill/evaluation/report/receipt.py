@@ -195,6 +195,9 @@ def _facts(report: Report) -> dict[str, str]:
             f"{times:.3g} times at {int(candidates):,} candidates"
             for candidates, times in report.speedup.items()
         )
+    new = _new_items(report)
+    if new is not None:
+        facts["New items"] = new
     agreed = [
         f"{name.replace('_', ' ')} {interval.value:.2f}"
         for name, interval in report.agreement.items()
@@ -209,6 +212,24 @@ def _facts(report: Report) -> dict[str, str]:
         overridden = ", overridden" if report.gate.overridden else ""
         facts["Gate"] = f"{state}{overridden}: {report.gate.message}"
     return facts
+
+
+def _new_items(report: Report) -> str | None:
+    """Quality on the lists whose relevant item has no training interactions."""
+    values, lists, metric = {}, 0, ""
+    for name in get_args(ModelName):
+        part = report.models.get(name)
+        new = part and part.slices.get("item", {}).get("new")
+        if new:
+            lists, (metric, interval) = new.lists, next(iter(new.metrics.items()))
+            if interval.value is not None:
+                values[name] = f"{name} {interval.value:.3f}"
+    if not values:
+        return None
+    return (
+        f"{metric_label(metric)} of the {lists:,} lists whose item has no training "
+        f"interactions: {', '.join(values.values())}"
+    )
 
 
 def _gap_note(closed: Interval) -> str | None:

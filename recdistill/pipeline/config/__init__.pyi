@@ -1,6 +1,7 @@
 from .config_loading import load_config as load_config
 from .config_loading import parse_config as parse_config
 from .dataset_section import DatasetConfig as DatasetConfig
+from .dataset_section import TableConfig as TableConfig
 from .distill_section import DistillationLoss as DistillationLoss
 from .distill_section import DistillConfig as DistillConfig
 from .distill_section import LossTerm as LossTerm

@@ -9,9 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from recdistill.atomic import refuse_pipes
 from recdistill.errors import ConfigError
 from recdistill.pipeline.config.pipeline_config import Config
 from recdistill.pipeline.config.validation_messages import explain
+
+_TOO_DEEP = "must not have hundreds of nested tables or lists."
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -35,13 +38,16 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If the file cannot be read or is not TOML.
     """
     try:
+        refuse_pipes(path)
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"Cannot read the configuration {path}: {error.strerror}."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # Not UTF-8, not TOML, or a number of 5,000 digits.
         raise ConfigError(f"{path} is not a TOML file: {error}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} {_TOO_DEEP}") from error
 
 
 def parse_config(
@@ -60,11 +66,13 @@ def parse_config(
     changed = dict(document)
     for override in overrides:
         _override(changed, override)
+    prefix = f"{source}: " if source else ""
     try:
         return Config.model_validate(changed)
     except ValidationError as error:
-        prefix = f"{source}: " if source else ""
         raise ConfigError(f"{prefix}{explain(error, Config)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{prefix}The configuration {_TOO_DEEP}") from error
 
 
 def _override(document: dict[str, Any], override: str) -> None:
@@ -75,8 +83,10 @@ def _override(document: dict[str, Any], override: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         value = text
+    except RecursionError as error:
+        raise ConfigError(f"`--set` {key} {_TOO_DEEP}") from error
     *sections, last = key.strip().split(".")
     for section in sections:
         inner = document.get(section, {})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from recdistill.data.column_values import ColumnType
+from recdistill.features.settings import LARGEST_SEED
 from recdistill.pipeline.config.section import Section
 
 ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "score"]
@@ -14,6 +17,8 @@ ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "sc
 
 class SyntheticConfig(Section):
     """Size of the generated data set, for `reader = "synthetic"`."""
+
+    LARGEST: ClassVar[Mapping[str, int]] = {"seed": LARGEST_SEED}
 
     queries: int = Field(default=2_000, gt=0, description="Number of queries.")
     items: int = Field(default=500, gt=0, description="Number of items.")
@@ -31,6 +36,41 @@ class SyntheticConfig(Section):
                 f"Received: interactions={self.interactions}"
             )
         return self
+
+
+class TableConfig(Section):
+    """How one table is read; only for the readers `tables`, `listwise` and `frames`."""
+
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of its file or folder inside `path`. By default the name of "
+        "the table, with any suffix.",
+    )
+    columns: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Column names in order, for text files without a header.",
+    )
+    types: dict[str, ColumnType] = Field(
+        default_factory=dict,
+        description="Types by column, for values that should be converted: `integer` "
+        'reads the ids "0012" and "12.0" as 12, `number` reads prices, and `text` '
+        "keeps the digits.",
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = self.columns or ()
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"`columns` must name each column once. Received: {name!r} twice"
+                )
+        return self
+
+
+_TABLES = ("interactions", "lists", "items", "queries")
 
 
 class DatasetConfig(Section):
@@ -77,6 +117,20 @@ class DatasetConfig(Section):
         "as `%d/%m/%Y %H:%M` (as for Python's `strptime`; UTC). By default it is "
         "recognised: whole numbers, seconds with a fraction, or ISO 8601 dates.",
     )
+    interactions: TableConfig = Field(
+        default=TableConfig(),
+        description="How the table of interactions is read.",
+    )
+    lists: TableConfig = Field(
+        default=TableConfig(),
+        description="How the table of lists is read, for the reader `listwise`.",
+    )
+    items: TableConfig = Field(
+        default=TableConfig(), description="How the table of items is read."
+    )
+    queries: TableConfig = Field(
+        default=TableConfig(), description="How the table of queries is read."
+    )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",
@@ -101,6 +155,7 @@ class DatasetConfig(Section):
                 "`keep` must not be given for reader 'synthetic'. "
                 f"Received: {self.keep!r}"
             )
+        self._check_tables()
         listwise = sorted({"list", "score"} & set(self.columns))
         if listwise and self.reader not in ("listwise", "frames"):
             raise ValueError(
@@ -108,3 +163,19 @@ class DatasetConfig(Section):
                 f"Received: reader={self.reader!r}"
             )
         return self
+
+    def _check_tables(self) -> None:
+        for name in _TABLES:
+            table: TableConfig = getattr(self, name)
+            if table == TableConfig():
+                continue
+            if self.reader not in ("tables", "listwise", "frames"):
+                raise ValueError(
+                    f"`{name}` requires reader 'tables', 'listwise' or 'frames'. "
+                    f"Received: reader={self.reader!r}"
+                )
+            if self.reader == "frames" and (table.file or table.columns):
+                raise ValueError(
+                    f"`{name}` may only have `types` for reader 'frames', which reads "
+                    f"no files. Received: {table.model_dump(exclude_defaults=True)}"
+                )

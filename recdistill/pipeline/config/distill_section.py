@@ -83,7 +83,8 @@ class DistillConfig(Section):
     gate: Literal["stop", "warn"] = Field(
         default="stop",
         description="`stop`: the run fails if the teacher's scores are unusable, or if "
-        "it does not beat popularity and the baseline on validation. `warn`: the run "
+        "the teacher does not beat popularity and the baseline on validation. `warn`: "
+        "the run "
         "continues with a warning.",
     )
 

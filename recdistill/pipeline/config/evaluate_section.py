@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from recdistill.evaluation.rows import measure
+from recdistill.features.settings import LARGEST_INT
 from recdistill.pipeline.config.section import Section
 
 
@@ -29,9 +30,10 @@ class EvaluateConfig(Section):
     bootstrap: int = Field(
         default=1_000,
         gt=0,
+        le=1_000_000,
         description="Resamples of the queries for the bootstrap intervals.",
     )
-    latency_candidates: tuple[Annotated[int, Field(gt=0)], ...] = Field(
+    latency_candidates: tuple[Annotated[int, Field(gt=0, le=1_000_000)], ...] = Field(
         default=(100, 1_000),
         description="Numbers of candidates for which latency is measured.",
     )
@@ -40,4 +42,9 @@ class EvaluateConfig(Section):
     def _metrics_exist(self) -> Self:
         # An unknown name fails here, before any model is trained.
         measure([[0.0]], [[1.0]], [[True]], self.metrics)
+        for name in self.metrics:
+            if len(name.partition("@")[2]) > len(str(LARGEST_INT)) - 1:
+                raise ValueError(
+                    f"`metrics` must have a k below 1,000,000,000. Received: {name!r}"
+                )
         return self

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -120,6 +121,8 @@ class CallableTeacherConfig(ModelTeacherConfig):
 
 class RemoteTeacherConfig(ModelTeacherConfig):
     """A model behind a TensorFlow Serving endpoint."""
+
+    LARGEST: ClassVar[Mapping[str, int]] = {"version": 2**63 - 1}
 
     kind: Literal["remote"] = "remote"
     address: str = Field(

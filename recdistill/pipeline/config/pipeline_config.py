@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from recdistill.export.layout import RESERVED
+from recdistill.features.settings import LARGEST_SEED
 from recdistill.features.specs import CandidateSpec, HistorySpec, IdSpec, QuerySpec
 from recdistill.pipeline.config.dataset_section import DatasetConfig
 from recdistill.pipeline.config.distill_section import DistillConfig
@@ -24,6 +26,26 @@ from recdistill.pipeline.config.teacher_section import (
     members_of,
 )
 
+ARGUMENTS = ("self", "training", "mask")
+"""Names that Keras and TensorFlow use for their own arguments."""
+
+
+def _name_of_an_input(name: str) -> str:
+    """Checks the name of a feature, which becomes an input of the exported model."""
+    plain = name.isascii() and name.isidentifier() and not name.startswith("_")
+    if not plain or name in ARGUMENTS:
+        raise ValueError(
+            "a feature's name must begin with a letter, have only the letters a to z, "
+            f"digits and '_', and not be {' or '.join(map(repr, ARGUMENTS))}, because "
+            "it becomes an input of the exported model. Give it another name, and name "
+            f"its column with `column`. Received: {name!r}"
+        )
+    return name
+
+
+FeatureName = Annotated[str, AfterValidator(_name_of_an_input)]
+"""Name of a feature and of an input of the exported model."""
+
 
 class Config(Section):
     """Configuration of one pipeline."""
@@ -32,6 +54,8 @@ class Config(Section):
         pattern=r"^[A-Za-z][A-Za-z0-9_.-]*$",
         description="Name of the run's folder and of the exported model.",
     )
+    LARGEST: ClassVar[Mapping[str, int]] = {"seed": LARGEST_SEED}
+
     seed: int = Field(default=1, ge=0, description="Seed of all random numbers.")
     workdir: Path = Field(
         default=Path("runs"),
@@ -39,10 +63,10 @@ class Config(Section):
         "directory.",
     )
     dataset: DatasetConfig = Field(description="Source of the interactions.")
-    query: dict[str, QuerySpec] = Field(
+    query: dict[FeatureName, QuerySpec] = Field(
         min_length=1, description="Query features by name."
     )
-    candidate: dict[str, CandidateSpec] = Field(
+    candidate: dict[FeatureName, CandidateSpec] = Field(
         min_length=1, description="Candidate features by name."
     )
     split: SplitConfig = Field(

@@ -102,11 +102,14 @@ def _kind(model: type[BaseModel]) -> str:
 
 def _inner(section: str, model: type[BaseModel]) -> Iterator[str]:
     """Tables of the sections inside a section."""
+    places: dict[type[BaseModel], list[str]] = {}
     for key, field in model.model_fields.items():
         inner = _models(field.annotation)
         if len(inner) == 1:
-            yield f"\nKeys of `{section}.{key}`: {_summary(inner[0])}\n"
-            yield f"\n{_table(inner[0].model_fields)}"
+            places.setdefault(inner[0], []).append(f"`{section}.{key}`")
+    for each, names in places.items():
+        yield f"\nKeys of {', '.join(names)}: {_summary(each)}\n"
+        yield f"\n{_table(each.model_fields)}"
 
 
 def _summary(model: type[BaseModel]) -> str:
@@ -161,7 +164,9 @@ def _type(kind: Any, metadata: list[Any]) -> str:
     if origin is tuple:
         return f"array of {_type(inside[0], [])}"
     if origin is dict:
-        return "table" if inside[1] is Any else f"table of {_type(inside[1], [])}s"
+        value = "" if inside[1] is Any else _type(inside[1], [])
+        each = f" of {value}" if value.startswith("`") else f" of {value}s"
+        return f"table{each if value else ''}"
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return "table"
     names = {bool: "boolean", int: "integer", float: "number"}

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from recdistill.features.settings import Settings
 
 
-class Section(BaseModel):
-    """A section of the configuration: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
+class Section(Settings):
+    """A section of the configuration."""
 
     def part(self, kind: type[Section]) -> dict[str, Any]:
         """The keys that this section inherits from `kind`, as keyword arguments.

@@ -40,6 +40,13 @@ class TwoTowerConfig(Section):
     l2: float = Field(
         default=0.0, ge=0, description="Penalty on the embeddings' mean square."
     )
+    id_dropout: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of candidates whose id is hidden from the student in a "
+        "training step, so that a new item ranks by its other features.",
+    )
 
 
 class StudentConfig(TwoTowerConfig):
@@ -52,7 +59,8 @@ class StudentConfig(TwoTowerConfig):
         "It is called with the schema and the catalogue and returns (query tower, "
         "candidate tower): two Keras layers or models that map dicts of looked-up "
         "features to embeddings `(rows, dim)`. The keys of the built-in towers, except "
-        "`l2`, must then be left out. By default the built-in towers are used.",
+        "`l2` and `id_dropout`, must then be left out. By default the built-in towers "
+        "are used.",
     )
     steps: int = Field(
         default=5_000,
@@ -70,7 +78,7 @@ class StudentConfig(TwoTowerConfig):
 
     @model_validator(mode="after")
     def _has_one_kind_of_towers(self) -> Self:
-        own_towers = set(TwoTowerConfig.model_fields) - {"l2"}
+        own_towers = set(TwoTowerConfig.model_fields) - {"l2", "id_dropout"}
         given = sorted(self.model_fields_set & own_towers)
         if self.factory is not None and given:
             raise ValueError(

@@ -30,7 +30,7 @@ class RankerConfig(Section):
     heads: int = Field(
         default=2, gt=0, description="Attention heads; `dim` must be a multiple of it."
     )
-    blocks: int = Field(default=1, ge=0, description="Self-attention blocks.")
+    blocks: int = Field(default=1, ge=0, le=100, description="Self-attention blocks.")
     attention_length: int = Field(
         default=50,
         gt=0,

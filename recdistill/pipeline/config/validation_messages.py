@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
+import reprlib
 from collections.abc import Iterable
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -27,7 +30,21 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
             continue  # Its entries exist but are invalid, which is reported for each.
         section = _locate(problem["loc"][:-1], root)[1]
         sentences.append(_sentence(place, problem, section))
-    return "; ".join(sentences) + "."
+    text = "; ".join(sentences).rstrip(".")
+    return text if text.endswith("?") else f"{text}."
+
+
+def shortened(value: Any) -> str:
+    """A value for an error message: one line, shortened if it is long.
+
+    Examples:
+        >>> shortened([1] * 10_000)
+        '[1, 1, 1, 1, 1, 1, 1, 1, ...]'
+    """
+    cut = reprlib.Repr()
+    cut.maxstring = cut.maxother = 120
+    cut.maxlist = cut.maxtuple = cut.maxdict = 8
+    return cut.repr(value)
 
 
 def _sentence(place: str, problem: Any, section: Any) -> str:
@@ -45,10 +62,15 @@ def _sentence(place: str, problem: Any, section: Any) -> str:
         hint = _nearest(tag, [each.strip("' ") for each in expected.split(",")])
         hint = f" ({hint})" if hint else ""
         return f"`{place}.kind` must be one of {expected}. Received: {tag!r}{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     if "Received" not in message and not isinstance(received, dict):
-        message += f". Received: {received!r}"
-    return f"`{place}`: {message}" if place else message
+        message += f". Received: {shortened(received)}"
+    if not place:
+        return message
+    # "Input should be …" and "`dim` must be …" are about the key itself.
+    rule = re.sub(r"^(Input|String|Tuple|Value) should ", "must ", message)
+    rule = rule.removeprefix(f"`{problem['loc'][-1]}` ")
+    return f"`{place}` {rule}" if rule != message else f"`{place}`: {message}"
 
 
 def _nearest(name: Any, known: list[str]) -> str:
@@ -71,7 +93,8 @@ def _locate(location: Iterable[Any], root: type[BaseModel]) -> tuple[str, Any]:
         if isinstance(step, int):
             keys += f"[{step}]"
         elif step != "[key]":
-            keys += f".{step}" if keys else str(step)
+            shown = step if step.isidentifier() else json.dumps(step)
+            keys += f".{shown}" if keys else shown
         fields = getattr(section, "model_fields", {})
         if step in fields:
             section = fields[step].annotation

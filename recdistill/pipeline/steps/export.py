@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Artefact, Draft
+
+
+JUDGED_LISTS = 256
+"""Smallest number of test lists on which the report's metric is recomputed."""
+
+SMALL = 0.005
+"""Largest difference between reported and served metric that needs no warning."""
 
 
 class ExportStep(Step):
@@ -39,15 +46,17 @@ class ExportStep(Step):
 
         published = published_with_key(settings.path / name, draft.key)
         if published is not None:
-            verified_manifest(published)
-            return {"path": str(published)}
+            return _record(published, verified_manifest(published))
         from recdistill.evaluation.report.run_report import Report
         from recdistill.export.publishing import ExportSettings
         from recdistill.export.student_export import export_student
+        from recdistill.pipeline.judged_lists import history_inputs, judged_lists
         from recdistill.pipeline.report_building import ON_CARD
         from recdistill.retrieval.indexing import IndexSettings
 
-        report = Report.load(run.artefacts["evaluate"].path / "report.json")
+        evaluated = run.artefacts["evaluate"].path
+        report = Report.load(evaluated / "report.json")
+        excludes = report.protocol.seen == "exclude"
         export = export_student(
             run.student_model("distill"),
             run.prepared.schema,
@@ -64,6 +73,14 @@ class ExportStep(Step):
                     run.config.seed,
                 ),
                 warm_up_batches=settings.warm_up_batches,
+                excluded_inputs=history_inputs(run.prepared.schema) if excludes else (),
+                judged=judged_lists(
+                    run.prepared,
+                    evaluated / "distilled.parquet",
+                    run.config.evaluate.metrics,
+                    max(settings.parity_rows, JUDGED_LISTS),
+                    run.score_tables,
+                ),
                 metadata={
                     "key": draft.key,
                     "fingerprint": report.metrics_fingerprint(),
@@ -72,7 +89,29 @@ class ExportStep(Step):
             ),
             on_device=settings.on_device,
         )
-        return {"path": str(export.path)}
+        return _record(export.path, export.manifest)
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Differences between the served and the evaluated recommendations."""
+        record = run.artefacts["export"].record
+        if (
+            run.artefacts["prepare"].record["seen"] == "exclude"
+            and not (record["excluded_inputs"])
+        ):
+            yield (
+                "The student has no feature of kind `history`, so its export does not "
+                "know which items a query has seen and may return them. The report "
+                "leaves them out. Send them as `exclude_ids` of `recommend`."
+            )
+        judged = record["judged"]
+        if judged and abs(judged["served"] - judged["reported"]) > SMALL:
+            yield (
+                f"The export serves {judged['metric']} {judged['served']:.4f} where "
+                f"the report has {judged['reported']:.4f}, on the same "
+                f"{judged['lists']} test lists. The approximate index or the rounded "
+                'embeddings cause the difference; `export.index` = "exact" and '
+                '`export.storage` = "float32" avoid it.'
+            )
 
     def is_intact(self, artefact: Artefact) -> bool:
         """False if the exported version was removed.
@@ -89,5 +128,20 @@ class ExportStep(Step):
         return True
 
     def gist(self, record: Mapping[str, Any]) -> str:
-        """Path of the version."""
-        return str(record["path"])
+        """Path of the version, and the metric of its answers."""
+        judged = record["judged"]
+        if judged is None:
+            return str(record["path"])
+        return (
+            f"{record['path']}; serves {judged['metric']} {judged['served']:.4f}, "
+            f"reported {judged['reported']:.4f} ({judged['lists']} test lists)"
+        )
+
+
+def _record(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The step's record: the version, and what it serves."""
+    return {
+        "path": str(path),
+        "excluded_inputs": manifest["excluded_inputs"],
+        "judged": manifest["parity"]["judged"],
+    }

@@ -34,6 +34,9 @@ class Prepare(Step):
             "delimiter": config.dataset.delimiter,
             "time_format": config.dataset.time_format,
             "keep": config.dataset.keep,
+            "tables": config.dataset.model_dump(
+                mode="json", include={"interactions", "lists", "items", "queries"}
+            ),
             "per_query": config.lists.per_query,
             "seen": config.lists.seen,
             "with_raw": run.needs_raw,
@@ -67,12 +70,17 @@ class Prepare(Step):
                 f"{record['copies']:,} rows are copies of a row with the same query, "
                 "item and time; copies are in the same part"
             )
+        if record["added_items"]:
+            yield (
+                f"{record['added_items']:,} items of the training part have no row in "
+                "the table of items; their features are missing"
+            )
         left_out, again = record["left_out_repeats"], record["repeats"]
         if any(left_out.values()):
             yield (
                 f"{left_out['train']:,} training, {left_out['valid']:,} validation and "
                 f"{left_out['test']:,} test interactions are left out, because the "
-                "query already had the item"
+                "query had interacted with the item before"
             )
         elif any(again.values()):
             yield (

@@ -8,8 +8,8 @@ import json
 from typing import Any, TypeAlias
 
 from recdistill.serving.client.endpoints import Endpoint
-from recdistill.serving.client.http_connections import HttpAddress, HttpConnection
 from recdistill.serving.client.protocols import Message
+from recdistill.serving.client.rest_connections import HttpAddress, HttpConnection
 from recdistill.serving.client.serving_errors import code_of_status
 
 __all__ = [
@@ -122,7 +122,8 @@ class AsyncRestChannel:
         except (OSError, EOFError, ValueError) as error:
             if self._closed:
                 raise self._endpoint.closed(message) from error
-            # The operating system's own timeout, which has a number, is no deadline.
+            # A timeout with an error number comes from the operating system, not the
+            # deadline.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise failure("DEADLINE_EXCEEDED", "timed out", message) from error
             raise failure("UNAVAILABLE", error, message) from error

@@ -105,7 +105,9 @@ class Client(contextlib.AbstractContextManager["Client"]):
             k: Number of items, for all queries or for each; from 1 to the size of the
                 catalogue.
             exclude: Item ids to exclude, one list per query; unknown ids have no
-                effect. Empty to exclude nothing.
+                effect. Empty to exclude nothing. If the model was evaluated without
+                seen items, it excludes all items of the history as well, so send the
+                whole history.
             allow: Item ids to choose from, one non-empty list per query, or None for a
                 query without this limit. None to limit no query.
             deadline_s: Deadline of this call, in seconds.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from recdistill.errors import ConfigError
 from recdistill.serving.client.protocols import GRPC, REST, Message, ServingProtocol
 from recdistill.serving.client.serving_errors import ServingError, error_of
 
@@ -64,7 +65,7 @@ class Endpoint:
                 8500 for gRPC and 8501 for REST.
 
         Raises:
-            ValueError: If `url` has another form.
+            ConfigError: If `url` has another form.
 
         Examples:
             >>> Endpoint.parse("localhost").address, Endpoint.parse("http://a").port
@@ -78,7 +79,7 @@ class Endpoint:
             host, port = None, None
         known = parts.scheme in ("grpc", "grpcs", "http", "https") if host else False
         if not host or not known or parts.path not in ("", "/") or parts.query:
-            raise ValueError(
+            raise ConfigError(
                 "`endpoint` must be like grpc://host:8500 or http://host:8501. "
                 f"Received: endpoint={url!r}"
             )

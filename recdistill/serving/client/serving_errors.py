@@ -76,7 +76,7 @@ _KINDS: dict[str, type[ServingError]] = {
 }
 
 _TOO_LARGE = re.compile("larger than|too large|memory|OOM", re.IGNORECASE)
-"""Exhausted by the request itself, as opposed to threads or queues by all requests."""
+"""Found in messages about a too large request, as opposed to an overloaded server."""
 
 _STATUS = {
     400: "INVALID_ARGUMENT",

@@ -24,11 +24,11 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
 
 GAIN = 1.05
-"""Minimum gain in rows a second for which a batch size is doubled, as a ratio."""
+"""Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
 
 WASTE = 1.1
 """A size is allowed if the next allowed one takes at least this many times as long."""
@@ -86,6 +86,17 @@ class Batching:
             )
 
     @property
+    def capacity(self) -> int:
+        """Maximum number of rows that run or wait.
+
+        Examples:
+            >>> Batching(16, 0, 16, 2).capacity
+            288
+        """
+        batches = self.num_batch_threads + self.max_enqueued_batches
+        return self.max_batch_size * batches
+
+    @property
     def text(self) -> str:
         """Content of the file."""
         lines = [f"{name} {{ value: {getattr(self, name)} }}" for name in _WRAPPED]
@@ -106,6 +117,7 @@ class Batching:
         comments = "".join(f"# {note}\n" for note in notes)
         with atomic_write(path) as aside:
             aside.write_text(comments + self.text, encoding="utf-8")
+            aside.chmod(READABLE)
 
 
 def read_batching(path: Path) -> Batching:
@@ -122,7 +134,7 @@ def read_batching(path: Path) -> Batching:
     message = _message_class()()
     try:
         text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except text_format.ParseError as error:
+    except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"`path` must be BatchingParameters in text format. Received: {error}"
         ) from error
@@ -182,8 +194,8 @@ def choose_batching(
     the budget.
 
     * `max_batch_size`: the largest measured size for which that holds, as long as each
-      doubling still gives `GAIN` times the rows a second. It is never below the rows of
-      the warm-up requests, because the model would not load;
+      doubling still gives `GAIN` times the rows per second. It is never below the rows
+      of the warm-up requests, because the model would not load;
     * `batch_timeout_micros`: the fixed cost of a call, which is what sharing a call
       saves, limited by what the budget leaves;
     * `max_enqueued_batches`: the number of batches that start within the budget.
@@ -299,7 +311,7 @@ def _largest(times: Mapping[int, CallTime], budget_ms: float) -> tuple[int, str]
             )
         gain = (size / times[size].p50) / (smaller / times[smaller].p50)
         if gain < GAIN:
-            return smaller, f"{size} would only give {gain - 1:+.0%} rows a second"
+            return smaller, f"{size} would only give {gain - 1:+.0%} rows per second"
     return sizes[-1], "larger sizes were not measured"
 
 

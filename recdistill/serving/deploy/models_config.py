@@ -26,7 +26,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
 
 __all__ = [
@@ -242,6 +242,7 @@ class Models:
         """
         with atomic_write(path) as aside:
             aside.write_text(self.text, encoding="utf-8")
+            aside.chmod(READABLE)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Models) and bool(self._config == other._config)
@@ -274,7 +275,12 @@ def read_models(path: Path) -> Models:
         OSError: If the file cannot be read.
         ConfigError: If the server would reject it.
     """
-    return Models(path.read_text(encoding="utf-8"))
+    try:
+        return Models(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"`models.config` must be text in UTF-8. Received: {path}, {error}"
+        ) from error
 
 
 def write_monitoring(path: Path) -> None:
@@ -291,6 +297,7 @@ def write_monitoring(path: Path) -> None:
             f'prometheus_config {{\n  enable: true\n  path: "{METRICS_PATH}"\n}}\n',
             encoding="utf-8",
         )
+        aside.chmod(READABLE)
 
 
 def _version(version: int) -> int:

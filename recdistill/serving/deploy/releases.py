@@ -2,28 +2,36 @@
 
 Labels are in the server's `models.config` (`recdistill.serving.deploy.models_config`),
 which the server reloads every few seconds. A server moves a label only to a version
-that it has loaded. A promotion to another version therefore takes two calls of
-`promote`: the first one makes the server load the version, and the second one, after it
-has done so, moves the label.
+that it has loaded; if the file names another one, it rejects the whole file each time
+it reads it, and loads no further versions. A promotion to another version therefore
+takes two calls of `promote`: the first one makes the server load the version, and the
+second one asks the server whether it has done so, and moves the label.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from recdistill.atomic import locked_folder
+from recdistill.atomic import locked_folder, remove
 from recdistill.errors import ReleaseError
 from recdistill.export.layout import verified_manifest, versions
+from recdistill.serving.client.client import Client
+from recdistill.serving.client.protocols import VersionStatus
+from recdistill.serving.client.serving_errors import NotFoundError
 from recdistill.serving.deploy.model_server import MODELS_FILE
 from recdistill.serving.deploy.models_config import STABLE, Models, read_models
 
 __all__ = ["Release", "promote", "prune", "rollback"]
+
+_ANSWER_S, _LOCK_S = 10.0, 30.0
+"""Longest waits for a server's answer and for the lock of `models.config`."""
+
+State = Literal["moved", "loading", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,15 @@ class Release:
         label: The label.
         version: The version that has, or will have, the label.
         before: The version that had it before; None for a new label.
-        state: "moved"; "loading" if the server must load the version first and the
-            label has not moved yet; or "unchanged".
+        state: "moved"; "loading" if a server has not loaded the version yet; or
+            "unchanged".
         config: The `models.config` with the label.
     """
 
     label: str
     version: int
     before: int | None
-    state: Literal["moved", "loading", "unchanged"]
+    state: State
     config: Path
 
 
@@ -52,6 +60,7 @@ def promote(
     *,
     label: str = STABLE,
     config: Path | None = None,
+    endpoints: Sequence[str] = (),
     now: bool = False,
 ) -> Release:
     """Moves a label to a version whose files match its manifest.
@@ -62,57 +71,84 @@ def promote(
         label: The label; it is created if it does not exist.
         config: The server's `models.config`; None for `models.config` next to
             `folder`. It is created if it does not exist.
-        now: Whether to move the label at once even if the server may not have loaded
-            the version, for a server that is not running.
+        endpoints: The servers that read `config`, such as "localhost:8500". An existing
+            label moves only if each of them has loaded the version.
+        now: Whether to move the label without asking, because no server is running.
 
     Raises:
-        ReleaseError: If the version does not exist or its files have changed.
+        ReleaseError: If the version does not exist, a server could not load it, or an
+            existing label is to move and neither `endpoints` nor `now` is given.
         NotAnExportError: If the version has no manifest.
+        ArtefactError: If the files of the version have changed.
+        ServingError: If a server does not answer.
         BusyError: If another process is using the folder.
-        ConfigError: If `models.config` is invalid.
+        ConfigError: If `models.config` or an endpoint is invalid.
     """
-    path = config or folder.parent / MODELS_FILE
+    if now and endpoints:
+        raise ReleaseError(
+            "`--now` and `--endpoint` must not both be given: `--now` states that no "
+            f"server is running. Received: {', '.join(endpoints)}"
+        )
+    folder, path = _absolute(folder), _config_path(folder, config)
     with _locked(folder):
         version = _known(folder, version)
         _check_files(folder / str(version))
-        models = read_models(path) if path.exists() else Models()
-        if folder.name not in models.names:
-            models = models.with_model(folder.name, str(folder.resolve()))
-        served = models[folder.name]
-        before = served.labels.get(label)
-        if before == version:
-            return Release(label, version, before, "unchanged", path)
-        state: Literal["moved", "loading"] = "moved"
-        if before is not None and version not in served.versions:
-            models = models.with_versions(folder.name, {*served.versions, version})
-            state = "moved" if now else "loading"
-        if state == "moved":
-            models = models.with_label(folder.name, label, version)
-        models.write(path)
+        states = {server: _state(server, folder.name, version) for server in endpoints}
+        with _locked_config(path):
+            models = read_models(path) if path.exists() else Models()
+            if folder.name not in models.names:
+                models = models.with_model(folder.name, str(folder.resolve()))
+            served = models[folder.name]
+            before = served.labels.get(label)
+            named = version in served.versions
+            loaded = _loaded(states, version, named)
+            if before == version:
+                state: State = "unchanged" if loaded else "loading"
+            elif before is None or now or (endpoints and loaded):
+                state = "moved"
+            elif named and not endpoints:
+                raise ReleaseError(_unasked(label, version))
+            else:
+                state = "loading"
+            if before is not None and not named:
+                models = models.with_versions(folder.name, {*served.versions, version})
+            if state == "moved":
+                models = models.with_label(folder.name, label, version)
+            if state == "moved" or not (named or before == version):
+                models.write(path)
     return Release(label, version, before, state, path)
 
 
 def rollback(
-    folder: Path, *, label: str = STABLE, config: Path | None = None
+    folder: Path,
+    *,
+    label: str = STABLE,
+    config: Path | None = None,
+    endpoints: Sequence[str] = (),
 ) -> Release:
-    """Moves a label back to the version that it left, which is still loaded.
+    """Moves a label back to the highest lower version that is still loaded.
 
-    A second rollback reverts the first.
+    The version that the last `promote` left is still loaded. A label never moves
+    forward, so that a rollback can be repeated if it is not certain that it finished.
 
     Args:
         folder: Folder of the model's versions.
         label: The label.
         config: As in `promote`.
+        endpoints: Servers that are asked whether they have loaded that version; none
+            to rely on `models.config`.
 
     Raises:
-        ReleaseError: If the label does not exist, no loaded version is without a label,
-            or the version's files have changed.
+        ReleaseError: If the label does not exist, there is no such version, a server
+            has not loaded it, or its files are missing.
         NotAnExportError: If the version has no manifest.
+        ArtefactError: If the files of the version have changed.
+        ServingError: If a server does not answer.
         BusyError: If another process is using the folder.
         ConfigError: If `models.config` is invalid or does not have the model.
     """
-    path = config or folder.parent / MODELS_FILE
-    with _locked(folder):
+    folder, path = _absolute(folder), _config_path(folder, config)
+    with _locked(folder), _locked_config(path):
         models = _models(path)
         served = models[folder.name]
         if label not in served.labels:
@@ -121,16 +157,24 @@ def rollback(
                 f"{path}. Received: label={label!r}"
             )
         before = served.labels[label]
-        candidates = served.standby
-        lower = [v for v in candidates if v < before]
-        if not candidates:
+        lower = [v for v in served.standby if v < before]
+        if not lower:
             raise ReleaseError(
-                "`label` must have a previous version that is loaded and has no label. "
+                "`label` must have a lower version that is loaded and has no label. "
                 f"Received: label={label!r} at version {before}, loaded: "
-                f"{list(served.versions)}"
+                f"{list(served.versions)}. If an earlier rollback was interrupted, it "
+                "has finished; to move the label to another version, use `promote`."
             )
-        version = max(lower or candidates)
+        version = max(lower)
         _check_files(folder / str(version))
+        states = {server: _state(server, folder.name, version) for server in endpoints}
+        if not _loaded(states, version, named=True):
+            raise ReleaseError(
+                f"`--endpoint` must name servers that have loaded version {version}, "
+                "because a label can only move to a loaded version. Received: "
+                f"{', '.join(endpoints)}, where it is not loaded. Use `promote` with "
+                "this version, which makes the server load it first."
+            )
         models.with_label(folder.name, label, version).write(path)
     return Release(label, version, before, "moved", path)
 
@@ -140,6 +184,8 @@ def prune(
 ) -> list[int]:
     """Removes old versions, except those that `models.config` loads or labels.
 
+    A version that is a link is removed without its target. The target of a link that
+    stays is not removed.
     Args:
         folder: Folder of the model's versions.
         keep: Number of highest versions to keep in any case, at least 1.
@@ -157,8 +203,10 @@ def prune(
     """
     if keep < 1:
         raise ReleaseError(f"`keep` must be at least 1. Received: keep={keep}")
-    path = config or folder.parent / MODELS_FILE
+    folder, path = _absolute(folder), _config_path(folder, config)
     with _locked(folder):
+        for leftover in folder.glob(".pruned-*"):  # Of a call that was killed.
+            remove(leftover)
         stay: set[int] = set()
         if not unlabelled:
             models = _models(path)
@@ -167,14 +215,35 @@ def prune(
                 stay = {*served.versions, *served.labels.values()}
                 keep = max(keep, 1 if served.versions else served.latest)
         existing = versions(folder)
-        gone = [v for v in existing[:-keep] if v not in stay]
+        stay |= set(existing[-keep:])
+        linked = {path for v in stay for path in _targets(folder / str(v))}
+        real = folder.resolve()
+        gone = [v for v in existing if v not in stay and real / str(v) not in linked]
         for version in gone:
             # Renamed first, so that no server sees an incomplete version.
             aside = folder / f".pruned-{version}"
             os.rename(folder / str(version), aside)
-        for aside in folder.glob(".pruned-*"):
-            shutil.rmtree(aside)
+            remove(aside)
     return gone
+
+
+def _targets(path: Path) -> Iterator[Path]:
+    """The paths to which a link leads, one after another."""
+    while path.is_symlink():
+        target = path.parent / os.readlink(path)
+        path = target.parent.resolve() / target.name
+        yield path
+
+
+def _absolute(folder: Path) -> Path:
+    """The folder with its own name, even for "." and ".." and for a link."""
+    return Path(os.path.abspath(folder))
+
+
+def _config_path(folder: Path, config: Path | None) -> Path:
+    """The file itself if `models.config` is a link, because the file is replaced."""
+    path = config or _absolute(folder).parent / MODELS_FILE
+    return path.resolve() if path.is_symlink() else path
 
 
 @contextmanager
@@ -185,6 +254,61 @@ def _locked(folder: Path) -> Iterator[None]:
         )
     with locked_folder(folder):
         yield
+
+
+@contextmanager
+def _locked_config(path: Path) -> Iterator[None]:
+    """Locks `models.config`, which the models of a server share."""
+    if not path.parent.is_dir():
+        raise ReleaseError(
+            "`config` must be a file in an existing folder. "
+            f"Received: {path}; the folder does not exist"
+        )
+    with locked_folder(path.parent, wait_s=_LOCK_S):
+        yield
+
+
+def _state(endpoint: str, name: str, version: int) -> VersionStatus | None:
+    """State of a version on a server; None if the server does not know the version."""
+    with Client(endpoint, name, deadline_s=_ANSWER_S) as client:
+        try:
+            found = client.versions()
+        except NotFoundError:
+            return None
+    return next((each for each in found if each.version == version), None)
+
+
+def _loaded(
+    states: Mapping[str, VersionStatus | None], version: int, named: bool
+) -> bool:
+    """Whether all servers have loaded the version.
+
+    Args:
+        states: State of the version by server.
+        version: The version.
+        named: Whether `models.config` already makes the servers load it. If not, the
+            error of an earlier attempt does not count.
+
+    Raises:
+        ReleaseError: If a server tried to load it and failed.
+    """
+    for endpoint, state in states.items():
+        if named and state is not None and state.state == "END" and state.error:
+            raise ReleaseError(
+                f"`version` must be one that the server can load. Received: {version}; "
+                f"{endpoint} reports: {state.error}. Release another version, or "
+                "remove the cause and restart the server."
+            )
+    return all(s is not None and s.state == "AVAILABLE" for s in states.values())
+
+
+def _unasked(label: str, version: int) -> str:
+    return (
+        "`--endpoint` must name the running server, such as --endpoint localhost:8500, "
+        f"to ask whether it has loaded version {version}: if the label {label!r} moved "
+        "to a version that is not loaded, the server would reject models.config until "
+        "a rollback. Received: no endpoint. If no server is running, use --now."
+    )
 
 
 def _models(path: Path) -> Models:

@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import atomic_write, create_readable_folder, locked_folder
 from recdistill.errors import TimingError
 from recdistill.evaluation.latency.saved_model_timing import (
     Call,
@@ -155,17 +155,18 @@ def write_configuration(
         ConfigError: If an existing `models.config` is invalid, or a path is relative.
         OSError: If a file cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    create_readable_folder(folder)
     names = (MODELS_FILE, BATCHING_FILE, MONITORING_FILE, "model_server.sh")
     paths = [folder / name for name in names]
-    there = read_models(paths[0]) if paths[0].exists() else Models()
-    if swept.name not in there.names:
-        there = there.with_model(swept.name, f"{models.rstrip('/')}/{swept.name}")
-        there.write(paths[0])
+    with locked_folder(folder, wait_s=30.0):
+        there = read_models(paths[0]) if paths[0].exists() else Models()
+        if swept.name not in there.names:
+            there = there.with_model(swept.name, f"{models.rstrip('/')}/{swept.name}")
+            there.write(paths[0])
     batching = swept.choice.batching
     batching.write(paths[1], explain(swept))
     write_monitoring(paths[2])
-    arguments = server_arguments(config, batch_threads=batching.num_batch_threads)
+    arguments = server_arguments(config, batching)
     with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recdistill.atomic import locked_folder
-from recdistill.export.layout import find_version
+from recdistill.atomic import locked_folder, remove
+from recdistill.export.layout import find_version, next_version
 from recdistill.serving.client.protocols import VersionStatus
 from recdistill.serving.client.serving_errors import ServingError
 
@@ -114,12 +114,13 @@ def staged_copy(
     """
     latest = find_version(folder)
     folder = latest.parent
-    version = int(latest.name) + 1
+    version = next_version(folder)
     # Servers ignore names that are not numbers. The next export removes folders with
     # this prefix, should the test be killed.
     staging = folder / f".staging-load-test-{version}"
     swap = VersionSwap(staging, version, versions)
     with locked_folder(folder):
+        remove(staging)  # Of a load test that was killed.
         try:
             shutil.copytree(latest, staging)
             yield swap

@@ -1,7 +1,7 @@
 """Admission of requests: concurrency, waiting time and memory.
 
-A request that would wait too long is refused at once, because its client would no
-longer need the answer. Without that, an overloaded server computes late answers only.
+A request that would wait too long is refused at once, because its answer would come too
+late. Otherwise an overloaded server would only compute late answers.
 """
 
 from __future__ import annotations
@@ -114,10 +114,9 @@ class _Waiter:
 class Slots:
     """Slots for requests that run concurrently, and a bounded queue for them.
 
-    A request is refused at once if the queue is full, or if it would probably wait
-    longer than its patience or half the time to its deadline. Requests leave the queue
-    in the order of their arrival; one is dropped if its deadline would probably pass
-    while it runs.
+    A request is refused at once if the queue is full, or if its expected wait exceeds
+    `patience_s` or half the time to its deadline. Requests leave the queue in the order
+    of their arrival; one is dropped if its deadline would probably pass while it runs.
 
     Args:
         running: Maximum number of requests that run concurrently.

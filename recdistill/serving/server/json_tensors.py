@@ -4,7 +4,7 @@ A body has the row format (`"instances": [{…}, …]`) or the columnar format
 (`"inputs": {…}`). The types come from the signature. Values are not converted: `2.0`
 and `"2"` are not accepted for an int32.
 
-The parser accepts what TensorFlow Serving's parser accepts. Of a duplicate key the
+The parser accepts what TensorFlow Serving's parser accepts. If a key is repeated, its
 first value counts. Text may contain bytes that are not UTF-8, but no escape of half a
 surrogate pair. A number that overflows a double is an error; one that only overflows a
 float becomes infinite.

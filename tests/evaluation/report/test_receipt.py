@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.intervals import Interval, Slice
 from recdistill.evaluation.report.receipt import render, verdict
 from recdistill.evaluation.report.run_report import ModelPart
 from tests.evaluation.report.example_reports import NO_GAP, SOFT_TARGETS, report
@@ -134,6 +134,19 @@ class TestReceipt:
         text = shown(report(), 80)
         assert "- baseline" in text
         assert "alone" not in text
+
+
+def test_the_receipt_shows_the_quality_on_items_without_training_interactions():
+    parts = report().models
+    new = Slice(12, 9, {"ndcg@10": Interval(0.0312, 0.01, 0.05)})
+    for name in ("distilled", "teacher"):
+        parts[name] = parts[name].model_copy(update={"slices": {"item": {"new": new}}})
+    said = " ".join(shown(report(models=parts), 80).split())
+    assert (
+        "New items NDCG@10 of the 12 lists whose item has no training interactions: "
+        "distilled 0.031, teacher 0.031" in said
+    )
+    assert "New items" not in shown(report(), 80)
 
 
 def test_the_receipt_describes_the_soft_targets():

@@ -91,31 +91,31 @@ def test_an_error_for_an_unknown_key_lists_the_known_keys(path):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("student.dim='wide'", "`student.dim`: Input should be a valid integer"),
+        ("student.dim='wide'", "`student.dim` must be a valid integer"),
         ("student.dim=[4]", "Received: [4]"),
-        ("student.dim=-1", "`student.dim`: Input should be greater than 1"),
-        ("student.hidden=3", "`student.hidden`: Input should be a valid tuple"),
-        ("student.hidden=[4,0]", "`student.hidden[1]`: Input should be greater than 0"),
-        ("student.learning_rates=[]", "`student.learning_rates`: Tuple should have"),
-        ("student.dropout=1.0", "`student.dropout`: Input should be less than 1"),
-        ("student.l2=nan", "`student.l2`: Input should be a finite number"),
-        ("student.l2=inf", "`student.l2`: Input should be a finite number"),
-        ("lists.tail=-5", "`lists.tail`: Input should be greater than 0"),
-        ("lists.size='sampld'", "`lists.size`: Input should be 'catalogue' or 'sampl"),
-        ("seed=-1", "`seed`: Input should be greater than or equal to 0"),
+        ("student.dim=-1", "`student.dim` must be greater than 1"),
+        ("student.hidden=3", "`student.hidden` must be a valid tuple"),
+        ("student.hidden=[4,0]", "`student.hidden[1]` must be greater than 0"),
+        ("student.learning_rates=[]", "`student.learning_rates` must have"),
+        ("student.dropout=1.0", "`student.dropout` must be less than 1"),
+        ("student.l2=nan", "`student.l2` must be a finite number"),
+        ("student.l2=inf", "`student.l2` must be a finite number"),
+        ("lists.tail=-5", "`lists.tail` must be greater than 0"),
+        ("lists.size='sampld'", "`lists.size` must be 'catalogue' or 'sampl"),
+        ("seed=-1", "`seed` must be greater than or equal to 0"),
         ("query={}", "`query`: Dictionary should have at least 1 item"),
-        ("teacher=3", "`teacher`: Input should be a valid dictionary"),
+        ("teacher=3", "`teacher` must be a valid dictionary"),
         ("teacher={}", "`teacher.kind` is missing"),
-        ("teacher.members=[]", "`teacher.members`: Tuple should have at least 1"),
+        ("teacher.members=[]", "`teacher.members` must have at least 1"),
         ("teacher.members=[{dim=8}]", "`teacher.members[0].kind` is missing"),
-        ("distill.loss='KL'", "`distill.loss`: Input should be 'ListwiseKLDiverg"),
-        ("distill.temperature=0", "`distill.temperature`: Input should be greater"),
-        ("distill.teacher_temperature=0", "`distill.teacher_temperature`: Input shoul"),
+        ("distill.loss='KL'", "`distill.loss` must be 'ListwiseKLDiverg"),
+        ("distill.temperature=0", "`distill.temperature` must be greater"),
+        ("distill.teacher_temperature=0", "`distill.teacher_temperature` must be gre"),
         ("distill.temperature='auto'", 'is now `teacher_temperature = "auto"`'),
-        ("distill.teacher_temperature='warm'", "`: Input should be 'auto'"),
-        ("distill.scores='zscore'", "`distill.scores`: Input should be 'none', 'z_sco"),
-        ("lists.scores_dtype='int8'", "`lists.scores_dtype`: Input should be 'float16"),
-        ("dataset.columns.quer='u'", "`dataset.columns.quer`: Input should be 'query'"),
+        ("distill.teacher_temperature='warm'", "` must be 'auto'"),
+        ("distill.scores='zscore'", "`distill.scores` must be 'none', 'z_sco"),
+        ("lists.scores_dtype='int8'", "`lists.scores_dtype` must be 'float16"),
+        ("dataset.columns.quer='u'", "`dataset.columns.quer` must be 'query'"),
         ("evaluate.metrics=['ndgc@10']", "Received: 'ndgc@10'; did you mean 'ndcg@10'"),
     ],
 )
@@ -145,11 +145,11 @@ KERAS = "teacher={kind='keras', path='a.keras'"
         ("teacher={kind='tf_keras'}", "`path` or `factory` must be given"),
         (
             "teacher={kind='callable', function='f'}",
-            "`teacher.function`: String should",
+            "`teacher.function` must match",
         ),
         (
             "teacher={kind='remote', address='host:1', model='m'}",
-            "`teacher.address`: String should match",
+            "`teacher.address` must match",
         ),
         ("teacher={kind='scores', columns={item='i'}}", "`columns` requires `path`"),
         ("teacher={kind='lightgbm', path='m', layout='lists'}", "not a known key"),
@@ -181,6 +181,10 @@ def test_external_teachers_can_be_configured(path, override):
     ("override", "said"),
     [
         ("split.valid=0.95", "for training. Received: valid=0.95, test=0.1"),
+        (
+            'dataset.items.columns=["a", "b"]',
+            "`items` requires reader 'tables', 'listwise' or 'frames'",
+        ),
         ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),
         ("teacher.weights=[1.0]", "Received: 1 for 2 members"),
         ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),
@@ -201,7 +205,7 @@ def test_values_that_contradict_each_other_are_an_error(path, override, said):
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "1st", "größe"])
 def test_a_name_that_is_not_a_valid_folder_name_is_an_error(path, name):
-    assert "`name`: String should match pattern" in refusal(path, f"name='{name}'")
+    assert "`name` must match pattern" in refusal(path, f"name='{name}'")
 
 
 def test_all_problems_are_in_one_message(path):
@@ -267,6 +271,13 @@ def test_a_malformed_override_is_an_error(path, override):
 
 def test_an_override_inside_a_value_is_an_error(path):
     assert "'name' is a value. Received: 'name.x=3'" in refusal(path, "name.x=3")
+
+
+@pytest.mark.parametrize("folder", ["a[b]", "a\\b", "x/[y/z"])
+def test_exports_are_not_written_where_tensorflow_cannot_load_them(path, folder):
+    said = refusal(path, f"export.path='{folder}'")
+    assert "`export.path`" in said
+    assert "must not contain '[' or a backslash" in said
 
 
 def test_artefacts_and_exports_cannot_share_a_folder(path):

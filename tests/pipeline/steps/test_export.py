@@ -1,12 +1,17 @@
-"""The step export: versions appear once, and a removed one is exported again."""
+"""The step export: one version per student, with the metric of the report."""
 
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from recdistill.export import publishing
+from recdistill.pipeline.prepared_data import Prepared
 from tests import small_pipelines
+from tests.pipeline.logs import rows_of
 from tests.pipeline.tiny_runs import go, made
 
 pytestmark = pytest.mark.slow
@@ -35,3 +40,37 @@ class TestTheExport:
         assert Path(done["export"].record["path"]).name == "2"
         versions = copied / "export" / "tiny"
         assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
+
+
+def test_the_export_serves_the_metric_of_the_report(tiny_run):
+    record = tiny_run.artefacts["export"].record
+    assert record["excluded_inputs"] == ["history"]
+    prepared = Prepared(tiny_run.artefacts["prepare"].path)
+    items = prepared.items["item_id"].to_pylist()
+    recommend = tf.saved_model.load(record["path"]).signatures["recommend"]
+    total, lists = 0.0, list(rows_of(prepared, "test").values())
+    for row in lists:
+        # All items that the user had, oldest first, and no other exclusion.
+        history = [items[k] for k in row["seen"]]
+        answer = recommend(
+            user_id=tf.constant([row["query_id"]]),
+            segment=tf.constant([row["raw.segment"]]),
+            budget=tf.constant([row["raw.budget"]], tf.float32),
+            history=tf.constant([history or [""]]),
+            history_length=tf.constant([len(history)]),
+            k=tf.constant([10]),
+            exclude_ids=tf.constant([[""]]),
+            allow_ids=tf.constant([[""]]),
+        )
+        ids = [each.decode() for each in answer["item_ids"].numpy()[0]]
+        assert not set(ids) & set(history)
+        (positive,) = row["candidates"]
+        if items[positive] in ids:
+            total += 1 / math.log2(2 + ids.index(items[positive]))
+    reported = tiny_run.report.models["distilled"].metrics["ndcg@10"].value
+    assert total / len(lists) == pytest.approx(reported, abs=1e-6)
+    judged = record["judged"]
+    assert judged["metric"] == "ndcg@10"
+    assert judged["lists"] == min(256, len(lists))
+    assert judged["served"] == pytest.approx(judged["reported"], abs=1e-9)
+    assert np.isclose(judged["reported"], reported, atol=0.05)

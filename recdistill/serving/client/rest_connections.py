@@ -225,14 +225,14 @@ class HttpAddress:
 
 
 def _looked_up(host: str) -> asyncio.Future[list[str]]:
-    """IP addresses of a host, looked up in a thread that nothing waits for.
+    """IP addresses of a host, looked up in a daemon thread.
 
-    The event loop's executor would do, but the program could not end while its threads
-    wait for a name server.
+    The event loop's executor is not used, because the program could not end while its
+    threads wait for a name server.
     """
     loop = asyncio.get_running_loop()
     found: asyncio.Future[list[str]] = loop.create_future()
-    # Fetched here, so that an error that nobody waits for any more is not logged.
+    # Retrieved here, so that an error of an abandoned lookup is not logged.
     found.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def finish(addresses: list[str], error: Exception | None) -> None:
