@@ -16,6 +16,9 @@ from typing import Any
 
 from recdistill.errors import BusyError
 
+READABLE = 0o644
+"""Mode, regardless of the umask, of files that a server reads as another user."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:

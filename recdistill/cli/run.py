@@ -79,6 +79,7 @@ def _show(
     has_report = step in ("evaluate", "export")
     if has_report:
         result["report"] = str(root / "report.json")
+        result["page"] = str(root / "report.html")
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
@@ -88,7 +89,7 @@ def _show(
     from recdistill.evaluation.report.receipt import render
     from recdistill.evaluation.report.run_report import Report
 
-    artefacts = {"report": result["report"]}
+    artefacts = {"report": result["report"], "page": result["page"]}
     further = [f"recdistill export {command}"]
     if step == "export":
         artefacts = {"SavedModel": artefact.record["path"], **artefacts}

@@ -39,17 +39,18 @@ def serve(
         int, typer.Option(help="Port for REST and metrics (0: any free port).")
     ] = 8501,
     address: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Address to listen on. There is no authentication: every client that "
-            "reaches it can send any request."
+            help="Address to listen on (default: 127.0.0.1). There is no "
+            "authentication: every client that reaches it can send any request."
         ),
-    ] = "127.0.0.1",
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
-            help="auto, tf-serving, docker or embedded. auto: tensorflow_model_server "
-            "if it is on the PATH, otherwise the embedded server."
+            help="auto, tf-serving, docker or embedded. tf-serving listens on all "
+            "addresses. auto: tf-serving if tensorflow_model_server is on the PATH and "
+            "--address is 0.0.0.0, otherwise the embedded server."
         ),
     ] = "auto",
     image: Annotated[
@@ -82,15 +83,15 @@ def serve(
     grpc_threads: Annotated[
         int,
         typer.Option(
-            help="gRPC worker threads of the embedded server (default: chosen from the "
-            "number of cores)."
+            help="Maximum number of concurrent gRPC requests (default: chosen from the "
+            "batching parameters)."
         ),
     ] = 0,
     rest_threads: Annotated[
         int,
         typer.Option(
-            help="REST worker threads of the embedded server (default: chosen from the "
-            "number of cores)."
+            help="Maximum number of concurrent REST requests (default: chosen from the "
+            "batching parameters)."
         ),
     ] = 0,
     max_message_mib: Annotated[
@@ -99,9 +100,9 @@ def serve(
 ) -> None:
     """Serves exported models until it is stopped, and prints which server it uses.
 
-    It runs tensorflow_model_server if that is on the PATH, and otherwise the embedded
-    server, which implements the same protocol and is meant for development and small
-    installations.
+    The embedded server implements the protocol of TensorFlow Serving and is meant for
+    development and small installations. tensorflow_model_server listens on all
+    addresses of the machine, so it starts only if --engine or --address asks for that.
     """
     with errors_as_paragraphs():
         check_options(
@@ -114,7 +115,11 @@ def serve(
                 "--max-message-mib": (max_message_mib, 1, 2_047),
             }
         )
-        from recdistill.serving.deploy.launch import IMAGE, Launch, run_model_server
+        from recdistill.serving.deploy.launch import Launch, on_free_ports
+        from recdistill.serving.deploy.model_server_process import (
+            IMAGE,
+            run_model_server,
+        )
 
         launch = Launch(
             exports,
@@ -125,17 +130,20 @@ def serve(
             batching=batching,
             per_model_batching=per_model_batching,
             poll_s=poll_seconds,
+            grpc_threads=grpc_threads,
+            rest_threads=rest_threads,
         )
         chosen = launch.engine(engine)
         if chosen == "embedded":
-            _run_embedded(launch, (grpc_threads, rest_threads), max_message_mib * 2**20)
+            _run_embedded(launch, max_message_mib * 2**20)
             return
+        launch = on_free_ports(launch, chosen)
         _print_address(chosen, launch)
         raise typer.Exit(run_model_server(launch, chosen, image or IMAGE))
 
 
 def _print_address(engine: str, launch: Launch) -> None:
-    where = f"gRPC at {launch.address}:{launch.port}, REST at {launch.rest_port}"
+    where = f"gRPC at {launch.host}:{launch.port}, REST at {launch.rest_port}"
     if engine == "docker":
         typer.echo(f"tensorflow_model_server in Docker: {where}")
         return
@@ -145,7 +153,7 @@ def _print_address(engine: str, launch: Launch) -> None:
     )
 
 
-def _run_embedded(launch: Launch, threads: tuple[int, int], max_bytes: int) -> None:
+def _run_embedded(launch: Launch, max_bytes: int) -> None:
     from recdistill.serving.deploy.launch import MODELS_POLL_S, configured
 
     # TensorFlow imports Keras if it is installed; the server does not need it.
@@ -161,15 +169,15 @@ def _run_embedded(launch: Launch, threads: tuple[int, int], max_bytes: int) -> N
         options = ServerOptions(
             models=given or folder / "models.config",
             models_poll_s=MODELS_POLL_S if given else 0,
-            address=launch.address,
+            address=launch.host,
             port=launch.port,
             rest_port=launch.rest_port,
             poll_s=launch.poll_s,
             batching=read_batching(launch.batching) if launch.batching else None,
             per_model_batching=launch.per_model_batching,
             labels_for_unavailable=True,
-            grpc_threads=threads[0],
-            rest_threads=threads[1],
+            grpc_threads=launch.grpc_threads,
+            rest_threads=launch.rest_threads,
             max_message_bytes=max_bytes,
         )
         typer.echo("Embedded server, for development and small installations")

@@ -8,6 +8,7 @@ load test can use it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,24 @@ def lists_without_length(shapes: Mapping[str, Sequence[int | None] | None]) -> s
 
 _LARGEST = 2**63 - 1
 """Largest version number; a server ignores names with larger numbers."""
+
+
+def check_loadable(folder: Path) -> None:
+    r"""Checks that TensorFlow can load SavedModels from a folder with this path.
+
+    TensorFlow, and so TensorFlow Serving, looks for the weights with a pattern in which
+    "[" and a backslash have a meaning.
+
+    Raises:
+        NotAnExportError: If the absolute path contains one of these characters.
+    """
+    path = os.path.abspath(folder)
+    if "[" in path or (os.sep == "/" and "\\" in path):
+        raise NotAnExportError(
+            "The path of an export must not contain '[' or a backslash, because "
+            "TensorFlow and TensorFlow Serving do not find the weights there. "
+            f"Received: {path}. Use another folder."
+        )
 
 
 def versions(folder: Path) -> list[int]:
@@ -198,7 +217,7 @@ def verified_manifest(version: Path) -> dict[str, Any]:
 def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
     return ArtefactError(
         f"The export {version} cannot be used: {fault}. Remove the folder and write "
-        f"the version anew with `recdistill {command}`."
+        f"the version again with `recdistill {command}`."
     )
 
 

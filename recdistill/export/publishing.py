@@ -41,6 +41,7 @@ from recdistill.export.layout import (
     REAL_QUERIES,
     WARM_UP,
     WARM_UP_LIMIT,
+    check_loadable,
     next_version,
 )
 from recdistill.export.list_inputs import (
@@ -354,6 +355,7 @@ def staged(folder: Path) -> Iterator[tuple[Path, int]]:
     Raises:
         BusyError: If another process is publishing there.
     """
+    check_loadable(folder)
     create_readable_folder(folder)
     with locked_folder(folder):
         for leftover in folder.glob(".staging-*"):

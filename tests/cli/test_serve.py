@@ -1,6 +1,7 @@
 """`recdistill serve`: which server it starts, and how it stops."""
 
 import signal
+import socket
 import subprocess
 import sys
 
@@ -37,11 +38,30 @@ def programs(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_which_server_it_starts(exports, programs):
-    programs("tensorflow_model_server")
-    done = call("serve", exports)
+    arguments = programs("tensorflow_model_server")
+    done = call("serve", exports, "--engine=tf-serving", "--port=0", "--rest-port=0")
     assert done.exit_code == 0
-    assert done.output.startswith("tensorflow_model_server: gRPC at 8500")
-    assert "on all addresses" in done.output
+    given = dict(
+        line.removeprefix("--").split("=", 1)
+        for line in arguments.read_text().splitlines()
+    )
+    assert done.output.startswith(
+        f"tensorflow_model_server: gRPC at {given['port']}, REST at "
+        f"{given['rest_api_port']}, on all addresses"
+    )
+    assert "0" not in (given["port"], given["rest_api_port"])
+
+
+def test_a_taken_port_is_an_error_before_the_server_starts(exports, programs):
+    arguments = programs("tensorflow_model_server")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = call(
+            "serve", exports, "--engine=tf-serving", "--port=0", f"--rest-port={port}"
+        )
+    assert done.exit_code == 2
+    assert_is_one_paragraph(done, "`--rest-port` must be a free port of 0.0.0.0")
+    assert not arguments.exists()
 
 
 def test_a_folder_without_versions_is_an_error(tmp_path):
@@ -54,8 +74,9 @@ def test_a_signal_is_forwarded_to_the_model_server(exports, programs):
     ready = exports / "ready"
     body = f"trap 'exit 0' TERM\ntouch {ready}\nwhile :; do sleep 0.05; done"
     programs("tensorflow_model_server", body)
+    options = ["--engine=tf-serving", "--port=0", "--rest-port=0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "recdistill", "serve", str(exports)],
+        [sys.executable, "-m", "recdistill", "serve", str(exports), *options],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from recdistill.export.layout import check_loadable
 from recdistill.pipeline.config.section import Section
+
+
+def _loadable(path: Path) -> Path:
+    check_loadable(path)
+    return path
 
 
 class ExportConfig(Section):
     """The exported SavedModel."""
 
-    path: Path = Field(
+    path: Annotated[Path, AfterValidator(_loadable)] = Field(
         default=Path("export"),
         description="Folder of all exports, relative to the current directory.",
     )

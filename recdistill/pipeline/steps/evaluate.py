@@ -39,10 +39,12 @@ class Evaluate(Step):
         }
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
-        """Writes the metrics of each test list and model, and `report.json`."""
+        """Writes the metrics of each test list and model, the report and its page."""
         import pyarrow.parquet as pq
 
+        from recdistill.evaluation.report.page import PageDetails, render_page
         from recdistill.pipeline.model_comparison import rank_test_lists
+        from recdistill.pipeline.query_examples import query_examples
         from recdistill.pipeline.report_building import build_report
         from recdistill.pipeline.scorers import compiled, popularity_scorer
 
@@ -74,19 +76,37 @@ class Evaluate(Step):
             timings={k: v.record["seconds"] for k, v in run.artefacts.items()},
         )
         report.save(draft.path / "report.json")
+        details = PageDetails(
+            curves={
+                "baseline": _curves(run.artefacts["baseline"].record),
+                "distilled": _curves(run.artefacts["distill"].record),
+            },
+            examination=run.artefacts["score"].record.get("doctor"),
+            examples=query_examples(run.prepared, rows, run.config.seed),
+        )
+        page = render_page(report, details)
+        (draft.path / "report.html").write_text(page, encoding="utf-8")
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies the report into the run's folder, unless it is there already."""
+        """Copies the report and its page into the run's folder, if they changed."""
         from recdistill.atomic import atomic_write
 
-        content = artefact.file("report.json").read_bytes()
-        target = run.root / "report.json"
-        # A finished run can be opened on a disk that is read-only.
-        if not target.is_file() or target.read_bytes() != content:
-            with atomic_write(target) as temporary:
-                temporary.write_bytes(content)
+        for name in ("report.json", "report.html"):
+            content = artefact.file(name).read_bytes()
+            target = run.root / name
+            # A finished run can be opened on a disk that is read-only.
+            if not target.is_file() or target.read_bytes() != content:
+                with atomic_write(target) as temporary:
+                    temporary.write_bytes(content)
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
+
+
+def _curves(record: Mapping[str, Any]) -> list[list[float]]:
+    """Validation metric by epoch of each learning rate tried, the chosen one first."""
+    trials = [each for each in record["trials"] if each.get("history")]
+    best = sorted(trials, key=lambda each: -(each["best"] or 0.0))
+    return [each["history"] for each in best]

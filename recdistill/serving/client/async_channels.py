@@ -8,8 +8,8 @@ import json
 from typing import Any, TypeAlias
 
 from recdistill.serving.client.endpoints import Endpoint
-from recdistill.serving.client.http_connections import HttpAddress, HttpConnection
 from recdistill.serving.client.protocols import Message
+from recdistill.serving.client.rest_connections import HttpAddress, HttpConnection
 from recdistill.serving.client.serving_errors import code_of_status
 
 __all__ = [

@@ -24,12 +24,11 @@ from google.protobuf import (
     wrappers_pb2,
 )
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
-from recdistill.serving.deploy.model_server import READABLE
 
 GAIN = 1.05
-"""Minimum gain in rows a second for which a batch size is doubled, as a ratio."""
+"""Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
 
 WASTE = 1.1
 """A size is allowed if the next allowed one takes at least this many times as long."""
@@ -85,6 +84,17 @@ class Batching:
                 "`allowed_batch_sizes` must ascend and end with `max_batch_size`, "
                 f"{self.max_batch_size}. Received: allowed_batch_sizes={sizes}"
             )
+
+    @property
+    def capacity(self) -> int:
+        """Maximum number of rows that run or wait.
+
+        Examples:
+            >>> Batching(16, 0, 16, 2).capacity
+            288
+        """
+        batches = self.num_batch_threads + self.max_enqueued_batches
+        return self.max_batch_size * batches
 
     @property
     def text(self) -> str:
@@ -184,8 +194,8 @@ def choose_batching(
     the budget.
 
     * `max_batch_size`: the largest measured size for which that holds, as long as each
-      doubling still gives `GAIN` times the rows a second. It is never below the rows of
-      the warm-up requests, because the model would not load;
+      doubling still gives `GAIN` times the rows per second. It is never below the rows
+      of the warm-up requests, because the model would not load;
     * `batch_timeout_micros`: the fixed cost of a call, which is what sharing a call
       saves, limited by what the budget leaves;
     * `max_enqueued_batches`: the number of batches that start within the budget.
@@ -301,7 +311,7 @@ def _largest(times: Mapping[int, CallTime], budget_ms: float) -> tuple[int, str]
             )
         gain = (size / times[size].p50) / (smaller / times[smaller].p50)
         if gain < GAIN:
-            return smaller, f"{size} would only give {gain - 1:+.0%} rows a second"
+            return smaller, f"{size} would only give {gain - 1:+.0%} rows per second"
     return sizes[-1], "larger sizes were not measured"
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
+from recdistill.serving.deploy.batching_config import Batching
+
 FLAGS = frozenset(
     """
     allow_version_labels_for_unavailable_models batching_parameters_file enable_batching
@@ -36,9 +38,6 @@ MODELS_FILE = "models.config"
 BATCHING_FILE = "batching.config"
 MONITORING_FILE = "monitoring.config"
 """Names of the server's configuration files."""
-
-READABLE = 0o644
-"""Mode of these files, regardless of the umask: the server may run as another user."""
 
 PORTS = {"port": 8500, "rest_api_port": 8501}
 """Ports for gRPC, and for REST and metrics, in containers and generated commands."""
@@ -91,7 +90,35 @@ def server_flags(flags: Mapping[str, str | int | bool]) -> list[str]:
     return arguments
 
 
-def server_arguments(config: str, batch_threads: int) -> list[str]:
+UNBATCHED_THREADS = 256
+"""Number of request threads of a server that does not batch."""
+
+_MOST = 1000
+"""Limit of the number of request threads: each takes memory also when it is idle."""
+
+_RESERVE = 64
+
+
+def request_threads(capacity: int) -> int:
+    """Number of threads that a server needs for the requests of each protocol.
+
+    Each running or waiting request holds a thread. The server's default for gRPC, four
+    times the cores, is far below the number of requests that the batcher can hold: the
+    server refuses the others with RESOURCE_EXHAUSTED, which no metric shows, and full
+    batches never form. The reserve lets the batcher itself refuse requests when its
+    queue is full, which the metrics show.
+
+    Args:
+        capacity: Number of rows that run or wait in the batcher.
+
+    Examples:
+        >>> request_threads(16 * (2 + 16)), request_threads(100_000)
+        (352, 1000)
+    """
+    return min(capacity + _RESERVE, _MOST)
+
+
+def server_arguments(config: str, batching: Batching) -> list[str]:
     """Arguments of a server whose configuration files are in one folder.
 
     The server reloads `models.config` every ten seconds, so that labels move without a
@@ -101,21 +128,24 @@ def server_arguments(config: str, batch_threads: int) -> list[str]:
     Args:
         config: Path of the folder inside the server's file system, with
             `models.config`, `batching.config` and `monitoring.config`.
-        batch_threads: Number of batching threads; each batch is computed on one thread.
+        batching: Content of `batching.config`. Each batch is computed on one thread.
     """
+    threads = request_threads(batching.capacity)
     flags: dict[str, str | int | bool] = {
         **PORTS,
         "model_config_file": f"{config}/{MODELS_FILE}",
         "model_config_file_poll_wait_seconds": 10,
         "allow_version_labels_for_unavailable_models": True,
         "monitoring_config_file": f"{config}/{MONITORING_FILE}",
+        "grpc_max_threads": threads,
+        "rest_api_num_threads": threads,
         # With 0, versions load in the thread that polls for them, and one slow load
         # delays all other models.
         "num_load_threads": 1,
         "enable_batching": True,
         "batching_parameters_file": f"{config}/{BATCHING_FILE}",
         "tensorflow_intra_op_parallelism": 1,
-        "tensorflow_inter_op_parallelism": batch_threads,
+        "tensorflow_inter_op_parallelism": batching.num_batch_threads,
     }
     return server_flags(flags)
 

@@ -26,9 +26,8 @@ from pathlib import Path
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
-from recdistill.serving.deploy.model_server import READABLE
 
 __all__ = [
     "STABLE",

@@ -166,7 +166,7 @@ def write_configuration(
     batching = swept.choice.batching
     batching.write(paths[1], explain(swept))
     write_monitoring(paths[2])
-    arguments = server_arguments(config, batch_threads=batching.num_batch_threads)
+    arguments = server_arguments(config, batching)
     with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)

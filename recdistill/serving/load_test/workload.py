@@ -84,7 +84,7 @@ class Workload:
                 "`rows` must have at least one query and `batch_size` must be at least "
                 f"1. Received: {len(rows)} queries, batch_size={batch_size}"
             )
-        # One message a query, so that every query is sent equally often.
+        # One message per query, so that every query is sent equally often.
         count = min(MOST_MESSAGES, len(rows))
         messages = []
         for first in range(count):

@@ -273,6 +273,13 @@ def test_an_override_inside_a_value_is_an_error(path):
     assert "'name' is a value. Received: 'name.x=3'" in refusal(path, "name.x=3")
 
 
+@pytest.mark.parametrize("folder", ["a[b]", "a\\b", "x/[y/z"])
+def test_exports_are_not_written_where_tensorflow_cannot_load_them(path, folder):
+    said = refusal(path, f"export.path='{folder}'")
+    assert "`export.path`" in said
+    assert "must not contain '[' or a backslash" in said
+
+
 def test_artefacts_and_exports_cannot_share_a_folder(path):
     said = refusal(path, "workdir=runs", "export.path=./runs")
     assert "`export.path` must be another folder than `workdir`" in said

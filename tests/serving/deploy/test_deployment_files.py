@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from recdistill.serving.deploy.batching_config import read_batching
-from recdistill.serving.deploy.launch import IMAGE
 from recdistill.serving.deploy.model_server import (
     COUNTERS,
     HISTOGRAMS,
@@ -16,6 +15,7 @@ from recdistill.serving.deploy.model_server import (
     metric_names,
     server_arguments,
 )
+from recdistill.serving.deploy.model_server_process import IMAGE
 from recdistill.serving.deploy.models_config import METRICS_PATH, Models
 
 FOLDER = Path(__file__).parents[3] / "serving"
@@ -114,6 +114,18 @@ def test_the_dashboard_queries_existing_metrics(dashboard):
     assert asked <= metric_names(), asked - metric_names()
 
 
+def test_the_dashboard_counts_versions_without_a_finished_warm_up(dashboard):
+    """A failed warm-up is a successful load without a series of its own."""
+    (panel,) = [p for p in dashboard["panels"] if "Failed" in p["title"]]
+    (target,) = panel["targets"]
+    attempts, _, warm_ups = target["expr"].rpartition(" unless on (")
+    assert attempts.count(":tensorflow:cc:saved_model:load_attempt_count") == 3
+    assert "status" not in attempts
+    assert warm_ups.startswith(
+        "instance, model_path) :tensorflow:serving:model_warmup_latency_count"
+    )
+
+
 def test_the_dashboard_filters_and_groups_by_existing_labels(dashboard):
     labels = {**COUNTERS}
     for name, own in HISTOGRAMS.items():
@@ -171,9 +183,7 @@ def test_the_example_config_map_has_generated_files(tmp_path):
     path = tmp_path / "batching.config"
     path.write_text(data["batching.config"])
     batching = read_batching(path)
-    command = as_shell(
-        server_arguments("/config", batch_threads=batching.num_batch_threads)
-    )
+    command = as_shell(server_arguments("/config", batching))
     assert data["model_server.sh"] == f"#!/bin/sh\nexec {command}\n"
     assert METRICS_PATH in data["monitoring.config"]
     (name,) = Models(data["models.config"]).names

@@ -1,24 +1,21 @@
-"""launch: which server is started, with which configuration and command."""
+"""launch: which server is started, at which ports, with which configuration."""
 
 import os
-import signal
-import subprocess
+import socket
 from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from recdistill.errors import LaunchError
+from recdistill.errors import ConfigError, LaunchError, NotAnExportError
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.deploy.launch import (
     Launch,
     configured,
     found_models,
-    model_server_command,
-    run_model_server,
+    on_free_ports,
 )
-from recdistill.serving.deploy.model_server import FLAGS
 from recdistill.serving.deploy.models_config import Models
 from tests.serving.programs import adder
 
@@ -36,16 +33,6 @@ def programs(tmp_path, monkeypatch):
     return adder(tmp_path / "bin", monkeypatch)
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """Restores the signal handlers of this process."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
-
-
 class TestFindingModels:
     def test_one_model_or_a_folder_of_models_is_found(self, exports):
         assert found_models(exports / "films") == {"films": exports / "films"}
@@ -54,6 +41,18 @@ class TestFindingModels:
             "films": exports / "films",
         }
 
+    def test_a_linked_folder_keeps_its_own_name(self, exports, monkeypatch):
+        (exports / "new").symlink_to("films")
+        assert found_models(exports / "new") == {"new": exports / "new"}
+        monkeypatch.chdir(exports / "films")
+        assert found_models(Path(".")) == {"films": exports / "films"}
+
+    @pytest.mark.parametrize("name", ["a[b]", "a\\b"])
+    def test_a_path_from_which_no_server_can_load_is_refused(self, tmp_path, name):
+        (tmp_path / name / "1").mkdir(parents=True)
+        with pytest.raises(NotAnExportError, match=r"must not contain '\['"):
+            found_models(tmp_path / name)
+
     @pytest.mark.parametrize("folder", ["notes", "films/1", "nowhere"])
     def test_a_folder_without_versions_is_refused(self, exports, folder):
         with pytest.raises(LaunchError, match=r"EXPORT_DIR must be .*Received: .*"):
@@ -61,12 +60,28 @@ class TestFindingModels:
 
 
 class TestEngine:
-    def test_the_model_server_is_used_if_it_is_installed(self, exports, programs):
-        launch = Launch(exports)
+    @pytest.mark.parametrize("address", [None, "127.0.0.1", "192.168.1.7", "::1"])
+    def test_an_installed_model_server_is_not_used_for_one_address(
+        self, exports, programs, address
+    ):
+        programs("tensorflow_model_server")
+        assert Launch(exports, address=address).engine("auto") == "embedded"
+
+    @pytest.mark.parametrize("address", ["0.0.0.0", "::"])
+    def test_the_model_server_is_used_for_all_addresses_if_it_is_installed(
+        self, exports, programs, address
+    ):
+        launch = Launch(exports, address=address)
         assert launch.engine("auto") == "embedded"
         programs("tensorflow_model_server")
         assert launch.engine("auto") == "tf-serving"
         assert launch.engine("embedded") == "embedded"
+
+    def test_the_model_server_is_refused_for_one_address(self, exports, programs):
+        programs("tensorflow_model_server")
+        assert Launch(exports).engine("tf-serving") == "tf-serving"
+        with pytest.raises(LaunchError, match=r"must be 0.0.0.0 .*Received: 10.0.0.1"):
+            Launch(exports, address="10.0.0.1").engine("tf-serving")
 
     def test_docker_is_used_only_on_request(self, exports, programs):
         programs("docker")
@@ -78,6 +93,34 @@ class TestEngine:
             Launch(exports).engine("tf-serving")
         with pytest.raises(LaunchError, match=r"must be auto.*Received: 'triton'"):
             Launch(exports).engine("triton")
+
+
+class TestPorts:
+    def test_a_port_of_0_is_replaced_by_a_free_one(self, exports):
+        for engine in ("tf-serving", "docker"):
+            launch = on_free_ports(Launch(exports, 0, 0), engine)
+            assert launch.port != launch.rest_port
+            assert min(launch.port, launch.rest_port) > 0
+            assert on_free_ports(launch, engine) == launch
+
+    @pytest.mark.parametrize("name", ["port", "rest_port"])
+    @pytest.mark.parametrize("engine", ["tf-serving", "docker"])
+    def test_a_taken_port_is_refused(self, exports, name, engine):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            launch = Launch(exports, **{"port": 0, "rest_port": 0, name: port})
+            option = "--" + name.replace("_", "-")
+            with pytest.raises(LaunchError, match=f"`{option}` must be a free port"):
+                on_free_ports(launch, engine)
+
+    def test_one_port_for_both_protocols_is_refused(self, exports):
+        with pytest.raises(LaunchError, match=r"must differ\. Received: 9000 for both"):
+            Launch(exports, 9000, 9000)
+
+    def test_an_address_that_does_not_exist_is_refused(self, exports):
+        launch = Launch(exports, 0, 0, address="192.0.2.1")
+        with pytest.raises(LaunchError, match=r"free port of 192\.0\.2\.1"):
+            on_free_ports(launch, "docker")
 
 
 class TestConfiguration:
@@ -103,69 +146,25 @@ class TestConfiguration:
             assert Models((folder / "models.config").read_text()) == models
             assert (folder / "batching.config").read_text() == batching.read_text()
 
+    def test_every_user_can_read_it_whatever_the_umask(self, exports, tmp_path):
+        Batching(8, 100, 4, 2).write(tmp_path / "batching.config")
+        (tmp_path / "batching.config").chmod(0o600)
+        launch = Launch(exports, batching=tmp_path / "batching.config")
+        before = os.umask(0o077)
+        try:
+            with configured(launch) as folder:
+                modes = {p.name: p.stat().st_mode & 0o777 for p in folder.iterdir()}
+                assert folder.stat().st_mode & 0o777 == 0o755
+        finally:
+            os.umask(before)
+        names = ("models.config", "monitoring.config", "batching.config")
+        assert modes == dict.fromkeys(names, 0o644)
 
-class TestCommand:
-    def test_the_server_has_all_its_flags(self, exports, tmp_path):
-        launch = Launch(
-            exports, 9000, 9001, batching=tmp_path / "b", per_model_batching=True
-        )
-        program, *flags = model_server_command(launch, "tf-serving", Path("/c"))
-        given = dict(flag.removeprefix("--").split("=", 1) for flag in flags)
-        assert program == "tensorflow_model_server"
-        assert given.keys() <= FLAGS
-        assert (given["port"], given["rest_api_port"]) == ("9000", "9001")
-        assert given["model_config_file"] == "/c/models.config"
-        assert given["allow_version_labels_for_unavailable_models"] == "true"
-        assert given["enable_batching"] == "true"
-        assert given["batching_parameters_file"] == "/c/batching.config"
-        assert given["enable_per_model_batching_parameters"] == "true"
-
-    def test_a_given_models_config_is_reloaded(self, exports, tmp_path):
+    def test_a_file_that_is_not_text_is_refused(self, exports, tmp_path):
+        (tmp_path / "own.config").write_bytes(b"\xff\xfe")
         launch = Launch(exports, models=tmp_path / "own.config")
-        command = model_server_command(launch, "tf-serving", Path("/c"))
-        assert f"--model_config_file={tmp_path}/own.config" in command
-        assert "--model_config_file_poll_wait_seconds=5" in command
-
-    def test_docker_listens_on_loopback_and_mounts_read_only(self, exports):
-        launch = Launch(exports, 9000, 9001)
-        command = model_server_command(launch, "docker", Path("/c"), "serving:1")
-        assert command[:3] == ["docker", "run", "--rm"]
-        assert "--publish=127.0.0.1:9000:8500" in command
-        assert "--publish=127.0.0.1:9001:8501" in command
-        volumes = [word for word in command if word.startswith("--volume")]
-        assert set(volumes) == {
-            "--volume=/c:/config:ro",
-            f"--volume={exports}/books:/models/books:ro",
-            f"--volume={exports}/films:/models/films:ro",
-        }
-        # Arguments after the image are those of the server.
-        image = command.index("serving:1")
-        assert "--model_config_file=/config/models.config" in command[image:]
-        assert "--port=8500" in command[image:]
-
-    def test_its_exit_code_is_returned(self, exports, programs):
-        arguments = programs("tensorflow_model_server", "exit 7")
-        assert run_model_server(Launch(exports), "tf-serving") == 7
-        assert "--port=8500" in arguments.read_text().splitlines()
-
-    @pytest.mark.parametrize("when", ["before it starts", "while it runs"])
-    def test_a_signal_is_forwarded_to_it(self, exports, monkeypatch, when):
-        """Whether the signal comes before or after the process exists."""
-        sent = []
-
-        class Process:
-            def __init__(self, command, **settings):
-                if when == "before it starts":
-                    os.kill(os.getpid(), signal.SIGTERM)
-
-            def send_signal(self, number):
-                sent.append(number)
-
-            def wait(self):
-                if when == "while it runs":
-                    os.kill(os.getpid(), signal.SIGTERM)
-                return 1
-
-        monkeypatch.setattr(subprocess, "Popen", Process)
-        assert run_model_server(Launch(exports), "tf-serving") == 0
-        assert sent == [signal.SIGTERM]
+        with (
+            pytest.raises(ConfigError, match="must be text in UTF-8"),
+            configured(launch),
+        ):
+            pass

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.deploy.model_server import (
     COUNTERS,
     FLAGS,
@@ -28,8 +29,8 @@ WRITTEN = sorted(
 
 
 def test_the_command_reloads_labels_and_accepts_them_after_a_restart():
-    got = server_arguments("/config", 2)
-    assert got[:7] == [
+    got = server_arguments("/config", Batching(16, 0, 16, 2))
+    assert [flag for flag in got if "threads=352" not in flag][:7] == [
         "--port=8500",
         "--rest_api_port=8501",
         "--model_config_file=/config/models.config",
@@ -40,8 +41,23 @@ def test_the_command_reloads_labels_and_accepts_them_after_a_restart():
     ]
 
 
+@pytest.mark.parametrize(
+    ("batching", "threads"),
+    [
+        # Every row that runs or waits may be a request, and 64 more are refused.
+        (Batching(16, 0, 16, 2), 16 * (16 + 2) + 64),
+        (Batching(1, 0, 1, 1), 2 + 64),
+        (Batching(64, 0, 1000, 8), 1000),
+    ],
+)
+def test_each_request_that_the_batcher_holds_has_a_thread(batching, threads):
+    got = server_arguments("/c", batching)
+    assert f"--grpc_max_threads={threads}" in got
+    assert f"--rest_api_num_threads={threads}" in got
+
+
 def test_each_batch_is_computed_on_one_thread():
-    got = server_arguments("/c", 4)
+    got = server_arguments("/c", Batching(16, 0, 16, 4))
     assert got[-4:] == [
         "--enable_batching=true",
         "--batching_parameters_file=/c/batching.config",
