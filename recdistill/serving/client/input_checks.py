@@ -92,8 +92,10 @@ def _value_problems(shapes: Shapes, inputs: Mapping[str, np.ndarray]) -> Iterato
             least = np.ravel(value)[row]
             yield f"`k` must be at least 1. Received: {least} in row {row}"
         entries = name.removesuffix(LENGTH)
-        width = np.shape(inputs.get(entries))[1:2]
-        if entries == name or len(shapes.get(entries) or ()) < 2 or not width:
+        if entries not in inputs or len(shapes.get(entries) or ()) < 2:
+            continue
+        width = np.shape(inputs[entries])[1:2]
+        if entries == name or not width:
             continue
         wrong = np.flatnonzero((value < 0) | (value > width[0]))
         if len(wrong):
