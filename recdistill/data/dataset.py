@@ -88,7 +88,7 @@ class Dataset:
         scores: Function that starts a pass over a teacher's scores: record batches with
             the columns `key` (id of the list), `item` and `score`. None if the data has
             no scores.
-        offered: Names of all columns by table, also of columns that are not read.
+        offered: Names of all columns by table, including columns that are not read.
         verify: Function that raises a DataError if a source file has changed since the
             data set was opened.
     """

@@ -28,7 +28,7 @@ class TableStream:
         name: Path of the file, or name of the table; errors begin with it.
         schema: Columns and their types as read.
         read: Function that starts a new pass over the record batches.
-        offered: Names of all columns of the file, also of those that are not read.
+        offered: Names of all columns of the file, including those that are not read.
     """
 
     name: str

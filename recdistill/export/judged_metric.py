@@ -1,9 +1,8 @@
 """The report's metric, recomputed from the answers of the signature `recommend`.
 
-A report is about the lists that were judged; users get the lists that are served. Both
-are the same only if candidates, exclusions and scores agree, so this is measured: the
-exported model answers real test lists, and each list must have the metric that the
-report has for it.
+The report describes the evaluated lists; users get the served ones. These agree only if
+candidates, exclusions and scores agree. The exported model therefore answers real test
+lists, and each list must have the same metric as in the report.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import numpy as np
 from recdistill.errors import ExportError
 
 NEAR = 1e-4
-"""Difference of two scores, relative to the largest of the answer if that exceeds 1, up
-to which evaluation and serving may order them differently."""
+"""Two scores may be ordered differently in evaluation and serving up to this
+difference, relative to the largest score of the answer if that exceeds 1."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,8 @@ class JudgedLists:
     def inputs(self, items: int) -> list[dict[str, np.ndarray]]:
         """Inputs of the requests to `recommend`.
 
-        They ask for one item more than the metric reads, to know whether the last one
-        is nearly tied with it.
+        They request one item more than the metric reads, to detect whether it is nearly
+        tied with the last one.
 
         Args:
             items: Number of items in the catalogue.
@@ -122,7 +121,7 @@ class JudgedLists:
         unexplained = int((differs & ~np.concatenate(tied)).sum())
         if exact and unexplained:
             raise ExportError(
-                "The export must serve what the report judged. Received: "
+                "The export must have the same metric as the report. Received: "
                 f"{self.metric} {found.served:.4f} through `recommend` and "
                 f"{found.reported:.4f} in the report on the same {found.lists} test "
                 f"lists; {unexplained} lists differ"
@@ -131,7 +130,7 @@ class JudgedLists:
 
 
 def _has_near_ties(ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """`(lists,)` bool: whether two neighbours of an answer have nearly equal scores."""
+    """`(lists,)` bool: whether two adjacent items have nearly equal scores."""
     real = ids != b""
     scores = np.where(real, scores.astype("float64"), 0.0)
     scale = np.maximum(np.abs(scores).max(axis=1, initial=0.0), 1.0)[:, None]

@@ -218,7 +218,7 @@ def verified_manifest(version: Path) -> dict[str, Any]:
 def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
     return ArtefactError(
         f"The export {version} cannot be used: {fault}. Remove the folder and write "
-        f"the version anew with `recdistill {command}`."
+        f"the version again with `recdistill {command}`."
     )
 
 

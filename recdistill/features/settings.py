@@ -1,4 +1,4 @@
-"""Base class of all settings that a user writes: features and configuration."""
+"""Base class of all user settings: features and configuration."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LARGEST_FLOAT, SMALLEST_FLOAT = (
     float(np.finfo("float32").max),
     float(np.finfo("float32").tiny),
 )
-"""Largest and smallest size of another number than 0, because models compute with 32
-bits."""
+"""Largest and smallest magnitude of a number other than 0, because models compute with
+32 bits."""
 
 
 class Settings(BaseModel):
@@ -82,7 +82,7 @@ def _plain_values(value: Any) -> Iterator[Any]:
 
 
 def _fault(value: Any, largest: int) -> str | None:
-    """What is wrong with a value that is neither a list nor a section."""
+    """Fault of a value that is neither a list nor a section; None if it is valid."""
     if isinstance(value, str | Path) and "\0" in str(value):
         return "must not have the character NUL"
     if isinstance(value, int) and abs(value) > largest:

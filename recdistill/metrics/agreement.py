@@ -243,7 +243,7 @@ def _pair_signs(scores: Scores) -> npt.NDArray[np.int8]:
 def _depths_of_common_candidates(
     teacher_first: npt.NDArray[np.int32], student_first: npt.NDArray[np.int32]
 ) -> tuple[IntArray, IntArray]:
-    """Row and depth, from 0, from which on a candidate is in both top lists."""
+    """Row and depth (from 0) at which each common candidate is in both top lists."""
     batch, k = teacher_first.shape
     # One number for each (row, candidate); the padding of the two sides never matches.
     width = 1 + max(teacher_first.max(initial=0), student_first.max(initial=0))

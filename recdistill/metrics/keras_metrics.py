@@ -12,7 +12,7 @@ position (the earlier candidate ranks first), padding never ranks, and a list wi
 relevant candidate does not count.
 
 The metrics of keras-rs differ: by default they break ties at random, their NDCG has the
-gain $2^y - 1$, their MAP, MRR and recall call a candidate relevant from 1 on, and a
+gain $2^y - 1$, their MAP, MRR and recall treat a candidate as relevant from 1 on, and a
 list without a relevant candidate counts as 0. If relevance is 0 or 1, no two scores of
 a list are equal and every list has a relevant candidate, both libraries give the same
 numbers.
@@ -133,7 +133,7 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class NDCG(RankingMetric):
-    """NDCG@k, normalised discounted cumulative gain with linear gain, as Keras metric.
+    """NDCG@k, normalised discounted cumulative gain, linear gain, as a Keras metric.
 
     See `recdistill.metrics.ndcg` for the formula and `RankingMetric` for the arguments.
 
@@ -160,7 +160,7 @@ class NDCG(RankingMetric):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class Recall(RankingMetric):
-    """Recall@k: the share of the relevant candidates in the first k, as Keras metric.
+    """Recall@k: the share of the relevant candidates in the first k, as a Keras metric.
 
     See `recdistill.metrics.recall` and, for the arguments, `RankingMetric`.
 
@@ -180,7 +180,7 @@ class Recall(RankingMetric):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class HitRate(RankingMetric):
-    """Hit rate@k: 1 if a relevant candidate is in the first k, else 0, as Keras metric.
+    """Hit rate@k: 1 if a relevant candidate is in the first k, as a Keras metric.
 
     See `recdistill.metrics.hit_rate` and, for the arguments, `RankingMetric`.
 
@@ -200,7 +200,7 @@ class HitRate(RankingMetric):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class ReciprocalRank(RankingMetric):
-    """MRR, mean reciprocal rank of the first relevant candidate, as Keras metric.
+    """MRR, mean reciprocal rank of the first relevant candidate, as a Keras metric.
 
     See `recdistill.metrics.reciprocal_rank` and, for the arguments, `RankingMetric`;
     here `k` is None by default, and the name `mrr`.
@@ -229,7 +229,7 @@ class ReciprocalRank(RankingMetric):
 
 @keras.saving.register_keras_serializable(package="recdistill")
 class AveragePrecision(RankingMetric):
-    """MAP@k, mean average precision over the number of relevant candidates, for Keras.
+    """MAP@k, mean average precision, as a Keras metric.
 
     See `recdistill.metrics.average_precision` and, for the arguments, `RankingMetric`.
 

@@ -79,9 +79,9 @@ class TwoTowers(CatalogueModel):
             name, to `(candidates, dim)`.
         l2: Penalty on the embeddings' mean square, over the queries and over the
             distinct candidates of a batch, added to the loss.
-        id_dropout: Share of the distinct candidates of a training batch whose id the
-            candidate tower does not see. The embedding of unknown ids is then that of
-            an average item, so that a new item ranks by its other features.
+        id_dropout: Share of the distinct candidates of a training batch whose id is
+            hidden from the candidate tower. The embedding of unknown ids is then that
+            of an average item, so that a new item ranks by its other features.
 
     Raises:
         ValueError: If a functional tower has an input that is not one of its features,

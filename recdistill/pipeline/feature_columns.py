@@ -71,10 +71,10 @@ class FeatureColumns:
         columns = dataset.columns
         context = next(iter(dataset.interactions())).schema.names
         tables = {
-            "queries": dataset.queries.column_names if dataset.queries else [],
+            "queries": [] if dataset.queries is None else dataset.queries.column_names,
             "interactions": context,
         }
-        items = dataset.items.column_names if dataset.items else [columns.item]
+        items = [columns.item] if dataset.items is None else dataset.items.column_names
         history = [
             (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
         ]

@@ -1,4 +1,4 @@
-"""A sample of the judged test lists, as requests to the exported model."""
+"""A sample of the evaluated test lists, as requests to the exported model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def judged_lists(
 
     Args:
         prepared: The prepared data.
-        rows: Table with the metrics of the distilled student, one row a test list.
+        rows: Table with the metrics of the distilled student, one row per test list.
         metrics: Names of the report's metrics.
         limit: Largest number of lists.
         tables: Partial scores of the teacher, whose candidates were ranked.
@@ -140,7 +140,7 @@ def measure_answer(
     got = np.array([[row_of.get(each, -1) for each in row] for row in answer], int)
     got = got.reshape(len(lists), -1)
     positives, value = lists.positives.padded(-1), lists.relevance.padded(0.0)
-    # Behind the answer stand the positives that it lacks; its empty places count.
+    # Positives that are missing from the answer rank after it and its empty places.
     missing = (positives >= 0) & ~(positives[:, :, None] == got[:, None, :]).any(2)
     same = (got[:, :, None] == positives[:, None, :]) & (got >= 0)[:, :, None]
     relevance = np.concatenate(

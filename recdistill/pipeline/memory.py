@@ -1,7 +1,7 @@
-"""Memory that a run is going to need, compared with what the machine has.
+"""Estimates of the memory that a run needs, compared with the available memory.
 
-A size in the configuration that is too large by a few digits would otherwise end the
-process without a word, after hours of work on the data.
+Without this check, a size in the configuration that is far too large would end the
+process without an error message, possibly after hours of work.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ ITEM_BYTES, QUERY_BYTES = 1_200, 600
 
 
 def require(needed: int, what: str, remedy: str) -> None:
-    """Checks that the machine has the memory for something.
+    """Checks that the machine has enough memory.
 
     Args:
         needed: Bytes, at least.
@@ -46,7 +46,7 @@ def require(needed: int, what: str, remedy: str) -> None:
     if there is not None and needed > there:
         raise ConfigError(
             f"{what} would need at least {_shown(needed)} of memory, and "
-            f"{_shown(there)} are available. {remedy}"
+            f"only {_shown(there)} is available. {remedy}"
         )
 
 

@@ -1,7 +1,7 @@
 """Partitions of the interactions by query, with the part of each row.
 
 A partition holds all interactions of its queries, sorted by query and time. It fits in
-memory, whatever the size of the data set.
+memory for a data set of any size.
 """
 
 from __future__ import annotations

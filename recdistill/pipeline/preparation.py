@@ -24,7 +24,7 @@ from recdistill.features.schema import Schema
 from recdistill.features.specs import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
-from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.item_table import ItemTable, no_row_fits
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
@@ -212,6 +212,9 @@ def _fit(
                 dataset.queries[features.query_column],
                 value_set=pa.array(sorted(found.train_queries), pa.string()),
             )
+            if not pc.any(known).as_py():
+                ids = dataset.queries[features.query_column].to_pylist()
+                raise no_row_fits("queries", min(found.train_queries), ids)
             statistics.update(values[: len(known)][known.to_numpy()])
         query.append(build_encoder(feature.name, feature.spec, statistics.state()))
     if features.history is not None and isinstance(item_id, VocabularyEncoder):

@@ -1,4 +1,4 @@
-"""Examples for the report page: test queries with what each model recommends."""
+"""Examples for the report page: test queries with each model's recommendations."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Each file holds some training lists with all their columns, the column `teacher_scores`,
 and `scored_candidates` unless all items are scored. Files are written one by one and
-atomically, and their checksums are kept beside them, so a step that was killed
+atomically, and their checksums are kept in the same folder, so a step that was killed
 continues with the intact files. The store's name is the hash of teacher, lists and
 settings.
 """
@@ -29,7 +29,7 @@ ROUNDED_TOP = 10
 """Number of top candidates per list in which rounding is counted."""
 
 ROUNDING_LIMIT = 0.05
-"""Share of neighbours in the top that rounding may make equal without a warning."""
+"""Share of adjacent top scores that rounding may make equal without a warning."""
 
 ROUNDING = b"recdistill.rounding"
 """Key of the rounding counts in the metadata of a file."""
@@ -41,7 +41,7 @@ def stored_files(folder: Path) -> list[Path]:
 
 
 class WrittenFiles:
-    """The checksums of the files in an unfinished store, kept in a file beside them.
+    """The checksums of the files in an unfinished store, kept in the same folder.
 
     The file has the form of the command `sha256sum`.
 
@@ -92,7 +92,7 @@ def examine_stored(folder: Path, catalogue_size: int) -> Examination:
 
 
 def rounded_ties(files: Sequence[Path]) -> float:
-    """Share of neighbours in the top of a list that rounding made equal."""
+    """Share of adjacent scores in the top of a list that rounding made equal."""
     counts = [json.loads(pq.read_schema(path).metadata[ROUNDING]) for path in files]
     lost, differ = np.sum(counts, axis=0)
     return float(lost / max(1, differ))
@@ -109,6 +109,6 @@ def rounding_warning(config: ListsConfig, record: Mapping[str, Any]) -> str | No
         return None
     return (
         f"Storing the teacher's scores as {config.scores_dtype} made "
-        f"{record['rounded_ties']:.1%} of neighbours in its top {ROUNDED_TOP} equal. "
-        "Keep their order with lists.scores_dtype=float32."
+        f"{record['rounded_ties']:.1%} of adjacent scores in its top {ROUNDED_TOP} "
+        "equal. Keep their order with lists.scores_dtype=float32."
     )

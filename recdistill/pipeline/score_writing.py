@@ -49,7 +49,7 @@ class ScoreWriter:
         training_rows: Whether batches hold the query's training row, so that a linear
             item model can leave it out.
         score_tables: Partial scores of the teacher. All scored candidates are then
-            stored, whatever `config.size` is.
+            stored, for any `config.size`.
     """
 
     score: Scorer
@@ -65,7 +65,7 @@ class ScoreWriter:
 
         Returns:
             The record of the step: `lists`, `list_size`, and `rounded_ties`, the share
-            of neighbours in the top ten of a list that became equal when they were
+            of adjacent scores in the top ten of a list that became equal when they were
             stored.
 
         Raises:
@@ -211,7 +211,7 @@ def _checked(scores: np.ndarray, mask: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _count_rounded(scores: np.ndarray, mask: np.ndarray, dtype: str) -> np.ndarray:
-    """`(2,)`: neighbours in the tops that rounding makes equal, and all that differ."""
+    """`(2,)`: adjacent top scores that rounding makes equal, and all that differ."""
     best = -np.sort(-np.where(mask, scores, -np.inf), axis=1)[:, :ROUNDED_TOP]
     differ = (best[:, 1:] < best[:, :-1]) & np.isfinite(best[:, 1:])
     stored = best.astype(dtype)

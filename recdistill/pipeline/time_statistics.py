@@ -111,7 +111,7 @@ def shown(time: int, unit: str | None) -> str:
 
     Example:
         >>> shown(1_700_000_000, "seconds"), shown(12, None)
-        ('2023-11-14 22:13', '12')
+        ('2023-11-14 22:13:20', '12')
     """
     if unit is None:
         return str(time)
@@ -120,7 +120,7 @@ def shown(time: int, unit: str | None) -> str:
         date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     except OverflowError:
         return str(time)
-    return f"{date:%Y-%m-%d %H:%M}"
+    return f"{date:%Y-%m-%d %H:%M:%S}"
 
 
 def _unit_of(times: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""judged_metric: when the answers of an export are what a report judged."""
+"""judged_metric: comparison of an export's answers with the report."""
 
 import numpy as np
 import pytest

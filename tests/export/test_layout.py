@@ -97,7 +97,7 @@ def test_each_changed_byte_of_a_manifest_is_noticed(folder):
             read_manifest(folder / "2")
     for text in (b"", b"{", whole[:-1], whole + b"\n"):
         path.write_bytes(text)
-        with pytest.raises(ArtefactError, match=r"anew with `recdistill export`"):
+        with pytest.raises(ArtefactError, match=r"again with `recdistill export`"):
             read_manifest(folder / "2")
 
 
@@ -135,7 +135,7 @@ class TestTheFilesOfAVersion:
         change(version / "variables" / "variables.index")
         with pytest.raises(ArtefactError, match=fault) as error:
             verified_manifest(version)
-        assert "anew with `recdistill export`" in str(error.value)
+        assert "again with `recdistill export`" in str(error.value)
 
 
 def test_a_published_version_is_found_by_its_key(folder):

@@ -1,4 +1,4 @@
-"""judged_lists: requests that repeat what the report judged."""
+"""judged_lists: requests for a sample of the evaluated test lists."""
 
 import math
 

@@ -64,7 +64,7 @@ class TestRounding:
         said = rounding_warning(ListsConfig(), record)
         share = f"{record['rounded_ties']:.1%}"
         assert said.startswith(
-            f"Storing the teacher's scores as float16 made {share} of neighbours in its"
+            f"Storing the teacher's scores as float16 made {share} of adjacent scores"
         )
         assert "lists.scores_dtype=float32" in said
         assert rounding_warning(ListsConfig(), {"rounded_ties": 0.0099}) is None

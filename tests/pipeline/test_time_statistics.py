@@ -57,7 +57,7 @@ def test_quantiles_of_more_times_than_memory_holds_are_close(monkeypatch):
 )
 def test_the_unit_is_recognised(factor, unit):
     assert statistics([MAY_2024 * factor] * 3).unit == unit
-    assert shown(MAY_2024 * factor, unit) == "2024-05-01 00:00"
+    assert shown(MAY_2024 * factor, unit) == "2024-05-01 00:00:00"
 
 
 def test_small_numbers_have_no_unit_and_no_warning():

@@ -1,8 +1,8 @@
 """Percentiles by nearest rank: one definition for `latency`, load test and client.
 
-The percentile of `q` per cent is the smallest recorded value with at least `q` per cent
-of the values at or below it. It is always a recorded value and never interpolated, so a
-p99 is a latency that a request really had. NumPy calls the method `inverted_cdf`.
+The `q`-th percentile is the smallest recorded value with at least `q` per cent of the
+values at or below it. It is always a recorded value and never interpolated, so a p99 is
+a latency that a request really had. NumPy calls the method `inverted_cdf`.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
 
     Args:
         report: The report.
-        details: What the page shows beside it.
+        details: Further content of the page.
 
     Returns:
         The HTML document.
@@ -195,6 +195,6 @@ def _difference(one: Interval | None) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element that it stands in."""
+    """JSON that cannot end the script element around it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

@@ -62,7 +62,7 @@ _STYLE: Any = {
 def interval_chart(
     panels: Mapping[str, Mapping[str, Interval]], *, percent: bool = False
 ) -> str:
-    """Dots with confidence intervals: one panel for each metric, one row a model.
+    """Dots with confidence intervals: one panel for each metric, one row per model.
 
     Args:
         panels: Title of each panel, with the estimate of each model.

@@ -147,6 +147,8 @@ class GatePart(_Part):
         not_finite: Number of scores that are NaN or infinite.
         trained_on: Number of "valid" and "test" lists that the teacher was trained on;
             None if unknown.
+        repeats: Number of "valid" lists with an item that the query also has in the
+            training part; 0 if seen items are not candidates.
     """
 
     passed: bool
@@ -157,6 +159,7 @@ class GatePart(_Part):
     constant_lists: Count = 0
     not_finite: Count = 0
     trained_on: dict[str, Count] | None = None
+    repeats: Count = 0
 
 
 class SoftTargetsPart(_Part):

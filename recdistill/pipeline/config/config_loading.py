@@ -14,7 +14,7 @@ from recdistill.errors import ConfigError
 from recdistill.pipeline.config.pipeline_config import Config
 from recdistill.pipeline.config.validation_messages import explain
 
-_TOO_DEEP = "must not have hundreds of tables or lists inside each other."
+_TOO_DEEP = "must not have hundreds of nested tables or lists."
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:

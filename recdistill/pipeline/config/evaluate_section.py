@@ -45,7 +45,6 @@ class EvaluateConfig(Section):
         for name in self.metrics:
             if len(name.partition("@")[2]) > len(str(LARGEST_INT)) - 1:
                 raise ValueError(
-                    f"`metrics` must have a k below a thousand million. Received: "
-                    f"{name!r}"
+                    f"`metrics` must have a k below 1,000,000,000. Received: {name!r}"
                 )
         return self

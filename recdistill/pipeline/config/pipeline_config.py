@@ -27,7 +27,7 @@ from recdistill.pipeline.config.teacher_section import (
 )
 
 ARGUMENTS = ("self", "training", "mask")
-"""Names that Keras and TensorFlow give to arguments of their own."""
+"""Names that Keras and TensorFlow use for their own arguments."""
 
 
 def _name_of_an_input(name: str) -> str:

@@ -10,7 +10,7 @@ from recdistill.pipeline.config.section import Section
 
 
 class SplitConfig(Section):
-    """Split by time into a training, a validation and a test part."""
+    """Split into a training, a validation and a test part."""
 
     by: Literal["query_time", "global_time", "leave_last_out", "leave_random_out"] = (
         Field(

@@ -44,7 +44,7 @@ class TwoTowerConfig(Section):
         default=0.1,
         ge=0,
         lt=1,
-        description="Share of candidates whose id the student does not see in a "
+        description="Share of candidates whose id is hidden from the student in a "
         "training step, so that a new item ranks by its other features.",
     )
 

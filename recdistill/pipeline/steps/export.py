@@ -92,7 +92,7 @@ class ExportStep(Step):
         return _record(export.path, export.manifest)
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """What is served and was not judged."""
+        """Differences between the served and the evaluated recommendations."""
         record = run.artefacts["export"].record
         if (
             run.artefacts["prepare"].record["seen"] == "exclude"
@@ -128,7 +128,7 @@ class ExportStep(Step):
         return True
 
     def gist(self, record: Mapping[str, Any]) -> str:
-        """Path of the version, and the metric that it serves."""
+        """Path of the version, and the metric of its answers."""
         judged = record["judged"]
         if judged is None:
             return str(record["path"])

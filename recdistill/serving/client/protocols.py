@@ -81,8 +81,8 @@ class Answer:
 
     Attributes:
         outputs: Arrays by output name, each `(batch, …)`; text as `str` objects.
-        version: Model version that answered. Over REST, which does not report it, None
-            unless the request named a version.
+        version: Model version that answered. Over REST it is None unless the request
+            named a version, because REST answers do not report it.
     """
 
     outputs: dict[str, np.ndarray]

@@ -28,7 +28,7 @@ from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
 
 GAIN = 1.05
-"""Minimum gain in rows a second for which a batch size is doubled, as a ratio."""
+"""Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
 
 WASTE = 1.1
 """A size is allowed if the next allowed one takes at least this many times as long."""
@@ -194,8 +194,8 @@ def choose_batching(
     the budget.
 
     * `max_batch_size`: the largest measured size for which that holds, as long as each
-      doubling still gives `GAIN` times the rows a second. It is never below the rows of
-      the warm-up requests, because the model would not load;
+      doubling still gives `GAIN` times the rows per second. It is never below the rows
+      of the warm-up requests, because the model would not load;
     * `batch_timeout_micros`: the fixed cost of a call, which is what sharing a call
       saves, limited by what the budget leaves;
     * `max_enqueued_batches`: the number of batches that start within the budget.
@@ -311,7 +311,7 @@ def _largest(times: Mapping[int, CallTime], budget_ms: float) -> tuple[int, str]
             )
         gain = (size / times[size].p50) / (smaller / times[smaller].p50)
         if gain < GAIN:
-            return smaller, f"{size} would only give {gain - 1:+.0%} rows a second"
+            return smaller, f"{size} would only give {gain - 1:+.0%} rows per second"
     return sizes[-1], "larger sizes were not measured"
 
 

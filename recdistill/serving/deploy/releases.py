@@ -236,7 +236,7 @@ def _targets(path: Path) -> Iterator[Path]:
 
 
 def _absolute(folder: Path) -> Path:
-    """The folder with its own name, also for "." and "..", even if it is a link."""
+    """The folder with its own name, even for "." and ".." and for a link."""
     return Path(os.path.abspath(folder))
 
 

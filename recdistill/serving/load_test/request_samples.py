@@ -20,7 +20,7 @@ class Percentiles:
     requests p99.9 is the slowest one.
 
     Attributes:
-        p50: Median; None if there are no latencies, like the other figures.
+        p50: Median. All figures but `n` are None if there are no latencies.
         p90: 90th percentile.
         p99: 99th percentile.
         p99_9: 99.9th percentile.

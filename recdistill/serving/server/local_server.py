@@ -90,7 +90,7 @@ class LocalServer(contextlib.AbstractContextManager["LocalServer"]):
 def run_until_signal(options: ServerOptions) -> None:
     """Serves until SIGTERM or SIGINT, then shuts down; a second signal exits at once.
 
-    It changes settings of the process, so it should run in a process of its own.
+    It changes settings of the process, so it should run in a separate process.
 
     Args:
         options: Settings of the server.

@@ -1,4 +1,4 @@
-"""The step export: one version a student, which serves what the report judged."""
+"""The step export: one version per student, with the metric of the report."""
 
 import math
 import shutil

@@ -112,7 +112,7 @@ def test_a_size_with_hardly_more_rows_a_second_is_not_chosen():
     assert chosen.batching.max_batch_size == 1
     assert chosen.batching.batch_timeout_micros == 0
     assert chosen.batching.allowed_batch_sizes == (1,)
-    assert "rows a second" in chosen.why["max_batch_size"]
+    assert "rows per second" in chosen.why["max_batch_size"]
 
 
 def test_only_the_maximum_is_allowed_if_padding_rows_are_free():
