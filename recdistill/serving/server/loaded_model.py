@@ -9,13 +9,14 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from grpc import StatusCode
+from tensorflow.core.framework import tensor_shape_pb2
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow.python.saved_model import loader_impl
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -23,6 +24,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from recdistill.errors import DataError
 from recdistill.export.layout import WARM_UP, WARM_UP_LIMIT
 from recdistill.export.warm_up import read_records
+from recdistill.serving.client.input_checks import Shapes
 from recdistill.serving.server.request_errors import (
     RequestError,
     from_tensorflow,
@@ -46,12 +48,14 @@ class LoadedSignature:
         inputs: Type and shape of each input, by name.
         outputs: Type and shape of each output, by name.
         defaults: Values of inputs that a gRPC request may omit.
+        shapes: Shape of each input, by name.
     """
 
     name: str
     inputs: Mapping[str, meta_graph_pb2.TensorInfo]
     outputs: Mapping[str, meta_graph_pb2.TensorInfo]
     defaults: Mapping[str, np.ndarray]
+    shapes: Shapes = field(default_factory=dict)
 
 
 class LoadedModel:
@@ -167,7 +171,14 @@ def _signature(name: str, definition: meta_graph_pb2.SignatureDef) -> LoadedSign
         {key: definition.inputs[key] for key in sorted(definition.inputs)},
         {key: definition.outputs[key] for key in sorted(definition.outputs)},
         defaults,
+        {key: _shape(info.tensor_shape) for key, info in definition.inputs.items()},
     )
+
+
+def _shape(proto: tensor_shape_pb2.TensorShapeProto) -> tuple[int | None, ...] | None:
+    if proto.unknown_rank:
+        return None
+    return tuple(None if dim.size < 0 else dim.size for dim in proto.dim)
 
 
 def request_inputs(

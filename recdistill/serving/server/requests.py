@@ -16,6 +16,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
+from recdistill.serving.client.input_checks import value_problem
 from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.served_models import ServedModels
 from recdistill.serving.server.server_metrics import ServerMetrics
@@ -91,6 +92,7 @@ class Requests:
         """
         with self.models.use(spec) as version:
             prediction, started = read(version), time.perf_counter()
+            _check_values(prediction)
             answer = version.answer(prediction, deadline_s)
             seconds = time.perf_counter() - started
         name = ":tensorflow:serving:runtime_latency"
@@ -197,3 +199,11 @@ def _spec(
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     return request.model_spec
+
+
+def _check_values(prediction: Prediction) -> None:
+    signature, arrays, _ = prediction
+    inputs = dict(zip(signature.inputs, arrays, strict=True))
+    problem = value_problem(signature.shapes, inputs)
+    if problem is not None:
+        raise invalid(problem)
