@@ -158,8 +158,9 @@ def find_version(export: Path) -> Path:
         number that contains a SavedModel.
 
     Raises:
-        NotAnExportError: If there is no SavedModel.
+        NotAnExportError: If there is no SavedModel, or TensorFlow could not load it.
     """
+    check_loadable(export)
     if (export / SAVED_MODEL).exists():
         return export
     for version in reversed(versions(export)):
