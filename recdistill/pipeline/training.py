@@ -300,7 +300,8 @@ class Trainer:
         dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
         schema, catalogue = self._prepared.schema, self._prepared.catalogue
         trained = np.asarray(catalogue[schema.item_id]) != UNKNOWN
-        if not settings.id_dropout or trained.all():
+        features = len(schema.for_student().candidate)
+        if not settings.id_dropout or features == 1 or trained.all():
             return dataset
         return with_few_untrained(dataset, trained, settings.id_dropout, seed)
 
