@@ -25,6 +25,7 @@ from recdistill.export.layout import (
     EXTRA,
     REAL_QUERIES,
     VARIABLES,
+    check_loadable,
     read_manifest,
     verified_manifest,
     versions,
@@ -119,6 +120,7 @@ def reindex(
 
 def _opened(folder: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
     """The version whose towers are used, and its manifest."""
+    check_loadable(folder)
     found = versions(folder)
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"

@@ -57,6 +57,24 @@ def test_a_folder_without_a_saved_model_is_refused(folder, name):
         find_version(folder / name)
 
 
+@pytest.mark.parametrize("name", ["a[b]", "x[", "a\\b"])
+def test_a_path_from_which_tensorflow_cannot_load_is_refused(tmp_path, name):
+    version = tmp_path / name / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    for export in (version, version.parent):
+        with pytest.raises(NotAnExportError, match="do not find the weights there"):
+            find_version(export)
+
+
+@pytest.mark.parametrize("name", ["a]", "a*", "a?", "{b}", "größe und ö"])
+def test_a_path_with_other_special_characters_is_accepted(tmp_path, name):
+    version = tmp_path / name / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    assert find_version(tmp_path / name) == version
+
+
 def test_a_manifest_is_read_as_it_was_written(folder):
     write_manifest(folder / "2", {"name": "films"})
     assert read_manifest(folder / "2") == {"name": "films"}
