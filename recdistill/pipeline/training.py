@@ -37,7 +37,7 @@ from recdistill.pipeline.soft_targets import SoftTargets
 from recdistill.pipeline.validation import Validation
 
 TAIL_OF_SHOWN = 0.25
-"""Uniformly drawn candidates for each shown one, if lists say what was shown."""
+"""Uniformly drawn candidates per shown candidate, if lists say what was shown."""
 
 VALIDATIONS = 10
 """Number of validations while a student is trained."""
@@ -279,8 +279,8 @@ class Trainer:
     def tail(self) -> int | None:
         """Candidates drawn for a list without teacher scores; None for all items.
 
-        If the lists say what was shown, the shown candidates count, and few others are
-        drawn: enough to keep items that are never shown from ranking high.
+        If the lists say what was shown, the shown candidates are used, and a few others
+        are drawn, so that items that are never shown do not rank high.
         """
         if self._prepared.has_shown_candidates:
             shown = float(self._prepared.observed_sizes.mean())
