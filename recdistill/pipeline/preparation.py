@@ -58,6 +58,12 @@ def prepare(
     statistics = PartStatistics(parts.times)
     found = _count(parts, features, statistics, not_chosen, progress)
     statistics.check(dataset.name, config.split)
+    if parts.columns.weight is not None and not found.weight:
+        raise DataError(
+            f"Data set `{dataset.name}` has the weight 0 in all rows of the training "
+            f"part (column `{parts.columns.weight}`), so that nothing can be learned. "
+            "Give some rows a weight above 0, or remove `dataset.columns.weight`."
+        )
     items = ItemTable(dataset, found.items, features.required("items"))
     if len(items.ids) < 2:
         raise DataError(
@@ -104,6 +110,7 @@ class _Counts:
     context: dict[str, _Statistics] = field(default_factory=dict)
     repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
+    weight: float = 0.0
 
 
 class _Statistics:
@@ -172,6 +179,8 @@ def _count(
                 rows=np.asarray(train[ROW]) + 1,
             )
             found.context[feature.name].update(values)
+        if parts.columns.weight is not None:
+            found.weight += pc.sum(train[parts.columns.weight]).as_py() or 0.0
         progress("Building vocabularies", done + 1, len(parts))
     for feature in context:
         if feature.column == features.query_column:

@@ -165,7 +165,7 @@ class GatePart(_Part):
 
 
 class SoftTargetsPart(_Part):
-    """How the teacher's scores became the student's soft targets.
+    """Conversion of the teacher's scores to the student's soft targets.
 
     Attributes:
         transform: Transform of the scores of each list
