@@ -94,10 +94,8 @@ class ExportStep(Step):
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Differences between the served and the evaluated recommendations."""
         record = run.artefacts["export"].record
-        if (
-            run.artefacts["prepare"].record["seen"] == "exclude"
-            and not (record["excluded_inputs"])
-        ):
+        excludes = run.artefacts["prepare"].record["seen"] == "exclude"
+        if excludes and not record["excluded_inputs"] and run.prepared.has_seen_items:
             yield (
                 "The student has no feature of kind `history`, so its export does not "
                 "know which items a query has seen and may return them. The report "
