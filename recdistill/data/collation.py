@@ -92,7 +92,7 @@ class Collator:
     ) -> np.ndarray:
         """Mask of the candidates from which the relevance is learned.
 
-        Of an item that was not shown, it is not known whether it would be chosen. The
+        It is not known whether an item that was not shown would have been chosen. The
         teacher's scores are learned for all candidates.
         """
         shown = lists.shown
@@ -133,7 +133,7 @@ def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidate
 
 
 def _shared(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
-    """One `candidate_index` for all lists: what they observed, and the tail.
+    """One `candidate_index` for all lists: their observed candidates, and the tail.
 
     The positive of one list is a candidate of another only if it was sampled; otherwise
     popular items would be negatives more often than they should.

@@ -1,8 +1,8 @@
 """Rows of listwise data: candidates that were shown and not chosen, and checks.
 
 In listwise data a list has one row for each candidate that was shown. The chosen ones
-are the interactions (`recdistill.pipeline.partitions`); the others are kept here, in
-the same partitions, and join their lists when these are written.
+are the interactions (`recdistill.pipeline.partitions`). This module keeps the others,
+in the same partitions, and adds them to their lists when these are written.
 """
 
 from __future__ import annotations
@@ -141,8 +141,9 @@ def _refuse(wrong: dict[str, tuple[str, list[str]]]) -> None:
     keys = ", ".join(f"`query.{feature}`" for feature in wrong)
     raise DataError(
         "A query feature must have the same value in all rows of a list, because it "
-        "describes the query and not a candidate; the value of a chosen row would tell "
-        f"the answer. Received: {received}. Remove {keys} from the configuration. "
+        "describes the query and not a candidate; the value in the row of the chosen "
+        f"item would reveal the answer. Received: {received}. Remove {keys} from the "
+        f"configuration. "
         "Features of an item belong to `candidate` and to the table `items`."
     )
 

@@ -1,4 +1,4 @@
-"""A model in a child process: what ends or blocks it does not end or block this one.
+"""A model in a child process, which may crash or block without affecting this process.
 
 The child runs `recdistill.teachers.model_process`. Each answer has a deadline, and the
 error for a child that ended or is late has its last lines of output.
