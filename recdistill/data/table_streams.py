@@ -4,7 +4,7 @@ import codecs
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,15 @@ class TableStream:
         schema: Columns and their types as read.
         read: Function that starts a new pass over the record batches.
         offered: Names of all columns of the file, including those that are not read.
+        may_lack_columns: Whether a column that the file lacks has only missing values,
+            as in JSON lines, where each row has its own columns.
     """
 
     name: str
     schema: pa.Schema
     read: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False)
     offered: tuple[str, ...] = ()
+    may_lack_columns: bool = False
 
     def mapped(
         self, change: Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -43,7 +46,9 @@ class TableStream:
         schema = change(pa.RecordBatch.from_pylist([], self.schema)).schema
         read, added = self.read, [n for n in schema.names if n not in self.schema.names]
         offered = (*self.offered, *added)
-        return TableStream(self.name, schema, lambda: map(change, read()), offered)
+        return replace(
+            self, schema=schema, read=lambda: map(change, read()), offered=offered
+        )
 
 
 def file_digest(path: Path) -> str:
@@ -130,7 +135,7 @@ def parquet_stream(path: Path, use: Collection[str] | None = None) -> TableStrea
 
 
 def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Without `pre_buffer`, which would keep everything that was read in memory."""
+    """Reads without `pre_buffer`, which would keep all data in memory."""
     with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
             # A name also selects nested columns, whose names continue after a dot.

@@ -91,8 +91,8 @@ _LARGEST = 2**63 - 1
 def check_loadable(folder: Path) -> None:
     r"""Checks that TensorFlow can load SavedModels from a folder with this path.
 
-    TensorFlow, and so TensorFlow Serving, looks for the weights with a pattern in which
-    "[" and a backslash have a meaning.
+    TensorFlow, and therefore TensorFlow Serving, finds the weights with a pattern in
+    which "[" and a backslash have a special meaning.
 
     Raises:
         NotAnExportError: If the absolute path contains one of these characters.

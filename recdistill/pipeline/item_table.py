@@ -22,8 +22,8 @@ def no_row_fits(name: str, absent: str, ids: Sequence[str]) -> DataError:
     instead = f"for example {ids[0]!r}" if ids else "no row"
     return DataError(
         f"Table `{name}` has no row for any of the {name} of the training part, such "
-        f"as {absent!r}; it has {instead}. Write the ids alike in both tables (see "
-        f"`dataset.{name}.types`), or remove the table."
+        f"as {absent!r}; it has {instead}. Write the ids in the same form in both "
+        f"tables (see `dataset.{name}.types`), or remove the table."
     )
 
 

@@ -26,6 +26,7 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable, no_row_fits
 from recdistill.pipeline.list_shards import ListShardWriter
+from recdistill.pipeline.listed_rows import NotChosenRows
 from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
 from recdistill.pipeline.repeats import RepeatCounts
@@ -54,9 +55,16 @@ def prepare(
     scratch.mkdir()
     parts = Partitions(dataset, config.split, scratch, progress, config.seed)
     features = FeatureColumns.find(dataset, config)
+    not_chosen = NotChosenRows(dataset, features, len(parts), scratch)
     statistics = PartStatistics(parts.times)
-    found = _count(parts, features, statistics, progress)
+    found = _count(parts, features, statistics, not_chosen, progress)
     statistics.check(dataset.name, config.split)
+    if parts.columns.weight is not None and not found.weight:
+        raise DataError(
+            f"Data set `{dataset.name}` has the weight 0 in all rows of the training "
+            f"part (column `{parts.columns.weight}`), so that nothing can be learned. "
+            "Give some rows a weight above 0, or remove `dataset.columns.weight`."
+        )
     items = ItemTable(dataset, found.items, features.required("items"))
     if len(items.ids) < 2:
         raise DataError(
@@ -71,7 +79,7 @@ def prepare(
         schema, features, items, query_table, dataset.columns, config, folder, seen
     )
     for done, part in enumerate(parts):
-        writer.write(part, done)
+        writer.write(part, done, not_chosen)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
@@ -87,6 +95,7 @@ def prepare(
         "lists": {split: writer.counts[split] for split in SPLITS},
         "added_items": items.added,
         "unreachable": writer.unreachable,
+        "not_chosen": not_chosen.count,
         "seen": seen,
         "repeat_share": round(found.repeats.share, 6),
         "left_out_repeats": writer.left_out,
@@ -107,6 +116,7 @@ class _Counts:
     context: dict[str, _Statistics] = field(default_factory=dict)
     repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
+    weight: float = 0.0
 
 
 class _Statistics:
@@ -147,6 +157,7 @@ def _count(
     parts: Partitions,
     features: FeatureColumns,
     statistics: PartStatistics,
+    not_chosen: NotChosenRows,
     progress: Progress,
 ) -> _Counts:
     found = _Counts()
@@ -154,6 +165,7 @@ def _count(
     found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
         statistics.add(part)
+        not_chosen.check(part)
         found.queries += len(np.unique(part.first_of_query))
         found.repeats.add(part)
         train = part.table.filter(pa.array(part.split == TRAIN))
@@ -173,6 +185,8 @@ def _count(
                 rows=np.asarray(train[ROW]) + 1,
             )
             found.context[feature.name].update(values)
+        if parts.columns.weight is not None:
+            found.weight += pc.sum(train[parts.columns.weight]).as_py() or 0.0
         progress("Building vocabularies", done + 1, len(parts))
     for feature in context:
         if feature.column == features.query_column:

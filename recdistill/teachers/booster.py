@@ -1,7 +1,7 @@
 """A LightGBM booster as a teacher, from its text file, in a child process.
 
-LightGBM trusts its files: a truncated or edited one ends the process or blocks it,
-while it is loaded or later, when it scores.
+LightGBM does not validate its files: a truncated or edited file crashes or blocks the
+process, either while it is loaded or later, during scoring.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOAD_S, LOAD_BYTES_PER_S = 6.0, 1e6
 """Deadline for loading a file, and the additional time for its size."""
 
 MEMORY_BYTES = 4 << 30
-"""Limit of the child's memory, beside 50 times the size of the file."""
+"""Limit of the child's memory, in addition to 50 times the size of the file."""
 
 
 class Booster(RawModel):

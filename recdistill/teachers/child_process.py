@@ -1,4 +1,4 @@
-"""A model in a child process: what ends or blocks it does not end or block this one.
+"""A model in a child process, which may crash or block without affecting this process.
 
 The child runs `recdistill.teachers.model_process`. Each answer has a deadline, and the
 error for a child that ended or is late has its last lines of output.
@@ -123,7 +123,7 @@ class ChildProcess:
         return answer[key]
 
     def _status(self) -> str:
-        """How the process ended."""
+        """Exit status or signal of the process, in words."""
         try:
             status = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

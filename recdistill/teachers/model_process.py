@@ -1,4 +1,4 @@
-"""Process that scores with a model which could end or block the process it runs in.
+"""Process that scores with a model that could crash or block its process.
 
 `recdistill.teachers.child_process` runs this file as a script, and imports only the
 functions for frames:
@@ -83,7 +83,7 @@ class LegacyModel:
 
     @staticmethod
     def import_packages() -> None:
-        """Imports what the model needs, which may take long."""
+        """Imports the packages of the model, which may take long."""
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
         import tensorflow  # noqa: F401
 
@@ -188,7 +188,7 @@ class BoosterModel:
 
         _limit(settings["memory_bytes"])
         self._booster = lightgbm.Booster(model_file=settings["path"])
-        # A tree that is not a tree ends or blocks the process here.
+        # A malformed tree crashes or blocks the process here.
         rng = np.random.default_rng(0)
         rows = rng.normal(0.0, 10.0, (64, self._booster.num_feature()))
         self.scores({"rows": rows})

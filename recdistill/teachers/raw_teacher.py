@@ -132,7 +132,8 @@ class ExternalTeacher:
                 f"The teacher {model.label} must read a feature of the candidates, to "
                 "score each of them. Received: inputs for query features only "
                 f"({', '.join(s.name for s in slots) or 'none'}). A retrieval index "
-                "that returns its own best candidates is no ranker: use the model that "
+                f"that returns its own best candidates is not a ranker: use the model "
+                f"that "
                 "scores pairs, or store scores in a table (kind 'scores')."
             )
         # The features of the catalogue are converted once, not in every call.
@@ -261,7 +262,7 @@ class ExternalTeacher:
             return answer.astype("float32")
 
     def _column(self, answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The column with the scores, if there are several numbers a candidate."""
+        """The column with the scores, if there are several numbers per candidate."""
         if answer.ndim != len(shape) + 1 or answer.shape[:-1] != shape:
             return answer
         columns, column = answer.shape[-1], self._output_column

@@ -335,6 +335,57 @@ def test_too_few_lists_are_an_error_that_says_which(tmp_path):
     assert "change the shares of `split`" in said
 
 
+def test_columns_may_have_the_names_of_ours(tmp_path):
+    ours = ["row", "list_id", "query_row", "candidates", "seen", "list_weight", "split"]
+    log = random_log(4)
+    user, item, time = zip(*log, strict=True)
+    interactions = pa.table(
+        {"query_id": user, "train_count": item, "relevance": time}
+        | {name: [f"{name} {k % 3}" for k in range(len(log))] for name in ours}
+    )
+    catalogue = sorted(set(item))
+    items = pa.table(
+        {"train_count": catalogue}
+        | {name: [f"{name} {k % 4}" for k in range(len(catalogue))] for name in ours}
+    )
+    data = small_pipelines.dataset(
+        interactions, items, query="query_id", item="train_count", time="relevance"
+    )
+    category = {"kind": "category"}
+    settings = {
+        "query": {"source_list": {"kind": "history"}, **dict.fromkeys(ours, category)},
+        "candidate": {
+            "train_count": {"kind": "id"},
+            **{f"its_{name}": category | {"column": name} for name in ours},
+        },
+    }
+    prepared, record = run(data, tmp_path / "p", **settings)
+    assert record["interactions"] == len(log)
+    lists = {k: got for split in SPLITS for k, got in rows_of(prepared, split).items()}
+    for row, got in lists.items():
+        assert got["query_id"] == user[row]
+        assert [catalogue[k] for k in got["candidates"]] == [item[row]]
+        for name in ours:
+            if f"raw.{name}" in got:
+                assert got[f"raw.{name}"] == f"{name} {row % 3}"
+    for name in ours:
+        raw = prepared.raw_candidates[f"its_{name}"].tolist()
+        assert raw == [f"{name} {k % 4}" for k in range(len(catalogue))]
+    trained = [got for k, got in rows_of(prepared, "train").items()]
+    assert prepared.popularity.sum() >= len(trained)
+
+
+def test_weights_that_are_all_0_are_an_error(tmp_path):
+    log = random_log(1)
+    user, item, time = zip(*log, strict=True)
+    table = pa.table(
+        {"user_id": user, "item_id": item, "timestamp": time, "plays": [0.0] * len(log)}
+    )
+    data = small_pipelines.dataset(table, weight="plays")
+    said = refusal(data, tmp_path / "p")
+    assert "has the weight 0 in all rows of the training part (column `plays`)" in said
+
+
 def test_a_single_item_is_an_error(tmp_path):
     log = [(f"u{u}", "same", k) for u in range(3) for k in range(5)]
     said = refusal(small_pipelines.dataset(log), tmp_path / "p")

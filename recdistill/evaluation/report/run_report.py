@@ -81,8 +81,10 @@ class ProtocolPart(_Part):
         lists: Number of these lists.
         candidates: The candidates that were ranked: "catalogue" for all items,
             "retrieved:N" for the union of the retrievers' top N, "sampled:N" for N
-            random items, or "listed" for the scored candidates of a teacher with
-            partial scores; then only lists with a scored positive are evaluated.
+            random items, or "listed" for the candidates of each list: the items that
+            were shown, if the data says what was shown, and the scored ones of a
+            teacher with partial scores; then only lists with a scored positive are
+            evaluated.
         seen: "exclude" if items that the query has seen are not candidates, else
             "include".
         repeats_left_out: Number of interactions of this split that were left out
@@ -166,7 +168,7 @@ class GatePart(_Part):
 
 
 class SoftTargetsPart(_Part):
-    """How the teacher's scores became the student's soft targets.
+    """Conversion of the teacher's scores to the student's soft targets.
 
     Attributes:
         transform: Transform of the scores of each list

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -39,7 +40,7 @@ class SyntheticConfig(Section):
 
 
 class TableConfig(Section):
-    """How one table is read; only for the readers `tables`, `listwise` and `frames`."""
+    """Options of one table, for the readers `tables`, `listwise` and `frames`."""
 
     file: str | None = Field(
         default=None,
@@ -102,7 +103,7 @@ class DatasetConfig(Section):
         default=None,
         min_length=1,
         description="Delimiter of text files, one or more characters. By default it is "
-        "recognised from the header: comma, tab, `::`, `|` or `;`.",
+        "recognised from the header: comma, tab, `::`, `|`, `;` and some others.",
     )
     keep: str | None = Field(
         default=None,
@@ -119,22 +120,40 @@ class DatasetConfig(Section):
     )
     interactions: TableConfig = Field(
         default=TableConfig(),
-        description="How the table of interactions is read.",
+        description="Options of the table of interactions.",
     )
     lists: TableConfig = Field(
         default=TableConfig(),
-        description="How the table of lists is read, for the reader `listwise`.",
+        description="Options of the table of lists, for the reader `listwise`.",
     )
     items: TableConfig = Field(
-        default=TableConfig(), description="How the table of items is read."
+        default=TableConfig(), description="Options of the table of items."
     )
     queries: TableConfig = Field(
-        default=TableConfig(), description="How the table of queries is read."
+        default=TableConfig(), description="Options of the table of queries."
     )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",
     )
+
+    @model_validator(mode="after")
+    def _time_format_is_one(self) -> Self:
+        given = self.time_format
+        if given is None or given in ("s", "ms", "us", "ns"):
+            return self
+        try:
+            now = datetime(2024, 5, 1, tzinfo=UTC)
+            datetime.strptime(now.strftime(given), given)
+            known = "%" in given
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                "`time_format` must be s, ms, us, ns, or a format of Python's "
+                f"`strptime` such as `%d/%m/%Y %H:%M`. Received: {given!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

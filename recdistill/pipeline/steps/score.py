@@ -32,7 +32,7 @@ class Score(Step):
         check_usable(run.config, run.artefacts["teacher"], run.training_overlap)
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
-        """Which lists are scored and which candidates are kept."""
+        """Settings of the scored lists and of the stored candidates."""
         return sections(run.config, "seed", "lists")
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Shapes = Mapping[str, tuple[int | None, ...] | None]
 
 
 def shape_problem(shapes: Shapes, inputs: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with the shapes of a request; None if nothing is.
+    """The first problem of the shapes of a request; None if they are valid.
 
     Args:
         shapes: Shapes of the signature.
@@ -33,14 +33,14 @@ def shape_problem(shapes: Shapes, inputs: Mapping[str, np.ndarray]) -> str | Non
 
 
 def value_problem(shapes: Shapes, inputs: Mapping[str, np.ndarray]) -> str | None:
-    """What is wrong with the values of a request; None if nothing is.
+    """The first problem of the values of a request; None if they are valid.
 
-    An export clamps these values, so that they cannot fail other requests; but they are
-    a mistake of the caller.
+    An export clamps these values, so that they cannot make other requests fail, but
+    they are errors of the caller.
 
     Args:
         shapes: Shapes of the signature.
-        inputs: Arrays by input name; of a wrong shape, some are not checked.
+        inputs: Arrays by input name; an array of a wrong shape may not be checked.
 
     Examples:
         >>> shapes = {"seen": (None, None), "seen_length": (None,)}

@@ -94,7 +94,7 @@ def promote(
         version = _known(folder, version)
         _check_files(folder / str(version))
         states = {server: _state(server, folder.name, version) for server in endpoints}
-        with _locked_config(path):
+        with _locked_config(path, folder):
             models = read_models(path) if path.exists() else Models()
             if folder.name not in models.names:
                 models = models.with_model(folder.name, str(folder.resolve()))
@@ -104,12 +104,15 @@ def promote(
             loaded = _loaded(states, version, named)
             if before == version:
                 state: State = "unchanged" if loaded else "loading"
-            elif before is None or now or (endpoints and loaded):
+            elif before is None or now:
                 state = "moved"
-            elif named and not endpoints:
+            elif not named:
+                # Even if it is loaded: the server may be about to unload it.
+                state = "loading"
+            elif not endpoints:
                 raise ReleaseError(_unasked(label, version))
             else:
-                state = "loading"
+                state = "moved" if loaded else "loading"
             if before is not None and not named:
                 models = models.with_versions(folder.name, {*served.versions, version})
             if state == "moved":
@@ -148,7 +151,7 @@ def rollback(
         ConfigError: If `models.config` is invalid or does not have the model.
     """
     folder, path = _absolute(folder), _config_path(folder, config)
-    with _locked(folder), _locked_config(path):
+    with _locked(folder), _locked_config(path, folder):
         models = _models(path)
         served = models[folder.name]
         if label not in served.labels:
@@ -257,13 +260,21 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_config(path: Path) -> Iterator[None]:
-    """Locks `models.config`, which the models of a server share."""
+def _locked_config(path: Path, folder: Path) -> Iterator[None]:
+    """Locks `models.config`, which the models of a server share.
+
+    Args:
+        path: The file. The lock is that of its folder.
+        folder: The model's folder, which is locked already.
+    """
     if not path.parent.is_dir():
         raise ReleaseError(
             "`config` must be a file in an existing folder. "
             f"Received: {path}; the folder does not exist"
         )
+    if path.parent.samefile(folder):
+        yield
+        return
     with locked_folder(path.parent, wait_s=_LOCK_S):
         yield
 

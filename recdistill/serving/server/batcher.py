@@ -1,10 +1,10 @@
 """Server-side batching: one run of the graph for several requests.
 
 A batch waits until it is full or its first request reaches the batch timeout; then a
-thread runs it. Narrow inputs are padded as TensorFlow Serving does it. But where one
-request would fail others there, or end the server, it does not here: requests of a
-wrong shape are rejected before they are batched, requests of different widths share a
-batch only if padding is enabled, and if a batch fails, its requests run one by one.
+thread runs it. Narrow inputs are padded as in TensorFlow Serving. Unlike there, a
+request cannot make others fail or end the server: requests of a wrong shape are
+rejected before they are batched, requests of different widths share a batch only if
+padding is enabled, and if a batch fails, its requests run one by one.
 """
 
 from __future__ import annotations
