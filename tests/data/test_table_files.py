@@ -222,25 +222,6 @@ class TestColumnTypes:
             read_tables(write(tmp_path, interactions=RATINGS), options=options)
 
 
-class TestQuotes:
-    def titles(self, tmp_path, text):
-        (tmp_path / "items.csv").write_text(text)
-        return read_table(tmp_path / "items.csv", ["title"])["title"].to_pylist()
-
-    def test_escaped_quotes_are_read_as_quotes(self, tmp_path):
-        text = 'item_id,title\n1,"The \\"old\\" lamp, red"\n2,Lamp\n'
-        assert self.titles(tmp_path, text) == ['The "old" lamp, red', "Lamp"]
-
-    def test_escaped_quotes_far_down_are_found(self, tmp_path):
-        rows = "".join(f"{k},plain title\n" for k in range(100_000))
-        text = f'item_id,title\n{rows}x,"a \\"b\\" c"\n'
-        assert self.titles(tmp_path, text)[-1] == 'a "b" c'
-
-    def test_a_backslash_before_the_end_of_a_value_stays(self, tmp_path):
-        text = 'item_id,title\n1,"C:\\temp\\"\n2,"a ""b"" c"\n3,"\\""quoted"""\n'
-        assert self.titles(tmp_path, text) == ["C:\\temp\\", 'a "b" c', '\\"quoted"']
-
-
 class TestCompression:
     @pytest.mark.parametrize(
         ("suffix", "compression"), [(".gz", "gzip"), (".zst", "zstd"), (".GZ", "gzip")]

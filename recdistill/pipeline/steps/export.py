@@ -91,6 +91,14 @@ class ExportStep(Step):
         )
         return _record(export.path, export.manifest)
 
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Unknown values among the exported items."""
+        from recdistill.features.unknown_values import in_words
+
+        shares = in_words(record["unknown"])
+        if shares:
+            yield f"values unknown in training, exported items: {shares}"
+
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Differences between the served and the evaluated recommendations."""
         record = run.artefacts["export"].record
@@ -142,4 +150,5 @@ def _record(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "path": str(path),
         "excluded_inputs": manifest["excluded_inputs"],
         "judged": manifest["parity"]["judged"],
+        "unknown": manifest.get("unknown", {}),
     }

@@ -247,6 +247,12 @@ class TestInvalidArguments:
             ({"retries": 1.5}, "Received: retries=1.5"),
             ({"version": 1, "label": "a"}, "must not both be set"),
             ({"model": ""}, "`model` must not be empty"),
+            ({"model": None}, "`model` must not be empty"),
+            ({"model": "\ud800"}, "`model` must be text in Unicode"),
+            ({"label": 7}, "`label` must be text in Unicode. Received: label=7"),
+            ({"version": -1}, "`version` must be from 0"),
+            ({"version": 2**63}, f"Received: version={2**63}"),
+            ({"version": "7"}, "Received: version='7'"),
             ({"endpoint": "ftp://a"}, r"Received: endpoint='ftp://a'"),
         ],
     )
