@@ -57,7 +57,7 @@ class DataError(RecdistillError, ValueError):
 class ArtefactError(RecdistillError, ValueError):
     """A damaged file of a run or of an export.
 
-    The message names the file, and the step or command that writes it anew.
+    The message names the file, and the step or command that writes it again.
     """
 
 

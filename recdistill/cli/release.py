@@ -103,8 +103,8 @@ def rollback(
 ) -> None:
     """Moves a label back to its previous version, which is still loaded.
 
-    It never moves a label to a higher version. With --endpoint it first asks the server
-    whether the previous version is loaded.
+    It never moves a label to a higher version. With --endpoint it first checks that the
+    server has loaded the previous version.
     """
     with errors_as_paragraphs():
         with without_startup_notes():

@@ -102,7 +102,8 @@ def serve(
 
     The embedded server implements the protocol of TensorFlow Serving and is meant for
     development and small installations. tensorflow_model_server listens on all
-    addresses of the machine, so it starts only if --engine or --address asks for that.
+    addresses of the machine, so it starts only with --engine tf-serving or --address
+    0.0.0.0.
     """
     with errors_as_paragraphs():
         check_options(

@@ -54,6 +54,8 @@ class Lists:
         source_list: `(lists,)` str, id of the list in the source, if the source is a
             listwise table.
         seen_excluded: Whether seen items are not candidates.
+        not_chosen: Item rows that were shown in the list and not chosen; None if the
+            data does not say what was shown.
     """
 
     list_id: np.ndarray
@@ -70,6 +72,7 @@ class Lists:
     scored_candidates: Ragged | None = None
     source_list: np.ndarray | None = None
     seen_excluded: bool = True
+    not_chosen: Ragged | None = None
 
     @property
     def excluded(self) -> Ragged:
@@ -77,6 +80,35 @@ class Lists:
         if self.seen_excluded:
             return self.seen
         return Ragged(self.seen.values[:0], np.zeros(len(self) + 1, "int64"))
+
+    @property
+    def shown(self) -> Ragged | None:
+        """Item rows that were shown, chosen or not; None if the data does not say."""
+        if self.not_chosen is None:
+            return None
+        return self.not_chosen.union(self.positives)
+
+    def observed(self) -> tuple[Ragged, Ragged]:
+        """The positives, and then what was shown and not chosen; with the relevance."""
+        if self.not_chosen is None:
+            return self.positives, self.relevance
+        zeros = np.zeros(len(self.not_chosen.values), self.relevance.values.dtype)
+        return (
+            self.positives.followed_by(self.not_chosen),
+            self.relevance.followed_by(Ragged(zeros, self.not_chosen.offsets)),
+        )
+
+    def with_listed_candidates(self) -> Lists:
+        """Restricts the candidates to the shown items, if the data says what was shown.
+
+        All lists stay, also those without a shown item in the catalogue.
+        """
+        shown = self.shown
+        if shown is None:
+            return self
+        if self.scored_candidates is not None:
+            shown = shown.intersection(self.scored_candidates)
+        return replace(self, scored_candidates=shown)
 
     @property
     def list_key(self) -> np.ndarray:

@@ -17,6 +17,10 @@ from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 
+_NO_HEADER = (
+    "If the file has no header, give the names in order with `columns` of this table, "
+    "such as `dataset.interactions.columns`."
+)
 _NO_TYPE = "Correct the name in `types` of this table."
 _NO_TIMES = ' If the data has no times, set `split.by` = "leave_random_out".'
 
@@ -46,8 +50,10 @@ def interaction_stream(
     types = options.table("lists" if columns.list else "interactions").types
     for stream in streams:
         required = dict.fromkeys([*columns.names(), *kept])
-        no_time = columns.time is not None and columns.time not in stream.offered
-        hint = MAP_NAMES + _NO_TIMES * no_time
+        missing = set(required).difference(stream.offered)
+        hint = MAP_NAMES + _NO_TIMES * (missing == {columns.time})
+        if missing == {*required}:
+            hint = f"{MAP_NAMES} {_NO_HEADER}"
         require_columns(list(stream.offered), required, stream.name, hint)
         require_columns(list(stream.offered), types, stream.name, _NO_TYPE)
     streams = same_types(streams, columns.names())

@@ -26,11 +26,15 @@ class Collator:
 
     Attributes:
         catalogue_size: Number of items.
-        tail: Number of uniformly sampled candidates in addition to the positives; None
-            to rank the whole catalogue. Lists with stored candidates keep those.
+        tail: Number of uniformly sampled candidates in addition to the positives and to
+            what was shown and not chosen; None to rank the whole catalogue. Lists with
+            stored teacher scores keep the candidates of these; if the lists say what
+            was shown, their relevance is learned from the shown and `tail` sampled
+            candidates only.
         shared: Whether sampled lists share one `candidate_index`, which then holds the
-            positives of all lists. Sharing is faster for a model that encodes each
-            candidate once, and slower for a model that scores each pair.
+            positives of all lists and what was shown in them. Sharing is faster for a
+            model that encodes each candidate once, and slower for a model that scores
+            each pair.
         training_rows: Training rows of all queries, as vocabulary indices; None if the
             teacher does not need them.
         with_teacher: Whether the batch has the stored teacher scores.
@@ -48,6 +52,9 @@ class Collator:
         """Batch of these lists; `rng` samples the candidates."""
         index, mask, relevance = self._candidates(lists, rng)
         x = {"candidate_index": index, "query": dict(lists.query), "mask": mask}
+        about = mask
+        if self.with_teacher and self.tail is not None:
+            about = self._labelled(lists, index, mask, rng)
         if self.with_teacher and lists.teacher_scores is not None:
             x["teacher_scores"] = lists.teacher_scores.astype("float32")
         if self.training_rows is not None:
@@ -56,20 +63,47 @@ class Collator:
             x["training_row"] = np.where(known, rows.padded(0), 0)
         if self.with_raw:
             x |= {"raw": raw_inputs(lists), "list_key": lists.list_key}
-        return x, {"labels": relevance, "mask": mask}, lists.weight
+        return x, {"labels": relevance, "mask": about}, lists.weight
 
     def _candidates(self, lists: Lists, rng: np.random.Generator) -> _Candidates:
         """Candidate index, mask and relevance."""
         if lists.candidates is not None and self.with_teacher:
             return _stored(lists, lists.candidates)
-        if self.tail is None:
+        if self.tail is None or self.with_teacher:
             index = np.arange(self.catalogue_size, dtype="int32")
             mask = catalogue_mask(lists, self.catalogue_size)
             return index, mask, catalogue_relevance(lists, self.catalogue_size)
-        size = min(self.tail, self.catalogue_size)
-        tail = rng.choice(self.catalogue_size, size, replace=False).astype("int32")
+        tail = self._draw(self.tail, rng)
         allowed = self._allowed(lists)[:, tail]
         return (_shared if self.shared else _separate)(lists, tail, allowed)
+
+    def _draw(self, tail: int, rng: np.random.Generator) -> np.ndarray:
+        """Sampled items, each once."""
+        size = min(tail, self.catalogue_size)
+        drawn = rng.choice(self.catalogue_size, size, replace=False)
+        return np.asarray(drawn, "int32")
+
+    def _labelled(
+        self,
+        lists: Lists,
+        index: np.ndarray,
+        mask: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Mask of the candidates from which the relevance is learned.
+
+        It is not known whether an item that was not shown would have been chosen. The
+        teacher's scores are learned for all candidates.
+        """
+        shown = lists.shown
+        if shown is None or self.tail is None:
+            return mask
+        labelled = np.zeros((len(lists), self.catalogue_size), bool)
+        labelled[:, self._draw(self.tail, rng)] = True
+        labelled[shown.row_numbers(), shown.values] = True
+        if index.ndim == 1:
+            return np.asarray(mask & labelled[:, index])
+        return np.asarray(mask & np.take_along_axis(labelled, index, axis=1))
 
     def _allowed(self, lists: Lists) -> np.ndarray:
         """`(lists, catalogue_size)` bool: items that may be sampled as negatives."""
@@ -77,39 +111,43 @@ class Collator:
         excluded = lists.excluded
         allowed[excluded.row_numbers(), excluded.values] = False
         # A sampled positive would be its own negative.
-        rows, items, _ = lists.catalogue_positives()
-        allowed[rows, items] = False
+        own, _ = lists.observed()
+        inside = own.values >= 0
+        allowed[own.row_numbers()[inside], own.values[inside]] = False
         return allowed
 
 
 def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
-    """Each list has its own positives, followed by the common tail."""
-    positives = lists.positives.padded(-1)
-    real = positives >= 0
+    """Each list has its own observed candidates, followed by the common tail."""
+    observed, values = lists.observed()
+    own = observed.padded(-1)
+    real = own >= 0
     index = np.concatenate(
-        [np.maximum(positives, 0), np.broadcast_to(tail, allowed.shape)], axis=1
+        [np.maximum(own, 0), np.broadcast_to(tail, allowed.shape)], axis=1
     )
     mask = np.concatenate([real, allowed], axis=1)
     relevance = np.concatenate(
-        [lists.relevance.padded(0.0) * real, np.zeros(allowed.shape, "float32")], axis=1
+        [values.padded(0.0) * real, np.zeros(allowed.shape, "float32")], axis=1
     )
     return index.astype("int32"), mask, relevance
 
 
 def _shared(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
-    """One `candidate_index` for all lists: the positives of the batch and the tail.
+    """One `candidate_index` for all lists: their observed candidates, and the tail.
 
     The positive of one list is a candidate of another only if it was sampled; otherwise
     popular items would be negatives more often than they should.
     """
-    rows, items, value = lists.catalogue_positives()
+    observed, values = lists.observed()
+    inside = observed.values >= 0
+    rows, items = observed.row_numbers()[inside], observed.values[inside]
     own, place = np.unique(items, return_inverse=True)
     index = np.concatenate([own, tail]).astype("int32")
     mask = np.zeros((len(lists), len(index)), bool)
     mask[:, len(own) :] = allowed
     mask[rows, place] = True
     relevance = np.zeros(mask.shape, "float32")
-    relevance[rows, place] = value
+    relevance[rows, place] = values.values[inside]
     return index, mask, relevance
 
 

@@ -88,7 +88,10 @@ class Dataset:
         scores: Function that starts a pass over a teacher's scores: record batches with
             the columns `key` (id of the list), `item` and `score`. None if the data has
             no scores.
-        offered: Names of all columns by table, also of columns that are not read.
+        not_chosen: Function that starts a pass over the rows of listwise data with
+            relevance 0, which were shown and not chosen; see `interactions`. None if
+            the data is not listwise.
+        offered: Names of all columns by table, including columns that are not read.
         verify: Function that raises a DataError if a source file has changed since the
             data set was opened.
     """
@@ -101,6 +104,9 @@ class Dataset:
     source: Mapping[str, str]
     stream: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
     scores: Callable[[], Iterator[pa.RecordBatch]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    not_chosen: Callable[[], Iterator[pa.RecordBatch]] | None = field(
         default=None, repr=False, compare=False
     )
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)

@@ -18,6 +18,9 @@ from recdistill.errors import DataError
 DELIMITERS = (",", "\t", "::", "|", ";")
 """Delimiters that are recognised from the header, the preferred one first."""
 
+_RARE_DELIMITERS = ("\x01", "^", "~", " ")
+"""Delimiters that are recognised only if they find columns that are wanted."""
+
 _ONE_BYTE = "\x1f"
 _ESCAPED_QUOTE = b'\\"'
 
@@ -55,6 +58,12 @@ def text_stream(
     layout = layout or TextLayout()
     with reading(path):
         delimiter = layout.delimiter or sniffed_delimiter(path, use or (), layout.names)
+        line = _first_line(path)
+        if layout.names and _split(line, delimiter) == [*layout.names]:
+            raise DataError(
+                f"{path} has a header, so its column names must not be given. Remove "
+                "`columns` of this table from the configuration."
+            )
         escaped = layout.quoted and _has_escaped_quotes(path, delimiter.encode())
     start = partial(_open, path, layout, delimiter, escaped)
     with reading(path), start({}, None) as file:
@@ -81,20 +90,19 @@ def sniffed_delimiter(
     """The delimiter of a file, recognised from its first line.
 
     The delimiter that finds the most `wanted` columns is chosen, then the one with the
-    most columns, then the first of `DELIMITERS`. Without a header, the delimiter that
+    most columns, then the first of them. Without a header, the delimiter that
     gives as many values as there are `names` is chosen first.
     """
-    with opened(path) as stream:
-        text = stream.read(READ_BYTES).decode("utf-8-sig", errors="replace")
-    line = next((each for each in text.splitlines() if each.strip()), "")
+    line = _first_line(path)
 
     def fit(delimiter: str) -> tuple[int, int]:
         values = _split(line, delimiter)
+        found = sum(value in wanted for value in values)
         if names is not None:
-            return int(len(values) == len(names)), len(values)
-        return sum(value in wanted for value in values), len(values)
+            found = int(len(values) == len(names))
+        return found, len(values) if found or delimiter in DELIMITERS else 0
 
-    return max(DELIMITERS, key=fit)
+    return max(DELIMITERS + _RARE_DELIMITERS, key=fit)
 
 
 def _has_escaped_quotes(path: Path, delimiter: bytes) -> bool:
@@ -113,6 +121,12 @@ def _has_escaped_quotes(path: Path, delimiter: bytes) -> bool:
                     return True
             before = text[-3:]
     return False
+
+
+def _first_line(path: Path) -> str:
+    with opened(path) as stream:
+        text = stream.read(READ_BYTES).decode("utf-8-sig", errors="replace")
+    return next((each for each in text.splitlines() if each.strip()), "")
 
 
 def _split(line: str, delimiter: str) -> list[str]:

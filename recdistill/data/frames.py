@@ -176,7 +176,7 @@ def _stream(name: str, table: pa.Table, offered: tuple[str, ...]) -> TableStream
 
 
 def _digest(table: pa.Table) -> str:
-    """SHA-256 (hex) of the columns and rows, whatever the chunks of the table."""
+    """SHA-256 (hex) of the columns and rows, independent of the table's chunks."""
     sink = _HashingFile()
     with (
         pa.PythonFile(sink, mode="w") as file,

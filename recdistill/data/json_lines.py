@@ -47,10 +47,16 @@ def json_stream(path: Path, use: Collection[str] | None = None) -> TableStream:
                         f"or in none. Received: {value!r}"
                     )
                 _text(value, path, number, name)
+    if not offered:
+        raise DataError(f"{path} must have at least one line. Received: none")
     names = [name for name in offered if use is None or name in use]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     return TableStream(
-        str(path), schema, partial(_batches, path, schema), tuple(offered)
+        str(path),
+        schema,
+        partial(_batches, path, schema),
+        tuple(offered),
+        may_lack_columns=True,
     )
 
 

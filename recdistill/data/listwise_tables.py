@@ -86,6 +86,7 @@ def listwise_dataset(
         source=tables.digests,
         stream=partial(_relevant, rows, roles),
         scores=partial(_scored, rows, roles) if roles.score else None,
+        not_chosen=partial(_not_chosen, rows, roles),
         offered=tables.offered,
         verify=tables.verify,
     )
@@ -146,6 +147,11 @@ def _all_candidates(rows: InteractionStream, roles: Columns) -> pa.Table:
 def _relevant(rows: InteractionStream, roles: Columns) -> Iterator[pa.RecordBatch]:
     for batch in rows():
         yield batch.filter(pc.greater(batch[roles.relevance], 0))
+
+
+def _not_chosen(rows: InteractionStream, roles: Columns) -> Iterator[pa.RecordBatch]:
+    for batch in rows():
+        yield batch.filter(pc.equal(batch[roles.relevance], 0))
 
 
 def _scored(rows: InteractionStream, roles: Columns) -> Iterator[pa.RecordBatch]:

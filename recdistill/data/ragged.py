@@ -72,8 +72,58 @@ class Ragged:
             >>> one.intersection(Ragged(np.array([6, 5]), np.array([0, 1, 2]))).values
             array([6])
         """
+        return self._where(self._in(other))
+
+    def difference(self, other: Ragged) -> Ragged:
+        """The values of each row that the same row of `other` does not have.
+
+        Examples:
+            >>> one = Ragged(np.array([5, 6, 7]), np.array([0, 2, 3]))
+            >>> one.difference(Ragged(np.array([6, 5]), np.array([0, 1, 2]))).values
+            array([5, 7])
+        """
+        return self._where(~self._in(other))
+
+    def union(self, other: Ragged) -> Ragged:
+        """The values of each row, each once and in order; values below 0 are left out.
+
+        Examples:
+            >>> one = Ragged(np.array([5, 6, -1]), np.array([0, 2, 3]))
+            >>> both = one.union(Ragged(np.array([6, 5]), np.array([0, 1, 2])))
+            >>> both.values, both.offsets
+            (array([5, 6, 5]), array([0, 2, 3]))
+        """
+        pairs = np.stack(
+            [
+                np.concatenate([self.row_numbers(), other.row_numbers()]),
+                np.concatenate([self.values, other.values]).astype("int64"),
+            ],
+            axis=1,
+        )
+        pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
+        offsets = np.searchsorted(pairs[:, 0], np.arange(len(self) + 1))
+        return Ragged(pairs[:, 1].astype(self.values.dtype), offsets)
+
+    def followed_by(self, other: Ragged) -> Ragged:
+        """The values of each row, and then those of the same row of `other`.
+
+        Examples:
+            >>> one = Ragged(np.array([5, 6, 7]), np.array([0, 2, 3]))
+            >>> one.followed_by(Ragged(np.array([8]), np.array([0, 1, 1]))).values
+            array([5, 6, 8, 7])
+        """
+        rows = np.concatenate([self.row_numbers(), other.row_numbers()])
+        order = np.argsort(rows, kind="stable")
+        values = np.concatenate([self.values, other.values])[order]
+        return Ragged(values, self.offsets + other.offsets)
+
+    def _in(self, other: Ragged) -> np.ndarray:
+        """Whether the same row of `other` has each value; False for those below 0."""
         size = 1 + max(int(each.values.max(initial=0)) for each in (self, other))
         keys = [each.row_numbers() * size + each.values for each in (self, other)]
-        found = np.isin(keys[0], keys[1][other.values >= 0]) & (self.values >= 0)
-        lengths = np.bincount(self.row_numbers()[found], minlength=len(self))
-        return Ragged(self.values[found], np.concatenate([[0], np.cumsum(lengths)]))
+        found: np.ndarray = np.isin(keys[0], keys[1][other.values >= 0])
+        return found & (self.values >= 0)
+
+    def _where(self, kept: np.ndarray) -> Ragged:
+        lengths = np.bincount(self.row_numbers()[kept], minlength=len(self))
+        return Ragged(self.values[kept], np.concatenate([[0], np.cumsum(lengths)]))

@@ -63,6 +63,7 @@ def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
         teacher_scores=optional("teacher_scores"),
         raw=prefixed(RAW_PREFIX),
         source_list=optional("source_list"),
+        not_chosen=optional("not_chosen"),
         seen_excluded=(schema.metadata or {}).get(SEEN) != b"include",
     )
 

@@ -95,7 +95,7 @@ def synthetic(
       between the segment $g_u$ of the user and the category $c_i$ of the item. Its
       singular values are all equal, so scores that are a dot product of dimension $d$
       explain at most $d$ / `n_segments` of it (Eckart and Young, 1936), while a model
-      that sees segment and category together can look it up.
+      that reads segment and category together can look it up.
     - **Taste.** $z_i$ is the `vector` of the item, standard normal in 8 dimensions;
       $w_u$ is hidden, normal with variance 1/8, so that the term has variance 1.
     - **Sequence.** After an item of category $c$, the category $c + 1$ (modulo

@@ -161,7 +161,10 @@ def files_of(place: Path) -> list[TableFile]:
     parts = [
         each
         for each in _inside(place, {})
-        if each.kind is not None and each.suffix not in _ONLY_NAMED
+        if each.kind is not None
+        and each.suffix not in _ONLY_NAMED
+        # Spark writes a file without a byte where a task had no rows.
+        and each.path.stat().st_size > 0
     ]
     kinds = sorted({each.kind or "" for each in parts})
     if len(kinds) != 1:
@@ -215,6 +218,11 @@ def same_types(
     Raises:
         DataError: If a column exists in some streams only, or if it is a list in some.
     """
+    names = list(dict.fromkeys(n for stream in streams for n in stream.schema.names))
+    streams = [
+        stream.mapped(partial(_with_all, names)) if stream.may_lack_columns else stream
+        for stream in streams
+    ]
     first, types = streams[0], dict[str, pa.DataType]()
     for stream in streams:
         names = stream.schema.names
@@ -278,6 +286,14 @@ def _as_types(
                 column = texts_of(column)
         columns[name] = column.cast(kind)
     return pa.RecordBatch.from_pydict(columns)
+
+
+def _with_all(names: Sequence[str], batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The columns in this order, null where the batch lacks one."""
+    found = dict(zip(batch.schema.names, batch.columns, strict=True))
+    return pa.RecordBatch.from_pydict(
+        {name: found.get(name, pa.nulls(batch.num_rows)) for name in names}
+    )
 
 
 def _with_constants(

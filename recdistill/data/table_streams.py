@@ -4,7 +4,7 @@ import codecs
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,16 @@ class TableStream:
         name: Path of the file, or name of the table; errors begin with it.
         schema: Columns and their types as read.
         read: Function that starts a new pass over the record batches.
-        offered: Names of all columns of the file, also of those that are not read.
+        offered: Names of all columns of the file, including those that are not read.
+        may_lack_columns: Whether a column that the file lacks has only missing values,
+            as in JSON lines, where each row has its own columns.
     """
 
     name: str
     schema: pa.Schema
     read: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False)
     offered: tuple[str, ...] = ()
+    may_lack_columns: bool = False
 
     def mapped(
         self, change: Callable[[pa.RecordBatch], pa.RecordBatch]
@@ -43,7 +46,9 @@ class TableStream:
         schema = change(pa.RecordBatch.from_pylist([], self.schema)).schema
         read, added = self.read, [n for n in schema.names if n not in self.schema.names]
         offered = (*self.offered, *added)
-        return TableStream(self.name, schema, lambda: map(change, read()), offered)
+        return replace(
+            self, schema=schema, read=lambda: map(change, read()), offered=offered
+        )
 
 
 def file_digest(path: Path) -> str:

@@ -104,7 +104,7 @@ def labels_and_mask(
 
 
 def array_weight(sample_weight: Any) -> Any:
-    """Sample weights as an array, also if they are a dict shaped like `y`.
+    """Sample weights as an array, even if given as a dict shaped like `y`.
 
     Args:
         sample_weight: None, an array, or `{"labels": array, …}`.

@@ -15,11 +15,11 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
 - `x` is a dict. `query` holds features `{name: (batch, …)}`; `candidate_index` is
   `(batch, list_size)`, or `(list_size,)` if all lists share their candidates; `mask` is
   `(batch, list_size)`, bool; the optional `teacher_scores` are `(batch, list_size)`,
-  float. The scores of several teachers are a dict of such arrays, or one array
-  `(batch, teachers, list_size)`. Stored embeddings, for losses that compare embeddings,
-  stand beside them under their own names. Only `mask` is required: student and teacher
-  read from `x` what they need, and the teacher may use features that the student never
-  sees.
+  float. The scores of several teachers are a dict of such arrays, or one array `(batch,
+  teachers, list_size)`. Stored embeddings, for losses that compare embeddings, are
+  further entries under their own names. Only `mask` is required: student and teacher
+  read the entries of `x` that they need, and the teacher may read features that the
+  student does not.
 - `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
 - `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
   for each candidate; or a dict shaped like `y`, whose "labels" are used.

@@ -24,7 +24,7 @@ class LearnedTemperature(keras.layers.Layer):  # type: ignore[misc]
        \right)^{\mathrm{sigmoid}(\theta)} $$
 
     Minimising the loss over the temperature would not help the student: the factor
-    $\tau^2$ takes a divergence to 0 as $\tau \to 0$, whatever the scores are, and
+    $\tau^2$ takes a divergence to 0 as $\tau \to 0$, for any scores, and
     without that factor the divergence is 0 at $\tau \to \infty$. The gradient of
     $\theta$ is therefore reversed: it searches for the temperature at which student and
     teacher differ most, and the student is trained there. The two bounds keep this

@@ -73,8 +73,8 @@ class JudgedLists:
     def inputs(self, items: int) -> list[dict[str, np.ndarray]]:
         """Inputs of the requests to `recommend`.
 
-        They ask for one item more than the metric reads, to know whether the last one
-        is nearly tied with it.
+        They request one item more than the metric reads, to detect whether it is nearly
+        tied with the last one.
 
         Args:
             items: Number of items in the catalogue.

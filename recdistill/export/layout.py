@@ -94,8 +94,8 @@ _LARGEST = 2**63 - 1
 def check_loadable(folder: Path) -> None:
     r"""Checks that TensorFlow can load SavedModels from a folder with this path.
 
-    TensorFlow, and so TensorFlow Serving, looks for the weights with a pattern in which
-    "[" and a backslash have a meaning.
+    TensorFlow, and therefore TensorFlow Serving, finds the weights with a pattern in
+    which "[" and a backslash have a special meaning.
 
     Raises:
         NotAnExportError: If the absolute path contains one of these characters.
@@ -161,8 +161,9 @@ def find_version(export: Path) -> Path:
         number that contains a SavedModel.
 
     Raises:
-        NotAnExportError: If there is no SavedModel.
+        NotAnExportError: If there is no SavedModel, or TensorFlow could not load it.
     """
+    check_loadable(export)
     if (export / SAVED_MODEL).exists():
         return export
     for version in reversed(versions(export)):
@@ -220,7 +221,7 @@ def verified_manifest(version: Path) -> dict[str, Any]:
 def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
     return ArtefactError(
         f"The export {version} cannot be used: {fault}. Remove the folder and write "
-        f"the version anew with `recdistill {command}`."
+        f"the version again with `recdistill {command}`."
     )
 
 

@@ -172,11 +172,13 @@ def _cut(values: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     width = tf.shape(values)[1]
     places = tf.range(width)
     known = tf.cast(tf.clip_by_value(length, 0, tf.cast(width, length.dtype)), tf.int32)
+    inside = places < known[:, None]
     if values.dtype == tf.string and values.shape.rank == 2:
         # The maximum over a list without entries is negative.
-        last = tf.reduce_max(tf.where(values != "", places + 1, 0), axis=1)
-        known = tf.minimum(known, tf.maximum(last, 0))
-    inside = _per_row(places < known[:, None], values)
+        filled = tf.where(inside & (values != ""), places + 1, 0)
+        known = tf.maximum(tf.reduce_max(filled, axis=1), 0)
+        inside = places < known[:, None]
+    inside = _per_row(inside, values)
     cut = tf.where(inside, values, _empty_like(values))
     return cut, tf.cast(known, length.dtype)
 

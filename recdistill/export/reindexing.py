@@ -27,6 +27,7 @@ from recdistill.export.layout import (
     REAL_QUERIES,
     SMALL_FILES,
     VARIABLES,
+    check_loadable,
     read_manifest,
     verified_manifest,
     versions,
@@ -121,6 +122,7 @@ def reindex(
 
 def _opened(folder: Path, version: int | None) -> tuple[Path, dict[str, Any]]:
     """The version whose towers are used, and its manifest."""
+    check_loadable(folder)
     found = versions(folder)
     if not found or (version is not None and version not in found):
         wanted = "" if version is None else f" {version}"

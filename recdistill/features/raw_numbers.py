@@ -56,7 +56,12 @@ def number_of(text: str) -> float:
         digits = digits.replace(",", "")
     elif _THOUSANDS_POINT.match(digits):
         digits = digits.replace(".", "").replace(",", ".")
-    return float(digits)
+    try:
+        return float(digits)
+    except ValueError:
+        raise ValueError(
+            "it must be a number; a comma separates thousands, as in 1,250.00"
+        ) from None
 
 
 def vector_of(text: str) -> list[float]:

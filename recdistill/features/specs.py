@@ -35,7 +35,7 @@ class FeatureSpec(Settings):
     )
     teacher_only: bool = Field(
         default=False,
-        description="Whether the feature is privileged: the student never sees it.",
+        description="Whether the feature is privileged: only the teacher reads it.",
     )
     optional: bool = Field(
         default=False,

@@ -234,7 +234,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     """Weighted mean over each list.
 
     Args:
-        values: `(batch, n)`. Finite, also where the weight is 0.
+        values: `(batch, n)`. Finite, even where the weight is 0.
         weights: `(batch, n)`, at least 0. Only ratios matter.
 
     Returns:

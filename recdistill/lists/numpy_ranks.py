@@ -4,7 +4,7 @@ All metrics use these conventions:
 
 - Candidates are ranked from the highest score down, starting at rank 1. Ties are broken
   by position: of two equal scores, the earlier candidate ranks first.
-- Padding never ranks, whatever value lies under it.
+- Padding never ranks, for any value under it.
 - A score of `-inf` is valid and ranks last; it often marks an excluded candidate. NaN
   and `+inf` are errors, because they result from an overflow.
 

@@ -70,8 +70,8 @@ def top_k_dual_correction(
             `k` is below 1, the mask is not boolean, or the shapes differ.
 
     Use when: a student has learned most of the order and should spend its capacity on
-        the remaining errors. From scratch, or if the tail is sampled anew in each step,
-        prefer `top_k_relaxed_ranking`.
+        the remaining errors. From scratch, or if the tail is sampled again in each
+        step, prefer `top_k_relaxed_ranking`.
 
     Reference: Lee, Kim (2021), "Dual Correction Strategy for Ranking Distillation in
         Top-N Recommender System".

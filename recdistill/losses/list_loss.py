@@ -151,7 +151,7 @@ class ListLoss(LossWithSettings):
     def call(self, y_true: Tensor | dict[str, Tensor], y_pred: Tensor) -> Tensor:
         """The loss of each list, before list weights and reduction.
 
-        NaN among the labels gives NaN, also in a graph compiled by XLA, in which the
+        NaN among the labels gives NaN, even in a graph compiled by XLA, where the
         functions cannot raise an error.
 
         Args:

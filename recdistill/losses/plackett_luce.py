@@ -102,7 +102,7 @@ def top_k_relaxed_ranking(
 
     The order within the tail is relaxed: it does not count. With $\beta = 1$ this is
     ListMLE with the same k, `listwise_plackett_luce`. The paper samples the candidates
-    of the top by their rank and those of the tail anew in each epoch, and sums the
+    of the top by their rank and those of the tail again in each epoch, and sums the
     terms; here the whole top counts, the tail is that of the list, and the terms are
     averaged.
 

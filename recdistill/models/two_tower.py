@@ -109,7 +109,8 @@ class TwoTowers(CatalogueModel):
                 f"Received: id_dropout={id_dropout}"
             )
         self.l2, self.id_dropout = l2, id_dropout
-        self._hidden_ids = keras.random.SeedGenerator() if id_dropout else None
+        hides = id_dropout and len(inputs.candidate) > 1
+        self._hidden_ids = keras.random.SeedGenerator() if hides else None
         _check_tower("query_tower", query_tower, inputs.query_names())
         _check_tower("candidate_tower", candidate_tower, inputs.candidate)
 

@@ -62,7 +62,7 @@ def load_dataset(
     tables: Mapping[str, pd.DataFrame] | None = None,
     options: ReadingOptions | None = None,
 ) -> Dataset:
-    """The data set of a configuration, downloaded first if it says so.
+    """The data set of a configuration; `fetch` downloads it first.
 
     Args:
         config: The `dataset` section.

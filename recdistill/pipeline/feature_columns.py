@@ -71,10 +71,10 @@ class FeatureColumns:
         columns = dataset.columns
         context = next(iter(dataset.interactions())).schema.names
         tables = {
-            "queries": dataset.queries.column_names if dataset.queries else [],
+            "queries": [] if dataset.queries is None else dataset.queries.column_names,
             "interactions": context,
         }
-        items = dataset.items.column_names if dataset.items else [columns.item]
+        items = [columns.item] if dataset.items is None else dataset.items.column_names
         history = [
             (k, s) for k, s in config.query.items() if isinstance(s, HistorySpec)
         ]
@@ -128,6 +128,13 @@ def _locate(
         f"{t}: {', '.join(dataset.offered.get(t, n)) or 'no such table'}"
         for t, n in tables.items()
     )
+    elsewhere = any(column in names for names in dataset.offered.values())
     raise DataError(
         f"The {side} feature `{name}` needs a column {column!r}. The data has {have}."
+        + (
+            " Features of candidates are columns of the table `items`. A value that an "
+            "item has in one list only, such as its position, cannot be a feature."
+            if side == "candidate" and elsewhere
+            else ""
+        )
     )

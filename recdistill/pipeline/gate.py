@@ -108,6 +108,7 @@ def compare_on_validation(
     teacher: Artefact,
     baseline: Artefact,
     trained_on: Mapping[str, int] | None,
+    prepared: Artefact,
 ) -> GatePart:
     """Decides on the artefacts of the steps `teacher` and `baseline`.
 
@@ -116,8 +117,9 @@ def compare_on_validation(
         teacher: The teacher, with its metrics and those of popularity on validation.
         baseline: The baseline, with its metrics on validation.
         trained_on: From `lists_trained_on`.
+        prepared: The prepared data, with the number of repeats.
     """
-    return decide(
+    gate = decide(
         pq.read_table(teacher.file("valid.parquet")),
         {
             "popularity": pq.read_table(teacher.file("valid_popularity.parquet")),
@@ -130,6 +132,16 @@ def compare_on_validation(
         faults=Faults(**teacher.record["faults"]),
         trained_on=trained_on,
     )
+    counts = prepared.record
+    repeats = counts["repeats"]["valid"] if counts["seen"] == "include" else 0
+    if not repeats:
+        return gate
+    message = (
+        f"{gate.message} {repeats:,} of {counts['lists']['valid']:,} validation lists "
+        "have an item that the query also has in the training part, because seen items "
+        "are candidates."
+    )
+    return gate.model_copy(update={"repeats": repeats, "message": message})
 
 
 def enter(gate: GatePart) -> str | None:

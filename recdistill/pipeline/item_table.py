@@ -17,6 +17,16 @@ TRAIN_COUNT = "_recdistill_train_count"
 """Column with the training interactions; no column in a user's data has this name."""
 
 
+def no_row_fits(name: str, absent: str, ids: Sequence[str]) -> DataError:
+    """Error about a table of items or queries that has none of those in use."""
+    instead = f"for example {ids[0]!r}" if ids else "no row"
+    return DataError(
+        f"Table `{name}` has no row for any of the {name} of the training part, such "
+        f"as {absent!r}; it has {instead}. Write the ids in the same form in both "
+        f"tables (see `dataset.{name}.types`), or remove the table."
+    )
+
+
 class ItemTable:
     """The catalogue: the item table if it exists, else the items of the training part.
 
@@ -47,7 +57,10 @@ class ItemTable:
         table = dataset.items
         if table is None:
             table = pa.table({column: pa.array(sorted(counts), pa.string())})
-        missing = sorted(set(counts) - set(table[column].to_pylist()))
+        ids = table[column].to_pylist()
+        missing = sorted(set(counts) - set(ids))
+        if len(missing) == len(counts):
+            raise no_row_fits("items", missing[0], ids)
         if missing and required:
             raise DataError(
                 f"Table `items` lacks {len(missing)} item(s) of the training part, "

@@ -11,13 +11,12 @@ import pyarrow.parquet as pq
 
 from recdistill.data.batches import Lists, raw_inputs
 from recdistill.data.ragged import Ragged
-from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.rows import measure
 from recdistill.export.judged_metric import JudgedBatch, JudgedLists
 from recdistill.features.encoders import HistoryEncoder
 from recdistill.features.schema import Schema
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.scored_candidates import lists_with_scored_positive
+from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.teachers import ScoreTable
 
 LONGEST = 10_000
@@ -84,11 +83,7 @@ def _pieces(
     prepared: Prepared, limit: int, tables: Sequence[ScoreTable]
 ) -> Iterator[Lists]:
     """At most `limit` test lists, a few at a time."""
-    if tables:
-        pieces = lists_with_scored_positive(prepared, "test", tables)
-    else:
-        pieces = in_order(prepared.shards("test"), BATCH, limit)
-    for piece in pieces:
+    for piece in lists_to_evaluate(prepared, "test", tables, limit):
         for start in range(0, min(len(piece), limit), BATCH):
             rows = np.arange(start, min(start + BATCH, len(piece), limit))
             yield piece.take(rows)

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from recdistill.data import Columns
 from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX
+from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import SEEN
 from recdistill.errors import DataError
 from recdistill.features.encoders import UNKNOWN, Encoder
@@ -26,6 +27,7 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.listed_rows import NotChosenRows
 from recdistill.pipeline.memory import require_for_query_features
 from recdistill.pipeline.partitions import ROW, Partition
 from recdistill.pipeline.repeats import Seen, repeats
@@ -86,8 +88,14 @@ class ListShardWriter:
         self.unreachable = dict.fromkeys(SPLITS, 0)
         self.left_out = dict.fromkeys(SPLITS, 0)
 
-    def write(self, part: Partition, number: int) -> None:
-        """Writes the lists and the training rows of one partition."""
+    def write(self, part: Partition, number: int, not_chosen: NotChosenRows) -> None:
+        """Writes the lists and the training rows of one partition.
+
+        Args:
+            part: The partition.
+            number: Number of the files.
+            not_chosen: Rows that were shown and not chosen.
+        """
         require_for_query_features(len(part.table), self._schema.query)
         item = self._items.rows_of(part.table[self._features.item_column])
         query_row = self._write_training_rows(part, item, number)
@@ -102,6 +110,7 @@ class ListShardWriter:
             for piece in self._pieces(part, rows):
                 with_raw = self._with_raw or name == "test"
                 table = self._lists(part, piece, item, query_row, with_raw)
+                table = self._with_not_chosen(table, part, not_chosen)
                 table = table.replace_schema_metadata({SEEN: self._seen})
                 shard = f"{name}-{self._shards[name]:05d}.parquet"
                 pq.write_table(table, self._folder / "lists" / shard)
@@ -207,6 +216,25 @@ class ListShardWriter:
             if with_raw:
                 columns[RAW_PREFIX + name] = _column(raw[name])
         return pa.table(columns)
+
+    def _with_not_chosen(
+        self, lists: pa.Table, part: Partition, rows: NotChosenRows
+    ) -> pa.Table:
+        """The lists with the column `not_chosen`, if the data has such rows."""
+        if not rows.count:
+            return lists
+        table = rows.of(part)
+        items = np.array([], "int32")
+        if table is not None:
+            items = self._items.rows_of(table[self._features.item_column])
+        shown = rows.join(part, lists["source_list"], items)
+        # An item that a list shows twice may be chosen once.
+        others = ["candidates"] + ["seen"] * (self._seen == "exclude")
+        for other in others:
+            gone = Ragged.from_arrow(lists[other].combine_chunks())
+            shown = shown.difference(gone)
+        column = pa.ListArray.from_arrays(shown.offsets.astype("int32"), shown.values)
+        return lists.append_column("not_chosen", column)
 
     @staticmethod
     def _list_numbers(part: Partition, rows: np.ndarray) -> np.ndarray:

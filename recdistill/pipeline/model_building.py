@@ -122,7 +122,7 @@ class TeacherBuilder:
         for model in [teacher] if len(ours) == len(members) else ours:
             _build_weights(model, self._prepared)
         if isinstance(teacher, EnsembleTeacher):
-            teacher.built = True  # It has no weights beside those of its members.
+            teacher.built = True  # It has only the weights of its members.
         return teacher
 
     def _build(self, config: Any) -> Teacher:

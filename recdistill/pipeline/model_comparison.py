@@ -12,12 +12,11 @@ import pyarrow.parquet as pq
 from recdistill.data.batches import catalogue_mask
 from recdistill.data.collation import score_catalogue
 from recdistill.data.dataset import Progress
-from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.rows import ListRows, agreement
 from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.scored_candidates import lists_with_scored_positive
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer
+from recdistill.pipeline.scored_candidates import lists_to_evaluate
+from recdistill.pipeline.scorers import Scorer
 from recdistill.pipeline.validation import measure_lists
 from recdistill.teachers import ScoreTable
 
@@ -73,12 +72,7 @@ def rank_test_lists(
     total = sum(pq.read_metadata(path).num_rows for path in shards)
     done = 0
     survival = [n for n in SURVIVAL if n < size] or [size]
-    pieces = (
-        lists_with_scored_positive(prepared, "test", score_tables)
-        if score_tables
-        else in_order(shards, max(1, PAIRS_AT_ONCE // size))
-    )
-    for lists in pieces:
+    for lists in lists_to_evaluate(prepared, "test", score_tables):
         mask = catalogue_mask(lists, size)
         scores = {name: score_catalogue(s, lists, size) for name, s in scorers.items()}
         for name, values in scores.items():

@@ -1,7 +1,7 @@
 """Partitions of the interactions by query, with the part of each row.
 
 A partition holds all interactions of its queries, sorted by query and time. It fits in
-memory, whatever the size of the data set.
+memory for a data set of any size.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Partition:
         time: `(rows,)` int64: the time of each row.
         item: `(rows,)`: a number for each item of the partition.
         first_copy: `(rows,)`: the first row with the same query, item and time.
+        number: Number of the partition.
     """
 
     table: pa.Table
@@ -56,6 +57,7 @@ class Partition:
     time: np.ndarray
     item: np.ndarray
     first_copy: np.ndarray
+    number: int = 0
 
 
 class Partitions:
@@ -115,9 +117,9 @@ class Partitions:
 
     def __iter__(self) -> Iterator[Partition]:
         """The partitions, one at a time."""
-        for path in self._paths:
+        for number, path in enumerate(self._paths):
             if path.exists():
-                yield self._sorted(pq.read_table(path))
+                yield self._sorted(pq.read_table(path), number)
 
     def _distribute(self, dataset: Dataset, progress: Progress) -> None:
         writers: dict[int, pq.ParquetWriter] = {}
@@ -130,8 +132,7 @@ class Partitions:
                 if self.times is None:
                     drawn = pa.array(self._drawn_times(table))
                     table = table.append_column(DRAWN_TIME, drawn)
-                query = table[self.columns.query].to_pandas().astype(object)
-                owner = pd.util.hash_array(query.to_numpy()) % len(self._paths)
+                owner = owners(table[self.columns.query], len(self._paths))
                 for number in np.unique(owner):
                     part = table.filter(pa.array(owner == number))
                     if number not in writers:
@@ -153,7 +154,7 @@ class Partitions:
             seed = pd.util.hash_array(seed ^ pd.util.hash_array(texts))
         return np.asarray(seed >> 1, "int64")
 
-    def _sorted(self, table: pa.Table) -> Partition:
+    def _sorted(self, table: pa.Table, number: int) -> Partition:
         columns = self.columns
         keys = [columns.query, self._time, *([columns.list] if columns.list else [])]
         table = table.sort_by([(name, "ascending") for name in (*keys, ROW)])
@@ -169,7 +170,7 @@ class Partitions:
         first_copy = copies(moment, item)
         part = self._parts(time, first, first_of_list, first_copy)
         return Partition(
-            table, first, moment, part, first_of_list, time, item, first_copy
+            table, first, moment, part, first_of_list, time, item, first_copy, number
         )
 
     def _parts(
@@ -201,6 +202,12 @@ class Partitions:
                 f"{twice!r} with several"
             )
         return np.maximum.accumulate(np.where(new, position, 0))
+
+
+def owners(query: pa.ChunkedArray, partitions: int) -> np.ndarray:
+    """`(rows,)`: the partition of each query, by the hash of its id."""
+    texts = query.to_pandas().astype(object).to_numpy()
+    return np.asarray(pd.util.hash_array(texts) % partitions)
 
 
 def _time_column(dataset: Dataset) -> str:

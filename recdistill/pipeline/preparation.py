@@ -24,8 +24,9 @@ from recdistill.features.schema import Schema
 from recdistill.features.specs import NumberSpec, raw_values
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
-from recdistill.pipeline.item_table import ItemTable
+from recdistill.pipeline.item_table import ItemTable, no_row_fits
 from recdistill.pipeline.list_shards import ListShardWriter
+from recdistill.pipeline.listed_rows import NotChosenRows
 from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
 from recdistill.pipeline.repeats import RepeatCounts
@@ -53,8 +54,9 @@ def prepare(
     scratch.mkdir()
     parts = Partitions(dataset, config.split, scratch, progress, config.seed)
     features = FeatureColumns.find(dataset, config)
+    not_chosen = NotChosenRows(dataset, features, len(parts), scratch)
     statistics = PartStatistics(parts.times)
-    found = _count(parts, features, statistics, progress)
+    found = _count(parts, features, statistics, not_chosen, progress)
     statistics.check(dataset.name, config.split)
     items = ItemTable(dataset, found.items, features.required("items"))
     if len(items.ids) < 2:
@@ -70,7 +72,7 @@ def prepare(
         schema, features, items, query_table, dataset.columns, config, folder, seen
     )
     for done, part in enumerate(parts):
-        writer.write(part, done)
+        writer.write(part, done, not_chosen)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
@@ -85,6 +87,7 @@ def prepare(
         "lists": {split: writer.counts[split] for split in SPLITS},
         "added_items": items.added,
         "unreachable": writer.unreachable,
+        "not_chosen": not_chosen.count,
         "seen": seen,
         "repeat_share": round(found.repeats.share, 6),
         "left_out_repeats": writer.left_out,
@@ -141,6 +144,7 @@ def _count(
     parts: Partitions,
     features: FeatureColumns,
     statistics: PartStatistics,
+    not_chosen: NotChosenRows,
     progress: Progress,
 ) -> _Counts:
     found = _Counts()
@@ -148,6 +152,7 @@ def _count(
     found.context = {f.name: _Statistics(f) for f in context}
     for done, part in enumerate(parts):
         statistics.add(part)
+        not_chosen.check(part)
         found.queries += len(np.unique(part.first_of_query))
         found.repeats.add(part)
         train = part.table.filter(pa.array(part.split == TRAIN))
@@ -212,6 +217,9 @@ def _fit(
                 dataset.queries[features.query_column],
                 value_set=pa.array(sorted(found.train_queries), pa.string()),
             )
+            if not pc.any(known).as_py():
+                ids = dataset.queries[features.query_column].to_pylist()
+                raise no_row_fits("queries", min(found.train_queries), ids)
             statistics.update(values[: len(known)][known.to_numpy()])
         query.append(build_encoder(feature.name, feature.spec, statistics.state()))
     if features.history is not None and isinstance(item_id, VocabularyEncoder):

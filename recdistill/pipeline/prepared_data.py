@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import scipy.sparse
 
@@ -34,6 +35,23 @@ class Prepared:
     def shards(self, split: str) -> list[Path]:
         """Files with the lists of a split, in order."""
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
+
+    @cached_property
+    def has_shown_candidates(self) -> bool:
+        """Whether the lists say which items were shown and not chosen."""
+        return "not_chosen" in pq.read_schema(self.shards("test")[0]).names
+
+    @cached_property
+    def observed_sizes(self) -> np.ndarray:
+        """Number of positives of each training list, and of items shown with them."""
+        names = ["candidates", "not_chosen"][: 1 + self.has_shown_candidates]
+        tables = [pq.read_table(path, columns=names) for path in self.shards("train")]
+        return np.concatenate(
+            [
+                sum(np.asarray(pc.list_value_length(table[name])) for name in names)
+                for table in tables
+            ]
+        )
 
     @property
     def catalogue_size(self) -> int:

@@ -91,7 +91,9 @@ def build_report(
             split=f"test, {_held_out(config.split)}",
             lists=len(rows.segments),
             candidates=(
-                "listed" if has_partial_scores(config.teacher) else "catalogue"
+                "listed"
+                if has_partial_scores(config.teacher) or prepared.has_shown_candidates
+                else "catalogue"
             ),
             seen=dataset["seen"],
             repeats_left_out=dataset["left_out_repeats"]["test"],

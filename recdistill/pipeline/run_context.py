@@ -170,6 +170,7 @@ class RunContext:
             self.artefacts["teacher"],
             self.artefacts["baseline"],
             self.training_overlap,
+            self.artefacts["prepare"],
         )
 
     def score_files(self) -> list[Path]:

@@ -85,7 +85,7 @@ class Pipeline:
             raise ValueError(
                 f"`until` must be one of {', '.join(STEPS)}. Received: {until!r}"
             )
-        # Equal seeds must give equal weights, whatever the order of threads.
+        # Equal seeds must give equal weights for any order of threads.
         tf.config.experimental.enable_op_determinism()
         with locked_folder(self.workspace.root):
             artefact = self._finished(STEPS[until])

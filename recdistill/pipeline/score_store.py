@@ -2,7 +2,7 @@
 
 Each file holds some training lists with all their columns, the column `teacher_scores`,
 and `scored_candidates` unless all items are scored. Files are written one by one and
-atomically, and their checksums are kept beside them, so a step that was killed
+atomically, and their checksums are kept in the same folder, so a step that was killed
 continues with the intact files. The store's name is the hash of teacher, lists and
 settings.
 """
@@ -41,7 +41,7 @@ def stored_files(folder: Path) -> list[Path]:
 
 
 class WrittenFiles:
-    """The checksums of the files in an unfinished store, kept in a file beside them.
+    """The checksums of the files in an unfinished store, kept in the same folder.
 
     The file has the form of the command `sha256sum`.
 

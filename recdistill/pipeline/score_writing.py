@@ -49,7 +49,7 @@ class ScoreWriter:
         training_rows: Whether batches hold the query's training row, so that a linear
             item model can leave it out.
         score_tables: Partial scores of the teacher. All scored candidates are then
-            stored, whatever `config.size` is.
+            stored, for any `config.size`.
     """
 
     score: Scorer
@@ -118,7 +118,14 @@ class ScoreWriter:
         size = self.prepared.catalogue_size
         if self.config.size == "catalogue":
             return size
-        return min(self.config.teacher_top + self.config.tail + 1, size)
+        return min(self.config.teacher_top + self.config.tail + self._observed, size)
+
+    @property
+    def _observed(self) -> int:
+        """Largest number of positives, and of items shown with them, of a list."""
+        return min(
+            int(self.prepared.observed_sizes.max()), self.prepared.catalogue_size
+        )
 
     def _write_file(
         self,
@@ -169,7 +176,7 @@ class ScoreWriter:
     def _choose(
         self, scores: np.ndarray, lists: Lists, rng: np.random.Generator
     ) -> np.ndarray:
-        """The positive, the teacher's top candidates in order, and a uniform tail.
+        """What was observed, the teacher's top candidates, and a uniform tail.
 
         No candidate occurs twice in a list, and seen items are left out.
 
@@ -178,18 +185,20 @@ class ScoreWriter:
         """
         size = scores.shape[1]
         allowed = catalogue_mask(lists, size)
-        positives = lists.positives.padded(-1)
-        _exclude(allowed, positives)
-        top = min(self.config.teacher_top, size - 1)
+        own = lists.observed()[0].padded(-1)[:, : self._observed]
+        missing = self._observed - own.shape[1]
+        own = np.pad(own, [(0, 0), (0, missing)], constant_values=-1)
+        _exclude(allowed, own)
+        top = min(self.config.teacher_top, size - self._observed)
         order = np.argsort(np.where(allowed, -scores, np.inf), axis=1, kind="stable")
         best = _where_allowed(order[:, :top], allowed)
         _exclude(allowed, best)
         # With the tail a list is never longer than the catalogue.
-        width = self._list_size() - 1 - top
+        width = self._list_size() - self._observed - top
         lottery = np.where(allowed, rng.random(scores.shape), np.inf)
         drawn = np.argpartition(lottery, min(width, size - 1), axis=1)[:, :width]
         tail = _where_allowed(np.sort(drawn, axis=1), allowed)
-        return np.concatenate([positives, best, tail], axis=1)
+        return np.concatenate([own, best, tail], axis=1)
 
 
 def _checked(scores: np.ndarray, mask: np.ndarray, dtype: str) -> np.ndarray:

@@ -79,27 +79,38 @@ class ScoredTrainingLists:
         return found
 
 
-def lists_with_scored_positive(
-    prepared: Prepared, split: str, tables: Sequence[ScoreTable]
+def lists_to_evaluate(
+    prepared: Prepared,
+    split: str,
+    tables: Sequence[ScoreTable] = (),
+    limit: int | None = None,
+    seed: int = 0,
 ) -> Iterator[Lists]:
-    """The lists of a split with a scored positive, with their scored candidates only.
+    """The lists of a split with the candidates among which models are compared.
 
-    A teacher with partial scores can be evaluated on these lists.
+    These are the shown items, if the data says what was shown, and else the catalogue.
+    With partial scores they are the scored ones among them, and only lists with a
+    scored positive can be evaluated; then `limit` is ignored.
 
     Args:
         prepared: The prepared data.
         split: "valid" or "test".
-        tables: The partial scores.
+        tables: The partial scores of the teacher.
+        limit: Number of lists, sampled from all; None for all.
+        seed: Seed of that sample.
 
     Yields:
         Lists, in pieces that can be scored at once.
 
     Raises:
-        TeacherError: If there is no such list.
+        TeacherError: If no list has a scored positive.
     """
     size, total = max(1, PAIRS_AT_ONCE // prepared.catalogue_size), 0
-    for lists in in_order(prepared.shards(split), size):
-        lists = keep_scored_by_all(lists, tables).with_positive()
+    pieces = in_order(prepared.shards(split), size, None if tables else limit, seed)
+    for lists in pieces:
+        lists = lists.with_listed_candidates()
+        if tables:
+            lists = keep_scored_by_all(lists, tables).with_positive()
         total += len(lists)
         if len(lists):
             yield lists

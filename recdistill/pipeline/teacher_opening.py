@@ -63,6 +63,8 @@ def identity(config: Section) -> dict[str, Any]:
     for key in ("function", "factory"):
         if getattr(config, key, None) is not None:
             found[f"{key}_file"] = source_digest(getattr(config, key))
+    if "modules" in found:
+        found["module_files"] = [source_digest(name) for name in found["modules"]]
     return found
 
 
@@ -110,6 +112,7 @@ class ExternalTeachers:
             inputs=config.inputs,
             layout=config.layout if isinstance(config, ModelTeacherConfig) else "pairs",
             batch_size=config.batch_size,
+            output_column=config.output_column,
         )
 
     def _scores(self, config: ScoresTeacherConfig) -> ScoreTable:
@@ -136,12 +139,16 @@ def raw_model(config: ExternalTeacherConfig) -> RawModel:
         TeacherError: If it cannot be opened.
     """
     if isinstance(config, KerasTeacherConfig):
-        return KerasModel.load(config.path, config.output)
+        return KerasModel.load(config.path, config.output, config.modules)
     if isinstance(config, SavedModelTeacherConfig):
-        return SavedModel(config.path, config.signature, config.output)
+        return SavedModel(config.path, config.signature, config.output, config.inputs)
     if isinstance(config, TfKerasTeacherConfig):
         return TfKerasModel(
-            config.path, config.factory, config.signature, config.output
+            config.path,
+            config.factory,
+            config.signature,
+            config.output,
+            config.modules,
         )
     if isinstance(config, LightGBMTeacherConfig):
         return Booster(config.path, config.categorical)

@@ -65,9 +65,17 @@ class TimeStatistics:
 
     def warnings(self) -> Iterator[str]:
         """One sentence for each kind of times that differ from most of them."""
+        total = int(self._rows.sum())
+        self._merge()
+        if len(self._values) == 1 and total > 1:
+            yield (
+                f"All times are {self._values[0]}, so nothing comes before or after "
+                "anything else: histories are empty, and the split follows the order "
+                "of the rows. Is `columns.time` the right column? If the data has no "
+                'times, set `split.by` = "leave_random_out".'
+            )
         if self.unit is None:
             return
-        total = int(self._rows.sum())
         for number in np.flatnonzero(self._rows):
             if number == self._rows.argmax():
                 continue
@@ -77,11 +85,13 @@ class TimeStatistics:
                 if number == _NO_DATE
                 else f"in {_UNITS[number]}, while most are in {self.unit}"
             )
+            verb = "is" if self._rows[number] == 1 else "are"
+            unit = self.unit if number == _NO_DATE else _UNITS[number]
             yield (
-                f"{self._rows[number]:,} of {total:,} times are {found}, such as "
-                f"{value}. Their order, and so the split and the histories, may be "
-                "wrong: correct them in the data, or leave these rows out with "
-                "`dataset.keep`."
+                f"{self._rows[number]:,} of {total:,} times {verb} {found}, such as "
+                f"{value} ({shown(value, unit)}). Their order, and so the split and "
+                "the histories, may be wrong: correct them in the data, or leave these "
+                "rows out with `dataset.keep`."
             )
 
     def _merge(self) -> None:
@@ -111,7 +121,7 @@ def shown(time: int, unit: str | None) -> str:
 
     Example:
         >>> shown(1_700_000_000, "seconds"), shown(12, None)
-        ('2023-11-14 22:13', '12')
+        ('2023-11-14 22:13:20', '12')
     """
     if unit is None:
         return str(time)
@@ -120,7 +130,7 @@ def shown(time: int, unit: str | None) -> str:
         date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
     except OverflowError:
         return str(time)
-    return f"{date:%Y-%m-%d %H:%M}"
+    return date.replace(tzinfo=None).isoformat(" ", "seconds")
 
 
 def _unit_of(times: np.ndarray) -> np.ndarray:

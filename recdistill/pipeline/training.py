@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import SoftTargets
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.weights_file import save_weights
+
+TAIL_OF_SHOWN = 0.25
+"""Uniformly drawn candidates per shown candidate, if lists say what was shown."""
 
 VALIDATIONS = 10
 """Number of validations while a student is trained."""
@@ -273,7 +277,14 @@ class Trainer:
 
     @property
     def tail(self) -> int | None:
-        """Candidates drawn for a list without teacher scores; None for all items."""
+        """Candidates drawn for a list without teacher scores; None for all items.
+
+        If the lists say what was shown, the shown candidates are used, and a few others
+        are drawn, so that items that are never shown do not rank high.
+        """
+        if self._prepared.has_shown_candidates:
+            shown = float(self._prepared.observed_sizes.mean())
+            return math.ceil(shown * TAIL_OF_SHOWN)
         lists = self._config.lists
         return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
 
@@ -289,7 +300,8 @@ class Trainer:
         dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
         schema, catalogue = self._prepared.schema, self._prepared.catalogue
         trained = np.asarray(catalogue[schema.item_id]) != UNKNOWN
-        if not settings.id_dropout or trained.all():
+        features = len(schema.for_student().candidate)
+        if not settings.id_dropout or features == 1 or trained.all():
             return dataset
         return with_few_untrained(dataset, trained, settings.id_dropout, seed)
 

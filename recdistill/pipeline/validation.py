@@ -10,11 +10,10 @@ import pyarrow as pa
 
 from recdistill.data.batches import Lists, catalogue_mask, catalogue_relevance
 from recdistill.data.collation import score_catalogue
-from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.rows import ListRows, measure
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.scored_candidates import lists_with_scored_positive
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer
+from recdistill.pipeline.scored_candidates import lists_to_evaluate
+from recdistill.pipeline.scorers import Scorer
 from recdistill.teachers import ScoreTable
 
 
@@ -54,11 +53,7 @@ class Validation:
         Raises:
             TeacherError: If no list has a scored positive.
         """
-        size = max(1, PAIRS_AT_ONCE // prepared.catalogue_size)
-        if tables:
-            pieces = list(lists_with_scored_positive(prepared, "valid", tables))
-        else:
-            pieces = list(in_order(prepared.shards("valid"), size, limit, seed))
+        pieces = list(lists_to_evaluate(prepared, "valid", tables, limit, seed))
         return cls(pieces, prepared.catalogue_size, metrics)
 
     def rows(self, score: Scorer) -> pa.Table:

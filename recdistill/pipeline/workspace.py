@@ -202,7 +202,7 @@ def _damaged(folder: Path, fault: str) -> ArtefactError:
     step = folder.name.rpartition("-")[0]
     return ArtefactError(
         f"The artefact {folder} cannot be used: {fault}. Remove the folder and run the "
-        f"step `{step}` again, which writes it anew."
+        f"step `{step}` again."
     )
 
 

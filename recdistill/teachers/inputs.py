@@ -19,10 +19,12 @@ class InputSpec:
         dtype: "string", "bool", or a NumPy name such as "int64" or "float32".
         shape: Sizes of all axes, the rows included, None for any size; None if the
             number of axes is unknown.
+        ragged: Whether each row has its own number of values, without padding.
     """
 
     dtype: str
     shape: tuple[int | None, ...] | None = None
+    ragged: bool = False
 
 
 def as_input(
@@ -31,9 +33,10 @@ def as_input(
     """Converts raw values to the type and shape of a model's input.
 
     Text with digits becomes numbers without loss: the id `"1260759144"` fits an int64.
-    Whole numbers become integers. In a row of several values (a history, categories) ""
-    is padding, which becomes 0 for a numeric input. If the input has a fixed width,
-    only the last entries of a longer row are kept: the latest part of a history.
+    Whole numbers become integers; `true`, `false`, 1 and 0 become booleans. In a row
+    of several values (a history, categories) "" is padding, which becomes 0 for a
+    numeric input. If the input has a fixed width, only the last entries of a longer row
+    are kept: the latest part of a history.
 
     Args:
         values: `(rows,)` or `(rows, n)`: text, float32 with NaN for missing values, or
@@ -43,7 +46,8 @@ def as_input(
         where: Description of the input for error messages.
 
     Returns:
-        The converted values; text as an array of `str` objects.
+        The converted values; text as an array of `str` objects. For a ragged input,
+        `(rows,)` objects: an array for each row, without its missing values.
 
     Raises:
         TeacherError: If the values cannot be converted.
@@ -57,12 +61,49 @@ def as_input(
     """
     if spec is None:
         return values
+    if spec.ragged:
+        return _ragged(values, spec, what, where)
+    if spec.dtype == "bool" and values.dtype.kind != "b":
+        values = _booleans(values, what, where)
     if values.dtype.kind in "OU" and spec.shape is not None:
         values = _as_wide_as(values, spec.shape)
     if values.dtype.kind in "OU" and spec.dtype != "string":
         values = _numbers(values, spec, what, where)
     values = _shaped(values, spec.shape, what, where)
     return _typed(values, spec.dtype, what, where)
+
+
+def _ragged(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.ndarray:
+    """The values of each row that are not missing."""
+    rows = values if values.ndim > 1 else values[:, None]
+    real = rows != "" if rows.dtype.kind in "OU" else ~np.isnan(rows)
+    flat = as_input(rows[real], InputSpec(spec.dtype, (None,)), what, where)
+    ragged = np.empty(len(rows), object)
+    ends = np.cumsum(real.sum(axis=1))
+    for row, part in enumerate(np.split(flat, ends[:-1]) if len(rows) else []):
+        ragged[row] = part
+    return ragged
+
+
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _booleans(values: np.ndarray, what: str, where: str) -> np.ndarray:
+    """Text or numbers as booleans; each distinct value is read once."""
+    text = values.dtype.kind in "OU"
+    different, place = np.unique(
+        values.astype(str) if text else values, return_inverse=True
+    )
+    read = []
+    for value in different.tolist():
+        known = _BOOLEANS.get(value.lower()) if text else {1: True, 0: False}.get(value)
+        if known is None:
+            raise TeacherError(
+                f"The {what} must be true, false, 1 or 0 to become {where}, which "
+                f"takes bool. Received: {value!r}"
+            )
+        read.append(known)
+    return np.asarray(read, bool)[place].reshape(values.shape)
 
 
 def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.ndarray:

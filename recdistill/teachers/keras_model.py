@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import tensorflow as tf
 
 from recdistill.errors import TeacherError
 from recdistill.teachers.inputs import InputSpec
-from recdistill.teachers.model_files import existing, size_of
+from recdistill.teachers.model_files import existing, imported_module, size_of
 from recdistill.teachers.raw_teacher import RawModel
 from recdistill.teachers.saved_model import input_spec, output_name
 
@@ -46,16 +48,19 @@ class KerasModel(RawModel):
         )
 
     @classmethod
-    def load(cls, path: Path, output: str | None = None) -> KerasModel:
+    def load(
+        cls, path: Path, output: str | None = None, modules: Sequence[str] = ()
+    ) -> KerasModel:
         """Loads a `.keras` file in safe mode, which rejects files that contain code.
 
         Args:
             path: The file.
             output: Key of the scores if the model returns a dict.
+            modules: Modules to import first; they define custom layers.
 
         Raises:
-            TeacherError: If the file is not a `.keras` file, contains code, or requires
-                a class that cannot be imported.
+            TeacherError: If a module cannot be imported, or the file is not a `.keras`
+                file, contains code, or requires a class that no module defines.
         """
         existing(path, ".keras file")
         if path.suffix != ".keras":
@@ -64,9 +69,19 @@ class KerasModel(RawModel):
                 f"{path}. A SavedModel has kind 'saved_model'; an .h5 file or a model "
                 "of Keras 2 has kind 'tf_keras'."
             )
+        for name in modules:
+            imported_module(name)
         try:
             model = keras.models.load_model(path, compile=False, safe_mode=True)
         except Exception as error:
+            missing = _unknown_classes(path)
+            if missing:
+                raise TeacherError(
+                    "`teacher.modules` must name the modules that define the custom "
+                    f"classes of {path}, such as {sorted(missing.values())}. Received: "
+                    f"{list(modules)}, which do not register {', '.join(missing)} "
+                    "(@keras.saving.register_keras_serializable)."
+                ) from error
             raise TeacherError(
                 f"`teacher.path` must be a .keras file that loads in safe mode, "
                 f"so without code. Received: {path}, {type(error).__name__}: "
@@ -92,6 +107,29 @@ def _declared(model: keras.Model) -> Mapping[str, InputSpec] | None:
     if isinstance(structure, dict):
         return {name: input_spec(tensor) for name, tensor in structure.items()}
     return {tensor.name: input_spec(tensor) for tensor in model.inputs}
+
+
+def _unknown_classes(path: Path) -> dict[str, str]:
+    """Module by class, for the classes in a `.keras` file that Keras does not know."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = [json.loads(file.read("config.json"))]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return {}
+    unknown = {}
+    while entries:
+        entry = entries.pop()
+        if isinstance(entry, list):
+            entries += entry
+        if not isinstance(entry, dict):
+            continue
+        entries += entry.values()
+        module, name = entry.get("module"), entry.get("registered_name")
+        builtin = str(module).split(".")[0] in ("keras", "builtins")
+        if not name or builtin or keras.saving.get_registered_object(name):
+            continue
+        unknown[str(name)] = str(module or "my_layers")
+    return unknown
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from recdistill.errors import TeacherError
@@ -63,7 +64,7 @@ def source_digest(name: str) -> str | None:
     """SHA-256 (hex) of the file that defines a function.
 
     Args:
-        name: Import path, "package.module:function".
+        name: Import path, "package.module:function", or a module.
 
     Returns:
         None if the module cannot be found or has no file.
@@ -79,6 +80,24 @@ def source_digest(name: str) -> str | None:
     return digest(Path(spec.origin))
 
 
+def imported_module(name: str) -> ModuleType:
+    """Imports a module.
+
+    The current folder is added to the module search path.
+
+    Raises:
+        TeacherError: If the module cannot be imported.
+    """
+    with _current_folder():
+        try:
+            return importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            raise TeacherError(
+                f"The module `{name}` must be importable from the current folder. "
+                f"Received: {type(error).__name__}: {error}"
+            ) from error
+
+
 def imported(name: str) -> Any:
     """Imports a function by its path, "package.module:function".
 
@@ -88,14 +107,7 @@ def imported(name: str) -> Any:
         TeacherError: If the module cannot be imported or does not have the function.
     """
     module, _, attribute = name.partition(":")
-    with _current_folder():
-        try:
-            function = getattr(importlib.import_module(module), attribute, None)
-        except Exception as error:
-            raise TeacherError(
-                f"The module of `{name}` must be importable from the current folder. "
-                f"Received: {type(error).__name__}: {error}"
-            ) from error
+    function = getattr(imported_module(module), attribute, None)
     if not callable(function):
         raise TeacherError(
             f"`{name}` must be a function in its module. Received: {function!r}"

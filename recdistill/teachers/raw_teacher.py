@@ -76,9 +76,12 @@ class ExternalTeacher:
             candidate inputs `(batch, list_size, …)` and scores `(batch, list_size)`.
         batch_size: Maximum number of candidates per call of the model; with "lists", at
             least one whole list.
+        output_column: Column with the scores if the model returns several numbers for
+            each candidate, such as class probabilities; counted from 0.
 
     Raises:
-        TeacherError: If the model's inputs do not match our features.
+        TeacherError: If the model's inputs do not match our features, or it reads no
+            feature of the candidates.
 
     Attributes:
         parameters: Number of parameters of the model; None if unknown.
@@ -108,12 +111,23 @@ class ExternalTeacher:
         inputs: Mapping[str, str] | None = None,
         layout: Layout = "pairs",
         batch_size: int = 4096,
+        output_column: int | None = None,
     ) -> None:
         self.model, self.layout, self._batch_size = model, layout, batch_size
+        self._output_column = output_column
         self.parameters, self.size_bytes = model.parameters, model.size_bytes
         known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
         slots = _slots(model, inputs, known)
         self._query = [s for s in slots if s.feature not in candidates]
+        if len(self._query) == len(slots):
+            raise TeacherError(
+                f"The teacher {model.label} must read a feature of the candidates, to "
+                "score each of them. Received: inputs for query features only "
+                f"({', '.join(s.name for s in slots) or 'none'}). A retrieval index "
+                f"that returns its own best candidates is not a ranker: use the model "
+                f"that "
+                "scores pairs, or store scores in a table (kind 'scores')."
+            )
         # The features of the catalogue are converted once, not in every call.
         self._candidates = {
             slot.name: as_input(
@@ -191,13 +205,12 @@ class ExternalTeacher:
             answer = np.asarray(self.model.predict(inputs))
         except TeacherError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise TeacherError(
                 f"The teacher {self.model.label} failed: {type(error).__name__}: "
                 f"{error}"
             ) from error
-        if answer.shape == (*shape, 1):
-            answer = answer[..., 0]
+        answer = self._column(answer, shape)
         if answer.shape != shape or answer.dtype.kind not in "fiu":
             raise TeacherError(
                 f"The teacher {self.model.label} must give one number for each "
@@ -206,6 +219,21 @@ class ExternalTeacher:
             )
         with np.errstate(over="ignore"):  # `_finite` reports infinite scores.
             return answer.astype("float32")
+
+    def _column(self, answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The column with the scores, if there are several numbers per candidate."""
+        if answer.ndim != len(shape) + 1 or answer.shape[:-1] != shape:
+            return answer
+        columns, column = answer.shape[-1], self._output_column
+        if column is None and columns == 1:
+            column = 0
+        if column is None or column >= columns:
+            raise TeacherError(
+                f"`teacher.output_column` must be the column of the teacher "
+                f"{self.model.label} with the scores, from 0 to {columns - 1}: it "
+                f"gives {columns} numbers for each candidate. Received: {column}"
+            )
+        return answer[..., column]
 
     def _finite(self, scores: np.ndarray, mask: np.ndarray) -> np.ndarray:
         nan, infinite = int(np.isnan(scores).sum()), int(np.isinf(scores).sum())

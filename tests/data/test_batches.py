@@ -3,7 +3,7 @@
 import numpy as np
 
 from recdistill.data.batches import catalogue_mask, catalogue_relevance, raw_inputs
-from tests.data.list_builders import ITEMS, lists, ragged
+from tests.data.list_builders import ITEMS, as_lists, lists, ragged
 
 
 class TestCatalogue:
@@ -32,6 +32,35 @@ class TestCatalogue:
         scored = one.with_scored_candidates(ragged([[1, 2, 3], [0, 7]]))
         got = catalogue_mask(scored, ITEMS)
         assert [np.flatnonzero(row).tolist() for row in got] == [[2, 3], [7]]
+
+
+class TestShown:
+    def test_the_candidates_of_a_list_are_what_it_showed(self):
+        one = lists(
+            [[2], [0], [-1]], not_chosen=ragged([[5, 1], [], []]), seen=[[1], [], []]
+        )
+        got = catalogue_mask(one.with_listed_candidates(), ITEMS)
+        assert [np.flatnonzero(row).tolist() for row in got] == [[2, 5], [0], []]
+        both = one.with_listed_candidates().with_scored_candidates(
+            ragged([[5, 7], [0], []])
+        )
+        assert as_lists(both.scored_candidates) == [[5], [0]]
+
+    def test_without_them_the_candidates_stay(self):
+        one = lists([[2], [0]])
+        assert one.shown is None
+        assert one.with_listed_candidates() is one
+
+    def test_what_was_observed_starts_with_the_positives(self):
+        one = lists(
+            [[2, 6], [0]],
+            [[], []],
+            [[3.0, 2.0], [1.0]],
+            not_chosen=ragged([[1], [4, 5]]),
+        )
+        items, relevance = one.observed()
+        assert as_lists(items) == [[2, 6, 1], [0, 4, 5]]
+        assert as_lists(relevance) == [[3.0, 2.0, 0.0], [1.0, 0.0, 0.0]]
 
 
 class TestScoredCandidates:

@@ -1,5 +1,7 @@
 """Collation: the tensor contract of a batch, for each source of candidates."""
 
+from dataclasses import replace
+
 import numpy as np
 import tensorflow as tf
 from hypothesis import given, settings
@@ -191,3 +193,48 @@ def test_the_whole_catalogue_is_scored_for_every_query():
     want = [[10.0 * query + item for item in range(ITEMS)] for query in range(3)]
     np.testing.assert_array_equal(got, want)
     assert isinstance(got, np.ndarray) and got.dtype == np.float32
+
+
+class TestShown:
+    """Item 2 was chosen, 5 and 1 were shown; the second list chose 0 and showed 7."""
+
+    ONE = lists([[2], [0]], not_chosen=ragged([[5, 1], [7]]))
+
+    def test_shown_items_are_candidates_with_relevance_0(self):
+        x, y, _ = Collator(ITEMS, tail=1)(self.ONE, rng())
+        index, mask = x["candidate_index"], x["mask"]
+        np.testing.assert_array_equal(mask, y["mask"])
+        drawn = int(index[0, -1])
+        for k, own in enumerate(([2, 5, 1], [0, 7])):
+            assert set(index[k][mask[k]].tolist()) == {*own, drawn}
+            assert index[k][y["labels"][k] > 0].tolist() == own[:1]
+
+    def test_lists_that_share_candidates_have_their_own_masks(self):
+        x, y, _ = Collator(ITEMS, tail=1, shared=True)(self.ONE, rng())
+        index = x["candidate_index"]
+        assert index.ndim == 1
+        drawn = int(index[-1])
+        for k, own in enumerate(({2, 5, 1}, {0, 7})):
+            assert set(index[x["mask"][k]].tolist()) == own | {drawn}
+            assert index[y["labels"][k] > 0].tolist() == [(2, 0)[k]]
+
+    def test_teacher_scores_are_about_all_candidates_relevance_about_few(self):
+        scores = np.arange(2.0 * ITEMS).reshape(2, ITEMS)
+        scored = replace(self.ONE, teacher_scores=scores)
+        x, y, _ = Collator(ITEMS, tail=1, with_teacher=True)(scored, rng())
+        assert x["mask"].all() and x["teacher_scores"].shape == (2, ITEMS)
+        labelled = [set(np.flatnonzero(row).tolist()) for row in y["mask"]]
+        [drawn] = labelled[0] & labelled[1] or [None]
+        assert labelled[0] - {drawn} == {2, 5, 1} - {drawn}
+        assert labelled[1] - {drawn} == {0, 7} - {drawn}
+        np.testing.assert_array_equal(y["labels"].argmax(axis=1), [2, 0])
+
+    def test_stored_candidates_are_about_shown_ones_too(self):
+        stored = np.array([[2, 5, 1, 6], [0, 7, 3, -1]])
+        scored = replace(self.ONE, candidates=stored, teacher_scores=np.ones((2, 4)))
+        x, y, _ = Collator(ITEMS, tail=0, with_teacher=True)(scored, rng())
+        assert x["mask"].tolist() == [[True] * 4, [True, True, True, False]]
+        assert y["mask"].tolist() == [
+            [True, True, True, False],
+            [True, True, False, False],
+        ]

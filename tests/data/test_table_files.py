@@ -69,6 +69,19 @@ class TestDelimiters:
         data = read_tables(write(tmp_path, interactions=text))
         assert everything(data)["item_id"].to_pylist() == ["7", "8"]
 
+    @pytest.mark.parametrize("delimiter", ["\x01", "^", "~", " "])
+    def test_rare_delimiters_are_recognised_by_the_wanted_columns(
+        self, tmp_path, delimiter
+    ):
+        text = RATINGS.replace(",", delimiter)
+        options = ReadingOptions(frozenset(), frozenset())
+        data = read_tables(write(tmp_path, interactions=text), options=options)
+        assert everything(data)["item_id"].to_pylist() == ["7", "8"]
+
+    def test_spaces_in_a_header_do_not_divide_it(self, tmp_path):
+        (tmp_path / "items.csv").write_text("item_id;name of the thing\n7;a b c\n")
+        assert read_table(tmp_path / "items.csv").column_names[0] == "item_id"
+
     def test_the_delimiter_with_the_wanted_columns_wins(self, tmp_path):
         text = 'user_id;item_id;timestamp;"a,b,c,d,e"\n1;7;5;x\n'
         options = ReadingOptions(frozenset(), frozenset())
@@ -88,6 +101,21 @@ class TestDelimiters:
         )
         times = everything(read_tables(tmp_path))["timestamp"]
         assert times.to_pylist() == list(range(200_000))
+
+
+class TestJsonFiles:
+    def test_a_column_that_one_file_lacks_is_missing_there(self, tmp_path, parts):
+        row = {"user_id": 1, "item_id": 7, "timestamp": 100}
+        for name, more in {"a": {}, "b": {"tags": ["x", "y"]}}.items():
+            (parts / f"{name}.json").write_text(json.dumps(row | more))
+        (parts / "c.json").touch()  # a task of Spark without rows
+        data = everything(read_tables(tmp_path))
+        assert data["tags"].to_pylist() == [None, ["x", "y"]]
+
+    def test_an_empty_file_is_an_error(self, tmp_path):
+        (tmp_path / "interactions.jsonl").touch()
+        with pytest.raises(DataError, match="must have at least one line"):
+            read_tables(tmp_path)
 
 
 class TestFilesWithoutHeader:
@@ -132,6 +160,19 @@ class TestFilesWithoutHeader:
         folder = write(tmp_path, interactions="1,7,5,100,x\n")
         with pytest.raises(DataError, match="Expected 4 columns, got 5"):
             read_tables(folder, options=self.options(interactions=self.NAMES))
+
+    def test_a_file_that_has_a_header_is_refused(self, tmp_path):
+        text = "user_id,item_id,stars,timestamp\n1,7,5,9\n"
+        folder = write(tmp_path, interactions=text)
+        with pytest.raises(DataError, match=r"csv has a header.*Remove `columns`"):
+            read_tables(folder, options=self.options(interactions=self.NAMES))
+
+    def test_a_file_without_header_names_the_key_that_gives_the_names(self, tmp_path):
+        folder = write(tmp_path, interactions="1,7,5,100\n")
+        with pytest.raises(
+            DataError, match=r"no header.*`dataset.interactions.columns"
+        ):
+            read_tables(folder)
 
     def test_files_with_names_of_their_own_are_refused(self, tmp_path):
         folder = write(tmp_path, interactions=log())

@@ -57,6 +57,24 @@ def test_a_folder_without_a_saved_model_is_refused(folder, name):
         find_version(folder / name)
 
 
+@pytest.mark.parametrize("name", ["a[b]", "x[", "a\\b"])
+def test_a_path_from_which_tensorflow_cannot_load_is_refused(tmp_path, name):
+    version = tmp_path / name / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    for export in (version, version.parent):
+        with pytest.raises(NotAnExportError, match="do not find the weights there"):
+            find_version(export)
+
+
+@pytest.mark.parametrize("name", ["a]", "a*", "a?", "{b}", "größe und ö"])
+def test_a_path_with_other_special_characters_is_accepted(tmp_path, name):
+    version = tmp_path / name / "1"
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").touch()
+    assert find_version(tmp_path / name) == version
+
+
 def test_a_manifest_is_read_as_it_was_written(folder):
     write_manifest(folder / "2", {"name": "films"})
     assert read_manifest(folder / "2") == {"name": "films"}
@@ -79,7 +97,7 @@ def test_each_changed_byte_of_a_manifest_is_noticed(folder):
             read_manifest(folder / "2")
     for text in (b"", b"{", whole[:-1], whole + b"\n"):
         path.write_bytes(text)
-        with pytest.raises(ArtefactError, match=r"anew with `recdistill export`"):
+        with pytest.raises(ArtefactError, match=r"again with `recdistill export`"):
             read_manifest(folder / "2")
 
 
@@ -117,7 +135,7 @@ class TestTheFilesOfAVersion:
         change(version / "variables" / "variables.index")
         with pytest.raises(ArtefactError, match=fault) as error:
             verified_manifest(version)
-        assert "anew with `recdistill export`" in str(error.value)
+        assert "again with `recdistill export`" in str(error.value)
 
 
 def test_a_published_version_is_found_by_its_key(folder):

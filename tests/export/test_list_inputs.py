@@ -62,6 +62,8 @@ def test_a_length_that_is_too_large_ends_with_the_last_text():
     raw = {"past": tf.constant([["a", "", "b", "", ""]]), "past_length": [5]}
     raw["past_length"] = tf.constant(raw["past_length"])
     assert without_padding(raw, specs)["past_length"].numpy() == [3]
+    padded = {"past": tf.constant([["a", "", "x"]]), "past_length": tf.constant([2])}
+    assert without_padding(padded, specs)["past_length"].numpy() == [1]
     nothing = {"past": tf.zeros([1, 0], tf.string), "past_length": tf.constant([2])}
     assert without_padding(nothing, specs)["past_length"].numpy() == [0]
 

@@ -247,8 +247,8 @@ def random_request(rng, signature, empty_column=True):
 
     query = queries_of(rng.integers(0, 12, rows))
     query["jobs"] = lists(["cook", "tailor"], 5)
-    query["history"] = rng.choice(ITEMS, (rows, int(rng.integers(1, 9)))).astype(object)
-    width = query["history"].shape[1]
+    width = int(rng.integers(1, 9))
+    query["history"] = rng.choice([*ITEMS, "", ""], (rows, width)).astype(object)
     query["history_length"] = rng.integers(0, width + 1, rows).astype("int32")
     if signature == "rank":
         query["candidate_ids"] = lists(["new", *ITEMS], 9)

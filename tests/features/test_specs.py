@@ -260,7 +260,7 @@ def test_the_error_for_a_missing_value_has_its_place_and_a_fix(values, spec):
         (column(["a"]), IdSpec(), r"must be one value"),
         (column({"a": 1}), TextSpec(), "must be one value"),
         (column(b"\xff"), CategorySpec(), "must be UTF-8 text"),
-        (column("1", "1,5"), NumberSpec(), "could not convert"),
+        (column("1", "1,5"), NumberSpec(), "a comma separates thousands"),
         (column("a", "['b', 'c']"), CategoriesSpec(), "set `separator`"),
         (column("[[1], [2]]"), CategoriesSpec(separator=","), "list of lists"),
         (column([["b"]]), CategoriesSpec(), r"in a list: .* not list"),

@@ -66,6 +66,16 @@ def test_id_dropout_hides_a_share_of_the_ids_in_training_only():
         build(id_dropout=1.0)
 
 
+def test_no_id_is_hidden_from_a_student_that_knows_items_by_their_id_only():
+    full = build_schema()
+    ids = [each for each in full.candidate if each.feature == full.item_id]
+    schema = Schema(full.query, ids, {}, full.item_id)
+    student, plain = build(schema, id_dropout=0.99), build(schema)
+    np.testing.assert_array_equal(
+        student(BATCH, training=True), plain(BATCH, training=True)
+    )
+
+
 def test_shared_candidates_have_the_same_scores_as_separate_lists():
     student = build()
     shared = student({**BATCH, "candidate_index": SHARED})

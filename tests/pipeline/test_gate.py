@@ -4,14 +4,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from recdistill.atomic import file_checksum
 from recdistill.errors import GateError
 from recdistill.evaluation.rows import ListRows
 from recdistill.pipeline.gate import (
     CheckedScorer,
     Faults,
     check_usable,
+    compare_on_validation,
     decide,
     enter,
 )
@@ -115,6 +118,26 @@ def test_the_override_is_recorded_only_if_the_teacher_did_not_pass(override):
     assert (failed.passed, failed.overridden) == (False, override)
     passed = gate([0.9] * 9, [0.5] * 9, override=override)
     assert (passed.passed, passed.overridden) == (True, False)
+
+
+@pytest.mark.parametrize(("seen", "repeats"), [("include", 7), ("exclude", 0)])
+def test_repeats_among_the_validation_lists_are_named(tmp_path, seen, repeats):
+    rows = {"valid": [0.75] * 20, "valid_popularity": [0.5] * 20}
+    for name, values in rows.items():
+        pq.write_table(table(values), tmp_path / f"{name}.parquet")
+    sums = {path.name: file_checksum(path) for path in tmp_path.iterdir()}
+    record = {"faults": vars(SOUND), "sha256": sums}
+    teacher = Artefact(tmp_path, "key", record, False)
+    counts = {"seen": seen, "lists": {"valid": 20}, "repeats": {"valid": 7}}
+    part = compare_on_validation(
+        small_pipelines.config(evaluate={"metrics": ["mrr"], "bootstrap": 20}),
+        teacher,
+        teacher,
+        None,
+        Artefact(tmp_path, "key", counts, False),
+    )
+    assert part.repeats == repeats
+    assert ("7 of 20 validation lists have an item" in part.message) == bool(repeats)
 
 
 def test_the_seed_decides_the_interval():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recdistill.pipeline import model_comparison, validation
+from recdistill.pipeline import model_comparison, scored_candidates
 from recdistill.pipeline.model_comparison import rank_test_lists
 from recdistill.pipeline.scorers import popularity_scorer
 from tests import small_pipelines
@@ -45,8 +45,7 @@ def prepared(tmp_path_factory):
 
 def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch):
     size = prepared.catalogue_size
-    monkeypatch.setattr(model_comparison, "PAIRS_AT_ONCE", 7 * size)
-    monkeypatch.setattr(validation, "PAIRS_AT_ONCE", 7 * size)
+    monkeypatch.setattr(scored_candidates, "PAIRS_AT_ONCE", 7 * size)
     order = np.random.default_rng(3).normal(size=size).astype("float32")
 
     def fixed(x):

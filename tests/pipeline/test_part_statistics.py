@@ -44,9 +44,9 @@ def test_the_dates_of_the_parts_are_those_of_their_rows(tmp_path):
     log = [(f"u{u}", f"i{k}", start + day * k) for u in range(3) for k in range(10)]
     record = statistics_of(log, tmp_path / "p", by="global_time").record()
     assert record["parts"] == {
-        "train": ["2024-05-01 00:00", "2024-05-08 00:00"],
-        "valid": ["2024-05-09 00:00", "2024-05-09 00:00"],
-        "test": ["2024-05-10 00:00", "2024-05-10 00:00"],
+        "train": ["2024-05-01 00:00:00", "2024-05-08 00:00:00"],
+        "valid": ["2024-05-09 00:00:00", "2024-05-09 00:00:00"],
+        "test": ["2024-05-10 00:00:00", "2024-05-10 00:00:00"],
     }
     assert record["time_warnings"] == []
     assert record["copies"] == 0

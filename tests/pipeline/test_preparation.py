@@ -402,6 +402,21 @@ def test_queries_and_items_without_a_row_have_missing_values(tmp_path):
         assert got["query.user_id"] > 1
 
 
+@pytest.mark.parametrize("ids", [[], ["0", "01"]])
+def test_tables_none_of_whose_ids_are_in_use_are_errors(tmp_path, ids):
+    log = random_log(0)
+    ids = pa.array(ids, pa.string())
+    data = small_pipelines.dataset(log, pa.table({"item_id": ids}))
+    said = refusal(data, tmp_path / "a")
+    assert "Table `items` has no row for any of the items of the training part" in said
+    assert ("for example '0'" if len(ids) else "it has no row") in said
+    queries = pa.table({"user_id": ids, "job": ids})
+    query = {"job": {"kind": "category", "optional": True}}
+    data = small_pipelines.dataset(log, queries=queries)
+    said = refusal(data, tmp_path / "b", query=query, teacher={"kind": "reference"})
+    assert "Table `queries` has no row for any of the queries" in said
+
+
 def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
     items = pa.table({"item_id": [f"i{k}" for k in range(8)], "price": [1.0] * 8})
     candidate = {"item_id": {"kind": "id"}, "price": {"kind": "number"}}

@@ -194,7 +194,7 @@ class TestDamagedArtefacts:
         [folder] = (copied / "runs" / "tiny").glob(f"{step}-*")
         [*_, path] = folder.rglob("*.parquet")
         self.flip(path)
-        with pytest.raises(ArtefactError, match=r"again, which writes it anew"):
+        with pytest.raises(ArtefactError, match=r"run the step"):
             go(copied, until=step)
 
     def test_a_finished_run_opens_on_a_disk_that_is_read_only(

@@ -57,7 +57,7 @@ def test_quantiles_of_more_times_than_memory_holds_are_close(monkeypatch):
 )
 def test_the_unit_is_recognised(factor, unit):
     assert statistics([MAY_2024 * factor] * 3).unit == unit
-    assert shown(MAY_2024 * factor, unit) == "2024-05-01 00:00"
+    assert shown(MAY_2024 * factor, unit) == "2024-05-01 00:00:00"
 
 
 def test_small_numbers_have_no_unit_and_no_warning():
@@ -65,6 +65,12 @@ def test_small_numbers_have_no_unit_and_no_warning():
     assert found.unit is None
     assert list(found.warnings()) == []
     assert shown(7, found.unit) == "7"
+
+
+def test_a_column_with_a_single_time_is_named():
+    (said,) = statistics([0, 0], [0]).warnings()
+    assert said.startswith("All times are 0,")
+    assert list(statistics([5]).warnings()) == []
 
 
 def test_a_time_beyond_the_calendar_is_shown_as_its_number():
@@ -77,9 +83,10 @@ def test_other_units_and_impossible_dates_are_named_with_their_number():
     said = sorted(found.warnings())
     assert len(said) == 2
     assert said[0].startswith(
-        "1 of 1,004 times are before 1980 or after 2099 in seconds, such as 0."
+        "1 of 1,004 times is before 1980 or after 2099 in seconds, such as 0 "
+        "(1970-01-01 00:00:00)."
     )
     assert said[1].startswith(
         "3 of 1,004 times are in milliseconds, while most are in seconds, such as "
-        f"{1_000 * MAY_2024}."
+        f"{1_000 * MAY_2024} (2024-05-01 00:00:00)."
     )

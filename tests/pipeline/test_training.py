@@ -36,7 +36,12 @@ METRICS = ("ndcg@10", "mrr")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    log = random_log(2, rows=300, users=20, items=12, moments=50)
+    """Users of four groups, who choose the twelve items of their group, each once."""
+    log = [
+        (f"u{user}", f"i{user % 4 + 4 * ((user + 5 * k) % 12)}", k)
+        for user in range(24)
+        for k in range(12)
+    ]
     return run(small_pipelines.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[
         0
     ]

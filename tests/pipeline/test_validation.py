@@ -7,7 +7,7 @@ import pytest
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
-from recdistill.pipeline import validation
+from recdistill.pipeline import scored_candidates
 from recdistill.pipeline.validation import Validation, measure_lists
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
@@ -62,7 +62,7 @@ def test_a_repeat_competes_with_all_other_seen_items_where_they_are_candidates()
 
 
 def test_validation_ranks_a_seeded_sample_in_full(prepared, monkeypatch):
-    monkeypatch.setattr(validation, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
+    monkeypatch.setattr(scored_candidates, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
     whole = Validation.sample(prepared, METRICS, 10_000, seed=1)
     assert max(map(len, whole.lists)) == 4
     everything = rows_of(prepared, "valid")

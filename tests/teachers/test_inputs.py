@@ -57,6 +57,32 @@ def test_missing_text_is_nan_in_a_float_input():
     np.testing.assert_array_equal(got, np.array([np.nan, 0.5], "float32"))
 
 
+def test_text_and_numbers_become_booleans():
+    for values in (
+        np.array(["true", "0", "FALSE", "1"], object),
+        np.array([1.0, 0, 0, 1]),
+    ):
+        got = as_input(values, InputSpec("bool", (None,)), "", "")
+        assert got.dtype == bool
+        assert got.tolist() == [True, False, False, True]
+    with pytest.raises(TeacherError, match=r"true, false, 1 or 0 .* Received: 'yes'"):
+        convert(np.array(["yes"], object), "bool")
+    with pytest.raises(TeacherError, match=r"takes bool. Received: 2.0"):
+        convert(np.array([2.0]), "bool")
+
+
+def test_ragged_rows_have_no_padding():
+    history = np.array([["7", "8", ""], ["", "", ""]], object)
+    spec = InputSpec("int64", (None, None), ragged=True)
+    got = as_input(history, spec, "", "")
+    assert [row.tolist() for row in got] == [[7, 8], []]
+    one = as_input(
+        np.array([0.5, np.nan], "float32"), InputSpec("float32", None, True), "", ""
+    )
+    assert [row.tolist() for row in one] == [[0.5], []]
+    assert as_input(history[:0], spec, "", "").shape == (0,)
+
+
 def test_without_a_specification_values_are_unchanged():
     assert as_input(TEXT, None, "", "") is TEXT
     spec = InputSpec("string", None)

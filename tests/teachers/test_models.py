@@ -1,7 +1,8 @@
 """External models of each kind: inputs, scores and errors."""
 
-import builtins
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -83,6 +84,29 @@ class TestKeras:
         assert model.parameters is None
         assert model.predict({"x": np.ones(2, "float32")}).tolist() == [1.0, 1.0]
 
+    def test_modules_define_the_custom_layers_of_a_file(self, tmp_path, monkeypatch):
+        (tmp_path / "their_layers.py").write_text(
+            "import keras\n"
+            "@keras.saving.register_keras_serializable('their')\n"
+            "class Twice(keras.layers.Layer):\n"
+            "    def call(self, x):\n"
+            "        return 2.0 * x\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        save = (
+            "import keras, their_layers\n"
+            "x = keras.Input((), name='x')\n"
+            "keras.Model([x], their_layers.Twice()(x)).save('custom.keras')\n"
+        )
+        subprocess.run([sys.executable, "-c", save], check=True, cwd=tmp_path)
+        message = r"`teacher.modules` must .* \['their_layers'\].* register their>Twice"
+        with pytest.raises(TeacherError, match=message):
+            KerasModel.load(tmp_path / "custom.keras")
+        with pytest.raises(TeacherError, match="`no_such_layers` must be importable"):
+            KerasModel.load(tmp_path / "custom.keras", modules=["no_such_layers"])
+        model = KerasModel.load(tmp_path / "custom.keras", modules=["their_layers"])
+        assert model.predict({"x": np.array([3.0], "float32")}).tolist() == [6.0]
+
     def test_a_file_with_code_is_an_error(self, tmp_path):
         model = keras.Sequential([keras.Input((1,)), keras.layers.Lambda(lambda x: x)])
         model.save(tmp_path / "unsafe.keras")
@@ -146,6 +170,76 @@ class TestSavedModel:
         with pytest.raises(TeacherError, match="which does not exist"):
             SavedModel(tmp_path / "none")
 
+    def test_serialized_examples_are_written_from_the_features(self, tmp_path):
+        spec = {
+            "price": tf.io.FixedLenFeature([], tf.float32, 7.0),
+            "user": tf.io.FixedLenFeature([], tf.string),
+            "seen": tf.io.VarLenFeature(tf.int64),
+            "tags": tf.io.RaggedFeature(tf.string),
+        }
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "examples")])
+        def score(examples):
+            x = tf.io.parse_example(examples, spec)
+            seen = tf.sparse.reduce_sum(x["seen"], axis=1)
+            width = tf.cast(tf.strings.length(x["user"]), tf.float32)
+            tags = tf.cast(x["tags"].row_lengths(), tf.float32)
+            seen = tf.cast(seen, tf.float32)
+            return {"score": x["price"] + 100.0 * width + 0.1 * seen + 0.01 * tags}
+
+        tf.saved_model.save(tf.Module(), str(tmp_path), signatures=score)
+        model = SavedModel(tmp_path)
+        assert model.inputs == {
+            "price": InputSpec("float32", (None,)),
+            "user": InputSpec("string", (None,)),
+            "seen": InputSpec("int64", (None, None), ragged=True),
+            "tags": InputSpec("string", (None, None), ragged=True),
+        }
+        raw = {
+            "user": np.array(["ü", "ann"], object),
+            "seen": np.array([["3", "4"], ["5", ""]], object),
+        }
+        candidates = {
+            "price": np.array([1.0, np.nan], "float32"),
+            "tags": np.array([["a", "b"], ["c", ""]], object),
+        }
+        teacher = ExternalTeacher(model, ["user", "seen"], candidates)
+        batch = {"raw": raw, "candidate_index": np.arange(2)}
+        scores = teacher({**batch, "mask": np.ones((2, 2), bool)})
+        # A missing price has the default of the model, 7.
+        want = [[200 + 1 + 0.7 + 0.02, 200 + 7 + 0.7 + 0.01]]
+        want += [[300 + 1 + 0.5 + 0.02, 300 + 7 + 0.5 + 0.01]]
+        np.testing.assert_allclose(scores, want, rtol=1e-5)
+        with pytest.raises(TeacherError, match=r"`examples` takes tf.train.Example"):
+            ExternalTeacher(model, ["user"], {}, inputs={"examples": "user"})
+
+    def test_ragged_inputs_and_a_fixed_number_of_rows_are_supported(self, tmp_path):
+        ragged = tf.RaggedTensorSpec([None, None], tf.int64, ragged_rank=1)
+
+        @tf.function(input_signature=[ragged, tf.TensorSpec([None], tf.float32, "x")])
+        def summed(past, x):
+            return {"score": x + tf.cast(tf.reduce_sum(past, axis=1), tf.float32)}
+
+        @tf.function(input_signature=[tf.TensorSpec([4], tf.float32, "x")])
+        def four(x):
+            return {"score": 2.0 * x}
+
+        signatures = {"summed": summed, "four": four}
+        tf.saved_model.save(tf.Module(), str(tmp_path), signatures=signatures)
+        values = np.arange(6, dtype="float32")
+        np.testing.assert_allclose(
+            scored(SavedModel(tmp_path, "four"), values), [2.0 * values]
+        )
+        teacher = ExternalTeacher(
+            SavedModel(tmp_path, "summed"), ["past"], {"x": values[:2]}
+        )
+        past = np.array([["10", "20", ""], ["", "", ""]], object)
+        batch = {"raw": {"past": past}, "candidate_index": np.arange(2)}
+        scores = teacher({**batch, "mask": np.ones((2, 2), bool)})
+        np.testing.assert_allclose(scores, [[30.0, 31.0], [0.0, 1.0]])
+        flat = SavedModel(tmp_path, "summed", named=["past", "past_1", "x"])
+        assert set(flat.inputs) == {"past", "past_1", "x"}
+
     def test_an_error_of_the_graph_names_the_teacher(self, tmp_path):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "x")])
         def broken(x):
@@ -200,6 +294,40 @@ class TestBooster:
         with pytest.raises(TeacherError, match=r"name the 1 feature.* kind, size"):
             Booster(path, categorical)
 
+    def test_categories_have_the_text_of_raw_values(self, path):
+        text = path.read_text()
+        assert '["c", "a", "b"]' in text
+        path.write_text(text.replace('["c", "a", "b"]', "[1.0, 2.5, true]"))
+        model = Booster(path, ["kind"])
+        inputs = {"kind": np.array(["1", "2.5", "true"], object), "size": np.zeros(3)}
+        coded = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0]])
+        np.testing.assert_allclose(model.predict(inputs), self.booster.predict(coded))
+
+    @pytest.mark.parametrize(
+        ("old", "new", "message"),
+        [
+            ("end of trees", "", "is truncated"),
+            ("end of parameters", "", "is truncated"),
+            (
+                "\nnum_tree_per_iteration=1",
+                "\nnum_tree_per_iteration=0",
+                "could not be",
+            ),
+            ("\nnum_leaves=", "\nnum_leaves=9", "could not be loaded"),
+            ("\nTree=0", "\nTre", "could not be loaded: its process ended"),
+        ],
+    )
+    def test_a_damaged_file_is_an_error_and_this_process_goes_on(
+        self, path, old, new, message
+    ):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        with pytest.raises(TeacherError, match=message) as caught:
+            Booster(path, ["kind"])
+        assert str(path) in str(caught.value)
+        assert "`Booster.save_model`" in str(caught.value)
+
     def test_another_file_is_an_error(self, tmp_path, capfd):
         for text in ("no trees", "tree\nbut not really"):
             (tmp_path / "x.txt").write_text(text)
@@ -209,14 +337,7 @@ class TestBooster:
     def test_a_missing_package_is_an_error_with_the_install_command(
         self, path, monkeypatch
     ):
-        whole = builtins.__import__
-
-        def without(name, *args):
-            if name == "lightgbm":
-                raise ImportError("No module named 'lightgbm'")
-            return whole(name, *args)
-
-        monkeypatch.setattr(builtins, "__import__", without)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(TeacherError, match=r'pip install "recdistill\[boosters\]"'):
             Booster(path)
 
@@ -241,6 +362,17 @@ class TestFunction:
     def test_a_missing_function_is_an_error(self, name, message):
         with pytest.raises(TeacherError, match=message):
             Function.load(name)
+
+    def test_a_function_that_exits_is_an_error(self):
+        model = Function(lambda inputs: sys.exit(), "function quits")
+        with pytest.raises(TeacherError, match="function quits failed: SystemExit"):
+            scored(model, np.zeros(1, "float32"))
+
+    def test_a_module_that_exits_is_an_error(self, tmp_path, monkeypatch):
+        (tmp_path / "their_exit.py").write_text("import sys\nsys.exit(0)")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(TeacherError, match="`their_exit` must be importable"):
+            Function.load("their_exit:f")
 
     def test_errors_of_the_function_name_the_teacher(self):
         model = Function.load("json:loads")
@@ -300,7 +432,7 @@ def odd(path=None):
     def test_a_crash_is_an_error_with_the_last_lines(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
         monkeypatch.setattr(
-            "recdistill.teachers.legacy_process.__file__",
+            "recdistill.teachers.model_process.__file__",
             str(eager_copy(folder)),
         )
         model = TfKerasModel(factory="their_models:odd")
@@ -315,9 +447,9 @@ def odd(path=None):
         model.close()
 
     def test_a_missing_factory_is_an_error(self, folder):
-        with pytest.raises(TeacherError, match="exit status 1") as caught:
+        message = "could not be loaded: .* No module named 'no_such_module'"
+        with pytest.raises(TeacherError, match=message):
             TfKerasModel(factory="no_such_module:build")
-        assert "No module named 'no_such_module'" in str(caught.value)
 
     def test_a_missing_path_is_an_error_without_a_process(self, tmp_path):
         with pytest.raises(TeacherError, match="which does not exist"):
@@ -326,13 +458,13 @@ def odd(path=None):
 
 def eager_copy(folder):
     """A copy of the script that runs functions eagerly."""
-    from recdistill.teachers import legacy_process
+    from recdistill.teachers import model_process
 
-    with open(legacy_process.__file__, encoding="utf-8") as file:
+    with open(model_process.__file__, encoding="utf-8") as file:
         text = file.read()
-    line = '    os.environ["TF_USE_LEGACY_KERAS"] = "1"\n'
+    line = "        import tensorflow  # noqa: F401\n"
     assert text.count(line) == 1
-    more = "    import tensorflow as tf\n\n    tf.config.run_functions_eagerly(True)\n"
+    more = "        tensorflow.config.run_functions_eagerly(True)\n"
     (folder / "eager_process.py").write_text(text.replace(line, line + more))
     return folder / "eager_process.py"
 

@@ -157,7 +157,7 @@ def test_scores_under_padding_are_ignored():
         (lambda s: np.where(s > 1, np.inf, s), "0 NaN and 8 infinite among 9 scores"),
         (lambda s: s.astype("float64") + 1e300, "0 NaN and 9 infinite among 9"),
         (lambda s: s[:-1], r"shape \(9,\) or \(9, 1\). Received: float32 of .* \(8,\)"),
-        (lambda s: np.stack([s, s], 1), r"Received: float32 of shape \(9, 2\)"),
+        (lambda s: np.stack([s, s]), r"Received: float32 of shape \(2, 9\)"),
         (lambda s: s.astype(str), r"one number .* Received: <U"),
     ],
 )
@@ -192,6 +192,27 @@ def test_unmatched_inputs_are_named_on_both_sides(declared, inputs, message):
         specs = {name: InputSpec("float32", (None,)) for name in declared}
     with pytest.raises(TeacherError, match=message):
         teacher(Model(specs), inputs=inputs)
+
+
+def test_one_of_several_columns_is_chosen_by_its_number():
+    x = batch()
+
+    def doubled(scores):
+        return np.stack([-scores, scores], axis=-1)
+
+    for layout in ("pairs", "lists"):
+        chosen = teacher(Model(change=doubled), layout=layout, output_column=1)(x)
+        np.testing.assert_allclose(chosen, expected(x), rtol=1e-6)
+    message = "`teacher.output_column` must be .* from 0 to 1: .* Received: "
+    with pytest.raises(TeacherError, match=message + "None"):
+        teacher(Model(change=doubled))(x)
+    with pytest.raises(TeacherError, match=message + "2"):
+        teacher(Model(change=doubled), output_column=2)(x)
+
+
+def test_a_model_that_reads_no_candidate_feature_is_an_error():
+    with pytest.raises(TeacherError, match=r"query features only \(age\). A retrieval"):
+        teacher(Model({"age": InputSpec("float32", (None,))}))
 
 
 def test_a_batch_without_raw_values_is_an_error():

@@ -34,7 +34,7 @@ _CANDIDATES = ("100", "1000")
 _WIDE = 110  # columns from which intervals are written next to their values
 _CANDIDATE_SETS = {
     "catalogue": "full catalogue",
-    "listed": "candidates scored by the teacher",
+    "listed": "candidates of each list",
 }
 
 

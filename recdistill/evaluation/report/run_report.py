@@ -78,8 +78,10 @@ class ProtocolPart(_Part):
         lists: Number of these lists.
         candidates: The candidates that were ranked: "catalogue" for all items,
             "retrieved:N" for the union of the retrievers' top N, "sampled:N" for N
-            random items, or "listed" for the scored candidates of a teacher with
-            partial scores; then only lists with a scored positive are evaluated.
+            random items, or "listed" for the candidates of each list: the items that
+            were shown, if the data says what was shown, and the scored ones of a
+            teacher with partial scores; then only lists with a scored positive are
+            evaluated.
         seen: "exclude" if items that the query has seen are not candidates, else
             "include".
         repeats_left_out: Number of interactions of this split that were left out
@@ -147,6 +149,8 @@ class GatePart(_Part):
         not_finite: Number of scores that are NaN or infinite.
         trained_on: Number of "valid" and "test" lists that the teacher was trained on;
             None if unknown.
+        repeats: Number of "valid" lists with an item that the query also has in the
+            training part; 0 if seen items are not candidates.
     """
 
     passed: bool
@@ -157,6 +161,7 @@ class GatePart(_Part):
     constant_lists: Count = 0
     not_finite: Count = 0
     trained_on: dict[str, Count] | None = None
+    repeats: Count = 0
 
 
 class SoftTargetsPart(_Part):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -102,7 +103,7 @@ class DatasetConfig(Section):
         default=None,
         min_length=1,
         description="Delimiter of text files, one or more characters. By default it is "
-        "recognised from the header: comma, tab, `::`, `|` or `;`.",
+        "recognised from the header: comma, tab, `::`, `|`, `;` and some others.",
     )
     keep: str | None = Field(
         default=None,
@@ -135,6 +136,24 @@ class DatasetConfig(Section):
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",
     )
+
+    @model_validator(mode="after")
+    def _time_format_is_one(self) -> Self:
+        given = self.time_format
+        if given is None or given in ("s", "ms", "us", "ns"):
+            return self
+        try:
+            now = datetime(2024, 5, 1, tzinfo=UTC)
+            datetime.strptime(now.strftime(given), given)
+            known = "%" in given
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError(
+                "`time_format` must be s, ms, us, ns, or a format of Python's "
+                f"`strptime` such as `%d/%m/%Y %H:%M`. Received: {given!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

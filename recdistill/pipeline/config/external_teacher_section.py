@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,11 @@ _TRAINED_ON = (
     "compares it with the held-out lists. Columns: `list_id` (row numbers of the "
     "interactions, from 0), or `query_id` and `item_id`."
 )
+_MODULES = (
+    "Modules to import before the file is loaded, which define its custom layers."
+)
+
+Modules = tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*$")], ...]
 
 
 class ExternalTeacherConfig(Section):
@@ -30,6 +35,12 @@ class ExternalTeacherConfig(Section):
     )
     batch_size: int = Field(
         default=4096, gt=0, description="Maximum number of candidates per call."
+    )
+    output_column: int | None = Field(
+        default=None,
+        ge=0,
+        description="Column with the scores, counted from 0, if the teacher gives "
+        "several numbers for each candidate, such as class probabilities.",
     )
     trained_on: Path | None = Field(default=None, description=_TRAINED_ON)
 
@@ -53,6 +64,7 @@ class KerasTeacherConfig(ModelTeacherConfig):
         description="The `.keras` file, relative to the current directory."
     )
     output: str | None = Field(default=None, description=_OUTPUT)
+    modules: Modules = Field(default=(), description=_MODULES)
 
 
 class SavedModelTeacherConfig(ModelTeacherConfig):
@@ -87,6 +99,7 @@ class TfKerasTeacherConfig(ModelTeacherConfig):
         description="Name of the signature, for a SavedModel folder.",
     )
     output: str | None = Field(default=None, description=_OUTPUT)
+    modules: Modules = Field(default=(), description=_MODULES)
 
     @model_validator(mode="after")
     def _has_a_model(self) -> Self:

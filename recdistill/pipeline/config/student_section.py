@@ -45,7 +45,8 @@ class TwoTowerConfig(Section):
         ge=0,
         lt=1,
         description="Share of candidates whose id is hidden from the student in a "
-        "training step, so that a new item ranks by its other features.",
+        "training step, so that a new item ranks by its other features. Without other "
+        "features no id is hidden.",
     )
 
 

@@ -35,7 +35,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as it is shown in an error: one line, cut where it is long.
+    """A value for an error message: one line, shortened if it is long.
 
     Examples:
         >>> shortened([1] * 10_000)

@@ -51,7 +51,7 @@ class Baseline(Step):
         size = run.prepared.catalogue_size
         if "score" in self.needs(run.config):
             shards = run.score_files()
-            collate = Collator(size, with_teacher=True)
+            collate = Collator(size, run.trainer.tail, with_teacher=True)
         else:
             shards = run.prepared.shards("train")
             collate = Collator(size, run.trainer.tail, shared=True)

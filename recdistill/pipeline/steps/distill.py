@@ -55,7 +55,8 @@ class Distill(Step):
         weight = run.config.distill.weight
         targets = run.soft_targets
         losses, weights = distillation_losses(run.config.distill)
-        collate = Collator(run.prepared.catalogue_size, with_teacher=True)
+        size, tail = run.prepared.catalogue_size, run.trainer.tail
+        collate = Collator(size, tail, with_teacher=True)
         record = run.trainer.student(
             draft.path,
             lambda student: Distiller(

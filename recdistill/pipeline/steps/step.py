@@ -66,7 +66,7 @@ class Step(ABC):
         yield from ()
 
     def before(self, run: RunContext) -> None:
-        """Checks that must pass each time, also if the artefact exists.
+        """Checks that must pass each time, even if the artefact exists.
 
         Raises:
             GateError: If the run must stop here.
@@ -74,7 +74,7 @@ class Step(ABC):
         return
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Publishes results outside the artefact, also if the artefact existed."""
+        """Publishes results outside the artefact, even if the artefact existed."""
         return
 
     def warnings(self, run: RunContext) -> Iterator[str]:

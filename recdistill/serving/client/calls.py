@@ -25,6 +25,7 @@ from recdistill.serving.client.contract import (
 )
 from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.histogram import LatencyHistogram
+from recdistill.serving.client.input_checks import shape_problem, value_problem
 from recdistill.serving.client.protocols import Answer, Message, Target, VersionStatus
 from recdistill.serving.client.recommendations import (
     Embeddings,
@@ -144,7 +145,9 @@ class Calls:
             "rank",
             lambda contract: {
                 **batch_of(contract, queries),
-                "candidate_ids": ids_of("candidates", candidates, len(queries)),
+                "candidate_ids": ids_of(
+                    "candidates", candidates, len(queries), led=False
+                ),
             },
             lambda answer, _: rankings(answer, candidates),
             deadline_s,
@@ -183,13 +186,11 @@ class Calls:
         deadline = self._deadline(deadline_s)
         contract = await self._contract(signature, deadline)
         inputs = inputs_of(contract)
-        for name, value in inputs.items():
-            if not np.ndim(value) or not len(value):
-                raise QueryError(
-                    "`inputs` must have at least one row: a server that batches may "
-                    "delay a request without rows until the next request. "
-                    f"Received: {name!r} of shape {np.shape(value)}"
-                )
+        problem = shape_problem(contract.shapes, inputs) or value_problem(
+            contract.shapes, inputs
+        )
+        if problem is not None:
+            raise QueryError(problem)
         started = time.perf_counter()
         try:
             message = self._protocol.predict(self._target, signature, inputs)

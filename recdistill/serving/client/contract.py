@@ -13,15 +13,13 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from recdistill.export.layout import RESERVED
+from recdistill.export.layout import LENGTH, RESERVED, lists_without_length
 from recdistill.serving.client.serving_errors import QueryError
 
 __all__ = ["Query", "SignatureContract", "TensorContract", "batch_of", "ids_of"]
 
 Query = Mapping[str, object]
 """Raw features by name: text, a number, or a list of either; None if unknown."""
-
-_LENGTH = "_length"
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,13 @@ class TensorContract:
     shape: tuple[int | None, ...] | None
 
     @property
-    def is_list_of_text(self) -> bool:
-        """Whether each query has a list of text, such as a history."""
-        return self.dtype == "string" and len(self.shape or ()) == 2
+    def is_list(self) -> bool:
+        """Whether each query has a list of any length, such as a history."""
+        return (
+            len(self.shape or ()) == 2
+            and self.shape is not None
+            and (self.shape[1] is None)
+        )
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,17 @@ class SignatureContract:
     def histories(self) -> Mapping[str, str]:
         """Name of the `_length` input of each history, by the name of the history."""
         return {
-            name.removesuffix(_LENGTH): name
+            name.removesuffix(LENGTH): name
             for name in self.inputs
-            if name.endswith(_LENGTH)
-            and name.removesuffix(_LENGTH) in self.inputs
-            and self.inputs[name.removesuffix(_LENGTH)].is_list_of_text
+            if name.endswith(LENGTH)
+            and name.removesuffix(LENGTH) in self.inputs
+            and self.inputs[name.removesuffix(LENGTH)].is_list
         }
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int | None, ...] | None]:
+        """Shape of each input by name."""
+        return {name: tensor.shape for name, tensor in self.inputs.items()}
 
     @property
     def features(self) -> list[str]:
@@ -72,9 +79,10 @@ def batch_of(
 ) -> dict[str, np.ndarray]:
     """Feature inputs of a batch of queries.
 
-    Lists are padded with "" to the longest list of the batch and to at least one entry,
-    because a server cannot batch a request of width 0 with others. The true length of a
-    history is sent as `<history>_length`.
+    Lists are padded with empty entries ("", or 0 for numbers) to the longest list of
+    the batch and to at least one entry, because a server cannot batch a request of
+    width 0 with others. The true length of a history is sent as `<history>_length`.
+    Other lists begin with an empty entry; see `layout.lists_without_length`.
 
     Args:
         contract: Contract of the signature.
@@ -90,18 +98,22 @@ def batch_of(
 
     Examples:
         >>> ids, count = ("string", (None, None)), ("int32", (None,))
-        >>> inputs = {"seen": ids, "seen_length": count}
+        >>> inputs = {"seen": ids, "seen_length": count, "tags": ids}
         >>> contract = SignatureContract(
         ...     {name: TensorContract(*each) for name, each in inputs.items()}, {}
         ... )
-        >>> batch = batch_of(contract, [{"seen": ["a", "b"]}, {"seen": []}])
+        >>> queries = [{"seen": ["a", "b"], "tags": ["new"]}, {"seen": [], "tags": []}]
+        >>> batch = batch_of(contract, queries)
         >>> batch["seen"].tolist(), batch["seen_length"].tolist()
         ([['a', 'b'], ['', '']], [2, 0])
+        >>> batch["tags"].tolist()
+        [['', 'new'], ['', '']]
     """
     if isinstance(queries, Mapping) or not len(queries):
         kind = "one mapping" if isinstance(queries, Mapping) else "none"
         raise QueryError(f"`queries` must have at least one query. Received: {kind}")
-    histories = contract.histories
+    histories, shapes = contract.histories, contract.shapes
+    led = lists_without_length(shapes)
     _check_names(contract.features, set(histories.values()), queries)
     inputs: dict[str, np.ndarray] = {}
     for name in contract.features:
@@ -109,33 +121,37 @@ def batch_of(
         if name in histories:
             length = histories[name]
             ids = [_cut(name, length, row, query) for row, query in enumerate(queries)]
-            inputs[length] = np.array([len(each) for each in ids], "int32")
+            counts = np.array([len(each) for each in ids])
+            inputs[length] = counts.astype(contract.inputs[length].dtype)
             values = list(ids)
-        inputs[name] = _column(name, contract.inputs[name], values)
+        inputs[name] = _column(name, contract.inputs[name], values, name in led)
     return inputs
 
 
-def ids_of(argument: str, lists: Sequence[Sequence[str]], rows: int) -> np.ndarray:
+def ids_of(
+    argument: str, lists: Sequence[Sequence[str]], rows: int, *, led: bool = True
+) -> np.ndarray:
     """Converts lists of ids to one input `(rows, n)`, n ≥ 1, padded with "".
 
     Args:
         argument: Name of the argument for error messages.
         lists: One list per query.
         rows: Number of queries.
+        led: Whether the lists begin with an empty entry, as all except candidates do.
 
     Raises:
         QueryError: If the number of lists differs from `rows`, or an id is not text.
 
     Examples:
         >>> ids_of("exclude", [["a"], []], rows=2).tolist()
-        [['a'], ['']]
+        [['', 'a'], ['', '']]
     """
     if isinstance(lists, str) or len(lists) != rows:
         raise QueryError(
             f"`{argument}` must have one list for each of the {rows} queries. "
             f"Received: {lists if isinstance(lists, str) else len(lists)!r}"
         )
-    return _padded([_texts(argument, row, v) for row, v in enumerate(lists)])
+    return _padded([_texts(argument, row, v) for row, v in enumerate(lists)], "", led)
 
 
 def _check_names(
@@ -159,21 +175,23 @@ def _check_names(
             )
 
 
-def _cut(name: str, length: str, row: int, query: Query) -> list[str]:
-    """The ids of a history, up to its length."""
-    ids = _texts(name, row, query[name])
+def _cut(name: str, length: str, row: int, query: Query) -> Sequence[object]:
+    """The entries of a history, up to its length."""
+    ids = _list(name, row, query[name])
     count = query.get(length)
     if count is None:
         return ids
     if not isinstance(count, Integral) or not 0 <= int(count) <= len(ids):
         raise QueryError(
-            f"`{length}` must be from 0 to {len(ids)}, the number of ids in {name!r}. "
-            f"Received: {count!r} in query {row}"
+            f"`{length}` must be from 0 to {len(ids)}, the number of entries in "
+            f"{name!r}. Received: {count!r} in query {row}"
         )
     return ids[: int(count)]
 
 
-def _column(name: str, tensor: TensorContract, values: Sequence[object]) -> np.ndarray:
+def _column(
+    name: str, tensor: TensorContract, values: Sequence[object], led: bool
+) -> np.ndarray:
     """The values of a feature as an input of the signature."""
     axes = None if tensor.shape is None else tensor.shape[1:]
     if axes is None or len(axes) > 1:
@@ -190,9 +208,10 @@ def _column(name: str, tensor: TensorContract, values: Sequence[object]) -> np.n
         [convert(name, row, each) for each in _list(name, row, value)]
         for row, value in enumerate(values)
     ]
-    if text and axes[0] is None:
-        return _padded(rows)
-    width = len(rows[0]) if axes[0] is None else axes[0]
+    if tensor.is_list:
+        padded = _padded(rows, "" if text else 0, led)
+        return padded if text else _as_numbers(name, tensor, padded.tolist())
+    width = axes[0]
     for row, each in enumerate(rows):
         if len(each) != width:
             raise QueryError(
@@ -218,11 +237,11 @@ def _as_numbers(name: str, tensor: TensorContract, values: object) -> np.ndarray
     return exact.astype(dtype)
 
 
-def _padded(lists: Sequence[Sequence[object]]) -> np.ndarray:
-    width = max(1, *map(len, lists))
-    padded = np.full((len(lists), width), "", object)
-    for row, ids in enumerate(lists):
-        padded[row, : len(ids)] = ids
+def _padded(lists: Sequence[Sequence[object]], empty: object, led: bool) -> np.ndarray:
+    width = max(1, *(led + len(each) for each in lists))
+    padded = np.full((len(lists), width), empty, object)
+    for row, each in enumerate(lists):
+        padded[row, led : led + len(each)] = each
     return padded
 
 

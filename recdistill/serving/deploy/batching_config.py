@@ -26,6 +26,7 @@ from google.protobuf import (
 
 from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
+from recdistill.serving.deploy.configuration_text import configuration_text
 
 GAIN = 1.05
 """Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
@@ -133,10 +134,11 @@ def read_batching(path: Path) -> Batching:
     """
     message = _message_class()()
     try:
-        text_format.Parse(path.read_text(encoding="utf-8"), message)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
+        text_format.Parse(configuration_text(path, "batching.config"), message)
+    except text_format.ParseError as error:
         raise ConfigError(
-            f"`path` must be BatchingParameters in text format. Received: {error}"
+            "`batching.config` must be BatchingParameters in text format. Received: "
+            f"{path}, {error}"
         ) from error
     values: dict[str, Any] = {}
     for name in _WRAPPED:

@@ -2,7 +2,7 @@
 
 The server is the embedded one or, on request, `tensorflow_model_server` or its Docker
 image. `tensorflow_model_server` listens on all addresses of the machine and has no flag
-to choose one, so being on the PATH is no reason to start it.
+to choose one, so it is not started only because it is on the PATH.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ UNBATCHED_THREADS = 256
 """Number of request threads of a server that does not batch."""
 
 _MOST = 1000
-"""Limit of the number of request threads: each takes memory also when it is idle."""
+"""Limit of the number of request threads: each takes memory even when it is idle."""
 
 _RESERVE = 64
 

@@ -139,8 +139,8 @@ def _threads(launch: Launch) -> int:
 def _environment() -> dict[str, str]:
     """Environment of the server.
 
-    Level 3, with which the command line silences TensorFlow in this process, would also
-    hide why a model does not load.
+    Level 3, which the command line sets to silence TensorFlow in this process, would
+    also hide the reason why a model does not load.
     """
     level = "TF_CPP_MIN_LOG_LEVEL"
     changed = {level: "1"} if os.environ.get(level) == "3" else {}

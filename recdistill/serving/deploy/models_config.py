@@ -28,6 +28,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
+from recdistill.serving.deploy.configuration_text import configuration_text
 
 __all__ = [
     "STABLE",
@@ -275,12 +276,7 @@ def read_models(path: Path) -> Models:
         OSError: If the file cannot be read.
         ConfigError: If the server would reject it.
     """
-    try:
-        return Models(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"`models.config` must be text in UTF-8. Received: {path}, {error}"
-        ) from error
+    return Models(configuration_text(path, "models.config"))
 
 
 def write_monitoring(path: Path) -> None:

@@ -104,12 +104,15 @@ def promote(
             loaded = _loaded(states, version, named)
             if before == version:
                 state: State = "unchanged" if loaded else "loading"
-            elif before is None or now or (endpoints and loaded):
+            elif before is None or now:
                 state = "moved"
-            elif named and not endpoints:
+            elif not named:
+                # Even if it is loaded: the server may be about to unload it.
+                state = "loading"
+            elif not endpoints:
                 raise ReleaseError(_unasked(label, version))
             else:
-                state = "loading"
+                state = "moved" if loaded else "loading"
             if before is not None and not named:
                 models = models.with_versions(folder.name, {*served.versions, version})
             if state == "moved":
@@ -236,7 +239,7 @@ def _targets(path: Path) -> Iterator[Path]:
 
 
 def _absolute(folder: Path) -> Path:
-    """The folder with its own name, also for "." and "..", even if it is a link."""
+    """The folder with its own name, even for "." and ".." and for a link."""
     return Path(os.path.abspath(folder))
 
 

@@ -214,18 +214,19 @@ def _ids(name: str, query: Query, number: int) -> np.ndarray:
             f"`queries` must have a list of {name!r}. Received: {ids!r} in query "
             f"{number}"
         )
-    return ids_of(name, [ids], 1)
+    return ids_of(name, [ids], 1, led=name != "candidate_ids")
 
 
 def _stacked(rows: Sequence[Row]) -> Row:
-    """Rows joined to one batch; text is padded with "" to the widest row."""
+    """Rows joined to one batch; lists are padded as the client does."""
     batch: Row = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
-        if values[0].dtype == object and values[0].ndim == 2:
+        if values[0].ndim == 2:
             width = max(value.shape[1] for value in values)
+            empty = "" if values[0].dtype == object else 0
             values = [
-                np.pad(v, [(0, 0), (0, width - v.shape[1])], constant_values="")
+                np.pad(v, [(0, 0), (0, width - v.shape[1])], constant_values=empty)
                 for v in values
             ]
         batch[name] = np.concatenate(values)

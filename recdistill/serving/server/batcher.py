@@ -1,9 +1,10 @@
 """Server-side batching: one run of the graph for several requests.
 
-The rules are TensorFlow Serving's. A batch waits until it is full or its first request
-reaches the batch timeout; then a thread runs it. For each input, all requests of a
-batch must have the same width, or be padded to it. An error of one request fails all
-requests of its batch.
+A batch waits until it is full or its first request reaches the batch timeout; then a
+thread runs it. Narrow inputs are padded as in TensorFlow Serving. Unlike there, a
+request cannot make others fail or end the server: requests of a wrong shape are
+rejected before they are batched, requests of different widths share a batch only if
+padding is enabled, and if a batch fails, its requests run one by one.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from grpc import StatusCode
 
+from recdistill.serving.client.input_checks import shape_problem
 from recdistill.serving.deploy.batching_config import Batching
 from recdistill.serving.server.loaded_model import LoadedSignature
 from recdistill.serving.server.request_errors import RequestError, invalid
@@ -25,9 +27,13 @@ from recdistill.serving.server.server_metrics import ServerMetrics
 __all__ = ["Batcher"]
 
 Arrays = list[np.ndarray]
+_Sizes = list[tuple[int, ...]]
 Run = Callable[[LoadedSignature, Arrays, tuple[str, ...]], Arrays]
 
 _METRICS = ":tensorflow:serving:batching_session"
+
+WIDEST_SHARED = 4096
+"""Longest rows that share a padded batch, because the others are padded to them."""
 
 _POOL = "batch_threads"
 """TensorFlow Serving's name of the thread pool, a label of its metrics."""
@@ -45,10 +51,15 @@ class _Task:
 
 @dataclass(eq=False)
 class _Batch:
-    """Requests that run together, for one signature and set of outputs."""
+    """Requests that run together, for one signature and set of outputs.
+
+    Attributes:
+        shapes: The sizes, without rows, in which the inputs must agree.
+    """
 
     signature: LoadedSignature
     outputs: tuple[str, ...]
+    shapes: _Sizes
     due: float
     tasks: list[_Task] = field(default_factory=list)
     rows: int = 0
@@ -99,7 +110,7 @@ class Batcher:
             RequestError: If the request cannot be batched, the queue is full, the
                 request times out, or the batch fails.
         """
-        task = _Task(values, self._rows(values), time.monotonic())
+        task = _Task(values, self._rows(signature, values), time.monotonic())
         self._metrics.observe(f"{_METRICS}:input_batch_size", task.rows)
         with self._changed:
             self._enqueue(signature, outputs, task)
@@ -120,27 +131,19 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _rows(self, values: Sequence[np.ndarray]) -> int:
-        if any(value.ndim == 0 for value in values) or not values:
-            raise invalid(
-                "Batching Run() input tensors must have at least one dimension"
-            )
-        rows = {len(value) for value in values}
-        if len(rows) > 1:
-            raise invalid(
-                "Batching Run() input tensors must have equal 0th-dimension size. "
-                f"Received: {sorted(rows)}"
-            )
-        [number] = rows
+    def _rows(self, signature: LoadedSignature, values: Sequence[np.ndarray]) -> int:
+        if not values:
+            raise invalid("Batching Run() must have at least one input tensor")
+        problem = shape_problem(
+            signature.shapes, dict(zip(signature.inputs, values, strict=True))
+        )
+        if problem is not None:
+            raise invalid(f"The request cannot be batched: {problem}")
+        number = len(values[0])
         if number > self.parameters.max_batch_size:
             raise invalid(
                 f"Task size {number} is larger than maximum input batch size "
                 f"{self.parameters.max_batch_size}"
-            )
-        if not number:
-            raise invalid(
-                "A request must have at least one row if requests are batched. "
-                "TensorFlow Serving would delay it until the next request"
             )
         return number
 
@@ -151,15 +154,16 @@ class Batcher:
             raise RequestError(
                 StatusCode.UNAVAILABLE, "This version is being unloaded."
             )
-        limit = self.parameters.max_batch_size
-        mine = [
+        limit, shapes = self.parameters.max_batch_size, self._shared_sizes(task.values)
+        queue = [
             batch
             for batch in self._waiting
             if batch.signature is signature and batch.outputs == outputs
         ]
+        mine = [batch for batch in queue if batch.shapes == shapes]
         batch = mine[-1] if mine and not mine[-1].closed else None
         if batch is None or batch.rows + task.rows > limit:
-            if len(mine) >= self.parameters.max_enqueued_batches:
+            if len(queue) >= self.parameters.max_enqueued_batches:
                 raise RequestError(
                     StatusCode.UNAVAILABLE,
                     "The batch scheduling queue to which this task was submitted is "
@@ -168,7 +172,7 @@ class Batcher:
             if batch is not None:
                 batch.closed = True
             due = task.since + self.parameters.batch_timeout_micros / 1e6
-            batch = _Batch(signature, outputs, due)
+            batch = _Batch(signature, outputs, shapes, due)
             self._waiting.append(batch)
         batch.tasks.append(task)
         batch.rows += task.rows
@@ -185,14 +189,31 @@ class Batcher:
             ]
             if not batch.tasks:
                 continue
-            try:
-                self._process(batch)
-            except RequestError as error:
-                _fail(batch, error.code, error.message)
-            except Exception as error:
-                # The thread must not end, because later requests would then wait
-                # forever.
-                _fail(batch, StatusCode.INTERNAL, f"Batch failed: {error!r}")
+            self._answer(batch)
+
+    def _answer(self, batch: _Batch) -> None:
+        """Runs a batch; if it fails, its requests run one by one."""
+        try:
+            self._process(batch)
+        except Exception as error:
+            # The thread must not end, because later requests would then wait forever.
+            if len(batch.tasks) > 1:
+                for task in batch.tasks:
+                    self._answer(replace(batch, tasks=[task], rows=task.rows))
+                return
+            if not isinstance(error, RequestError):
+                message = f"Batch failed: {error!r}"
+                error = RequestError(StatusCode.INTERNAL, message)
+            batch.tasks[0].answer.set_exception(error)
+
+    def _shared_sizes(self, values: Sequence[np.ndarray]) -> _Sizes:
+        """The sizes, without rows, in which the requests of a batch must agree."""
+        exact = [value.shape[1:] for value in values]
+        widest = max((max(sizes, default=0) for sizes in exact), default=0)
+        if self.parameters.pad_variable_length_inputs and widest <= WIDEST_SHARED:
+            # Requests of different ranks cannot share a batch.
+            return [(len(sizes),) for sizes in exact]
+        return exact
 
     def _next(self) -> _Batch | None:
         """Waits for the first batch that is full or due; None after `close`."""
@@ -220,50 +241,27 @@ class Batcher:
         self._metrics.observe(f"{_METRICS}:padding_size", filled - rows)
         self._metrics.count(f"{_METRICS}:wrapped_run_count")
         merged = [
-            _merged(
-                name,
-                [task.values[place] for task in batch.tasks],
-                filled - rows,
-                self.parameters.pad_variable_length_inputs,
-            )
-            for place, name in enumerate(batch.signature.inputs)
+            _merged([task.values[place] for task in batch.tasks], filled - rows)
+            for place in range(len(batch.signature.inputs))
         ]
         answer = self._run(batch.signature, merged, batch.outputs)
         _split(answer, batch, filled)
 
 
-def _merged(
-    name: str, parts: list[np.ndarray], extra_rows: int, pad: bool
-) -> np.ndarray:
+def _merged(parts: list[np.ndarray], extra_rows: int) -> np.ndarray:
     """Concatenates an input of all requests, with rows that fill up the batch."""
-    shapes = {part.shape[1:] for part in parts}
-    if len(shapes) > 1:
-        if not pad or len({len(shape) for shape in shapes}) > 1:
-            raise RequestError(
-                StatusCode.FAILED_PRECONDITION,
-                f"Tensors with name '{name}' from different tasks have different "
-                f"shapes, {sorted(shapes)}, and padding is turned off. Set "
-                "pad_variable_length_inputs to true, or ensure that all tensors with "
-                "the same name have equal dimensions starting with the first dim.",
-            )
-        widest = [max(sizes) for sizes in zip(*shapes, strict=True)]
-        parts = [_padded(name, part, widest) for part in parts]
+    widest = np.max([part.shape[1:] for part in parts], axis=0)
+    parts = [_padded(part, [int(size) for size in widest]) for part in parts]
     if extra_rows:
         # Repeats a row of a request, because the graph accepts it.
         parts = [*parts, np.repeat(parts[-1][:1], extra_rows, axis=0)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _padded(name: str, part: np.ndarray, widest: Sequence[int]) -> np.ndarray:
+def _padded(part: np.ndarray, widest: Sequence[int]) -> np.ndarray:
     """Pads an array with its first value, as TensorFlow Serving does."""
-    gaps = [wide - size for wide, size in zip(widest, part.shape[1:], strict=True)]
-    if not any(gaps):
+    if part.shape[1:] == tuple(widest):
         return part
-    if not part.size:
-        raise invalid(
-            f"Tensors with name '{name}' from different tasks cannot be padded: one "
-            "is empty, so it has no value to repeat. Send one empty string instead."
-        )
     wider = np.full((len(part), *widest), part.flat[0], part.dtype)
     wider[tuple(slice(size) for size in part.shape)] = part
     return wider
@@ -286,8 +284,3 @@ def _split(answer: Arrays, batch: _Batch, filled: int) -> None:
         end = start + task.rows
         task.answer.set_result([array[start:end] for array in answer])
         start = end
-
-
-def _fail(batch: _Batch, code: StatusCode, message: str) -> None:
-    for task in batch.tasks:
-        task.answer.set_exception(RequestError(code, message))

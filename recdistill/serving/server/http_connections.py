@@ -41,6 +41,11 @@ _REST_S, _REST_BYTES = 2.0, 2**22
 server reads this much more before it closes the connection."""
 
 
+_GRACE_S = 0.5
+"""A request that waits for a slot or a batch times out by itself. One that still runs
+after this time is answered by the listener."""
+
+
 @dataclass(frozen=True)
 class HttpRequest:
     """A request after its body was read.
@@ -49,6 +54,7 @@ class HttpRequest:
         method: Such as "POST".
         path: Path and query as sent.
         body: The body, decompressed.
+        due: Time on the monotonic clock at which it times out.
         held: Memory of this request.
         is_connected: Whether the client still waits for the answer.
     """
@@ -56,8 +62,28 @@ class HttpRequest:
     method: str
     path: str
     body: bytes
+    due: float
     held: HeldMemory
     is_connected: Callable[[], bool]
+
+    def time_left(self) -> float:
+        """Seconds until the request times out."""
+        return max(0.0, self.due - time.monotonic())
+
+
+@dataclass
+class _Time:
+    """Time limit of a connection.
+
+    Attributes:
+        due: When it must have sent its request, or when its answer is due.
+        answering: Whether it waits for its answer.
+        over: Whether it was answered because the limit has passed.
+    """
+
+    due: float
+    answering: bool = False
+    over: bool = False
 
 
 def json_error(message: str) -> bytes:
@@ -97,8 +123,7 @@ class HttpListener(ThreadingHTTPServer):
         self.answer, self.options, self.memory = answer, options, memory
         self.draining, self.working = False, 0
         self.changed = threading.Condition()
-        # Connections, and the time at which each must have sent its request.
-        self._connections: dict[socket.socket, float] = {}
+        self._connections: dict[socket.socket, _Time] = {}
         super().__init__((options.address, options.rest_port or 0), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -106,18 +131,11 @@ class HttpListener(ThreadingHTTPServer):
         with self.changed:
             full = len(self._connections) >= self.options.rest_connections
             if not full:
-                self._connections[request] = math.inf
+                self._connections[request] = _Time(math.inf)
         if not full:
             super().process_request(request, client_address)
             return
-        page = json_error("The server has too many connections. Try again later.")
-        head = (
-            f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {JSON}\r\n"
-            f"Content-Length: {len(page)}\r\nConnection: close\r\n\r\n"
-        )
-        request.setblocking(False)
-        with contextlib.suppress(OSError):  # The client may have closed it.
-            request.send(head.encode() + page)
+        _send(request, 503, "The server has too many connections. Try again later.")
         self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
@@ -126,20 +144,42 @@ class HttpListener(ThreadingHTTPServer):
             self._connections.pop(request, None)
         super().shutdown_request(request)
 
-    def set_time(self, connection: socket.socket, seconds: float) -> None:
-        """Sets the time in which a connection must send the rest of its request."""
+    def set_time(
+        self, connection: socket.socket, seconds: float, answering: bool = False
+    ) -> None:
+        """Limits the time to send the rest of a request, or to answer it."""
         with self.changed:
-            self._connections[connection] = time.monotonic() + seconds
+            due = time.monotonic() + seconds
+            self._connections[connection] = _Time(due, answering)
+
+    def may_answer(self, connection: socket.socket) -> bool:
+        """Ends the time limit of a request; False if it was answered by the limit."""
+        with self.changed:
+            limit = self._connections[connection]
+            limit.due = math.inf
+            return not limit.over
 
     def service_actions(self) -> None:
-        """Ends the reading of requests whose time limit has passed."""
+        """Answers requests whose time limit has passed, or ends the reading of them.
+
+        TensorFlow cannot stop a run, so its thread and slot remain busy.
+        """
         now = time.monotonic()
         with self.changed:
-            late = [each for each, due in self._connections.items() if due < now]
-        for connection in late:
-            # Its thread reads the end of the data, and answers.
+            late = [
+                (connection, limit)
+                for connection, limit in self._connections.items()
+                if limit.due < now
+            ]
+            for _, limit in late:
+                limit.over, limit.due = limit.answering, math.inf
+        for connection, limit in late:
+            if limit.answering:
+                _send(connection, 504, "The request timed out.")
+            # A thread that reads finds the end of the data, and answers.
+            how = socket.SHUT_RDWR if limit.answering else socket.SHUT_RD
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RD)
+                connection.shutdown(how)
 
     def close_connections(self) -> None:
         """Closes all connections."""
@@ -151,6 +191,17 @@ class HttpListener(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores clients that disconnect."""
+
+
+def _send(connection: socket.socket, status: int, message: str) -> None:
+    """Sends an error without waiting for the client."""
+    page = json_error(message)
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {JSON}\r\n"
+        f"Content-Length: {len(page)}\r\nConnection: close\r\n\r\n"
+    )
+    with contextlib.suppress(OSError):  # The client may have closed it.
+        connection.send(head.encode() + page, socket.MSG_DONTWAIT)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -203,16 +254,23 @@ class _Handler(BaseHTTPRequestHandler):
                 body = self._read(held)
                 if body is None:
                     return
-                server.set_time(self.connection, math.inf)
-                path = self.requestline.split()[1]
-                request = HttpRequest(
-                    self.command, path, body, held, self._is_connected
-                )
-                self._write(*server.answer(request))
+                answer = server.answer(self._request(body, held))
+                if server.may_answer(self.connection):
+                    self._write(*answer)
+                else:
+                    self.close_connection = True
         finally:
             with server.changed:
                 server.working -= 1
                 server.changed.notify_all()
+
+    def _request(self, body: bytes, held: HeldMemory) -> HttpRequest:
+        seconds = self.server.options.rest_timeout_s
+        self.server.set_time(self.connection, seconds + _GRACE_S, answering=True)
+        due = time.monotonic() + seconds
+        # `self.path` would have one slash at the beginning instead of several.
+        path = self.requestline.split()[1]
+        return HttpRequest(self.command, path, body, due, held, self._is_connected)
 
     def _read(self, held: HeldMemory) -> bytes | None:
         """Reads the body; None if it is rejected and the connection will be closed."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from grpc import StatusCode
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -15,6 +16,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
+from recdistill.serving.client.input_checks import value_problem
 from recdistill.serving.server.request_errors import RequestError, invalid
 from recdistill.serving.server.served_models import ServedModels
 from recdistill.serving.server.server_metrics import ServerMetrics
@@ -63,7 +65,7 @@ class Requests:
             return prediction
 
         with self.measured(request.model_spec.name, "GRPC", "Predict"):
-            answer = self.run(_spec(request), read, None, deadline_s)
+            answer = self.run(_spec(request), read, deadline_s)
             for name, array in answer.items():
                 write_tensor(array, response.outputs[name])
         return response
@@ -72,7 +74,6 @@ class Requests:
         self,
         spec: model_pb2.ModelSpec,
         read: Callable[[ModelVersion], Prediction],
-        timeout_s: float | None,
         deadline_s: float | None = None,
     ) -> dict[str, np.ndarray]:
         """Runs a prediction.
@@ -80,21 +81,27 @@ class Requests:
         Args:
             spec: Model, version or label.
             read: Converts the request to arrays, by the signatures of the version.
-            timeout_s: Timeout in seconds.
-            deadline_s: Time until the client's deadline, in seconds.
+            deadline_s: Time until the deadline, in seconds.
 
         Returns:
             Arrays by output name.
 
         Raises:
-            RequestError: If the request is invalid or the model fails.
+            RequestError: If the request is invalid, the model fails or the deadline has
+                passed.
         """
         with self.models.use(spec) as version:
             prediction, started = read(version), time.perf_counter()
-            answer = version.answer(prediction, timeout_s, deadline_s)
-            microseconds = (time.perf_counter() - started) * 1e6
+            _check_values(prediction)
+            answer = version.answer(prediction, deadline_s)
+            seconds = time.perf_counter() - started
         name = ":tensorflow:serving:runtime_latency"
-        self.metrics.observe(name, microseconds, spec.name, "Predict", "TF1")
+        self.metrics.observe(name, seconds * 1e6, spec.name, "Predict", "TF1")
+        if deadline_s is not None and seconds > deadline_s:
+            raise RequestError(
+                StatusCode.DEADLINE_EXCEEDED,
+                "The deadline of the request passed while it ran.",
+            )
         return dict(zip(prediction.outputs, answer, strict=True))
 
     def unsupported(self, spec: model_pb2.ModelSpec, method: str) -> RequestError:
@@ -192,3 +199,11 @@ def _spec(
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
     return request.model_spec
+
+
+def _check_values(prediction: Prediction) -> None:
+    signature, arrays, _ = prediction
+    inputs = dict(zip(signature.inputs, arrays, strict=True))
+    problem = value_problem(signature.shapes, inputs)
+    if problem is not None:
+        raise invalid(problem)

@@ -42,7 +42,7 @@ _MODEL = r"(?i:/v1/models)/([^/:]+)(?:(?i:/versions)/([0-9]+)|(?i:/labels)/([^/:
 _POST = re.compile(_MODEL + ":(predict|classify|regress)")
 _GET = re.compile(_MODEL + "(?i:(/metadata))?")
 
-_PATIENCE_S = 0.5
+_PATIENCE_S = 0.25
 """Longest expected wait for a slot, because clients do not send their timeout."""
 
 
@@ -61,7 +61,7 @@ class RestServer:
     def __init__(
         self, requests: Requests, options: ServerOptions, memory: RequestMemory
     ) -> None:
-        self._requests, self._timeout_s = requests, options.rest_timeout_s
+        self._requests = requests
         self._slots = Slots(options.threads(options.rest_threads), options.waiting)
         try:
             self._listener = HttpListener(self._answered, options, memory)
@@ -125,7 +125,7 @@ class RestServer:
             spec, method = _spec(match), match[4]
             with (
                 requests.measured(spec.name, "REST", method),
-                self._slots.slot(self._timeout_s, _PATIENCE_S) as waited,
+                self._slots.slot(request.time_left(), _PATIENCE_S) as waited,
             ):
                 if waited and not request.is_connected():
                     raise RequestError(StatusCode.CANCELLED, "The client disconnected.")
@@ -145,7 +145,7 @@ class RestServer:
             inputs = parsed.values(signature)
             return Prediction(signature, inputs, tuple(signature.outputs))
 
-        outputs = self._requests.run(spec, read, self._timeout_s)
+        outputs = self._requests.run(spec, read, request.time_left())
         return rows_as_json(outputs) if parsed.in_rows else columns_as_json(outputs)
 
 

@@ -170,27 +170,20 @@ class ModelVersion:
             request_outputs(signature, request.output_filter),
         )
 
-    def answer(
-        self,
-        prediction: Prediction,
-        timeout_s: float | None,
-        deadline_s: float | None = None,
-    ) -> Arrays:
+    def answer(self, prediction: Prediction, deadline_s: float | None = None) -> Arrays:
         """Runs a request, in a batch if batching is enabled.
 
         Args:
             prediction: The request.
-            timeout_s: Timeout of the request.
-            deadline_s: Time until the client's deadline. It only limits the wait for a
-                batch, because TensorFlow prepares a call for each timeout.
+            deadline_s: Time until the deadline. It ends the wait for a batch, but not a
+                run of the graph.
 
         Raises:
             RequestError: If the request fails.
         """
         if self._batcher is None:
-            return self.model.run(*prediction, timeout_s)
-        bounds = [s for s in (timeout_s, deadline_s) if s is not None]
-        return self._batcher.submit(*prediction, min(bounds, default=None))
+            return self.model.run(*prediction)
+        return self._batcher.submit(*prediction, deadline_s)
 
     def _load(self) -> None:
         if (self.path / MANIFEST).exists():
@@ -207,15 +200,9 @@ class ModelVersion:
 
     def _warm_up(self) -> None:
         started, status = time.perf_counter(), "OK"
-        # TensorFlow prepares a separate call for the timeout of REST requests.
-        limits: list[float | None] = [None]
-        if self._options.rest_port is not None and self._batcher is None:
-            limits.append(self._options.rest_timeout_s)
         try:
             for request in warm_up_requests(self.path):
-                prediction = self.prediction(request)
-                for limit in limits:
-                    self.answer(prediction, limit)
+                self.answer(self.prediction(request))
         except RequestError as error:
             status = error.code.name
             raise RequestError(

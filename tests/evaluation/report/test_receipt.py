@@ -119,7 +119,7 @@ class TestReceipt:
         ("candidates", "seen", "words"),
         [
             ("catalogue", "exclude", "full catalogue · seen items excluded"),
-            ("listed", "include", "scored by the teacher · seen items included"),
+            ("listed", "include", "candidates of each list · seen items included"),
             ("sampled:100", "exclude", "100 sampled candidates"),
             ("retrieved:500", "exclude", "500 retrieved candidates"),
         ],

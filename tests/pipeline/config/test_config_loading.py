@@ -185,6 +185,8 @@ def test_external_teachers_can_be_configured(path, override):
             'dataset.items.columns=["a", "b"]',
             "`items` requires reader 'tables', 'listwise' or 'frames'",
         ),
+        ("dataset.time_format='%Q'", "`strptime` such as `%d/%m/%Y %H:%M`. Received"),
+        ("dataset.time_format=iso", "must be s, ms, us, ns, or a format"),
         ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),
         ("teacher.weights=[1.0]", "Received: 1 for 2 members"),
         ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),

@@ -219,7 +219,15 @@ class TestInvalidArguments:
             (lambda c: c.predict("guess", {}), r"`signature` must be one.*'guess'"),
             (
                 lambda c: c.predict("rank", {"age": np.zeros(0, "float32")}),
-                r"at least one row.*Received: 'age' of shape \(0,\)",
+                r"`age` must have at least one row.*Received: \[0\]",
+            ),
+            (
+                lambda c: c.predict("rank", {"age": np.zeros((1, 1), "float32")}),
+                r"`age` must have the shape \(n\)\. Received: \[1, 1\]",
+            ),
+            (
+                lambda c: c.predict("recommend", {"k": np.int32([0])}),
+                r"`k` must be at least 1\. Received: 0 in row 0",
             ),
         ],
     )

@@ -52,7 +52,32 @@ def test_lists_are_padded_and_the_length_of_a_history_is_sent():
     ]
     assert batch["history_length"].tolist() == [2, 0, 3]
     assert batch["history_length"].dtype == "int32"
+    assert batch["jobs"].tolist() == [[""]] * 3
     assert "k" not in batch and "exclude_ids" not in batch
+
+
+def test_a_list_without_length_begins_with_an_empty_entry():
+    contract = SignatureContract(
+        {
+            "codes": TensorContract("int64", (None, None)),
+            "tags": TensorContract("string", (None, None)),
+            "steps": TensorContract("float32", (None, None)),
+            "steps_length": TensorContract("int64", (None,)),
+        },
+        {},
+    )
+    queries = [
+        {"codes": [3], "tags": ["new", "old"], "steps": [0.5]},
+        {"codes": [4, 5], "tags": [], "steps": [1.5, 2.5]},
+    ]
+    batch = batch_of(contract, queries)
+    assert batch["codes"].tolist() == [[0, 3, 0], [0, 4, 5]]
+    assert batch["tags"].tolist() == [["", "new", "old"], ["", "", ""]]
+    assert batch["steps"].tolist() == [[0.5, 0.0], [1.5, 2.5]]
+    assert batch["steps_length"].tolist() == [1, 2]
+    types = {name: value.dtype.name for name, value in batch.items()}
+    assert types["codes"] == types["steps_length"] == "int64"
+    assert types["steps"] == "float32"
 
 
 def test_a_list_that_is_empty_in_all_queries_becomes_one_empty_string():
@@ -130,7 +155,10 @@ def test_an_invalid_query_is_an_error_with_feature_and_query(queries, message):
 
 
 def test_ids_have_one_list_for_each_query():
-    assert ids_of("exclude", [["a"], ["b", "c"]], 2).tolist() == [["a", ""], ["b", "c"]]
+    lists = [["a"], ["b", "c"]]
+    want = [["", "a", ""], ["", "b", "c"]]
+    assert ids_of("exclude", lists, 2).tolist() == want
+    assert ids_of("candidates", lists, 2, led=False).tolist() == [["a", ""], ["b", "c"]]
     with pytest.raises(QueryError, match=r"one list for each of the 2.*Received: 1"):
         ids_of("exclude", [["a"]], 2)
     with pytest.raises(

@@ -6,6 +6,10 @@ of the same host, and `RECDISTILL_SERVING_MODEL` the model, by default "films". 
 it, the suite starts the embedded server, and TensorFlow Serving if it is installed,
 with an export and the toy model. Tests of the toy model are skipped if a given server
 does not have it.
+
+The tests of requests that share a batch use a second embedded server, which batches, or
+the given server. A TensorFlow Serving that batches cannot survive requests of a wrong
+shape, so set `RECDISTILL_SERVING_CLIENTS=trusted` to leave them out.
 """
 
 import contextlib
@@ -22,9 +26,19 @@ import grpc
 import pytest
 from tensorflow_serving.apis import get_model_metadata_pb2
 
+from recdistill.retrieval.indexing import IndexSettings
+from recdistill.serving.deploy.batching_config import Batching
+from recdistill.serving.deploy.models_config import Models
+from recdistill.serving.server.local_server import LocalServer
+from recdistill.serving.server.options import ServerOptions
 from tests.serving.calls import Client
 from tests.serving.waiting import wait_until
-from tests.small_models import publish_toy
+from tests.small_models import (
+    export_films,
+    films_schema,
+    films_student,
+    publish_toy,
+)
 
 ENGINES = [
     "embedded",
@@ -32,6 +46,8 @@ ENGINES = [
 ]
 if "RECDISTILL_SERVING_ENDPOINT" in os.environ:
     ENGINES = ["given"]
+
+INDEXES = ["exact", "ivf"]
 
 
 @dataclass
@@ -73,11 +89,35 @@ def endpoint(request, tmp_path_factory):
             publish_toy(toy_folder, 1)
             client = stack.enter_context(started(request.param, folder, model))
         stack.callback(client.close)
-        packed = client.metadata(model).metadata["signature_def"]
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        packed.Unpack(signatures)
-        described = dict(signatures.signature_def)
+        described = signatures_of(client, model)
         yield Endpoint(request.param, client, model, described, toy_folder)
+
+
+@pytest.fixture(scope="session", params=["given"] if ENGINES == ["given"] else INDEXES)
+def company(request, tmp_path_factory):
+    """A server that batches requests, if it is the embedded one."""
+    if request.param == "given":
+        yield request.getfixturevalue("endpoint")
+        return
+    exported = request.getfixturevalue("exported")
+    if request.param == "ivf":
+        folder = tmp_path_factory.mktemp("exported_ivf")
+        index = IndexSettings("ivf", target_recall=0.6)
+        done = export_films(folder, films_student(films_schema()), index=index)
+        facts = done.manifest["index"]
+        assert 1 < facts["probes"] <= facts["lists"] // 2
+        exported = done.path.parent
+    file = tmp_path_factory.mktemp("batched") / "models.config"
+    Models().with_model(exported.name, str(exported.resolve())).write(file)
+    batching = Batching(16, 20_000, 100, 2, (4, 16), pad_variable_length_inputs=True)
+    options = ServerOptions(
+        file, port=0, rest_port=0, batching=batching, grpc_threads=32, rest_threads=16
+    )
+    with LocalServer(options) as server:
+        client = Client(server.port, server.rest_port)
+        described = signatures_of(client, exported.name)
+        yield Endpoint("embedded", client, exported.name, described, None)
+        client.close()
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +128,13 @@ def toy(endpoint):
     except grpc.RpcError:
         pytest.skip("The given server does not have the toy model")
     return endpoint.client
+
+
+def signatures_of(client, model):
+    packed = client.metadata(model).metadata["signature_def"]
+    signatures = get_model_metadata_pb2.SignatureDefMap()
+    packed.Unpack(signatures)
+    return dict(signatures.signature_def)
 
 
 def given():

@@ -6,6 +6,7 @@ Requests are built from the signatures that the server reports, so any export wo
 import http.client
 import json
 
+import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -265,11 +266,27 @@ class TestInputs:
         with refused("INVALID_ARGUMENT"):
             predict(endpoint, "rank", **{name: value})
 
-    @pytest.mark.parametrize("k", [0, 2**31 - 1])
-    def test_k_out_of_range_is_an_error(self, endpoint, k):
-        with refused("INVALID_ARGUMENT") as said:
-            predict(endpoint, "recommend", k=np.int32([k, 1]))
-        assert "`k` must be from 1" in said["details"]
+    def test_a_k_below_one_is_refused_or_gives_no_items(self, endpoint):
+        try:
+            outputs = predict(endpoint, "recommend", k=np.int32([0, 1])).outputs
+        except grpc.RpcError as error:
+            assert error.details() == "`k` must be at least 1. Received: 0 in row 0"
+        else:
+            items = tf.make_ndarray(outputs["item_ids"])
+            assert (items[0].tolist(), len(items[1])) == ([b""], 1)
+
+    def test_a_k_beyond_the_catalogue_gives_all_items(self, endpoint):
+        empty = np.full((2, 1), "", object)
+        outputs = predict(
+            endpoint,
+            "recommend",
+            k=np.int32([2**31 - 1, 1]),
+            exclude_ids=empty,
+            allow_ids=empty,
+        ).outputs
+        items = tf.make_ndarray(outputs["item_ids"])
+        assert len(set(items[0].tolist())) == items.shape[1]
+        assert items[0].all() and not items[1, 1:].any()
 
     def test_values_that_do_not_fill_the_shape_are_an_error(self, endpoint):
         inputs = inputs_of(endpoint, "recommend")

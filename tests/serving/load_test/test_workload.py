@@ -93,7 +93,7 @@ class TestQueries:
         rows = rows_of(queries_from_lines(file), CONTRACT, k=10)
         assert [row["k"].tolist() for row in rows] == [[4], [10]]
         assert rows[0]["history"].tolist() == [["größe"]]
-        assert [row["exclude_ids"].tolist() for row in rows] == [[[""]], [["b"]]]
+        assert [row["exclude_ids"].tolist() for row in rows] == [[[""]], [["", "b"]]]
         assert [row["candidate_ids"].tolist() for row in rows] == [[["a"]], [[""]]]
 
     @pytest.mark.parametrize("line", ["{", "[1]", "3"])

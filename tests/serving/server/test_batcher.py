@@ -9,7 +9,7 @@ import pytest
 from grpc import StatusCode
 
 from recdistill.serving.deploy.batching_config import Batching
-from recdistill.serving.server.batcher import Batcher
+from recdistill.serving.server.batcher import WIDEST_SHARED, Batcher
 from recdistill.serving.server.loaded_model import LoadedModel, LoadedSignature
 from recdistill.serving.server.request_errors import RequestError
 from recdistill.serving.server.server_metrics import ServerMetrics
@@ -164,15 +164,33 @@ class TestFormingBatches:
 class TestWidths:
     NARROW, WIDE = texts(["a"], ["b"]), texts(["c", "d"])
 
-    def test_different_widths_fail_both_requests(self, batcher):
+    def test_without_padding_different_widths_do_not_share_a_batch(self, batcher):
         gate = Gate()
         collected = batcher(gate)
         blocked(collected, gate)
-        asking = Asking(collected, self.NARROW, self.WIDE)
+        asking = Asking(collected, self.NARROW, self.WIDE, self.NARROW)
         gate.open.set()
-        for error in asking.finish():
-            assert error.code == StatusCode.FAILED_PRECONDITION
-            assert "name 'ids' from different tasks have different shapes" in str(error)
+        a, b, c, d = (each.encode() for each in "abcd")
+        assert asking.finish() == [[[a], [b]], [[c, d]], [[a], [b]]]
+        assert [len(batch) for batch in gate.batches[1:]] == [4, 1]
+
+    @pytest.mark.parametrize("padding", [True, False])
+    def test_different_ranks_do_not_share_a_batch(self, batcher, padding):
+        gate = Gate()
+        collected = batcher(gate, pad_variable_length_inputs=padding)
+        blocked(collected, gate)
+        asking = Asking(collected, np.int32([1]), np.int32([[2]]))
+        gate.open.set()
+        assert asking.finish() == [[1], [[2]]]
+
+    def test_a_very_wide_request_does_not_widen_others(self, batcher):
+        gate = Gate()
+        collected = batcher(gate, pad_variable_length_inputs=True)
+        blocked(collected, gate)
+        wide = np.zeros((1, WIDEST_SHARED + 1), "int32")
+        asking = Asking(collected, np.int32([[2]]), wide)
+        gate.open.set()
+        assert asking.finish()[0] == [[2]]
 
     def test_padding_repeats_the_first_element_and_not_an_empty_string(self, batcher):
         gate = Gate()
@@ -184,26 +202,12 @@ class TestWidths:
         a, b, c, d = (each.encode() for each in "abcd")
         assert asking.finish() == [[[a, a], [b, a]], [[c, d]]]
 
-    def test_width_0_fails_both_requests_even_with_padding(self, batcher):
-        gate = Gate()
-        collected = batcher(gate, pad_variable_length_inputs=True)
-        blocked(collected, gate)
-        asking = Asking(collected, texts([]), self.WIDE)
-        gate.open.set()
-        for error in asking.finish():
-            assert error.code == StatusCode.INVALID_ARGUMENT
-            assert "Send one empty string" in str(error)
-
-    def test_width_0_alone_is_accepted(self, batcher):
-        gate = Gate()
-        gate.open.set()
-        assert Asking(batcher(gate), texts([])).finish() == [[[]]]
-
 
 class TestRejections:
     def refused(self, batcher, *values, code=StatusCode.INVALID_ARGUMENT):
         names = {f"v{k}": None for k in range(len(values))}
-        signature = LoadedSignature("any", names, {"out": None}, {})
+        shapes = {"v1": (None,)}
+        signature = LoadedSignature("any", names, {"out": None}, {}, shapes)
         with pytest.raises(RequestError) as caught:
             batcher.submit(signature, values, ("out",))
         assert caught.value.code == code
@@ -212,14 +216,19 @@ class TestRejections:
     def test_a_request_that_cannot_be_batched_is_rejected_at_once(self, batcher):
         collected = batcher(Gate())
         one = np.int32([1])
-        message = self.refused(collected, one, np.int32(3))
-        assert "at least one dimension" in message
-        message = self.refused(collected, one, np.int32([1, 2]))
-        assert message.endswith("equal 0th-dimension size. Received: [1, 2]")
-        message = self.refused(collected, np.zeros(5))
-        assert message == "Task size 5 is larger than maximum input batch size 4"
-        message = self.refused(collected, np.zeros((0, 3)))
-        assert "at least one row" in message
+        for values, message in [
+            ([], "at least one input tensor"),
+            ([np.int32(3)], "`v0` must have an axis for the rows. Received: a scalar"),
+            (
+                [one, np.int32([1, 2])],
+                "`v1` must have as many rows as",
+            ),
+            ([one, np.int32([[1]])], "`v1` must have the shape (n). Received: [1, 1]"),
+            ([np.zeros((0, 3))], "`v0` must have at least one row"),
+            ([np.zeros((2, 0))], "`v0` must have at least one entry in each row"),
+            ([np.zeros(5)], "Task size 5 is larger than maximum input batch size 4"),
+        ]:
+            assert message in self.refused(collected, *values)
 
     def test_a_full_queue_is_unavailable(self, batcher):
         gate = Gate()
@@ -251,20 +260,22 @@ class TestRejections:
         ("answer", "message"),
         [
             (lambda value: np.float32(1), "has 0 dimensions"),
-            (lambda value: value[:1], "does not equal the sum"),
+            (lambda value: value[:0], "does not equal the sum"),
             (lambda value: 1 / 0, "Batch failed: ZeroDivisionError"),
         ],
     )
-    def test_a_failed_batch_fails_all_its_requests_and_no_others(
+    def test_a_request_that_fails_does_not_fail_the_others_of_its_batch(
         self, batcher, answer, message
     ):
         gate = Gate()
         collected = batcher(gate)
         blocked(collected, gate)
-        asking = Asking(collected, np.int32([1]), np.int32([2]))
-        gate.answer = lambda value: answer(value) if value.any() else value
+        asking = Asking(collected, np.int32([1]), np.int32([2]), np.int32([3]))
+        gate.answer = lambda value: answer(value) if 2 in value else value
         gate.open.set()
-        assert all(message in str(error) for error in asking.finish())
+        first, error, last = asking.finish()
+        assert (first, last) == ([1], [3])
+        assert message in str(error)
         gate.answer = lambda value: value
         assert Asking(collected, np.int32([3])).finish() == [[3]]
 
@@ -331,7 +342,7 @@ class TestOverTheProtocols:
         batched.publish(2, warm_up=[predict_request(x=[1.0] * 5)])
         assert "larger than maximum" in batched.wait_for_error(2).message
         batched.publish(3, warm_up=[predict_request("scalar", n=1)])
-        assert "at least one dimension" in batched.wait_for_error(3).message
+        assert "an axis for the rows" in batched.wait_for_error(3).message
         assert batched.client.predict(x=[0.0])[1] == 1
 
     def test_a_version_can_have_its_own_parameters(self, serve):

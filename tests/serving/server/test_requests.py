@@ -1,6 +1,8 @@
 """requests: TensorFlow Serving's rules for requests, over both protocols."""
 
 import contextlib
+import ctypes
+import gc
 import http.client
 import socket
 import threading
@@ -8,8 +10,11 @@ import threading
 import grpc
 import numpy as np
 import pytest
+from tensorflow_serving.apis import model_pb2
 
 from recdistill.errors import ServeError
+from recdistill.serving.server.loaded_model import LoadedModel
+from recdistill.serving.server.request_errors import RequestError
 from tests.serving.calls import Client, predict_request, refused
 from tests.serving.waiting import wait_until
 
@@ -17,12 +22,30 @@ pytestmark = pytest.mark.slow
 
 
 class TestTimeouts:
-    def test_a_slow_rest_request_is_a_504(self, serve):
-        serving = serve(rest_timeout_s=2)
-        body = {"signature_name": "slow", "inputs": [10_000_000]}
-        assert serving.client.rest(body)[0] == 504
-        body["inputs"] = [1]
-        wait_until(lambda: serving.client.rest(body)[0] == 200)
+    def test_a_slow_rest_request_is_a_504_and_keeps_its_slot(self, serve, monkeypatch):
+        proceed, run = threading.Event(), LoadedModel.run
+
+        def held(*arguments):
+            proceed.wait()
+            return run(*arguments)
+
+        monkeypatch.setattr(LoadedModel, "run", held)
+        serving = serve(rest_timeout_s=0.1, rest_threads=1, waiting=1)
+        try:
+            status, document = serving.client.rest({"inputs": [1.0]})
+            assert (status, list(document)) == (504, ["error"])
+            assert serving.client.rest({"inputs": [1.0]})[0] == 504
+        finally:
+            proceed.set()
+        wait_until(lambda: serving.client.rest({"inputs": [1.0]})[0] == 200)
+
+    def test_a_run_that_ends_after_the_deadline_is_counted_as_late(self, serve):
+        serving = serve()
+        requests = serving.server._rest._requests
+        spec = model_pb2.ModelSpec(name="toy")
+        prediction = [predict_request(x=[1.0])]
+        with pytest.raises(RequestError, match="passed while it ran"):
+            requests.run(spec, lambda version: version.prediction(*prediction), 0.0)
 
     def test_a_deadline_ends_a_grpc_call(self, shared):
         with refused("DEADLINE_EXCEEDED"):
@@ -140,3 +163,36 @@ def test_a_set_of_outputs_is_prepared_once(shared):
     model = shared.server.models._models["toy"].versions[1].model
     kept = [key for key in model._calls if len(key[1]) == 2 and key[0] == "described"]
     assert len(kept) == 1
+
+
+class MallocInfo(ctypes.Structure):
+    """The C library's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks "
+            "keepcost"
+        ).split()
+    ]
+
+
+def test_a_request_that_the_graph_refuses_leaves_no_memory_behind(shared):
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallinfo2"):
+        pytest.skip("The C library does not count its memory")
+    library.mallinfo2.restype = MallocInfo
+    requests, number = shared.server._rest._requests, 3_000
+    spec = model_pb2.ModelSpec(name="toy")
+    request = predict_request("checked", n=[-1])
+
+    def allocated_after(number):
+        for _ in range(number):
+            with pytest.raises(RequestError, match="must be at least 0"):
+                requests.run(spec, lambda version: version.prediction(request), 60.0)
+        gc.collect()
+        return library.mallinfo2().uordblks
+
+    before = allocated_after(300)
+    # TensorFlow's timeouts left 665 bytes a request.
+    assert allocated_after(number) - before < 100 * number

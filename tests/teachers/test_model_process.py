@@ -1,11 +1,11 @@
-"""legacy_process: writing and reading of frames."""
+"""model_process: writing and reading of frames."""
 
 import io
 
 import numpy as np
 import pytest
 
-from recdistill.teachers.legacy_process import read_frame, write_frame
+from recdistill.teachers.model_process import read_frame, write_frame
 
 pytestmark = pytest.mark.slow
 

@@ -1,17 +1,19 @@
-"""Process that scores with a Keras 2 model; it imports only TensorFlow and NumPy.
+"""Process that scores with a model that could crash or block its process.
 
-`recdistill.teachers.tf_keras` runs this file as a script, and imports only the
+`recdistill.teachers.child_process` runs this file as a script, and imports only the
 functions for frames:
 
-    python -P legacy_process.py SETTINGS
+    python -P model_process.py SETTINGS
 
-SETTINGS is JSON with `path`, `factory`, `signature`, `output`, and `folder`, which is
-added to the module search path. The process first sends the inputs of the model, then
-answers each frame of arrays with a frame of scores until its standard input ends. A
-frame is a length of eight bytes and an `.npz` file without pickled objects. Text is
-sent as UTF-8 bytes.
+SETTINGS is JSON with `kind` ("tf_keras" or "lightgbm") and the arguments of the model's
+class below. The process sends one frame when its packages are imported and one with the
+description of the model. Then it answers each frame of arrays with a frame of scores
+until its standard input ends. A frame is a length of eight bytes and an `.npz` file
+without pickled objects. Text is sent as UTF-8 bytes. This file imports neither Keras 3
+nor recdistill.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -20,14 +22,21 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
-SCORES, HELLO, ERROR = "scores", "hello", "error"
+READY, HELLO, SCORES, ERROR = "ready", "hello", "scores", "error"
 MARK = "="
+
+
+class Readable(Protocol):
+    """Stream from which bytes are read."""
+
+    def read(self, size: int, /) -> bytes:
+        """Reads `size` bytes, or less at the end."""
 
 
 def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
@@ -46,7 +55,7 @@ def write_frame(stream: IO[bytes], arrays: Arrays) -> None:
     stream.flush()
 
 
-def read_frame(stream: IO[bytes]) -> Arrays | None:
+def read_frame(stream: Readable) -> Arrays | None:
     """Reads the next frame; None at the end of the stream, even within a frame."""
     head = stream.read(8)
     if len(head) < 8:
@@ -65,15 +74,28 @@ def text(value: Any) -> np.ndarray:
 
 
 class LegacyModel:
-    """Keras 2 model, from a path or from a factory."""
+    """Keras 2 model, from a path or from a factory.
+
+    Args:
+        settings: `path`, `factory`, `signature`, `output`, `modules` to import first,
+            and `folder`, which is added to the module search path.
+    """
+
+    @staticmethod
+    def import_packages() -> None:
+        """Imports the packages of the model, which may take long."""
+        os.environ["TF_USE_LEGACY_KERAS"] = "1"
+        import tensorflow  # noqa: F401
 
     def __init__(self, settings: dict[str, Any]) -> None:
+        sys.path.append(settings["folder"])
+        for name in settings["modules"]:
+            __import__(name)
         self.output = settings["output"]
         self.variables: list[Any] = []
         self.specs: dict[str, Any] | None = None
         path = settings["path"]
         if settings["factory"]:
-            sys.path.append(settings["folder"])
             module, _, name = settings["factory"].partition(":")
             factory = getattr(__import__(module, fromlist=[name]), name)
             self._use_model(factory(path) if path else factory())
@@ -149,10 +171,63 @@ class LegacyModel:
         return np.asarray(answer)
 
 
+class BoosterModel:
+    """LightGBM booster from its text file.
+
+    Args:
+        settings: `path`, and `memory_bytes`, the limit of the process's memory.
+    """
+
+    @staticmethod
+    def import_packages() -> None:
+        """Imports LightGBM."""
+        import lightgbm  # noqa: F401
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        import lightgbm
+
+        _limit(settings["memory_bytes"])
+        self._booster = lightgbm.Booster(model_file=settings["path"])
+        # A malformed tree crashes or blocks the process here.
+        rng = np.random.default_rng(0)
+        rows = rng.normal(0.0, 10.0, (64, self._booster.num_feature()))
+        self.scores({"rows": rows})
+
+    def hello(self) -> dict[str, Any]:
+        """Names of the features, and the categories of pandas, JSON-ready."""
+        return {
+            "names": self._booster.feature_name(),
+            "categories": self._booster.pandas_categorical or [],
+        }
+
+    def scores(self, inputs: Arrays) -> np.ndarray:
+        """Raw scores of one chunk."""
+        return np.asarray(self._booster.predict(inputs["rows"], raw_score=True))
+
+
+MODELS: dict[str, Any] = {"tf_keras": LegacyModel, "lightgbm": BoosterModel}
+
+
+def _limit(memory_bytes: int) -> None:
+    """Limits the memory, where the system can, and writes no core dump."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
 def serve(settings: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> None:
     """Loads the model and answers frames until the end of the input."""
-    model = LegacyModel(settings)
-    write_frame(answers, {HELLO: text(json.dumps(model.hello()))})
+    kind = MODELS[settings["kind"]]
+    kind.import_packages()
+    write_frame(answers, {READY: text("")})
+    try:
+        model = kind(settings)
+        write_frame(answers, {HELLO: text(json.dumps(model.hello()))})
+    except Exception:
+        write_frame(answers, {ERROR: text(traceback.format_exc())})
+        return
     while (inputs := read_frame(requests)) is not None:
         try:
             answer = {SCORES: model.scores(inputs)}
@@ -162,7 +237,6 @@ def serve(settings: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> 
 
 
 if __name__ == "__main__":
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
     # Output that a model prints goes to stderr, because stdout carries the frames.
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

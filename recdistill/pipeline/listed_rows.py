@@ -1,0 +1,158 @@
+"""Rows of listwise data: candidates that were shown and not chosen, and checks.
+
+In listwise data a list has one row for each candidate that was shown. The chosen ones
+are the interactions (`recdistill.pipeline.partitions`). This module keeps the others,
+in the same partitions, and adds them to their lists when these are written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdistill.data import Columns, Dataset
+from recdistill.data.ragged import Ragged
+from recdistill.errors import DataError
+from recdistill.pipeline.feature_columns import FeatureColumns
+from recdistill.pipeline.partitions import Partition, owners
+
+
+class NotChosenRows:
+    """The rows that were shown and not chosen, on disk by partition.
+
+    Args:
+        dataset: The data set.
+        features: The columns of the raw values.
+        partitions: Number of partitions.
+        folder: An existing folder for the files.
+
+    Attributes:
+        count: Number of rows.
+    """
+
+    def __init__(
+        self, dataset: Dataset, features: FeatureColumns, partitions: int, folder: Path
+    ) -> None:
+        self.columns: Columns = dataset.columns
+        self._context = [f for f in features.query if f.table == "interactions"]
+        self._folder = folder
+        self.count = 0
+        if dataset.not_chosen is None:
+            return
+        own = [self.columns.list, self.columns.query, self.columns.time]
+        names = [name for name in (*own, self.columns.item) if name is not None]
+        names += [f.column for f in self._context if f.column not in names]
+        writers: dict[int, pq.ParquetWriter] = {}
+        try:
+            for batch in dataset.not_chosen():
+                table = pa.Table.from_batches([batch]).select(names)
+                self.count += table.num_rows
+                owner = owners(table[self.columns.query], partitions)
+                for number in np.unique(owner).tolist():
+                    if number not in writers:
+                        path = self._path(number)
+                        writers[number] = pq.ParquetWriter(path, table.schema)
+                    part = table.filter(pa.array(owner == number))
+                    writers[number].write_table(part)
+        finally:
+            for writer in writers.values():
+                writer.close()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"not-chosen-{number:05d}.parquet"
+
+    def of(self, part: Partition) -> pa.Table | None:
+        """The rows of a partition's queries; None if it has none."""
+        path = self._path(part.number)
+        return pq.read_table(path) if path.exists() else None
+
+    def check(self, part: Partition) -> None:
+        """Checks that all rows of a list have the same query features and time.
+
+        Raises:
+            DataError: Names the features, a list and two of its values.
+        """
+        if self.columns.list is None:
+            return
+        tables, others = [part.table], self.of(part)
+        tables += [others] if others is not None else []
+        names = pa.concat_tables([each.select([self.columns.list]) for each in tables])
+        code = _codes(names[self.columns.list])
+        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+
+        def differing(column: str) -> tuple[str, list[str]] | None:
+            """A list with several values of a column, and two of them."""
+            values = pa.concat_tables([each.select([column]) for each in tables])
+            found = _codes(values[column])
+            wrong = np.flatnonzero(found != found[first[inverse]])
+            if not len(wrong):
+                return None
+            pair = (int(first[inverse[wrong[0]]]), int(wrong[0]))
+            name = names[self.columns.list][pair[1]].as_py()
+            return name, [str(values[column][row].as_py()) for row in pair]
+
+        if self.columns.time is not None:
+            times = differing(self.columns.time)
+            if times is not None:
+                raise DataError(
+                    "All rows of a list must have the same query and time. Received: "
+                    f"list {times[0]!r} with the times {' and '.join(times[1])}"
+                )
+        wrong = {f.name: differing(f.column) for f in self._context}
+        _refuse({name: found for name, found in wrong.items() if found})
+
+    def join(
+        self, part: Partition, lists: pa.ChunkedArray, items: np.ndarray
+    ) -> Ragged:
+        """Catalogue rows that were shown and not chosen, for each list.
+
+        Args:
+            part: The partition of the lists.
+            lists: `(lists,)` ids of the lists in the source.
+            items: Catalogue row of each row of `of(part)`; -1 if the catalogue does not
+                have the item.
+
+        Returns:
+            One row for each list, in increasing order and each item once.
+        """
+        table = self.of(part)
+        if table is None:
+            return Ragged(np.array([], "int32"), np.zeros(len(lists) + 1, "int64"))
+        found = pc.index_in(table[self.columns.list], value_set=lists.combine_chunks())
+        number = np.asarray(pc.fill_null(found, -1), "int64")
+        inside = (number >= 0) & (items >= 0)
+        pairs = np.stack([number[inside], items[inside].astype("int64")], axis=1)
+        pairs = np.unique(pairs.reshape(-1, 2), axis=0)
+        offsets = np.searchsorted(pairs[:, 0], np.arange(len(lists) + 1))
+        return Ragged(pairs[:, 1].astype("int32"), offsets.astype("int64"))
+
+
+def _refuse(wrong: dict[str, tuple[str, list[str]]]) -> None:
+    if not wrong:
+        return
+    received = "; ".join(
+        f"`{feature}` is {values[0]} and {values[1]} in list {name!r}"
+        for feature, (name, values) in wrong.items()
+    )
+    keys = ", ".join(f"`query.{feature}`" for feature in wrong)
+    raise DataError(
+        "A query feature must have the same value in all rows of a list, because it "
+        "describes the query and not a candidate; the value in the row of the chosen "
+        f"item would reveal the answer. Received: {received}. Remove {keys} from the "
+        f"configuration. "
+        "Features of an item belong to `candidate` and to the table `items`."
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """A number for each different value; missing values are equal."""
+    array = column.combine_chunks()
+    if pa.types.is_nested(array.type):
+        texts = [None if value is None else repr(value) for value in array.to_pylist()]
+        array = pa.array(texts, pa.string())
+    codes = array.dictionary_encode().indices
+    return np.asarray(pc.fill_null(codes, -1), "int64")
