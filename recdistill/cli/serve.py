@@ -66,7 +66,9 @@ def serve(
     batching: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="A batching.config (default: do not batch requests)."
+            metavar="FILE",
+            help="A batching.config (default: do not batch requests). With "
+            "tensorflow_model_server, for trusted clients only.",
         ),
     ] = None,
     per_model_batching: Annotated[

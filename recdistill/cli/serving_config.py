@@ -60,14 +60,24 @@ def serving_config(
     config: Annotated[
         str, typer.Option(help="Path of FOLDER on the server.")
     ] = "/config",
+    trusted_clients: Annotated[
+        bool,
+        typer.Option(
+            "--trusted-clients",
+            help="Enable batching in model_server.sh. A request of a wrong shape can "
+            "then end the server, so all clients must be trusted.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measures the model at several batch sizes and writes TensorFlow Serving's files.
 
     It writes `models.config` (unless that file already has the model),
     `batching.config` with the reason for each number, `monitoring.config`, and
-    `model_server.sh`, the command that starts the server. The files contain paths as
-    seen by the server; the defaults match `serving/docker-compose.yml`.
+    `model_server.sh`, the command that starts the server. The command enables batching
+    only with `--trusted-clients`; the embedded server (`recdistill serve --batching`)
+    can use `batching.config` for all clients. The files contain paths as seen by the
+    server; the defaults match `serving/docker-compose.yml`.
     """
     with errors_as_paragraphs():
         check_options(
@@ -94,7 +104,9 @@ def serving_config(
             candidates=candidates,
             seconds=seconds,
         )
-        paths = write_configuration(swept, out, models=models, config=config)
+        paths = write_configuration(
+            swept, out, models=models, config=config, trusted_clients=trusted_clients
+        )
     if as_json:
         result = {
             "batching": asdict(swept.choice.batching),
@@ -106,6 +118,6 @@ def serving_config(
         typer.echo(json.dumps(result, indent=1))
         return
     console = Console()
-    console.print(render_sweep(swept))
+    console.print(render_sweep(swept, trusted_clients))
     for path in paths:
         typer.echo(path)

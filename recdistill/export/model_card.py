@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from recdistill.export.layout import lists_without_length
 from recdistill.retrieval.exact import LOWEST
 
 Document = Mapping[str, Any]
@@ -47,11 +48,15 @@ def render_card(manifest: Document) -> str:
 def _example(manifest: Document) -> dict[str, Any]:
     """Request to `serving_default` with placeholders; real rows are personal data."""
     row = {}
-    for name, tensor in manifest["signatures"]["serving_default"]["inputs"].items():
+    inputs = manifest["signatures"]["serving_default"]["inputs"]
+    led = lists_without_length({name: info["shape"] for name, info in inputs.items()})
+    for name, tensor in inputs.items():
         dtype = tensor["dtype"]
         value: Any = "…" if dtype == "string" else 1 if "int" in dtype else 0.0
         for size in reversed(tensor["shape"][1:]):
             value = [value] * (size or 1)
+        if name in led:
+            value = ["" if dtype == "string" else 0, *value]
         row[name] = value
     return {"instances": [row]}
 

@@ -96,9 +96,11 @@ def export_towers(
     manifest and parity check as that of a student. Without a candidate tower the
     signature `encode_candidates` is left out, and `reindex` cannot replace the items.
 
-    Inputs keep the names that the tower gives them. An input may have a variable
-    length, shape `(batch, None)`; a server may pad it with any value when it batches
-    requests, so a tower that must not see padding needs the length as another input.
+    Inputs keep the names that the tower gives them. An input may be a list of variable
+    length, shape `(batch, None)`. Servers and clients pad lists with empty entries (""
+    or 0), so the tower must ignore these at the end of a list: it masks them, or reads
+    the number of entries from another input, `<name>_length`. An empty entry at the
+    start of a list without a length is dropped.
 
     Args:
         query_tower: A Keras layer or model (functional, sequential or a subclass), a

@@ -60,7 +60,7 @@ class Pipeline:
 
     @property
     def soft_targets(self) -> SoftTargets:
-        """How the stored scores become soft targets; runs `score` if necessary."""
+        """Transform and temperatures of the soft targets; runs `score` if necessary."""
         if "score" not in self.context.artefacts:
             self.run("score")
         return self.context.soft_targets

@@ -45,7 +45,7 @@ VALIDATIONS = 10
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How long and how fast a model is trained.
+    """Duration and learning rate of a training run.
 
     Attributes:
         learning_rate: Initial learning rate; it follows a cosine decay to zero.

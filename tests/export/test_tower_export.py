@@ -540,6 +540,21 @@ class TestRefused:
                 queries=np.ones((5, 2, 3)),
             )
 
+    def test_a_tower_whose_answer_depends_on_the_padding_of_a_list(self, tmp_path):
+        codes = keras.Input((None,), dtype="int32", name="codes")
+        pooled = keras.layers.GlobalAveragePooling1D()(
+            keras.layers.Embedding(9, 4)(codes)
+        )
+        with pytest.raises(ValueError, match=r"\(0\) at the end of `codes`.*mask_zero"):
+            export_towers(
+                keras.Model({"codes": codes}, pooled),
+                tmp_path,
+                name="mean",
+                items=EmbeddedItems(["a", "b"], np.ones((2, 4))),
+                queries={"codes": [[3], [4, 5]]},
+            )
+        assert not list(tmp_path.rglob("saved_model.pb"))
+
     def test_an_input_with_a_reserved_name(self, tmp_path):
         tower = keras.Sequential([keras.Input((2,), name="k"), keras.layers.Dense(4)])
         with pytest.raises(ValueError, match=r"must not be called .*Received: 'k'"):

@@ -50,6 +50,7 @@ class TeacherStep(Step):
         )
         from recdistill.pipeline.model_building import members_of as models_of
         from recdistill.pipeline.scorers import popularity_scorer
+        from recdistill.pipeline.unknown_features import unknown_to_teacher
         from recdistill.pipeline.weights_file import save_weights
 
         config = run.config
@@ -74,6 +75,7 @@ class TeacherStep(Step):
             values[name] = validation.mean(rows)
         return {
             "kind": config.teacher.kind,
+            "unknown": unknown_to_teacher(models_of(teacher)),
             "trained": trained,
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),

@@ -123,7 +123,7 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 
 
 def _forget_loop() -> None:
-    """In a forked process, which does not have the thread of the loop."""
+    """Forgets the event loop in a forked process, which does not have its thread."""
     global _lock, _loop
     _lock, _loop = threading.Lock(), None
 

@@ -102,8 +102,8 @@ class Client(contextlib.AbstractContextManager["Client"]):
 
         Args:
             queries: At least one.
-            k: Number of items, for all queries or for each; from 1 to the size of the
-                catalogue.
+            k: Number of items, for all queries or for each; at least 1. A query gets at
+                most the whole catalogue, and at most 10,000 items.
             exclude: Item ids to exclude, one list per query; unknown ids have no
                 effect. Empty to exclude nothing. If the model was evaluated without
                 seen items, it excludes all items of the history as well, so send the
@@ -173,11 +173,14 @@ class Client(contextlib.AbstractContextManager["Client"]):
         Args:
             signature: Its name, such as "serving_default".
             inputs: Arrays by input name, each `(batch, …)` with at least one row; text
-                as an array of objects.
+                as an array of objects. They are sent as given: if the server batches
+                and pads requests, lists without a length must begin with an empty
+                entry.
             deadline_s: Deadline of this call, in seconds.
 
         Raises:
-            QueryError: If the model does not have this signature, or an input is empty.
+            QueryError: If the model does not have this signature, or an input has a
+                wrong shape or a wrong `k` or length.
             ServingError: If the request failed; the subclass gives the reason.
         """
         return _now(self._calls.predict(signature, inputs, deadline_s=deadline_s))

@@ -3,9 +3,10 @@
 The file is a `tensorflow.serving.BatchingParameters` message in text format.
 `tensorflow-serving-api` does not contain that message, so its fields are declared here.
 
-The choice uses measured times of whole calls and three facts about the server: a batch
-runs on one thread of a pool; a request waits if all threads are busy; a batch is padded
-to the next allowed size, and the padding rows are computed like real ones.
+The choice uses measured times of whole calls and two facts about the server: a batch
+runs on one thread of a pool, and a request waits if all threads are busy. It never uses
+`allowed_batch_sizes`: on CPUs they save nothing, and with them a request without rows
+ends the server.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ from recdistill.serving.deploy.configuration_text import configuration_text
 GAIN = 1.05
 """Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
 
-WASTE = 1.1
-"""A size is allowed if the next allowed one takes at least this many times as long."""
-
-SETS = frozenset({"exclude_ids", "allow_ids", "candidate_ids"})
-"""Inputs that are sets of ids: repeating one of a row's own ids changes nothing."""
+TRUSTED_CLIENTS_ONLY = (
+    "Trusted clients only. If tensorflow_model_server batches, a request of a wrong "
+    "shape can fail the requests that share its batch and, with padding, end the "
+    "server. Each request must have the number of axes of the signature, at least one "
+    "row, at least one entry in each list, and an empty first entry in each list "
+    "without a length, as recdistill's client sends them. The embedded server rejects "
+    "requests of a wrong shape before it batches them."
+)
+"""Note above batching parameters."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class Batching:
             with `max_batch_size`. Empty: any size.
         pad_variable_length_inputs: Whether `(batch, n)` inputs of different n may share
             a batch. The server pads the narrower ones with the first element of the
-            request's tensor. If it is off, such requests fail.
+            whole request's tensor. If it is off, such requests fail.
 
     Raises:
         ConfigError: If the server would reject the values.
@@ -236,7 +241,6 @@ def choose_batching(
         batch_timeout_micros=int(timeout * 10 + 1e-6) * 100,
         max_enqueued_batches=max(1, waiting),
         num_batch_threads=threads,
-        allowed_batch_sizes=_allowed(times, largest),
         pad_variable_length_inputs=pad[0],
     )
     why = {
@@ -248,7 +252,8 @@ def choose_batching(
         "max_enqueued_batches": f"{threads} threads start this many within the budget",
         "num_batch_threads": f"{threads} ran concurrently during the measurement",
         "allowed_batch_sizes": (
-            f"sizes whose next one takes over {WASTE - 1:.0%} longer, and the maximum"
+            "on CPUs they save nothing, and with them a request without rows ends the "
+            "server"
         ),
         "pad_variable_length_inputs": pad[1],
     }
@@ -259,42 +264,26 @@ def padding(signatures: Mapping[str, Mapping[str, Any]]) -> tuple[bool, str]:
     """Whether the server should pad inputs of different widths, and the reason.
 
     Without padding, requests of different widths that share a batch all fail. With it,
-    the server fills narrower inputs with the first element of the request's tensor, so
-    in a request of several rows all rows are padded with an entry of the first row.
-
-    Padding is chosen if every input of variable width is a set of ids (`exclude_ids`,
-    `allow_ids`, `candidate_ids`) or comes with its length. It is not chosen for a bag
-    of categories, whose average would change.
+    the server fills narrower inputs with the first element of the whole request. An
+    export ignores that if the clients begin each list without length with an empty
+    entry; see `recdistill.export.layout.lists_without_length`.
 
     Args:
         signatures: Signatures by name as in an export's manifest: `inputs` has the
             `shape` of each input, with None for an axis of any size.
 
     Examples:
-        >>> shape = {"shape": [None, None]}
-        >>> lone = {"shape": [None]}
-        >>> padding({"rank": {"inputs": {"history": shape, "history_length": lone}}})[0]
+        >>> padding({"rank": {"inputs": {"genres": {"shape": [None, None]}}}})[0]
         True
-        >>> padding({"rank": {"inputs": {"genres": shape}}})[0]
+        >>> padding({"encode_query": {"inputs": {"age": {"shape": [None]}}}})[0]
         False
     """
-    variable = [
-        (name, signature["inputs"])
+    any_width = {
+        name
         for signature in signatures.values()
         for name, info in signature["inputs"].items()
         if None in info["shape"][1:]
-    ]
-    any_width = {name for name, _ in variable}
-    bags = {
-        name
-        for name, inputs in variable
-        if name not in SETS and f"{name}_length" not in inputs
     }
-    if bags:
-        return False, (
-            f"padding would change {', '.join(sorted(bags))}; requests of different "
-            "widths in one batch fail, so clients must send one width"
-        )
     if not any_width:
         return False, "no input has a variable width"
     return True, (
@@ -346,14 +335,6 @@ def _fixed_cost(times: Mapping[int, CallTime], largest: int) -> float:
         return 0.0
     slope = (times[largest].p50 - times[1].p50) / (largest - 1)
     return max(0.0, times[1].p50 - max(0.0, slope))
-
-
-def _allowed(times: Mapping[int, CallTime], largest: int) -> tuple[int, ...]:
-    allowed = [largest]
-    for size in sorted((s for s in times if s < largest), reverse=True):
-        if times[allowed[0]].p50 > WASTE * times[size].p50:
-            allowed.insert(0, size)
-    return tuple(allowed)
 
 
 _WRAPPED = tuple(field.name for field in fields(Batching))[:4]

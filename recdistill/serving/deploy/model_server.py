@@ -118,7 +118,9 @@ def request_threads(capacity: int) -> int:
     return min(capacity + _RESERVE, _MOST)
 
 
-def server_arguments(config: str, batching: Batching) -> list[str]:
+def server_arguments(
+    config: str, batching: Batching, *, trusted_clients: bool = False
+) -> list[str]:
     """Arguments of a server whose configuration files are in one folder.
 
     The server reloads `models.config` every ten seconds, so that labels move without a
@@ -129,8 +131,15 @@ def server_arguments(config: str, batching: Batching) -> list[str]:
         config: Path of the folder inside the server's file system, with
             `models.config`, `batching.config` and `monitoring.config`.
         batching: Content of `batching.config`. Each batch is computed on one thread.
+        trusted_clients: Whether all clients are trusted. Only then requests are
+            batched; see `batching_config.TRUSTED_CLIENTS_ONLY`.
     """
-    threads = request_threads(batching.capacity)
+    threads = UNBATCHED_THREADS
+    batched: dict[str, str | int | bool] = {}
+    if trusted_clients:
+        threads = request_threads(batching.capacity)
+        batched["enable_batching"] = True
+        batched["batching_parameters_file"] = f"{config}/{BATCHING_FILE}"
     flags: dict[str, str | int | bool] = {
         **PORTS,
         "model_config_file": f"{config}/{MODELS_FILE}",
@@ -142,8 +151,7 @@ def server_arguments(config: str, batching: Batching) -> list[str]:
         # With 0, versions load in the thread that polls for them, and one slow load
         # delays all other models.
         "num_load_threads": 1,
-        "enable_batching": True,
-        "batching_parameters_file": f"{config}/{BATCHING_FILE}",
+        **batched,
         "tensorflow_intra_op_parallelism": 1,
         "tensorflow_inter_op_parallelism": batching.num_batch_threads,
     }

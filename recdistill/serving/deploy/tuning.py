@@ -23,6 +23,7 @@ from recdistill.evaluation.latency.saved_model_timing import (
 from recdistill.evaluation.report.terminal_tables import number_table
 from recdistill.export.layout import read_manifest
 from recdistill.serving.deploy.batching_config import (
+    TRUSTED_CLIENTS_ONLY,
     CallTime,
     Choice,
     choose_batching,
@@ -120,7 +121,7 @@ def sweep(
 
 
 def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
-    """By batch size, the largest p50 and the largest p99 of all signatures."""
+    """The largest p50 and the largest p99 of all signatures, by batch size."""
     found = defaultdict(list)
     for each in times.calls:
         found[each.call.rows].append(each.throughput.latency)
@@ -136,6 +137,7 @@ def write_configuration(
     *,
     models: str = "/models",
     config: str = "/config",
+    trusted_clients: bool = False,
 ) -> list[Path]:
     """Writes `models.config`, `batching.config`, `monitoring.config` and the command.
 
@@ -147,6 +149,8 @@ def write_configuration(
         folder: Output folder; created if it does not exist.
         models: Folder of the models' folders in the server's file system.
         config: Path of `folder` in the server's file system.
+        trusted_clients: Whether the command enables batching, which is safe for trusted
+            clients only.
 
     Returns:
         The files.
@@ -166,7 +170,7 @@ def write_configuration(
     batching = swept.choice.batching
     batching.write(paths[1], explain(swept))
     write_monitoring(paths[2])
-    arguments = server_arguments(config, batching)
+    arguments = server_arguments(config, batching, trusted_clients=trusted_clients)
     with atomic_write(paths[3]) as aside:
         aside.write_text(f"#!/bin/sh\nexec {as_shell(arguments)}\n", encoding="utf-8")
         aside.chmod(0o755)
@@ -176,8 +180,9 @@ def write_configuration(
 def explain(swept: Sweep) -> list[str]:
     """Reasons for the parameters, in lines of at most 76 characters."""
     lines = [
+        TRUSTED_CLIENTS_ONLY,
         f"Chosen by recdistill for {swept.name}, version {swept.times.path.name}, and "
-        f"a p99 of {swept.budget_ms:g} ms inside the server."
+        f"a p99 of {swept.budget_ms:g} ms inside the server.",
     ]
     if not swept.choice.holds_budget:
         lines.append(_OVER_BUDGET.upper())
@@ -185,8 +190,13 @@ def explain(swept: Sweep) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, 76)]
 
 
-def render_sweep(swept: Sweep) -> Group:
-    """Terminal tables of latencies by batch size, and of parameters with reasons."""
+def render_sweep(swept: Sweep, trusted_clients: bool) -> Group:
+    """Terminal tables of latencies by batch size, and of parameters with reasons.
+
+    Args:
+        swept: The sweep.
+        trusted_clients: Whether the written command enables batching.
+    """
     table = number_table(
         ("rows", "p50 ms", "p99 ms", "rows/s per thread"),
         title=f"{swept.name}: a full batch while all threads are busy",
@@ -199,8 +209,15 @@ def render_sweep(swept: Sweep) -> Group:
     for name, value, why in _reasons(swept.choice):
         reasons.add_row(Text(name, style="bold"), value, Text(why, style="dim"))
     warning = Text(_OVER_BUDGET, style="bold yellow")
-    return Group(table, reasons, *([] if swept.choice.holds_budget else [warning]))
+    notes = [] if swept.choice.holds_budget else [warning]
+    notes += [] if trusted_clients else [Text(_NOT_BATCHED)]
+    return Group(table, reasons, *notes)
 
+
+_NOT_BATCHED = (
+    "model_server.sh does not batch: that is safe for trusted clients only. If all "
+    "clients are trusted, run the command again with --trusted-clients."
+)
 
 _OVER_BUDGET = (
     "A full batch exceeds the budget: raise it, or export with smaller warm-up "
@@ -213,4 +230,4 @@ def _reasons(choice: Choice) -> Iterator[tuple[str, str, str]]:
     for name, why in choice.why.items():
         value = getattr(choice.batching, name)
         values = value if isinstance(value, tuple) else (value,)
-        yield name, " ".join(map(str, values)), why
+        yield name, " ".join(map(str, values)) or "none", why

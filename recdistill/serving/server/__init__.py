@@ -11,14 +11,17 @@ they do in TensorFlow Serving for signatures like ours.
 
 It differs from TensorFlow Serving in the following points, which make it safer:
 
-* With batching, a request without rows is rejected at once. TensorFlow Serving lets it
-  wait for the next request.
+* With batching, a request of a wrong shape, without rows or with an empty list is
+  rejected at once, and if a batch fails, its requests run one by one. In TensorFlow
+  Serving such a request can fail others or end the server.
+* A `k` below 1, or a length that is larger than its list, is an error. An export that
+  TensorFlow Serving runs clamps it.
 * A configuration that is sent as a request may only use folders next to those of the
   initial configuration.
 * It listens on the loopback address by default.
 * It limits the size of a request (16 MiB by default) and the memory that requests need
-  while they are read and decoded. A tensor has at most eight axes, and at most 65,536
-  values or as many as were sent.
+  while they are read and decoded. A tensor has at most eight axes, and at most 1,024
+  values or as many as were sent. A request has at most 4,096 rows.
 * Requests that it has no capacity for wait in a bounded queue. A request is refused at
   once (RESOURCE_EXHAUSTED, or status 503) if the queue is full or its deadline would
   probably pass.

@@ -45,6 +45,9 @@ END: int = ModelVersionStatus.END
 
 BATCHING_FILE = "batching_params.pbtxt"
 
+MOST_ROWS = 4_096
+"""Maximum rows of a request, because the graph needs memory for each row and item."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -181,6 +184,11 @@ class ModelVersion:
         Raises:
             RequestError: If the request fails.
         """
+        rows = max((len(each) for each in prediction.inputs if each.ndim), default=0)
+        if rows > MOST_ROWS:
+            raise invalid(
+                f"A request must have at most {MOST_ROWS} rows. Received: {rows}"
+            )
         if self._batcher is None:
             return self.model.run(*prediction)
         return self._batcher.submit(*prediction, deadline_s)

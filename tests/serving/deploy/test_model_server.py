@@ -30,7 +30,7 @@ WRITTEN = sorted(
 
 def test_the_command_reloads_labels_and_accepts_them_after_a_restart():
     got = server_arguments("/config", Batching(16, 0, 16, 2))
-    assert [flag for flag in got if "threads=352" not in flag][:7] == [
+    assert [flag for flag in got if "threads=256" not in flag][:7] == [
         "--port=8500",
         "--rest_api_port=8501",
         "--model_config_file=/config/models.config",
@@ -51,13 +51,13 @@ def test_the_command_reloads_labels_and_accepts_them_after_a_restart():
     ],
 )
 def test_each_request_that_the_batcher_holds_has_a_thread(batching, threads):
-    got = server_arguments("/c", batching)
+    got = server_arguments("/c", batching, trusted_clients=True)
     assert f"--grpc_max_threads={threads}" in got
     assert f"--rest_api_num_threads={threads}" in got
 
 
 def test_each_batch_is_computed_on_one_thread():
-    got = server_arguments("/c", Batching(16, 0, 16, 4))
+    got = server_arguments("/c", Batching(16, 0, 16, 4), trusted_clients=True)
     assert got[-4:] == [
         "--enable_batching=true",
         "--batching_parameters_file=/c/batching.config",

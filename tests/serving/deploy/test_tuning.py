@@ -88,9 +88,26 @@ def test_the_four_files_refer_to_each_other(swept, tmp_path):
     assert read_models(paths[0])["films"].base_path == "/srv/films"
     assert read_batching(paths[1]) == done.choice.batching
     command = paths[3].read_text()
-    assert "--batching_parameters_file=/etc/c/batching.config" in command
+    assert "--model_config_file=/etc/c/models.config" in command
     assert "--tensorflow_inter_op_parallelism=3" in command
     assert paths[3].stat().st_mode & 0o111
+
+
+def test_batching_is_enabled_for_trusted_clients_only(swept, tmp_path):
+    done, _ = swept
+    flag = "--batching_parameters_file=/config/batching.config"
+    for trusted in (False, True):
+        paths = write_configuration(done, tmp_path, trusted_clients=trusted)
+        assert paths[1].read_text().startswith("# Trusted clients only. ")
+        command = paths[3].read_text()
+        assert (flag in command, "--enable_batching" in command) == (trusted, trusted)
+
+
+def test_the_files_have_no_option_with_which_a_request_without_rows_ends_the_server(
+    swept, tmp_path
+):
+    paths = write_configuration(swept[0], tmp_path)
+    assert read_batching(paths[1]).allowed_batch_sizes == ()
 
 
 def test_existing_labels_are_kept(swept, tmp_path):
@@ -113,12 +130,13 @@ def test_the_table_has_every_size_and_every_parameter_with_its_reason(swept):
     done, _ = swept
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(render_sweep(done))
+        console.print(render_sweep(done, trusted_clients=False))
     text = captured.get()
     sizes = re.findall(r"^ *(\d+) +[\d.]+ ", text, re.MULTILINE)
     assert sizes == [str(size) for size in tuning.SIZES]
     assert all(name in text for name in vars(done.choice.batching))
     assert "exceeds the budget" not in text
+    assert "--trusted-clients" in text
 
 
 def test_a_full_batch_over_the_budget_is_reported(exported, monkeypatch, swept):
