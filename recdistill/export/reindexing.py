@@ -40,6 +40,11 @@ from recdistill.export.publishing import (
     publish,
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
+from recdistill.export.unknown_items import (
+    check_known_items,
+    other_types,
+    unknown_in,
+)
 from recdistill.features.raw_numbers import as_doubles, converted, vector_of
 from recdistill.features.raw_text import BadValueError, is_text, plain
 from recdistill.features.specs import SPECS, FeatureSpec
@@ -75,7 +80,8 @@ def reindex(
 
     Raises:
         ReindexError: If the version does not exist, cannot be reindexed or has no
-            candidate tower, or if there are fewer items than `top_k`.
+            candidate tower, if there are fewer items than `top_k`, or if all values of
+            a feature are unknown to the model.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If a file of the version is damaged.
         ExportError: If the new version does not answer as its towers do.
@@ -100,7 +106,17 @@ def reindex(
     settings = IndexSettings(
         facts["kind"], facts["storage"], facts.get("target_recall", 1.0)
     )
-    live, built = indexed(_live(model.signatures, old, manifest, items), settings)
+    live = _live(model.signatures, old, manifest, items)
+    unknown = {}
+    if hasattr(model, "candidate_indices"):
+        entries = manifest["schema"]["candidate"]
+        counts = unknown_in(model.candidate_indices, live.item_rows)
+        check_known_items(counts, entries, items)
+        unknown = {
+            "unknown": counts.shares(),
+            "other_types": other_types(entries, items),
+        }
+    live, built = indexed(live, settings)
     catalogue = Catalogue(live.item_ids, built.index)
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
@@ -110,6 +126,7 @@ def reindex(
         live,
         {
             **kept,
+            **unknown,
             "index": built.facts,
             "reindexed_from": int(old.name),
             "metadata": metadata,

@@ -175,6 +175,12 @@ class Servable:
             read.pop(variable.ref(), None)
         module.weights = list(read.values())
         module.tables = _captured_tables(functions.values(), self)
+        look_up = getattr(self.towers, "candidate_indices", None)
+        if look_up is not None:
+            # Not a signature: `reindex` counts the unknown values of new items with it.
+            module.candidate_indices = tf.function(
+                look_up, input_signature=[dict(self.towers.candidate_inputs)]
+            )
         tf.saved_model.save(module, str(folder), signatures=functions)
         _restore_input_names(folder, self.signatures)
 

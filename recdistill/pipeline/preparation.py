@@ -31,6 +31,7 @@ from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
 from recdistill.pipeline.repeats import RepeatCounts
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
+from recdistill.pipeline.unknown_features import check_known, unknown_in_items
 
 
 def prepare(
@@ -82,6 +83,7 @@ def prepare(
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
+    check_known(writer.unknown, features)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -97,6 +99,10 @@ def prepare(
         "seen": seen,
         "repeat_share": round(found.repeats.share, 6),
         "left_out_repeats": writer.left_out,
+        "unknown": {
+            **{split: writer.unknown[split].shares() for split in SPLITS},
+            "items": unknown_in_items(schema, items.table).shares(),
+        },
         **statistics.record(),
     }
 

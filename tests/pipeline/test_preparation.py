@@ -280,6 +280,9 @@ def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
     assert after["raw.history"][-1] == "only-validated"
     assert after["query.history"][0] == 1
     assert len(after["seen"]) == 8
+    # Test histories: the last 3 of 9 items each; one of them is unknown.
+    assert record["unknown"]["train"] == {"history": 0.0}
+    assert record["unknown"]["test"] == {"history": round(1 / 9, 6)}
 
 
 def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
@@ -291,6 +294,26 @@ def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
     assert record["items"] == 6
     assert rows_of(prepared, "test")[9]["candidates"] == [0]
     assert prepared.item_index[[0, 5]].tolist() == [1, 1]
+    assert record["unknown"]["items"] == {"item_id": round(2 / 6, 6)}
+
+
+def test_a_query_feature_that_is_unknown_in_all_held_out_lists_is_an_error(tmp_path):
+    rows = 30
+    log = pa.table(
+        {
+            "user_id": [f"u{k % 3}" for k in range(rows)],
+            "item_id": [f"i{k % 4}" for k in range(rows)],
+            "timestamp": pa.array(range(rows), pa.int64()),
+            "day": [f"d{k // 3}" for k in range(rows)],
+        }
+    )
+    query = small_pipelines.HISTORY | {"day": {"kind": "category"}}
+    message = refusal(small_pipelines.dataset(log), tmp_path / "p", query=query)
+    assert message.startswith(
+        "The query feature `day` (table `interactions`, `day`) must have values of the "
+        "training part in the validation and test lists"
+    )
+    assert "Received: 6 values, none of which occurs in the training" in message
 
 
 def refusal(data, folder, **settings):

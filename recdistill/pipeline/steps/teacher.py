@@ -51,6 +51,7 @@ class TeacherStep(Step):
         )
         from recdistill.pipeline.model_building import members_of as models_of
         from recdistill.pipeline.scorers import popularity_scorer
+        from recdistill.pipeline.unknown_features import unknown_to_teacher
 
         config = run.config
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
@@ -74,6 +75,7 @@ class TeacherStep(Step):
             values[name] = validation.mean(rows)
         return {
             "kind": config.teacher.kind,
+            "unknown": unknown_to_teacher(models_of(teacher)),
             "trained": trained,
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),

@@ -185,6 +185,10 @@ def test_external_teachers_can_be_configured(path, override):
             'dataset.items.columns=["a", "b"]',
             "`items` requires reader 'tables', 'listwise' or 'frames'",
         ),
+        (
+            "dataset={reader='tables',path='a',lists={types={x='text'}}}",
+            "`lists` has no meaning for reader 'tables', whose table is `interactions`",
+        ),
         ("dataset.time_format='%Q'", "`strptime` such as `%d/%m/%Y %H:%M`. Received"),
         ("dataset.time_format=iso", "must be s, ms, us, ns, or a format"),
         ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),

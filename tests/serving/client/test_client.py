@@ -357,6 +357,8 @@ class TestRetries:
         [
             ("CANCELLED", "CANCELLED"),
             ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted"),
+            ("RESOURCE_EXHAUSTED", "Concurrent RPC limit exceeded!"),
+            ("RESOURCE_EXHAUSTED", "The server is overloaded: 9 requests wait."),
         ],
     )
     def test_a_draining_or_full_server_is_unavailable(self, connect, server, failure):
@@ -377,6 +379,7 @@ class TestRetries:
             ("INTERNAL", "no"),
             ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)"),
             ("RESOURCE_EXHAUSTED", "OOM when allocating tensor"),
+            ("RESOURCE_EXHAUSTED", "Bodies must have at most 9 bytes. Received: 12"),
         ],
     )
     def test_other_errors_are_not_retried(self, connect, server, code, detail):
