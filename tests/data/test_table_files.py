@@ -103,6 +103,24 @@ class TestDelimiters:
         assert times.to_pylist() == list(range(200_000))
 
 
+class TestSeveralFiles:
+    def test_the_columns_may_be_in_another_order(self, tmp_path, parts):
+        (parts / "a.csv").write_text("user_id,item_id,timestamp\n1,7,100\n")
+        (parts / "b.csv").write_text("timestamp,note,item_id,user_id\n101,x,8,2\n")
+        options = ReadingOptions(frozenset(), frozenset())
+        batches = list(read_tables(tmp_path, options=options).interactions())
+        assert len({tuple(batch.schema.names) for batch in batches}) == 1
+        assert pa.Table.from_batches(batches).to_pylist() == [
+            {"user_id": "1", "item_id": "7", "timestamp": 100},
+            {"user_id": "2", "item_id": "8", "timestamp": 101},
+        ]
+
+    def test_a_missing_file_with_its_suffix_is_named_with_the_nearest(self, tmp_path):
+        write(tmp_path, rating=RATINGS)
+        with pytest.raises(DataError, match=r"a file with this name.*'rating.csv'\?"):
+            read_tables(tmp_path, interactions="ratings.csv")
+
+
 class TestJsonFiles:
     def test_a_column_that_one_file_lacks_is_missing_there(self, tmp_path, parts):
         row = {"user_id": 1, "item_id": 7, "timestamp": 100}
@@ -215,6 +233,11 @@ class TestColumnTypes:
         options = self.options(interactions={"user_id": "integer"})
         with pytest.raises(DataError, match=r"`user_id`, row 2: must be a number.*'x'"):
             read_tables(folder, options=options)
+
+    def test_a_table_that_does_not_exist_is_named(self, tmp_path):
+        options = self.options(items={"size": "number"})
+        with pytest.raises(DataError, match=r"has no table 'items', although"):
+            read_tables(write(tmp_path, interactions=RATINGS), options=options)
 
     def test_a_column_that_does_not_exist_is_named(self, tmp_path):
         options = self.options(interactions={"devise": "text"})

@@ -193,6 +193,13 @@ class DatasetConfig(Section):
                     f"`{name}` requires reader 'tables', 'listwise' or 'frames'. "
                     f"Received: reader={self.reader!r}"
                 )
+            other = {"interactions": "listwise", "lists": "tables"}.get(name)
+            if self.reader == other:
+                raise ValueError(
+                    f"`{name}` has no meaning for reader {other!r}, whose table is "
+                    f"`{'lists' if other == 'listwise' else 'interactions'}`. "
+                    f"Received: {table.model_dump(exclude_defaults=True)}"
+                )
             if self.reader == "frames" and (table.file or table.columns):
                 raise ValueError(
                     f"`{name}` may only have `types` for reader 'frames', which reads "
