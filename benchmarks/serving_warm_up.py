@@ -75,7 +75,7 @@ def make_version(cold: Path, warm: Path, items: int) -> predict_pb2.PredictReque
 def loads(
     model: Path, request: predict_pb2.PredictRequest, sizes: dict[str, int]
 ) -> list[tuple[float, float]]:
-    """For each load, times in ms: the first request, and the median of later ones."""
+    """Times in ms for each load: the first request, and the median of later ones."""
     times = []
     with tempfile.TemporaryDirectory(prefix="serving-warm-up-") as folder:
         base = Path(folder) / NAME

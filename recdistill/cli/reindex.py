@@ -55,9 +55,17 @@ def reindex(
     if as_json:
         result = {"path": str(done.path), "version": done.version}
         more = {"items": done.manifest["items"], "parity": asdict(done.parity)}
+        more |= {k: done.manifest.get(k) for k in ("unknown", "other_types")}
         typer.echo(json.dumps({**result, **more}, indent=1))
         return
     typer.echo(
         f"{done.path}: {done.manifest['items']:,} items, towers of version "
         f"{done.manifest['reindexed_from']}"
     )
+    from recdistill.features.unknown_values import in_words
+
+    unknown = in_words(done.manifest.get("unknown", {}))
+    if unknown:
+        typer.echo(f"values unknown in training: {unknown}")
+    for difference in done.manifest.get("other_types", ()):
+        typer.echo(difference)

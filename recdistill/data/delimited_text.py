@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
+from recdistill.data.quoting import Quoting, quoting_of
 from recdistill.data.table_streams import READ_BYTES, TableStream, opened, reading
 from recdistill.errors import DataError
 
@@ -22,7 +23,6 @@ _RARE_DELIMITERS = ("\x01", "^", "~", " ")
 """Delimiters that are recognised only if they find columns that are wanted."""
 
 _ONE_BYTE = "\x1f"
-_ESCAPED_QUOTE = b'\\"'
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,10 @@ def text_stream(
                 f"{path} has a header, so its column names must not be given. Remove "
                 "`columns` of this table from the configuration."
             )
-        escaped = layout.quoted and _has_escaped_quotes(path, delimiter.encode())
-    start = partial(_open, path, layout, delimiter, escaped)
+        quoting = Quoting(quoted=False)
+        if layout.quoted and len(delimiter.encode()) == 1:
+            quoting = quoting_of(path, delimiter)
+    start = partial(_open, path, layout, delimiter, quoting)
     with reading(path), start({}, None) as file:
         names = tuple(file.schema.names)
     kept = [name for name in names if use is None or name in use]
@@ -105,24 +107,6 @@ def sniffed_delimiter(
     return max(DELIMITERS + _RARE_DELIMITERS, key=fit)
 
 
-def _has_escaped_quotes(path: Path, delimiter: bytes) -> bool:
-    r"""Whether `\"` is a quote inside a quoted value and not the end of the value.
-
-    Spark and MySQL escape quotes in this way; other programs double them.
-    """
-    ends = (b"", delimiter[:1], b"\r", b"\n", b'"')
-    with opened(path) as stream:
-        before = b""
-        while chunk := stream.read(READ_BYTES):
-            text, place = before + chunk, -1
-            while (place := text.find(_ESCAPED_QUOTE, place + 1)) >= 0:
-                after = text[place + 2 : place + 3]
-                if after not in ends and text[place - 1 : place] != b"\\":
-                    return True
-            before = text[-3:]
-    return False
-
-
 def _first_line(path: Path) -> str:
     with opened(path) as stream:
         text = stream.read(READ_BYTES).decode("utf-8-sig", errors="replace")
@@ -139,12 +123,11 @@ def _open(
     path: Path,
     layout: TextLayout,
     delimiter: str,
-    escaped: bool,
+    quoting: Quoting,
     types: Mapping[str, pa.DataType],
     columns: Sequence[str] | None,
 ) -> csv.CSVStreamingReader:
     single = len(delimiter.encode()) == 1
-    quoted = layout.quoted and single
     source: Any = opened(path)
     if not single:
         source = pa.PythonFile(_OneByteDelimiter(source, delimiter.encode()), mode="r")
@@ -153,9 +136,9 @@ def _open(
         read_options=csv.ReadOptions(block_size=READ_BYTES, column_names=layout.names),
         parse_options=csv.ParseOptions(
             delimiter=delimiter if single else _ONE_BYTE,
-            quote_char='"' if quoted else False,
-            escape_char="\\" if quoted and escaped else False,
-            newlines_in_values=quoted,
+            quote_char='"' if quoting.quoted else False,
+            escape_char="\\" if quoting.escaped else False,
+            newlines_in_values=quoting.quoted,
         ),
         convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),
     )

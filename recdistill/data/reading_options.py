@@ -1,4 +1,4 @@
-"""How the tables of a data set are read."""
+"""Options for reading the tables of a data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recdistill.data.row_filter import RowFilter
 
 @dataclass(frozen=True)
 class TableOptions:
-    """How one table is read.
+    """Options for reading one table.
 
     Attributes:
         columns: Column names in order, for text files without a header; None if the
@@ -26,7 +26,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """How the tables of a data set are read.
+    """Options for reading the tables of a data set.
 
     Attributes:
         query_features: Columns of query features, in queries or interactions; None to

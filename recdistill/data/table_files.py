@@ -136,10 +136,13 @@ def find_table(folder: Path, name: str, *, optional: bool = False) -> list[Table
     if not found:
         present = sorted(each.name for each in folder.iterdir())
         stems = {each.partition(".")[0] for each in present}
+        looked_for = f"{name}.parquet, {name}.csv, {name}.jsonl and others"
+        if TableFile(folder / name).kind is not None:
+            stems, looked_for = {*present}, "a file with this name"
         raise DataError(
-            f"{folder} has no table {name!r} (looked for {name}.parquet, {name}.csv, "
-            f"{name}.jsonl and others, and a folder {name}/).{nearest(name, stems)} "
-            f"The folder contains: {', '.join(present) or 'nothing'}."
+            f"{folder} has no table {name!r} (looked for {looked_for}, and a folder "
+            f"{name}/).{nearest(name, stems)} The folder contains: "
+            f"{', '.join(present) or 'nothing'}."
         )
     return files_of(found[0])
 
@@ -218,23 +221,9 @@ def same_types(
     Raises:
         DataError: If a column exists in some streams only, or if it is a list in some.
     """
-    names = list(dict.fromkeys(n for stream in streams for n in stream.schema.names))
-    streams = [
-        stream.mapped(partial(_with_all, names)) if stream.may_lack_columns else stream
-        for stream in streams
-    ]
+    streams = _same_columns(streams)
     first, types = streams[0], dict[str, pa.DataType]()
     for stream in streams:
-        names = stream.schema.names
-        for name in sorted({each for each in names if names.count(each) > 1}):
-            raise DataError(
-                f"{stream.name} has several columns named {name!r}. Rename one."
-            )
-        for name in sorted({*first.schema.names} ^ {*stream.schema.names}):
-            raise DataError(
-                f"{stream.name} must have the same columns as {first.name}. Received: "
-                f"column {name!r} in only one of them"
-            )
         for name, kind in zip(stream.schema.names, stream.schema.types, strict=True):
             common = _common(types.get(name, kind), kind)
             if common is None and name not in apart_from:
@@ -253,6 +242,29 @@ def same_types(
         else stream.mapped(partial(_as_types, types))
         for stream in streams
     ]
+
+
+def _same_columns(streams: Sequence[TableStream]) -> list[TableStream]:
+    """The streams with the same columns in the same order."""
+    every = list(dict.fromkeys(n for stream in streams for n in stream.schema.names))
+    found = []
+    for stream in streams:
+        names = stream.schema.names
+        for name in every:
+            if names.count(name) > 1:
+                raise DataError(
+                    f"{stream.name} has several columns named {name!r}. Rename one."
+                )
+            if name not in names and not stream.may_lack_columns:
+                other = next(each for each in streams if name in each.schema.names)
+                raise DataError(
+                    f"{stream.name} must have the same columns as {other.name}. "
+                    f"Received: column {name!r} in only one of them. Add the column to "
+                    "every file of the table."
+                )
+        change = partial(_with_columns, every)
+        found.append(stream if names == every else stream.mapped(change))
+    return found
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -288,7 +300,7 @@ def _as_types(
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _with_all(names: Sequence[str], batch: pa.RecordBatch) -> pa.RecordBatch:
+def _with_columns(names: Sequence[str], batch: pa.RecordBatch) -> pa.RecordBatch:
     """The columns in this order, null where the batch lacks one."""
     found = dict(zip(batch.schema.names, batch.columns, strict=True))
     return pa.RecordBatch.from_pydict(

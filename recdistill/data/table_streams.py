@@ -135,7 +135,7 @@ def parquet_stream(path: Path, use: Collection[str] | None = None) -> TableStrea
 
 
 def _read_parquet(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Without `pre_buffer`, which would keep everything that was read in memory."""
+    """Reads without `pre_buffer`, which would keep all data in memory."""
     with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=columns):
             # A name also selects nested columns, whose names continue after a dot.

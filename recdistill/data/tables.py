@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
-from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.source_files import SourceFiles
 from recdistill.data.table_files import TableFile, find_table
 from recdistill.data.table_streams import TableStream, fingerprint
@@ -120,6 +120,12 @@ def open_folder(
     row_files = find_table(folder, names[0])
     item_files = find_table(folder, names[1] or "items", optional=names[1] is None)
     query_files = find_table(folder, names[2] or "queries", optional=names[2] is None)
+    for name, found in {"items": item_files, "queries": query_files}.items():
+        if not found and options.table(name) != TableOptions():
+            raise DataError(
+                f"{folder} has no table {name!r}, although `dataset.{name}` says how "
+                "it is read. Add the table, or remove the key."
+            )
     files = [*row_files, *item_files, *query_files]
     for file in files:
         file.check()

@@ -155,5 +155,5 @@ def _parse_date_with_zone(values: pa.Array) -> pa.Array:
 
 
 def _date(values: pa.Array) -> pa.Array:
-    """Without the digits below a microsecond."""
+    """Texts of dates without the digits below a microsecond."""
     return pc.replace_substring_regex(values, _BELOW_MICROSECONDS, r"\1")

@@ -369,7 +369,7 @@ def _interval(means: FloatArray, queries: int, confidence: float) -> Interval:
 
 
 def _why_no_gap(gap: Interval) -> str | None:
-    """Why teacher - baseline is not a gap to close; None if it is."""
+    """Reason why teacher - baseline is not a gap to close; None if it is one."""
     if gap.low is None or gap.high is None:
         return gap.reason
     if gap.high < 0:

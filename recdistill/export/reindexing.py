@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from recdistill.atomic import require_space
 from recdistill.data import column_values
 from recdistill.errors import ReindexError
 from recdistill.export.layout import (
     EXTRA,
     REAL_QUERIES,
+    SMALL_FILES,
     VARIABLES,
     check_loadable,
     read_manifest,
@@ -40,10 +42,15 @@ from recdistill.export.publishing import (
     publish,
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
+from recdistill.export.unknown_items import (
+    check_known_items,
+    other_types,
+    unknown_in,
+)
 from recdistill.features.raw_numbers import as_doubles, converted, vector_of
 from recdistill.features.raw_text import BadValueError, is_text, plain
 from recdistill.features.specs import SPECS, FeatureSpec
-from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
+from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue, stored_bytes
 from recdistill.retrieval.indexing import IndexSettings
 
 __all__ = ["ReindexError", "reindex"]
@@ -75,7 +82,8 @@ def reindex(
 
     Raises:
         ReindexError: If the version does not exist, cannot be reindexed or has no
-            candidate tower, or if there are fewer items than `top_k`.
+            candidate tower, if there are fewer items than `top_k`, or if all values of
+            a feature are unknown to the model.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If a file of the version is damaged.
         ExportError: If the new version does not answer as its towers do.
@@ -100,7 +108,17 @@ def reindex(
     settings = IndexSettings(
         facts["kind"], facts["storage"], facts.get("target_recall", 1.0)
     )
-    live, built = indexed(_live(model.signatures, old, manifest, items), settings)
+    live = _live(model.signatures, old, manifest, items)
+    unknown = {}
+    if hasattr(model, "candidate_indices"):
+        entries = manifest["schema"]["candidate"]
+        counts = unknown_in(model.candidate_indices, live.item_rows)
+        check_known_items(counts, entries, items)
+        unknown = {
+            "unknown": counts.shares(),
+            "other_types": other_types(entries, items),
+        }
+    live, built = indexed(live, settings)
     catalogue = Catalogue(live.item_ids, built.index)
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
@@ -110,6 +128,7 @@ def reindex(
         live,
         {
             **kept,
+            **unknown,
             "index": built.facts,
             "reindexed_from": int(old.name),
             "metadata": metadata,
@@ -240,6 +259,10 @@ def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
             "`folder` must hold an export with the same kind of index. Received: "
             f"{old} without {sorted(missing)[0]}"
         )
+    variables = (old / VARIABLES).parent
+    size = sum(path.stat().st_size for path in variables.iterdir())
+    size += sum(map(stored_bytes, catalogue.variables))
+    require_space(staging, SMALL_FILES + size)
     tensors = [
         new[name].read_value() if name in new else tf.constant(reader.get_tensor(name))
         for name in names

@@ -19,8 +19,11 @@ from recdistill.export.publishing import (
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
 from recdistill.export.signatures import Specs, Tensors
+from recdistill.export.unknown_items import unknown_in
 from recdistill.features.encoders import Encoder, VocabularyEncoder
+from recdistill.features.raw_text import type_name
 from recdistill.features.schema import Schema
+from recdistill.features.unknown_values import with_vocabulary
 from recdistill.models.two_tower import TwoTowerStudent
 
 __all__ = ["StudentTowers", "export_student"]
@@ -93,7 +96,11 @@ def export_student(
         folder,
         name,
         settings,
-        {"schema": _summary(own), "on_device": on_device},
+        {
+            "schema": _summary(own, items),
+            "on_device": on_device,
+            "unknown": unknown_in(towers.candidate_indices, item_rows).shares(),
+        },
         add_query_tower if on_device else None,
     )
 
@@ -123,6 +130,13 @@ class StudentTowers:
         """Raw candidate inputs to embeddings `(batch, dim)`."""
         return self.student.encode_candidates(self.schema.lookup_candidates(inputs))
 
+    def candidate_indices(self, inputs: Tensors) -> Tensors:
+        """Vocabulary indices of raw candidate inputs, by feature with a vocabulary."""
+        return {
+            encoder.feature: encoder.lookup(inputs)
+            for encoder in with_vocabulary(self.schema.candidate)
+        }
+
     def tables(self) -> list[tf.lookup.StaticHashTable]:
         """The tables of all vocabularies."""
         modules = self.schema.submodules
@@ -142,8 +156,11 @@ def _raw_inputs(encoders: Iterable[Encoder]) -> Specs:
     return inputs
 
 
-def _summary(schema: Schema) -> dict[str, Any]:
-    """The student's features for the manifest, JSON-ready."""
+def _summary(schema: Schema, items: pa.Table) -> dict[str, Any]:
+    """The student's features for the manifest, JSON-ready.
+
+    Candidate features have the type of their column and examples of known values.
+    """
 
     def describe(encoders: Iterable[Encoder]) -> dict[str, Any]:
         return {
@@ -158,5 +175,14 @@ def _summary(schema: Schema) -> dict[str, Any]:
     return {
         "item_id": schema.item_id,
         "query": describe(schema.query),
-        "candidate": describe(schema.candidate),
+        "candidate": {
+            name: {
+                **entry,
+                "type": type_name(items[entry["column"] or name].type),
+                "examples": [*getattr(encoder, "vocabulary", ())[:3]],
+            }
+            for (name, entry), encoder in zip(
+                describe(schema.candidate).items(), schema.candidate, strict=True
+            )
+        },
     }

@@ -116,6 +116,24 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
+def type_name(kind: pa.DataType) -> str:
+    """Name of a column's type in messages: text, integer, float, boolean, list or …"""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    for name, matches in (
+        ("text", is_text),
+        ("integer", pa.types.is_integer),
+        ("float", pa.types.is_floating),
+        ("boolean", pa.types.is_boolean),
+        ("list", pa.types.is_nested),
+    ):
+        if matches(kind):
+            return name
+    return str(kind)
+
+
 def is_list(kind: pa.DataType) -> bool:
     """Whether a type is a list of any length (a map is not)."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))

@@ -151,7 +151,7 @@ def log_sum_exp(exponents: Tensor, mask: Tensor) -> Tensor:
 
 
 def _log_sum_exp(exponents: Tensor) -> Tensor:
-    """Along the last axis (the gradient of `logaddexp` is wrong for equal numbers)."""
+    """Log-sum-exp over the last axis; the gradient of `logaddexp` is wrong for ties."""
     largest = ops.stop_gradient(ops.max(exponents, axis=-1, keepdims=True))
     total = ops.sum(ops.exp(exponents - largest), axis=-1)
     return ops.log(total) + largest[..., 0]

@@ -52,7 +52,7 @@ class RepresentationLoss(LossWithSettings):
     """Whether a learned projection is applied to the student's embeddings first."""
 
     rows: int | None = None
-    """How many rows of a list are compared, counted from the first; None for all."""
+    """Number of rows of a list that are compared, from the first; None for all."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def reading_options(config: Config) -> ReadingOptions:
-    """How the tables of a configuration are read: only the columns that are used."""
+    """Options for reading the tables of a configuration: only the used columns."""
 
     def columns(features: Mapping[str, FeatureSpec]) -> frozenset[str]:
         return frozenset(spec.column or name for name, spec in features.items())

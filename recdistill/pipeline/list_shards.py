@@ -23,6 +23,7 @@ from recdistill.errors import DataError
 from recdistill.features.encoders import UNKNOWN, Encoder
 from recdistill.features.schema import Schema
 from recdistill.features.specs import HistorySpec, raw_values
+from recdistill.features.unknown_values import UnknownValues, with_vocabulary
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
 from recdistill.pipeline.feature_columns import FeatureColumns
@@ -56,6 +57,7 @@ class ListShardWriter:
         counts: Number of lists by split.
         left_out: Number of repeats that were left out, by split.
         unreachable: Number of lists without a positive in the catalogue, by split.
+        unknown: Unknown values of the query features, by split.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ListShardWriter:
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
         self.left_out = dict.fromkeys(SPLITS, 0)
+        self.unknown = {name: UnknownValues() for name in SPLITS}
 
     def write(self, part: Partition, number: int, not_chosen: NotChosenRows) -> None:
         """Writes the lists and the training rows of one partition.
@@ -116,6 +119,10 @@ class ListShardWriter:
                 pq.write_table(table, self._folder / "lists" / shard)
                 self._shards[name] += 1
                 self.counts[name] += len(table)
+                for encoder in with_vocabulary(self._schema.query):
+                    column = table[QUERY_PREFIX + encoder.feature].combine_chunks()
+                    index = column if column.type == pa.int32() else column.flatten()
+                    self.unknown[name].add(encoder.feature, np.asarray(index))
                 numbers = self._list_numbers(part, piece)
                 known = np.bincount(numbers, item[piece] >= 0)
                 self.unreachable[name] += int((known == 0).sum())

@@ -41,7 +41,8 @@ class PartStatistics:
             if not own.any():
                 continue
             self._lists[name] += len(np.unique(part.first_of_list[own]))
-            span = [*self._spans.get(name, ()), *part.time[own].tolist()]
+            times = part.time[own]
+            span = [*self._spans.get(name, ()), int(times.min()), int(times.max())]
             self._spans[name] = min(span), max(span)
             if number != TRAIN:
                 again = own & np.isin(pair, pair[trained])

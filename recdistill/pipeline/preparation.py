@@ -31,6 +31,7 @@ from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import ROW, Partitions
 from recdistill.pipeline.repeats import RepeatCounts
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
+from recdistill.pipeline.unknown_features import check_known, unknown_in_items
 
 
 def prepare(
@@ -58,6 +59,12 @@ def prepare(
     statistics = PartStatistics(parts.times)
     found = _count(parts, features, statistics, not_chosen, progress)
     statistics.check(dataset.name, config.split)
+    if parts.columns.weight is not None and not found.weight:
+        raise DataError(
+            f"Data set `{dataset.name}` has the weight 0 in all rows of the training "
+            f"part (column `{parts.columns.weight}`), so that nothing can be learned. "
+            "Give some rows a weight above 0, or remove `dataset.columns.weight`."
+        )
     items = ItemTable(dataset, found.items, features.required("items"))
     if len(items.ids) < 2:
         raise DataError(
@@ -76,6 +83,8 @@ def prepare(
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
+    _check_reachable(writer, dataset.name)
+    check_known(writer.unknown, features)
     dataset.verify()
     return {
         "name": dataset.name,
@@ -91,6 +100,10 @@ def prepare(
         "seen": seen,
         "repeat_share": round(found.repeats.share, 6),
         "left_out_repeats": writer.left_out,
+        "unknown": {
+            **{split: writer.unknown[split].shares() for split in SPLITS},
+            "items": unknown_in_items(schema, items.table).shares(),
+        },
         **statistics.record(),
     }
 
@@ -104,6 +117,7 @@ class _Counts:
     context: dict[str, _Statistics] = field(default_factory=dict)
     repeats: RepeatCounts = field(default_factory=RepeatCounts)
     queries: int = 0
+    weight: float = 0.0
 
 
 class _Statistics:
@@ -172,6 +186,8 @@ def _count(
                 rows=np.asarray(train[ROW]) + 1,
             )
             found.context[feature.name].update(values)
+        if parts.columns.weight is not None:
+            found.weight += pc.sum(train[parts.columns.weight]).as_py() or 0.0
         progress("Building vocabularies", done + 1, len(parts))
     for feature in context:
         if feature.column == features.query_column:
@@ -230,6 +246,18 @@ def _fit(
             dataset.queries[features.query_column].to_pylist(), object
         )
     return schema, tables
+
+
+def _check_reachable(writer: ListShardWriter, name: str) -> None:
+    """Checks that the held-out parts have items of the catalogue."""
+    for split in SPLITS[1:]:
+        if writer.unreachable[split] == writer.counts[split]:
+            raise DataError(
+                f"Data set `{name}` has no item of the catalogue in any of its "
+                f"{writer.counts[split]} {split} lists, because all of these items are "
+                "new: they are not in the training part, nor in a table of items. Add "
+                "a table of items with their features, or change `split`."
+            )
 
 
 def _check(writer: ListShardWriter, name: str) -> None:

@@ -37,6 +37,14 @@ class Prepared:
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
 
     @cached_property
+    def has_seen_items(self) -> bool:
+        """Whether the query of a test list has seen an item before."""
+        shards = (pq.read_table(p, columns=["seen"]) for p in self.shards("test"))
+        return any(
+            pc.max(pc.list_value_length(each["seen"])).as_py() for each in shards
+        )
+
+    @cached_property
     def has_shown_candidates(self) -> bool:
         """Whether the lists say which items were shown and not chosen."""
         return "not_chosen" in pq.read_schema(self.shards("test")[0]).names

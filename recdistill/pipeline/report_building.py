@@ -25,7 +25,7 @@ from recdistill.evaluation.report.run_report import (
     Report,
     SoftTargetsPart,
 )
-from recdistill.pipeline.config import Config, SplitConfig
+from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.model_building import parameters, size_bytes
 from recdistill.pipeline.model_comparison import ComparisonRows
@@ -88,7 +88,7 @@ def build_report(
         seed=config.seed,
         dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
         protocol=ProtocolPart(
-            split=f"test, {_held_out(config.split)}",
+            split=f"test, {config.split.test_part}",
             lists=len(rows.segments),
             candidates=(
                 "listed"
@@ -119,19 +119,6 @@ def build_report(
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
     )
-
-
-def _held_out(split: SplitConfig) -> str:
-    """The interactions of the test part, in words."""
-    if split.by == "query_time":
-        return f"the last {split.test:.0%} of each query's interactions"
-    if split.by == "global_time":
-        return f"the last {split.test:.0%} of all interactions"
-    number = split.held_out
-    some = "interaction" if number == 1 else f"{number} interactions"
-    if split.by == "leave_last_out":
-        return f"the last {some} of each query"
-    return f"{number} {some.split()[-1]} of each query, drawn at random without times"
 
 
 def _model_part(

@@ -176,7 +176,7 @@ class ScoreWriter:
     def _choose(
         self, scores: np.ndarray, lists: Lists, rng: np.random.Generator
     ) -> np.ndarray:
-        """What was observed, the teacher's top candidates, and a uniform tail.
+        """The observed candidates, the teacher's top candidates, and a uniform tail.
 
         No candidate occurs twice in a list, and seen items are left out.
 

@@ -16,7 +16,7 @@ from recdistill.pipeline.config import DistillConfig, LossTerm
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """How the teacher's scores become soft targets.
+    """Transform and temperatures that turn teacher scores into soft targets.
 
     Attributes:
         transform: Transform of the scores within each list.

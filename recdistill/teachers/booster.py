@@ -64,6 +64,7 @@ class Booster(RawModel):
             ) from error
         self._names: list[str] = self._process.hello["names"]
         self._codes = self._read_categories(categorical)
+        self.vocabularies = {k: codes.keys() for k, codes in self._codes.items()}
         self.inputs = {
             name: InputSpec("string" if name in self._codes else "float64", (None,))
             for name in self._names

@@ -123,7 +123,7 @@ class ChildProcess:
         return answer[key]
 
     def _status(self) -> str:
-        """How the process ended."""
+        """Exit status or signal of the process, in words."""
         try:
             status = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

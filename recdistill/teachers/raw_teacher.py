@@ -14,14 +14,17 @@ stays bounded, and checks that there is one finite score for each candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
 from recdistill.data.dataset import nearest
 from recdistill.errors import TeacherError
+from recdistill.features.encoders import FIRST, MISSING, UNKNOWN
+from recdistill.features.unknown_values import UnknownValues
 from recdistill.teachers.inputs import InputSpec, as_input
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -39,12 +42,14 @@ class RawModel(Protocol):
         inputs: Inputs by name; None if the model does not declare them.
         parameters: Number of learned parameters; None if unknown.
         size_bytes: Size of the model's files; None if unknown.
+        vocabularies: The texts that the model knows, by input, where it declares them.
     """
 
     label: str
     inputs: Mapping[str, InputSpec] | None = None
     parameters: int | None = None
     size_bytes: int | None = None
+    vocabularies: Mapping[str, Collection[str]] = MappingProxyType({})
 
     def predict(self, inputs: Arrays) -> Any:
         """Scores of one chunk, `(rows,)` or `(batch, list_size)`.
@@ -86,6 +91,8 @@ class ExternalTeacher:
     Attributes:
         parameters: Number of parameters of the model; None if unknown.
         size_bytes: Size of the model's files; None if unknown.
+        unknown: Values that the model does not know, by its inputs, in the catalogue
+            and in all batches so far; for inputs whose vocabulary it declares.
 
     Examples:
         A model that gives short titles higher scores.
@@ -118,6 +125,7 @@ class ExternalTeacher:
         self.parameters, self.size_bytes = model.parameters, model.size_bytes
         known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
         slots = _slots(model, inputs, known)
+        self.unknown = UnknownValues()
         self._query = [s for s in slots if s.feature not in candidates]
         if len(self._query) == len(slots):
             raise TeacherError(
@@ -139,6 +147,7 @@ class ExternalTeacher:
             for slot in slots
             if slot.feature in candidates
         }
+        self._count_unknown(self._candidates)
 
     def __call__(self, batch: Mapping[str, Any], training: bool = False) -> np.ndarray:
         """Scores of a batch.
@@ -173,8 +182,40 @@ class ExternalTeacher:
             )
             for slot in self._query
         }
+        self._count_unknown(query)
         score = self._pairs if self.layout == "pairs" else self._lists
         return self._finite(score(query, index, mask), mask)
+
+    def _count_unknown(self, arrays: Arrays) -> None:
+        vocabularies = getattr(self.model, "vocabularies", {})
+        for name in vocabularies.keys() & arrays.keys():
+            texts = arrays[name].astype(str)
+            different, place = np.unique(texts, return_inverse=True)
+            index = [
+                MISSING
+                if text == ""
+                else FIRST
+                if text in vocabularies[name]
+                else UNKNOWN
+                for text in different.tolist()
+            ]
+            self.unknown.add(name, np.asarray(index, "int32")[place])
+
+    def check_known(self) -> dict[str, float]:
+        """Share of unknown values by input.
+
+        Raises:
+            TeacherError: If an input has had no value that the model knows.
+        """
+        for name, values in self.unknown.everywhere().items():
+            known = ", ".join(map(repr, sorted(self.model.vocabularies[name])[:3]))
+            raise TeacherError(
+                f"The input `{name}` of the teacher {self.model.label} must have "
+                f"values that were in its training, such as {known}. Received: "
+                f"{values:,} values, all unknown. Compare their form with the data of "
+                "the teacher's training: `1`, `1.0` and `01` are different categories."
+            )
+        return self.unknown.shares()
 
     def _pairs(self, query: Arrays, index: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Scores the real candidates of all lists, without padding."""

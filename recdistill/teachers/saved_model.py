@@ -113,7 +113,7 @@ class SavedModel(RawModel):
 def _row_splits(
     specs: Mapping[str, tf.TensorSpec], named: Collection[str]
 ) -> dict[str, str]:
-    """For each ragged input `x` the name of its row splits, `x_1`.
+    """Name of the row splits, `x_1`, of each ragged input `x`.
 
     TensorFlow declares a ragged input of a signature as these two vectors.
     """

@@ -103,6 +103,24 @@ class TestDelimiters:
         assert times.to_pylist() == list(range(200_000))
 
 
+class TestSeveralFiles:
+    def test_the_columns_may_be_in_another_order(self, tmp_path, parts):
+        (parts / "a.csv").write_text("user_id,item_id,timestamp\n1,7,100\n")
+        (parts / "b.csv").write_text("timestamp,note,item_id,user_id\n101,x,8,2\n")
+        options = ReadingOptions(frozenset(), frozenset())
+        batches = list(read_tables(tmp_path, options=options).interactions())
+        assert len({tuple(batch.schema.names) for batch in batches}) == 1
+        assert pa.Table.from_batches(batches).to_pylist() == [
+            {"user_id": "1", "item_id": "7", "timestamp": 100},
+            {"user_id": "2", "item_id": "8", "timestamp": 101},
+        ]
+
+    def test_a_missing_file_with_its_suffix_is_named_with_the_nearest(self, tmp_path):
+        write(tmp_path, rating=RATINGS)
+        with pytest.raises(DataError, match=r"a file with this name.*'rating.csv'\?"):
+            read_tables(tmp_path, interactions="ratings.csv")
+
+
 class TestJsonFiles:
     def test_a_column_that_one_file_lacks_is_missing_there(self, tmp_path, parts):
         row = {"user_id": 1, "item_id": 7, "timestamp": 100}
@@ -216,29 +234,15 @@ class TestColumnTypes:
         with pytest.raises(DataError, match=r"`user_id`, row 2: must be a number.*'x'"):
             read_tables(folder, options=options)
 
+    def test_a_table_that_does_not_exist_is_named(self, tmp_path):
+        options = self.options(items={"size": "number"})
+        with pytest.raises(DataError, match=r"has no table 'items', although"):
+            read_tables(write(tmp_path, interactions=RATINGS), options=options)
+
     def test_a_column_that_does_not_exist_is_named(self, tmp_path):
         options = self.options(interactions={"devise": "text"})
         with pytest.raises(DataError, match=r"no column 'devise'.*'device'.*`types`"):
             read_tables(write(tmp_path, interactions=RATINGS), options=options)
-
-
-class TestQuotes:
-    def titles(self, tmp_path, text):
-        (tmp_path / "items.csv").write_text(text)
-        return read_table(tmp_path / "items.csv", ["title"])["title"].to_pylist()
-
-    def test_escaped_quotes_are_read_as_quotes(self, tmp_path):
-        text = 'item_id,title\n1,"The \\"old\\" lamp, red"\n2,Lamp\n'
-        assert self.titles(tmp_path, text) == ['The "old" lamp, red', "Lamp"]
-
-    def test_escaped_quotes_far_down_are_found(self, tmp_path):
-        rows = "".join(f"{k},plain title\n" for k in range(100_000))
-        text = f'item_id,title\n{rows}x,"a \\"b\\" c"\n'
-        assert self.titles(tmp_path, text)[-1] == 'a "b" c'
-
-    def test_a_backslash_before_the_end_of_a_value_stays(self, tmp_path):
-        text = 'item_id,title\n1,"C:\\temp\\"\n2,"a ""b"" c"\n3,"\\""quoted"""\n'
-        assert self.titles(tmp_path, text) == ["C:\\temp\\", 'a "b" c', '\\"quoted"']
 
 
 class TestCompression:

@@ -78,8 +78,24 @@ main()
         [sys.executable, "-c", program], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{folder / '2'}: 73 items, towers of version 1\n"
+    # 71 of 73 ids and one of 73 classes were not in training; `größe` was.
+    assert done.stdout.splitlines() == [
+        f"{folder / '2'}: 73 items, towers of version 1",
+        "values unknown in training: item_id 97.3 %, class 1.4 %",
+    ]
     return folder / "2"
+
+
+def test_items_whose_values_are_all_unknown_are_an_error_that_shows_both_forms(first):
+    folder = first.path.parent
+    numbers = NEW.set_column(1, "class", pa.array([7] * 73))
+    message = r"column `class`, such as .*'new'.* \(text\). .* 73 values, all unknown"
+    with pytest.raises(ReindexError, match=message + r", such as 7 \(integer\)"):
+        reindex(folder, numbers, version=1)
+    ids = NEW.set_column(0, "item_id", pa.array([f"0{k}" for k in range(73)]))
+    with pytest.raises(ReindexError, match=r"column `item_id`, .* such as '00'"):
+        reindex(folder, ids, version=1)
+    assert layout.versions(folder)[-1] <= 2
 
 
 def checkpoint(version):

@@ -158,7 +158,7 @@ def test_accumulation_takes_tables_dense_weights_and_scalars_together():
     "options", [{"clipnorm": 0.7}, {"global_clipnorm": 0.7}, {"clipvalue": 0.2}]
 )
 def test_clipping_sees_the_sum_of_repeated_rows(options):
-    """As a dense optimizer with the same argument sees it."""
+    """As in a dense optimizer with the same argument."""
     ours, theirs = table(), table()
     gradient = slices([1, 1, 4, 4, 1], 5)
     RowwiseAdagrad(0.1, **options).apply([gradient], [ours])

@@ -171,6 +171,28 @@ def test_copies_of_a_row_are_in_one_part(tmp_path, by):
     assert {*seen.values()} == {TRAIN, VALID, TEST}
 
 
+@pytest.mark.parametrize(
+    ("shared", "part"), [("y", [TEST, TEST]), ("w", [VALID, TEST])]
+)
+def test_two_lists_of_one_moment_that_share_an_item_are_in_one_part(
+    tmp_path, shared, part
+):
+    rows = [(f"l{k}", f"i{k}", k) for k in range(5)]
+    rows += [("a", "x", 9), ("a", "y", 9), ("b", shared, 9), ("b", "z", 9)]
+    name, item, time = zip(*rows, strict=True)
+    table = pa.table(
+        {
+            "list_id": name,
+            "user_id": ["ann"] * len(rows),
+            "item_id": item,
+            "timestamp": time,
+        }
+    )
+    data = small_pipelines.dataset(table, list="list_id")
+    (found,) = deal(data, tmp_path / "p", by="leave_last_out")
+    assert found.split.tolist() == [TRAIN] * 5 + [part[0]] * 2 + [part[1]] * 2
+
+
 def test_one_impossible_date_does_not_move_the_global_split(tmp_path):
     start = 1_714_521_600
     log = [(f"u{k % 9}", f"i{k % 7}", start + 60 * k) for k in range(999)]

@@ -280,6 +280,9 @@ def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
     assert after["raw.history"][-1] == "only-validated"
     assert after["query.history"][0] == 1
     assert len(after["seen"]) == 8
+    # Test histories: the last 3 of 9 items each; one of them is unknown.
+    assert record["unknown"]["train"] == {"history": 0.0}
+    assert record["unknown"]["test"] == {"history": round(1 / 9, 6)}
 
 
 def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
@@ -291,6 +294,26 @@ def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
     assert record["items"] == 6
     assert rows_of(prepared, "test")[9]["candidates"] == [0]
     assert prepared.item_index[[0, 5]].tolist() == [1, 1]
+    assert record["unknown"]["items"] == {"item_id": round(2 / 6, 6)}
+
+
+def test_a_query_feature_that_is_unknown_in_all_held_out_lists_is_an_error(tmp_path):
+    rows = 30
+    log = pa.table(
+        {
+            "user_id": [f"u{k % 3}" for k in range(rows)],
+            "item_id": [f"i{k % 4}" for k in range(rows)],
+            "timestamp": pa.array(range(rows), pa.int64()),
+            "day": [f"d{k // 3}" for k in range(rows)],
+        }
+    )
+    query = small_pipelines.HISTORY | {"day": {"kind": "category"}}
+    message = refusal(small_pipelines.dataset(log), tmp_path / "p", query=query)
+    assert message.startswith(
+        "The query feature `day` (table `interactions`, `day`) must have values of the "
+        "training part in the validation and test lists"
+    )
+    assert "Received: 6 values, none of which occurs in the training" in message
 
 
 def refusal(data, folder, **settings):
@@ -310,6 +333,68 @@ def test_too_few_lists_are_an_error_that_says_which(tmp_path):
     said = refusal(small_pipelines.dataset(log), tmp_path / "p")
     assert "has 1 valid list(s) and 1 test list(s); at least two in each part" in said
     assert "change the shares of `split`" in said
+
+
+def test_columns_may_have_the_names_of_ours(tmp_path):
+    ours = ["row", "list_id", "query_row", "candidates", "seen", "list_weight", "split"]
+    log = random_log(4)
+    user, item, time = zip(*log, strict=True)
+    interactions = pa.table(
+        {"query_id": user, "train_count": item, "relevance": time}
+        | {name: [f"{name} {k % 3}" for k in range(len(log))] for name in ours}
+    )
+    catalogue = sorted(set(item))
+    items = pa.table(
+        {"train_count": catalogue}
+        | {name: [f"{name} {k % 4}" for k in range(len(catalogue))] for name in ours}
+    )
+    data = small_pipelines.dataset(
+        interactions, items, query="query_id", item="train_count", time="relevance"
+    )
+    category = {"kind": "category"}
+    settings = {
+        "query": {"source_list": {"kind": "history"}, **dict.fromkeys(ours, category)},
+        "candidate": {
+            "train_count": {"kind": "id"},
+            **{f"its_{name}": category | {"column": name} for name in ours},
+        },
+    }
+    prepared, record = run(data, tmp_path / "p", **settings)
+    assert record["interactions"] == len(log)
+    lists = {k: got for split in SPLITS for k, got in rows_of(prepared, split).items()}
+    for row, got in lists.items():
+        assert got["query_id"] == user[row]
+        assert [catalogue[k] for k in got["candidates"]] == [item[row]]
+        for name in ours:
+            if f"raw.{name}" in got:
+                assert got[f"raw.{name}"] == f"{name} {row % 3}"
+    for name in ours:
+        raw = prepared.raw_candidates[f"its_{name}"].tolist()
+        assert raw == [f"{name} {k % 4}" for k in range(len(catalogue))]
+    trained = [got for k, got in rows_of(prepared, "train").items()]
+    assert prepared.popularity.sum() >= len(trained)
+
+
+def test_a_test_part_of_new_items_only_is_an_error(tmp_path):
+    log = [(f"u{k % 3}", f"i{k % 5}" if k < 27 else f"new{k}", k) for k in range(30)]
+    split = {"by": "global_time"}
+    said = refusal(small_pipelines.dataset(log), tmp_path / "a", split=split)
+    assert "no item of the catalogue in any of its 3 test lists" in said
+    items = pa.table({"item_id": sorted({item for _, item, _ in log})})
+    data = small_pipelines.dataset(log, items)
+    _, record = run(data, tmp_path / "b", split=split, lists={"seen": "include"})
+    assert record["unreachable"]["test"] == 0
+
+
+def test_weights_that_are_all_0_are_an_error(tmp_path):
+    log = random_log(1)
+    user, item, time = zip(*log, strict=True)
+    table = pa.table(
+        {"user_id": user, "item_id": item, "timestamp": time, "plays": [0.0] * len(log)}
+    )
+    data = small_pipelines.dataset(table, weight="plays")
+    said = refusal(data, tmp_path / "p")
+    assert "has the weight 0 in all rows of the training part (column `plays`)" in said
 
 
 def test_a_single_item_is_an_error(tmp_path):

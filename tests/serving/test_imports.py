@@ -20,7 +20,8 @@ client.rank([query], [["item-1"]]), client.encode_query([query]), client.version
 print(sorted(sys.modules))
 """
 LIGHT = {
-    *("recdistill.errors", "recdistill.export", "recdistill.export.layout"),
+    *("recdistill.atomic", "recdistill.errors"),
+    *("recdistill.export", "recdistill.export.layout"),
     *("recdistill.evaluation", "recdistill.evaluation.latency"),
     "recdistill.evaluation.latency.percentiles",
 }

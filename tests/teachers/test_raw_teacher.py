@@ -215,6 +215,18 @@ def test_a_model_that_reads_no_candidate_feature_is_an_error():
         teacher(Model({"age": InputSpec("float32", (None,))}))
 
 
+def test_values_that_the_model_does_not_know_are_counted():
+    model = Model(change=np.abs)
+    model.vocabularies = {"item_id": {"i0", "i1"}, "user_id": {"ann", "eve"}}
+    found = teacher(model)
+    found(batch())
+    assert found.check_known() == {"item_id": 0.6, "user_id": 0.75}
+    model.vocabularies = {"item_id": {"0", "1.0"}}
+    message = r"`item_id` .* such as '0', '1.0'. Received: 5 values, all unknown"
+    with pytest.raises(TeacherError, match=message):
+        teacher(model).check_known()
+
+
 def test_a_batch_without_raw_values_is_an_error():
     x = batch()
     del x["raw"]

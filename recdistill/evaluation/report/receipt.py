@@ -26,6 +26,7 @@ from recdistill.evaluation.report.terminal_tables import (
     soft_targets_line,
     unbroken_line,
 )
+from recdistill.features.unknown_values import in_words
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 """Metrics of the receipt; those that a report lacks are left out."""
@@ -195,6 +196,13 @@ def _facts(report: Report) -> dict[str, str]:
             f"{times:.3g} times at {int(candidates):,} candidates"
             for candidates, times in report.speedup.items()
         )
+    unknown = [
+        f"{part} {shares}"
+        for part in ("test", "items")
+        if (shares := in_words(report.dataset.unknown.get(part, {})))
+    ]
+    if unknown:
+        facts["Unknown values"] = " · ".join(unknown)
     new = _new_items(report)
     if new is not None:
         facts["New items"] = new

@@ -55,6 +55,8 @@ class DatasetPart(_Part):
         parts: First and last time of each part, in UTC; empty if the data has no times.
         copies: Number of rows whose query, item and time are those of another row. The
             copies of a row are in the same part.
+        unknown: Share of values that are unknown in training, by part ("train",
+            "valid", "test" lists, and "items") and feature.
         repeats: Number of "valid" and "test" lists with an item that the query also has
             in the training part.
     """
@@ -67,6 +69,7 @@ class DatasetPart(_Part):
     lists: dict[str, Count]
     parts: dict[str, tuple[str, str]] = {}
     copies: Count = 0
+    unknown: dict[str, dict[str, float]] = {}
     repeats: dict[str, Count] = {}
 
 
@@ -165,7 +168,7 @@ class GatePart(_Part):
 
 
 class SoftTargetsPart(_Part):
-    """How the teacher's scores became the student's soft targets.
+    """Conversion of the teacher's scores to the student's soft targets.
 
     Attributes:
         transform: Transform of the scores of each list

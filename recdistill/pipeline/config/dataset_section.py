@@ -40,7 +40,7 @@ class SyntheticConfig(Section):
 
 
 class TableConfig(Section):
-    """How one table is read; only for the readers `tables`, `listwise` and `frames`."""
+    """Options of one table, for the readers `tables`, `listwise` and `frames`."""
 
     file: str | None = Field(
         default=None,
@@ -120,17 +120,17 @@ class DatasetConfig(Section):
     )
     interactions: TableConfig = Field(
         default=TableConfig(),
-        description="How the table of interactions is read.",
+        description="Options of the table of interactions.",
     )
     lists: TableConfig = Field(
         default=TableConfig(),
-        description="How the table of lists is read, for the reader `listwise`.",
+        description="Options of the table of lists, for the reader `listwise`.",
     )
     items: TableConfig = Field(
-        default=TableConfig(), description="How the table of items is read."
+        default=TableConfig(), description="Options of the table of items."
     )
     queries: TableConfig = Field(
-        default=TableConfig(), description="How the table of queries is read."
+        default=TableConfig(), description="Options of the table of queries."
     )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
@@ -192,6 +192,13 @@ class DatasetConfig(Section):
                 raise ValueError(
                     f"`{name}` requires reader 'tables', 'listwise' or 'frames'. "
                     f"Received: reader={self.reader!r}"
+                )
+            other = {"interactions": "listwise", "lists": "tables"}.get(name)
+            if self.reader == other:
+                raise ValueError(
+                    f"`{name}` has no meaning for reader {other!r}, whose table is "
+                    f"`{'lists' if other == 'listwise' else 'interactions'}`. "
+                    f"Received: {table.model_dump(exclude_defaults=True)}"
                 )
             if self.reader == "frames" and (table.file or table.columns):
                 raise ValueError(

@@ -44,7 +44,7 @@ class LossTerm(Section):
 
 
 class DistillConfig(Section):
-    """How the student learns from the teacher."""
+    """Losses and soft targets of the distillation, and the gate."""
 
     loss: DistillationLoss | Annotated[tuple[LossTerm, ...], Field(min_length=1)] = (
         Field(

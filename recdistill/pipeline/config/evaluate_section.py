@@ -12,7 +12,7 @@ from recdistill.pipeline.config.section import Section
 
 
 class EvaluateConfig(Section):
-    """How the models are compared."""
+    """Metrics, intervals and latency measurements."""
 
     metrics: tuple[str, ...] = Field(
         default=("ndcg@10", "recall@10", "hit@10", "mrr", "map@10"),

@@ -80,10 +80,12 @@ class Config(Section):
         default=StudentConfig(), description="The student and its training."
     )
     distill: DistillConfig = Field(
-        default=DistillConfig(), description="How the student learns from the teacher."
+        default=DistillConfig(),
+        description="Losses and soft targets of the distillation, and the gate.",
     )
     evaluate: EvaluateConfig = Field(
-        default=EvaluateConfig(), description="How the models are compared."
+        default=EvaluateConfig(),
+        description="Metrics, intervals and latency measurements.",
     )
     export: ExportConfig = Field(
         default=ExportConfig(), description="The exported SavedModel."

@@ -91,13 +91,19 @@ class ExportStep(Step):
         )
         return _record(export.path, export.manifest)
 
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Unknown values among the exported items."""
+        from recdistill.features.unknown_values import in_words
+
+        shares = in_words(record["unknown"])
+        if shares:
+            yield f"values unknown in training, exported items: {shares}"
+
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Differences between the served and the evaluated recommendations."""
         record = run.artefacts["export"].record
-        if (
-            run.artefacts["prepare"].record["seen"] == "exclude"
-            and not (record["excluded_inputs"])
-        ):
+        excludes = run.artefacts["prepare"].record["seen"] == "exclude"
+        if excludes and not record["excluded_inputs"] and run.prepared.has_seen_items:
             yield (
                 "The student has no feature of kind `history`, so its export does not "
                 "know which items a query has seen and may return them. The report "
@@ -144,4 +150,5 @@ def _record(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
         "path": str(path),
         "excluded_inputs": manifest["excluded_inputs"],
         "judged": manifest["parity"]["judged"],
+        "unknown": manifest.get("unknown", {}),
     }

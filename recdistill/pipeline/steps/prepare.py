@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from recdistill.pipeline.workspace import Draft
 
 
+_PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
+
+
 class Prepare(Step):
     """Splits the interactions, builds vocabularies and writes list shards."""
 
@@ -59,7 +62,9 @@ class Prepare(Step):
         )
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
-        """First and last date of each part, and the copies and repeats."""
+        """Dates of each part, unknown values, copies and repeats."""
+        from recdistill.features.unknown_values import in_words
+
         if record["parts"]:
             yield "; ".join(
                 f"{name} {first} to {last}"
@@ -75,6 +80,10 @@ class Prepare(Step):
                 f"{record['added_items']:,} items of the training part have no row in "
                 "the table of items; their features are missing"
             )
+        for part in ("valid", "test", "items"):
+            shares = in_words(record["unknown"][part])
+            if shares:
+                yield f"values unknown in training, {_PARTS[part]}: {shares}"
         left_out, again = record["left_out_repeats"], record["repeats"]
         if any(left_out.values()):
             yield (

@@ -32,14 +32,15 @@ class Score(Step):
         check_usable(run.config, run.artefacts["teacher"], run.training_overlap)
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
-        """Which lists are scored and which candidates are kept."""
+        """Settings of the scored lists and of the stored candidates."""
         return sections(run.config, "seed", "lists")
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes files of scored lists, one by one."""
-        from recdistill.pipeline.model_building import needs_training_rows
+        from recdistill.pipeline.model_building import members_of, needs_training_rows
         from recdistill.pipeline.score_store import examine_stored
         from recdistill.pipeline.score_writing import ScoreWriter
+        from recdistill.pipeline.unknown_features import unknown_to_teacher
 
         config = run.config
         lists = run.artefacts["prepare"].record["lists"]["train"]
@@ -57,6 +58,7 @@ class Score(Step):
             score_tables=run.score_tables,
         )
         record = writer.write(draft.path)
+        record["unknown"] = unknown_to_teacher(members_of(run.teacher_model))
         found = examine_stored(draft.path, run.prepared.catalogue_size)
         return {**record, "doctor": found.model_dump(mode="json")}
 
@@ -71,6 +73,14 @@ class Score(Step):
         ):
             if warning is not None:
                 yield warning
+
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """Values that the teacher does not know."""
+        from recdistill.features.unknown_values import in_words
+
+        shares = in_words(record["unknown"])
+        if shares:
+            yield f"values unknown to the teacher: {shares}"
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Number of lists, and the score doctor's proposal."""

@@ -40,7 +40,7 @@ def value_problem(shapes: Shapes, inputs: Mapping[str, np.ndarray]) -> str | Non
 
     Args:
         shapes: Shapes of the signature.
-        inputs: Arrays by input name; of a wrong shape, some are not checked.
+        inputs: Arrays by input name; an array of a wrong shape may not be checked.
 
     Examples:
         >>> shapes = {"seen": (None, None), "seen_length": (None,)}

@@ -7,13 +7,16 @@ clients and the load test share it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
 
+from recdistill.errors import ConfigError
 from recdistill.serving.client import messages
 from recdistill.serving.client.contract import SignatureContract, TensorContract
 from recdistill.serving.client.tensors import DTYPES, from_json, from_proto, to_proto
@@ -43,7 +46,8 @@ class Target:
         label: Version label such as "stable".
 
     Raises:
-        ValueError: If `model` is empty, or `version` and `label` are both set.
+        ConfigError: If `model` is empty, a name is not text, `version` is not a number
+            of at most 63 bits, or `version` and `label` are both set.
     """
 
     model: str
@@ -52,9 +56,22 @@ class Target:
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise ValueError("`model` must not be empty. Received: model=''")
+            raise ConfigError(
+                f"`model` must not be empty. Received: model={self.model!r}"
+            )
+        for name in ("model", "label"):
+            if not _is_text(getattr(self, name)):
+                raise ConfigError(
+                    f"`{name}` must be text in Unicode. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        if self.version is not None and not _is_version(self.version):
+            raise ConfigError(
+                "`version` must be from 0 to 2**63 - 1. "
+                f"Received: version={self.version!r}"
+            )
         if self.version is not None and self.label is not None:
-            raise ValueError(
+            raise ConfigError(
                 "`version` and `label` must not both be set. Received: "
                 f"version={self.version}, label={self.label!r}"
             )
@@ -249,6 +266,18 @@ ServingProtocol: TypeAlias = GrpcProtocol | RestProtocol
 """Encodes calls and decodes answers."""
 
 GRPC, REST = GrpcProtocol(), RestProtocol()
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is None or text without lone surrogates, which have no encoding."""
+    if value is None:
+        return True
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_version(value: object) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and 0 <= int(value) < 2**63  # type: ignore[call-overload]
 
 
 def _what(target: Target, call: str) -> str:

@@ -41,21 +41,21 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the event loop."""
+        """Stores the transport; called by the event loop."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
+        """Stores received bytes; called by the event loop."""
         self._received += data
         self._wake()
 
     def eof_received(self) -> None:
-        """Called by the event loop, which then closes the transport."""
+        """Notes the end of the data; the event loop then closes the transport."""
         self._ended = True
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop."""
+        """Notes the end of the connection; called by the event loop."""
         self._ended, self._error = True, exc
         self._wake()
 
@@ -173,12 +173,11 @@ class HttpAddress:
     Args:
         host: Host name or IP address.
         port: TCP port.
-        encrypted: Whether connections use TLS.
+        tls: Certificates to trust; None for connections without TLS.
     """
 
-    def __init__(self, host: str, port: int, encrypted: bool) -> None:
-        self._host, self._port = host, port
-        self._tls = ssl.create_default_context() if encrypted else None
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._host, self._port, self._tls = host, port, tls
         self._lookup: asyncio.Future[list[str]] | None = None
 
     async def connect(self, deadline: float) -> HttpConnection:

@@ -75,8 +75,14 @@ _KINDS: dict[str, type[ServingError]] = {
     "DEADLINE_EXCEEDED": DeadlineError,
 }
 
-_TOO_LARGE = re.compile("larger than|too large|memory|OOM", re.IGNORECASE)
-"""Found in messages about a too large request, as opposed to an overloaded server."""
+_NO_CAPACITY = re.compile(
+    "Threadpool Exhausted|Concurrent RPC limit exceeded|overloaded|Too Many Requests",
+    re.IGNORECASE,
+)
+"""Exhausted by all requests together, as opposed to a request that is too large.
+
+The messages are those of gRPC in C++ and in Python, and of the embedded server.
+"""
 
 _STATUS = {
     400: "INVALID_ARGUMENT",
@@ -122,6 +128,6 @@ def error_of(code: str, detail: str, what: str, endpoint: str) -> ServingError:
         NotFoundError('`rank` at grpc://a:8500 failed with NOT_FOUND: no films')
     """
     kind = _KINDS.get(code, ServingError)
-    if code == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(detail):
+    if code == "RESOURCE_EXHAUSTED" and not _NO_CAPACITY.search(detail):
         kind = ServingError
     return kind(code, detail, what, endpoint)

@@ -94,7 +94,7 @@ def promote(
         version = _known(folder, version)
         _check_files(folder / str(version))
         states = {server: _state(server, folder.name, version) for server in endpoints}
-        with _locked_config(path):
+        with _locked_config(path, folder):
             models = read_models(path) if path.exists() else Models()
             if folder.name not in models.names:
                 models = models.with_model(folder.name, str(folder.resolve()))
@@ -151,7 +151,7 @@ def rollback(
         ConfigError: If `models.config` is invalid or does not have the model.
     """
     folder, path = _absolute(folder), _config_path(folder, config)
-    with _locked(folder), _locked_config(path):
+    with _locked(folder), _locked_config(path, folder):
         models = _models(path)
         served = models[folder.name]
         if label not in served.labels:
@@ -260,13 +260,21 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_config(path: Path) -> Iterator[None]:
-    """Locks `models.config`, which the models of a server share."""
+def _locked_config(path: Path, folder: Path) -> Iterator[None]:
+    """Locks `models.config`, which the models of a server share.
+
+    Args:
+        path: The file. The lock is that of its folder.
+        folder: The model's folder, which is locked already.
+    """
     if not path.parent.is_dir():
         raise ReleaseError(
             "`config` must be a file in an existing folder. "
             f"Received: {path}; the folder does not exist"
         )
+    if path.parent.samefile(folder):
+        yield
+        return
     with locked_folder(path.parent, wait_s=_LOCK_S):
         yield
 

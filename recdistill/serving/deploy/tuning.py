@@ -121,7 +121,7 @@ def sweep(
 
 
 def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:
-    """By batch size, the largest p50 and the largest p99 of all signatures."""
+    """The largest p50 and the largest p99 of all signatures, by batch size."""
     found = defaultdict(list)
     for each in times.calls:
         found[each.call.rows].append(each.throughput.latency)

@@ -40,7 +40,7 @@ class LoadResult:
 
     @cached_property
     def lag(self) -> Percentiles:
-        """How late the generator sent, over all requests."""
+        """Lag of the generator over all requests: how late it sent them."""
         return Percentiles.of_seconds(self.samples.lag_s)
 
     @property

@@ -20,8 +20,8 @@ It differs from TensorFlow Serving in the following points, which make it safer:
   initial configuration.
 * It listens on the loopback address by default.
 * It limits the size of a request (16 MiB by default) and the memory that requests need
-  while they are read and decoded. A tensor has at most eight axes, and at most 65,536
-  values or as many as were sent.
+  while they are read and decoded. A tensor has at most eight axes, and at most 1,024
+  values or as many as were sent. A request has at most 4,096 rows.
 * Requests that it has no capacity for wait in a bounded queue. A request is refused at
   once (RESOURCE_EXHAUSTED, or status 503) if the queue is full or its deadline would
   probably pass.

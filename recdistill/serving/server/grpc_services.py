@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -40,6 +42,9 @@ _DECODED = 32
 _LARGEST_OTHER = 2**20
 """Maximum size of a message that has no tensors."""
 
+_RECEIVE_S = 30.0
+"""Time in which a client must send the message of a call, in seconds."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +75,9 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        methods = _Methods(requests, memory, Slots(running, options.waiting))
+        self._receiving = _Receiving()
+        slots = Slots(running, options.waiting)
+        methods = _Methods(requests, memory, slots, self._receiving)
         for service, handlers in methods.handlers().items():
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(service, handlers),)
@@ -87,6 +94,7 @@ class GrpcServer:
     def start(self) -> None:
         """Starts to answer requests."""
         self._server.start()
+        self._receiving.start()
 
     def stop(self, grace_s: float) -> None:
         """Rejects new requests and waits for running ones.
@@ -95,13 +103,63 @@ class GrpcServer:
             grace_s: Seconds until running requests are cancelled.
         """
         self._server.stop(grace_s).wait()
+        self._receiving.stop()
+
+
+class _Receiving:
+    """Receives messages, and cancels calls that do not send theirs in time."""
+
+    def __init__(self) -> None:
+        self._due: dict[grpc.ServicerContext, float] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Starts to watch the calls."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops to watch the calls."""
+        self._stopped.set()
+
+    def message(
+        self, messages: Iterator[bytes], context: grpc.ServicerContext
+    ) -> bytes:
+        """The only message of a call.
+
+        Raises:
+            RequestError: If there is none, or it does not arrive in time.
+        """
+        self._due[context] = time.monotonic() + _RECEIVE_S
+        try:
+            return next(messages)
+        except StopIteration as error:
+            raise RequestError(
+                grpc.StatusCode.UNIMPLEMENTED, "A call must have one message."
+            ) from error
+        finally:
+            del self._due[context]
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(min(1.0, _RECEIVE_S)):
+            now = time.monotonic()
+            for context, due in list(self._due.items()):
+                if due < now:
+                    context.cancel()
 
 
 class _Methods:
     """Methods of both services, from bytes to messages."""
 
-    def __init__(self, requests: Requests, memory: RequestMemory, slots: Slots) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        memory: RequestMemory,
+        slots: Slots,
+        receiving: _Receiving,
+    ) -> None:
         self._requests, self._memory, self._slots = requests, memory, slots
+        self._receiving = receiving
 
     def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
         """Handlers by service and method."""
@@ -129,7 +187,8 @@ class _Methods:
         }
         return {
             f"tensorflow.serving.{service}": {
-                name: grpc.unary_unary_rpc_method_handler(
+                # A handler of streams is called before the message has arrived.
+                name: grpc.stream_unary_rpc_method_handler(
                     self._safe(name, method),
                     response_serializer=lambda message: message.SerializeToString(),
                 )
@@ -144,8 +203,9 @@ class _Methods:
     def _safe(self, name: str, method: Method) -> Callable[..., Message]:
         """A method whose errors end the call with a code, and log one line at most."""
 
-        def call(data: bytes, context: grpc.ServicerContext) -> Message:
+        def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Message:
             try:
+                data = self._receiving.message(messages, context)
                 with self._memory.held() as held:
                     return method(data, context, held)
             except RequestError as error:
@@ -157,6 +217,8 @@ class _Methods:
                     f"The message cannot be decoded as a request of {name}.",
                 )
             except Exception as error:
+                if not context.is_active():
+                    raise  # The client cancelled the call; gRPC does not log it.
                 text = f"{type(error).__name__}: {error}"
                 _log.error("%s failed: %s", name, text)
                 context.abort(

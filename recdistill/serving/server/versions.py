@@ -45,6 +45,9 @@ END: int = ModelVersionStatus.END
 
 BATCHING_FILE = "batching_params.pbtxt"
 
+MOST_ROWS = 4_096
+"""Maximum rows of a request, because the graph needs memory for each row and item."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -146,9 +149,12 @@ class ModelVersion:
             name: Name in the request; empty for the default signature.
 
         Raises:
-            RequestError: If the model does not have this signature.
+            RequestError: If the model does not have this signature, or it is not one
+                for predictions.
         """
         signatures, name = self.model.signatures, name or DEFAULT_SIGNATURE
+        if name in self.model.signature_defs and name not in signatures:
+            raise invalid(f"The signature {name} is not for predictions.")
         if name not in signatures:
             raise RequestError(
                 StatusCode.FAILED_PRECONDITION,
@@ -181,6 +187,11 @@ class ModelVersion:
         Raises:
             RequestError: If the request fails.
         """
+        rows = max((len(each) for each in prediction.inputs if each.ndim), default=0)
+        if rows > MOST_ROWS:
+            raise invalid(
+                f"A request must have at most {MOST_ROWS} rows. Received: {rows}"
+            )
         if self._batcher is None:
             return self.model.run(*prediction)
         return self._batcher.submit(*prediction, deadline_s)

@@ -30,7 +30,7 @@ STRING = types_pb2.DT_STRING
 MOST_AXES = 8
 """Maximum number of axes of a tensor, as in many of TensorFlow's operations."""
 
-MOST_FILLED = 2**16
+MOST_FILLED = 2**10
 """Maximum number of values of a tensor that has more values than bytes.
 
 The last value of a message fills the rest of its shape, so that a small message could

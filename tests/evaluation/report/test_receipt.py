@@ -136,6 +136,14 @@ class TestReceipt:
         assert "alone" not in text
 
 
+def test_the_receipt_shows_the_shares_of_unknown_values():
+    unknown = {"test": {"history": 0.031, "club": 0.0}, "items": {"item_id": 0.25}}
+    dataset = report().dataset.model_copy(update={"unknown": unknown})
+    said = " ".join(shown(report(dataset=dataset), 80).split())
+    assert "Unknown values test history 3.1 % · items item_id 25.0 %" in said
+    assert "Unknown values" not in shown(report(), 80)
+
+
 def test_the_receipt_shows_the_quality_on_items_without_training_interactions():
     parts = report().models
     new = Slice(12, 9, {"ndcg@10": Interval(0.0312, 0.01, 0.05)})

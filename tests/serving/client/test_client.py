@@ -247,6 +247,12 @@ class TestInvalidArguments:
             ({"retries": 1.5}, "Received: retries=1.5"),
             ({"version": 1, "label": "a"}, "must not both be set"),
             ({"model": ""}, "`model` must not be empty"),
+            ({"model": None}, "`model` must not be empty"),
+            ({"model": "\ud800"}, "`model` must be text in Unicode"),
+            ({"label": 7}, "`label` must be text in Unicode. Received: label=7"),
+            ({"version": -1}, "`version` must be from 0"),
+            ({"version": 2**63}, f"Received: version={2**63}"),
+            ({"version": "7"}, "Received: version='7'"),
             ({"endpoint": "ftp://a"}, r"Received: endpoint='ftp://a'"),
         ],
     )
@@ -351,6 +357,8 @@ class TestRetries:
         [
             ("CANCELLED", "CANCELLED"),
             ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted"),
+            ("RESOURCE_EXHAUSTED", "Concurrent RPC limit exceeded!"),
+            ("RESOURCE_EXHAUSTED", "The server is overloaded: 9 requests wait."),
         ],
     )
     def test_a_draining_or_full_server_is_unavailable(self, connect, server, failure):
@@ -371,6 +379,7 @@ class TestRetries:
             ("INTERNAL", "no"),
             ("RESOURCE_EXHAUSTED", "Received message larger than max (9 vs. 4)"),
             ("RESOURCE_EXHAUSTED", "OOM when allocating tensor"),
+            ("RESOURCE_EXHAUSTED", "Bodies must have at most 9 bytes. Received: 12"),
         ],
     )
     def test_other_errors_are_not_retried(self, connect, server, code, detail):

@@ -344,6 +344,10 @@ class TestTheSharedFile:
                 n: {"stable": 1} for n in names
             }
 
+    def test_it_can_be_in_the_model_s_own_folder(self, films):
+        assert promote(films, config=films / "models.config").state == "moved"
+        assert read_models(films / "models.config").names == ("films",)
+
     def test_a_linked_file_is_changed_in_its_place(self, films):
         real = films.parent / "deployed"
         real.mkdir()

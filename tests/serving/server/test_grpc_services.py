@@ -1,11 +1,13 @@
 """grpc_services: messages that cannot be decoded or are too large."""
 
 import logging
+import threading
 
 import pytest
 from google.protobuf.internal.encoder import _VarintBytes as varint
 from tensorflow.core.framework import tensor_pb2
 
+from recdistill.serving.server import grpc_services
 from recdistill.serving.server.requests import Requests
 from tests.serving.calls import predict_request, refused
 from tests.serving.waiting import LONG_S
@@ -89,6 +91,36 @@ def test_strings_that_need_too_much_memory_are_refused(serve):
     assert "MiB of memory when it is decoded" in said["details"]
     memory = serving.server._rest._listener.memory
     assert memory.used == 0
+
+
+def test_a_call_that_does_not_send_its_message_in_time_is_cancelled(
+    serve, caplog, monkeypatch
+):
+    monkeypatch.setattr(grpc_services, "_RECEIVE_S", 0.1)
+    serving = serve(grpc_threads=1, waiting=1)
+    calls = serving.client.channel.stream_unary(f"/tensorflow.serving.{METHODS[0]}")
+    never = threading.Event()
+    open_calls = [
+        calls.future(iter(never.wait, True), timeout=LONG_S) for _ in range(2)
+    ]
+    for call in open_calls:
+        with refused("CANCELLED"):
+            call.result()
+    never.set()
+    assert serving.client.predict(x=[1.0])[1] == 1
+    assert caplog.records == []
+
+
+def test_a_call_without_a_message_is_an_error(shared):
+    call = shared.client.channel.stream_unary(f"/tensorflow.serving.{METHODS[0]}")
+    with refused("UNIMPLEMENTED"):
+        call(iter([]), timeout=LONG_S)
+
+
+def test_a_request_with_many_rows_is_an_error(shared):
+    with refused("INVALID_ARGUMENT") as said:
+        shared.client.predict(x=[0.0] * 4_097)
+    assert "at most 4096 rows" in said["details"]
 
 
 def test_messages_without_tensors_are_small(serve):

@@ -1,0 +1,69 @@
+"""Unknown values in the held-out lists, in the item table and for the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from recdistill.errors import DataError
+from recdistill.features.schema import Schema
+from recdistill.features.specs import raw_values
+from recdistill.features.unknown_values import UnknownValues, with_vocabulary
+from recdistill.pipeline.feature_columns import FeatureColumns
+from recdistill.teachers import ExternalTeacher
+
+
+def check_known(unknown: Mapping[str, UnknownValues], features: FeatureColumns) -> None:
+    """Checks that each query feature has a known value in a held-out list.
+
+    Args:
+        unknown: Unknown values of the query features, by split.
+        features: The columns of the features.
+
+    Raises:
+        DataError: If no value of a feature is known.
+    """
+    held_out = UnknownValues()
+    held_out.update(unknown["valid"])
+    held_out.update(unknown["test"])
+    places = {each.name: each for each in features.query}
+    for name, values in held_out.everywhere().items():
+        place = places.get(name)
+        column = "" if place is None else f" (table `{place.table}`, `{place.column}`)"
+        raise DataError(
+            f"The query feature `{name}`{column} must have values of the training "
+            f"part in the validation and test lists, or no model can use it. Received: "
+            f"{values:,} values, none of which occurs in the training part. Remove the "
+            "feature from `[query]`, or check its values and the split."
+        )
+
+
+def unknown_in_items(schema: Schema, items: pa.Table) -> UnknownValues:
+    """Unknown values of the candidate features in the item table."""
+    found = UnknownValues()
+    for encoder in with_vocabulary(schema.candidate):
+        name = encoder.spec.column or encoder.feature
+        values = raw_values(items[name], encoder.spec, table="items", name=name)
+        raw = {encoder.feature: tf.constant(values.tolist(), tf.string)}
+        found.add(encoder.feature, np.asarray(encoder.lookup(raw)))
+    return found
+
+
+def unknown_to_teacher(members: Iterable[Any]) -> dict[str, float]:
+    """Share of values that the teacher does not know, by its inputs.
+
+    Args:
+        members: The members of the teacher, after they have scored lists.
+
+    Raises:
+        TeacherError: If an input has had no known value.
+    """
+    shares: dict[str, float] = {}
+    for member in members:
+        if isinstance(member, ExternalTeacher):
+            shares |= member.check_known()
+    return shares

@@ -1,0 +1,58 @@
+"""How a text file uses quotes, and the values that are read from it."""
+
+import pytest
+
+from recdistill.data.quoting import Quoting, quoting_of
+from recdistill.data.table_files import read_table
+from recdistill.errors import DataError
+
+
+def titles(folder, text, name="items.csv"):
+    (folder / name).write_text(text, encoding="utf-8")
+    return read_table(folder / name, ["title"])["title"].to_pylist()
+
+
+def test_quoted_values_may_have_line_breaks_and_quotes(tmp_path):
+    text = 'item_id,title\n1,"two\nlines, ""quoted"""\n2,"b"\n3,5" disk\n'
+    assert titles(tmp_path, text) == ['two\nlines, "quoted"', "b", '5" disk']
+
+
+@pytest.mark.parametrize("first", ['"Up and away', '"Up" and away', 'Up "and" "away'])
+def test_quotes_that_do_not_match_are_text_if_all_lines_are_alike(tmp_path, first):
+    rows = "".join(f"{k}\tplain {k}\tx\n" for k in range(5))
+    text = f'item_id\ttitle\tkind\na\t{first}\tx\n{rows}b\t"Down\tx\n'
+    expected = [first, *[f"plain {k}" for k in range(5)], '"Down']
+    assert titles(tmp_path, text, "items.tsv") == expected
+
+
+def test_a_quote_that_is_not_closed_is_an_error_with_its_line(tmp_path):
+    text = 'item_id,title\n1,"a, b"\n2,"c, d\n3,e\n'
+    with pytest.raises(DataError, match=r"items.csv, line 3: a value that begins with"):
+        titles(tmp_path, text)
+
+
+def test_escaped_quotes_are_read_as_quotes(tmp_path):
+    text = 'item_id,title\n1,"The \\"old\\" lamp, red"\n2,"an \\"odd one"\n3,Lamp\n'
+    assert titles(tmp_path, text) == ['The "old" lamp, red', 'an "odd one', "Lamp"]
+
+
+def test_escaped_quotes_far_down_are_found(tmp_path):
+    rows = "".join(f"{k},plain title\n" for k in range(100_000))
+    text = f'item_id,title\n{rows}x,"a \\"b\\" c"\n'
+    assert titles(tmp_path, text)[-1] == 'a "b" c'
+
+
+def test_a_backslash_before_the_end_of_a_value_stays(tmp_path):
+    text = 'item_id,title\n1,"C:\\temp\\"\n2,"a ""b"" c"\n3,"\\""quoted"""\n'
+    assert titles(tmp_path, text) == ["C:\\temp\\", 'a "b" c', '\\"quoted"']
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_line_breaks_in_quotes_are_found_across_blocks(tmp_path, monkeypatch, place):
+    monkeypatch.setattr("recdistill.data.quoting.READ_BYTES", 4)
+    text = " " * place + 'a,"b\nc"\n1,2\n'
+    (tmp_path / "a.csv").write_text(text)
+    assert quoting_of(tmp_path / "a.csv", ",") == Quoting()
+    (tmp_path / "a.csv").write_text(text.replace('c"', "c"))
+    with pytest.raises(DataError, match="line 1"):
+        quoting_of(tmp_path / "a.csv", ",")
