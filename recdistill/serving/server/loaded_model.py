@@ -36,6 +36,9 @@ __all__ = ["DEFAULT_SIGNATURE", "LoadedModel", "LoadedSignature", "warm_up_reque
 
 DEFAULT_SIGNATURE = "serving_default"
 
+_METHODS = "tensorflow/serving/"
+"""Start of the method names of signatures for requests."""
+
 _IN_THE_CALLERS_THREAD = -1
 
 
@@ -83,6 +86,8 @@ class LoadedModel:
             self.signatures = {
                 name: _signature(name, each)
                 for name, each in self.signature_defs.items()
+                # Others initialise the model, for example.
+                if each.method_name.startswith(_METHODS)
             }
         except tf.errors.OpError as error:
             self.close()

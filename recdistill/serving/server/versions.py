@@ -149,9 +149,12 @@ class ModelVersion:
             name: Name in the request; empty for the default signature.
 
         Raises:
-            RequestError: If the model does not have this signature.
+            RequestError: If the model does not have this signature, or it is not one
+                for predictions.
         """
         signatures, name = self.model.signatures, name or DEFAULT_SIGNATURE
+        if name in self.model.signature_defs and name not in signatures:
+            raise invalid(f"The signature {name} is not for predictions.")
         if name not in signatures:
             raise RequestError(
                 StatusCode.FAILED_PRECONDITION,

@@ -209,6 +209,14 @@ class TestOtherMethods:
                 call(request, timeout=LONG_S)
 
 
+class TestSignatures:
+    def test_a_signature_that_is_not_for_predictions_is_an_error(self, endpoint):
+        for name, described in endpoint.signatures.items():
+            if not described.method_name:
+                with refused("INVALID_ARGUMENT"):
+                    endpoint.client.send(predict_request(name, endpoint.model))
+
+
 class TestConfiguration:
     def test_a_configuration_without_a_platform_is_refused(self, endpoint):
         if endpoint.toy_folder is None:

@@ -1,5 +1,6 @@
 """json_tensors: bodies in row and columnar format, with the types of a signature."""
 
+import contextlib
 import json
 
 import ml_dtypes
@@ -198,6 +199,28 @@ class TestReading:
     def test_invalid_bodies_are_rejected(self, body, message):
         with pytest.raises(RequestError, match=message):
             read_body(body)
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "b", "b64", "é"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.sampled_from(["inputs", "instances"]), ANY_JSON)
+def test_any_content_is_read_or_rejected(key, content):
+    body = json.dumps({key: content}).encode("utf-8", "surrogatepass")
+    for dtypes in ({"a": "int32"}, {"a": "string", "b": "float"}, {"a": "bool"}):
+        with contextlib.suppress(RequestError):
+            known = signature(**dtypes)
+            for array, dtype in zip(
+                read_body(body).values(known), dtypes.values(), strict=True
+            ):
+                assert array.dtype == tf.as_dtype(dtype).as_numpy_dtype
 
 
 class TestWriting:

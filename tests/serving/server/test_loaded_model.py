@@ -57,6 +57,14 @@ def test_a_loaded_model_runs_its_signatures():
     model.close()
 
 
+def test_signatures_that_are_not_for_requests_are_described_but_not_served():
+    model = LoadedModel(saved_toy(3))
+    assert "__saved_model_init_op" in model.signature_defs
+    assert "__saved_model_init_op" not in model.signatures
+    assert {"serving_default", "constant"} <= model.signatures.keys()
+    model.close()
+
+
 class TestWarmUpRequests:
     def read(self, folder, records):
         file = folder / WARM_UP
