@@ -76,10 +76,10 @@ def test_a_list_whose_positive_is_not_scored_has_no_positive():
     assert left.with_positive().list_id.tolist() == [0]
 
 
-def test_seen_items_are_excluded_except_positives():
+def test_seen_items_are_excluded():
     given = lists(["bob", "bob"], [[3], [0]], seen=[[0, 3], [3]])
     mask = batch(table().keep_scored(given))["mask"]
-    np.testing.assert_array_equal(mask, [[0, 0, 0, 1], [1, 0, 0, 0]])
+    np.testing.assert_array_equal(mask, [[0, 0, 0, 0], [1, 0, 0, 0]])
 
 
 def test_lists_of_a_listwise_table_are_looked_up_by_list_id():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recdistill.errors import GateError, ScoreError
+from recdistill.errors import ArtefactError, GateError, ScoreError
 from recdistill.pipeline import model_building, run_context
 from tests.pipeline.tiny_runs import go, made
 
@@ -39,7 +39,7 @@ class TestTheScoreStore:
         content = bytearray(path.read_bytes())
         content[100] ^= 1
         path.write_bytes(content)
-        with pytest.raises(ScoreError, match=f"checksum of {path.name} is wrong"):
+        with pytest.raises(ArtefactError, match=f"{path.name}' is damaged"):
             go(copied, "distill.weight=0.7", until="distill")
 
     def test_a_teacher_with_nan_scores_is_refused(self, copied, monkeypatch):
