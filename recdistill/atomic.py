@@ -58,6 +58,25 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Checks that a disk has space, for writers that cannot report a full disk.
+
+    Args:
+        folder: A folder on the disk, which may not exist yet.
+        size: Number of bytes that are going to be written.
+
+    Raises:
+        OSError: If there is less space.
+    """
+    paths = (folder, *folder.absolute().parents)
+    free = shutil.disk_usage(next(path for path in paths if path.exists())).free
+    if free < size:
+        reason = (
+            f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are needed, {free:,} free"
+        )
+        raise OSError(errno.ENOSPC, reason, str(folder))
+
+
 def refuse_pipes(path: Path) -> None:
     """Checks that a path is a file or a folder, because a pipe may have no end.
 

@@ -103,7 +103,7 @@ def answer(model: Path, requests: Path, answers: Path, warm_up: Path) -> None:
             for log in read(requests):
                 response = predict(call, log.predict_log.request)
                 log.predict_log.response.CopyFrom(response)
-                writer.write(log.SerializeToString())
+                writer.write(log.SerializeToString(deterministic=True))
     for log in read(warm_up):
         predict(call, log.predict_log.request)
 

@@ -62,7 +62,9 @@ def signature_table(folder: Path) -> dict[str, Any]:
             "inputs": describe(signature.inputs),
             "outputs": describe(signature.outputs),
         }
-        for name, signature in read_model(folder).meta_graphs[0].signature_def.items()
+        for name, signature in sorted(
+            read_model(folder).meta_graphs[0].signature_def.items()
+        )
         if not name.startswith("__")  # TensorFlow's own, such as its initialiser.
     }
 

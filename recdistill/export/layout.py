@@ -42,6 +42,9 @@ QUERY_TOWER = EXTRA / "query_tower.tflite"
 QUERY_TOWER_DESCRIPTION = EXTRA / "query_tower.json"
 """The query tower for LiteRT and the description of its inputs."""
 
+SMALL_FILES = 2**23
+"""Bytes of a version without its variables, at most: graph, warm-up and so on."""
+
 BATCHING_PARAMS = Path("batching_params.pbtxt")
 """Batching of one version, which its operator may add to the version's folder."""
 

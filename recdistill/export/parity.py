@@ -181,7 +181,7 @@ def write_requests(path: Path, requests: Iterable[Request], model: str) -> None:
             predict.model_spec.signature_name = request.signature
             for name, value in request.inputs.items():
                 predict.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-            writer.write(log.SerializeToString())
+            writer.write(log.SerializeToString(deterministic=True))
 
 
 def read_logs(path: Path) -> Iterator[prediction_log_pb2.PredictionLog]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from recdistill.export.layout import (
     MANIFEST,
     MODEL_CARD,
     REAL_QUERIES,
+    SMALL_FILES,
     WARM_UP,
     WARM_UP_LIMIT,
     check_loadable,
@@ -312,7 +314,8 @@ def publish(
         )
     every_query = Request("encode_query", live.query_rows, np.arange(len(live.queries)))
     with staged(folder) as (staging, version):
-        write(staging)
+        with _full_disk_as_os_error(staging):
+            write(staging)
         ops = served_ops(staging)
         (staging / MANIFEST).parent.mkdir(exist_ok=True)
         write_requests(staging / WARM_UP, warm_up, facts["name"])
@@ -340,6 +343,19 @@ def publish(
     path = folder / str(version)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Export(path, version, parity, size, manifest)
+
+
+@contextlib.contextmanager
+def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
+    """Context manager that turns TensorFlow's error for a full disk into an OSError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        full = any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
+        if not full and shutil.disk_usage(folder).free > SMALL_FILES:
+            raise
+        reason = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, reason, str(folder)) from error
 
 
 @contextlib.contextmanager

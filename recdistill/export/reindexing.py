@@ -19,11 +19,13 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from recdistill.atomic import require_space
 from recdistill.data import column_values
 from recdistill.errors import ReindexError
 from recdistill.export.layout import (
     EXTRA,
     REAL_QUERIES,
+    SMALL_FILES,
     VARIABLES,
     check_loadable,
     read_manifest,
@@ -48,7 +50,7 @@ from recdistill.export.unknown_items import (
 from recdistill.features.raw_numbers import as_doubles, converted, vector_of
 from recdistill.features.raw_text import BadValueError, is_text, plain
 from recdistill.features.specs import SPECS, FeatureSpec
-from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue
+from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue, stored_bytes
 from recdistill.retrieval.indexing import IndexSettings
 
 __all__ = ["ReindexError", "reindex"]
@@ -257,6 +259,10 @@ def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
             "`folder` must hold an export with the same kind of index. Received: "
             f"{old} without {sorted(missing)[0]}"
         )
+    variables = (old / VARIABLES).parent
+    size = sum(path.stat().st_size for path in variables.iterdir())
+    size += sum(map(stored_bytes, catalogue.variables))
+    require_space(staging, SMALL_FILES + size)
     tensors = [
         new[name].read_value() if name in new else tf.constant(reader.get_tensor(name))
         for name in names

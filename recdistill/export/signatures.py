@@ -17,10 +17,12 @@ from typing import Any, Protocol
 
 import tensorflow as tf
 
+from recdistill.atomic import require_space
+from recdistill.export.canonical_graph import write_canonical
 from recdistill.export.inspection import read_model
-from recdistill.export.layout import RESERVED, SAVED_MODEL
+from recdistill.export.layout import RESERVED, SAVED_MODEL, SMALL_FILES
 from recdistill.export.list_inputs import check_lists, without_padding
-from recdistill.retrieval.catalogue import Catalogue
+from recdistill.retrieval.catalogue import Catalogue, stored_bytes
 from recdistill.retrieval.exact import bounded
 
 Tensors = dict[str, tf.Tensor]
@@ -163,6 +165,7 @@ class Servable:
         Raises:
             ValueError: If a tower reads a lookup table that `towers.tables` does not
                 return, so that it could not be restored.
+            OSError: If the disk has too little space.
         """
         functions = {
             name: _concrete(signature) for name, signature in self.signatures.items()
@@ -173,7 +176,8 @@ class Servable:
         read = {v.ref(): v for f in functions.values() for v in f.graph.variables}
         for variable in self.catalogue.variables:
             read.pop(variable.ref(), None)
-        module.weights = list(read.values())
+        # TensorFlow's own order differs from process to process.
+        module.weights = sorted(read.values(), key=lambda v: v.name)
         module.tables = _captured_tables(functions.values(), self)
         look_up = getattr(self.towers, "candidate_indices", None)
         if look_up is not None:
@@ -181,8 +185,12 @@ class Servable:
             module.candidate_indices = tf.function(
                 look_up, input_signature=[dict(self.towers.candidate_inputs)]
             )
+        # TensorFlow can end the process when the disk is full.
+        stored = [*module.weights, *self.catalogue.variables]
+        require_space(folder, SMALL_FILES + sum(map(stored_bytes, stored)))
         tf.saved_model.save(module, str(folder), signatures=functions)
         _restore_input_names(folder, self.signatures)
+        write_canonical(folder)
 
     def _query(self, features: Tensors) -> tf.Tensor:
         return self._embedding(self.towers.encode_query(features))
@@ -352,5 +360,3 @@ def _restore_input_names(folder: Path, signatures: Mapping[str, Signature]) -> N
         names = renamed[child.local_name]
         keywords[:] = [names.get(each, each) for each in keywords]
     (folder / SAVED_MODEL).write_bytes(model.SerializeToString(deterministic=True))
-    # The fingerprint is optional, and a hash of the file before this change.
-    (folder / "fingerprint.pb").unlink(missing_ok=True)

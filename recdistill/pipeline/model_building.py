@@ -36,13 +36,12 @@ from recdistill.pipeline.memory import (
 )
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_opening import ExternalTeachers
+from recdistill.pipeline.weights_file import WEIGHTS
 from recdistill.teachers import ExternalTeacher, ScoreTable
 from recdistill.teachers.model_files import imported
 
 Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
 """A teacher: a Keras model with weights in the workspace, or an external one."""
-
-WEIGHTS = "model.weights.h5"
 
 
 def build_student(config: StudentConfig, prepared: Prepared) -> keras.Model:

@@ -83,6 +83,7 @@ def prepare(
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
+    _check_reachable(writer, dataset.name)
     check_known(writer.unknown, features)
     dataset.verify()
     return {
@@ -245,6 +246,18 @@ def _fit(
             dataset.queries[features.query_column].to_pylist(), object
         )
     return schema, tables
+
+
+def _check_reachable(writer: ListShardWriter, name: str) -> None:
+    """Checks that the held-out parts have items of the catalogue."""
+    for split in SPLITS[1:]:
+        if writer.unreachable[split] == writer.counts[split]:
+            raise DataError(
+                f"Data set `{name}` has no item of the catalogue in any of its "
+                f"{writer.counts[split]} {split} lists, because all of these items are "
+                "new: they are not in the training part, nor in a table of items. Add "
+                "a table of items with their features, or change `split`."
+            )
 
 
 def _check(writer: ListShardWriter, name: str) -> None:

@@ -121,7 +121,7 @@ class Pipeline:
                 self.context.verify_again()
                 for name in step.reads(self.config):
                     self.context.intact(name)
-                keras.utils.set_random_seed(self.config.seed)
+                _begin_like_a_new_process(self.config.seed)
                 try:
                     draft.record = step.work(self.context, draft)
                 except Exception:
@@ -129,3 +129,15 @@ class Pipeline:
                         draft.abandon()
                     raise
         return draft.artefact()
+
+
+def _begin_like_a_new_process(seed: int) -> None:
+    """Resets Keras's numbering of layer names, and all random generators.
+
+    Names and numbers then do not depend on the steps that the process has run before,
+    so that a step writes the same bytes in a run that was interrupted.
+    """
+    policy = keras.config.dtype_policy()
+    keras.utils.clear_session(free_memory=False)
+    keras.config.set_dtype_policy(policy)
+    keras.utils.set_random_seed(seed)

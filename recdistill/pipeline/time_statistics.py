@@ -10,6 +10,9 @@ import numpy as np
 MOST_TIMES = 1 << 20
 """Different times in memory; the quantiles of more are approximate."""
 
+LEAST_DATES = 0.01
+"""Smallest share of times that must be dates; else they are numbers of another kind."""
+
 _UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
 _EARLIEST, _LATEST = 315_532_800, 4_102_444_800
 """Seconds from 1970 to 1980 and to 2100; times outside are unlikely to be dates."""
@@ -59,9 +62,10 @@ class TimeStatistics:
 
     @property
     def unit(self) -> str | None:
-        """Unit of most times since 1970; None if they are not dates."""
-        number = int(self._rows.argmax())
-        return None if number == _NO_DATE else _UNITS[number]
+        """Unit of most dates since 1970; None if nearly all times are other numbers."""
+        number = int(self._rows[:_NO_DATE].argmax())
+        few = self._rows[number] < LEAST_DATES * self._rows.sum()
+        return None if few else _UNITS[number]
 
     def warnings(self) -> Iterator[str]:
         """One sentence for each kind of times that differ from most of them."""
@@ -77,7 +81,7 @@ class TimeStatistics:
         if self.unit is None:
             return
         for number in np.flatnonzero(self._rows):
-            if number == self._rows.argmax():
+            if number != _NO_DATE and _UNITS[number] == self.unit:
                 continue
             value = self._examples[int(number)]
             found = (

@@ -26,7 +26,6 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import ReferenceTeacherConfig
 from recdistill.pipeline.memory import require_for_batches
 from recdistill.pipeline.model_building import (
-    WEIGHTS,
     build_student,
     parameters,
     reads_affinities,
@@ -35,6 +34,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import SoftTargets
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.weights_file import save_weights
 
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
@@ -402,7 +402,7 @@ class Trainer:
             trials.append({**vars(result), "diverged": False})
             if result.best > best:
                 best = result.best
-                student.save_weights(folder / WEIGHTS)
+                save_weights(student, folder)
                 rows = self._validation.rows(compiled(student))
                 pq.write_table(rows, folder / "valid.parquet")
         return {"valid": best, "trials": trials, "parameters": parameters(student)}

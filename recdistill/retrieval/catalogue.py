@@ -100,3 +100,9 @@ class Catalogue(tf.Module):  # type: ignore[misc]
         """Maps rows to ids of the same shape; row -1 becomes ""."""
         ids = tf.gather(self.item_ids, tf.maximum(rows, 0))
         return tf.where(rows >= 0, ids, tf.fill(tf.shape(rows), ""))
+
+
+def stored_bytes(variable: tf.Variable) -> int:
+    """Bytes of a variable in a checkpoint; texts count as 32 bytes each."""
+    size = 32 if variable.dtype == tf.string else variable.dtype.size
+    return int(tf.size(variable, tf.int64)) * int(size)

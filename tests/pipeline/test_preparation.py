@@ -375,6 +375,17 @@ def test_columns_may_have_the_names_of_ours(tmp_path):
     assert prepared.popularity.sum() >= len(trained)
 
 
+def test_a_test_part_of_new_items_only_is_an_error(tmp_path):
+    log = [(f"u{k % 3}", f"i{k % 5}" if k < 27 else f"new{k}", k) for k in range(30)]
+    split = {"by": "global_time"}
+    said = refusal(small_pipelines.dataset(log), tmp_path / "a", split=split)
+    assert "no item of the catalogue in any of its 3 test lists" in said
+    items = pa.table({"item_id": sorted({item for _, item, _ in log})})
+    data = small_pipelines.dataset(log, items)
+    _, record = run(data, tmp_path / "b", split=split, lists={"seen": "include"})
+    assert record["unreachable"]["test"] == 0
+
+
 def test_weights_that_are_all_0_are_an_error(tmp_path):
     log = random_log(1)
     user, item, time = zip(*log, strict=True)

@@ -53,7 +53,8 @@ def test_a_changed_held_out_interaction_changes_nothing_learned(tmp_path, seed):
     hour = [float(k % 24) for k in range(len(log))]
     relevance = [3.0] * len(log)
     for k in held:
-        device[k], hour[k], relevance[k] = "watch", 1e6, 5.0
+        device[k] = ("watch", "phone")[k % 2]
+        hour[k], relevance[k] = 1e6, 5.0
     data = rich(changed, **extra, device=device, hour=hour, relevance=relevance)
     prepared, _ = run(data, tmp_path / "after", **RICH)
     assert learned(tmp_path / "after") == learned(tmp_path / "before")

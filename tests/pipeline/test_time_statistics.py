@@ -67,6 +67,11 @@ def test_small_numbers_have_no_unit_and_no_warning():
     assert shown(7, found.unit) == "7"
 
 
+def test_many_missing_times_that_are_0_are_named():
+    (said,) = statistics([0] * 60, range(MAY_2024, MAY_2024 + 40)).warnings()
+    assert said.startswith("60 of 100 times are before 1980 or after 2099 in seconds")
+
+
 def test_a_column_with_a_single_time_is_named():
     (said,) = statistics([0, 0], [0]).warnings()
     assert said.startswith("All times are 0,")

@@ -45,13 +45,13 @@ class TeacherStep(Step):
         )
         from recdistill.pipeline.gate import CheckedScorer
         from recdistill.pipeline.model_building import (
-            WEIGHTS,
             TeacherBuilder,
             parameters,
         )
         from recdistill.pipeline.model_building import members_of as models_of
         from recdistill.pipeline.scorers import popularity_scorer
         from recdistill.pipeline.unknown_features import unknown_to_teacher
+        from recdistill.pipeline.weights_file import save_weights
 
         config = run.config
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
@@ -63,7 +63,7 @@ class TeacherStep(Step):
             if isinstance(settings, ReferenceTeacherConfig)
         ]
         if isinstance(teacher, keras.Model):
-            teacher.save_weights(draft.path / WEIGHTS)
+            save_weights(teacher, draft.path)
         validation = run.validation
         lists = sum(map(len, validation.lists))
         scorer = CheckedScorer(run.scorer(teacher, "Evaluating the teacher", lists))

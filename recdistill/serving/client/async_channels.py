@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import ssl
 from typing import Any, TypeAlias
 
 from recdistill.serving.client.endpoints import Endpoint
@@ -93,11 +94,20 @@ class AsyncRestChannel:
         endpoint: The server.
         connections: Maximum number of connections. Further calls wait, and the wait
             counts towards their timeouts.
+        tls: Certificates to trust; None for those of the system if the endpoint uses
+            TLS.
     """
 
-    def __init__(self, endpoint: Endpoint, connections: int = 512) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        connections: int = 512,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._endpoint, self._closed = endpoint, False
-        self._address = HttpAddress(endpoint.host, endpoint.port, endpoint.encrypted)
+        if tls is None and endpoint.encrypted:
+            tls = ssl.create_default_context()
+        self._address = HttpAddress(endpoint.host, endpoint.port, tls)
         self._idle: list[HttpConnection] = []
         self._busy: set[HttpConnection] = set()
         self._places = asyncio.Semaphore(connections)
@@ -189,13 +199,13 @@ AsyncChannel: TypeAlias = AsyncGrpcChannel | AsyncRestChannel
 """Connection to a server. It belongs to the event loop that uses it first."""
 
 
-def open_async_channel(endpoint: Endpoint, **rest: int) -> AsyncChannel:
+def open_async_channel(endpoint: Endpoint, connections: int = 512) -> AsyncChannel:
     """Creates the channel of an endpoint. It connects on first use.
 
     Args:
         endpoint: The server.
-        rest: Settings of `AsyncRestChannel`, without effect over gRPC.
+        connections: Maximum number of connections over REST.
     """
     if endpoint.rest:
-        return AsyncRestChannel(endpoint, **rest)
+        return AsyncRestChannel(endpoint, connections)
     return AsyncGrpcChannel(endpoint)

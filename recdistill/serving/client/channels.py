@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import functools
 import os
+import ssl
 import threading
 import weakref
 from typing import TypeAlias
@@ -69,6 +70,8 @@ class RestChannel:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint, self._closed = endpoint, False
+        # Read here, because it takes longer than some deadlines.
+        self._tls = ssl.create_default_context() if endpoint.encrypted else None
         self._channels: dict[asyncio.AbstractEventLoop, AsyncRestChannel] = {}
 
     def send(self, message: Message, timeout_s: float) -> bytes:
@@ -93,7 +96,8 @@ class RestChannel:
         """The channel of the event loop; a forked process has a loop of its own."""
         with _lock:
             if loop not in self._channels:
-                made = self._channels[loop] = AsyncRestChannel(self._endpoint)
+                made = AsyncRestChannel(self._endpoint, tls=self._tls)
+                self._channels[loop] = made
                 weakref.finalize(self, _close_soon, made, loop).atexit = False
             return self._channels[loop]
 

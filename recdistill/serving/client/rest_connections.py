@@ -173,12 +173,11 @@ class HttpAddress:
     Args:
         host: Host name or IP address.
         port: TCP port.
-        encrypted: Whether connections use TLS.
+        tls: Certificates to trust; None for connections without TLS.
     """
 
-    def __init__(self, host: str, port: int, encrypted: bool) -> None:
-        self._host, self._port = host, port
-        self._tls = ssl.create_default_context() if encrypted else None
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._host, self._port, self._tls = host, port, tls
         self._lookup: asyncio.Future[list[str]] | None = None
 
     async def connect(self, deadline: float) -> HttpConnection:

@@ -1,11 +1,14 @@
 """Loading of a configuration: errors name the key, the value and the remedy."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recdistill.errors import ConfigError
-from recdistill.pipeline.config import load_config
+from recdistill.pipeline.config import Config, load_config, parse_config
 from tests import small_pipelines
 
 PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").glob("*.toml"))
@@ -289,3 +292,65 @@ def test_exports_are_not_written_where_tensorflow_cannot_load_them(path, folder)
 def test_artefacts_and_exports_cannot_share_a_folder(path):
     said = refusal(path, "workdir=runs", "export.path=./runs")
     assert "`export.path` must be another folder than `workdir`" in said
+
+
+class TestRandomDocuments:
+    """Hypothesis: any document is a configuration or one paragraph."""
+
+    VALUES = st.recursive(
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.floats(),
+            st.text(max_size=9),
+            st.dates(),
+            st.sampled_from(["linear", "history", "id", "auto", "synthetic", "tables"]),
+        ),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3),
+            st.dictionaries(
+                st.one_of(st.sampled_from(["kind", "path", "a"]), st.text(max_size=5)),
+                inner,
+                max_size=3,
+            ),
+        ),
+        max_leaves=6,
+    )
+
+    @staticmethod
+    def check(document):
+        try:
+            parse_config(document, source="f.toml")
+        except ConfigError as error:
+            assert len(str(error).splitlines()) == 1
+
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(key=st.sampled_from(sorted(Config.model_fields)), value=VALUES)
+    def test_of_one_section(self, key, value):
+        valid = tomllib.loads(small_pipelines.CONFIG)
+        self.check({**valid, key: value})
+
+    @settings(max_examples=150, deadline=None, derandomize=True)
+    @given(data=st.data())
+    def test_of_one_key(self, data):
+        document = tomllib.loads(small_pipelines.CONFIG)
+        section = data.draw(st.sampled_from(sorted(document)))
+        inner = document[section]
+        while isinstance(inner, dict) and data.draw(st.booleans()):
+            deeper = [each for each in inner.values() if isinstance(each, dict)]
+            if not deeper:
+                break
+            inner = data.draw(st.sampled_from(deeper))
+        if isinstance(inner, dict):
+            key = data.draw(st.one_of(st.sampled_from(sorted(inner)), st.text()))
+            inner[key] = data.draw(self.VALUES)
+        self.check(document)
+
+    @settings(max_examples=100, deadline=None, derandomize=True)
+    @given(override=st.text(max_size=30))
+    def test_with_any_override(self, override):
+        try:
+            parse_config(tomllib.loads(small_pipelines.CONFIG), [override])
+        except ConfigError as error:
+            assert len(str(error).splitlines()) == 1
