@@ -458,3 +458,18 @@ def toy_config(base, labels=None, name="toy", **policy):
     if policy.get("every"):
         model.model_version_policy.all.SetInParent()
     return document
+
+
+def embedding_model(seed: int = 3) -> keras.Model:
+    """A regression on two ids, with a table of 50 rows."""
+    keras.utils.set_random_seed(seed)
+    ids = keras.Input((2,), dtype="int32")
+    inner = keras.layers.Embedding(50, 4)(ids)
+    outputs = keras.layers.Dense(1)(keras.layers.Flatten()(inner))
+    return keras.Model(ids, outputs)
+
+
+def embedding_data() -> tuple[np.ndarray, np.ndarray]:
+    """Examples for `embedding_model`, with the first 20 ids only."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 20, (32, 2)), rng.standard_normal((32, 1))

@@ -6,9 +6,10 @@ Importing this package registers its classes with Keras, so that
 """
 
 import recdistill.lists  # noqa: F401  Checks Keras's backend.
+from recdistill.models.composite_optimizer import CompositeOptimizer
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import LinearTeacher
-from recdistill.models.optimizers import CompositeOptimizer, LazyAdam, RowwiseAdagrad
+from recdistill.models.optimizers import LazyAdam, RowwiseAdagrad
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 

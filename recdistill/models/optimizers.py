@@ -1,4 +1,4 @@
-r"""Row-sparse optimizers: lazy Adam, row-wise Adagrad, and a composite for both kinds.
+r"""Row-sparse optimizers: lazy Adam and row-wise Adagrad.
 
 Keras optimizers update every row of an embedding table at every step: with 20,000 ids
 in a batch and a table of a million rows, almost all of that work is on rows without a
@@ -15,14 +15,13 @@ optimizer does; a row that is not touched has no weight decay either.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-__all__ = ["CompositeOptimizer", "LazyAdam", "RowwiseAdagrad"]
+__all__ = ["LazyAdam", "RowwiseAdagrad"]
 
 Gradient: TypeAlias = Any
 """A tensor, or `tf.IndexedSlices`."""
@@ -355,124 +354,6 @@ class RowwiseAdagrad(RowOptimizer):
             "epsilon": self.epsilon,
         }
         return {**super().get_config(), **own}
-
-
-@keras.saving.register_keras_serializable("recdistill")
-class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Composite of two optimizers: one for embedding tables, one for dense weights.
-
-    Clipping and weight decay are those of each optimizer and concern its variables.
-
-    Args:
-        tables: Optimizer of the embedding tables, such as `LazyAdam`.
-        dense: Optimizer of all other variables: any Keras optimizer.
-        table_pattern: Regular expression, searched for in the path of a variable:
-            variables that match are tables. By default those of
-            `keras.layers.Embedding`.
-        name: Name of the optimizer.
-
-    Raises:
-        re.error: If `table_pattern` is not a regular expression.
-
-    Examples:
-        >>> optimizer = CompositeOptimizer(LazyAdam(0.01), keras.optimizers.SGD(0.1))
-        >>> layer = keras.layers.Embedding(1_000, 4)
-        >>> layer.build()
-        >>> bias = keras.Variable([0.0], name="bias")
-        >>> optimizer.build([*layer.trainable_variables, bias])
-        >>> len(optimizer.tables.variables), len(optimizer.dense.variables)
-        (5, 2)
-    """
-
-    def __init__(
-        self,
-        tables: keras.optimizers.Optimizer,
-        dense: keras.optimizers.Optimizer,
-        table_pattern: str = "(^|/)embeddings$",
-        name: str = "composite",
-    ) -> None:
-        super().__init__(learning_rate=0.0, name=name)
-        self.tables, self.dense = tables, dense
-        self.table_pattern = table_pattern
-        re.compile(table_pattern)
-
-    def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Builds both optimizers on their variables.
-
-        Args:
-            variables: The variables to train.
-        """
-        if self.built:
-            return
-        super().build(variables)
-        parts: tuple[list[Any], list[Any]] = ([], [])
-        for each in variables:
-            parts[re.search(self.table_pattern, each.path) is None].append(each)
-        for optimizer, part in zip((self.tables, self.dense), parts, strict=True):
-            optimizer.build(part)
-
-    @property
-    def variables(self) -> list[keras.Variable]:
-        """Own variables and those of both optimizers."""
-        return [*self._variables, *self.tables.variables, *self.dense.variables]
-
-    @property
-    def learning_rate(self) -> Any:
-        """Learning rate of the dense weights."""
-        return self.dense.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        raise AttributeError(
-            "Set `optimizer.tables.learning_rate` and `optimizer.dense.learning_rate`: "
-            "a composite optimizer has two learning rates."
-        )
-
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Applies each gradient by the optimizer of its variable.
-
-        Args:
-            grads: One gradient for each variable.
-            trainable_variables: The variables; by default those of `build`.
-        """
-        variables = list(trainable_variables or self._trainable_variables)
-        if not self.built:
-            self.build(variables)
-        for optimizer in (self.tables, self.dense):
-            known = {id(each) for each in optimizer._trainable_variables}
-            pairs = [
-                (gradient, each)
-                for gradient, each in zip(grads, variables, strict=True)
-                if id(each) in known and gradient is not None
-            ]
-            if pairs:
-                optimizer.apply(*zip(*pairs, strict=True))
-        self._iterations.assign_add(1)
-
-    def get_config(self) -> dict[str, Any]:
-        """Arguments of the constructor; both optimizers are serialised."""
-        return {
-            "tables": keras.saving.serialize_keras_object(self.tables),
-            "dense": keras.saving.serialize_keras_object(self.dense),
-            "table_pattern": self.table_pattern,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: Any = None
-    ) -> CompositeOptimizer:
-        """The optimizer that `get_config` describes.
-
-        Args:
-            config: Result of `get_config`.
-            custom_objects: Classes by name, as for Keras optimizers.
-        """
-        parts = {
-            name: keras.saving.deserialize_keras_object(config[name], custom_objects)
-            for name in ("tables", "dense")
-        }
-        return cls(**{**config, **parts})
 
 
 def taken(variable: tf.Variable, rows: tf.Tensor | None) -> tf.Tensor:

@@ -133,15 +133,21 @@ class IVFIndex(Index):
         held = tf.where(read, tf.gather(self.filled, chosen), 0)
         few = (probes > 0) & (tf.reduce_sum(held, axis=1) >= wanted)
 
+        given = (queries, exclude, chosen, probes, wanted)
+
         def near_ones(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            given = (queries, exclude, chosen, probes, wanted)
             return self._near([tf.gather(each, place) for each in given], k)
 
         def all_of_them(place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             scores = self._all_scores(tf.gather(queries, place))
             return best_of_all(scores, k, tf.gather(exclude, place))
 
-        return _joined((near_ones, all_of_them), (few, ~few), k)
+        rows, scores = tf.cond(
+            tf.reduce_all(few) & (tf.size(few) > 0),
+            lambda: self._near(given, k),
+            lambda: _joined((near_ones, all_of_them), (few, ~few), k),
+        )
+        return rows, scores
 
     def _probes_for(self, wanted: tf.Tensor) -> tf.Tensor:
         """Number of lists to read for `wanted` items, at least `probes`."""

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.models import CompositeOptimizer, LazyAdam, RowwiseAdagrad
+from tests.small_models import embedding_data, embedding_model
 
 ROWS, WIDTH = 7, 3
 
@@ -208,19 +209,6 @@ def test_a_moving_average_of_the_weights_is_refused():
         LazyAdam(use_ema=True)
 
 
-def small_model(seed: int = 3) -> keras.Model:
-    keras.utils.set_random_seed(seed)
-    ids = keras.Input((2,), dtype="int32")
-    inner = keras.layers.Embedding(50, 4)(ids)
-    outputs = keras.layers.Dense(1)(keras.layers.Flatten()(inner))
-    return keras.Model(ids, outputs)
-
-
-def some_data() -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 20, (32, 2)), rng.standard_normal((32, 1))
-
-
 def composite() -> CompositeOptimizer:
     return CompositeOptimizer(LazyAdam(0.05), keras.optimizers.SGD(0.1, momentum=0.9))
 
@@ -233,11 +221,11 @@ def composite() -> CompositeOptimizer:
 def test_training_goes_on_after_saving_as_if_it_had_not_been_interrupted(
     make, tmp_path
 ):
-    x, y = some_data()
-    straight = small_model()
+    x, y = embedding_data()
+    straight = embedding_model()
     straight.compile(make(), loss="mse")
     straight.fit(x, y, epochs=2, batch_size=8, shuffle=False, verbose=0)
-    halved = small_model()
+    halved = embedding_model()
     halved.compile(make(), loss="mse")
     halved.fit(x, y, epochs=1, batch_size=8, shuffle=False, verbose=0)
     halved.save(tmp_path / "half.keras")
@@ -247,42 +235,10 @@ def test_training_goes_on_after_saving_as_if_it_had_not_been_interrupted(
         np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=1e-5, atol=1e-7)
 
 
-class TestComposite:
-    def test_tables_and_dense_weights_have_their_own_optimizer(self):
-        x, y = some_data()
-        model = small_model()
-        before = [each.numpy() for each in model.weights]
-        optimizer = CompositeOptimizer(LazyAdam(0.0), keras.optimizers.SGD(0.1))
-        model.compile(optimizer, loss="mse")
-        model.fit(x, y, verbose=0)
-        np.testing.assert_array_equal(model.weights[0].numpy(), before[0])
-        assert not np.array_equal(model.weights[1].numpy(), before[1])
-        assert optimizer.iterations.numpy() == 1
-
-    def test_rows_outside_the_data_keep_their_value(self):
-        x, y = some_data()
-        model = small_model()
-        before = model.weights[0].numpy()
-        model.compile(composite(), loss="mse")
-        model.fit(x, y, verbose=0)
-        after = model.weights[0].numpy()
-        np.testing.assert_array_equal(after[20:], before[20:])
-        assert not np.isclose(after[np.unique(x)], before[np.unique(x)]).all(1).any()
-
-    def test_setting_one_learning_rate_names_the_two(self):
-        with pytest.raises(AttributeError, match=r"optimizer\.tables\.learning_rate"):
-            composite().learning_rate = 0.1
-
-    def test_a_model_without_tables_trains(self):
-        variable = keras.Variable([1.0])
-        composite().apply([tf.constant([1.0])], [variable])
-        np.testing.assert_allclose(variable.numpy(), [0.9], rtol=1e-6)
-
-
 @pytest.mark.parametrize("make", [lambda: LazyAdam(0.05), composite])
 def test_loss_scaling_does_not_change_the_update(make):
-    x, y = some_data()
-    plain, scaled = small_model(), small_model()
+    x, y = embedding_data()
+    plain, scaled = embedding_model(), embedding_model()
     plain.compile(make(), loss="mse")
     scaled.compile(keras.optimizers.LossScaleOptimizer(make()), loss="mse")
     for model in (plain, scaled):

@@ -95,7 +95,7 @@ def _value_problems(shapes: Shapes, inputs: Mapping[str, np.ndarray]) -> Iterato
         if entries not in inputs or len(shapes.get(entries) or ()) < 2:
             continue
         width = np.shape(inputs[entries])[1:2]
-        if entries == name or not width:
+        if entries == name or not width or np.asarray(value).dtype.kind not in "iu":
             continue
         wrong = np.flatnonzero((value < 0) | (value > width[0]))
         if len(wrong):

@@ -36,7 +36,7 @@ HttpAnswer = tuple[int, str, bytes]
 _IDLE_S = 60.0
 """Seconds until an idle connection is closed."""
 
-_REST_S, _REST_BYTES = 2.0, 2**22
+_REST_S, _REST_BYTES = 2.0, 2**27
 """A client that still sends the rest of a rejected body would miss the answer, so the
 server reads this much more before it closes the connection."""
 

@@ -135,10 +135,14 @@ class LoadedModel:
         key = signature.name, outputs
         try:
             call = self._calls.get(key) or self._callable(signature, key)
-            answer: list[np.ndarray] = call(*values)
+            answer = call(*values)
         except tf.errors.OpError as error:
             raise from_tensorflow(error) from error
-        return answer
+        # A string without axes is `bytes`.
+        return [
+            np.array(each, object) if isinstance(each, bytes) else each
+            for each in answer
+        ]
 
     def close(self) -> None:
         """Frees the memory of the model; no request may be running."""

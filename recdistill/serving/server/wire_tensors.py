@@ -6,6 +6,7 @@ Strings are `bytes` in object arrays, as in TensorFlow's sessions.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -37,7 +38,11 @@ The last value of a message fills the rest of its shape, so that a small message
 take much memory.
 """
 
-_MOST_FIELDS = 1_000
+_MOST_FIELDS, _LARGE = 1_000, 2**18
+_INPUTS, _VALUE, _OBJECTS = 2, 2, (14, 15)
+"""Numbers of fields: the inputs of a request, the value of an entry, and resources and
+variants of a tensor."""
+_STRING_TAG = 8 << 3 | 2
 _LENGTH_DELIMITED = 2
 _FIXED_SIZES = {1: 8, 5: 4}
 """Sizes of fields by protocol buffers' wire type."""
@@ -96,38 +101,57 @@ def read_tensor(proto: tensor_pb2.TensorProto, name: str) -> np.ndarray:
 
 
 def check_fields(data: bytes) -> None:
-    """Checks the number of fields of a serialised `PredictRequest`.
+    """Checks the fields of a serialised `PredictRequest` that need much memory.
 
-    An empty input takes two bytes, and a hundred when it is decoded. The fields of the
-    inputs themselves are not counted.
+    An empty input takes two bytes, and a hundred when it is decoded. So do resources
+    and variants inside a tensor, which are never used in requests.
 
     Args:
         data: The message.
 
     Raises:
-        RequestError: If it has too many fields.
+        RequestError: If it has too many fields, or a large tensor has resources or
+            variants.
 
     Examples:
         >>> request = predict_pb2.PredictRequest(output_filter=["scores"])
         >>> check_fields(request.SerializeToString())
     """
-    place = fields = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
-        fields += 1
-        if fields > _MOST_FIELDS:
+    for count, (number, start, end) in enumerate(_fields(data, 0, len(data)), 1):
+        if count > _MOST_FIELDS:
             raise invalid(f"A request must have at most {_MOST_FIELDS} fields.")
+        if number == _INPUTS and end - start > _LARGE:
+            for part, first, last in _fields(data, start, end):
+                if part == _VALUE:
+                    _check_tensor(data, first, last)
+
+
+def _check_tensor(data: bytes, start: int, end: int) -> None:
+    for number, _, _ in _fields(data, start, end):
+        if number in _OBJECTS:
+            raise invalid("Tensors must not have resources or variants.")
+
+
+def _fields(data: bytes, place: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of each field of a message; invalid data may end them."""
+    while place < end:
+        # Strings of a tensor, which may be millions; each has less than 128 bytes here.
+        while place + 1 < end and data[place] == _STRING_TAG and data[place + 1] < 128:
+            place += 2 + data[place + 1]
+        if place >= end:
+            return
+        tag, place = _varint(data, place)
+        size = _FIXED_SIZES.get(tag & 7, 0)
         if tag & 7 == _LENGTH_DELIMITED:
             size, place = _varint(data, place)
-            place += size
         elif tag & 7 == 0:
             _, place = _varint(data, place)
-        else:
-            place += _FIXED_SIZES.get(tag & 7, 0)
+        yield tag >> 3, place, min(end, place + size)
+        place += size
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number in base 128, and the place behind it. The end of data ends it."""
+    """A number in base 128, and the place after it. The end of data ends it."""
     value = shift = 0
     while place < len(data) and shift < 64:
         byte = data[place]

@@ -109,3 +109,11 @@ def test_an_output_filter_selects_outputs(toy):
         "described", output_filter=["wide", "ids"], ids=ids, scale=[1.0]
     )
     assert set(outputs) == {"wide", "ids"}
+
+
+def test_a_string_without_axes_is_answered(toy):
+    outputs, _ = toy.predict("described", ids="größe", scale=[1.0])
+    assert outputs["ids"].item() == "größe".encode()
+    body = {"signature_name": "described", "inputs": {"ids": "größe", "scale": [1.0]}}
+    status, document = toy.rest(body)
+    assert (status, document["outputs"]["ids"]) == (200, "größe")

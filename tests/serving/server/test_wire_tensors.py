@@ -107,6 +107,24 @@ def test_the_fields_of_a_request_are_counted_before_it_is_decoded():
         check_fields(request.SerializeToString())
 
 
+@pytest.mark.parametrize("tag", [b"\x72", b"\x7a"], ids=["resources", "variants"])
+def test_large_tensors_with_objects_are_not_decoded(tag):
+    def data(number):
+        tensor = tensor_pb2.TensorProto(dtype=7, string_val=[b"a", b"b" * 300, b""])
+        tensor = tensor.SerializeToString() + tag + b"\x00"
+        request = predict_pb2.PredictRequest()
+        request.inputs["a"].MergeFromString(tensor)
+        request.inputs["a"].string_val.extend([b"a"] * number)
+        return request.SerializeToString()
+
+    check_fields(data(10))
+    texts = predict_pb2.PredictRequest()
+    texts.inputs["a"].string_val.extend([b"a"] * 100_000)
+    check_fields(texts.SerializeToString() + tag + b"\x00")
+    with pytest.raises(RequestError, match="resources or variants"):
+        check_fields(data(100_000))
+
+
 @given(st.binary(max_size=40))
 def test_any_bytes_can_be_counted(data):
     check_fields(data)
