@@ -71,6 +71,12 @@ def read_frames(
             "`tables` must have the key interactions or the key lists. "
             f"Received: {', '.join(tables) or 'no table'}"
         )
+    for each in ("items", "queries"):
+        if each not in tables and options is not None and options.table(each).types:
+            raise DataError(
+                f"`tables` has no key {each}, although `dataset.{each}` says how it is "
+                "read. Add the table, or remove the key from the configuration."
+            )
     listwise = "lists" in tables
     roles = listwise_roles(columns) if listwise else Columns.of(columns)
     options = options or ReadingOptions()

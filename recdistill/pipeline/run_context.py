@@ -12,9 +12,10 @@ import keras
 from recdistill.data import Dataset
 from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
+from recdistill.errors import DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import needs_raw
+from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
@@ -22,7 +23,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import Scorer, compiled, with_progress
 from recdistill.pipeline.soft_targets import SoftTargets, choose
-from recdistill.pipeline.teacher_opening import ExternalTeachers
+from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
 from recdistill.pipeline.training import Trainer
 from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
@@ -132,6 +133,26 @@ class RunContext:
     def external(self) -> ExternalTeachers:
         """Teachers that the pipeline does not train, each opened once."""
         return ExternalTeachers(self.prepared, lambda: self.dataset)
+
+    @cached_property
+    def teacher_identity(self) -> dict[str, Any]:
+        """Settings and file contents of the teacher when the run first asked."""
+        return identity(self.config.teacher)
+
+    def verify_sources(self) -> None:
+        """Checks that the user's files that a teacher reads have not changed.
+
+        Raises:
+            DataError: If a file changed since it was announced.
+        """
+        if identity(self.config.teacher) != self.teacher_identity:
+            raise DataError(
+                "A file of the teacher (section `teacher`) changed while it was read, "
+                "so the result would mix two versions of it. Run the command again "
+                "when the file is complete."
+            )
+        if has_partial_scores(self.config.teacher):
+            self.dataset.verify()
 
     @cached_property
     def score_tables(self) -> list[ScoreTable]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress
+from recdistill.errors import DataError
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
@@ -124,8 +125,11 @@ class Pipeline:
                 _begin_like_a_new_process(self.config.seed)
                 try:
                     draft.record = step.work(self.context, draft)
-                except Exception:
-                    if not step.resumes:
+                    if step.reads_teacher:
+                        self.context.verify_sources()
+                except Exception as error:
+                    # After bad input, files of a step that resumes are not trusted.
+                    if not step.resumes or isinstance(error, DataError):
                         draft.abandon()
                     raise
         return draft.artefact()

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from recdistill.atomic import refuse_pipes
 from recdistill.errors import TeacherError
 
 
@@ -55,6 +56,7 @@ def digest(path: Path) -> str:
 
 
 def _files(path: Path) -> list[Path]:
+    refuse_pipes(path)
     if path.is_file():
         return [path]
     return sorted(file for file in path.rglob("*") if file.is_file())

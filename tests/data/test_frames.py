@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.data import read_frames, read_listwise, read_tables
+from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.errors import DataError
 
 
@@ -206,6 +207,19 @@ def test_times_with_a_zone_become_microseconds_in_utc():
     times = pd.to_datetime(["2024-01-01T01:00+01:00"] * 3)
     rows = everything(read_frames({"interactions": log(timestamp=times)}))
     assert rows["timestamp"].to_pylist() == [1_704_067_200_000_000] * 3
+
+
+def test_types_of_columns_may_be_given():
+    log = pd.DataFrame(
+        {"user_id": ["01", "2.0"], "item_id": ["a", "b"], "timestamp": [1, 2]}
+    )
+    types = TableOptions(types={"user_id": "integer"})
+    options = ReadingOptions(tables={"interactions": types})
+    data = read_frames({"interactions": log}, options=options)
+    assert next(data.interactions())["user_id"].to_pylist() == ["1", "2"]
+    options = ReadingOptions(tables={"queries": types})
+    with pytest.raises(DataError, match="no key queries, although"):
+        read_frames({"interactions": log}, options=options)
 
 
 def test_nullable_integers_are_ids():

@@ -18,6 +18,7 @@ class Evaluate(Step):
 
     name = "evaluate"
     summary = "Rank the test lists with every model and write the report."
+    reads_teacher = True
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The models."""

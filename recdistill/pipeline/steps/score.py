@@ -20,6 +20,7 @@ class Score(Step):
     summary = "Store the teacher's scores of the training lists."
     shared = True
     resumes = True
+    reads_teacher = True
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The lists and the teacher."""

@@ -25,12 +25,14 @@ class Step(ABC):
         shared: Whether runs with other names use the same artefact.
         resumes: Whether a step that was killed continues with the files it wrote;
             otherwise it starts again with an empty folder.
+        reads_teacher: Whether it reads files that the user names for the teacher.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     shared: ClassVar[bool] = False
     resumes: ClassVar[bool] = False
+    reads_teacher: ClassVar[bool] = False
 
     @abstractmethod
     def needs(self, config: Config) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ class TeacherStep(Step):
     name = "teacher"
     summary = "Train, fit or open the teacher."
     shared = True
+    reads_teacher = True
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The prepared data."""
@@ -26,10 +27,8 @@ class TeacherStep(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
-        from recdistill.pipeline.teacher_opening import identity
-
         return {
-            "teacher": identity(run.config.teacher),
+            "teacher": run.teacher_identity,
             **run.validation_inputs,
             **sections(run.config, "seed"),
         }

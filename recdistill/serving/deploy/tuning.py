@@ -215,7 +215,8 @@ def render_sweep(swept: Sweep, trusted_clients: bool) -> Group:
 
 
 _NOT_BATCHED = (
-    "model_server.sh does not batch: that is safe for trusted clients only. If all "
+    "model_server.sh does not enable batching, which is safe for trusted clients "
+    "only. If all "
     "clients are trusted, run the command again with --trusted-clients."
 )
 

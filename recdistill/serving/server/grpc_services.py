@@ -115,11 +115,11 @@ class _Receiving:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def start(self) -> None:
-        """Starts to watch the calls."""
+        """Starts watching the calls."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops to watch the calls."""
+        """Stops watching the calls."""
         self._stopped.set()
 
     def message(

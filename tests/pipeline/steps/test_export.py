@@ -3,6 +3,7 @@
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from recdistill.export import publishing
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.pipeline.logs import rows_of
 from tests.pipeline.tiny_runs import go, made
@@ -74,3 +76,36 @@ def test_the_export_serves_the_metric_of_the_report(tiny_run):
     assert judged["lists"] == min(256, len(lists))
     assert judged["served"] == pytest.approx(judged["reported"], abs=1e-9)
     assert np.isclose(judged["reported"], reported, atol=0.05)
+
+
+def warnings_of(seen="exclude", inputs=(), has_seen=True, served=0.5, reported=0.5):
+    """Warnings of the step for a run with these facts."""
+    judged = {
+        "metric": "ndcg@10",
+        "lists": 256,
+        "served": served,
+        "reported": reported,
+    }
+    records = {
+        "prepare": {"seen": seen},
+        "export": {"excluded_inputs": list(inputs), "judged": judged},
+    }
+    run = SimpleNamespace(
+        artefacts={name: SimpleNamespace(record=r) for name, r in records.items()},
+        prepared=SimpleNamespace(has_seen_items=has_seen),
+    )
+    return list(STEPS["export"].warnings(run))
+
+
+def test_a_student_that_does_not_know_what_was_seen_is_a_warning():
+    [said] = warnings_of()
+    assert "no feature of kind `history`" in said and "`exclude_ids`" in said
+    assert not warnings_of(inputs=["history"])
+    assert not warnings_of(seen="include")
+    assert not warnings_of(has_seen=False)
+
+
+def test_a_served_metric_that_differs_is_a_warning_with_both_numbers():
+    [said] = warnings_of(inputs=["history"], served=0.47, reported=0.48)
+    assert "0.4700" in said and "0.4800" in said
+    assert not warnings_of(inputs=["history"], served=0.4751, reported=0.48)

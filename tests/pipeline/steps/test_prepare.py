@@ -13,7 +13,7 @@ RECORD = {
     "lists": {"train": 90, "valid": 20, "test": 30},
     "repeats": {"valid": 3, "test": 4},
     "left_out_repeats": {"train": 0, "valid": 0, "test": 0},
-    "unknown": {},
+    "unknown": {"valid": {}, "test": {}, "items": {}},
 }
 
 
