@@ -1,6 +1,7 @@
 """Atomic file writes and locked folders."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,10 +10,13 @@ import pytest
 from recdistill.atomic import (
     atomic_write,
     create_readable_folder,
+    difference,
     folder_checksums,
     locked_folder,
     read_sealed,
+    refuse_pipes,
     remove,
+    require_space,
     write_sealed,
 )
 from recdistill.errors import BusyError
@@ -168,3 +172,30 @@ def test_a_read_only_folder_can_be_locked(tmp_path):
     tmp_path.chmod(0o500)
     with locked_folder(tmp_path):
         pass
+
+
+def test_too_little_space_is_an_error_with_both_numbers(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    require_space(tmp_path / "later" / "on", 1_000)
+    with pytest.raises(OSError, match=r"1,001 bytes are needed, 1,000 free") as error:
+        require_space(tmp_path, 1_001)
+    assert error.value.errno == 28
+
+
+def test_a_pipe_is_refused_and_files_and_folders_are_not(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "file", tmp_path / "missing"):
+        refuse_pipes(path)
+    with pytest.raises(OSError, match="a pipe or a device"):
+        refuse_pipes(tmp_path / "pipe")
+
+
+def test_each_difference_between_checksums_is_named():
+    written = {"a": "1", "b": "2"}
+    assert difference(written, dict(written)) is None
+    assert difference(written, {"a": "1"}) == "the file 'b' is missing"
+    assert difference(written, written | {"c": "3"}) == (
+        "the file 'c' does not belong there"
+    )
