@@ -54,6 +54,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield temporary
         sync_to_disk(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # A full disk, which does not name the file.
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
