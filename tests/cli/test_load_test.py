@@ -66,7 +66,10 @@ def test_a_report_is_printed_without_json(server, lines):
         ({"--signature": "guess"}, "`--signature` must be one of ['encode_query'"),
         ({"--plot": "a.txt"}, "`--plot` must end in .png"),
         ({"--plot": "nowhere/a.png"}, "`--plot` must be in an existing folder"),
-        ({"--deadline": "1"}, "A time must look like 10ms or 1s. Received: '1'"),
+        (
+            {"--deadline": "1"},
+            "A time must look like 10ms or 1s, and be at most a day.",
+        ),
         ({"--p99-budget": "2s"}, "`--p99-budget` must be below the `--deadline`"),
         (
             {"--p99-budget": "9ms", "--rate": None, "--clients": 1},
@@ -76,13 +79,13 @@ def test_a_report_is_printed_without_json(server, lines):
             {"--p99-budget": "9ms", "--reload-during": "a"},
             "`--reload-during` cannot be combined",
         ),
-        ({"--batch-size": 0}, "batch_size=0"),
+        ({"--batch-size": 0}, "`--batch-size` must be from 1 to 100,000. Received: 0"),
         ({"--reload-during": "nowhere"}, "numbered versions"),
         (
             {"--prepared": "nowhere", "--queries": None},
             "`--prepared` must be the folder of a run",
         ),
-        ({"--seconds": -1}, "`seconds` must be positive"),
+        ({"--seconds": -1}, "`--seconds` must be from 0.001 to 86,400."),
     ],
 )
 def test_an_error_is_one_paragraph(server, lines, change, said):
@@ -107,4 +110,4 @@ def test_a_server_that_cannot_be_reached_is_an_error(lines):
         1,
     )
     assert result.exit_code == 2
-    assert "UNAVAILABLE: [Errno 111] Connection refused" in result.stderr
+    assert "UNAVAILABLE: [Errno 111]" in result.stderr
