@@ -90,7 +90,7 @@ NO_TABLES = {
     "a repeated column": b"user_id,item_id,timestamp,item_id\na,b,5,c\n",
     "a short row": ROWS + b"a,b\n",
     "a long row": ROWS + b"a,b,5,6\n",
-    "an unclosed quote": ROWS + b'"a,b,5\n',
+    "an unclosed quote": ROWS + b'"a,x",b,5\n"a,b,5\n',
     "binary": bytes(range(256)) * 4,
     "UTF-16": ROWS.decode().encode("utf-16"),
     "latin-1": HEADER + "ü,b,5\n".encode("latin-1"),
