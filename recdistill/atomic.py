@@ -55,7 +55,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         sync_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None:  # A full disk, which does not name the file.
+        if error.errno and error.filename is None:  # A full disk names no file.
             error.filename = str(path)
         raise
     finally:
