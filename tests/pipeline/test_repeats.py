@@ -8,6 +8,14 @@ from tests import small_pipelines
 from tests.pipeline.logs import SPLITS, random_log, rows_of, run, split_by_query
 
 
+def rotated(user):
+    """Ten rows without repeats; the held-out items of other users are among the first.
+
+    So the held-out items of the log are not all new.
+    """
+    return [(user, f"i{(k + 8) % 10}", k) for k in range(10)]
+
+
 def repeated_rows(log):
     """The rows whose query had the item at an earlier time, by plain loops."""
     return {
@@ -61,8 +69,9 @@ def test_the_share_counts_training_rows_that_can_be_repeats(tmp_path):
     # A held-out repeat decides nothing, and two rows of one time do not repeat.
     log[19] = ("bob", "i0", 9)
     log[3] = ("ann", "i2", 2)
+    log += rotated("zoe")
     _, record = run(small_pipelines.dataset(log), tmp_path / "p")
-    assert record["repeat_share"] == pytest.approx(1 / 21, abs=1e-6)
+    assert record["repeat_share"] == pytest.approx(1 / 28, abs=1e-6)
     assert record["seen"] == "exclude"
     assert record["left_out_repeats"] == {"train": 1, "valid": 0, "test": 1}
 
@@ -90,8 +99,9 @@ def test_the_training_lists_of_a_query_are_its_latest_without_repeats(tmp_path):
     log = [(f"u{u}", f"i{k}", k) for u in range(3) for k in range(10)]
     for u in range(3):
         log[10 * u + 7] = (f"u{u}", "i0", 7)  # the latest training row is a repeat
+    log += rotated("zoe")
     settings = {"lists": {"seen": "exclude", "per_query": 2}}
     prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p", **settings)
     assert rows_of(prepared, "train").keys() == {
         10 * u + k for u in range(3) for k in (5, 6)
-    }
+    } | {36, 37}
