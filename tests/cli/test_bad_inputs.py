@@ -13,6 +13,8 @@ import pytest
 from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
 
+pytestmark = pytest.mark.slow
+
 INTEGERS = [
     ("seed", 0, 2**32 - 1),
     ("dataset.synthetic.queries", 1, 2**31 - 1),

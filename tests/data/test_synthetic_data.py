@@ -9,6 +9,8 @@ from scipy.linalg import hadamard
 
 from recdistill.data import Dataset, EffectStrengths, synthetic
 
+pytestmark = pytest.mark.slow
+
 NAMES = [field.name for field in fields(EffectStrengths)]
 ALL_OFF = EffectStrengths(**dict.fromkeys(NAMES, 0.0))
 YEAR_S = 365 * 86_400

@@ -21,6 +21,8 @@ from recdistill.pipeline.config import DistillConfig
 from recdistill.pipeline.soft_targets import choose
 from tests.reference_scores import REFERENCE, effective
 
+pytestmark = pytest.mark.slow
+
 QUERIES, ITEMS = 150, 300
 
 

@@ -8,6 +8,8 @@ import tensorflow as tf
 from recdistill.models import CompositeOptimizer, LazyAdam
 from tests.small_models import embedding_data, embedding_model
 
+pytestmark = pytest.mark.slow
+
 
 def composite() -> CompositeOptimizer:
     return CompositeOptimizer(LazyAdam(0.05), keras.optimizers.SGD(0.1, momentum=0.9))

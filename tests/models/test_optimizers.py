@@ -8,6 +8,8 @@ import tensorflow as tf
 from recdistill.models import CompositeOptimizer, LazyAdam, RowwiseAdagrad
 from tests.small_models import embedding_data, embedding_model
 
+pytestmark = pytest.mark.slow
+
 ROWS, WIDTH = 7, 3
 
 

@@ -21,6 +21,8 @@ from tests.small_models import (
     with_query,
 )
 
+pytestmark = pytest.mark.slow
+
 BATCH = build_batch()
 SHARED = np.array([3, 0, 9, 5], "int32")
 

@@ -6,6 +6,8 @@ from recdistill.errors import TeacherError
 from recdistill.teachers import child_process
 from recdistill.teachers.child_process import ChildProcess
 
+pytestmark = pytest.mark.slow
+
 LATE = """
 import sys, time
 print("still thinking", file=sys.stderr, flush=True)

@@ -20,6 +20,8 @@ from recdistill.serving import (
 from tests.serving.scripted_server import STATUS, http, requests, scripted
 from tests.serving.waiting import LONG_S, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 class Waiting:
     """Calls `versions` of an `AsyncClient` from the outside."""

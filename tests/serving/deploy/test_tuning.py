@@ -18,6 +18,8 @@ from recdistill.serving.deploy.tuning import (
     write_configuration,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def load(p50, p99=None, cpu_ms=1.0):
     p99 = p50 if p99 is None else p99
