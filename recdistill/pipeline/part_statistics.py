@@ -32,10 +32,9 @@ class PartStatistics:
         """Adds a partition."""
         rows = np.arange(len(part.split))
         self._copies += int((part.first_copy != rows).sum())
-        pair = part.first_of_query * (part.item.max(initial=0) + 1) + part.item
         sizes = np.bincount(part.first_of_query, part.first_copy == rows)
         self._largest = max(self._largest, int(sizes.max()))
-        trained = part.split == TRAIN
+        pair, trained = part.pair, part.split == TRAIN
         for number, name in enumerate(SPLITS):
             own = part.split == number
             if not own.any():

@@ -59,6 +59,12 @@ class Partition:
     first_copy: np.ndarray
     number: int = 0
 
+    @property
+    def pair(self) -> np.ndarray:
+        """`(rows,)` int64: a number for each pair of a query and an item."""
+        items = int(self.item.max(initial=0)) + 1
+        return np.asarray(self.first_of_query.astype("int64") * items + self.item)
+
 
 class Partitions:
     """The partitions of a data set on disk.

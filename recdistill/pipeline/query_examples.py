@@ -69,7 +69,7 @@ def _lists(prepared: Prepared, drawn: np.ndarray) -> Iterator[Lists]:
 def _item_names(prepared: Prepared) -> list[str]:
     """Title and id of each item; the id alone if the items have no titles."""
     items = prepared.items
-    ids = [str(each) for each in prepared.raw_candidates[prepared.schema.item_id]]
+    ids: list[str] = prepared.item_ids.tolist()
     for column in items.column_names:
         if column.lower() in TITLES:
             titles = items[column].to_pylist()

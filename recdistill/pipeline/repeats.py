@@ -27,10 +27,8 @@ def repeats(part: Partition) -> np.ndarray:
 
     Rows of the same time do not count as earlier.
     """
-    pair = part.first_of_query.astype("int64") * (part.item.max(initial=0) + 1)
-    pair += part.item
     # The rows are sorted by query and time, so the first index is the earliest row.
-    _, first, inverse = np.unique(pair, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(part.pair, return_index=True, return_inverse=True)
     return np.asarray(first[inverse] < part.first_of_moment)
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.latency.stopwatch import Latency
 from recdistill.evaluation.report import page_charts
-from recdistill.evaluation.report.receipt import verdict
+from recdistill.evaluation.report.receipt import candidate_set, verdict
 from recdistill.evaluation.report.run_report import ModelName, Report
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
@@ -111,6 +111,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
         difference=_difference,
         count=lambda value: short_number(value, COUNTS),
         size=lambda value: short_number(value, BYTES),
+        candidates=candidate_set(report.protocol.candidates),
         slice_metric=_slice_metric(report),
     )
 
@@ -137,7 +138,7 @@ def _charts(
         charts["latency"] = page_charts.latency_chart(latencies)
     survival = {n: one for n, one in _survival(report).items() if one.value is not None}
     if len(survival) > 1:
-        charts["survival"] = page_charts.survival_chart(survival, 10)
+        charts["survival"] = page_charts.survival_chart(survival)
     slices = _slice_panels(report)
     if slices:
         charts["slices"] = page_charts.interval_chart(slices)

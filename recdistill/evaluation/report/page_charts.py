@@ -111,12 +111,11 @@ def _intervals(
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
 
 
-def survival_chart(shares: Mapping[int, Interval], k: int) -> str:
-    """Survival curve: share of the teacher's first k in the student's first n.
+def survival_chart(shares: Mapping[int, Interval]) -> str:
+    """Survival curve: share of the teacher's top items in the student's first n.
 
     Args:
         shares: Estimate for each n; each has a value.
-        k: Number of the teacher's first candidates.
     """
     numbers = sorted(shares)
     with _figure(6.0, 2.6) as figure:
@@ -139,7 +138,7 @@ def survival_chart(shares: Mapping[int, Interval], k: int) -> str:
             )
         axes.set_xticks(numbers)
         axes.set_xlabel("n, candidates that the student passes on")
-        axes.set_title(f"Share of the teacher's top {k} in the student's top n")
+        axes.set_title("Share of the teacher's top items in the student's top n")
         axes.margins(x=0.08)
         axes.set_ylim(min(0.9, np.nanmin([low, values])) - 0.12, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))

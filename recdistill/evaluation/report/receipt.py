@@ -89,6 +89,12 @@ def verdict(report: Report, metric: str) -> str:
     return f"By {label}, distillation closed {share} of the gap to the teacher."
 
 
+def candidate_set(candidates: str) -> str:
+    """The candidates of the protocol in words: "catalogue" is the "full catalogue"."""
+    kind, _, number = candidates.partition(":")
+    return _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates")
+
+
 @dataclass(frozen=True)
 class _Receipt:
     report: Report
@@ -133,9 +139,8 @@ def _protocol(report: Report) -> str:
     seen = f"seen items {protocol.seen}d"
     if protocol.repeats_left_out:
         seen += f" ({protocol.repeats_left_out:,} repeats left out)"
-    kind, _, number = protocol.candidates.partition(":")
     ranked = (
-        _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates"),
+        candidate_set(protocol.candidates),
         seen,
         f"{protocol.confidence:.0%} intervals over queries",
     )

@@ -107,7 +107,10 @@ class Evaluate(Step):
 
 
 def _curves(record: Mapping[str, Any]) -> list[list[float]]:
-    """Validation metric by epoch of each learning rate tried, the chosen one first."""
-    trials = [each for each in record["trials"] if each.get("history")]
-    best = sorted(trials, key=lambda each: -(each["best"] or 0.0))
-    return [each["history"] for each in best]
+    """Validation metric by epoch of each learning rate tried, the chosen one first.
+
+    The epoch in which training diverged has no value.
+    """
+    trials = [each for each in record["trials"] if not each.get("diverged")]
+    trials.sort(key=lambda each: -each["best"])
+    return [[v for v in each["history"] if v is not None] for each in trials]

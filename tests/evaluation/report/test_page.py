@@ -107,6 +107,13 @@ def test_parts_without_numbers_are_left_out():
     assert sections == ["data", "reproduce"]
 
 
+def test_the_candidates_are_named_as_in_the_receipt():
+    listed = report(
+        protocol=report().protocol.model_copy(update={"candidates": "listed"})
+    )
+    assert "Ranked: candidates of each list; seen items" in render_page(listed)
+
+
 def test_survival_is_drawn_where_it_has_several_points():
     agreement = {f"survival@{n}": Interval(n / 200, 0.2, 1.0) for n in (50, 100, 200)}
     page = render_page(report(agreement=agreement))
