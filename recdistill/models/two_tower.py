@@ -81,7 +81,8 @@ class TwoTowers(CatalogueModel):
             distinct candidates of a batch, added to the loss.
         id_dropout: Share of the distinct candidates of a training batch whose id is
             hidden from the candidate tower. The embedding of unknown ids is then that
-            of an average item, so that a new item ranks by its other features.
+            of an average item, so that a new item ranks by its other features. No id
+            is hidden if the candidates have no other feature.
 
     Raises:
         ValueError: If a functional tower has an input that is not one of its features,
