@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recdistill.data.column_values import Place, doubles
 from recdistill.errors import DataError
 from recdistill.features.raw_text import BadValueError, text_of
 
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "==": np.equal,
-    "!=": np.not_equal,
-    "<=": np.less_equal,
-    ">=": np.greater_equal,
-    "<": np.less,
-    ">": np.greater,
+_OPERATORS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<=": pc.less_equal,
+    ">=": pc.greater_equal,
+    "<": pc.less,
+    ">": pc.greater,
 }
 _CONDITION = re.compile(
     r"\s*(?:`(?P<quoted>[^`]+)`|(?P<name>[^\W\d][\w.\-]*))"
@@ -45,22 +45,20 @@ class Condition:
         Raises:
             DataError: If the value is a number and the column is not.
         """
-        compare = _OPERATORS[self.operator]
+        held = _OPERATORS[self.operator](
+            self._comparable(values, place), pa.scalar(self.value)
+        )
+        return np.asarray(pc.fill_null(held, False))
+
+    def _comparable(self, values: pa.Array, place: Place) -> pa.Array:
+        """The values as the type of `value`; missing ones are null."""
         if not isinstance(self.value, str):
-            found = doubles(values, place)
-            return np.asarray(compare(found, self.value) & ~np.isnan(found))
+            return pa.array(doubles(values, place), pa.float64(), from_pandas=True)
         try:
-            texts = text_of(values)
+            return text_of(values)
         except BadValueError as error:
             value = values[error.index].as_py()
             raise place.error(error.index, str(error), value) from None
-        held = np.asarray(
-            [
-                text is not None and compare(text, self.value)
-                for text in texts.to_pylist()
-            ]
-        )
-        return held.astype(bool)
 
 
 @dataclass(frozen=True)
