@@ -137,7 +137,8 @@ def distribution(
         The results of `log_softmax` and `softmax`. Inside `shared_results` they are
         computed once, however many losses need them.
     """
-    return once(_distribution, scores, mask, temperature, weights)
+    logs, probabilities = once(_distribution, scores, mask, temperature, weights)
+    return logs, probabilities
 
 
 def _distribution(
@@ -154,7 +155,6 @@ def _distribution(
     arguments += [] if weights is None else [tf.convert_to_tensor(weights)]
     values: dict[str, Tensor] = {}
 
-    @tf.custom_gradient
     def log_probabilities(scores: Tensor, *others: Tensor) -> Any:
         divisor = others[0] if learned else temperature
         exponents = scaled = _exponents(scores, mask, divisor)
@@ -182,14 +182,13 @@ def _distribution(
 
         return masked_ops.masked(exponents - ops.log(evidence), mask), gradient
 
-    @tf.custom_gradient
     def exponential(logs: Tensor) -> Any:
         probabilities = values["probabilities"]
         return probabilities, lambda upstream: upstream * probabilities
 
-    logs = log_probabilities(*arguments)
+    logs = tf.custom_gradient(log_probabilities)(*arguments)
     masked_ops.declare_masked(logs, mask)
-    return logs, exponential(logs)
+    return logs, tf.custom_gradient(exponential)(logs)
 
 
 def _exponents(scores: Tensor, mask: Tensor, temperature: Tensor) -> Tensor:
