@@ -74,7 +74,7 @@ class TeacherStep(Step):
             values[name] = validation.mean(rows)
         return {
             "kind": config.teacher.kind,
-            "unknown": unknown_to_teacher(models_of(teacher)),
+            **unknown_to_teacher(models_of(teacher)),
             "trained": trained,
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
