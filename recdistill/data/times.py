@@ -71,9 +71,9 @@ class Times:
             whole = cast_with_row(values, pa.int64(), place, _FIT)
             if self._format == "ns":
                 return pc.divide(whole, 1000)
-            factor = _FRACTION if self._seconds else _UNITS.get(self._format or "", 1)
-            scaled = partial(pc.multiply_checked, factor)
-            return cast_with_row(whole, scaled, place, _FIT)
+            times = _FRACTION if self._seconds else _UNITS.get(self._format or "", 1)
+            scale = partial(pc.multiply_checked, times)
+            return cast_with_row(whole, scale, place, _FIT)
         doubles = values.cast(pa.float64())
         factor = _UNITS.get(self._format or "")
         if self._seconds is None:
