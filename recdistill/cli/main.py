@@ -16,6 +16,7 @@ from recdistill import __version__
 from recdistill.cli import (
     data,
     doctor,
+    init,
     latency,
     load_test,
     reindex,
@@ -40,7 +41,8 @@ app = typer.Typer(
         "A pipeline is one TOML file. **recdistill run FILE** runs all of its "
         f"steps: {' → '.join(STEPS)}. Finished steps are skipped, so an "
         "interrupted run continues where it stopped.\n\n"
-        "Start with: **recdistill run pipelines/movielens_100k.toml**"
+        "Start with **recdistill init FOLDER**, which writes a pipeline for your data, "
+        "or with **recdistill run pipelines/movielens_100k.toml**."
     ),
     epilog=EXIT_CODES,
 )
@@ -68,6 +70,7 @@ def _root(
 
 
 for _command in (
+    init,
     run,
     doctor,
     data,
