@@ -220,12 +220,12 @@ def _split(proposal: Proposal) -> str:
             "random.\n"
             'by = "leave_random_out"\n'
         )
-    if not proposal.three:
-        sample = "" if proposal.known().table.sample.complete else " of the sample"
+    if not proposal.by_query:
+        sample = "" if proposal.known().table.sample.complete else " in the sample"
         return (
             "[split]\n"
-            f"# No query{sample} has three interactions, so the latest of all are held "
-            "out.\n"
+            f"# Queries have fewer than three interactions{sample}, so the latest of "
+            "all\n# interactions are held out.\n"
             'by = "global_time"\n'
         )
     return ""
