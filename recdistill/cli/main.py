@@ -14,6 +14,7 @@ import typer
 
 from recdistill import __version__
 from recdistill.cli import (
+    compare,
     data,
     doctor,
     latency,
@@ -69,6 +70,7 @@ def _root(
 
 for _command in (
     run,
+    compare,
     doctor,
     data,
     latency,
