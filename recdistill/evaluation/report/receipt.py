@@ -206,9 +206,12 @@ def _facts(report: Report) -> dict[str, str]:
         )
     unknown = [
         f"{part} {shares}"
-        for part in ("test", "items")
+        for part in ("test", "items", "teacher")
         if (shares := in_words(report.dataset.unknown.get(part, {})))
     ]
+    if report.dataset.uncounted:
+        inputs = ", ".join(report.dataset.uncounted)
+        unknown.append(f"teacher {inputs}: not known (no vocabulary declared)")
     if unknown:
         facts["Unknown values"] = " · ".join(unknown)
     new = _new_items(report)

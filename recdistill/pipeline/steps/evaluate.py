@@ -75,7 +75,7 @@ class Evaluate(Step):
         report = build_report(
             run.config,
             run.prepared,
-            run.artefacts["prepare"].record,
+            _dataset(run),
             rows,
             models,
             gate=run.gate,
@@ -111,6 +111,16 @@ class Evaluate(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
+
+
+def _dataset(run: RunContext) -> dict[str, Any]:
+    """The record of `prepare`, with the values that the teacher does not know."""
+    record, scored = (run.artefacts[name].record for name in ("prepare", "score"))
+    return {
+        **record,
+        "unknown": {**record["unknown"], "teacher": scored["unknown"]},
+        "uncounted": scored.get("uncounted", []),
+    }
 
 
 def _curves(record: Mapping[str, Any]) -> list[list[float]]:
