@@ -14,6 +14,7 @@ import typer
 
 from recdistill import __version__
 from recdistill.cli import (
+    compare,
     data,
     doctor,
     init,
@@ -72,6 +73,7 @@ def _root(
 for _command in (
     init,
     run,
+    compare,
     doctor,
     data,
     latency,
