@@ -23,9 +23,6 @@ from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
 MOST_LISTED = 5_000
 """Items from which a training list is a sample of the catalogue."""
 
-MOST_LINEAR = 10_000
-"""Items up to which the proposed teacher is the linear item model."""
-
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 _WIDTH = 88
 
@@ -246,8 +243,6 @@ def _teacher(proposal: Proposal) -> str:
         return '# The teacher\'s scores are in the data.\n[teacher]\nkind = "scores"\n'
     kind, why = "linear", "A linear model of the items that queries share"
     if not proposal.history:
-        kind, why = "reference", "The built-in ranker"
-    elif proposal.items > MOST_LINEAR:
         kind, why = "reference", "The built-in ranker"
     return (
         f"# {why}, in place of your own ranker.\n"
