@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.errors import ReportError
-from recdistill.evaluation.report.run_report import Report
+from recdistill.evaluation.report.run_report import ModelPart, Report
 
 MOST = 24
 """Largest number of variants in one report."""
@@ -17,10 +17,10 @@ _IGNORED = {"evaluate"}
 """Sections of the configuration that do not change the student."""
 
 
-def evaluated_variants(workdir: Path, report: Report) -> dict[str, Report]:
-    """Reports in a work folder whose numbers can be compared with those of a report.
+def evaluated_variants(workdir: Path, report: Report) -> dict[str, ModelPart]:
+    """Distilled students in a work folder that can be compared with that of a report.
 
-    These have the same data, protocol and machine, and a student with other settings.
+    Their reports have the same data, protocol and machine, and other settings.
     A sweep is a number of runs with `--set` or with configurations of their own.
 
     Args:
@@ -28,7 +28,7 @@ def evaluated_variants(workdir: Path, report: Report) -> dict[str, Report]:
         report: The report to compare with.
 
     Returns:
-        Reports by the settings that differ, such as "student.dim=64".
+        Students by the settings that differ, such as "student.dim=64".
     """
     own = _settings(report.config)
     found = {}
@@ -42,7 +42,8 @@ def evaluated_variants(workdir: Path, report: Report) -> dict[str, Report]:
         )
         if changed:
             label = ", ".join(f"{key}={theirs.get(key, 'default')}" for key in changed)
-            found[label] = other
+            student = other.models["distilled"]
+            found[label] = student.model_copy(update={"slices": {}})
     return dict(list(found.items())[:MOST])
 
 

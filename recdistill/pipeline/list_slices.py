@@ -23,8 +23,8 @@ SEGMENTS = ("head", "torso", "tail", "new")
 HEAD, TORSO = 0.5, 0.9
 """Shares of the training interactions up to which items are head and torso."""
 
-Members = dict[str, np.ndarray]
-"""For each slice, `(lists,)` bool: whether a list belongs to it."""
+Groups = dict[str, np.ndarray]
+"""For each slice of a kind, `(lists,)` bool: whether a list belongs to it."""
 
 
 class ListSlices:
@@ -80,7 +80,7 @@ class ListSlices:
             self._values.setdefault(name, []).append((number, values.ravel()))
         self._lists += len(lists)
 
-    def members(self) -> dict[str, Members]:
+    def members(self) -> dict[str, Groups]:
         """The slices of each kind, and the lists that belong to them."""
         segment = np.concatenate(self._collected[ITEM])
         found = {ITEM: {name: segment == name for name in SEGMENTS}}
@@ -110,11 +110,11 @@ class ListSlices:
         rarest = rows[np.arange(len(rows)), count.argmin(axis=1)]
         return np.where(rarest >= 0, self._segment[rarest], "")
 
-    def _by_category(self, name: str, encoder: VocabularyEncoder) -> Members:
+    def _by_category(self, name: str, encoder: VocabularyEncoder) -> Groups:
         number, value = (
             np.concatenate(each) for each in zip(*self._values[name], strict=True)
         )
-        members: Members = {}
+        members: Groups = {}
         counts = np.bincount(value[value > UNKNOWN], minlength=encoder.size)
         frequent = np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]
         for index in frequent[counts[frequent] > 0]:
@@ -150,7 +150,7 @@ def segments(popularity: np.ndarray) -> np.ndarray:
     return np.where(popularity > 0, warm, "new")
 
 
-def groups_of(counts: np.ndarray) -> Members:
+def groups_of(counts: np.ndarray) -> Groups:
     """Groups of about equal size by count; lists with count 0 are their own group.
 
     Args:
@@ -161,7 +161,7 @@ def groups_of(counts: np.ndarray) -> Members:
         ...  groups_of(np.array([0, 1, 2, 3, 4, 5, 600])).items()}
         {'0': 1, '1 to 2': 2, '3 to 4': 2, '5 to 600': 2}
     """
-    members: Members = {"0": counts == 0}
+    members: Groups = {"0": counts == 0}
     above = np.sort(counts[counts > 0])
     places = np.arange(1, GROUPS + 1) * len(above) // GROUPS
     low = 0

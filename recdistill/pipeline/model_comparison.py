@@ -13,7 +13,8 @@ from recdistill.data.collation import score_catalogue
 from recdistill.data.dataset import Progress
 from recdistill.evaluation.rows import ListRows, agreement
 from recdistill.lists.numpy_ranks import first_k, real_scores
-from recdistill.pipeline.list_slices import ListSlices, Members
+from recdistill.pipeline.evaluated_lists import EvaluatedLists, Members
+from recdistill.pipeline.list_slices import ListSlices
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer
@@ -38,12 +39,14 @@ class ComparisonRows:
         slices: For each kind of slice and each slice, `(lists,)` bool: whether a list
             belongs to it (`recdistill.pipeline.list_slices`).
         unreachable: Number of lists whose positive is not in the catalogue.
+        lists: What the lists are, to compare runs list by list.
     """
 
     models: dict[str, pa.Table]
     agreement: pa.Table
-    slices: dict[str, Members]
+    slices: Members
     unreachable: int
+    lists: EvaluatedLists
 
 
 def rank_test_lists(
@@ -66,6 +69,7 @@ def rank_test_lists(
     size = prepared.catalogue_size
     rows = {name: ListRows() for name in scorers}
     agreements, slices, unreachable = ListRows(), ListSlices(prepared), 0
+    evaluated = EvaluatedLists(prepared.item_ids)
     shards = prepared.shards("test")
     total = sum(pq.read_metadata(path).num_rows for path in shards)
     done = 0
@@ -77,6 +81,7 @@ def rank_test_lists(
             measured = measure_lists(lists, values, metrics)
             top = first_k(real_scores(values, mask, name=name), TOP)
             rows[name].add(lists.list_id, list(lists.query_id), measured, top)
+        evaluated.add(lists, mask)
         pair = (scores["teacher"], scores["distilled"], mask)
         agreed = agreement(*pair, k=min(TOP, size), survival_at=survival)
         agreements.add(lists.list_id, list(lists.query_id), agreed)
@@ -85,4 +90,6 @@ def rank_test_lists(
         done += len(lists)
         progress("Ranking the test lists", done, total)
     tables = {name: each.table() for name, each in rows.items()}
-    return ComparisonRows(tables, agreements.table(), slices.members(), unreachable)
+    return ComparisonRows(
+        tables, agreements.table(), slices.members(), unreachable, evaluated
+    )

@@ -1,12 +1,20 @@
-"""Content of the report page that is not in `report.json`."""
+"""Content of the report page that is not in `report.json`, and its JSON file.
+
+With it, `recdistill report` renders the page again without the models and the data.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from recdistill.evaluation.report.run_report import Report
+from pydantic import TypeAdapter, ValidationError
+
+from recdistill.atomic import atomic_write
+from recdistill.errors import ReportError
+from recdistill.evaluation.report.run_report import ModelPart
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,35 @@ class PageDetails:
         examination: Result of the score doctor, in the form of
             `recdistill.distillation.Examination`; None if unknown.
         examples: Test queries to look at.
-        variants: Reports of the same evaluation with other settings, by the settings
-            that differ, for the Pareto front.
+        variants: Distilled students with other settings in the same evaluation, by the
+            settings that differ, for the Pareto front.
     """
 
     training: Mapping[str, Sequence[TrainingRun]] = field(default_factory=dict)
     examination: Mapping[str, Any] | None = None
     examples: Sequence[QueryExample] = ()
-    variants: Mapping[str, Report] = field(default_factory=dict)
+    variants: Mapping[str, ModelPart] = field(default_factory=dict)
+
+
+_DETAILS = TypeAdapter(PageDetails)
+
+
+def save_details(details: PageDetails, path: Path) -> None:
+    """Writes the details as JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_DETAILS.dump_json(details))
+
+
+def load_details(path: Path) -> PageDetails:
+    """Reads what `save_details` wrote.
+
+    Raises:
+        ReportError: If an earlier or later version with other content wrote the file.
+    """
+    try:
+        return _DETAILS.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ReportError(
+            f"{path} does not have the content of a report page: "
+            f"{error.errors()[0]['msg']}. Run `recdistill evaluate` again."
+        ) from error

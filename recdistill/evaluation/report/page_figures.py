@@ -12,7 +12,7 @@ from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.latency.stopwatch import QUANTILES, Latency
 from recdistill.evaluation.report import page_charts as charts
 from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
-from recdistill.evaluation.report.run_report import Report
+from recdistill.evaluation.report.run_report import ModelPart, Report
 from recdistill.evaluation.report.terminal_tables import MISSING, metric_label
 
 _LOSSES = {
@@ -114,17 +114,19 @@ def _median(latencies: Mapping[str, Latency]) -> float | None:
     return latencies[max(latencies, key=int)].p50 if latencies else None
 
 
-def _points(report: Report, variants: Mapping[str, Report]) -> Iterator[charts.Point]:
+def _points(
+    report: Report, variants: Mapping[str, ModelPart]
+) -> Iterator[charts.Point]:
     """Models with a latency; the first of them are students."""
     metric = next(iter(report.models["distilled"].metrics))
-    students = {"Student": report}
+    own = report.models["distilled"]
+    students = {"Student": own}
     students |= {f"{n}": other for n, other in enumerate(variants.values(), 1)}
-    for label, other in students.items():
-        part = other.models["distilled"]
+    for label, part in students.items():
         latency, one = _median(part.latency_ms), part.metrics.get(metric)
         if latency is not None and one is not None and one.value is not None:
             colour = charts.colour_of("distilled")
-            yield charts.Point(label, colour, latency, one, strong=other is report)
+            yield charts.Point(label, colour, latency, one, strong=part is own)
     student = _median(report.models["distilled"].latency_ms)
     # The baseline has the towers of the student, so it takes the same time.
     for name, latency in (
@@ -153,7 +155,7 @@ def pareto_front(points: Sequence[charts.Point]) -> list[charts.Point]:
     return front
 
 
-def _tradeoff(report: Report, variants: Mapping[str, Report]) -> Figure | None:
+def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | None:
     if {"baseline", "distilled", "teacher"} - report.models.keys():
         return None
     metric = next(iter(report.models["distilled"].metrics), None)

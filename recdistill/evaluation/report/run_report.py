@@ -57,7 +57,10 @@ class DatasetPart(_Part):
             copies of a row are in the same part.
         copies_by_part: The same by part.
         unknown: Share of values that are unknown in training, by part ("train",
-            "valid", "test" lists, and "items") and feature.
+            "valid", "test" lists, and "items") and feature; as "teacher", the share of
+            values that the teacher does not know, by its inputs.
+        uncounted: Inputs of the teacher for which this share cannot be known, because
+            it does not declare their vocabulary.
         repeats: Number of "valid" and "test" lists with an item that the query also has
             in the training part.
     """
@@ -72,6 +75,7 @@ class DatasetPart(_Part):
     copies: Count = 0
     copies_by_part: dict[str, Count] = {}
     unknown: dict[str, dict[str, float]] = {}
+    uncounted: list[str] = []
     repeats: dict[str, Count] = {}
 
 

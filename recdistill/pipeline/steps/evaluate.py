@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Artefact, Draft
 
+LISTS, DETAILS = "lists.parquet", "page.json"
+"""Files of the artefact with the evaluated lists, and with details of the page."""
+
 
 class Evaluate(Step):
     """Ranks the test lists with every model and writes the report."""
@@ -37,6 +40,7 @@ class Evaluate(Step):
 
         return {
             "schema_version": SCHEMA_VERSION,
+            "files": [LISTS, DETAILS],
             # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
             **sections(run.config, "seed", "evaluate"),
@@ -47,6 +51,7 @@ class Evaluate(Step):
         import pyarrow.parquet as pq
 
         from recdistill.evaluation.report.page import render_page
+        from recdistill.evaluation.report.page_details import save_details
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
         from recdistill.pipeline.scorers import compiled, popularity_scorer
@@ -68,10 +73,14 @@ class Evaluate(Step):
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
         pq.write_table(rows.agreement, draft.path / "agreement.parquet")
+        pq.write_table(rows.lists.table(rows.slices), draft.path / LISTS)
         report = build_report(
             run.config,
             run.prepared,
-            {name: artefact.record for name, artefact in run.artefacts.items()},
+            {
+                **{name: artefact.record for name, artefact in run.artefacts.items()},
+                "prepare": _dataset(run),
+            },
             rows,
             models,
             gate=run.gate,
@@ -79,6 +88,7 @@ class Evaluate(Step):
         )
         report.save(draft.path / "report.json")
         details = page_details(run, report, rows)
+        save_details(details, draft.path / DETAILS)
         page = render_page(report, details)
         (draft.path / "report.html").write_text(page, encoding="utf-8")
         return {"fingerprint": report.metrics_fingerprint()}
@@ -98,6 +108,16 @@ class Evaluate(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
+
+
+def _dataset(run: RunContext) -> dict[str, Any]:
+    """The record of `prepare`, with the values that the teacher does not know."""
+    record, scored = (run.artefacts[name].record for name in ("prepare", "score"))
+    return {
+        **record,
+        "unknown": {**record["unknown"], "teacher": scored["unknown"]},
+        "uncounted": scored.get("uncounted", []),
+    }
 
 
 def page_details(run: RunContext, report: Report, rows: ComparisonRows) -> PageDetails:

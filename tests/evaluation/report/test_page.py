@@ -65,7 +65,7 @@ def details(**changes) -> PageDetails:
             examine(scores, np.ones(scores.shape, bool)).model_dump_json()
         ),
         "examples": [*examples, example("user 7", "A")],
-        "variants": {"student.dim=64": report()},
+        "variants": {"student.dim=64": report().models["distilled"]},
     }
     return PageDetails(**(fields | changes))
 
