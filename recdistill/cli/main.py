@@ -18,6 +18,7 @@ from recdistill.cli import (
     doctor,
     latency,
     load_test,
+    recommend,
     reindex,
     release,
     run,
@@ -75,6 +76,7 @@ for _command in (
     serving_config,
     load_test,
     serve,
+    recommend,
     reindex,
     release,
 ):

@@ -111,17 +111,24 @@ class TestTheWholeRun:
 
     def test_the_long_steps_report_their_progress(self, tiny_run):
         # What comes after a comma or a colon says more of the same work.
-        said = (label.split(",")[0].split(":")[0] for label, _, _ in tiny_run.progress)
+        said = (label.split(",")[0].split(":")[0] for label, *_ in tiny_run.progress)
         assert list(dict.fromkeys(said)) == [
+            "Opening the data",
             "Reading interactions",
             "Partitioning interactions",
             "Building vocabularies",
             "Writing lists",
             "Training the baseline",
+            "Opening or fitting the teacher",
             "Training the teacher",
+            "Evaluating the teacher",
             "Scoring with the teacher",
+            "Examining the scores",
             "Distilling",
             "Ranking the test lists",
+            "Measuring latency and intervals",
+            "Exporting the student",
+            "Checking the export in a fresh process",
         ]
 
     def test_a_second_run_skips_all_steps(self, tiny_run):

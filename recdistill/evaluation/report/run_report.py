@@ -59,6 +59,8 @@ class DatasetPart(_Part):
             "valid", "test" lists, and "items") and feature.
         repeats: Number of "valid" and "test" lists with an item that the query also has
             in the training part.
+        source: SHA-256 of each source file by its name; empty if there are many.
+        licence: Licence of the data; None if unknown.
     """
 
     name: str
@@ -71,6 +73,8 @@ class DatasetPart(_Part):
     copies: Count = 0
     unknown: dict[str, dict[str, float]] = {}
     repeats: dict[str, Count] = {}
+    source: dict[str, str] = {}
+    licence: str | None = None
 
 
 class ProtocolPart(_Part):

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from recdistill.pipeline.workspace import Artefact, Draft
 
 
+MODEL_CARD = "MODEL_CARD.md"
+"""File with the model card, in the artefact and in the run's folder."""
+
+
 class Evaluate(Step):
     """Ranks the test lists with every model and writes the report."""
 
@@ -31,10 +35,13 @@ class Evaluate(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Metrics and intervals, the decision at the gate, and the report's format."""
         from recdistill.evaluation.report.run_report import SCHEMA_VERSION
+        from recdistill.pipeline.dataset_loading import licence_of
 
         return {
             "schema_version": SCHEMA_VERSION,
             # The last digits of the differences depend on the order of a parallel sum.
+            "model_card": MODEL_CARD,
+            "licence": licence_of(run.config.dataset),
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
             **sections(run.config, "seed", "evaluate"),
         }
@@ -44,6 +51,7 @@ class Evaluate(Step):
         import pyarrow.parquet as pq
 
         from recdistill.evaluation.report.page import PageDetails, render_page
+        from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.query_examples import query_examples
         from recdistill.pipeline.report_building import build_report
@@ -66,6 +74,7 @@ class Evaluate(Step):
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
         pq.write_table(rows.agreement, draft.path / "agreement.parquet")
+        run.progress("Measuring latency and intervals", 0, None)
         report = build_report(
             run.config,
             run.prepared,
@@ -87,13 +96,15 @@ class Evaluate(Step):
         )
         page = render_page(report, details)
         (draft.path / "report.html").write_text(page, encoding="utf-8")
+        card = render_run_card(report.model_dump(mode="json"))
+        (draft.path / MODEL_CARD).write_text(card, encoding="utf-8")
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies the report and its page into the run's folder, if they changed."""
+        """Copies report, page and model card into the run's folder, if they changed."""
         from recdistill.atomic import atomic_write
 
-        for name in ("report.json", "report.html"):
+        for name in ("report.json", "report.html", MODEL_CARD):
             content = artefact.file(name).read_bytes()
             target = run.root / name
             # A finished run can be opened on a disk that is read-only.
