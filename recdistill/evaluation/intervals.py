@@ -292,7 +292,7 @@ def _resample(
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
-    query, values = _aligned(tables, metrics)
+    query, values = aligned(tables, metrics)
     total = int(query.max(initial=-1)) + 1
     present = ~np.isnan(values[0])  # the same for all tables
     columns = np.concatenate([present, *np.nan_to_num(values)], axis=1)
@@ -317,10 +317,15 @@ def _resample(
     return means.reshape(1 + samples, len(tables), width), queries
 
 
-def _aligned(
+def aligned(
     tables: Sequence[pa.Table], metrics: Sequence[str]
 ) -> tuple[IntArray, FloatArray]:
-    """Query numbers `(lists,)` and values `(tables, lists, metrics)`, by list id."""
+    """Query numbers `(lists,)` and values `(tables, lists, metrics)`, by list id.
+
+    Raises:
+        ValueError: If the tables do not hold the same lists with a value, or a column
+            is missing.
+    """
     for table in tables:
         missing = {"list_id", "query_id", *metrics} - set(table.column_names)
         if missing:

@@ -14,6 +14,7 @@ from recdistill.data.collation import score_catalogue
 from recdistill.data.dataset import Progress
 from recdistill.evaluation.rows import ListRows, agreement
 from recdistill.lists.numpy_ranks import first_k, real_scores
+from recdistill.pipeline.evaluated_lists import EvaluatedLists
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer
@@ -39,12 +40,20 @@ class ComparisonRows:
             training interactions, "head" if it is among the most frequent items that
             make up half of the training interactions, else "tail".
         unreachable: Number of lists whose positive is not in the catalogue.
+        lists: What the lists are, to compare runs list by list.
     """
 
     models: dict[str, pa.Table]
     agreement: pa.Table
     segments: list[str]
     unreachable: int
+    lists: EvaluatedLists
+
+    @property
+    def slices(self) -> dict[str, dict[str, np.ndarray]]:
+        """For each kind of slice and each slice, the lists that belong to it."""
+        segment = np.array(self.segments)
+        return {"item": {name: segment == name for name in np.unique(segment).tolist()}}
 
 
 def rank_test_lists(
@@ -68,6 +77,7 @@ def rank_test_lists(
     rows = {name: ListRows() for name in scorers}
     agreements, segments, unreachable = ListRows(), list[str](), 0
     segment = _segments(prepared.popularity)
+    evaluated = EvaluatedLists(prepared.item_ids)
     shards = prepared.shards("test")
     total = sum(pq.read_metadata(path).num_rows for path in shards)
     done = 0
@@ -79,6 +89,7 @@ def rank_test_lists(
             measured = measure_lists(lists, values, metrics)
             top = first_k(real_scores(values, mask, name=name), TOP)
             rows[name].add(lists.list_id, list(lists.query_id), measured, top)
+        evaluated.add(lists, mask)
         pair = (scores["teacher"], scores["distilled"], mask)
         agreed = agreement(*pair, k=min(TOP, size), survival_at=survival)
         agreements.add(lists.list_id, list(lists.query_id), agreed)
@@ -88,7 +99,7 @@ def rank_test_lists(
         done += len(lists)
         progress("Ranking the test lists", done, total)
     tables = {name: each.table() for name, each in rows.items()}
-    return ComparisonRows(tables, agreements.table(), segments, unreachable)
+    return ComparisonRows(tables, agreements.table(), segments, unreachable, evaluated)
 
 
 def _segments(popularity: np.ndarray) -> list[str]:

@@ -18,6 +18,7 @@ from recdistill.evaluation.report.terminal_tables import (
     BYTES,
     COUNTS,
     MISSING,
+    estimate_text,
     interval_ends,
     metric_label,
     number_table,
@@ -26,7 +27,6 @@ from recdistill.evaluation.report.terminal_tables import (
     soft_targets_line,
     unbroken_line,
 )
-from recdistill.features.unknown_values import in_words
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 """Metrics of the receipt; those that a report lacks are left out."""
@@ -182,15 +182,18 @@ def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     for metric in metrics:
         table.add_row(
             metric_label(metric),
-            _estimate(report.gap_closed.get(metric), ".0%", wide),
-            _estimate(report.kept.get(metric), ".0%", wide),
-            _estimate(gap.get(metric), "+.3f", wide),
-            _estimate(gained.get(metric), "+.3f", wide),
+            estimate_text(report.gap_closed.get(metric), ".0%", wide),
+            estimate_text(report.kept.get(metric), ".0%", wide),
+            estimate_text(gap.get(metric), "+.3f", wide),
+            estimate_text(gained.get(metric), "+.3f", wide),
         )
     return table
 
 
 def _facts(report: Report) -> dict[str, str]:
+    # Imports TensorFlow, which the other functions here do not need.
+    from recdistill.features.unknown_values import in_words
+
     facts = {
         f"Gap, {metric_label(metric)}": note
         for metric, closed in report.gap_closed.items()
@@ -203,9 +206,12 @@ def _facts(report: Report) -> dict[str, str]:
         )
     unknown = [
         f"{part} {shares}"
-        for part in ("test", "items")
+        for part in ("test", "items", "teacher")
         if (shares := in_words(report.dataset.unknown.get(part, {})))
     ]
+    if report.dataset.uncounted:
+        inputs = ", ".join(report.dataset.uncounted)
+        unknown.append(f"teacher {inputs}: not known (no vocabulary declared)")
     if unknown:
         facts["Unknown values"] = " · ".join(unknown)
     new = _new_items(report)
@@ -257,19 +263,6 @@ def _gap_note(closed: Interval) -> str | None:
 def _mean(interval: Interval | None, wide: bool) -> Text:
     """Mean with its interval, or with half the interval's width if space is short."""
     if wide or interval is None or interval.low is None or interval.high is None:
-        return _estimate(interval, ".3f", wide)
+        return estimate_text(interval, ".3f", wide)
     half = f"{(interval.high - interval.low) / 2:.3f}".removeprefix("0")
     return Text.assemble(f"{interval.value:.3f} ", (f"±{half}", "dim"))
-
-
-def _estimate(interval: Interval | None, spec: str, wide: bool) -> Text:
-    """Number with its whole interval, on the next line if space is short.
-
-    Half the interval's width is not enough here, because an interval may be asymmetric,
-    and it must be visible whether it excludes 0.
-    """
-    if interval is None or interval.value is None:
-        return Text(MISSING)
-    ends = interval_ends(interval, spec)
-    space = "" if not ends else " " if wide else "\n"
-    return Text.assemble(format(interval.value, spec), space, (ends, "dim"))

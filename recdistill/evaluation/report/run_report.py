@@ -56,7 +56,10 @@ class DatasetPart(_Part):
         copies: Number of rows whose query, item and time are those of another row. The
             copies of a row are in the same part.
         unknown: Share of values that are unknown in training, by part ("train",
-            "valid", "test" lists, and "items") and feature.
+            "valid", "test" lists, and "items") and feature; as "teacher", the share of
+            values that the teacher does not know, by its inputs.
+        uncounted: Inputs of the teacher for which this share cannot be known, because
+            it does not declare their vocabulary.
         repeats: Number of "valid" and "test" lists with an item that the query also has
             in the training part.
         source: SHA-256 of each source file by its name; empty if there are many.
@@ -72,6 +75,7 @@ class DatasetPart(_Part):
     parts: dict[str, tuple[str, str]] = {}
     copies: Count = 0
     unknown: dict[str, dict[str, float]] = {}
+    uncounted: list[str] = []
     repeats: dict[str, Count] = {}
     source: dict[str, str] = {}
     licence: str | None = None

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Artefact, Draft
 
+LISTS, DETAILS = "lists.parquet", "page.json"
+"""Files of the artefact with the evaluated lists, and with details of the page."""
 
 MODEL_CARD = "MODEL_CARD.md"
 """File with the model card, in the artefact and in the run's folder."""
@@ -39,9 +41,9 @@ class Evaluate(Step):
 
         return {
             "schema_version": SCHEMA_VERSION,
-            # The last digits of the differences depend on the order of a parallel sum.
-            "model_card": MODEL_CARD,
+            "files": [LISTS, DETAILS, MODEL_CARD],
             "licence": licence_of(run.config.dataset),
+            # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
             **sections(run.config, "seed", "evaluate"),
         }
@@ -51,6 +53,7 @@ class Evaluate(Step):
         import pyarrow.parquet as pq
 
         from recdistill.evaluation.report.page import PageDetails, render_page
+        from recdistill.evaluation.report.page_details import save_details
         from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.query_examples import query_examples
@@ -74,11 +77,12 @@ class Evaluate(Step):
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
         pq.write_table(rows.agreement, draft.path / "agreement.parquet")
+        pq.write_table(rows.lists.table(rows.slices), draft.path / LISTS)
         run.progress("Measuring latency and intervals", 0, None)
         report = build_report(
             run.config,
             run.prepared,
-            run.artefacts["prepare"].record,
+            _dataset(run),
             rows,
             models,
             gate=run.gate,
@@ -94,6 +98,7 @@ class Evaluate(Step):
             examination=run.artefacts["score"].record.get("doctor"),
             examples=query_examples(run.prepared, rows, run.config.seed),
         )
+        save_details(details, draft.path / DETAILS)
         page = render_page(report, details)
         (draft.path / "report.html").write_text(page, encoding="utf-8")
         card = render_run_card(report.model_dump(mode="json"))
@@ -115,6 +120,16 @@ class Evaluate(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
+
+
+def _dataset(run: RunContext) -> dict[str, Any]:
+    """The record of `prepare`, with the values that the teacher does not know."""
+    record, scored = (run.artefacts[name].record for name in ("prepare", "score"))
+    return {
+        **record,
+        "unknown": {**record["unknown"], "teacher": scored["unknown"]},
+        "uncounted": scored.get("uncounted", []),
+    }
 
 
 def _curves(record: Mapping[str, Any]) -> list[list[float]]:
