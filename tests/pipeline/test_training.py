@@ -77,6 +77,7 @@ class Scripted:
 
     def __init__(self, student, *values):
         self.student, self.values, self.judged = student, list(values), []
+        self.metrics = ["ndcg@10"]
 
     def __call__(self, score):
         self.judged.append(self.student.get_weights())
@@ -248,7 +249,14 @@ def test_progress_is_reported(prepared, student):
         steps=60,
         epochs=2,
     )
-    assert calls == [("Training", step, 60) for step in (20, 40, 60)]
+    first, second = "ndcg@10 0.1000 on validation", "ndcg@10 0.2000 on validation"
+    assert calls == [
+        ("Training", 20, 60),
+        ("Training", 30, 60, first),
+        ("Training", 40, 60),
+        ("Training", 60, 60),
+        ("Training", 60, 60, second),
+    ]
 
 
 @pytest.mark.parametrize("transform", ["z_score", "none"])
