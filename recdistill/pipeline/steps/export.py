@@ -54,6 +54,7 @@ class ExportStep(Step):
         from recdistill.pipeline.report_building import ON_CARD
         from recdistill.retrieval.indexing import IndexSettings
 
+        run.progress("Exporting the student", 0, None)
         evaluated = run.artefacts["evaluate"].path
         report = Report.load(evaluated / "report.json")
         excludes = report.protocol.seen == "exclude"
@@ -81,6 +82,7 @@ class ExportStep(Step):
                     max(settings.parity_rows, JUDGED_LISTS),
                     run.score_tables,
                 ),
+                progress=run.progress,
                 metadata={
                     "key": draft.key,
                     "fingerprint": report.metrics_fingerprint(),
