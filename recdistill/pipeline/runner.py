@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from recdistill.atomic import locked_folder
-from recdistill.data.dataset import Progress
+from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.prepared_data import Prepared
@@ -40,7 +40,7 @@ class Pipeline:
     def __init__(
         self,
         config: Config,
-        progress: Progress = lambda label, done, total: None,
+        progress: Progress = no_progress,
         announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
         warn: Callable[[str], None] = lambda message: None,
         tables: Mapping[str, pd.DataFrame] | None = None,
@@ -111,8 +111,8 @@ class Pipeline:
     def _produced(self, step: Step) -> Artefact:
         """The artefact of a step, written if it does not exist."""
         inputs = step.inputs(self.context)
-        for name in step.needs(self.config):
-            inputs[f"{name}_key"] = self.context.artefacts[name].key
+        keys = {n: self.context.artefacts[n].key for n in step.needs(self.config)}
+        inputs |= {f"{name}_key": key for name, key in keys.items()}
         with self.workspace.produce(
             step.name, inputs, step.is_intact, step.shared
         ) as draft:
@@ -124,7 +124,7 @@ class Pipeline:
                     self.context.intact(name)
                 _begin_like_a_new_process(self.config.seed)
                 try:
-                    draft.record = step.work(self.context, draft)
+                    draft.record = {"needs": keys, **step.work(self.context, draft)}
                     if step.reads_teacher:
                         self.context.verify_sources()
                 except Exception as error:
