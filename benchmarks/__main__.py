@@ -17,6 +17,7 @@ from rich.table import Table
 
 from benchmarks import (
     Benchmark,
+    batch_delivery,
     candidates,
     distillation_step,
     distiller,
@@ -36,6 +37,7 @@ BENCHMARKS = tuple(
     for module in (
         distiller,
         distillation_step,
+        batch_delivery,
         distiller_correctness,
         metrics,
         linear,

@@ -79,7 +79,7 @@ class Collator:
             mask = catalogue_mask(lists, self.catalogue_size)
             return index, mask, catalogue_relevance(lists, self.catalogue_size)
         tail = self._draw(self.tail, rng)
-        allowed = self._allowed(lists)[:, tail]
+        allowed = _allowed(lists, tail)
         return (_shared if self.shared else _separate)(lists, tail, allowed)
 
     def _draw(self, tail: int, rng: np.random.Generator) -> np.ndarray:
@@ -103,23 +103,15 @@ class Collator:
         shown = lists.shown
         if shown is None or self.tail is None:
             return mask
-        labelled = np.zeros((len(lists), self.catalogue_size), bool)
-        labelled[:, self._draw(self.tail, rng)] = True
-        labelled[shown.row_numbers(), shown.values] = True
-        if index.ndim == 1:
-            return np.asarray(mask & labelled[:, index])
-        return np.asarray(mask & np.take_along_axis(labelled, index, axis=1))
+        drawn = self._draw(self.tail, rng)
+        return np.asarray(mask & (np.isin(index, drawn) | shown.holds(index)))
 
-    def _allowed(self, lists: Lists) -> np.ndarray:
-        """`(lists, catalogue_size)` bool: items that may be sampled as negatives."""
-        allowed = np.ones((len(lists), self.catalogue_size), bool)
-        excluded = lists.excluded
-        allowed[excluded.row_numbers(), excluded.values] = False
-        # A sampled positive would be its own negative.
-        own, _ = lists.observed()
-        inside = own.values >= 0
-        allowed[own.row_numbers()[inside], own.values[inside]] = False
-        return allowed
+
+def _allowed(lists: Lists, drawn: np.ndarray) -> np.ndarray:
+    """`(lists, drawn)` bool: the drawn items that may be negatives of each list."""
+    # A drawn positive would be its own negative.
+    own, _ = lists.observed()
+    return ~(lists.excluded.holds(drawn) | own.holds(drawn))
 
 
 def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:

@@ -84,6 +84,44 @@ class Ragged:
         """
         return self._where(~self._in(other))
 
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Whether each row has each of these values, without a dense table of values.
+
+        Args:
+            values: `(n,)`, looked for in all rows; or `(rows, n)`, for each row its
+                own.
+
+        Returns:
+            `(rows, n)` bool.
+
+        Examples:
+            >>> rows = Ragged(np.array([5, 6, 7]), np.array([0, 2, 3]))
+            >>> rows.holds(np.array([7, 5]))
+            array([[False,  True],
+                   [ True, False]])
+            >>> rows.holds(np.array([[6], [6]]))
+            array([[ True],
+                   [False]])
+        """
+        found = np.zeros((len(self), values.shape[-1]), bool)
+        if not values.size or not len(self.values):
+            return found
+        if values.ndim == 2:
+            size = 1 + max(int(self.values.max()), int(values.max()))
+            row = np.arange(len(self))[:, None] * size
+            known = self.values >= 0
+            keys = (self.row_numbers() * size + self.values)[known]
+            return np.isin(row + values, keys) & (values >= 0)
+        order = np.argsort(values, kind="stable")
+        ordered = values[order]
+        first = np.searchsorted(ordered, self.values, side="left")
+        count = np.searchsorted(ordered, self.values, side="right") - first
+        # A value that is looked for twice has several places.
+        within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        place = order[np.repeat(first, count) + within]
+        found[np.repeat(self.row_numbers(), count), place] = True
+        return found
+
     def union(self, other: Ragged) -> Ragged:
         """The values of each row, each once and in order; values below 0 are left out.
 

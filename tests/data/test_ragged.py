@@ -70,3 +70,25 @@ def test_an_intersection_of_large_values_compares_rows_in_64_bits():
     both = one.intersection(other)
     assert both.values.tolist() == [largest]
     assert both.offsets.tolist() == [0, 0, 0, 1]
+
+
+def test_rows_hold_the_values_that_a_plain_loop_finds():
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(-1, 12, rng.integers(0, 6)).tolist() for _ in range(20)]
+    ragged = Ragged(
+        np.array([value for row in rows for value in row], "int32"),
+        np.cumsum([0, *map(len, rows)]),
+    )
+    shared = rng.permutation(12)[:7]
+    want = [[value in row for value in shared] for row in rows]
+    np.testing.assert_array_equal(ragged.holds(shared), want)
+    twice = np.array([3, 8, 3])
+    want = [[value in row for value in twice] for row in rows]
+    np.testing.assert_array_equal(ragged.holds(twice), want)
+    own = rng.integers(0, 15, (20, 5))
+    want = [
+        [value in row for value in some] for row, some in zip(rows, own, strict=True)
+    ]
+    np.testing.assert_array_equal(ragged.holds(own), want)
+    # Values below 0 mark missing items, which no row holds.
+    assert not ragged.holds(np.full((20, 1), -1)).any()

@@ -307,3 +307,32 @@ def test_a_step_has_one_softmax_of_each_side_whatever_the_number_of_losses():
     operations = loss.get_concrete_function(*arrays).graph.get_operations()
     exponentials = [each for each in operations if each.type == "Exp"]
     assert len(exponentials) == 2
+
+
+def test_lists_of_all_sizes_share_one_trace_of_the_step():
+    traced = []
+
+    class Counting(Student):
+        def call(self, x, training=None):
+            traced.append(x["mask"].shape)
+            return super().call(x, training)
+
+    distiller = make_distiller(student=Counting())
+    x, y, weight = make_arrays()
+
+    def batches(sizes):
+        for size in sizes:
+            short = {**x, **{n: x[n][:, :size] for n in x if n != "query"}}
+            yield short, {"labels": y["labels"][:, :size]}, weight
+
+    signature = tf.nest.map_structure(
+        lambda each: tf.TensorSpec([None] * each.ndim, each.dtype), next(batches([4]))
+    )
+    data = tf.data.Dataset.from_generator(
+        lambda: batches([4, 3, 2, 4, 1, 3]), output_signature=signature
+    )
+    endless = data.repeat()
+    distiller.fit(endless, steps_per_epoch=1, verbose=0, shuffle=False)
+    before = len(traced)
+    distiller.fit(endless, steps_per_epoch=6, verbose=0, shuffle=False)
+    assert len(traced) == before
