@@ -55,8 +55,8 @@ def propose_kind(profile: ColumnProfile, lacking: bool = False) -> Kind:
 
 
 def _kind(profile: ColumnProfile) -> Kind:
-    if profile.content == "nested":
-        return Kind.left_out(f"nested values: {profile.reason}")
+    if profile.content == "unreadable":
+        return Kind.left_out(f"cannot be read: {profile.reason}")
     if profile.content == "empty" or profile.distinct == 0:
         return Kind.left_out("has no values")
     if profile.distinct == 1 and not profile.missing:
