@@ -138,7 +138,8 @@ def test_the_receipt_and_the_page_name_the_slices():
     assert "-25%" in line
     assert "1 of 4 slices of the test lists are more than 10%" in " ".join(text.split())
     page = render_page(fallen)
-    assert "<td>item: tail</td><td>100</td>" in page
+    assert "1 of the 4 slices has fallen." in page
+    assert '<th scope="row">item: tail</th><td data-label="lists">100</td>' in page
     assert ">-25%</td>" in page
     passed = report(guard=guarded(lambda values: values))
     assert "None of the 4 slices has fallen." in render_page(passed)
