@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.cli.common import AsJson, Display, errors_as_paragraphs
+from recdistill.cli.common import AsJson, errors_as_paragraphs
+from recdistill.cli.progress_display import Display
 from recdistill.errors import ConfigError
 
 if TYPE_CHECKING:

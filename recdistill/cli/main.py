@@ -20,6 +20,7 @@ from recdistill.cli import (
     init,
     latency,
     load_test,
+    recommend,
     reindex,
     release,
     run,
@@ -80,6 +81,7 @@ for _command in (
     serving_config,
     load_test,
     serve,
+    recommend,
     reindex,
     release,
 ):

@@ -13,11 +13,11 @@ from rich.console import Console
 from recdistill.cli.common import (
     AsJson,
     ConfigFile,
-    Display,
     Overrides,
     errors_as_paragraphs,
     load_pipeline,
 )
+from recdistill.cli.progress_display import Display
 from recdistill.errors import GuardError
 from recdistill.pipeline.steps import STEPS
 

@@ -29,6 +29,7 @@ from recdistill.evaluation.report.run_report import (
 )
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
+from recdistill.pipeline.dataset_loading import licence_of
 from recdistill.pipeline.model_building import parameters, size_bytes
 from recdistill.pipeline.model_comparison import ComparisonRows
 from recdistill.pipeline.model_timing import count_operations, time_models
@@ -48,14 +49,15 @@ _GAINED = "distilled_minus_baseline"
 
 
 ON_CARD: Any = {
-    "dataset": True,
-    "protocol": True,
-    "models": {"__all__": {"metrics"}},
-    "gap_closed": True,
-    "kept": True,
+    **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
+    **dict.fromkeys(("gap_closed", "kept", "agreement", "speedup"), True),
+    **dict.fromkeys(("slice_differences", "environment", "config"), True),
     "gate": {"overridden", "message"},
 }
 """Parts of the report that the model card of an export shows."""
+
+MOST_FILES = 20
+"""Largest number of source files whose hashes are in the report."""
 
 
 def build_report(
@@ -94,7 +96,7 @@ def build_report(
     return Report(
         name=config.name,
         seed=config.seed,
-        dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
+        dataset=_dataset_part(config, dataset),
         protocol=ProtocolPart(
             split=f"test, {config.split.test_part}",
             lists=len(rows.agreement),
@@ -138,6 +140,13 @@ def build_report(
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
     )
+
+
+def _dataset_part(config: Config, record: Mapping[str, Any]) -> DatasetPart:
+    names = [name for name in DatasetPart.model_fields if name != "licence"]
+    source = record["source"] if len(record["source"]) <= MOST_FILES else {}
+    fields = {name: record[name] for name in names} | {"source": source}
+    return DatasetPart(**fields, licence=licence_of(config.dataset))
 
 
 def _model_part(

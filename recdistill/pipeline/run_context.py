@@ -92,6 +92,7 @@ class RunContext:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set."""
+        self.progress("Opening the data", 0, None)
         return load_dataset(
             self.config.dataset,
             self.progress,
@@ -166,17 +167,14 @@ class RunContext:
         return load_teacher(self.config, self.prepared, self.external, folder)
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
-        """The teacher as a function of a batch; an external one reports progress.
+        """The teacher as a function of a batch that reports progress.
 
         Args:
             teacher: The teacher.
             label: The activity, for the progress display.
             lists: Number of lists that it is going to score.
         """
-        score = compiled(teacher)
-        if not self.needs_raw:
-            return score
-        return with_progress(score, label, lists, self.progress)
+        return with_progress(compiled(teacher), label, lists, self.progress)
 
     @cached_property
     def training_overlap(self) -> dict[str, int] | None:

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from recdistill.atomic import locked_folder
-from recdistill.data.dataset import Progress
+from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.prepared_data import Prepared
@@ -40,7 +40,7 @@ class Pipeline:
     def __init__(
         self,
         config: Config,
-        progress: Progress = lambda label, done, total: None,
+        progress: Progress = no_progress,
         announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
         warn: Callable[[str], None] = lambda message: None,
         tables: Mapping[str, pd.DataFrame] | None = None,

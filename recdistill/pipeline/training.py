@@ -147,9 +147,13 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Reports progress."""
         self._step += 1
-        if self._step % 20 == 0 and self.params["steps"]:
-            total = self._plan.epochs * self.params["steps"]
-            self._progress(self._label, self._step, total)
+        if self._step % 20 == 0:
+            self._progress(self._label, self._step, self._total)
+
+    @property
+    def _total(self) -> int:
+        """Number of training steps."""
+        return int(self._plan.epochs * self.params["steps"])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
@@ -161,6 +165,8 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             return
         self.history.append(round(value, 6))
         self._observe((epoch + 1) * self._plan.epoch_steps, {"validation": value})
+        note = f"{self._validation.metrics[0]} {value:.4f} on validation"
+        self._progress(self._label, self._step, self._total, note)
         if value > self.best:
             self.best, self.best_epoch = value, epoch + 1
             self._weights = self._validated.get_weights()
@@ -286,8 +292,10 @@ def with_few_untrained(
         x, y, weight = batch
         index = x["candidate_index"]
         drawn = tf.random.stateless_uniform(tf.shape(index), (seed, step)) < share
-        real = x["mask"] & (tf.gather(trained, index) | drawn)
-        return {**x, "mask": real}, {**y, "mask": real}, weight
+        kept = tf.gather(trained, index) | drawn
+        if "mask" in y:
+            y = {**y, "mask": y["mask"] & kept}
+        return {**x, "mask": x["mask"] & kept}, y, weight
 
     return dataset.enumerate().map(mask)
 

@@ -24,7 +24,7 @@ class TestTheWholeRun:
         assert list(tiny_run.artefacts) == list(STEPS)
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
-        assert found == expected | {"report.json", "report.html"}
+        assert found == expected | {"report.json", "report.html", "MODEL_CARD.md"}
         for step, artefact in tiny_run.artefacts.items():
             assert artefact.path.name.startswith(f"{step}-")
             record = read_sealed(artefact.path / "record.json")
@@ -111,17 +111,24 @@ class TestTheWholeRun:
 
     def test_the_long_steps_report_their_progress(self, tiny_run):
         # What comes after a comma or a colon says more of the same work.
-        said = (label.split(",")[0].split(":")[0] for label, _, _ in tiny_run.progress)
+        said = (label.split(",")[0].split(":")[0] for label, *_ in tiny_run.progress)
         assert list(dict.fromkeys(said)) == [
+            "Opening the data",
             "Reading interactions",
             "Partitioning interactions",
             "Building vocabularies",
             "Writing lists",
             "Training the baseline",
+            "Opening or fitting the teacher",
             "Training the teacher",
+            "Evaluating the teacher",
             "Scoring with the teacher",
+            "Examining the scores",
             "Distilling",
             "Ranking the test lists",
+            "Measuring latency and intervals",
+            "Exporting the student",
+            "Checking the export in a fresh process",
         ]
 
     def test_a_second_run_skips_all_steps(self, tiny_run):

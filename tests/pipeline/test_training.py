@@ -77,6 +77,7 @@ class Scripted:
 
     def __init__(self, student, *values):
         self.student, self.values, self.judged = student, list(values), []
+        self.metrics = ["ndcg@10"]
 
     def __call__(self, score):
         self.judged.append(self.student.get_weights())
@@ -225,11 +226,13 @@ def test_few_items_without_training_interactions_are_negatives():
     mask = np.ones((4, 100), bool)
     mask[:, 0] = False
     x = {"candidate_index": np.arange(100), "mask": mask}
-    batch = x, {"labels": np.zeros((4, 100)), "mask": mask}, np.ones(4)
+    labelled = np.arange(100) < [[30], [60], [90], [100]]
+    batch = x, {"labels": np.zeros((4, 100)), "mask": mask & labelled}, np.ones(4)
     dataset = tf.data.Dataset.from_tensors(batch).repeat(40)
     batches = [*with_few_untrained(dataset, trained, 0.25, seed=1)]
     masks = np.stack([x["mask"].numpy() for x, _, _ in batches])
-    np.testing.assert_array_equal(masks, [y["mask"].numpy() for _, y, _ in batches])
+    of_relevance = [y["mask"].numpy() for _, y, _ in batches]
+    np.testing.assert_array_equal(of_relevance, masks & labelled)
     assert masks[:, :, 1:50].all()
     assert not masks[:, :, 0].any()
     assert masks[:, :, 50:].mean() == pytest.approx(0.25, abs=0.03)
@@ -248,7 +251,14 @@ def test_progress_is_reported(prepared, student):
         steps=60,
         epochs=2,
     )
-    assert calls == [("Training", step, 60) for step in (20, 40, 60)]
+    first, second = "ndcg@10 0.1000 on validation", "ndcg@10 0.2000 on validation"
+    assert calls == [
+        ("Training", 20, 60),
+        ("Training", 30, 60, first),
+        ("Training", 40, 60),
+        ("Training", 60, 60),
+        ("Training", 60, 60, second),
+    ]
 
 
 @pytest.mark.parametrize("transform", ["z_score", "none"])

@@ -64,6 +64,8 @@ class DatasetPart(_Part):
             it does not declare their vocabulary.
         repeats: Number of "valid" and "test" lists with an item that the query also has
             in the training part.
+        source: SHA-256 of each source file by its name; empty if there are many.
+        licence: Licence of the data; None if unknown.
     """
 
     name: str
@@ -78,6 +80,8 @@ class DatasetPart(_Part):
     unknown: dict[str, dict[str, float]] = {}
     uncounted: list[str] = []
     repeats: dict[str, Count] = {}
+    source: dict[str, str] = {}
+    licence: str | None = None
 
 
 class ProtocolPart(_Part):

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LISTS, DETAILS = "lists.parquet", "page.json"
 """Files of the artefact with the evaluated lists, and with details of the page."""
 
+MODEL_CARD = "MODEL_CARD.md"
+"""File with the model card, in the artefact and in the run's folder."""
+
 
 class Evaluate(Step):
     """Ranks the test lists with every model and writes the report."""
@@ -37,10 +40,12 @@ class Evaluate(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Metrics and intervals, the decision at the gate, and the report's format."""
         from recdistill.evaluation.report.run_report import SCHEMA_VERSION
+        from recdistill.pipeline.dataset_loading import licence_of
 
         return {
             "schema_version": SCHEMA_VERSION,
-            "files": [LISTS, DETAILS],
+            "files": [LISTS, DETAILS, MODEL_CARD],
+            "licence": licence_of(run.config.dataset),
             # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
             # Its `action` decides whether to export; the report does not depend on it.
@@ -54,6 +59,7 @@ class Evaluate(Step):
 
         from recdistill.evaluation.report.page import render_page
         from recdistill.evaluation.report.page_details import save_details
+        from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
         from recdistill.pipeline.scorers import compiled, popularity_scorer
@@ -76,6 +82,7 @@ class Evaluate(Step):
             pq.write_table(table, draft.path / f"{name}.parquet")
         pq.write_table(rows.agreement, draft.path / "agreement.parquet")
         pq.write_table(rows.lists.table(rows.slices), draft.path / LISTS)
+        run.progress("Measuring latency and intervals", 0, None)
         report = build_report(
             run.config,
             run.prepared,
@@ -93,13 +100,15 @@ class Evaluate(Step):
         save_details(details, draft.path / DETAILS)
         page = render_page(report, details)
         (draft.path / "report.html").write_text(page, encoding="utf-8")
+        card = render_run_card(report.model_dump(mode="json"))
+        (draft.path / MODEL_CARD).write_text(card, encoding="utf-8")
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies the report and its page into the run's folder, if they changed."""
+        """Copies report, page and model card into the run's folder, if they changed."""
         from recdistill.atomic import atomic_write
 
-        for name in ("report.json", "report.html"):
+        for name in ("report.json", "report.html", MODEL_CARD):
             content = artefact.file(name).read_bytes()
             target = run.root / name
             # A finished run can be opened on a disk that is read-only.

@@ -60,6 +60,7 @@ class Score(Step):
         )
         record = writer.write(draft.path)
         record |= unknown_to_teacher(members_of(run.teacher_model))
+        run.progress("Examining the scores", 0, None)
         found = examine_stored(draft.path, run.prepared.catalogue_size)
         return {**record, "doctor": found.model_dump(mode="json")}
 

@@ -54,6 +54,7 @@ class TeacherStep(Step):
         from recdistill.pipeline.weights_file import save_weights
 
         config = run.config
+        run.progress("Opening or fitting the teacher", 0, None)
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
         trained = [
             run.trainer.ranker(model, settings)
