@@ -85,6 +85,7 @@ class Pipeline:
             DataError: If the data is invalid.
             ArtefactError: If a file of an artefact that is used is damaged.
             GateError: If the teacher is not good enough.
+            GuardError: If the student falls below the baseline on a slice.
             BusyError: If another process runs a pipeline of this name.
         """
         if until not in STEPS:

@@ -15,6 +15,7 @@ from recdistill.pipeline.config.dataset_section import DatasetConfig
 from recdistill.pipeline.config.distill_section import DistillConfig
 from recdistill.pipeline.config.evaluate_section import EvaluateConfig
 from recdistill.pipeline.config.export_section import ExportConfig
+from recdistill.pipeline.config.guard_section import GuardConfig
 from recdistill.pipeline.config.lists_section import ListsConfig
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.split_section import SplitConfig
@@ -87,6 +88,10 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(
         default=EvaluateConfig(),
         description="Metrics, intervals and latency measurements.",
+    )
+    guard: GuardConfig = Field(
+        default=GuardConfig(),
+        description="The check of each slice of the test lists against the baseline.",
     )
     export: ExportConfig = Field(
         default=ExportConfig(), description="The exported SavedModel."
