@@ -123,7 +123,9 @@ def _closed(closed: Interval | None) -> str:
 def _speed(report: Report) -> str:
     """The speed-up for the largest number of candidates."""
     if not report.speedup:
-        return "; latency was not measured"
+        timed = any(part.latency_ms for part in report.models.values())
+        whose = "the teacher's latency" if timed else "latency"
+        return f"; {whose} was not measured"
     candidates = max(report.speedup, key=int)
     times = report.speedup[candidates]
     shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
