@@ -9,7 +9,7 @@ import numpy as np
 from recdistill.data.batches import Lists
 from recdistill.data.item_titles import item_titles
 from recdistill.data.shard_reading import in_order
-from recdistill.evaluation.report.page import QueryExample
+from recdistill.evaluation.report.page_details import QueryExample
 from recdistill.pipeline.model_comparison import ComparisonRows
 from recdistill.pipeline.prepared_data import Prepared
 

@@ -8,8 +8,9 @@ from typing import Any, get_args
 import keras
 
 from recdistill.evaluation.intervals import (
+    Slice,
     bootstrap,
-    by_slice,
+    compare_slices,
     gap_closed,
     kept,
     paired_difference,
@@ -37,10 +38,13 @@ from recdistill.pipeline.scorers import compiled
 _PLACES: Any = {
     "workdir": True,
     "export": True,
+    "tracking": True,
     "dataset": {"path": True},
     "teacher": {"path": True, "members": {"__all__": {"path": True}}},
 }
 """Paths, which are left out so that a report does not depend on the machine."""
+
+_GAINED = "distilled_minus_baseline"
 
 
 ON_CARD: Any = {
@@ -58,40 +62,43 @@ MOST_FILES = 20
 def build_report(
     config: Config,
     prepared: Prepared,
-    dataset: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
     rows: ComparisonRows,
     models: Mapping[str, keras.Model],
     *,
     gate: GatePart,
     soft_targets: SoftTargetsPart,
-    timings: Mapping[str, float],
 ) -> Report:
     """Means, intervals and comparisons of the test metrics, and the models' cost.
 
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
-        dataset: The record of the `prepare` step.
+        records: The records of the finished steps.
         rows: Metrics of the test lists.
         models: The models whose cost is measured, by name; popularity is not one.
         gate: The decision at the gate.
         soft_targets: How the teacher's scores became soft targets.
-        timings: Seconds of each step.
     """
-    settings = config.evaluate
+    settings, dataset = config.evaluate, records["prepare"]
     draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
     baseline, distilled, teacher = (
         rows.models[name] for name in ("baseline", "distilled", "teacher")
     )
     latency, speedup = _time(config, prepared, models)
     flops = _flops(config, prepared, models)
+    slices = _slices(config, rows)
+    diverged = {
+        model: _diverged(records[step])
+        for model, step in (("baseline", "baseline"), ("distilled", "distill"))
+    }
     return Report(
         name=config.name,
         seed=config.seed,
         dataset=_dataset_part(config, dataset),
         protocol=ProtocolPart(
             split=f"test, {config.split.test_part}",
-            lists=len(rows.segments),
+            lists=len(rows.agreement),
             candidates=(
                 "listed"
                 if has_partial_scores(config.teacher) or prepared.has_shown_candidates
@@ -103,7 +110,9 @@ def build_report(
             resamples=settings.bootstrap,
         ),
         models={
-            name: _model_part(name, config, rows, models, latency, flops.get(name))
+            name: _model_part(
+                name, config, rows, models, latency, flops.get(name), slices[name]
+            ).model_copy(update={"diverged": diverged.get(name, ())})
             for name in get_args(ModelName)
         },
         gap_closed=gap_closed(baseline, distilled, teacher, **draws),
@@ -113,11 +122,12 @@ def build_report(
             "distilled_minus_baseline": paired_difference(distilled, baseline, **draws),
             "distilled_minus_teacher": paired_difference(distilled, teacher, **draws),
         },
+        slice_differences=slices[_GAINED],
         agreement=bootstrap(rows.agreement, **draws),
         speedup=speedup,
         gate=gate,
         soft_targets=soft_targets,
-        timings_s=dict(timings),
+        timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
         config_given=config.model_dump(
@@ -140,6 +150,7 @@ def _model_part(
     models: Mapping[str, keras.Model],
     latency: Mapping[str, dict[str, Latency]],
     flops: int | None,
+    slices: dict[str, dict[str, Slice]],
 ) -> ModelPart:
     settings = config.evaluate
     draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
@@ -147,7 +158,7 @@ def _model_part(
     model = models.get(name)
     return ModelPart(
         metrics=bootstrap(table, **draws),
-        slices={"item": by_slice(table, rows.segments, settings.metrics[:1], **draws)},
+        slices=slices,
         parameters=None if model is None else parameters(model),
         flops_per_query=flops,
         size_bytes=None if model is None else size_bytes(model),
@@ -158,6 +169,34 @@ def _model_part(
             else None
         ),
     )
+
+
+def _diverged(record: Mapping[str, Any]) -> tuple[float, ...]:
+    """Learning rates with which a student's training diverged, at once or later."""
+    return tuple(
+        trial["learning_rate"] for trial in record["trials"] if None in trial["history"]
+    )
+
+
+def _slices(
+    config: Config, rows: ComparisonRows
+) -> dict[str, dict[str, dict[str, Slice]]]:
+    """Slices by model, kind and name; the pair `_GAINED` has the differences."""
+    settings = config.evaluate
+    found: dict[str, dict[str, dict[str, Slice]]] = {
+        name: {} for name in (*rows.models, _GAINED)
+    }
+    for kind, members in rows.slices.items():
+        for name, slices in compare_slices(
+            rows.models,
+            members,
+            {_GAINED: ("distilled", "baseline")},
+            settings.metrics[:1],
+            samples=settings.bootstrap,
+            seed=config.seed,
+        ).items():
+            found[name][kind] = slices
+    return found
 
 
 def _time(

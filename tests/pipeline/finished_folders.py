@@ -6,8 +6,11 @@ import pyarrow.parquet as pq
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
-from recdistill.evaluation.report.page import PageDetails
-from recdistill.evaluation.report.page_details import save_details
+from recdistill.evaluation.report.page_details import (
+    PageDetails,
+    TrainingRun,
+    save_details,
+)
 from recdistill.pipeline.evaluated_lists import EvaluatedLists
 from recdistill.pipeline.steps.evaluate import DETAILS, LISTS
 from recdistill.pipeline.workspace import Workspace
@@ -56,8 +59,9 @@ def write_run(folder, values, some=None, *, export=True, metric="ndcg@10", **cha
             given = np.broadcast_to(values.get(model, 0.5), len(some)).astype(float)
             pq.write_table(rows(some, given, metric), draft.path / f"{model}.parquet")
         pq.write_table(evaluated(some), draft.path / LISTS)
+        trained = TrainingRun("learning rate 0.1", [0.1, 0.2], 10, {"step": []})
         save_details(
-            PageDetails(curves={"distilled": [[0.1, 0.2]]}), draft.path / DETAILS
+            PageDetails(training={"distilled": [trained]}), draft.path / DETAILS
         )
         report(name=folder.name, **changes).save(draft.path / "report.json")
     (folder / "report.json").write_bytes((draft.path / "report.json").read_bytes())

@@ -82,7 +82,9 @@ def test_a_folder_without_runs_is_an_error(tmp_path, folder, said):
 def test_the_page_is_rendered_from_what_the_run_stored(tmp_path):
     page = EvaluatedRun.open(write_run(tmp_path / "films", {})).page()
     assert "<h1>By NDCG@10, distillation closed 48%" in page
-    assert "0.1000 0.2000" in page  # the training curve, which is not in report.json
+    assert (
+        "best NDCG@10 0.2000 on validation" in page
+    )  # the training curve, which is not in report.json
 
 
 def test_of_two_evaluations_the_one_of_the_report_is_opened(tmp_path):

@@ -72,8 +72,8 @@ class TestTheWholeRun:
         for part in report.models.values():
             assert list(part.metrics) == ["ndcg@10", "mrr"]
             assert 0 < part.metrics["mrr"].value < 1
-            slices = part.slices["item"]
-            assert slices["head"].lists + slices["tail"].lists == lists
+            assert {"item", "activity", "segment", "tags"} <= set(part.slices)
+            assert sum(each.lists for each in part.slices["item"].values()) == lists
         assert set(report.models["teacher"].latency_ms) == {"20"}
         assert set(report.speedup) == {"20"}
         assert set(report.timings_s) == set(list(STEPS)[:5])

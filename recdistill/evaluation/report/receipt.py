@@ -70,23 +70,73 @@ def verdict(report: Report, metric: str) -> str:
 
     Returns:
         The sentence. It claims help or harm only if the interval of the difference
-        between the distilled student and the baseline excludes 0.
+        between the distilled student and the baseline excludes 0. It also says whether
+        the teacher is better than the baseline at all, how much faster the student is,
+        and whether training diverged.
     """
     label = metric_label(metric)
-    differences = report.differences.get("distilled_minus_baseline", {})
-    gained = differences.get(metric)
-    if gained is None or gained.value is None or gained.low is None:
+    gap, gained = (
+        report.differences.get(pair, {}).get(metric, Interval(None))
+        for pair in ("teacher_minus_baseline", "distilled_minus_baseline")
+    )
+    if gained.value is None or gained.low is None:
         return f"This run cannot tell whether distillation improved {label}."
+    effect = _effect(gained)
+    if gap.high is not None and gap.high < 0:
+        found = f"the teacher is worse than the baseline; distillation {effect}"
+    elif gap.low is not None and not gap.excludes(0):
+        found = (
+            "teacher and baseline do not differ beyond noise, so there is nothing to "
+            f"distil; distillation {effect}"
+        )
+    elif not gained.excludes(0) or gained.value < 0:
+        found = f"distillation {effect}"
+    else:
+        found = f"distillation {_closed(report.gap_closed.get(metric))}"
+    return f"By {label}, {found}{_speed(report)}{_divergence(report)}."
+
+
+def _effect(gained: Interval) -> str:
+    """The effect of distillation on the student."""
     if not gained.excludes(0):
-        return f"By {label}, distillation changed nothing beyond noise."
-    if gained.value < 0:
-        return f"By {label}, distillation made the student worse."
-    closed = report.gap_closed.get(metric, Interval(None))
-    if closed.value is None:
-        why = f": {closed.reason}" if closed.reason else ""
-        return f"By {label}, distillation helped; the gap closed is not defined{why}."
+        return "changed nothing beyond noise"
+    if gained.value is not None and gained.value < 0:
+        return "made the student worse than the baseline"
+    return "made the student better than the baseline"
+
+
+def _closed(closed: Interval | None) -> str:
+    """The share of the gap that distillation closed."""
+    if closed is None or closed.value is None:
+        why = f": {closed.reason}" if closed is not None and closed.reason else ""
+        return f"helped; the gap closed is not defined{why}"
     share = f"{closed.value:.0%} {interval_ends(closed, '.0%')}".rstrip()
-    return f"By {label}, distillation closed {share} of the gap to the teacher."
+    return f"closed {share} of the gap to the teacher"
+
+
+def _speed(report: Report) -> str:
+    """The speed-up for the largest number of candidates."""
+    if not report.speedup:
+        return "; latency was not measured"
+    candidates = max(report.speedup, key=int)
+    times = report.speedup[candidates]
+    shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+    return (
+        f"; the student ranks {int(candidates):,} candidates {shown} times as fast as "
+        "the teacher"
+    )
+
+
+def _divergence(report: Report) -> str:
+    """Learning rates with which the training of baseline or student diverged."""
+    found = []
+    for name in ("baseline", "distilled"):
+        part = report.models.get(name)
+        if part is not None and part.diverged:
+            rates = " and ".join(f"{rate:g}" for rate in part.diverged)
+            model = "the baseline" if name == "baseline" else "the student"
+            found.append(f"training of {model} diverged with learning rate {rates}")
+    return "".join(f"; {each}" for each in found)
 
 
 def candidate_set(candidates: str) -> str:

@@ -55,6 +55,7 @@ class DatasetPart(_Part):
         parts: First and last time of each part, in UTC; empty if the data has no times.
         copies: Number of rows whose query, item and time are those of another row. The
             copies of a row are in the same part.
+        copies_by_part: The same by part.
         unknown: Share of values that are unknown in training, by part ("train",
             "valid", "test" lists, and "items") and feature; as "teacher", the share of
             values that the teacher does not know, by its inputs.
@@ -74,6 +75,7 @@ class DatasetPart(_Part):
     lists: dict[str, Count]
     parts: dict[str, tuple[str, str]] = {}
     copies: Count = 0
+    copies_by_part: dict[str, Count] = {}
     unknown: dict[str, dict[str, float]] = {}
     uncounted: list[str] = []
     repeats: dict[str, Count] = {}
@@ -122,7 +124,8 @@ class ModelPart(_Part):
 
     Attributes:
         metrics: Mean of each metric over the lists.
-        slices: The same over part of the lists, by kind of slice and slice.
+        slices: The same over part of the lists, by kind of slice ("item", "activity",
+            "history", or the name of a feature) and slice.
         parameters: Number of trained parameters; None if unknown.
         flops_per_query: Floating-point operations of matrix products to score the
             candidates of one query (`recdistill.evaluation.latency.flops`), for the
@@ -130,6 +133,7 @@ class ModelPart(_Part):
         size_bytes: Size on disk as served; None if not measured.
         latency_ms: Latency by number of candidates ("100", "1000").
         latency_reason: Why `latency_ms` is empty; None if no reason is known.
+        diverged: Learning rates with which training diverged, at once or later.
     """
 
     metrics: Estimates
@@ -139,6 +143,7 @@ class ModelPart(_Part):
     size_bytes: Count | None = None
     latency_ms: dict[str, Latency] = {}
     latency_reason: str | None = None
+    diverged: tuple[float, ...] = ()
 
     def _by_slice(self) -> Iterator[tuple[tuple[Any, ...], Estimates]]:
         """Kind, name, lists and queries of each slice, with its metrics."""
@@ -215,6 +220,7 @@ class Report(_Part):
             is null, with a reason, if teacher and baseline do not differ beyond noise.
         kept: By metric: distilled / teacher.
         differences: By pair ("teacher_minus_baseline", …) and metric.
+        slice_differences: By kind of slice and slice: distilled - baseline, paired.
         agreement: How similarly student and teacher rank the candidates.
         speedup: By number of candidates: latency of the teacher divided by that of the
             distilled student, both timed in turns.
@@ -236,6 +242,7 @@ class Report(_Part):
     gap_closed: Estimates = {}
     kept: Estimates = {}
     differences: dict[str, Estimates] = {}
+    slice_differences: dict[str, dict[str, SliceEstimate]] = {}
     agreement: Estimates = {}
     speedup: dict[str, float] = {}
     gate: GatePart | None = None

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
+    from recdistill.evaluation.report.run_report import Report
     from recdistill.pipeline.config import Config
+    from recdistill.pipeline.model_comparison import ComparisonRows
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Artefact, Draft
 
@@ -52,11 +55,10 @@ class Evaluate(Step):
         """Writes the metrics of each test list and model, the report and its page."""
         import pyarrow.parquet as pq
 
-        from recdistill.evaluation.report.page import PageDetails, render_page
+        from recdistill.evaluation.report.page import render_page
         from recdistill.evaluation.report.page_details import save_details
         from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
-        from recdistill.pipeline.query_examples import query_examples
         from recdistill.pipeline.report_building import build_report
         from recdistill.pipeline.scorers import compiled, popularity_scorer
 
@@ -82,22 +84,17 @@ class Evaluate(Step):
         report = build_report(
             run.config,
             run.prepared,
-            _dataset(run),
+            {
+                **{name: artefact.record for name, artefact in run.artefacts.items()},
+                "prepare": _dataset(run),
+            },
             rows,
             models,
             gate=run.gate,
             soft_targets=run.soft_targets.part,
-            timings={k: v.record["seconds"] for k, v in run.artefacts.items()},
         )
         report.save(draft.path / "report.json")
-        details = PageDetails(
-            curves={
-                "baseline": _curves(run.artefacts["baseline"].record),
-                "distilled": _curves(run.artefacts["distill"].record),
-            },
-            examination=run.artefacts["score"].record.get("doctor"),
-            examples=query_examples(run.prepared, rows, run.config.seed),
-        )
+        details = page_details(run, report, rows)
         save_details(details, draft.path / DETAILS)
         page = render_page(report, details)
         (draft.path / "report.html").write_text(page, encoding="utf-8")
@@ -137,11 +134,41 @@ def _dataset(run: RunContext) -> dict[str, Any]:
     }
 
 
-def _curves(record: Mapping[str, Any]) -> list[list[float]]:
-    """Validation metric by epoch of each learning rate tried, the chosen one first.
+def page_details(run: RunContext, report: Report, rows: ComparisonRows) -> PageDetails:
+    """Content of the report page that is not in the report.
 
-    The epoch in which training diverged has no value.
+    Args:
+        run: The run, with its finished steps.
+        report: The report.
+        rows: Rankings of the test lists.
     """
-    trials = [each for each in record["trials"] if not each.get("diverged")]
-    trials.sort(key=lambda each: -each["best"])
-    return [[v for v in each["history"] if v is not None] for each in trials]
+    from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
+    from recdistill.pipeline.evaluated_variants import evaluated_variants
+    from recdistill.pipeline.query_examples import query_examples
+
+    record = {name: artefact.record for name, artefact in run.artefacts.items()}
+    trained = record["teacher"]["trained"]
+    return PageDetails(
+        training={
+            "baseline": training_runs(record["baseline"]),
+            "distilled": training_runs(record["distill"]),
+            **(
+                {"teacher": [*map(TrainingRun.from_record, trained)]} if trained else {}
+            ),
+        },
+        examination=record["score"].get("doctor"),
+        examples=query_examples(run.prepared, rows, run.config.seed),
+        variants=evaluated_variants(run.config.workdir, report),
+    )
+
+
+def training_runs(record: Mapping[str, Any]) -> list[TrainingRun]:
+    """Training runs in the record of a student's training, the chosen one first.
+
+    Args:
+        record: Record of the step `baseline` or `distill`.
+    """
+    from recdistill.evaluation.report.page_details import TrainingRun
+
+    runs = [TrainingRun.from_record(trial) for trial in record["trials"]]
+    return sorted(runs, key=lambda each: -each.best)

@@ -113,6 +113,8 @@ class ExportStep(Step):
                 "know which items a query has seen and may return them. The report "
                 "leaves them out. Send them as `exclude_ids` of `recommend`."
             )
+        if not run.artefacts["export"].reused:
+            yield from _types_since_version_before(Path(record["path"]), run)
         judged = record["judged"]
         if judged and abs(judged["served"] - judged["reported"]) > SMALL:
             yield (
@@ -146,6 +148,29 @@ class ExportStep(Step):
             f"{record['path']}; serves {judged['metric']} {judged['served']:.4f}, "
             f"reported {judged['reported']:.4f} ({judged['lists']} test lists)"
         )
+
+
+def _types_since_version_before(path: Path, run: RunContext) -> Iterator[str]:
+    """Sentences on item columns whose type was another in the version before."""
+    from recdistill.errors import RecdistillError
+    from recdistill.export.layout import read_manifest, versions
+    from recdistill.export.unknown_items import other_types
+
+    before = [number for number in versions(path.parent) if number < int(path.name)]
+    if not before:
+        return
+    try:
+        manifest = read_manifest(path.parent / str(before[-1]))
+    except RecdistillError:
+        return  # Not made by this library, or damaged; the new version is whole.
+    items = run.prepared.items
+    entries = {
+        name: entry
+        for name, entry in manifest["schema"]["candidate"].items()
+        if (entry.get("column") or name) in items.column_names
+    }
+    for sentence in other_types(entries, items):
+        yield f"Compared with version {before[-1]}: {sentence}."
 
 
 def _record(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
