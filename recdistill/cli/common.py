@@ -27,7 +27,7 @@ LONGEST_S = 86_400
 
 EXIT_CODES = (
     "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, "
-    "4 the SavedModel does not answer as the student does."
+    "or it is time to distil again, 4 the SavedModel does not answer as the student does."
 )
 
 ConfigFile = Annotated[

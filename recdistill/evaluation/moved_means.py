@@ -3,7 +3,8 @@
 Two tables of rows, one of a run and one of newer lists, are compared metric by metric
 and slice by slice. With many comparisons some differ by chance, so the confidence of
 each interval of a difference is raised until all intervals together hold with
-`CONFIDENCE` (Bonferroni's correction).
+`CONFIDENCE` (Bonferroni's correction). Half of the error is for the means over all
+lists, so that many slices do not hide a change of everything.
 """
 
 from __future__ import annotations
@@ -126,10 +127,16 @@ def changes(
                 Change(each.kind, name, part, first[name], second[name], Interval(None))
                 for name in each.names
             ]
-    # One of the two ends of each interval counts.
-    error = (1 - CONFIDENCE) / max(1, len(found))
-    width = NormalDist().inv_cdf(1 - error)
-    return [replace(c, difference=_difference(c, width)) for c in found]
+    sliced = sum(change.part is not None for change in found)
+    widths = {True: _width(sliced), False: _width(len(found) - sliced)}
+    return [
+        replace(c, difference=_difference(c, widths[c.part is not None])) for c in found
+    ]
+
+
+def _width(comparisons: int) -> float:
+    """Standard errors to the end of an interval of which one end counts."""
+    return NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / max(1, comparisons))
 
 
 def _difference(change: Change, width: float) -> Interval:

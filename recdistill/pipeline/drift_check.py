@@ -194,6 +194,7 @@ def _scored(
 ) -> tuple[pa.Table, pa.Table]:
     """Agreement and quality on the new lists, in the order of the lists."""
     size, metric = run.prepared.catalogue_size, run.config.evaluate.metrics[0]
+    run.progress("Opening the teacher", 0, None)
     teacher = compiled(run.teacher_model)
     survival = [n for n in SURVIVAL if n < size] or [size]
     agreed, quality = ListRows(), ListRows()

@@ -71,20 +71,21 @@ def _labels(labels: dict[str, str]) -> str:
 def as_table(drift: Drift) -> Group:
     """The verdict, the means over all lists, and the slices that became worse."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("", "", "run", "new lists", "change", ""):
+    for name in ("", "run", "new lists", "change", ""):
         table.add_column(name, overflow="fold")
-    before = ""
+    kind = ""
     for change in _shown(drift):
+        if change.kind != kind:
+            kind = change.kind
+            table.add_row(Text(kind, style="bold"))
         where = f", {' '.join(change.part)}" if change.part else ""
         table.add_row(
-            change.kind if change.kind != before else "",
-            f"{change.name}{where}",
+            f"  {change.name}{where}",
             _interval(change.before),
             _interval(change.now),
             _difference(change),
             Text("worse", style="bold red") if change.is_worse else Text(),
         )
-        before = change.kind
     compared = len([change for change in drift.changes if change.part])
     return Group(
         Text(f"Drift of {drift.model}, version {drift.version}", style="bold"),
@@ -120,10 +121,10 @@ def _interval(one: Interval) -> str:
     if one.value is None:
         return one.reason or "not known"
     if one.low is None:
-        return f"{one.value:.4f}"
-    return f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})"
+        return f"{one.value:.3f}"
+    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
 
 
 def _difference(change: Change) -> str:
     value = change.difference.value
-    return "" if value is None else f"{value:+.4f}"
+    return "" if value is None else f"{value:+.3f}"

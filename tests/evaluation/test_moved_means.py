@@ -31,10 +31,10 @@ def test_the_difference_and_its_interval_are_those_of_two_independent_means():
     before, now = rng.normal(0.7, 0.2, 800), rng.normal(0.6, 0.2, 600)
     change = one(before, now)
     assert change.difference.value == pytest.approx(now.mean() - before.mean())
-    # One comparison at 99 %: one end is 2.326 standard errors away.
+    # Half of one per cent of error: one end is 2.576 standard errors away.
     error = np.sqrt(before.var() / 800 + now.var() / 600)
     half = change.difference.high - change.difference.value
-    assert half == pytest.approx(2.326 * error, rel=0.1)
+    assert half == pytest.approx(2.576 * error, rel=0.1)
     assert change.is_worse
     assert change.in_words() == (
         f"overlap@10 fell from {before.mean():.4f} to {now.mean():.4f}."

@@ -109,6 +109,16 @@ def test_a_changed_teacher_is_found_by_its_agreement(
     assert not [name for kind, name in shown(found) if kind == "unknown values"]
 
 
+def test_shifted_behaviour_is_found_by_the_quality(export, log, tmp_path):
+    """All queries choose other items than before, as if these had traded places."""
+    number = pc.utf8_slice_codeunits(log["item_id"], 1).cast(pa.int64()).to_numpy()
+    traded = np.random.default_rng(0).permutation(60)[number]
+    ids = pa.array([f"i{each}" for each in traded])
+    table = log.set_column(log.column_names.index("item_id"), "item_id", ids)
+    found = check_drift(export, written(tmp_path, table))
+    assert ("quality", "teacher ndcg@10") in shown(found)
+
+
 def test_an_export_of_another_run_and_a_missing_run_are_named(export, tmp_path):
     model = drift_check.ExportedModel(export)
     assert run_of(model).samefile(model.path.parents[2] / "runs" / "tiny")

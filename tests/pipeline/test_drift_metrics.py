@@ -37,9 +37,7 @@ def test_the_table_has_the_slices_that_became_worse_and_the_verdict():
     said = shown(Drift("films", 3, 900, 70, [FALLEN, SAME]))
     assert "900 new lists of 70 queries" in said
     assert 'rbo, genre a "b"' in said
-    assert (
-        "0.8000 (0.7000 to 0.9000)  0.5000 (0.4000 to 0.6000)  -0.3000  worse" in said
-    )
+    assert "0.800 (0.700 to 0.900)  0.500 (0.400 to 0.600)  -0.300  worse" in said
     assert "It is time to distil again: 1 number became worse beyond noise." in said
 
 
