@@ -24,6 +24,7 @@ from benchmarks import (
     linear,
     metrics,
     retrieval,
+    scoring,
     serving_soak,
     serving_warm_up,
 )
@@ -39,6 +40,7 @@ BENCHMARKS = tuple(
         linear,
         embedding_updates,
         candidates,
+        scoring,
         retrieval,
         serving_soak,
         serving_warm_up,
