@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-SAMPLED = 16
+SAMPLED = 8
 """One of so many scores of a row is read to estimate the threshold of the highest."""
 
 
@@ -36,7 +36,9 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
     if count == 0:
         return np.zeros((rows, 0), "int32")
     sampled = scores[:, ::SAMPLED]
-    reach = count * sampled.shape[1] // columns * 5 // 4 + 8
+    expected = count * sampled.shape[1] / columns
+    # Too few reach the threshold in one of 500 rows of random scores.
+    reach = int(expected + 3.5 * expected**0.5 + 2)
     if reach < sampled.shape[1]:
         place = sampled.shape[1] - reach
         threshold = np.partition(sampled, place, axis=1)[:, place]
@@ -72,11 +74,11 @@ def _descending(scores: np.ndarray) -> np.ndarray:
 def uniform_tail(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
     """Draws columns of each row uniformly and without replacement.
 
-    Row `i` reads the columns in the order `(a * j + b) mod p` for j = 0, 1, …, with a
-    prime p that is not below the number of columns and a and b from its key, and takes
-    the first free ones. Each free column is drawn with the probability `count / free
-    columns`, and each pair of free columns as often as in a simple random sample,
-    because the order is pairwise independent. A row's draw depends on its own key only.
+    Row `i` starts at a random free column b and reads the columns in the order
+    `(a * j + b) mod p` for j = 0, 1, …, with a prime p that is not below the number of
+    columns and a random a, and takes the first free ones. Each free column is drawn
+    with the probability `count / free columns`, and pairs of them nearly as often as in
+    a simple random sample. A row's draw depends on its own key only.
 
     Args:
         free: `(rows, columns)` bool, the columns that may be drawn.
@@ -92,7 +94,7 @@ def uniform_tail(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
         return drawn
     prime = _prime(columns)
     step = 1 + (mixed(keys) % np.uint64(max(1, prime - 1))).astype("int64")
-    first = (mixed(keys + np.uint64(1)) % np.uint64(prime)).astype("int64")
+    first = _free_column(free, keys)
     left, length = np.arange(rows), count + count // 4 + 16
     while len(left):
         length = min(length, prime)
@@ -110,6 +112,20 @@ def uniform_tail(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
     order = drawn.view("uint32")
     order.sort(axis=1)
     return drawn
+
+
+def _free_column(free: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """A random free column of each row, `(rows,)` int64; 0 if there is none."""
+    rows, columns = free.shape
+    tries = mixed(keys[:, None] + np.arange(1, 9, dtype="uint64"))
+    column = (tries % np.uint64(columns)).astype("int64")
+    hit = np.take_along_axis(free, column, axis=1)
+    found = column[np.arange(rows), hit.argmax(axis=1)]
+    for row in np.flatnonzero(~hit.any(axis=1)):
+        own = np.flatnonzero(free[row])
+        if len(own):
+            found[row] = own[int(tries[row, 0] % np.uint64(len(own)))]
+    return found
 
 
 def mixed(values: np.ndarray) -> np.ndarray:

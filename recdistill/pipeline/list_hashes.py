@@ -12,19 +12,17 @@ from recdistill.data.ragged import Ragged
 from recdistill.pipeline.candidate_selection import mixed
 
 
-def list_hashes(
-    lists: Lists, seed: int, training_rows: Ragged | None = None
-) -> np.ndarray:
+def list_hashes(lists: Lists, seed: int) -> np.ndarray:
     """Hash of all that the scores and the candidates of each list depend on.
 
-    These are the query's features, looked-up and raw, the observed and the seen items,
-    and the training row where the teacher leaves it out. The list's number in the data
-    is not among them, so a list that did not change keeps its hash when data is added.
+    These are the query's id and features, looked-up and raw, and the observed and the
+    seen items. The list's number in the data is not among them, so a list that did not
+    change keeps its hash when data is added. Training rows are not among them either: a
+    teacher that leaves them out was fitted on all of them, and changes with each.
 
     Args:
         lists: The lists.
         seed: Seed, so that another run draws other candidates.
-        training_rows: The training row of each list, if the teacher reads it.
 
     Returns:
         `(lists,)` uint64.
@@ -35,7 +33,6 @@ def list_hashes(
         "relevance": relevance,
         "excluded": lists.excluded,
         "scored": lists.scored_candidates,
-        "training_row": training_rows,
         "list_key": lists.list_key,
     }
     parts |= {f"query.{name}": value for name, value in lists.query.items()}
@@ -60,7 +57,7 @@ def _hashed(value: np.ndarray | Ragged) -> np.ndarray:
     place = np.arange(len(each)) - np.repeat(starts, lengths)
     sums = np.cumsum(np.append(np.uint64(0), mixed(each + place.astype("uint64"))))
     rows = sums[value.offsets[1:]] - sums[starts]
-    return rows + lengths.astype("uint64")
+    return np.asarray(rows + lengths.astype("uint64"))
 
 
 def _bits(values: np.ndarray) -> np.ndarray:

@@ -21,6 +21,12 @@ from recdistill.data.shard_reading import read_lists
 from recdistill.errors import ScoreError
 from recdistill.pipeline.candidate_selection import highest, uniform_tail
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.earlier_scores import (
+    IDENTITY,
+    LIST_HASH,
+    ROUNDED,
+    EarlierScores,
+)
 from recdistill.pipeline.list_hashes import list_hashes
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.score_store import (
@@ -55,6 +61,9 @@ class ScoreWriter:
             item model can leave it out.
         score_tables: Partial scores of the teacher. All scored candidates are then
             stored, for any `config.size`.
+        identity: Identity of the teacher, the items and the settings.
+        earlier: Stores with this identity, whose scores are kept for lists that did not
+            change.
     """
 
     score: Scorer
@@ -64,14 +73,17 @@ class ScoreWriter:
     progress: Progress
     training_rows: bool = False
     score_tables: Sequence[ScoreTable] = ()
+    identity: str = ""
+    earlier: EarlierScores | None = None
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes the files that are missing or damaged in the folder.
 
         Returns:
-            The record of the step: `lists`, `list_size`, and `rounded_ties`, the share
-            of adjacent scores in the top ten of a list that became equal when they were
-            stored.
+            The record of the step: `lists`; `list_size`; `kept_scores`, the number of
+            lists written now with the scores of an earlier store; and `rounded_ties`,
+            the share of adjacent scores in the top ten of a list that became equal when
+            they were stored.
 
         Raises:
             ScoreError: If a score is not finite or too large to store.
@@ -83,7 +95,7 @@ class ScoreWriter:
             else None
         )
         chosen = self._sample(shards, scored)
-        total, done, number = sum(map(len, chosen)), 0, 0
+        total, done, number, kept = sum(map(len, chosen)), 0, 0, 0
         written = WrittenFiles(folder)
         for path, rows in zip(shards, chosen, strict=True):
             shard: tuple[pa.Table, Lists] | None = None
@@ -93,7 +105,7 @@ class ScoreWriter:
                 if not written.has(target):
                     shard = shard or (_read_table(path), read_lists(path))
                     table, lists = shard[0].take(pa.array(part)), shard[1].take(part)
-                    self._write_file(target, table, lists, scored)
+                    kept += self._write_file(target, table, lists, scored)
                     written.add(target)
                 number, done = number + 1, done + len(part)
                 self.progress("Scoring with the teacher", done, total)
@@ -101,6 +113,7 @@ class ScoreWriter:
         return {
             "lists": total,
             "list_size": scored.width if scored else self._list_size(),
+            "kept_scores": kept,
             "rounded_ties": rounded_ties(files),
         }
 
@@ -138,8 +151,12 @@ class ScoreWriter:
         table: pa.Table,
         lists: Lists,
         scored: ScoredTrainingLists | None,
-    ) -> None:
-        """Scores some lists, given with and without their Arrow columns."""
+    ) -> int:
+        """Writes a file of some lists, given with and without their Arrow columns.
+
+        Returns:
+            Number of lists whose scores are those of an earlier store.
+        """
         collate = Collator(
             self.prepared.catalogue_size,
             training_rows=self.prepared.training_rows if self.training_rows else None,
@@ -147,29 +164,58 @@ class ScoreWriter:
         )
         if scored:
             lists = scored.keep_scored(lists)
-        found = _Stored(list_hashes(lists, self.seed))
-        own = self._own(lists)
+        keys = list_hashes(lists, self.seed)
+        known = np.zeros(len(lists), bool)
+        parts = []
+        if self.earlier is not None:
+            known = self.earlier.has(keys)
+            if known.any():
+                parts.append((known, self.earlier.take(keys[known])))
+        if not known.all():
+            new = np.flatnonzero(~known)
+            columns = self._scored(lists.take(new), keys[new], collate, scored)
+            parts.append((~known, columns))
+        columns = {name: _merged(name, parts) for name in parts[0][1]}
+        for name, values in columns.items():
+            table = table.append_column(name, _matrix(values))
+        table = table.append_column(LIST_HASH, pa.array(keys))
+        # Stored in the file, so that a step that continues has the counts as well.
+        counts = {
+            ROUNDING: json.dumps(columns[ROUNDED].sum(axis=0, dtype="int64").tolist())
+        }
+        own = {IDENTITY: self.identity, **counts}
+        metadata = {**(table.schema.metadata or {}), **own}
+        # Compression and statistics of long columns cost more than the scores.
+        short = [name for name in table.column_names if name not in columns]
+        with atomic_write(target) as aside:
+            pq.write_table(
+                table.replace_schema_metadata(metadata),
+                aside,
+                use_dictionary=short,
+                write_statistics=short,
+                compression={name: "snappy" for name in short},
+            )
+
+        return int(known.sum())
+
+    def _scored(
+        self,
+        lists: Lists,
+        keys: np.ndarray,
+        collate: Collator,
+        scored: ScoredTrainingLists | None,
+    ) -> dict[str, np.ndarray]:
+        """The columns `earlier_scores.SCORED` of some lists, from the teacher."""
+        own, parts = self._own(lists), []
         batch = max(1, PAIRS_SCORED // collate.catalogue_size)
         for start in range(0, len(lists), batch):
             part = slice(start, min(start + batch, len(lists)))
             piece = lists.take(np.arange(part.start, part.stop))
             x, _, _ = collate(piece, np.random.default_rng(0))
             scores = np.asarray(self.score(x))
-            found.add(
-                *self._select(scores, x["mask"], own[part], found.keys[part], scored)
-            )
-        for name, values in found.columns().items():
-            table = table.append_column(name, _matrix(values))
-        # Stored in the file, so that a step that continues has the counts as well.
-        counts = {ROUNDING: json.dumps(found.rounding.sum(axis=0).tolist())}
-        metadata = {**(table.schema.metadata or {}), **counts}
-        # The entries of the long columns hardly repeat.
-        long = ("teacher_scores", "scored_candidates")
-        names = [name for name in table.column_names if name not in long]
-        with atomic_write(target) as aside:
-            pq.write_table(
-                table.replace_schema_metadata(metadata), aside, use_dictionary=names
-            )
+            found = self._select(scores, x["mask"], own[part], keys[part], scored)
+            parts.append(found)
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
     def _select(
         self,
@@ -178,7 +224,7 @@ class ScoreWriter:
         own: np.ndarray,
         keys: np.ndarray,
         scored: ScoredTrainingLists | None,
-    ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+    ) -> dict[str, np.ndarray]:
         """Selects the stored candidates of some lists.
 
         Args:
@@ -189,9 +235,9 @@ class ScoreWriter:
             scored: The lists of a teacher with partial scores.
 
         Returns:
-            The candidates, or None for all items; their scores; and counts of rounding.
+            The columns `earlier_scores.SCORED`; no candidates if they are all items.
         """
-        dtype, size = self.config.scores_dtype, scores.shape[1]
+        dtype = self.config.scores_dtype
         hidden = np.flatnonzero(~mask)
         ranked = np.array(scores, "float32")
         ranked.ravel()[hidden] = 0.0
@@ -202,17 +248,24 @@ class ScoreWriter:
         count = ROUNDED_TOP
         if not (whole or scored):
             count = max(count, self._top + self._observed)
-        order = highest(ranked, min(count, size))
+        order = highest(ranked, min(count, scores.shape[1]))
         rounding = _count_rounded(_picked(ranked, order[:, :ROUNDED_TOP]), dtype)
         if stored is not None:
-            return None, stored, rounding
+            return {"teacher_scores": stored, ROUNDED: rounding}
         if scored:
             candidates = scored.candidates(mask)
         else:
             candidates = self._choose(ranked, order, own, keys)
         place = np.maximum(candidates, 0)
-        values = np.where(_picked(mask, place), _picked(scores, place), 0.0)
-        return candidates, values.astype(dtype), rounding
+        values = np.where(candidates >= 0, _picked(scores, place), 0.0)
+        # The top and the tail are free of masked items.
+        first = slice(0, own.shape[1])
+        values[:, first] *= _picked(mask, place[:, first])
+        return {
+            "scored_candidates": candidates,
+            "teacher_scores": values.astype(dtype),
+            ROUNDED: rounding,
+        }
 
     @property
     def _top(self) -> int:
@@ -257,32 +310,6 @@ class ScoreWriter:
         return np.concatenate([own.astype("int32"), best, tail], axis=1)
 
 
-class _Stored:
-    """The columns of a file that is being written, by lists."""
-
-    def __init__(self, keys: np.ndarray) -> None:
-        self.keys = keys
-        self._parts: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
-
-    def add(
-        self, candidates: np.ndarray | None, scores: np.ndarray, rounding: np.ndarray
-    ) -> None:
-        """Adds the next lists."""
-        self._parts.append((candidates, scores, rounding))
-
-    @property
-    def rounding(self) -> np.ndarray:
-        """`(lists, 2)`, counts of rounding."""
-        return np.concatenate([part[2] for part in self._parts])
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Candidates, unless they are all items, and scores."""
-        candidates = [part[0] for part in self._parts if part[0] is not None]
-        scores = np.concatenate([part[1] for part in self._parts])
-        own = {"scored_candidates": np.concatenate(candidates)} if candidates else {}
-        return {**own, "teacher_scores": scores}
-
-
 def _read_table(path: Path) -> pa.Table:
     """The columns of a shard, without raw values: students read looked-up ones."""
     names = pq.read_schema(path).names
@@ -317,13 +344,26 @@ def _count_rounded(best: np.ndarray, dtype: str) -> np.ndarray:
     differ = (best[:, 1:] < best[:, :-1]) & np.isfinite(best[:, 1:])
     stored = best.astype(dtype)
     lost = differ & (stored[:, 1:] == stored[:, :-1])
-    return np.stack([lost.sum(axis=1), differ.sum(axis=1)], axis=1)
+    return np.stack([lost.sum(axis=1), differ.sum(axis=1)], axis=1).astype("int8")
 
 
 def _picked(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The values of each row in the given columns."""
     starts = np.arange(len(values)) * values.shape[1]
     return np.asarray(values.ravel()[columns + starts[:, None]])
+
+
+def _merged(
+    name: str, parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]
+) -> np.ndarray:
+    """One column from parts of its rows."""
+    if len(parts) == 1:
+        return parts[0][1][name]
+    first = parts[0][1][name]
+    merged = np.empty((len(parts[0][0]), *first.shape[1:]), first.dtype)
+    for rows, columns in parts:
+        merged[rows] = columns[name]
+    return merged
 
 
 def _matrix(values: np.ndarray) -> pa.Array:
