@@ -125,7 +125,7 @@ def _free_column(free: np.ndarray, keys: np.ndarray) -> np.ndarray:
         own = np.flatnonzero(free[row])
         if len(own):
             found[row] = own[int(tries[row, 0] % np.uint64(len(own)))]
-    return found
+    return np.asarray(found)
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
