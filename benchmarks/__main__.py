@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks import (
     Benchmark,
     candidates,
+    distillation_step,
     distiller,
     distiller_correctness,
     embedding_updates,
@@ -35,6 +36,7 @@ BENCHMARKS = tuple(
     module.BENCHMARK
     for module in (
         distiller,
+        distillation_step,
         distiller_correctness,
         metrics,
         linear,

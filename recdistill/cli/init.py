@@ -13,13 +13,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.cli.common import AsJson, Display, errors_as_paragraphs
+from recdistill.cli.common import AsJson, errors_as_paragraphs
+from recdistill.cli.progress_display import Display
 from recdistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from recdistill.pipeline.proposal.data_proposal import Proposal
     from recdistill.pipeline.proposal.questions import Answers, Question
     from recdistill.pipeline.proposal.source_tables import SourceTable
+
+_WIDE = 100
+"""Columns of a terminal from which the tables have more examples."""
 
 _EPILOG = (
     "Example: `recdistill init data/shop` looks at data/shop and writes shop.toml; "
@@ -212,18 +216,22 @@ def _answer(proposal: Proposal, question: Question) -> str:
 
 def _show(console: Console, proposal: Proposal) -> None:
     """Prints what was found, one table of columns for each table of the data."""
+    wide = console.width >= _WIDE
     for name, table in proposal.tables.items():
-        grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 2, 0, 0))
+        gap = (0, 1 if wide else 0, 0, 0)
+        grid = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=gap)
         grid.add_column("column", no_wrap=True)
         grid.add_column("values", no_wrap=True)
         grid.add_column("distinct", justify="right", no_wrap=True)
-        grid.add_column("examples", max_width=26, overflow="fold")
+        grid.add_column("examples", max_width=26 if wide else 16, overflow="fold")
         grid.add_column("used as", no_wrap=True)
         grid.add_column("because", overflow="fold", ratio=1)
         for use in proposal.uses:
             if use.table != table.name:
                 continue
-            shown = ", ".join(_short(each) for each in use.profile.examples())
+            shown = ", ".join(
+                _short(each) for each in use.profile.examples(3 if wide else 2)
+            )
             grid.add_row(
                 Text(use.profile.name),
                 use.profile.content,

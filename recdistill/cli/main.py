@@ -14,11 +14,13 @@ import typer
 
 from recdistill import __version__
 from recdistill.cli import (
+    compare,
     data,
     doctor,
     init,
     latency,
     load_test,
+    recommend,
     reindex,
     release,
     run,
@@ -72,12 +74,14 @@ def _root(
 for _command in (
     init,
     run,
+    compare,
     doctor,
     data,
     latency,
     serving_config,
     load_test,
     serve,
+    recommend,
     reindex,
     release,
 ):

@@ -26,7 +26,15 @@ from recdistill.features.raw_text import (
 )
 
 Content = Literal[
-    "empty", "text", "integer", "number", "boolean", "date", "list", "vector", "nested"
+    "empty",
+    "text",
+    "integer",
+    "number",
+    "boolean",
+    "date",
+    "list",
+    "vector",
+    "unreadable",
 ]
 
 TIME_FORMATS = (
@@ -73,7 +81,7 @@ class ColumnProfile:
         size: Length of the vectors.
         zeros: Whether values have leading zeros, which a number would lose.
         time_format: Format of the dates; None if they need none.
-        reason: For nested values, why they cannot be read.
+        reason: Why the values cannot be read.
     """
 
     name: str
@@ -168,8 +176,11 @@ def profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
     try:
         texts = text_of(values)
     except BadValueError as error:
+        found = None
+        if pa.types.is_floating(values.type):  # No ids, but perhaps quantities.
+            found = _of_numbers(name, values.cast(pa.string()))
         blank = pa.nulls(len(values), pa.string())
-        return ColumnProfile(name, "nested", blank, reason=str(error))
+        return found or ColumnProfile(name, "unreadable", blank, reason=str(error))
     texts = pc.if_else(pc.equal(pc.utf8_trim_whitespace(texts), ""), None, texts)
     if texts.null_count == len(texts):
         return ColumnProfile(name, "empty", texts)
@@ -188,7 +199,7 @@ def _of_lists(name: str, values: pa.Array) -> ColumnProfile:
     try:
         lists = texts_of(values)
     except BadValueError as error:
-        return ColumnProfile(name, "nested", blank, reason=str(error))
+        return ColumnProfile(name, "unreadable", blank, reason=str(error))
     joined = pc.binary_join(lists, ", ")
     parts = lists.flatten()
     numbers = is_list(values.type) or pa.types.is_fixed_size_list(values.type)
@@ -237,8 +248,11 @@ def _of_numbers(name: str, texts: pa.Array) -> ColumnProfile | None:
         lowered = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
         texts = pc.if_else(pc.is_in(lowered, words), None, texts)
         numbers = numbers[~missing]
-    if not len(numbers) or not np.isfinite(numbers).all():
+    if not len(numbers):
         return None
+    if not np.isfinite(numbers).all():
+        reason = "it has infinite numbers"
+        return ColumnProfile(name, "unreadable", texts, reason=reason)
     whole = bool((numbers == np.floor(numbers)).all())
     return ColumnProfile(name, "integer" if whole else "number", texts)
 
@@ -274,7 +288,7 @@ def _of_lists_as_text(name: str, texts: pa.Array) -> ColumnProfile | None:
     lists = _each(list_of, present)
     if lists is None:
         reason = "it is the text of a list of lists or of objects"
-        return ColumnProfile(name, "nested", texts, reason=reason)
+        return ColumnProfile(name, "unreadable", texts, reason=reason)
     if any(each is None for each in lists):
         return None
     parts = pa.array([part for each in lists for part in each or []], pa.string())

@@ -119,10 +119,6 @@ def movielens_files(folder: Path) -> tuple[str, ...] | None:
     """Names of the files of a MovieLens folder; None if it has none of the layouts."""
     for layout in _LAYOUTS:
         if _fits(layout, folder):
-            if layout.name == _CSV_LAYOUT:
-                header = text_stream(folder / layout.files[0]).offered
-                if not {"userId", "movieId", "rating"} <= {*header}:
-                    return None
             return layout.files
     return None
 

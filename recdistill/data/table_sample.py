@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from recdistill.data.table_files import TableFile, files_of, same_types
 from recdistill.data.table_streams import TableStream, compression_of, reading
 from recdistill.errors import DataError
 
-SAMPLE_BYTES = 24 << 20
+SAMPLE_BYTES = 16 << 20
 """Largest number of bytes, unpacked, that are read from a table of text files."""
 
 SAMPLE_ROWS = 8 * BATCH_ROWS
-"""Largest number of rows of a sample."""
+"""Largest number of rows that are read from a Parquet table."""
 
+_HEADER_BYTES = 1 << 16
 _MOST_FILES = 8
 _MOST_COUNTED = 1_000
 """Parquet files whose rows are counted; more are estimated."""
@@ -97,7 +99,7 @@ def sample_table(
         if names is None and files[0].kind == "text":
             names = _names_for_no_header(parts[0])
         streams, unreadable = _readable(parts, names)
-        table, sizes = _rows(streams, SAMPLE_ROWS // len(parts))
+        table, sizes = _rows(streams, SAMPLE_ROWS // len(parts), files[0])
     whole = len(parts) == len(files) and all(
         part.complete and ended for part, (_, ended) in zip(parts, sizes, strict=True)
     )
@@ -127,6 +129,18 @@ def sample_file(path: Path, scratch: Path) -> tuple[Path, float]:
     """
     part = _Part.of(TableFile(path), SAMPLE_BYTES, scratch)
     return part.file.path, part.share
+
+
+def first_columns(file: TableFile) -> tuple[str, ...]:
+    """Column names of a file, from its beginning.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="recdistill-") as scratch:
+        part = _Part.of(file, _HEADER_BYTES, Path(scratch))
+        with _original_names([part]):
+            return part.file.open(()).offered
 
 
 @dataclass(frozen=True)
@@ -159,9 +173,13 @@ class _Part:
             head = stream.read(budget + 1)
             if len(head) <= budget:
                 return cls(file, file)
+            budget //= 2
             blocks = [_lines(head[:budget])]
-            used = raw.tell() if packed else len(blocks[0])
-            if not packed and (file.kind == "JSON lines" or b'"' not in head):
+            used = (
+                raw.tell() * len(blocks[0]) // len(head) if packed else len(blocks[0])
+            )
+            quoted = b'"' in head.partition(b"\n")[2]
+            if not packed and (file.kind == "JSON lines" or not quoted):
                 # Without quotes a line break cannot be inside a value.
                 for number in range(1, _BLOCKS + 1):
                     end = size * number // _BLOCKS
@@ -244,14 +262,17 @@ def _readable(
 
 
 def _rows(
-    streams: Sequence[TableStream], most: int
+    streams: Sequence[TableStream], most: int, file: TableFile
 ) -> tuple[pa.Table, list[tuple[int, bool]]]:
-    """The first rows of each stream; their number, and whether they are all."""
+    """The rows of each stream; their number, and whether they are all.
+
+    Text files are small copies; of Parquet files, the first rows are read.
+    """
     batches, sizes = [], []
     for stream in streams:
         rows, ended = 0, True
         for batch in stream.read():
-            if rows >= most:
+            if rows >= most and file.kind == "Parquet":
                 ended = False
                 break
             batches.append(batch)

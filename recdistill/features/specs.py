@@ -21,6 +21,7 @@ from recdistill.features.raw_text import (
     plain,
     text_of,
     texts_of,
+    value_at,
 )
 from recdistill.features.settings import LARGEST_FLOAT, Settings
 
@@ -232,7 +233,7 @@ def raw_values(
             raise DataError(f"{place}: {error}") from None
         raise DataError(
             f"{place}: expected a value for kind {spec.kind!r}. "
-            f"Received: {values[error.index].as_py()!r} ({error})"
+            f"Received: {value_at(values, error.index)!r} ({error})"
         ) from error
 
 

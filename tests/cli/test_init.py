@@ -28,7 +28,7 @@ def test_the_file_is_written_and_the_columns_are_shown_with_reasons(shop, tmp_pa
     config = load_config(tmp_path / "shop.toml")
     assert (config.name, str(config.dataset.path)) == ("shop", "shop")
     text = (tmp_path / "shop.toml").read_text()
-    assert "# ordered_at: its name; 2023-11-14 to 2023-11-20." in text
+    assert "# ordered_at: named like a time; 2023-11-14 to 2023-11-20." in text
     assert "#   uuid: identifies the row: every value is different." in text
 
 

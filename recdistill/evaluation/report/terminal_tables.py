@@ -64,6 +64,24 @@ def interval_ends(interval: Interval, spec: str) -> str:
     return f"[{format(interval.low, spec)}, {format(interval.high, spec)}]"
 
 
+def estimate_text(interval: Interval | None, spec: str, wide: bool) -> Text:
+    """Number with its whole interval, on the next line if space is short.
+
+    Half the interval's width is not enough for a difference or a ratio, because such an
+    interval may be asymmetric, and it must be visible whether it excludes 0.
+
+    Args:
+        interval: The estimate; None if it is unknown.
+        spec: Format of the numbers.
+        wide: Whether the interval stands next to the number.
+    """
+    if interval is None or interval.value is None:
+        return Text(MISSING)
+    ends = interval_ends(interval, spec)
+    space = "" if not ends else " " if wide else "\n"
+    return Text.assemble(format(interval.value, spec), space, (ends, "dim"))
+
+
 def short_number(number: int | None, units: Sequence[str]) -> str:
     """Number with three digits and a unit; each unit is 1,000 times the one before."""
     if number is None:

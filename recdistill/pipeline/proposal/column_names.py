@@ -77,7 +77,10 @@ TABLES_OF_INTERACTIONS = (
     "interactions lists ratings reviews events clicks transactions purchases orders "
     "views plays listens logs log impressions behaviors history train data"
 ).split()
-_CODES = re.compile(r"(?:^|[_\W])(?:id|ids|code|codes|key|zip|zipcode|postal)$")
+_CODES = re.compile(
+    r"(?:^|[_\W])(?:id|ids|code|codes|key|zip|zipcode|postal"
+    r"|ean|isbn|upc|gtin|barcode|phone|uuid|guid|hash)$"
+)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _GROUPS = (
     "category type class group level status gender sex occupation genre brand segment "

@@ -25,6 +25,7 @@ _UNITS = (1e3, 1e6, 1e9)
 _EARLIEST, _LATEST = 1e8, 4.2e9
 """Seconds since 1970 of times that are dates."""
 
+_A = {"query": "a query", "item": "an item"}
 _MOST_GRADES = 21
 _SAME = 0.99
 """Share of groups that must have one value, to tolerate errors in the data."""
@@ -193,7 +194,7 @@ def _find_id(roles: Roles, role: str) -> None:
     found = [c for c in roles.free(wanted) if _may_be_id(columns[c])]
     if found:
         profile = columns[found[0]]
-        reason = f"its name; {_each(profile)}"
+        reason = f"named like {_A[role]} id; {_each(profile)}"
         others = [c for c in found[1:] if profile.values.equals(columns[c].values)]
         if others:
             reason += f"; the same values as {', '.join(others)}"
@@ -236,7 +237,9 @@ def _find_time(roles: Roles, wanted: bool) -> None:
         found = [c for c in [*named, *others] if columns[c].distinct > 1]
         found.sort(key=lambda c: columns[c].missing > 0)
         if found:
-            reason = "its name" if found[0] in named else "its values"
+            reason = (
+                "named like a time" if found[0] in named else "its values are times"
+            )
             roles.give("time", found[0], reason)
         elif (order := _order_in_query(roles)) is not None:
             reason = "counts the rows of each query, so it gives their order"
@@ -321,7 +324,9 @@ def _find_list(roles: Roles, wanted: bool) -> None:
         same = [roles.columns[r] for r in ("query", "time") if r in roles.columns]
         if several and all(is_one_in_each(roles.table, column, c) for c in same):
             per = profile.rows / profile.distinct
-            reason = f"its name; {per:.3g} rows of one query and moment in each list"
+            reason = (
+                f"named like a list; {per:.3g} rows of one query and moment in each"
+            )
             roles.give("list", column, reason)
             return
 
@@ -358,7 +363,7 @@ def _find_relevance(roles: Roles, wanted: bool, answers: Answers) -> None:
         for column in roles.free(names.SCORES):
             graded = columns[column].distinct <= _MOST_GRADES
             if columns[column].content == "number" and not graded:
-                roles.give("score", column, "its name: the teacher's scores")
+                roles.give("score", column, "named like scores: the teacher's")
                 break
     if not wanted:
         return
@@ -424,7 +429,9 @@ def _find_weight(roles: Roles, wanted: bool) -> None:
         number = profile.content in ("integer", "number") and not profile.missing
         if number and profile.distinct > 1 and profile.range[0] >= 0:
             low, high = profile.range
-            roles.give("weight", column, f"its name; from {low:g} to {high:g}")
+            roles.give(
+                "weight", column, f"named like a weight; from {low:g} to {high:g}"
+            )
             return
 
 

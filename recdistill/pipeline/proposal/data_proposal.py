@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -26,8 +27,7 @@ from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
 
 _OUTCOME = (
-    "may be known only after the choice; add it to [query] if it is known when a "
-    "request arrives"
+    "perhaps known only after the choice: add it to [query] if every request has it"
 )
 _OF_THE_ITEM = (
     "describes the item, which has one value; features of items are columns of a table "
@@ -67,7 +67,8 @@ class Proposal:
         questions: What the data does not tell; nothing can be written before they are
             answered.
         history: Whether queries have several interactions.
-        three: Whether a query has three interactions, so that some can be held out.
+        by_query: Whether interactions of single queries can be held out, because two of
+            them, or more, have three interactions.
         items: Number of items, at least.
     """
 
@@ -80,7 +81,7 @@ class Proposal:
     notes: list[str] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
     history: bool = False
-    three: bool = False
+    by_query: bool = False
     items: int = 0
 
     def known(self) -> Roles:
@@ -310,13 +311,22 @@ def _count_interactions(proposal: Proposal, rows: pa.Table) -> None:
             f"{' and '.join(roles.keep) or 'relevance > 0'}. Choose other rows with "
             "`--keep CONDITION`, or all with `--keep ''`."
         )
-    most = pc.max(rows.group_by("query").aggregate([("item", "count")])["item_count"])
-    proposal.history = most.as_py() >= 2
-    proposal.three = most.as_py() >= 3
+    counts = rows.group_by("query").aggregate([("item", "count")])["item_count"]
+    number = counts.to_numpy()
+    proposal.history = bool((number >= 2).any())
+    held_out = np.where(number < 3, 0, 1)
+    if "time" in roles.columns:
+        held_out = np.where(number < 3, 0, np.maximum(1, number // 10))
+    proposal.by_query = int(held_out.sum()) >= 2
     items = proposal.tables.get("items")
     proposal.items = roles.profile("item").distinct
     if items is not None:
         proposal.items = max(proposal.items, items.sample.count)
+    if proposal.items < 2:
+        raise DataError(
+            f"{roles.table.name} has one item in the column `{roles.columns['item']}`. "
+            "A ranking requires two or more."
+        )
 
 
 def _propose_candidate(proposal: Proposal) -> None:
@@ -457,7 +467,7 @@ def _add(
 
 def _add_unreadable(proposal: Proposal, table: SourceTable) -> None:
     for name, reason in table.sample.unreadable.items():
-        profile = ColumnProfile(name, "nested", pa.array([], pa.string()))
+        profile = ColumnProfile(name, "unreadable", pa.array([], pa.string()))
         proposal.uses.append(ColumnUse(table.name, profile, "", reason))
 
 
@@ -490,13 +500,13 @@ def _free_name(name: str, proposal: Proposal) -> str:
 
 def _propose_split(proposal: Proposal) -> None:
     roles = proposal.known()
-    if "time" in roles.columns or proposal.three:
+    if "time" in roles.columns or proposal.by_query:
         return
     listed = ", ".join(roles.table.columns)
     proposal.questions.append(
         Question(
-            f"{roles.table.name} has no column of times, and no query has three "
-            "interactions, so nothing can be held out for validation and test. Its "
+            f"{roles.table.name} has no column of times, and too few queries have "
+            "three interactions to hold some out for validation and test. Its "
             f"columns are: {listed}.",
             "--column time=NAME",
             tuple(roles.table.columns),

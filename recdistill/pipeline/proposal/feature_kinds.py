@@ -12,6 +12,9 @@ _FEW_DATES = 50
 _FEW_NUMBERS = 20
 _FEW_WORDS = 16
 _MANY_WORDS = 64
+_LONG = 1e9
+"""Integers from which different values in all rows identify the rows."""
+
 _TITLES = ("title", "name")
 _TEXT_WORDS = 1.5
 """Mean number of words from which a text is free text."""
@@ -55,8 +58,8 @@ def propose_kind(profile: ColumnProfile, lacking: bool = False) -> Kind:
 
 
 def _kind(profile: ColumnProfile) -> Kind:
-    if profile.content == "nested":
-        return Kind.left_out(f"nested values: {profile.reason}")
+    if profile.content == "unreadable":
+        return Kind.left_out(f"cannot be read: {profile.reason}")
     if profile.content == "empty" or profile.distinct == 0:
         return Kind.left_out("has no values")
     if profile.distinct == 1 and not profile.missing:
@@ -110,7 +113,8 @@ def _of_number(profile: ColumnProfile) -> Kind:
 
 
 def _of_integer(profile: ColumnProfile) -> Kind:
-    if names.is_code(profile.name) or profile.distinct == 1:
+    long = profile.all_distinct and profile.range[1] >= _LONG
+    if names.is_code(profile.name) or profile.distinct == 1 or long:
         return _of_codes(profile)
     present = profile.rows - profile.missing
     few = profile.distinct <= _FEW_NUMBERS and profile.distinct * 3 <= present

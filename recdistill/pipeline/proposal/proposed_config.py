@@ -23,9 +23,6 @@ from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
 MOST_LISTED = 5_000
 """Items from which a training list is a sample of the catalogue."""
 
-MOST_LINEAR = 10_000
-"""Items up to which the proposed teacher is the linear item model."""
-
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 _WIDTH = 88
 
@@ -220,12 +217,12 @@ def _split(proposal: Proposal) -> str:
             "random.\n"
             'by = "leave_random_out"\n'
         )
-    if not proposal.three:
-        sample = "" if proposal.known().table.sample.complete else " of the sample"
+    if not proposal.by_query:
+        sample = "" if proposal.known().table.sample.complete else " in the sample"
         return (
             "[split]\n"
-            f"# No query{sample} has three interactions, so the latest of all are held "
-            "out.\n"
+            f"# Queries have fewer than three interactions{sample}, so the latest of "
+            "all\n# interactions are held out.\n"
             'by = "global_time"\n'
         )
     return ""
@@ -246,8 +243,6 @@ def _teacher(proposal: Proposal) -> str:
         return '# The teacher\'s scores are in the data.\n[teacher]\nkind = "scores"\n'
     kind, why = "linear", "A linear model of the items that queries share"
     if not proposal.history:
-        kind, why = "reference", "The built-in ranker"
-    elif proposal.items > MOST_LINEAR:
         kind, why = "reference", "The built-in ranker"
     return (
         f"# {why}, in place of your own ranker.\n"

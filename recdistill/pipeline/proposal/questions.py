@@ -66,9 +66,8 @@ class Question:
 
     def paragraph(self) -> str:
         """The question with the option that answers it."""
-        proposed = (
-            ""
-            if self.default is None
-            else f" Proposed: {self.default or 'none'!r}, which `--yes` accepts."
-        )
-        return f"{self.text} Answer with `{self.option}`.{proposed}"
+        accepted = ""
+        if self.default is not None:
+            answer = f"`{self.default}`" if self.default else "all of them"
+            accepted = f" `--yes` accepts the proposal: {answer}."
+        return f"{self.text} Answer with `{self.option}`.{accepted}"

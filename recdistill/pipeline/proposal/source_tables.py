@@ -21,6 +21,7 @@ from recdistill.data.table_files import TableFile, files_of
 from recdistill.data.table_sample import (
     SAMPLE_ROWS,
     TableSample,
+    first_columns,
     sample_file,
     sample_table,
 )
@@ -100,7 +101,7 @@ def open_source(place: Path) -> Source:
         if place.is_dir():
             if any(place.glob("*.inter")):
                 return _recbole(place, Path(scratch))
-            if movielens_files(place) is not None:
+            if _is_movielens(place):
                 return _movielens(place, Path(scratch))
         return _tables(place, Path(scratch))
 
@@ -171,10 +172,19 @@ def _is_one_table(folder: Path, places: list[Path]) -> bool:
     if len({_COUNTED.sub("", _stem(each)).lower() for each in places}) > 1:
         return False
     try:
-        headers = [set(file.open(()).offered) for file in files_of(folder)]
+        files = files_of(folder)
+        headers = [set(first_columns(files[k])) for k in (0, len(files) // 2, -1)]
     except DataError:
         return False
     return all(header == headers[0] for header in headers)
+
+
+def _is_movielens(folder: Path) -> bool:
+    files = movielens_files(folder)
+    if files is None or not files[0].endswith(".csv"):
+        return files is not None
+    header = first_columns(TableFile(folder / files[0]))
+    return {"userId", "movieId", "rating", "timestamp"} <= {*header}
 
 
 def _stem(place: Path) -> str:

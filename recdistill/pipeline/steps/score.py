@@ -65,7 +65,8 @@ class Score(Step):
             earlier=None if run.score_tables else EarlierScores(stores, same),
         )
         record = writer.write(draft.path)
-        record["unknown"] = unknown_to_teacher(members_of(run.teacher_model))
+        record |= unknown_to_teacher(members_of(run.teacher_model))
+        run.progress("Examining the scores", 0, None)
         found = examine_stored(draft.path, run.prepared.catalogue_size)
         return {**record, "doctor": found.model_dump(mode="json")}
 
@@ -108,6 +109,12 @@ class Score(Step):
         shares = in_words(record["unknown"])
         if shares:
             yield f"values unknown to the teacher: {shares}"
+        uncounted = ", ".join(record.get("uncounted", ()))
+        if uncounted:
+            yield (
+                f"values unknown to the teacher cannot be counted for {uncounted}, "
+                "because it does not declare their vocabulary"
+            )
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Number of lists, and the score doctor's proposal."""

@@ -54,6 +54,7 @@ class TeacherStep(Step):
         from recdistill.pipeline.weights_file import save_weights
 
         config = run.config
+        run.progress("Opening or fitting the teacher", 0, None)
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
         trained = [
             run.trainer.ranker(model, settings)
@@ -75,7 +76,7 @@ class TeacherStep(Step):
             values[name] = validation.mean(rows)
         return {
             "kind": config.teacher.kind,
-            "unknown": unknown_to_teacher(models_of(teacher)),
+            **unknown_to_teacher(models_of(teacher)),
             "trained": trained,
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),

@@ -218,6 +218,6 @@ def test_columns_that_are_no_features_are_left_out_with_the_reason(tmp_path):
         "row": "numbers the rows: consecutive, each value once",
         "uuid": "identifies the row: every value is different",
         "country": "has one value: GB",
-        "discount": "may be known only after the choice; add it to [query] if it is "
-        "known when a request arrives",
+        "discount": "perhaps known only after the choice: add it to [query] if every "
+        "request has it",
     }
