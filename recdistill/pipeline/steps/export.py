@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recdistill.pipeline.steps.evaluate import enforce_guard
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class ExportStep(Step):
     def reads(self, config: Config) -> tuple[str, ...]:
         """The prepared data, the student and its report."""
         return ("prepare", "distill", "evaluate")
+
+    def before(self, run: RunContext) -> None:
+        """Stops the run if a slice has fallen below the baseline."""
+        enforce_guard(run)
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Name and settings of the export."""
