@@ -110,6 +110,7 @@ class Dataset:
             relevance 0, which were shown and not chosen; see `interactions`. None if
             the data is not listwise.
         offered: Names of all columns by table, including columns that are not read.
+        notes: Sentences on properties of the files that may be mistakes.
         verify: Function that raises a DataError if a source file has changed since the
             data set was opened.
     """
@@ -128,6 +129,7 @@ class Dataset:
         default=None, repr=False, compare=False
     )
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    notes: Sequence[str] = ()
     verify: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def interactions(self) -> Iterator[pa.RecordBatch]:

@@ -328,10 +328,10 @@ def publish(
     with staged(folder) as (staging, version):
         with _full_disk_as_os_error(staging):
             write(staging)
+            (staging / MANIFEST).parent.mkdir(exist_ok=True)
+            write_requests(staging / WARM_UP, warm_up, facts["name"])
+            write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
         ops = served_ops(staging)
-        (staging / MANIFEST).parent.mkdir(exist_ok=True)
-        write_requests(staging / WARM_UP, warm_up, facts["name"])
-        write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
         progress("Checking the export in a fresh process", 0, None)
         batches = [*PARITY_BATCHES, len(live.queries)]
         parity = check_parity(staging, live, batches, judged)
@@ -358,13 +358,17 @@ def publish(
     return Export(path, version, parity, size, manifest)
 
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Errors of the system that mean that a file cannot grow."""
+
+
 @contextlib.contextmanager
 def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
     """Context manager that turns TensorFlow's error for a full disk into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
-        full = any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
+        full = any(os.strerror(number) in str(error) for number in _FULL)
         if not full and shutil.disk_usage(folder).free > SMALL_FILES:
             raise
         reason = os.strerror(errno.ENOSPC)

@@ -104,6 +104,8 @@ def prepare(
             **{split: writer.unknown[split].shares() for split in SPLITS},
             "items": unknown_in_items(schema, items.table).shares(),
         },
+        "types": features.types(dataset),
+        "notes": list(dataset.notes),
         **statistics.record(),
     }
 

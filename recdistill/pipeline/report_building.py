@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import keras
 
+from recdistill.evaluation.guard import guard_slices
 from recdistill.evaluation.intervals import (
     Slice,
     bootstrap,
@@ -126,6 +127,14 @@ def build_report(
         agreement=bootstrap(rows.agreement, **draws),
         speedup=speedup,
         gate=gate,
+        guard=guard_slices(
+            baseline,
+            distilled,
+            rows.slices,
+            settings.metrics[0],
+            largest_fall=config.guard.largest_fall,
+            seed=config.seed,
+        ),
         soft_targets=soft_targets,
         timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),

@@ -292,8 +292,10 @@ def with_few_untrained(
         x, y, weight = batch
         index = x["candidate_index"]
         drawn = tf.random.stateless_uniform(tf.shape(index), (seed, step)) < share
-        real = x["mask"] & (tf.gather(trained, index) | drawn)
-        return {**x, "mask": real}, {**y, "mask": real}, weight
+        kept = tf.gather(trained, index) | drawn
+        if "mask" in y:
+            y = {**y, "mask": y["mask"] & kept}
+        return {**x, "mask": x["mask"] & kept}, y, weight
 
     return dataset.enumerate().map(mask)
 

@@ -226,11 +226,13 @@ def test_few_items_without_training_interactions_are_negatives():
     mask = np.ones((4, 100), bool)
     mask[:, 0] = False
     x = {"candidate_index": np.arange(100), "mask": mask}
-    batch = x, {"labels": np.zeros((4, 100)), "mask": mask}, np.ones(4)
+    labelled = np.arange(100) < [[30], [60], [90], [100]]
+    batch = x, {"labels": np.zeros((4, 100)), "mask": mask & labelled}, np.ones(4)
     dataset = tf.data.Dataset.from_tensors(batch).repeat(40)
     batches = [*with_few_untrained(dataset, trained, 0.25, seed=1)]
     masks = np.stack([x["mask"].numpy() for x, _, _ in batches])
-    np.testing.assert_array_equal(masks, [y["mask"].numpy() for _, y, _ in batches])
+    of_relevance = [y["mask"].numpy() for _, y, _ in batches]
+    np.testing.assert_array_equal(of_relevance, masks & labelled)
     assert masks[:, :, 1:50].all()
     assert not masks[:, :, 0].any()
     assert masks[:, :, 50:].mean() == pytest.approx(0.25, abs=0.03)

@@ -4,7 +4,7 @@ Its first sentence says whether distillation helped; it claims an effect only if
 confidence interval excludes zero. It fits 80 columns and does not depend on colour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -13,7 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.report.run_report import ModelName, ModelPart, Report
+from recdistill.evaluation.paired_tests import p_value_text
+from recdistill.evaluation.report.run_report import (
+    GuardPart,
+    ModelName,
+    ModelPart,
+    Report,
+)
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
     COUNTS,
@@ -167,6 +173,9 @@ class _Receipt:
         if self.report.gap_closed or self.report.differences:
             yield _effect_table(self.report, self.metrics, wide)
             yield Text()
+        if self.report.guard is not None and self.report.guard.fallen:
+            yield from _guard_table(self.report.guard, wide)
+            yield Text()
         yield pair_table(_facts(self.report))
         if self.artefacts:
             yield Text()
@@ -240,6 +249,37 @@ def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     return table
 
 
+def _guard_table(guard: GuardPart, wide: bool) -> Iterator[RenderableType]:
+    """The slices on which the student has fallen below the baseline."""
+    yield Text(
+        f"Below the baseline by more than {guard.largest_fall:.0%}, beyond noise",
+        style="bold red",
+    )
+    headings = ["slice", "lists", "baseline", "distilled", "difference", "change", "p"]
+    title = f"{metric_label(guard.metric)} by slice"
+    table = number_table([title, *headings[1:]], wide)
+    for each in guard.fallen:
+        table.add_row(
+            Text(f"{each.kind}: {each.name}"),
+            f"{each.lists:,}",
+            MISSING if each.baseline is None else f"{each.baseline:.3f}",
+            MISSING if each.distilled is None else f"{each.distilled:.3f}",
+            estimate_text(each.difference, "+.3f", wide),
+            MISSING if each.change is None else f"{each.change:+.0%}",
+            p_value_text(each.adjusted_p).removeprefix("= "),
+        )
+    yield table
+
+
+def _guard_fact(guard: GuardPart) -> str:
+    """Result of the guard in a sentence."""
+    compared = f"{len(guard.slices)} slices of the test lists"
+    below = f"more than {guard.largest_fall:.0%} below the baseline beyond noise"
+    if not guard.fallen:
+        return f"none of {compared} is {below}"
+    return f"{len(guard.fallen)} of {compared} are {below}"
+
+
 def _facts(report: Report) -> dict[str, str]:
     # Imports TensorFlow, which the other functions here do not need.
     from recdistill.features.unknown_values import in_words
@@ -280,6 +320,8 @@ def _facts(report: Report) -> dict[str, str]:
         state = "passed" if report.gate.passed else "not passed"
         overridden = ", overridden" if report.gate.overridden else ""
         facts["Gate"] = f"{state}{overridden}: {report.gate.message}"
+    if report.guard is not None and report.guard.slices:
+        facts["Guard"] = _guard_fact(report.guard)
     return facts
 
 

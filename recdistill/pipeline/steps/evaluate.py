@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -48,6 +48,8 @@ class Evaluate(Step):
             "licence": licence_of(run.config.dataset),
             # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
+            # Its `action` decides whether to export; the report does not depend on it.
+            "largest_fall": run.config.guard.largest_fall,
             **sections(run.config, "seed", "evaluate"),
         }
 
@@ -114,6 +116,12 @@ class Evaluate(Step):
                 with atomic_write(target) as temporary:
                     temporary.write_bytes(content)
 
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Slices on which the student has fallen below the baseline."""
+        fallen = enforce_guard(run)
+        if fallen is not None:
+            yield fallen
+
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
@@ -127,6 +135,19 @@ def _dataset(run: RunContext) -> dict[str, Any]:
         "unknown": {**record["unknown"], "teacher": scored["unknown"]},
         "uncounted": scored.get("uncounted", []),
     }
+
+
+def enforce_guard(run: RunContext) -> str | None:
+    """Stops the run if a slice has fallen below the baseline, or returns a warning.
+
+    Raises:
+        GuardError: If a slice has fallen and `guard.action` is "stop".
+    """
+    from recdistill.evaluation.guard import enforce
+    from recdistill.evaluation.report.run_report import Report
+
+    guard = Report.load(run.artefacts["evaluate"].file("report.json")).guard
+    return None if guard is None else enforce(guard, run.config.guard.action)
 
 
 def page_details(run: RunContext, report: Report, rows: ComparisonRows) -> PageDetails:

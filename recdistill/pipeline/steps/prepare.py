@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -99,5 +100,34 @@ class Prepare(Step):
             )
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """Implausible times, and times in several units."""
-        yield from run.artefacts["prepare"].record["time_warnings"]
+        """Implausible times, times in several units, and types that have changed."""
+        artefact = run.artefacts["prepare"]
+        yield from artefact.record["time_warnings"]
+        yield from artefact.record.get("notes", ())
+        if artefact.reused:
+            return
+        before = _prepared_before(artefact.path)
+        types = before.get("types", {})
+        for column, kind in artefact.record["types"].items():
+            if types.get(column, kind) != kind:
+                yield (
+                    f"The column `{column}` is {kind}; in the data that was prepared "
+                    f"before, it was {types[column]}. If its values are written in "
+                    "another way now, models that were trained before do not know them."
+                )
+
+
+def _prepared_before(folder: Path) -> dict[str, Any]:
+    """The record of the latest other artefact of this step; empty if there is none."""
+    from recdistill.atomic import read_sealed
+
+    records = [
+        path
+        for path in folder.parent.glob("prepare-*/record.json")
+        if path.parent.name != folder.name
+    ]
+    records.sort(key=lambda path: path.stat().st_mtime)
+    try:
+        return read_sealed(records[-1]) if records else {}
+    except (OSError, ValueError):
+        return {}
