@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -75,6 +76,15 @@ class Prepared:
     def catalogue_size(self) -> int:
         """Number of items."""
         return int(self.items.num_rows)
+
+    @property
+    def items_digest(self) -> str:
+        """Hash of the items in their order, with all columns but the interactions."""
+        sink = pa.BufferOutputStream()
+        table = self.items.drop_columns([TRAIN_COUNT]).replace_schema_metadata(None)
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        return hashlib.sha256(sink.getvalue()).hexdigest()
 
     @cached_property
     def raw_candidates(self) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ _GAINED = "distilled_minus_baseline"
 ON_CARD: Any = {
     **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
     **dict.fromkeys(("gap_closed", "kept", "agreement", "speedup"), True),
-    **dict.fromkeys(("slice_differences", "environment", "config"), True),
+    **dict.fromkeys(("slice_differences", "environment", "config_given"), True),
     "gate": {"overridden", "message"},
 }
 """Parts of the report that the model card of an export shows."""
@@ -144,6 +144,9 @@ def build_report(
         timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
+        config_given=config.model_dump(
+            mode="json", exclude=_PLACES, exclude_unset=True
+        ),
     )
 
 

@@ -282,6 +282,8 @@ class Report(_Part):
         timings_s: Seconds by step.
         environment: Versions and machine, from `describe_environment`.
         config: Configuration of the run, defaults included.
+        config_given: The keys of the configuration that were set, without paths. With
+            a path to the data it is a configuration that runs.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -302,6 +304,7 @@ class Report(_Part):
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}
+    config_given: Settings = {}
 
     def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
         """Table of the models' metrics, one row per model and metric.

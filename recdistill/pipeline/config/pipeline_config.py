@@ -27,6 +27,7 @@ from recdistill.pipeline.config.teacher_section import (
     has_partial_scores,
     members_of,
 )
+from recdistill.pipeline.config.tracking_section import TrackingConfig
 
 ARGUMENTS = ("self", "training", "mask")
 """Names that Keras and TensorFlow use for their own arguments."""
@@ -95,6 +96,9 @@ class Config(Section):
     )
     export: ExportConfig = Field(
         default=ExportConfig(), description="The exported SavedModel."
+    )
+    tracking: TrackingConfig = Field(
+        default=TrackingConfig(), description="Tracking of the run in MLflow."
     )
 
     @model_validator(mode="after")

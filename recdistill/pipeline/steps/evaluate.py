@@ -112,8 +112,12 @@ class Evaluate(Step):
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies report, page and model card into the run's folder, if they changed."""
+        """Copies report, page and model card into the run's folder, if they changed.
+
+        The configuration is written too, so that the run can be opened again.
+        """
         from recdistill.atomic import atomic_write
+        from recdistill.pipeline.run_opening import save_configuration
 
         for name in ("report.json", "report.html", MODEL_CARD):
             content = artefact.file(name).read_bytes()
@@ -122,6 +126,7 @@ class Evaluate(Step):
             if not target.is_file() or target.read_bytes() != content:
                 with atomic_write(target) as temporary:
                     temporary.write_bytes(content)
+        save_configuration(run.config, run.root)
 
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Sampled evaluation, and slices on which the student is below the baseline."""

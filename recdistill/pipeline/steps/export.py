@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ class ExportStep(Step):
                 metadata={
                     "key": draft.key,
                     "fingerprint": report.metrics_fingerprint(),
+                    "run": os.path.relpath(run.root, settings.path / name),
                     "report": report.model_dump(mode="json", include=ON_CARD),
                 },
             ),
