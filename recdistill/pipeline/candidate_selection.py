@@ -61,7 +61,7 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
     keys |= (cells - row * columns).astype("uint64")
     keys.sort()
     first = keys[starts[:-1, None] + np.arange(count)]
-    return (first & np.uint64(2**bits - 1)).astype("int32")
+    return np.asarray(first & np.uint64(2**bits - 1)).astype("int32")
 
 
 def _reaching(scores: np.ndarray, threshold: np.ndarray) -> np.ndarray:
@@ -83,7 +83,7 @@ def _descending(scores: np.ndarray) -> np.ndarray:
     """uint64 below 2³² in the reverse order of float32 scores."""
     bits = (scores + np.float32(0.0)).view("int32")  # -0.0 becomes 0.0
     bits ^= ~(bits >> 31) & np.int32(2**31 - 1)
-    return bits.view("uint32").astype("uint64")
+    return np.asarray(bits.view("uint32").astype("uint64"))
 
 
 def uniform_tail(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
