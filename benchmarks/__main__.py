@@ -18,12 +18,14 @@ from rich.table import Table
 from benchmarks import (
     Benchmark,
     candidates,
+    distillation_step,
     distiller,
     distiller_correctness,
     embedding_updates,
     linear,
     metrics,
     retrieval,
+    scoring,
     serving_soak,
     serving_warm_up,
 )
@@ -34,11 +36,13 @@ BENCHMARKS = tuple(
     module.BENCHMARK
     for module in (
         distiller,
+        distillation_step,
         distiller_correctness,
         metrics,
         linear,
         embedding_updates,
         candidates,
+        scoring,
         retrieval,
         serving_soak,
         serving_warm_up,

@@ -10,7 +10,7 @@ import tensorflow as tf
 from benchmarks import Benchmark, sized
 from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.features.encoders import FIRST
-from recdistill.models.linear import Affinity, fit_inverse
+from recdistill.models.linear import Affinity
 
 DECAY, FLOOR, L2 = 0.9, 0.05, 20.0
 
@@ -77,7 +77,7 @@ def make_closed_form(
     matrix = scipy.sparse.csr_array(training_rows)
 
     def scores() -> np.ndarray:
-        layer.inverse.assign(fit_inverse(matrix, L2))
+        layer.set_weights(layer.fitted(matrix, L2))
         return score(tf.constant(histories)).numpy()
 
     return scores
@@ -117,7 +117,7 @@ BENCHMARK = Benchmark(
     other_side=(
         "The Gram matrix is computed once and the query's own row subtracted from it, "
         "a rank-one update; one triangle is inverted in place by Cholesky factors in "
-        "float64, as in `fit_inverse`. BLAS has one thread, TensorFlow all cores: at "
+        "float64. BLAS has one thread, TensorFlow all cores: at "
         "this size two threads save about a third of an inversion on idle cores and "
         "stall on busy ones. It is written in NumPy and SciPy, independently of the "
         "library, so it also checks the result. Refitting needs one inversion for each "

@@ -32,7 +32,7 @@ class TinyRun:
 
     folder: Path
     artefacts: dict[str, Artefact]
-    progress: list[tuple[str, int, int | None]]
+    progress: list[tuple[object, ...]]
 
     @property
     def root(self) -> Path:

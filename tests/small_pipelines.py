@@ -121,7 +121,7 @@ def dataset(
     )
 
 
-def quiet(label, done, total):
+def quiet(*state):
     """Ignores progress."""
 
 

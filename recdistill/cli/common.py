@@ -1,4 +1,4 @@
-"""Shared parts of all commands: options, progress display, errors and exit codes."""
+"""Shared parts of all commands: options, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from recdistill.cli.progress_display import Display
 from recdistill.errors import ConfigError, RecdistillError
-from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
     from recdistill.pipeline.runner import Pipeline
-    from recdistill.pipeline.workspace import Artefact
 
 MOST_THREADS = 1_024
 """Largest number of threads or processes that a command starts."""
@@ -28,8 +26,9 @@ LONGEST_S = 86_400
 """Longest duration of a measurement and longest interval, in seconds: a day."""
 
 EXIT_CODES = (
-    "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, "
-    "4 the SavedModel does not answer as the student does."
+    "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, the "
+    "student falls below the baseline on a slice, or it is time to distil again, 4 the "
+    "SavedModel does not answer as the student does."
 )
 
 ConfigFile = Annotated[
@@ -152,76 +151,3 @@ def load_pipeline(
     with without_startup_notes():
         from recdistill.pipeline.runner import Pipeline
     return Pipeline(settings, display.progress, display.announce, display.warn)
-
-
-class Display:
-    """Progress of a pipeline on stderr: one line for each step, a bar for long work.
-
-    Args:
-        as_json: Print nothing, because stdout is read by a program.
-    """
-
-    def __init__(self, as_json: bool) -> None:
-        self._console = Console(stderr=True, quiet=as_json)
-        self._bar = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=as_json or not self._console.is_terminal,
-        )
-        self._task: Any = None
-        self._label = ""
-
-    def __enter__(self) -> Display:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def progress(self, label: str, done: int, total: int | None) -> None:
-        """Moves the bar, or starts a new one if the label changed."""
-        if self._task is None or label != self._label:
-            self.clear()
-            self._task, self._label = self._bar.add_task(label, total=total), label
-            if not self._console.is_terminal:
-                self._console.print(f"  {label} …")
-        self._bar.update(self._task, completed=done, total=total)
-
-    def announce(self, step: str, artefact: Artefact) -> None:
-        """Prints the line of a finished step."""
-        self.clear()
-        seconds = artefact.record["seconds"]
-        state = (
-            "unchanged, skipped" if artefact.reused else f"done in {_duration(seconds)}"
-        )
-        line = Text.assemble(
-            ("✓ ", "green"),
-            (f"{step:<9}", "bold"),
-            f" {state:<19} ",
-            STEPS[step].gist(artefact.record),
-        )
-        self._console.print(line)
-        for detail in STEPS[step].details(artefact.record):
-            self._console.print(Text(f"  {detail}"), soft_wrap=True)
-
-    def warn(self, message: str) -> None:
-        """Prints a warning as one paragraph."""
-        self.clear()
-        text = Text.assemble(("Note: ", "bold yellow"), message)
-        self._console.print(text, soft_wrap=not self._console.is_terminal)
-
-    def clear(self) -> None:
-        """Removes the bar."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._task = None
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s"

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from recdistill.cli.common import Display, errors_as_paragraphs
+from recdistill.cli.common import errors_as_paragraphs
+from recdistill.cli.progress_display import Display
 
 
 def add_to(app: typer.Typer) -> None:

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from recdistill.cli.common import (
     AsJson,
-    Display,
     Overrides,
     errors_as_paragraphs,
     load_pipeline,
     without_startup_notes,
 )
+from recdistill.cli.progress_display import Display
 from recdistill.errors import ConfigError
 
 

@@ -14,12 +14,12 @@ from recdistill.cli.common import (
     LONGEST_S,
     MOST_THREADS,
     AsJson,
-    Display,
     Overrides,
     check_options,
     errors_as_paragraphs,
     load_pipeline,
 )
+from recdistill.cli.progress_display import Display
 
 if TYPE_CHECKING:
     from recdistill.evaluation.latency.latency_tables import RankingTime
@@ -77,7 +77,7 @@ def latency(
     include protocol and network; `recdistill load-test` measures those.
     """
     sizes, ranked = rows or [1, 8], candidates or [100, 1000]
-    with errors_as_paragraphs():
+    with errors_as_paragraphs(), Display(as_json) as display:
         check_options(
             {
                 "--rows": (rows, 1, 100_000),
@@ -97,13 +97,16 @@ def latency(
         pair: list[RankingTime] = []
         export = model
         if model.suffix == ".toml":
-            pair, export = _time_pair(model, overrides, ranked, as_json)
+            pair, export = _time_pair(model, overrides, ranked, display)
         version = find_version(export)
         calls = _calls(version, signature, sizes, ranked)
-        runs = [
-            time_model(version, calls, threads=n, seconds=seconds, flops=True)
-            for n in threads or sorted({1, os.cpu_count() or 1})
-        ]
+        runs, counts = [], threads or sorted({1, os.cpu_count() or 1})
+        for done, n in enumerate(counts):
+            note = f"{n} thread{'s' * (n > 1)}"
+            display.progress("Measuring the SavedModel", done, len(counts), note)
+            runs.append(
+                time_model(version, calls, threads=n, seconds=seconds, flops=True)
+            )
     if as_json:
         typer.echo(json.dumps(latency_json(runs, core_price, pair), indent=1))
         return
@@ -111,13 +114,12 @@ def latency(
 
 
 def _time_pair(
-    config: Path, overrides: list[str] | None, candidates: list[int], as_json: bool
+    config: Path, overrides: list[str] | None, candidates: list[int], display: Display
 ) -> tuple[list[RankingTime], Path]:
     """Latencies of teacher and student of a finished run, and its SavedModel."""
-    with Display(as_json) as display:
-        pipeline = load_pipeline(config, overrides, display)
-        export = Path(pipeline.run().record["path"])
-        display.clear()
+    pipeline = load_pipeline(config, overrides, display)
+    export = Path(pipeline.run().record["path"])
+    display.progress("Measuring teacher and student", 0, None)
     from recdistill.pipeline.latency_comparison import time_side_by_side
 
     return time_side_by_side(pipeline, candidates), export

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from recdistill.cli.common import (
     LONGEST_S,
@@ -22,6 +22,7 @@ from recdistill.cli.common import (
     errors_as_paragraphs,
     without_startup_notes,
 )
+from recdistill.cli.progress_display import Display
 from recdistill.errors import BusyError, LoadTestError
 
 if TYPE_CHECKING:
@@ -180,8 +181,10 @@ def load_test(
         where, work = _workload(
             endpoint, source, (model, version, label, signature), batch_size, k
         )
-        with _Bar(as_json) as bar:
-            result, search = _measure(where, work, load, budget_ms, reload_during, bar)
+        with Display(as_json) as display:
+            result, search = _measure(
+                where, work, load, budget_ms, reload_during, display
+            )
         if plot is not None:
             from recdistill.serving.load_test.load_plot import plot_load_test
 
@@ -195,7 +198,7 @@ def _measure(
     load: Load,
     budget_ms: float | None,
     reload: Path | None,
-    bar: _Bar,
+    display: Display,
 ) -> tuple[LoadResult, RateSearch | None]:
     from recdistill.serving.load_test.load_runs import run_load_test, search_rate
 
@@ -205,7 +208,9 @@ def _measure(
             workload,
             load,
             budget_ms,
-            progress=lambda rate, at: bar.show(f"{rate:,.0f}/s", at, None),
+            progress=lambda rate, at: _show_counts(
+                display, f"Sending {rate:,.0f} requests a second", at, None
+            ),
         )
         return result, search
     result = run_load_test(
@@ -213,7 +218,7 @@ def _measure(
         workload,
         load,
         reload=reload,
-        progress=lambda at: bar.show("Sending", at, load.seconds),
+        progress=lambda at: _show_counts(display, "Sending requests", at, load.seconds),
     )
     return result, None
 
@@ -382,34 +387,12 @@ def _seconds(text: str) -> float:
     )
 
 
-class _Bar:
-    """Progress of a load test, on stderr."""
-
-    def __init__(self, as_json: bool) -> None:
-        console = Console(stderr=True, quiet=as_json)
-        self._bar = Progress(
-            TextColumn("  {task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[counts]}"),
-            console=console,
-            transient=True,
-            disable=as_json or not console.is_terminal,
-        )
-        self._task = self._bar.add_task("Connecting", total=None, counts="")
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, label: str, at: RequestCounts, seconds: float | None) -> None:
-        """Moves the bar."""
-        counts = f"{at.elapsed_s:4.0f} s  {at.answered:,} of {at.sent:,} answered"
-        if at.failed:
-            counts += f", {at.failed:,} failed"
-        done = 0.0 if seconds is None else at.elapsed_s
-        self._bar.update(
-            self._task, description=label, completed=done, total=seconds, counts=counts
-        )
+def _show_counts(
+    display: Display, activity: str, at: RequestCounts, seconds: float | None
+) -> None:
+    """Shows the requests of a load test so far."""
+    note = f"{at.answered:,} of {at.sent:,} answered"
+    if at.failed:
+        note += f", {at.failed:,} failed"
+    total = None if seconds is None else math.ceil(seconds)
+    display.progress(activity, int(at.elapsed_s), total, note)

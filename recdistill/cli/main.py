@@ -14,10 +14,14 @@ import typer
 
 from recdistill import __version__
 from recdistill.cli import (
+    compare,
     data,
     doctor,
+    drift,
+    init,
     latency,
     load_test,
+    recommend,
     reindex,
     release,
     run,
@@ -40,7 +44,8 @@ app = typer.Typer(
         "A pipeline is one TOML file. **recdistill run FILE** runs all of its "
         f"steps: {' → '.join(STEPS)}. Finished steps are skipped, so an "
         "interrupted run continues where it stopped.\n\n"
-        "Start with: **recdistill run pipelines/movielens_100k.toml**"
+        "Start with **recdistill init FOLDER**, which writes a pipeline for your data, "
+        "or with **recdistill run pipelines/movielens_100k.toml**."
     ),
     epilog=EXIT_CODES,
 )
@@ -68,13 +73,17 @@ def _root(
 
 
 for _command in (
+    init,
     run,
+    compare,
     doctor,
     data,
     latency,
     serving_config,
     load_test,
     serve,
+    recommend,
+    drift,
     reindex,
     release,
 ):

@@ -15,6 +15,7 @@ from recdistill.cli.common import (
     errors_as_paragraphs,
     without_startup_notes,
 )
+from recdistill.cli.progress_display import Display
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,11 +48,14 @@ def reindex(
     """
     from recdistill.data.table_files import read_table
 
-    with errors_as_paragraphs():
+    with errors_as_paragraphs(), Display(as_json) as display:
+        display.progress("Reading the items", 0, None)
         table = read_table(items)
         with without_startup_notes():
             from recdistill.export.reindexing import reindex as publish_new_items
-        done = publish_new_items(export, table, version=version)
+        done = publish_new_items(
+            export, table, version=version, progress=display.progress
+        )
     if as_json:
         result = {"path": str(done.path), "version": done.version}
         more = {"items": done.manifest["items"], "parity": asdict(done.parity)}

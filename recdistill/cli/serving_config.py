@@ -18,6 +18,7 @@ from recdistill.cli.common import (
     check_options,
     errors_as_paragraphs,
 )
+from recdistill.cli.progress_display import Display
 
 
 def add_to(app: typer.Typer) -> None:
@@ -79,7 +80,7 @@ def serving_config(
     can use `batching.config` for all clients. The files contain paths as seen by the
     server; the defaults match `serving/docker-compose.yml`.
     """
-    with errors_as_paragraphs():
+    with errors_as_paragraphs(), Display(as_json) as display:
         check_options(
             {
                 "--budget-ms": (budget_ms, 0.001, 1e3 * LONGEST_S),
@@ -96,6 +97,7 @@ def serving_config(
             write_configuration,
         )
 
+        display.progress("Measuring the model by batch size", 0, None)
         swept = sweep(
             find_version(export),
             budget_ms=budget_ms,

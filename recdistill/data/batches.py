@@ -12,7 +12,9 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
 * `raw` {input name: `(batch, …)`}, raw query inputs as the exported student takes them,
   and `list_key` `(batch,)` text, for external teachers (`recdistill.teachers`).
 
-`y` is `{"labels": relevance, "mask": mask}` and the sample weight is `(batch,)`.
+`y` is `{"labels": relevance}` and the sample weight is `(batch,)`. If the relevance is
+known for some of the candidates only, `y` also has their "mask". (Two masks that are
+equal would be two arrays for a training step, which would compute each softmax twice.)
 
 `recdistill.data.collation` turns lists into batches; `recdistill.data.shard_reading`
 reads lists from files.

@@ -63,7 +63,12 @@ class Collator:
             x["training_row"] = np.where(known, rows.padded(0), 0)
         if self.with_raw:
             x |= {"raw": raw_inputs(lists), "list_key": lists.list_key}
-        return x, {"labels": relevance, "mask": about}, lists.weight
+        y = (
+            {"labels": relevance}
+            if about is mask
+            else {"labels": relevance, "mask": about}
+        )
+        return x, y, lists.weight
 
     def _candidates(self, lists: Lists, rng: np.random.Generator) -> _Candidates:
         """Candidate index, mask and relevance."""

@@ -16,6 +16,7 @@ from recdistill.features.raw_text import (
     is_text,
     plain,
     text_of,
+    value_at,
 )
 
 ColumnType = Literal["text", "integer", "number"]
@@ -47,7 +48,7 @@ class Place:
 
     def type_error(self, problem: str, values: pa.Array) -> DataError:
         """Error about the type of the values."""
-        return self.error(0, f"{problem}, not {values.type}", values[0].as_py())
+        return self.error(0, f"{problem}, not {values.type}", value_at(values, 0))
 
 
 def ids(values: pa.Array, place: Place) -> pa.Array:
@@ -68,10 +69,11 @@ def ids(values: pa.Array, place: Place) -> pa.Array:
     try:
         text = text_of(values, whole=True)
     except BadValueError as error:
-        value = values[error.index].as_py()
+        value = value_at(values, error.index)
         raise place.error(error.index, f"an id: {error}", value) from None
     reject_missing(text, place)
-    _reject_where(pc.equal(text, ""), text, place, "an id must not be empty")
+    blank = pc.equal(pc.utf8_trim_whitespace(text), "")
+    _reject_where(blank, text, place, "an id must not be empty")
     return text
 
 
@@ -103,7 +105,7 @@ def typed(values: pa.Array, kind: ColumnType, place: Place) -> pa.Array:
             return found
         return _integers(text_of(values), found, place)
     except BadValueError as error:
-        value = values[error.index].as_py()
+        value = value_at(values, error.index)
         raise place.error(error.index, str(error), value) from None
 
 
@@ -147,7 +149,7 @@ def doubles(values: pa.Array, place: Place) -> np.ndarray:
     try:
         return as_doubles(plain(values))
     except BadValueError as error:
-        value = values[error.index].as_py()
+        value = value_at(values, error.index)
         raise place.error(error.index, "must be a number", value) from None
 
 
@@ -237,16 +239,17 @@ def reject_missing(values: pa.Array, place: Place) -> None:
 def _reject_where(bad: pa.Array, shown: pa.Array, place: Place, problem: str) -> None:
     index = pc.index(bad, True).as_py()
     if index >= 0:
-        raise place.error(index, problem, shown[index].as_py())
+        raise place.error(index, problem, value_at(shown, index))
 
 
 def whole_numbers(values: pa.Array, place: Place) -> pa.Array:
     """Floats as int64; a number with a fraction, or too large, is an error."""
     doubles = values.cast(pa.float64())
-    exact = pc.and_(
-        pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), 2.0**53)
-    )
-    _reject_where(pc.invert(exact), values, place, "must be a whole number")
+    fraction = pc.not_equal(doubles, pc.floor(doubles))
+    _reject_where(fraction, values, place, "must be a whole number")
+    large = pc.greater_equal(pc.abs(doubles), 2.0**53)
+    wanted = "must be a 64-bit integer; a float must be below 2**53"
+    _reject_where(large, values, place, wanted)
     return doubles.cast(pa.int64())
 
 
@@ -262,7 +265,7 @@ def cast_with_row(
         return call(values)
     except pa.ArrowInvalid:
         index = _first_failure(values, call)
-        raise place.error(index, wanted, values[index].as_py()) from None
+        raise place.error(index, wanted, value_at(values, index)) from None
     except pa.ArrowNotImplementedError:
         raise place.type_error(wanted, values) from None
 

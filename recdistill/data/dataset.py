@@ -3,14 +3,32 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from typing import Protocol
 
 import pyarrow as pa
 
 from recdistill.errors import DataError
 
-Progress = Callable[[str, int, int | None], None]
-"""Callback for progress: the activity, the amount done, and the total amount (None if
-unknown)."""
+
+class Progress(Protocol):
+    """Callback for progress: activity, amount done, total amount (or None), note."""
+
+    def __call__(
+        self, activity: str, done: int, total: int | None, note: str = "", /
+    ) -> None:
+        """Reports an activity.
+
+        Args:
+            activity: The activity.
+            done: The amount done.
+            total: The total amount; None if unknown.
+            note: The latest intermediate result, such as a validation metric.
+        """
+
+
+def no_progress(activity: str, done: int, total: int | None, note: str = "", /) -> None:
+    """Callback for progress that does nothing."""
+
 
 BATCH_ROWS = 65_536
 """Largest number of rows in a batch of interactions."""
@@ -92,6 +110,7 @@ class Dataset:
             relevance 0, which were shown and not chosen; see `interactions`. None if
             the data is not listwise.
         offered: Names of all columns by table, including columns that are not read.
+        notes: Sentences on properties of the files that may be mistakes.
         verify: Function that raises a DataError if a source file has changed since the
             data set was opened.
     """
@@ -110,6 +129,7 @@ class Dataset:
         default=None, repr=False, compare=False
     )
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
+    notes: Sequence[str] = ()
     verify: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def interactions(self) -> Iterator[pa.RecordBatch]:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv as standard_csv
+import io
+import re
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,7 +72,8 @@ def text_stream(
         if layout.quoted and len(delimiter.encode()) == 1:
             quoting = quoting_of(path, delimiter)
     start = partial(_open, path, layout, delimiter, quoting)
-    with reading(path), start({}, None) as file:
+    checked = partial(_whole_rows, path, delimiter, quoting)
+    with reading(path), checked(), start({}, None) as file:
         names = tuple(file.schema.names)
     kept = [name for name in names if use is None or name in use]
     types = layout.types or {}
@@ -79,6 +84,7 @@ def text_stream(
             raise DataError(f"{path} has none of the columns {sorted(use or ())}.")
         with (
             reading(path),
+            checked(),
             start(dict(zip(kept, schema.types, strict=True)), kept) as f,
         ):
             yield from f
@@ -142,6 +148,46 @@ def _open(
         ),
         convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),
     )
+
+
+@contextmanager
+def _whole_rows(path: Path, delimiter: str, quoting: Quoting) -> Iterator[None]:
+    """Context manager that names the line of a row with too many or too few values."""
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        expected = re.search(r"Expected (\d+) columns, got (\d+)", str(error))
+        if expected is None:
+            raise
+        line = _uneven_line(path, delimiter, quoting, int(expected[1]))
+        raise DataError(
+            f"{path}, line {line}: a row must have as many values as there are columns "
+            f"({expected[1]}). Received: {expected[2]}. If a value contains the "
+            f"delimiter {delimiter!r}, put the value in quotes."
+        ) from None
+
+
+def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> int:
+    """The first line, of those that are not empty, with another number of values."""
+    limit = standard_csv.field_size_limit(sys.maxsize)
+    with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:
+        rows: Any = (line.rstrip("\r\n").split(delimiter) for line in stream)
+        if len(delimiter) == 1:
+            rows = standard_csv.reader(
+                stream,
+                delimiter=delimiter,
+                quoting=standard_csv.QUOTE_MINIMAL
+                if quoting.quoted
+                else standard_csv.QUOTE_NONE,
+                escapechar="\\" if quoting.escaped else None,
+            )
+        line = 0
+        for line, row in enumerate(rows, start=1):
+            if row not in ([], [""]) and len(row) != columns:
+                line = getattr(rows, "line_num", line)
+                break
+    standard_csv.field_size_limit(limit)
+    return line
 
 
 class _OneByteDelimiter:

@@ -97,14 +97,24 @@ def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _text(value: Any, path: Path, number: int, name: str) -> str | list[str] | None:
     if isinstance(value, list):
-        return [_scalar(each, path, number, name) for each in value if each is not None]
-    return None if value is None else _scalar(value, path, number, name)
+        texts = [_scalar(each, path, number, name) for each in value]
+        return [text for text in texts if text is not None]
+    return _scalar(value, path, number, name)
 
 
-def _scalar(value: Any, path: Path, number: int, name: str) -> str:
+def _scalar(value: Any, path: Path, number: int, name: str) -> str | None:
     if isinstance(value, dict | list):
         raise DataError(
             f"{path}, line {number}: {name!r} must be text, a number, or a list of "
             f"these. Received: {value!r}"
         )
-    return scalar_text(value)
+    text = scalar_text(value)
+    if text is not None and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"{path}, line {number}: {name!r} must be text that UTF-8 can "
+                f"represent. Received: {value!r}, half of a surrogate pair"
+            ) from None
+    return text

@@ -88,6 +88,7 @@ def listwise_dataset(
         scores=partial(_scored, rows, roles) if roles.score else None,
         not_chosen=partial(_not_chosen, rows, roles),
         offered=tables.offered,
+        notes=tables.notes,
         verify=tables.verify,
     )
 

@@ -115,6 +115,14 @@ def read_movielens(
     )
 
 
+def movielens_files(folder: Path) -> tuple[str, ...] | None:
+    """Names of the files of a MovieLens folder; None if it has none of the layouts."""
+    for layout in _LAYOUTS:
+        if _fits(layout, folder):
+            return layout.files
+    return None
+
+
 def _fits(layout: _Layout, folder: Path) -> bool:
     return all((folder / name).is_file() for name in layout.files)
 

@@ -62,17 +62,13 @@ def read_recbole(
     """
     folder = Path(path)
     roles = Columns.of(columns)
-    inter = _inter_file(folder)
-    paths = {
-        kind: inter.with_suffix(kind)
-        for kind in (".inter", ".item", ".user")
-        if inter.with_suffix(kind).is_file()
-    }
+    paths = atomic_files(folder)
+    inter = paths[".inter"]
     for each in paths.values():
         check_utf8(each)
     source = SourceFiles.of({each.name: each for each in paths.values()})
     tables = {
-        kind: feature_table([_stream(paths[kind])], id_column)
+        kind: feature_table([atomic_stream(paths[kind])], id_column)
         for kind, id_column in ((".item", roles.item), (".user", roles.query))
         if kind in paths
     }
@@ -84,8 +80,19 @@ def read_recbole(
         fingerprint=fingerprint(source.digests),
         source=source.digests,
         verify=source.verify,
-        stream=interaction_stream([_stream(inter, roles)], roles, options),
+        stream=interaction_stream([atomic_stream(inter, roles)], roles, options),
     )
+
+
+def atomic_files(folder: Path) -> dict[str, Path]:
+    """Atomic files of a folder by suffix: `.inter`, and `.item` and `.user` if present.
+
+    Raises:
+        DataError: If there is no `.inter` file, or no rule to choose one of several.
+    """
+    inter = _inter_file(folder)
+    paths = {kind: inter.with_suffix(kind) for kind in (".inter", ".item", ".user")}
+    return {kind: path for kind, path in paths.items() if path.is_file()}
 
 
 def _inter_file(folder: Path) -> Path:
@@ -100,7 +107,7 @@ def _inter_file(folder: Path) -> Path:
     )
 
 
-def _stream(path: Path, roles: Columns | None = None) -> TableStream:
+def atomic_stream(path: Path, roles: Columns | None = None) -> TableStream:
     """One atomic file; columns with a role stay text, for exact error messages."""
     kinds = _header(path)
     for name in roles.names() if roles else []:

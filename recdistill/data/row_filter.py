@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from recdistill.data.column_values import Place, doubles
 from recdistill.errors import DataError
-from recdistill.features.raw_text import BadValueError, text_of
+from recdistill.features.raw_text import BadValueError, text_of, value_at
 
 _OPERATORS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
     "==": pc.equal,
@@ -57,7 +57,7 @@ class Condition:
         try:
             return text_of(values)
         except BadValueError as error:
-            value = values[error.index].as_py()
+            value = value_at(values, error.index)
             raise place.error(error.index, str(error), value) from None
 
 

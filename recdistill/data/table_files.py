@@ -20,7 +20,7 @@ from recdistill.data.table_streams import (
     parquet_stream,
 )
 from recdistill.errors import DataError
-from recdistill.features.raw_text import is_list, text_of, texts_of
+from recdistill.features.raw_text import is_list, text_of, texts_of, type_name
 
 _KINDS = {
     ".parquet": "Parquet",
@@ -242,6 +242,28 @@ def same_types(
         else stream.mapped(partial(_as_types, types))
         for stream in streams
     ]
+
+
+def type_notes(streams: Sequence[TableStream]) -> list[str]:
+    """One sentence for each column whose type differs between the files of a table."""
+    first: dict[str, tuple[str, str]] = {}
+    notes: dict[str, str] = {}
+    for stream in streams:
+        for column in stream.schema:
+            kind = type_name(column.type)
+            known, name = first.setdefault(column.name, (kind, stream.name))
+            if pa.types.is_null(column.type) or known == kind:
+                continue
+            if known == "null":
+                first[column.name] = kind, stream.name
+                continue
+            notes.setdefault(
+                column.name,
+                f"The column `{column.name}` is {known} in {name} and {kind} in "
+                f"{stream.name}, so equal values may have different text. `types` of "
+                "the table, such as `dataset.interactions.types`, sets one type.",
+            )
+    return [*notes.values()]
 
 
 def _same_columns(streams: Sequence[TableStream]) -> list[TableStream]:

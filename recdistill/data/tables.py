@@ -12,7 +12,7 @@ from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.source_files import SourceFiles
-from recdistill.data.table_files import TableFile, find_table
+from recdistill.data.table_files import TableFile, find_table, type_notes
 from recdistill.data.table_streams import TableStream, fingerprint
 from recdistill.errors import DataError
 
@@ -70,6 +70,7 @@ def read_tables(
         source=folder.digests,
         stream=interaction_stream(folder.rows, roles, options),
         offered=folder.offered,
+        notes=folder.notes,
         verify=folder.verify,
     )
 
@@ -85,6 +86,7 @@ class TableFolder:
         queries: The queries, checked; None if there is no such table.
         digests: SHA-256 of each file by its path inside the folder.
         offered: Names of all columns by table.
+        notes: As of `Dataset`.
         verify: As of `Dataset`.
     """
 
@@ -94,6 +96,7 @@ class TableFolder:
     queries: pa.Table | None
     digests: dict[str, str]
     offered: dict[str, tuple[str, ...]]
+    notes: Sequence[str] = ()
     verify: Callable[[], None] = lambda: None
 
 
@@ -158,4 +161,5 @@ def open_folder(
         digests=source.digests,
         verify=source.verify,
         offered={name: each[0].offered for name, each in tables.items() if each},
+        notes=[note for each in tables.values() for note in type_notes(each)],
     )

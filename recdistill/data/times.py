@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from recdistill.features.raw_text import is_text, plain, text_of
 _MICROSECONDS = pa.timestamp("us")
 _MICROSECONDS_UTC = pa.timestamp("us", "UTC")
 _UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_FIT = "a time must fit 64 bits, in microseconds if it is a date"
 _FRACTION = 1_000_000
 """Factor of numbers with a fraction, which are seconds."""
 _ZONE_NAME = r"\s*(?:UTC|GMT)$"
@@ -59,20 +61,19 @@ class Times:
         if is_text(values.type):
             return self._from_text(pc.utf8_trim_whitespace(values), place)
         if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-            return values.cast(_MICROSECONDS, safe=False).cast(pa.int64())
+            return cast_with_row(values, _microseconds, place, _FIT)
         if not _is_number(values.type):
             raise place.type_error("a time must be integer or date", values)
         return self._from_numbers(values, place)
 
     def _from_numbers(self, values: pa.Array, place: Place) -> pa.Array:
         if pa.types.is_integer(values.type):
-            wanted = "a time must fit 64 bits"
-            whole = cast_with_row(values, pa.int64(), place, wanted)
+            whole = cast_with_row(values, pa.int64(), place, _FIT)
             if self._format == "ns":
                 return pc.divide(whole, 1000)
-            if self._format in _UNITS:
-                return pc.multiply_checked(whole, _UNITS[self._format])
-            return pc.multiply_checked(whole, _FRACTION) if self._seconds else whole
+            times = _FRACTION if self._seconds else _UNITS.get(self._format or "", 1)
+            scale = partial(pc.multiply_checked, times)
+            return cast_with_row(whole, scale, place, _FIT)
         doubles = values.cast(pa.float64())
         factor = _UNITS.get(self._format or "")
         if self._seconds is None:
@@ -84,7 +85,7 @@ class Times:
             whole = whole_numbers(doubles, place)
             return pc.divide(whole, 1000) if self._format == "ns" else whole
         scaled = pc.round(pc.multiply(doubles, float(factor)))
-        return cast_with_row(scaled, pa.int64(), place, "a time must fit 64 bits")
+        return cast_with_row(scaled, pa.int64(), place, _FIT)
 
     def _from_text(self, values: pa.Array, place: Place) -> pa.Array:
         if len(values) == 0:
@@ -138,10 +139,21 @@ def _time_parser(first: pa.Array, number: bool) -> Callable[[pa.Array], pa.Array
 
 
 def _parse_number(values: pa.Array) -> pa.Array:
+    if not pc.all(pc.match_substring_regex(values, _NUMBER)).as_py():
+        raise pa.ArrowInvalid("not a decimal number")  # Arrow also reads 0x10.
     try:
         return values.cast(pa.int64())
     except pa.ArrowInvalid:
         return values.cast(pa.float64())
+
+
+def _microseconds(values: pa.Array) -> pa.Array:
+    """Dates as microseconds since 1970."""
+    if pa.types.is_date(values.type):
+        values = values.cast(pa.timestamp("ms"))
+    nanoseconds = values.type.unit == "ns"  # The digits below a microsecond are cut.
+    in_zone = pa.timestamp("us", values.type.tz)
+    return values.cast(in_zone, safe=not nanoseconds).cast(pa.int64())
 
 
 def _parse_date(values: pa.Array) -> pa.Array:

@@ -62,6 +62,7 @@ from recdistill.distillation.teacher_outputs import (
 )
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import replicas
+from recdistill.lists.shared_results import shared_results
 from recdistill.losses.representation_loss import RepresentationLoss
 
 __all__ = ["Distiller"]
@@ -363,6 +364,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
             ValueError: If relevance is required but missing, or teacher scores are
                 required but neither stored in `x` nor available from a teacher.
         """
+        # A second term with the same softmax or the same mask uses the first one's.
+        with shared_results():
+            return self._compute_loss(x, y, y_pred, sample_weight, training)
+
+    def _compute_loss(
+        self, x: Batch, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    ) -> Tensor:
         scores, outputs = self._student_pass(x, y_pred, training)
         sample_weight = array_weight(sample_weight)
         # Gradients are summed over replicas, so losses are divided by their number.

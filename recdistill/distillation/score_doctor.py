@@ -39,7 +39,7 @@ from recdistill.lists.numpy_ranks import (
     real_scores,
 )
 
-__all__ = ["Examination", "Proposal", "examine"]
+__all__ = ["Examination", "Proposal", "ScoreHistogram", "examine"]
 
 TARGET, TARGET_SHARE = 100.0, 0.25
 """Desired effective number of candidates, and its upper limit as a share of a list."""
@@ -56,6 +56,9 @@ BUNCHED, LONG = 0.1, 50
 
 CONSTANT_LISTS, TOP_TIES = 0.01, 0.05
 """Shares of constant lists and of ties in the top ten that are reported."""
+
+BINS, EXTREME = 48, 0.001
+"""Bins of a histogram of scores, and the share of scores beyond each of its ends."""
 
 TEMPERATURES = tuple(2.0 ** (half / 2) for half in range(-12, 9))
 RANKS = (1, 10, 100)
@@ -90,6 +93,20 @@ class Proposal(BaseModel, frozen=True, allow_inf_nan=False):
     reason: str
 
 
+class ScoreHistogram(BaseModel, frozen=True, allow_inf_nan=False):
+    """Histogram of scores, in bins of equal width.
+
+    Attributes:
+        low: Lower edge of the first bin; lower scores are counted in it.
+        high: Upper edge of the last bin; higher scores are counted in it.
+        counts: Number of scores in each bin.
+    """
+
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
 class Examination(BaseModel, frozen=True, allow_inf_nan=False):
     """Statistics of a teacher's scores, problems found and a proposal.
 
@@ -113,6 +130,7 @@ class Examination(BaseModel, frozen=True, allow_inf_nan=False):
             for an exponential one.
         effective: By transform, then by temperature: the effective number of candidates
             of the soft targets, geometric mean over the lists.
+        histograms: By transform: how the transformed scores are distributed.
         findings: Problems found, as sentences.
         proposal: Proposed settings; None if the scores of every list are equal.
     """
@@ -131,6 +149,7 @@ class Examination(BaseModel, frozen=True, allow_inf_nan=False):
     z_at_rank: dict[str, float] = {}
     kurtosis: float | None = None
     effective: dict[Transform, dict[str, float]] = {}
+    histograms: dict[Transform, ScoreHistogram] = {}
     findings: tuple[str, ...]
     proposal: Proposal | None = None
 
@@ -241,7 +260,11 @@ def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
     if not len(ordered):
         return Examination(**facts, findings=_findings(facts, None))
     facts |= _shape(ordered)
-    facts["effective"] = {t: _Targets(ordered, t).curve() for t in TRANSFORMS}
+    facts |= {"effective": {}, "histograms": {}}
+    for transform in TRANSFORMS:
+        targets = _Targets(ordered, transform)
+        facts["effective"][transform] = targets.curve()
+        facts["histograms"][transform] = targets.histogram()
     kind = _kind(ordered, facts)
     proposal = _propose(ordered, facts, kind)
     return Examination(**facts, findings=_findings(facts, kind), proposal=proposal)
@@ -305,6 +328,21 @@ class _Targets:
     def curve(self) -> dict[str, float]:
         """Effective number of candidates by temperature."""
         return {f"{t:.4g}": _rounded(self.effective(t)) for t in TEMPERATURES}
+
+    def histogram(self) -> ScoreHistogram:
+        """Histogram of the transformed scores, without the most extreme ones."""
+        scores = np.asarray(self._scores, np.float64)[self._mask]
+        scores = scores[np.isfinite(scores)]  # the largest overflow a float32
+        if not len(scores):
+            return ScoreHistogram(low=0.0, high=0.0, counts=())
+        low, high = np.quantile(scores, [EXTREME, 1 - EXTREME]).tolist()
+        if not low < high:
+            low, high = float(scores.min()), float(scores.max())
+        low, high = _rounded(low), _rounded(high)
+        if not low < high:
+            return ScoreHistogram(low=low, high=high, counts=(len(scores),))
+        counts, _ = np.histogram(scores.clip(low, high), BINS, (low, high))
+        return ScoreHistogram(low=low, high=high, counts=tuple(counts.tolist()))
 
     def temperature(self, wanted: float) -> float:
         """Temperature with that effective number of candidates, to two digits."""

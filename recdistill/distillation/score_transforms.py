@@ -28,7 +28,7 @@ from typing import Literal, TypeAlias, get_args
 
 from keras import ops
 
-from recdistill.lists import masked_ops
+from recdistill.lists import masked_ops, masked_softmax
 from recdistill.lists.masked_ops import Tensor
 
 __all__ = [
@@ -189,5 +189,5 @@ def effective_candidates(
         >>> effective_candidates(scores, mask).numpy().round(4)  # 2 ** 1.5
         array([2.8284])
     """
-    log_shares = masked_ops.log_softmax(scores, mask, temperature)
+    log_shares = masked_softmax.log_softmax(scores, mask, temperature)
     return ops.exp(-masked_ops.total(ops.exp(log_shares) * log_shares, mask))

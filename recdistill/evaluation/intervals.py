@@ -10,15 +10,16 @@ All functions take tables with one row per list (`recdistill.evaluation.ListRows
 the same three settings: number of resamples, seed and confidence level.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from recdistill.evaluation.rows import metric_names
-from recdistill.lists.numpy_ranks import FloatArray, IntArray
+from recdistill.lists.numpy_ranks import BoolArray, FloatArray, IntArray
 
 _ToInterval = Callable[[FloatArray], "Interval"]
 
@@ -235,23 +236,73 @@ def by_slice(
         ValueError: If the number of labels is not the number of rows, or as
             `bootstrap`.
     """
+    given = np.array(labels, dtype=object)
+    members = {
+        label: given == label
+        for label in sorted({label for label in labels if label is not None})
+    }
+    settings: dict[str, Any] = {
+        "samples": samples,
+        "seed": seed,
+        "confidence": confidence,
+    }
     if len(labels) != len(rows):
         raise ValueError(
             "`labels` must have one entry for each row. "
             f"Received: {len(labels)} labels for {len(rows)} rows"
         )
-    given = np.array(labels, dtype=object)
-    slices = {}
-    for label in sorted({label for label in labels if label is not None}):
-        part = rows.filter(pa.array(given == label))
-        slices[label] = Slice(
-            lists=len(part),
-            queries=len(part["query_id"].unique()),
-            metrics=bootstrap(
-                part, metrics, samples=samples, seed=seed, confidence=confidence
-            ),
-        )
-    return slices
+    return compare_slices({"": rows}, members, {}, metrics, **settings)[""]
+
+
+def compare_slices(
+    models: Mapping[str, pa.Table],
+    members: Mapping[str, BoolArray],
+    differences: Mapping[str, tuple[str, str]],
+    metrics: Sequence[str] | None = None,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, dict[str, Slice]]:
+    """Metrics and paired differences of several models on each slice of the lists.
+
+    All models of a slice are measured on the same resamples of its queries.
+
+    Args:
+        models: Rows of each model, for the same lists in the same order.
+        members: For each slice, `(lists,)`, whether a list belongs to it. A list may
+            belong to several slices.
+        differences: Names of pairs of models; the estimate is first minus second.
+        metrics, samples, seed, confidence: As for `bootstrap`.
+
+    Returns:
+        By model, and by name of the difference, the slices in the given order.
+
+    Raises:
+        ValueError: As `paired_difference`.
+    """
+    names = list(models)
+    found: dict[str, dict[str, Slice]] = {name: {} for name in (*names, *differences)}
+    for label, inside in members.items():
+        keep = pa.array(np.asarray(inside, np.bool_))
+        tables = [models[name].filter(keep) for name in names]
+        size = len(tables[0]), len(tables[0]["query_id"].unique())
+        chosen = metric_names(tables[0]) if metrics is None else list(metrics)
+        means, queries = _resample(tables, chosen, samples, seed)
+        draws = {name: means[:, number] for number, name in enumerate(names)}
+        for name, (one, other) in differences.items():
+            draws[name] = draws[one] - draws[other]
+        for name, values in draws.items():
+            found[name][label] = Slice(
+                *size,
+                {
+                    metric: _interval(
+                        values[:, i], queries=queries[i], confidence=confidence
+                    )
+                    for i, metric in enumerate(chosen)
+                },
+            )
+    return found
 
 
 def _estimates(
@@ -292,7 +343,7 @@ def _resample(
     """
     if samples < 1:
         raise ValueError(f"`samples` must be at least 1. Received: samples={samples}")
-    query, values = _aligned(tables, metrics)
+    query, values = aligned(tables, metrics)
     total = int(query.max(initial=-1)) + 1
     present = ~np.isnan(values[0])  # the same for all tables
     columns = np.concatenate([present, *np.nan_to_num(values)], axis=1)
@@ -317,10 +368,15 @@ def _resample(
     return means.reshape(1 + samples, len(tables), width), queries
 
 
-def _aligned(
+def aligned(
     tables: Sequence[pa.Table], metrics: Sequence[str]
 ) -> tuple[IntArray, FloatArray]:
-    """Query numbers `(lists,)` and values `(tables, lists, metrics)`, by list id."""
+    """Query numbers `(lists,)` and values `(tables, lists, metrics)`, by list id.
+
+    Raises:
+        ValueError: If the tables do not hold the same lists with a value, or a column
+            is missing.
+    """
     for table in tables:
         missing = {"list_id", "query_id", *metrics} - set(table.column_names)
         if missing:

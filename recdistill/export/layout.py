@@ -35,6 +35,9 @@ WARM_UP_LIMIT = 1_000
 MANIFEST = EXTRA / "recdistill.json"
 MODEL_CARD = EXTRA / "MODEL_CARD.md"
 
+TITLES = EXTRA / "item_titles.parquet"
+"""Titles of the items, if the table of items has them: `item_id` and `title`."""
+
 REAL_QUERIES = EXTRA / "recdistill_queries"
 """Queries of the parity check: one `encode_query` request, stored like a warm-up."""
 

@@ -1,18 +1,29 @@
-"""Model card of a version in Markdown, from its manifest and the run's report."""
+"""Model card in Markdown: of a run from its report, and of a version of an export.
+
+A card states what was measured, and nothing that was not. A run and its export have the
+same card; that of the export also says what is served and how to call it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
 import jinja2
 
 from recdistill.export.layout import lists_without_length
+from recdistill.features.unknown_values import in_words
 from recdistill.retrieval.exact import LOWEST
 
 Document = Mapping[str, Any]
+
+RANKED = ("baseline", "distilled", "teacher")
+"""Models that the slices compare."""
+
+_RARE = {"tail": "rare items", "new": "items without training data"}
+_PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
 
 
 def render_card(manifest: Document) -> str:
@@ -25,24 +36,206 @@ def render_card(manifest: Document) -> str:
     Returns:
         The card in Markdown.
     """
-    report = manifest["metadata"].get("report")
-    models = report.get("models", {}) if report else {}
+    return _rendered(manifest["metadata"].get("report"), manifest)
+
+
+def render_run_card(report: Document) -> str:
+    """Renders the model card of a run.
+
+    Args:
+        report: The content of `report.json`.
+
+    Returns:
+        The card in Markdown.
+    """
+    return _rendered(report, None)
+
+
+def _rendered(report: Document | None, manifest: Document | None) -> str:
+    found = report or {}
+    models = found.get("models", {})
     metrics = list(next(iter(models.values()))["metrics"]) if models else []
-    gate = (report or {}).get("gate") or {}
+    gate = found.get("gate") or {}
+    query = manifest["schema"]["query"] if manifest else {}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     source = resources.files("recdistill.export").joinpath("model_card.md.jinja")
     card = environment.from_string(source.read_text(encoding="utf-8")).render(
         m=manifest,
+        name=manifest["name"] if manifest else found.get("name"),
+        own="input" in [feature["kind"] for feature in query.values()],
         report=report,
         metrics=metrics,
+        unknown=_unknown(found),
+        slices=list(_slices(models, metrics)),
+        ranked=[name for name in RANKED if name in models],
+        costs=_costs(models, found.get("speedup") or {}),
+        machine=_machine(found.get("environment") or {}),
+        limits=list(_limits(found, metrics)),
+        versions=_versions(found.get("environment") or {}),
+        configuration=as_toml(found.get("config_given") or {}),
         gate=gate.get("message") if gate.get("overridden") else None,
-        example=json.dumps(_example(manifest), ensure_ascii=False),
+        example=json.dumps(_example(manifest), ensure_ascii=False) if manifest else "",
         lowest=LOWEST,
         interval=_interval,
         tensors=_tensors,
         cell=_cell,
     )
     return card.rstrip() + "\n"
+
+
+def _unknown(report: Document) -> dict[str, str]:
+    """Features with unknown values, in words, by part of the data."""
+    shares = (report.get("dataset") or {}).get("unknown") or {}
+    words = {text: in_words(shares.get(part, {})) for part, text in _PARTS.items()}
+    return {part: text for part, text in words.items() if text}
+
+
+def _slices(models: Document, metrics: list[str]) -> Iterator[dict[str, Any]]:
+    """Slices of the test lists with the first metric of each model."""
+    ranked = [models[name] for name in RANKED if name in models]
+    for kind, slices in ((ranked or [{}])[0].get("slices") or {}).items():
+        for name, first in slices.items():
+            values = [m["slices"][kind][name]["metrics"][metrics[0]] for m in ranked]
+            count = first["lists"]
+            yield {"kind": kind, "name": name, "lists": count, "values": values}
+
+
+def _costs(models: Document, speedup: Document) -> dict[str, Any] | None:
+    """Rows of the table of costs; None if nothing was measured."""
+    names = [n for n in ("teacher", "distilled") if n in models]
+    rows: list[tuple[str, list[str]]] = []
+    for key, label in (
+        ("parameters", "parameters"),
+        ("flops_per_query", "floating-point operations per query"),
+        ("size_bytes", "size of the weights"),
+    ):
+        values = [models[name].get(key) for name in names]
+        if any(value is not None for value in values):
+            rows.append((label, [_amount(value, key) for value in values]))
+    timed = [models[name].get("latency_ms") or {} for name in names]
+    for size in dict.fromkeys(size for each in timed for size in each):
+        label = f"latency, {int(size):,} candidates (median; p99)"
+        values = [_latency(each.get(size)) for each in timed]
+        rows.append((label, values))
+        if size in speedup:
+            faster = ["", f"{speedup[size]:.1f}"][: len(names)]
+            rows.append((f"times as fast, {int(size):,} candidates", faster))
+    return {"models": names, "rows": rows} if timed and any(timed) else None
+
+
+def _amount(value: int | None, key: str) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value / 2**20:.2f} MiB" if key == "size_bytes" else f"{value:,}"
+
+
+def _latency(times: Document | None) -> str:
+    if times is None:
+        return "not measured"
+    return f"{times['p50']:.3f} ms; {times['p99']:.3f} ms"
+
+
+def _machine(environment: Document) -> str:
+    if not environment:
+        return "an unknown machine"
+    cores = environment.get("cores")
+    return f"{environment.get('cpu')}, {cores} core{'s' * (cores != 1)}"
+
+
+def _versions(environment: Document) -> str:
+    packages = {"Python": environment.get("python"), **environment.get("packages", {})}
+    found = [f"{name} {version}" for name, version in packages.items() if version]
+    return ", ".join(found) or "unknown versions"
+
+
+def _limits(report: Document, metrics: list[str]) -> Iterator[str]:
+    """What the measurements do not cover, or where they show a weakness."""
+    if not report or not metrics:
+        return
+    distilled = report["models"].get("distilled", {})
+    everywhere = distilled.get("metrics", {}).get(metrics[0])
+    for name, words in _RARE.items():
+        part = (distilled.get("slices") or {}).get("item", {}).get(name)
+        if part is not None and everywhere is not None:
+            value, count = _interval(part["metrics"][metrics[0]]), part["lists"]
+            yield (
+                f"On test lists with {words} ({count:,} lists), {metrics[0]} is "
+                f"{value}; over all lists it is {_interval(everywhere)}."
+            )
+    yield from _falls(report.get("slice_differences") or {}, metrics[0])
+    protocol = report["protocol"]
+    if protocol.get("unreachable"):
+        yield (
+            f"{protocol['unreachable']:,} test lists have an item that is not in the "
+            "catalogue; they count as 0 for every model."
+        )
+    if protocol["seen"] == "exclude":
+        left = protocol.get("repeats_left_out", 0)
+        yield (
+            "Items that a query has seen are no candidates"
+            + (f"; {left:,} test interactions are left out for that" * bool(left))
+            + ". Nothing is known about repeated choices."
+        )
+    if "seed" in report:
+        yield (
+            f"The models were trained once, with seed {report['seed']}. The intervals "
+            "cover the choice of the test queries, and not that of the seed."
+        )
+    yield (
+        "All numbers are about logged choices. The effect on users, and differences "
+        "between groups of people that no slice above describes, were not measured."
+    )
+
+
+def _falls(differences: Document, metric: str) -> Iterator[str]:
+    """The slices in which the student is worse than the baseline beyond noise."""
+    worse = []
+    for kind, slices in differences.items():
+        for name, part in slices.items():
+            ends = part["metrics"][metric].get("ci")
+            if ends and ends[1] < 0:
+                worse.append(f"{kind} {name}")
+    if worse:
+        yield (
+            f"Worse than the baseline beyond noise ({metric}) in these slices: "
+            f"{', '.join(worse)}."
+        )
+
+
+def as_toml(document: Document) -> str:
+    """A configuration as TOML; keys without a value are left out.
+
+    Examples:
+        >>> print(as_toml({"seed": 1, "split": {"by": "query_time", "test": None}}))
+        seed = 1
+        <BLANKLINE>
+        [split]
+        by = "query_time"
+    """
+    tables = {k: v for k, v in document.items() if isinstance(v, Mapping)}
+    plain = {k: v for k, v in document.items() if k not in tables}
+    blocks = [_assignments(plain)]
+    blocks += [f"[{_key(k)}]\n{_assignments(v)}".rstrip() for k, v in tables.items()]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _assignments(table: Document) -> str:
+    given = ((k, v) for k, v in table.items() if v is not None)
+    return "\n".join(f"{_key(k)} = {_value(v)}" for k, v in given)
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if bare else json.dumps(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inside = (f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None)
+        return f"{{ {', '.join(inside)} }}" if value else "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _example(manifest: Document) -> dict[str, Any]:

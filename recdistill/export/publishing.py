@@ -34,6 +34,7 @@ from recdistill.atomic import (
     sync_to_disk,
     write_sealed,
 )
+from recdistill.data.dataset import Progress, no_progress
 from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.judged_metric import JudgedLists
 from recdistill.export.layout import (
@@ -112,6 +113,7 @@ class ExportSettings:
             `recommend` never return, such as the history that is sent with a query. If
             there is an input `<name>_length`, ids beyond that number exclude nothing.
         judged: Test lists of a report, whose metric is recomputed through `recommend`.
+        progress: Callback for progress.
 
     Raises:
         ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
@@ -123,6 +125,7 @@ class ExportSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     excluded_inputs: Sequence[str] = ()
     judged: JudgedLists | None = None
+    progress: Progress = no_progress
 
     def __post_init__(self) -> None:
         if not self.warm_up_batches or min(self.warm_up_batches) < 1:
@@ -219,8 +222,15 @@ def publish_towers(
         "metadata": dict(settings.metadata),
         **facts,
     }
-    batches = settings.warm_up_batches
-    return publish(folder / name, write, live, document, batches, settings.judged)
+    return publish(
+        folder / name,
+        write,
+        live,
+        document,
+        settings.warm_up_batches,
+        judged=settings.judged,
+        progress=settings.progress,
+    )
 
 
 def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarray:
@@ -284,7 +294,9 @@ def publish(
     live: Live,
     facts: Mapping[str, Any],
     warm_up_batches: Sequence[int],
+    *,
     judged: JudgedLists | None = None,
+    progress: Progress = no_progress,
 ) -> Export:
     """Publishes a SavedModel as the next version if it passes all checks.
 
@@ -295,7 +307,7 @@ def publish(
         facts: Further entries of the manifest, JSON-ready; must contain `name`.
         warm_up_batches: Batch sizes of the warm-up requests. A server that batches must
             allow the largest.
-        judged: As in `ExportSettings`.
+        judged, progress: As in `ExportSettings`.
 
     Returns:
         The published version.
@@ -316,10 +328,11 @@ def publish(
     with staged(folder) as (staging, version):
         with _full_disk_as_os_error(staging):
             write(staging)
+            (staging / MANIFEST).parent.mkdir(exist_ok=True)
+            write_requests(staging / WARM_UP, warm_up, facts["name"])
+            write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
         ops = served_ops(staging)
-        (staging / MANIFEST).parent.mkdir(exist_ok=True)
-        write_requests(staging / WARM_UP, warm_up, facts["name"])
-        write_requests(staging / REAL_QUERIES, [every_query], facts["name"])
+        progress("Checking the export in a fresh process", 0, None)
         batches = [*PARITY_BATCHES, len(live.queries)]
         parity = check_parity(staging, live, batches, judged)
         manifest: dict[str, Any] = {
@@ -345,13 +358,17 @@ def publish(
     return Export(path, version, parity, size, manifest)
 
 
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+"""Errors of the system that mean that a file cannot grow."""
+
+
 @contextlib.contextmanager
 def _full_disk_as_os_error(folder: Path) -> Iterator[None]:
     """Context manager that turns TensorFlow's error for a full disk into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
-        full = any(os.strerror(n) in str(error) for n in (errno.ENOSPC, errno.EFBIG))
+        full = any(os.strerror(number) in str(error) for number in _FULL)
         if not full and shutil.disk_usage(folder).free > SMALL_FILES:
             raise
         reason = os.strerror(errno.ENOSPC)

@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from recdistill.atomic import require_space
 from recdistill.data import column_values
+from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import ReindexError
 from recdistill.export.layout import (
     EXTRA,
@@ -42,6 +43,7 @@ from recdistill.export.publishing import (
     publish,
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
+from recdistill.export.title_file import write_titles
 from recdistill.export.unknown_items import (
     check_known_items,
     other_types,
@@ -62,6 +64,7 @@ def reindex(
     *,
     version: int | None = None,
     warm_up_batches: tuple[int, ...] | None = None,
+    progress: Progress = no_progress,
 ) -> Export:
     """Publishes the next version of a model with another catalogue.
 
@@ -76,6 +79,7 @@ def reindex(
         version: Version whose towers are used (default: the latest).
         warm_up_batches: Batch sizes of the warm-up requests (default: those of the old
             version).
+        progress: Callback for progress.
 
     Returns:
         The published version.
@@ -103,6 +107,7 @@ def reindex(
             f"items; export the model again with new embeddings. Received: {old}, "
             "which was exported with item embeddings"
         )
+    progress("Encoding the items", 0, None)
     model = tf.saved_model.load(str(old))
     facts = manifest["index"]
     settings = IndexSettings(
@@ -120,11 +125,16 @@ def reindex(
         }
     live, built = indexed(live, settings)
     catalogue = Catalogue(live.item_ids, built.index)
+
+    def write(staging: Path) -> None:
+        _write(old, staging, catalogue)
+        write_titles(staging, live.item_ids, items)
+
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
     return publish(
         folder,
-        lambda staging: _write(old, staging, catalogue),
+        write,
         live,
         {
             **kept,
@@ -134,6 +144,7 @@ def reindex(
             "metadata": metadata,
         },
         warm_up_batches or manifest["warm_up"]["batch_sizes"],
+        progress=progress,
     )
 
 

@@ -179,12 +179,15 @@ class Servable:
         # TensorFlow's own order differs from process to process.
         module.weights = sorted(read.values(), key=lambda v: v.name)
         module.tables = _captured_tables(functions.values(), self)
-        look_up = getattr(self.towers, "candidate_indices", None)
-        if look_up is not None:
-            # Not a signature: `reindex` counts the unknown values of new items with it.
-            module.candidate_indices = tf.function(
-                look_up, input_signature=[dict(self.towers.candidate_inputs)]
-            )
+        # Not signatures: with them, commands find values that are unknown to the model.
+        for name, inputs in (
+            ("candidate_indices", self.towers.candidate_inputs),
+            ("query_indices", self.towers.query_inputs),
+        ):
+            look_up = getattr(self.towers, name, None)
+            if look_up is not None:
+                function = tf.function(look_up, input_signature=[dict(inputs)])
+                setattr(module, name, function)
         # TensorFlow can end the process when the disk is full.
         stored = [*module.weights, *self.catalogue.variables]
         require_space(folder, SMALL_FILES + sum(map(stored_bytes, stored)))

@@ -19,6 +19,7 @@ from recdistill.export.publishing import (
 )
 from recdistill.export.raw_inputs import as_inputs, raw_items
 from recdistill.export.signatures import Specs, Tensors
+from recdistill.export.title_file import write_titles
 from recdistill.export.unknown_items import unknown_in
 from recdistill.features.encoders import Encoder, VocabularyEncoder
 from recdistill.features.raw_text import type_name
@@ -84,7 +85,10 @@ def export_student(
         ]
         settings = replace(settings, judged=replace(settings.judged, batches=batches))
 
-    def add_query_tower(staging: Path, rows: Mapping[str, np.ndarray]) -> None:
+    def add_files(staging: Path, rows: Mapping[str, np.ndarray]) -> None:
+        write_titles(staging, catalogue.ids, items)
+        if not on_device:
+            return
         from recdistill.export.on_device import export_query_tower
 
         export_query_tower(student, own, staging, own.lookup_query(rows))
@@ -101,7 +105,7 @@ def export_student(
             "on_device": on_device,
             "unknown": unknown_in(towers.candidate_indices, item_rows).shares(),
         },
-        add_query_tower if on_device else None,
+        add_files,
     )
 
 
@@ -129,6 +133,13 @@ class StudentTowers:
     def encode_candidates(self, inputs: Tensors) -> tf.Tensor:
         """Raw candidate inputs to embeddings `(batch, dim)`."""
         return self.student.encode_candidates(self.schema.lookup_candidates(inputs))
+
+    def query_indices(self, inputs: Tensors) -> Tensors:
+        """Vocabulary indices of raw query inputs, by feature with a vocabulary."""
+        return {
+            encoder.feature: encoder.lookup(inputs)
+            for encoder in with_vocabulary(self.schema.query)
+        }
 
     def candidate_indices(self, inputs: Tensors) -> Tensors:
         """Vocabulary indices of raw candidate inputs, by feature with a vocabulary."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.features.raw_text import BadValueError, is_text
+from recdistill.features.raw_text import BadValueError, is_text, text_of
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>"})
 """Text, in lower case, that means a missing number."""
@@ -95,20 +95,26 @@ def list_of(text: str) -> list[str] | None:
         return None
     if any(isinstance(value, list | tuple | dict | set) for value in values):
         raise ValueError("a list of lists or objects cannot be categories")
-    return [scalar_text(value) for value in values if value is not None]
+    texts = map(scalar_text, values)
+    return [text for text in texts if text is not None]
 
 
-def scalar_text(value: str | bool | int | float) -> str:
+def scalar_text(value: str | bool | int | float | None) -> str | None:
     """Text of one value of a JSON document, by the rule of `text_of`.
 
+    Returns:
+        The text; None if the value is null or NaN.
+
     Example:
-        >>> scalar_text(5.0), scalar_text(True), scalar_text("007")
-        ('5', 'true', '007')
+        >>> scalar_text(5.0), scalar_text(True), scalar_text("007"), scalar_text(6.5)
+        ('5', 'true', '007', '6.5')
     """
+    if value is None or value != value:
+        return None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return str(int(value))
+    if isinstance(value, float) and abs(value) < 2**53:
+        return str(text_of(pa.array([value]))[0])
     return str(value)
 
 
@@ -148,9 +154,10 @@ def converted(
 ) -> list[Any]:
     """Each value converted; `missing` for null. A failure becomes a BadValueError."""
     results = []
-    for index, value in enumerate(values.to_pylist()):
+    for index, scalar in enumerate(values):
         try:
+            value = scalar.as_py()
             results.append(missing if value is None else convert(value))
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise BadValueError(index, str(error)) from None
     return results

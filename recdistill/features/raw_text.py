@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,8 +40,8 @@ def text_of(values: pa.Array, *, whole: bool = False) -> pa.Array:
         whole: Whether a number with a fraction is an error, as for ids.
 
     Raises:
-        BadValueError: If a value is nested, is binary and not UTF-8, or is a float that
-            is too large to be exact.
+        BadValueError: If a value is nested, is not UTF-8, or is a float that is too
+            large to be exact.
 
     Example:
         >>> text_of(pa.array([7.0, 6.5, None])).to_pylist()
@@ -52,7 +53,9 @@ def text_of(values: pa.Array, *, whole: bool = False) -> pa.Array:
     """
     values = plain(values)
     kind = values.type
-    if pa.types.is_null(kind) or is_text(kind) or pa.types.is_integer(kind):
+    if is_text(kind):
+        return _utf8(values)
+    if pa.types.is_null(kind) or pa.types.is_integer(kind):
         return values.cast(pa.string())
     if pa.types.is_boolean(kind):
         return values.cast(pa.string())
@@ -98,10 +101,27 @@ def texts_of(values: pa.Array) -> pa.Array:
     )
 
 
+def value_at(values: pa.Array, index: int) -> Any:
+    """The value at an index for a message; a number for a date beyond Python's years.
+
+    Example:
+        >>> value_at(pa.array([10**15], pa.timestamp("s")), 0)
+        1000000000000000
+    """
+    try:
+        return values[index].as_py()
+    except (OverflowError, ValueError):
+        if pa.types.is_temporal(values.type):
+            return values[index].value
+        return values[index].as_buffer().to_pybytes()
+
+
 def plain(values: pa.Array) -> pa.Array:
-    """The values without dictionary encoding and extension types."""
+    """The values without dictionaries, run-end encoding and extension types."""
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
+    if pa.types.is_run_end_encoded(values.type):
+        values = pc.run_end_decode(values)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     return values
@@ -152,6 +172,19 @@ def _is_binary(kind: pa.DataType) -> bool:
     )
 
 
+def _utf8(texts: pa.Array) -> pa.Array:
+    """Text as strings; a writer may have stored other bytes as text."""
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        return _each(texts, str)
+    texts = texts.cast(pa.string())
+    nul = pc.index(pc.match_substring(texts, "\0"), True).as_py()
+    if nul >= 0:
+        raise BadValueError(nul, "text must not have a NUL character")
+    return texts
+
+
 def _of_floats(values: pa.Array, whole: bool) -> pa.Array:
     # Half precision has few compute functions.
     wide = values if pa.types.is_float64(values.type) else values.cast(pa.float32())
@@ -194,10 +227,11 @@ def _of_bytes(value: bytes) -> str:
 
 def _each(values: pa.Array, convert: Callable[..., str]) -> pa.Array:
     texts: list[str | None] = []
-    for index, value in enumerate(values.to_pylist()):
+    for index, scalar in enumerate(values):
         try:
+            value = scalar.as_py()
             texts.append(None if value is None else convert(value))
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise BadValueError(index, str(error)) from None
     return pa.array(texts, pa.string())
 

@@ -21,6 +21,7 @@ from recdistill.features.raw_text import (
     plain,
     text_of,
     texts_of,
+    value_at,
 )
 from recdistill.features.settings import LARGEST_FLOAT, Settings
 
@@ -118,11 +119,25 @@ class LinearItemModelSpec(Settings):
         le=1,
         description="Minimum weight of a history item, however old.",
     )
-    max_items: int = Field(
-        default=20_000,
+    max_items: int | None = Field(
+        default=None,
         gt=0,
-        description="Maximum number of items in the model, the most frequent ones; the "
-        "item matrix is dense.",
+        description="Maximum number of items in the model, the most frequent ones. No "
+        "limit by default.",
+    )
+    form: Literal["auto", "item_inverse", "query_inverse", "low_rank"] = Field(
+        default="auto",
+        description="Form of the item matrix. `item_inverse`: exact, a dense matrix of "
+        "the items. `query_inverse`: exact, for fewer queries than items. `low_rank`: "
+        "an approximation by up to 512 eigenvectors and a diagonal. `auto`: the first "
+        "of these that fits into `memory_gib`.",
+    )
+    memory_gib: float = Field(
+        default=4.0,
+        gt=0,
+        le=1e6,
+        description="Memory in GiB that fitting may use, in addition to the data. It "
+        "decides the form and the rank, the same on every machine.",
     )
 
 
@@ -218,7 +233,7 @@ def raw_values(
             raise DataError(f"{place}: {error}") from None
         raise DataError(
             f"{place}: expected a value for kind {spec.kind!r}. "
-            f"Received: {values[error.index].as_py()!r} ({error})"
+            f"Received: {value_at(values, error.index)!r} ({error})"
         ) from error
 
 

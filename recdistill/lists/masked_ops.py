@@ -1,4 +1,4 @@
-"""Masked operations along the list axis: softmax, sums, means and standardisation.
+"""Masked operations along the list axis: sums, means, shares and standardisation.
 
 A batch of lists is a matrix `(batch, list_size)`. Lists rarely have the same length, so
 short ones are padded, and `mask` marks the real candidates. It is never inferred from
@@ -13,11 +13,10 @@ contributes nothing.
 Examples:
     Two lists; the second has only two candidates, and an arbitrary value under padding.
 
-    >>> scores = np.array([[2.0, 0.0, 0.0], [1.0, 1.0, 99.0]], "float32")
+    >>> scores = np.array([[2.0, 0.0, 1.0], [1.0, 1.0, 99.0]], "float32")
     >>> mask = np.array([[True, True, True], [True, True, False]])
-    >>> softmax(scores, mask).numpy().round(3)
-    array([[0.787, 0.107, 0.107],
-           [0.5  , 0.5  , 0.   ]], dtype=float32)
+    >>> total(scores, mask).numpy()
+    array([3., 2.], dtype=float32)
 """
 
 from typing import Any, TypeAlias
@@ -26,12 +25,11 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from recdistill.lists.shared_results import once, remember
+
 Tensor: TypeAlias = Any
 """A `tf.Tensor` or a value that converts to one: a NumPy array, nested lists."""
 
-# Its exponential is zero in every float type, and multiplied by a squared temperature
-# it is still a finite float32.
-_LOWEST_LOG = -1e30
 # Squares of scores up to this magnitude, and their sums over a list, are finite
 # float32.
 _LARGEST_SCORE = 1e15
@@ -43,6 +41,7 @@ def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
     """Check that arrays describe the same batch of lists, and convert them to tensors.
 
     All public functions over lists call it once; later code does not check again.
+    Inside `shared_results` the same tensors are checked once.
 
     Args:
         mask: `(batch, list_size)`, bool. True marks a real candidate.
@@ -74,7 +73,7 @@ def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
         )
     tensors = {name: tf.convert_to_tensor(value) for name, value in values.items()}
     for name, tensor in tensors.items():
-        _check(name, tensor, mask)
+        once(_check, name, tensor, mask)
     wide = all(tensor.dtype == tf.float64 for tensor in tensors.values())
     dtype = tf.float64 if wide else tf.float32
     return mask, *(tf.cast(tensor, dtype) for tensor in tensors.values())
@@ -102,7 +101,8 @@ def as_weighted_lists(
     Raises:
         ValueError: As `as_lists`; the weights are checked in the same way. Also if
             `teacher_scores` or `relevance` are NaN under the new mask. In a graph
-            this is an `InvalidArgumentError` when it runs; XLA ignores it.
+            this is an `InvalidArgumentError` when it runs, also for infinities of both
+            signs in one list; XLA ignores it.
 
     Examples:
         >>> mask = np.array([[True, True, False]])
@@ -121,27 +121,55 @@ def as_weighted_lists(
         # Processors may treat a smaller number as zero, whose logarithm is infinite.
         smallest = np.finfo(weight.dtype.name).tiny
         mask = ops.logical_and(mask, weight >= smallest)
-        weight = _real(weight, mask)
-    tensors = [_real(tensor, mask) for tensor in tensors]
+        weight = masked(weight, mask)
+    tensors = [masked(tensor, mask) for tensor in tensors]
     for k, name in enumerate(values):
         if name in _TARGETS:
-            tensors[k] = _without_nan(name, tensors[k])
+            tensors[k] = _without_nan(name, tensors[k], mask)
     return mask, weight, *tensors
 
 
-def _without_nan(name: str, tensor: Tensor) -> Tensor:
+def nan_lists(values: Tensor, mask: Tensor) -> Tensor:
+    """Which lists have NaN, or infinities of both signs, among real candidates.
+
+    Args:
+        values: `(batch, list_size)` of floats.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch,)`, bool.
+    """
+    return once(_nan_lists, masked(values, mask))
+
+
+def _nan_lists(values: Tensor) -> Tensor:
+    # One pass over the values, half of what a test of each value costs.
+    return tf.math.is_nan(tf.reduce_sum(tf.stop_gradient(values), axis=-1))
+
+
+def _without_nan(name: str, tensor: Tensor, mask: Tensor) -> Tensor:
     message = (
         f"`{name}` must be numbers for all real candidates; mask the others. "
         "Received: NaN"
     )
-    nan = tf.math.is_nan(tensor)
-    some = tf.reduce_any(nan)
     if tf.executing_eagerly():
-        if some:
+        nan = tf.math.is_nan(tensor)
+        if tf.reduce_any(nan):
             raise ValueError(f"{message} in list {int(tf.where(nan)[0, 0])}")
         return tensor
-    with tf.control_dependencies([tf.debugging.Assert(~some, [message])]):
-        return tf.identity(tensor)
+    return once(_asserted, message, tensor, mask)
+
+
+def _asserted(message: str, tensor: Tensor, mask: Tensor) -> Tensor:
+    """The same tensor, in a graph that fails with this message if a value is NaN."""
+    nan = nan_lists(tensor, mask)
+    with tf.control_dependencies([tf.debugging.Assert(~tf.reduce_any(nan), [message])]):
+        checked = tf.identity(tensor)
+    remember(checked, _asserted, message, checked, mask)
+    declare_masked(checked, mask)
+    remember(once(unmasked, tensor, mask), unmasked, checked, mask)
+    remember(nan, _nan_lists, checked)
+    return checked
 
 
 def _check(name: str, tensor: Tensor, mask: Tensor) -> None:
@@ -201,6 +229,40 @@ def labels_and_mask(y_true: Tensor | dict[str, Tensor]) -> tuple[Tensor, Tensor]
     return labels, tf.cast(y_true["mask"], tf.bool)
 
 
+def masked(values: Tensor, mask: Tensor) -> Tensor:
+    """The values, with 0 under padding.
+
+    Args:
+        values: `(batch, list_size)`; NaN under padding has no effect.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch, list_size)`. The result is unchanged if it is masked once more.
+    """
+    return once(_masked, values, mask)
+
+
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    result = ops.where(mask, values, 0.0)
+    declare_masked(result, mask)
+    remember(values, unmasked, result, mask)
+    return result
+
+
+def unmasked(values: Tensor, mask: Tensor) -> Tensor:
+    """The values that `masked` received in this block, or these values.
+
+    A function that sets padding to another value reads them, so that neither a step
+    nor its gradient contains two selections.
+    """
+    return values
+
+
+def declare_masked(values: Tensor, mask: Tensor) -> None:
+    """Declare that values are 0 under padding, so that `masked` returns them."""
+    remember(values, _masked, values, mask)
+
+
 def has_candidate(mask: Tensor) -> Tensor:
     """Whether each list has a real candidate.
 
@@ -210,6 +272,10 @@ def has_candidate(mask: Tensor) -> Tensor:
     Returns:
         `(batch,)`, bool.
     """
+    return once(_any, mask)
+
+
+def _any(mask: Tensor) -> Tensor:
     return ops.any(mask, axis=-1)
 
 
@@ -227,7 +293,7 @@ def total(values: Tensor, mask: Tensor) -> Tensor:
         >>> total(np.array([[1.0, 2.0, 99.0]]), np.array([[True, True, False]])).numpy()
         array([3.])
     """
-    return ops.sum(_real(values, mask), axis=-1)
+    return ops.sum(masked(values, mask), axis=-1)
 
 
 def mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -264,101 +330,6 @@ def bounded(scores: Tensor) -> Tensor:
     return ops.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE)
 
 
-def logits(
-    scores: Tensor,
-    mask: Tensor,
-    temperature: float = 1.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    r"""Exponents of a softmax over each list: $\log w_i + s_i / \tau$, shifted.
-
-    The list's best score is subtracted before the division by the temperature, so the
-    result is finite for scores of any finite size and any temperature.
-
-    Args:
-        scores: `(batch, list_size)`. Unnormalised.
-        mask: `(batch, list_size)`, bool.
-        temperature: Above 0.
-        weights: `(batch, list_size)`, above 0 for real candidates: how often each
-            counts. None for once each.
-
-    Returns:
-        `(batch, list_size)`; a number whose exponential is 0 under padding.
-
-    Examples:
-        >>> scores = np.array([[5.0, 3.0, 99.0]], "float32")
-        >>> mask = np.array([[True, True, False]])
-        >>> logits(scores, mask, temperature=2.0).numpy()
-        array([[ 0.e+00, -1.e+00, -1.e+30]], dtype=float32)
-    """
-    lowest = np.finfo(scores.dtype.name).min
-    best = ops.max(ops.where(mask, scores, lowest), axis=-1, keepdims=True)
-    # A softmax does not change if all scores are shifted, so this needs no gradient.
-    best = ops.stop_gradient(ops.where(has_candidate(mask)[:, None], best, 0.0))
-    exponents = (ops.where(mask, scores, best) - best) / temperature
-    exponents = ops.maximum(exponents, _LOWEST_LOG)
-    if weights is not None:
-        exponents += ops.log(ops.where(mask, weights, 1.0))
-    return ops.where(mask, exponents, _LOWEST_LOG)
-
-
-def log_softmax(
-    scores: Tensor,
-    mask: Tensor,
-    temperature: float = 1.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    r"""Log-softmax over each list: the log-probability of each candidate.
-
-    $$ \log p_i = \log w_i + s_i / \tau
-       - \log \sum_{j \in \text{list}} w_j \exp(s_j / \tau) $$
-
-    Args:
-        scores: `(batch, list_size)`. Unnormalised.
-        mask: `(batch, list_size)`, bool.
-        temperature: Above 0. The larger it is, the more even the probabilities.
-        weights: `(batch, list_size)`, above 0 for real candidates: how often each
-            occurs in the list. None for once each.
-
-    Returns:
-        `(batch, list_size)`, at most 0. It is 0 under padding, which has no
-        probability.
-
-    Examples:
-        >>> scores = np.array([[np.log(3.0), 0.0, 99.0]], "float32")
-        >>> mask = np.array([[True, True, False]])
-        >>> log_softmax(scores, mask).numpy().round(3)  # log(3/4), log(1/4)
-        array([[-0.288, -1.386,  0.   ]], dtype=float32)
-    """
-    exponents = logits(scores, mask, temperature, weights)
-    # The best score may have a small weight and so lie far below the largest exponent.
-    largest = ops.max(exponents, axis=-1, keepdims=True)
-    exponents -= ops.stop_gradient(largest)
-    evidence = ops.sum(_real(ops.exp(exponents), mask), axis=-1, keepdims=True)
-    evidence = ops.where(has_candidate(mask)[:, None], evidence, 1.0)
-    return _real(exponents - ops.log(evidence), mask)
-
-
-def softmax(
-    scores: Tensor,
-    mask: Tensor,
-    temperature: float = 1.0,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Softmax over each list: the probability of each candidate.
-
-    Args:
-        scores: `(batch, list_size)`. Unnormalised.
-        mask: `(batch, list_size)`, bool.
-        temperature: Above 0. The larger it is, the more even the probabilities.
-        weights: As for `log_softmax`.
-
-    Returns:
-        `(batch, list_size)`. Each list with a real candidate sums to 1; padding has 0.
-    """
-    return _real(ops.exp(log_softmax(scores, mask, temperature, weights)), mask)
-
-
 def shares(amounts: Tensor, mask: Tensor) -> Tensor:
     """Amounts normalised to sum to 1 over each list.
 
@@ -377,7 +348,7 @@ def shares(amounts: Tensor, mask: Tensor) -> Tensor:
         array([[0.75, 0.25, 0.  ],
                [0.  , 0.  , 0.  ]], dtype=float32)
     """
-    amounts = ops.maximum(_real(amounts, mask), 0.0)
+    amounts = ops.maximum(masked(amounts, mask), 0.0)
     # Divided by the largest amount, their sum lies between 1 and list_size.
     largest = ops.max(amounts, axis=-1, keepdims=True)
     amounts = ops.divide_no_nan(amounts, largest)
@@ -410,7 +381,7 @@ def standardise(scores: Tensor, mask: Tensor) -> Tensor:
     # exactly 0 and no square can overflow.
     positions, varies = _min_max(scores, mask)
     count = ops.maximum(total(ops.ones_like(positions), mask), 1.0)[:, None]
-    gaps = _real(positions - total(positions, mask)[:, None] / count, mask)
+    gaps = masked(positions - total(positions, mask)[:, None] / count, mask)
     variance = total(ops.square(gaps), mask)[:, None] / count
     return ops.where(varies, gaps / ops.sqrt(ops.where(varies, variance, 1.0)), 0.0)
 
@@ -462,13 +433,13 @@ def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
     up_to = tf.searchsorted(ordered, scores, side="right")
     last = ops.cast(tf.shape(scores)[-1] - below, scores.dtype)
     first = ops.cast(tf.shape(scores)[-1] - up_to, scores.dtype) + 1.0
-    return _real((first + last) / 2.0, mask)
+    return masked((first + last) / 2.0, mask)
 
 
 def _min_max(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Scores scaled to 0 to 1, and which lists have different scores, `(batch, 1)`."""
     # A quarter of each score, so that the range cannot overflow.
-    scores = _real(scores, mask) / 4.0
+    scores = masked(scores, mask) / 4.0
     limits = np.finfo(scores.dtype.name)
     low = ops.min(ops.where(mask, scores, limits.max / 4), axis=-1, keepdims=True)
     high = ops.max(ops.where(mask, scores, limits.min / 4), axis=-1, keepdims=True)
@@ -476,8 +447,3 @@ def _min_max(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     size = ops.where(varies, high - low, 1.0)
     low, size = ops.stop_gradient(low), ops.stop_gradient(size)
     return (ops.where(mask, scores, low) - low) / size, varies
-
-
-def _real(values: Tensor, mask: Tensor) -> Tensor:
-    """The values, with 0 under padding."""
-    return ops.where(mask, values, 0.0)

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from recdistill.lists import masked_ops
+from recdistill.lists import masked_ops, masked_softmax
 from recdistill.lists.masked_ops import Tensor
 from recdistill.losses import geometry
 from recdistill.losses.list_loss import check_settings
@@ -126,7 +126,7 @@ def contrastive_alignment(
     rows = tf.shape(mask)[1]
     candidates = ops.logical_and(mask, weight > 0.0)
     candidates = tf.repeat(candidates, rows, axis=0)
-    logs = masked_ops.log_softmax(
+    logs = masked_softmax.log_softmax(
         tf.reshape(cosines, (-1, rows)), candidates, temperature
     )
     own = tf.linalg.diag_part(tf.reshape(logs, tf.shape(cosines)))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists import graph_ranks, masked_ops, masked_softmax
 from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import TemperedListLoss, check_settings
 
@@ -103,7 +103,7 @@ def top_k_dual_correction(
     # Padding has rank 0, so it counts as overestimated, but its exponent adds nothing.
     under, over = ops.logical_and(top, error > 0.0), error < 0.0
     size = ops.abs(error)
-    exponents = masked_ops.logits(scores, real, temperature, weight)
+    exponents = masked_softmax.logits(scores, real, temperature, weight)
     exponents += ops.log(ops.where(size > 0.0, size, 1.0))
     tail = graph_ranks.log_sum_exp(exponents, over)
     terms = graph_ranks.plackett_luce_terms(exponents, under, tail)

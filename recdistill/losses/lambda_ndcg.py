@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists import graph_ranks, masked_ops, masked_softmax
 from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import (
     RelevanceListLoss,
@@ -152,7 +152,7 @@ def listwise_soft_lambda_ndcg(
     mask, weight, teacher_scores, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    gains = masked_ops.softmax(teacher_scores, mask, temperature)
+    gains = masked_softmax.softmax(teacher_scores, mask, temperature)
     return _lambda_ndcg(gains, student_scores, mask, weight, temperature, k)
 
 

@@ -12,6 +12,7 @@ from recdistill.lists import masked_ops
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.numpy_ranks import check_cutoff
 from recdistill.lists.replicas import replica_mean, replicas
+from recdistill.lists.shared_results import shared_results
 
 
 class LossWithSettings(keras.losses.Loss):  # type: ignore[misc]
@@ -132,6 +133,15 @@ class ListLoss(LossWithSettings):
         Raises:
             ValueError: If the shapes differ or the weights have another shape.
         """
+        with shared_results(), keras.name_scope(self.name):
+            return self._of_batch(y_true, y_pred, sample_weight)
+
+    def _of_batch(
+        self,
+        y_true: Tensor | dict[str, Tensor],
+        y_pred: Tensor,
+        sample_weight: Tensor | None,
+    ) -> Tensor:
         labels, mask = masked_ops.labels_and_mask(y_true)
         of_list, of_item = _split_weights(sample_weight, y_pred)
         of_item = _item_weight(y_true) if of_item is None else of_item
@@ -143,10 +153,14 @@ class ListLoss(LossWithSettings):
         weight = ops.cast(self.list_weight(labels, mask), scores.dtype)
         if of_list is not None:
             weight = weight * ops.cast(of_list, scores.dtype)
+        labels, scores = tf.cast(labels, self.dtype), tf.cast(scores, self.dtype)
         y_true = {"labels": labels, "mask": mask}
         if of_item is not None:
             y_true["item_weight"] = item_weight
-        return self.over_replicas(super().__call__(y_true, scores, weight), weight)
+        # Keras would cast the mask to floats, and the losses would check it again.
+        losses = self.call(y_true, scores)
+        reduce = _Reduction(self.reduction, dtype=self.dtype)
+        return self.over_replicas(reduce(losses, losses, weight), weight)
 
     def call(self, y_true: Tensor | dict[str, Tensor], y_pred: Tensor) -> Tensor:
         """The loss of each list, before list weights and reduction.
@@ -169,7 +183,10 @@ class ListLoss(LossWithSettings):
             item_weight=_item_weight(y_true),
             **self.setting_values(),
         )
-        nan = ops.any(ops.logical_and(ops.isnan(labels), mask), axis=-1)
+        labels = tf.convert_to_tensor(labels)
+        if not labels.dtype.is_floating:
+            return loss
+        nan = masked_ops.nan_lists(labels, mask)
         return loss * ops.cast(ops.where(nan, np.nan, 1.0), loss.dtype)
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
@@ -211,7 +228,18 @@ class RelevanceListLoss(TemperedListLoss):
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether each list has a relevant candidate, `(batch,)`, bool."""
-        return masked_ops.has_candidate(ops.logical_and(mask, labels > 0.0))
+        return ops.max(masked_ops.masked(labels, mask), axis=-1) > 0.0
+
+
+class _Reduction(keras.losses.Loss):  # type: ignore[misc]
+    """Reduces the losses of lists to one number, as any Keras loss does."""
+
+    def __init__(self, reduction: str | None, dtype: Any) -> None:
+        super().__init__(reduction=reduction, dtype=dtype)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The losses of the lists."""
+        return y_pred
 
 
 def check_settings(**settings: Any) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import keras
 from keras import ops
 
-from recdistill.lists import masked_ops
+from recdistill.lists import masked_ops, masked_softmax
 from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import (
     RelevanceListLoss,
@@ -74,11 +74,12 @@ def listwise_kl_divergence(
         >>> loss.numpy().round(4)
         array([0.4133, 0.4438], dtype=float32)
     """
-    mask, teacher_logs, student_logs = _log_distributions(
+    (teacher_logs, soft_targets), (student_logs, _) = _distributions(
         teacher_scores, student_scores, mask, temperature, item_weight
     )
-    divergence = ops.exp(teacher_logs) * (teacher_logs - student_logs)
-    return temperature**2 * masked_ops.total(divergence, mask)
+    # In this order the student's gradient needs no change of sign.
+    divergence = soft_targets * (student_logs - teacher_logs)
+    return -(temperature**2) * ops.sum(divergence, axis=-1)
 
 
 def listwise_soft_cross_entropy(
@@ -126,14 +127,10 @@ def listwise_soft_cross_entropy(
         >>> listwise_soft_cross_entropy(teacher, student, mask).numpy().round(4)
         array([0.6931], dtype=float32)
     """
-    divergence = listwise_kl_divergence(
+    (_, soft_targets), (student_logs, _) = _distributions(
         teacher_scores, student_scores, mask, temperature, item_weight
     )
-    mask, logs, _ = _log_distributions(
-        teacher_scores, student_scores, mask, temperature, item_weight
-    )
-    entropy = -masked_ops.total(ops.exp(logs) * logs, mask)
-    return divergence + temperature**2 * entropy
+    return -(temperature**2) * ops.sum(soft_targets * student_logs, axis=-1)
 
 
 def listwise_jensen_shannon(
@@ -185,16 +182,16 @@ def listwise_jensen_shannon(
         >>> listwise_jensen_shannon(teacher, student, mask).numpy().round(4)
         array([0.6931], dtype=float32)
     """
-    mask, teacher_logs, student_logs = _log_distributions(
+    (teacher_logs, soft_targets), (student_logs, probabilities) = _distributions(
         teacher_scores, student_scores, mask, temperature, item_weight
     )
     # The gradients through the logarithm of the mean add up to zero, because both
     # distributions sum to one. Leaving them out avoids undefined values if the two are
     # equal.
     mean_logs = ops.stop_gradient(ops.logaddexp(teacher_logs, student_logs) - log(2.0))
-    divergence = ops.exp(teacher_logs) * (teacher_logs - mean_logs)
-    divergence += ops.exp(student_logs) * (student_logs - mean_logs)
-    return temperature**2 / 2.0 * masked_ops.total(divergence, mask)
+    divergence = soft_targets * (teacher_logs - mean_logs)
+    divergence += probabilities * (student_logs - mean_logs)
+    return temperature**2 / 2.0 * ops.sum(divergence, axis=-1)
 
 
 def listwise_cross_entropy(
@@ -254,28 +251,32 @@ def listwise_cross_entropy(
     mask, weight, relevance, student_scores = masked_ops.as_weighted_lists(
         mask, item_weight, relevance=relevance, student_scores=student_scores
     )
-    # Normalised before the product as well, because two large factors may overflow.
-    relevance = masked_ops.shares(masked_ops.shares(relevance, mask) * weight, mask)
-    student_logs = masked_ops.log_softmax(student_scores, mask, temperature, weight)
-    return -masked_ops.total(relevance * student_logs, mask)
+    if item_weight is None:
+        weight, relevance = None, ops.maximum(relevance, 0.0)
+    else:
+        # Normalised before the product, because two large factors may overflow.
+        relevance = masked_ops.shares(relevance, mask) * weight
+    student_logs = masked_softmax.log_softmax(student_scores, mask, temperature, weight)
+    return -masked_ops.mean(student_logs, relevance)
 
 
-def _log_distributions(
+def _distributions(
     teacher_scores: Tensor,
     student_scores: Tensor,
     mask: Tensor,
     temperature: float,
     item_weight: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The mask, and the logarithms of teacher's and student's softmax."""
+) -> list[tuple[Tensor, Tensor]]:
+    """Log-softmax and softmax of the teacher, then of the student; 0 under padding."""
     check_settings(temperature=temperature)
     mask, weight, *both = masked_ops.as_weighted_lists(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
-    teacher_logs, student_logs = (
-        masked_ops.log_softmax(scores, mask, temperature, weight) for scores in both
-    )
-    return mask, teacher_logs, student_logs
+    weight = None if item_weight is None else weight
+    return [
+        masked_softmax.distribution(scores, mask, temperature, weight)
+        for scores in both
+    ]
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

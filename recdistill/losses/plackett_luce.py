@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from recdistill.lists import graph_ranks, masked_ops
+from recdistill.lists import graph_ranks, masked_ops, masked_softmax
 from recdistill.lists.masked_ops import Tensor
 from recdistill.losses.list_loss import TemperedListLoss, check_settings
 
@@ -150,7 +150,7 @@ def top_k_relaxed_ranking(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
     order = graph_ranks.best_first(teacher_scores, mask)
-    exponents = masked_ops.logits(student_scores, mask, temperature, weight)
+    exponents = masked_softmax.logits(student_scores, mask, temperature, weight)
     exponents = graph_ranks.gather(exponents, order)
     top = graph_ranks.within_first(order, k)
     exponents += ops.where(top, 0.0, ops.log(ops.cast(tail_weight, exponents.dtype)))

@@ -20,64 +20,39 @@ Two additions make it a good teacher:
   $$ P^{(-u)} = P + v v^\top / s. $$
 
   Scores of training lists under $P^{(-u)}$ are distributed like the scores of new
-  queries. The cost is one additional sparse product.
+  queries. The cost is one additional product.
+
+For large data $P$ is a diagonal minus a factor times its transpose;
+`recdistill.models.linear_fitting` describes the three forms and fits them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
-import scipy.linalg
 import scipy.sparse
 import tensorflow as tf
 
 from recdistill.features.encoders import FIRST
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
+from recdistill.models.linear_fitting import (
+    Form,
+    fit_inverse,
+    fit_low_rank,
+    fit_query_inverse,
+)
 
 SPARSE_COST = 100
 """Cost of a non-zero entry in the sparse product, relative to the dense product."""
 
+SCORES_AT_ONCE = 4_000_000
+"""Number of scores `(queries, items)` that the layer computes at once."""
+
 ROUNDING = 16 * float(np.finfo("float32").eps)
 """Relative deviation of a row's scores below which they are considered equal."""
-
-
-def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
-    """Fits EASE: returns the matrix P, `(items, items)` float32.
-
-    Args:
-        training_rows: `(queries, items)`; 1 where the query interacted with the item
-            in the training part.
-        l2: Ridge penalty, positive, in interactions.
-
-    Raises:
-        ValueError: If `l2` is not positive or too small for the data, or if there are
-            no items.
-
-    Examples:
-        The first query chose both items, the second query the first item only.
-
-        >>> training_rows = scipy.sparse.csr_array(np.array([[1.0, 1.0], [1.0, 0.0]]))
-        >>> fit_inverse(training_rows, l2=1.0)  # the inverse of [[3, 1], [1, 2]]
-        array([[ 0.4, -0.2],
-               [-0.2,  0.6]], dtype=float32)
-    """
-    if not l2 > 0:
-        raise ValueError(f"`l2` must be positive. Received: l2={l2}")
-    if training_rows.shape[1] == 0:
-        raise ValueError(
-            "`training_rows` must have an item. Received: a matrix without items"
-        )
-    gram = (training_rows.T @ training_rows).toarray().astype("float64")
-    gram[np.diag_indices_from(gram)] += l2
-    factor, failed = scipy.linalg.lapack.dpotrf(gram, lower=True, overwrite_a=True)
-    if failed:
-        raise ValueError(f"`l2` is too small for this data. Received: l2={l2}")
-    inverse, _ = scipy.linalg.lapack.dpotri(factor, lower=True, overwrite_c=True)
-    lower = np.tril(inverse).astype("float32")
-    return np.asarray(lower + np.tril(lower, -1).T)
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -92,6 +67,8 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         size: Number of items in the model, the most frequent ones.
         decay: Weight of a history item relative to the next more recent one.
         floor: Smallest weight of a history item.
+        form: Form of the matrix P; see `recdistill.models.linear_fitting`.
+        rank: Number of columns of the factor; 0 for the form "item_inverse".
 
     Examples:
         After item 1 (index 3), item 0 has the highest score of the other three.
@@ -99,25 +76,56 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         >>> training_rows = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1.0]])
         >>> layer = Affinity(4, decay=0.9, floor=0.05)
         >>> layer.build()
-        >>> matrix = scipy.sparse.csr_array(training_rows)
-        >>> layer.set_weights([fit_inverse(matrix, l2=1.0)])
+        >>> layer.set_weights(layer.fitted(scipy.sparse.csr_array(training_rows), 1.0))
         >>> layer(np.array([[3, 0, 0]]), np.array([2, 4, 5])).numpy().round(2)
         array([[ 1.3 , -0.16, -1.14]], dtype=float32)
     """
 
-    def __init__(self, size: int, decay: float, floor: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        size: int,
+        decay: float,
+        floor: float,
+        form: Form = "item_inverse",
+        rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"trainable": False, **kwargs})
         self.size, self.decay, self.floor = size, decay, floor
+        self.form, self.rank = form, rank
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the matrix, with zeros; `set_weights` or a file sets its values."""
-        self.inverse = self.add_weight(
-            name="inverse",
-            shape=(self.size, self.size),
-            initializer="zeros",
-            trainable=False,
-        )
+        """Creates the weights, as zeros; `set_weights` or a file sets the values."""
+        shapes: dict[str, tuple[int, ...]] = {"inverse": (self.size, self.size)}
+        if self.form != "item_inverse":
+            shapes = {"factor": (self.size, self.rank), "diagonal": (self.size,)}
+        if self.form == "low_rank":
+            shapes["own_weight"] = (self.rank,)
+        for name, shape in shapes.items():
+            weight = self.add_weight(
+                name=name, shape=shape, initializer="zeros", trainable=False
+            )
+            setattr(self, name, weight)
         self.built = True
+
+    def fitted(
+        self, training_rows: scipy.sparse.csr_array, l2: float
+    ) -> list[np.ndarray]:
+        """The weights of the model that is fitted on the training rows.
+
+        Args:
+            training_rows: `(queries, size)`; 1 where the query interacted with the item
+                in the training part.
+            l2: Ridge penalty, positive, in interactions.
+
+        Raises:
+            ValueError: If `l2` is not positive or too small for the data.
+        """
+        if self.form == "item_inverse":
+            return [fit_inverse(training_rows, l2)]
+        if self.form == "query_inverse":
+            return list(fit_query_inverse(training_rows, l2))
+        return list(fit_low_rank(training_rows, l2, self.rank))
 
     def call(
         self,
@@ -138,6 +146,30 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         Returns:
             `(batch, list_size)` float32; 0 for candidates that are not in the model.
         """
+        history, candidates = map(tf.convert_to_tensor, (history, candidates))
+        own = None if training_row is None else tf.convert_to_tensor(training_row)
+        at_once = max(1, SCORES_AT_ONCE // self.size)
+
+        def block(start: Any) -> tf.Tensor:
+            stop = start + at_once
+            return self._standardised(
+                history[start:stop],
+                candidates if candidates.shape.rank == 1 else candidates[start:stop],
+                None if own is None else own[start:stop],
+            )
+
+        batch = tf.shape(history)[0]
+        scores = tf.cond(
+            batch <= at_once,
+            lambda: block(0),
+            lambda: _in_blocks(block, batch, at_once),
+        )
+        return tf.ensure_shape(scores, [history.shape[0], candidates.shape[-1]])
+
+    def _standardised(
+        self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
+    ) -> tf.Tensor:
+        """The scores of some of the histories."""
         age = tf.range(tf.shape(history)[1], dtype="float32")
         weight = self.floor + (1.0 - self.floor) * self.decay**age
         rows = self._rows(history, tf.broadcast_to(weight, tf.shape(history)))
@@ -161,25 +193,33 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         return tf.reshape(flat, [batch, self.size])
 
     def _product(self, rows: tf.Tensor) -> tf.Tensor:
-        """`rows @ inverse`, sparse or dense, whichever is faster."""
-        filled = tf.where(rows != 0.0)
+        """`rows @ P`."""
+        if self.form == "item_inverse":
+            return _times(rows, self.inverse)
+        along = _times(rows, self.factor)
+        return rows * self.diagonal - tf.matmul(along, self.factor, transpose_b=True)
 
-        def sparse() -> tf.Tensor:
-            values = tf.gather_nd(rows, filled)
-            shape = tf.shape(rows, tf.int64)
-            matrix = tf.SparseTensor(filled, values, shape)
-            return tf.sparse.sparse_dense_matmul(matrix, self.inverse)
+    def _own_product(self, own: tf.Tensor) -> tf.Tensor:
+        """`own @ P` for training rows.
 
-        crowded = SPARSE_COST * tf.shape(filled)[0] > tf.size(rows)
-        return tf.cond(crowded, lambda: tf.matmul(rows, self.inverse), sparse)
+        For a low rank it is that of the part of a row that the factor represents: only
+        this part is surely in the approximated matrix, and can be left out of it.
+        """
+        if self.form != "low_rank":
+            return self._product(own)
+        along = _times(own, self.factor) * self.own_weight
+        return tf.matmul(along, self.factor, transpose_b=True)
 
     def _scores(self, rows: tf.Tensor, training_row: tf.Tensor | None) -> tf.Tensor:
-        diagonal = tf.linalg.diag_part(self.inverse)
+        if self.form == "item_inverse":
+            diagonal = tf.linalg.diag_part(self.inverse)
+        else:
+            diagonal = self.diagonal - tf.reduce_sum(self.factor * self.factor, axis=1)
         total = self._product(rows) - rows * diagonal
         if training_row is None:
             return -total / diagonal
         own = self._rows(training_row, tf.ones(tf.shape(training_row)))
-        v = self._product(own)
+        v = self._own_product(own)
         s = 1.0 - tf.reduce_sum(own * v, axis=1, keepdims=True)
         along = tf.reduce_sum(rows * v, axis=1, keepdims=True) - rows * v
         return -(total + along * v / s) / (diagonal + v * v / s)
@@ -226,6 +266,37 @@ class LinearTeacher(CatalogueModel):
             "history": self._history,
         }
         return {**super().get_config(), **keras.saving.serialize_keras_object(own)}
+
+
+def _in_blocks(
+    block: Callable[[Any], tf.Tensor], rows: tf.Tensor, at_once: int
+) -> tf.Tensor:
+    """Concatenates `block(0)`, `block(at_once)`, …, computed one after the other."""
+    count = -(-rows // at_once)
+    done = tf.TensorArray("float32", size=count, infer_shape=False)
+    _, done = tf.while_loop(
+        lambda number, _: number < count,
+        lambda number, done: (
+            number + 1,
+            done.write(number, block(number * at_once)),
+        ),
+        (0, done),
+        parallel_iterations=1,
+    )
+    return done.concat()
+
+
+def _times(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """`rows @ matrix`, sparse or dense, whichever is faster."""
+    filled = tf.where(rows != 0.0)
+
+    def sparse() -> tf.Tensor:
+        values = tf.gather_nd(rows, filled)
+        left = tf.SparseTensor(filled, values, tf.shape(rows, tf.int64))
+        return tf.sparse.sparse_dense_matmul(left, matrix)
+
+    crowded = SPARSE_COST * tf.shape(filled)[0] > tf.size(rows)
+    return tf.cond(crowded, lambda: tf.matmul(rows, matrix), sparse)
 
 
 def _standardise(scores: tf.Tensor, free: tf.Tensor) -> tf.Tensor:

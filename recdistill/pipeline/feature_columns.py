@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from recdistill.data import Dataset
 from recdistill.errors import DataError
+from recdistill.features.raw_text import type_name
 from recdistill.features.specs import (
     AffinitySpec,
     CategoriesSpec,
@@ -60,6 +61,19 @@ class FeatureColumns:
             # An empty set of categories is a value.
             and not isinstance(feature.spec, CategoriesSpec)
         ]
+
+    def types(self, dataset: Dataset) -> dict[str, str]:
+        """Names of the columns' types, by table and column."""
+        schemas = {
+            "interactions": next(iter(dataset.interactions())).schema,
+            "items": None if dataset.items is None else dataset.items.schema,
+            "queries": None if dataset.queries is None else dataset.queries.schema,
+        }
+        return {
+            f"{each.table}.{each.column}": type_name(schema.field(each.column).type)
+            for each in (*self.query, *self.candidate)
+            if (schema := schemas[each.table]) is not None
+        }
 
     @classmethod
     def find(cls, dataset: Dataset, config: Config) -> FeatureColumns:

@@ -107,6 +107,7 @@ class ListShardWriter:
             repeated = repeats(part)
         for split, name in enumerate(SPLITS):
             rows = np.flatnonzero((part.split == split) & ~repeated)
+            rows = self._once(part, rows, item)
             self.left_out[name] += int(repeated[part.split == split].sum())
             if split == TRAIN:
                 rows = self._latest(part, rows)
@@ -141,6 +142,14 @@ class ListShardWriter:
         file = np.cumsum(past, dtype="int64") // SEEN_ITEMS
         cuts = np.flatnonzero(np.diff(file[number])) + 1
         return np.split(rows, cuts)
+
+    def _once(self, part: Partition, rows: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """The rows with each item once in a list, with its greatest relevance."""
+        own, place = item[rows], part.first_of_list[rows]
+        order = np.lexsort((-self._number(part, rows, "relevance"), own, place))
+        own, place = own[order], place[order]
+        again = (own[1:] == own[:-1]) & (place[1:] == place[:-1]) & (own[1:] >= 0)
+        return np.delete(rows, order[1:][again])
 
     def _latest(self, part: Partition, rows: np.ndarray) -> np.ndarray:
         """The latest training rows of each query, at most `per_query`."""

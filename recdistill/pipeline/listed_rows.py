@@ -18,7 +18,7 @@ from recdistill.data import Columns, Dataset
 from recdistill.data.ragged import Ragged
 from recdistill.errors import DataError
 from recdistill.pipeline.feature_columns import FeatureColumns
-from recdistill.pipeline.partitions import Partition, owners
+from recdistill.pipeline.partitions import Partition, mixed_list, owners
 
 
 class NotChosenRows:
@@ -41,6 +41,7 @@ class NotChosenRows:
         self._context = [f for f in features.query if f.table == "interactions"]
         self._folder = folder
         self.count = 0
+        self._lists: dict[int, np.ndarray] = {}
         if dataset.not_chosen is None:
             return
         own = [self.columns.list, self.columns.query, self.columns.time]
@@ -71,7 +72,10 @@ class NotChosenRows:
         return pq.read_table(path) if path.exists() else None
 
     def check(self, part: Partition) -> None:
-        """Checks that all rows of a list have the same query features and time.
+        """Checks that all rows of a list have the same query, its features and time.
+
+        Partitions are checked one after another; a list whose queries are in several
+        partitions is found in the last of them.
 
         Raises:
             DataError: Names the features, a list and two of its values.
@@ -95,13 +99,22 @@ class NotChosenRows:
             name = names[self.columns.list][pair[1]].as_py()
             return name, [str(values[column][row].as_py()) for row in pair]
 
-        if self.columns.time is not None:
-            times = differing(self.columns.time)
-            if times is not None:
-                raise DataError(
-                    "All rows of a list must have the same query and time. Received: "
-                    f"list {times[0]!r} with the times {' and '.join(times[1])}"
+        for role, column in (
+            ("queries", self.columns.query),
+            ("times", self.columns.time),
+        ):
+            several = differing(column) if column is not None else None
+            if several is not None:
+                raise mixed_list(
+                    several[0], f"with the {role} {' and '.join(several[1])}"
                 )
+        texts = names[self.columns.list].combine_chunks().take(pa.array(first))
+        own = owners(pa.chunked_array([texts]), 2**63)
+        for number, elsewhere in self._lists.items():
+            both = np.flatnonzero(np.isin(own, elsewhere))
+            if number != part.number and len(both):
+                raise mixed_list(texts[int(both[0])].as_py(), "with several queries")
+        self._lists[part.number] = own
         wrong = {f.name: differing(f.column) for f in self._context}
         _refuse({name: found for name, found in wrong.items() if found})
 

@@ -17,6 +17,7 @@ from recdistill.errors import ConfigError
 if TYPE_CHECKING:
     from recdistill.features.encoders import Encoder
     from recdistill.features.schema import Schema
+    from recdistill.models.linear_fitting import LinearForm
     from recdistill.pipeline.config import StudentConfig
     from recdistill.pipeline.config.dataset_section import SyntheticConfig
     from recdistill.pipeline.config.teacher_section import RankerConfig
@@ -116,16 +117,16 @@ def require_for_ranker(config: RankerConfig, schema: Schema) -> None:
     )
 
 
-def require_for_item_matrix(items: int) -> None:
-    """Checks the memory for the matrix of a linear item model.
+def require_for_linear_model(form: LinearForm, items: int) -> None:
+    """Checks the memory for fitting a linear item model.
 
     Raises:
         ConfigError: If the machine has less memory.
     """
     require(
-        items * items * 2 * 8,  # two matrices of 64-bit numbers while it is inverted
-        f"The linear item model of {items:,} items",
-        "Lower its `max_items`.",
+        form.fit_bytes,
+        f"The linear item model of {items:,} items in the form {form.form}",
+        "Lower its `memory_gib`, so that it takes a smaller form, or its `max_items`.",
     )
 
 

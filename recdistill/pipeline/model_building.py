@@ -14,7 +14,8 @@ from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
 from recdistill.errors import ConfigError, TeacherError
 from recdistill.models.ensemble import EnsembleTeacher
-from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
+from recdistill.models.linear import Affinity, LinearTeacher
+from recdistill.models.linear_fitting import LinearForm, choose_form
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 from recdistill.pipeline.config import Config, StudentConfig, TwoTowerConfig
@@ -30,7 +31,7 @@ from recdistill.pipeline.config.teacher_section import (
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
 from recdistill.pipeline.memory import (
-    require_for_item_matrix,
+    require_for_linear_model,
     require_for_ranker,
     require_for_student,
 )
@@ -112,7 +113,7 @@ class TeacherBuilder:
     ) -> None:
         self._config, self._prepared, self._fit = config, prepared, fit
         self._external = external
-        self._inverses: dict[tuple[float, int], np.ndarray] = {}
+        self._fitted: dict[tuple[float, int, LinearForm], list[np.ndarray]] = {}
 
     def build(self) -> Teacher:
         """The teacher with all its weights; a ranker has its initial ones."""
@@ -155,17 +156,70 @@ class TeacherBuilder:
         )
 
     def _affinity(self, spec: Any) -> Affinity:
-        size = min(spec.max_items, len(self._prepared.schema.items.vocabulary))
-        require_for_item_matrix(size)
-        layer = Affinity(size, spec.decay, spec.floor)
-        layer.build()
+        size, form = linear_form(spec, self._prepared)
+        layer = Affinity(size, spec.decay, spec.floor, form.form, form.rank)
+        weights = None
         if self._fit:
-            key = (spec.l2, size)
-            if key not in self._inverses:
+            key = (spec.l2, size, form)
+            if key not in self._fitted:
+                require_for_linear_model(form, size)
                 matrix = self._prepared.training_matrix(size)
-                self._inverses[key] = fit_inverse(matrix, spec.l2)
-            layer.set_weights([self._inverses[key]])
+                self._fitted[key] = layer.fitted(matrix, spec.l2)
+            weights = self._fitted[key]
+        # Not before the fit, which needs most of the memory.
+        layer.build()
+        if weights is not None:
+            layer.set_weights(weights)
         return layer
+
+
+def linear_form(spec: Any, prepared: Prepared) -> tuple[int, LinearForm]:
+    """Number of items and form of a linear item model or of an affinity.
+
+    Args:
+        spec: Its settings.
+        prepared: The prepared data.
+
+    Raises:
+        ConfigError: If no form fits into the configured memory.
+    """
+    known = len(prepared.schema.items.vocabulary)
+    size = min(spec.max_items or known, known)
+    queries = len(prepared.training_rows)
+    try:
+        form = choose_form(queries, size, int(spec.memory_gib * 2**30), spec.form)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return size, form
+
+
+def linear_forms(config: Config, prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """The form of each linear item model of the teacher, for the record of the step.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+
+    Returns:
+        `items`, `form`, `rank` and `exact` by name: "linear" and, with a number,
+        further teachers of this kind, and the names of the affinities.
+    """
+    specs: dict[str, Any] = {}
+    for member in configured_members(config.teacher):
+        if isinstance(member, LinearTeacherConfig):
+            specs[f"linear_{len(specs)}" if specs else "linear"] = member
+        elif reads_affinities(member, prepared):
+            specs |= prepared.schema.affinity
+    forms = {name: linear_form(spec, prepared) for name, spec in specs.items()}
+    return {
+        name: {
+            "items": size,
+            "form": form.form,
+            "rank": form.rank,
+            "exact": form.form != "low_rank",
+        }
+        for name, (size, form) in forms.items()
+    }
 
 
 def load_teacher(

@@ -25,13 +25,13 @@ class PartStatistics:
         self._spans: dict[str, tuple[int, int]] = {}
         self._lists = dict.fromkeys(SPLITS, 0)
         self._largest = 0
-        self._copies = 0
+        self._copies = dict.fromkeys(SPLITS, 0)
         self._repeats = dict.fromkeys(SPLITS[1:], 0)
 
     def add(self, part: Partition) -> None:
         """Adds a partition."""
         rows = np.arange(len(part.split))
-        self._copies += int((part.first_copy != rows).sum())
+        copies = part.first_copy != rows
         sizes = np.bincount(part.first_of_query, part.first_copy == rows)
         self._largest = max(self._largest, int(sizes.max()))
         pair, trained = part.pair, part.split == TRAIN
@@ -39,6 +39,7 @@ class PartStatistics:
             own = part.split == number
             if not own.any():
                 continue
+            self._copies[name] += int((copies & own).sum())
             self._lists[name] += len(np.unique(part.first_of_list[own]))
             times = part.time[own]
             span = [*self._spans.get(name, ()), int(times.min()), int(times.max())]
@@ -92,8 +93,9 @@ class PartStatistics:
         Returns:
             `parts`: first and last time of each part, empty if the times are drawn;
             `time_warnings`: sentences about implausible times; `copies`: rows whose
-            query, item and time are those of a row before; `repeats`: held-out lists
-            with an item that the query also has in the training part.
+            query, item and time are those of a row before, `copies_by_part` the same by
+            part; `repeats`: held-out lists with an item that the query also has in the
+            training part.
         """
         return {
             "parts": {
@@ -102,6 +104,7 @@ class PartStatistics:
                 if self._times is not None
             },
             "time_warnings": list(self._times.warnings()) if self._times else [],
-            "copies": self._copies,
+            "copies": sum(self._copies.values()),
+            "copies_by_part": self._copies,
             "repeats": self._repeats,
         }

@@ -203,10 +203,7 @@ class Partitions:
         first, times = np.unique(code[new], return_counts=True)
         if (times > 1).any():
             twice = name.dictionary[int(first[times.argmax()])].as_py()
-            raise DataError(
-                "All rows of a list must have the same query and time. Received: list "
-                f"{twice!r} with several"
-            )
+            raise mixed_list(twice, "with several")
         return np.maximum.accumulate(np.where(new, position, 0))
 
 
@@ -214,6 +211,20 @@ def owners(query: pa.ChunkedArray, partitions: int) -> np.ndarray:
     """`(rows,)`: the partition of each query, by the hash of its id."""
     texts = query.to_pandas().astype(object).to_numpy()
     return np.asarray(pd.util.hash_array(texts) % partitions)
+
+
+def mixed_list(name: str, found: str) -> DataError:
+    """Error about a list with several queries or times.
+
+    Args:
+        name: Id of the list.
+        found: The end of the sentence "list … with …".
+    """
+    return DataError(
+        "All rows of a list must have the same query and time. Received: list "
+        f"{name!r} {found}. If the ids of lists are unique within a query only, make "
+        "them unique, for example by putting the id of the query before them."
+    )
 
 
 def _time_column(dataset: Dataset) -> str:

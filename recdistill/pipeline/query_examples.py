@@ -7,17 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from recdistill.data.batches import Lists
+from recdistill.data.item_titles import item_titles
 from recdistill.data.shard_reading import in_order
-from recdistill.evaluation.report.page import QueryExample
+from recdistill.evaluation.report.page_details import QueryExample
 from recdistill.pipeline.model_comparison import ComparisonRows
 from recdistill.pipeline.prepared_data import Prepared
 
 EXAMPLES = 50
 HISTORY = 12
 """Largest numbers of examples, and of items of a history."""
-
-TITLES = ("title", "name")
-"""Columns of the items that are shown as their titles."""
 
 LISTS_AT_ONCE = 4_096
 
@@ -68,13 +66,11 @@ def _lists(prepared: Prepared, drawn: np.ndarray) -> Iterator[Lists]:
 
 def _item_names(prepared: Prepared) -> list[str]:
     """Title and id of each item; the id alone if the items have no titles."""
-    items = prepared.items
     ids: list[str] = prepared.item_ids.tolist()
-    for column in items.column_names:
-        if column.lower() in TITLES:
-            titles = items[column].to_pylist()
-            return [
-                f"{title} ({key})" if title else key
-                for title, key in zip(titles, ids, strict=True)
-            ]
-    return ids
+    titles = item_titles(prepared.items)
+    if titles is None:
+        return ids
+    return [
+        f"{title} ({key})" if title else key
+        for title, key in zip(titles.to_pylist(), ids, strict=True)
+    ]

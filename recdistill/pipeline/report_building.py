@@ -7,9 +7,11 @@ from typing import Any, get_args
 
 import keras
 
+from recdistill.evaluation.guard import guard_slices
 from recdistill.evaluation.intervals import (
+    Slice,
     bootstrap,
-    by_slice,
+    compare_slices,
     gap_closed,
     kept,
     paired_difference,
@@ -27,81 +29,96 @@ from recdistill.evaluation.report.run_report import (
 )
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
+from recdistill.pipeline.dataset_loading import licence_of
 from recdistill.pipeline.model_building import parameters, size_bytes
-from recdistill.pipeline.model_comparison import ComparisonRows
+from recdistill.pipeline.model_comparison import TOP, ComparisonRows
 from recdistill.pipeline.model_timing import count_operations, time_models
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.recommended_items import measure_recommended
 from recdistill.pipeline.scorers import compiled
 
 _PLACES: Any = {
     "workdir": True,
     "export": True,
+    "tracking": True,
     "dataset": {"path": True},
     "teacher": {"path": True, "members": {"__all__": {"path": True}}},
 }
 """Paths, which are left out so that a report does not depend on the machine."""
 
+_GAINED = "distilled_minus_baseline"
+
 
 ON_CARD: Any = {
-    "dataset": True,
-    "protocol": True,
-    "models": {"__all__": {"metrics"}},
-    "gap_closed": True,
-    "kept": True,
+    **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
+    **dict.fromkeys(("gap_closed", "kept", "agreement", "speedup"), True),
+    **dict.fromkeys(("slice_differences", "environment", "config_given"), True),
     "gate": {"overridden", "message"},
 }
 """Parts of the report that the model card of an export shows."""
+
+MOST_FILES = 20
+"""Largest number of source files whose hashes are in the report."""
 
 
 def build_report(
     config: Config,
     prepared: Prepared,
-    dataset: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
     rows: ComparisonRows,
     models: Mapping[str, keras.Model],
     *,
     gate: GatePart,
     soft_targets: SoftTargetsPart,
-    timings: Mapping[str, float],
 ) -> Report:
     """Means, intervals and comparisons of the test metrics, and the models' cost.
 
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
-        dataset: The record of the `prepare` step.
+        records: The records of the finished steps.
         rows: Metrics of the test lists.
         models: The models whose cost is measured, by name; popularity is not one.
         gate: The decision at the gate.
         soft_targets: How the teacher's scores became soft targets.
-        timings: Seconds of each step.
     """
-    settings = config.evaluate
+    settings, dataset = config.evaluate, records["prepare"]
     draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
     baseline, distilled, teacher = (
         rows.models[name] for name in ("baseline", "distilled", "teacher")
     )
     latency, speedup = _time(config, prepared, models)
     flops = _flops(config, prepared, models)
+    slices = _slices(config, rows)
+    diverged = {
+        model: _diverged(records[step])
+        for model, step in (("baseline", "baseline"), ("distilled", "distill"))
+    }
+    recommended = {}
+    if _candidates(config, prepared) == "catalogue":
+        recommended = measure_recommended(rows.models, prepared, TOP, **draws)
     return Report(
         name=config.name,
         seed=config.seed,
-        dataset=DatasetPart(**{k: dataset[k] for k in DatasetPart.model_fields}),
+        dataset=_dataset_part(config, dataset),
         protocol=ProtocolPart(
             split=f"test, {config.split.test_part}",
-            lists=len(rows.segments),
-            candidates=(
-                "listed"
-                if has_partial_scores(config.teacher) or prepared.has_shown_candidates
-                else "catalogue"
-            ),
+            lists=len(rows.agreement),
+            candidates=_candidates(config, prepared),
             seen=dataset["seen"],
             repeats_left_out=dataset["left_out_repeats"]["test"],
             unreachable=rows.unreachable,
             resamples=settings.bootstrap,
         ),
         models={
-            name: _model_part(name, config, rows, models, latency, flops.get(name))
+            name: _model_part(
+                name, config, rows, models, latency, flops.get(name), slices[name]
+            ).model_copy(
+                update={
+                    "diverged": diverged.get(name, ()),
+                    "beyond_accuracy": recommended.get(name, {}),
+                }
+            )
             for name in get_args(ModelName)
         },
         gap_closed=gap_closed(baseline, distilled, teacher, **draws),
@@ -111,14 +128,41 @@ def build_report(
             "distilled_minus_baseline": paired_difference(distilled, baseline, **draws),
             "distilled_minus_teacher": paired_difference(distilled, teacher, **draws),
         },
+        slice_differences=slices[_GAINED],
         agreement=bootstrap(rows.agreement, **draws),
         speedup=speedup,
         gate=gate,
+        guard=guard_slices(
+            baseline,
+            distilled,
+            rows.slices,
+            settings.metrics[0],
+            largest_fall=config.guard.largest_fall,
+            seed=config.seed,
+        ),
         soft_targets=soft_targets,
-        timings_s=dict(timings),
+        timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
+        config_given=config.model_dump(
+            mode="json", exclude=_PLACES, exclude_unset=True
+        ),
     )
+
+
+def _dataset_part(config: Config, record: Mapping[str, Any]) -> DatasetPart:
+    names = [name for name in DatasetPart.model_fields if name != "licence"]
+    source = record["source"] if len(record["source"]) <= MOST_FILES else {}
+    fields = {name: record[name] for name in names} | {"source": source}
+    return DatasetPart(**fields, licence=licence_of(config.dataset))
+
+
+def _candidates(config: Config, prepared: Prepared) -> str:
+    """The candidates of the protocol, as in `ProtocolPart`."""
+    if has_partial_scores(config.teacher) or prepared.has_shown_candidates:
+        return "listed"
+    number = config.evaluate.sampled_candidates
+    return "catalogue" if number is None else f"sampled:{number}"
 
 
 def _model_part(
@@ -128,6 +172,7 @@ def _model_part(
     models: Mapping[str, keras.Model],
     latency: Mapping[str, dict[str, Latency]],
     flops: int | None,
+    slices: dict[str, dict[str, Slice]],
 ) -> ModelPart:
     settings = config.evaluate
     draws: Any = {"samples": settings.bootstrap, "seed": config.seed}
@@ -135,7 +180,7 @@ def _model_part(
     model = models.get(name)
     return ModelPart(
         metrics=bootstrap(table, **draws),
-        slices={"item": by_slice(table, rows.segments, settings.metrics[:1], **draws)},
+        slices=slices,
         parameters=None if model is None else parameters(model),
         flops_per_query=flops,
         size_bytes=None if model is None else size_bytes(model),
@@ -146,6 +191,34 @@ def _model_part(
             else None
         ),
     )
+
+
+def _diverged(record: Mapping[str, Any]) -> tuple[float, ...]:
+    """Learning rates with which a student's training diverged, at once or later."""
+    return tuple(
+        trial["learning_rate"] for trial in record["trials"] if None in trial["history"]
+    )
+
+
+def _slices(
+    config: Config, rows: ComparisonRows
+) -> dict[str, dict[str, dict[str, Slice]]]:
+    """Slices by model, kind and name; the pair `_GAINED` has the differences."""
+    settings = config.evaluate
+    found: dict[str, dict[str, dict[str, Slice]]] = {
+        name: {} for name in (*rows.models, _GAINED)
+    }
+    for kind, members in rows.slices.items():
+        for name, slices in compare_slices(
+            rows.models,
+            members,
+            {_GAINED: ("distilled", "baseline")},
+            settings.metrics[:1],
+            samples=settings.bootstrap,
+            seed=config.seed,
+        ).items():
+            found[name][kind] = slices
+    return found
 
 
 def _time(

@@ -45,6 +45,7 @@ class RunContext:
         progress: Callback for progress.
         warn: Callback for warnings.
         tables: DataFrames of the data set, for the reader `frames`.
+        observe: As for `Trainer`.
 
     Attributes:
         artefacts: The artefacts of the finished steps by name.
@@ -56,9 +57,10 @@ class RunContext:
         progress: Progress,
         warn: Callable[[str], None],
         tables: Mapping[str, pd.DataFrame] | None = None,
+        observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.config, self.progress, self.warn = config, progress, warn
-        self.tables = tables
+        self.tables, self._observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
 
@@ -92,6 +94,7 @@ class RunContext:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set."""
+        self.progress("Opening the data", 0, None)
         return load_dataset(
             self.config.dataset,
             self.progress,
@@ -166,17 +169,14 @@ class RunContext:
         return load_teacher(self.config, self.prepared, self.external, folder)
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
-        """The teacher as a function of a batch; an external one reports progress.
+        """The teacher as a function of a batch that reports progress.
 
         Args:
             teacher: The teacher.
             label: The activity, for the progress display.
             lists: Number of lists that it is going to score.
         """
-        score = compiled(teacher)
-        if not self.needs_raw:
-            return score
-        return with_progress(score, label, lists, self.progress)
+        return with_progress(compiled(teacher), label, lists, self.progress)
 
     @cached_property
     def training_overlap(self) -> dict[str, int] | None:
@@ -210,7 +210,12 @@ class RunContext:
     def trainer(self) -> Trainer:
         """Trains rankers and students."""
         return Trainer(
-            self.config, self.prepared, self.validation, self.progress, self.warn
+            self.config,
+            self.prepared,
+            self.validation,
+            self.progress,
+            self.warn,
+            self._observe,
         )
 
     @property

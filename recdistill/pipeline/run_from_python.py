@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recdistill.data.dataset import Progress
+from recdistill.data.dataset import Progress, no_progress
 from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.config import Config, DatasetConfig, parse_config
 from recdistill.pipeline.config.config_loading import read_toml
@@ -20,7 +20,7 @@ def run(
     config: Config | Mapping[str, Any] | Path | str,
     *,
     tables: Mapping[str, pd.DataFrame] | None = None,
-    progress: Progress = lambda activity, done, total: None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Runs all steps of a pipeline and returns its report.
 
@@ -33,8 +33,9 @@ def run(
             `queries`, or `lists` with one row per candidate of a list. Only the key
             `columns` of the section `dataset` is used then; the section can be left
             out.
-        progress: Callback for progress: the activity, the amount done, and the total
-            amount (None if unknown).
+        progress: Callback for progress: the activity, the amount done, the total amount
+            (None if unknown), and a note such as the latest validation metric ("" if
+            there is none; it is only passed if there is one).
 
     Returns:
         The report, the same as in `report.json`.

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from recdistill.atomic import locked_folder
-from recdistill.data.dataset import Progress
+from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.prepared_data import Prepared
@@ -17,6 +17,7 @@ from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.step import Step
+from recdistill.pipeline.tracking.run_tracking import RunTracking
 from recdistill.pipeline.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
@@ -34,13 +35,14 @@ class Pipeline:
         tables: DataFrames of the data set, for the reader `frames`.
 
     Raises:
-        ConfigError: If a distillation loss does not accept its options.
+        ConfigError: If a distillation loss does not accept its options, or MLflow is
+            asked for and not available.
     """
 
     def __init__(
         self,
         config: Config,
-        progress: Progress = lambda label, done, total: None,
+        progress: Progress = no_progress,
         announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
         warn: Callable[[str], None] = lambda message: None,
         tables: Mapping[str, pd.DataFrame] | None = None,
@@ -49,7 +51,10 @@ class Pipeline:
         distillation_losses(config.distill)
         self.config = config
         self.workspace = Workspace(config.workdir / config.name)
-        self.context = RunContext(config, progress, warn, tables)
+        self._tracking = RunTracking(config, self.workspace.root, warn)
+        self.context = RunContext(
+            config, progress, warn, tables, self._tracking.observe
+        )
         self._announce = announce
 
     @property
@@ -80,6 +85,7 @@ class Pipeline:
             DataError: If the data is invalid.
             ArtefactError: If a file of an artefact that is used is damaged.
             GateError: If the teacher is not good enough.
+            GuardError: If the student falls below the baseline on a slice.
             BusyError: If another process runs a pipeline of this name.
         """
         if until not in STEPS:
@@ -89,9 +95,14 @@ class Pipeline:
         # Equal seeds must give equal weights for any order of threads.
         tf.config.experimental.enable_op_determinism()
         with locked_folder(self.workspace.root):
-            artefact = self._finished(STEPS[until])
-            if artefact.reused:
-                artefact.verify()
+            try:
+                artefact = self._finished(STEPS[until])
+                if artefact.reused:
+                    artefact.verify()
+            except Exception:
+                self._tracking.end(succeeded=False)
+                raise
+            self._tracking.end(succeeded=True)
             return artefact
 
     def _finished(self, step: Step) -> Artefact:
@@ -103,6 +114,7 @@ class Pipeline:
             step.before(self.context)
             artefacts[step.name] = artefact = self._produced(step)
             step.after(self.context, artefact)
+            self._tracking.record(step.name, artefact)
             self._announce(step.name, artefact)
             for warning in step.warnings(self.context):
                 self.context.warn(warning)
@@ -111,8 +123,8 @@ class Pipeline:
     def _produced(self, step: Step) -> Artefact:
         """The artefact of a step, written if it does not exist."""
         inputs = step.inputs(self.context)
-        for name in step.needs(self.config):
-            inputs[f"{name}_key"] = self.context.artefacts[name].key
+        keys = {n: self.context.artefacts[n].key for n in step.needs(self.config)}
+        inputs |= {f"{name}_key": key for name, key in keys.items()}
         with self.workspace.produce(
             step.name, inputs, step.is_intact, step.shared
         ) as draft:
@@ -123,8 +135,9 @@ class Pipeline:
                 for name in step.reads(self.config):
                     self.context.intact(name)
                 _begin_like_a_new_process(self.config.seed)
+                self._tracking.begin(draft.final.name)
                 try:
-                    draft.record = step.work(self.context, draft)
+                    draft.record = {"needs": keys, **step.work(self.context, draft)}
                     if step.reads_teacher:
                         self.context.verify_sources()
                 except Exception as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ from recdistill.pipeline.model_building import (
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import SoftTargets
+from recdistill.pipeline.training_curves import (
+    CurveRecorder,
+    MeasuredAdamW,
+    Observer,
+    unobserved,
+)
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.weights_file import save_weights
 
@@ -61,6 +68,11 @@ class TrainingPlan:
     patience: int
     weight_decay: float = 0.0
 
+    @property
+    def epoch_steps(self) -> int:
+        """Number of training steps in an epoch."""
+        return max(1, self.steps // self.epochs)
+
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -71,12 +83,34 @@ class TrainingResult:
         best_epoch: The epoch, counted from 1, after which they were saved.
         history: The validation metric after each epoch; None if training diverged.
         learning_rate: The initial learning rate.
+        epoch_steps: Number of training steps in an epoch.
+        curve: Losses, learning rate and gradient norm
+            (`recdistill.pipeline.training_curves.CurveRecorder`).
     """
 
     best: float
     best_epoch: int
     history: list[float | None]
     learning_rate: float
+    epoch_steps: int
+    curve: Mapping[str, list[float | None]]
+
+
+class DivergedError(TrainingError):
+    """A training run that diverged before its first validation.
+
+    Args:
+        label: The activity.
+        result: The training curve so far; it has no best epoch.
+    """
+
+    def __init__(self, label: str, result: TrainingResult) -> None:
+        super().__init__(
+            f"{label} diverged with learning rate {result.learning_rate:g}: at its "
+            "first validation the model's scores were not finite. Use a lower "
+            "learning rate."
+        )
+        self.result = result
 
 
 class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
@@ -88,6 +122,7 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         plan: Number of epochs and patience.
         progress: Callback for progress.
         label: The activity, for the progress display.
+        observe: Called with each validation metric.
     """
 
     def __init__(
@@ -97,8 +132,10 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         plan: TrainingPlan,
         progress: Progress,
         label: str,
+        observe: Observer = unobserved,
     ) -> None:
         super().__init__()
+        self._observe = observe
         self._validated, self._validation = model, validation
         self._plan, self._progress, self._label = plan, progress, label
         self._scorer = compiled(model)
@@ -110,9 +147,13 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Reports progress."""
         self._step += 1
-        if self._step % 20 == 0 and self.params["steps"]:
-            total = self._plan.epochs * self.params["steps"]
-            self._progress(self._label, self._step, total)
+        if self._step % 20 == 0:
+            self._progress(self._label, self._step, self._total)
+
+    @property
+    def _total(self) -> int:
+        """Number of training steps."""
+        return int(self._plan.epochs * self.params["steps"])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
@@ -123,6 +164,9 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
             return
         self.history.append(round(value, 6))
+        self._observe((epoch + 1) * self._plan.epoch_steps, {"validation": value})
+        note = f"{self._validation.metrics[0]} {value:.4f} on validation"
+        self._progress(self._label, self._step, self._total, note)
         if value > self.best:
             self.best, self.best_epoch = value, epoch + 1
             self._weights = self._validated.get_weights()
@@ -137,25 +181,13 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """
         scores = np.asarray(self._scorer(batch))
         if not np.isfinite(scores).all():
-            raise self._diverged()
+            raise TrainingError("The model's scores are not finite.")
         return scores
 
-    def _diverged(self) -> TrainingError:
-        return TrainingError(
-            f"{self._label} diverged with learning rate {self._plan.learning_rate:g}: "
-            "at its first validation the model's scores were not finite. Use a lower "
-            "learning rate."
-        )
-
     def on_train_end(self, logs: Any = None) -> None:
-        """Restores the best weights.
-
-        Raises:
-            TrainingError: If there are none, because training diverged.
-        """
-        if not self._weights:
-            raise self._diverged()
-        self._validated.set_weights(self._weights)
+        """Restores the best weights; there are none if training diverged."""
+        if self._weights:
+            self._validated.set_weights(self._weights)
 
 
 def train(
@@ -165,6 +197,7 @@ def train(
     plan: TrainingPlan,
     progress: Progress,
     label: str,
+    observe: Observer = unobserved,
 ) -> TrainingResult:
     """Trains the distiller's student and restores its best weights.
 
@@ -175,26 +208,38 @@ def train(
         plan: How long and how fast to train.
         progress: Callback for progress.
         label: The activity, for the progress display.
+        observe: Called with the points of the training curve while training.
 
     Raises:
-        TrainingError: If training diverges before the first validation.
+        DivergedError: If training diverges before the first validation.
     """
-    per_epoch = max(1, plan.steps // plan.epochs)
+    per_epoch = plan.epoch_steps
     schedule = keras.optimizers.schedules.CosineDecay(
         plan.learning_rate, per_epoch * plan.epochs
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=plan.weight_decay)
+    optimizer = MeasuredAdamW(schedule, plan.weight_decay, per_epoch)
     distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
-    best = BestCheckpoint(distiller.student, validation, plan, progress, label)
+    recorder = CurveRecorder(per_epoch, observe)
+    best = BestCheckpoint(distiller.student, validation, plan, progress, label, observe)
     distiller.fit(
         dataset,
         steps_per_epoch=per_epoch,
         epochs=plan.epochs,
         shuffle=False,
         verbose=0,
-        callbacks=[best],
+        callbacks=[recorder, best],
     )
-    return TrainingResult(best.best, best.best_epoch, best.history, plan.learning_rate)
+    result = TrainingResult(
+        best.best,
+        best.best_epoch,
+        best.history,
+        plan.learning_rate,
+        per_epoch,
+        recorder.curve,
+    )
+    if not best.best_epoch:
+        raise DivergedError(label, result)
+    return result
 
 
 def training_batches(
@@ -247,8 +292,10 @@ def with_few_untrained(
         x, y, weight = batch
         index = x["candidate_index"]
         drawn = tf.random.stateless_uniform(tf.shape(index), (seed, step)) < share
-        real = x["mask"] & (tf.gather(trained, index) | drawn)
-        return {**x, "mask": real}, {**y, "mask": real}, weight
+        kept = tf.gather(trained, index) | drawn
+        if "mask" in y:
+            y = {**y, "mask": y["mask"] & kept}
+        return {**x, "mask": x["mask"] & kept}, y, weight
 
     return dataset.enumerate().map(mask)
 
@@ -262,6 +309,8 @@ class Trainer:
         validation: Chooses checkpoints and learning rates.
         progress: Callback for progress.
         warn: Callback for warnings.
+        observe: Called with the name of a training run, and the points of its curve
+            while it trains.
     """
 
     def __init__(
@@ -271,9 +320,15 @@ class Trainer:
         validation: Validation,
         progress: Progress,
         warn: Callable[[str], None],
+        observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self._config, self._prepared = config, prepared
         self._validation, self._progress, self._warn = validation, progress, warn
+        self._observe = observe
+
+    def _observer(self, name: str) -> Observer:
+        """Passes on the points of the training run of this name."""
+        return unobserved if self._observe is None else partial(self._observe, name)
 
     @property
     def tail(self) -> int | None:
@@ -346,6 +401,7 @@ class Trainer:
             ),
             self._progress,
             "Training the teacher",
+            self._observer(model.name),
         )
         return {"model": model.name, **vars(result)}
 
@@ -392,11 +448,12 @@ class Trainer:
                     plan,
                     self._progress,
                     f"{label}{count}",
+                    self._observer(f"learning_rate_{rate:g}"),
                 )
-            except TrainingError as error:
+            except DivergedError as error:
                 if number + 1 == len(rates) and not np.isfinite(best):
                     raise
-                trials.append({"learning_rate": rate, "diverged": True})
+                trials.append({**vars(error.result), "best": None, "diverged": True})
                 self._warn(str(error))
                 continue
             trials.append({**vars(result), "diverged": False})

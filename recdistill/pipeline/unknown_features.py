@@ -53,17 +53,23 @@ def unknown_in_items(schema: Schema, items: pa.Table) -> UnknownValues:
     return found
 
 
-def unknown_to_teacher(members: Iterable[Any]) -> dict[str, float]:
-    """Share of values that the teacher does not know, by its inputs.
+def unknown_to_teacher(members: Iterable[Any]) -> dict[str, Any]:
+    """Values that the teacher does not know, for the record of a step.
 
     Args:
         members: The members of the teacher, after they have scored lists.
+
+    Returns:
+        `unknown` with the share of unknown values by input, and `uncounted` with the
+        inputs of text whose vocabulary the teacher does not declare.
 
     Raises:
         TeacherError: If an input has had no known value.
     """
     shares: dict[str, float] = {}
+    uncounted: set[str] = set()
     for member in members:
         if isinstance(member, ExternalTeacher):
             shares |= member.check_known()
-    return shares
+            uncounted |= member.uncounted
+    return {"unknown": shares, "uncounted": sorted(uncounted)}

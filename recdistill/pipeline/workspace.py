@@ -74,6 +74,22 @@ class Artefact:
         return path
 
 
+def open_artefact(path: Path) -> Artefact | None:
+    """The artefact in a folder; None if the folder has no record.
+
+    Raises:
+        ArtefactError: If the record is damaged.
+    """
+    try:
+        record = read_sealed(path / RECORD)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        fault = f"the file {RECORD!r} is damaged: {error}"
+        raise _damaged(path, fault) from error
+    return Artefact(path, record["key"], record, reused=True)
+
+
 class Workspace:
     """The folder of one run.
 
@@ -135,17 +151,9 @@ class Draft:
         return self.final.with_name(f".partial-{self.final.name}")
 
     def _finished(self, path: Path) -> Artefact | None:
-        try:
-            record = read_sealed(path / RECORD)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            fault = f"the file {RECORD!r} is damaged: {error}"
-            raise _damaged(path, fault) from error
+        found = open_artefact(path)
         # Folders are named by a part of the key.
-        if record["key"] != self.key:
-            return None
-        return Artefact(path, self.key, record, reused=True)
+        return found if found is not None and found.key == self.key else None
 
     def _finished_elsewhere(self, others: Iterable[Path]) -> Artefact | None:
         for path in others:

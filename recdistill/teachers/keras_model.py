@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from recdistill.errors import TeacherError
 from recdistill.teachers.inputs import InputSpec
+from recdistill.teachers.lookup_tables import vocabularies
 from recdistill.teachers.model_files import existing, imported_module, size_of
 from recdistill.teachers.raw_teacher import RawModel
 from recdistill.teachers.saved_model import input_spec, output_name
@@ -43,6 +44,7 @@ class KerasModel(RawModel):
         self._wanted = output
         self.inputs = _declared(model)
         self.parameters = int(model.count_params()) if model.built else None
+        self._called = False
         self._call = tf.function(
             lambda inputs: model(inputs, training=False), reduce_retracing=True
         )
@@ -93,7 +95,12 @@ class KerasModel(RawModel):
 
     def predict(self, inputs: dict[str, np.ndarray]) -> Any:
         """Scores of one chunk."""
-        answer = self._call({k: tf.convert_to_tensor(v) for k, v in inputs.items()})
+        tensors = {k: tf.convert_to_tensor(v) for k, v in inputs.items()}
+        if not self._called:
+            function = self._call.get_concrete_function(tensors)
+            self.vocabularies = vocabularies(function, sorted(tensors))
+            self._called = True
+        answer = self._call(tensors)
         if isinstance(answer, dict):
             answer = answer[output_name(answer, self._wanted, self.label)]
         return np.asarray(answer)

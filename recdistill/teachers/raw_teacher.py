@@ -43,6 +43,8 @@ class RawModel(Protocol):
         parameters: Number of learned parameters; None if unknown.
         size_bytes: Size of the model's files; None if unknown.
         vocabularies: The texts that the model knows, by input, where it declares them.
+        needs_known: Whether an input without any known value is an error. A lookup
+            table of a SavedModel may have another purpose than a vocabulary.
     """
 
     label: str
@@ -50,6 +52,7 @@ class RawModel(Protocol):
     parameters: int | None = None
     size_bytes: int | None = None
     vocabularies: Mapping[str, Collection[str]] = MappingProxyType({})
+    needs_known: bool = True
 
     def predict(self, inputs: Arrays) -> Any:
         """Scores of one chunk, `(rows,)` or `(batch, list_size)`.
@@ -93,6 +96,8 @@ class ExternalTeacher:
         size_bytes: Size of the model's files; None if unknown.
         unknown: Values that the model does not know, by its inputs, in the catalogue
             and in all batches so far; for inputs whose vocabulary it declares.
+        uncounted: Inputs of text whose vocabulary the model does not declare, so that
+            it cannot be known which of their values the model knows.
 
     Examples:
         A model that gives short titles higher scores.
@@ -126,6 +131,7 @@ class ExternalTeacher:
         known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
         slots = _slots(model, inputs, known)
         self.unknown = UnknownValues()
+        self.uncounted: set[str] = set()
         self._query = [s for s in slots if s.feature not in candidates]
         if len(self._query) == len(slots):
             raise TeacherError(
@@ -147,7 +153,7 @@ class ExternalTeacher:
             for slot in slots
             if slot.feature in candidates
         }
-        self._count_unknown(self._candidates)
+        self._scored = False
 
     def __call__(self, batch: Mapping[str, Any], training: bool = False) -> np.ndarray:
         """Scores of a batch.
@@ -182,20 +188,33 @@ class ExternalTeacher:
             )
             for slot in self._query
         }
-        self._count_unknown(query)
         score = self._pairs if self.layout == "pairs" else self._lists
-        return self._finite(score(query, index, mask), mask)
+        scores = self._finite(score(query, index, mask), mask)
+        # A model may know its vocabularies only after it has been called.
+        self._count_unknown(query if self._scored else query | self._candidates)
+        self._scored = True
+        return scores
 
     def _count_unknown(self, arrays: Arrays) -> None:
         vocabularies = getattr(self.model, "vocabularies", {})
-        for name in vocabularies.keys() & arrays.keys():
-            texts = arrays[name].astype(str)
-            different, place = np.unique(texts, return_inverse=True)
+        for name, values in arrays.items():
+            if not values.size:
+                continue
+            ragged = values.dtype == object and isinstance(values.flat[0], np.ndarray)
+            values = np.concatenate([*values]) if ragged else values
+            if name not in vocabularies:
+                if values.dtype.kind in "OU":
+                    self.uncounted.add(name)
+                continue
+            # In a row of several numbers, 0 is padding.
+            numbers = values.dtype.kind in "iu" and values.ndim > 1
+            padding = "0" if numbers and values.shape[-1] > 1 else ""
+            different, place = np.unique(values.astype(str), return_inverse=True)
             index = [
-                MISSING
-                if text == ""
-                else FIRST
-                if text in vocabularies[name]
+                FIRST
+                if text in vocabularies[name] and text
+                else MISSING
+                if text in ("", padding)
                 else UNKNOWN
                 for text in different.tolist()
             ]
@@ -205,8 +224,11 @@ class ExternalTeacher:
         """Share of unknown values by input.
 
         Raises:
-            TeacherError: If an input has had no value that the model knows.
+            TeacherError: If an input has had no value that the model knows, and the
+                model needs one (`RawModel.needs_known`).
         """
+        if not getattr(self.model, "needs_known", True):
+            return self.unknown.shares()
         for name, values in self.unknown.everywhere().items():
             known = ", ".join(map(repr, sorted(self.model.vocabularies[name])[:3]))
             raise TeacherError(

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from recdistill.errors import TeacherError
 from recdistill.teachers.inputs import InputSpec
+from recdistill.teachers.lookup_tables import vocabularies
 from recdistill.teachers.model_files import existing, size_of
 from recdistill.teachers.raw_teacher import RawModel
 from recdistill.teachers.serialized_examples import example_features, serialized
@@ -35,6 +36,8 @@ class SavedModel(RawModel):
         TeacherError: If the SavedModel cannot be loaded, or does not have the signature
             or output; the message lists those that it has.
     """
+
+    needs_known = False
 
     def __init__(
         self,
@@ -61,6 +64,8 @@ class SavedModel(RawModel):
         self._splits = _row_splits(self._specs, named or ())
         self._examples = _example_input(self._function, self._specs)
         self.inputs = self._declared()
+        if self._examples is None:
+            self.vocabularies = vocabularies(self._function, sorted(self._specs))
         self.parameters = int(
             sum(np.prod(variable.shape) for variable in self._function.variables)
         )

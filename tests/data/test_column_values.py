@@ -13,6 +13,9 @@ from recdistill.data.reading_options import ReadingOptions
 from recdistill.errors import DataError
 from tests.data.table_files import RATINGS, everything, log, write
 
+NOT_UTF8 = pa.array([b"a", b"\xff"]).view(pa.string())
+"""Text as a program that does not check it may have stored it."""
+
 
 class TestIds:
     @pytest.mark.parametrize(
@@ -62,6 +65,9 @@ class TestIds:
             (pa.array([{"a": 1}, {"a": 2}]), "row 1: an id: it must be one value"),
             (pa.array(["a", None]), "row 2: must have a value. Received: None"),
             (pa.array(["a", ""]), "row 2: an id must not be empty"),
+            (pa.array(["a", " \t"]), "row 2: an id must not be empty"),
+            (pa.array(["a", "b\0"]), "row 2: an id: text must not have a NUL"),
+            (NOT_UTF8, "row 2: an id: 'utf-8' codec can't decode byte 0xff"),
             (pa.array([True, False]), "must be text or integer, not bool"),
         ],
     )
@@ -140,6 +146,10 @@ class TestTimes:
             (pa.array([1, None]), "row 2: must have a value"),
             (pa.array([1, 2**63], pa.uint64()), "row 2: a time must fit 64 bits"),
             (pa.array([True, False]), "a time must be integer or date, not bool"),
+            (pa.array(["5", "0x10"]), "row 2: a time must be a whole number, like"),
+            (pa.array([1, 10**15], pa.timestamp("s")), "row 2: a time must fit 64"),
+            (pa.array([1, 2**31 - 1], pa.date32()), "row 2: a time must fit 64 bits"),
+            (pa.array(["5", "9" * 19]), "row 2: must be a 64-bit integer"),
         ],
     )
     def test_other_times_are_refused_with_their_row(self, tmp_path, raw, said):
@@ -192,6 +202,12 @@ class TestTimes:
         folder = write(tmp_path, interactions=log(timestamp=raw))
         data = read_tables(folder, options=options)
         assert everything(data)["timestamp"].to_pylist() == times
+
+    @pytest.mark.parametrize("raw", [[1, 2**63 - 1], ["1", "-9223372036854775808"]])
+    def test_a_time_that_leaves_64_bits_as_microseconds_is_refused(self, tmp_path, raw):
+        folder = write(tmp_path, interactions=log(timestamp=pa.array(raw)))
+        with pytest.raises(DataError, match="row 2: a time must fit 64 bits"):
+            read_tables(folder, options=ReadingOptions(time_format="s"))
 
     def test_a_time_of_another_format_is_named_with_its_row(self, tmp_path):
         times = pa.array(["01/02/2024", "2024-01-02"])

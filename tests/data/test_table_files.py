@@ -176,7 +176,7 @@ class TestFilesWithoutHeader:
 
     def test_another_number_of_columns_is_an_error(self, tmp_path):
         folder = write(tmp_path, interactions="1,7,5,100,x\n")
-        with pytest.raises(DataError, match="Expected 4 columns, got 5"):
+        with pytest.raises(DataError, match=r"line 1: .* columns \(4\). Received: 5"):
             read_tables(folder, options=self.options(interactions=self.NAMES))
 
     def test_a_file_that_has_a_header_is_refused(self, tmp_path):
@@ -245,6 +245,9 @@ class TestColumnTypes:
             read_tables(write(tmp_path, interactions=RATINGS), options=options)
 
 
+SUFFIX = {"gzip": "gz", "zstd": "zst"}
+
+
 class TestCompression:
     @pytest.mark.parametrize(
         ("suffix", "compression"), [(".gz", "gzip"), (".zst", "zstd"), (".GZ", "gzip")]
@@ -252,6 +255,13 @@ class TestCompression:
     def test_compressed_text_is_unpacked(self, tmp_path, suffix, compression):
         path = tmp_path / f"interactions.csv{suffix}"
         path.write_bytes(packed(RATINGS, compression))
+        assert everything(read_tables(tmp_path))["user_id"].to_pylist() == ["1", "2"]
+
+    @pytest.mark.parametrize("compression", ["gzip", "zstd"])
+    def test_a_file_of_several_parts_is_read_to_the_end(self, tmp_path, compression):
+        parts = RATINGS[:50], RATINGS[50:]
+        raw = b"".join(packed(part, compression) for part in parts)
+        (tmp_path / f"interactions.csv.{SUFFIX[compression]}").write_bytes(raw)
         assert everything(read_tables(tmp_path))["user_id"].to_pylist() == ["1", "2"]
 
     def test_compressed_text_that_is_not_utf8_is_refused(self, tmp_path):
@@ -277,7 +287,11 @@ class TestJsonLines:
         return {"user_id": 1, "item_id": "007", "timestamp": 5, **more}
 
     def test_values_become_text_by_the_rule_of_all_tables(self, tmp_path):
-        rows = self.row(a=5.0, b=True, c=[1, 2.5]), self.row(user_id=2**60 + 1, a=6.5)
+        nan = float("nan")
+        rows = (
+            self.row(a=5.0, b=True, c=[1, nan, 2.5]),
+            self.row(user_id=2**60 + 1, a=6.5, b=nan),
+        )
         table = everything(read_tables(self.write(tmp_path, *rows, "")))
         assert table.to_pydict() == {
             "user_id": ["1", str(2**60 + 1)],
@@ -296,6 +310,7 @@ class TestJsonLines:
             ({"user_id": {"id": 1}}, "line 2: 'user_id' must be text"),
             ({"user_id": [[1]]}, "line 2: 'user_id' must be "),
             ({"user_id": [1]}, "line 2: 'user_id' must be a list in every line"),
+            ({"user_id": "\ud800"}, "line 2: 'user_id' must be text that UTF-8 can"),
         ],
     )
     def test_other_lines_are_refused(self, tmp_path, row, said):

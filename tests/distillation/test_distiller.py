@@ -9,7 +9,11 @@ import pytest
 import tensorflow as tf
 
 from recdistill.distillation.distiller import Distiller
-from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
+from recdistill.losses import (
+    ListwiseCrossEntropy,
+    ListwiseKLDivergence,
+    ListwiseSoftCrossEntropy,
+)
 from tests.small_models import (
     LISTS,
     Fixed,
@@ -287,3 +291,19 @@ def test_a_batch_without_relevance_or_mask_is_an_error():
         fit(make_distiller(), make_batches((x,)))
     with pytest.raises(ValueError, match='`x` must have the key "mask"'):
         fit(make_distiller(), make_batches((x, y), without=["mask"]))
+
+
+def test_a_step_has_one_softmax_of_each_side_whatever_the_number_of_losses():
+    x, y, _ = make_arrays()
+    losses = [ListwiseKLDivergence(), ListwiseSoftCrossEntropy()]
+    distiller = make_distiller(losses=losses)
+    distiller(x)
+
+    @tf.function
+    def loss(x, y):
+        return distiller.compute_loss(x, {"labels": y["labels"]}, None, None)
+
+    arrays = tf.nest.map_structure(tf.constant, (x, y))
+    operations = loss.get_concrete_function(*arrays).graph.get_operations()
+    exponentials = [each for each in operations if each.type == "Exp"]
+    assert len(exponentials) == 2

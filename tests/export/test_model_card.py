@@ -1,6 +1,8 @@
 """model_card: the numbers of manifest and report, in valid Markdown."""
 
-from recdistill.export.model_card import render_card
+import tomllib
+
+from recdistill.export.model_card import as_toml, render_card, render_run_card
 
 STRING = {"dtype": "string", "shape": [None, None]}
 MANIFEST = {
@@ -105,3 +107,96 @@ def test_the_statements_about_training_are_left_out_for_towers_of_others():
     assert "learned" not in card
     assert "history" not in card
     assert "share one embedding" in render_card(MANIFEST)
+
+
+def run_report():
+    """A report with everything that a card of a run shows."""
+
+    def part(value, low, high, lists):
+        metrics = {"ndcg@10": {"value": value, "ci": [low, high]}}
+        return {"lists": lists, "queries": lists, "metrics": metrics}
+
+    times = {"p50": 0.5, "p90": 0.6, "p99": 0.75, "mean": 0.5, "min": 0.4, "n": 9}
+    tail = {"item": {"tail": part(0.125, 0.1, 0.15, 7)}}
+    models = {
+        name: {
+            **REPORT["models"]["distilled"],
+            "slices": tail,
+            "parameters": 1_234,
+            "flops_per_query": None,
+            "size_bytes": 2**20,
+            "latency_ms": latency,
+        }
+        for name, latency in (("distilled", {"100": times}), ("teacher", {}))
+    }
+    return {
+        **REPORT,
+        "name": "films",
+        "seed": 7,
+        "dataset": {
+            **REPORT["dataset"],
+            "fingerprint": "ab" * 32,
+            "licence": "CC BY 4.0",
+            "lists": {"test": 24},
+            "parts": {"test": ["2024-05-01 00:00:00", "2024-05-09 00:00:00"]},
+            "unknown": {"test": {"history": 0.031}},
+            "source": {"ratings.csv": "cd" * 32},
+        },
+        "models": models,
+        "speedup": {},
+        "slice_differences": {"item": {"tail": part(-0.02, -0.03, -0.01, 7)}},
+        "environment": {"cpu": "A CPU", "cores": 2, "packages": {"keras": "3.15"}},
+        "config_given": {"seed": 7, "split": {"by": "query_time", "test": None}},
+    }
+
+
+def test_the_card_of_a_run_has_data_slices_limits_cost_and_how_to_reproduce_it():
+    card = render_run_card(run_report())
+    for line in (
+        "- Licence of the data: CC BY 4.0",
+        "- test part: 2024-05-01 00:00:00 to 2024-05-09 00:00:00 (UTC), 24 lists",
+        "- Values unknown in training, test lists: history 3.1 %",
+        "| item | tail | 7 | 0.1250 (0.1000 to 0.1500) | 0.1250 (0.1000 to 0.1500) | ",
+        "| parameters | 1,234 | 1,234 | ",
+        "| size of the weights | 1.00 MiB | 1.00 MiB | ",
+        "| latency, 100 candidates (median; p99) | not measured | "
+        "0.500 ms; 0.750 ms | ",
+        "- On test lists with rare items (7 lists), ndcg@10 is 0.1250 (0.1000 to "
+        "0.1500); over all lists it is 0.2500 (0.2400 to 0.2600).",
+        "- Worse than the baseline beyond noise (ndcg@10) in these slices: item tail.",
+        "   - `ratings.csv`: SHA-256 `" + "cd" * 32 + "`",
+        "3. Run `recdistill run films.toml`. The seed is 7, in the configuration.",
+        "The run was made with keras 3.15. The same data, configuration and versions "
+        "give the same metrics on",
+        'by = "query_time"',
+    ):
+        assert line in card.splitlines()
+    assert "seed 7. The intervals" in card
+    # What was not measured is not mentioned, and what belongs to an export neither.
+    assert "floating-point" not in card
+    assert "## What is served" not in card
+    assert "times as fast" not in card
+
+
+def test_a_run_without_latency_or_slices_has_no_tables_for_them():
+    card = render_run_card({**REPORT, "name": "films"})
+    assert "## Cost" not in card
+    assert "### Slices" not in card
+    assert "- Licence of the data: not stated" in card
+
+
+def test_the_card_of_an_export_has_the_parts_of_the_run_too():
+    card = render_card({**MANIFEST, "metadata": {"report": run_report()}})
+    for heading in ("Intended use", "Cost", "What is served", "How to reproduce"):
+        assert f"## {heading}\n" in card
+
+
+def test_the_configuration_in_the_card_is_toml():
+    config = {
+        "seed": 7,
+        "dataset": {"keep": 'x == "ü"', "path": None, "columns": {"a b": "c"}},
+        "teacher": {"members": [{"kind": "linear", "l2": 1e-05}], "weights": []},
+        "student": {"popularity_bias": True},
+    }
+    wanted = {**config, "dataset": {"keep": 'x == "ü"', "columns": {"a b": "c"}}}
+    assert tomllib.loads(as_toml(config)) == wanted

@@ -1,19 +1,19 @@
 """masked_ops: values by hand, padding, extreme scores, and checks of arguments."""
 
-from math import exp, log, sqrt
+from math import sqrt
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.lists import masked_ops
+from recdistill.lists import masked_ops, masked_softmax
 
 MASK = np.array([[True, True, True], [True, True, False], [False, False, False]])
 SCORES = np.array([[1.0, -2.0, 0.5], [3.0, 3.0, 7.0], [4.0, 5.0, 6.0]], "float32")
 
 FUNCTIONS = [
-    masked_ops.log_softmax,
-    masked_ops.softmax,
+    masked_softmax.log_softmax,
+    masked_softmax.softmax,
     masked_ops.shares,
     masked_ops.standardise,
 ]
@@ -27,23 +27,6 @@ def value_and_gradient(function, values, mask):
         result = function(values, mask)
         target = tf.reduce_sum(weights * result)
     return result.numpy(), tape.gradient(target, values).numpy()
-
-
-def test_log_softmax_is_the_score_minus_log_sum_exp():
-    got = masked_ops.log_softmax(SCORES, MASK, temperature=2.0)
-    evidence = log(exp(0.5) + exp(-1.0) + exp(0.25))
-    want = [
-        [0.5 - evidence, -1.0 - evidence, 0.25 - evidence],
-        [log(1 / 2), log(1 / 2), 0.0],
-        [0.0, 0.0, 0.0],
-    ]
-    np.testing.assert_allclose(got, want, rtol=1e-6)
-
-
-def test_softmax_sums_to_one_over_each_list_and_is_zero_under_padding():
-    got = masked_ops.softmax(SCORES, MASK).numpy()
-    np.testing.assert_allclose(got.sum(axis=1), [1.0, 1.0, 0.0], rtol=1e-6)
-    np.testing.assert_array_equal(got[~MASK], 0.0)
 
 
 def test_total_sums_real_candidates_only():
@@ -130,13 +113,6 @@ def test_intermediate_values_of_padding_are_finite(function):
         tf.debugging.disable_check_numerics()
 
 
-def test_a_best_score_far_ahead_takes_all_the_probability_at_any_temperature():
-    scores = np.array([[3e38, -3e38, 0.0]], "float32")
-    for temperature in (1e-3, 1.0, 1e3):
-        got = masked_ops.softmax(scores, MASK[:1], temperature)
-        np.testing.assert_array_equal(got, [[1.0, 0.0, 0.0]])
-
-
 def test_has_candidate_is_false_for_padding_only():
     np.testing.assert_array_equal(masked_ops.has_candidate(MASK), [True, True, False])
 
@@ -172,14 +148,6 @@ def test_without_weights_every_real_candidate_has_weight_one():
     np.testing.assert_array_equal(mask, MASK)
     np.testing.assert_array_equal(weight, MASK.astype("float32"))
     np.testing.assert_array_equal(scores, np.where(MASK, SCORES, 0.0))
-
-
-def test_a_candidate_of_weight_two_has_the_probability_of_two():
-    weight = np.array([[2.0, 1.0, 1.0], [1.0, 1.0, 0.0], [0.0] * 3], "float32")
-    got = masked_ops.softmax(SCORES, MASK, 2.0, weight).numpy()
-    powers = np.array([2 * exp(0.5), exp(-1.0), exp(0.25)])
-    np.testing.assert_allclose(got[0], powers / powers.sum(), rtol=1e-6)
-    np.testing.assert_allclose(got[1:], [[0.5, 0.5, 0.0], [0.0] * 3])
 
 
 def test_mean_depends_only_on_ratios_of_weights_and_is_zero_without_weight():
@@ -246,9 +214,3 @@ def test_bounded_scores_have_finite_squares():
     got = masked_ops.bounded(tf.constant([[3e38, -3e38, 7.0]]))
     np.testing.assert_allclose(got, [[1e15, -1e15, 7.0]])
     assert np.isfinite(tf.square(got)).all()
-
-
-def test_logits_are_shifted_scores_over_the_temperature_plus_log_weights():
-    weight = np.array([[1.0, 2.0, 1.0]], "float32")
-    got = masked_ops.logits(SCORES[:1], MASK[:1], 2.0, weight)
-    np.testing.assert_allclose(got, [[0.0, -1.5 + log(2.0), -0.25]], rtol=1e-6)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from recdistill.features.encoders import FIRST
 from recdistill.models import linear
-from recdistill.models.linear import Affinity, LinearTeacher, fit_inverse
+from recdistill.models.linear import Affinity, LinearTeacher
 
 QUERIES, ITEMS, L2 = 25, 8, 3.0
 
@@ -21,11 +21,15 @@ def training_rows(seed):
     return matrix
 
 
-def fitted(matrix, decay=0.8, floor=0.1, l2=L2):
-    layer = Affinity(matrix.shape[1], decay, floor)
+def fitted(matrix, decay=0.8, floor=0.1, l2=L2, form="item_inverse", rank=0):
+    rank = len(matrix) if form == "query_inverse" else rank
+    layer = Affinity(matrix.shape[1], decay, floor, form, rank)
     layer.build()
-    layer.set_weights([fit_inverse(scipy.sparse.csr_array(matrix), l2)])
+    layer.set_weights(layer.fitted(scipy.sparse.csr_array(matrix), l2))
     return layer
+
+
+EXACT = ["item_inverse", "query_inverse"]
 
 
 def item_weights(matrix, l2=L2):
@@ -59,62 +63,6 @@ def reference_scores(matrix, history, candidates, decay=0.8, floor=0.1):
     ]
 
 
-def test_inverse_by_hand():
-    matrix = scipy.sparse.csr_array(np.array([[1.0, 1.0], [1.0, 0.0]]))
-    # X'X + 1 is [[3, 1], [1, 2]], with determinant 5.
-    want = [[2 / 5, -1 / 5], [-1 / 5, 3 / 5]]
-    np.testing.assert_allclose(fit_inverse(matrix, 1.0), want, rtol=1e-6)
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("l2", [0.5, 300.0])
-def test_inverse_matches_its_definition(seed, l2):
-    matrix = training_rows(seed)
-    got = fit_inverse(scipy.sparse.csr_array(matrix), l2)
-    want = np.linalg.inv(matrix.T @ matrix + l2 * np.eye(ITEMS))
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
-    np.testing.assert_array_equal(got, got.T)
-
-
-def test_item_without_interactions_has_only_its_penalty():
-    matrix = np.array([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    got = fit_inverse(scipy.sparse.csr_array(matrix), 4.0)
-    np.testing.assert_allclose(got[1], [0.0, 1 / 4, 0.0])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_gradient_of_the_objective_is_zero_at_the_weights(seed):
-    # f(B) = |X - XB|² + l |B|² has the gradient 2 (X'X (B - I) + l B). Only entries off
-    # the diagonal are free, so there it must be zero.
-    matrix = training_rows(seed)
-    inverse = fit_inverse(scipy.sparse.csr_array(matrix), L2).astype("float64")
-    weights = -inverse / np.diag(inverse)
-    np.fill_diagonal(weights, 0.0)
-    gradient = matrix.T @ matrix @ (weights - np.eye(ITEMS)) + L2 * weights
-    off = ~np.eye(ITEMS, dtype=bool)
-    np.testing.assert_allclose(gradient[off], 0.0, atol=1e-4)
-    np.testing.assert_allclose(weights, item_weights(matrix), atol=1e-5)
-
-
-@pytest.mark.parametrize("l2", [0.0, -1.0, float("nan")])
-def test_a_penalty_that_is_not_positive_is_refused(l2):
-    matrix = scipy.sparse.csr_array(np.eye(2))
-    with pytest.raises(ValueError, match=f"`l2` must be positive. Received: l2={l2}"):
-        fit_inverse(matrix, l2)
-
-
-def test_a_penalty_too_small_for_the_data_is_refused():
-    matrix = scipy.sparse.csr_array(np.ones((5, 3)))
-    with pytest.raises(ValueError, match=r"`l2` is too small .* Received: l2=1e-30"):
-        fit_inverse(matrix, 1e-30)
-
-
-def test_a_matrix_without_items_is_refused():
-    with pytest.raises(ValueError, match="`training_rows` must have an item"):
-        fit_inverse(scipy.sparse.csr_array((3, 0)), 1.0)
-
-
 HISTORIES = np.array(
     [
         [4, 2, 9, 0, 0],
@@ -127,18 +75,20 @@ HISTORIES = np.array(
 CANDIDATES = np.arange(FIRST + ITEMS, dtype="int32")
 
 
+@pytest.mark.parametrize("form", EXACT)
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_match_their_definition(seed):
+def test_scores_match_their_definition(seed, form):
     matrix = training_rows(seed)
-    got = fitted(matrix)(HISTORIES, CANDIDATES)
+    got = fitted(matrix, form=form)(HISTORIES, CANDIDATES)
     want = [reference_scores(matrix, history, CANDIDATES) for history in HISTORIES]
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_with_its_training_row_a_query_is_scored_as_if_never_trained_on(seed):
+@pytest.mark.parametrize("form", EXACT)
+@pytest.mark.parametrize("seed", range(2))
+def test_with_its_training_row_a_query_is_scored_as_if_never_trained_on(seed, form):
     matrix = training_rows(seed)
-    layer = fitted(matrix)
+    layer = fitted(matrix, form=form)
     rows = [0, 7, 11, 24]
     own = [np.flatnonzero(matrix[row]) + FIRST for row in rows]
     training_row = np.zeros((4, ITEMS + 1), "int32")
@@ -153,6 +103,49 @@ def test_with_its_training_row_a_query_is_scored_as_if_never_trained_on(seed):
         np.testing.assert_allclose(got[k], refitted[0], rtol=2e-3, atol=2e-3)
     seen = layer(HISTORIES, CANDIDATES)
     assert np.abs(seen - got).max(axis=1).min() > 0.01
+
+
+def test_a_low_rank_of_all_eigenvectors_gives_the_exact_scores():
+    # Then the diagonal beside the eigenvectors is the penalty alone.
+    matrix = training_rows(1)
+    own = np.array([np.flatnonzero(matrix[row])[[0, -1]] + FIRST for row in range(4)])
+    exact, low = fitted(matrix), fitted(matrix, form="low_rank", rank=ITEMS)
+    for training_row in (None, own):
+        want = exact(HISTORIES, CANDIDATES, training_row)
+        got = low(HISTORIES, CANDIDATES, training_row)
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+
+
+def test_a_low_rank_without_a_long_training_row_has_finite_scores_of_the_same_kind():
+    # The row has nearly all items, with a small penalty: the full row cannot be left
+    # out of the approximation, the part of it that the factor represents can.
+    rng = np.random.default_rng(0)
+    matrix = (rng.random((60, 40)) < 0.15) * 1.0
+    matrix[0] = 1.0
+    row = np.arange(FIRST, FIRST + 40)[None]
+    layer = fitted(matrix, l2=0.1, form="low_rank", rank=3)
+    own = layer._rows(tf.constant(row), tf.ones(row.shape))
+    left = 1.0 - tf.reduce_sum(own * layer._own_product(own))
+    assert 0.0 < left < 1.0
+    assert 1.0 - tf.reduce_sum(own * layer._product(own)) < 0.0
+    scores = layer(np.array([[3, 4]]), np.arange(FIRST, FIRST + 40), row)
+    assert np.isfinite(scores).all()
+
+
+def test_scores_in_blocks_of_queries_equal_those_computed_at_once(monkeypatch):
+    layer = fitted(training_rows(0))
+    own = np.stack([np.roll(CANDIDATES, k) for k in range(4)])
+    function = tf.function(
+        lambda h, c, p: layer(h, c, p),
+        input_signature=[tf.TensorSpec([None, None], tf.int32)] * 3,
+    )
+    want = layer(HISTORIES, own, HISTORIES)
+    shared = layer(HISTORIES, CANDIDATES)
+    monkeypatch.setattr(linear, "SCORES_AT_ONCE", 3 * ITEMS)  # 3 queries, then 1
+    np.testing.assert_array_equal(layer(HISTORIES, own, HISTORIES), want)
+    np.testing.assert_array_equal(layer(HISTORIES, CANDIDATES), shared)
+    np.testing.assert_allclose(function(HISTORIES, own, HISTORIES), want, rtol=1e-5)
+    assert layer(HISTORIES[:0], CANDIDATES).shape == (0, len(CANDIDATES))
 
 
 def test_an_empty_training_row_changes_nothing():
@@ -268,8 +261,9 @@ def test_scores_are_the_same_inside_a_tf_function():
     np.testing.assert_allclose(function(*arguments), layer(*arguments), rtol=1e-5)
 
 
-def test_the_layer_is_restored_from_its_config_and_is_not_trained():
-    layer = fitted(training_rows(0))
+@pytest.mark.parametrize("form", [*EXACT, "low_rank"])
+def test_the_layer_is_restored_from_its_config_and_is_not_trained(form):
+    layer = fitted(training_rows(0), form=form, rank=2)
     copy = keras.saving.deserialize_keras_object(
         keras.saving.serialize_keras_object(layer)
     )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from recdistill.features.encoders import FIRST
 from recdistill.features.schema import Schema
-from recdistill.models.linear import Affinity, fit_inverse
+from recdistill.models.linear import Affinity
 from recdistill.models.ranker import CausalBlock, RankingTeacher
 from recdistill.models.two_tower import TwoTowerStudent
 from tests.small_models import (
@@ -32,7 +32,7 @@ def affinity(seed=0):
     matrix = scipy.sparse.csr_array((rng.random((20, len(FEW_ITEMS))) < 0.4) * 1.0)
     layer = Affinity(len(FEW_ITEMS), decay=0.8, floor=0.1)
     layer.build()
-    layer.set_weights([fit_inverse(matrix, l2=2.0)])
+    layer.set_weights(layer.fitted(matrix, l2=2.0))
     return layer
 
 

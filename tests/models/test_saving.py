@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from recdistill import Distiller, losses
 from recdistill.models import LinearTeacher, RankingTeacher, TwoTowers, TwoTowerStudent
-from recdistill.models.linear import Affinity, fit_inverse
+from recdistill.models.linear import Affinity
 from tests.small_models import (
     FEW_ITEMS,
     build_batch,
@@ -31,7 +31,7 @@ def affinity():
     matrix = scipy.sparse.csr_array((rng.random((20, len(FEW_ITEMS))) < 0.4) * 1.0)
     layer = Affinity(len(FEW_ITEMS), decay=0.8, floor=0.1)
     layer.build()
-    layer.set_weights([fit_inverse(matrix, l2=2.0)])
+    layer.set_weights(layer.fitted(matrix, l2=2.0))
     return layer
 
 

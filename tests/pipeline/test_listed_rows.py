@@ -116,7 +116,7 @@ def test_a_shown_item_is_excluded_if_the_query_has_seen_it(tmp_path):
 def test_an_item_that_a_list_shows_twice_is_chosen_if_it_was_chosen_once(tmp_path):
     rows = impressions(users=12)
     name, user, item, moment, _ = next(row for row in rows if row[4])
-    rows += [(name, user, item, moment, 0)] * 2
+    rows += [(name, user, item, moment, relevance) for relevance in (0, 2, 1, 0)]
     prepared, _ = prepared_with(tmp_path / "p", rows, lists={"seen": "include"})
     items = prepared.items["item_id"].to_pylist()
     [row] = [
@@ -125,7 +125,9 @@ def test_an_item_that_a_list_shows_twice_is_chosen_if_it_was_chosen_once(tmp_pat
         for row in rows_of(prepared, split).values()
         if row["source_list"] == name
     ]
-    assert items.index(item) in row["candidates"]
+    assert row["candidates"].count(items.index(item)) == 1
+    # Of several relevances, the greatest counts.
+    assert row["relevance"][row["candidates"].index(items.index(item))] == 2.0
     assert items.index(item) not in row["not_chosen"]
 
 
@@ -189,6 +191,16 @@ def test_a_row_that_was_not_chosen_must_have_the_features_of_its_list(tmp_path):
     device[row] = "watch"
     said = refusal(tmp_path / "p", table_of(rows).set_column(5, "device", [device]))
     assert "`device` is " in said and "watch" in said and repr(name) in said
+
+
+@pytest.mark.parametrize("size", [1_000_000, 40], ids=["one part", "many parts"])
+def test_rows_of_a_list_with_several_queries_are_an_error(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(partitions, "PARTITION_ROWS", size)
+    # The ids of the lists are unique within each query only.
+    rows = [(name.partition("-")[2], *more) for name, *more in impressions(users=12)]
+    said = refusal(tmp_path / "p", table_of(rows))
+    assert "the same query and time. Received: list '" in said
+    assert "make them unique" in said
 
 
 def test_rows_of_a_list_at_several_times_are_an_error(tmp_path):

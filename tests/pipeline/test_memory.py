@@ -6,6 +6,7 @@ from recdistill.errors import ConfigError
 from recdistill.features.encoders import build_encoder
 from recdistill.features.schema import Schema
 from recdistill.features.specs import CategorySpec, HistorySpec, IdSpec, TextSpec
+from recdistill.models.linear_fitting import choose_form
 from recdistill.pipeline import memory
 from recdistill.pipeline.config import StudentConfig
 from recdistill.pipeline.config.dataset_section import SyntheticConfig
@@ -83,9 +84,14 @@ def test_a_ranker_a_matrix_a_batch_and_a_history_that_are_too_large_are_refused(
     memory.require_for_ranker(RankerConfig(), schema())
     with pytest.raises(ConfigError, match=r"Lower its `dim`"):
         memory.require_for_ranker(RankerConfig(dim=2**28, heads=2), schema())
-    memory.require_for_item_matrix(20_000)
-    with pytest.raises(ConfigError, match=r"item model of 100,000 items would need"):
-        memory.require_for_item_matrix(100_000)
+    memory.require_for_linear_model(choose_form(9, 20_000, 6 * GIB), 20_000)
+    wanted = choose_form(9, 100_000, GIB, "item_inverse")
+    with pytest.raises(
+        ConfigError,
+        match=r"item model of 100,000 items in the form item_inverse would need at "
+        r"least 149.0 GiB .* Lower its `memory_gib`",
+    ):
+        memory.require_for_linear_model(wanted, 100_000)
     memory.require_for_batches(256, 10_000, "student.batch_size")
     with pytest.raises(ConfigError, match=r"Lower `student.batch_size`"):
         memory.require_for_batches(100_000, 1_000_000, "student.batch_size")

@@ -3,30 +3,12 @@
 import numpy as np
 import pytest
 
-from recdistill.pipeline import model_comparison, scored_candidates
+from recdistill.pipeline import scored_candidates
+from recdistill.pipeline.list_slices import segments
 from recdistill.pipeline.model_comparison import rank_test_lists
 from recdistill.pipeline.scorers import popularity_scorer
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
-
-
-@pytest.mark.parametrize(
-    ("counts", "head"),
-    [
-        ([5, 3, 1, 1], [True, False, False, False]),  # 5 of 10 are half
-        ([4, 3, 2, 1], [True, True, False, False]),
-        ([1, 1, 1, 1], [True, True, False, False]),  # ties by position
-        ([0, 0, 2, 0], [False, False, True, False]),
-    ],
-)
-def test_the_head_is_the_items_that_make_up_half_of_the_interactions(counts, head):
-    assert model_comparison._head_items(np.array(counts, "float32")).tolist() == head
-
-
-def test_an_item_without_training_interactions_is_new():
-    counts = np.array([0, 6, 1, 0, 2], "float32")
-    found = model_comparison._segments(counts)
-    assert found == ["new", "head", "tail", "new", "tail"]
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +48,10 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
     judged = rows.models["distilled"].to_pylist()
     assert [row["list_id"] for row in judged] == list(lists)
     lost = 0
-    head = model_comparison._head_items(prepared.popularity)
-    for row, segment in zip(judged, rows.segments, strict=True):
+    segment = segments(prepared.popularity)
+    items = rows.slices["item"]
+    for number, row in enumerate(judged):
+        own = [name for name, inside in items.items() if inside[number]]
         stored = lists[row["list_id"]]
         (positive,), seen = stored["candidates"], set(stored["seen"])
         ranked = [
@@ -76,14 +60,14 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
         assert row["top"] == ranked[:10]
         if positive < 0:
             lost += 1
-            assert (row["mrr"], row["hit@1"], segment) == (0.0, 0.0, "tail")
+            assert (row["mrr"], row["hit@1"], own) == (0.0, 0.0, [])
         else:
             rank = 1 + ranked.index(positive)
             assert row["mrr"] == pytest.approx(1 / rank)
             assert row["hit@1"] == (rank == 1)
-            assert segment == ("head" if head[positive] else "tail")
+            assert own == [segment[positive]]
     assert rows.unreachable == lost > 0
-    assert {"head", "tail"} == set(rows.segments)
+    assert list(items) == ["head", "torso", "tail"]
     assert rows.models["teacher"].equals(rows.models["distilled"])
     alike = rows.agreement
     assert alike["list_id"].to_pylist() == list(lists)

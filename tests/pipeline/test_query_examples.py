@@ -28,7 +28,7 @@ def rows(prepared):
         name: pa.table({"list_id": ids, "top": [items] * len(ids)})
         for name, items in top.items()
     }
-    return ComparisonRows(models, pa.table({"list_id": ids}), [], 0)
+    return ComparisonRows(models, pa.table({"list_id": ids}), {}, 0, None)
 
 
 def test_an_example_has_the_history_the_choice_and_three_rankings(prepared, rows):

@@ -1,5 +1,6 @@
 """Runs of the tiny pipeline: what a whole run writes, and what a change repeats."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of
+from tests.pipeline.tracking.tracked_steps import events
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +26,8 @@ class TestTheWholeRun:
         assert list(tiny_run.artefacts) == list(STEPS)
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
-        assert found == expected | {"report.json", "report.html"}
+        published = {"report.json", "report.html", "MODEL_CARD.md"}
+        assert found == expected | published | {"configuration.json", "tracking"}
         for step, artefact in tiny_run.artefacts.items():
             assert artefact.path.name.startswith(f"{step}-")
             record = read_sealed(artefact.path / "record.json")
@@ -71,8 +74,8 @@ class TestTheWholeRun:
         for part in report.models.values():
             assert list(part.metrics) == ["ndcg@10", "mrr"]
             assert 0 < part.metrics["mrr"].value < 1
-            slices = part.slices["item"]
-            assert slices["head"].lists + slices["tail"].lists == lists
+            assert {"item", "activity", "segment", "tags"} <= set(part.slices)
+            assert sum(each.lists for each in part.slices["item"].values()) == lists
         assert set(report.models["teacher"].latency_ms) == {"20"}
         assert set(report.speedup) == {"20"}
         assert set(report.timings_s) == set(list(STEPS)[:5])
@@ -111,23 +114,54 @@ class TestTheWholeRun:
 
     def test_the_long_steps_report_their_progress(self, tiny_run):
         # What comes after a comma or a colon says more of the same work.
-        said = (label.split(",")[0].split(":")[0] for label, _, _ in tiny_run.progress)
+        said = (label.split(",")[0].split(":")[0] for label, *_ in tiny_run.progress)
         assert list(dict.fromkeys(said)) == [
+            "Opening the data",
             "Reading interactions",
             "Partitioning interactions",
             "Building vocabularies",
             "Writing lists",
             "Training the baseline",
+            "Opening or fitting the teacher",
             "Training the teacher",
+            "Evaluating the teacher",
             "Scoring with the teacher",
+            "Examining the scores",
             "Distilling",
             "Ranking the test lists",
+            "Measuring latency and intervals",
+            "Exporting the student",
+            "Checking the export in a fresh process",
         ]
+
+    def test_every_step_is_tracked_with_its_curves_and_the_report(self, tiny_run):
+        folder = tiny_run.root / "tracking"
+        lines = (folder / "events.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        ends = [each["step"] for each in found if each["event"] == "finished"]
+        assert ends == list(STEPS)
+        (report,) = (each for each in found if each["event"] == "report")
+        ndcg = tiny_run.report.models["distilled"].metrics["ndcg@10"].value
+        assert report["values"]["distilled/ndcg@10"] == ndcg
+        record = tiny_run.artefacts["distill"].record
+        (trial,) = record["trials"]
+        assert trial["curve"]["step"] == list(range(1, 21))
+        curves = {"loss", "relevance_loss", "distillation_loss"}
+        assert curves | {"learning_rate", "gradient_norm"} <= set(trial["curve"])
+        written = events(folder)
+        run = f"{tiny_run.artefacts['distill'].path.name}/learning_rate_0.01"
+        for step, loss in enumerate(trial["curve"]["distillation_loss"], 1):
+            tracked = written[run, "distillation_loss", step]
+            assert tracked == pytest.approx(loss, rel=1e-5)
+        for epoch, value in enumerate(trial["history"], 1):
+            validation = written[run, "validation", 2 * epoch]
+            assert validation == pytest.approx(value, abs=1e-5)
 
     def test_a_second_run_skips_all_steps(self, tiny_run):
         def times():
             files = [*tiny_run.root.glob("*-*/**/*")]
             files += (tiny_run.folder / "export").rglob("*")
+            files += (tiny_run.root / "tracking").rglob("*")
             return {path: path.stat().st_mtime_ns for path in files}
 
         before = times()

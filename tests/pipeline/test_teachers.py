@@ -167,6 +167,7 @@ def test_keras_file(shared):
     assert_scores_are(done, by_rule)
     report = assert_is_served(done, shared)
     assert report.models["teacher"].parameters == 33 * 33
+    assert report.dataset.unknown["teacher"] == {"segment": 0.0, "kind": 0.0}
     size = (shared / "ranker.keras").stat().st_size
     assert report.models["teacher"].size_bytes == size
 
@@ -182,7 +183,9 @@ def test_saved_model(shared):
     outside.save_saved_model(shared / "1")
     done = distilled(shared, saved_model(shared / "1"))
     assert_scores_are(done, by_rule)
-    assert_is_served(done, shared)
+    report = assert_is_served(done, shared)
+    # Its function has no lookup table that could be examined.
+    assert report.dataset.uncounted == ["category", "segment"]
 
 
 def test_a_changed_file_is_scored_again_and_a_moved_one_is_not(shared):

@@ -11,6 +11,7 @@ from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
+from recdistill.pipeline import training_curves
 from recdistill.pipeline.config import DistillConfig, ListsConfig, StudentConfig
 from recdistill.pipeline.model_building import TeacherBuilder, build_student
 from recdistill.pipeline.score_store import examine_stored
@@ -25,6 +26,7 @@ from recdistill.pipeline.training import (
     training_batches,
     with_few_untrained,
 )
+from recdistill.pipeline.training_curves import gradient_norm
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
@@ -75,6 +77,7 @@ class Scripted:
 
     def __init__(self, student, *values):
         self.student, self.values, self.judged = student, list(values), []
+        self.metrics = ["ndcg@10"]
 
     def __call__(self, score):
         self.judged.append(self.student.get_weights())
@@ -96,6 +99,46 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(prepared, student)
     assert_equal_weights(student.get_weights(), validation.judged[1])
     assert any((a != b).any() for a, b in zip(*validation.judged[1:3], strict=True))
     assert int(distiller.optimizer.iterations) == 4 * 2
+
+
+def test_the_curve_has_the_losses_the_gradient_and_the_learning_rate(
+    prepared, monkeypatch
+):
+    monkeypatch.setattr(training_curves, "POINTS", 2)
+    settings = {"dim": 4, "embedding_dim": 4, "dropout": 0.0, "id_dropout": 0.0}
+    student = build_student(StudentConfig(hidden=(8,), **settings), prepared)
+    collate = Collator(prepared.catalogue_size, tail=6)
+    (batch,) = training_batches(prepared.shards("train"), collate, 16, 5).take(1)
+    distiller = Distiller(None, student, student_loss_weight=1.0)
+    rate, reports = 1e-12, []  # the weights stay as they are
+    fitted = train(
+        distiller,
+        tf.data.Dataset.from_tensors(batch).repeat(),
+        Scripted(student, 0.1, 0.2),
+        TrainingPlan(rate, steps=8, epochs=2, patience=2),
+        small_pipelines.quiet,
+        "Training",
+        lambda step, values: reports.append((step, "validation" in values)),
+    )
+    with tf.GradientTape() as tape:
+        x, y, weight = batch
+        loss = distiller.compute_loss(x, y, sample_weight=weight)
+    gradients = tape.gradient(loss, student.trainable_variables)
+    squares = sum((np.array(tf.convert_to_tensor(g)) ** 2).sum() for g in gradients)
+    curve, steps = fitted.curve, [2, 4, 6, 8]
+    assert (fitted.epoch_steps, curve["step"]) == (4, steps)
+    np.testing.assert_allclose(curve["gradient_norm"], np.sqrt(squares), rtol=1e-4)
+    np.testing.assert_allclose(curve["loss"], float(loss), rtol=1e-4)
+    assert curve["relevance_loss"] == curve["loss"]
+    decay = [rate * (1 + np.cos(np.pi * step / 8)) / 2 for step in steps]
+    np.testing.assert_allclose(curve["learning_rate"], decay, rtol=1e-4, atol=1e-18)
+    points = [(2, False), (4, False), (4, True), (6, False), (8, False), (8, True)]
+    assert reports == points
+
+
+def test_the_gradient_norm_adds_the_rows_of_a_table_first():
+    rows = tf.IndexedSlices(tf.constant([[3.0, 0.0], [1.0, 0.0]]), [1, 1], [3, 2])
+    assert float(gradient_norm([rows, tf.constant([[3.0]]), None])) == 5.0
 
 
 def test_a_new_best_resets_the_patience(prepared, student):
@@ -142,6 +185,8 @@ def trained_with(prepared, folder, *rates):
 def test_a_learning_rate_that_diverges_is_left_out_with_a_warning(prepared, tmp_path):
     record, warnings = trained_with(prepared, tmp_path, 0.01, 1e30)
     assert [trial["diverged"] for trial in record["trials"]] == [False, True]
+    assert record["trials"][1]["history"] == [None]
+    assert len(record["trials"][1]["curve"]["loss"]) == 1
     assert record["valid"] == record["trials"][0]["best"] > 0.0
     (warning,) = warnings
     assert warning.startswith("Training, 2 of 2 diverged with learning rate 1e+30: ")
@@ -181,11 +226,13 @@ def test_few_items_without_training_interactions_are_negatives():
     mask = np.ones((4, 100), bool)
     mask[:, 0] = False
     x = {"candidate_index": np.arange(100), "mask": mask}
-    batch = x, {"labels": np.zeros((4, 100)), "mask": mask}, np.ones(4)
+    labelled = np.arange(100) < [[30], [60], [90], [100]]
+    batch = x, {"labels": np.zeros((4, 100)), "mask": mask & labelled}, np.ones(4)
     dataset = tf.data.Dataset.from_tensors(batch).repeat(40)
     batches = [*with_few_untrained(dataset, trained, 0.25, seed=1)]
     masks = np.stack([x["mask"].numpy() for x, _, _ in batches])
-    np.testing.assert_array_equal(masks, [y["mask"].numpy() for _, y, _ in batches])
+    of_relevance = [y["mask"].numpy() for _, y, _ in batches]
+    np.testing.assert_array_equal(of_relevance, masks & labelled)
     assert masks[:, :, 1:50].all()
     assert not masks[:, :, 0].any()
     assert masks[:, :, 50:].mean() == pytest.approx(0.25, abs=0.03)
@@ -204,7 +251,14 @@ def test_progress_is_reported(prepared, student):
         steps=60,
         epochs=2,
     )
-    assert calls == [("Training", step, 60) for step in (20, 40, 60)]
+    first, second = "ndcg@10 0.1000 on validation", "ndcg@10 0.2000 on validation"
+    assert calls == [
+        ("Training", 20, 60),
+        ("Training", 30, 60, first),
+        ("Training", 40, 60),
+        ("Training", 60, 60),
+        ("Training", 60, 60, second),
+    ]
 
 
 @pytest.mark.parametrize("transform", ["z_score", "none"])

@@ -223,8 +223,10 @@ def test_values_that_the_model_does_not_know_are_counted():
     assert found.check_known() == {"item_id": 0.6, "user_id": 0.75}
     model.vocabularies = {"item_id": {"0", "1.0"}}
     message = r"`item_id` .* such as '0', '1.0'. Received: 5 values, all unknown"
+    found = teacher(model)
+    found(batch())
     with pytest.raises(TeacherError, match=message):
-        teacher(model).check_known()
+        found.check_known()
 
 
 def test_a_batch_without_raw_values_is_an_error():

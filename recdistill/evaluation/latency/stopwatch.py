@@ -23,6 +23,9 @@ TimedFunction = Callable[[], object]
 
 CALLS_A_TURN = 10
 
+QUANTILES = tuple(range(0, 101, 5))
+"""Percentiles that describe the distribution of the times."""
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -35,6 +38,8 @@ class Latency:
         mean: Mean.
         min: Fastest call.
         n: Number of timed calls.
+        quantiles: Percentiles 0, 5, …, 100, for a picture of the distribution; empty
+            if they were not kept.
     """
 
     p50: float
@@ -43,6 +48,7 @@ class Latency:
     mean: float
     min: float
     n: int
+    quantiles: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,8 @@ def summarize(times_ms: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Latency
     """
     p50, p90, p99 = percentiles(times_ms, [50, 90, 99])
     mean, fastest = float(times_ms.mean()), float(times_ms.min())
-    return Latency(p50, p90, p99, mean, fastest, len(times_ms))
+    quantiles = tuple(percentiles(times_ms, QUANTILES))
+    return Latency(p50, p90, p99, mean, fastest, len(times_ms), quantiles)
 
 
 def _difference(before: float | None, after: float | None, calls: int) -> float | None:

@@ -11,16 +11,22 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.latency.stopwatch import Latency
 
 _VARIABLES = {
     "#010101": "--ink",
@@ -30,8 +36,10 @@ _VARIABLES = {
     "#050505": "--baseline",
     "#060606": "--distilled",
     "#070707": "--teacher",
+    "#080808": "--good",
+    "#090909": "--bad",
 }
-INK, SOFT, LINE, *_MODELS = _VARIABLES
+INK, SOFT, LINE, *_MODELS, GOOD, BAD = _VARIABLES
 COLOURS = dict(
     zip(("popularity", "baseline", "distilled", "teacher"), _MODELS, strict=True)
 )
@@ -59,185 +67,341 @@ _STYLE: Any = {
 }
 
 
-def interval_chart(
-    panels: Mapping[str, Mapping[str, Interval]], *, percent: bool = False
-) -> str:
-    """Dots with confidence intervals: one panel for each metric, one row per model.
+WIDTH, HEIGHT = 4.1, 2.5
+"""Size of a panel in inches; panels stand side by side where the screen is wide."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Attributes:
+        label: Its entry in the legend; None for no entry.
+        colour: A placeholder of this module.
+        x: Horizontal positions.
+        y: Values; None and NaN interrupt the line.
+        strong: Whether it is wide and opaque.
+        dashed: Whether it is dashed.
+        mark: Horizontal position of a dot on the line; None for no dot.
+    """
+
+    label: str | None
+    colour: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    strong: bool = True
+    dashed: bool = False
+    mark: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in the chart of quality against latency.
+
+    Attributes:
+        label: Its name.
+        colour: A placeholder of this module.
+        latency: Milliseconds.
+        quality: Estimate of the metric.
+        strong: Whether the point is filled.
+    """
+
+    label: str
+    colour: str
+    latency: float
+    quality: Interval
+    strong: bool = True
+
+
+def colour_of(model: str) -> str:
+    """The placeholder of a model's colour."""
+    return COLOURS.get(model, INK)
+
+
+def dots(title: str, estimates: Mapping[str, Interval]) -> str:
+    """One metric of several models: dots with confidence intervals.
 
     Args:
-        panels: Title of each panel, with the estimate of each model.
-        percent: Whether the numbers are shares, to be shown in per cent.
+        title: Title of the panel.
+        estimates: The estimate of each model.
 
     Returns:
         The SVG element.
     """
-    rows = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    with _figure(3.0 * len(panels) + 0.8, 0.42 * len(rows) + 0.85) as figure:
-        shape = figure.axes_grid(1, len(panels), sharey=True)
-        for axes, (title, estimates) in zip(shape, panels.items(), strict=True):
-            _intervals(axes, rows, estimates, percent)
-            axes.set_title(title)
-    return figure.svg
-
-
-def _intervals(
-    axes: Axes, rows: Sequence[str], estimates: Mapping[str, Interval], percent: bool
-) -> None:
-    for place, name in enumerate(rows):
-        one = estimates.get(name)
-        if one is None or one.value is None:
-            continue
-        colour = COLOURS.get(name, INK)
-        if one.low is not None and one.high is not None:
-            axes.plot([one.low, one.high], [place] * 2, color=colour, linewidth=2.2)
-        axes.plot([one.value], [place], "o", color=colour, markersize=6.5)
-        text = f"{one.value:.0%}" if percent else f"{one.value:.3f}"
-        axes.annotate(
-            text,
-            (one.value, place),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-        )
-    axes.set_yticks(range(len(rows)), [name.capitalize() for name in rows])
-    axes.set_ylim(len(rows) - 0.5, -0.75)
-    axes.tick_params(axis="y", length=0)
-    axes.margins(x=0.14)
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    if percent:
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0, 0))
-
-
-def survival_chart(shares: Mapping[int, Interval]) -> str:
-    """Survival curve: share of the teacher's top items in the student's first n.
-
-    Args:
-        shares: Estimate for each n; each has a value.
-    """
-    numbers = sorted(shares)
-    with _figure(6.0, 2.6) as figure:
-        (axes,) = figure.axes_grid(1, 1)
-        values, low, high = np.array(
-            [(shares[n].value, shares[n].low, shares[n].high) for n in numbers],
-            np.float64,
-        ).T
-        colour = COLOURS["distilled"]
-        axes.fill_between(numbers, low, high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(numbers, values, "o-", color=colour, linewidth=2, markersize=5)
-        for n, value in zip(numbers, values, strict=True):
+    with _figure(WIDTH, 0.4 * len(estimates) + 0.8) as (drawing, axes):
+        for place, (name, one) in enumerate(estimates.items()):
+            if one.value is None:
+                continue
+            _whisker(axes, place, one, colour_of(name), 7.0)
             axes.annotate(
-                f"{value:.1%}",
-                (n, value),
-                (0, -15),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-            )
-        axes.set_xticks(numbers)
-        axes.set_xlabel("n, candidates that the student passes on")
-        axes.set_title("Share of the teacher's top items in the student's top n")
-        axes.margins(x=0.08)
-        axes.set_ylim(min(0.9, np.nanmin([low, values])) - 0.12, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.grid(axis="y")
-    return figure.svg
-
-
-def training_chart(curves: Mapping[str, Sequence[Sequence[float]]], label: str) -> str:
-    """Validation metric after each epoch: one line for each learning rate tried.
-
-    Args:
-        curves: For each model its curves, the chosen one first.
-        label: Name of the metric.
-    """
-    with _figure(6.0, 2.6) as figure:
-        (axes,) = figure.axes_grid(1, 1)
-        for name, trials in curves.items():
-            for number, values in enumerate(trials):
-                epochs = np.arange(1, len(values) + 1)
-                axes.plot(
-                    epochs,
-                    values,
-                    color=COLOURS.get(name, INK),
-                    linewidth=2.2 if number == 0 else 1.0,
-                    alpha=1.0 if number == 0 else 0.45,
-                    label=name.capitalize() if number == 0 else None,
-                )
-            best = int(np.nanargmax(trials[0]))
-            axes.plot([best + 1], [trials[0][best]], "o", color=COLOURS.get(name, INK))
-        axes.set_xlabel("epoch")
-        axes.set_title(f"{label} on validation; dots mark the checkpoints kept")
-        axes.legend(frameon=False, fontsize=9)
-        axes.grid(axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-    return figure.svg
-
-
-def latency_chart(latencies: Mapping[str, Mapping[str, Latency]]) -> str:
-    """Latency of a query by number of candidates: median to p99, on a log scale.
-
-    Args:
-        latencies: For each model, the latency by number of candidates.
-    """
-    counts = sorted({n for part in latencies.values() for n in part}, key=int)
-    rows = [(n, name) for n in counts for name in latencies if n in latencies[name]]
-    with _figure(6.0, 0.42 * len(rows) + 0.9) as figure:
-        (axes,) = figure.axes_grid(1, 1)
-        for place, (n, name) in enumerate(rows):
-            one, colour = latencies[name][n], COLOURS.get(name, INK)
-            axes.plot([one.p50, one.p99], [place] * 2, color=colour, linewidth=2.2)
-            axes.plot([one.p50], [place], "o", color=colour, markersize=6.5)
-            axes.plot([one.p99], [place], "|", color=colour, markersize=9)
-            axes.annotate(
-                f"{one.p50:.3g} ms",
-                (one.p50, place),
+                f"{one.value:.3f}",
+                (one.value, place),
                 (0, 7),
                 textcoords="offset points",
                 ha="center",
                 fontsize=9,
             )
-        axes.set_xscale("log")
-        axes.set_yticks(
-            range(len(rows)), [f"{name.capitalize()}, {int(n):,}" for n, name in rows]
-        )
-        axes.set_ylim(len(rows) - 0.5, -0.75)
-        axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.set_title("Median to 99th percentile, milliseconds, by candidates")
-        axes.margins(x=0.12)
-        axes.grid(axis="x")
+        _rows(axes, [name.capitalize() for name in estimates])
+        axes.set_title(title)
+        axes.margins(x=0.14)
+    return drawing.svg
+
+
+def forest(title: str, differences: Mapping[str, Interval]) -> str:
+    """Differences with confidence intervals around a line at 0, one row each.
+
+    Gains beyond noise are green, losses red, everything else grey.
+
+    Args:
+        title: Title of the panel.
+        differences: The estimate of each row.
+
+    Returns:
+        The SVG element.
+    """
+    with _figure(WIDTH, 0.27 * len(differences) + 0.85) as (drawing, axes):
+        axes.axvline(0.0, color=SOFT, linewidth=1.0)
+        for place, one in enumerate(differences.values()):
+            if one.value is None:
+                continue
+            colour = SOFT
+            if one.excludes(0):
+                colour = GOOD if one.value > 0 else BAD
+            _whisker(axes, place, one, colour, 6.0)
+        _rows(axes, [_short(name) for name in differences])
+        axes.set_title(title)
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:+.2g}"))
+    return drawing.svg
+
+
+def lines(
+    title: str,
+    drawn: Sequence[Line],
+    *,
+    x_label: str,
+    percent: bool = False,
+    log_x: bool = False,
+    log_y: bool = False,
+    band: tuple[Sequence[float], Sequence[float], Sequence[float]] | None = None,
+) -> str:
+    """Lines over a common axis.
+
+    Args:
+        title: Title of the panel.
+        drawn: The lines.
+        x_label: Name of the horizontal axis.
+        percent: Whether values are shares.
+        log_x: Whether the horizontal axis is logarithmic.
+        log_y: Whether the vertical axis is logarithmic.
+        band: Positions, lower and upper ends of a confidence band of the first line.
+
+    Returns:
+        The SVG element.
+    """
+    with _figure(WIDTH, HEIGHT) as (drawing, axes):
+        if band is not None:
+            x, low, high = (np.asarray(each, np.float64) for each in band)
+            axes.fill_between(
+                x, low, high, color=drawn[0].colour, alpha=0.18, linewidth=0
+            )
+        for line in drawn:
+            _line(axes, line)
+        axes.set_title(title)
+        axes.set_xlabel(x_label)
+        axes.grid(axis="y")
+        if log_x:
+            axes.set_xscale("log")
+            _plain_log(axes.xaxis)
+        elif len(drawn) == 1 and len(drawn[0].x) <= 5:
+            axes.set_xticks([float(x) for x in drawn[0].x])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if log_y:
+            axes.set_yscale("log")
+            _plain_log(axes.yaxis)
+        elif not percent:
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
+        else:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
+        if any(line.label for line in drawn):
+            axes.legend(frameon=False, fontsize=9, handlelength=1.4)
+    return drawing.svg
+
+
+def _line(axes: Axes, line: Line) -> None:
+    values = np.array([np.nan if y is None else y for y in line.y], np.float64)
+    axes.plot(
+        line.x,
+        values,
+        linestyle="--" if line.dashed else "-",
+        color=line.colour,
+        linewidth=2.0 if line.strong else 1.0,
+        alpha=1.0 if line.strong else 0.5,
+        marker="o" if len(values) == 1 else None,
+        label=line.label,
+    )
+    if line.mark is not None:
+        place = int(np.abs(np.asarray(line.x, np.float64) - line.mark).argmin())
+        axes.plot([line.x[place]], [values[place]], "o", color=line.colour)
+
+
+def histogram(
+    title: str, low: float, high: float, counts: Sequence[int], colour: str
+) -> str:
+    """Histogram with bins of equal width.
+
+    Args:
+        title: Title of the panel.
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        counts: Number of values in each bin.
+        colour: A placeholder of this module.
+
+    Returns:
+        The SVG element.
+    """
+    with _figure(WIDTH, HEIGHT) as (drawing, axes):
+        edges = np.linspace(low, high if high > low else low + 1.0, len(counts) + 1)
+        shares = np.asarray(counts, np.float64) / max(1, sum(counts))
+        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.85)
+        axes.set_title(title)
+        axes.set_xlabel("score")
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="y")
         axes.set_axisbelow(True)
-    return figure.svg
+    return drawing.svg
+
+
+def tradeoff(
+    points: Sequence[Point],
+    front: Sequence[Point],
+    floors: Mapping[str, Interval],
+    y_label: str,
+) -> str:
+    """Quality against latency, with the Pareto front of several students.
+
+    Args:
+        points: The models.
+        front: Points of the Pareto front; a line joins them.
+        floors: Models without a latency, drawn as horizontal lines.
+        y_label: Name of the metric.
+
+    Returns:
+        The SVG element.
+    """
+    with _figure(1.1 * WIDTH, 1.2 * HEIGHT) as (drawing, axes):
+        axes.set_xscale("log")
+        for name, one in floors.items():
+            if one.value is not None:
+                axes.axhline(
+                    one.value,
+                    color=colour_of(name),
+                    linestyle=":",
+                    label=f"{name.capitalize()} (not timed)",
+                )
+        if len(front) > 1:
+            path = sorted(front, key=lambda each: each.latency)
+            axes.plot(
+                [each.latency for each in path],
+                [float(each.quality.value or 0.0) for each in path],
+                color=COLOURS["distilled"],
+                linewidth=1.2,
+                alpha=0.7,
+                drawstyle="steps-post",
+                label="Pareto front",
+            )
+        for point in points:
+            _point(axes, point)
+        axes.set_xlabel("median latency of a query in milliseconds")
+        axes.set_title(f"{y_label}: higher and further left is better")
+        axes.margins(x=0.22, y=0.16)
+        _plain_log(axes.xaxis)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid()
+        axes.set_axisbelow(True)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return drawing.svg
+
+
+def _point(axes: Axes, point: Point) -> None:
+    one = point.quality
+    if one.low is not None and one.high is not None:
+        axes.plot(
+            [point.latency] * 2,
+            [one.low, one.high],
+            color=point.colour,
+            linewidth=2.0 if point.strong else 1.0,
+        )
+    axes.plot(
+        [point.latency],
+        [float(one.value or 0.0)],
+        "o",
+        color=point.colour,
+        markersize=8 if point.strong else 6,
+        fillstyle="full" if point.strong else "none",
+    )
+    axes.annotate(
+        point.label,
+        (point.latency, float(one.value or 0.0)),
+        (9, -13) if point.strong else (6, 5),
+        textcoords="offset points",
+        fontsize=9,
+        color=INK if point.strong else SOFT,
+    )
+
+
+def _whisker(axes: Axes, place: int, one: Interval, colour: str, size: float) -> None:
+    if one.low is not None and one.high is not None:
+        axes.plot([one.low, one.high], [place] * 2, color=colour, linewidth=2.2)
+    axes.plot([float(one.value or 0.0)], [place], "o", color=colour, markersize=size)
+
+
+def _rows(axes: Axes, labels: Sequence[str]) -> None:
+    """Names of the rows at the left, the first one at the top."""
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.75)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def _plain_log(axis: Any) -> None:
+    """Plain numbers, not powers of ten, on a logarithmic axis."""
+    low, high = sorted(axis.get_view_interval())
+    few = high / max(low, 1e-300) < 30
+    subs = (1.0, 2.0, 5.0) if few else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 18 else f"{name[:17]}…"
 
 
 class _Drawing:
-    """A figure, and its SVG once it is finished."""
+    """The SVG of a chart; it is there after the block of `_figure`."""
 
-    def __init__(self, width: float, height: float) -> None:
-        self.figure = Figure(figsize=(width, height), layout="constrained")
-        self.svg = ""
-
-    def axes_grid(self, rows: int, columns: int, *, sharey: bool = False) -> list[Axes]:
-        """Axes in a row, left to right."""
-        made = self.figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-        for axes in made.flat:
-            axes.patch.set_alpha(0)
-        return list(made.flat)
+    svg = ""
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[_Drawing]:
+def _figure(width: float, height: float) -> Iterator[tuple[_Drawing, Axes]]:
+    drawing = _Drawing()
     with mpl.rc_context(_STYLE):
-        drawing = _Drawing(width, height)
-        yield drawing
-        drawing.figure.patch.set_alpha(0)
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axes = figure.subplots()
+        axes.patch.set_alpha(0)
+        yield drawing, axes
         file = io.StringIO()
-        drawing.figure.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(file, format="svg", metadata={"Date": None})
     drawing.svg = _themed(file.getvalue())
 
 
@@ -248,6 +412,8 @@ def _themed(svg: str) -> str:
         svg = svg.replace(placeholder, f"var({variable})")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
+    # Ids of groups would be the same in all charts of the page.
+    svg = re.sub(r' id="[A-Za-z.]+\d*_\d+"', "", svg)
     size = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', svg)
     if size is not None:
         width = f'style="max-width:{float(size[1]) * 4 / 3:.0f}px"'

@@ -4,7 +4,7 @@ Its first sentence says whether distillation helped; it claims an effect only if
 confidence interval excludes zero. It fits 80 columns and does not depend on colour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -13,11 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.report.run_report import ModelName, ModelPart, Report
+from recdistill.evaluation.paired_tests import p_value_text
+from recdistill.evaluation.report.run_report import (
+    GuardPart,
+    ModelName,
+    ModelPart,
+    Report,
+)
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
     COUNTS,
     MISSING,
+    estimate_text,
     interval_ends,
     metric_label,
     number_table,
@@ -26,10 +33,12 @@ from recdistill.evaluation.report.terminal_tables import (
     soft_targets_line,
     unbroken_line,
 )
-from recdistill.features.unknown_values import in_words
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
-"""Metrics of the receipt; those that a report lacks are left out."""
+"""Metrics of the receipt, after the run's first one."""
+
+MOST_METRICS = 3
+"""Largest number of metrics in the receipt; the page and the report have all."""
 
 _CANDIDATES = ("100", "1000")
 _WIDE = 110  # columns from which intervals are written next to their values
@@ -57,7 +66,10 @@ def render(
         commands are never wrapped, so print it with `crop=False`.
     """
     parts = report.models.values()
-    shown = [n for n in HEADLINE_METRICS if any(n in part.metrics for part in parts)]
+    known = dict.fromkeys(name for part in parts for name in part.metrics)
+    # The first metric decides; others fill in for headline metrics that are missing.
+    order = [*list(known)[:1], *HEADLINE_METRICS, *known]
+    shown = [name for name in dict.fromkeys(order) if name in known][:MOST_METRICS]
     return _Receipt(report, shown, artefacts or {}, next_steps)
 
 
@@ -70,28 +82,94 @@ def verdict(report: Report, metric: str) -> str:
 
     Returns:
         The sentence. It claims help or harm only if the interval of the difference
-        between the distilled student and the baseline excludes 0.
+        between the distilled student and the baseline excludes 0. It also says whether
+        the teacher is better than the baseline at all, how much faster the student is,
+        and whether training diverged.
     """
-    label = metric_label(metric)
-    differences = report.differences.get("distilled_minus_baseline", {})
-    gained = differences.get(metric)
-    if gained is None or gained.value is None or gained.low is None:
+    kind, _, number = report.protocol.candidates.partition(":")
+    among = f" among {number} sampled candidates" if kind == "sampled" else ""
+    label = f"{metric_label(metric)}{among}"
+    gap, gained = (
+        report.differences.get(pair, {}).get(metric, Interval(None))
+        for pair in ("teacher_minus_baseline", "distilled_minus_baseline")
+    )
+    if gained.value is None or gained.low is None:
         return f"This run cannot tell whether distillation improved {label}."
+    effect = _effect(gained)
+    if gap.high is not None and gap.high < 0:
+        found = f"the teacher is worse than the baseline; distillation {effect}"
+    elif gap.low is not None and not gap.excludes(0):
+        found = (
+            "teacher and baseline do not differ beyond noise, so there is nothing to "
+            f"distil; distillation {effect}"
+        )
+    elif not gained.excludes(0) or gained.value < 0:
+        found = f"distillation {effect}"
+    else:
+        found = f"distillation {_closed(report.gap_closed.get(metric))}"
+    return f"By {label}, {found}{_fallen(report)}{_speed(report)}{_divergence(report)}."
+
+
+def _effect(gained: Interval) -> str:
+    """The effect of distillation on the student."""
     if not gained.excludes(0):
-        return f"By {label}, distillation changed nothing beyond noise."
-    if gained.value < 0:
-        return f"By {label}, distillation made the student worse."
-    closed = report.gap_closed.get(metric, Interval(None))
-    if closed.value is None:
-        why = f": {closed.reason}" if closed.reason else ""
-        return f"By {label}, distillation helped; the gap closed is not defined{why}."
+        return "changed nothing beyond noise"
+    if gained.value is not None and gained.value < 0:
+        return "made the student worse than the baseline"
+    return "made the student better than the baseline"
+
+
+def _closed(closed: Interval | None) -> str:
+    """The share of the gap that distillation closed."""
+    if closed is None or closed.value is None:
+        why = f": {closed.reason}" if closed is not None and closed.reason else ""
+        return f"helped; the gap closed is not defined{why}"
     share = f"{closed.value:.0%} {interval_ends(closed, '.0%')}".rstrip()
-    return f"By {label}, distillation closed {share} of the gap to the teacher."
+    return f"closed {share} of the gap to the teacher"
+
+
+def _fallen(report: Report) -> str:
+    """Number of slices on which the student falls below the baseline."""
+    if report.guard is None or not report.guard.fallen:
+        return ""
+    return (
+        f"; the student falls below the baseline on {len(report.guard.fallen)} of "
+        f"{len(report.guard.slices)} slices"
+    )
+
+
+def _speed(report: Report) -> str:
+    """The speed-up for the largest number of candidates."""
+    if not report.speedup:
+        timed = any(part.latency_ms for part in report.models.values())
+        whose = "the teacher's latency" if timed else "latency"
+        return f"; {whose} was not measured"
+    candidates = max(report.speedup, key=int)
+    times = report.speedup[candidates]
+    shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+    return (
+        f"; the student ranks {int(candidates):,} candidates {shown} times as fast as "
+        "the teacher"
+    )
+
+
+def _divergence(report: Report) -> str:
+    """Learning rates with which the training of baseline or student diverged."""
+    found = []
+    for name in ("baseline", "distilled"):
+        part = report.models.get(name)
+        if part is not None and part.diverged:
+            rates = " and ".join(f"{rate:g}" for rate in part.diverged)
+            model = "the baseline" if name == "baseline" else "the student"
+            found.append(f"training of {model} diverged with learning rate {rates}")
+    return "".join(f"; {each}" for each in found)
 
 
 def candidate_set(candidates: str) -> str:
     """The candidates of the protocol in words: "catalogue" is the "full catalogue"."""
     kind, _, number = candidates.partition(":")
+    if kind == "sampled":
+        return f"{number} sampled candidates, not the full catalogue"
     return _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates")
 
 
@@ -116,6 +194,9 @@ class _Receipt:
         yield Text()
         if self.report.gap_closed or self.report.differences:
             yield _effect_table(self.report, self.metrics, wide)
+            yield Text()
+        if self.report.guard is not None and self.report.guard.fallen:
+            yield from _guard_table(self.report.guard, wide)
             yield Text()
         yield pair_table(_facts(self.report))
         if self.artefacts:
@@ -182,15 +263,49 @@ def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     for metric in metrics:
         table.add_row(
             metric_label(metric),
-            _estimate(report.gap_closed.get(metric), ".0%", wide),
-            _estimate(report.kept.get(metric), ".0%", wide),
-            _estimate(gap.get(metric), "+.3f", wide),
-            _estimate(gained.get(metric), "+.3f", wide),
+            estimate_text(report.gap_closed.get(metric), ".0%", wide),
+            estimate_text(report.kept.get(metric), ".0%", wide),
+            estimate_text(gap.get(metric), "+.3f", wide),
+            estimate_text(gained.get(metric), "+.3f", wide),
         )
     return table
 
 
+def _guard_table(guard: GuardPart, wide: bool) -> Iterator[RenderableType]:
+    """The slices on which the student has fallen below the baseline."""
+    yield Text(
+        f"Below the baseline by more than {guard.largest_fall:.0%}, beyond noise",
+        style="bold red",
+    )
+    headings = ["slice", "lists", "baseline", "distilled", "difference", "change", "p"]
+    title = f"{metric_label(guard.metric)} by slice"
+    table = number_table([title, *headings[1:]], wide)
+    for each in guard.fallen:
+        table.add_row(
+            Text(f"{each.kind}: {each.name}"),
+            f"{each.lists:,}",
+            MISSING if each.baseline is None else f"{each.baseline:.3f}",
+            MISSING if each.distilled is None else f"{each.distilled:.3f}",
+            estimate_text(each.difference, "+.3f", wide),
+            MISSING if each.change is None else f"{each.change:+.0%}",
+            p_value_text(each.adjusted_p).removeprefix("= "),
+        )
+    yield table
+
+
+def _guard_fact(guard: GuardPart) -> str:
+    """Result of the guard in a sentence."""
+    compared = f"{len(guard.slices)} slices of the test lists"
+    below = f"more than {guard.largest_fall:.0%} below the baseline beyond noise"
+    if not guard.fallen:
+        return f"none of {compared} is {below}"
+    return f"{len(guard.fallen)} of {compared} are {below}"
+
+
 def _facts(report: Report) -> dict[str, str]:
+    # Imports TensorFlow, which the other functions here do not need.
+    from recdistill.features.unknown_values import in_words
+
     facts = {
         f"Gap, {metric_label(metric)}": note
         for metric, closed in report.gap_closed.items()
@@ -203,9 +318,12 @@ def _facts(report: Report) -> dict[str, str]:
         )
     unknown = [
         f"{part} {shares}"
-        for part in ("test", "items")
+        for part in ("test", "items", "teacher")
         if (shares := in_words(report.dataset.unknown.get(part, {})))
     ]
+    if report.dataset.uncounted:
+        inputs = ", ".join(report.dataset.uncounted)
+        unknown.append(f"teacher {inputs}: not known (no vocabulary declared)")
     if unknown:
         facts["Unknown values"] = " · ".join(unknown)
     new = _new_items(report)
@@ -218,13 +336,29 @@ def _facts(report: Report) -> dict[str, str]:
     ]
     if agreed:
         facts["Agreement"] = " · ".join(agreed)
+    beyond = _beyond_accuracy(report)
+    if beyond:
+        facts["Beyond accuracy"] = beyond
     if report.soft_targets is not None:
         facts["Soft targets"] = soft_targets_line(report.soft_targets.model_dump())
     if report.gate is not None:
         state = "passed" if report.gate.passed else "not passed"
         overridden = ", overridden" if report.gate.overridden else ""
         facts["Gate"] = f"{state}{overridden}: {report.gate.message}"
+    if report.guard is not None and report.guard.slices:
+        facts["Guard"] = _guard_fact(report.guard)
     return facts
+
+
+def _beyond_accuracy(report: Report) -> str:
+    """Coverage, novelty and so on of the distilled student, and of the teacher."""
+    student, teacher = (report.models.get(n) for n in ("distilled", "teacher"))
+    found = []
+    for name, one in (student.beyond_accuracy if student else {}).items():
+        best = teacher.beyond_accuracy.get(name) if teacher else None
+        if one.value is not None and best is not None and best.value is not None:
+            found.append(f"{name} {one.value:.3g} (teacher {best.value:.3g})")
+    return " · ".join(found)
 
 
 def _new_items(report: Report) -> str | None:
@@ -257,19 +391,6 @@ def _gap_note(closed: Interval) -> str | None:
 def _mean(interval: Interval | None, wide: bool) -> Text:
     """Mean with its interval, or with half the interval's width if space is short."""
     if wide or interval is None or interval.low is None or interval.high is None:
-        return _estimate(interval, ".3f", wide)
+        return estimate_text(interval, ".3f", wide)
     half = f"{(interval.high - interval.low) / 2:.3f}".removeprefix("0")
     return Text.assemble(f"{interval.value:.3f} ", (f"±{half}", "dim"))
-
-
-def _estimate(interval: Interval | None, spec: str, wide: bool) -> Text:
-    """Number with its whole interval, on the next line if space is short.
-
-    Half the interval's width is not enough here, because an interval may be asymmetric,
-    and it must be visible whether it excludes 0.
-    """
-    if interval is None or interval.value is None:
-        return Text(MISSING)
-    ends = interval_ends(interval, spec)
-    space = "" if not ends else " " if wide else "\n"
-    return Text.assemble(format(interval.value, spec), space, (ends, "dim"))

@@ -8,7 +8,15 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-_PACKAGES = ("tensorflow", "keras", "keras-rs", "numpy", "pyarrow", "pandas")
+_PACKAGES = (
+    "recdistill",
+    "tensorflow",
+    "keras",
+    "keras-rs",
+    "numpy",
+    "pyarrow",
+    "pandas",
+)
 
 
 def describe_environment(packages: Iterable[str] = _PACKAGES) -> dict[str, JsonValue]:

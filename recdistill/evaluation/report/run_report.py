@@ -21,6 +21,7 @@ from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
 from recdistill.evaluation.latency.stopwatch import Latency
 from recdistill.evaluation.report.json_fields import (
+    Estimate,
     Estimates,
     Settings,
     SliceEstimate,
@@ -55,10 +56,16 @@ class DatasetPart(_Part):
         parts: First and last time of each part, in UTC; empty if the data has no times.
         copies: Number of rows whose query, item and time are those of another row. The
             copies of a row are in the same part.
+        copies_by_part: The same by part.
         unknown: Share of values that are unknown in training, by part ("train",
-            "valid", "test" lists, and "items") and feature.
+            "valid", "test" lists, and "items") and feature; as "teacher", the share of
+            values that the teacher does not know, by its inputs.
+        uncounted: Inputs of the teacher for which this share cannot be known, because
+            it does not declare their vocabulary.
         repeats: Number of "valid" and "test" lists with an item that the query also has
             in the training part.
+        source: SHA-256 of each source file by its name; empty if there are many.
+        licence: Licence of the data; None if unknown.
     """
 
     name: str
@@ -69,8 +76,12 @@ class DatasetPart(_Part):
     lists: dict[str, Count]
     parts: dict[str, tuple[str, str]] = {}
     copies: Count = 0
+    copies_by_part: dict[str, Count] = {}
     unknown: dict[str, dict[str, float]] = {}
+    uncounted: list[str] = []
     repeats: dict[str, Count] = {}
+    source: dict[str, str] = {}
+    licence: str | None = None
 
 
 class ProtocolPart(_Part):
@@ -114,7 +125,10 @@ class ModelPart(_Part):
 
     Attributes:
         metrics: Mean of each metric over the lists.
-        slices: The same over part of the lists, by kind of slice and slice.
+        slices: The same over part of the lists, by kind of slice ("item", "activity",
+            "history", or the name of a feature) and slice.
+        beyond_accuracy: Coverage, Gini index, popularity, novelty and diversity of the
+            first items, if the whole catalogue is ranked.
         parameters: Number of trained parameters; None if unknown.
         flops_per_query: Floating-point operations of matrix products to score the
             candidates of one query (`recdistill.evaluation.latency.flops`), for the
@@ -122,15 +136,18 @@ class ModelPart(_Part):
         size_bytes: Size on disk as served; None if not measured.
         latency_ms: Latency by number of candidates ("100", "1000").
         latency_reason: Why `latency_ms` is empty; None if no reason is known.
+        diverged: Learning rates with which training diverged, at once or later.
     """
 
     metrics: Estimates
     slices: dict[str, dict[str, SliceEstimate]] = {}
+    beyond_accuracy: Estimates = {}
     parameters: Count | None = None
     flops_per_query: Count | None = None
     size_bytes: Count | None = None
     latency_ms: dict[str, Latency] = {}
     latency_reason: str | None = None
+    diverged: tuple[float, ...] = ()
 
     def _by_slice(self) -> Iterator[tuple[tuple[Any, ...], Estimates]]:
         """Kind, name, lists and queries of each slice, with its metrics."""
@@ -165,6 +182,54 @@ class GatePart(_Part):
     not_finite: Count = 0
     trained_on: dict[str, Count] | None = None
     repeats: Count = 0
+
+
+class GuardedSlice(_Part):
+    """The distilled student and the baseline on one slice of the test lists.
+
+    Attributes:
+        kind: Kind of slice, for example "item".
+        name: Name of the slice, for example "tail".
+        lists: Number of its lists with a value.
+        queries: Number of their queries.
+        baseline: Mean of the baseline.
+        distilled: Mean of the distilled student.
+        difference: distilled - baseline, paired.
+        change: The difference as a share of the baseline's mean; None if that is 0.
+        adjusted_p: p-value of the paired permutation test over queries, corrected for
+            the number of slices (Holm).
+        fallen: Whether the slice has fallen too far, beyond noise.
+    """
+
+    kind: str
+    name: str
+    lists: Count
+    queries: Count
+    baseline: float | None
+    distilled: float | None
+    difference: Estimate
+    change: float | None
+    adjusted_p: float | None
+    fallen: bool
+
+
+class GuardPart(_Part):
+    """Slices on which the distilled student may have fallen below the baseline.
+
+    Attributes:
+        metric: The metric that is compared.
+        largest_fall: Share of the baseline's metric that a slice may lose.
+        slices: The comparison on each slice.
+    """
+
+    metric: str
+    largest_fall: float
+    slices: tuple[GuardedSlice, ...]
+
+    @property
+    def fallen(self) -> list[GuardedSlice]:
+        """The slices that have fallen too far, beyond noise."""
+        return [each for each in self.slices if each.fallen]
 
 
 class SoftTargetsPart(_Part):
@@ -207,14 +272,18 @@ class Report(_Part):
             is null, with a reason, if teacher and baseline do not differ beyond noise.
         kept: By metric: distilled / teacher.
         differences: By pair ("teacher_minus_baseline", …) and metric.
+        slice_differences: By kind of slice and slice: distilled - baseline, paired.
         agreement: How similarly student and teacher rank the candidates.
         speedup: By number of candidates: latency of the teacher divided by that of the
             distilled student, both timed in turns.
         gate: Decision to distil; None if there was none.
+        guard: Distilled student and baseline on each slice; None if unknown.
         soft_targets: The student's soft targets; None if unknown.
         timings_s: Seconds by step.
         environment: Versions and machine, from `describe_environment`.
         config: Configuration of the run, defaults included.
+        config_given: The keys of the configuration that were set, without paths. With
+            a path to the data it is a configuration that runs.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -226,13 +295,16 @@ class Report(_Part):
     gap_closed: Estimates = {}
     kept: Estimates = {}
     differences: dict[str, Estimates] = {}
+    slice_differences: dict[str, dict[str, SliceEstimate]] = {}
     agreement: Estimates = {}
     speedup: dict[str, float] = {}
     gate: GatePart | None = None
+    guard: GuardPart | None = None
     soft_targets: SoftTargetsPart | None = None
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}
+    config_given: Settings = {}
 
     def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
         """Table of the models' metrics, one row per model and metric.

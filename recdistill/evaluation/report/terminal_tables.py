@@ -53,8 +53,8 @@ def unbroken_line(*parts: str | tuple[str, str]) -> Text:
 def metric_label(name: str) -> str:
     """Display name of a metric: "ndcg@10" becomes NDCG@10, "hit@5" becomes Hit@5."""
     family, at, cutoff = name.partition("@")
-    known = {"ndcg": "NDCG", "map": "MAP", "mrr": "MRR"}
-    return known.get(family, family.capitalize()) + at + cutoff
+    plain = family in ("recall", "precision", "hit")
+    return (family.capitalize() if plain else family.upper()) + at + cutoff
 
 
 def interval_ends(interval: Interval, spec: str) -> str:
@@ -62,6 +62,24 @@ def interval_ends(interval: Interval, spec: str) -> str:
     if interval.low is None or interval.high is None:
         return ""
     return f"[{format(interval.low, spec)}, {format(interval.high, spec)}]"
+
+
+def estimate_text(interval: Interval | None, spec: str, wide: bool) -> Text:
+    """Number with its whole interval, on the next line if space is short.
+
+    Half the interval's width is not enough for a difference or a ratio, because such an
+    interval may be asymmetric, and it must be visible whether it excludes 0.
+
+    Args:
+        interval: The estimate; None if it is unknown.
+        spec: Format of the numbers.
+        wide: Whether the interval stands next to the number.
+    """
+    if interval is None or interval.value is None:
+        return Text(MISSING)
+    ends = interval_ends(interval, spec)
+    space = "" if not ends else " " if wide else "\n"
+    return Text.assemble(format(interval.value, spec), space, (ends, "dim"))
 
 
 def short_number(number: int | None, units: Sequence[str]) -> str:

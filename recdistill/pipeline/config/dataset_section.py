@@ -94,6 +94,12 @@ class DatasetConfig(Section):
         description="Name of a MovieLens release to download on first use, such as "
         "`ml-100k`; replaces `path`.",
     )
+    licence: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Licence of the data, for the model card. By default that of a "
+        "data set that recdistill knows (MovieLens, generated data), else not stated.",
+    )
     columns: dict[ColumnRole, str] = Field(
         default_factory=dict,
         description="Column names by role, for the readers `tables`, `listwise` and "

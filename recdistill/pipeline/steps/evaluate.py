@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
+    from recdistill.evaluation.report.run_report import Report
     from recdistill.pipeline.config import Config
+    from recdistill.pipeline.model_comparison import ComparisonRows
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.sampled_candidates import SampledCandidates
     from recdistill.pipeline.workspace import Artefact, Draft
+
+LISTS, DETAILS = "lists.parquet", "page.json"
+"""Files of the artefact with the evaluated lists, and with details of the page."""
+
+CANDIDATES = "candidates.parquet"
+"""File of the artefact with the candidates of a sampled evaluation."""
+
+MODEL_CARD = "MODEL_CARD.md"
+"""File with the model card, in the artefact and in the run's folder."""
 
 
 class Evaluate(Step):
@@ -31,11 +46,16 @@ class Evaluate(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Metrics and intervals, the decision at the gate, and the report's format."""
         from recdistill.evaluation.report.run_report import SCHEMA_VERSION
+        from recdistill.pipeline.dataset_loading import licence_of
 
         return {
             "schema_version": SCHEMA_VERSION,
+            "files": [LISTS, DETAILS, MODEL_CARD, "beyond accuracy"],
+            "licence": licence_of(run.config.dataset),
             # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
+            # Its `action` decides whether to export; the report does not depend on it.
+            "largest_fall": run.config.guard.largest_fall,
             **sections(run.config, "seed", "evaluate"),
         }
 
@@ -43,9 +63,10 @@ class Evaluate(Step):
         """Writes the metrics of each test list and model, the report and its page."""
         import pyarrow.parquet as pq
 
-        from recdistill.evaluation.report.page import PageDetails, render_page
+        from recdistill.evaluation.report.page import render_page
+        from recdistill.evaluation.report.page_details import save_details
+        from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
-        from recdistill.pipeline.query_examples import query_examples
         from recdistill.pipeline.report_building import build_report
         from recdistill.pipeline.scorers import compiled, popularity_scorer
 
@@ -62,55 +83,141 @@ class Evaluate(Step):
             run.config.evaluate.metrics,
             run.progress,
             run.score_tables,
+            _sampled_candidates(run, draft.path / CANDIDATES),
         )
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
         pq.write_table(rows.agreement, draft.path / "agreement.parquet")
+        pq.write_table(rows.lists.table(rows.slices), draft.path / LISTS)
+        run.progress("Measuring latency and intervals", 0, None)
         report = build_report(
             run.config,
             run.prepared,
-            run.artefacts["prepare"].record,
+            {
+                **{name: artefact.record for name, artefact in run.artefacts.items()},
+                "prepare": _dataset(run),
+            },
             rows,
             models,
             gate=run.gate,
             soft_targets=run.soft_targets.part,
-            timings={k: v.record["seconds"] for k, v in run.artefacts.items()},
         )
         report.save(draft.path / "report.json")
-        details = PageDetails(
-            curves={
-                "baseline": _curves(run.artefacts["baseline"].record),
-                "distilled": _curves(run.artefacts["distill"].record),
-            },
-            examination=run.artefacts["score"].record.get("doctor"),
-            examples=query_examples(run.prepared, rows, run.config.seed),
-        )
+        details = page_details(run, report, rows)
+        save_details(details, draft.path / DETAILS)
         page = render_page(report, details)
         (draft.path / "report.html").write_text(page, encoding="utf-8")
+        card = render_run_card(report.model_dump(mode="json"))
+        (draft.path / MODEL_CARD).write_text(card, encoding="utf-8")
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies the report and its page into the run's folder, if they changed."""
-        from recdistill.atomic import atomic_write
+        """Copies report, page and model card into the run's folder, if they changed.
 
-        for name in ("report.json", "report.html"):
+        The configuration is written too, so that the run can be opened again.
+        """
+        from recdistill.atomic import atomic_write
+        from recdistill.pipeline.run_opening import save_configuration
+
+        for name in ("report.json", "report.html", MODEL_CARD):
             content = artefact.file(name).read_bytes()
             target = run.root / name
             # A finished run can be opened on a disk that is read-only.
             if not target.is_file() or target.read_bytes() != content:
                 with atomic_write(target) as temporary:
                     temporary.write_bytes(content)
+        save_configuration(run.config, run.root)
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Sampled evaluation, and slices on which the student is below the baseline."""
+        number = run.config.evaluate.sampled_candidates
+        if number is not None:
+            yield (
+                f"All metrics of the test lists are among {number:,} sampled "
+                "candidates of each list. They are higher than those of the whole "
+                "catalogue, can order models differently, and must not be compared "
+                "with them. Without `evaluate.sampled_candidates` the whole catalogue "
+                "is ranked."
+            )
+        fallen = enforce_guard(run)
+        if fallen is not None:
+            yield fallen
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
 
 
-def _curves(record: Mapping[str, Any]) -> list[list[float]]:
-    """Validation metric by epoch of each learning rate tried, the chosen one first.
+def _dataset(run: RunContext) -> dict[str, Any]:
+    """The record of `prepare`, with the values that the teacher does not know."""
+    record, scored = (run.artefacts[name].record for name in ("prepare", "score"))
+    return {
+        **record,
+        "unknown": {**record["unknown"], "teacher": scored["unknown"]},
+        "uncounted": scored.get("uncounted", []),
+    }
 
-    The epoch in which training diverged has no value.
+
+def _sampled_candidates(run: RunContext, path: Path) -> SampledCandidates | None:
+    """Draws and stores the candidates of a sampled evaluation, if it is configured."""
+    from recdistill.pipeline.sampled_candidates import SampledCandidates
+
+    number = run.config.evaluate.sampled_candidates
+    if number is None:
+        return None
+    sampled = SampledCandidates.draw(run.prepared, number, run.config.seed)
+    sampled.save(path)
+    return sampled
+
+
+def enforce_guard(run: RunContext) -> str | None:
+    """Stops the run if a slice has fallen below the baseline, or returns a warning.
+
+    Raises:
+        GuardError: If a slice has fallen and `guard.action` is "stop".
     """
-    trials = [each for each in record["trials"] if not each.get("diverged")]
-    trials.sort(key=lambda each: -each["best"])
-    return [[v for v in each["history"] if v is not None] for each in trials]
+    from recdistill.evaluation.guard import enforce
+    from recdistill.evaluation.report.run_report import Report
+
+    guard = Report.load(run.artefacts["evaluate"].file("report.json")).guard
+    return None if guard is None else enforce(guard, run.config.guard.action)
+
+
+def page_details(run: RunContext, report: Report, rows: ComparisonRows) -> PageDetails:
+    """Content of the report page that is not in the report.
+
+    Args:
+        run: The run, with its finished steps.
+        report: The report.
+        rows: Rankings of the test lists.
+    """
+    from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
+    from recdistill.pipeline.evaluated_variants import evaluated_variants
+    from recdistill.pipeline.query_examples import query_examples
+
+    record = {name: artefact.record for name, artefact in run.artefacts.items()}
+    trained = record["teacher"]["trained"]
+    return PageDetails(
+        training={
+            "baseline": training_runs(record["baseline"]),
+            "distilled": training_runs(record["distill"]),
+            **(
+                {"teacher": [*map(TrainingRun.from_record, trained)]} if trained else {}
+            ),
+        },
+        examination=record["score"].get("doctor"),
+        examples=query_examples(run.prepared, rows, run.config.seed),
+        variants=evaluated_variants(run.config.workdir, report),
+    )
+
+
+def training_runs(record: Mapping[str, Any]) -> list[TrainingRun]:
+    """Training runs in the record of a student's training, the chosen one first.
+
+    Args:
+        record: Record of the step `baseline` or `distill`.
+    """
+    from recdistill.evaluation.report.page_details import TrainingRun
+
+    runs = [TrainingRun.from_record(trial) for trial in record["trials"]]
+    return sorted(runs, key=lambda each: -each.best)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recdistill.pipeline.steps.evaluate import CANDIDATES, enforce_guard
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ class ExportStep(Step):
         """The prepared data, the student and its report."""
         return ("prepare", "distill", "evaluate")
 
+    def before(self, run: RunContext) -> None:
+        """Stops the run if a slice has fallen below the baseline."""
+        enforce_guard(run)
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Name and settings of the export."""
         return sections(run.config, "name", "export")
@@ -52,11 +58,16 @@ class ExportStep(Step):
         from recdistill.export.student_export import export_student
         from recdistill.pipeline.judged_lists import history_inputs, judged_lists
         from recdistill.pipeline.report_building import ON_CARD
+        from recdistill.pipeline.sampled_candidates import SampledCandidates
         from recdistill.retrieval.indexing import IndexSettings
 
+        run.progress("Exporting the student", 0, None)
         evaluated = run.artefacts["evaluate"].path
         report = Report.load(evaluated / "report.json")
         excludes = report.protocol.seen == "exclude"
+        sampled = None
+        if run.config.evaluate.sampled_candidates is not None:
+            sampled = SampledCandidates.load(evaluated / CANDIDATES)
         export = export_student(
             run.student_model("distill"),
             run.prepared.schema,
@@ -80,10 +91,13 @@ class ExportStep(Step):
                     run.config.evaluate.metrics,
                     max(settings.parity_rows, JUDGED_LISTS),
                     run.score_tables,
+                    sampled,
                 ),
+                progress=run.progress,
                 metadata={
                     "key": draft.key,
                     "fingerprint": report.metrics_fingerprint(),
+                    "run": os.path.relpath(run.root, settings.path / name),
                     "report": report.model_dump(mode="json", include=ON_CARD),
                 },
             ),
@@ -109,6 +123,8 @@ class ExportStep(Step):
                 "know which items a query has seen and may return them. The report "
                 "leaves them out. Send them as `exclude_ids` of `recommend`."
             )
+        if not run.artefacts["export"].reused:
+            yield from _types_since_version_before(Path(record["path"]), run)
         judged = record["judged"]
         if judged and abs(judged["served"] - judged["reported"]) > SMALL:
             yield (
@@ -142,6 +158,29 @@ class ExportStep(Step):
             f"{record['path']}; serves {judged['metric']} {judged['served']:.4f}, "
             f"reported {judged['reported']:.4f} ({judged['lists']} test lists)"
         )
+
+
+def _types_since_version_before(path: Path, run: RunContext) -> Iterator[str]:
+    """Sentences on item columns whose type was another in the version before."""
+    from recdistill.errors import RecdistillError
+    from recdistill.export.layout import read_manifest, versions
+    from recdistill.export.unknown_items import other_types
+
+    before = [number for number in versions(path.parent) if number < int(path.name)]
+    if not before:
+        return
+    try:
+        manifest = read_manifest(path.parent / str(before[-1]))
+    except RecdistillError:
+        return  # Not made by this library, or damaged; the new version is whole.
+    items = run.prepared.items
+    entries = {
+        name: entry
+        for name, entry in manifest["schema"]["candidate"].items()
+        if (entry.get("column") or name) in items.column_names
+    }
+    for sentence in other_types(entries, items):
+        yield f"Compared with version {before[-1]}: {sentence}."
 
 
 def _record(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

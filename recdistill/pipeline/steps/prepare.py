@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -10,7 +11,7 @@ from recdistill.pipeline.steps.step import Step, sections
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
+    from recdistill.pipeline.workspace import Artefact, Draft
 
 
 _PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
@@ -52,6 +53,15 @@ class Prepare(Step):
         from recdistill.pipeline.preparation import prepare
 
         return prepare(run.dataset, run.config, draft.path, run.progress)
+
+    def after(self, run: RunContext, artefact: Artefact) -> None:
+        """Checks that the data allows the evaluation that is configured."""
+        from recdistill.pipeline.sampled_candidates import check_evaluation
+
+        settings = run.config.evaluate
+        cascade = any(name.startswith("err@") for name in settings.metrics)
+        if cascade or settings.sampled_candidates is not None:
+            check_evaluation(run.config, run.prepared)
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Size of the data."""
@@ -99,5 +109,34 @@ class Prepare(Step):
             )
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """Implausible times, and times in several units."""
-        yield from run.artefacts["prepare"].record["time_warnings"]
+        """Implausible times, times in several units, and types that have changed."""
+        artefact = run.artefacts["prepare"]
+        yield from artefact.record["time_warnings"]
+        yield from artefact.record.get("notes", ())
+        if artefact.reused:
+            return
+        before = _prepared_before(artefact.path)
+        types = before.get("types", {})
+        for column, kind in artefact.record["types"].items():
+            if types.get(column, kind) != kind:
+                yield (
+                    f"The column `{column}` is {kind}; in the data that was prepared "
+                    f"before, it was {types[column]}. If its values are written in "
+                    "another way now, models that were trained before do not know them."
+                )
+
+
+def _prepared_before(folder: Path) -> dict[str, Any]:
+    """The record of the latest other artefact of this step; empty if there is none."""
+    from recdistill.atomic import read_sealed
+
+    records = [
+        path
+        for path in folder.parent.glob("prepare-*/record.json")
+        if path.parent.name != folder.name
+    ]
+    records.sort(key=lambda path: path.stat().st_mtime)
+    try:
+        return read_sealed(records[-1]) if records else {}
+    except (OSError, ValueError):
+        return {}

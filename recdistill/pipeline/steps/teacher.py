@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -45,6 +45,7 @@ class TeacherStep(Step):
         from recdistill.pipeline.gate import CheckedScorer
         from recdistill.pipeline.model_building import (
             TeacherBuilder,
+            linear_forms,
             parameters,
         )
         from recdistill.pipeline.model_building import members_of as models_of
@@ -53,6 +54,7 @@ class TeacherStep(Step):
         from recdistill.pipeline.weights_file import save_weights
 
         config = run.config
+        run.progress("Opening or fitting the teacher", 0, None)
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
         trained = [
             run.trainer.ranker(model, settings)
@@ -74,12 +76,21 @@ class TeacherStep(Step):
             values[name] = validation.mean(rows)
         return {
             "kind": config.teacher.kind,
-            "unknown": unknown_to_teacher(models_of(teacher)),
+            **unknown_to_teacher(models_of(teacher)),
             "trained": trained,
+            "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
             **values,
         }
+
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """The form of each linear item model."""
+        for name, model in record.get("linear_models", {}).items():
+            form = model["form"].replace("_", " ")
+            if not model["exact"]:
+                form += f" of rank {model['rank']} (an approximation)"
+            yield f"linear item model {name}: {model['items']:,} items, {form}"
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Kind and first metric on validation."""

@@ -213,6 +213,8 @@ def _column(
         return padded if text else _as_numbers(name, tensor, padded.tolist())
     width = axes[0]
     for row, each in enumerate(rows):
+        if values[row] is None and width and (text or tensor.dtype.startswith("float")):
+            each += [convert(name, row, None)] * width
         if len(each) != width:
             raise QueryError(
                 f"`{name}` must have {width} values. "

@@ -26,7 +26,15 @@ def model_part(value, *, p50=None):
         latency_ms={}
         if p50 is None
         else {
-            n: Latency(p50, 2 * p50, 3 * p50, p50, p50 / 2, 200)
+            n: Latency(
+                p50,
+                2 * p50,
+                3 * p50,
+                p50,
+                p50 / 2,
+                200,
+                tuple(p50 * (0.5 + part / 10) for part in range(21)),
+            )
             for n in ("100", "1000")
         },
     )
@@ -43,6 +51,10 @@ def report(**changes):
             queries=943,
             items=1682,
             lists={"train": 9_000, "test": 943},
+            parts={"train": ("1997-09-20", "1998-03-01")},
+            copies=9,
+            copies_by_part={"train": 8, "test": 1},
+            repeats={"test": 77},
         ),
         "protocol": ProtocolPart(
             split="test", lists=943, seen="exclude", unreachable=7
@@ -65,6 +77,9 @@ def report(**changes):
                 "teacher_minus_baseline",
                 "distilled_minus_baseline",
             )
+        },
+        "slice_differences": {
+            "query": {"cold": Slice(3, 2, {"mrr": Interval(-0.02, -0.03, -0.01)})}
         },
         "agreement": {"overlap@10": Interval(0.71, 0.69, 0.73)},
         "speedup": {"1000": 95.9},

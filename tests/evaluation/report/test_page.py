@@ -1,30 +1,73 @@
 """The report page: complete, self-contained, and safe with any names in the data."""
 
+import html
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
+from recdistill.distillation.score_doctor import examine
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.report.page import PageDetails, QueryExample, render_page
-from tests.evaluation.report.example_reports import NO_GAP, SOFT_TARGETS, report
+from recdistill.evaluation.report.page import render_page
+from recdistill.evaluation.report.page_charts import Point
+from recdistill.evaluation.report.page_details import (
+    PageDetails,
+    QueryExample,
+    TrainingRun,
+)
+from recdistill.evaluation.report.page_figures import figures, pareto_front
+from tests.evaluation.report.example_reports import (
+    NO_GAP,
+    SOFT_TARGETS,
+    model_part,
+    report,
+)
 
 HOSTILE = 'Film </script><b onclick="x">"1" & Söhne ✓'
-CURVES = {"baseline": [[0.1, 0.3, 0.2]], "distilled": [[0.2, 0.4, 0.3], [0.1, 0.1]]}
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 
-def example(query: str, overlap: float = 0.5) -> QueryExample:
+def example(query: str, chosen: str = "B") -> QueryExample:
     top = {"teacher": [HOSTILE, "B"], "distilled": ["B", "C"], "baseline": ["D"]}
-    return QueryExample(query, ["H1", "H2"], ["B"], top, overlap)
+    return QueryExample(query, ["H1", "H2"], [chosen], top, 0.5)
+
+
+def training_run(name, *validation) -> TrainingRun:
+    curve = {
+        "step": [50, 100],
+        "loss": [3.25, None],
+        "relevance_loss": [4.5, 4.0],
+        "distillation_loss": [2.0, 1.5],
+        "learning_rate": [0.01, 0.005],
+        "gradient_norm": [7.5, 6.5],
+    }
+    return TrainingRun(name, validation, 50, curve)
 
 
 def details(**changes) -> PageDetails:
-    examples = [example(f"user {number}") for number in range(8)]
-    return PageDetails(**({"curves": CURVES, "examples": examples} | changes))
+    scores = np.random.default_rng(1).normal(size=(20, 60))
+    training = {
+        "baseline": [training_run("learning rate 0.01", 0.1, 0.3)],
+        "distilled": [
+            training_run("learning rate 0.01", 0.2, 0.4),
+            training_run("learning rate 3", None),
+        ],
+        "teacher": [training_run("ranker", 0.3, 0.5)],
+    }
+    examples = [example(f"user {number}") for number in range(7)]
+    fields = {
+        "training": training,
+        "examination": json.loads(
+            examine(scores, np.ones(scores.shape, bool)).model_dump_json()
+        ),
+        "examples": [*examples, example("user 7", "A")],
+        "variants": {"student.dim=64": report().models["distilled"]},
+    }
+    return PageDetails(**(fields | changes))
 
 
 class Elements(HTMLParser):
@@ -53,35 +96,85 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render_page(report(soft_targets=SOFT_TARGETS), details())
+    return render_page(full_report(), details())
+
+
+def full_report(**changes):
+    """A report with everything that the page can show."""
+    unknown = {"test": {"history": 0.25, "age": 0.0}}
+    dataset = report().dataset.model_copy(update={"unknown": unknown})
+    return report(soft_targets=SOFT_TARGETS, dataset=dataset, **changes)
+
+
+def text_of(page: str) -> str:
+    """The text of a page, without markup, with single spaces."""
+    body = re.sub(r"<(style|script|svg)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", body))
 
 
 def test_the_verdict_and_all_numbers_of_the_report_are_on_the_page(page):
+    text = text_of(page)
     assert "<h1>By NDCG@10, distillation closed 48% [21%, 71%] of the gap" in page
-    assert "0.091 [0.081, 0.107]" in page
-    assert NO_GAP in page
-    assert "the teacher is better by 0.02" in page
-    assert "ab12" in page
+    assert "0.091 0.081 to 0.107" in text
+    assert NO_GAP in text
+    assert "the teacher is better by 0.02" in text
+    assert "ab12" in text
     assert "&#34;dim&#34;: 32" in page
+    # Data by part: lists, dates, repeats and duplicates.
+    assert "train 9,000 1997-09-20 1998-03-01 - 8" in text
+    assert "test 943 - - 77 1" in text
+    assert "history 25.0%" in text
+    # A slice with its counts and its loss against the baseline.
+    assert "cold 3 2" in text
+    assert "▼ -0.020 -0.030 to -0.010" in text.replace("\N{MINUS SIGN}", "-")
+    assert "worse beyond noise on: query cold." in page
 
 
-def test_sections_are_well_formed_and_charts_have_alternative_text(page):
+def test_sections_are_well_formed_and_in_the_navigation(page):
     found = Elements(page)
     sections = [attributes["id"] for tag, attributes in found.tags if tag == "section"]
     assert sections == [
-        "quality", "slices", "examples", "agreement", "latency", "training", "data",
-        "reproduce",
+        "quality", "tradeoff", "slices", "examples", "agreement", "latency",
+        "training", "scores", "data", "reproduce",
     ]  # fmt: skip
-    figures = [attributes for tag, attributes in found.tags if tag == "figure"]
-    assert len(figures) == 4
-    assert all(figure["aria-label"] for figure in figures)
+    links = [attributes["href"] for tag, attributes in found.tags if tag == "a"]
+    assert links == [f"#{anchor}" for anchor in sections]
+
+
+def test_every_chart_has_alternative_text_and_its_numbers(page):
+    found = Elements(page).tags
+    charts = [a["aria-label"] for tag, a in found if a.get("role") == "img"]
+    assert len(charts) == sum(tag == "figure" for tag, _ in found) == 6
+    assert "teacher 0.102 [0.092, 0.118]" in charts[0]
+    assert "Student: NDCG@10 0.091 [0.081, 0.107] at 0.43 ms" in charts[1]
+    assert "teacher, 1,000 candidates: median 41.2 ms" in charts[3]
+    assert "distilled: best NDCG@10 0.4000 on validation" in charts[4]
+    assert "Effective number of candidates" in charts[5]
+    rows = figures(full_report(), details())["training"].numbers
+    assert list(rows.rows[0]) == [
+        "baseline, learning rate 0.01", "50", "3.25", "4.5", "2", "7.5", "0.01", "0.1",
+    ]  # fmt: skip
+    assert rows.rows[1][2] == "-"
+
+
+def test_the_pareto_front_has_the_points_that_no_other_beats():
+    def point(label, latency, quality):
+        return Point(label, "", latency, Interval(quality))
+
+    a, b, c, d = (
+        point("a", 1.0, 0.5),
+        point("b", 2.0, 0.4),
+        point("c", 2.0, 0.7),
+        point("d", 9.0, 0.7),
+    )
+    assert pareto_front([d, c, b, a]) == [a, c]
 
 
 def test_nothing_is_loaded_from_outside(page):
     for tag, attributes in Elements(page).tags:
-        assert tag not in {"link", "img", "iframe"}
+        assert tag not in {"img", "iframe", "object", "embed"}
         for name in ("src", "href", "xlink:href"):
-            assert (attributes.get(name) or "#").startswith("#")
+            assert (attributes.get(name) or "#").startswith(("#", "data:,"))
     assert "default-src 'none'" in page
     assert not re.search(r"url\((?!#)|@import", page)
 
@@ -89,22 +182,47 @@ def test_nothing_is_loaded_from_outside(page):
 def test_names_from_the_data_cannot_become_markup(page):
     data = re.search(r'id="examples-data">(.*?)</script>', page, re.DOTALL)[1]
     assert json.loads(data)[0]["top"]["teacher"][0] == HOSTILE
-    named = render_page(report(name=HOSTILE, soft_targets=SOFT_TARGETS), details())
+    named = render_page(full_report(name=HOSTILE), details())
     assert "<b onclick" not in named
     assert len(Elements(named).tags) == len(Elements(page).tags)
 
 
 def test_the_same_report_gives_the_same_page(page):
-    assert render_page(report(soft_targets=SOFT_TARGETS), details()) == page
+    assert render_page(full_report(), details()) == page
 
 
 def test_parts_without_numbers_are_left_out():
     bare = report(
         models={}, gap_closed={}, kept={}, differences={}, agreement={}, speedup={},
-        gate=None,
+        gate=None, slice_differences={},
     )  # fmt: skip
     sections = re.findall(r'<section id="(\w+)"', render_page(bare))
     assert sections == ["data", "reproduce"]
+
+
+def test_a_run_without_latency_says_so():
+    untimed = report(
+        models={"baseline": model_part(0.1), "distilled": model_part(0.2)}, speedup={}
+    )
+    page = render_page(untimed)
+    assert "; latency was not measured.</h1>" in page
+    assert "Latency was not measured:" in page
+    assert '<section id="tradeoff"' not in page
+
+
+def test_a_teacher_that_was_not_timed_is_a_line_in_the_chart():
+    models = report().models
+    untimed = {**models, "teacher": model_part(0.102)}
+    chart = figures(report(models=untimed, speedup={}), PageDetails())["tradeoff"]
+    assert list(chart.numbers.rows[-1]) == ["teacher", "0.102 [0.092, 0.118]", "-", "-"]
+    assert "Teacher (not timed)" in chart.panels[0]
+
+
+def test_training_that_diverged_is_noted():
+    models = report().models
+    late = models["distilled"].model_copy(update={"diverged": (0.1,)})
+    page = render_page(report(models={**models, "distilled": late}), details())
+    assert "The distilled student diverged with learning rate 0.1;" in page
 
 
 def test_the_candidates_are_named_as_in_the_receipt():
@@ -117,39 +235,92 @@ def test_the_candidates_are_named_as_in_the_receipt():
 def test_survival_is_drawn_where_it_has_several_points():
     agreement = {f"survival@{n}": Interval(n / 200, 0.2, 1.0) for n in (50, 100, 200)}
     page = render_page(report(agreement=agreement))
-    assert "share of the teacher" in page.lower()
-    assert page.count("survival@") == 3
+    assert "Survival curve. at 50: 25.0%, at 100: 50.0%, at 200: 100.0%." in page
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 class TestInABrowser:
-    def dump(self, tmp_path, page: str, script: str) -> str:
-        """The document after the page's script and `script` have run."""
-        check = (
-            "<script>window.onerror = (m) => document.title = 'error: ' + m;</script>"
-        )
-        end = f"<script>{script}</script></body>"
-        page = page.replace("</title>", "</title>" + check).replace("</body>", end)
-        (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    """Chromium opens the page and writes its log; nothing may be wrong in either."""
+
+    CHECK = """<script>
+    const faults = [];
+    addEventListener("error", (event) => faults.push(event.message));
+    for (const level of ["error", "warn"]) {
+      console[level] = (...words) => faults.push(words.join(" "));
+    }
+    addEventListener("securitypolicyviolation", (e) => faults.push(e.blockedURI));
+    </script>"""
+    STATES = """const states = [], note = () => states.push([
+      shown.textContent, document.querySelectorAll(".query:not([hidden])").length,
+    ]); note();"""
+    REPORT = """<script>
+    const requests = performance.getEntriesByType("resource").map((each) => each.name);
+    document.title = JSON.stringify({
+      faults, requests, states,
+      wide: document.documentElement.scrollWidth > innerWidth,
+    });
+    </script></body>"""
+
+    def title_of(self, tmp_path, document: str):
+        """The title of a document after its scripts have run, read as JSON."""
+        (tmp_path / "page.html").write_text(document, encoding="utf-8")
         command = [
-            BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom",
-            f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path}/page.html",
+            BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu",
+            "--disable-background-networking", "--dump-dom", "--enable-logging=stderr",
+            "--window-size=1280,900", f"--user-data-dir={tmp_path / 'profile'}",
+            f"file://{tmp_path}/page.html",
         ]  # fmt: skip
-        return subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, timeout=300, check=True
-        ).stdout
+        )
+        assert "CONSOLE" not in done.stderr, done.stderr
+        title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
+        return json.loads(html.unescape(title))
 
-    def test_the_examples_can_be_searched(self, tmp_path, page):
-        script = "search.value = 'USER 7'; search.dispatchEvent(new Event('input'));"
-        found = self.dump(tmp_path, page, script)
-        assert "<title>movielens: distillation report</title>" in found
-        assert "1 of 1 queries" in found
-        shown = re.findall(r'<article class="query"(?! hidden)', found)
-        assert len(shown) == 1
+    def test_search_and_explorer_respond_and_nothing_leaves_the_page(
+        self, tmp_path, page
+    ):
+        def choose(name):
+            return f"kind.value = '{name}'; kind.dispatchEvent(new Event('change'))"
 
-    def test_all_examples_are_shown_on_request(self, tmp_path, page):
-        assert "5 of 8 queries" in self.dump(tmp_path, page, "")
-        found = self.dump(tmp_path, page, "all.click()")
-        assert "8 of 8 queries" in found
-        assert found.count('class="hit"') == 8 * 2  # B: in two lists of each query
+        actions = [
+            "search.value = 'USER 7'; search.dispatchEvent(new Event('input'))",
+            "search.value = ''; search.dispatchEvent(new Event('input')); all.click()",
+            choose("missed"),
+            choose("won"),
+            choose("lost"),
+        ]
+        steps = "".join(f"{action}; note();" for action in actions)
+        script = f"<script>{self.STATES}{steps}</script>{self.REPORT}"
+        found = self.title_of(
+            tmp_path,
+            page.replace("<title>", f"{self.CHECK}<title>", 1).replace(
+                "</body>", script
+            ),
+        )
+        assert found["states"] == [
+            ["5 of 8 queries", 5],
+            ["1 of 1 queries", 1],
+            ["8 of 8 queries", 8],
+            ["1 of 1 queries", 1],
+            ["7 of 7 queries", 7],
+            ["0 of 0 queries", 0],
+        ]
+        assert found["faults"] == found["requests"] == []
+        assert not found["wide"]
+
+    def test_the_page_is_no_wider_than_a_phone(self, tmp_path, page):
+        content = json.dumps(page).replace("<", "\\u003c")
+        measured = self.title_of(
+            tmp_path,
+            f"""<title></title><iframe id="phone" width="380" height="800"></iframe>
+            <script>
+            phone.onload = () => {{
+              const root = phone.contentDocument.documentElement;
+              document.title = JSON.stringify([root.clientWidth, root.scrollWidth]);
+            }};
+            phone.srcdoc = {content};
+            </script>""",
+        )
+        assert measured[1] == measured[0] > 300

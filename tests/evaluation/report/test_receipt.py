@@ -8,7 +8,12 @@ from rich.console import Console
 from recdistill.evaluation.intervals import Interval, Slice
 from recdistill.evaluation.report.receipt import render, verdict
 from recdistill.evaluation.report.run_report import ModelPart
-from tests.evaluation.report.example_reports import NO_GAP, SOFT_TARGETS, report
+from tests.evaluation.report.example_reports import (
+    NO_GAP,
+    SOFT_TARGETS,
+    model_part,
+    report,
+)
 
 
 def shown(one, width, **settings):
@@ -19,33 +24,90 @@ def shown(one, width, **settings):
     return screen.getvalue()
 
 
+FASTER = "; the student ranks 1,000 candidates 96 times as fast as the teacher."
+BETTER, SAME, WORSE = (
+    Interval(0.02, 0.01, 0.03),
+    Interval(0.0, -0.01, 0.01),
+    Interval(-0.02, -0.03, -0.01),
+)
+
+
+def judged(gap, gained, **changes):
+    """The verdict on a teacher and a student that differ so from the baseline."""
+    pairs = {"teacher_minus_baseline": gap, "distilled_minus_baseline": gained}
+    differences = {name: {"ndcg@10": one} for name, one in pairs.items()}
+    return verdict(report(differences=differences, **changes), "ndcg@10")
+
+
 class TestVerdict:
     def test_a_significant_gain_is_reported_with_its_interval(self):
         assert verdict(report(), "ndcg@10") == (
-            "By NDCG@10, distillation closed 48% [21%, 71%] of the gap to the teacher."
+            "By NDCG@10, distillation closed 48% [21%, 71%] of the gap to the teacher"
+            + FASTER
         )
 
     def test_a_gain_without_a_gap_gives_the_reason(self):
         assert verdict(report(), "mrr") == (
-            f"By MRR, distillation helped; the gap closed is not defined: {NO_GAP}."
+            "By MRR, distillation helped; the gap closed is not defined: "
+            f"{NO_GAP}{FASTER}"
         )
 
     @pytest.mark.parametrize(
-        ("difference", "words"),
+        ("gap", "gained", "words"),
         [
-            (Interval(0.02, -0.001, 0.04), "changed nothing beyond noise"),
-            (Interval(-0.02, -0.04, 0.001), "changed nothing beyond noise"),
-            (Interval(-0.02, -0.04, -0.001), "made the student worse"),
-            (Interval(0.02, reason="one query"), "cannot tell whether"),
-            (Interval(None, reason="no list"), "cannot tell whether"),
+            (BETTER, SAME, "distillation changed nothing beyond noise"),
+            (BETTER, WORSE, "distillation made the student worse than the baseline"),
+            (
+                SAME,
+                SAME,
+                "teacher and baseline do not differ beyond noise, so there is nothing "
+                "to distil; distillation changed nothing beyond noise",
+            ),
+            (
+                SAME,
+                WORSE,
+                "teacher and baseline do not differ beyond noise, so there is nothing "
+                "to distil; distillation made the student worse than the baseline",
+            ),
+            (
+                WORSE,
+                BETTER,
+                "the teacher is worse than the baseline; distillation made the student "
+                "better than the baseline",
+            ),
         ],
     )
-    def test_a_claim_needs_an_interval_without_0(self, difference, words):
-        found = {"distilled_minus_baseline": {"ndcg@10": difference}}
-        assert words in verdict(report(differences=found), "ndcg@10")
+    def test_each_state_has_its_sentence(self, gap, gained, words):
+        assert judged(gap, gained) == f"By NDCG@10, {words}{FASTER}"
 
-    def test_a_metric_without_a_difference_has_no_verdict(self):
+    @pytest.mark.parametrize(
+        "gained", [Interval(0.02, reason="one query"), Interval(None, reason="no list")]
+    )
+    def test_without_an_interval_nothing_is_claimed(self, gained):
+        assert "cannot tell whether" in judged(BETTER, gained)
         assert "cannot tell whether" in verdict(report(), "map@10")
+
+    def test_it_says_that_latency_was_not_measured(self):
+        models = {"distilled": model_part(0.1)}
+        found = judged(BETTER, SAME, speedup={}, models=models)
+        assert found.endswith("beyond noise; latency was not measured.")
+        student_only = {"distilled": model_part(0.1, p50=0.4)}
+        found = judged(BETTER, SAME, speedup={}, models=student_only)
+        assert found.endswith("noise; the teacher's latency was not measured.")
+
+    def test_a_slower_student_is_called_slower(self):
+        found = judged(BETTER, SAME, speedup={"100": 3.0, "20": 9.0, "2000": 0.5})
+        assert found.endswith(
+            "ranks 2,000 candidates 0.5 times as fast as the teacher."
+        )
+
+    def test_it_names_the_training_that_diverged(self):
+        models = report().models
+        late = models["distilled"].model_copy(update={"diverged": (0.1, 0.3)})
+        found = judged(BETTER, SAME, models={**models, "distilled": late})
+        assert found.endswith(
+            "training of the student diverged with learning rate 0.1 and 0.3."
+        )
 
 
 class TestReceipt:

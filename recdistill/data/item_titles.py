@@ -1,0 +1,43 @@
+"""Titles of items: what people read instead of an id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TITLE_COLUMNS = ("title", "name")
+"""Names, in small letters, of the columns with titles; the first that exists counts."""
+
+SPELLINGS = frozenset(
+    spelling
+    for name in TITLE_COLUMNS
+    for spelling in (name, name.capitalize(), name.upper())
+)
+"""Columns that are read for titles even if they are no features."""
+
+
+def title_column(names: Iterable[str]) -> str | None:
+    """The column of an item table that has the titles; None if there is none.
+
+    Examples:
+        >>> title_column(["item_id", "Name", "price"])
+        'Name'
+    """
+    lowered = {name.lower(): name for name in reversed(list(names))}
+    return next((lowered[each] for each in TITLE_COLUMNS if each in lowered), None)
+
+
+def item_titles(items: pa.Table) -> pa.Array | None:
+    """Titles of the items as text, "" for a missing one; None if there are none.
+
+    Examples:
+        >>> item_titles(pa.table({"title": ["Heat", None]})).to_pylist()
+        ['Heat', '']
+    """
+    column = title_column(items.column_names)
+    if column is None or pa.types.is_nested(items[column].type):
+        return None
+    texts = items[column].combine_chunks().cast(pa.string())
+    return pc.fill_null(texts, "")

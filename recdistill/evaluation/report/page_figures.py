@@ -1,0 +1,504 @@
+"""Figures of the report page: charts with alternative text and a table of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.latency.stopwatch import QUANTILES, Latency
+from recdistill.evaluation.report import page_charts as charts
+from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
+from recdistill.evaluation.report.run_report import ModelPart, Report
+from recdistill.evaluation.report.terminal_tables import MISSING, metric_label
+
+_LOSSES = {
+    "loss": "total loss",
+    "relevance_loss": "relevance loss",
+    "distillation_loss": "distillation loss",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        headings: Headings of the columns.
+        rows: Cells of each row; the first one names the row.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page.
+
+    Attributes:
+        panels: SVG elements, which stand side by side where there is space.
+        alternative: The content in words, for those who cannot see the charts.
+        numbers: The numbers of the charts; None if a table next to it has them.
+    """
+
+    panels: Sequence[Markup]
+    alternative: str
+    numbers: Table | None = None
+
+
+def figures(report: Report, details: PageDetails) -> dict[str, Figure]:
+    """The figures whose numbers exist, by name.
+
+    Args:
+        report: The report.
+        details: Further content of the page.
+    """
+    made = {
+        "quality": _quality(report),
+        "tradeoff": _tradeoff(report, details.variants),
+        "slices": _slices(report),
+        "survival": _survival(report),
+        "latency": _latency(report),
+        "training": _training(report, details.training),
+        "scores": _scores(report, details.examination),
+    }
+    return {name: one for name, one in made.items() if one is not None}
+
+
+def number(one: Interval | None, spec: str = ".3f") -> str:
+    """An estimate with its interval, as text."""
+    if one is None or one.value is None:
+        return MISSING
+    text = format(one.value, spec)
+    if one.low is None or one.high is None:
+        return text
+    return f"{text} [{format(one.low, spec)}, {format(one.high, spec)}]"
+
+
+def _figure(
+    panels: Sequence[str], alternative: str, numbers: Table | None = None
+) -> Figure:
+    return Figure([Markup(svg) for svg in panels], alternative, numbers)
+
+
+def _quality(report: Report) -> Figure | None:
+    metrics = list(next(iter(report.models.values())).metrics) if report.models else []
+    panels: dict[str, dict[str, Interval]] = {
+        metric: {
+            name: part.metrics[metric]
+            for name, part in report.models.items()
+            if metric in part.metrics
+        }
+        for metric in metrics
+    }
+    if not panels:
+        return None
+    words = "; ".join(
+        f"{metric_label(metric)}: "
+        + ", ".join(f"{name} {number(one)}" for name, one in panel.items())
+        for metric, panel in list(panels.items())[:1]
+    )
+    return _figure(
+        [charts.dots(metric_label(metric), panel) for metric, panel in panels.items()],
+        f"Metrics of all models with confidence intervals. {words}. The table below "
+        "has all numbers.",
+    )
+
+
+def _median(latencies: Mapping[str, Latency]) -> float | None:
+    """Median latency for the largest number of candidates."""
+    return latencies[max(latencies, key=int)].p50 if latencies else None
+
+
+def _points(
+    report: Report, variants: Mapping[str, ModelPart]
+) -> Iterator[charts.Point]:
+    """Models with a latency; the first of them are students."""
+    metric = next(iter(report.models["distilled"].metrics))
+    own = report.models["distilled"]
+    students = {"Student": own}
+    students |= {f"{n}": other for n, other in enumerate(variants.values(), 1)}
+    for label, part in students.items():
+        latency, one = _median(part.latency_ms), part.metrics.get(metric)
+        if latency is not None and one is not None and one.value is not None:
+            colour = charts.colour_of("distilled")
+            yield charts.Point(label, colour, latency, one, strong=part is own)
+    student = _median(report.models["distilled"].latency_ms)
+    # The baseline has the towers of the student, so it takes the same time.
+    for name, latency in (
+        ("baseline", student),
+        ("teacher", _median(report.models["teacher"].latency_ms)),
+    ):
+        one = report.models[name].metrics[metric]  # type: ignore[index]
+        if latency is not None and one.value is not None:
+            yield charts.Point(name.capitalize(), charts.colour_of(name), latency, one)
+
+
+def pareto_front(points: Sequence[charts.Point]) -> list[charts.Point]:
+    """The points that no other point beats in both quality and latency.
+
+    Args:
+        points: Points with a quality.
+    """
+    front: list[charts.Point] = []
+    best = -float("inf")
+    for point in sorted(
+        points, key=lambda p: (p.latency, -float(p.quality.value or 0))
+    ):
+        if point.quality.value is not None and point.quality.value > best:
+            front.append(point)
+            best = point.quality.value
+    return front
+
+
+def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | None:
+    if {"baseline", "distilled", "teacher"} - report.models.keys():
+        return None
+    metric = next(iter(report.models["distilled"].metrics), None)
+    points = list(_points(report, variants)) if metric else []
+    if metric is None or not points:
+        return None
+    students = points
+    front = pareto_front(
+        [p for p in students if p.label not in ("Baseline", "Teacher")]
+    )
+    floors: dict[str, Interval] = {
+        name: part.metrics[metric]
+        for name, part in report.models.items()
+        if name == "popularity" or (name == "teacher" and not part.latency_ms)
+    }
+    label = metric_label(metric)
+    settings = {f"{n}": f"{n}: {name}" for n, name in enumerate(variants, 1)}
+    words = "; ".join(
+        f"{settings.get(p.label, p.label)}: {label} {number(p.quality)} at "
+        f"{p.latency:.3g} ms"
+        for p in points
+    )
+    rows = [
+        [
+            settings.get(p.label, p.label),
+            number(p.quality),
+            f"{p.latency:.3g}",
+            "yes" if p in front and len(front) > 1 else MISSING,
+        ]
+        for p in points
+    ]
+    rows += [[name, number(one), MISSING, MISSING] for name, one in floors.items()]
+    return _figure(
+        [charts.tradeoff(points, front, floors, label)],
+        f"Quality against latency. {words}.",
+        Table(["model", label, "median in ms", "on the Pareto front"], rows),
+    )
+
+
+def _slices(report: Report) -> Figure | None:
+    panels = {
+        kind: {
+            name: next(iter(some.metrics.values()))
+            for name, some in slices.items()
+            if some.metrics
+        }
+        for kind, slices in report.slice_differences.items()
+    }
+    if not any(panels.values()):
+        return None
+    lost = [
+        f"{kind} {name}"
+        for kind, panel in panels.items()
+        for name, one in panel.items()
+        if one.excludes(0) and (one.value or 0) < 0
+    ]
+    return _figure(
+        [charts.forest(kind, panel) for kind, panel in panels.items() if panel],
+        "Difference between student and baseline on each slice of the test lists. "
+        + (
+            f"The student is worse beyond noise on: {', '.join(lost)}."
+            if lost
+            else "The student is not worse beyond noise on any slice."
+        ),
+    )
+
+
+def _survival(report: Report) -> Figure | None:
+    found = {
+        int(name.partition("@")[2]): one
+        for name, one in report.agreement.items()
+        if name.startswith("survival@") and one.value is not None
+    }
+    if len(found) < 2:
+        return None
+    at = sorted(found)
+    ends = [
+        [one.value if end is None else end for one, end in pairs]
+        for pairs in (
+            [(found[n], found[n].low) for n in at],
+            [(found[n], found[n].high) for n in at],
+        )
+    ]
+    line = charts.Line(
+        None, charts.colour_of("distilled"), at, [found[n].value for n in at]
+    )
+    low, high = ([float(e or 0.0) for e in each] for each in ends)
+    return _figure(
+        [
+            charts.lines(
+                "Teacher's top items in the student's first n",
+                [line],
+                x_label="n, candidates that the student passes on",
+                percent=True,
+                band=(at, low, high),
+            )
+        ],
+        "Survival curve. "
+        + ", ".join(f"at {n}: {found[n].value:.1%}" for n in at)
+        + ".",
+    )
+
+
+def _latency(report: Report) -> Figure | None:
+    times = {
+        name: part.latency_ms for name, part in report.models.items() if part.latency_ms
+    }
+    sizes = sorted({size for each in times.values() for size in each}, key=int)
+    panels = []
+    for size in sizes:
+        drawn = [
+            charts.Line(
+                name.capitalize(),
+                charts.colour_of(name),
+                each[size].quantiles,
+                [percent / 100 for percent in QUANTILES],
+            )
+            for name, each in times.items()
+            if size in each and each[size].quantiles
+        ]
+        if drawn:
+            panels.append(
+                charts.lines(
+                    f"Calls answered, {int(size):,} candidates",
+                    drawn,
+                    x_label="within milliseconds",
+                    percent=True,
+                    log_x=True,
+                )
+            )
+    if not panels:
+        return None
+    words = "; ".join(
+        f"{name}, {int(size):,} candidates: median {one.p50:.3g} ms, 99th percentile "
+        f"{one.p99:.3g} ms"
+        for name, each in times.items()
+        for size, one in each.items()
+    )
+    rows = [
+        [f"{name}, {int(size):,}", *(f"{ms:.3g}" for ms in one.quantiles[::2])]
+        for name, each in times.items()
+        for size, one in each.items()
+        if one.quantiles
+    ]
+    headings = ["model, candidates", *(f"{percent} %" for percent in QUANTILES[::2])]
+    return _figure(
+        panels,
+        f"Distribution of the latency of a query. {words}.",
+        Table(headings, rows),
+    )
+
+
+def _training(
+    report: Report, training: Mapping[str, Sequence[TrainingRun]]
+) -> Figure | None:
+    runs = [(name, run) for name, each in training.items() for run in each]
+    if not runs:
+        return None
+    metrics = [m for part in report.models.values() for m in part.metrics]
+    label = metric_label(metrics[0]) if metrics else "Metric"
+    chosen = {name: each[0] for name, each in training.items() if each}
+    panels = [_validation_panel(label, training)]
+    students = {n: run for n, run in chosen.items() if n != "teacher"}
+    panels += [
+        _loss_panel(f"Loss of the {_MODEL.get(name, name)}", name, run)
+        for name, run in students.items()
+        if run.curve.get("step")
+    ]
+    for title, quantity in (
+        ("Gradient norm", "gradient_norm"),
+        ("Learning rate", "learning_rate"),
+    ):
+        drawn = [
+            charts.Line(
+                name.capitalize(),
+                charts.colour_of(name),
+                _steps(run),
+                run.curve[quantity],
+            )
+            for name, run in chosen.items()
+            if quantity in run.curve and _has_values(run.curve[quantity])
+        ]
+        if drawn:
+            panels.append(charts.lines(title, drawn, x_label="training step"))
+    words = "; ".join(
+        f"{name}: best {label} {run.best:.4f} on validation"
+        for name, run in chosen.items()
+        if run.best > -float("inf")
+    )
+    return _figure(panels, f"Training curves. {words}.", _training_table(runs, label))
+
+
+_MODEL = {"distilled": "distilled student", "baseline": "baseline"}
+
+
+def _steps(run: TrainingRun) -> list[float]:
+    return [float(step or 0) for step in run.curve["step"]]
+
+
+def _has_values(values: Sequence[float | None]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _validation_panel(label: str, training: Mapping[str, Sequence[TrainingRun]]) -> str:
+    drawn = []
+    for name, each in training.items():
+        for place, run in enumerate(each):
+            steps = [run.epoch_steps * n for n in range(1, len(run.validation) + 1)]
+            if not _has_values(run.validation):
+                continue
+            best = run.validation.index(run.best)
+            strong = place == 0
+            drawn.append(
+                charts.Line(
+                    name.capitalize() if strong else None,
+                    charts.colour_of(name),
+                    steps,
+                    run.validation,
+                    strong=strong,
+                    mark=steps[best] if strong else None,
+                )
+            )
+    return charts.lines(
+        f"{label} on validation; dots: weights kept", drawn, x_label="training step"
+    )
+
+
+def _loss_panel(title: str, name: str, run: TrainingRun) -> str:
+    colours = (charts.colour_of(name), charts.SOFT, charts.colour_of("teacher"))
+    drawn = [
+        charts.Line(words, colour, _steps(run), run.curve[key], dashed=key != "loss")
+        for (key, words), colour in zip(_LOSSES.items(), colours, strict=True)
+        if key in run.curve and _has_values(run.curve[key])
+    ]
+    if len(drawn) == 2 and drawn[0].y == drawn[1].y:
+        drawn = drawn[:1]  # relevance is all of the loss
+    return charts.lines(title, drawn, x_label="training step")
+
+
+def _training_table(runs: Sequence[tuple[str, TrainingRun]], label: str) -> Table:
+    shown = {**_LOSSES, "gradient_norm": "gradient norm", "learning_rate": "rate"}
+    rows = []
+    for name, run in runs:
+        metric = {
+            run.epoch_steps * n: value for n, value in enumerate(run.validation, 1)
+        }
+        for place, step in enumerate(run.curve.get("step", ())):
+            cells = [
+                _cell(run.curve[key][place] if key in run.curve else None)
+                for key in shown
+            ]
+            value = metric.get(int(step or 0))
+            rows.append([f"{name}, {run.name}", f"{step:,.0f}", *cells, _cell(value)])
+    return Table(["model", "step", *shown.values(), f"{label} on validation"], rows)
+
+
+def _cell(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def _scores(report: Report, found: Mapping[str, Any] | None) -> Figure | None:
+    histograms = (found or {}).get("histograms") or {}
+    targets = report.soft_targets
+    if found is None or targets is None or "none" not in histograms:
+        return None
+    after, divisor = histograms.get(targets.transform), targets.teacher_temperature
+    before = histograms["none"]
+    colour = charts.colour_of("teacher")
+    title = f"After: {targets.transform}, divided by {divisor:g}"
+    panels = []
+    for words, one, scale in (
+        ("Before: the teacher's scores", before, 1.0),
+        (title, after, divisor),
+    ):
+        if one is not None and one["counts"]:
+            panels.append(
+                charts.histogram(
+                    words,
+                    one["low"] / scale,
+                    one["high"] / scale,
+                    one["counts"],
+                    colour,
+                )
+            )
+    curves = found["effective"]
+    total = divisor * targets.temperature
+    drawn = [
+        charts.Line(
+            words,
+            line_colour,
+            [float(t) for t in curves[name]],
+            list(curves[name].values()),
+            mark=mark,
+        )
+        for words, name, mark, line_colour in (
+            ("before", "none", 1.0, charts.SOFT),
+            ("after", targets.transform, total, charts.colour_of("distilled")),
+        )
+        if name in curves
+    ]
+    panels.append(
+        charts.lines(
+            "Effective number of candidates",
+            drawn,
+            x_label="temperature; dots: before and in this run",
+            log_x=True,
+            log_y=True,
+        )
+    )
+    raw = curves["none"].get("1")
+    words = f"Before the transform {raw:.3g}" if raw is not None else "Before: unknown"
+    now = "unknown" if targets.effective is None else f"{targets.effective:.3g}"
+    return _figure(
+        panels,
+        "The teacher's scores before and after the transform. Effective number of "
+        f"candidates: {words}, after it {now}, of {targets.list_size:,.0f}.",
+        _score_table(before, after, divisor, curves, targets.transform),
+    )
+
+
+def _score_table(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any] | None,
+    divisor: float,
+    curves: Mapping[str, Mapping[str, float]],
+    transform: str,
+) -> Table:
+    rows = []
+    for words, one, scale in (("before", before, 1.0), ("after", after, divisor)):
+        total = max(1, sum(one["counts"])) if one else 1
+        for place, count in enumerate(one["counts"] if one else ()):
+            width = (one["high"] - one["low"]) / len(one["counts"]) if one else 0.0
+            low = (one["low"] if one else 0.0) + place * width
+            rows.append(
+                [
+                    f"share of scores, {words}",
+                    f"{low / scale:.3g} to {(low + width) / scale:.3g}",
+                    f"{count / total:.2%}",
+                ]
+            )
+    for words, name in (("before", "none"), ("after", transform)):
+        rows += [
+            [f"effective candidates, {words}", f"temperature {temperature}", f"{n:.3g}"]
+            for temperature, n in curves.get(name, {}).items()
+        ]
+    return Table(["quantity", "at", "value"], rows)

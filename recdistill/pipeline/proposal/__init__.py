@@ -1,0 +1,1 @@
+"""Proposal of a configuration from a folder of data, for `recdistill init`."""

@@ -1,0 +1,134 @@
+"""Common names of columns, by what they mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+_QUERIES = (
+    "user customer visitor member reviewer client account buyer shopper subscriber "
+    "person profile listener viewer reader player author cookie session search query "
+    "device"
+).split()
+_ITEMS = (
+    "item product movie film article video book song track music artist game app "
+    "business restaurant recipe listing hotel property course job news document doc "
+    "offer content page post show episode poi venue place sku ad creative candidate"
+).split()
+
+
+def _ids(nouns: Sequence[str], others: str) -> tuple[str, ...]:
+    return (
+        *(f"{noun}id" for noun in nouns),
+        *others.split(),
+        *(f"{noun}{end}" for end in ("key", "code", "number", "no") for noun in nouns),
+        *nouns,
+    )
+
+
+QUERY_IDS = _ids(_QUERIES, "uid username reviewername qid srchid msno")
+ITEM_IDS = _ids(_ITEMS, "parentasin asin isbn sku iid pid mid prodid candidate")
+TIMES = (
+    "timestamp time ts datetime eventtime eventtimestamp date tdat unixreviewtime "
+    "reviewtime reviewdate createdat orderedat purchasedat clickedat viewedat "
+    "watchedat playedat updatedat utctime starttime orderdate invoicedate eventdate "
+    "purchasedate dt day"
+).split()
+ORDERS = "position order step sequence seq index idx rank number".split()
+"""Names of a number that counts the interactions of a query."""
+
+RELEVANCES = (
+    "relevance label target clicked click isclick isclicked clicks thumb thumbs liked "
+    "like rating ratings stars star overall grade reviewscore purchased ordered bought "
+    "converted conversion vote preference feedback score"
+).split()
+GRADES = "relevance label target grade".split()
+"""Names of graded relevance, whose lowest grade means that nothing was chosen."""
+
+EVENTS = (
+    "event eventtype action actiontype behavior behaviour behaviortype interaction "
+    "interactiontype type"
+).split()
+CHOICES = (
+    "purchase buy bought order transaction conversion addtocart cart wishlist save "
+    "like favorite favourite share click play view"
+).split()
+"""Names of events, the strongest sign of interest first."""
+
+WEIGHTS = (
+    "weight plays playcount playcnt count counts quantity qty frequency listens "
+    "listencount numplays"
+).split()
+LISTS = (
+    "listid impressionid requestid slateid displayid pageviewid searchid queryid "
+    "srchid sessionid groupid impid list impression request"
+).split()
+SCORES = (
+    "teacherscore score scores prediction pred logit logits modelscore rankerscore "
+    "pctr ctr"
+).split()
+SEARCH_WORDS = (
+    "words query searchquery searchterm searchterms searchwords keywords keyword term "
+    "q text querytext"
+).split()
+CONTEXTS = (
+    "device devicetype platform os browser hour hourofday weekday dayofweek country "
+    "city region state locale language lang channel source referrer page surface "
+    "placement store storeid app"
+).split()
+TABLES_OF_INTERACTIONS = (
+    "interactions lists ratings reviews events clicks transactions purchases orders "
+    "views plays listens logs log impressions behaviors history train data"
+).split()
+_CODES = re.compile(
+    r"(?:^|[_\W])(?:id|ids|code|codes|key|zip|zipcode|postal"
+    r"|ean|isbn|upc|gtin|barcode|phone|uuid|guid|hash)$"
+)
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_GROUPS = (
+    "category type class group level status gender sex occupation genre brand segment "
+    "cluster colour color department section region club cohort plan tier flag hour "
+    "weekday"
+).split()
+_QUANTITIES = (
+    "age price cost amount year size length duration rating score qty quantity weight "
+    "height width distance popularity revenue total share rate ratio avg mean"
+).split()
+_COUNTS = "count number num rank".split()
+
+
+def plain_name(name: str) -> str:
+    """The name in lower case, with letters and digits only."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def named(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """The columns with one of these names, in the order of the names."""
+    places = {name: number for number, name in reversed([*enumerate(names)])}
+    found = [name for name in columns if plain_name(name) in places]
+    return sorted(found, key=lambda name: places[plain_name(name)])
+
+
+def is_code(name: str) -> bool:
+    """Whether the name is that of an identifier or code."""
+    return _CODES.search(_CAMEL.sub("_", name).lower()) is not None
+
+
+def is_group(name: str) -> bool:
+    """Whether the name is that of a category, such as `brand`."""
+    return bool(_parts(name) & set(_GROUPS))
+
+
+def is_quantity(name: str, counts: bool = True) -> bool:
+    """Whether the name is that of a quantity, such as `price`.
+
+    Args:
+        name: Name of a column.
+        counts: Whether names that may also number the rows, such as `rank`, count.
+    """
+    quantities = {*_QUANTITIES, *(_COUNTS if counts else ())}
+    return bool(_parts(name) & quantities)
+
+
+def _parts(name: str) -> set[str]:
+    return set(re.split(r"[^a-z]+", _CAMEL.sub("_", name).lower()))

@@ -1,0 +1,306 @@
+"""The configuration of a proposal: a commented TOML file, checked against the data."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from recdistill.data import read_frames
+from recdistill.data.dataset import Columns
+from recdistill.errors import DataError
+from recdistill.features.specs import raw_values
+from recdistill.pipeline.config import Config, parse_config
+from recdistill.pipeline.dataset_loading import reading_options
+from recdistill.pipeline.feature_columns import FeatureColumns
+from recdistill.pipeline.proposal.column_roles import Roles
+from recdistill.pipeline.proposal.proposal import Proposal
+from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
+
+MOST_LISTED = 5_000
+"""Items from which a training list is a sample of the catalogue."""
+
+_BARE = re.compile(r"^[A-Za-z0-9_-]+$")
+_WIDTH = 88
+
+
+def config_name(name: str) -> str:
+    """Name of a run made from the name of a folder.
+
+    Example:
+        >>> config_name("2024 shop logs"), config_name("ml-100k")
+        ('data_2024_shop_logs', 'ml-100k')
+    """
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-")
+    return plain if plain[:1].isalpha() else f"data_{plain}".rstrip("_")
+
+
+def config_text(proposal: Proposal, name: str, file: Path) -> str:
+    """The configuration file of a proposal.
+
+    Args:
+        proposal: A proposal without open questions.
+        name: Name of the run.
+        file: The file that will hold the text.
+    """
+    parts = [
+        _head(proposal, name, file),
+        _dataset(proposal),
+        _features(proposal, "query"),
+        _features(proposal, "candidate"),
+        _split(proposal),
+        _lists(proposal),
+        _teacher(proposal),
+        _GATE,
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def check_config(proposal: Proposal, text: str) -> Config:
+    """Checks the configuration file with the readers of the pipeline.
+
+    The sampled rows are read with the roles, the conditions and the kinds of features
+    of the file.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        DataError: If the rows cannot be used as proposed.
+    """
+    config = parse_config(tomllib.loads(text))
+    listwise = config.dataset.reader == "listwise"
+    tables = {
+        "lists" if listwise and name == "interactions" else name: table.sample.rows
+        for name, table in proposal.tables.items()
+    }
+    roles = {str(role): name for role, name in config.dataset.columns.items()}
+    columns = Columns.of(roles)
+    if config.split.by == "leave_random_out":
+        columns = Columns.of({**roles, "time": None})  # type: ignore[dict-item]
+    try:
+        dataset = read_frames(tables, columns, options=reading_options(config))
+        for _ in dataset.interactions():
+            pass
+        features = FeatureColumns.find(dataset, config)
+        for feature in (*features.query, *features.candidate):
+            table = {"items": dataset.items, "queries": dataset.queries}.get(
+                feature.table, proposal.known().table.sample.rows
+            )
+            if table is not None and feature.column in table.column_names:
+                raw_values(
+                    table[feature.column],
+                    feature.spec,
+                    table=feature.table,
+                    name=feature.column,
+                )
+    except DataError as error:
+        raise DataError(f"The data cannot be used as proposed. {error}") from error
+    return config
+
+
+def _head(proposal: Proposal, name: str, file: Path) -> str:
+    counted = "; ".join(_counted(table) for table in proposal.tables.values())
+    lines = [
+        *_comment(f"Proposed by `recdistill init` from the data: {counted}."),
+        "# Check the reasons beside the keys. docs/configuration.md has all keys.",
+        "#",
+        f"#   recdistill run {shown_path(file)}",
+        "",
+        f"name = {_toml(name)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _counted(table: SourceTable) -> str:
+    about = "about " if table.sample.estimated else ""
+    return f"{table.name} with {about}{table.sample.count:,} rows"
+
+
+def _dataset(proposal: Proposal) -> str:
+    roles, source = proposal.known(), proposal.source
+    listwise = "list" in roles.columns
+    reader = "listwise" if listwise else source.reader
+    defaults = {"query": "user_id", "item": "item_id", "time": "timestamp"}
+    if listwise:
+        defaults |= {"list": "list_id", "relevance": "relevance"}
+    columns = {r: c for r, c in roles.columns.items() if defaults.get(r) != c}
+    lines = ["[dataset]", f"reader = {_toml(reader)}"]
+    lines.append(f"path = {_toml(shown_path(source.path))}")
+    for column in columns.values():
+        lines += _comment(f"{column}: {roles.reasons[column]}.")
+    if columns:
+        lines.append(f"columns = {_toml(columns)}")
+    if roles.time_format is not None:
+        lines.append(f"time_format = {_toml(roles.time_format)}")
+    lines += _keep(roles, set(columns.values()))
+    if source.reader == "tables":
+        for key, table in proposal.tables.items():
+            known = "lists" if listwise and key == "interactions" else key
+            options = _table_options(known, table) | _types(proposal, key)
+            if "types" in options:
+                lines.append("# The tables write the same ids in different ways.")
+            if options:
+                lines.append(f"{known} = {_toml(options)}")
+    return "\n".join(lines) + "\n"
+
+
+def _keep(roles: Roles, explained: Collection[str]) -> Iterator[str]:
+    """The condition on the rows, and another one that the user may prefer."""
+    if roles.keep:
+        for column, reason in roles.reasons.items():
+            used = any(column in condition for condition in roles.keep)
+            if used and column not in explained:
+                yield from _comment(f"{column}: {reason}.")
+        yield f"keep = {_toml(' and '.join(roles.keep))}"
+    if roles.alternative is not None:
+        yield from _comment("Every kind of event counts. To rank for one kind only:")
+        yield f"# keep = {_toml(' and '.join([*roles.keep, roles.alternative]))}"
+
+
+def _table_options(key: str, table: SourceTable) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if table.name != key and table.stem != key:
+        options["file"] = table.name
+    if table.sample.names:
+        options["columns"] = list(table.sample.names)
+    return options
+
+
+def _types(proposal: Proposal, table: str) -> dict[str, Any]:
+    types = proposal.types.get(table)
+    return {"types": types} if types else {}
+
+
+def _features(proposal: Proposal, side: str) -> str:
+    features = proposal.query if side == "query" else proposal.candidate
+    what = (
+        "# What is known about a query when a request arrives."
+        if side == "query"
+        else "# What is known about an item."
+    )
+    lines = [what, f"[{side}]"]
+    reasons = {
+        (use.table, use.profile.name): use.reason for use in proposal.uses if use.use
+    }
+    item = proposal.known().columns["item"]
+    for name, keys in features.items():
+        column = str(keys.get("column", name))
+        reason = next((r for (_, c), r in reasons.items() if c == column), "")
+        if keys["kind"] == "history":
+            reason = "the items of the query's earlier interactions"
+        elif side == "candidate" and column == item:
+            reason = "the item id"
+        line = f"{name} = {_toml(keys)}"
+        lines += _with_comment(line, reason)
+    lines += _left_out(proposal, side)
+    return "\n".join(lines) + "\n"
+
+
+def _left_out(proposal: Proposal, side: str) -> Iterator[str]:
+    items = proposal.tables.get("items")
+    events = proposal.known().reasons
+    uses = [
+        use
+        for use in proposal.uses
+        if not use.use
+        and (items is not None and use.table == items.name) == (side == "candidate")
+        and not (side == "query" and use.profile.name in events)
+    ]
+    if uses:
+        yield "# Left out:"
+    grouped: dict[str, list[str]] = {}
+    for use in uses:
+        column = use.profile.name or "(without a name)"
+        grouped.setdefault(use.reason.rstrip("."), []).append(column)
+    for reason, columns in grouped.items():
+        yield from _comment(f"{', '.join(columns)}: {reason}.", "  ")
+
+
+def _split(proposal: Proposal) -> str:
+    if "time" not in proposal.known().columns:
+        return (
+            "[split]\n"
+            "# The data has no times, so one interaction of each query is held out at "
+            "random.\n"
+            'by = "leave_random_out"\n'
+        )
+    if not proposal.by_query:
+        sample = "" if proposal.known().table.sample.complete else " in the sample"
+        return (
+            "[split]\n"
+            f"# Queries have fewer than three interactions{sample}, so the latest of "
+            "all\n# interactions are held out.\n"
+            'by = "global_time"\n'
+        )
+    return ""
+
+
+def _lists(proposal: Proposal) -> str:
+    if proposal.items <= MOST_LISTED:
+        return ""
+    return (
+        "[lists]\n"
+        f"# With {proposal.items:,} items, a training list is a sample of them.\n"
+        'size = "sampled"\n'
+    )
+
+
+def _teacher(proposal: Proposal) -> str:
+    if "score" in proposal.known().columns:
+        return '# The teacher\'s scores are in the data.\n[teacher]\nkind = "scores"\n'
+    kind, why = "linear", "A linear model of the items that queries share"
+    if not proposal.history:
+        kind, why = "reference", "The built-in ranker"
+    return (
+        f"# {why}, in place of your own ranker.\n"
+        "# docs/teachers.md shows how to use a model, a function or stored scores.\n"
+        f"[teacher]\nkind = {_toml(kind)}\n"
+    )
+
+
+_GATE = (
+    "[distill]\n"
+    "# A first run ends with a report even if this teacher is no better than the "
+    "baseline.\n"
+    "# Remove the line when `[teacher]` is your own ranker.\n"
+    'gate = "warn"\n'
+)
+
+
+def _with_comment(line: str, reason: str) -> list[str]:
+    one = f"{line}  # {reason}"
+    if not reason:
+        return [line]
+    return [one] if len(one) <= _WIDTH else [*_comment(f"{reason}:"), line]
+
+
+def _comment(text: str, indent: str = "") -> list[str]:
+    lines, line = [], f"#{indent}"
+    for word in text.split():
+        if len(line) + 1 + len(word) > _WIDTH:
+            lines.append(line)
+            line = f"#{2 * indent}"
+        line += f" {word}"
+    return [*lines, line]
+
+
+def _toml(value: Any) -> str:
+    """A value in TOML, tables inline."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_key(key)} = {_toml(each)}" for key, each in value.items())
+        return f"{{ {pairs} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return str(value)
+
+
+def _key(name: str) -> str:
+    return name if _BARE.match(name) else _toml(name)

@@ -1,0 +1,93 @@
+"""Profiles of columns: what the values of a column are."""
+
+import datetime
+
+import pyarrow as pa
+import pytest
+
+from recdistill.data.column_profile import profile_column
+
+
+def profile(values, kind=None):
+    return profile_column("column", pa.chunked_array([pa.array(values, kind)]))
+
+
+@pytest.mark.parametrize(
+    ("values", "content"),
+    [
+        (["1", "2", ""], "integer"),
+        (["1.0", "2.0"], "integer"),
+        (["1.5", "nan"], "number"),
+        (["$1,299.00", "$5.50"], "number"),
+        (["01307", "1307"], "text"),
+        (["7", "B12"], "text"),
+        (["True", "False", None], "boolean"),
+        (["", None], "empty"),
+        (["2024-05-01 10:00:00 UTC", "2024-05-02 10:00:00 UTC"], "date"),
+        (["07/05/2020 01:08:57 PM", "07/06/2020 06:55:04 AM"], "date"),
+        (["20240501", "20240502"], "date"),
+        (["20240501", "20249999"], "integer"),
+        (["[27, 9]", "[9]"], "list"),
+        (["['Action', 'Indie']", "[]"], "list"),
+        (["Drama|War", "War", "Drama", "Drama|War"], "list"),
+        (["0.1 0.2 0.3 0.5", "1 2 3 4.5"], "vector"),
+        (["[0.1, 0.2, 0.3, 0.5]", "[1, 2, 3, 4.5]"], "vector"),
+        (['[{"a": 1}]', "[]"], "unreadable"),
+        (["a top, with narrow straps", "a lamp, black"], "text"),
+        (["https://a/b", "https://a/c"], "text"),
+        ([1, 2, None], "integer"),
+        ([1.0, 2.0, float("nan")], "integer"),
+        ([1e300, 2.5], "number"),
+        ([float("inf"), 1.0], "unreadable"),
+        ([True, False], "boolean"),
+        ([datetime.date(2024, 5, 1)], "date"),
+        ([[1, 2], [3]], "list"),
+        ([[0.5, 1.0], [0.5, 2.0]], "vector"),
+        ([[0.5, 1.0], [0.5]], "list"),
+        ([{"a": 1}], "unreadable"),
+        ([[["a"]]], "unreadable"),
+        ([[], None], "empty"),
+        ([None, None], "empty"),
+    ],
+)
+def test_the_content_of_a_column(values, content):
+    assert profile(values).content == content
+
+
+def test_missing_and_different_values_are_counted():
+    found = profile(["3", "", "null", "3", "4"])
+    assert (found.rows, found.missing, found.distinct) == (5, 2, 2)
+    assert found.range == (3, 4)
+    assert found.examples() == ["3", "4"]
+    assert found.most_frequent == [("3", 2), ("4", 1)]
+
+
+def test_the_format_of_dates_is_found():
+    assert profile(["31/12/2023 10:00", "1/2/2024 11:30"]).time_format == (
+        "%d/%m/%Y %H:%M"
+    )
+    assert profile(["12/31/2023", "02/01/2024"]).time_format == "%m/%d/%Y"
+    assert profile(["2024-05-01", "2024-05-02"]).time_format is None
+
+
+def test_the_values_of_lists_are_counted_whatever_their_form():
+    for values in (
+        [["a", "b"], ["a"]],
+        ["['a', 'b']", "['a']"],
+        ["a|b", "a", "a|b", "a"],
+    ):
+        assert profile(values).vocabulary == 2
+    assert profile(["a;b", "a;b", "b;a"]).separator == ";"
+    assert profile([[0.5, 1.0, 3.0]] * 2).size == 3
+
+
+def test_consecutive_numbers_that_occur_once_number_the_rows():
+    assert profile(["3", "1", "2"]).numbers_the_rows
+    assert not profile(["3", "1", "4"]).numbers_the_rows
+    assert not profile(["3", "1", "2", "2"]).numbers_the_rows
+    assert not profile(["3", "1", "2", ""]).numbers_the_rows
+
+
+def test_a_column_without_rows_is_empty():
+    assert profile([], pa.string()).content == "empty"
+    assert profile_column("a", pa.chunked_array([], pa.int64())).content == "empty"
