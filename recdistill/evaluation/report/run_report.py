@@ -127,6 +127,8 @@ class ModelPart(_Part):
         metrics: Mean of each metric over the lists.
         slices: The same over part of the lists, by kind of slice ("item", "activity",
             "history", or the name of a feature) and slice.
+        beyond_accuracy: Coverage, Gini index, popularity, novelty and diversity of the
+            first items, if the whole catalogue is ranked.
         parameters: Number of trained parameters; None if unknown.
         flops_per_query: Floating-point operations of matrix products to score the
             candidates of one query (`recdistill.evaluation.latency.flops`), for the
@@ -139,6 +141,7 @@ class ModelPart(_Part):
 
     metrics: Estimates
     slices: dict[str, dict[str, SliceEstimate]] = {}
+    beyond_accuracy: Estimates = {}
     parameters: Count | None = None
     flops_per_query: Count | None = None
     size_bytes: Count | None = None
