@@ -26,6 +26,7 @@ from benchmarks import (
     linear,
     metrics,
     retrieval,
+    scoring,
     serving_soak,
     serving_warm_up,
 )
@@ -43,6 +44,7 @@ BENCHMARKS = tuple(
         linear,
         embedding_updates,
         candidates,
+        scoring,
         retrieval,
         serving_soak,
         serving_warm_up,

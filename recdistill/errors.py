@@ -16,6 +16,7 @@ __all__ = [
     "ExportError",
     "FetchError",
     "GateError",
+    "GuardError",
     "LaunchError",
     "LoadTestError",
     "NotAnExportError",
@@ -36,7 +37,8 @@ class RecdistillError(Exception):
 
     Attributes:
         exit_code: Exit code of the command line: 2 for bad input, 3 for a teacher that
-            is not worth distilling, 4 for an export that is not safe to serve.
+            is not worth distilling or a student that falls below the baseline on a
+            slice, 4 for an export that is not safe to serve.
     """
 
     exit_code: ClassVar[int] = 2
@@ -75,6 +77,12 @@ class ScoreError(RecdistillError, ValueError):
 
 class GateError(RecdistillError, RuntimeError):
     """A teacher that is not good enough to distil. The message has the figures."""
+
+    exit_code = 3
+
+
+class GuardError(RecdistillError, RuntimeError):
+    """A student that falls below the baseline on a slice of the test lists."""
 
     exit_code = 3
 

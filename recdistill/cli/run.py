@@ -18,6 +18,7 @@ from recdistill.cli.common import (
     load_pipeline,
 )
 from recdistill.cli.progress_display import Display
+from recdistill.errors import GuardError
 from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
@@ -59,7 +60,13 @@ def _run_until(
 ) -> None:
     with errors_as_paragraphs(), Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display)
-        artefact = pipeline.run(step)
+        try:
+            artefact = pipeline.run(step)
+        except GuardError:
+            display.clear()
+            if not as_json:
+                _print_receipt(pipeline.config, {}, [])
+            raise
         display.clear()
     command = [str(config), *(f"--set={override}" for override in overrides or ())]
     _show(step, pipeline.config, shlex.join(command), artefact, as_json)
@@ -69,7 +76,6 @@ def _show(
     step: str, settings: Config, command: str, artefact: Artefact, as_json: bool
 ) -> None:
     """Prints the result; `command` holds the arguments for the suggested commands."""
-    root = settings.workdir / settings.name
     result: dict[str, Any] = {
         "step": step,
         "artefact": str(artefact.path),
@@ -78,28 +84,40 @@ def _show(
     }
     has_report = step in ("evaluate", "export")
     if has_report:
-        result["report"] = str(root / "report.json")
-        result["page"] = str(root / "report.html")
+        result |= _report_files(settings)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
     if not has_report:
         typer.echo(artefact.path)
         return
-    from recdistill.evaluation.report.receipt import render
-    from recdistill.evaluation.report.run_report import Report
-
-    artefacts = {"report": result["report"], "page": result["page"]}
+    artefacts = {}
     further = [f"recdistill export {command}"]
     if step == "export":
-        artefacts = {"SavedModel": artefact.record["path"], **artefacts}
+        artefacts = {"SavedModel": artefact.record["path"]}
         base = Path(artefact.record["path"]).parent.resolve()
         further = [
             f"tensorflow_model_server --rest_api_port=8501 "
             f"--model_name={settings.name} --model_base_path={base}",
             f"recdistill run {command} --set student.dim=64",
         ]
-    report = Report.load(root / "report.json")
+    _print_receipt(settings, artefacts, further)
+
+
+def _report_files(settings: Config) -> dict[str, str]:
+    root = settings.workdir / settings.name
+    return {"report": str(root / "report.json"), "page": str(root / "report.html")}
+
+
+def _print_receipt(
+    settings: Config, artefacts: dict[str, str], further: list[str]
+) -> None:
+    from recdistill.evaluation.report.receipt import render
+    from recdistill.evaluation.report.run_report import Report
+
+    files = _report_files(settings)
+    receipt = render(
+        Report.load(files["report"]), artefacts=artefacts | files, next_steps=further
+    )
     Console().print()
-    receipt = render(report, artefacts=artefacts, next_steps=further)
     Console().print(receipt, crop=False)

@@ -18,6 +18,7 @@ from recdistill.evaluation.paired_tests import (
     PairedTest,
     SliceTest,
     adjusted,
+    p_value_text,
     paired_tests,
     resamples,
     slice_tests,
@@ -168,13 +169,6 @@ def most_changed(
         QueryChange(names[i].as_py(), int(counts[i]), float(before[i]), float(after[i]))
         for i in (*lost, *gained)
     ]
-
-
-def p_value_text(p: float | None) -> str:
-    """A p-value with three digits after the point: "= 0.012", "< 0.001", "unknown"."""
-    if p is None:
-        return "unknown"
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
 def _corrected(pairs: Sequence[ModelComparison]) -> list[ModelComparison]:

@@ -169,7 +169,9 @@ def _state(folder: Path) -> RunState | None:
         done = {_step(name) for name in times if not name.startswith(".")}
         state = f"after {[step for step in STEPS if step in done][-1]}"
     else:
-        state = "finished" if _is_exported(folder) else "not exported"
+        stopped = report.guard is not None and bool(report.guard.fallen)
+        unexported = "stopped by the guard" if stopped else "not exported"
+        state = "finished" if _is_exported(folder) else unexported
     return RunState(
         name=folder.resolve().name,
         folder=folder,

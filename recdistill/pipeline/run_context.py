@@ -45,6 +45,7 @@ class RunContext:
         progress: Callback for progress.
         warn: Callback for warnings.
         tables: DataFrames of the data set, for the reader `frames`.
+        observe: As for `Trainer`.
 
     Attributes:
         artefacts: The artefacts of the finished steps by name.
@@ -56,9 +57,10 @@ class RunContext:
         progress: Progress,
         warn: Callable[[str], None],
         tables: Mapping[str, pd.DataFrame] | None = None,
+        observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.config, self.progress, self.warn = config, progress, warn
-        self.tables = tables
+        self.tables, self._observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
 
@@ -208,7 +210,12 @@ class RunContext:
     def trainer(self) -> Trainer:
         """Trains rankers and students."""
         return Trainer(
-            self.config, self.prepared, self.validation, self.progress, self.warn
+            self.config,
+            self.prepared,
+            self.validation,
+            self.progress,
+            self.warn,
+            self._observe,
         )
 
     @property

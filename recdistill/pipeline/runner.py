@@ -17,6 +17,7 @@ from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.step import Step
+from recdistill.pipeline.tracking.run_tracking import RunTracking
 from recdistill.pipeline.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ class Pipeline:
         tables: DataFrames of the data set, for the reader `frames`.
 
     Raises:
-        ConfigError: If a distillation loss does not accept its options.
+        ConfigError: If a distillation loss does not accept its options, or MLflow is
+            asked for and not available.
     """
 
     def __init__(
@@ -49,7 +51,10 @@ class Pipeline:
         distillation_losses(config.distill)
         self.config = config
         self.workspace = Workspace(config.workdir / config.name)
-        self.context = RunContext(config, progress, warn, tables)
+        self._tracking = RunTracking(config, self.workspace.root, warn)
+        self.context = RunContext(
+            config, progress, warn, tables, self._tracking.observe
+        )
         self._announce = announce
 
     @property
@@ -80,6 +85,7 @@ class Pipeline:
             DataError: If the data is invalid.
             ArtefactError: If a file of an artefact that is used is damaged.
             GateError: If the teacher is not good enough.
+            GuardError: If the student falls below the baseline on a slice.
             BusyError: If another process runs a pipeline of this name.
         """
         if until not in STEPS:
@@ -89,9 +95,14 @@ class Pipeline:
         # Equal seeds must give equal weights for any order of threads.
         tf.config.experimental.enable_op_determinism()
         with locked_folder(self.workspace.root):
-            artefact = self._finished(STEPS[until])
-            if artefact.reused:
-                artefact.verify()
+            try:
+                artefact = self._finished(STEPS[until])
+                if artefact.reused:
+                    artefact.verify()
+            except Exception:
+                self._tracking.end(succeeded=False)
+                raise
+            self._tracking.end(succeeded=True)
             return artefact
 
     def _finished(self, step: Step) -> Artefact:
@@ -103,6 +114,7 @@ class Pipeline:
             step.before(self.context)
             artefacts[step.name] = artefact = self._produced(step)
             step.after(self.context, artefact)
+            self._tracking.record(step.name, artefact)
             self._announce(step.name, artefact)
             for warning in step.warnings(self.context):
                 self.context.warn(warning)
@@ -123,6 +135,7 @@ class Pipeline:
                 for name in step.reads(self.config):
                     self.context.intact(name)
                 _begin_like_a_new_process(self.config.seed)
+                self._tracking.begin(draft.final.name)
                 try:
                     draft.record = {"needs": keys, **step.work(self.context, draft)}
                     if step.reads_teacher:

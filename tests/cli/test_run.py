@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from recdistill.errors import GuardError
+from recdistill.evaluation import guard
+from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
@@ -30,6 +33,34 @@ def test_a_closed_gate_is_one_paragraph_and_exit_code_3(tiny_run):
     assert said.startswith("Error: The teacher does not beat")
     assert "--set distill.gate=warn" in said
     assert result.stdout == ""
+
+
+def test_a_slice_below_the_baseline_stops_the_run_before_the_export(
+    tiny_run, monkeypatch
+):
+    monkeypatch.setattr(guard, "guard_message", lambda part: "The tail has fallen.")
+    stop = "--set=guard.action=stop"
+    result = call("run", *in_folder(tiny_run.folder), stop)
+    assert result.exit_code == 3
+    said = result.stderr.splitlines()
+    assert said[-1].startswith("Error: The tail has fallen. The run stops before the")
+    assert [line.split()[1] for line in said if line.startswith("✓")][-1] == "evaluate"
+    # The receipt is still shown: it says which slices.
+    assert "Distillation receipt · tiny" in result.stdout
+    assert "SavedModel" not in result.stdout
+    assert call("evaluate", *in_folder(tiny_run.folder), stop).exit_code == 3
+    # With the default action it is a warning.
+    result = call("run", *in_folder(tiny_run.folder))
+    assert result.exit_code == 0
+    assert "Note: The tail has fallen. The run continues" in result.stderr
+
+
+def test_a_guard_that_has_stopped_a_run_stops_it_again(tiny_run, monkeypatch):
+    monkeypatch.setattr(guard, "guard_message", lambda part: "The tail has fallen.")
+    pipeline = Pipeline(small_pipelines.load(tiny_run.folder, "guard.action=stop"))
+    for _ in range(2):
+        with pytest.raises(GuardError, match="override the check with --set guard"):
+            pipeline.run()
 
 
 def test_a_finished_run_shows_the_receipt_and_the_paths_of_its_files(tiny_run):

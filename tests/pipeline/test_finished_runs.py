@@ -82,9 +82,8 @@ def test_a_folder_without_runs_is_an_error(tmp_path, folder, said):
 def test_the_page_is_rendered_from_what_the_run_stored(tmp_path):
     page = EvaluatedRun.open(write_run(tmp_path / "films", {})).page()
     assert "<h1>By NDCG@10, distillation closed 48%" in page
-    assert (
-        "best NDCG@10 0.2000 on validation" in page
-    )  # the training curve, which is not in report.json
+    # Training is not in report.json.
+    assert "distilled: best NDCG@10 0.2000 on validation" in page
 
 
 def test_of_two_evaluations_the_one_of_the_report_is_opened(tmp_path):

@@ -1,5 +1,6 @@
 """Runs of the tiny pipeline: what a whole run writes, and what a change repeats."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of
+from tests.pipeline.tracking.tracked_steps import events
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +26,8 @@ class TestTheWholeRun:
         assert list(tiny_run.artefacts) == list(STEPS)
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
-        assert found == expected | {"report.json", "report.html", "MODEL_CARD.md"}
+        published = {"report.json", "report.html", "MODEL_CARD.md"}
+        assert found == expected | published | {"configuration.json", "tracking"}
         for step, artefact in tiny_run.artefacts.items():
             assert artefact.path.name.startswith(f"{step}-")
             record = read_sealed(artefact.path / "record.json")
@@ -131,10 +134,34 @@ class TestTheWholeRun:
             "Checking the export in a fresh process",
         ]
 
+    def test_every_step_is_tracked_with_its_curves_and_the_report(self, tiny_run):
+        folder = tiny_run.root / "tracking"
+        lines = (folder / "events.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines]
+        ends = [each["step"] for each in found if each["event"] == "finished"]
+        assert ends == list(STEPS)
+        (report,) = (each for each in found if each["event"] == "report")
+        ndcg = tiny_run.report.models["distilled"].metrics["ndcg@10"].value
+        assert report["values"]["distilled/ndcg@10"] == ndcg
+        record = tiny_run.artefacts["distill"].record
+        (trial,) = record["trials"]
+        assert trial["curve"]["step"] == list(range(1, 21))
+        curves = {"loss", "relevance_loss", "distillation_loss"}
+        assert curves | {"learning_rate", "gradient_norm"} <= set(trial["curve"])
+        written = events(folder)
+        run = f"{tiny_run.artefacts['distill'].path.name}/learning_rate_0.01"
+        for step, loss in enumerate(trial["curve"]["distillation_loss"], 1):
+            tracked = written[run, "distillation_loss", step]
+            assert tracked == pytest.approx(loss, rel=1e-5)
+        for epoch, value in enumerate(trial["history"], 1):
+            validation = written[run, "validation", 2 * epoch]
+            assert validation == pytest.approx(value, abs=1e-5)
+
     def test_a_second_run_skips_all_steps(self, tiny_run):
         def times():
             files = [*tiny_run.root.glob("*-*/**/*")]
             files += (tiny_run.folder / "export").rglob("*")
+            files += (tiny_run.root / "tracking").rglob("*")
             return {path: path.stat().st_mtime_ns for path in files}
 
         before = times()

@@ -8,12 +8,9 @@ from importlib import resources
 import jinja2
 from markupsafe import Markup
 
-from recdistill.evaluation.comparison import (
-    Comparison,
-    ModelComparison,
-    p_value_text,
-)
+from recdistill.evaluation.comparison import Comparison, ModelComparison
 from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.paired_tests import p_value_text
 from recdistill.evaluation.report.comparison_tables import NOTE, slice_label
 from recdistill.evaluation.report.page_style import page_style
 from recdistill.evaluation.report.terminal_tables import (

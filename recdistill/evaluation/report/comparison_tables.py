@@ -9,13 +9,13 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.evaluation.comparison import (
-    Comparison,
-    ModelComparison,
+from recdistill.evaluation.comparison import Comparison, ModelComparison
+from recdistill.evaluation.intervals import Interval
+from recdistill.evaluation.paired_tests import (
+    PairedTest,
+    SliceTest,
     p_value_text,
 )
-from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.paired_tests import PairedTest, SliceTest
 from recdistill.evaluation.report.terminal_tables import (
     MISSING,
     estimate_text,

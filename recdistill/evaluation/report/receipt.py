@@ -4,7 +4,7 @@ Its first sentence says whether distillation helped; it claims an effect only if
 confidence interval excludes zero. It fits 80 columns and does not depend on colour.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -13,7 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.report.run_report import ModelName, ModelPart, Report
+from recdistill.evaluation.paired_tests import p_value_text
+from recdistill.evaluation.report.run_report import (
+    GuardPart,
+    ModelName,
+    ModelPart,
+    Report,
+)
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
     COUNTS,
@@ -29,7 +35,10 @@ from recdistill.evaluation.report.terminal_tables import (
 )
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
-"""Metrics of the receipt; those that a report lacks are left out."""
+"""Metrics of the receipt, after the run's first one."""
+
+MOST_METRICS = 3
+"""Largest number of metrics in the receipt; the page and the report have all."""
 
 _CANDIDATES = ("100", "1000")
 _WIDE = 110  # columns from which intervals are written next to their values
@@ -57,7 +66,10 @@ def render(
         commands are never wrapped, so print it with `crop=False`.
     """
     parts = report.models.values()
-    shown = [n for n in HEADLINE_METRICS if any(n in part.metrics for part in parts)]
+    known = dict.fromkeys(name for part in parts for name in part.metrics)
+    # The first metric decides; others fill in for headline metrics that are missing.
+    order = [*list(known)[:1], *HEADLINE_METRICS, *known]
+    shown = [name for name in dict.fromkeys(order) if name in known][:MOST_METRICS]
     return _Receipt(report, shown, artefacts or {}, next_steps)
 
 
@@ -74,7 +86,9 @@ def verdict(report: Report, metric: str) -> str:
         the teacher is better than the baseline at all, how much faster the student is,
         and whether training diverged.
     """
-    label = metric_label(metric)
+    kind, _, number = report.protocol.candidates.partition(":")
+    among = f" among {number} sampled candidates" if kind == "sampled" else ""
+    label = f"{metric_label(metric)}{among}"
     gap, gained = (
         report.differences.get(pair, {}).get(metric, Interval(None))
         for pair in ("teacher_minus_baseline", "distilled_minus_baseline")
@@ -93,7 +107,7 @@ def verdict(report: Report, metric: str) -> str:
         found = f"distillation {effect}"
     else:
         found = f"distillation {_closed(report.gap_closed.get(metric))}"
-    return f"By {label}, {found}{_speed(report)}{_divergence(report)}."
+    return f"By {label}, {found}{_fallen(report)}{_speed(report)}{_divergence(report)}."
 
 
 def _effect(gained: Interval) -> str:
@@ -114,10 +128,22 @@ def _closed(closed: Interval | None) -> str:
     return f"closed {share} of the gap to the teacher"
 
 
+def _fallen(report: Report) -> str:
+    """Number of slices on which the student falls below the baseline."""
+    if report.guard is None or not report.guard.fallen:
+        return ""
+    return (
+        f"; the student falls below the baseline on {len(report.guard.fallen)} of "
+        f"{len(report.guard.slices)} slices"
+    )
+
+
 def _speed(report: Report) -> str:
     """The speed-up for the largest number of candidates."""
     if not report.speedup:
-        return "; latency was not measured"
+        timed = any(part.latency_ms for part in report.models.values())
+        whose = "the teacher's latency" if timed else "latency"
+        return f"; {whose} was not measured"
     candidates = max(report.speedup, key=int)
     times = report.speedup[candidates]
     shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
@@ -142,6 +168,8 @@ def _divergence(report: Report) -> str:
 def candidate_set(candidates: str) -> str:
     """The candidates of the protocol in words: "catalogue" is the "full catalogue"."""
     kind, _, number = candidates.partition(":")
+    if kind == "sampled":
+        return f"{number} sampled candidates, not the full catalogue"
     return _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates")
 
 
@@ -166,6 +194,9 @@ class _Receipt:
         yield Text()
         if self.report.gap_closed or self.report.differences:
             yield _effect_table(self.report, self.metrics, wide)
+            yield Text()
+        if self.report.guard is not None and self.report.guard.fallen:
+            yield from _guard_table(self.report.guard, wide)
             yield Text()
         yield pair_table(_facts(self.report))
         if self.artefacts:
@@ -240,6 +271,37 @@ def _effect_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
     return table
 
 
+def _guard_table(guard: GuardPart, wide: bool) -> Iterator[RenderableType]:
+    """The slices on which the student has fallen below the baseline."""
+    yield Text(
+        f"Below the baseline by more than {guard.largest_fall:.0%}, beyond noise",
+        style="bold red",
+    )
+    headings = ["slice", "lists", "baseline", "distilled", "difference", "change", "p"]
+    title = f"{metric_label(guard.metric)} by slice"
+    table = number_table([title, *headings[1:]], wide)
+    for each in guard.fallen:
+        table.add_row(
+            Text(f"{each.kind}: {each.name}"),
+            f"{each.lists:,}",
+            MISSING if each.baseline is None else f"{each.baseline:.3f}",
+            MISSING if each.distilled is None else f"{each.distilled:.3f}",
+            estimate_text(each.difference, "+.3f", wide),
+            MISSING if each.change is None else f"{each.change:+.0%}",
+            p_value_text(each.adjusted_p).removeprefix("= "),
+        )
+    yield table
+
+
+def _guard_fact(guard: GuardPart) -> str:
+    """Result of the guard in a sentence."""
+    compared = f"{len(guard.slices)} slices of the test lists"
+    below = f"more than {guard.largest_fall:.0%} below the baseline beyond noise"
+    if not guard.fallen:
+        return f"none of {compared} is {below}"
+    return f"{len(guard.fallen)} of {compared} are {below}"
+
+
 def _facts(report: Report) -> dict[str, str]:
     # Imports TensorFlow, which the other functions here do not need.
     from recdistill.features.unknown_values import in_words
@@ -274,13 +336,29 @@ def _facts(report: Report) -> dict[str, str]:
     ]
     if agreed:
         facts["Agreement"] = " · ".join(agreed)
+    beyond = _beyond_accuracy(report)
+    if beyond:
+        facts["Beyond accuracy"] = beyond
     if report.soft_targets is not None:
         facts["Soft targets"] = soft_targets_line(report.soft_targets.model_dump())
     if report.gate is not None:
         state = "passed" if report.gate.passed else "not passed"
         overridden = ", overridden" if report.gate.overridden else ""
         facts["Gate"] = f"{state}{overridden}: {report.gate.message}"
+    if report.guard is not None and report.guard.slices:
+        facts["Guard"] = _guard_fact(report.guard)
     return facts
+
+
+def _beyond_accuracy(report: Report) -> str:
+    """Coverage, novelty and so on of the distilled student, and of the teacher."""
+    student, teacher = (report.models.get(n) for n in ("distilled", "teacher"))
+    found = []
+    for name, one in (student.beyond_accuracy if student else {}).items():
+        best = teacher.beyond_accuracy.get(name) if teacher else None
+        if one.value is not None and best is not None and best.value is not None:
+            found.append(f"{name} {one.value:.3g} (teacher {best.value:.3g})")
+    return " · ".join(found)
 
 
 def _new_items(report: Report) -> str | None:

@@ -21,6 +21,7 @@ from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
 from recdistill.evaluation.latency.stopwatch import Latency
 from recdistill.evaluation.report.json_fields import (
+    Estimate,
     Estimates,
     Settings,
     SliceEstimate,
@@ -126,6 +127,8 @@ class ModelPart(_Part):
         metrics: Mean of each metric over the lists.
         slices: The same over part of the lists, by kind of slice ("item", "activity",
             "history", or the name of a feature) and slice.
+        beyond_accuracy: Coverage, Gini index, popularity, novelty and diversity of the
+            first items, if the whole catalogue is ranked.
         parameters: Number of trained parameters; None if unknown.
         flops_per_query: Floating-point operations of matrix products to score the
             candidates of one query (`recdistill.evaluation.latency.flops`), for the
@@ -138,6 +141,7 @@ class ModelPart(_Part):
 
     metrics: Estimates
     slices: dict[str, dict[str, SliceEstimate]] = {}
+    beyond_accuracy: Estimates = {}
     parameters: Count | None = None
     flops_per_query: Count | None = None
     size_bytes: Count | None = None
@@ -178,6 +182,54 @@ class GatePart(_Part):
     not_finite: Count = 0
     trained_on: dict[str, Count] | None = None
     repeats: Count = 0
+
+
+class GuardedSlice(_Part):
+    """The distilled student and the baseline on one slice of the test lists.
+
+    Attributes:
+        kind: Kind of slice, for example "item".
+        name: Name of the slice, for example "tail".
+        lists: Number of its lists with a value.
+        queries: Number of their queries.
+        baseline: Mean of the baseline.
+        distilled: Mean of the distilled student.
+        difference: distilled - baseline, paired.
+        change: The difference as a share of the baseline's mean; None if that is 0.
+        adjusted_p: p-value of the paired permutation test over queries, corrected for
+            the number of slices (Holm).
+        fallen: Whether the slice has fallen too far, beyond noise.
+    """
+
+    kind: str
+    name: str
+    lists: Count
+    queries: Count
+    baseline: float | None
+    distilled: float | None
+    difference: Estimate
+    change: float | None
+    adjusted_p: float | None
+    fallen: bool
+
+
+class GuardPart(_Part):
+    """Slices on which the distilled student may have fallen below the baseline.
+
+    Attributes:
+        metric: The metric that is compared.
+        largest_fall: Share of the baseline's metric that a slice may lose.
+        slices: The comparison on each slice.
+    """
+
+    metric: str
+    largest_fall: float
+    slices: tuple[GuardedSlice, ...]
+
+    @property
+    def fallen(self) -> list[GuardedSlice]:
+        """The slices that have fallen too far, beyond noise."""
+        return [each for each in self.slices if each.fallen]
 
 
 class SoftTargetsPart(_Part):
@@ -225,10 +277,13 @@ class Report(_Part):
         speedup: By number of candidates: latency of the teacher divided by that of the
             distilled student, both timed in turns.
         gate: Decision to distil; None if there was none.
+        guard: Distilled student and baseline on each slice; None if unknown.
         soft_targets: The student's soft targets; None if unknown.
         timings_s: Seconds by step.
         environment: Versions and machine, from `describe_environment`.
         config: Configuration of the run, defaults included.
+        config_given: The keys of the configuration that were set, without paths. With
+            a path to the data it is a configuration that runs.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -244,10 +299,12 @@ class Report(_Part):
     agreement: Estimates = {}
     speedup: dict[str, float] = {}
     gate: GatePart | None = None
+    guard: GuardPart | None = None
     soft_targets: SoftTargetsPart | None = None
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}
+    config_given: Settings = {}
 
     def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
         """Table of the models' metrics, one row per model and metric.

@@ -15,6 +15,7 @@ from recdistill.pipeline.config.dataset_section import DatasetConfig
 from recdistill.pipeline.config.distill_section import DistillConfig
 from recdistill.pipeline.config.evaluate_section import EvaluateConfig
 from recdistill.pipeline.config.export_section import ExportConfig
+from recdistill.pipeline.config.guard_section import GuardConfig
 from recdistill.pipeline.config.lists_section import ListsConfig
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.split_section import SplitConfig
@@ -23,8 +24,10 @@ from recdistill.pipeline.config.teacher_section import (
     LinearTeacherConfig,
     TeacherConfig,
     check_inputs,
+    has_partial_scores,
     members_of,
 )
+from recdistill.pipeline.config.tracking_section import TrackingConfig
 
 ARGUMENTS = ("self", "training", "mask")
 """Names that Keras and TensorFlow use for their own arguments."""
@@ -87,8 +90,15 @@ class Config(Section):
         default=EvaluateConfig(),
         description="Metrics, intervals and latency measurements.",
     )
+    guard: GuardConfig = Field(
+        default=GuardConfig(),
+        description="The check of each slice of the test lists against the baseline.",
+    )
     export: ExportConfig = Field(
         default=ExportConfig(), description="The exported SavedModel."
+    )
+    tracking: TrackingConfig = Field(
+        default=TrackingConfig(), description="Tracking of the run in MLflow."
     )
 
     @model_validator(mode="after")
@@ -138,6 +148,12 @@ class Config(Section):
             raise ValueError(
                 "`query` must have a feature of kind 'history' for a linear teacher or "
                 "an affinity. Received: none"
+            )
+        if self.evaluate.sampled_candidates and has_partial_scores(self.teacher):
+            raise ValueError(
+                "`evaluate.sampled_candidates` must be left out for a teacher with "
+                "partial scores, because the scored items are the candidates. "
+                f"Received: {self.evaluate.sampled_candidates}"
             )
         check_inputs(
             self.teacher,

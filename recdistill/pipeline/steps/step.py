@@ -71,7 +71,7 @@ class Step(ABC):
         """Checks that must pass each time, even if the artefact exists.
 
         Raises:
-            GateError: If the run must stop here.
+            GateError, GuardError: If the run must stop here.
         """
         return
 
@@ -80,7 +80,11 @@ class Step(ABC):
         return
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """Warnings about the finished artefact."""
+        """Warnings about the finished artefact.
+
+        Raises:
+            GuardError: If the run must stop after this step.
+        """
         yield from ()
 
     def is_intact(self, artefact: Artefact) -> bool:

@@ -86,7 +86,7 @@ class TeacherStep(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """The form of each linear item model."""
-        for name, model in record["linear_models"].items():
+        for name, model in record.get("linear_models", {}).items():
             form = model["form"].replace("_", " ")
             if not model["exact"]:
                 form += f" of rank {model['rank']} (an approximation)"

@@ -1,0 +1,28 @@
+"""The `tracking` section: MLflow."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from recdistill.pipeline.config.section import Section
+
+
+class TrackingConfig(Section):
+    """Tracking of the run in MLflow, in addition to the files in its folder."""
+
+    mlflow: bool = Field(
+        default=False,
+        description="Whether the run is also logged to MLflow. It needs the extra "
+        "`mlflow`.",
+    )
+    tracking_uri: str | None = Field(
+        default=None,
+        min_length=1,
+        description="MLflow tracking server, such as `http://mlflow:5000`; by default "
+        "the value of the environment variable MLFLOW_TRACKING_URI.",
+    )
+    experiment: str = Field(
+        default="recdistill",
+        min_length=1,
+        description="Name of the MLflow experiment; created if it does not exist.",
+    )

@@ -1,0 +1,1 @@
+"""Tracking of a run: TensorBoard, a file of events, and MLflow."""
