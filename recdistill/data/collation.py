@@ -111,7 +111,7 @@ def _allowed(lists: Lists, drawn: np.ndarray) -> np.ndarray:
     """`(lists, drawn)` bool: the drawn items that may be negatives of each list."""
     # A drawn positive would be its own negative.
     own, _ = lists.observed()
-    return ~(lists.excluded.holds(drawn) | own.holds(drawn))
+    return np.asarray(~(lists.excluded.holds(drawn) | own.holds(drawn)))
 
 
 def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
