@@ -108,7 +108,8 @@ class DivergedError(TrainingError):
         super().__init__(
             f"{label} diverged with learning rate {result.learning_rate:g}: at its "
             "first validation the model's scores were not finite. Use a lower "
-            "learning rate."
+            "learning rate. If weights or temperatures of the loss are very large, "
+            "lower these."
         )
         self.result = result
 
