@@ -51,6 +51,16 @@ class Prepared:
         return "not_chosen" in pq.read_schema(self.shards("test")[0]).names
 
     @cached_property
+    def largest_relevance(self) -> float:
+        """Highest relevance in the validation and test lists."""
+        paths = [*self.shards("valid"), *self.shards("test")]
+        columns = [pq.read_table(path, columns=["relevance"]) for path in paths]
+        highest = [
+            pc.max(pc.list_flatten(each["relevance"])).as_py() for each in columns
+        ]
+        return float(max((each for each in highest if each is not None), default=0.0))
+
+    @cached_property
     def observed_sizes(self) -> np.ndarray:
         """Number of positives of each training list, and of items shown with them."""
         names = ["candidates", "not_chosen"][: 1 + self.has_shown_candidates]
