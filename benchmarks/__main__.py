@@ -25,6 +25,7 @@ from benchmarks import (
     linear,
     metrics,
     retrieval,
+    scoring,
     serving_soak,
     serving_warm_up,
 )
@@ -41,6 +42,7 @@ BENCHMARKS = tuple(
         linear,
         embedding_updates,
         candidates,
+        scoring,
         retrieval,
         serving_soak,
         serving_warm_up,

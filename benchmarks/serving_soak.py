@@ -2,8 +2,9 @@
 
     python -m benchmarks.serving_soak --requests 200000 --clients 32 --swaps 5
 
-The published results are from a run of this size. Every answer is compared with the
-result of TensorFlow's other loader for the version that the answer names.
+The published results are from a run of this size. The server batches requests, and one
+in a hundred requests is malformed. Every answer is compared with the result of
+TensorFlow's other loader for the version that the answer names.
 """
 
 import argparse
@@ -36,6 +37,14 @@ NAME = "films"
 DIM, HISTORY, TOP_K = 32, 20, 10
 QUERIES = 64
 POLL_S = 0.2
+MALFORMED_EVERY = 100
+BATCHING = """
+max_batch_size { value: 32 }
+batch_timeout_micros { value: 1000 }
+max_enqueued_batches { value: 64 }
+num_batch_threads { value: 2 }
+pad_variable_length_inputs: true
+"""
 TOLERANCE = 1e-5
 
 Inputs = dict[str, np.ndarray]
@@ -97,6 +106,8 @@ class SoakRecord:
 
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    refused: int = 0
+    accepted: int = 0
     wrong: int = 0
     versions: dict[int, int] = field(default_factory=dict)
     difference: float = 0.0
@@ -142,6 +153,8 @@ def measure(sizes: dict[str, int]) -> dict[str, dict[str, float]]:
             "slowest_ms": max(record.seconds) * 1e3,
             "failed_requests": len(record.failures),
             "wrong_answers": record.wrong,
+            "malformed_refused": record.refused,
+            "malformed_accepted": record.accepted,
             "versions_that_answered": len(record.versions),
             "difference": record.difference,
             "resident_start_mib": settled[0],
@@ -157,7 +170,8 @@ def make_queries(items: int) -> list[Inputs]:
     queries = []
     for k in range(QUERIES):
         length = k % HISTORY + 1
-        history = np.full((1, HISTORY), "", object)
+        # Requests of different widths share batches.
+        history = np.full((1, rng.integers(length, HISTORY + 1)), "", object)
         history[0, :length] = [f"film-{i}" for i in rng.integers(0, items, length)]
         lengths = np.array([length], "int32")
         queries.append({"history": history, "history_length": lengths})
@@ -192,7 +206,10 @@ def publish(base: Path, number: int) -> None:
 def served(base: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Embedded server, started from the command line on a free port."""
     command = [sys.executable, "-m", "recdistill", "serve", str(base)]
+    batching = base.parent / "batching.config"
+    batching.write_text(BATCHING, encoding="utf-8")
     command += ["--engine=embedded", "--port=0", "--rest-port=0"]
+    command += [f"--batching={batching}"]
     process = subprocess.Popen(
         [*command, f"--poll-seconds={POLL_S}"], stdout=subprocess.PIPE, text=True
     )
@@ -219,6 +236,8 @@ async def drive(
     """Runs all clients, each with one request at a time, until all swaps are done."""
     record, total = SoakRecord(), sizes["requests"]
     requests = [as_request(each) for each in queries]
+    wrong = make_malformed(queries[HISTORY - 1])
+    malformed = {MALFORMED_EVERY * place: each for place, each in enumerate(wrong)}
 
     def swapping() -> bool:
         return max(expected) not in record.versions and not record.failures
@@ -227,9 +246,11 @@ async def drive(
         options = [("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            place = number
+            place = sent = number
             while len(record.seconds) + len(record.failures) < total or swapping():
-                place = (place + 7) % len(requests)
+                place, sent = (place + 7) % len(requests), sent + 1
+                data = malformed.get(sent % (MALFORMED_EVERY * len(malformed)))
+                await ask_malformed(channel, data, record)
                 await ask(stub, requests[place], place, expected, record)
 
     async def swaps() -> None:
@@ -281,6 +302,46 @@ async def ask(
         record.wrong += 1
 
 
+async def ask_malformed(channel: Any, data: bytes | None, record: SoakRecord) -> None:
+    """Sends a malformed message, if any, and records whether it is refused."""
+    if data is None:
+        return
+    call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    try:
+        await call(data, timeout=60)
+    except grpc.RpcError as error:
+        refusals = ("INVALID_ARGUMENT", "INTERNAL", "FAILED_PRECONDITION", "NOT_FOUND")
+        if error.code().name in refusals:
+            record.refused += 1
+        else:
+            record.failures.append(f"{error.code().name}: {error.details()}")
+    else:
+        record.accepted += 1
+
+
+def make_malformed(query: Inputs) -> list[bytes]:
+    """Messages that have to be refused."""
+    history, length = query["history"], query["history_length"]
+    wrong: list[Inputs] = [
+        {"history": history[0], "history_length": length},
+        {"history": history[None], "history_length": length},
+        {"history": history[:0], "history_length": length[:0]},
+        {"history": history[:, :0], "history_length": length},
+        {"history": history, "history_length": length + 1},
+        {"history": history, "history_length": -length},
+        {"history": history, "history_length": length[None]},
+        {"history": history, "history_length": np.concatenate([length, length])},
+        {"history": history, "history_length": length.astype("float32")},
+        {"history": history},
+        {"history": history, "history_length": length, "other": length},
+    ]
+    messages = [as_request(each).SerializeToString() for each in wrong]
+    unknown = as_request(query)
+    unknown.model_spec.name = "books"
+    whole = as_request(query).SerializeToString()
+    return [*messages, unknown.SerializeToString(), whole[:-3], b"\xff" * 20]
+
+
 def as_request(inputs: Inputs) -> predict_pb2.PredictRequest:
     """`PredictRequest` of a query."""
     request = predict_pb2.PredictRequest()
@@ -308,7 +369,8 @@ def main() -> None:
     outcome = measure(vars(parser.parse_args()))
     print(json.dumps(outcome, indent=1))
     figures = outcome["figures"]
-    if figures["failed_requests"] or figures["wrong_answers"]:
+    problems = ("failed_requests", "wrong_answers", "malformed_accepted")
+    if any(figures[each] for each in problems):
         sys.exit("Some requests failed or were answered wrongly")
 
 
@@ -331,6 +393,8 @@ BENCHMARK = Benchmark(
         "slowest_ms": "Slowest request.",
         "failed_requests": "Number of requests without an answer.",
         "wrong_answers": "Number of answers that differ from those of their version.",
+        "malformed_refused": "Number of malformed requests that were refused.",
+        "malformed_accepted": "Number of malformed requests that were answered.",
         "versions_that_answered": "Number of versions; one more than the swaps.",
         "difference": "Largest relative difference of a score from the expected one.",
         "resident_start_mib": "Memory of the server after a fifth of the requests.",

@@ -26,9 +26,9 @@ LONGEST_S = 86_400
 """Longest duration of a measurement and longest interval, in seconds: a day."""
 
 EXIT_CODES = (
-    "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling or the "
-    "student falls below the baseline on a slice, 4 the SavedModel does not answer as "
-    "the student does."
+    "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, the "
+    "student falls below the baseline on a slice, or it is time to distil again, 4 the "
+    "SavedModel does not answer as the student does."
 )
 
 ConfigFile = Annotated[

@@ -18,12 +18,15 @@ from recdistill.cli.progress_display import Display
 from recdistill.errors import ConfigError
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.proposal.data_proposal import Proposal
+    from recdistill.pipeline.proposal.proposal import Proposal
     from recdistill.pipeline.proposal.questions import Answers, Question
     from recdistill.pipeline.proposal.source_tables import SourceTable
 
 _WIDE = 100
 """Columns of a terminal from which the tables have more examples."""
+
+_MOST_LEFT_OUT = 20
+"""Columns of a table that are listed although they are left out."""
 
 _EPILOG = (
     "Example: `recdistill init data/shop` looks at data/shop and writes shop.toml; "
@@ -226,8 +229,10 @@ def _show(console: Console, proposal: Proposal) -> None:
         grid.add_column("examples", max_width=26 if wide else 16, overflow="fold")
         grid.add_column("used as", no_wrap=True)
         grid.add_column("because", overflow="fold", ratio=1)
-        for use in proposal.uses:
-            if use.table != table.name:
+        uses = [use for use in proposal.uses if use.table == table.name]
+        left_out = [use for use in uses if not use.use][_MOST_LEFT_OUT:]
+        for use in uses:
+            if use in left_out:
                 continue
             shown = ", ".join(
                 _short(each) for each in use.profile.examples(3 if wide else 2)
@@ -243,6 +248,8 @@ def _show(console: Console, proposal: Proposal) -> None:
             )
         console.print(Text(_heading(proposal, name, table), style="bold"))
         console.print(grid)
+        if left_out:
+            console.print(f"… and {len(left_out):,} more columns that are left out")
         console.print()
     for note in proposal.notes:
         console.print(Text.assemble(("Note: ", "bold yellow"), note))

@@ -17,6 +17,7 @@ from recdistill.cli import (
     compare,
     data,
     doctor,
+    drift,
     init,
     latency,
     load_test,
@@ -82,6 +83,7 @@ for _command in (
     load_test,
     serve,
     recommend,
+    drift,
     reindex,
     release,
 ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,6 +67,14 @@ def recommend(
         str | None,
         typer.Option(metavar="IDS", help="The only items that may be recommended."),
     ] = None,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Folder of the run, such as runs/films: show its teacher's ranking "
+            "beside that of the model.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows what an exported model recommends to one query, with titles.
@@ -84,11 +93,23 @@ def recommend(
         with without_startup_notes():
             from recdistill.serving.exported_model import ExportedModel
         model = ExportedModel(export)
-        asked = _query(model.features, given, past, False)
+        asked = _query(model.features, given, past, compare is not None)
         allow_list = None if allow is None else [allowed]
         [answer] = model.recommend([asked.features], k, [excluded], allow_list)
         student = list(zip(answer.item_ids, answer.scores.tolist(), strict=True))
         teacher = None
+        if compare is not None:
+            display.progress("Asking the teacher", 0, None)
+            from recdistill.pipeline.teacher_answers import teacher_ranking
+
+            teacher = teacher_ranking(
+                compare,
+                {**asked.features, **asked.for_teacher},
+                k=k,
+                exclude=excluded,
+                allow=allowed if allow is not None else None,
+                progress=display.progress,
+            )
         shown = _Shown.of(model, asked, [*excluded, *allowed], student, teacher)
     if as_json:
         typer.echo(json.dumps(shown.as_json(), indent=1, ensure_ascii=False))

@@ -31,13 +31,7 @@ def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
     table = pq.read_table(path, columns=kept)
 
     def dense(name: str) -> Any:
-        column = table[name].combine_chunks()
-        if pa.types.is_fixed_size_list(column.type):
-            flat = column.flatten().to_numpy(zero_copy_only=False)
-            return flat.reshape(len(column), column.type.list_size)
-        if pa.types.is_list(column.type):
-            return Ragged.from_arrow(column)
-        return column.to_numpy(zero_copy_only=False)
+        return dense_column(table[name])
 
     def optional(name: str) -> Any:
         return dense(name) if name in table.column_names else None
@@ -66,6 +60,17 @@ def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
         not_chosen=optional("not_chosen"),
         seen_excluded=(schema.metadata or {}).get(SEEN) != b"include",
     )
+
+
+def dense_column(column: pa.ChunkedArray) -> Any:
+    """A column as an array; lists of equal length as a matrix, others as `Ragged`."""
+    whole = column.combine_chunks()
+    if pa.types.is_fixed_size_list(whole.type):
+        flat = whole.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(whole), whole.type.list_size)
+    if pa.types.is_list(whole.type):
+        return Ragged.from_arrow(whole)
+    return whole.to_numpy(zero_copy_only=False)
 
 
 def in_order(

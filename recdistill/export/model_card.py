@@ -72,7 +72,7 @@ def _rendered(report: Document | None, manifest: Document | None) -> str:
         machine=_machine(found.get("environment") or {}),
         limits=list(_limits(found, metrics)),
         versions=_versions(found.get("environment") or {}),
-        configuration=as_toml(found.get("config") or {}),
+        configuration=as_toml(found.get("config_given") or {}),
         gate=gate.get("message") if gate.get("overridden") else None,
         example=json.dumps(_example(manifest), ensure_ascii=False) if manifest else "",
         lowest=LOWEST,

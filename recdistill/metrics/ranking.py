@@ -28,6 +28,9 @@ from recdistill.lists.numpy_ranks import (
     real_scores,
 )
 
+MAX_GRADE = 4.0
+"""Highest relevance in ERR by default, as in TREC's gdeval."""
+
 
 @dataclass(frozen=True)
 class RelevantRanks:
@@ -106,7 +109,7 @@ class RelevantRanks:
         return self._where_relevant(self._sum(weights, self._within(k)))
 
     def expected_reciprocal_rank(
-        self, k: int | None = None, max_grade: float = 4.0
+        self, k: int | None = None, max_grade: float = MAX_GRADE
     ) -> FloatArray:
         """`(batch,)`. See the function `expected_reciprocal_rank`."""
         highest = self.gain.max(initial=0.0)
@@ -383,7 +386,7 @@ def expected_reciprocal_rank(
     relevance: npt.ArrayLike,
     mask: npt.ArrayLike,
     k: int | None = None,
-    max_grade: float = 4.0,
+    max_grade: float = MAX_GRADE,
 ) -> FloatArray:
     r"""ERR, expected reciprocal rank at which a user is satisfied (cascade model).
 

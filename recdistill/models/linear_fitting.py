@@ -94,14 +94,14 @@ def choose_form(
         >>> choose_form(1_000, 50_000, 2**30).form
         'query_inverse'
         >>> choose_form(1_000_000, 50_000, 2**30)
-        LinearForm(form='low_rank', rank=512, fit_bytes=844800000)
+        LinearForm(form='low_rank', rank=512, fit_bytes=528000000)
     """
     # The matrix in float64 while it is inverted, then twice in float32.
     exact = LinearForm("item_inverse", 0, 16 * items * items)
     # The factor twice in float32, and a block of it in float64.
     dual = LinearForm("query_inverse", queries, 8 * queries * (queries + items))
-    # Two subspaces and a decomposition of one, with the additional vectors.
-    per_rank = 16 * items
+    # Two subspaces, a scaled copy, a product of a block, and one copy more in float32.
+    per_rank = 20 * items
     rank = min(MAX_RANK, queries, items, memory_bytes // per_rank - EXTRA_RANK)
     low = LinearForm("low_rank", rank, per_rank * (rank + EXTRA_RANK))
     possible = {form.form: form for form in (exact, dual, low)}
@@ -230,8 +230,8 @@ def fit_low_rank(
     count = np.asarray(rows.multiply(rows).sum(axis=0), "float64").ravel()
     # What the eigenvectors explain is known after the first pass.
     diagonal = l2 + count / 2
-    basis = np.random.default_rng(seed).standard_normal((items, width), "float32")
-    basis = np.linalg.qr(basis)[0]
+    image = np.random.default_rng(seed).standard_normal((items, width), "float32")
+    basis = _orthonormal(image)
     for number in range(PASSES):
         scale = np.sqrt(1.0 / diagonal).astype("float32")[:, None]
         image = _gram_product(rows, scale * basis)
@@ -239,16 +239,23 @@ def fit_low_rank(
         values, turn = np.linalg.eigh((basis.T @ image).astype("float64"))
         if number == PASSES - 1:
             break
-        kept = np.square(basis @ turn[:, -rank:].astype("float32"))
-        explained = kept @ np.maximum(values[-rank:], 0.0)
+        explained = np.empty(items)
+        for start, stop in _blocks(items):
+            kept = np.square(basis[start:stop] @ turn[:, -rank:])
+            explained[start:stop] = kept @ np.maximum(values[-rank:], 0.0)
         rest = l2 + diagonal * np.maximum(count / diagonal - explained, 0.0)
         if number < PASSES - 2:
             image *= np.sqrt(diagonal / rest).astype("float32")[:, None]
             diagonal = rest
-        basis = np.linalg.qr(image)[0]
+        del basis
+        basis = _orthonormal(image)
+    del image
     variance = np.maximum(values[::-1][:rank], 0.0)
     vectors = basis @ turn[:, ::-1][:, :rank].astype("float32")
-    factor = scale * vectors * np.sqrt(variance / (1 + variance)).astype("float32")
+    del basis
+    factor = vectors
+    factor *= scale
+    factor *= np.sqrt(variance / (1 + variance)).astype("float32")
     own = np.divide(1, variance, where=variance > 1e-9, out=np.zeros(len(variance)))
     return factor, (1.0 / diagonal).astype("float32"), own.astype("float32")
 
@@ -288,6 +295,15 @@ def _gram_product(rows: scipy.sparse.csr_array, matrix: np.ndarray) -> np.ndarra
         part = rows[start : start + step]
         total += part.T @ (part @ matrix)
     return total
+
+
+def _orthonormal(vectors: np.ndarray) -> np.ndarray:
+    """An orthonormal basis of the columns, `(rows, columns)`, with one copy of them."""
+    columns = np.asfortranarray(vectors)
+    found, _ = scipy.linalg.qr(
+        columns, mode="economic", overwrite_a=True, check_finite=False
+    )
+    return np.asarray(found)
 
 
 def _sweep(matrix: np.ndarray, l2: float) -> None:

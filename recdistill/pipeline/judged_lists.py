@@ -16,6 +16,7 @@ from recdistill.export.judged_metric import JudgedBatch, JudgedLists
 from recdistill.features.encoders import HistoryEncoder
 from recdistill.features.schema import Schema
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.sampled_candidates import SampledCandidates
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.teachers import ScoreTable
 
@@ -38,6 +39,7 @@ def judged_lists(
     metrics: Sequence[str],
     limit: int,
     tables: Sequence[ScoreTable] = (),
+    sampled: SampledCandidates | None = None,
 ) -> JudgedLists | None:
     """A sample of the test lists with the metric of each.
 
@@ -50,6 +52,7 @@ def judged_lists(
         metrics: Names of the report's metrics.
         limit: Largest number of lists.
         tables: Partial scores of the teacher, whose candidates were ranked.
+        sampled: Random candidates that were ranked, if evaluation was sampled.
 
     Returns:
         The lists; None if no metric can be computed from part of a ranking, or no list
@@ -62,7 +65,7 @@ def judged_lists(
     table = pq.read_table(rows, columns=["list_id", metric])
     value = dict(zip(*(table[n].to_pylist() for n in table.column_names), strict=True))
     batches = []
-    for lists in _pieces(prepared, limit, tables):
+    for lists in _pieces(prepared, limit, tables, sampled):
         reported = np.array([value[name] for name in lists.list_id.tolist()], float)
         known = np.flatnonzero(np.isfinite(reported))
         if len(known):
@@ -80,10 +83,13 @@ def _metric_of(metrics: Sequence[str], size: int) -> tuple[str, int] | None:
 
 
 def _pieces(
-    prepared: Prepared, limit: int, tables: Sequence[ScoreTable]
+    prepared: Prepared,
+    limit: int,
+    tables: Sequence[ScoreTable],
+    sampled: SampledCandidates | None,
 ) -> Iterator[Lists]:
     """At most `limit` test lists, a few at a time."""
-    for piece in lists_to_evaluate(prepared, "test", tables, limit):
+    for piece in lists_to_evaluate(prepared, "test", tables, limit, sampled=sampled):
         for start in range(0, min(len(piece), limit), BATCH):
             rows = np.arange(start, min(start + BATCH, len(piece), limit))
             yield piece.take(rows)

@@ -16,6 +16,7 @@ from recdistill.lists.numpy_ranks import first_k, real_scores
 from recdistill.pipeline.evaluated_lists import EvaluatedLists, Members
 from recdistill.pipeline.list_slices import ListSlices
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.sampled_candidates import SampledCandidates
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer
 from recdistill.pipeline.validation import measure_lists
@@ -55,6 +56,7 @@ def rank_test_lists(
     metrics: Sequence[str],
     progress: Progress,
     score_tables: Sequence[ScoreTable] = (),
+    sampled: SampledCandidates | None = None,
 ) -> ComparisonRows:
     """Ranks the whole catalogue for every test list with every model.
 
@@ -65,6 +67,7 @@ def rank_test_lists(
         progress: Callback for progress.
         score_tables: Partial scores of the teacher. All models then rank the scored
             candidates, in the lists with a scored positive.
+        sampled: Random candidates that all models rank in place of the catalogue.
     """
     size = prepared.catalogue_size
     rows = {name: ListRows() for name in scorers}
@@ -74,7 +77,7 @@ def rank_test_lists(
     total = sum(pq.read_metadata(path).num_rows for path in shards)
     done = 0
     survival = [n for n in SURVIVAL if n < size] or [size]
-    for lists in lists_to_evaluate(prepared, "test", score_tables):
+    for lists in lists_to_evaluate(prepared, "test", score_tables, sampled=sampled):
         mask = catalogue_mask(lists, size)
         scores = {name: score_catalogue(s, lists, size) for name, s in scorers.items()}
         for name, values in scores.items():

@@ -222,14 +222,7 @@ def _fit(
     for feature in features.query:
         statistics = found.context.get(feature.name) or _Statistics(feature)
         if feature.table == "queries" and dataset.queries is not None:
-            column = dataset.queries[feature.column]
-            if not features.required("queries"):
-                # The last row is that of queries without a row.
-                nothing = pa.nulls(1, column.type)
-                column = pa.chunked_array([*column.chunks, nothing], column.type)
-            values = raw_values(
-                column, feature.spec, table="queries", name=feature.column
-            )
+            values = query_values(dataset, feature, features)
             tables[feature.name] = values
             known = pc.is_in(
                 dataset.queries[features.query_column],
@@ -248,6 +241,29 @@ def _fit(
             dataset.queries[features.query_column].to_pylist(), object
         )
     return schema, tables
+
+
+def query_values(
+    dataset: Dataset, feature: FeatureColumn, features: FeatureColumns
+) -> np.ndarray:
+    """Raw values of a feature in the table `queries`, one for each row.
+
+    If no feature needs a row for each query, one more value follows: that of queries
+    without a row.
+
+    Raises:
+        DataError: If the data has no table `queries`, or a value is bad.
+    """
+    if dataset.queries is None:
+        raise DataError(
+            f"Data set `{dataset.name}` must have a table `queries` with the column "
+            f"{feature.column!r} of the feature `{feature.name}`. Received: no table"
+        )
+    column = dataset.queries[feature.column]
+    if not features.required("queries"):
+        nothing = pa.nulls(1, column.type)
+        column = pa.chunked_array([*column.chunks, nothing], column.type)
+    return raw_values(column, feature.spec, table="queries", name=feature.column)
 
 
 def _check_reachable(writer: ListShardWriter, name: str) -> None:

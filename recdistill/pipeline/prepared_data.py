@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -50,6 +51,16 @@ class Prepared:
         return "not_chosen" in pq.read_schema(self.shards("test")[0]).names
 
     @cached_property
+    def largest_relevance(self) -> float:
+        """Highest relevance in the validation and test lists."""
+        paths = [*self.shards("valid"), *self.shards("test")]
+        columns = [pq.read_table(path, columns=["relevance"]) for path in paths]
+        highest = [
+            pc.max(pc.list_flatten(each["relevance"])).as_py() for each in columns
+        ]
+        return float(max((each for each in highest if each is not None), default=0.0))
+
+    @cached_property
     def observed_sizes(self) -> np.ndarray:
         """Number of positives of each training list, and of items shown with them."""
         names = ["candidates", "not_chosen"][: 1 + self.has_shown_candidates]
@@ -65,6 +76,15 @@ class Prepared:
     def catalogue_size(self) -> int:
         """Number of items."""
         return int(self.items.num_rows)
+
+    @property
+    def items_digest(self) -> str:
+        """Hash of the items in their order, with all columns but the interactions."""
+        sink = pa.BufferOutputStream()
+        table = self.items.drop_columns([TRAIN_COUNT]).replace_schema_metadata(None)
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+        return hashlib.sha256(sink.getvalue()).hexdigest()
 
     @cached_property
     def raw_candidates(self) -> dict[str, np.ndarray]:

@@ -31,9 +31,10 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.dataset_loading import licence_of
 from recdistill.pipeline.model_building import parameters, size_bytes
-from recdistill.pipeline.model_comparison import ComparisonRows
+from recdistill.pipeline.model_comparison import TOP, ComparisonRows
 from recdistill.pipeline.model_timing import count_operations, time_models
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.recommended_items import measure_recommended
 from recdistill.pipeline.scorers import compiled
 
 _PLACES: Any = {
@@ -51,7 +52,7 @@ _GAINED = "distilled_minus_baseline"
 ON_CARD: Any = {
     **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
     **dict.fromkeys(("gap_closed", "kept", "agreement", "speedup"), True),
-    **dict.fromkeys(("slice_differences", "environment", "config"), True),
+    **dict.fromkeys(("slice_differences", "environment", "config_given"), True),
     "gate": {"overridden", "message"},
 }
 """Parts of the report that the model card of an export shows."""
@@ -93,6 +94,9 @@ def build_report(
         model: _diverged(records[step])
         for model, step in (("baseline", "baseline"), ("distilled", "distill"))
     }
+    recommended = {}
+    if _candidates(config, prepared) == "catalogue":
+        recommended = measure_recommended(rows.models, prepared, TOP, **draws)
     return Report(
         name=config.name,
         seed=config.seed,
@@ -100,11 +104,7 @@ def build_report(
         protocol=ProtocolPart(
             split=f"test, {config.split.test_part}",
             lists=len(rows.agreement),
-            candidates=(
-                "listed"
-                if has_partial_scores(config.teacher) or prepared.has_shown_candidates
-                else "catalogue"
-            ),
+            candidates=_candidates(config, prepared),
             seen=dataset["seen"],
             repeats_left_out=dataset["left_out_repeats"]["test"],
             unreachable=rows.unreachable,
@@ -113,7 +113,12 @@ def build_report(
         models={
             name: _model_part(
                 name, config, rows, models, latency, flops.get(name), slices[name]
-            ).model_copy(update={"diverged": diverged.get(name, ())})
+            ).model_copy(
+                update={
+                    "diverged": diverged.get(name, ()),
+                    "beyond_accuracy": recommended.get(name, {}),
+                }
+            )
             for name in get_args(ModelName)
         },
         gap_closed=gap_closed(baseline, distilled, teacher, **draws),
@@ -139,6 +144,9 @@ def build_report(
         timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
+        config_given=config.model_dump(
+            mode="json", exclude=_PLACES, exclude_unset=True
+        ),
     )
 
 
@@ -147,6 +155,14 @@ def _dataset_part(config: Config, record: Mapping[str, Any]) -> DatasetPart:
     source = record["source"] if len(record["source"]) <= MOST_FILES else {}
     fields = {name: record[name] for name in names} | {"source": source}
     return DatasetPart(**fields, licence=licence_of(config.dataset))
+
+
+def _candidates(config: Config, prepared: Prepared) -> str:
+    """The candidates of the protocol, as in `ProtocolPart`."""
+    if has_partial_scores(config.teacher) or prepared.has_shown_candidates:
+        return "listed"
+    number = config.evaluate.sampled_candidates
+    return "catalogue" if number is None else f"sampled:{number}"
 
 
 def _model_part(

@@ -14,12 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.atomic import atomic_write
-from recdistill.data.batches import RAW_PREFIX, Lists, catalogue_mask
+from recdistill.data.batches import RAW_PREFIX, Lists
 from recdistill.data.collation import Collator
 from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import read_lists
 from recdistill.errors import ScoreError
+from recdistill.pipeline.candidate_selection import highest, uniform_tail
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.earlier_scores import (
+    IDENTITY,
+    LIST_HASH,
+    ROUNDED,
+    EarlierScores,
+)
+from recdistill.pipeline.list_hashes import list_hashes
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.score_store import (
     ROUNDED_TOP,
@@ -29,11 +37,14 @@ from recdistill.pipeline.score_store import (
     stored_files,
 )
 from recdistill.pipeline.scored_candidates import ScoredTrainingLists
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer
+from recdistill.pipeline.scorers import Scorer
 from recdistill.teachers import ScoreTable
 
 FILE_LISTS = 4_096
 """Number of lists in a file."""
+
+PAIRS_SCORED = 400_000
+"""Candidates scored per call. With fewer, a call costs more than its products."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,9 @@ class ScoreWriter:
             item model can leave it out.
         score_tables: Partial scores of the teacher. All scored candidates are then
             stored, for any `config.size`.
+        identity: Identity of the teacher, the items and the settings.
+        earlier: Stores with this identity, whose scores are kept for lists that did not
+            change.
     """
 
     score: Scorer
@@ -59,14 +73,17 @@ class ScoreWriter:
     progress: Progress
     training_rows: bool = False
     score_tables: Sequence[ScoreTable] = ()
+    identity: str = ""
+    earlier: EarlierScores | None = None
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes the files that are missing or damaged in the folder.
 
         Returns:
-            The record of the step: `lists`, `list_size`, and `rounded_ties`, the share
-            of adjacent scores in the top ten of a list that became equal when they were
-            stored.
+            The record of the step: `lists`; `list_size`; `kept_scores`, the number of
+            lists written now with the scores of an earlier store; and `rounded_ties`,
+            the share of adjacent scores in the top ten of a list that became equal when
+            they were stored.
 
         Raises:
             ScoreError: If a score is not finite or too large to store.
@@ -78,17 +95,17 @@ class ScoreWriter:
             else None
         )
         chosen = self._sample(shards, scored)
-        total, done, number = sum(map(len, chosen)), 0, 0
+        total, done, number, kept = sum(map(len, chosen)), 0, 0, 0
         written = WrittenFiles(folder)
         for path, rows in zip(shards, chosen, strict=True):
+            shard: tuple[pa.Table, Lists] | None = None
             for start in range(0, len(rows), FILE_LISTS):
                 part = rows[start : start + FILE_LISTS]
                 target = folder / f"scores-{number:05d}.parquet"
                 if not written.has(target):
-                    table = pq.read_table(path).take(pa.array(part))
-                    lists = read_lists(path).take(part)
-                    rng = np.random.default_rng([self.seed, number])
-                    self._write_file(target, table, lists, scored, rng)
+                    shard = shard or (_read_table(path), read_lists(path))
+                    table, lists = shard[0].take(pa.array(part)), shard[1].take(part)
+                    kept += self._write_file(target, table, lists, scored)
                     written.add(target)
                 number, done = number + 1, done + len(part)
                 self.progress("Scoring with the teacher", done, total)
@@ -96,6 +113,7 @@ class ScoreWriter:
         return {
             "lists": total,
             "list_size": scored.width if scored else self._list_size(),
+            "kept_scores": kept,
             "rounded_ties": rounded_ties(files),
         }
 
@@ -133,10 +151,12 @@ class ScoreWriter:
         table: pa.Table,
         lists: Lists,
         scored: ScoredTrainingLists | None,
-        rng: np.random.Generator,
-    ) -> None:
-        """Scores some lists, given with and without their Arrow columns."""
-        dtype = self.config.scores_dtype
+    ) -> int:
+        """Writes a file of some lists, given with and without their Arrow columns.
+
+        Returns:
+            Number of lists whose scores are those of an earlier store.
+        """
         collate = Collator(
             self.prepared.catalogue_size,
             training_rows=self.prepared.training_rows if self.training_rows else None,
@@ -144,99 +164,206 @@ class ScoreWriter:
         )
         if scored:
             lists = scored.keep_scored(lists)
-        batch = max(1, PAIRS_AT_ONCE // collate.catalogue_size)
-        pieces, chosen, rounding = [], [], np.zeros(2, "int64")
-        for start in range(0, len(lists), batch):
-            piece = lists.take(np.arange(start, min(start + batch, len(lists))))
-            x, _, _ = collate(piece, rng)
-            scores = _checked(np.asarray(self.score(x)), x["mask"], dtype)
-            rounding += _count_rounded(scores, x["mask"], dtype)
-            if scored or self.config.size == "sampled":
-                candidates = (
-                    scored.candidates(x["mask"])
-                    if scored
-                    else self._choose(scores, piece, rng)
-                )
-                scores = np.take_along_axis(scores, np.maximum(candidates, 0), axis=1)
-                chosen.append(candidates)
-            pieces.append(scores.astype(dtype))
-        # Students read looked-up values, so raw values are not stored.
-        raw = [name for name in table.column_names if name.startswith(RAW_PREFIX)]
-        table = table.drop_columns(raw)
-        if chosen:
-            candidates = _matrix(np.concatenate(chosen))
-            table = table.append_column("scored_candidates", candidates)
-        table = table.append_column("teacher_scores", _matrix(np.concatenate(pieces)))
+        keys = list_hashes(lists, self.seed)
+        known = np.zeros(len(lists), bool)
+        parts = []
+        if self.earlier is not None:
+            known = self.earlier.has(keys)
+            if known.any():
+                parts.append((known, self.earlier.take(keys[known])))
+        if not known.all():
+            new = np.flatnonzero(~known)
+            columns = self._scored(lists.take(new), keys[new], collate, scored)
+            parts.append((~known, columns))
+        columns = {name: _merged(name, parts) for name in parts[0][1]}
+        for name, values in columns.items():
+            table = table.append_column(name, _matrix(values))
+        table = table.append_column(LIST_HASH, pa.array(keys))
         # Stored in the file, so that a step that continues has the counts as well.
-        counts = {ROUNDING: json.dumps(rounding.tolist())}
-        metadata = {**(table.schema.metadata or {}), **counts}
+        counts = {
+            ROUNDING: json.dumps(columns[ROUNDED].sum(axis=0, dtype="int64").tolist())
+        }
+        own = {IDENTITY: self.identity, **counts}
+        metadata = {**(table.schema.metadata or {}), **own}
+        # Compression and statistics of long columns cost more than the scores.
+        short = [name for name in table.column_names if name not in columns]
         with atomic_write(target) as aside:
-            pq.write_table(table.replace_schema_metadata(metadata), aside)
+            pq.write_table(
+                table.replace_schema_metadata(metadata),
+                aside,
+                use_dictionary=short,
+                write_statistics=short,
+                compression={name: "snappy" for name in short},
+            )
+
+        return int(known.sum())
+
+    def _scored(
+        self,
+        lists: Lists,
+        keys: np.ndarray,
+        collate: Collator,
+        scored: ScoredTrainingLists | None,
+    ) -> dict[str, np.ndarray]:
+        """The columns `earlier_scores.SCORED` of some lists, from the teacher."""
+        own, parts = self._own(lists), []
+        batch = max(1, PAIRS_SCORED // collate.catalogue_size)
+        for start in range(0, len(lists), batch):
+            part = slice(start, min(start + batch, len(lists)))
+            piece = lists.take(np.arange(part.start, part.stop))
+            x, _, _ = collate(piece, np.random.default_rng(0))
+            scores = np.asarray(self.score(x))
+            found = self._select(scores, x["mask"], own[part], keys[part], scored)
+            parts.append(found)
+        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+    def _select(
+        self,
+        scores: np.ndarray,
+        mask: np.ndarray,
+        own: np.ndarray,
+        keys: np.ndarray,
+        scored: ScoredTrainingLists | None,
+    ) -> dict[str, np.ndarray]:
+        """Selects the stored candidates of some lists.
+
+        Args:
+            scores: `(lists, items)`.
+            mask: `(lists, items)` bool.
+            own: `(lists, n)`, the observed candidates, padded with -1.
+            keys: `(lists,)`, the random key of each list.
+            scored: The lists of a teacher with partial scores.
+
+        Returns:
+            The columns `earlier_scores.SCORED`; no candidates if they are all items.
+        """
+        dtype = self.config.scores_dtype
+        hidden = np.flatnonzero(~mask)
+        ranked = np.array(scores, "float32")
+        ranked.ravel()[hidden] = 0.0
+        _check(ranked, mask, dtype)
+        whole = self.config.size == "catalogue" and not scored
+        stored = ranked.astype(dtype) if whole else None
+        ranked.ravel()[hidden] = -np.inf
+        count = ROUNDED_TOP
+        if not (whole or scored):
+            count = max(count, self._top + self._observed)
+        order = highest(ranked, min(count, scores.shape[1]))
+        rounding = _count_rounded(_picked(ranked, order[:, :ROUNDED_TOP]), dtype)
+        if stored is not None:
+            return {"teacher_scores": stored, ROUNDED: rounding}
+        if scored:
+            candidates = scored.candidates(mask)
+        else:
+            candidates = self._choose(ranked, order, own, keys)
+        place = np.maximum(candidates, 0)
+        values = np.where(candidates >= 0, _picked(scores, place), 0.0)
+        # The top and the tail are free of masked items.
+        first = slice(0, own.shape[1])
+        values[:, first] *= _picked(mask, place[:, first])
+        return {
+            "scored_candidates": candidates,
+            "teacher_scores": values.astype(dtype),
+            ROUNDED: rounding,
+        }
+
+    @property
+    def _top(self) -> int:
+        size = self.prepared.catalogue_size
+        return min(self.config.teacher_top, size - self._observed)
+
+    def _own(self, lists: Lists) -> np.ndarray:
+        """The observed candidates, `(lists, n)`, padded with -1."""
+        own = lists.observed()[0].padded(-1)[:, : self._observed]
+        missing = self._observed - own.shape[1]
+        return np.pad(own, [(0, 0), (0, missing)], constant_values=-1)
 
     def _choose(
-        self, scores: np.ndarray, lists: Lists, rng: np.random.Generator
+        self, ranked: np.ndarray, order: np.ndarray, own: np.ndarray, keys: np.ndarray
     ) -> np.ndarray:
         """The observed candidates, the teacher's top candidates, and a uniform tail.
 
         No candidate occurs twice in a list, and seen items are left out.
 
+        Args:
+            ranked: `(lists, items)`, -inf for what is not a candidate; changed.
+            order: `(lists, n)`, the items with the highest scores, enough for the top
+                if all observed candidates are among them.
+            own: `(lists, n)`, the observed candidates, padded with -1.
+            keys: `(lists,)`, the random key of each list.
+
         Returns:
             `(lists, list_size)` int32, padded with -1.
         """
-        size = scores.shape[1]
-        allowed = catalogue_mask(lists, size)
-        own = lists.observed()[0].padded(-1)[:, : self._observed]
-        missing = self._observed - own.shape[1]
-        own = np.pad(own, [(0, 0), (0, missing)], constant_values=-1)
-        _exclude(allowed, own)
-        top = min(self.config.teacher_top, size - self._observed)
-        order = np.argsort(np.where(allowed, -scores, np.inf), axis=1, kind="stable")
-        best = _where_allowed(order[:, :top], allowed)
-        _exclude(allowed, best)
+        rows, columns = np.nonzero(own >= 0)
+        ranked[rows, own[rows, columns]] = -np.inf
+        allowed = _picked(ranked, order) > -np.inf
+        place = np.cumsum(allowed, axis=1)
+        allowed &= place <= self._top
+        best = np.full((len(own), self._top), -1, "int32")
+        rows, items = np.nonzero(allowed)[0], order[allowed]
+        best[rows, place[allowed] - 1] = items
+        ranked[rows, items] = -np.inf
         # With the tail a list is never longer than the catalogue.
-        width = self._list_size() - self._observed - top
-        lottery = np.where(allowed, rng.random(scores.shape), np.inf)
-        drawn = np.argpartition(lottery, min(width, size - 1), axis=1)[:, :width]
-        tail = _where_allowed(np.sort(drawn, axis=1), allowed)
-        return np.concatenate([own, best, tail], axis=1)
+        width = self._list_size() - self._observed - self._top
+        tail = uniform_tail(ranked > -np.inf, width, keys)
+        return np.concatenate([own.astype("int32"), best, tail], axis=1)
 
 
-def _checked(scores: np.ndarray, mask: np.ndarray, dtype: str) -> np.ndarray:
-    """The scores of real candidates, if they can be stored."""
-    wrong = np.count_nonzero(mask & ~np.isfinite(scores))
-    if wrong:
+def _read_table(path: Path) -> pa.Table:
+    """The columns of a shard, without raw values: students read looked-up ones."""
+    names = pq.read_schema(path).names
+    kept = [name for name in names if not name.startswith(RAW_PREFIX)]
+    return pq.read_table(path, columns=kept)
+
+
+def _check(scores: np.ndarray, mask: np.ndarray, dtype: str) -> None:
+    """Checks that scores can be stored; those that are not real are 0.
+
+    Raises:
+        ScoreError: If not.
+    """
+    # NaN is passed on by both.
+    largest = max(float(scores.max()), -float(scores.min()))
+    if not np.isfinite(largest):
+        wrong = np.count_nonzero(mask & ~np.isfinite(scores))
         raise ScoreError(
             f"The teacher's scores must be finite. Received: {wrong} NaN or infinite "
             "scores"
         )
-    scores = np.where(mask, scores, 0.0)
-    largest, limit = float(np.abs(scores).max()), float(np.finfo(dtype).max)
+    limit = float(np.finfo(dtype).max)
     if largest > limit:
         raise ScoreError(
             f"The teacher's scores must lie within ±{limit:g} to be stored as {dtype}. "
             f"Received: {largest:g}. Store them with --set lists.scores_dtype=float32."
         )
-    return scores
 
 
-def _count_rounded(scores: np.ndarray, mask: np.ndarray, dtype: str) -> np.ndarray:
-    """`(2,)`: adjacent top scores that rounding makes equal, and all that differ."""
-    best = -np.sort(-np.where(mask, scores, -np.inf), axis=1)[:, :ROUNDED_TOP]
+def _count_rounded(best: np.ndarray, dtype: str) -> np.ndarray:
+    """`(lists, 2)`: adjacent top scores that rounding makes equal; that differ."""
     differ = (best[:, 1:] < best[:, :-1]) & np.isfinite(best[:, 1:])
     stored = best.astype(dtype)
     lost = differ & (stored[:, 1:] == stored[:, :-1])
-    return np.array([lost.sum(), differ.sum()])
+    return np.stack([lost.sum(axis=1), differ.sum(axis=1)], axis=1).astype("int8")
 
 
-def _where_allowed(items: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    found = np.take_along_axis(allowed, items, axis=1)
-    return np.where(found, items, -1).astype("int32")
+def _picked(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The values of each row in the given columns."""
+    starts = np.arange(len(values)) * values.shape[1]
+    return np.asarray(values.ravel()[columns + starts[:, None]])
 
 
-def _exclude(allowed: np.ndarray, items: np.ndarray) -> None:
-    """Removes items from the allowed ones; -1 is padding."""
-    rows, columns = np.nonzero(items >= 0)
-    allowed[rows, items[rows, columns]] = False
+def _merged(
+    name: str, parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]
+) -> np.ndarray:
+    """One column from parts of its rows."""
+    if len(parts) == 1:
+        return parts[0][1][name]
+    first = parts[0][1][name]
+    merged = np.empty((len(parts[0][0]), *first.shape[1:]), first.dtype)
+    for rows, columns in parts:
+        merged[rows] = columns[name]
+    return merged
 
 
 def _matrix(values: np.ndarray) -> pa.Array:

@@ -12,6 +12,7 @@ from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import ScoreError, TeacherError
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.sampled_candidates import SampledCandidates
 from recdistill.pipeline.scorers import PAIRS_AT_ONCE
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.score_table import keep_scored_by_all
@@ -85,6 +86,7 @@ def lists_to_evaluate(
     tables: Sequence[ScoreTable] = (),
     limit: int | None = None,
     seed: int = 0,
+    sampled: SampledCandidates | None = None,
 ) -> Iterator[Lists]:
     """The lists of a split with the candidates among which models are compared.
 
@@ -98,6 +100,7 @@ def lists_to_evaluate(
         tables: The partial scores of the teacher.
         limit: Number of lists, sampled from all; None for all.
         seed: Seed of that sample.
+        sampled: Random candidates of the test lists in place of the catalogue.
 
     Yields:
         Lists, in pieces that can be scored at once.
@@ -109,6 +112,8 @@ def lists_to_evaluate(
     pieces = in_order(prepared.shards(split), size, None if tables else limit, seed)
     for lists in pieces:
         lists = lists.with_listed_candidates()
+        if sampled is not None:
+            lists = sampled.restrict(lists)
         if tables:
             lists = keep_scored_by_all(lists, tables).with_positive()
         total += len(lists)

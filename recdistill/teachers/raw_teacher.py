@@ -43,6 +43,8 @@ class RawModel(Protocol):
         parameters: Number of learned parameters; None if unknown.
         size_bytes: Size of the model's files; None if unknown.
         vocabularies: The texts that the model knows, by input, where it declares them.
+        needs_known: Whether an input without any known value is an error. A lookup
+            table of a SavedModel may have another purpose than a vocabulary.
     """
 
     label: str
@@ -50,6 +52,7 @@ class RawModel(Protocol):
     parameters: int | None = None
     size_bytes: int | None = None
     vocabularies: Mapping[str, Collection[str]] = MappingProxyType({})
+    needs_known: bool = True
 
     def predict(self, inputs: Arrays) -> Any:
         """Scores of one chunk, `(rows,)` or `(batch, list_size)`.
@@ -221,8 +224,11 @@ class ExternalTeacher:
         """Share of unknown values by input.
 
         Raises:
-            TeacherError: If an input has had no value that the model knows.
+            TeacherError: If an input has had no value that the model knows, and the
+                model needs one (`RawModel.needs_known`).
         """
+        if not getattr(self.model, "needs_known", True):
+            return self.unknown.shares()
         for name, values in self.unknown.everywhere().items():
             known = ", ".join(map(repr, sorted(self.model.vocabularies[name])[:3]))
             raise TeacherError(

@@ -37,6 +37,8 @@ class SavedModel(RawModel):
             or output; the message lists those that it has.
     """
 
+    needs_known = False
+
     def __init__(
         self,
         path: Path,

@@ -62,16 +62,34 @@ def test_the_interval_matches_the_normal_approximation():
     assert got.high == pytest.approx(values.mean() + error, abs=error / 10)
 
 
-def test_the_coverage_is_the_confidence_level():
+GAINS = 1 / np.log2(np.arange(2, 12))
+"""NDCG of a list whose only relevant item is at rank 1, 2, … 10."""
+
+
+def simulated(seed, queries=100):
+    """NDCG of lists of queries that differ in quality and in their number of lists.
+
+    A query has 1 to 6 lists, n, and finds the item of a list with a probability from a
+    beta distribution with mean 0.1 + 0.02 n: active queries are easier.
+    """
+    rng = np.random.default_rng(seed)
+    lists = rng.integers(1, 7, queries)
+    mean = 0.1 + 0.02 * lists
+    found = np.repeat(rng.beta(4 * mean, 4 * (1 - mean)), lists)
+    hit = rng.random(len(found)) < found
+    values = np.where(hit, rng.choice(GAINS, len(found)), 0.0)
+    return table(values, queries=np.repeat(np.arange(queries), lists))
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_true_mean_in_95_percent_of_1000_data_sets():
+    # The mean over lists: E[n (0.1 + 0.02 n)] / E[n], with E[n] = 3.5, E[n²] = 91 / 6.
+    true = (0.1 * 3.5 + 0.02 * 91 / 6) / 3.5 * GAINS.mean()
     covered = 0
-    for trial in range(300):
-        rng = np.random.default_rng(trial)
-        of_query = np.repeat(rng.normal(0.5, 0.2, size=60), 3)
-        values = of_query + rng.normal(0, 0.05, size=180)
-        rows = table(values, queries=np.repeat(np.arange(60), 3))
-        interval = bootstrap(rows, samples=300, seed=trial, confidence=0.9)["mrr"]
-        covered += not interval.excludes(0.5)
-    assert 0.84 < covered / 300 < 0.95
+    for seed in range(1_000):
+        interval = bootstrap(simulated(seed), samples=300, seed=seed)["mrr"]
+        covered += not interval.excludes(true)
+    assert 0.93 <= covered / 1_000 <= 0.97
 
 
 def test_copies_of_a_list_within_a_query_do_not_narrow_the_interval():

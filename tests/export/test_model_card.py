@@ -146,7 +146,7 @@ def run_report():
         "speedup": {},
         "slice_differences": {"item": {"tail": part(-0.02, -0.03, -0.01, 7)}},
         "environment": {"cpu": "A CPU", "cores": 2, "packages": {"keras": "3.15"}},
-        "config": {"seed": 7, "split": {"by": "query_time", "test": None}},
+        "config_given": {"seed": 7, "split": {"by": "query_time", "test": None}},
     }
 
 

@@ -78,8 +78,11 @@ def test_metrics_agree_with_trec_eval_on_lists_with_ties_and_missing_judgements(
     ]
     lists = scores, grades, mask
     pairs = {
+        ir_measures.nDCG @ 1: ranking.ndcg(*lists, 1),
         ir_measures.nDCG @ 10: ranking.ndcg(*lists, 10),
+        ir_measures.nDCG @ 50: ranking.ndcg(*lists, 50),  # longer than the lists
         ir_measures.R @ 10: ranking.recall(*lists, 10),
+        ir_measures.P @ 1: ranking.precision(*lists, 1),
         ir_measures.P @ 10: ranking.precision(*lists, 10),
         ir_measures.Success @ 3: ranking.hit_rate(*lists, 3),
         ir_measures.RR: ranking.reciprocal_rank(*lists),

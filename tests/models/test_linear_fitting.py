@@ -179,9 +179,9 @@ class TestTheChoiceOfTheForm:
         assert choose_form(5_000, 24_742, 4 * self.GIB).form == "query_inverse"
 
     def test_the_rank_follows_from_the_memory(self):
-        # 16 bytes * 10⁶ items * (rank + 16) within 1 GiB: rank 51.
+        # 20 bytes * 10⁶ items * (rank + 16) within 1 GiB: rank 37.
         chosen = choose_form(10**6, 10**6, self.GIB)
-        assert (chosen.form, chosen.rank) == ("low_rank", 51)
+        assert (chosen.form, chosen.rank) == ("low_rank", 37)
         assert chosen.fit_bytes <= self.GIB
         assert choose_form(10**6, 10**5, 100 * self.GIB, "low_rank").rank == 512
         assert choose_form(5, 10**5, self.GIB, "low_rank").rank == 5
@@ -190,8 +190,8 @@ class TestTheChoiceOfTheForm:
         assert choose_form(9, 10**5, self.GIB, "item_inverse").fit_bytes == 16 * 10**10
 
     def test_too_little_memory_is_refused(self):
-        # 16 bytes * 10⁶ * 32 vectors are 0.48 GiB.
-        with pytest.raises(ValueError, match=r"`memory_gib` must be at least 0.48 .*"):
+        # 20 bytes * 10⁶ * 32 vectors are 0.60 GiB.
+        with pytest.raises(ValueError, match=r"`memory_gib` must be at least 0.60 .*"):
             choose_form(10**6, 10**6, self.GIB // 10)
 
     def test_a_query_inverse_of_too_many_queries_is_refused(self):

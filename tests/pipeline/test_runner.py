@@ -26,12 +26,8 @@ class TestTheWholeRun:
         assert list(tiny_run.artefacts) == list(STEPS)
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
-        assert found == expected | {
-            "report.json",
-            "report.html",
-            "tracking",
-            "MODEL_CARD.md",
-        }
+        published = {"report.json", "report.html", "MODEL_CARD.md"}
+        assert found == expected | published | {"configuration.json", "tracking"}
         for step, artefact in tiny_run.artefacts.items():
             assert artefact.path.name.startswith(f"{step}-")
             record = read_sealed(artefact.path / "record.json")

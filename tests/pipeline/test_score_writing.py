@@ -9,6 +9,7 @@ import pytest
 from recdistill.errors import ScoreError
 from recdistill.pipeline import score_writing
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.earlier_scores import EarlierScores
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests import small_pipelines
@@ -258,3 +259,57 @@ def test_float32_scores_are_stored_unchanged(prepared, tmp_path, size):
         got = np.array(row["teacher_scores"], "float32")
         mask = (chosen >= 0) & ~np.isin(chosen, row["seen"])
         np.testing.assert_array_equal(got[mask], expected[mask])
+
+
+class TestScoresOfAnEarlierStore:
+    @staticmethod
+    def again(prepared, folder, earlier, identity="same", **lists):
+        """Writes a store on top of an earlier one; returns what the teacher scored."""
+        scored = []
+
+        def counted(x):
+            scored.extend(x["list_key"])
+            return taste(x)
+
+        folder.mkdir()
+        record = ScoreWriter(
+            counted,
+            prepared,
+            ListsConfig(**{"size": "sampled", "teacher_top": 3, "tail": 4, **lists}),
+            1,
+            small_pipelines.quiet,
+            identity=identity,
+            earlier=EarlierScores(earlier, "same"),
+        ).write(folder)
+        return record, scored
+
+    @pytest.mark.parametrize("size", ["catalogue", "sampled"])
+    def test_lists_that_did_not_change_keep_them(self, prepared, tmp_path, size):
+        self.again(prepared, tmp_path / "few", [], contexts=60, size=size)
+        whole, scored = self.again(prepared, tmp_path / "whole", [], size=size)
+        assert whole["kept_scores"] == 0
+        assert len(scored) == whole["lists"]
+        record, scored = self.again(
+            prepared, tmp_path / "more", [tmp_path / "few"], size=size
+        )
+        # A list with the content of another one has its scores, too.
+        assert record["kept_scores"] >= 60
+        assert len(scored) == record["lists"] - record["kept_scores"]
+        assert content(tmp_path / "more") == content(tmp_path / "whole")
+        record, scored = self.again(
+            prepared, tmp_path / "again", [tmp_path / "whole"], size=size
+        )
+        assert (record["kept_scores"], scored) == (record["lists"], [])
+        assert content(tmp_path / "again") == content(tmp_path / "whole")
+
+    def test_a_damaged_file_and_another_identity_are_not_used(self, prepared, tmp_path):
+        self.again(prepared, tmp_path / "a", [])
+        self.again(prepared, tmp_path / "other", [], identity="other")
+        path = stored_files(tmp_path / "a")[0]
+        path.write_bytes(path.read_bytes()[:-1])
+        record, scored = self.again(
+            prepared, tmp_path / "b", [tmp_path / "a", tmp_path / "other"]
+        )
+        lost = pq.read_metadata(stored_files(tmp_path / "b")[0]).num_rows
+        assert 0 < len(scored) <= lost
+        assert record["kept_scores"] == record["lists"] - len(scored)

@@ -91,3 +91,7 @@ def test_tables_inside_the_functions_of_a_saved_model_are_found(tmp_path):
     np.testing.assert_allclose(scores, [[3.0, 1.0], [4.0, 2.0]])
     assert teacher.check_known() == {"zone": 0.5}
     assert teacher.uncounted == {"amount"}
+    # The table may have another purpose, so this is no error.
+    others = ExternalTeacher(model, ["amount"], {"zone": np.array(["q", "y"], object)})
+    others(batch(amount=np.array(["1", "2"], object)))
+    assert others.check_known() == {"zone": 1.0}

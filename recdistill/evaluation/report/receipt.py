@@ -35,7 +35,10 @@ from recdistill.evaluation.report.terminal_tables import (
 )
 
 HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
-"""Metrics of the receipt; those that a report lacks are left out."""
+"""Metrics of the receipt, after the run's first one."""
+
+MOST_METRICS = 3
+"""Largest number of metrics in the receipt; the page and the report have all."""
 
 _CANDIDATES = ("100", "1000")
 _WIDE = 110  # columns from which intervals are written next to their values
@@ -63,7 +66,10 @@ def render(
         commands are never wrapped, so print it with `crop=False`.
     """
     parts = report.models.values()
-    shown = [n for n in HEADLINE_METRICS if any(n in part.metrics for part in parts)]
+    known = dict.fromkeys(name for part in parts for name in part.metrics)
+    # The first metric decides; others fill in for headline metrics that are missing.
+    order = [*list(known)[:1], *HEADLINE_METRICS, *known]
+    shown = [name for name in dict.fromkeys(order) if name in known][:MOST_METRICS]
     return _Receipt(report, shown, artefacts or {}, next_steps)
 
 
@@ -80,7 +86,9 @@ def verdict(report: Report, metric: str) -> str:
         the teacher is better than the baseline at all, how much faster the student is,
         and whether training diverged.
     """
-    label = metric_label(metric)
+    kind, _, number = report.protocol.candidates.partition(":")
+    among = f" among {number} sampled candidates" if kind == "sampled" else ""
+    label = f"{metric_label(metric)}{among}"
     gap, gained = (
         report.differences.get(pair, {}).get(metric, Interval(None))
         for pair in ("teacher_minus_baseline", "distilled_minus_baseline")
@@ -99,7 +107,7 @@ def verdict(report: Report, metric: str) -> str:
         found = f"distillation {effect}"
     else:
         found = f"distillation {_closed(report.gap_closed.get(metric))}"
-    return f"By {label}, {found}{_speed(report)}{_divergence(report)}."
+    return f"By {label}, {found}{_fallen(report)}{_speed(report)}{_divergence(report)}."
 
 
 def _effect(gained: Interval) -> str:
@@ -120,10 +128,22 @@ def _closed(closed: Interval | None) -> str:
     return f"closed {share} of the gap to the teacher"
 
 
+def _fallen(report: Report) -> str:
+    """Number of slices on which the student falls below the baseline."""
+    if report.guard is None or not report.guard.fallen:
+        return ""
+    return (
+        f"; the student falls below the baseline on {len(report.guard.fallen)} of "
+        f"{len(report.guard.slices)} slices"
+    )
+
+
 def _speed(report: Report) -> str:
     """The speed-up for the largest number of candidates."""
     if not report.speedup:
-        return "; latency was not measured"
+        timed = any(part.latency_ms for part in report.models.values())
+        whose = "the teacher's latency" if timed else "latency"
+        return f"; {whose} was not measured"
     candidates = max(report.speedup, key=int)
     times = report.speedup[candidates]
     shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
@@ -148,6 +168,8 @@ def _divergence(report: Report) -> str:
 def candidate_set(candidates: str) -> str:
     """The candidates of the protocol in words: "catalogue" is the "full catalogue"."""
     kind, _, number = candidates.partition(":")
+    if kind == "sampled":
+        return f"{number} sampled candidates, not the full catalogue"
     return _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates")
 
 
@@ -314,6 +336,9 @@ def _facts(report: Report) -> dict[str, str]:
     ]
     if agreed:
         facts["Agreement"] = " · ".join(agreed)
+    beyond = _beyond_accuracy(report)
+    if beyond:
+        facts["Beyond accuracy"] = beyond
     if report.soft_targets is not None:
         facts["Soft targets"] = soft_targets_line(report.soft_targets.model_dump())
     if report.gate is not None:
@@ -323,6 +348,17 @@ def _facts(report: Report) -> dict[str, str]:
     if report.guard is not None and report.guard.slices:
         facts["Guard"] = _guard_fact(report.guard)
     return facts
+
+
+def _beyond_accuracy(report: Report) -> str:
+    """Coverage, novelty and so on of the distilled student, and of the teacher."""
+    student, teacher = (report.models.get(n) for n in ("distilled", "teacher"))
+    found = []
+    for name, one in (student.beyond_accuracy if student else {}).items():
+        best = teacher.beyond_accuracy.get(name) if teacher else None
+        if one.value is not None and best is not None and best.value is not None:
+            found.append(f"{name} {one.value:.3g} (teacher {best.value:.3g})")
+    return " · ".join(found)
 
 
 def _new_items(report: Report) -> str | None:

@@ -127,6 +127,8 @@ class ModelPart(_Part):
         metrics: Mean of each metric over the lists.
         slices: The same over part of the lists, by kind of slice ("item", "activity",
             "history", or the name of a feature) and slice.
+        beyond_accuracy: Coverage, Gini index, popularity, novelty and diversity of the
+            first items, if the whole catalogue is ranked.
         parameters: Number of trained parameters; None if unknown.
         flops_per_query: Floating-point operations of matrix products to score the
             candidates of one query (`recdistill.evaluation.latency.flops`), for the
@@ -139,6 +141,7 @@ class ModelPart(_Part):
 
     metrics: Estimates
     slices: dict[str, dict[str, SliceEstimate]] = {}
+    beyond_accuracy: Estimates = {}
     parameters: Count | None = None
     flops_per_query: Count | None = None
     size_bytes: Count | None = None
@@ -279,6 +282,8 @@ class Report(_Part):
         timings_s: Seconds by step.
         environment: Versions and machine, from `describe_environment`.
         config: Configuration of the run, defaults included.
+        config_given: The keys of the configuration that were set, without paths. With
+            a path to the data it is a configuration that runs.
     """
 
     schema_version: Literal[2] = SCHEMA_VERSION
@@ -299,6 +304,7 @@ class Report(_Part):
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}
+    config_given: Settings = {}
 
     def to_frame(self, *, slices: bool = False) -> pd.DataFrame:
         """Table of the models' metrics, one row per model and metric.

@@ -53,8 +53,8 @@ def unbroken_line(*parts: str | tuple[str, str]) -> Text:
 def metric_label(name: str) -> str:
     """Display name of a metric: "ndcg@10" becomes NDCG@10, "hit@5" becomes Hit@5."""
     family, at, cutoff = name.partition("@")
-    known = {"ndcg": "NDCG", "map": "MAP", "mrr": "MRR"}
-    return known.get(family, family.capitalize()) + at + cutoff
+    plain = family in ("recall", "precision", "hit")
+    return (family.capitalize() if plain else family.upper()) + at + cutoff
 
 
 def interval_ends(interval: Interval, spec: str) -> str:

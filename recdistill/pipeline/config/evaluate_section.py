@@ -19,7 +19,15 @@ class EvaluateConfig(Section):
         min_length=1,
         description="Ranking metrics: ndcg@k, dcg@k, recall@k, precision@k, hit@k, "
         "map@k, mrr, mrr@k, rbp@k or err@k. The first one is used to choose "
-        "checkpoints and learning rates, and by the gate.",
+        "checkpoints and learning rates, by the gate, and on the slices.",
+    )
+    sampled_candidates: int | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Number of random candidates of each test list besides its "
+        "positives. Sampled metrics are higher than those of the whole catalogue and "
+        "can order models differently; every output names the sample.",
     )
     valid_lists: int = Field(
         default=4_000,

@@ -36,7 +36,9 @@ class ListsConfig(Section):
     tail: int = Field(
         default=300,
         gt=0,
-        description="For sampled lists: number of uniformly drawn candidates.",
+        description="For sampled lists: number of uniformly drawn candidates, without "
+        "replacement. Each item that is not a candidate already is drawn with the same "
+        "probability: this number divided by the number of such items.",
     )
     contexts: int = Field(
         default=100_000,

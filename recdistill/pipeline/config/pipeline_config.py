@@ -24,6 +24,7 @@ from recdistill.pipeline.config.teacher_section import (
     LinearTeacherConfig,
     TeacherConfig,
     check_inputs,
+    has_partial_scores,
     members_of,
 )
 from recdistill.pipeline.config.tracking_section import TrackingConfig
@@ -147,6 +148,12 @@ class Config(Section):
             raise ValueError(
                 "`query` must have a feature of kind 'history' for a linear teacher or "
                 "an affinity. Received: none"
+            )
+        if self.evaluate.sampled_candidates and has_partial_scores(self.teacher):
+            raise ValueError(
+                "`evaluate.sampled_candidates` must be left out for a teacher with "
+                "partial scores, because the scored items are the candidates. "
+                f"Received: {self.evaluate.sampled_candidates}"
             )
         check_inputs(
             self.teacher,

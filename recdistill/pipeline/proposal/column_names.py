@@ -42,6 +42,9 @@ RELEVANCES = (
     "like rating ratings stars star overall grade reviewscore purchased ordered bought "
     "converted conversion vote preference feedback score"
 ).split()
+GRADES = "relevance label target grade".split()
+"""Names of graded relevance, whose lowest grade means that nothing was chosen."""
+
 EVENTS = (
     "event eventtype action actiontype behavior behaviour behaviortype interaction "
     "interactiontype type"

@@ -389,12 +389,16 @@ def _set_relevance(roles: Roles, profile: ColumnProfile, listwise: bool) -> bool
         return True
     low, high = profile.range
     whole = not profile.missing
+    named_relevance = names.plain_name(profile.name) in names.GRADES
     if listwise and low >= 0 and whole:
         reason = "0 is shown and not chosen" if low == 0 else "the relevance"
         roles.give("relevance", profile.name, reason)
     elif (low, high, profile.distinct) == (0, 1, 2) and whole:
         share = float(np.nanmean(profile.numbers))
         reason = f"0 is not chosen, 1 is chosen ({share:.0%} of the rows)"
+        roles.give("relevance", profile.name, reason)
+    elif named_relevance and low >= 0 and whole:
+        reason = f"relevance from {low:g} to {high:g}; 0 is not relevant"
         roles.give("relevance", profile.name, reason)
     elif low < 0 or (low, high, profile.distinct) == (0, 1, 2):
         roles.keep.append(f"{column} > 0")

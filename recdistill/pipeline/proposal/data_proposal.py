@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,83 +15,25 @@ from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError, DataError
 from recdistill.export.layout import RESERVED
 from recdistill.pipeline.proposal import column_names as names
-from recdistill.pipeline.proposal.column_roles import (
-    Roles,
-    find_roles,
-    is_one_in_each,
-    name_columns,
-)
+from recdistill.pipeline.proposal.column_roles import Roles, is_one_in_each
 from recdistill.pipeline.proposal.feature_kinds import Kind, propose_kind
+from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
+from recdistill.pipeline.proposal.table_choice import (
+    choose_feature_table,
+    choose_interactions,
+    overlap,
+)
 
 _OUTCOME = (
     "perhaps known only after the choice: add it to [query] if every request has it"
 )
+_FEWEST_ROWS = 20
 _OF_THE_ITEM = (
     "describes the item, which has one value; features of items are columns of a table "
     "of items"
 )
-
-
-@dataclass(frozen=True)
-class ColumnUse:
-    """How a column of a table is used.
-
-    Attributes:
-        table: Name of the table's file or folder.
-        profile: Profile of the column.
-        use: Its role or kind of feature; "" if it is left out.
-        reason: Why.
-    """
-
-    table: str
-    profile: ColumnProfile
-    use: str
-    reason: str
-
-
-@dataclass
-class Proposal:
-    """What was found in a folder, and what is proposed.
-
-    Attributes:
-        source: The tables.
-        roles: Roles of the columns of the interactions; None if no table has them.
-        tables: The tables of interactions, items and queries by name.
-        query: Keys of each query feature.
-        candidate: Keys of each candidate feature.
-        uses: How each column is used.
-        notes: Remarks about tables that are not used.
-        questions: What the data does not tell; nothing can be written before they are
-            answered.
-        history: Whether queries have several interactions.
-        by_query: Whether interactions of single queries can be held out, because two of
-            them, or more, have three interactions.
-        items: Number of items, at least.
-    """
-
-    source: Source
-    roles: Roles | None = None
-    tables: dict[str, SourceTable] = field(default_factory=dict)
-    query: dict[str, dict[str, Any]] = field(default_factory=dict)
-    candidate: dict[str, dict[str, Any]] = field(default_factory=dict)
-    uses: list[ColumnUse] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    questions: list[Question] = field(default_factory=list)
-    history: bool = False
-    by_query: bool = False
-    items: int = 0
-
-    def known(self) -> Roles:
-        """The roles.
-
-        Raises:
-            RuntimeError: If no table has the ids.
-        """
-        if self.roles is None:
-            raise RuntimeError("The proposal has no table of interactions.")
-        return self.roles
 
 
 def propose(source: Source, answers: Answers) -> Proposal:
@@ -107,12 +48,12 @@ def propose(source: Source, answers: Answers) -> Proposal:
         DataError: If a condition on the rows cannot be evaluated.
     """
     proposal = Proposal(source)
-    _choose_interactions(proposal, answers)
+    choose_interactions(proposal, answers)
     roles = proposal.roles
     if roles is None or not {"query", "item"} <= set(roles.columns):
         return proposal
     for name, role in (("items", "item"), ("queries", "query")):
-        _choose_features_table(proposal, name, role, answers)
+        choose_feature_table(proposal, name, role, answers)
     rows = _positive_rows(roles)
     _count_interactions(proposal, rows)
     _propose_candidate(proposal)
@@ -120,160 +61,6 @@ def propose(source: Source, answers: Answers) -> Proposal:
     _propose_split(proposal)
     _describe_uses(proposal)
     return proposal
-
-
-def _choose_interactions(proposal: Proposal, answers: Answers) -> None:
-    tables = proposal.source.tables
-    fixed = proposal.source.reader in ("movielens", "recbole")
-    wanted = answers.tables.get("interactions")
-    if wanted:
-        tables = tuple(t for t in tables if wanted in (t.name, t.stem))
-        if not tables:
-            raise ConfigError(_no_table(proposal.source, "interactions", wanted))
-    elif fixed:
-        tables = tables[:1]
-    found = [find_roles(table, answers, fixed) for table in tables]
-    both = [r for r in found if {"query", "item"} <= set(r.columns)]
-    both = [r for r in both if not r.profile("item").all_distinct] or both
-    if len(both) > 1 and (clear := [r for r in both if _rank(r.table) is not None]):
-        both = sorted(clear, key=lambda r: _rank(r.table) or 0)[:1]
-    if len(both) > 1:
-        both.sort(key=lambda r: -r.table.sample.count)
-        if not answers.defaults:
-            _ask_for_table(proposal, both)
-    if both:
-        proposal.roles = both[0]
-    else:
-        # The table that comes nearest says what is missing.
-        found.sort(key=lambda r: (_rank(r.table) is None, -len(r.columns)))
-        proposal.roles = found[0]
-    proposal.tables["interactions"] = proposal.roles.table
-    proposal.questions += proposal.roles.questions
-
-
-def _rank(table: SourceTable) -> int | None:
-    """Place of the table's name among the usual names of interactions."""
-    name = names.plain_name(table.stem)
-    for number, usual in enumerate(names.TABLES_OF_INTERACTIONS):
-        if name == usual:
-            return number
-    return None
-
-
-def _no_table(source: Source, table: str, wanted: str) -> str:
-    listed = ", ".join(each.name for each in source.tables)
-    return (
-        f"`--table {table}={wanted}` must name a table of {source.path}. Its tables "
-        f"are: {listed}."
-    )
-
-
-def _ask_for_table(proposal: Proposal, both: Sequence[Roles]) -> None:
-    listed = "; ".join(
-        f"{r.table.name} ({r.table.sample.count:,} rows: {', '.join(r.table.columns)})"
-        for r in both
-    )
-    proposal.questions.append(
-        Question(
-            f"Several tables have ids of queries and items: {listed}. Which of them "
-            "has the interactions to learn from?",
-            "--table interactions=FILE",
-            tuple(r.table.name for r in both),
-            both[0].table.name,
-        )
-    )
-
-
-def _choose_features_table(
-    proposal: Proposal, name: str, role: str, answers: Answers
-) -> None:
-    """Finds the table of items or queries."""
-    roles, source = proposal.known(), proposal.source
-    if source.reader != "tables":
-        for table in source.tables:
-            if table.name == name:
-                proposal.tables[name] = table
-        return
-    wanted = answers.tables.get(name)
-    if wanted == "":
-        return
-    used = {table.name for table in proposal.tables.values()}
-    others = [t for t in source.tables if t.name not in used]
-    if wanted is not None:
-        others = [t for t in others if wanted in (t.name, t.stem)]
-        if not others:
-            raise ConfigError(_no_table(source, name, wanted))
-    ids = roles.profile(role)
-    others = [_with_header(table, ids, answers) for table in others]
-    fit = [t for t in others if _has_ids(t, ids)]
-    fit.sort(key=lambda t: (t.stem != name, -len(t.columns)))
-    if fit:
-        proposal.tables[name] = fit[0]
-        return
-    for table in others:
-        _explain_misfit(proposal, table, name, ids, wanted)
-
-
-def _with_header(
-    table: SourceTable, ids: ColumnProfile, answers: Answers
-) -> SourceTable:
-    """A table without a header, whose column of the ids gets the name of the ids."""
-    if not table.sample.names:
-        return table
-    if table.name in answers.headers:
-        return name_columns(table, answers)[0]
-    for name, column in table.columns.items():
-        if column.all_distinct and not column.missing and _overlap(column, ids) > 0.5:
-            return table.renamed({name: ids.name})
-    return table
-
-
-def _has_ids(table: SourceTable, ids: ColumnProfile) -> bool:
-    """Whether a table has one row for each of the ids, in a column of this name."""
-    column = table.columns.get(ids.name)
-    if column is None or column.missing or not column.all_distinct:
-        return False
-    return not table.sample.complete or _overlap(column, ids) > 0
-
-
-def _overlap(column: ColumnProfile, ids: ColumnProfile) -> float:
-    """Share of the ids that a column has."""
-    different = pc.unique(pc.drop_null(ids.values))
-    if not len(different):
-        return 0.0
-    found = pc.is_in(different, pc.drop_null(column.values))
-    return float(pc.mean(found.cast(pa.float64())).as_py())
-
-
-def _explain_misfit(
-    proposal: Proposal,
-    table: SourceTable,
-    name: str,
-    ids: ColumnProfile,
-    wanted: str | None,
-) -> None:
-    """Says why a table that looks like one of items or queries is not used."""
-    problem = None
-    column = table.columns.get(ids.name)
-    if column is not None and not column.all_distinct:
-        problem = f"has several rows for the same `{ids.name}`"
-    else:
-        for other in table.columns.values():
-            same = other.all_distinct and not other.missing and len(other.values) > 1
-            if same and _overlap(other, ids) > 0.5:
-                problem = (
-                    f"calls its ids `{other.name}`, which must have the name "
-                    f"`{ids.name}` as in {proposal.known().table.name}; rename the "
-                    "column to use its features"
-                )
-                break
-    if problem is None and (table.stem == name or wanted is not None):
-        problem = f"has no column `{ids.name}` with the ids"
-    if problem is None:
-        return
-    if table.stem == name or wanted is not None:
-        raise DataError(f"{proposal.source.path / table.name} {problem}.")
-    proposal.notes.append(f"{table.name} is not used, because it {problem}.")
 
 
 def _positive_rows(roles: Roles) -> pa.Table:
@@ -312,6 +99,12 @@ def _count_interactions(proposal: Proposal, rows: pa.Table) -> None:
             "`--keep CONDITION`, or all with `--keep ''`."
         )
     counts = rows.group_by("query").aggregate([("item", "count")])["item_count"]
+    if len(rows) < _FEWEST_ROWS and roles.table.sample.complete:
+        raise DataError(
+            f"{roles.table.name} has {len(rows)} interactions"
+            f"{' that are kept' if roles.keep else ''}; at least {_FEWEST_ROWS} are "
+            "required for a training, a validation and a test part."
+        )
     number = counts.to_numpy()
     proposal.history = bool((number >= 2).any())
     held_out = np.where(number < 3, 0, 1)
@@ -351,7 +144,9 @@ def _propose_candidate(proposal: Proposal) -> None:
 def _may_lack(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> bool:
     """Whether some of the ids may have no row in the table."""
     whole = table.sample.complete and proposal.known().table.sample.complete
-    return not whole or _overlap(table.columns[ids.name], ids) < 1
+    return (
+        not whole or bool(proposal.types) or overlap(table.columns[ids.name], ids) < 1
+    )
 
 
 def _propose_query(proposal: Proposal, answers: Answers) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from recdistill.pipeline.proposal.column_roles import dates
-from recdistill.pipeline.proposal.data_proposal import ColumnUse, Proposal
+from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
 
 
 def findings(proposal: Proposal) -> dict[str, Any]:

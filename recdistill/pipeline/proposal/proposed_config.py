@@ -17,7 +17,7 @@ from recdistill.pipeline.config import Config, parse_config
 from recdistill.pipeline.dataset_loading import reading_options
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.proposal.column_roles import Roles
-from recdistill.pipeline.proposal.data_proposal import Proposal
+from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
 
 MOST_LISTED = 5_000
@@ -140,7 +140,9 @@ def _dataset(proposal: Proposal) -> str:
     if source.reader == "tables":
         for key, table in proposal.tables.items():
             known = "lists" if listwise and key == "interactions" else key
-            options = _table_options(known, table)
+            options = _table_options(known, table) | _types(proposal, key)
+            if "types" in options:
+                lines.append("# The tables write the same ids in different ways.")
             if options:
                 lines.append(f"{known} = {_toml(options)}")
     return "\n".join(lines) + "\n"
@@ -166,6 +168,11 @@ def _table_options(key: str, table: SourceTable) -> dict[str, Any]:
     if table.sample.names:
         options["columns"] = list(table.sample.names)
     return options
+
+
+def _types(proposal: Proposal, table: str) -> dict[str, Any]:
+    types = proposal.types.get(table)
+    return {"types": types} if types else {}
 
 
 def _features(proposal: Proposal, side: str) -> str:
@@ -205,8 +212,12 @@ def _left_out(proposal: Proposal, side: str) -> Iterator[str]:
     ]
     if uses:
         yield "# Left out:"
+    grouped: dict[str, list[str]] = {}
     for use in uses:
-        yield from _comment(f"{use.profile.name}: {use.reason}.", "  ")
+        column = use.profile.name or "(without a name)"
+        grouped.setdefault(use.reason.rstrip("."), []).append(column)
+    for reason, columns in grouped.items():
+        yield from _comment(f"{', '.join(columns)}: {reason}.", "  ")
 
 
 def _split(proposal: Proposal) -> str:

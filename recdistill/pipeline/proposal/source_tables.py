@@ -32,7 +32,9 @@ Reader = Literal["tables", "listwise", "movielens", "recbole"]
 _NOTES = (".txt", ".dat")
 """Suffixes of files that are tables only if the folder has no other tables."""
 
-_COUNTED = re.compile(r"(?:^part-.*$)|[\d\-_.T:]+")
+_COUNTED = re.compile(
+    r"^part-.*$|^(?:train|training|valid|validation|val|dev|test|eval)$|[\d\-_.T:]+"
+)
 """What differs in the names of files that belong to one table."""
 
 
@@ -93,6 +95,7 @@ def open_source(place: Path) -> Source:
     Raises:
         DataError: If there is no table.
     """
+    place = _inner(place)
     if not place.exists():
         raise DataError(
             f"FOLDER must be a folder or a file with data. {place}: not found."
@@ -104,6 +107,22 @@ def open_source(place: Path) -> Source:
             if _is_movielens(place):
                 return _movielens(place, Path(scratch))
         return _tables(place, Path(scratch))
+
+
+def _inner(place: Path) -> Path:
+    """The only folder inside a folder, if that has several tables."""
+    while place.is_dir():
+        inside = [e for e in place.iterdir() if not e.name.startswith(("_", "."))]
+        folders = [each for each in inside if each.is_dir()]
+        files = [each for each in inside if TableFile(each).kind not in (None, "text")]
+        files += [each for each in inside if TableFile(each).suffix in (".csv", ".tsv")]
+        if len(folders) != 1 or files or "=" in folders[0].name:
+            break
+        places = _places(folders[0])
+        if len(places) < 2 or _is_one_table(folders[0], places):
+            break
+        place = folders[0]
+    return place
 
 
 def _tables(place: Path, scratch: Path) -> Source:

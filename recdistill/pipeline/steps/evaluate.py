@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
     from recdistill.evaluation.report.run_report import Report
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.model_comparison import ComparisonRows
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.sampled_candidates import SampledCandidates
     from recdistill.pipeline.workspace import Artefact, Draft
 
 LISTS, DETAILS = "lists.parquet", "page.json"
 """Files of the artefact with the evaluated lists, and with details of the page."""
+
+CANDIDATES = "candidates.parquet"
+"""File of the artefact with the candidates of a sampled evaluation."""
 
 MODEL_CARD = "MODEL_CARD.md"
 """File with the model card, in the artefact and in the run's folder."""
@@ -44,7 +50,7 @@ class Evaluate(Step):
 
         return {
             "schema_version": SCHEMA_VERSION,
-            "files": [LISTS, DETAILS, MODEL_CARD],
+            "files": [LISTS, DETAILS, MODEL_CARD, "beyond accuracy"],
             "licence": licence_of(run.config.dataset),
             # The last digits of the differences depend on the order of a parallel sum.
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
@@ -77,6 +83,7 @@ class Evaluate(Step):
             run.config.evaluate.metrics,
             run.progress,
             run.score_tables,
+            _sampled_candidates(run, draft.path / CANDIDATES),
         )
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
@@ -105,8 +112,12 @@ class Evaluate(Step):
         return {"fingerprint": report.metrics_fingerprint()}
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
-        """Copies report, page and model card into the run's folder, if they changed."""
+        """Copies report, page and model card into the run's folder, if they changed.
+
+        The configuration is written too, so that the run can be opened again.
+        """
         from recdistill.atomic import atomic_write
+        from recdistill.pipeline.run_opening import save_configuration
 
         for name in ("report.json", "report.html", MODEL_CARD):
             content = artefact.file(name).read_bytes()
@@ -115,9 +126,19 @@ class Evaluate(Step):
             if not target.is_file() or target.read_bytes() != content:
                 with atomic_write(target) as temporary:
                     temporary.write_bytes(content)
+        save_configuration(run.config, run.root)
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """Slices on which the student has fallen below the baseline."""
+        """Sampled evaluation, and slices on which the student is below the baseline."""
+        number = run.config.evaluate.sampled_candidates
+        if number is not None:
+            yield (
+                f"All metrics of the test lists are among {number:,} sampled "
+                "candidates of each list. They are higher than those of the whole "
+                "catalogue, can order models differently, and must not be compared "
+                "with them. Without `evaluate.sampled_candidates` the whole catalogue "
+                "is ranked."
+            )
         fallen = enforce_guard(run)
         if fallen is not None:
             yield fallen
@@ -135,6 +156,18 @@ def _dataset(run: RunContext) -> dict[str, Any]:
         "unknown": {**record["unknown"], "teacher": scored["unknown"]},
         "uncounted": scored.get("uncounted", []),
     }
+
+
+def _sampled_candidates(run: RunContext, path: Path) -> SampledCandidates | None:
+    """Draws and stores the candidates of a sampled evaluation, if it is configured."""
+    from recdistill.pipeline.sampled_candidates import SampledCandidates
+
+    number = run.config.evaluate.sampled_candidates
+    if number is None:
+        return None
+    sampled = SampledCandidates.draw(run.prepared, number, run.config.seed)
+    sampled.save(path)
+    return sampled
 
 
 def enforce_guard(run: RunContext) -> str | None:

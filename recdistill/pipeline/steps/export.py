@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.evaluate import enforce_guard
+from recdistill.pipeline.steps.evaluate import CANDIDATES, enforce_guard
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
@@ -57,12 +58,16 @@ class ExportStep(Step):
         from recdistill.export.student_export import export_student
         from recdistill.pipeline.judged_lists import history_inputs, judged_lists
         from recdistill.pipeline.report_building import ON_CARD
+        from recdistill.pipeline.sampled_candidates import SampledCandidates
         from recdistill.retrieval.indexing import IndexSettings
 
         run.progress("Exporting the student", 0, None)
         evaluated = run.artefacts["evaluate"].path
         report = Report.load(evaluated / "report.json")
         excludes = report.protocol.seen == "exclude"
+        sampled = None
+        if run.config.evaluate.sampled_candidates is not None:
+            sampled = SampledCandidates.load(evaluated / CANDIDATES)
         export = export_student(
             run.student_model("distill"),
             run.prepared.schema,
@@ -86,11 +91,13 @@ class ExportStep(Step):
                     run.config.evaluate.metrics,
                     max(settings.parity_rows, JUDGED_LISTS),
                     run.score_tables,
+                    sampled,
                 ),
                 progress=run.progress,
                 metadata={
                     "key": draft.key,
                     "fingerprint": report.metrics_fingerprint(),
+                    "run": os.path.relpath(run.root, settings.path / name),
                     "report": report.model_dump(mode="json", include=ON_CARD),
                 },
             ),

@@ -11,7 +11,7 @@ from recdistill.pipeline.steps.step import Step, sections
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
+    from recdistill.pipeline.workspace import Artefact, Draft
 
 
 _PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
@@ -53,6 +53,15 @@ class Prepare(Step):
         from recdistill.pipeline.preparation import prepare
 
         return prepare(run.dataset, run.config, draft.path, run.progress)
+
+    def after(self, run: RunContext, artefact: Artefact) -> None:
+        """Checks that the data allows the evaluation that is configured."""
+        from recdistill.pipeline.sampled_candidates import check_evaluation
+
+        settings = run.config.evaluate
+        cascade = any(name.startswith("err@") for name in settings.metrics)
+        if cascade or settings.sampled_candidates is not None:
+            check_evaluation(run.config, run.prepared)
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Size of the data."""

@@ -38,6 +38,7 @@ class Score(Step):
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes files of scored lists, one by one."""
+        from recdistill.pipeline.earlier_scores import EarlierScores
         from recdistill.pipeline.model_building import members_of, needs_training_rows
         from recdistill.pipeline.score_store import examine_stored
         from recdistill.pipeline.score_writing import ScoreWriter
@@ -45,6 +46,8 @@ class Score(Step):
 
         config = run.config
         lists = run.artefacts["prepare"].record["lists"]["train"]
+        same = self._identity(run)
+        stores = sorted(draft.final.parent.parent.glob(f"*/{self.name}-*"))
         writer = ScoreWriter(
             run.scorer(
                 run.teacher_model,
@@ -57,12 +60,32 @@ class Score(Step):
             run.progress,
             training_rows=needs_training_rows(config, run.prepared),
             score_tables=run.score_tables,
+            identity=same,
+            # Looking up a table costs no more than looking up a store.
+            earlier=None if run.score_tables else EarlierScores(stores, same),
         )
         record = writer.write(draft.path)
         record |= unknown_to_teacher(members_of(run.teacher_model))
         run.progress("Examining the scores", 0, None)
         found = examine_stored(draft.path, run.prepared.catalogue_size)
         return {**record, "doctor": found.model_dump(mode="json")}
+
+    def _identity(self, run: RunContext) -> str:
+        """Identity of all that the scores of a list depend on, except the list."""
+        from recdistill.pipeline.weights_file import WEIGHTS
+        from recdistill.pipeline.workspace import fingerprint
+
+        lists = run.config.lists
+        return fingerprint(
+            {
+                "teacher": run.teacher_identity,
+                "weights": run.artefacts["teacher"].record["sha256"].get(WEIGHTS),
+                "items": run.prepared.items_digest,
+                "observed": int(run.prepared.observed_sizes.max()),
+                "size": [lists.size, lists.teacher_top, lists.tail, lists.scores_dtype],
+                "seed": run.config.seed,
+            }
+        )
 
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Problems of the stored scores, or of the settings that they are used with."""
@@ -77,7 +100,10 @@ class Score(Step):
                 yield warning
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
-        """Values that the teacher does not know."""
+        """Kept scores, and values that the teacher does not know."""
+        if record["kept_scores"]:
+            kept = f"{record['kept_scores']:,} of {record['lists']:,} lists"
+            yield f"scores of an earlier run kept for {kept}"
         from recdistill.features.unknown_values import in_words
 
         shares = in_words(record["unknown"])

@@ -121,14 +121,14 @@ class TeacherStep(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """The weight of each member of an ensemble, and the form of linear models."""
-        for member in record["members"]:
+        for member in record.get("members", ()):
             place = f"weight {member['weight']:.2f}" if member["weight"] else "left out"
             line = f"member {member['kind']}: {place}"
             line += f", alone {member['valid']:.4f} on validation"
             if member["valid_without"] is not None:
                 line += f", the ensemble without it {member['valid_without']:.4f}"
             yield line
-        for name, model in record["linear_models"].items():
+        for name, model in record.get("linear_models", {}).items():
             form = model["form"].replace("_", " ")
             if not model["exact"]:
                 form += f" of rank {model['rank']} (an approximation)"

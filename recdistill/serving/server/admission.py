@@ -22,7 +22,7 @@ from recdistill.serving.server.request_errors import (
     too_large,
 )
 
-__all__ = ["HeldMemory", "RequestMemory", "Slots"]
+__all__ = ["Admission", "HeldMemory", "RequestMemory", "Slots"]
 
 _SHARE = 0.5
 """Largest share of the time to the deadline that a request may be expected to wait."""
@@ -111,12 +111,11 @@ class _Waiter:
     late: bool = False
 
 
-class Slots:
-    """Slots for requests that run concurrently, and a bounded queue for them.
+class Admission:
+    """Decides which requests wait, for a number of requests that run concurrently.
 
     A request is refused at once if the queue is full, or if its expected wait exceeds
-    `patience_s` or half the time to its deadline. Requests leave the queue in the order
-    of their arrival; one is dropped if its deadline would probably pass while it runs.
+    `patience_s` or half the time to its deadline.
 
     Args:
         running: Maximum number of requests that run concurrently.
@@ -128,7 +127,49 @@ class Slots:
 
     def __init__(self, running: int, waiting: int) -> None:
         self.duration_s = 0.0
-        self._running, self._free, self._waiting = running, running, waiting
+        self._running, self._waiting = running, waiting
+
+    def check(
+        self, ahead: int, deadline_s: float | None, patience_s: float = math.inf
+    ) -> None:
+        """Refuses a request that would wait too long.
+
+        Args:
+            ahead: Number of requests that must end before it can run.
+            deadline_s: Time until the deadline in seconds; None for no deadline.
+            patience_s: Longest expected wait in seconds. It is not compared while fewer
+                requests wait than run.
+
+        Raises:
+            RequestError: If the request is refused.
+        """
+        wait_s = ahead * self.duration_s / self._running
+        late = deadline_s is not None and wait_s > _SHARE * deadline_s
+        slow = ahead > self._running and wait_s > patience_s
+        if ahead > self._waiting or late or slow:
+            raise overloaded(
+                f"The server is overloaded: {ahead - 1} requests wait. Try again later."
+            )
+
+    def record(self, duration_s: float) -> None:
+        """Adds the time that a request has run to the average."""
+        self.duration_s += _NEW * (duration_s - self.duration_s)
+
+
+class Slots(Admission):
+    """Slots for requests that run concurrently, and a bounded queue for them.
+
+    Requests leave the queue in the order of their arrival; one is dropped if its
+    deadline would probably pass while it runs.
+
+    Args:
+        running: Maximum number of requests that run concurrently.
+        waiting: Maximum number of requests that wait.
+    """
+
+    def __init__(self, running: int, waiting: int) -> None:
+        super().__init__(running, waiting)
+        self._free = running
         self._queue: deque[_Waiter] = deque()
         self._lock = threading.Lock()
 
@@ -161,15 +202,7 @@ class Slots:
             if self._free:
                 self._free -= 1
                 return False
-            ahead = len(self._queue) + 1
-            wait_s = ahead * self.duration_s / self._running
-            late = deadline_s is not None and wait_s > _SHARE * deadline_s
-            slow = ahead > self._running and wait_s > patience_s
-            if ahead > self._waiting or late or slow:
-                raise overloaded(
-                    f"The server is overloaded: {ahead - 1} requests wait. "
-                    "Try again later."
-                )
+            self.check(len(self._queue) + 1, deadline_s, patience_s)
             due = None if deadline_s is None else time.monotonic() + deadline_s
             waiter = _Waiter(due)
             self._queue.append(waiter)
@@ -191,7 +224,7 @@ class Slots:
 
     def _leave(self, duration_s: float) -> None:
         with self._lock:
-            self.duration_s += _NEW * (duration_s - self.duration_s)
+            self.record(duration_s)
             ends = time.monotonic() + self.duration_s
             while self._queue:
                 waiter = self._queue.popleft()

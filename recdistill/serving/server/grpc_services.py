@@ -1,15 +1,15 @@
 """gRPC services of the embedded server, with the messages of the official stubs.
 
-Requests arrive as bytes and are decoded here, after their memory is reserved.
+Requests arrive as bytes and are decoded here, after their memory is reserved. A call is
+admitted when it arrives, before a thread is needed for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -26,11 +26,12 @@ from tensorflow_serving.apis import (
 )
 
 from recdistill.errors import ServeError
-from recdistill.serving.server.admission import HeldMemory, RequestMemory, Slots
+from recdistill.serving.server.admission import HeldMemory, RequestMemory
 from recdistill.serving.server.options import ServerOptions
 from recdistill.serving.server.request_errors import RequestError, too_large
 from recdistill.serving.server.requests import Requests
 from recdistill.serving.server.wire_tensors import check_fields, memory_of_request
+from recdistill.serving.server.workers import Workers
 
 __all__ = ["GrpcServer"]
 
@@ -44,6 +45,9 @@ _LARGEST_OTHER = 2**20
 
 _RECEIVE_S = 30.0
 """Time in which a client must send the message of a call, in seconds."""
+
+_SLOW_S = 0.05
+"""Time after which a thread that waits for a message is replaced, in seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -64,10 +68,10 @@ class GrpcServer:
         self, requests: Requests, options: ServerOptions, memory: RequestMemory
     ) -> None:
         running = options.threads(options.grpc_threads)
-        calls = running + options.waiting
+        self._workers = Workers(running, options.waiting, "grpc")
+        calls = _Calls(self._workers)
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(calls, thread_name_prefix="grpc"),
-            maximum_concurrent_rpcs=calls,
+            calls,
             options=[
                 ("grpc.max_receive_message_length", options.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
@@ -75,9 +79,8 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        self._receiving = _Receiving()
-        slots = Slots(running, options.waiting)
-        methods = _Methods(requests, memory, slots, self._receiving)
+        self._receiving = _Receiving(self._workers)
+        methods = _Methods(requests, memory, self._workers, calls, self._receiving)
         for service, handlers in methods.handlers().items():
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(service, handlers),)
@@ -87,6 +90,7 @@ class GrpcServer:
         try:
             self.port: int = self._server.add_insecure_port(address)
         except RuntimeError as error:
+            self._workers.close()
             raise ServeError(
                 f"The server cannot listen for gRPC at {address}: {error}"
             ) from error
@@ -104,12 +108,76 @@ class GrpcServer:
         """
         self._server.stop(grace_s).wait()
         self._receiving.stop()
+        self._workers.close()
+
+
+class _Calls(futures.Executor):
+    """Executor of calls, for gRPC.
+
+    gRPC submits a call when its headers have arrived. One that is refused runs at once
+    in gRPC's thread, where it must not wait.
+
+    Args:
+        workers: Threads for the calls.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers, self._here = workers, threading.local()
+
+    @property
+    def refusal(self) -> RequestError | None:
+        """Why the call that runs in this thread is refused; None if it is not."""
+        return getattr(self._here, "refusal", None)
+
+    @property
+    def waited(self) -> bool:
+        """Whether the call that runs in this thread has waited."""
+        return bool(self._here.waited)
+
+    def submit(
+        self, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> futures.Future[Any]:
+        """Adds a call to the queue, or refuses it."""
+        future: futures.Future[Any] = futures.Future()
+
+        def work(waited: bool) -> None:
+            self._here.waited = waited
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        try:
+            self._workers.submit(work, _time_left(args))
+        except RequestError as error:
+            self._here.refusal = error
+            work(False)
+            self._here.refusal = None
+        return future
+
+
+def _time_left(call: Sequence[Any]) -> float | None:
+    """Time until the deadline of a call, which gRPC publishes only to its handler.
+
+    Args:
+        call: The arguments with which gRPC submits the call.
+    """
+    for each in call:
+        details = getattr(each, "call_details", None)
+        if details is not None:
+            return max(0.0, float(details.deadline) - time.time())
+    return None
 
 
 class _Receiving:
-    """Receives messages, and cancels calls that do not send theirs in time."""
+    """Receives messages, and cancels calls that do not send theirs in time.
 
-    def __init__(self) -> None:
+    Args:
+        workers: Their threads are replaced while they wait for messages.
+    """
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
         self._due: dict[grpc.ServicerContext, float] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -141,11 +209,16 @@ class _Receiving:
             del self._due[context]
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(1.0, _RECEIVE_S)):
-            now = time.monotonic()
-            for context, due in list(self._due.items()):
-                if due < now:
+        blocked = 0
+        while not self._stopped.wait(_SLOW_S):
+            due, now = list(self._due.items()), time.monotonic()
+            for context, end in due:
+                if end < now:
                     context.cancel()
+            slow = sum(end - _RECEIVE_S + _SLOW_S < now for _, end in due)
+            if slow != blocked:
+                blocked = slow
+                self._workers.set_blocked(slow)
 
 
 class _Methods:
@@ -155,11 +228,12 @@ class _Methods:
         self,
         requests: Requests,
         memory: RequestMemory,
-        slots: Slots,
+        workers: Workers,
+        calls: _Calls,
         receiving: _Receiving,
     ) -> None:
-        self._requests, self._memory, self._slots = requests, memory, slots
-        self._receiving = receiving
+        self._requests, self._memory, self._workers = requests, memory, workers
+        self._calls, self._receiving = calls, receiving
 
     def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
         """Handlers by service and method."""
@@ -205,6 +279,10 @@ class _Methods:
 
         def call(messages: Iterator[bytes], context: grpc.ServicerContext) -> Message:
             try:
+                if (refusal := self._calls.refusal) is not None:
+                    if name == "Predict":
+                        self._requests.count_unread(refusal)
+                    raise refusal
                 data = self._receiving.message(messages, context)
                 with self._memory.held() as held:
                     return method(data, context, held)
@@ -231,22 +309,24 @@ class _Methods:
     def _predict(
         self, data: bytes, context: grpc.ServicerContext, held: HeldMemory
     ) -> Message:
-        with contextlib.ExitStack() as stack:
-            try:
-                held.resize(len(data))
-                stack.enter_context(self._slots.slot(context.time_remaining()))
-                held.resize(_DECODED * len(data))
-            except RequestError as error:
-                # Its model is not known yet.
-                count = self._requests.metrics.count
-                count(":tensorflow:serving:request_count", "", error.code.name)
-                raise
-            if not context.is_active():
-                raise RequestError(grpc.StatusCode.CANCELLED, "The client cancelled.")
+        left = context.time_remaining()
+        try:
+            if self._calls.waited and left < self._workers.duration_s:
+                raise RequestError(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    "The deadline of the request passed while it waited.",
+                )
+            held.resize(_DECODED * len(data))
+        except RequestError as error:
+            self._requests.count_unread(error)
+            raise
+        if not context.is_active():
+            raise RequestError(grpc.StatusCode.CANCELLED, "The client cancelled.")
+        with self._workers.timed():
             check_fields(data)
             request = predict_pb2.PredictRequest.FromString(data)
             held.resize(memory_of_request(request, len(data)))
-            return self._requests.predict(request, context.time_remaining())
+            return self._requests.predict(request, left)
 
     def _unsupported(self, request: Any) -> Message:
         task = request.tasks[0] if hasattr(request, "tasks") else request

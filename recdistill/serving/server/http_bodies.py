@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable
-from email.message import Message
+from collections.abc import Callable, Mapping, Sequence
 from io import BufferedIOBase
 
 from grpc import StatusCode
@@ -18,6 +17,9 @@ from grpc import StatusCode
 from recdistill.serving.server.request_errors import RequestError, invalid, too_large
 
 __all__ = ["read_http_body"]
+
+Headers = Mapping[str, Sequence[str]]
+"""Values of the headers by name in lower case."""
 
 Reserve = Callable[[int], None]
 """Called with each number of bytes before they are read."""
@@ -29,7 +31,7 @@ _GZIP = zlib.MAX_WBITS + 16
 
 
 def read_http_body(
-    headers: Message, stream: BufferedIOBase, limit: int, reserve: Reserve
+    headers: Headers, stream: BufferedIOBase, limit: int, reserve: Reserve
 ) -> bytes:
     """Reads the body of a request.
 
@@ -45,8 +47,8 @@ def read_http_body(
             closed after the answer.
         EOFError: If the connection ends before the body.
     """
-    lengths = headers.get_all("Content-Length", [])
-    codings = [each.strip() for each in headers.get_all("Transfer-Encoding", [])]
+    lengths = headers.get("content-length", ())
+    codings = headers.get("transfer-encoding", ())
     if len(lengths) + len(codings) > 1:
         raise invalid(
             "A request must have one Content-Length or one Transfer-Encoding header. "
@@ -61,10 +63,10 @@ def read_http_body(
         body = _chunks(stream, limit, reserve)
     else:
         [length] = lengths or ["0"]
-        if not re.fullmatch("[0-9]{1,18}", length.strip()):
+        if not re.fullmatch("[0-9]{1,18}", length):
             raise invalid(f"Content-Length must be a number. Received: {length}")
         body = _exactly(stream, _allowed(int(length), limit), reserve)
-    if "gzip" in headers.get("Content-Encoding", "").lower():
+    if any("gzip" in each.lower() for each in headers.get("content-encoding", ())):
         return _decompressed(body, limit, reserve)
     return body
 

@@ -7,6 +7,7 @@ JSON objects with the key "error".
 
 from __future__ import annotations
 
+import _thread  # noqa: PLC2701 (the documented module of low-level threads)
 import contextlib
 import json
 import math
@@ -16,15 +17,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.message import Message
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
+from http.client import responses
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 from typing import Any
 
 from recdistill.serving.server.admission import HeldMemory, RequestMemory
 from recdistill.serving.server.http_bodies import read_http_body
+from recdistill.serving.server.http_heads import (
+    LONGEST_LINE,
+    HttpHead,
+    read_http_head,
+)
 from recdistill.serving.server.options import ServerOptions
-from recdistill.serving.server.request_errors import RequestError, invalid
+from recdistill.serving.server.request_errors import RequestError
 
 __all__ = ["JSON", "HttpAnswer", "HttpListener", "HttpRequest", "json_error"]
 
@@ -92,7 +98,7 @@ def json_error(message: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-class HttpListener(ThreadingHTTPServer):
+class HttpListener(ThreadingTCPServer):
     """Listener that answers the requests of its connections.
 
     Args:
@@ -108,6 +114,7 @@ class HttpListener(ThreadingHTTPServer):
         OSError: If the port is not available.
     """
 
+    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
     request_queue_size = 128
@@ -133,7 +140,10 @@ class HttpListener(ThreadingHTTPServer):
             if not full:
                 self._connections[request] = _Time(math.inf)
         if not full:
-            super().process_request(request, client_address)
+            # `Thread.start` would wait until the thread runs, so that a busy server
+            # would accept few connections.
+            arguments = request, client_address
+            _thread.start_new_thread(self.process_request_thread, arguments)
             return
         _send(request, 503, "The server has too many connections. Try again later.")
         self.shutdown_request(request)
@@ -195,115 +205,96 @@ class HttpListener(ThreadingHTTPServer):
 
 def _send(connection: socket.socket, status: int, message: str) -> None:
     """Sends an error without waiting for the client."""
-    page = json_error(message)
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {JSON}\r\n"
-        f"Content-Length: {len(page)}\r\nConnection: close\r\n\r\n"
-    )
+    page = _page(status, JSON, json_error(message), True)
     with contextlib.suppress(OSError):  # The client may have closed it.
-        connection.send(head.encode() + page, socket.MSG_DONTWAIT)
+        connection.send(page, socket.MSG_DONTWAIT)
 
 
-class _Handler(BaseHTTPRequestHandler):
+def _page(status: int, kind: str, answer: bytes, last: bool) -> bytes:
+    """Head and body of an answer; `last` closes the connection."""
+    head = (
+        f"HTTP/1.1 {status} {responses.get(status, '')}\r\n"
+        f"Date: {formatdate(usegmt=True)}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(answer)}\r\n"
+    )
+    close = "Connection: close\r\n" if last else ""
+    return f"{head}{close}\r\n".encode() + answer
+
+
+class _Handler(StreamRequestHandler):
     server: HttpListener
     connection: socket.socket
-    headers: Message
-    protocol_version = "HTTP/1.1"
-    # Requests whose version cannot be read are answered with headers.
-    default_request_version = "HTTP/1.0"
-    server_version = "recdistill"
-    sys_version = ""
     timeout = _IDLE_S
     disable_nagle_algorithm = True
-    wbufsize = -1
 
-    def __getattr__(self, name: str) -> Any:
-        # All methods are answered alike, and rejected with the path.
-        if name.startswith("do_"):
-            return self._serve
-        raise AttributeError(name)
+    def handle(self) -> None:
+        with contextlib.suppress(OSError, EOFError):
+            # The client may close the connection at any time.
+            while self._serve():
+                pass
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Does not log requests; the metrics count them."""
-
-    def handle_one_request(self) -> None:
-        self.server.set_time(self.connection, _IDLE_S)
-        super().handle_one_request()
-
-    def parse_request(self) -> bool:
-        self.server.set_time(self.connection, self.server.options.rest_timeout_s)
-        return super().parse_request()
-
-    def handle_expect_100(self) -> bool:
-        """Does nothing: the body may be too large."""
-        return True
-
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
-        """Answers a request that is not HTTP, and closes the connection."""
-        self.close_connection = True
-        self._write(code, JSON, json_error(message or HTTPStatus(code).phrase))
-
-    def _serve(self) -> None:
+    def _serve(self) -> bool:
+        """Serves one request; False if the connection must be closed."""
         server = self.server
+        server.set_time(self.connection, _IDLE_S)
+        line = self.rfile.readline(LONGEST_LINE + 1)
+        if line in (b"\r\n", b"\n"):  # Some clients send it after a body.
+            line = self.rfile.readline(LONGEST_LINE + 1)
+        if not line:
+            return False
+        server.set_time(self.connection, server.options.rest_timeout_s)
         with server.changed:
             server.working += 1
         try:
             with server.memory.held() as held:
-                body = self._read(held)
-                if body is None:
-                    return
-                answer = server.answer(self._request(body, held))
-                if server.may_answer(self.connection):
-                    self._write(*answer)
-                else:
-                    self.close_connection = True
+                return self._answered(line, held)
         finally:
             with server.changed:
                 server.working -= 1
                 server.changed.notify_all()
 
-    def _request(self, body: bytes, held: HeldMemory) -> HttpRequest:
-        seconds = self.server.options.rest_timeout_s
-        self.server.set_time(self.connection, seconds + _GRACE_S, answering=True)
+    def _answered(self, line: bytes, held: HeldMemory) -> bool:
+        server, seconds = self.server, self.server.options.rest_timeout_s
+        try:
+            head = read_http_head(line, self.rfile)
+            body = self._body(head, held)
+        except EOFError:
+            return self._reject(408, "The request was not received in time.")
+        except RequestError as error:
+            return self._reject(error.http_status, error.message)
+        server.set_time(self.connection, seconds + _GRACE_S, answering=True)
         due = time.monotonic() + seconds
-        # `self.path` would have one slash at the beginning instead of several.
-        path = self.requestline.split()[1]
-        return HttpRequest(self.command, path, body, due, held, self._is_connected)
+        answer = server.answer(
+            HttpRequest(head.method, head.path, body, due, held, self._is_connected)
+        )
+        if not server.may_answer(self.connection):
+            return False
+        last = server.draining or not head.keep_alive
+        self._write(*answer, last=last, has_body=head.method != "HEAD")
+        return not last
 
-    def _read(self, held: HeldMemory) -> bytes | None:
-        """Reads the body; None if it is rejected and the connection will be closed."""
-        limit = self.server.options.max_message_bytes
-        expects = self.headers.get("Expect", "").lower() == "100-continue"
+    def _body(self, head: HttpHead, held: HeldMemory) -> bytes:
+        wishes = head.headers.get("expect", ())
+        expects = any(each.lower() == "100-continue" for each in wishes)
 
         def admit(size: int) -> None:
             nonlocal expects
             held.add(size)
             if expects:
                 expects = False
-                self.send_response_only(HTTPStatus.CONTINUE)
-                self.end_headers()
-                self.wfile.flush()
+                self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-        try:
-            if self.headers.defects:
-                raise invalid("The headers are invalid.")
-            return read_http_body(self.headers, self.rfile, limit, admit)
-        except EOFError:
-            self._reject(408, "The request was not received in time.")
-        except RequestError as error:
-            self._reject(error.http_status, error.message)
-        return None
+        limit = self.server.options.max_message_bytes
+        return read_http_body(head.headers, self.rfile, limit, admit)
 
-    def _reject(self, status: int, message: str) -> None:
-        self.close_connection = True
-        self._write(status, JSON, json_error(message))
+    def _reject(self, status: int, message: str) -> bool:
+        self._write(status, JSON, json_error(message), last=True)
         self.connection.shutdown(socket.SHUT_WR)
         self.server.set_time(self.connection, _REST_S)
         left = _REST_BYTES
         while left > 0 and (data := self.rfile.read1(2**16)):
             left -= len(data)
+        return False
 
     def _is_connected(self) -> bool:
         """Whether the client has not closed the connection."""
@@ -315,15 +306,8 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             return False
 
-    def _write(self, status: int, kind: str, answer: bytes) -> None:
-        if self.server.draining:
-            self.close_connection = True
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(answer)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(answer)
-        self.wfile.flush()
+    def _write(
+        self, status: int, kind: str, answer: bytes, last: bool, has_body: bool = True
+    ) -> None:
+        page = _page(status, kind, answer, last)
+        self.connection.sendall(page if has_body else page[: len(page) - len(answer)])

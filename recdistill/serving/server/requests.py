@@ -167,6 +167,15 @@ class Requests:
         self.models.reconfigure(request.config)
         return model_management_pb2.ReloadConfigResponse()
 
+    def count_unread(self, error: RequestError) -> None:
+        """Counts a prediction that was refused before its model was known.
+
+        Args:
+            error: The error of the request.
+        """
+        name = ":tensorflow:serving:request_count"
+        self.metrics.count(name, UNKNOWN_MODEL, error.code.name)
+
     @contextlib.contextmanager
     def measured(self, model: str, protocol: str, method: str) -> Iterator[None]:
         """Records a prediction request in the metrics.

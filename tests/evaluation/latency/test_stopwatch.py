@@ -50,7 +50,15 @@ def test_percentiles_are_the_times_of_their_rank(clock):
         clock.call("a", *range(1, 101)), warmup=0, repeats=100, budget_s=1e9
     )
     # Nearest rank: the times of rank 50, 90 and 99 among 1 to 100 ms.
-    want = Latency(p50=50.0, p90=90.0, p99=99.0, mean=50.5, min=1.0, n=100)
+    want = Latency(
+        p50=50.0,
+        p90=90.0,
+        p99=99.0,
+        mean=50.5,
+        min=1.0,
+        n=100,
+        quantiles=(1.0, *range(5, 101, 5)),
+    )
     for name, value in vars(want).items():
         assert getattr(got, name) == pytest.approx(value), name
 

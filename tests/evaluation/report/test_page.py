@@ -210,6 +210,14 @@ def test_a_run_without_latency_says_so():
     assert '<section id="tradeoff"' not in page
 
 
+def test_a_teacher_that_was_not_timed_is_a_line_in_the_chart():
+    models = report().models
+    untimed = {**models, "teacher": model_part(0.102)}
+    chart = figures(report(models=untimed, speedup={}), PageDetails())["tradeoff"]
+    assert list(chart.numbers.rows[-1]) == ["teacher", "0.102 [0.092, 0.118]", "-", "-"]
+    assert "Teacher (not timed)" in chart.panels[0]
+
+
 def test_training_that_diverged_is_noted():
     models = report().models
     late = models["distilled"].model_copy(update={"diverged": (0.1,)})

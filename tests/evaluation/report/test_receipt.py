@@ -8,7 +8,12 @@ from rich.console import Console
 from recdistill.evaluation.intervals import Interval, Slice
 from recdistill.evaluation.report.receipt import render, verdict
 from recdistill.evaluation.report.run_report import ModelPart
-from tests.evaluation.report.example_reports import NO_GAP, SOFT_TARGETS, report
+from tests.evaluation.report.example_reports import (
+    NO_GAP,
+    SOFT_TARGETS,
+    model_part,
+    report,
+)
 
 
 def shown(one, width, **settings):
@@ -83,8 +88,12 @@ class TestVerdict:
         assert "cannot tell whether" in verdict(report(), "map@10")
 
     def test_it_says_that_latency_was_not_measured(self):
-        found = judged(BETTER, SAME, speedup={})
+        models = {"distilled": model_part(0.1)}
+        found = judged(BETTER, SAME, speedup={}, models=models)
         assert found.endswith("beyond noise; latency was not measured.")
+        student_only = {"distilled": model_part(0.1, p50=0.4)}
+        found = judged(BETTER, SAME, speedup={}, models=student_only)
+        assert found.endswith("noise; the teacher's latency was not measured.")
 
     def test_a_slower_student_is_called_slower(self):
         found = judged(BETTER, SAME, speedup={"100": 3.0, "20": 9.0, "2000": 0.5})

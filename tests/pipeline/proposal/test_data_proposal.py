@@ -4,6 +4,7 @@ import tomllib
 
 import pytest
 
+from recdistill.errors import DataError
 from recdistill.pipeline.config import parse_config
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.feature_columns import FeatureColumns
@@ -13,6 +14,7 @@ from recdistill.pipeline.proposal.proposed_config import check_config, config_te
 from recdistill.pipeline.proposal.questions import Answers
 from recdistill.pipeline.proposal.source_tables import open_source
 from tests.pipeline.proposal import layouts
+from tests.real_data import real_data
 from tests.small_pipelines import quiet
 
 HISTORY = {"history": {"kind": "history"}}
@@ -221,3 +223,153 @@ def test_columns_that_are_no_features_are_left_out_with_the_reason(tmp_path):
         "discount": "perhaps known only after the choice: add it to [query] if every "
         "request has it",
     }
+
+
+def log(extra="", values=lambda k, u, i: ""):
+    """Lines of interactions with more columns."""
+    header = "user_id,item_id,timestamp" + extra
+    rows = enumerate(layouts.rows())
+    return [header, *(f"u{u},{i},{t}{values(k, u, i)}" for k, (u, i, t) in rows)]
+
+
+def test_rows_without_ids_or_times_are_left_out_by_a_condition(tmp_path):
+    lines = log()
+    lines[4] = lines[4].replace("u0", "", 1)
+    lines[7] = "u1,,1700000000"
+    layouts.write(tmp_path / "interactions.csv", lines)
+    found = document(tmp_path)
+    assert found["dataset"]["keep"] == "user_id != '' and item_id != ''"
+
+
+def test_ids_that_are_written_with_leading_zeros_in_one_table_become_integers(tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log())
+    items = [f"{i:05d},{'ab'[i % 2]}" for i in range(layouts.ITEMS)]
+    layouts.write(tmp_path / "items.csv", ["item_id,shelf", *items])
+    found = document(tmp_path)
+    integer = {"types": {"item_id": "integer"}}
+    assert (found["dataset"]["interactions"], found["dataset"]["items"]) == (
+        integer,
+        integer,
+    )
+    assert found["candidate"]["shelf"] == {"kind": "category", "optional": True}
+
+
+def test_files_of_the_parts_of_a_benchmark_are_one_table(tmp_path):
+    header, *lines = log()
+    for number, part in enumerate(("train", "valid", "test")):
+        layouts.write(tmp_path / "x" / f"{part}.csv", [header, *lines[number::3]])
+    found = document(tmp_path / "x")
+    assert found["dataset"]["interactions"] == {"file": "x"}
+
+
+def test_the_only_folder_inside_a_folder_is_the_data_folder(tmp_path):
+    layouts.write(tmp_path / "raw" / "interactions.csv", log())
+    layouts.write(tmp_path / "raw" / "items.csv", ["item_id,a", "0,x", "1,y", "2,x"])
+    assert document(tmp_path)["dataset"]["path"] == str(tmp_path / "raw")
+
+
+def test_graded_relevance_is_kept_as_relevance(tmp_path):
+    layouts.write(tmp_path / "lists.csv", log(",label", lambda k, u, i: f",{k % 3}"))
+    found = document(tmp_path)
+    assert found["dataset"]["columns"] == {"relevance": "label"}
+    assert found["dataset"]["interactions"] == {"file": "lists.csv"}
+
+
+def test_the_outcome_of_an_interaction_is_no_feature_unless_the_user_says_so(tmp_path):
+    lines = log(",seconds", lambda k, u, i: f",{(k * 37) % 101 / 2}")
+    layouts.write(tmp_path / "interactions.csv", lines)
+    assert list(document(tmp_path)["query"]) == ["history"]
+    found = document(tmp_path, context=("seconds",))
+    assert found["query"]["seconds"] == {"kind": "number"}
+
+
+def test_a_column_that_describes_the_item_is_no_query_feature(tmp_path):
+    lines = log(",brand", lambda k, u, i: f",b{i % 3}")
+    layouts.write(tmp_path / "interactions.csv", lines)
+    proposal = proposed(tmp_path)
+    assert list(proposal.query) == ["history"]
+    assert left_out(proposal)["brand"].startswith("describes the item")
+
+
+def test_names_that_cannot_be_inputs_get_other_names(tmp_path):
+    lines = log(",k,größe,a-b", lambda k, u, i: f",{u % 2},{u % 3},{u % 3}")
+    layouts.write(tmp_path / "interactions.csv", lines)
+    assert document(tmp_path)["query"] == {
+        **HISTORY,
+        "k_2": {"kind": "category", "column": "k"},
+        "gr_e": {"kind": "category", "column": "größe"},
+        "a_b": {"kind": "category", "column": "a-b"},
+    }
+
+
+def test_a_large_catalogue_has_sampled_lists(tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log())
+    items = [f"{i},{'ab'[i % 2]}" for i in range(5_001)]
+    layouts.write(tmp_path / "items.csv", ["item_id,shelf", *items])
+    assert document(tmp_path)["lists"] == {"size": "sampled"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        (
+            {"a.csv": log(), "b.csv": log(",x", lambda k, u, i: ",1")},
+            "Several tables have ids of queries and items: a.csv (90 rows: user_id, "
+            "item_id, timestamp); b.csv",
+        ),
+        (
+            {"log.tsv": [f"x{k}\t{t}" for k, (_, _, t) in enumerate(layouts.rows())]},
+            "log.tsv has no header. Its columns, with examples, seem to be: column_1 "
+            "(x0, x1, x2); timestamp (1700000000, 1700086400, 1700172800). None of "
+            "them was recognised as user_id or item_id",
+        ),
+        (
+            {"a.csv": ["session_id,item_id", *(f"s{k},{k % 9}" for k in range(50))]},
+            "a.csv has no column of times, and too few queries have three",
+        ),
+        (
+            {
+                "a.csv": [
+                    "session_id,item_id,timestamp",
+                    *(f"s{k},{k % 9},{k}" for k in range(50)),
+                ]
+            },
+            "A query needs a feature, and a.csv gives none",
+        ),
+    ],
+)
+def test_a_question_names_what_is_missing(tables, said, tmp_path):
+    for name, lines in tables.items():
+        layouts.write(tmp_path / name, lines)
+    questions = [each.text for each in proposed(tmp_path, defaults=False).questions]
+    assert any(text.startswith(said) for text in questions), questions
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        (["id,a", *(f"{i},x{i % 2}" for i in range(10))], "calls its ids `id`, which"),
+        (["item_id,a", "1,x", "1,y"], "has several rows for the same `item_id`"),
+        (["item_id,a", "z1,x", "z2,y"], "has no column `item_id` with ids of"),
+    ],
+)
+def test_a_table_of_items_that_does_not_fit_is_an_error(items, said, tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log())
+    layouts.write(tmp_path / "items.csv", items)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/items.csv {said}"):
+        proposed(tmp_path)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("amazon-beauty", {"reader": "tables", "columns": {"time": "position"}}),
+        ("ml-latest-small", {"reader": "movielens", "keep": "rating >= 4"}),
+    ],
+)
+def test_public_data_sets_need_no_answer(name, expected):
+    folder = real_data(name)
+    found = document(folder)
+    assert found["dataset"] == {**expected, "path": str(folder)}
+    assert found["lists"] == {"size": "sampled"}

@@ -34,6 +34,13 @@ class TestTheScoreStore:
         assert done["score"].path.parent == copied / "runs" / "tiny"
         assert done["distill"].path.parent == copied / "runs" / "other"
 
+    def test_lists_that_were_scored_before_keep_their_scores(self, copied):
+        whole = go(copied, until="score")["score"].record
+        done = go(copied, "lists.contexts=100", until="score")
+        record = done["score"].record
+        assert made(done) == ["score"]
+        assert record["kept_scores"] == record["lists"] == 100 < whole["lists"]
+
     def test_a_damaged_store_is_an_error_before_training(self, copied):
         path = sorted((copied / "runs" / "tiny").glob("score-*/scores-*.parquet"))[0]
         content = bytearray(path.read_bytes())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recdistill.pipeline.drift_metrics import METRICS as DRIFT_METRICS
 from recdistill.serving.deploy.batching_config import read_batching
 from recdistill.serving.deploy.model_server import (
     COUNTERS,
@@ -26,6 +27,11 @@ METRIC = re.compile(r"(:[a-z:_]+)(\{[^}]*\})?")
 
 def load(*path):
     return yaml.safe_load(FOLDER.joinpath(*path).read_text(encoding="utf-8"))
+
+
+def scraped(name):
+    jobs = load("prometheus.yml")["scrape_configs"]
+    return next(job for job in jobs if job["job_name"] == name)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ def test_ports_are_published_on_loopback_only(compose):
 
 
 def test_prometheus_scrapes_the_metrics_page(compose):
-    (job,) = load("prometheus.yml")["scrape_configs"]
+    job = scraped("model-server")
     assert job["metrics_path"] == METRICS_PATH
     (target,) = job["static_configs"][0]["targets"]
     host, port = target.split(":")
@@ -93,9 +99,21 @@ def test_prometheus_scrapes_the_metrics_page(compose):
 
 
 def test_prometheus_keeps_every_known_metric():
-    (job,) = load("prometheus.yml")["scrape_configs"]
+    job = scraped("model-server")
     (rule,) = job["metric_relabel_configs"]
     assert all(re.fullmatch(rule["regex"], name) for name in metric_names())
+
+
+def test_prometheus_scrapes_the_textfiles_of_drift(compose):
+    job = scraped("drift")
+    (rule,) = job["metric_relabel_configs"]
+    assert all(re.fullmatch(rule["regex"], name) for name in DRIFT_METRICS)
+    host, _ = job["static_configs"][0]["targets"][0].split(":")
+    (mount,) = compose[host]["volumes"]
+    assert (
+        f"--collector.textfile.directory={mount['target']}" in compose[host]["command"]
+    )
+    assert mount["read_only"]
 
 
 def expressions(dashboard):
@@ -112,6 +130,8 @@ def test_the_dashboard_queries_existing_metrics(dashboard):
     }
     assert asked
     assert asked <= metric_names(), asked - metric_names()
+    drift = set(re.findall("recdistill_[a-z_]+", " ".join(expressions(dashboard))))
+    assert drift and drift <= set(DRIFT_METRICS)
 
 
 def test_the_dashboard_counts_versions_without_a_finished_warm_up(dashboard):

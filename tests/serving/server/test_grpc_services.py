@@ -4,13 +4,15 @@ import logging
 import threading
 
 import pytest
+import tensorflow as tf
 from google.protobuf.internal.encoder import _VarintBytes as varint
 from tensorflow.core.framework import tensor_pb2
 
 from recdistill.serving.server import grpc_services
+from recdistill.serving.server.loaded_model import LoadedModel
 from recdistill.serving.server.requests import Requests
 from tests.serving.calls import predict_request, refused
-from tests.serving.waiting import LONG_S
+from tests.serving.waiting import LONG_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +111,48 @@ def test_a_call_that_does_not_send_its_message_in_time_is_cancelled(
     never.set()
     assert serving.client.predict(x=[1.0])[1] == 1
     assert caplog.records == []
+
+
+def test_calls_above_the_capacity_are_refused_at_once(serve, monkeypatch):
+    running, proceed, run = threading.Event(), threading.Event(), LoadedModel.run
+
+    def held(*arguments):
+        running.set()
+        proceed.wait()
+        return run(*arguments)
+
+    serving = serve(grpc_threads=1, waiting=1)
+    monkeypatch.setattr(LoadedModel, "run", held)
+    request = predict_request(x=[1.0])
+    send = serving.client.prediction.Predict.future
+    calls = [send(request, timeout=LONG_S)]
+    running.wait()
+    workers = serving.server._grpc._workers
+    calls.append(send(request, timeout=LONG_S))
+    wait_until(lambda: workers._accepted == 2)
+    with refused("RESOURCE_EXHAUSTED") as said:
+        serving.client.send(request)
+    assert "1 requests wait" in said["details"]
+    # A call that could only be answered late is refused although the queue has a place.
+    workers._waiting, workers.duration_s = 100, LONG_S
+    with refused("RESOURCE_EXHAUSTED"):
+        serving.client.send(request, timeout=LONG_S)
+    proceed.set()
+    for call in calls:
+        assert tf.make_ndarray(call.result().outputs["y"]).tolist() == [2.0]
+    page = serving.client.http("GET", "/monitoring/prometheus/metrics")[1]
+    assert 'request_count{model_name="",status="RESOURCE_EXHAUSTED"} 2' in page
+
+
+def test_clients_that_do_not_send_their_messages_do_not_stop_others(serve):
+    serving = serve(grpc_threads=2, waiting=4)
+    calls = serving.client.channel.stream_unary(f"/tensorflow.serving.{METHODS[0]}")
+    never = threading.Event()
+    stalled = [calls.future(iter(never.wait, True), timeout=LONG_S) for _ in range(3)]
+    assert serving.client.predict(x=[1.0])[1] == 1
+    for call in stalled:
+        call.cancel()
+    never.set()
 
 
 def test_a_call_without_a_message_is_an_error(shared):

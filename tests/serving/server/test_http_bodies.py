@@ -1,6 +1,5 @@
 """http_bodies: lengths, chunks and gzip."""
 
-import email
 import gzip
 import io
 
@@ -15,8 +14,10 @@ GZIP = "Content-Encoding: gzip"
 
 
 def read(data, *headers, limit=LIMIT, reserve=lambda size: None):
-    message = email.message_from_string("\r\n".join([*headers, "", ""]))
-    return read_http_body(message, io.BytesIO(data), limit, reserve)
+    values = {}
+    for name, _, value in (each.partition(":") for each in headers):
+        values.setdefault(name.lower(), []).append(value.strip())
+    return read_http_body(values, io.BytesIO(data), limit, reserve)
 
 
 def refused(data, *headers, **more):

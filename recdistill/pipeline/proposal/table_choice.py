@@ -1,0 +1,225 @@
+"""Which tables of a folder have the interactions, the items and the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recdistill.data.column_profile import ColumnProfile
+from recdistill.data.column_values import Place, typed
+from recdistill.errors import ConfigError, DataError
+from recdistill.pipeline.proposal import column_names as names
+from recdistill.pipeline.proposal.column_roles import Roles, find_roles, name_columns
+from recdistill.pipeline.proposal.proposal import Proposal
+from recdistill.pipeline.proposal.questions import Answers, Question
+from recdistill.pipeline.proposal.source_tables import Source, SourceTable
+
+
+def choose_interactions(proposal: Proposal, answers: Answers) -> None:
+    """Finds the table of interactions and the roles of its columns.
+
+    Args:
+        proposal: Receives the table, its roles and open questions.
+        answers: What the user has said.
+
+    Raises:
+        ConfigError: If the user named a table or a column that does not exist.
+    """
+    tables = proposal.source.tables
+    fixed = proposal.source.reader in ("movielens", "recbole")
+    wanted = answers.tables.get("interactions")
+    if wanted:
+        tables = tuple(t for t in tables if wanted in (t.name, t.stem))
+        if not tables:
+            raise ConfigError(_no_table(proposal.source, "interactions", wanted))
+    elif fixed:
+        tables = tables[:1]
+    found = [find_roles(table, answers, fixed) for table in tables]
+    both = [r for r in found if {"query", "item"} <= set(r.columns)]
+    both = [r for r in both if not r.profile("item").all_distinct] or both
+    if len(both) > 1 and (clear := [r for r in both if _rank(r.table) is not None]):
+        both = sorted(clear, key=lambda r: _rank(r.table) or 0)[:1]
+    if len(both) > 1:
+        both.sort(key=lambda r: -r.table.sample.count)
+        if not answers.defaults:
+            _ask_for_table(proposal, both)
+    if both:
+        proposal.roles = both[0]
+    else:
+        # The table that comes nearest says what is missing.
+        found.sort(key=lambda r: (_rank(r.table) is None, -len(r.columns)))
+        proposal.roles = found[0]
+    proposal.tables["interactions"] = proposal.roles.table
+    proposal.questions += proposal.roles.questions
+
+
+def _rank(table: SourceTable) -> int | None:
+    """Place of the table's name among the usual names of interactions."""
+    name = names.plain_name(table.stem)
+    for number, usual in enumerate(names.TABLES_OF_INTERACTIONS):
+        if name == usual:
+            return number
+    return None
+
+
+def _no_table(source: Source, table: str, wanted: str) -> str:
+    listed = ", ".join(each.name for each in source.tables)
+    return (
+        f"`--table {table}={wanted}` must name a table of {source.path}. Its tables "
+        f"are: {listed}."
+    )
+
+
+def _ask_for_table(proposal: Proposal, both: Sequence[Roles]) -> None:
+    listed = "; ".join(
+        f"{r.table.name} ({r.table.sample.count:,} rows: {', '.join(r.table.columns)})"
+        for r in both
+    )
+    proposal.questions.append(
+        Question(
+            f"Several tables have ids of queries and items: {listed}. Which of them "
+            "has the interactions to learn from?",
+            "--table interactions=FILE",
+            tuple(r.table.name for r in both),
+            both[0].table.name,
+        )
+    )
+
+
+def choose_feature_table(
+    proposal: Proposal, name: str, role: str, answers: Answers
+) -> None:
+    """Finds the table of items or queries.
+
+    Args:
+        proposal: Receives the table.
+        name: "items" or "queries".
+        role: Role of its ids in the interactions.
+        answers: What the user has said.
+
+    Raises:
+        ConfigError: If the user named a table that does not exist.
+        DataError: If a table with this name cannot be one of items or queries.
+    """
+    roles, source = proposal.known(), proposal.source
+    if source.reader != "tables":
+        for table in source.tables:
+            if table.name == name:
+                proposal.tables[name] = table
+        return
+    wanted = answers.tables.get(name)
+    if wanted == "":
+        return
+    ids = roles.profile(role)
+    others = [
+        _with_header(table, ids, answers)
+        for table in _free_tables(proposal, name, wanted)
+    ]
+    fit = [t for t in others if _has_ids(t, ids)]
+    fit.sort(key=lambda t: (t.stem != name, -len(t.columns)))
+    as_integers = [t for t in others if _has_integer_ids(t, ids)]
+    if fit:
+        proposal.tables[name] = fit[0]
+    elif as_integers:
+        proposal.tables[name] = as_integers[0]
+        for each in (name, "interactions"):
+            proposal.types.setdefault(each, {})[ids.name] = "integer"
+    else:
+        for table in others:
+            _explain_misfit(proposal, table, name, ids, wanted)
+
+
+def _free_tables(
+    proposal: Proposal, name: str, wanted: str | None
+) -> list[SourceTable]:
+    """The tables without a use, or the one that the user named."""
+    used = {table.name for table in proposal.tables.values()}
+    others = [t for t in proposal.source.tables if t.name not in used]
+    if wanted is None:
+        return others
+    others = [t for t in others if wanted in (t.name, t.stem)]
+    if not others:
+        raise ConfigError(_no_table(proposal.source, name, wanted))
+    return others
+
+
+def _with_header(
+    table: SourceTable, ids: ColumnProfile, answers: Answers
+) -> SourceTable:
+    """A table without a header, whose column of the ids gets the name of the ids."""
+    if not table.sample.names:
+        return table
+    if table.name in answers.headers:
+        return name_columns(table, answers)[0]
+    for name, column in table.columns.items():
+        if column.all_distinct and not column.missing and overlap(column, ids) > 0.5:
+            return table.renamed({name: ids.name})
+    return table
+
+
+def _has_ids(table: SourceTable, ids: ColumnProfile) -> bool:
+    """Whether a table has one row for each of the ids, in a column of this name."""
+    column = table.columns.get(ids.name)
+    if column is None or column.missing or not column.all_distinct:
+        return False
+    return not table.sample.complete or overlap(column, ids) > 0
+
+
+def _has_integer_ids(table: SourceTable, ids: ColumnProfile) -> bool:
+    """Whether a table has one row for each of the ids, written as other numbers."""
+    column = table.columns.get(ids.name)
+    if column is None or column.missing:
+        return False
+    try:
+        place = Place(table.name, ids.name)
+        of_table = typed(column.values.cast(pa.string()), "integer", place)
+        of_rows = typed(pc.drop_null(ids.values), "integer", place)
+    except DataError:
+        return False
+    unique = pc.count_distinct(of_table).as_py() == len(of_table)
+    return unique and bool(pc.any(pc.is_in(of_rows, of_table)).as_py())
+
+
+def overlap(column: ColumnProfile, ids: ColumnProfile) -> float:
+    """Share of the ids that a column has."""
+    different = pc.unique(pc.drop_null(ids.values))
+    if not len(different):
+        return 0.0
+    found = pc.is_in(different, pc.drop_null(column.values))
+    return float(pc.mean(found.cast(pa.float64())).as_py())
+
+
+def _explain_misfit(
+    proposal: Proposal,
+    table: SourceTable,
+    name: str,
+    ids: ColumnProfile,
+    wanted: str | None,
+) -> None:
+    """Says why a table that looks like one of items or queries is not used."""
+    problem = None
+    column = table.columns.get(ids.name)
+    if column is not None and not column.all_distinct:
+        problem = f"has several rows for the same `{ids.name}`"
+    else:
+        for other in table.columns.values():
+            same = other.all_distinct and not other.missing and len(other.values) > 1
+            if same and overlap(other, ids) > 0.5:
+                problem = (
+                    f"calls its ids `{other.name}`, which must have the name "
+                    f"`{ids.name}` as in {proposal.known().table.name}; rename the "
+                    "column to use its features"
+                )
+                break
+    if problem is None and (table.stem == name or wanted is not None):
+        problem = (
+            f"has no column `{ids.name}` with ids of {proposal.known().table.name}"
+        )
+    note = f"{table.name} is not used, because it {problem}."
+    if problem is None or any(each.startswith(table.name) for each in proposal.notes):
+        return
+    if table.stem == name or wanted is not None:
+        raise DataError(f"{proposal.source.path / table.name} {problem}.")
+    proposal.notes.append(note)
