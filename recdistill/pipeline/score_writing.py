@@ -126,7 +126,8 @@ class ScoreWriter:
         starts = np.cumsum([0, *map(len, rows)])
         rng = np.random.default_rng(self.seed)
         wanted = min(self.config.contexts, int(starts[-1]))
-        chosen = np.sort(rng.choice(starts[-1], wanted, replace=False))
+        # A larger sample of the same lists holds the smaller one.
+        chosen = np.sort(rng.permutation(starts[-1])[:wanted])
         return [
             each[chosen[(chosen >= low) & (chosen < high)] - low]
             for each, (low, high) in zip(rows, pairwise(starts), strict=True)
