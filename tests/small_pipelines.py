@@ -38,6 +38,12 @@ attention_length = 8
 epochs = 1
 batch_size = 64
 [[teacher.members]]
+kind = "sequence"
+dim = 8
+attention_length = 8
+steps = 10
+batch_size = 32
+[[teacher.members]]
 kind = "linear"
 l2 = 20.0
 [student]

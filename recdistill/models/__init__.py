@@ -1,4 +1,4 @@
-"""Models: the two-tower student, the reference ranker, the linear model, ensembles, and
+"""Models: the two-tower student, rankers, the linear model, ensembles, and
 row-sparse optimizers.
 
 Importing this package registers its classes with Keras, so that
@@ -11,6 +11,7 @@ from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import LinearTeacher
 from recdistill.models.optimizers import LazyAdam, RowwiseAdagrad
 from recdistill.models.ranker import RankingTeacher
+from recdistill.models.sequence_ranker import SequenceRanker
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LinearTeacher",
     "RankingTeacher",
     "RowwiseAdagrad",
+    "SequenceRanker",
     "TwoTowerStudent",
     "TwoTowers",
 ]

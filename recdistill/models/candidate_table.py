@@ -58,12 +58,20 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
             ValueError: If the table is empty, because its model was made from a config
                 alone.
         """
+        return {name: tf.gather(v, index) for name, v in self.all().items()}
+
+    def all(self) -> Mapping[str, np.ndarray]:
+        """Features of all candidates, each `(items, …)`.
+
+        Raises:
+            ValueError: As `call`.
+        """
         if self._features is None:
             raise ValueError(
                 "The candidate table is empty: the model was made from a config. Load "
                 "the model from its `.keras` file, or construct it with a `catalogue`."
             )
-        return {name: tf.gather(v, index) for name, v in self._features.items()}
+        return self._features
 
     def get_config(self) -> dict[str, Any]:
         """The checksum of the features."""

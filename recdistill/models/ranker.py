@@ -15,51 +15,8 @@ from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.linear import Affinity
+from recdistill.models.self_attention import CausalEncoder
 from recdistill.models.tower_layers import HistoryPooling, Tower
-
-
-@keras.saving.register_keras_serializable("recdistill")
-class CausalBlock(keras.layers.Layer):  # type: ignore[misc]
-    """Pre-norm transformer block with causal self-attention.
-
-    Each position attends to itself and to earlier positions.
-
-    Args:
-        dim: Width of the vectors.
-        heads: Attention heads; `dim` must be a multiple of it.
-        dropout: Share of entries dropped in training.
-    """
-
-    def __init__(self, dim: int, heads: int, dropout: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.dim = dim
-        self.attention = keras.layers.MultiHeadAttention(heads, dim // heads)
-        self.norm = keras.layers.LayerNormalization()
-        self.norm_2 = keras.layers.LayerNormalization()
-        self.expand = keras.layers.Dense(2 * dim, activation="gelu")
-        self.contract = keras.layers.Dense(dim)
-        self.dropout = keras.layers.Dropout(dropout)
-
-    def build(self, input_shape: Any = None) -> None:
-        """Creates the weights."""
-        shape = (None, None, self.dim)
-        self.attention.build(shape, shape)
-        for layer in (self.norm, self.norm_2, self.expand):
-            layer.build(shape)
-        self.contract.build((None, None, 2 * self.dim))
-        self.built = True
-
-    def call(
-        self, vectors: tf.Tensor, real: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
-        """Transforms `(batch, length, dim)`; `real` is the mask `(batch, length)`."""
-        normed = self.norm(vectors)
-        attended = self.attention(
-            normed, normed, attention_mask=real[:, None, :], use_causal_mask=True
-        )
-        vectors += self.dropout(attended, training=training)
-        changed = self.contract(self.expand(self.norm_2(vectors)))
-        return vectors + self.dropout(changed, training=training)
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -117,7 +74,7 @@ class RankingTeacher(CatalogueModel):
             "decays": list(decays),
             "dropout": dropout,
         }
-        self.dim, self.attention_length = dim, attention_length
+        self.dim = dim
         self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
         self._affinity_names = tuple(affinities or ())
         self.affinities = list((affinities or {}).values())
@@ -127,32 +84,23 @@ class RankingTeacher(CatalogueModel):
         self.query_features = FeatureEmbedding(
             indices_of(inputs.query), dim, name="query"
         )
-        self.history_pooling = None
+        self.history_pooling: HistoryPooling | None = None
+        self.causal_encoder: CausalEncoder | None = None
         if inputs.history:
             self.history_pooling = HistoryPooling(
                 inputs.history.indices, dim, inputs.history.length, decays
             )
         self.candidate_projection = keras.layers.Dense(dim, name="candidate_projection")
         self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
-        self.blocks: list[CausalBlock] = []
         if inputs.history:
-            self.blocks = [
-                CausalBlock(dim, heads, dropout, name=f"block_{k}")
-                for k in range(blocks)
-            ]
-            self.norm = keras.layers.LayerNormalization(name="norm")
-            self.positions = keras.layers.Embedding(
-                attention_length,
-                dim,
-                embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
-                name="positions",
+            self.causal_encoder = CausalEncoder(
+                dim, heads, blocks, attention_length, dropout, name="causal_encoder"
             )
         if self.affinities:
             self.pair_weights = keras.layers.Dense(
                 1, use_bias=False, kernel_initializer="zeros", name="pair_weights"
             )
         self.bias = keras.layers.Dense(1, name="bias")
-        self.dropout = keras.layers.Dropout(dropout)
         self._create_weights()
 
     def _create_weights(self) -> None:
@@ -162,12 +110,11 @@ class RankingTeacher(CatalogueModel):
             self.candidate_features.build()
             self.query_features.build()
             self.candidate_projection.build((None, width_of(inputs.candidate, dim)))
-            if self.history_pooling is not None:
+            if self.history_pooling and self.causal_encoder:
                 self.history_pooling.build()
+                self.causal_encoder.build()
                 width += dim + self.history_pooling.width
-                self.positions.build()
-                self.norm.build((None, None, dim))
-            for layer in self.blocks + self.affinities:
+            for layer in self.affinities:
                 if not layer.built:
                     layer.build()
             self.query_tower.build((None, width))
@@ -225,26 +172,16 @@ class RankingTeacher(CatalogueModel):
     ) -> tf.Tensor:
         """Query vectors, `(batch, dim)`."""
         parts = []
-        if self.history_pooling is not None:
+        if self.history_pooling and self.causal_encoder:
             history = query[self.model_inputs.history_name]
-            states = self._read_history(history, training)
+            latest = self.causal_encoder.latest(history)
+            states = self.causal_encoder(
+                self._item_vectors(latest), latest != MISSING, training=training
+            )
             parts += [states[:, -1], self.history_pooling(history)]
         if self.query_features.sizes:
             parts.append(self.query_features(query))
         return self.query_tower(tf.concat(parts, axis=1), training=training)
-
-    def _read_history(self, history: tf.Tensor, training: bool) -> tf.Tensor:
-        """States of the self-attention, `(batch, length, dim)`, oldest first."""
-        history = tf.reverse(history[:, : self.attention_length], axis=[1])
-        real = history != MISSING
-        length = tf.shape(history)[1]
-        vectors = self._item_vectors(history) * self.dim**0.5
-        vectors += self.positions(tf.range(length))[::-1]
-        vectors = self.dropout(vectors, training=training)
-        for block in self.blocks:
-            vectors = block(vectors, real, training=training)
-        # States of padding are zero, so that padding cannot change a score.
-        return self.norm(vectors) * tf.cast(real, vectors.dtype)[..., None]
 
     def _pair_features(self, batch: Mapping[str, Any]) -> list[tf.Tensor]:
         """Two features of each affinity: the score, and sign(score) log(1 + |score|).

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from recdistill.models.linear_fitting import LinearForm
     from recdistill.pipeline.config import StudentConfig
     from recdistill.pipeline.config.dataset_section import SyntheticConfig
-    from recdistill.pipeline.config.teacher_section import RankerConfig
+    from recdistill.pipeline.config.teacher_section import AttentionConfig
 
 FLOAT = 4
 """Bytes of a weight or of a score."""
@@ -100,8 +100,8 @@ def require_for_student(config: StudentConfig, schema: Schema) -> None:
     )
 
 
-def require_for_ranker(config: RankerConfig, schema: Schema) -> None:
-    """Checks the memory for a reference teacher in training.
+def require_for_attention(config: AttentionConfig, schema: Schema) -> None:
+    """Checks the memory for a teacher with self-attention in training.
 
     Raises:
         ConfigError: If the machine has less memory.
@@ -112,7 +112,7 @@ def require_for_ranker(config: RankerConfig, schema: Schema) -> None:
     dense = config.dim * config.dim * (features + 8 * config.blocks)
     require(
         (rows * config.dim + dense) * FLOAT * COPIES,
-        "Training the reference teacher",
+        "Training the teacher",
         "Lower its `dim`, or the `buckets` of a text feature.",
     )
 

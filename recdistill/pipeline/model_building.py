@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import Affinity, LinearTeacher
 from recdistill.models.linear_fitting import LinearForm, choose_form
 from recdistill.models.ranker import RankingTeacher
+from recdistill.models.sequence_ranker import SequenceRanker
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 from recdistill.pipeline.config import Config, StudentConfig, TwoTowerConfig
 from recdistill.pipeline.config.external_teacher_section import (
@@ -28,18 +29,26 @@ from recdistill.pipeline.config.teacher_section import (
     LinearTeacherConfig,
     RankerConfig,
     ReferenceTeacherConfig,
+    SequenceRankerConfig,
+    SequenceTeacherConfig,
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
 from recdistill.pipeline.memory import (
+    require_for_attention,
     require_for_linear_model,
-    require_for_ranker,
     require_for_student,
 )
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.weights_file import WEIGHTS
+from recdistill.pipeline.weights_file import WEIGHTS, read_member_weights
 from recdistill.teachers import ExternalTeacher, ScoreTable
 from recdistill.teachers.model_files import imported
+
+FULL_SOFTMAX = 20_000
+"""Largest number of items over all of which a sequence ranker computes the softmax."""
+
+NEGATIVES = 4_096
+"""Number of items from which it estimates the softmax over more items."""
 
 Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
 """A teacher: a Keras model with weights in the workspace, or an external one."""
@@ -101,6 +110,9 @@ class TeacherBuilder:
         prepared: The prepared data.
         external: Opens external teachers.
         fit: Whether to fit linear models; otherwise the caller loads their weights.
+        member_weights: The weights of an ensemble's members that were chosen on
+            validation, 0 for members that are left out; None for those of the
+            configuration.
     """
 
     def __init__(
@@ -110,8 +122,10 @@ class TeacherBuilder:
         external: ExternalTeachers,
         *,
         fit: bool,
+        member_weights: Sequence[float] | None = None,
     ) -> None:
         self._config, self._prepared, self._fit = config, prepared, fit
+        self._member_weights = member_weights
         self._external = external
         self._fitted: dict[tuple[float, int, LinearForm], list[np.ndarray]] = {}
 
@@ -128,8 +142,10 @@ class TeacherBuilder:
 
     def _build(self, config: Any) -> Teacher:
         if isinstance(config, EnsembleTeacherConfig):
-            members = [self._build(member) for member in config.members]
-            return EnsembleTeacher(members, config.weights, config.normalize)
+            weights = self._member_weights or config.fixed_weights
+            kept = [m for m, w in zip(config.members, weights, strict=True) if w]
+            members = [self._build(member) for member in kept]
+            return EnsembleTeacher(members, [w for w in weights if w], config.normalize)
         if isinstance(config, ExternalTeacherConfig | ScoresTeacherConfig):
             return self._external.open(config)
         if isinstance(config, LinearTeacherConfig):
@@ -141,11 +157,13 @@ class TeacherBuilder:
             )
         if isinstance(config, ReferenceTeacherConfig):
             return self._ranker(config)
+        if isinstance(config, SequenceTeacherConfig):
+            return self._sequence_ranker(config)
         raise ValueError(f"`teacher` has an unknown kind. Received: {config!r}")
 
     def _ranker(self, config: ReferenceTeacherConfig) -> RankingTeacher:
         schema = self._prepared.schema
-        require_for_ranker(config, schema)
+        require_for_attention(config, schema)
         read = schema.affinity if config.affinities else {}
         affinities = {k: self._affinity(spec) for k, spec in read.items()}
         return RankingTeacher(
@@ -153,6 +171,22 @@ class TeacherBuilder:
             self._prepared.catalogue,
             affinities,
             **config.part(RankerConfig),
+        )
+
+    def _sequence_ranker(self, config: SequenceTeacherConfig) -> SequenceRanker:
+        schema = self._prepared.schema
+        if schema.history is None:
+            raise ConfigError(
+                "A teacher of kind `sequence` needs a history in `[query]`, such as "
+                'history = { kind = "history" }. Received: none'
+            )
+        require_for_attention(config, schema)
+        items = schema.history.size
+        return SequenceRanker(
+            schema,
+            self._prepared.catalogue,
+            negatives=None if items <= FULL_SOFTMAX else NEGATIVES,
+            **config.part(SequenceRankerConfig),
         )
 
     def _affinity(self, spec: Any) -> Affinity:
@@ -226,7 +260,11 @@ def load_teacher(
     config: Config, prepared: Prepared, external: ExternalTeachers, folder: Path
 ) -> Teacher:
     """The teacher that the step `teacher` saved; an external one is opened."""
-    teacher = TeacherBuilder(config, prepared, external, fit=False).build()
+    weights = read_member_weights(folder)
+    builder = TeacherBuilder(
+        config, prepared, external, fit=False, member_weights=weights
+    )
+    teacher = builder.build()
     if isinstance(teacher, keras.Model):
         teacher.load_weights(folder / WEIGHTS)
     return teacher

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from recdistill.data.collation import Collator
 from recdistill.data.dataset import Progress
+from recdistill.data.sequences import training_windows, window_batches
 from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
 from recdistill.distillation.score_transforms import transformed
@@ -23,14 +24,19 @@ from recdistill.errors import TrainingError
 from recdistill.features.encoders import UNKNOWN
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.models.ranker import RankingTeacher
+from recdistill.models.sequence_ranker import SequenceRanker
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import ReferenceTeacherConfig
+from recdistill.pipeline.config.teacher_section import (
+    ReferenceTeacherConfig,
+    SequenceTeacherConfig,
+)
 from recdistill.pipeline.memory import require_for_batches
 from recdistill.pipeline.model_building import (
     build_student,
     parameters,
     reads_affinities,
 )
+from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import SoftTargets
@@ -45,6 +51,9 @@ from recdistill.pipeline.weights_file import save_weights
 
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
+
+TEACHER_VALIDATIONS = 5
+"""Number of validations while a sequence ranker is trained."""
 
 VALIDATIONS = 10
 """Number of validations while a student is trained."""
@@ -108,7 +117,8 @@ class DivergedError(TrainingError):
         super().__init__(
             f"{label} diverged with learning rate {result.learning_rate:g}: at its "
             "first validation the model's scores were not finite. Use a lower "
-            "learning rate."
+            "learning rate. If weights or temperatures of the loss are very large, "
+            "lower these."
         )
         self.result = result
 
@@ -191,7 +201,7 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def train(
-    distiller: Distiller,
+    model: Distiller | NextItemModel,
     dataset: tf.data.Dataset,
     validation: Validation,
     plan: TrainingPlan,
@@ -199,10 +209,10 @@ def train(
     label: str,
     observe: Observer = unobserved,
 ) -> TrainingResult:
-    """Trains the distiller's student and restores its best weights.
+    """Trains the model's student and restores its best weights.
 
     Args:
-        distiller: The student, its losses and their weights.
+        model: The student and its losses.
         dataset: Endless training batches.
         validation: Chooses the best weights.
         plan: How long and how fast to train.
@@ -218,10 +228,11 @@ def train(
         plan.learning_rate, per_epoch * plan.epochs
     )
     optimizer = MeasuredAdamW(schedule, plan.weight_decay, per_epoch)
-    distiller.compile(optimizer, loss=ListwiseCrossEntropy(), jit_compile=False)
+    loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
+    model.compile(optimizer, loss=loss, jit_compile=False)
     recorder = CurveRecorder(per_epoch, observe)
-    best = BestCheckpoint(distiller.student, validation, plan, progress, label, observe)
-    distiller.fit(
+    best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
+    model.fit(
         dataset,
         steps_per_epoch=per_epoch,
         epochs=plan.epochs,
@@ -367,7 +378,59 @@ class Trainer:
         candidates = min(candidates, self._prepared.catalogue_size)
         require_for_batches(min(size, lists), candidates, key)
 
-    def ranker(
+    def teacher(
+        self,
+        model: RankingTeacher | SequenceRanker,
+        settings: ReferenceTeacherConfig | SequenceTeacherConfig,
+    ) -> dict[str, Any]:
+        """Trains a teacher.
+
+        Returns:
+            The result of training, JSON-ready.
+        """
+        if isinstance(settings, SequenceTeacherConfig):
+            return self._sequence_ranker(model, settings)
+        return self._ranker(model, settings)
+
+    def _sequence_ranker(
+        self, model: SequenceRanker, settings: SequenceTeacherConfig
+    ) -> dict[str, Any]:
+        """Trains a sequence ranker on windows over the training items."""
+        prepared = self._prepared
+        windows = training_windows(
+            prepared.shards("train"),
+            model.model_inputs.history_name,
+            prepared.item_index,
+            settings.attention_length,
+        )
+        if not len(windows):
+            raise TrainingError(
+                "A teacher of kind `sequence` needs queries with at least two training "
+                "interactions. Received: none"
+            )
+        size = min(settings.batch_size, len(windows))
+        positions = size * settings.attention_length
+        require_for_batches(
+            positions, model.negatives or model.items, "teacher.batch_size"
+        )
+        result = train(
+            NextItemModel(model),
+            window_batches(windows, size, self._config.seed),
+            self._validation,
+            TrainingPlan(
+                learning_rate=settings.learning_rate,
+                steps=settings.steps,
+                epochs=min(TEACHER_VALIDATIONS, settings.steps),
+                patience=TEACHER_VALIDATIONS,
+                weight_decay=settings.weight_decay,
+            ),
+            self._progress,
+            "Training the teacher",
+            self._observer(model.name),
+        )
+        return {"model": model.name, **vars(result)}
+
+    def _ranker(
         self, model: RankingTeacher, settings: ReferenceTeacherConfig
     ) -> dict[str, Any]:
         """Trains a reference ranker on the lists that the student trains on.

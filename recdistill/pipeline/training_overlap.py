@@ -18,6 +18,7 @@ from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import (
     LinearTeacherConfig,
     ReferenceTeacherConfig,
+    SequenceTeacherConfig,
     members_of,
 )
 from recdistill.pipeline.prepared_data import Prepared
@@ -45,9 +46,8 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
         DataError: If a table cannot be read or lacks the columns.
     """
     members = members_of(teacher)
-    trained_here = any(
-        isinstance(m, ReferenceTeacherConfig | LinearTeacherConfig) for m in members
-    )
+    ours = ReferenceTeacherConfig | SequenceTeacherConfig | LinearTeacherConfig
+    trained_here = any(isinstance(member, ours) for member in members)
     declared = [getattr(member, "trained_on", None) for member in members]
     tables = [_read_declared(path) for path in declared if path is not None]
     if not (trained_here or tables):

@@ -1,8 +1,10 @@
-"""File of a model's weights, written so that a full disk is an ordinary error."""
+"""Files of a model's weights and of the weights of an ensemble's members."""
 
 from __future__ import annotations
 
 import io
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -10,6 +12,7 @@ import keras
 from recdistill.atomic import atomic_write
 
 WEIGHTS = "model.weights.h5"
+MEMBER_WEIGHTS = "member_weights.json"
 
 
 class _Memory(io.BytesIO):
@@ -36,3 +39,15 @@ def save_weights(model: keras.Model, folder: Path) -> None:
     model.save_weights(memory)
     with atomic_write(folder / WEIGHTS) as temporary:
         temporary.write_bytes(memory.getbuffer())
+
+
+def save_member_weights(weights: Sequence[float], folder: Path) -> None:
+    """Writes the weights of an ensemble's members, 0 for those that are left out."""
+    with atomic_write(folder / MEMBER_WEIGHTS) as temporary:
+        temporary.write_text(json.dumps(list(weights)))
+
+
+def read_member_weights(folder: Path) -> tuple[float, ...] | None:
+    """The weights of an ensemble's members; None if the folder has none."""
+    path = folder / MEMBER_WEIGHTS
+    return tuple(json.loads(path.read_text())) if path.exists() else None

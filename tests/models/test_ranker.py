@@ -9,7 +9,8 @@ import tensorflow as tf
 from recdistill.features.encoders import FIRST
 from recdistill.features.schema import Schema
 from recdistill.models.linear import Affinity
-from recdistill.models.ranker import CausalBlock, RankingTeacher
+from recdistill.models.ranker import RankingTeacher
+from recdistill.models.self_attention import CausalBlock
 from recdistill.models.two_tower import TwoTowerStudent
 from tests.small_models import (
     FEW_ITEMS,
@@ -111,27 +112,34 @@ def test_the_embedding_of_padding_changes_nothing():
     np.testing.assert_array_equal(teacher(BATCH), want)
 
 
+def states_of(teacher, history):
+    """States of the self-attention, oldest first."""
+    latest = teacher.causal_encoder.latest(history)
+    vectors = teacher._item_vectors(latest)
+    return teacher.causal_encoder(vectors, latest != 0)
+
+
 def test_attention_reads_the_newest_items_only():
     teacher = build(affinities=None, attention_length=2)
     history = np.array([[3, 5, 7, 2, 4]], "int32")
-    want = teacher._read_history(history, training=False).numpy()
+    want = states_of(teacher, history).numpy()
     assert want.shape == (1, 2, 6) and want.all()
     older, newer = history.copy(), history.copy()
     older[:, 2:], newer[:, 1] = [[9, 0, 0]], 8
-    same = teacher._read_history(older, training=False)
+    same = states_of(teacher, older)
     np.testing.assert_array_equal(same, want)
-    changed = teacher._read_history(newer, training=False)
+    changed = states_of(teacher, newer)
     assert np.abs(changed - want).max(axis=-1).min() > 0.01
 
 
 def test_a_state_does_not_depend_on_newer_items(teacher):
     history = np.array([[3, 5, 7, 2, 4]], "int32")
     # States stand oldest first: changing the newest item may change the last one only.
-    states = teacher._read_history(history, training=False)
+    states = states_of(teacher, history)
     for newest in (1, 2):
         other = history.copy()
         other[:, :newest] = 9
-        changed = teacher._read_history(other, training=False)
+        changed = states_of(teacher, other)
         assert_close(changed[:, :-newest], states[:, :-newest])
         assert np.abs(changed[:, -newest:] - states[:, -newest:]).max(-1).min() > 0.01
 
@@ -151,7 +159,7 @@ def test_scores_and_gradients_are_finite_for_an_empty_history(blocks):
 
 def test_an_empty_history_has_no_states(teacher):
     history = np.array([[0, 0, 0], [3, 0, 0]], "int32")
-    states = teacher._read_history(history, training=False).numpy()
+    states = states_of(teacher, history).numpy()
     np.testing.assert_array_equal(states[0], np.zeros((3, 6)))
     np.testing.assert_array_equal(states[1, :2], np.zeros((2, 6)))
     assert np.abs(states[1, 2]).max() > 0.01

@@ -11,7 +11,13 @@ import scipy.sparse
 import tensorflow as tf
 
 from recdistill import Distiller, losses
-from recdistill.models import LinearTeacher, RankingTeacher, TwoTowers, TwoTowerStudent
+from recdistill.models import (
+    LinearTeacher,
+    RankingTeacher,
+    SequenceRanker,
+    TwoTowers,
+    TwoTowerStudent,
+)
 from recdistill.models.linear import Affinity
 from tests.small_models import (
     FEW_ITEMS,
@@ -44,6 +50,11 @@ def ranker():
     pairs = {"affinity": affinity()}
     settings = {"dim": 6, "attention_length": 4, "decays": (0.5, 0.9), "blocks": 2}
     return RankingTeacher(build_schema(), build_catalogue(), pairs, **settings)
+
+
+def sequence():
+    settings = {"dim": 6, "attention_length": 4}
+    return SequenceRanker(build_schema(), build_catalogue(), **settings)
 
 
 def linear():
@@ -91,7 +102,7 @@ def own_layers():
     return TwoTowers(build_schema(), build_catalogue(), *towers)
 
 
-MODELS = [student, ranker, linear, own_towers, own_layers]
+MODELS = [student, ranker, sequence, linear, own_towers, own_layers]
 
 
 def with_weights(build):

@@ -81,9 +81,9 @@ def test_a_text_feature_with_too_many_buckets_is_refused(machine):
 def test_a_ranker_a_matrix_a_batch_and_a_history_that_are_too_large_are_refused(
     machine,
 ):
-    memory.require_for_ranker(RankerConfig(), schema())
+    memory.require_for_attention(RankerConfig(), schema())
     with pytest.raises(ConfigError, match=r"Lower its `dim`"):
-        memory.require_for_ranker(RankerConfig(dim=2**28, heads=2), schema())
+        memory.require_for_attention(RankerConfig(dim=2**28, heads=2), schema())
     memory.require_for_linear_model(choose_form(9, 20_000, 6 * GIB), 20_000)
     wanted = choose_form(9, 100_000, GIB, "item_inverse")
     with pytest.raises(

@@ -40,8 +40,14 @@ class TestTheWholeRun:
         assert record["prepare"]["queries"] == 240
         assert record["prepare"]["items"] == 60
         assert record["teacher"]["kind"] == "ensemble"
-        (trained,) = record["teacher"]["trained"]
-        assert len(trained["history"]) == 1
+        ranker, sequence = record["teacher"]["trained"]
+        assert (len(ranker["history"]), len(sequence["history"])) == (1, 5)
+        members = record["teacher"]["members"]
+        kinds = ["reference", "sequence", "linear"]
+        assert [member["kind"] for member in members] == kinds
+        assert sum(member["weight"] for member in members) == pytest.approx(1.0)
+        best_alone = max(member["valid"] for member in members)
+        assert record["teacher"]["valid"] >= best_alone - 1e-6
         assert record["score"]["lists"] == 600
         assert record["score"]["list_size"] == 60
         (trial,) = record["baseline"]["trials"]
@@ -124,6 +130,7 @@ class TestTheWholeRun:
             "Training the baseline",
             "Opening or fitting the teacher",
             "Training the teacher",
+            "Evaluating the members",
             "Evaluating the teacher",
             "Scoring with the teacher",
             "Examining the scores",
@@ -183,7 +190,7 @@ class TestDamagedArtefacts:
         ("override", "step", "read"),
         [
             ("student.dropout=0.1", "baseline", ["prepare"]),
-            ("teacher.weights=[1.0, 2.0]", "teacher", ["prepare"]),
+            ("teacher.weights=[1.0, 2.0, 1.0]", "teacher", ["prepare"]),
             ("lists.contexts=601", "score", ["prepare", "teacher"]),
             ("distill.weight=0.7", "distill", ["prepare", "score"]),
             (
@@ -259,7 +266,7 @@ class TestChangedSettings:
             ("lists.per_query=5", "prepare"),
             ("dataset.synthetic.seed=9", "prepare"),
             ("seed=4", "baseline"),
-            ("teacher.weights=[1.0, 2.0]", "teacher"),
+            ("teacher.weights=[1.0, 2.0, 1.0]", "teacher"),
             ("lists.contexts=601", "score"),
             ("student.dropout=0.1", "baseline"),
             ("distill.weight=0.7", "distill"),

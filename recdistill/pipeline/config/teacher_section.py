@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeGuard
 
 from pydantic import Field, model_validator
 
@@ -22,9 +22,12 @@ from recdistill.pipeline.config.external_teacher_section import (
 )
 from recdistill.pipeline.config.section import Section
 
+MOST_CHOSEN = 5
+"""Largest number of members whose weights are chosen on validation."""
 
-class RankerConfig(Section):
-    """Arguments of `recdistill.RankingTeacher`."""
+
+class AttentionConfig(Section):
+    """Self-attention over the history."""
 
     dim: int = Field(default=48, gt=0, description="Width of all vectors.")
     heads: int = Field(
@@ -35,11 +38,6 @@ class RankerConfig(Section):
         default=50,
         gt=0,
         description="Number of most recent history items in the attention.",
-    )
-    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        default=(0.5, 0.8, 0.97),
-        description="One weighted pool of the history per entry; its weights start at "
-        "decay ** age.",
     )
     dropout: float = Field(
         default=0.2, ge=0, lt=1, description="Share of entries dropped in training."
@@ -53,6 +51,44 @@ class RankerConfig(Section):
                 f"Received: dim={self.dim}, heads={self.heads}"
             )
         return self
+
+
+class RankerConfig(AttentionConfig):
+    """Arguments of `recdistill.models.RankingTeacher`."""
+
+    decays: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(0.5, 0.8, 0.97),
+        description="One weighted pool of the history per entry; its weights start at "
+        "decay ** age.",
+    )
+
+
+class SequenceRankerConfig(AttentionConfig):
+    """Arguments of `recdistill.models.SequenceRanker`."""
+
+    dim: int = Field(default=64, gt=0, description="Width of all vectors.")
+    blocks: int = Field(default=2, ge=0, le=100, description="Self-attention blocks.")
+    dropout: float = Field(
+        default=0.4, ge=0, lt=1, description="Share of entries dropped in training."
+    )
+
+
+class SequenceTeacherConfig(SequenceRankerConfig):
+    """The sequence ranker (SASRec), trained by the pipeline on all positions."""
+
+    kind: Literal["sequence"] = "sequence"
+    steps: int = Field(default=500, gt=0, description="Training steps.")
+    batch_size: int = Field(
+        default=64, gt=0, description="Windows of the history per training step."
+    )
+    learning_rate: float = Field(
+        default=2e-3,
+        gt=0,
+        description="Initial learning rate; it follows a cosine decay to zero.",
+    )
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="Decoupled weight decay."
+    )
 
 
 class ReferenceTeacherConfig(RankerConfig):
@@ -84,6 +120,7 @@ class LinearTeacherConfig(LinearItemModelSpec, Section):
 
 MemberConfig = Annotated[
     ReferenceTeacherConfig
+    | SequenceTeacherConfig
     | LinearTeacherConfig
     | KerasTeacherConfig
     | SavedModelTeacherConfig
@@ -103,8 +140,11 @@ class EnsembleTeacherConfig(Section):
     members: tuple[MemberConfig, ...] = Field(
         min_length=1, description="The teachers, of any kind but `ensemble`."
     )
-    weights: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
-        default=None, description="One weight per member; equal by default."
+    weights: tuple[Annotated[float, Field(gt=0)], ...] | Literal["validation"] = Field(
+        default="validation",
+        description="One weight per member, or `validation`: the step `teacher` "
+        "chooses the weights with the best metric on validation, and leaves out "
+        "members that do not improve it beyond noise.",
     )
     normalize: Literal["none", "z_score", "min_max", "log", "logit", "rank"] = Field(
         default="z_score",
@@ -112,9 +152,21 @@ class EnsembleTeacherConfig(Section):
         "see `recdistill.distillation.score_transforms`.",
     )
 
+    @property
+    def fixed_weights(self) -> tuple[float, ...]:
+        """The configured weights; equal ones before they are chosen."""
+        if isinstance(self.weights, tuple):
+            return self.weights
+        return (1.0,) * len(self.members)
+
     @model_validator(mode="after")
-    def _one_weight_per_member(self) -> Self:
-        if self.weights is not None and len(self.weights) != len(self.members):
+    def _weights_fit_members(self) -> Self:
+        if self.weights == "validation" and len(self.members) > MOST_CHOSEN:
+            raise ValueError(
+                "`weights` must be given for more than "
+                f"{MOST_CHOSEN} members. Received: {len(self.members)} members"
+            )
+        if isinstance(self.weights, tuple) and len(self.weights) != len(self.members):
             raise ValueError(
                 "`weights` must have one entry per member. "
                 f"Received: {len(self.weights)} for {len(self.members)} members"
@@ -124,6 +176,7 @@ class EnsembleTeacherConfig(Section):
 
 TeacherConfig = Annotated[
     ReferenceTeacherConfig
+    | SequenceTeacherConfig
     | LinearTeacherConfig
     | KerasTeacherConfig
     | SavedModelTeacherConfig
@@ -140,6 +193,18 @@ TeacherConfig = Annotated[
 def members_of(config: Section) -> tuple[Section, ...]:
     """The members of an ensemble, or the teacher itself."""
     return config.members if isinstance(config, EnsembleTeacherConfig) else (config,)
+
+
+def chooses_weights(config: Section) -> bool:
+    """Whether the weights of an ensemble's members are chosen on validation."""
+    return isinstance(config, EnsembleTeacherConfig) and config.weights == "validation"
+
+
+def is_trained(
+    config: Section,
+) -> TypeGuard[ReferenceTeacherConfig | SequenceTeacherConfig]:
+    """Whether the pipeline trains the teacher in steps."""
+    return isinstance(config, ReferenceTeacherConfig | SequenceTeacherConfig)
 
 
 def needs_raw(config: Section) -> bool:

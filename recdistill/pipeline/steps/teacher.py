@@ -39,7 +39,8 @@ class TeacherStep(Step):
         import pyarrow.parquet as pq
 
         from recdistill.pipeline.config.teacher_section import (
-            ReferenceTeacherConfig,
+            chooses_weights,
+            is_trained,
             members_of,
         )
         from recdistill.pipeline.gate import CheckedScorer
@@ -56,13 +57,15 @@ class TeacherStep(Step):
         config = run.config
         run.progress("Opening or fitting the teacher", 0, None)
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
+        members = members_of(config.teacher)
         trained = [
-            run.trainer.ranker(model, settings)
-            for settings, model in zip(
-                members_of(config.teacher), models_of(teacher), strict=True
-            )
-            if isinstance(settings, ReferenceTeacherConfig)
+            run.trainer.teacher(model, settings)
+            for settings, model in zip(members, models_of(teacher), strict=True)
+            if is_trained(settings)
         ]
+        described: list[dict[str, Any]] = []
+        if chooses_weights(config.teacher):
+            teacher, described = self._choose_members(run, teacher, draft)
         if isinstance(teacher, keras.Model):
             save_weights(teacher, draft.path)
         validation = run.validation
@@ -78,14 +81,53 @@ class TeacherStep(Step):
             "kind": config.teacher.kind,
             **unknown_to_teacher(models_of(teacher)),
             "trained": trained,
+            "members": described,
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
             **values,
         }
 
+    @staticmethod
+    def _choose_members(
+        run: RunContext, teacher: Any, draft: Draft
+    ) -> tuple[Any, list[dict[str, Any]]]:
+        """The ensemble with the weights that are best on validation.
+
+        Returns:
+            The ensemble, and of each member its kind, its weight, its metric alone, and
+            the metric of the ensemble without it.
+        """
+        from recdistill.models.ensemble import EnsembleTeacher
+        from recdistill.pipeline.ensemble_weights import choose_weights
+        from recdistill.pipeline.weights_file import save_member_weights
+
+        lists = sum(map(len, run.validation.lists))
+        choice = choose_weights(
+            [run.scorer(m, "Evaluating the members", lists) for m in teacher.members],
+            run.validation,
+            teacher.normalize,
+            run.config.seed,
+        )
+        save_member_weights(choice.weights, draft.path)
+        kept = [m for m, w in zip(teacher.members, choice.weights, strict=True) if w]
+        weights = [weight for weight in choice.weights if weight]
+        ensemble = EnsembleTeacher(kept, weights, teacher.normalize)
+        ensemble.built = True
+        kinds = [m["kind"] for m in run.config.teacher.model_dump()["members"]]
+        columns = zip(kinds, choice.weights, choice.alone, choice.without, strict=True)
+        names = ("kind", "weight", "valid", "valid_without")
+        return ensemble, [dict(zip(names, each, strict=True)) for each in columns]
+
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
-        """The form of each linear item model."""
+        """The weight of each member of an ensemble, and the form of linear models."""
+        for member in record.get("members", ()):
+            place = f"weight {member['weight']:.2f}" if member["weight"] else "left out"
+            line = f"member {member['kind']}: {place}"
+            line += f", alone {member['valid']:.4f} on validation"
+            if member["valid_without"] is not None:
+                line += f", the ensemble without it {member['valid_without']:.4f}"
+            yield line
         for name, model in record.get("linear_models", {}).items():
             form = model["form"].replace("_", " ")
             if not model["exact"]:

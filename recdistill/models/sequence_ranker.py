@@ -1,0 +1,216 @@
+"""Sequence ranker: SASRec with item attributes, trained on all positions at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from recdistill.distillation import layer_outputs
+from recdistill.features.embedding import FeatureEmbedding
+from recdistill.features.encoders import FIRST, MISSING
+from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
+from recdistill.features.schema import Schema
+from recdistill.models.candidate_table import CandidateTable, CatalogueModel
+from recdistill.models.self_attention import CausalEncoder
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class SequenceRanker(CatalogueModel):
+    r"""Sequence ranker: the last state of causal self-attention times an item vector.
+
+    SASRec (Kang & McAuley, 2018, "Self-Attentive Sequential Recommendation"). An item's
+    vector is the embedding of its id plus a projection of its other features. It is the
+    same in the history and among the candidates. The query's other features are not
+    read.
+
+    In training (`next_item_loss`) the state at each position predicts the next item, so
+    one pass over a history of $n$ items gives $n$ examples. The loss is the softmax
+    cross-entropy over all items that have training interactions. With `negatives`, the
+    softmax is estimated from this number of uniformly drawn items: the sum over the
+    other $m$ items is $m$ times the mean over the drawn ones (importance sampling:
+    Bengio & Senécal, 2008).
+
+    Args:
+        schema: The fitted features.
+        catalogue: Looked-up features of all candidates, each `(items, …)`.
+        dim: Width of all vectors.
+        heads: Attention heads; `dim` must be a multiple of it.
+        blocks: Self-attention blocks.
+        attention_length: Number of most recent history items in the attention.
+        dropout: Share of entries dropped in training.
+        negatives: Number of drawn items; None for the softmax over all items.
+
+    Raises:
+        ValueError: If `dim` is not a multiple of `heads`, or the schema has no history.
+    """
+
+    def __init__(
+        self,
+        schema: Schema | ModelInputs,
+        catalogue: Mapping[str, Any] | CandidateTable,
+        dim: int = 64,
+        heads: int = 2,
+        blocks: int = 2,
+        attention_length: int = 50,
+        dropout: float = 0.4,
+        negatives: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"name": "sequence_ranker", **kwargs})
+        inputs = ModelInputs.of(schema)
+        if inputs.history is None:
+            raise ValueError("`schema` must have a history. Received: none")
+        self.model_inputs = inputs
+        self._settings = {
+            "dim": dim,
+            "heads": heads,
+            "blocks": blocks,
+            "attention_length": attention_length,
+            "dropout": dropout,
+            "negatives": negatives,
+        }
+        self.negatives = negatives
+        self.items = inputs.history.indices
+        self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
+        others = {k: v for k, v in inputs.candidate.items() if k != inputs.item_id}
+        self.ids = keras.layers.Embedding(
+            self.items,
+            dim,
+            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.05),
+            name="ids",
+        )
+        self.attributes = FeatureEmbedding(indices_of(others), dim, name="attributes")
+        self.projection = keras.layers.Dense(dim, use_bias=False, name="projection")
+        self.encoder = CausalEncoder(
+            dim, heads, blocks, attention_length, dropout, name="encoder"
+        )
+        self._drawn = keras.random.SeedGenerator()
+        with keras.name_scope(self.name):
+            self.ids.build()
+            self.encoder.build()
+            if others:
+                self.attributes.build()
+                self.projection.build((None, width_of(others, dim)))
+        self.built = True
+
+    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
+        """Scores the batch's candidates, `(batch, list_size)`.
+
+        Args:
+            batch: A batch as described in `recdistill.data.batches`.
+            training: Whether dropout is active.
+
+        Exposes to `recdistill.distillation.layer_outputs`: "query_embedding" `(batch,
+        dim)`, and "candidate_embedding" `(batch, list_size, dim)`, or `(1, list_size,
+        dim)` if all lists have the same candidates.
+        """
+        history = batch["query"][self.model_inputs.history_name]
+        history = self.encoder.latest(history)
+        vectors = self.item_vectors(history)
+        states = self.encoder(vectors, history != MISSING, training=training)
+        query = states[:, -1]
+        index = tf.convert_to_tensor(batch["candidate_index"])
+        candidates = self._candidate_vectors(index)
+        shared = index.shape.rank == 1
+        layer_outputs.expose("query_embedding", query)
+        layer_outputs.expose(
+            "candidate_embedding", candidates[None] if shared else candidates
+        )
+        if shared:
+            return tf.matmul(query, candidates, transpose_b=True)
+        return tf.linalg.matvec(candidates, query)
+
+    def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
+        """Vectors of items, `index.shape + (dim,)`.
+
+        An index that no item of the catalogue has, and that of unknown ids, has no
+        attributes.
+
+        Args:
+            index: Indices in the vocabulary of item ids.
+        """
+        vectors = self.ids(index)
+        if not self.attributes.sizes:
+            return vectors
+        ids = self.candidate_table.all()[self.model_inputs.item_id]
+        known = np.flatnonzero(ids >= FIRST)
+        row_of = np.full(self.items, -1, "int32")
+        row_of[ids[known]] = known
+        row = tf.gather(row_of, tf.reshape(index, [-1]))
+        rows = self.candidate_table(tf.maximum(row, 0))
+        own = self.projection(self.attributes(rows))
+        own *= tf.cast(row >= 0, own.dtype)[:, None]
+        return vectors + tf.reshape(own, tf.shape(vectors))
+
+    def _candidate_vectors(self, index: tf.Tensor) -> tf.Tensor:
+        """Vectors of catalogue rows, `index.shape + (dim,)`; each is computed once."""
+        distinct, place = tf.unique(tf.reshape(index, [-1]))
+        rows = self.candidate_table(distinct)
+        vectors = self.ids(rows[self.model_inputs.item_id])
+        if self.attributes.sizes:
+            vectors += self.projection(self.attributes(rows))
+        return tf.gather(vectors, tf.reshape(place, tf.shape(index)))
+
+    def next_item_loss(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Mean cross-entropy of the next item over all positions, a scalar.
+
+        Args:
+            windows: `(batch, length + 1)` int, item indices, oldest first, padded on
+                the left; from `recdistill.data.sequences`.
+            training: Whether dropout is active.
+        """
+        history, target = windows[:, :-1], tf.reshape(windows[:, 1:], [-1])
+        real = history != MISSING
+        counted = tf.reshape(real, [-1]) & (target >= FIRST)
+        if self.negatives is None:
+            table = self.item_vectors(tf.range(self.items))
+            vectors = tf.gather(table, history)
+            states = self._flat_states(vectors, real, training)
+            logits = tf.matmul(states, table[FIRST:], transpose_b=True)
+            label = tf.maximum(target - FIRST, 0)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+        else:
+            states = self._flat_states(self.item_vectors(history), real, training)
+            loss = self._estimated_loss(states, target)
+        weight = tf.cast(counted, loss.dtype)
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(loss * weight), tf.reduce_sum(weight)
+        )
+
+    def _flat_states(
+        self, vectors: tf.Tensor, real: tf.Tensor, training: bool
+    ) -> tf.Tensor:
+        states = self.encoder(vectors, real, training=training)
+        return tf.reshape(states, [-1, self.encoder.dim])
+
+    def _estimated_loss(self, states: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+        """Cross-entropy of each position, with the softmax over drawn items."""
+        drawn = FIRST + tf.cast(
+            keras.random.uniform([self.negatives], seed=self._drawn)
+            * (self.items - FIRST),
+            target.dtype,
+        )
+        drawn = tf.minimum(drawn, self.items - 1)
+        positive = tf.reduce_sum(states * self.item_vectors(target), axis=1)
+        others = tf.matmul(states, self.item_vectors(drawn), transpose_b=True)
+        same = target[:, None] == drawn
+        others = tf.where(same, others.dtype.min, others)
+        count = tf.cast(tf.reduce_sum(tf.cast(~same, tf.int32), axis=1), others.dtype)
+        scale = tf.math.log(self.items - FIRST - 1.0) - tf.math.log(
+            tf.maximum(count, 1.0)
+        )
+        rest = tf.reduce_logsumexp(others, axis=1) + scale
+        return tf.nn.softplus(rest - positive)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments; the catalogue as a checksum."""
+        own = {
+            "schema": self.model_inputs,
+            "catalogue": self.candidate_table,
+            **self._settings,
+        }
+        return {**super().get_config(), **keras.saving.serialize_keras_object(own)}

@@ -1,0 +1,146 @@
+"""Weights of an ensemble's members, chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from recdistill.data.batches import catalogue_mask
+from recdistill.data.collation import score_catalogue
+from recdistill.distillation.score_transforms import Transform, transformed
+from recdistill.evaluation.intervals import paired_difference
+from recdistill.evaluation.rows import ListRows
+from recdistill.pipeline.scorers import Scorer
+from recdistill.pipeline.validation import Validation, measure_lists
+
+PARTS = {1: 1, 2: 20, 3: 10, 4: 6, 5: 5}
+"""Number of equal parts of the total weight that are shared out, by members."""
+
+SAMPLES = 1_000
+"""Resamples of the queries for the noise between them."""
+
+
+@dataclass(frozen=True)
+class EnsembleChoice:
+    """Weights of an ensemble's members and what each member adds on validation.
+
+    Attributes:
+        weights: One weight for each member, with a sum of 1; 0 for a member that is
+            left out.
+        alone: The metric of each member alone.
+        without: The metric of the best ensemble without each member, for members that
+            are not left out; None for the others, and if there is only one.
+        value: The metric of the ensemble.
+    """
+
+    weights: tuple[float, ...]
+    alone: tuple[float, ...]
+    without: tuple[float | None, ...]
+    value: float
+
+
+def choose_weights(
+    members: Sequence[Scorer],
+    validation: Validation,
+    normalize: Transform,
+    seed: int,
+) -> EnsembleChoice:
+    """Chooses the weights with the best first metric on validation.
+
+    All weights on a grid are tried. A larger set of members is preferred only if it is
+    better than the smaller one beyond the noise between queries.
+
+    Args:
+        members: Each a function of a batch to scores `(batch, list_size)`.
+        validation: The validation lists and the metric.
+        normalize: Transform of each member's scores within a list.
+        seed: Seed of the resamples.
+    """
+    grid = list(_shares(len(members)))
+    rows = [ListRows() for _ in grid]
+    metric, size = validation.metrics[:1], validation.catalogue_size
+    for lists in validation.lists:
+        mask = catalogue_mask(lists, size)
+        parts = [
+            _normalized(score_catalogue(member, lists, size), mask, normalize)
+            for member in members
+        ]
+        for found, weights in zip(rows, grid, strict=True):
+            scores = sum(w * part for w, part in zip(weights, parts, strict=True) if w)
+            values = measure_lists(lists, np.asarray(scores), metric)
+            found.add(lists.list_id, list(lists.query_id), values)
+    tables = [found.table() for found in rows]
+    means = np.array([validation.mean(table) for table in tables])
+    best = {
+        support: max(inside, key=means.__getitem__)
+        for support, inside in _by_support(grid).items()
+    }
+    chosen = _smallest_that_is_not_beaten(best, tables, means, metric[0], seed)
+    kept = _support(grid[chosen])
+
+    def without(member: int) -> float | None:
+        others = tuple(m for m in kept if m != member)
+        subsets = [s for s in best if set(s) <= set(others)]
+        if member not in kept or not subsets:
+            return None
+        return float(max(means[best[s]] for s in subsets))
+
+    return EnsembleChoice(
+        weights=grid[chosen],
+        alone=tuple(float(means[best[m,]]) for m in range(len(members))),
+        without=tuple(without(m) for m in range(len(members))),
+        value=float(means[chosen]),
+    )
+
+
+def _normalized(scores: np.ndarray, mask: np.ndarray, how: Transform) -> np.ndarray:
+    finite = tf.constant(np.where(np.isfinite(scores), scores, np.float32(0.0)))
+    return np.asarray(transformed(finite, tf.constant(mask), how))
+
+
+def _shares(members: int) -> Iterator[tuple[float, ...]]:
+    """All weights that are multiples of one part and have a sum of 1."""
+    parts = PARTS[members]
+    # Stars and bars: a choice of the places of the bars between the members.
+    for bars in combinations(range(parts + members - 1), members - 1):
+        ends = (-1, *bars, parts + members - 1)
+        yield tuple((stop - start - 1) / parts for start, stop in pairwise(ends))
+
+
+def _support(weights: Sequence[float]) -> tuple[int, ...]:
+    return tuple(m for m, weight in enumerate(weights) if weight)
+
+
+def _by_support(grid: Sequence[Sequence[float]]) -> dict[tuple[int, ...], list[int]]:
+    """Numbers of the weights by the members that they use."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, weights in enumerate(grid):
+        found.setdefault(_support(weights), []).append(number)
+    return found
+
+
+def _smallest_that_is_not_beaten(
+    best: dict[tuple[int, ...], int],
+    tables: Sequence[pa.Table],
+    means: np.ndarray,
+    metric: str,
+    seed: int,
+) -> int:
+    """Number of the chosen weights."""
+    by_size: dict[int, int] = {}
+    for support, number in best.items():
+        other = by_size.get(len(support), number)
+        by_size[len(support)] = max(number, other, key=means.__getitem__)
+    chosen = by_size.pop(1)
+    for _, candidate in sorted(by_size.items()):
+        gain = paired_difference(
+            tables[candidate], tables[chosen], [metric], samples=SAMPLES, seed=seed
+        )[metric]
+        if (gain.low or 0.0) > 0.0:
+            chosen = candidate
+    return chosen

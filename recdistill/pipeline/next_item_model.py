@@ -1,0 +1,30 @@
+"""Model that trains a sequence ranker: windows of histories in, the loss out."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from recdistill.models.sequence_ranker import SequenceRanker
+
+
+class NextItemModel(keras.Model):  # type: ignore[misc]
+    """Trains a sequence ranker to predict the next item at all positions.
+
+    Args:
+        ranker: The sequence ranker.
+
+    Attributes:
+        student: The sequence ranker, under the name that a Distiller has for the model
+            that it trains.
+    """
+
+    def __init__(self, ranker: SequenceRanker) -> None:
+        super().__init__()
+        self.student = ranker
+
+    def call(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """The loss of `(batch, length + 1)` windows, which is added to the model's."""
+        loss = self.student.next_item_loss(windows, training=training)
+        self.add_loss(loss)
+        return loss

@@ -1,0 +1,159 @@
+"""sequence_ranker: the loss at all positions, and scores from the last one."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy.special import logsumexp
+
+from recdistill.features.encoders import FIRST
+from recdistill.models import SequenceRanker
+from tests.small_models import (
+    FEW_ITEMS,
+    build_batch,
+    build_catalogue,
+    build_schema,
+    shuffled_weights,
+    with_query,
+)
+
+pytestmark = pytest.mark.slow
+
+BATCH = build_batch()
+ITEMS = len(FEW_ITEMS) + FIRST
+WINDOWS = np.array([[0, 0, 5, 2, 7], [3, 1, 4, 10, 2], [0, 0, 0, 0, 6]], "int32")
+"""The second has the unknown item; the third has no item before its last."""
+
+
+def build(schema=None, **settings):
+    settings = {"dim": 6, "attention_length": 4, **settings}
+    schema = schema or build_schema()
+    return shuffled_weights(SequenceRanker(schema, build_catalogue(), **settings))
+
+
+@pytest.fixture(scope="module")
+def ranker():
+    return build()
+
+
+def states(ranker, windows):
+    history = tf.constant(windows[:, :-1])
+    vectors = ranker.item_vectors(history)
+    return ranker.encoder(vectors, history != 0).numpy().astype("float64")
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(ranker):
+    table = ranker.item_vectors(tf.range(ITEMS)).numpy().astype("float64")
+    losses = []
+    for window, state in zip(WINDOWS, states(ranker, WINDOWS), strict=True):
+        for place in range(4):
+            target = window[place + 1]
+            if window[place] == 0 or target < FIRST:
+                continue
+            logits = table[FIRST:] @ state[place]
+            losses.append(logsumexp(logits) - logits[target - FIRST])
+    assert len(losses) == 5
+    assert float(ranker.next_item_loss(WINDOWS)) == pytest.approx(
+        np.mean(losses), rel=1e-5
+    )
+
+
+def test_the_estimated_loss_is_close_to_the_exact_one(ranker):
+    estimate = build(negatives=50_000)
+    estimate.set_weights(ranker.get_weights())
+    got = float(estimate.next_item_loss(WINDOWS))
+    assert got == pytest.approx(float(ranker.next_item_loss(WINDOWS)), rel=0.01)
+
+
+def test_padding_on_the_left_does_not_change_the_loss(ranker):
+    long = build(attention_length=7)
+    for source, target in zip(ranker.variables, long.variables, strict=True):
+        value = np.asarray(source)
+        if value.shape != target.shape:
+            value = np.pad(value, [(0, 3), (0, 0)], constant_values=2.0)
+        target.assign(value)
+    padded = np.pad(WINDOWS, [(0, 0), (3, 0)])
+    want = float(ranker.next_item_loss(WINDOWS))
+    assert float(long.next_item_loss(padded)) == pytest.approx(want, rel=1e-5)
+
+
+def test_a_state_does_not_read_later_items(ranker):
+    changed = WINDOWS.copy()
+    changed[:, 3:] = 8
+    got, want = states(ranker, changed), states(ranker, WINDOWS)
+    np.testing.assert_allclose(got[:, :3], want[:, :3], rtol=1e-5, atol=1e-5)
+    assert np.abs(got[:2, 3] - want[:2, 3]).max() > 0.01
+
+
+def test_a_score_is_the_last_state_times_the_candidate_vector(ranker):
+    history = WINDOWS[:, :-1][:, ::-1]
+    batch = {
+        "query": {"history": history},
+        "candidate_index": np.array([0, 3], "int32"),
+    }
+    index = build_catalogue()["item_id"][[0, 3]]
+    vectors = ranker.item_vectors(tf.constant(index)).numpy()
+    want = states(ranker, WINDOWS)[:, -1] @ vectors.T
+    np.testing.assert_allclose(ranker(batch), want, rtol=1e-4, atol=1e-5)
+
+
+def test_separate_lists_have_the_same_scores_as_shared_candidates(ranker):
+    index = np.array([3, 0, 9, 5], "int32")
+    shared = ranker({**BATCH, "candidate_index": index})
+    own = ranker({**BATCH, "candidate_index": np.tile(index, (4, 1))})
+    np.testing.assert_allclose(own, shared, rtol=1e-4, atol=1e-5)
+
+
+def test_a_new_item_is_scored_by_its_attributes(ranker):
+    last = len(FEW_ITEMS)
+    without = build(build_schema(candidate=("item_id",)))
+    history = np.array([[2, 3, 0, 0, 0]], "int32")
+    batch = with_query(BATCH, history=np.tile(history, (4, 1)))
+    for model, differ in ((ranker, True), (without, False)):
+        catalogue = build_catalogue()
+        catalogue["genres"][last] = [2, 0]
+        other = SequenceRanker(model.model_inputs, catalogue, dim=6, attention_length=4)
+        other.set_weights(model.get_weights())
+        index = np.array([last], "int32")
+        got, want = (m({**batch, "candidate_index": index}) for m in (other, model))
+        assert (np.abs(got - want).max() > 1e-3) == differ
+
+
+def test_an_unknown_item_of_the_history_has_no_attributes(ranker):
+    vectors = ranker.item_vectors(tf.constant([1]))
+    np.testing.assert_allclose(vectors, ranker.ids(np.array([1])))
+
+
+def test_training_finds_the_rule_of_a_cycle():
+    cycle = (np.arange(60)[:, None] + np.arange(5)) % len(FEW_ITEMS) + FIRST
+    model = SequenceRanker(
+        build_schema(candidate=("item_id",)),
+        build_catalogue(),
+        dim=16,
+        attention_length=4,
+        dropout=0.0,
+    )
+    optimizer = keras.optimizers.Adam(0.01)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            loss = model.next_item_loss(tf.constant(cycle, tf.int32), training=True)
+        variables = model.trainable_variables
+        optimizer.apply_gradients(
+            zip(tape.gradient(loss, variables), variables, strict=True)
+        )
+        return loss
+
+    before = float(step())
+    for _ in range(60):
+        after = float(step())
+    assert before > 1.5 and after < 0.1
+
+
+def test_a_schema_without_a_history_is_refused():
+    schema = build_schema(query=("user_id",))
+    with pytest.raises(ValueError, match="must have a history"):
+        SequenceRanker(schema, build_catalogue())
+    with pytest.raises(ValueError, match="`dim` must be a multiple of `heads`"):
+        build(dim=5)
