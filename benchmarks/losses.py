@@ -49,12 +49,8 @@ from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.model_building import build_student
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer, compiled
-from recdistill.pipeline.training import (
-    VALIDATIONS,
-    TrainingPlan,
-    train,
-    training_batches,
-)
+from recdistill.pipeline.trainer import VALIDATIONS, training_batches
+from recdistill.pipeline.training import TrainingPlan, train
 from recdistill.pipeline.validation import Validation, measure_lists
 from recdistill.pipeline.workspace import fingerprint
 

@@ -24,7 +24,7 @@ from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import Scorer, compiled, with_progress
 from recdistill.pipeline.soft_targets import SoftTargets, choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
-from recdistill.pipeline.training import Trainer
+from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.workspace import Artefact

@@ -12,7 +12,7 @@ from recdistill.errors import DataError
 from recdistill.pipeline import partitions
 from recdistill.pipeline.judged_lists import measure_answer
 from recdistill.pipeline.score_writing import ScoreWriter
-from recdistill.pipeline.training import Trainer
+from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.data.list_builders import as_lists

@@ -19,13 +19,8 @@ from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.training import (
-    Trainer,
-    TrainingPlan,
-    train,
-    training_batches,
-    with_few_untrained,
-)
+from recdistill.pipeline.trainer import Trainer, training_batches, with_few_untrained
+from recdistill.pipeline.training import TrainingPlan, train
 from recdistill.pipeline.training_curves import gradient_norm
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines

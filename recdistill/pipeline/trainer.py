@@ -1,0 +1,331 @@
+"""Trainer: trains the teachers and students of a configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from recdistill.data.collation import Collator
+from recdistill.data.dataset import Progress
+from recdistill.data.sequences import training_windows, window_batches
+from recdistill.data.shard_reading import batches
+from recdistill.distillation.distiller import Distiller
+from recdistill.distillation.score_transforms import transformed
+from recdistill.errors import TrainingError
+from recdistill.features.encoders import UNKNOWN
+from recdistill.models.ranker import RankingTeacher
+from recdistill.models.sequence_ranker import SequenceRanker
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.teacher_section import (
+    ReferenceTeacherConfig,
+    SequenceTeacherConfig,
+)
+from recdistill.pipeline.memory import require_for_batches
+from recdistill.pipeline.model_building import (
+    build_student,
+    parameters,
+    reads_affinities,
+)
+from recdistill.pipeline.next_item_model import NextItemModel
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.soft_targets import SoftTargets
+from recdistill.pipeline.training import DivergedError, TrainingPlan, train
+from recdistill.pipeline.training_curves import (
+    Observer,
+    unobserved,
+)
+from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.weights_file import save_weights
+
+TAIL_OF_SHOWN = 0.25
+"""Uniformly drawn candidates per shown candidate, if lists say what was shown."""
+
+TEACHER_VALIDATIONS = 5
+"""Number of validations while a sequence ranker is trained."""
+
+VALIDATIONS = 10
+"""Number of validations while a student is trained."""
+
+
+def training_batches(
+    shards: Sequence[Path],
+    collate: Collator,
+    batch_size: int,
+    seed: int,
+    targets: SoftTargets | None = None,
+) -> tf.data.Dataset:
+    """Endless training batches.
+
+    Args:
+        shards: Files of lists.
+        collate: Makes a batch.
+        batch_size: Number of lists in a batch.
+        seed: Seed of order and sampling.
+        targets: How stored teacher scores become soft targets; None leaves them
+            unchanged.
+    """
+    dataset = batches(shards, collate, batch_size, seed=seed)
+    if targets is None:
+        return dataset
+    transform, temperature = targets.transform, targets.teacher_temperature
+
+    def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
+        scores = transformed(x["teacher_scores"], x["mask"], transform) / temperature
+        return {**x, "teacher_scores": scores}, y, weight
+
+    return dataset.map(prepare)
+
+
+def with_few_untrained(
+    dataset: tf.data.Dataset, trained: np.ndarray, share: float, seed: int
+) -> tf.data.Dataset:
+    """Masks the items without training interactions, except a random share of them.
+
+    They share the embedding of unknown ids with the items whose ids are hidden by id
+    dropout, and they are never positives. With the same share of both, this embedding
+    is that of an average item of the catalogue; with all of them, it would learn from
+    negatives mostly.
+
+    Args:
+        dataset: Training batches.
+        trained: `(items,)` bool, whether each item has training interactions.
+        share: The share that stays, in each batch.
+        seed: Seed of the random share.
+    """
+
+    def mask(step: tf.Tensor, batch: Any) -> Any:
+        x, y, weight = batch
+        index = x["candidate_index"]
+        drawn = tf.random.stateless_uniform(tf.shape(index), (seed, step)) < share
+        kept = tf.gather(trained, index) | drawn
+        if "mask" in y:
+            y = {**y, "mask": y["mask"] & kept}
+        return {**x, "mask": x["mask"] & kept}, y, weight
+
+    return dataset.enumerate().map(mask)
+
+
+class Trainer:
+    """Trains rankers and students according to a configuration.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        validation: Chooses checkpoints and learning rates.
+        progress: Callback for progress.
+        warn: Callback for warnings.
+        observe: Called with the name of a training run, and the points of its curve
+            while it trains.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        validation: Validation,
+        progress: Progress,
+        warn: Callable[[str], None],
+        observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
+    ) -> None:
+        self._config, self._prepared = config, prepared
+        self._validation, self._progress, self._warn = validation, progress, warn
+        self._observe = observe
+
+    def _observer(self, name: str) -> Observer:
+        """Passes on the points of the training run of this name."""
+        return unobserved if self._observe is None else partial(self._observe, name)
+
+    @property
+    def tail(self) -> int | None:
+        """Candidates drawn for a list without teacher scores; None for all items.
+
+        If the lists say what was shown, the shown candidates are used, and a few others
+        are drawn, so that items that are never shown do not rank high.
+        """
+        if self._prepared.has_shown_candidates:
+            shown = float(self._prepared.observed_sizes.mean())
+            return math.ceil(shown * TAIL_OF_SHOWN)
+        lists = self._config.lists
+        return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
+
+    def batches(
+        self,
+        shards: Sequence[Path],
+        collate: Collator,
+        targets: SoftTargets | None = None,
+    ) -> tf.data.Dataset:
+        """Training batches of the student, as in `training_batches`."""
+        settings, seed = self._config.student, self._config.seed
+        self._require_memory(shards, settings.batch_size, "student.batch_size")
+        dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
+        schema, catalogue = self._prepared.schema, self._prepared.catalogue
+        trained = np.asarray(catalogue[schema.item_id]) != UNKNOWN
+        features = len(schema.for_student().candidate)
+        if not settings.id_dropout or features == 1 or trained.all():
+            return dataset
+        return with_few_untrained(dataset, trained, settings.id_dropout, seed)
+
+    def _require_memory(self, shards: Sequence[Path], size: int, key: str) -> None:
+        """Checks the memory for a batch, which never has more lists than there are."""
+        lists = sum(pq.read_metadata(path).num_rows for path in shards)
+        candidates = self.tail or self._prepared.catalogue_size
+        candidates = min(candidates, self._prepared.catalogue_size)
+        require_for_batches(min(size, lists), candidates, key)
+
+    def teacher(
+        self,
+        model: RankingTeacher | SequenceRanker,
+        settings: ReferenceTeacherConfig | SequenceTeacherConfig,
+    ) -> dict[str, Any]:
+        """Trains a teacher.
+
+        Returns:
+            The result of training, JSON-ready.
+        """
+        if isinstance(settings, SequenceTeacherConfig):
+            return self._sequence_ranker(model, settings)
+        return self._ranker(model, settings)
+
+    def _sequence_ranker(
+        self, model: SequenceRanker, settings: SequenceTeacherConfig
+    ) -> dict[str, Any]:
+        """Trains a sequence ranker on windows over the training items."""
+        prepared = self._prepared
+        windows = training_windows(
+            prepared.shards("train"),
+            model.model_inputs.history_name,
+            prepared.item_index,
+            settings.attention_length,
+        )
+        if not len(windows):
+            raise TrainingError(
+                "A teacher of kind `sequence` needs queries with at least two training "
+                "interactions. Received: none"
+            )
+        size = min(settings.batch_size, len(windows))
+        positions = size * settings.attention_length
+        require_for_batches(
+            positions, model.negatives or model.items, "teacher.batch_size"
+        )
+        result = train(
+            NextItemModel(model),
+            window_batches(windows, size, self._config.seed),
+            self._validation,
+            TrainingPlan(
+                learning_rate=settings.learning_rate,
+                steps=settings.steps,
+                epochs=min(TEACHER_VALIDATIONS, settings.steps),
+                patience=TEACHER_VALIDATIONS,
+                weight_decay=settings.weight_decay,
+            ),
+            self._progress,
+            "Training the teacher",
+            self._observer(model.name),
+        )
+        return {"model": model.name, **vars(result)}
+
+    def _ranker(
+        self, model: RankingTeacher, settings: ReferenceTeacherConfig
+    ) -> dict[str, Any]:
+        """Trains a reference ranker on the lists that the student trains on.
+
+        Returns:
+            The result of training, JSON-ready.
+        """
+        prepared = self._prepared
+        training_rows = (
+            prepared.training_rows if reads_affinities(settings, prepared) else None
+        )
+        collate = Collator(
+            prepared.catalogue_size,
+            self.tail,
+            shared=True,
+            training_rows=training_rows,
+        )
+        shards, size = prepared.shards("train"), settings.batch_size
+        self._require_memory(shards, size, "teacher.batch_size")
+        lists = sum(pq.read_metadata(path).num_rows for path in shards)
+        result = train(
+            Distiller(None, model, student_loss_weight=1.0),
+            training_batches(shards, collate, size, self._config.seed),
+            self._validation,
+            TrainingPlan(
+                learning_rate=settings.learning_rate,
+                steps=max(1, lists // size) * settings.epochs,
+                epochs=settings.epochs,
+                patience=settings.epochs,
+                weight_decay=settings.weight_decay,
+            ),
+            self._progress,
+            "Training the teacher",
+            self._observer(model.name),
+        )
+        return {"model": model.name, **vars(result)}
+
+    def student(
+        self,
+        folder: Path,
+        distiller: Callable[[keras.Model], Distiller],
+        dataset: tf.data.Dataset,
+        label: str,
+    ) -> dict[str, Any]:
+        """Trains with each learning rate and keeps the student that is best.
+
+        A learning rate with which training diverges is left out, with a warning.
+
+        Args:
+            folder: Folder for its weights and its validation metrics.
+            distiller: Makes a Distiller of a student with initial weights.
+            dataset: Endless training batches.
+            label: The activity, for the progress display.
+
+        Returns:
+            The step's record.
+
+        Raises:
+            TrainingError: If training diverges with every learning rate.
+        """
+        settings, trials, best = self._config.student, [], -np.inf
+        rates = settings.learning_rates
+        for number, rate in enumerate(rates):
+            keras.utils.set_random_seed(self._config.seed)
+            student = build_student(settings, self._prepared)
+            count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
+            plan = TrainingPlan(
+                learning_rate=rate,
+                steps=settings.steps,
+                epochs=min(VALIDATIONS, settings.steps),
+                patience=VALIDATIONS,
+            )
+            try:
+                result = train(
+                    distiller(student),
+                    dataset,
+                    self._validation,
+                    plan,
+                    self._progress,
+                    f"{label}{count}",
+                    self._observer(f"learning_rate_{rate:g}"),
+                )
+            except DivergedError as error:
+                if number + 1 == len(rates) and not np.isfinite(best):
+                    raise
+                trials.append({**vars(error.result), "best": None, "diverged": True})
+                self._warn(str(error))
+                continue
+            trials.append({**vars(result), "diverged": False})
+            if result.best > best:
+                best = result.best
+                save_weights(student, folder)
+                rows = self._validation.rows(compiled(student))
+                pq.write_table(rows, folder / "valid.parquet")
+        return {"valid": best, "trials": trials, "parameters": parameters(student)}
