@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -25,10 +26,15 @@ def save_configuration(config: Config, folder: Path) -> None:
     document = _absolute(config)
     text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
     target = folder / CONFIGURATION
-    # A finished run can be opened on a disk that is read-only.
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
+    if target.is_file() and target.read_text(encoding="utf-8") == text:
+        return
+    try:
         with atomic_write(target) as temporary:
             temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        # A finished run can be opened, and copied, on a disk that is read-only.
+        if error.errno != errno.EROFS or not target.is_file():
+            raise
 
 
 def _absolute(config: Config) -> dict[str, Any]:

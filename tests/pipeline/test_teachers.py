@@ -438,7 +438,7 @@ def test_an_ensemble_of_built_in_and_external_teachers(shared):
     members = f"[{{kind='linear', l2=20.0}}, {theirs}]"
     done = distilled(
         shared,
-        f"teacher={{kind='ensemble', weights=[1.0, 2.0, 1.0], members={members}}}",
+        f"teacher={{kind='ensemble', weights=[1.0, 2.0], members={members}}}",
     )
     assert (done["teacher"].path / "model.weights.h5").exists()
     report = assert_is_served(done, shared)

@@ -91,7 +91,10 @@ def warnings_of(seen="exclude", inputs=(), has_seen=True, served=0.5, reported=0
         "export": {"excluded_inputs": list(inputs), "judged": judged},
     }
     run = SimpleNamespace(
-        artefacts={name: SimpleNamespace(record=r) for name, r in records.items()},
+        artefacts={
+            name: SimpleNamespace(record=record, reused=True)
+            for name, record in records.items()
+        },
         prepared=SimpleNamespace(has_seen_items=has_seen),
     )
     return list(STEPS["export"].warnings(run))
