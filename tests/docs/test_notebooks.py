@@ -4,6 +4,7 @@ Each is executed in a kernel of its own. The outputs that are stored for readers
 from such a run.
 """
 
+import asyncio
 from pathlib import Path
 
 import nbformat
@@ -44,8 +45,10 @@ def test_a_notebook_runs(path, tmp_path):
     pytest.importorskip("tf_keras")
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(
+    client = NotebookClient(
         notebook, timeout=600, kernel_name="python3", resources=resources
-    ).execute()
+    )
+    # `execute` would leave its event loop open.
+    asyncio.run(client.async_execute())
     shown = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum(bool(cell.outputs) for cell in shown) > len(shown) / 2
