@@ -101,15 +101,7 @@ def build_report(
         name=config.name,
         seed=config.seed,
         dataset=_dataset_part(config, dataset),
-        protocol=ProtocolPart(
-            split=f"test, {config.split.test_part}",
-            lists=len(rows.agreement),
-            candidates=_candidates(config, prepared),
-            seen=dataset["seen"],
-            repeats_left_out=dataset["left_out_repeats"]["test"],
-            unreachable=rows.unreachable,
-            resamples=settings.bootstrap,
-        ),
+        protocol=_protocol(config, prepared, dataset, rows),
         models={
             name: _model_part(
                 name, config, rows, models, latency, flops.get(name), slices[name]
@@ -155,6 +147,24 @@ def _dataset_part(config: Config, record: Mapping[str, Any]) -> DatasetPart:
     source = record["source"] if len(record["source"]) <= MOST_FILES else {}
     fields = {name: record[name] for name in names} | {"source": source}
     return DatasetPart(**fields, licence=licence_of(config.dataset))
+
+
+def _protocol(
+    config: Config,
+    prepared: Prepared,
+    dataset: Mapping[str, Any],
+    rows: ComparisonRows,
+) -> ProtocolPart:
+    """The protocol, from the record of the prepared data and the ranked lists."""
+    return ProtocolPart(
+        split=f"test, {config.split.test_part}",
+        lists=len(rows.agreement),
+        candidates=_candidates(config, prepared),
+        seen=dataset["seen"],
+        repeats_left_out=dataset["left_out_repeats"]["test"],
+        unreachable=rows.unreachable,
+        resamples=config.evaluate.bootstrap,
+    )
 
 
 def _candidates(config: Config, prepared: Prepared) -> str:

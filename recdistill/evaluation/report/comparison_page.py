@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib import resources
 
-import jinja2
 from markupsafe import Markup
 
 from recdistill.evaluation.comparison import Comparison, ModelComparison
@@ -13,6 +11,7 @@ from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.paired_tests import p_value_text
 from recdistill.evaluation.report.comparison_tables import NOTE, slice_label
 from recdistill.evaluation.report.page_style import page_style
+from recdistill.evaluation.report.page_template import page_template
 from recdistill.evaluation.report.terminal_tables import (
     MISSING,
     interval_ends,
@@ -32,15 +31,7 @@ def render_comparison_page(comparison: Comparison, facts: Mapping[str, str]) -> 
     Returns:
         The HTML document.
     """
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    folder = resources.files("recdistill.evaluation.report")
-    source = folder.joinpath("comparison_page.html.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source).render(
+    return page_template("comparison_page.html.jinja").render(
         comparison=comparison,
         facts=facts,
         note=NOTE,

@@ -7,14 +7,13 @@ It follows the light or dark theme of the system, and can be printed.
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Any, get_args
 
-import jinja2
 from markupsafe import Markup
 
 from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.page_figures import figures
+from recdistill.evaluation.report.page_template import page_template
 from recdistill.evaluation.report.receipt import candidate_set, verdict
 from recdistill.evaluation.report.run_report import ModelName, Report
 from recdistill.evaluation.report.terminal_tables import (
@@ -56,15 +55,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
     details = details or PageDetails()
     parts = report.models.values()
     metrics = list(next(iter(parts)).metrics) if parts else []
-    environment = jinja2.Environment(
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    folder = resources.files("recdistill.evaluation.report")
-    source = folder.joinpath("page.html.jinja").read_text(encoding="utf-8")
-    template = environment.from_string(source)
+    template = page_template("page.html.jinja")
     content: dict[str, Any] = {
         "report": report,
         "details": details,
