@@ -138,23 +138,6 @@ def _points(
             yield charts.Point(name.capitalize(), charts.colour_of(name), latency, one)
 
 
-def pareto_front(points: Sequence[charts.Point]) -> list[charts.Point]:
-    """The points that no other point beats in both quality and latency.
-
-    Args:
-        points: Points with a quality.
-    """
-    front: list[charts.Point] = []
-    best = -float("inf")
-    for point in sorted(
-        points, key=lambda p: (p.latency, -float(p.quality.value or 0))
-    ):
-        if point.quality.value is not None and point.quality.value > best:
-            front.append(point)
-            best = point.quality.value
-    return front
-
-
 def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | None:
     if {"baseline", "distilled", "teacher"} - report.models.keys():
         return None
@@ -163,7 +146,7 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
     if metric is None or not points:
         return None
     students = points
-    front = pareto_front(
+    front = charts.pareto_front(
         [p for p in students if p.label not in ("Baseline", "Teacher")]
     )
     floors: dict[str, Interval] = {

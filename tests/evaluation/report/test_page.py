@@ -13,13 +13,13 @@ import pytest
 from recdistill.distillation.score_doctor import examine
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.page import render_page
-from recdistill.evaluation.report.page_charts import Point
+from recdistill.evaluation.report.page_charts import Point, pareto_front
 from recdistill.evaluation.report.page_details import (
     PageDetails,
     QueryExample,
     TrainingRun,
 )
-from recdistill.evaluation.report.page_figures import figures, pareto_front
+from recdistill.evaluation.report.page_figures import figures
 from tests.evaluation.report.example_reports import (
     NO_GAP,
     SOFT_TARGETS,
