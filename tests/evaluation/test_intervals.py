@@ -1,7 +1,6 @@
 """Bootstrap intervals: values by hand, coverage, pairing and missing numbers."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from recdistill.evaluation.intervals import (
@@ -12,18 +11,7 @@ from recdistill.evaluation.intervals import (
     kept,
     paired_difference,
 )
-
-
-def table(values, queries=None, name="mrr"):
-    values = np.asarray(values, float)
-    ids = range(len(values)) if queries is None else queries
-    return pa.table(
-        {
-            "list_id": pa.array(range(len(values)), pa.int64()),
-            "query_id": pa.array([str(one) for one in ids]),
-            name: values,
-        }
-    )
+from tests.evaluation.metric_rows import table
 
 
 def noise(seed, size=200, mean=0.5, scale=0.1):

@@ -3,7 +3,6 @@
 import itertools
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy import stats
 
@@ -15,18 +14,7 @@ from recdistill.evaluation.paired_tests import (
     resamples,
     slice_tests,
 )
-
-
-def table(values, queries=None, name="mrr"):
-    values = np.asarray(values, float)
-    ids = range(len(values)) if queries is None else queries
-    return pa.table(
-        {
-            "list_id": pa.array(range(len(values)), pa.int64()),
-            "query_id": pa.array([str(one) for one in ids]),
-            name: values,
-        }
-    )
+from tests.evaluation.metric_rows import table
 
 
 def compared(reference, other, queries=None, **settings):
