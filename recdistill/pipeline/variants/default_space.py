@@ -15,7 +15,7 @@ from recdistill.pipeline.variants.changed_settings import Settings
 _TRANSFORMS: tuple[Transform, ...] = ("z_score", "log", "rank")
 """Transforms that fit any scores."""
 
-_AROUND = 3.0
+_AROUND = 4.0
 """Factor around a proposed temperature or a configured learning rate."""
 
 

@@ -41,7 +41,7 @@ from recdistill.pipeline.variants.default_space import (
     configured_settings,
     default_space,
 )
-from recdistill.pipeline.workspace import fingerprint
+from recdistill.pipeline.workspace import Artefact, fingerprint
 
 if TYPE_CHECKING:
     import optuna
@@ -50,7 +50,7 @@ FOLDER = "tune"
 """Folder of the search in that of the run."""
 
 RANDOM_TRIALS, SEEN_EPOCHS = 8, 2
-"""Trials that are drawn at random first, and validations before a trial may stop."""
+"""Trials drawn at random first, and validations after which a trial may stop."""
 
 ENOUGH_TRIALS = 8
 """Complete trials from which importances are computed."""
@@ -202,34 +202,7 @@ class _Search:
         first = self._first[number] if number < len(self._first) else {}
         trial, settings = _asked(self._study, self.space, first)
         trial.set_user_attr("settings", settings)
-        started = time.perf_counter()
-        epochs: list[float] = []
-        try:
-            record = self._train(trial, settings, number, epochs)
-        except optuna.TrialPruned:
-            state, value = optuna.trial.TrialState.PRUNED, None
-        except (TrainingError, ConfigError) as error:
-            trial.set_user_attr("reason", str(error))
-            state, value = optuna.trial.TrialState.PRUNED, None
-        else:
-            state, value = optuna.trial.TrialState.COMPLETE, record["valid"]
-        trial.set_user_attr("epochs", epochs)
-        trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
-        self._study.tell(trial, value, state)
-
-    def _train(
-        self,
-        trial: optuna.Trial,
-        settings: Settings,
-        number: int,
-        epochs: list[float],
-    ) -> Mapping[str, Any]:
-        """Distils the student of a trial.
-
-        Returns:
-            The record of the step `distill`.
-        """
-        import optuna
+        started, epochs = time.perf_counter(), list[float]()
 
         def observe(_: str, step: int, values: Mapping[str, float]) -> None:
             if "validation" in values:
@@ -238,26 +211,42 @@ class _Search:
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
-        base = self._run.config
-        config = with_settings(base, settings)
+        state, value = optuna.trial.TrialState.PRUNED, None
+        try:
+            config = with_settings(self._run.config, settings)
+            artefact = self._train(config, number, observe)
+        except optuna.TrialPruned:
+            pass
+        except (TrainingError, ConfigError) as error:
+            trial.set_user_attr("reason", str(error))
+        else:
+            state, value = optuna.trial.TrialState.COMPLETE, artefact.record["valid"]
+            trial.set_user_attr("artefact", artefact.path.name)
+        trial.set_user_attr("epochs", epochs)
+        trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
+        self._study.tell(trial, value, state)
+
+    def _train(
+        self,
+        config: Config,
+        number: int,
+        observe: Callable[[str, int, Mapping[str, float]], None],
+    ) -> Artefact:
+        """Distils the student of a trial; returns the artefact of `distill`."""
         kept = {"prepare", "teacher", "baseline", "score"}
-        if config.lists != base.lists:
+        if config.lists != self._run.config.lists:
             kept.discard("score")
         if "baseline" in STEPS["distill"].reads(config):
             kept.discard("baseline")
-        total, activity = self._settings.trials, f"Trial {number + 1}"
-        pipeline = self._pipeline.variant(
+        activity = f"Trial {number + 1} of {self._settings.trials:,}"
+        variant = self._pipeline.variant(
             config,
             self._trials,
             sorted(kept),
-            lambda _, done, of, note="": self._run.progress(
-                f"{activity} of {total:,}", done, of, note
-            ),
+            lambda _, *state: self._run.progress(activity, *state),
             observe,
         )
-        artefact = pipeline.run("distill")
-        trial.set_user_attr("artefact", artefact.path.name)
-        return artefact.record
+        return variant.run("distill")
 
     @property
     def _trials(self) -> Path:
