@@ -48,8 +48,7 @@ class HistoryState(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**kwargs)
         if encoder not in ("attention", "gru"):
             raise ValueError(
-                '`encoder` must be "attention" or "gru". '
-                f"Received: encoder={encoder!r}"
+                f'`encoder` must be "attention" or "gru". Received: encoder={encoder!r}'
             )
         self.encoder, self.dim, self.dropout = encoder, dim, dropout
         self.length = min(length, LENGTH)
