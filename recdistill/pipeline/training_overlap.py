@@ -39,7 +39,8 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
         teacher: The `teacher` section of the configuration.
 
     Returns:
-        The numbers for "valid" and "test"; None if unknown.
+        The numbers for "valid" and "test", 0 for a part that must not be read; None if
+        unknown.
 
     Raises:
         DataError: If a table cannot be read or lacks the columns.
@@ -56,7 +57,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     ids = np.concatenate([np.array([], "int64"), *known])
     pairs = [_pairs(table) for table in tables if not _has_ids(table)]
     counts = dict.fromkeys(HELD_OUT, 0)
-    for split in HELD_OUT:
+    for split in prepared.held_out:
         for path in prepared.shards(split):
             trained = np.isin(_list_ids(path), ids)
             if pairs:

@@ -28,6 +28,7 @@ from recdistill.pipeline.config.teacher_section import (
     members_of,
 )
 from recdistill.pipeline.config.tracking_section import TrackingConfig
+from recdistill.pipeline.config.tune_section import TuneConfig
 
 ARGUMENTS = ("self", "training", "mask")
 """Names that Keras and TensorFlow use for their own arguments."""
@@ -99,6 +100,9 @@ class Config(Section):
     )
     tracking: TrackingConfig = Field(
         default=TrackingConfig(), description="Tracking of the run in MLflow."
+    )
+    tune: TuneConfig = Field(
+        default=TuneConfig(), description="The search of `recdistill tune`."
     )
 
     @model_validator(mode="after")
