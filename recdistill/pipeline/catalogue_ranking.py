@@ -198,7 +198,7 @@ def positives_of(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _keys(rows: Ragged, size: int) -> np.ndarray:
-    return rows.row_numbers() * size + rows.values
+    return np.asarray(rows.row_numbers() * size + rows.values)
 
 
 def _check(scores: np.ndarray) -> None:
@@ -217,7 +217,7 @@ def _ranks(scores: np.ndarray, items: np.ndarray) -> np.ndarray:
     if len(items) > _PASSES_OF_A_SORT:
         rank = np.empty(len(scores), np.int64)
         rank[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
-        return rank[items]
+        return np.asarray(rank[items])
     found = [
         1
         + np.count_nonzero(scores > scores[item])
@@ -244,4 +244,5 @@ def _without(best: np.ndarray, excluded: Ragged) -> np.ndarray:
 
 def _of_width(best: np.ndarray, width: int) -> np.ndarray:
     missing = width - best.shape[1]
-    return np.pad(best, [(0, 0), (0, missing)], constant_values=-1).astype("int32")
+    padded = np.pad(best, [(0, 0), (0, missing)], constant_values=-1)
+    return np.asarray(padded, "int32")
