@@ -265,7 +265,7 @@ def lookup_column(encoder: Encoder, column: pa.Array) -> np.ndarray:
     if pa.types.is_string(column.type):
         encoded = column.dictionary_encode()
         found = _lookup(encoder, _text_tensor(encoded.dictionary))
-        return found[encoded.indices.to_numpy()]
+        return np.asarray(found[encoded.indices.to_numpy()])
     return _lookup(encoder, tf.constant(dense_values(column)))
 
 

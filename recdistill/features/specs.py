@@ -261,12 +261,12 @@ def dense_values(column: pa.Array) -> np.ndarray:
     """A raw column as a dense array; lists of text are padded with "" on the right."""
     if pa.types.is_fixed_size_list(column.type):
         flat = column.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), column.type.list_size)
+        return np.asarray(flat).reshape(len(column), column.type.list_size)
     if pa.types.is_list(column.type):
         return pad_strings(column.to_pylist())
     if pa.types.is_string(column.type):
         return np.asarray(column.to_pylist(), object)
-    return column.to_numpy(zero_copy_only=False)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:

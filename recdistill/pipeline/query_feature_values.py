@@ -90,7 +90,7 @@ class QueryFeatureValues:
 
     def _places(self, query: np.ndarray) -> np.ndarray:
         """The row of each query in the table `queries`; -1, the last, without one."""
-        place = self._place[query]
+        place: np.ndarray = self._place[query]
         required = self._features.required("queries")
         absent = np.flatnonzero(place < 0)
         if len(absent) and required:
