@@ -22,10 +22,10 @@ from recdistill.pipeline.config.split_section import SplitConfig
 from recdistill.pipeline.config.student_section import StudentConfig
 from recdistill.pipeline.config.sweep_section import SweepConfig
 from recdistill.pipeline.config.teacher_section import (
-    LinearTeacherConfig,
     TeacherConfig,
     check_inputs,
     has_partial_scores,
+    is_linear,
     members_of,
 )
 from recdistill.pipeline.config.tracking_section import TrackingConfig
@@ -148,9 +148,7 @@ class Config(Section):
                 "`candidate` must have the item id as a feature of kind 'id'. "
                 f"Received: {sorted(self.candidate)}"
             )
-        linear = any(
-            isinstance(m, LinearTeacherConfig) for m in members_of(self.teacher)
-        )
+        linear = any(map(is_linear, members_of(self.teacher)))
         affinity = any(spec.kind == "affinity" for spec in self.candidate.values())
         if (linear or affinity) and not self._histories():
             raise ValueError(
