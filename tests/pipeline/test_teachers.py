@@ -28,7 +28,7 @@ from tests.real_data import SHARED
 pytestmark = pytest.mark.slow
 
 CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
-SMALL = ("lists.size=sampled", "student.steps=2")
+SMALL = ("lists.size=retrieved", "student.steps=2")
 ROOT = Path(__file__).parents[2]
 
 
