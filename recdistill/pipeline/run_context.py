@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from recdistill.pipeline.config.teacher_section import has_partial_scores, needs
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import Scorer, compiled, with_progress
 from recdistill.pipeline.soft_targets import SoftTargets, choose
@@ -35,6 +35,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_SHARED = (
+    "dataset",
+    "prepared",
+    "validation",
+    "external",
+    "teacher_identity",
+    "score_tables",
+    "teacher_model",
+    "training_overlap",
+)
+"""Objects that do not depend on the student's settings."""
+
+
 class RunContext:
     """Configuration, finished artefacts, and the objects loaded from them.
 
@@ -46,6 +59,7 @@ class RunContext:
         warn: Callback for warnings.
         tables: DataFrames of the data set, for the reader `frames`.
         observe: As for `Trainer`.
+        with_test: Whether the test part may be read.
 
     Attributes:
         config: The configuration. After the step `prepare`, `lists.size` is no longer
@@ -60,11 +74,52 @@ class RunContext:
         warn: Callable[[str], None],
         tables: Mapping[str, pd.DataFrame] | None = None,
         observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
+        with_test: bool = True,
     ) -> None:
         self.config, self.progress, self.warn = config, progress, warn
         self.tables, self._observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
+        self._kept: frozenset[str] = frozenset()
+        self._with_test = with_test
+
+    def variant(
+        self,
+        config: Config,
+        kept: Iterable[str],
+        progress: Progress,
+        observe: Callable[[str, int, Mapping[str, float]], None],
+    ) -> RunContext:
+        """A context with other settings that starts from finished steps of this one.
+
+        Args:
+            config: The configuration. It has the same data and the same teacher.
+            kept: Names of the steps whose artefacts are used; they are verified once.
+            progress: Callback for progress.
+            observe: As for `Trainer`.
+        """
+        other = RunContext(
+            config,
+            progress,
+            lambda message: None,
+            self.tables,
+            observe,
+            self._with_test,
+        )
+        other._kept = frozenset(kept)
+        for name in kept:
+            other.artefacts[name] = self.intact(name)
+        other._intact = set(kept)
+        # Cached properties store their value under their name.
+        loaded = {
+            "prepared": self.prepared,
+            "validation": self.validation,
+            **vars(self),
+        }
+        vars(other).update({k: loaded[k] for k in _SHARED if k in loaded})
+        if "baseline" in other._kept:
+            other.gate = self.gate
+        return other
 
     @property
     def root(self) -> Path:
@@ -92,13 +147,13 @@ class RunContext:
         """
         artefact = self.artefacts[step]
         if step not in self._intact:
-            artefact.verify()
+            artefact.verify(unread="" if self._with_test else TEST_FILES)
             self._intact.add(step)
         return artefact
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
-        self._intact.clear()
+        self._intact &= self._kept
 
     # Data.
 
@@ -121,7 +176,7 @@ class RunContext:
     @cached_property
     def prepared(self) -> Prepared:
         """The prepared data."""
-        return Prepared(self.intact("prepare").path)
+        return Prepared(self.intact("prepare").path, self._with_test)
 
     @cached_property
     def validation(self) -> Validation:
