@@ -21,17 +21,17 @@ first (Zhu and Zhang, 2026).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from recdistill.data.batches import Lists, item_weight
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import read_lists
-from recdistill.pipeline.candidate_selection import distinct, highest, uniform_tail
+from recdistill.models.two_tower import TwoTowers
+from recdistill.pipeline.candidate_selection import distinct, uniform_tail
+from recdistill.pipeline.catalogue_ranking import rank_catalogue, two_tower_scores
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.prepared_data import Prepared
 
@@ -154,36 +154,26 @@ class SecondRound:
         return Candidates(items.astype("int32"), drawn, before.drawn_weight)
 
 
-def top_items(student: keras.Model, prepared: Prepared, count: int) -> TopItems:
-    """The highest items of a two-tower model.
+def top_items(student: TwoTowers, prepared: Prepared, count: int) -> TopItems:
+    """The highest items of a two-tower model, which are found by blocks of queries.
 
     Args:
         student: The model.
         prepared: The prepared data.
-        count: Number of items of each list; fewer if the catalogue has fewer.
+        count: Number of items of each list.
     """
-    size = prepared.catalogue_size
-    pieces = [
-        student.encode_candidates(
-            student.candidate_table(tf.range(low, min(low + 65_536, size)))
-        )
-        for low in range(0, size, 65_536)
-    ]
-    embeddings = np.concatenate([np.asarray(piece) for piece in pieces])
-    count = min(count, size)
-    encode = tf.function(student.encode_query, reduce_retracing=True)
+    items = prepared.catalogue_size
+    score = two_tower_scores(student, items)
 
     def top(lists: Lists) -> np.ndarray:
-        queries = np.asarray(encode(lists.query))
-        found, rows = [], max(1, 8_000_000 // size)
-        for low in range(0, len(lists), rows):
-            scores = queries[low : low + rows] @ embeddings.T
-            gone = lists.take(np.arange(low, low + len(scores))).excluded
-            scores[gone.row_numbers(), gone.values] = -np.inf
-            best = highest(scores, count)
-            real = np.take_along_axis(scores, best, axis=1) > -np.inf
-            found.append(np.where(real, best, -1))
-        return np.concatenate(found)
+        none = np.zeros(len(lists) + 1, "int64")
+        without = replace(
+            lists,
+            # The ranks of the positives are not needed.
+            positives=Ragged(lists.positives.values[:0], none),
+            relevance=Ragged(lists.relevance.values[:0], none),
+        )
+        return rank_catalogue(score, without, items, min(count, items)).top
 
     return top
 

@@ -173,7 +173,7 @@ class Pipeline:
                 if not step.resumes:
                     draft.restart()
                 self.context.verify_again()
-                for name in step.reads(self.config):
+                for name in step.reads(self.context.config):
                     self.context.intact(name)
                 _begin_like_a_new_process(self.config.seed)
                 self._tracking.begin(draft.final.name)

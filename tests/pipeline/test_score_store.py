@@ -74,7 +74,11 @@ class TestRounding:
 
     def test_float32_loses_nothing(self, prepared, tmp_path):
         record = write(
-            prepared, tmp_path / "s", self.nearly_certain, scores_dtype="float32", size="catalogue"
+            prepared,
+            tmp_path / "s",
+            self.nearly_certain,
+            scores_dtype="float32",
+            size="catalogue",
         )
         assert record["rounded_ties"] == 0.0
         assert rounding_warning(ListsConfig(), record) is None
