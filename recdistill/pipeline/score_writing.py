@@ -248,9 +248,8 @@ class ScoreWriter:
         }
         if found.drawn:
             columns["drawn_weight"] = found.drawn_weight
-        kept = np.zeros(len(items), bool)
-        if self.earlier is not None:
-            kept = ~wanted.any(axis=1)
+        kept = np.full(len(items), self.earlier is not None)
+        kept[np.flatnonzero(wanted.any(axis=1))] = False
         return columns, kept
 
     def _score_wanted(

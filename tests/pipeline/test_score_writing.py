@@ -13,7 +13,7 @@ from recdistill.pipeline.earlier_scores import EarlierScores
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests import small_pipelines
-from tests.pipeline.logs import rows_of, run
+from tests.pipeline.logs import rows_of
 from tests.pipeline.score_stores import (
     ITEMS,
     content,

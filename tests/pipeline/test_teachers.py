@@ -22,8 +22,8 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.runner import Pipeline
 from tests import small_pipelines
 from tests.pipeline import outside
-from tests.real_data import SHARED
 from tests.pipeline.tiny_runs import FIRST_ROUND
+from tests.real_data import SHARED
 
 pytestmark = pytest.mark.slow
 
