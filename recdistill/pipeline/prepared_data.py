@@ -168,7 +168,7 @@ class Prepared:
         Column `j` is the item of vocabulary index `j + 2`.
         """
         training_rows = self.training_rows
-        size = min(max_items, len(self.schema.items.vocabulary))
+        size = min(max_items, len(self.schema.items.values))
         column = training_rows.values - FIRST
         inside = (column >= 0) & (column < size)
         return scipy.sparse.csr_array(

@@ -64,7 +64,19 @@ class Pipeline:
         self.context = RunContext(
             config, progress, warn, tables, tracking.observe, with_test
         )
-        self._announce = announce
+        self._announce, self._with_test = announce, with_test
+
+    def of(self, config: Config) -> Pipeline:
+        """A pipeline with another configuration and the same callbacks and tables."""
+        context = self.context
+        return Pipeline(
+            config,
+            context.progress,
+            self._announce,
+            context.warn,
+            context.tables,
+            self._with_test,
+        )
 
     def variant(
         self,

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.pipeline import partitions
+from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.retriever import Retriever
 from recdistill.pipeline.score_writing import ScoreWriter
@@ -17,7 +17,7 @@ ITEMS = 14
 def prepare_small(folder):
     """Prepared data in several shards; some queries have seen nearly all items."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "PARTITION_ROWS", 125)
+        patch.setattr(interaction_sort, "PARTITION_ROWS", 125)
         log = random_log(3, rows=500, users=25, items=ITEMS, moments=60)
         settings = {"lists": {"seen": "exclude"}}
         prepared, _ = run(small_pipelines.dataset(log), folder, **settings)

@@ -9,7 +9,7 @@ import pytest
 from recdistill.data import read_frames
 from recdistill.data.shard_reading import read_lists
 from recdistill.errors import DataError
-from recdistill.pipeline import partitions
+from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.judged_lists import measure_answer
 from recdistill.pipeline.retriever import Retriever
 from recdistill.pipeline.score_writing import ScoreWriter
@@ -59,7 +59,7 @@ def prepared_with(folder, rows, **settings):
 def shown(tmp_path_factory):
     """Prepared impressions in several partitions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "PARTITION_ROWS", 100)
+        patch.setattr(interaction_sort, "PARTITION_ROWS", 100)
         rows = impressions()
         folder = tmp_path_factory.mktemp("shown") / "p"
         prepared, record = prepared_with(folder, rows, lists={"seen": "include"})
@@ -203,7 +203,7 @@ def test_a_row_that_was_not_chosen_must_have_the_features_of_its_list(tmp_path):
 
 @pytest.mark.parametrize("size", [1_000_000, 40], ids=["one part", "many parts"])
 def test_rows_of_a_list_with_several_queries_are_an_error(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(partitions, "PARTITION_ROWS", size)
+    monkeypatch.setattr(interaction_sort, "PARTITION_ROWS", size)
     # The ids of the lists are unique within each query only.
     rows = [(name.partition("-")[2], *more) for name, *more in impressions(users=12)]
     said = refusal(tmp_path / "p", table_of(rows))

@@ -20,6 +20,7 @@ from recdistill.pipeline.config.lists_section import ListsConfig
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.split_section import SplitConfig
 from recdistill.pipeline.config.student_section import StudentConfig
+from recdistill.pipeline.config.sweep_section import SweepConfig
 from recdistill.pipeline.config.teacher_section import (
     TeacherConfig,
     check_inputs,
@@ -100,6 +101,9 @@ class Config(Section):
     )
     tracking: TrackingConfig = Field(
         default=TrackingConfig(), description="Tracking of the run in MLflow."
+    )
+    sweep: SweepConfig = Field(
+        default=SweepConfig(), description="The students of `recdistill sweep`."
     )
     tune: TuneConfig = Field(
         default=TuneConfig(), description="The search of `recdistill tune`."
