@@ -43,7 +43,7 @@ class TestTheWholeRun:
         ranker, sequence = record["teacher"]["trained"]
         assert (len(ranker["history"]), len(sequence["history"])) == (1, 5)
         members = record["teacher"]["members"]
-        kinds = ["reference", "sequence", "linear"]
+        kinds = ["reference", "sequence", "linear", "transition"]
         assert [member["kind"] for member in members] == kinds
         assert sum(member["weight"] for member in members) == pytest.approx(1.0)
         best_alone = max(member["valid"] for member in members)
