@@ -18,7 +18,8 @@ softmax; Bengio and Senécal, 2008, "Adaptive Importance Sampling to Accelerate 
 of a Neural Probabilistic Language Model"; Horvitz and Thompson, 1952). Sums over the
 soft targets take the same weights, so that each loss is a consistent estimate of its
 value on the whole catalogue: the error of its logarithms and ratios vanishes as the
-tail grows. The pointwise and pairwise losses take the same weights as means over
+tail grows. (That of the soft cross-entropy differs by $\sum_i p_i \log w_i$, which does
+not depend on the student.) The pointwise and pairwise losses take the same weights as means over
 candidates and over pairs. Losses with ranks or cut-offs accept the weights as factors
 of their terms only (`ListLoss.weight_is_count`).
 """

