@@ -19,9 +19,9 @@ of a Neural Probabilistic Language Model"; Horvitz and Thompson, 1952). Sums ove
 soft targets take the same weights, so that each loss is a consistent estimate of its
 value on the whole catalogue: the error of its logarithms and ratios vanishes as the
 tail grows. (That of the soft cross-entropy differs by $\sum_i p_i \log w_i$, which does
-not depend on the student.) The pointwise and pairwise losses take the same weights as means over
-candidates and over pairs. Losses with ranks or cut-offs accept the weights as factors
-of their terms only (`ListLoss.weight_is_count`).
+not depend on the student.) The pointwise and pairwise losses take the same weights as
+means over candidates and over pairs. Losses with ranks or cut-offs accept the weights
+as factors of their terms only (`ListLoss.weight_is_count`).
 """
 
 from math import log
