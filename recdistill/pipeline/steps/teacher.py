@@ -50,7 +50,7 @@ class TeacherStep(Step):
             parameters,
         )
         from recdistill.pipeline.model_building import members_of as models_of
-        from recdistill.pipeline.scorers import popularity_scorer
+        from recdistill.pipeline.scorers import PopularityScorer
         from recdistill.pipeline.unknown_features import unknown_to_teacher
         from recdistill.pipeline.weights_file import save_weights
 
@@ -72,7 +72,7 @@ class TeacherStep(Step):
         lists = sum(map(len, validation.lists))
         scorer = CheckedScorer(run.scorer(teacher, "Evaluating the teacher", lists))
         values = {}
-        popularity = popularity_scorer(run.prepared.popularity)
+        popularity = PopularityScorer(run.prepared.popularity)
         for name in ("valid", "valid_popularity"):
             rows = validation.rows(scorer if name == "valid" else popularity)
             pq.write_table(rows, draft.path / f"{name}.parquet")
