@@ -32,7 +32,7 @@ def reranks(config: Config, prepared: Prepared) -> bool:
     It does where it cannot rank the whole catalogue, unless the data says which
     candidates a list has.
     """
-    large = str(config.lists.size) == "retrieved"
+    large = config.lists.size == "retrieved"
     return large and not prepared.has_shown_candidates
 
 
