@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from recdistill.data.batches import Lists
+from recdistill.data.ragged import Ragged
 from recdistill.evaluation.rows import ListRows, measure_ranks
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.retrieved_candidates import Retrieval
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer
 from recdistill.teachers import ScoreTable
@@ -55,6 +57,38 @@ class Validation:
         """
         pieces = list(lists_to_evaluate(prepared, "valid", tables, limit, seed))
         return cls(pieces, prepared.catalogue_size, metrics)
+
+    def with_sampled_candidates(
+        self, popularity: np.ndarray, number: int, seed: int
+    ) -> Validation:
+        """The lists with candidates that do not depend on any model.
+
+        A teacher that cannot rank the catalogue is trained by these: the positives, the
+        most popular items, and as many uniformly drawn ones, the same for all lists.
+
+        Args:
+            popularity: `(items,)`, training interactions.
+            number: Number of popular and of drawn items.
+            seed: Seed of the draw.
+        """
+        order = np.argsort(-popularity, kind="stable")[:number]
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(len(popularity), min(number, len(popularity)), replace=False)
+        common = np.union1d(order, drawn).astype("int32")
+
+        def restricted(lists: Lists) -> Lists:
+            offsets = np.arange(len(lists) + 1) * len(common)
+            shared = Ragged(np.tile(common, len(lists)), offsets)
+            return replace(lists, scored_candidates=shared.union(lists.positives))
+
+        return replace(self, lists=[restricted(each) for each in self.lists])
+
+    def with_retrieved_candidates(self, retrieval: Retrieval) -> Validation:
+        """The lists with retrieved candidates; a positive outside them is missed."""
+        found = [
+            retrieval.restrict(lists, retrieval.rank(lists)) for lists in self.lists
+        ]
+        return replace(self, lists=found)
 
     def rows(self, score: Scorer) -> pa.Table:
         """The metrics of a model, one row per list; 0 if it has no positive candidate.

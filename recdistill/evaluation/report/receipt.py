@@ -174,7 +174,7 @@ def candidate_set(candidates: str) -> str:
     if kind == "sampled":
         return f"{number} sampled candidates, not the full catalogue"
     if kind == "retrieved":
-        return f"the first {number} items of each retriever, not the full catalogue"
+        return f"the top {number} of each retriever, not the full catalogue"
     return _CANDIDATE_SETS[kind]
 
 
