@@ -19,8 +19,8 @@ from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.training_curves import (
     CurveRecorder,
-    MeasuredAdamW,
     Observer,
+    measured_optimizer,
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
@@ -164,6 +164,8 @@ def train(
     progress: Progress,
     label: str,
     observe: Observer = unobserved,
+    *,
+    xla: bool = False,
 ) -> TrainingResult:
     """Trains the model's student and restores its best weights.
 
@@ -175,6 +177,8 @@ def train(
         progress: Callback for progress.
         label: The activity, for the progress display.
         observe: Called with the points of the training curve while training.
+        xla: Whether to compile the step with XLA. All batches should have the same
+            shapes, because it is compiled again for each further shape.
 
     Raises:
         DivergedError: If training diverges before the first validation.
@@ -183,9 +187,12 @@ def train(
     schedule = keras.optimizers.schedules.CosineDecay(
         plan.learning_rate, per_epoch * plan.epochs
     )
-    optimizer = MeasuredAdamW(schedule, plan.weight_decay, per_epoch)
+    optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
     loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
     model.compile(optimizer, loss=loss, jit_compile=False)
+    # Keras refuses XLA where operations must be deterministic. On CPUs those of the
+    # student are: a test compares the weights of two runs.
+    model._jit_compile = xla
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
     model.fit(
