@@ -190,7 +190,7 @@ class TestDamagedArtefacts:
         ("override", "step", "read"),
         [
             ("student.dropout=0.1", "baseline", ["prepare"]),
-            ("teacher.weights=[1.0, 2.0, 1.0]", "teacher", ["prepare"]),
+            ("teacher.weights=[1.0, 2.0, 1.0, 1.0]", "teacher", ["prepare"]),
             ("lists.contexts=601", "score", ["prepare", "teacher"]),
             ("distill.weight=0.7", "distill", ["prepare", "score"]),
             (
@@ -266,7 +266,7 @@ class TestChangedSettings:
             ("lists.per_query=5", "prepare"),
             ("dataset.synthetic.seed=9", "prepare"),
             ("seed=4", "baseline"),
-            ("teacher.weights=[1.0, 2.0, 1.0]", "teacher"),
+            ("teacher.weights=[1.0, 2.0, 1.0, 1.0]", "teacher"),
             ("lists.contexts=601", "score"),
             ("student.dropout=0.1", "baseline"),
             ("distill.weight=0.7", "distill"),
