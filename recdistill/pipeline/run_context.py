@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
+from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import Prepared
@@ -60,7 +61,7 @@ class RunContext:
         observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
     ) -> None:
         self.config, self.progress, self.warn = config, progress, warn
-        self.tables, self._observe = tables, observe
+        self.tables, self.observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
 
@@ -68,6 +69,17 @@ class RunContext:
     def root(self) -> Path:
         """Folder of the run."""
         return self.config.workdir / self.config.name
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Runs the parts of a step, in this process or on a cluster."""
+        return open_engine(self.config.engine, self.warn)
+
+    def close_engine(self) -> None:
+        """Disconnects from the cluster, if it was used."""
+        engine = self.__dict__.pop("engine", None)
+        if engine is not None:
+            engine.close()
 
     # Artefacts.
 
@@ -84,6 +96,10 @@ class RunContext:
             artefact.verify()
             self._intact.add(step)
         return artefact
+
+    def trust(self, steps: Iterable[str]) -> None:
+        """Notes that the artefacts of these steps were verified elsewhere."""
+        self._intact.update(steps)
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
@@ -215,7 +231,7 @@ class RunContext:
             self.validation,
             self.progress,
             self.warn,
-            self._observe,
+            self.observe,
         )
 
     @property
