@@ -132,7 +132,10 @@ def without_startup_notes() -> Iterator[None]:
 
 
 def load_pipeline(
-    config: Path, overrides: list[str] | None, display: Display
+    config: Path,
+    overrides: list[str] | None,
+    display: Display,
+    with_test: bool = True,
 ) -> Pipeline:
     """Reads a configuration and creates its pipeline.
 
@@ -140,6 +143,7 @@ def load_pipeline(
         config: The TOML file.
         overrides: `KEY=VALUE` strings.
         display: Shows progress, finished steps and warnings.
+        with_test: Whether the test part may be read after the step `prepare`.
 
     Raises:
         ConfigError: If the configuration is not valid.
@@ -150,4 +154,10 @@ def load_pipeline(
     display.progress("Starting TensorFlow", 0, None)
     with without_startup_notes():
         from recdistill.pipeline.runner import Pipeline
-    return Pipeline(settings, display.progress, display.announce, display.warn)
+    return Pipeline(
+        settings,
+        display.progress,
+        display.announce,
+        display.warn,
+        with_test=with_test,
+    )

@@ -27,6 +27,7 @@ from recdistill.cli import (
     run,
     serve,
     serving_config,
+    tune,
 )
 from recdistill.cli.common import EXIT_CODES
 from recdistill.pipeline.steps import STEPS
@@ -75,6 +76,7 @@ def _root(
 for _command in (
     init,
     run,
+    tune,
     compare,
     doctor,
     data,

@@ -107,6 +107,11 @@ class Display:
         for detail in STEPS[step].details(artefact.record):
             self._print(Text(f"  {detail}"), soft_wrap=True)
 
+    def say(self, message: str) -> None:
+        """Prints a line."""
+        self.clear()
+        self._print(Text(f"  {message}"), soft_wrap=True)
+
     def warn(self, message: str) -> None:
         """Prints a warning as one paragraph."""
         self.clear()

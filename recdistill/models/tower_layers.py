@@ -109,8 +109,16 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, history: tf.Tensor) -> tf.Tensor:
         """Maps item indices `(batch, length)` to `(batch, (pools + 1) * dim)`."""
-        vectors = self.items(history)
-        real = tf.cast(history != MISSING, vectors.dtype)
+        return self.pooled(self.items(history), history != MISSING)
+
+    def pooled(self, vectors: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+        """Maps item vectors `(batch, length, dim)` to `(batch, (pools + 1) * dim)`.
+
+        Args:
+            vectors: The vectors of the items, the newest first.
+            real: `(batch, length)` bool, False for padding.
+        """
+        real = tf.cast(real, vectors.dtype)
         weights = tf.exp(self.log_weights)[None] * real[:, None, :]
         total = tf.reduce_sum(weights, axis=2, keepdims=True)
         pools = tf.matmul(weights, vectors)

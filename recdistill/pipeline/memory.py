@@ -130,6 +130,23 @@ def require_for_linear_model(form: LinearForm, items: int) -> None:
     )
 
 
+def require_for_transitions(items: int, pair_bytes: int) -> None:
+    """Checks the memory for fitting a transition model.
+
+    Args:
+        items: Number of items.
+        pair_bytes: Bytes for each pair of items.
+
+    Raises:
+        ConfigError: If the machine has less memory.
+    """
+    require(
+        items * items * pair_bytes,
+        f"The transition model of {items:,} items",
+        "Lower its `memory_gib`, so that it has fewer items.",
+    )
+
+
 def require_for_batches(batch_size: int, list_size: int, key: str) -> None:
     """Checks the memory for one training batch.
 

@@ -20,21 +20,32 @@ from recdistill.features.schema import Schema
 from recdistill.features.specs import raw_values
 from recdistill.pipeline.item_table import TRAIN_COUNT
 
+TEST_FILES = "lists/test-*"
+"""Pattern of the files of `prepare` with the test part."""
+
 
 class Prepared:
     """The prepared data: schema, item table, training rows and list shards.
 
     Args:
         folder: The artefact of the step `prepare`.
+        with_test: Whether the lists of the test part may be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, with_test: bool = True) -> None:
         self.folder = folder
+        self.held_out = ("valid", "test") if with_test else ("valid",)
         self.schema = Schema.load(folder)
         self.items: pa.Table = pq.read_table(folder / "items.parquet")
 
     def shards(self, split: str) -> list[Path]:
-        """Files with the lists of a split, in order."""
+        """Files with the lists of a split, in order.
+
+        Raises:
+            RuntimeError: If it is the test part, and that may not be read.
+        """
+        if split not in ("train", *self.held_out):
+            raise RuntimeError(f"The part {split!r} must not be read here.")
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
 
     @cached_property
@@ -48,12 +59,12 @@ class Prepared:
     @cached_property
     def has_shown_candidates(self) -> bool:
         """Whether the lists say which items were shown and not chosen."""
-        return "not_chosen" in pq.read_schema(self.shards("test")[0]).names
+        return "not_chosen" in pq.read_schema(self.shards("train")[0]).names
 
     @cached_property
     def largest_relevance(self) -> float:
         """Highest relevance in the validation and test lists."""
-        paths = [*self.shards("valid"), *self.shards("test")]
+        paths = [path for split in self.held_out for path in self.shards(split)]
         columns = [pq.read_table(path, columns=["relevance"]) for path in paths]
         highest = [
             pc.max(pc.list_flatten(each["relevance"])).as_py() for each in columns

@@ -20,7 +20,7 @@ from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import Scorer, compiled, with_progress
 from recdistill.pipeline.soft_targets import SoftTargets, choose
@@ -36,6 +36,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_SHARED = (
+    "dataset",
+    "prepared",
+    "validation",
+    "external",
+    "teacher_identity",
+    "score_tables",
+    "teacher_model",
+    "training_overlap",
+)
+"""Objects that do not depend on the student's settings."""
+
+
 class RunContext:
     """Configuration, finished artefacts, and the objects loaded from them.
 
@@ -47,6 +60,7 @@ class RunContext:
         warn: Callback for warnings.
         tables: DataFrames of the data set, for the reader `frames`.
         observe: As for `Trainer`.
+        with_test: Whether the test part may be read.
 
     Attributes:
         artefacts: The artefacts of the finished steps by name.
@@ -59,11 +73,52 @@ class RunContext:
         warn: Callable[[str], None],
         tables: Mapping[str, pd.DataFrame] | None = None,
         observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
+        with_test: bool = True,
     ) -> None:
         self.config, self.progress, self.warn = config, progress, warn
         self.tables, self.observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
+        self._kept: frozenset[str] = frozenset()
+        self._with_test = with_test
+
+    def variant(
+        self,
+        config: Config,
+        kept: Iterable[str],
+        progress: Progress,
+        observe: Callable[[str, int, Mapping[str, float]], None],
+    ) -> RunContext:
+        """A context with other settings that starts from finished steps of this one.
+
+        Args:
+            config: The configuration. It has the same data and the same teacher.
+            kept: Names of the steps whose artefacts are used; they are verified once.
+            progress: Callback for progress.
+            observe: As for `Trainer`.
+        """
+        other = RunContext(
+            config,
+            progress,
+            lambda message: None,
+            self.tables,
+            observe,
+            self._with_test,
+        )
+        other._kept = frozenset(kept)
+        for name in kept:
+            other.artefacts[name] = self.intact(name)
+        other._intact = set(kept)
+        # Cached properties store their value under their name.
+        loaded = {
+            "prepared": self.prepared,
+            "validation": self.validation,
+            **vars(self),
+        }
+        vars(other).update({k: loaded[k] for k in _SHARED if k in loaded})
+        if "baseline" in other._kept:
+            other.gate = self.gate
+        return other
 
     @property
     def root(self) -> Path:
@@ -93,7 +148,7 @@ class RunContext:
         """
         artefact = self.artefacts[step]
         if step not in self._intact:
-            artefact.verify()
+            artefact.verify(unread="" if self._with_test else TEST_FILES)
             self._intact.add(step)
         return artefact
 
@@ -103,7 +158,7 @@ class RunContext:
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
-        self._intact.clear()
+        self._intact &= self._kept
 
     # Data.
 
@@ -126,7 +181,7 @@ class RunContext:
     @cached_property
     def prepared(self) -> Prepared:
         """The prepared data."""
-        return Prepared(self.intact("prepare").path)
+        return Prepared(self.intact("prepare").path, self._with_test)
 
     @cached_property
     def validation(self) -> Validation:

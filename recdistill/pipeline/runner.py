@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tensorflow as tf
@@ -18,7 +20,7 @@ from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.step import Step
-from recdistill.pipeline.tracking.run_tracking import RunTracking
+from recdistill.pipeline.tracking.run_tracking import NoTracking, RunTracking
 from recdistill.pipeline.workspace import Artefact, Workspace
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Pipeline:
         announce: Callback for each finished step, with its name and artefact.
         warn: Callback for warnings that do not stop the run.
         tables: DataFrames of the data set, for the reader `frames`.
+        with_test: Whether the test part may be read after the step `prepare`.
 
     Raises:
         ConfigError: If a distillation loss does not accept its options, or MLflow is
@@ -47,16 +50,45 @@ class Pipeline:
         announce: Callable[[str, Artefact], None] = lambda step, artefact: None,
         warn: Callable[[str], None] = lambda message: None,
         tables: Mapping[str, pd.DataFrame] | None = None,
+        with_test: bool = True,
     ) -> None:
         # Invalid options of a loss fail here, before any work.
         distillation_losses(config.distill)
         self.config = config
         self.workspace = Workspace(config.workdir / config.name)
-        self._tracking = RunTracking(config, self.workspace.root, warn)
+        tracking = RunTracking(config, self.workspace.root, warn)
+        self._tracking: RunTracking | NoTracking = tracking
         self.context = RunContext(
-            config, progress, warn, tables, self._tracking.observe
+            config, progress, warn, tables, tracking.observe, with_test
         )
         self._announce = announce
+
+    def variant(
+        self,
+        config: Config,
+        folder: Path,
+        kept: Iterable[str],
+        progress: Progress,
+        observe: Callable[[str, int, Mapping[str, float]], None] = lambda *_: None,
+    ) -> Pipeline:
+        """A pipeline with other settings that starts from finished steps of this one.
+
+        It is neither tracked nor announced.
+
+        Args:
+            config: The configuration. It has the same data and the same teacher.
+            folder: Folder of the artefacts that it makes.
+            kept: Names of the steps whose artefacts are used.
+            progress: Callback for progress.
+            observe: Called with the points of the training curves.
+        """
+        distillation_losses(config.distill)
+        other = copy(self)
+        other.config, other.workspace = config, Workspace(folder)
+        other.context = self.context.variant(config, kept, progress, observe)
+        other._tracking = NoTracking()
+        other._announce = lambda step, artefact: None
+        return other
 
     @property
     def prepared(self) -> Prepared:

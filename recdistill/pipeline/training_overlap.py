@@ -16,9 +16,8 @@ from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import (
-    LinearTeacherConfig,
-    ReferenceTeacherConfig,
-    SequenceTeacherConfig,
+    is_linear,
+    is_trained,
     members_of,
 )
 from recdistill.pipeline.prepared_data import Prepared
@@ -40,14 +39,14 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
         teacher: The `teacher` section of the configuration.
 
     Returns:
-        The numbers for "valid" and "test"; None if unknown.
+        The numbers for "valid" and "test", 0 for a part that must not be read; None if
+        unknown.
 
     Raises:
         DataError: If a table cannot be read or lacks the columns.
     """
     members = members_of(teacher)
-    ours = ReferenceTeacherConfig | SequenceTeacherConfig | LinearTeacherConfig
-    trained_here = any(isinstance(member, ours) for member in members)
+    trained_here = any(is_linear(member) or is_trained(member) for member in members)
     declared = [getattr(member, "trained_on", None) for member in members]
     tables = [_read_declared(path) for path in declared if path is not None]
     if not (trained_here or tables):
@@ -58,7 +57,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     ids = np.concatenate([np.array([], "int64"), *known])
     pairs = [_pairs(table) for table in tables if not _has_ids(table)]
     counts = dict.fromkeys(HELD_OUT, 0)
-    for split in HELD_OUT:
+    for split in prepared.held_out:
         for path in prepared.shards(split):
             trained = np.isin(_list_ids(path), ids)
             if pairs:

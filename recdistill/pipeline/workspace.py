@@ -16,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,21 @@ class Artefact:
     record: dict[str, Any]
     reused: bool
 
-    def verify(self) -> None:
+    def verify(self, unread: str = "") -> None:
         """Checks that the folder has the files that the step wrote, and no other.
+
+        Args:
+            unread: Pattern of the files that are neither read nor required.
 
         Raises:
             ArtefactError: If a file is damaged, missing or unexpected.
         """
-        found = folder_checksums(self.path, without=[RECORD])
-        fault = difference(self.record["sha256"], found)
+        left_out = self.path.glob(unread) if unread else ()
+        names = [path.relative_to(self.path).as_posix() for path in left_out]
+        found = folder_checksums(self.path, without=[RECORD, *names])
+        written = self.record["sha256"]
+        written = {k: v for k, v in written.items() if not fnmatch(k, unread)}
+        fault = difference(written, found)
         if fault is not None:
             raise _damaged(self.path, fault)
 

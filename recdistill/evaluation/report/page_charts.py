@@ -145,7 +145,7 @@ def dots(title: str, estimates: Mapping[str, Interval]) -> str:
     Returns:
         The SVG element.
     """
-    with _figure(WIDTH, 0.4 * len(estimates) + 0.8) as (drawing, axes):
+    with figure(WIDTH, 0.4 * len(estimates) + 0.8) as (drawing, axes):
         for place, (name, one) in enumerate(estimates.items()):
             if one.value is None:
                 continue
@@ -176,7 +176,7 @@ def forest(title: str, differences: Mapping[str, Interval]) -> str:
     Returns:
         The SVG element.
     """
-    with _figure(WIDTH, 0.27 * len(differences) + 0.85) as (drawing, axes):
+    with figure(WIDTH, 0.27 * len(differences) + 0.85) as (drawing, axes):
         axes.axvline(0.0, color=SOFT, linewidth=1.0)
         for place, one in enumerate(differences.values()):
             if one.value is None:
@@ -216,7 +216,7 @@ def lines(
     Returns:
         The SVG element.
     """
-    with _figure(WIDTH, HEIGHT) as (drawing, axes):
+    with figure(WIDTH, HEIGHT) as (drawing, axes):
         if band is not None:
             x, low, high = (np.asarray(each, np.float64) for each in band)
             axes.fill_between(
@@ -229,14 +229,14 @@ def lines(
         axes.grid(axis="y")
         if log_x:
             axes.set_xscale("log")
-            _plain_log(axes.xaxis)
+            plain_log(axes.xaxis)
         elif len(drawn) == 1 and len(drawn[0].x) <= 5:
             axes.set_xticks([float(x) for x in drawn[0].x])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if log_y:
             axes.set_yscale("log")
-            _plain_log(axes.yaxis)
+            plain_log(axes.yaxis)
         elif not percent:
             axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
@@ -279,7 +279,7 @@ def histogram(
     Returns:
         The SVG element.
     """
-    with _figure(WIDTH, HEIGHT) as (drawing, axes):
+    with figure(WIDTH, HEIGHT) as (drawing, axes):
         edges = np.linspace(low, high if high > low else low + 1.0, len(counts) + 1)
         shares = np.asarray(counts, np.float64) / max(1, sum(counts))
         axes.stairs(shares, edges, fill=True, color=colour, alpha=0.85)
@@ -310,7 +310,7 @@ def tradeoff(
     Returns:
         The SVG element.
     """
-    with _figure(1.1 * WIDTH, 1.2 * HEIGHT) as (drawing, axes):
+    with figure(1.1 * WIDTH, 1.2 * HEIGHT) as (drawing, axes):
         axes.set_xscale("log")
         for name, one in floors.items():
             if one.value is not None:
@@ -336,7 +336,7 @@ def tradeoff(
         axes.set_xlabel("median latency of a query in milliseconds")
         axes.set_title(f"{y_label}: higher and further left is better")
         axes.margins(x=0.22, y=0.16)
-        _plain_log(axes.xaxis)
+        plain_log(axes.xaxis)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid()
         axes.set_axisbelow(True)
@@ -388,7 +388,7 @@ def _rows(axes: Axes, labels: Sequence[str]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(4))
 
 
-def _plain_log(axis: Any) -> None:
+def plain_log(axis: Any) -> None:
     """Plain numbers, not powers of ten, on a logarithmic axis."""
     low, high = sorted(axis.get_view_interval())
     few = high / max(low, 1e-300) < 30
@@ -402,23 +402,32 @@ def _short(name: str) -> str:
     return name if len(name) <= 18 else f"{name[:17]}…"
 
 
-class _Drawing:
-    """The SVG of a chart; it is there after the block of `_figure`."""
+class Drawing:
+    """The SVG of a chart; it is there after the block of `figure`."""
 
     svg = ""
 
 
 @contextmanager
-def _figure(width: float, height: float) -> Iterator[tuple[_Drawing, Axes]]:
-    drawing = _Drawing()
+def figure(width: float, height: float) -> Iterator[tuple[Drawing, Axes]]:
+    """Context manager that draws a chart in the style of the page.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+
+    Yields:
+        The drawing, whose `svg` is set after the block, and the axes to draw on.
+    """
+    drawing = Drawing()
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_alpha(0)
-        axes = figure.subplots()
+        canvas = Figure(figsize=(width, height), layout="constrained")
+        canvas.patch.set_alpha(0)
+        axes = canvas.subplots()
         axes.patch.set_alpha(0)
         yield drawing, axes
         file = io.StringIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        canvas.savefig(file, format="svg", metadata={"Date": None})
     drawing.svg = _themed(file.getvalue())
 
 

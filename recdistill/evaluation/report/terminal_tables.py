@@ -1,5 +1,6 @@
 """Tables and lines that the terminal reports share."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,20 @@ def short_number(number: int | None, units: Sequence[str]) -> str:
             return f"{size:.3g}{unit}"
         size /= 1000
     return f"{size:.3g}{units[-1]}"
+
+
+def setting_text(value: Any) -> str:
+    """A setting for people: numbers with three digits, everything else as in TOML.
+
+    Examples:
+        >>> [setting_text(each) for each in (0.0012345, "rank", [64, 32], None)]
+        ['0.00123', 'rank', '[64, 32]', 'none']
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def soft_targets_line(part: Mapping[str, Any]) -> str:

@@ -22,13 +22,14 @@ from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.split_section import SplitConfig
 from recdistill.pipeline.config.student_section import StudentConfig
 from recdistill.pipeline.config.teacher_section import (
-    LinearTeacherConfig,
     TeacherConfig,
     check_inputs,
     has_partial_scores,
+    is_linear,
     members_of,
 )
 from recdistill.pipeline.config.tracking_section import TrackingConfig
+from recdistill.pipeline.config.tune_section import TuneConfig
 
 ARGUMENTS = ("self", "training", "mask")
 """Names that Keras and TensorFlow use for their own arguments."""
@@ -106,6 +107,9 @@ class Config(Section):
         description="Where the steps run: in this process, or on a Ray cluster "
         "(`docs/scale.md`). It does not change the results.",
     )
+    tune: TuneConfig = Field(
+        default=TuneConfig(), description="The search of `recdistill tune`."
+    )
 
     @model_validator(mode="after")
     def _feature_names_are_unique(self) -> Self:
@@ -146,9 +150,7 @@ class Config(Section):
                 "`candidate` must have the item id as a feature of kind 'id'. "
                 f"Received: {sorted(self.candidate)}"
             )
-        linear = any(
-            isinstance(m, LinearTeacherConfig) for m in members_of(self.teacher)
-        )
+        linear = any(map(is_linear, members_of(self.teacher)))
         affinity = any(spec.kind == "affinity" for spec in self.candidate.values())
         if (linear or affinity) and not self._histories():
             raise ValueError(

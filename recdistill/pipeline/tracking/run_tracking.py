@@ -78,6 +78,19 @@ class RunTracking:
             self._warn(_warning(place, error))
 
 
+class NoTracking:
+    """Stands in for `RunTracking` where a run is not tracked."""
+
+    def begin(self, artefact: str) -> None:
+        """Does nothing."""
+
+    def record(self, step: str, artefact: Artefact) -> None:
+        """Does nothing."""
+
+    def end(self, succeeded: bool) -> None:
+        """Does nothing."""
+
+
 def _warning(place: str, error: Exception) -> str:
     reason = " ".join(str(error).split()) or type(error).__name__
     return (

@@ -1,0 +1,1 @@
+"""Runs with other settings of the student: the search of `tune`, and `sweep`."""

@@ -1,0 +1,98 @@
+"""A configuration with some settings changed, and as a file that `run` accepts."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from recdistill.atomic import atomic_write
+from recdistill.errors import ConfigError
+from recdistill.evaluation.report.terminal_tables import setting_text
+from recdistill.export.model_card import as_toml
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.search_space import Choices, SearchSpace
+from recdistill.pipeline.config.validation_messages import explain
+
+Settings = Mapping[str, Any]
+"""Values of the configuration by dotted key, such as {"student.dim": 16}."""
+
+
+def with_settings(config: Config, settings: Settings) -> Config:
+    """The configuration with other values of some keys.
+
+    Args:
+        config: The configuration.
+        settings: The values. A key that holds several values, such as
+            `student.learning_rates`, may have a single one.
+
+    Raises:
+        ConfigError: If a key does not exist, or a value is not valid.
+    """
+    # With all defaults it would not be valid: some keys exclude each other.
+    document = config.model_dump(exclude_unset=True)
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        several = isinstance(configured(config, key), tuple)
+        if several and not isinstance(value, list | tuple | str):
+            value = [value]
+        document[section] = {**document.get(section, {}), name: value}
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Config)) from error
+
+
+def configured(config: Config, key: str) -> Any:
+    """The value of a key in a configuration; None if there is no such key."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name, None)
+
+
+def check_space(config: Config, space: SearchSpace, place: str) -> None:
+    """Checks that the configuration accepts each choice and both ends of each range.
+
+    Args:
+        config: The configuration.
+        space: The search space.
+        place: The key of the search space, for errors.
+
+    Raises:
+        ConfigError: If a key does not exist, or a value is not valid.
+    """
+    for key, each in space.items():
+        values = each.values if isinstance(each, Choices) else (each.low, each.high)
+        for value in values:
+            try:
+                with_settings(config, {key: value})
+            except ConfigError as error:
+                raise ConfigError(f"`{place}`: {error}") from error
+
+
+def shown_settings(settings: Settings) -> str:
+    """The settings in one line, numbers with three digits.
+
+    Examples:
+        >>> shown_settings({"student.dim": 16, "distill.weight": 0.51234})
+        'student.dim=16, distill.weight=0.512'
+    """
+    return ", ".join(f"{key}={setting_text(value)}" for key, value in settings.items())
+
+
+def write_config(config: Config, path: Path, comment: str) -> None:
+    """Writes a configuration as a TOML file, with the keys that are set.
+
+    Args:
+        config: The configuration.
+        path: The file.
+        comment: A paragraph at its top.
+    """
+    document = config.model_dump(mode="json", exclude_unset=True)
+    document.pop("tune", None)
+    head = textwrap.fill(comment, initial_indent="# ", subsequent_indent="# ", width=88)
+    text = f"{head}\n\n{as_toml(document)}\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

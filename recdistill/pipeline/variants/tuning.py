@@ -1,0 +1,497 @@
+"""The search of `recdistill tune`: settings that are best on the validation lists.
+
+Each trial distils a student with other settings from the prepared data, the teacher and
+the stored scores of one run. Optuna proposes the settings (tree-structured Parzen
+estimators), and stops a trial whose validation is below the median of the others. The
+test part is neither read nor needed.
+
+A journal in the run's folder has all trials, so that a search continues where it
+stopped. The sampler's seed depends on the number of finished trials only, so a trial
+that was killed is run again with the same settings, and an interrupted search finds
+what an undisturbed one finds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow.parquet as pq
+
+from recdistill.atomic import locked_folder
+from recdistill.errors import ConfigError, TrainingError
+from recdistill.evaluation.intervals import Interval, paired_difference
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.search_space import Choices, SearchSpace
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.variants.changed_settings import (
+    Settings,
+    check_space,
+    with_settings,
+)
+from recdistill.pipeline.variants.default_space import (
+    configured_settings,
+    default_space,
+)
+from recdistill.pipeline.workspace import Artefact, fingerprint
+
+if TYPE_CHECKING:
+    import optuna
+
+FOLDER = "tune"
+"""Folder of the search in that of the run."""
+
+RANDOM_TRIALS, SEEN_EPOCHS = 8, 2
+"""Trials drawn at random first, and validations after which a trial may stop."""
+
+ENOUGH_TRIALS = 8
+"""Complete trials from which importances are computed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial.
+
+    Attributes:
+        number: Its number, counted from 1.
+        state: "complete"; "pruned" if it was stopped, because it was worse than the
+            median of the others; "failed" if it could not be trained.
+        value: The best metric on validation; None if it failed.
+        settings: Its settings by dotted key.
+        seconds: Its duration.
+        epochs: The metric after each part of the training.
+        reason: Why it failed.
+    """
+
+    number: int
+    state: Literal["complete", "pruned", "failed"]
+    value: float | None
+    settings: Settings
+    seconds: float
+    epochs: list[float]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TuningResult:
+    """Result of a search.
+
+    Attributes:
+        metric: The metric that decides.
+        lists: Number of validation lists.
+        trials: All finished trials, in their order.
+        wanted: Number of trials of the configuration.
+        space: The search space.
+        best: The best trial.
+        configured: The best trial with the settings of the configuration, if they are
+            part of the search space.
+        gain: Metric of the best trial minus that of `configured`, on the validation
+            lists; None if both are the same.
+        importances: Share of each setting in the differences between trials; empty
+            if there are too few trials.
+        config: The configuration with the best settings.
+        folder: Folder of the search.
+    """
+
+    metric: str
+    lists: int
+    trials: list[Trial]
+    wanted: int
+    space: SearchSpace
+    best: Trial
+    configured: Trial | None
+    gain: Interval | None
+    importances: dict[str, float]
+    config: Config
+    folder: Path
+
+
+def require_optuna() -> None:
+    """Checks that Optuna is installed.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            "`recdistill tune` needs Optuna, which is not installed. Install it with "
+            "`pip install 'recdistill[tune]'`."
+        ) from error
+
+
+def tune(
+    pipeline: Pipeline, announce: Callable[[Trial, Trial], None] = lambda *_: None
+) -> TuningResult:
+    """Searches the settings that are best on validation.
+
+    Args:
+        pipeline: The pipeline, which may not read the test part. Steps that the trials
+            share are run first.
+        announce: Called with each finished trial and the best one so far.
+
+    Raises:
+        ConfigError: If the search space is not valid.
+        GateError: If the teacher is not good enough to distil.
+        TrainingError: If no trial could be trained.
+    """
+    check_space(pipeline.config, pipeline.config.tune.space, "tune.search")
+    for step in ("score", "baseline"):
+        pipeline.run(step)
+    STEPS["distill"].before(pipeline.context)
+    folder = pipeline.workspace.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    with locked_folder(folder):
+        search = _Search(pipeline, folder)
+        search.run(announce)
+        return search.result()
+
+
+class _Search:
+    """A study of Optuna and the trainings of its trials."""
+
+    def __init__(self, pipeline: Pipeline, folder: Path) -> None:
+        self._pipeline, self._folder = pipeline, folder
+        self._run, self._settings = pipeline.context, pipeline.config.tune
+        self.space = self._settings.space or default_space(self._run)
+        self._study = _open_study(folder, self._name())
+        self._first = configured_settings(self._run, self.space)
+
+    def _name(self) -> str:
+        """Name of the study: a hash of all that makes trials comparable."""
+        config = self._run.config
+        return fingerprint(
+            {
+                "space": {key: vars(each) for key, each in self.space.items()},
+                "needs": {k: each.key for k, each in self._run.artefacts.items()},
+                "student": self._run.student_inputs,
+                "distill": config.distill.model_dump(mode="json", exclude={"gate"}),
+                "lists": config.lists.model_dump(mode="json"),
+                "seed": config.seed,
+                **self._run.validation_inputs,
+            }
+        )[:16]
+
+    # Trials.
+
+    def run(self, announce: Callable[[Trial, Trial], None]) -> None:
+        """Runs trials until their number or the time is reached."""
+        started, limit = time.monotonic(), self._settings.timeout or float("inf")
+        while len(trials := self.trials()) < self._settings.trials:
+            if trials and time.monotonic() - started >= limit:
+                return
+            self._next(len(trials))
+            finished = self.trials()
+            announce(finished[-1], _best(finished) or finished[-1])
+            self._remove_weights()
+
+    def _next(self, number: int) -> None:
+        """Runs the trial of this number, counted from 0."""
+        import optuna
+
+        self._study.sampler = _sampler(self._run.config.seed, number)
+        first = self._first[number] if number < len(self._first) else {}
+        trial, settings = _asked(self._study, self.space, first)
+        trial.set_user_attr("settings", settings)
+        started, epochs = time.perf_counter(), list[float]()
+
+        def observe(_: str, step: int, values: Mapping[str, float]) -> None:
+            if "validation" in values:
+                epochs.append(values["validation"])
+                trial.report(values["validation"], len(epochs))
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        state, value = optuna.trial.TrialState.PRUNED, None
+        try:
+            config = with_settings(self._run.config, settings)
+            artefact = self._train(config, number, observe)
+        except optuna.TrialPruned:
+            pass
+        except (TrainingError, ConfigError) as error:
+            trial.set_user_attr("reason", str(error))
+        else:
+            state, value = optuna.trial.TrialState.COMPLETE, artefact.record["valid"]
+            trial.set_user_attr("artefact", artefact.path.name)
+        trial.set_user_attr("epochs", epochs)
+        trial.set_user_attr("seconds", round(time.perf_counter() - started, 3))
+        self._study.tell(trial, value, state)
+
+    def _train(
+        self,
+        config: Config,
+        number: int,
+        observe: Callable[[str, int, Mapping[str, float]], None],
+    ) -> Artefact:
+        """Distils the student of a trial; returns the artefact of `distill`."""
+        kept = {"prepare", "teacher", "baseline", "score"}
+        if config.lists != self._run.config.lists:
+            kept.discard("score")
+        if "baseline" in STEPS["distill"].reads(config):
+            kept.discard("baseline")
+        activity = f"Trial {number + 1} of {self._settings.trials:,}"
+        variant = self._pipeline.variant(
+            config,
+            self._trials,
+            sorted(kept),
+            lambda _, *state: self._run.progress(activity, *state),
+            observe,
+        )
+        return variant.run("distill")
+
+    @property
+    def _trials(self) -> Path:
+        """Folder of the artefacts of the trials."""
+        return self._folder / "trials"
+
+    def _remove_weights(self) -> None:
+        """Removes the students that are not needed for the comparison at the end."""
+        kept = {self._artefact(each) for each in self._compared() if each is not None}
+        for path in self._trials.glob("distill-*"):
+            if path.name not in kept:
+                shutil.rmtree(path)
+
+    # Results.
+
+    def _finished(self) -> list[optuna.trial.FrozenTrial]:
+        from optuna.trial import TrialState
+
+        states = (TrialState.COMPLETE, TrialState.PRUNED)
+        found: list[optuna.trial.FrozenTrial] = self._study.get_trials(
+            deepcopy=False, states=states
+        )
+        return found
+
+    def trials(self) -> list[Trial]:
+        """The finished trials in their order."""
+        return [_trial(place, each) for place, each in enumerate(self._finished())]
+
+    def _artefact(self, trial: Trial) -> str:
+        attributes = self._finished()[trial.number - 1].user_attrs
+        return str(attributes.get("artefact", ""))
+
+    def _compared(self) -> tuple[Trial | None, Trial | None]:
+        """The best trial, and the best one with the configured settings."""
+        trials = self.trials()
+        complete = [len(point) == len(self.space) for point in self._first]
+        first = trials[: len(self._first)] if all(complete) else []
+        return _best(trials), _best(first)
+
+    def result(self) -> TuningResult:
+        """The result of the search.
+
+        Raises:
+            TrainingError: If no trial could be trained.
+        """
+        trials, (best, configured) = self.trials(), self._compared()
+        if best is None:
+            raise TrainingError(
+                f"None of {len(trials):,} trials could be trained to its end. The "
+                f"last one: {trials[-1].reason or trials[-1].state}. Narrow "
+                "`tune.search`, or raise `tune.trials`."
+            )
+        validation = self._run.validation
+        return TuningResult(
+            metric=validation.metrics[0],
+            lists=sum(map(len, validation.lists)),
+            trials=trials,
+            wanted=self._settings.trials,
+            space=self.space,
+            best=best,
+            configured=configured,
+            gain=self._gain(best, configured),
+            importances=_importances(self._study),
+            config=self._best_config(best),
+            folder=self._folder,
+        )
+
+    def _gain(self, best: Trial, configured: Trial | None) -> Interval | None:
+        """The difference between two trials on the validation lists."""
+        if configured is None or configured == best:
+            return None
+        files = [
+            self._trials / self._artefact(trial) / "valid.parquet"
+            for trial in (best, configured)
+        ]
+        if not all(file.is_file() for file in files):
+            return None
+        ours, others = map(pq.read_table, files)
+        metric, config = self._run.validation.metrics[0], self._run.config
+        samples, seed = config.evaluate.bootstrap, config.seed
+        found = paired_difference(ours, others, [metric], samples=samples, seed=seed)
+        return found[metric]
+
+    def _best_config(self, best: Trial) -> Config:
+        """The configuration with the settings of the best trial.
+
+        The learning rates of the configuration are kept beside the one that was found,
+        because the baseline is trained with the same rates.
+        """
+        config, settings = self._run.config, dict(best.settings)
+        key = "student.learning_rates"
+        if isinstance(rate := settings.get(key), float):
+            rates = {*config.student.learning_rates, float(f"{rate:.4g}")}
+            settings[key] = sorted(rates)
+        settings = {
+            k: float(f"{v:.4g}") if isinstance(v, float) else v
+            for k, v in settings.items()
+        }
+        tuned = with_settings(config, settings)
+        return tuned.model_copy(update={"name": f"{config.name}_tuned"})
+
+
+def _best(trials: list[Trial]) -> Trial | None:
+    """The complete trial with the highest value, the first one if there are several."""
+    complete = [each for each in trials if each.state == "complete"]
+    return max(complete, key=lambda each: each.value or 0.0, default=None)
+
+
+def _trial(place: int, found: optuna.trial.FrozenTrial) -> Trial:
+    attributes = found.user_attrs
+    epochs, reason = attributes.get("epochs", []), attributes.get("reason", "")
+    complete = found.state.name == "COMPLETE"
+    state: Any = "complete" if complete else "pruned"
+    value = found.value if complete else max(epochs, default=None)
+    return Trial(
+        number=place + 1,
+        state="failed" if reason else state,
+        value=None if reason else value,
+        settings=attributes["settings"],
+        seconds=attributes.get("seconds", 0.0),
+        epochs=epochs,
+        reason=reason,
+    )
+
+
+# Optuna.
+
+
+def _open_study(folder: Path, name: str) -> optuna.Study:
+    """The study of this name in the journal of a folder, without unfinished trials."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = folder / "journal.jsonl"
+    _end_at_a_whole_line(journal)
+    with _without_experimental_warnings():
+        backend = JournalFileBackend(str(journal), _LockedAlready())
+        storage = optuna.storages.JournalStorage(backend)
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(RANDOM_TRIALS // 2, SEEN_EPOCHS),
+    )
+    state = optuna.trial.TrialState
+    for trial in study.get_trials(states=[state.RUNNING]):
+        study.tell(trial.number, state=state.FAIL)
+    while study.get_trials(states=[state.WAITING]):
+        study.tell(study.ask(), state=state.FAIL)
+    return study
+
+
+class _LockedAlready:
+    """Lock of a journal whose folder is locked: Optuna's own would survive a kill."""
+
+    def acquire(self) -> bool:
+        """Does nothing."""
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
+def _end_at_a_whole_line(journal: Path) -> None:
+    """Removes the beginning of a line at the end, which a killed process left."""
+    if not journal.is_file():
+        return
+    content = journal.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with journal.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of a trial, which depends on the finished trials only."""
+    import optuna
+
+    with _without_experimental_warnings():
+        return optuna.samplers.TPESampler(
+            seed=int(fingerprint([seed, number])[:8], 16),
+            n_startup_trials=RANDOM_TRIALS,
+            multivariate=True,
+        )
+
+
+def _asked(
+    study: optuna.Study, space: SearchSpace, wanted: Settings
+) -> tuple[optuna.Trial, dict[str, Any]]:
+    """The next trial and its settings: the wanted ones, others from the sampler."""
+    if wanted:
+        study.enqueue_trial(
+            {
+                key: _text(value) if isinstance(space[key], Choices) else value
+                for key, value in wanted.items()
+            }
+        )
+    trial, settings = study.ask(), {}
+    for key, allowed in space.items():
+        if isinstance(allowed, Choices):
+            choices = [_text(value) for value in allowed.values]
+            settings[key] = json.loads(trial.suggest_categorical(key, choices))
+        elif allowed.is_whole:
+            settings[key] = trial.suggest_int(
+                key, int(allowed.low), int(allowed.high), log=allowed.is_logarithmic
+            )
+        else:
+            settings[key] = trial.suggest_float(
+                key, allowed.low, allowed.high, log=allowed.is_logarithmic
+            )
+    return trial, settings
+
+
+def _text(value: Any) -> str:
+    """A choice as Optuna stores it."""
+    return json.dumps(value)
+
+
+def _importances(study: optuna.Study) -> dict[str, float]:
+    """How much the best quarter differs from all complete trials, by setting.
+
+    Returns:
+        Shares that add up to 1, the largest first (PED-ANOVA); empty with fewer than
+        `ENOUGH_TRIALS` complete trials.
+    """
+    import optuna
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+    complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
+    searched = [k for k, v in complete[0].distributions.items() if not v.single()]
+    if len(complete) < ENOUGH_TRIALS or not searched:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
+        found = get_param_importances(study, evaluator=evaluator, params=searched)
+    return {key: float(found[key]) for key in sorted(found, key=lambda k: -found[k])}
+
+
+@contextlib.contextmanager
+def _without_experimental_warnings() -> Iterator[None]:
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

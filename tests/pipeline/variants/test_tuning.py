@@ -1,0 +1,231 @@
+"""The search of `tune`: what it reads, how it goes on, and what it finds."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from recdistill.errors import ConfigError, TrainingError
+from recdistill.pipeline.config import load_config
+from recdistill.pipeline.config.search_space import Choices, Range
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.variants import tuning
+from recdistill.pipeline.variants.default_space import (
+    configured_settings,
+    default_space,
+)
+from recdistill.pipeline.variants.tuning import tune
+from recdistill.pipeline.variants.tuning_files import write_search
+from recdistill.pipeline.workspace import Artefact
+from tests import small_pipelines
+
+pytestmark = pytest.mark.slow
+
+SEARCH = "tune.search={student={learning_rates={low=0.001,high=0.1}}}"
+
+
+@pytest.fixture(scope="module")
+def without_test_part(tiny_run, tmp_path_factory):
+    """A folder with the finished steps of the tiny run, without its test lists."""
+    folder = tmp_path_factory.mktemp("tuned")
+    shutil.copytree(tiny_run.folder / "runs", folder / "runs")
+    removed = [*folder.glob("runs/tiny/prepare-*/lists/test-*")]
+    for path in removed:
+        path.unlink()
+    assert removed
+    return folder
+
+
+def pipeline(folder, *overrides, search=SEARCH):
+    """The tiny pipeline for a search."""
+    config = small_pipelines.load(folder, search, *overrides)
+    return Pipeline(config, with_test=False)
+
+
+@pytest.fixture
+def fresh(without_test_part):
+    """The folder, without the files of a search."""
+    shutil.rmtree(without_test_part / "runs/tiny/tune", ignore_errors=True)
+    return without_test_part
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Trials without training: the metric is highest at a learning rate of 0.01."""
+    trained = []
+
+    def train(self, config, number, observe):
+        rate = config.student.learning_rates[0]
+        trained.append(rate)
+        value = 1 / (1 + abs(rate - 0.01) * 100)
+        return Artefact(Path(f"distill-{number}"), "key", {"valid": value}, False)
+
+    monkeypatch.setattr(tuning._Search, "_train", train)
+    return trained
+
+
+def test_a_search_needs_no_test_part_and_starts_with_the_configured_student(
+    fresh, tiny_run
+):
+    said = []
+    started = pipeline(fresh, "tune.trials=2")
+    result = tune(started, lambda trial, best: said.append((trial, best)))
+    # The first trial is the student of the configuration, to the last digit.
+    ours = tiny_run.artefacts["distill"].record["valid"]
+    assert result.configured.value == result.trials[0].value == ours
+    assert result.trials[0].settings == {"student.learning_rates": 0.01}
+    assert [each.number for each, _ in said] == [1, 2]
+    assert said[-1][1] == result.best
+    assert result.lists == 300
+    document = write_search(result)
+    config = load_config(Path(document["files"]["best"]))
+    assert config.name == "tiny_tuned"
+    # The baseline is trained with the same rates, so that it is not worse tuned.
+    assert 0.01 in config.student.learning_rates
+    assert len(config.student.learning_rates) == 1 + (result.best.number == 2)
+    assert Path(document["files"]["page"]).read_text().startswith("<!DOCTYPE html>")
+    assert json.loads(Path(document["files"]["document"]).read_text()) == document
+    # Only students that are compared at the end are kept.
+    kept = {path.name for path in (result.folder / "trials").iterdir()}
+    assert len(kept) == len({result.best.number, 1})
+    # Reading the test part is an error, not only unnecessary.
+    with pytest.raises(RuntimeError, match="'test' must not be read"):
+        started.context.prepared.shards("test")
+
+
+def test_a_search_goes_on_where_it_stopped(fresh, quick):
+    first = tune(pipeline(fresh, "tune.trials=3"))
+    assert len(quick) == 3
+    again = tune(pipeline(fresh, "tune.trials=3"))
+    assert len(quick) == 3
+    assert again.trials == first.trials
+    more = tune(pipeline(fresh, "tune.trials=5"))
+    assert len(quick) == 5
+    assert more.trials[:3] == first.trials
+    # Other settings of the student make another search.
+    tune(pipeline(fresh, "tune.trials=1", "distill.weight=0.5"))
+    assert len(quick) == 6
+
+
+def test_a_killed_trial_is_run_again_with_its_settings(fresh, quick, monkeypatch):
+    undisturbed = tune(pipeline(fresh, "tune.trials=12"))
+    shutil.rmtree(fresh / "runs/tiny/tune")
+    rates = list(quick)
+    assert len(set(rates)) == 12
+    real = tuning._Search._train
+    for killed in (0, 4, 11):
+
+        def train(self, config, number, observe, killed=killed):
+            if number == killed:
+                observe("rate", 1, {"validation": 0.5})
+                raise KeyboardInterrupt
+            return real(self, config, number, observe)
+
+        monkeypatch.setattr(tuning._Search, "_train", train)
+        with pytest.raises(KeyboardInterrupt):
+            tune(pipeline(fresh, "tune.trials=12"))
+        # The process may have been killed while it wrote a line.
+        with (fresh / "runs/tiny/tune/journal.jsonl").open("a") as journal:
+            journal.write('{"op_code": 5, "wor')
+    monkeypatch.setattr(tuning._Search, "_train", real)
+    resumed = tune(pipeline(fresh, "tune.trials=12"))
+    settings = [each.settings for each in resumed.trials]
+    assert settings == [each.settings for each in undisturbed.trials]
+    assert resumed.best.value == undisturbed.best.value
+    assert resumed.importances == {"student.learning_rates": 1.0}
+
+
+def test_trials_below_the_median_are_stopped_and_failed_ones_say_why(
+    fresh, monkeypatch
+):
+    # Trials 1 to 5 have 0.5 everywhere; of the others, even ones start lower.
+    def train(self, config, number, observe):
+        if number == 2:
+            raise TrainingError("Distilling diverged.")
+        low = number > 5 and number % 2 == 0
+        for step in range(1, 6):
+            observe("rate", step, {"validation": 0.1 if low else 0.5})
+        return Artefact(Path("distill-1"), "key", {"valid": 0.5}, False)
+
+    monkeypatch.setattr(tuning._Search, "_train", train)
+    result = tune(pipeline(fresh, "tune.trials=9"))
+    states = [each.state for each in result.trials]
+    complete, pruned = "complete", "pruned"
+    assert states[:6] == [complete, complete, "failed", complete, complete, complete]
+    assert states[6:] == [pruned, complete, pruned]
+    assert result.trials[2].reason == "Distilling diverged."
+    assert result.trials[2].value is None
+    assert result.trials[6].epochs == [0.1] * tuning.SEEN_EPOCHS
+    assert result.trials[6].value == 0.1
+
+
+def test_if_no_trial_can_be_trained_the_last_reason_is_said(fresh, monkeypatch):
+    def train(self, config, number, observe):
+        raise TrainingError("Distilling diverged with learning rate 1.")
+
+    monkeypatch.setattr(tuning._Search, "_train", train)
+    with pytest.raises(TrainingError, match=r"None of 2 trials .* learning rate 1"):
+        tune(pipeline(fresh, "tune.trials=2"))
+
+
+def test_after_the_time_limit_no_trial_starts(fresh, quick):
+    result = tune(pipeline(fresh, "tune.trials=9", "tune.timeout=1e-9"))
+    assert len(result.trials) == 1
+    assert result.wanted == 9
+
+
+def test_a_search_space_that_the_configuration_refuses_stops_before_any_work(tmp_path):
+    search = "tune.search={student={dim=[8,1]}}"
+    with pytest.raises(ConfigError, match=r"`tune.search`: `student.dim` must be grea"):
+        tune(pipeline(tmp_path, search=search))
+    search = "tune.search={student={width=[8]}}"
+    with pytest.raises(ConfigError, match=r"`student.width` is not a known key"):
+        tune(pipeline(tmp_path, search=search))
+    assert not [*tmp_path.glob("runs/tiny/prepare-*")]
+
+
+def test_the_default_space_is_derived_from_the_run(fresh):
+    started = pipeline(
+        fresh, "lists.size=sampled", "distill.scores=auto", search="tune.trials=2"
+    )
+    context = started.context
+    for step in ("prepare", "teacher", "score"):
+        (found,) = (fresh / "runs/tiny").glob(f"{step}-*")
+        record = json.loads((found / "record.json").read_text())
+        context.artefacts[step] = Artefact(found, record["key"], record, True)
+    space = default_space(context)
+    found = context.soft_targets
+    assert space["distill.scores"].values[0] == found.transform
+    assert set(space["distill.scores"].values) >= {"z_score", "log", "rank"}
+    assert space["distill.weight"] == Range(0.3, 1.0)
+    assert space["student.learning_rates"] == Range(0.0025, 0.04)
+    assert space["student.dim"] == Choices((2, 4, 8))
+    assert space["lists.teacher_top"] == Choices((4, 8, 16))
+    assert space["lists.tail"] == Choices((6, 12, 24))
+    (point,) = configured_settings(context, space)
+    assert set(point) == set(space)
+    assert point["distill.scores"] == found.transform
+    assert point["student.learning_rates"] == 0.01
+    # A learning rate each, and no value outside the space.
+    started.config.student.__dict__["learning_rates"] = (0.01, 0.02, 9.0)
+    rates = {"student.learning_rates": Range(0.001, 0.1), "student.dim": Choices((8,))}
+    assert configured_settings(context, rates) == [
+        {"student.learning_rates": 0.01},
+        {"student.learning_rates": 0.02},
+    ]
+
+
+def test_the_best_file_holds_what_was_set_and_what_was_found(fresh, quick):
+    result = tune(pipeline(fresh, "tune.trials=4"))
+    document = write_search(result)
+    written = tomllib.loads(Path(document["files"]["best"]).read_text())
+    assert "tune" not in written
+    assert written["distill"] == {
+        "scores": "z_score",
+        "teacher_temperature": 1.0,
+        "gate": "warn",
+    }
+    best = float(f"{result.best.settings['student.learning_rates']:.4g}")
+    assert written["student"]["learning_rates"] == sorted({0.01, best})
