@@ -97,7 +97,9 @@ def replica_mean(value: Tensor) -> Tensor:
 def summed_gradients(gradients: Sequence[Any]) -> list[Any]:
     """The gradients summed over the worker group; unchanged outside a group.
 
-    The rows of sparse gradients are joined in the order of rank.
+    The rows of sparse gradients are joined in the order of rank. Where all processes
+    have the same rows in the same order, as for candidates that all lists share, they
+    are summed, so that a row occurs as often as in the gradient of the whole batch.
 
     Args:
         gradients: Tensors and `tf.IndexedSlices`; None stays None.
@@ -115,7 +117,9 @@ def summed_gradients(gradients: Sequence[Any]) -> list[Any]:
     def exchange(*own: np.ndarray) -> list[np.ndarray]:
         count = len(dense)
         found = _summed(group, own[:count]) if count else []
-        return [*found, *(np.concatenate(group.gather(each)) for each in own[count:])]
+        for indices, values in zip(own[count::2], own[count + 1 :: 2], strict=True):
+            found += _joined_rows(group, indices, values)
+        return found
 
     flat = [*dense, *(part for g in sparse for part in (g.indices, g.values))]
     results = iter(_exchanged(exchange, flat))
@@ -196,6 +200,16 @@ def _summed(group: Group, own: Sequence[np.ndarray]) -> list[np.ndarray]:
         part.reshape(each.shape).astype(each.dtype)
         for part, each in zip(np.split(total, ends), own, strict=True)
     ]
+
+
+def _joined_rows(
+    group: Group, indices: np.ndarray, values: np.ndarray
+) -> list[np.ndarray]:
+    """Indices and values of the sparse gradients of all processes."""
+    every = group.gather(indices)
+    if all(np.array_equal(each, indices) for each in every):
+        return [indices, *_summed(group, [values])]
+    return [np.concatenate(every), np.concatenate(group.gather(values))]
 
 
 def _rows(
