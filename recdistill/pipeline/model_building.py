@@ -259,7 +259,7 @@ def linear_form(spec: Any, prepared: Prepared) -> tuple[int, LinearForm]:
     Raises:
         ConfigError: If no form fits into the configured memory.
     """
-    known = len(prepared.schema.items.vocabulary)
+    known = len(prepared.schema.items.values)
     size = min(spec.max_items or known, known)
     queries = len(prepared.training_rows)
     try:

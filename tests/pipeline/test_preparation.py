@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.errors import DataError
-from recdistill.pipeline import list_shards, partitions
+from recdistill.pipeline import interaction_sort, list_shards
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.dataset_loading import load_dataset
 from recdistill.pipeline.preparation import prepare
@@ -154,7 +154,7 @@ def test_per_query_keeps_the_latest_training_lists_of_each_query(tmp_path):
 def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
     log = random_log(8, rows=300, users=40)
     whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
-    monkeypatch.setattr(partitions, "PARTITION_ROWS", 30)
+    monkeypatch.setattr(interaction_sort, "PARTITION_ROWS", 30)
     parts, same_record = run(
         small_pipelines.dataset(log, batch_rows=17), tmp_path / "parts"
     )

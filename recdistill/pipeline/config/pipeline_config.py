@@ -21,6 +21,7 @@ from recdistill.pipeline.config.lists_section import ListsConfig
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.split_section import SplitConfig
 from recdistill.pipeline.config.student_section import StudentConfig
+from recdistill.pipeline.config.sweep_section import SweepConfig
 from recdistill.pipeline.config.teacher_section import (
     TeacherConfig,
     check_inputs,
@@ -107,6 +108,9 @@ class Config(Section):
         description="Where the steps run: in this process, or on a Ray cluster "
         "(`docs/scale.md`). It does not change the results.",
     )
+    sweep: SweepConfig = Field(
+        default=SweepConfig(), description="The students of `recdistill sweep`."
+    )
     tune: TuneConfig = Field(
         default=TuneConfig(), description="The search of `recdistill tune`."
     )
@@ -163,12 +167,23 @@ class Config(Section):
                 "partial scores, because the scored items are the candidates. "
                 f"Received: {self.evaluate.sampled_candidates}"
             )
+        if self.lists.size == "retrieved" and has_partial_scores(self.teacher):
+            raise ValueError(
+                "`lists.size` must be left out for a teacher with partial scores, "
+                "because the scored items are the candidates. Received: 'retrieved'"
+            )
         check_inputs(
             self.teacher,
             {name: spec.kind for name, spec in self.query.items()},
             {name: spec.kind for name, spec in self.candidate.items()},
         )
         return self
+
+    def for_catalogue(self, items: int) -> Config:
+        """The configuration with `lists.size` decided by the number of items."""
+        partial = has_partial_scores(self.teacher)
+        lists = self.lists.for_catalogue(0 if partial else items)
+        return self.model_copy(update={"lists": lists})
 
     def _histories(self) -> list[str]:
         return [k for k, spec in self.query.items() if isinstance(spec, HistorySpec)]

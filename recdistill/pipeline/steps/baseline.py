@@ -43,7 +43,7 @@ class Baseline(Step):
         return {
             **run.validation_inputs,
             "student": run.student_inputs,
-            "lists": lists.model_dump(include={"size", "teacher_top", "tail"}),
+            "lists": [lists.size, lists.drawn],
             **sections(run.config, "seed"),
         }
 
@@ -54,7 +54,7 @@ class Baseline(Step):
 
         size = run.prepared.catalogue_size
         if "score" in self.needs(run.config):
-            shards = run.score_files()
+            shards = run.score_files("score")
             collate = Collator(size, run.trainer.tail, with_teacher=True)
         else:
             shards = run.prepared.shards("train")
