@@ -266,5 +266,6 @@ def _connect(config: EngineConfig, warn: Callable[[str], None]) -> bool:
             "No Ray cluster runs on this machine and `engine.address` is not set, so "
             "Ray was started on this machine only, for this run."
         )
+        quiet["_system_config"] = {"worker_niceness": 0}
         ray.init(address="local", include_dashboard=False, **quiet)
     return True
