@@ -20,13 +20,14 @@ from recdistill.lists.replicas import (
     slice_of_batch,
 )
 from recdistill.losses import ListwiseCrossEntropy
+from recdistill.pipeline.catalogue_ranking import NotRankableError
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.training_checkpoints import EpochCheckpoint, begin_training
 from recdistill.pipeline.training_curves import (
     CurveRecorder,
-    MeasuredAdamW,
     Observer,
+    measured_optimizer,
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
@@ -158,20 +159,9 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def _value(self) -> float:
         """The validation metric; NaN if training diverged."""
         try:
-            return self._validation(self._finite_scores)
-        except TrainingError:
+            return self._validation(self._scorer)
+        except NotRankableError:
             return math.nan
-
-    def _finite_scores(self, batch: Any) -> np.ndarray:
-        """The model's scores of a batch.
-
-        Raises:
-            TrainingError: If one is not finite.
-        """
-        scores = np.asarray(self._scorer(batch))
-        if not np.isfinite(scores).all():
-            raise TrainingError("The model's scores are not finite.")
-        return scores
 
     def state(self) -> dict[str, Any]:
         """All that is known so far, for a checkpoint."""
@@ -196,6 +186,8 @@ def train(
     progress: Progress,
     label: str,
     observe: Observer = unobserved,
+    *,
+    xla: bool = False,
 ) -> TrainingResult:
     """Trains the model's student and restores its best weights.
 
@@ -207,6 +199,8 @@ def train(
         progress: Callback for progress.
         label: The activity, for the progress display.
         observe: Called with the points of the training curve while training.
+        xla: Whether to compile the step with XLA. All batches should have the same
+            shapes, because it is compiled again for each further shape.
 
     Raises:
         DivergedError: If training diverges before the first validation.
@@ -215,9 +209,13 @@ def train(
     schedule = keras.optimizers.schedules.CosineDecay(
         plan.learning_rate, per_epoch * plan.epochs
     )
-    optimizer = MeasuredAdamW(schedule, plan.weight_decay, per_epoch)
+    optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
     loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
     model.compile(optimizer, loss=loss, jit_compile=False)
+    # Keras refuses XLA where operations must be deterministic. On CPUs those of the
+    # student are: a test compares the weights of two runs. XLA has no exchange between
+    # workers.
+    model._jit_compile = xla and group_of_workers() is None
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
     state, keep = begin_training()
