@@ -354,7 +354,7 @@ class RunContext:
             self.teacher_validation,
             self.progress,
             self.warn,
-            self._observe,
+            self.observe,
         )
 
     @property
