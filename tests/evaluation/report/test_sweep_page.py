@@ -63,8 +63,8 @@ def test_the_table_fits_80_columns_and_marks_the_front():
         console.print(render_sweep(FOUND))
     lines = shown.get().splitlines()
     assert max(map(len, lines)) <= 80
-    rows = [" ".join(line.split()) for line in lines if line.startswith("dim")]
-    assert rows == [
+    found = [" ".join(line.split()) for line in lines if line.startswith("dim")]
+    assert found[-2:] == [
         "dim 8 0.0800 0.0700 +0.0100 0.2 2.5 500 kB knee",
         "dim 64, encoder gru 0.0900 0.0700 (\N{MINUS SIGN}0.0100) 0.4 2.5 2 MB front *",
     ]
