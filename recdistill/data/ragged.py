@@ -131,16 +131,12 @@ class Ragged:
             >>> both.values, both.offsets
             (array([5, 6, 5]), array([0, 2, 3]))
         """
-        pairs = np.stack(
-            [
-                np.concatenate([self.row_numbers(), other.row_numbers()]),
-                np.concatenate([self.values, other.values]).astype("int64"),
-            ],
-            axis=1,
-        )
-        pairs = np.unique(pairs[pairs[:, 1] >= 0], axis=0)
-        offsets = np.searchsorted(pairs[:, 0], np.arange(len(self) + 1))
-        return Ragged(pairs[:, 1].astype(self.values.dtype), offsets)
+        values = np.concatenate([self.values, other.values]).astype("int64")
+        rows = np.concatenate([self.row_numbers(), other.row_numbers()])
+        size = 1 + int(values.max(initial=0))
+        keys = np.unique((rows * size + values)[values >= 0])
+        offsets = np.searchsorted(keys, np.arange(len(self) + 1) * size)
+        return Ragged((keys % size).astype(self.values.dtype), offsets)
 
     def followed_by(self, other: Ragged) -> Ragged:
         """The values of each row, and then those of the same row of `other`.

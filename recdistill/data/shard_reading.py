@@ -18,6 +18,9 @@ from recdistill.data.ragged import Ragged
 IN_MEMORY_BYTES = 2**30
 """Largest size on disk of all shards together that are kept in memory."""
 
+DRAWN = b"recdistill.drawn"
+"""Key in a file's metadata: number of the last stored candidates that were drawn."""
+
 SEEN = b"recdistill.seen"
 """Key in a shard's metadata: "include" if seen items are candidates, else "exclude"."""
 
@@ -58,6 +61,8 @@ def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
         raw=prefixed(RAW_PREFIX),
         source_list=optional("source_list"),
         not_chosen=optional("not_chosen"),
+        drawn=int((schema.metadata or {}).get(DRAWN, 0)),
+        drawn_weight=optional("drawn_weight"),
         seen_excluded=(schema.metadata or {}).get(SEEN) != b"include",
     )
 

@@ -162,7 +162,7 @@ def require_for_batches(batch_size: int, list_size: int, key: str) -> None:
         # Scores, their gradient, labels and weights, and a mask of one byte.
         batch_size * list_size * (4 * FLOAT + 1),
         f"A batch of {batch_size:,} lists with {list_size:,} candidates",
-        f"Lower `{key}`, or sample the candidates with `lists.size`.",
+        f"Lower `{key}`, or use retrieved lists with `lists.size`.",
     )
 
 

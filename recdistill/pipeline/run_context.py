@@ -62,6 +62,8 @@ class RunContext:
         with_test: Whether the test part may be read.
 
     Attributes:
+        config: The configuration. After the step `prepare`, `lists.size` is no longer
+            "auto".
         artefacts: The artefacts of the finished steps by name.
     """
 
@@ -125,6 +127,15 @@ class RunContext:
         return self.config.workdir / self.config.name
 
     # Artefacts.
+
+    def add(self, step: str, artefact: Artefact) -> None:
+        """Adds the artefact of a finished step.
+
+        Once the number of items is known, `config.lists.size` is decided.
+        """
+        self.artefacts[step] = artefact
+        if step == "prepare":
+            self.config = self.config.for_catalogue(artefact.record["items"])
 
     def intact(self, step: str) -> Artefact:
         """The artefact of a finished step, whose files are verified.
@@ -249,9 +260,13 @@ class RunContext:
             self.artefacts["prepare"],
         )
 
-    def score_files(self) -> list[Path]:
-        """The files of the score store, which are verified."""
-        return stored_files(self.intact("score").path)
+    def score_files(self, step: str) -> list[Path]:
+        """The files of the score store of a step, which are verified.
+
+        Args:
+            step: "score", or "closure" for the second round.
+        """
+        return stored_files(self.intact(step).path)
 
     @cached_property
     def soft_targets(self) -> SoftTargets:
@@ -283,6 +298,6 @@ class RunContext:
         return found
 
     def student_model(self, step: str) -> keras.Model:
-        """The student that a step trained, "baseline" or "distill"."""
+        """The student that a step trained, "baseline", "pilot" or "distill"."""
         folder = self.intact(step).path
         return load_student(self.config.student, self.prepared, folder)

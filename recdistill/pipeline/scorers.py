@@ -34,7 +34,7 @@ def compiled(model: Teacher) -> Scorer:
     members = members_of(model)
     if not all(isinstance(member, keras.Model) for member in members):
         scorers = [compiled(member) for member in members]
-        return lambda x: model.joined([score(x) for score in scorers], x["mask"])
+        return lambda x: model.joined([score(x) for score in scorers], x)
     functions: dict[tuple[str, ...], Any] = {}
 
     def score(x: dict[str, Any]) -> tf.Tensor:

@@ -264,7 +264,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         scores = np.arange(x["mask"].size, dtype="float32").reshape(x["mask"].shape)
         return scores % 17
 
-    lists = ListsConfig(size="sampled", teacher_top=4, tail=3)
+    lists = ListsConfig(size="catalogue")
     ScoreWriter(teacher, prepared, lists, 1, small_pipelines.quiet).write(tmp_path)
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))

@@ -161,12 +161,23 @@ class Config(Section):
                 "partial scores, because the scored items are the candidates. "
                 f"Received: {self.evaluate.sampled_candidates}"
             )
+        if self.lists.size == "retrieved" and has_partial_scores(self.teacher):
+            raise ValueError(
+                "`lists.size` must be left out for a teacher with partial scores, "
+                "because the scored items are the candidates. Received: 'retrieved'"
+            )
         check_inputs(
             self.teacher,
             {name: spec.kind for name, spec in self.query.items()},
             {name: spec.kind for name, spec in self.candidate.items()},
         )
         return self
+
+    def for_catalogue(self, items: int) -> Config:
+        """The configuration with `lists.size` decided by the number of items."""
+        partial = has_partial_scores(self.teacher)
+        lists = self.lists.for_catalogue(0 if partial else items)
+        return self.model_copy(update={"lists": lists})
 
     def _histories(self) -> list[str]:
         return [k for k, spec in self.query.items() if isinstance(spec, HistorySpec)]

@@ -188,10 +188,10 @@ def test_a_search_space_that_the_configuration_refuses_stops_before_any_work(tmp
 
 def test_the_default_space_is_derived_from_the_run(fresh):
     started = pipeline(
-        fresh, "lists.size=sampled", "distill.scores=auto", search="tune.trials=2"
+        fresh, "lists.size=retrieved", "distill.scores=auto", search="tune.trials=2"
     )
     context = started.context
-    for step in ("prepare", "teacher", "score"):
+    for step in ("prepare", "baseline", "teacher", "score"):
         (found,) = (fresh / "runs/tiny").glob(f"{step}-*")
         record = json.loads((found / "record.json").read_text())
         context.artefacts[step] = Artefact(found, record["key"], record, True)
@@ -202,7 +202,7 @@ def test_the_default_space_is_derived_from_the_run(fresh):
     assert space["distill.weight"] == Range(0.3, 1.0)
     assert space["student.learning_rates"] == Range(0.0025, 0.04)
     assert space["student.dim"] == Choices((2, 4, 8))
-    assert space["lists.teacher_top"] == Choices((4, 8, 16))
+    assert space["lists.retriever_top"] == Choices((4, 8, 16))
     assert space["lists.tail"] == Choices((6, 12, 24))
     (point,) = configured_settings(context, space)
     assert set(point) == set(space)
