@@ -108,7 +108,7 @@ class RunContext:
         )
         other._kept = frozenset(kept)
         for name in kept:
-            other.artefacts[name] = self.intact(name)
+            other.add(name, self.intact(name))
         other._intact = set(kept)
         # Cached properties store their value under their name.
         loaded = {
