@@ -147,9 +147,14 @@ class RunContext:
         """
         artefact = self.artefacts[step]
         if step not in self._intact:
-            artefact.verify(unread="" if self._with_test else TEST_FILES)
+            artefact.verify(self.unread)
             self._intact.add(step)
         return artefact
+
+    @property
+    def unread(self) -> str:
+        """Pattern of the files of `prepare` that must not be read; "" for none."""
+        return "" if self._with_test else TEST_FILES
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
