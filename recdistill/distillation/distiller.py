@@ -369,9 +369,10 @@ class Distiller(keras.Model):  # type: ignore[misc]
         """
         # A second term with the same softmax or the same mask uses the first one's.
         with shared_results():
-            return self._compute_loss(x, y, y_pred, sample_weight, training)
+            return self._loss_of(x, y, y_pred, sample_weight, training)
 
-    def _compute_loss(
+    # Not `_compute_loss`: that is a method of Keras, which calls `compute_loss`.
+    def _loss_of(
         self, x: Batch, y: Any, y_pred: Any, sample_weight: Any, training: bool
     ) -> Tensor:
         scores, outputs = self._student_pass(x, y_pred, training)

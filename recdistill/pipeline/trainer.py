@@ -23,6 +23,7 @@ from recdistill.errors import TrainingError
 from recdistill.features.encoders import UNKNOWN
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.sequence_ranker import SequenceRanker
+from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
@@ -42,7 +43,9 @@ from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.training import DivergedError, TrainingPlan, train
 from recdistill.pipeline.training_curves import (
+    ROWS_OF_A_LARGE_TABLE,
     Observer,
+    largest_table,
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
@@ -50,6 +53,9 @@ from recdistill.pipeline.weights_file import save_weights
 
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
+
+STEPS_FOR_XLA = 500
+"""Smallest number of training steps that pays for the compilation with XLA."""
 
 TEACHER_VALIDATIONS = 5
 """Number of validations while a sequence ranker is trained."""
@@ -179,6 +185,19 @@ class Trainer:
         if not settings.id_dropout or features == 1 or trained.all():
             return dataset
         return with_few_untrained(dataset, trained, settings.id_dropout, seed)
+
+    def _suits_xla(self, student: keras.Model, dataset: tf.data.Dataset) -> bool:
+        """Whether to compile the training step of a student with XLA.
+
+        Lists of the whole catalogue have one shape. Lists with candidates of their own
+        have many shapes, and XLA cannot compile the search for distinct candidates.
+        Operations of a user's towers may not be deterministic under XLA.
+        """
+        x, _, _ = dataset.element_spec
+        whole = self.tail is None and x["candidate_index"].shape.rank == 1
+        small = largest_table(student) < ROWS_OF_A_LARGE_TABLE
+        long = self._config.student.steps >= STEPS_FOR_XLA
+        return bool(whole and small and long and isinstance(student, TwoTowerStudent))
 
     def _require_memory(
         self, shards: Sequence[Path], size: int, key: str, stored: int | None = None
@@ -379,6 +398,7 @@ class Trainer:
                     self._progress,
                     f"{label}{count}",
                     self._observer(f"learning_rate_{rate:g}"),
+                    xla=self._suits_xla(student, dataset),
                 )
             except DivergedError as error:
                 if number + 1 == len(rates) and not np.isfinite(best):
