@@ -14,14 +14,21 @@ from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import DataError
 from recdistill.evaluation.report.run_report import GatePart
+from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
+from recdistill.pipeline.retrieved_candidates import Retrieval, reranks
 from recdistill.pipeline.score_store import stored_files
-from recdistill.pipeline.scorers import Scorer, compiled, with_progress
+from recdistill.pipeline.scorers import (
+    PopularityScorer,
+    Scorer,
+    compiled,
+    with_progress,
+)
 from recdistill.pipeline.soft_targets import SoftTargets, choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
 from recdistill.pipeline.trainer import Trainer
@@ -34,6 +41,9 @@ from recdistill.teachers.model_files import source_digest
 if TYPE_CHECKING:
     import pandas as pd
 
+
+VALID = "valid.parquet"
+"""File of an artefact with a model's metrics on the validation lists."""
 
 _SHARED = (
     "dataset",
@@ -108,7 +118,7 @@ class RunContext:
         )
         other._kept = frozenset(kept)
         for name in kept:
-            other.artefacts[name] = self.intact(name)
+            other.add(name, self.intact(name))
         other._intact = set(kept)
         # Cached properties store their value under their name.
         loaded = {
@@ -147,9 +157,14 @@ class RunContext:
         """
         artefact = self.artefacts[step]
         if step not in self._intact:
-            artefact.verify(unread="" if self._with_test else TEST_FILES)
+            artefact.verify(self.unread)
             self._intact.add(step)
         return artefact
+
+    @property
+    def unread(self) -> str:
+        """Pattern of the files of `prepare` that must not be read; "" for none."""
+        return "" if self._with_test else TEST_FILES
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
@@ -189,6 +204,34 @@ class RunContext:
             self.config.seed,
             self.score_tables,
         )
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the teacher re-ranks retrieved candidates, not the catalogue."""
+        return reranks(self.config, self.prepared)
+
+    @cached_property
+    def teacher_validation(self) -> Validation:
+        """The validation lists by which a teacher is trained and checked.
+
+        If the teacher cannot rank the catalogue, they have sampled candidates.
+        """
+        if not self.reranks:
+            return self.validation
+        return self.validation.with_sampled_candidates(
+            self.prepared.popularity, self.config.evaluate.retrieved, self.config.seed
+        )
+
+    def retrieved_validation(self) -> Validation:
+        """The validation lists with the items that popularity and baseline retrieve."""
+        scorers: dict[str, Scorer] = {
+            "popularity": PopularityScorer(self.prepared.popularity),
+            "baseline": compiled(self.student_model("baseline")),
+        }
+        items = self.prepared.catalogue_size
+        rankers = {name: CandidateRanker(s, items) for name, s in scorers.items()}
+        retrieval = Retrieval(rankers, self.config.evaluate.retrieved)
+        return self.validation.with_retrieved_candidates(retrieval)
 
     @property
     def validation_inputs(self) -> dict[str, Any]:
@@ -252,9 +295,12 @@ class RunContext:
     @cached_property
     def gate(self) -> GatePart:
         """The decision whether the teacher is worth distilling."""
+        teacher = self.artefacts["teacher"]
+        judged = self.artefacts["score"] if self.reranks else teacher
         return compare_on_validation(
             self.config,
-            self.artefacts["teacher"],
+            teacher,
+            judged.file(VALID),
             self.artefacts["baseline"],
             self.training_overlap,
             self.artefacts["prepare"],
@@ -283,6 +329,18 @@ class RunContext:
             self.config,
             self.prepared,
             self.validation,
+            self.progress,
+            self.warn,
+            self._observe,
+        )
+
+    @cached_property
+    def teacher_trainer(self) -> Trainer:
+        """Trains teachers, which may be unable to rank the catalogue."""
+        return Trainer(
+            self.config,
+            self.prepared,
+            self.teacher_validation,
             self.progress,
             self.warn,
             self._observe,
