@@ -118,7 +118,7 @@ class RunContext:
         )
         other._kept = frozenset(kept)
         for name in kept:
-            other.artefacts[name] = self.intact(name)
+            other.add(name, self.intact(name))
         other._intact = set(kept)
         # Cached properties store their value under their name.
         loaded = {
@@ -157,9 +157,14 @@ class RunContext:
         """
         artefact = self.artefacts[step]
         if step not in self._intact:
-            artefact.verify(unread="" if self._with_test else TEST_FILES)
+            artefact.verify(self.unread)
             self._intact.add(step)
         return artefact
+
+    @property
+    def unread(self) -> str:
+        """Pattern of the files of `prepare` that must not be read; "" for none."""
+        return "" if self._with_test else TEST_FILES
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
