@@ -10,6 +10,7 @@ from typing import ClassVar
 __all__ = [
     "ArtefactError",
     "BackendError",
+    "BudgetError",
     "BusyError",
     "ConfigError",
     "DataError",
@@ -37,8 +38,9 @@ class RecdistillError(Exception):
 
     Attributes:
         exit_code: Exit code of the command line: 2 for bad input, 3 for a teacher that
-            is not worth distilling or a student that falls below the baseline on a
-            slice, 4 for an export that is not safe to serve.
+            is not worth distilling, a student that falls below the baseline on a
+            slice or one that misses its budget, 4 for an export that is not safe to
+            serve.
     """
 
     exit_code: ClassVar[int] = 2
@@ -83,6 +85,12 @@ class GateError(RecdistillError, RuntimeError):
 
 class GuardError(RecdistillError, RuntimeError):
     """A student that falls below the baseline on a slice of the test lists."""
+
+    exit_code = 3
+
+
+class BudgetError(RecdistillError, RuntimeError):
+    """A student that is too slow or too large. The message has the measured values."""
 
     exit_code = 3
 

@@ -27,8 +27,10 @@ quality = { kind = "number", teacher_only = true }
 affinity = { kind = "affinity", l2 = 20.0 }
 [lists]
 contexts = 600
-teacher_top = 8
+retriever_top = 8
+popular = 4
 tail = 12
+student_top = 6
 [teacher]
 kind = "ensemble"
 [[teacher.members]]

@@ -27,8 +27,8 @@ LONGEST_S = 86_400
 
 EXIT_CODES = (
     "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, the "
-    "student falls below the baseline on a slice, or it is time to distil again, 4 the "
-    "SavedModel does not answer as the student does."
+    "student falls below the baseline on a slice, no student is within the budget, or "
+    "it is time to distil again, 4 the SavedModel does not answer as the student does."
 )
 
 ConfigFile = Annotated[

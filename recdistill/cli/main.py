@@ -27,6 +27,7 @@ from recdistill.cli import (
     run,
     serve,
     serving_config,
+    sweep,
     tune,
 )
 from recdistill.cli.common import EXIT_CODES
@@ -77,6 +78,7 @@ for _command in (
     init,
     run,
     tune,
+    sweep,
     compare,
     doctor,
     data,

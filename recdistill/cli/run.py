@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,14 +35,32 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    config: ConfigFile, overrides: Overrides = None, as_json: AsJson = False
+    config: ConfigFile,
+    overrides: Overrides = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="Largest latency and size of the SavedModel, such as "
+            '"p99<=2ms, bytes<=5MB" (`export.budget` in CONFIG).',
+        ),
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Runs all steps of a pipeline and shows the distillation receipt.
 
     Steps whose inputs did not change are skipped. By default the artefacts are written
     to `runs/NAME` and the SavedModel to `export/NAME/VERSION`.
+
+    With a budget, the students of `recdistill sweep` are compared first. The one that
+    is best on validation among those within the budget is evaluated and exported. If
+    there is none, nothing is exported and the exit code is 3.
+
+    Example: **recdistill run films.toml --budget "p99<=2ms, bytes<=5MB"**
     """
-    _run_until("export", config, overrides, as_json)
+    if budget is not None:
+        overrides = [*(overrides or ()), f"export.budget={json.dumps(budget)}"]
+    _run_until("export", config, overrides, as_json, within_budget=True)
 
 
 def _step_command(step: str, summary: str) -> Any:
@@ -56,12 +74,21 @@ def _step_command(step: str, summary: str) -> Any:
 
 
 def _run_until(
-    step: str, config: Path, overrides: list[str] | None, as_json: bool
+    step: str,
+    config: Path,
+    overrides: list[str] | None,
+    as_json: bool,
+    within_budget: bool = False,
 ) -> None:
     with errors_as_paragraphs(), Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display)
         try:
-            artefact = pipeline.run(step)
+            if within_budget and pipeline.config.export.budget is not None:
+                from recdistill.pipeline.variants.budgeted_run import run_within_budget
+
+                pipeline, artefact = run_within_budget(pipeline, display.say)
+            else:
+                artefact = pipeline.run(step)
         except GuardError:
             display.clear()
             if not as_json:

@@ -18,7 +18,7 @@ from recdistill.cli.common import (
 from recdistill.cli.progress_display import Display
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.variants.tuning import Trial
+    from recdistill.pipeline.variants.settings_search import Trial
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,9 +48,9 @@ def tune(
     """
     with errors_as_paragraphs(), Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display, with_test=False)
-        from recdistill.pipeline.variants.tuning import require_optuna
-        from recdistill.pipeline.variants.tuning import tune as search
-        from recdistill.pipeline.variants.tuning_files import write_search
+        from recdistill.pipeline.variants.search_files import write_search
+        from recdistill.pipeline.variants.settings_search import require_optuna
+        from recdistill.pipeline.variants.settings_search import tune as search
 
         require_optuna()
 

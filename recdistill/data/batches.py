@@ -6,6 +6,10 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
 * `candidate_index`: int32 rows of the item table, `(batch, list_size)`, or
   `(list_size,)` if all lists of the batch share their candidates;
 * `mask`: `(batch, list_size)` bool, True for a real candidate;
+* `item_weight`: `(batch, list_size)` float32, if candidates were drawn from a large
+  catalogue: 1 for a candidate that was chosen, and 1 / probability for one that was
+  drawn, so that a sum over the list estimates the sum over the catalogue (Horvitz and
+  Thompson, 1952);
 * `teacher_scores`: `(batch, list_size)` float32, if they are stored;
 * `training_row`: `(batch, n)` int32, the items that the query interacted with in the
   training part; linear item models leave them out (`recdistill.models.linear`);
@@ -13,8 +17,9 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
   and `list_key` `(batch,)` text, for external teachers (`recdistill.teachers`).
 
 `y` is `{"labels": relevance}` and the sample weight is `(batch,)`. If the relevance is
-known for some of the candidates only, `y` also has their "mask". (Two masks that are
-equal would be two arrays for a training step, which would compute each softmax twice.)
+known for some of the candidates only, `y` also has their "mask", and the `item_weight`
+is that of the teacher's scores only. (Two masks that are equal would be two arrays for
+a training step, which would compute each softmax twice.)
 
 `recdistill.data.collation` turns lists into batches; `recdistill.data.shard_reading`
 reads lists from files.
@@ -22,6 +27,7 @@ reads lists from files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,6 +64,9 @@ class Lists:
         seen_excluded: Whether seen items are not candidates.
         not_chosen: Item rows that were shown in the list and not chosen; None if the
             data does not say what was shown.
+        drawn: Number of the last columns of `candidates` that were drawn.
+        drawn_weight: `(lists,)` float32, number of items that each drawn candidate
+            stands for; None if none was drawn.
     """
 
     list_id: np.ndarray
@@ -75,6 +84,8 @@ class Lists:
     source_list: np.ndarray | None = None
     seen_excluded: bool = True
     not_chosen: Ragged | None = None
+    drawn: int = 0
+    drawn_weight: np.ndarray | None = None
 
     @property
     def excluded(self) -> Ragged:
@@ -145,6 +156,12 @@ class Lists:
             self.relevance.values[inside],
         )
 
+    def item_weight(self) -> np.ndarray | None:
+        """Weights of `candidates`, `(lists, n)` float32; None if none was drawn."""
+        if self.candidates is None or self.drawn_weight is None:
+            return None
+        return item_weight(self.candidates, self.drawn, self.drawn_weight)
+
     def __len__(self) -> int:
         """Number of lists."""
         return len(self.list_id)
@@ -157,10 +174,58 @@ class Lists:
                 return {name: pick(each) for name, each in value.items()}
             if isinstance(value, Ragged):
                 return value.take(rows)
-            return value if value is None or isinstance(value, bool) else value[rows]
+            return value if value is None or isinstance(value, int) else value[rows]
 
         fields: dict[str, Any] = {k: pick(v) for k, v in vars(self).items()}
         return Lists(**fields)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lists]) -> Lists:
+        """The lists of all parts, one after the other.
+
+        Matrices get the width of the widest: candidates are padded with -1, others with
+        0, which is the index of a missing value.
+        """
+        if len(parts) == 1:
+            return parts[0]
+
+        def join(name: str, values: list[Any]) -> Any:
+            first = values[0]
+            if isinstance(first, dict):
+                return {key: join(key, [v[key] for v in values]) for key in first}
+            if isinstance(first, Ragged):
+                return Ragged.joined(values)
+            if first is None or isinstance(first, bool):
+                return first
+            if first.ndim == 2 and len({each.shape[1] for each in values}) > 1:
+                values = _same_width(values, -1 if name == "candidates" else 0)
+            return np.concatenate(values)
+
+        each = [vars(part) for part in parts]
+        return cls(**{name: join(name, [v[name] for v in each]) for name in each[0]})
+
+
+def _same_width(values: Sequence[np.ndarray], fill: int) -> list[np.ndarray]:
+    width = max(each.shape[1] for each in values)
+    return [
+        np.pad(each, [(0, 0), (0, width - each.shape[1])], constant_values=fill)
+        for each in values
+    ]
+
+
+def item_weight(
+    candidates: np.ndarray, drawn: int, drawn_weight: np.ndarray
+) -> np.ndarray:
+    """Number of items that each candidate stands for, `(lists, n)` float32.
+
+    Args:
+        candidates: `(lists, n)`, item rows.
+        drawn: Number of the last columns that were drawn.
+        drawn_weight: `(lists,)`, number of items that each of these stands for.
+    """
+    weight = np.ones(candidates.shape, "float32")
+    weight[:, candidates.shape[1] - drawn :] = drawn_weight[:, None]
+    return weight
 
 
 def raw_inputs(lists: Lists) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from recdistill.data.batches import (
 from recdistill.data.ragged import Ragged
 
 Batch = tuple[dict[str, Any], dict[str, np.ndarray], np.ndarray]
-_Candidates = tuple[np.ndarray, np.ndarray, np.ndarray]
+_Candidates = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,11 @@ class Collator:
     Attributes:
         catalogue_size: Number of items.
         tail: Number of uniformly sampled candidates in addition to the positives and to
-            what was shown and not chosen; None to rank the whole catalogue. Lists with
-            stored teacher scores keep the candidates of these; if the lists say what
-            was shown, their relevance is learned from the shown and `tail` sampled
-            candidates only.
+            what was shown and not chosen; None to rank the whole catalogue. Each item
+            is sampled with the probability `tail / catalogue_size`, the inverse of
+            which is its weight. Lists with stored teacher scores keep the candidates of
+            these; if the lists say what was shown, their relevance is learned from the
+            shown and `tail` sampled candidates only, without weights.
         shared: Whether sampled lists share one `candidate_index`, which then holds the
             positives of all lists and what was shown in them. Sharing is faster for a
             model that encodes each candidate once, and slower for a model that scores
@@ -50,8 +51,10 @@ class Collator:
 
     def __call__(self, lists: Lists, rng: np.random.Generator) -> Batch:
         """Batch of these lists; `rng` samples the candidates."""
-        index, mask, relevance = self._candidates(lists, rng)
+        index, mask, relevance, weight = self._candidates(lists, rng)
         x = {"candidate_index": index, "query": dict(lists.query), "mask": mask}
+        if weight is not None:
+            x["item_weight"] = weight
         about = mask
         if self.with_teacher and self.tail is not None:
             about = self._labelled(lists, index, mask, rng)
@@ -71,16 +74,31 @@ class Collator:
         return x, y, lists.weight
 
     def _candidates(self, lists: Lists, rng: np.random.Generator) -> _Candidates:
-        """Candidate index, mask and relevance."""
+        """Candidate index, mask, relevance, and the weights of drawn candidates."""
         if lists.candidates is not None and self.with_teacher:
             return _stored(lists, lists.candidates)
         if self.tail is None or self.with_teacher:
             index = np.arange(self.catalogue_size, dtype="int32")
             mask = catalogue_mask(lists, self.catalogue_size)
-            return index, mask, catalogue_relevance(lists, self.catalogue_size)
+            return index, mask, catalogue_relevance(lists, self.catalogue_size), None
         tail = self._draw(self.tail, rng)
         allowed = _allowed(lists, tail)
-        return (_shared if self.shared else _separate)(lists, tail, allowed)
+        found = (_shared if self.shared else _separate)(lists, tail, allowed)
+        return *found, self._drawn_weight(lists, found[1], len(tail))
+
+    def _drawn_weight(
+        self, lists: Lists, mask: np.ndarray, drawn: int
+    ) -> np.ndarray | None:
+        """Weights of the candidates, the last of which were drawn.
+
+        The shown candidates of a list are all that its relevance is about; the drawn
+        ones only keep items low that are never shown.
+        """
+        if lists.not_chosen is not None or drawn in (0, self.catalogue_size):
+            return None
+        weight = np.ones(mask.shape, "float32")
+        weight[:, mask.shape[1] - drawn :] = self.catalogue_size / drawn
+        return weight
 
     def _draw(self, tail: int, rng: np.random.Generator) -> np.ndarray:
         """Sampled items, each once."""
@@ -114,7 +132,9 @@ def _allowed(lists: Lists, drawn: np.ndarray) -> np.ndarray:
     return np.asarray(~(lists.excluded.holds(drawn) | own.holds(drawn)))
 
 
-def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
+def _separate(
+    lists: Lists, tail: np.ndarray, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each list has its own observed candidates, followed by the common tail."""
     observed, values = lists.observed()
     own = observed.padded(-1)
@@ -129,7 +149,9 @@ def _separate(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidate
     return index.astype("int32"), mask, relevance
 
 
-def _shared(lists: Lists, tail: np.ndarray, allowed: np.ndarray) -> _Candidates:
+def _shared(
+    lists: Lists, tail: np.ndarray, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One `candidate_index` for all lists: their observed candidates, and the tail.
 
     The positive of one list is a candidate of another only if it was sampled; otherwise
@@ -152,9 +174,33 @@ def _stored(lists: Lists, stored: np.ndarray) -> _Candidates:
     """The candidates that are stored with their scores."""
     mask = stored >= 0
     index = np.maximum(stored, 0).astype("int32")
+    relevance = np.zeros(mask.shape, "float32")
+    # Without a table of each candidate with each positive.
     positives, value = lists.positives.padded(-1), lists.relevance.padded(0.0)
-    same = (index[:, :, None] == positives[:, None, :]) & mask[:, :, None]
-    return index, mask, (same * value[:, None, :]).sum(2)
+    for column in range(positives.shape[1]):
+        same = (index == positives[:, column, None]) & mask
+        relevance += same * value[:, column, None]
+    return index, mask, relevance, lists.item_weight()
+
+
+def score_candidates(
+    score: Callable[[Mapping[str, Any]], Any], lists: Lists, candidates: np.ndarray
+) -> np.ndarray:
+    """Scores of the given candidates of each list, `(lists, n)`.
+
+    Args:
+        score: As for `score_catalogue`.
+        lists: The queries.
+        candidates: `(lists, n)` int, item rows; those below 0 are masked.
+    """
+    x = {
+        "candidate_index": np.maximum(candidates, 0).astype("int32"),
+        "query": dict(lists.query),
+        "mask": candidates >= 0,
+        "raw": raw_inputs(lists),
+        "list_key": lists.list_key,
+    }
+    return np.asarray(score(x))
 
 
 def score_catalogue(

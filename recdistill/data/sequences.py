@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import tensorflow as tf
 
 from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import read_lists
 
-__all__ = ["training_windows", "window_batches"]
+__all__ = ["next_items", "training_windows", "window_batches"]
+
+LISTS_AT_ONCE = 16_384
+"""Number of lists in a piece of `next_items`."""
 
 
 def training_windows(
@@ -48,6 +52,35 @@ def training_windows(
         each = np.concatenate([past, target[:, None]], axis=1)
         found.append(each[np.count_nonzero(each, axis=1) > 1].astype("int32"))
     return np.concatenate(found)
+
+
+def next_items(
+    shards: Sequence[Path], history: str, item_index: np.ndarray, limit: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Histories of training lists with the items that were chosen next.
+
+    Args:
+        shards: Files of training lists.
+        history: Name of the history.
+        item_index: `(items,)`, the vocabulary index of each catalogue row.
+        limit: Largest number of lists; of more, lists at equal distances are taken.
+
+    Yields:
+        For some lists, the vocabulary indices of the history `(lists, length)`, the
+        newest first, and of the positives `(lists, n)`, both padded with 0; and the row
+        of the query's training row `(lists,)`.
+    """
+    total = sum(pq.read_metadata(path).num_rows for path in shards)
+    distance, first = max(1, -(-total // limit)), 0
+    for path in shards:
+        lists = read_lists(path, with_raw=False)
+        rows = np.arange(-first % distance, len(lists), distance)
+        first += len(lists)
+        for start in range(0, len(rows), LISTS_AT_ONCE):
+            part = lists.take(rows[start : start + LISTS_AT_ONCE])
+            chosen = part.positives.padded(-1)
+            chosen = np.where(chosen >= 0, item_index[np.maximum(chosen, 0)], 0)
+            yield part.query[history], chosen, part.query_row
 
 
 def _spaced_rows(lists: Lists, distance: int) -> np.ndarray:

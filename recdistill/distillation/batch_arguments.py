@@ -16,6 +16,7 @@ __all__ = [
     "labels_and_mask",
     "mask_of",
     "weight_like",
+    "weighted_mask",
 ]
 
 Batch: TypeAlias = dict[str, Any]
@@ -87,10 +88,11 @@ def labels_and_mask(
 
     Args:
         x: The inputs of a batch.
-        y: `{"labels": …, "mask": …}`, or relevance alone, `(batch, list_size)`.
+        y: `{"labels": …, "mask": …}`, or relevance alone, `(batch, list_size)`. Without
+            a mask of its own, relevance has the mask and the `item_weight` of `x`.
 
     Returns:
-        A dict with "labels" and "mask".
+        A dict with "labels" and "mask", and "item_weight" if candidates have weights.
 
     Raises:
         ValueError: If `y` is None.
@@ -100,7 +102,18 @@ def labels_and_mask(
             "`y` must hold the relevance of the candidates if a relevance loss or a "
             "metric is compiled. Received: y=None"
         )
-    return {"mask": mask_of(x), **(y if isinstance(y, dict) else {"labels": y})}
+    y = y if isinstance(y, dict) else {"labels": y}
+    return y if y.get("mask") is not None else {**y, **weighted_mask(x)}
+
+
+def weighted_mask(x: Batch) -> dict[str, Tensor]:
+    """The mask of a batch as "mask", and its "item_weight" if it has one.
+
+    Args:
+        x: The inputs of a batch.
+    """
+    weight = {"item_weight": x["item_weight"]} if "item_weight" in x else {}
+    return {"mask": mask_of(x), **weight}
 
 
 def array_weight(sample_weight: Any) -> Any:

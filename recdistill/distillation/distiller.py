@@ -16,10 +16,12 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
   `(batch, list_size)`, or `(list_size,)` if all lists share their candidates; `mask` is
   `(batch, list_size)`, bool; the optional `teacher_scores` are `(batch, list_size)`,
   float. The scores of several teachers are a dict of such arrays, or one array `(batch,
-  teachers, list_size)`. Stored embeddings, for losses that compare embeddings, are
-  further entries under their own names. Only `mask` is required: student and teacher
-  read the entries of `x` that they need, and the teacher may read features that the
-  student does not.
+  teachers, list_size)`. The optional `item_weight`, `(batch, list_size)`, is the number
+  of items that each candidate stands for, if candidates were drawn from a larger
+  catalogue; all losses on scores take it. Stored embeddings, for losses that compare
+  embeddings, are further entries under their own names. Only `mask` is required:
+  student and teacher read the entries of `x` that they need, and the teacher may read
+  features that the student does not.
 - `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
 - `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
   for each candidate; or a dict shaped like `y`, whose "labels" are used.
@@ -51,6 +53,7 @@ from recdistill.distillation.batch_arguments import (
     labels_and_mask,
     mask_of,
     weight_like,
+    weighted_mask,
 )
 from recdistill.distillation.compile_arguments import CompileArguments
 from recdistill.distillation.loss_terms import Losses, Temperatures
@@ -366,9 +369,10 @@ class Distiller(keras.Model):  # type: ignore[misc]
         """
         # A second term with the same softmax or the same mask uses the first one's.
         with shared_results():
-            return self._compute_loss(x, y, y_pred, sample_weight, training)
+            return self._loss_of(x, y, y_pred, sample_weight, training)
 
-    def _compute_loss(
+    # Not `_compute_loss`: that is a method of Keras, which calls `compute_loss`.
+    def _loss_of(
         self, x: Batch, y: Any, y_pred: Any, sample_weight: Any, training: bool
     ) -> Tensor:
         scores, outputs = self._student_pass(x, y_pred, training)
@@ -389,7 +393,9 @@ class Distiller(keras.Model):  # type: ignore[misc]
             for term in self._terms:
                 weights.append(value_at(term.weight, step))
                 pair = term.compared(teacher, scores, outputs)
-                value, reported = term.value(pair, mask_of(x), sample_weight, step)
+                value, reported = term.value(
+                    pair, weighted_mask(x), sample_weight, step
+                )
                 values.append(value)
                 parts |= reported
                 loss += weights[-1] * value
@@ -436,6 +442,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
         """
         if self._compiled.metrics or self._compiled.weighted_metrics:
             relevance = labels_and_mask(x, y)
+            # Metrics are those of the candidates at hand.
+            relevance.pop("item_weight", None)
             weight = array_weight(sample_weight)
             self._compiled.update_metrics(relevance, y_pred, weight)
         results: dict[str, Tensor] = self.get_metrics_result()

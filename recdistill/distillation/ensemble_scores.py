@@ -27,6 +27,7 @@ def ensemble_scores(
     mask: Tensor,
     weights: TeacherWeights = None,
     transform: Transform = "z_score",
+    item_weight: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean of the scores of several teachers, by default of their z-scores.
 
@@ -38,6 +39,7 @@ def ensemble_scores(
             Only ratios matter: the weights are divided by their sum. Equal by default.
         transform: Transform of the scores of each teacher before the mean; see
             `recdistill.distillation.score_transforms`.
+        item_weight: `(batch, list_size)`, as for `score_transforms.transformed`.
 
     Returns:
         `(batch, list_size)`; 0 under padding.
@@ -57,7 +59,7 @@ def ensemble_scores(
         scores = {str(k): scores[:, k] for k in range(scores.shape[1])}
     by_name = weights_by_name(weights, list(scores))
     parts = [
-        by_name[name] * transformed(each, mask, transform)
+        by_name[name] * transformed(each, mask, transform, item_weight)
         for name, each in scores.items()
     ]
     return sum(parts[1:], parts[0])

@@ -33,6 +33,7 @@ from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import replica_mean
+from recdistill.losses.list_loss import ListLoss
 
 __all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
 
@@ -157,20 +158,29 @@ def loss_value(
 
     Args:
         loss: Any Keras loss with a reduction.
-        y: `{"labels": …, "mask": …}`, each `(batch, list_size)`.
+        y: `{"labels": …, "mask": …}`, each `(batch, list_size)`; and "item_weight" if
+            candidates have weights.
         scores: The student's scores, `(batch, list_size)`.
         sample_weight: None, `(batch,)` or `(batch, list_size)`.
 
     Returns:
         A scalar, divided by the number of replicas unless the reduction is "sum".
+
+    Raises:
+        ValueError: If candidates have weights and the loss does not know these.
     """
     if not _is_pointwise(loss):
+        if "item_weight" in y and not isinstance(loss, ListLoss):
+            raise ValueError(
+                "A batch with `item_weight` needs losses of recdistill, which weigh "
+                f"the candidates that were drawn. Received: {loss!r}"
+            )
         return loss(y, scores, sample_weight)
-    labels, scores, weight, mask = _as_column(y, scores, sample_weight)
+    labels, scores, weight, count = _as_column(y, scores, sample_weight)
     if loss.reduction != "sum":
         # Keras divides by the number of all rows instead of the number of real rows.
-        real = ops.maximum(replica_mean(ops.sum(mask)), 1.0)
-        weight *= ops.cast(ops.size(mask), "float32") / real
+        real = ops.maximum(replica_mean(ops.sum(count)), 1.0)
+        weight *= ops.cast(ops.size(count), "float32") / real
     return loss(labels, scores, weight)
 
 
@@ -207,13 +217,17 @@ def _is_pointwise(judge: keras.losses.Loss | keras.metrics.Metric) -> bool:
 def _as_column(
     y: Labels, scores: Tensor, sample_weight: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Labels and scores `(n, 1)`, weights and mask `(n,)`; all 0 under padding."""
+    """Labels and scores `(n, 1)`; weights, and how often each counts, `(n,)`.
+
+    All are 0 under padding.
+    """
     mask = tf.cast(y["mask"], tf.bool)
     weight = tf.cast(1.0 if sample_weight is None else sample_weight, tf.float32)
     weight = weight[:, None] if weight.shape.rank == 1 else weight
+    times = tf.cast(y.get("item_weight", 1.0), tf.float32)
     labels, scores, weight, flat = (
         tf.reshape(tf.where(mask, tf.cast(each, tf.float32), 0.0), (-1, 1))
-        for each in (y["labels"], scores, weight, 1.0)
+        for each in (y["labels"], scores, weight * times, times)
     )
     return labels, scores, weight[:, 0], flat[:, 0]
 

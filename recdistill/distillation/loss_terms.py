@@ -254,7 +254,7 @@ class Term:
     def value(
         self,
         pair: tuple[Tensor, Tensor],
-        mask: Tensor,
+        mask: dict[str, Tensor],
         sample_weight: Tensor | None,
         step: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -262,7 +262,7 @@ class Term:
 
         Args:
             pair: The result of `compared`.
-            mask: `(batch, list_size)`, bool.
+            mask: The result of `batch_arguments.weighted_mask`.
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
             step: Number of updates that the optimizer has made.
 
@@ -270,7 +270,9 @@ class Term:
             A scalar, divided by the number of replicas; and the reported values by
             name.
         """
-        targets, reported = {"labels": pair[0], "mask": mask}, {}
+        targets, reported = {"labels": pair[0], **mask}, {}
+        if isinstance(self.loss, RepresentationLoss):
+            targets.pop("item_weight", None)
         temperature = self.temperature
         if temperature is not None:
             if isinstance(temperature, LearnedTemperature):

@@ -33,6 +33,7 @@ from recdistill.distillation.score_transforms import (
 )
 from recdistill.lists.masked_ops import standardise
 from recdistill.lists.numpy_ranks import (
+    BoolArray,
     FloatArray,
     check_same_shape,
     checked_mask,
@@ -219,13 +220,21 @@ class Examination(BaseModel, frozen=True, allow_inf_nan=False):
         return [float(temperature) for temperature in curve], list(curve.values())
 
 
-def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
+def examine(
+    scores: npt.ArrayLike,
+    mask: npt.ArrayLike,
+    item_weight: npt.ArrayLike | None = None,
+) -> Examination:
     """Examine a teacher's scores and propose a transform and a temperature.
 
     Args:
         scores: `(lists, list_size)`, unchanged from the teacher. NaN and infinity are
             counted and otherwise ignored.
         mask: `(lists, list_size)`, bool. True marks a real candidate.
+        item_weight: `(lists, list_size)`, the number of items of the catalogue that
+            each candidate stands for, above 0 for real candidates; None for one each.
+            The shape of the distribution, the soft targets and the list size are then
+            estimates for the whole catalogue.
 
     Raises:
         ValueError: If the shapes do not fit, or no candidate is real.
@@ -245,13 +254,18 @@ def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
     if not filled.any():
         raise ValueError("`mask` must have a real candidate. Received: none")
     real = real_scores(array[filled], finite[filled], name="scores")
-    ordered = -np.sort(-real, axis=1)  # best first, NaN at the end
+    order = np.argsort(-real, axis=1, kind="stable")  # best first, NaN at the end
+    ordered = np.take_along_axis(real, order, axis=1)
+    times = None
+    if item_weight is not None:
+        weight = np.asarray(item_weight, np.float64)[filled]
+        times = np.take_along_axis(weight, order, axis=1)
     last = np.maximum(np.count_nonzero(finite[filled], axis=1) - 1, 0)
     varies = ordered[:, 0] > ordered[np.arange(len(ordered)), last]
-    ordered = ordered[varies]
+    ordered, times = ordered[varies], None if times is None else times[varies]
     facts: dict[str, Any] = {
         "lists": len(real),
-        "list_size": float(np.median(np.count_nonzero(given[filled], axis=1))),
+        "list_size": float(np.median(_counts(given, item_weight)[filled])),
         "not_finite": int(np.count_nonzero(given & ~finite)),
         "constant": float(np.mean(~varies)),
         **_ties(ordered),
@@ -259,15 +273,21 @@ def examine(scores: npt.ArrayLike, mask: npt.ArrayLike) -> Examination:
     }
     if not len(ordered):
         return Examination(**facts, findings=_findings(facts, None))
-    facts |= _shape(ordered)
+    facts |= _shape(ordered, times)
     facts |= {"effective": {}, "histograms": {}}
     for transform in TRANSFORMS:
-        targets = _Targets(ordered, transform)
+        targets = _Targets(ordered, times, transform)
         facts["effective"][transform] = targets.curve()
         facts["histograms"][transform] = targets.histogram()
     kind = _kind(ordered, facts)
-    proposal = _propose(ordered, facts, kind)
+    proposal = _propose(_Targets(ordered, times, _REMEDIES[kind][0]), facts, kind)
     return Examination(**facts, findings=_findings(facts, kind), proposal=proposal)
+
+
+def _counts(mask: BoolArray, item_weight: npt.ArrayLike | None) -> FloatArray:
+    """Number of items that the candidates of each list stand for."""
+    weight = 1.0 if item_weight is None else np.asarray(item_weight, np.float64)
+    return np.asarray(np.where(mask, weight, 0.0).sum(axis=1))
 
 
 def _ties(ordered: FloatArray) -> dict[str, float]:
@@ -293,18 +313,22 @@ def _range(real: FloatArray) -> dict[str, float | None]:
     }
 
 
-def _shape(ordered: FloatArray) -> dict[str, Any]:
+def _shape(ordered: FloatArray, times: FloatArray | None) -> dict[str, Any]:
     """Deviations, z-scores of the first ranks and kurtosis of lists that vary."""
     real = ~np.isnan(ordered)
-    z = standardise(np.where(real, ordered, 0.0), real).numpy()
-    kurtosis = (z**4).sum(axis=1) / real.sum(axis=1) - 3.0
+    z = standardise(np.where(real, ordered, 0.0), real, times).numpy()
+    shares = np.where(real, 1.0 if times is None else times, 0.0)
+    shares /= shares.sum(axis=1, keepdims=True)
+    kurtosis = (z**4 * shares).sum(axis=1) - 3.0
     at_rank = {
         str(rank): float(z[real[:, rank - 1], rank - 1].mean())
         for rank in RANKS
         if rank <= z.shape[1] and real[:, rank - 1].any()
     }
     scale = np.nanmax(np.abs(ordered), axis=1, keepdims=True)  # keeps squares finite
-    deviations = np.nanstd(ordered / scale, axis=1) * scale[:, 0]
+    parts = np.where(real, ordered / scale, 0.0)
+    gaps = parts - (parts * shares).sum(axis=1, keepdims=True)
+    deviations = np.sqrt((gaps**2 * shares).sum(axis=1)) * scale[:, 0]
     return {
         "deviations": tuple(np.percentile(deviations, [10, 50, 90]).tolist()),
         "z_at_rank": at_rank,
@@ -315,14 +339,18 @@ def _shape(ordered: FloatArray) -> dict[str, Any]:
 class _Targets:
     """Soft targets of lists with transformed scores, at any temperature."""
 
-    def __init__(self, ordered: FloatArray, transform: Transform) -> None:
-        self._mask = ~np.isnan(ordered)
+    def __init__(
+        self, ordered: FloatArray, times: FloatArray | None, transform: Transform
+    ) -> None:
+        self._mask, self._times = ~np.isnan(ordered), times
         scores = np.where(self._mask, ordered, 0.0)
-        self._scores = transformed(scores, self._mask, transform)
+        self._scores = transformed(scores, self._mask, transform, times)
 
     def effective(self, temperature: float) -> float:
         """Effective number of candidates, geometric mean over the lists."""
-        number = effective_candidates(self._scores, self._mask, temperature).numpy()
+        number = effective_candidates(
+            self._scores, self._mask, temperature, self._times
+        ).numpy()
         return float(np.exp(np.log(number).mean()))
 
     def curve(self) -> dict[str, float]:
@@ -400,9 +428,8 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _propose(ordered: FloatArray, facts: dict[str, Any], kind: _Kind) -> Proposal:
+def _propose(targets: _Targets, facts: dict[str, Any], kind: _Kind) -> Proposal:
     transform, because = _REMEDIES[kind]
-    targets = _Targets(ordered, transform)
     temperature = targets.temperature(_wanted(facts["list_size"]))
     effective = _rounded(targets.effective(temperature))
     return Proposal(

@@ -24,6 +24,7 @@ temperature.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 from keras import ops
@@ -50,13 +51,21 @@ SMALLEST_ODDS = 2.0**-24
 """Distance from 0 and 1 to which probabilities are clipped (float32 near 1)."""
 
 
-def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
+def transformed(
+    scores: Tensor,
+    mask: Tensor,
+    transform: Transform,
+    item_weight: Tensor | None = None,
+) -> Tensor:
     """Transform teacher scores list by list.
 
     Args:
         scores: `(batch, list_size)`. Finite for real candidates.
         mask: `(batch, list_size)`, bool. True marks a real candidate.
         transform: Name of the transform; see the table of this module.
+        item_weight: `(batch, list_size)`, above 0 for real candidates: how often each
+            counts in means, deviations and ranks, so that the result of a list with a
+            sampled tail estimates that of the whole catalogue. None for once each.
 
     Returns:
         `(batch, list_size)`; 0 under padding.
@@ -71,10 +80,10 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
         array([[ 1., -1.,  0.]], dtype=float32)
     """
     mask, scores = masked_ops.as_lists(mask, scores=scores)
-    functions = {
-        "none": lambda scores, mask: ops.where(mask, scores, 0.0),
+    functions: dict[str, Callable[..., Tensor]] = {
+        "none": lambda scores, mask, _: ops.where(mask, scores, 0.0),
         "z_score": masked_ops.standardise,
-        "min_max": masked_ops.min_max,
+        "min_max": lambda scores, mask, _: masked_ops.min_max(scores, mask),
         "log": signed_log,
         "logit": log_odds,
         "rank": log_rank,
@@ -84,10 +93,12 @@ def transformed(scores: Tensor, mask: Tensor, transform: Transform) -> Tensor:
             f"`transform` must be one of {', '.join(TRANSFORMS)}. "
             f"Received: {transform!r}"
         )
-    return functions[transform](scores, mask)
+    return functions[transform](scores, mask, item_weight)
 
 
-def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
+def signed_log(
+    scores: Tensor, mask: Tensor, item_weight: Tensor | None = None
+) -> Tensor:
     r"""Signed logarithm of each score's distance from the mean of its list.
 
     $$ t_i = \mathrm{arsinh}(u_i), \quad u_i = \frac{s_i - \bar s}{d}, \quad
@@ -103,6 +114,7 @@ def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
     Args:
         scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool.
+        item_weight: As for `transformed`.
 
     Returns:
         `(batch, list_size)`; 0 under padding and in lists whose scores are all equal.
@@ -115,13 +127,12 @@ def signed_log(scores: Tensor, mask: Tensor) -> Tensor:
         >>> signed_log(scores, mask).numpy().round(4)
         array([[-0.6251, -0.6251, -0.6251,  1.4436,  0.    ]], dtype=float32)
     """
-    gaps = masked_ops.standardise(scores, mask)
-    count = ops.maximum(masked_ops.total(ops.ones_like(gaps), mask), 1.0)
-    unit = (masked_ops.total(ops.abs(gaps), mask) / count)[:, None]
+    gaps = masked_ops.standardise(scores, mask, item_weight)
+    unit = masked_ops.list_mean(ops.abs(gaps), mask, item_weight)
     return ops.arcsinh(gaps / ops.where(unit > 0.0, unit, 1.0))
 
 
-def log_odds(scores: Tensor, mask: Tensor) -> Tensor:
+def log_odds(scores: Tensor, mask: Tensor, item_weight: Tensor | None = None) -> Tensor:
     r"""Logit transform: z-scores of $\log p - \log(1 - p)$, for probabilities.
 
     This inverts a sigmoid: the result equals the z-scores of the model's logits.
@@ -130,6 +141,7 @@ def log_odds(scores: Tensor, mask: Tensor) -> Tensor:
         scores: `(batch, list_size)`, from 0 to 1; clipped to a distance of 2 ** -24
             from 0 and 1.
         mask: `(batch, list_size)`, bool.
+        item_weight: As for `transformed`.
 
     Returns:
         `(batch, list_size)`; 0 under padding and in lists whose scores are all equal.
@@ -140,10 +152,11 @@ def log_odds(scores: Tensor, mask: Tensor) -> Tensor:
         array([[ 0.    ,  1.2247, -1.2247]], dtype=float32)
     """
     scores = ops.clip(scores, SMALLEST_ODDS, 1.0 - SMALLEST_ODDS)
-    return masked_ops.standardise(ops.log(scores) - ops.log1p(-scores), mask)
+    odds = ops.log(scores) - ops.log1p(-scores)
+    return masked_ops.standardise(odds, mask, item_weight)
 
 
-def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
+def log_rank(scores: Tensor, mask: Tensor, item_weight: Tensor | None = None) -> Tensor:
     r"""Minus the logarithm of each candidate's rank, which depends on the order alone.
 
     After a softmax at temperature $\tau$, the probability of the candidate of rank $r$
@@ -153,6 +166,7 @@ def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
     Args:
         scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool.
+        item_weight: As for `transformed`.
 
     Returns:
         `(batch, list_size)`, at most 0; 0 for the first candidate and under padding.
@@ -163,11 +177,15 @@ def log_rank(scores: Tensor, mask: Tensor) -> Tensor:
         >>> log_rank(scores, mask).numpy().round(4) + 0.0  # 0, and twice -log(2.5)
         array([[-0.9163,  0.    , -0.9163,  0.    ]], dtype=float32)
     """
-    return -ops.log(ops.maximum(masked_ops.mean_ranks(scores, mask), 1.0))
+    ranks = masked_ops.mean_ranks(scores, mask, item_weight)
+    return -ops.log(ops.maximum(ranks, 1.0))
 
 
 def effective_candidates(
-    scores: Tensor, mask: Tensor, temperature: float = 1.0
+    scores: Tensor,
+    mask: Tensor,
+    temperature: float = 1.0,
+    item_weight: Tensor | None = None,
 ) -> Tensor:
     r"""Effective number of candidates in a list's soft targets (perplexity).
 
@@ -179,6 +197,8 @@ def effective_candidates(
         scores: `(batch, list_size)`. Unnormalised.
         mask: `(batch, list_size)`, bool.
         temperature: Above zero.
+        item_weight: As for `transformed`; a candidate of weight w counts like w
+            candidates with its score.
 
     Returns:
         `(batch,)`, from 1 to the number of candidates; 1 for a list without candidates.
@@ -189,5 +209,8 @@ def effective_candidates(
         >>> effective_candidates(scores, mask).numpy().round(4)  # 2 ** 1.5
         array([2.8284])
     """
-    log_shares = masked_softmax.log_softmax(scores, mask, temperature)
-    return ops.exp(-masked_ops.total(ops.exp(log_shares) * log_shares, mask))
+    logs = masked_softmax.log_softmax(scores, mask, temperature, item_weight)
+    shares, each = ops.exp(logs), logs
+    if item_weight is not None:
+        each = logs - ops.log(ops.where(mask, item_weight, 1.0))
+    return ops.exp(-masked_ops.total(shares * each, mask))

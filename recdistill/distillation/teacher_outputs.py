@@ -111,7 +111,12 @@ class Teachers:
         if not self.with_scores:
             scores = None
         elif isinstance(scores, Mapping) or len(scores.shape) == 3:
-            scores = ensemble_scores(scores, x["mask"], self.weights)
+            scores = ensemble_scores(
+                scores,
+                x["mask"],
+                self.weights,
+                item_weight=x.get("item_weight"),
+            )
         return TeacherOutputs(
             None if scores is None else ops.stop_gradient(scores),
             {name: ops.stop_gradient(each) for name, each in outputs.items()},

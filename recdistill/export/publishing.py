@@ -113,6 +113,8 @@ class ExportSettings:
             `recommend` never return, such as the history that is sent with a query. If
             there is an input `<name>_length`, ids beyond that number exclude nothing.
         judged: Test lists of a report, whose metric is recomputed through `recommend`.
+        accept: Called with the complete version before it is published; an exception
+            stops that.
         progress: Callback for progress.
 
     Raises:
@@ -125,6 +127,7 @@ class ExportSettings:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     excluded_inputs: Sequence[str] = ()
     judged: JudgedLists | None = None
+    accept: Callable[[Path], None] = lambda version: None
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
@@ -229,6 +232,7 @@ def publish_towers(
         document,
         settings.warm_up_batches,
         judged=settings.judged,
+        accept=settings.accept,
         progress=settings.progress,
     )
 
@@ -296,6 +300,7 @@ def publish(
     warm_up_batches: Sequence[int],
     *,
     judged: JudgedLists | None = None,
+    accept: Callable[[Path], None] = lambda version: None,
     progress: Progress = no_progress,
 ) -> Export:
     """Publishes a SavedModel as the next version if it passes all checks.
@@ -307,7 +312,7 @@ def publish(
         facts: Further entries of the manifest, JSON-ready; must contain `name`.
         warm_up_batches: Batch sizes of the warm-up requests. A server that batches must
             allow the largest.
-        judged, progress: As in `ExportSettings`.
+        judged, accept, progress: As in `ExportSettings`.
 
     Returns:
         The published version.
@@ -353,6 +358,7 @@ def publish(
         (staging / MODEL_CARD).write_text(render_card(manifest), encoding="utf-8")
         manifest["sha256"] = folder_checksums(staging)
         write_sealed(staging / MANIFEST, manifest)
+        accept(staging)
     path = folder / str(version)
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     return Export(path, version, parity, size, manifest)

@@ -22,20 +22,27 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
         sizes: For each feature its number of indices, or None if its looked-up values
             are used unchanged.
         dim: Width of each embedding.
+        tables: Embedding tables of features that another layer has as well.
 
     Raises:
         ValueError: If `dim` is not positive.
     """
 
     def __init__(
-        self, sizes: Mapping[str, int | None], dim: int, **kwargs: Any
+        self,
+        sizes: Mapping[str, int | None],
+        dim: int,
+        tables: Mapping[str, keras.layers.Embedding] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if dim < 1:
             raise ValueError(f"`dim` must be positive. Received: dim={dim}")
         self.sizes, self.dim = dict(sizes), dim
+        given = tables or {}
         self.tables = {
-            name: keras.layers.Embedding(
+            name: given.get(name)
+            or keras.layers.Embedding(
                 size, dim, embeddings_initializer=embedding_initializer(), name=name
             )
             for name, size in self.sizes.items()
@@ -47,7 +54,8 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
     def build(self, input_shape: Any = None) -> None:
         """Creates the embedding tables."""
         for table in self.tables.values():
-            table.build()
+            if not table.built:
+                table.build()
         self.built = True
 
     def call(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:

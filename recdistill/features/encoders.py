@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
 from recdistill.features.specs import (
@@ -30,9 +31,12 @@ from recdistill.features.specs import (
     NumberSpec,
     TextSpec,
     VectorSpec,
+    dense_values,
 )
 
 MISSING, UNKNOWN, FIRST = 0, 1, 2
+
+_BLOCK = 65_536
 
 
 class Encoder(tf.Module):  # type: ignore[misc]
@@ -84,18 +88,31 @@ class VocabularyEncoder(Encoder):
         spec: Its specification.
         vocabulary: The values in the training part, the most frequent first. Value `j`
             has index `j + 2`.
+
+    Attributes:
+        values: The vocabulary as a text array of Arrow.
     """
 
-    def __init__(self, name: str, spec: FeatureSpec, vocabulary: Sequence[str]) -> None:
+    def __init__(
+        self, name: str, spec: FeatureSpec, vocabulary: Sequence[str] | pa.Array
+    ) -> None:
         super().__init__(name, spec)
-        self.vocabulary = tuple(vocabulary)
-        self.size: int = len(self.vocabulary) + FIRST
+        self.values = pa.array(vocabulary, pa.string())
+        self.size: int = len(self.values) + FIRST
         self.raw_shape = [None] if spec.kind == "categories" else []
-        keys = tf.constant(["", *self.vocabulary], tf.string)
-        indices = np.concatenate([[MISSING], np.arange(len(self.vocabulary)) + FIRST])
+        indices = np.concatenate([[MISSING], np.arange(len(self.values)) + FIRST])
         self.table = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(keys, indices.astype("int64")), UNKNOWN
+            tf.lookup.KeyValueTensorInitializer(
+                tf.concat([[""], _text_tensor(self.values)], 0),
+                indices.astype("int64"),
+            ),
+            UNKNOWN,
         )
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """The values as Python strings, a new tuple each time."""
+        return tuple(self.values.to_pylist())
 
     def lookup(self, raw: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Maps strings to int32 indices of the same shape."""
@@ -229,6 +246,40 @@ class HistoryEncoder(Encoder):
         newest = tf.gather(padded, tf.maximum(position, 0), batch_dims=1)
         index = tf.cast(self.items.table.lookup(newest), tf.int32)
         return tf.where(position >= 0, index, MISSING)
+
+
+def lookup_column(encoder: Encoder, column: pa.Array) -> np.ndarray:
+    """Maps a raw column of `raw_column` to indices or floats `(rows, …)`.
+
+    Each different text is looked up once.
+    """
+    if pa.types.is_list(column.type):
+        inner = column.flatten().dictionary_encode()
+        found = _lookup(encoder, _text_tensor(inner.dictionary)[None])[0]
+        length = column.value_lengths().to_numpy()
+        padded = np.full((len(column), max(1, length.max(initial=0))), MISSING, "int32")
+        padded[np.arange(padded.shape[1]) < length[:, None]] = found[
+            inner.indices.to_numpy()
+        ]
+        return padded
+    if pa.types.is_string(column.type):
+        encoded = column.dictionary_encode()
+        found = _lookup(encoder, _text_tensor(encoded.dictionary))
+        return np.asarray(found[encoded.indices.to_numpy()])
+    return _lookup(encoder, tf.constant(dense_values(column)))
+
+
+def _lookup(encoder: Encoder, raw: tf.Tensor) -> np.ndarray:
+    return np.asarray(encoder.lookup({encoder.feature: raw}))
+
+
+def _text_tensor(texts: pa.Array) -> tf.Tensor:
+    """Text as a tensor, converted in blocks: few Python strings at a time."""
+    blocks = [
+        tf.constant(texts.slice(start, _BLOCK).to_pylist(), tf.string)
+        for start in range(0, max(1, len(texts)), _BLOCK)
+    ]
+    return tf.concat(blocks, 0)
 
 
 def build_encoder(

@@ -109,11 +109,9 @@ class Schema(tf.Module):  # type: ignore[misc]
                     "state": encoder.state(),
                 }
                 if isinstance(encoder, VocabularyEncoder):
-                    values = pa.table(
-                        {"value": pa.array(encoder.vocabulary, pa.string())}
-                    )
                     pq.write_table(
-                        values, _vocabulary_path(folder, side, encoder.feature)
+                        pa.table({"value": encoder.values}),
+                        _vocabulary_path(folder, side, encoder.feature),
                     )
         for name, spec in self.affinity.items():
             document["affinity"][name] = spec.model_dump()
@@ -135,7 +133,8 @@ class Schema(tf.Module):  # type: ignore[misc]
                 path = _vocabulary_path(folder, side, name)
                 state = dict(entry["state"])
                 if path.exists():
-                    state["vocabulary"] = pq.read_table(path)["value"].to_pylist()
+                    values = pq.read_table(path)["value"]
+                    state["vocabulary"] = values.combine_chunks()
                 encoders.append(build_encoder(name, spec, state, items))
             return encoders
 

@@ -195,6 +195,33 @@ def raw_values(
 ) -> np.ndarray:
     """Converts a table's column to raw values, the input of an encoder's lookup.
 
+    The arguments and errors are those of `raw_column`.
+
+    Returns:
+        `(rows,)` strings, "" if missing; `(rows,)` float32, NaN if missing; `(rows, n)`
+        strings padded with ""; or `(rows, size)` float32.
+
+    Examples:
+        >>> column = pa.chunked_array([["Action|Drama", None, " Action "]])
+        >>> spec = CategoriesSpec(separator="|")
+        >>> raw_values(column, spec, table="items", name="genres")
+        array([['Action', 'Drama'],
+               ['', ''],
+               ['Action', '']], dtype=object)
+    """
+    return dense_values(raw_column(column, spec, table=table, name=name, rows=rows))
+
+
+def raw_column(
+    column: pa.ChunkedArray | pa.Array,
+    spec: FeatureSpec,
+    *,
+    table: str,
+    name: str,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> pa.Array:
+    """Converts a table's column to raw values as an Arrow array.
+
     Ids and categories become text by the rule of `recdistill.features.raw_text`.
     Numbers and vectors may be text (`recdistill.features.raw_numbers`).
 
@@ -207,23 +234,16 @@ def raw_values(
             1, 2, …).
 
     Returns:
-        `(rows,)` strings, "" if missing; `(rows,)` float32, NaN if missing; `(rows, n)`
-        strings padded with ""; or `(rows, size)` float32.
+        Text, "" if missing; float32, NaN if missing; lists of text; or lists of `size`
+        float32. No value is null.
 
     Raises:
         DataError: If a value is missing and the feature is not optional, if it has the
             wrong type, or if a number does not fit into a float32. The message names
             table, column and row.
-
-    Examples:
-        >>> column = pa.chunked_array([["Action|Drama", None, " Action "]])
-        >>> spec = CategoriesSpec(separator="|")
-        >>> raw_values(column, spec, table="items", name="genres")
-        array([['Action', 'Drama'],
-               ['', ''],
-               ['Action', '']], dtype=object)
     """
-    values = plain(column.combine_chunks())
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    values = plain(whole)
     numbers = range(1, len(values) + 1) if rows is None else rows
     try:
         return _CONVERTERS.get(spec.kind, _raw_strings)(values, spec)
@@ -235,6 +255,18 @@ def raw_values(
             f"{place}: expected a value for kind {spec.kind!r}. "
             f"Received: {value_at(values, error.index)!r} ({error})"
         ) from error
+
+
+def dense_values(column: pa.Array) -> np.ndarray:
+    """A raw column as a dense array; lists of text are padded with "" on the right."""
+    if pa.types.is_fixed_size_list(column.type):
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        return np.asarray(flat).reshape(len(column), column.type.list_size)
+    if pa.types.is_list(column.type):
+        return pad_strings(column.to_pylist())
+    if pa.types.is_string(column.type):
+        return np.asarray(column.to_pylist(), object)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def pad_strings(rows: Sequence[Sequence[str]]) -> np.ndarray:
@@ -257,22 +289,22 @@ class _MissingValueError(BadValueError):
         )
 
 
-def _raw_strings(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+def _raw_strings(values: pa.Array, spec: FeatureSpec) -> pa.Array:
     texts = pc.fill_null(text_of(values), "")
     _reject_missing(pc.equal(texts, ""), spec)
-    return np.asarray(texts.to_pylist(), object)
+    return texts
 
 
-def _raw_numbers(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+def _raw_numbers(values: pa.Array, spec: FeatureSpec) -> pa.Array:
     numbers = as_doubles(values)
     _reject_missing(pa.array(np.isnan(numbers)), spec)
     too_large = np.flatnonzero(np.abs(numbers) > LARGEST_FLOAT)
     if len(too_large):
         raise BadValueError(int(too_large[0]), "it must be finite, as a float32")
-    return numbers.astype("float32")
+    return pa.array(numbers.astype("float32"))
 
 
-def _raw_vectors(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+def _raw_vectors(values: pa.Array, spec: FeatureSpec) -> pa.Array:
     if not isinstance(spec, VectorSpec):
         raise TypeError(f"`spec` must be a VectorSpec. Received: {spec!r}")
     empty = pc.is_null(values)
@@ -289,15 +321,19 @@ def _raw_vectors(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
         return row
 
     rows = converted(values, vector, [0.0] * spec.size)
-    return np.asarray(rows, "float32").reshape(-1, spec.size)
+    flat = np.asarray(rows, "float32").reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), spec.size)
 
 
-def _raw_categories(values: pa.Array, spec: FeatureSpec) -> np.ndarray:
+def _raw_categories(values: pa.Array, spec: FeatureSpec) -> pa.Array:
     if is_text(values.type) or pa.types.is_null(values.type):
         separator = getattr(spec, "separator", None)
-        return pad_strings(converted(values, lambda v: _split_text(v, separator), []))
-    lists = texts_of(values).to_pylist()
-    return pad_strings([[part for part in row or [] if part] for row in lists])
+        lists = converted(values, lambda v: _split_text(v, separator), [])
+    else:
+        lists = [
+            [part for part in row or [] if part] for row in texts_of(values).to_pylist()
+        ]
+    return pa.array(lists, pa.list_(pa.string()))
 
 
 def _split_text(text: str, separator: str | None) -> list[str]:
@@ -319,7 +355,7 @@ def _reject_missing(missing: pa.Array, spec: FeatureSpec) -> None:
         raise _MissingValueError(index)
 
 
-_CONVERTERS: dict[str, Callable[[pa.Array, FeatureSpec], np.ndarray]] = {
+_CONVERTERS: dict[str, Callable[[pa.Array, FeatureSpec], pa.Array]] = {
     "number": _raw_numbers,
     "vector": _raw_vectors,
     "categories": _raw_categories,

@@ -118,15 +118,23 @@ def as_weighted_lists(
         weight = ops.cast(mask, tensors[0].dtype)
     else:
         mask, *tensors, weight = as_lists(mask, **values, item_weight=item_weight)
-        # Processors may treat a smaller number as zero, whose logarithm is infinite.
-        smallest = np.finfo(weight.dtype.name).tiny
-        mask = ops.logical_and(mask, weight >= smallest)
-        weight = masked(weight, mask)
+        mask, weight = once(_weighted_mask, mask, weight)
     tensors = [masked(tensor, mask) for tensor in tensors]
     for k, name in enumerate(values):
         if name in _TARGETS:
             tensors[k] = _without_nan(name, tensors[k], mask)
     return mask, weight, *tensors
+
+
+def _weighted_mask(mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The mask without candidates of weight 0, and the weights under it."""
+    # Processors may treat a smaller number as zero, whose logarithm is infinite.
+    smallest = np.finfo(weight.dtype.name).tiny
+    found = ops.logical_and(mask, weight >= smallest)
+    weight = masked(weight, found)
+    # A second check of the results finds the same.
+    remember((found, weight), _weighted_mask, found, weight)
+    return found, weight
 
 
 def nan_lists(values: Tensor, mask: Tensor) -> Tensor:
@@ -355,7 +363,27 @@ def shares(amounts: Tensor, mask: Tensor) -> Tensor:
     return ops.divide_no_nan(amounts, ops.sum(amounts, axis=-1, keepdims=True))
 
 
-def standardise(scores: Tensor, mask: Tensor) -> Tensor:
+def list_mean(
+    values: Tensor, mask: Tensor, item_weight: Tensor | None = None
+) -> Tensor:
+    """Mean over the real candidates of each list, `(batch, 1)`; 0 without any.
+
+    Args:
+        values: `(batch, list_size)`.
+        mask: `(batch, list_size)`, bool.
+        item_weight: `(batch, list_size)`, how often each candidate counts; None for
+            once each.
+    """
+    weight = ops.ones_like(values) if item_weight is None else item_weight
+    weight = masked(weight, mask)
+    count = ops.sum(weight, axis=-1, keepdims=True)
+    sums = ops.sum(masked(values, mask) * weight, axis=-1, keepdims=True)
+    return sums / ops.where(count > 0.0, count, 1.0)
+
+
+def standardise(
+    scores: Tensor, mask: Tensor, item_weight: Tensor | None = None
+) -> Tensor:
     """Z-scores: standard deviations of each score from the mean of its list.
 
     Teachers differ in the scale of their scores, so a temperature tuned for one does
@@ -364,6 +392,8 @@ def standardise(scores: Tensor, mask: Tensor) -> Tensor:
     Args:
         scores: `(batch, list_size)`.
         mask: `(batch, list_size)`, bool.
+        item_weight: `(batch, list_size)`, how often each candidate counts in mean and
+            variance; None for once each.
 
     Returns:
         `(batch, list_size)`. Over each list the mean is 0 and the variance (divided by
@@ -380,9 +410,8 @@ def standardise(scores: Tensor, mask: Tensor) -> Tensor:
     # Z-scores do not depend on origin and scale. After min-max scaling equal scores are
     # exactly 0 and no square can overflow.
     positions, varies = _min_max(scores, mask)
-    count = ops.maximum(total(ops.ones_like(positions), mask), 1.0)[:, None]
-    gaps = masked(positions - total(positions, mask)[:, None] / count, mask)
-    variance = total(ops.square(gaps), mask)[:, None] / count
+    gaps = masked(positions - list_mean(positions, mask, item_weight), mask)
+    variance = list_mean(ops.square(gaps), mask, item_weight)
     return ops.where(varies, gaps / ops.sqrt(ops.where(varies, variance, 1.0)), 0.0)
 
 
@@ -407,7 +436,9 @@ def min_max(scores: Tensor, mask: Tensor) -> Tensor:
     return _min_max(scores, mask)[0]
 
 
-def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
+def mean_ranks(
+    scores: Tensor, mask: Tensor, item_weight: Tensor | None = None
+) -> Tensor:
     """The rank of each candidate in its list, from 1 for the highest score.
 
     Candidates with equal scores share the mean of their ranks, so neither position nor
@@ -416,6 +447,8 @@ def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
     Args:
         scores: `(batch, list_size)`. Finite for real candidates.
         mask: `(batch, list_size)`, bool.
+        item_weight: `(batch, list_size)`, the number of ranks that each candidate
+            takes; None for one each.
 
     Returns:
         `(batch, list_size)`, at least 1 for a real candidate; 0 under padding.
@@ -428,12 +461,24 @@ def mean_ranks(scores: Tensor, mask: Tensor) -> Tensor:
     """
     # Padding sorts below all real candidates, so it is never ahead of one.
     scores = ops.where(mask, scores, -np.inf)
-    ordered = tf.sort(scores, axis=-1)
+    if item_weight is None:
+        ordered = tf.sort(scores, axis=-1)
+        below = tf.searchsorted(ordered, scores, side="left")
+        up_to = tf.searchsorted(ordered, scores, side="right")
+        last = ops.cast(tf.shape(scores)[-1] - below, scores.dtype)
+        first = ops.cast(tf.shape(scores)[-1] - up_to, scores.dtype) + 1.0
+        return masked((first + last) / 2.0, mask)
+    weight = ops.cast(masked(item_weight, mask), scores.dtype)
+    order = tf.argsort(scores, axis=-1, stable=True)
+    ordered = tf.gather(scores, order, batch_dims=1)
+    # Ranks that are taken from each place on, in ascending order.
+    weight = tf.gather(weight, order, batch_dims=1)
+    taken = tf.pad(tf.cumsum(weight, axis=-1, reverse=True), [[0, 0], [0, 1]])
     below = tf.searchsorted(ordered, scores, side="left")
     up_to = tf.searchsorted(ordered, scores, side="right")
-    last = ops.cast(tf.shape(scores)[-1] - below, scores.dtype)
-    first = ops.cast(tf.shape(scores)[-1] - up_to, scores.dtype) + 1.0
-    return masked((first + last) / 2.0, mask)
+    last = tf.gather(taken, below, batch_dims=1)
+    first = tf.gather(taken, up_to, batch_dims=1) + 1.0
+    return masked(ops.maximum((first + last) / 2.0, 1.0), mask)
 
 
 def _min_max(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -62,20 +62,26 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
     def call(self, batch: Mapping[str, Any], training: bool = False) -> Tensor:
         """Scores `(batch, list_size)`; 0 under padding."""
         scores = [member(batch, training=training) for member in self.members]
-        return self.joined(scores, batch["mask"])
+        return self.joined(scores, batch)
 
-    def joined(self, scores: Sequence[Any], mask: Any) -> Tensor:
+    def joined(self, scores: Sequence[Any], batch: Mapping[str, Any]) -> Tensor:
         """Scores of the ensemble from scores of its members.
 
         Args:
             scores: Scores `(batch, list_size)` of each member.
-            mask: `(batch, list_size)`, bool.
+            batch: Its `mask`, and its `item_weight` if it has one, are used.
 
         Returns:
             `(batch, list_size)`; 0 under padding.
         """
         by_number = {str(k): each for k, each in enumerate(scores)}
-        return ensemble_scores(by_number, mask, self.member_weights, self.normalize)
+        return ensemble_scores(
+            by_number,
+            batch["mask"],
+            self.member_weights,
+            self.normalize,
+            batch.get("item_weight"),
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Members, weights and transform; the members must be serialisable."""

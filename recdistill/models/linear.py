@@ -55,77 +55,23 @@ ROUNDING = 16 * float(np.finfo("float32").eps)
 """Relative deviation of a row's scores below which they are considered equal."""
 
 
-@keras.saving.register_keras_serializable("recdistill")
-class Affinity(keras.layers.Layer):  # type: ignore[misc]
-    """EASE scores of candidates for a history, standardised for each query.
+class HistoryScores(keras.layers.Layer):  # type: ignore[misc]
+    """Base class of linear scores of candidates for a history.
 
-    Scores are z-scores over the items of the model that are not in the history. They
-    are therefore comparable between long and short histories, and do not depend on the
+    A history item of age `a` has the weight `floor + (1 - floor) * decay ** a`. Scores
+    are z-scores over the items of the model that are not in the history. They are
+    therefore comparable between long and short histories, and do not depend on the
     list.
 
     Args:
         size: Number of items in the model, the most frequent ones.
         decay: Weight of a history item relative to the next more recent one.
         floor: Smallest weight of a history item.
-        form: Form of the matrix P; see `recdistill.models.linear_fitting`.
-        rank: Number of columns of the factor; 0 for the form "item_inverse".
-
-    Examples:
-        After item 1 (index 3), item 0 has the highest score of the other three.
-
-        >>> training_rows = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1.0]])
-        >>> layer = Affinity(4, decay=0.9, floor=0.05)
-        >>> layer.build()
-        >>> layer.set_weights(layer.fitted(scipy.sparse.csr_array(training_rows), 1.0))
-        >>> layer(np.array([[3, 0, 0]]), np.array([2, 4, 5])).numpy().round(2)
-        array([[ 1.3 , -0.16, -1.14]], dtype=float32)
     """
 
-    def __init__(
-        self,
-        size: int,
-        decay: float,
-        floor: float,
-        form: Form = "item_inverse",
-        rank: int = 0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, size: int, decay: float, floor: float, **kwargs: Any) -> None:
         super().__init__(**{"trainable": False, **kwargs})
         self.size, self.decay, self.floor = size, decay, floor
-        self.form, self.rank = form, rank
-
-    def build(self, input_shape: Any = None) -> None:
-        """Creates the weights, as zeros; `set_weights` or a file sets the values."""
-        shapes: dict[str, tuple[int, ...]] = {"inverse": (self.size, self.size)}
-        if self.form != "item_inverse":
-            shapes = {"factor": (self.size, self.rank), "diagonal": (self.size,)}
-        if self.form == "low_rank":
-            shapes["own_weight"] = (self.rank,)
-        for name, shape in shapes.items():
-            weight = self.add_weight(
-                name=name, shape=shape, initializer="zeros", trainable=False
-            )
-            setattr(self, name, weight)
-        self.built = True
-
-    def fitted(
-        self, training_rows: scipy.sparse.csr_array, l2: float
-    ) -> list[np.ndarray]:
-        """The weights of the model that is fitted on the training rows.
-
-        Args:
-            training_rows: `(queries, size)`; 1 where the query interacted with the item
-                in the training part.
-            l2: Ridge penalty, positive, in interactions.
-
-        Raises:
-            ValueError: If `l2` is not positive or too small for the data.
-        """
-        if self.form == "item_inverse":
-            return [fit_inverse(training_rows, l2)]
-        if self.form == "query_inverse":
-            return list(fit_query_inverse(training_rows, l2))
-        return list(fit_low_rank(training_rows, l2, self.rank))
 
     def call(
         self,
@@ -192,11 +138,88 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         flat = tf.math.unsorted_segment_sum(weight, place, batch * self.size)
         return tf.reshape(flat, [batch, self.size])
 
+    def _scores(self, rows: tf.Tensor, training_row: tf.Tensor | None) -> tf.Tensor:
+        """Scores of all items for weighted histories, both `(batch, size)`."""
+        raise NotImplementedError(f"{type(self).__name__} must define _scores.")
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        own = {"size": self.size, "decay": self.decay, "floor": self.floor}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable("recdistill")
+class Affinity(HistoryScores):
+    """EASE scores of candidates for a history, standardised for each query.
+
+    Args:
+        size: Number of items in the model, the most frequent ones.
+        decay: Weight of a history item relative to the next more recent one.
+        floor: Smallest weight of a history item.
+        form: Form of the matrix P; see `recdistill.models.linear_fitting`.
+        rank: Number of columns of the factor; 0 for the form "item_inverse".
+
+    Examples:
+        After item 1 (index 3), item 0 has the highest score of the other three.
+
+        >>> training_rows = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 1.0]])
+        >>> layer = Affinity(4, decay=0.9, floor=0.05)
+        >>> layer.build()
+        >>> layer.set_weights(layer.fitted(scipy.sparse.csr_array(training_rows), 1.0))
+        >>> layer(np.array([[3, 0, 0]]), np.array([2, 4, 5])).numpy().round(2)
+        array([[ 1.3 , -0.16, -1.14]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        decay: float,
+        floor: float,
+        form: Form = "item_inverse",
+        rank: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(size, decay, floor, **kwargs)
+        self.form, self.rank = form, rank
+
+    def build(self, input_shape: Any = None) -> None:
+        """Creates the weights, as zeros; `set_weights` or a file sets the values."""
+        shapes: dict[str, tuple[int, ...]] = {"inverse": (self.size, self.size)}
+        if self.form != "item_inverse":
+            shapes = {"factor": (self.size, self.rank), "diagonal": (self.size,)}
+        if self.form == "low_rank":
+            shapes["own_weight"] = (self.rank,)
+        for name, shape in shapes.items():
+            weight = self.add_weight(
+                name=name, shape=shape, initializer="zeros", trainable=False
+            )
+            setattr(self, name, weight)
+        self.built = True
+
+    def fitted(
+        self, training_rows: scipy.sparse.csr_array, l2: float
+    ) -> list[np.ndarray]:
+        """The weights of the model that is fitted on the training rows.
+
+        Args:
+            training_rows: `(queries, size)`; 1 where the query interacted with the item
+                in the training part.
+            l2: Ridge penalty, positive, in interactions.
+
+        Raises:
+            ValueError: If `l2` is not positive or too small for the data.
+        """
+        if self.form == "item_inverse":
+            return [fit_inverse(training_rows, l2)]
+        if self.form == "query_inverse":
+            return list(fit_query_inverse(training_rows, l2))
+        return list(fit_low_rank(training_rows, l2, self.rank))
+
     def _product(self, rows: tf.Tensor) -> tf.Tensor:
         """`rows @ P`."""
         if self.form == "item_inverse":
-            return _times(rows, self.inverse)
-        along = _times(rows, self.factor)
+            return times(rows, self.inverse)
+        along = times(rows, self.factor)
         return rows * self.diagonal - tf.matmul(along, self.factor, transpose_b=True)
 
     def _own_product(self, own: tf.Tensor) -> tf.Tensor:
@@ -207,7 +230,7 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         """
         if self.form != "low_rank":
             return self._product(own)
-        along = _times(own, self.factor) * self.own_weight
+        along = times(own, self.factor) * self.own_weight
         return tf.matmul(along, self.factor, transpose_b=True)
 
     def _scores(self, rows: tf.Tensor, training_row: tf.Tensor | None) -> tf.Tensor:
@@ -224,44 +247,49 @@ class Affinity(keras.layers.Layer):  # type: ignore[misc]
         along = tf.reduce_sum(rows * v, axis=1, keepdims=True) - rows * v
         return -(total + along * v / s) / (diagonal + v * v / s)
 
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**super().get_config(), "form": self.form, "rank": self.rank}
+
 
 @keras.saving.register_keras_serializable("recdistill")
 class LinearTeacher(CatalogueModel):
-    """The linear item model (EASE) as a teacher.
+    """A linear item model as a teacher.
 
     Args:
-        affinity: The fitted layer.
+        scores: The fitted layer: `Affinity` (EASE) or
+            `recdistill.models.transitions.Transitions`.
         catalogue_items: `(items,)` int32, the vocabulary index of each catalogue row.
         history: Name of the query's history feature.
     """
 
     def __init__(
         self,
-        affinity: Affinity,
+        scores: HistoryScores,
         catalogue_items: np.ndarray | CandidateTable,
         history: str = "history",
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "linear_teacher", **kwargs})
-        self.affinity, self._history = affinity, history
+        self.scores, self._history = scores, history
         if not isinstance(catalogue_items, CandidateTable):
             items = np.asarray(catalogue_items, "int32")
             catalogue_items = CandidateTable({"item_id": items})
         self.candidate_table = catalogue_items
-        if not affinity.built:
-            affinity.build()
+        if not scores.built:
+            scores.build()
         self.built = True
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores the batch's candidates, `(batch, list_size)`."""
         items = self.candidate_table(batch["candidate_index"])["item_id"]
         training_row = batch.get("training_row")
-        return self.affinity(batch["query"][self._history], items, training_row)
+        return self.scores(batch["query"][self._history], items, training_row)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments; the catalogue as a checksum."""
         own = {
-            "affinity": self.affinity,
+            "scores": self.scores,
             "catalogue_items": self.candidate_table,
             "history": self._history,
         }
@@ -286,7 +314,7 @@ def _in_blocks(
     return done.concat()
 
 
-def _times(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+def times(rows: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
     """`rows @ matrix`, sparse or dense, whichever is faster."""
     filled = tf.where(rows != 0.0)
 

@@ -109,12 +109,22 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, history: tf.Tensor) -> tf.Tensor:
         """Maps item indices `(batch, length)` to `(batch, (pools + 1) * dim)`."""
-        vectors = self.items(history)
-        real = tf.cast(history != MISSING, vectors.dtype)
+        return self.pooled(self.items(history), history != MISSING)
+
+    def pooled(self, vectors: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+        """Maps item vectors `(batch, length, dim)` to `(batch, (pools + 1) * dim)`.
+
+        Args:
+            vectors: The vectors of the items, the newest first.
+            real: `(batch, length)` bool, False for padding.
+        """
+        real = tf.cast(real, vectors.dtype)
         weights = tf.exp(self.log_weights)[None] * real[:, None, :]
         total = tf.reduce_sum(weights, axis=2, keepdims=True)
         pools = tf.matmul(weights, vectors)
-        pools *= tf.math.divide_no_nan(1.0, tf.sqrt(total))
+        # The pools of an empty history are 0; under XLA the gradient of a root is not
+        # finite at 0, even if it is multiplied by 0.
+        pools /= tf.sqrt(tf.where(total > 0.0, total, tf.ones_like(total)))
         width = len(self.decays) * self.dim
         last = vectors[:, 0] * real[:, :1]
         return tf.concat([tf.reshape(pools, [-1, width]), last], axis=1)

@@ -14,10 +14,11 @@ import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
 from recdistill.features.embedding import FeatureEmbedding
-from recdistill.features.encoders import UNKNOWN
+from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
+from recdistill.models.history_state import HistoryState, SequenceEncoder
 from recdistill.models.tower_layers import HistoryPooling, Tower
 
 DISTINCT_PER_LISTED = 64
@@ -198,8 +199,9 @@ class TwoTowers(CatalogueModel):
 class TwoTowerStudent(TwoTowers):
     """Two-tower student for the features of a schema.
 
-    The query tower is an MLP with a linear path over the query's embedded features and
-    its pooled history. The candidate tower is linear.
+    The query tower is an MLP with a linear path over the query's embedded features,
+    its pooled history, and optionally the state of a sequence encoder. It runs once a
+    request. The candidate tower is linear.
 
     Args:
         schema: The fitted features; those that are `teacher_only` are left out.
@@ -208,6 +210,9 @@ class TwoTowerStudent(TwoTowers):
         embedding_dim: Width of each feature's embedding.
         hidden: Hidden layers of the query tower.
         decays: Pools of the history, as in `HistoryPooling`.
+        encoder: Sequence encoder of the history, as in `HistoryState`; None for pools
+            alone.
+        shared_items: Whether history and candidates have one embedding of item ids.
         dropout: Share of the query tower's inputs dropped in training.
         popularity_bias: Whether one entry of `dim` is a bias of the candidate: the
             query's last entry is then 1, so that the dot product adds the candidate's.
@@ -228,6 +233,8 @@ class TwoTowerStudent(TwoTowers):
         embedding_dim: int = 32,
         hidden: Sequence[int] = (128,),
         decays: Sequence[float] = (0.7, 0.97),
+        encoder: SequenceEncoder | None = None,
+        shared_items: bool = False,
         dropout: float = 0.0,
         popularity_bias: bool = True,
         l2: float = 0.0,
@@ -237,15 +244,19 @@ class TwoTowerStudent(TwoTowers):
         inputs = _student_inputs(schema)
         _check_student(inputs, dim, popularity_bias)
         # The order of construction determines the random initial weights.
-        pooling = None
+        pooling, state, tables = None, None, {}
         if inputs.history:
             size, length = inputs.history.indices, inputs.history.length
             pooling = HistoryPooling(size, embedding_dim, length, decays)
+            if encoder is not None:
+                state = HistoryState(encoder, embedding_dim, length, dropout)
+            if shared_items:
+                tables[inputs.item_id] = pooling.items
         query_features = FeatureEmbedding(
             indices_of(inputs.query), embedding_dim, name="query"
         )
         candidate_features = FeatureEmbedding(
-            indices_of(inputs.candidate), embedding_dim, name="candidate"
+            indices_of(inputs.candidate), embedding_dim, tables, name="candidate"
         )
         super().__init__(
             inputs,
@@ -258,7 +269,8 @@ class TwoTowerStudent(TwoTowers):
         )
         self.dim, self.embedding_dim = dim, embedding_dim
         self.decays, self.popularity_bias = tuple(decays), popularity_bias
-        self.history_pooling = pooling
+        self.encoder, self.shared_items = encoder, shared_items
+        self.history_pooling, self.history_state = pooling, state
         self.query_features = query_features
         self.candidate_features = candidate_features
         self._create_weights()
@@ -270,6 +282,9 @@ class TwoTowerStudent(TwoTowers):
             if self.history_pooling is not None:
                 self.history_pooling.build()
                 query_width += self.history_pooling.width
+            if self.history_state is not None:
+                self.history_state.build()
+                query_width += dim
             self.query_features.build()
             self.candidate_features.build()
             self.query_tower.build((None, query_width))
@@ -282,7 +297,11 @@ class TwoTowerStudent(TwoTowers):
         """Maps looked-up query features, each `(batch, …)`, to `(batch, dim)`."""
         parts = []
         if self.history_pooling is not None:
-            parts.append(self.history_pooling(query[self.model_inputs.history_name]))
+            history = query[self.model_inputs.history_name]
+            vectors, real = self.history_pooling.items(history), history != MISSING
+            parts.append(self.history_pooling.pooled(vectors, real))
+            if self.history_state is not None:
+                parts.append(self.history_state(vectors, real, training=training))
         if self.query_features.sizes:
             parts.append(self.query_features(query))
         vector = self.query_tower(tf.concat(parts, axis=1), training=training)
@@ -306,6 +325,8 @@ class TwoTowerStudent(TwoTowers):
             "embedding_dim": self.embedding_dim,
             "hidden": list(self.query_tower.hidden),
             "decays": list(self.decays),
+            "encoder": self.encoder,
+            "shared_items": self.shared_items,
             "dropout": self.query_tower.rate,
             "popularity_bias": self.popularity_bias,
         }

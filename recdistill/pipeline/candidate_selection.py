@@ -6,9 +6,15 @@ selected, and no random number is drawn for what is not.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
+
+from recdistill.data.ragged import Ragged
+
+CROWDED = 4
+"""Up to so many free columns for each draw, they are shuffled."""
+
+ROWS_AT_ONCE = 1_024
+"""Rows for which columns are drawn at once."""
 
 SAMPLED = 8
 """One of so many scores of a row is read to estimate the threshold of the highest."""
@@ -86,61 +92,114 @@ def _descending(scores: np.ndarray) -> np.ndarray:
     return np.asarray(bits.view("uint32").astype("uint64"))
 
 
-def uniform_tail(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+def uniform_tail(
+    taken: Ragged, columns: int, count: int, keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws columns of each row uniformly and without replacement.
 
-    Row `i` starts at a random free column b and reads the columns in the order
-    `(a * j + b) mod p` for j = 0, 1, …, with a prime p that is not below the number of
-    columns and a random a, and takes the first free ones. Each free column is drawn
-    with the probability `count / free columns`, and pairs of them nearly as often as in
-    a simple random sample. A row's draw depends on its own key only.
+    Each set of `count` free columns has the same probability, so that a free column is
+    drawn with the probability `count / free columns`. The time and the memory depend on
+    what is drawn and on what is taken, not on the number of columns. A row's draw
+    depends on its own key only.
 
     Args:
-        free: `(rows, columns)` bool, the columns that may be drawn.
+        taken: The columns of each row that must not be drawn, ascending, each once.
+        columns: Number of columns.
         count: Number of columns to draw; fewer if fewer are free.
         keys: `(rows,)` uint64, the random key of each row.
 
     Returns:
-        `(rows, count)` int32 in ascending order, padded with -1.
+        `(rows, count)` int32 in ascending order, padded with -1; and `(rows,)`, the
+        number of free columns.
+
+    Examples:
+        >>> taken = Ragged(np.array([0, 1, 3]), np.array([0, 3, 3]))
+        >>> drawn, free = uniform_tail(taken, 5, 2, np.array([1, 2], "uint64"))
+        >>> drawn[0], free
+        (array([2, 4], dtype=int32), array([2, 5]))
     """
-    rows, columns = free.shape
-    drawn = np.full((rows, count), -1, "int32")
-    if not count or not rows:
-        return drawn
-    prime = _prime(columns)
-    step = 1 + (mixed(keys) % np.uint64(max(1, prime - 1))).astype("int64")
-    first = _free_column(free, keys)
-    left, length = np.arange(rows), count + count // 4 + 16
-    while len(left):
-        length = min(length, prime)
-        column = step[left, None] * np.arange(length) + first[left, None]
-        column -= column // prime * prime
-        place = np.minimum(column, columns - 1) + left[:, None] * columns
-        valid = free.ravel()[place] & (column < columns)
-        rank = np.cumsum(valid, axis=1, dtype="int32")
-        done = (rank[:, -1] >= count) | (length == prime)
-        taken = valid & (rank <= count) & done[:, None]
-        row = np.repeat(left, np.count_nonzero(taken, axis=1))
-        drawn[row, rank[taken] - 1] = column[taken]
-        left, length = left[~done], 4 * length
-    # Padding is last.
-    order = drawn.view("uint32")
+    free = columns - np.diff(taken.offsets)
+    drawn = np.full((len(taken), count), -1, "int32")
+    if not count:
+        return drawn, free
+    # Among many columns a few draws repeat an earlier one; few columns are shuffled.
+    for rows, ranks_of in (
+        (np.flatnonzero((free > 0) & (free <= CROWDED * count)), _shuffled),
+        (np.flatnonzero(free > CROWDED * count), _distinct),
+    ):
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = rows[start : start + ROWS_AT_ONCE]
+            ranks = ranks_of(free[part], count, keys[part])
+            drawn[part] = _free_columns(taken.take(part), columns, ranks)
+    return drawn, free
+
+
+def _free_columns(taken: Ragged, columns: int, ranks: np.ndarray) -> np.ndarray:
+    """The free columns of these ranks, in ascending order; -1 stays, at the end."""
+    lengths = np.diff(taken.offsets)
+    place = np.arange(len(taken.values)) - np.repeat(taken.offsets[:-1], lengths)
+    # Before a taken column there are as many free ones as its number minus its place.
+    span = columns + 1
+    before = taken.row_numbers() * span + taken.values - place
+    row = np.arange(len(taken))[:, None]
+    skipped = np.searchsorted(before, row * span + ranks, side="right")
+    found = np.where(ranks < 0, -1, ranks + skipped - taken.offsets[:-1, None])
+    # As unsigned numbers, padding is last.
+    order = found.astype("int32").view("uint32")
     order.sort(axis=1)
-    return drawn
+    return order.view("int32")
 
 
-def _free_column(free: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """A random free column of each row, `(rows,)` int64; 0 if there is none."""
-    rows, columns = free.shape
-    tries = mixed(keys[:, None] + np.arange(1, 9, dtype="uint64"))
-    column = (tries % np.uint64(columns)).astype("int64")
-    hit = np.take_along_axis(free, column, axis=1)
-    found = column[np.arange(rows), hit.argmax(axis=1)]
-    for row in np.flatnonzero(~hit.any(axis=1)):
-        own = np.flatnonzero(free[row])
-        if len(own):
-            found[row] = own[int(tries[row, 0] % np.uint64(len(own)))]
-    return np.asarray(found)
+def _shuffled(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+    """The first `count` numbers below `free` in a random order, padded with -1."""
+    number = np.arange(max(int(free.max()), count))
+    order = mixed(keys[:, None] + number.astype("uint64")) >> np.uint64(1)
+    order[number >= free[:, None]] = np.uint64(2**64 - 1)
+    first = np.argsort(order, axis=1, kind="stable")[:, :count]
+    return np.where(np.arange(count) < free[:, None], first, -1)
+
+
+def _distinct(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
+    """The first `count` distinct numbers of random draws below `free`."""
+    ranks = np.empty((len(free), count), "int64")
+    left, length = np.arange(len(free)), count + count // 4 + 8
+    while len(left):
+        draw = mixed(keys[left, None] + np.arange(length, dtype="uint64"))
+        draw = (draw % free[left, None].astype("uint64")).astype("int64")
+        order = np.argsort(draw, axis=1, kind="stable")
+        ordered = np.take_along_axis(draw, order, axis=1)
+        new = np.ones(draw.shape, bool)
+        new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        first = np.empty_like(new)
+        np.put_along_axis(first, order, new, axis=1)
+        number = np.cumsum(first, axis=1)
+        done = number[:, -1] >= count
+        kept = first & (number <= count) & done[:, None]
+        ranks[left[done]] = draw[kept].reshape(-1, count)
+        left, length = left[~done], 2 * length
+    return ranks
+
+
+def distinct(items: np.ndarray) -> np.ndarray:
+    """The items of each row without repetitions, in their order; -1 fills the end.
+
+    Args:
+        items: `(rows, columns)` int; values below 0 are left out.
+
+    Examples:
+        >>> distinct(np.array([[5, -1, 3, 5], [-1, 2, 2, 2]]))
+        array([[ 5,  3, -1, -1],
+               [ 2, -1, -1, -1]])
+    """
+    order = np.argsort(items, axis=1, kind="stable")
+    ordered = np.take_along_axis(items, order, axis=1)
+    again = np.zeros(items.shape, bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    dropped = np.empty_like(again)
+    np.put_along_axis(dropped, order, again | (ordered < 0), axis=1)
+    first = np.argsort(dropped, axis=1, kind="stable")
+    kept = np.where(dropped, -1, items)
+    return np.asarray(np.take_along_axis(kept, first, axis=1))
 
 
 def mixed(values: np.ndarray) -> np.ndarray:
@@ -149,12 +208,3 @@ def mixed(values: np.ndarray) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(mixed ^ (mixed >> np.uint64(31)))
-
-
-@cache
-def _prime(least: int) -> int:
-    """The smallest prime that is not below a number, and at least 2."""
-    number = max(2, least)
-    while any(number % k == 0 for k in range(2, int(number**0.5) + 1)):
-        number += 1
-    return number

@@ -46,6 +46,7 @@ class EarlierScores:
                     self._files.append(path)
                     column = pq.read_table(path, columns=[LIST_HASH])[LIST_HASH]
                     hashes.append(np.asarray(column, "uint64"))
+        self._hashes_of_files = hashes[1:]
         lengths = [len(each) for each in hashes[1:]]
         file = np.repeat(np.arange(len(lengths)), lengths)
         row = np.concatenate([np.zeros(0, "int64"), *map(np.arange, lengths)])
@@ -73,6 +74,55 @@ class EarlierScores:
                 into = found.setdefault(name, np.empty(shape, values.dtype))
                 into[here] = values[row[here]]
         return found
+
+    def pairs(
+        self, hashes: np.ndarray, items: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Known scores of candidates, list by list.
+
+        Args:
+            hashes: `(lists,)`.
+            items: `(lists, n)`, item rows; -1 for no candidate.
+
+        Returns:
+            `(lists, n)`, whether the score of each candidate is known; and the scores,
+            0 where they are not.
+        """
+        known = np.zeros(items.shape, bool)
+        scores = np.zeros(items.shape, "float32")
+        for path, own in zip(self._files, self._hashes_of_files, strict=True):
+            order = np.argsort(own, kind="stable")
+            place = np.searchsorted(own, hashes, sorter=order)
+            row = order[np.minimum(place, len(own) - 1)]
+            here = np.flatnonzero((own[row] == hashes) & ~(known | (items < 0)).all(1))
+            if not len(here):
+                continue
+            stored = self._read(path)
+            candidates = stored["scored_candidates"][row[here]]
+            found, values = _looked_up(
+                candidates, stored["teacher_scores"][row[here]], items[here]
+            )
+            scores[here] = np.where(known[here], scores[here], values)
+            known[here] |= found
+        return known, scores
+
+
+def _looked_up(
+    candidates: np.ndarray, scores: np.ndarray, items: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each item is a candidate in the same row, and its score there or 0."""
+    size = 1 + max(int(candidates.max()), int(items.max()), 0)
+    real = candidates >= 0
+    rows = np.arange(len(items))[:, None] * size
+    keys = (rows + candidates)[real]
+    order = np.argsort(keys)
+    keys, values = keys[order], scores[real][order]
+    if not len(keys):
+        return np.zeros(items.shape, bool), np.zeros(items.shape, "float32")
+    place = np.searchsorted(keys, rows + items)
+    place = np.minimum(place, len(keys) - 1)
+    found = (keys[place] == rows + items) & (items >= 0)
+    return found, np.where(found, values[place], 0.0).astype("float32")
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

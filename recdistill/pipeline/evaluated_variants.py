@@ -13,7 +13,7 @@ from recdistill.evaluation.report.run_report import ModelPart, Report
 MOST = 24
 """Largest number of variants in one report."""
 
-_IGNORED = {"evaluate", "tune"}
+_IGNORED = {"evaluate", "sweep", "tune"}
 """Sections of the configuration that do not change the student."""
 
 

@@ -50,6 +50,15 @@ class FeatureColumns:
     item_column: str
     query_column: str
 
+    @property
+    def of_interactions(self) -> list[FeatureColumn]:
+        """The query features whose values are in the interactions, without the id."""
+        return [
+            feature
+            for feature in self.query
+            if feature.table == "interactions" and feature.column != self.query_column
+        ]
+
     def required(self, table: str) -> list[str]:
         """Names of the features of items or queries that need a row for each id."""
         return [
@@ -80,13 +89,16 @@ class FeatureColumns:
         """Finds the column of each feature.
 
         Raises:
-            DataError: If a column is missing, or if no feature is the item id.
+            DataError: If there are no interactions, if a column is missing, or if no
+                feature is the item id.
         """
         columns = dataset.columns
-        context = next(iter(dataset.interactions())).schema.names
+        first = next(iter(dataset.interactions()), None)
+        if first is None:
+            raise no_interactions(dataset)
         tables = {
             "queries": [] if dataset.queries is None else dataset.queries.column_names,
-            "interactions": context,
+            "interactions": first.schema.names,
         }
         items = [columns.item] if dataset.items is None else dataset.items.column_names
         history = [
@@ -122,6 +134,15 @@ class FeatureColumns:
             item_column=columns.item,
             query_column=columns.query,
         )
+
+
+def no_interactions(dataset: Dataset) -> DataError:
+    """Error about a data set without interactions."""
+    return DataError(
+        f"Data set `{dataset.name}` has no interactions: the table is empty, "
+        "or no row has a relevance above 0 and fulfils `dataset.keep`. Set "
+        "`dataset.path` to a folder with data, or change the condition."
+    )
 
 
 def _locate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ TRAIN_COUNT = "_recdistill_train_count"
 """Column with the training interactions; no column in a user's data has this name."""
 
 
-def no_row_fits(name: str, absent: str, ids: Sequence[str]) -> DataError:
+def no_row_fits(name: str, absent: str, ids: pa.Array | pa.ChunkedArray) -> DataError:
     """Error about a table of items or queries that has none of those in use."""
-    instead = f"for example {ids[0]!r}" if ids else "no row"
+    instead = f"for example {ids[0].as_py()!r}" if len(ids) else "no row"
     return DataError(
         f"Table `{name}` has no row for any of the {name} of the training part, such "
         f"as {absent!r}; it has {instead}. Write the ids in the same form in both "
@@ -34,7 +34,8 @@ class ItemTable:
 
     Args:
         dataset: The data set.
-        counts: Training interactions of each item.
+        ids: Ids of items, in alphabetical order.
+        counts: Training interactions of each of them.
         required: Names of the features that need a row in the table. Without such
             features, items of the training part that have no row get one, with missing
             values.
@@ -45,42 +46,48 @@ class ItemTable:
 
     Attributes:
         table: One row per item.
-        ids: Item ids by row.
+        ids: Item ids by row, as a text array.
         train_count: Training interactions by row, `(items,)` int64.
         added: Number of items that had no row.
     """
 
     def __init__(
-        self, dataset: Dataset, counts: Mapping[str, int], required: Sequence[str]
+        self,
+        dataset: Dataset,
+        ids: pa.Array,
+        counts: np.ndarray,
+        required: Sequence[str],
     ) -> None:
         column = dataset.columns.item
+        trained = ids.filter(pa.array(counts > 0))
         table = dataset.items
         if table is None:
-            table = pa.table({column: pa.array(sorted(counts), pa.string())})
-        ids = table[column].to_pylist()
-        missing = sorted(set(counts) - set(ids))
-        if len(missing) == len(counts):
-            raise no_row_fits("items", missing[0], ids)
-        if missing and required:
+            table = pa.table({column: trained})
+        there = table[column].combine_chunks()
+        missing = trained.filter(pc.invert(pc.is_in(trained, value_set=there)))
+        if len(missing) and len(missing) == len(trained):
+            raise no_row_fits("items", missing[0].as_py(), there)
+        if len(missing) and required:
             raise DataError(
                 f"Table `items` lacks {len(missing)} item(s) of the training part, "
-                f"such as {missing[0]!r}, which the feature(s) {', '.join(required)} "
+                f"such as {missing[0].as_py()!r}, which the feature(s) "
+                f"{', '.join(required)} "
                 "need. Add a row for each, leave out its interactions, or set "
                 "`optional = true` for these features. Items that are no longer "
                 "offered can be removed from the export with `recdistill reindex`."
             )
-        if missing:
-            rows = pa.table({column: pa.array(missing, pa.string())})
+        if len(missing):
+            rows = pa.table({column: missing})
             table = pa.concat_tables([table, rows], promote_options="default")
         self.added = len(missing)
         self.table = table
-        self.ids: list[str] = table[column].to_pylist()
-        self._ids = pa.array(self.ids, pa.string())
-        self.train_count = np.array([counts.get(i, 0) for i in self.ids], "int64")
+        self.ids: pa.Array = table[column].combine_chunks()
+        place = np.asarray(pc.fill_null(pc.index_in(self.ids, value_set=ids), -1))
+        self.train_count = np.append(counts, 0)[place].astype("int64")
 
-    def rows_of(self, ids: pa.ChunkedArray) -> np.ndarray:
+    def rows_of(self, ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """The row of each item id; -1 if the catalogue does not have it."""
-        found = pc.index_in(ids, value_set=self._ids)
+        found = pc.index_in(ids, value_set=self.ids)
         return np.asarray(pc.fill_null(found, -1), "int32")
 
     def write(self, path: Path) -> None:

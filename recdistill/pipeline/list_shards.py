@@ -7,22 +7,20 @@ not item features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import tensorflow as tf
 
-from recdistill.data import Columns
+from recdistill.data import Dataset
 from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import SEEN
-from recdistill.errors import DataError
-from recdistill.features.encoders import UNKNOWN, Encoder
+from recdistill.features.encoders import MISSING, UNKNOWN, lookup_column
 from recdistill.features.schema import Schema
-from recdistill.features.specs import HistorySpec, raw_values
+from recdistill.features.specs import HistorySpec
 from recdistill.features.unknown_values import UnknownValues, with_vocabulary
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import needs_raw
@@ -30,8 +28,9 @@ from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.pipeline.item_table import ItemTable
 from recdistill.pipeline.listed_rows import NotChosenRows
 from recdistill.pipeline.memory import require_for_query_features
-from recdistill.pipeline.partitions import ROW, Partition
-from recdistill.pipeline.repeats import Seen, repeats
+from recdistill.pipeline.partitions import Partition, Partitions
+from recdistill.pipeline.query_feature_values import QueryFeatureValues
+from recdistill.pipeline.repeats import Seen
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
 
 SEEN_ITEMS = 2**26
@@ -45,9 +44,8 @@ class ListShardWriter:
         schema: The fitted features.
         features: The columns of the raw values.
         items: The catalogue.
-        query_table: Raw values of the features in the queries table, by name, and its
-            ids under "".
-        columns: The roles of the columns.
+        parts: The partitions of the interactions.
+        dataset: The data set of these partitions.
         config: The pipeline's configuration.
         folder: Folder for `lists` and `training_rows`.
         seen: "exclude" leaves repeats out, because items that the query has seen are
@@ -65,26 +63,23 @@ class ListShardWriter:
         schema: Schema,
         features: FeatureColumns,
         items: ItemTable,
-        query_table: dict[str, np.ndarray],
-        columns: Columns,
+        parts: Partitions,
+        dataset: Dataset,
         config: Config,
         folder: Path,
         seen: Seen = "exclude",
     ) -> None:
-        self._schema, self._features, self._items = schema, features, items
-        ids = query_table.pop("", np.array([], object))
-        self._query_ids = pa.array(ids, pa.string())
-        self._query_table = query_table
-        self._columns, self._per_query = columns, config.lists.per_query
+        self._schema, self._folder, self._seen = schema, folder, seen
+        self._parts, self._per_query = parts, config.lists.per_query
         self._with_raw = needs_raw(config.teacher)
-        self._folder, self._seen = folder, seen
+        self._values = QueryFeatureValues(schema, features, parts, dataset)
         (folder / "lists").mkdir()
         (folder / "training_rows").mkdir()
-        lookup = schema.items.table.lookup
-        index = lookup(tf.constant(items.ids, tf.string)).numpy()
+        self._items, self._item_row = items, items.rows_of(parts.item_ids)
+        index = lookup_column(schema.items, items.ids)
         # One more entry, so that row -1 (not in the catalogue) is an unknown item.
-        self._vocabulary_index = np.append(index, UNKNOWN).astype("int32")
-        self._first_query_row = 0
+        by_row = np.append(index, UNKNOWN).astype("int32")
+        self._item_index = by_row[self._item_row]
         self._shards = dict.fromkeys(SPLITS, 0)
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
@@ -99,12 +94,12 @@ class ListShardWriter:
             number: Number of the files.
             not_chosen: Rows that were shown and not chosen.
         """
-        require_for_query_features(len(part.table), self._schema.query)
-        item = self._items.rows_of(part.table[self._features.item_column])
-        query_row = self._write_training_rows(part, item, number)
+        require_for_query_features(len(part), self._schema.query)
+        item = self._item_row[part.item]
+        self._write_training_rows(part, item, number)
         repeated = np.zeros(len(item), bool)
         if self._seen == "exclude":
-            repeated = repeats(part)
+            repeated = part.repeated
         for split, name in enumerate(SPLITS):
             rows = np.flatnonzero((part.split == split) & ~repeated)
             rows = self._once(part, rows, item)
@@ -113,11 +108,11 @@ class ListShardWriter:
                 rows = self._latest(part, rows)
             for piece in self._pieces(part, rows):
                 with_raw = self._with_raw or name == "test"
-                table = self._lists(part, piece, item, query_row, with_raw)
+                table = self._lists(part, piece, item, with_raw)
                 table = self._with_not_chosen(table, part, not_chosen)
                 table = table.replace_schema_metadata({SEEN: self._seen})
                 shard = f"{name}-{self._shards[name]:05d}.parquet"
-                pq.write_table(table, self._folder / "lists" / shard)
+                _write(table, self._folder / "lists" / shard)
                 self._shards[name] += 1
                 self.counts[name] += len(table)
                 for encoder in with_vocabulary(self._schema.query):
@@ -145,6 +140,8 @@ class ListShardWriter:
 
     def _once(self, part: Partition, rows: np.ndarray, item: np.ndarray) -> np.ndarray:
         """The rows with each item once in a list, with its greatest relevance."""
+        if self._parts.columns.list is None:
+            return rows
         own, place = item[rows], part.first_of_list[rows]
         order = np.lexsort((-self._number(part, rows, "relevance"), own, place))
         own, place = own[order], place[order]
@@ -162,32 +159,29 @@ class ListShardWriter:
 
     def _write_training_rows(
         self, part: Partition, item: np.ndarray, number: int
-    ) -> np.ndarray:
-        """Writes one training row per query; returns each interaction's row number."""
-        start, inverse = np.unique(part.first_of_query, return_inverse=True)
+    ) -> None:
+        """Writes one training row per query; their order is that of the numbers."""
+        first, last = int(part.query[0]), int(part.query[-1])
         train = (part.split == TRAIN) & (item >= 0)
-        index = self._vocabulary_index[item]
-        pairs = np.unique(np.stack([inverse[train], index[train]], axis=1), axis=0)
-        length = np.bincount(pairs[:, 0], minlength=len(start))
+        query = part.query[train].astype("int64") - first
+        pairs = np.sort((query << 32) | self._item_index[part.item[train]])
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        length = np.bincount(pairs >> 32, minlength=last + 1 - first)
         offsets = np.concatenate([[0], np.cumsum(length)]).astype("int32")
-        query = part.table[self._features.query_column].take(pa.array(start))
+        values = (pairs & 0xFFFFFFFF).astype("int32")
         table = pa.table(
             {
-                "query_id": query,
-                "items": pa.ListArray.from_arrays(offsets, pairs[:, 1].astype("int32")),
+                "query_id": self._parts.query_ids.slice(first, last + 1 - first),
+                "items": pa.ListArray.from_arrays(offsets, values),
             }
         )
         pq.write_table(table, self._folder / "training_rows" / f"{number:05d}.parquet")
-        row = inverse + self._first_query_row
-        self._first_query_row += len(start)
-        return row.astype("int64")
 
     def _lists(
         self,
         part: Partition,
         rows: np.ndarray,
         item: np.ndarray,
-        query_row: np.ndarray,
         with_raw: bool,
     ) -> pa.Table:
         """The lists of these rows; one per row, unless the data is listwise."""
@@ -198,12 +192,12 @@ class ListShardWriter:
         before = np.concatenate([[0], np.cumsum(past)])
         seen = np.repeat(part.first_of_query[rows] - before[:-1], past)
         seen = item[seen + np.arange(before[-1])]
-        known = np.repeat(np.arange(len(rows)), past)[seen >= 0]
-        offsets = np.searchsorted(known, np.arange(len(rows) + 1))
+        offsets = np.concatenate([[0], np.cumsum(seen >= 0)])[before]
+        query = part.query[rows]
         columns = {
-            "list_id": part.table[ROW].take(pa.array(rows)),
-            "query_id": part.table[self._features.query_column].take(pa.array(rows)),
-            "query_row": pa.array(query_row[rows]),
+            "list_id": part.table["row"].take(pa.array(rows)),
+            "query_id": self._parts.query_ids.take(pa.array(query)),
+            "query_row": pa.array(query.astype("int64")),
             "candidates": pa.ListArray.from_arrays(ends, item[all_rows]),
             "relevance": pa.ListArray.from_arrays(
                 ends, self._number(part, all_rows, "relevance")
@@ -211,27 +205,38 @@ class ListShardWriter:
             "list_weight": pa.array(self._number(part, rows, "weight")),
             "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
         }
-        if self._columns.list is not None:
-            columns["source_list"] = part.table[self._columns.list].take(pa.array(rows))
-        raw = self._raw(part, rows)
+        if self._parts.columns.list is not None:
+            columns["source_list"] = part.table["list"].take(pa.array(rows))
         for encoder in self._schema.query:
             name = encoder.feature
             if isinstance(encoder.spec, HistorySpec):
-                place, real = self._history_places(part, rows, encoder.spec.length)
-                index = np.where(real, self._vocabulary_index[item[place]], 0)
-                columns[QUERY_PREFIX + name] = _fixed_lists(index.astype("int32"))
-                if with_raw:
-                    ids = part.table[self._features.item_column].to_numpy()
-                    texts = [
-                        list(ids[p[r]][::-1]) for p, r in zip(place, real, strict=True)
-                    ]
-                    columns[RAW_PREFIX + name] = pa.array(texts, pa.list_(pa.string()))
-                continue
-            looked_up = self._schema_lookup(encoder, raw[name])
-            columns[QUERY_PREFIX + name] = _column(looked_up)
+                past = np.minimum(past, encoder.spec.length)
+                values, raw = self._history(part, rows, past, encoder.spec.length)
+            else:
+                values, raw = self._values.of(encoder, part, rows)
+            columns[QUERY_PREFIX + name] = _column(values)
             if with_raw:
-                columns[RAW_PREFIX + name] = _column(raw[name])
+                columns[RAW_PREFIX + name] = raw()
         return pa.table(columns)
+
+    def _history(
+        self, part: Partition, rows: np.ndarray, past: np.ndarray, length: int
+    ) -> tuple[np.ndarray, Callable[[], pa.Array]]:
+        """Indices of the history, latest first, and a function for its ids in order."""
+        back = np.arange(1, length + 1)
+        place = part.first_of_moment[rows][:, None] - back
+        real = back <= past[:, None]
+        index = self._item_index[part.item]
+        latest = np.where(real, index[np.where(real, place, 0)], MISSING)
+
+        def ids() -> pa.Array:
+            offsets = np.concatenate([[0], np.cumsum(past)])
+            first = part.first_of_moment[rows] - past - offsets[:-1]
+            places = np.repeat(first, past) + np.arange(offsets[-1])
+            texts = self._parts.item_ids.take(pa.array(part.item[places]))
+            return pa.ListArray.from_arrays(offsets.astype("int32"), texts)
+
+        return latest.astype("int32"), ids
 
     def _with_not_chosen(
         self, lists: pa.Table, part: Partition, rows: NotChosenRows
@@ -242,7 +247,7 @@ class ListShardWriter:
         table = rows.of(part)
         items = np.array([], "int32")
         if table is not None:
-            items = self._items.rows_of(table[self._features.item_column])
+            items = self._items.rows_of(table["item"])
         shown = rows.join(part, lists["source_list"], items)
         # An item that a list shows twice may be chosen once.
         others = ["candidates"] + ["seen"] * (self._seen == "exclude")
@@ -258,67 +263,25 @@ class ListShardWriter:
         first = part.first_of_list[rows]
         return np.cumsum(np.concatenate([[False], first[1:] != first[:-1]]))
 
-    def _schema_lookup(self, encoder: Encoder, values: np.ndarray) -> np.ndarray:
-        tensor = tf.constant(values.tolist() if values.dtype == object else values)
-        return np.asarray(encoder.lookup({encoder.feature: tensor}))
-
-    def _number(self, part: Partition, rows: np.ndarray, role: str) -> np.ndarray:
-        column: str | None = getattr(self._columns, role)
-        if column is None:
-            return np.ones(len(rows), "float32")
-        values = part.table[column].take(pa.array(rows))
-        return np.asarray(values, "float32")
-
     @staticmethod
-    def _history_places(
-        part: Partition, rows: np.ndarray, length: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of the history, latest first, and which of them are not padding."""
-        place = part.first_of_moment[rows][:, None] - 1 - np.arange(length)[None]
-        real = place >= part.first_of_query[rows][:, None]
-        return np.where(real, place, 0), real
-
-    def _raw(self, part: Partition, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Raw values of the query features for these interactions."""
-        raw: dict[str, np.ndarray] = {}
-        query = part.table[self._features.query_column].take(pa.array(rows))
-        place: np.ndarray | None = None
-        for feature in self._features.query:
-            if feature.table == "interactions":
-                column = part.table[feature.column].take(pa.array(rows))
-                raw[feature.name] = raw_values(
-                    column,
-                    feature.spec,
-                    table="interactions",
-                    name=feature.column,
-                    rows=np.asarray(part.table[ROW])[rows] + 1,
-                )
-                continue
-            if place is None:
-                place = self._query_places(query)
-            raw[feature.name] = self._query_table[feature.name][place]
-        return raw
-
-    def _query_places(self, query: pa.ChunkedArray) -> np.ndarray:
-        found = pc.index_in(query, value_set=self._query_ids)
-        required = self._features.required("queries")
-        if found.null_count and required:
-            absent = query.filter(pc.is_null(found))[0].as_py()
-            raise DataError(
-                f"Table `queries` has no row for the query {absent!r} of the "
-                f"interactions, which the feature(s) {', '.join(required)} need. Add a "
-                "row, or set `optional = true` for these features."
-            )
-        return np.asarray(pc.fill_null(found, -1))
+    def _number(part: Partition, rows: np.ndarray, role: str) -> np.ndarray:
+        if role not in part.table.column_names:
+            return np.ones(len(rows), "float32")
+        values: np.ndarray = np.asarray(part.table[role], "float32")
+        return np.asarray(values[rows])
 
 
-def _fixed_lists(values: np.ndarray) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+def _write(table: pa.Table, path: Path) -> None:
+    """Writes a shard; only text has dictionaries, which make numbers larger."""
+    paths = {
+        f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
+        for field in table.schema
+        if field.type in (pa.string(), pa.list_(pa.string()))
+    }
+    pq.write_table(table, path, compression="lz4", use_dictionary=sorted(paths))
 
 
 def _column(values: np.ndarray) -> pa.Array:
     if values.ndim == 1:
         return pa.array(values)
-    if values.dtype == object:
-        return pa.array([[v for v in row if v != ""] for row in values.tolist()])
-    return _fixed_lists(values)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

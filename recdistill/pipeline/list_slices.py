@@ -118,7 +118,7 @@ class ListSlices:
         counts = np.bincount(value[value > UNKNOWN], minlength=encoder.size)
         frequent = np.argsort(-counts, kind="stable")[:MOST_CATEGORIES]
         for index in frequent[counts[frequent] > 0]:
-            word = encoder.vocabulary[index - len((MISSING, UNKNOWN))]
+            word = encoder.values[index - len((MISSING, UNKNOWN))].as_py()
             members[word] = self._inside(number[value == index])
         rest = (value > UNKNOWN) & ~np.isin(value, frequent)
         for word, chosen in (

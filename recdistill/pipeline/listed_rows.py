@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from recdistill.data import Columns, Dataset
 from recdistill.data.ragged import Ragged
 from recdistill.errors import DataError
-from recdistill.pipeline.feature_columns import FeatureColumns
-from recdistill.pipeline.partitions import Partition, mixed_list, owners
+from recdistill.pipeline.interaction_sort import converted, owners
+from recdistill.pipeline.partitions import Partition, Partitions, mixed_list
 
 
 class NotChosenRows:
@@ -26,33 +26,31 @@ class NotChosenRows:
 
     Args:
         dataset: The data set.
-        features: The columns of the raw values.
-        partitions: Number of partitions.
+        parts: The partitions of its interactions.
         folder: An existing folder for the files.
 
     Attributes:
         count: Number of rows.
     """
 
-    def __init__(
-        self, dataset: Dataset, features: FeatureColumns, partitions: int, folder: Path
-    ) -> None:
+    def __init__(self, dataset: Dataset, parts: Partitions, folder: Path) -> None:
         self.columns: Columns = dataset.columns
-        self._context = [f for f in features.query if f.table == "interactions"]
+        self._names = [feature.name for feature in parts.features]
+        self._query_ids = parts.query_ids
+        # Drawn times are not those of the other rows of a list.
+        self._with_times = parts.times is not None
         self._folder = folder
         self.count = 0
         self._lists: dict[int, np.ndarray] = {}
         if dataset.not_chosen is None:
             return
-        own = [self.columns.list, self.columns.query, self.columns.time]
-        names = [name for name in (*own, self.columns.item) if name is not None]
-        names += [f.column for f in self._context if f.column not in names]
         writers: dict[int, pq.ParquetWriter] = {}
         try:
             for batch in dataset.not_chosen():
-                table = pa.Table.from_batches([batch]).select(names)
+                found = converted(batch, self.columns, parts.features, self.count)
+                table = pa.table(found)
                 self.count += table.num_rows
-                owner = owners(table[self.columns.query], partitions)
+                owner = owners(table["query"], len(parts))
                 for number in np.unique(owner).tolist():
                     if number not in writers:
                         path = self._path(number)
@@ -82,10 +80,13 @@ class NotChosenRows:
         """
         if self.columns.list is None:
             return
-        tables, others = [part.table], self.of(part)
+        query = self._query_ids.take(part.table["query"].combine_chunks())
+        place = part.table.column_names.index("query")
+        tables = [part.table.set_column(place, "query", query)]
+        others = self.of(part)
         tables += [others] if others is not None else []
-        names = pa.concat_tables([each.select([self.columns.list]) for each in tables])
-        code = _codes(names[self.columns.list])
+        names = pa.concat_tables([each.select(["list"]) for each in tables])["list"]
+        code = _codes(names)
         _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
 
         def differing(column: str) -> tuple[str, list[str]] | None:
@@ -96,26 +97,28 @@ class NotChosenRows:
             if not len(wrong):
                 return None
             pair = (int(first[inverse[wrong[0]]]), int(wrong[0]))
-            name = names[self.columns.list][pair[1]].as_py()
-            return name, [str(values[column][row].as_py()) for row in pair]
+            return names[pair[1]].as_py(), [_shown(values[column][k]) for k in pair]
 
-        for role, column in (
-            ("queries", self.columns.query),
-            ("times", self.columns.time),
-        ):
-            several = differing(column) if column is not None else None
+        checked = {"query": "queries", "time": "times"}
+        if not self._with_times:
+            del checked["time"]
+        for role, plural in checked.items():
+            several = differing(role)
             if several is not None:
                 raise mixed_list(
-                    several[0], f"with the {role} {' and '.join(several[1])}"
+                    several[0], f"with the {plural} {' and '.join(several[1])}"
                 )
-        texts = names[self.columns.list].combine_chunks().take(pa.array(first))
-        own = owners(pa.chunked_array([texts]), 2**63)
+        texts = names.combine_chunks().take(pa.array(first))
+        own = owners(texts, 2**63)
         for number, elsewhere in self._lists.items():
             both = np.flatnonzero(np.isin(own, elsewhere))
             if number != part.number and len(both):
                 raise mixed_list(texts[int(both[0])].as_py(), "with several queries")
         self._lists[part.number] = own
-        wrong = {f.name: differing(f.column) for f in self._context}
+        wrong = {
+            name: differing(f"feature{number}")
+            for number, name in enumerate(self._names)
+        }
         _refuse({name: found for name, found in wrong.items() if found})
 
     def join(
@@ -135,7 +138,7 @@ class NotChosenRows:
         table = self.of(part)
         if table is None:
             return Ragged(np.array([], "int32"), np.zeros(len(lists) + 1, "int64"))
-        found = pc.index_in(table[self.columns.list], value_set=lists.combine_chunks())
+        found = pc.index_in(table["list"], value_set=lists.combine_chunks())
         number = np.asarray(pc.fill_null(found, -1), "int64")
         inside = (number >= 0) & (items >= 0)
         pairs = np.stack([number[inside], items[inside].astype("int64")], axis=1)
@@ -159,6 +162,13 @@ def _refuse(wrong: dict[str, tuple[str, list[str]]]) -> None:
         f"configuration. "
         "Features of an item belong to `candidate` and to the table `items`."
     )
+
+
+def _shown(value: pa.Scalar) -> str:
+    """A raw value as text; numbers with the digits of a float32."""
+    if pa.types.is_float32(value.type):
+        return str(pc.cast(value, pa.string()))
+    return str(value.as_py())
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

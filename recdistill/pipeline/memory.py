@@ -130,6 +130,23 @@ def require_for_linear_model(form: LinearForm, items: int) -> None:
     )
 
 
+def require_for_transitions(items: int, pair_bytes: int) -> None:
+    """Checks the memory for fitting a transition model.
+
+    Args:
+        items: Number of items.
+        pair_bytes: Bytes for each pair of items.
+
+    Raises:
+        ConfigError: If the machine has less memory.
+    """
+    require(
+        items * items * pair_bytes,
+        f"The transition model of {items:,} items",
+        "Lower its `memory_gib`, so that it has fewer items.",
+    )
+
+
 def require_for_batches(batch_size: int, list_size: int, key: str) -> None:
     """Checks the memory for one training batch.
 
@@ -145,7 +162,7 @@ def require_for_batches(batch_size: int, list_size: int, key: str) -> None:
         # Scores, their gradient, labels and weights, and a mask of one byte.
         batch_size * list_size * (4 * FLOAT + 1),
         f"A batch of {batch_size:,} lists with {list_size:,} candidates",
-        f"Lower `{key}`, or sample the candidates with `lists.size`.",
+        f"Lower `{key}`, or use retrieved lists with `lists.size`.",
     )
 
 

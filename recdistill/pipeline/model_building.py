@@ -11,13 +11,20 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.data.collation import Collator
+from recdistill.data.sequences import next_items
 from recdistill.data.shard_reading import in_order
 from recdistill.errors import ConfigError, TeacherError
 from recdistill.models.ensemble import EnsembleTeacher
-from recdistill.models.linear import Affinity, LinearTeacher
+from recdistill.models.linear import Affinity, HistoryScores, LinearTeacher
 from recdistill.models.linear_fitting import LinearForm, choose_form
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.sequence_ranker import SequenceRanker
+from recdistill.models.transitions import (
+    PAIR_BYTES,
+    Examples,
+    Transitions,
+    folds_of,
+)
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 from recdistill.pipeline.config import Config, StudentConfig, TwoTowerConfig
 from recdistill.pipeline.config.external_teacher_section import (
@@ -31,12 +38,15 @@ from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
     SequenceRankerConfig,
     SequenceTeacherConfig,
+    TransitionTeacherConfig,
+    is_linear,
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
 from recdistill.pipeline.memory import (
     require_for_attention,
     require_for_linear_model,
     require_for_student,
+    require_for_transitions,
 )
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.teacher_opening import ExternalTeachers
@@ -49,6 +59,9 @@ FULL_SOFTMAX = 20_000
 
 NEGATIVES = 4_096
 """Number of items from which it estimates the softmax over more items."""
+
+TRANSITION_LISTS = 1_000_000
+"""Largest number of training lists that a transition model is fitted on."""
 
 Teacher: TypeAlias = keras.Model | ExternalTeacher | ScoreTable
 """A teacher: a Keras model with weights in the workspace, or an external one."""
@@ -149,12 +162,9 @@ class TeacherBuilder:
         if isinstance(config, ExternalTeacherConfig | ScoresTeacherConfig):
             return self._external.open(config)
         if isinstance(config, LinearTeacherConfig):
-            history = self._prepared.schema.history
-            return LinearTeacher(
-                self._affinity(config),
-                self._prepared.item_index,
-                history=history.feature if history else "history",
-            )
+            return self._linear(self._affinity(config), "linear_teacher")
+        if isinstance(config, TransitionTeacherConfig):
+            return self._linear(self._transitions(config), "transition_teacher")
         if isinstance(config, ReferenceTeacherConfig):
             return self._ranker(config)
         if isinstance(config, SequenceTeacherConfig):
@@ -189,6 +199,32 @@ class TeacherBuilder:
             **config.part(SequenceRankerConfig),
         )
 
+    def _linear(self, scores: HistoryScores, name: str) -> LinearTeacher:
+        history = self._prepared.schema.history
+        return LinearTeacher(
+            scores,
+            self._prepared.item_index,
+            history=history.feature if history else "history",
+            name=name,
+        )
+
+    def _transitions(self, spec: TransitionTeacherConfig) -> Transitions:
+        prepared, history = self._prepared, self._prepared.schema.history
+        layer = Transitions(transition_items(spec, prepared), spec.decay, spec.floor)
+        layer.build()
+        if self._fit and history is not None:
+            require_for_transitions(layer.size, PAIR_BYTES)
+            folds = folds_of(prepared.training_rows)
+            pieces = next_items(
+                prepared.shards("train"),
+                history.feature,
+                prepared.item_index,
+                TRANSITION_LISTS,
+            )
+            examples = (Examples(past, new, folds[row]) for past, new, row in pieces)
+            layer.set_weights([layer.fitted(examples, spec.l2)])
+        return layer
+
     def _affinity(self, spec: Any) -> Affinity:
         size, form = linear_form(spec, self._prepared)
         layer = Affinity(size, spec.decay, spec.floor, form.form, form.rank)
@@ -207,6 +243,12 @@ class TeacherBuilder:
         return layer
 
 
+def transition_items(spec: TransitionTeacherConfig, prepared: Prepared) -> int:
+    """Number of items in a transition model: those that fit into its memory."""
+    largest = int((spec.memory_gib * 2**30 / PAIR_BYTES) ** 0.5)
+    return max(1, min(largest, len(prepared.schema.items.vocabulary)))
+
+
 def linear_form(spec: Any, prepared: Prepared) -> tuple[int, LinearForm]:
     """Number of items and form of a linear item model or of an affinity.
 
@@ -217,7 +259,7 @@ def linear_form(spec: Any, prepared: Prepared) -> tuple[int, LinearForm]:
     Raises:
         ConfigError: If no form fits into the configured memory.
     """
-    known = len(prepared.schema.items.vocabulary)
+    known = len(prepared.schema.items.values)
     size = min(spec.max_items or known, known)
     queries = len(prepared.training_rows)
     try:
@@ -228,7 +270,7 @@ def linear_form(spec: Any, prepared: Prepared) -> tuple[int, LinearForm]:
 
 
 def linear_forms(config: Config, prepared: Prepared) -> dict[str, dict[str, Any]]:
-    """The form of each linear item model of the teacher, for the record of the step.
+    """Each linear item model of the teacher, for the record of the step.
 
     Args:
         config: The pipeline's configuration.
@@ -240,20 +282,22 @@ def linear_forms(config: Config, prepared: Prepared) -> dict[str, dict[str, Any]
     """
     specs: dict[str, Any] = {}
     for member in configured_members(config.teacher):
-        if isinstance(member, LinearTeacherConfig):
-            specs[f"linear_{len(specs)}" if specs else "linear"] = member
+        if is_linear(member):
+            same = sum(name.startswith(member.kind) for name in specs)
+            specs[f"{member.kind}_{same}" if same else member.kind] = member
         elif reads_affinities(member, prepared):
             specs |= prepared.schema.affinity
-    forms = {name: linear_form(spec, prepared) for name, spec in specs.items()}
-    return {
-        name: {
-            "items": size,
-            "form": form.form,
-            "rank": form.rank,
-            "exact": form.form != "low_rank",
-        }
-        for name, (size, form) in forms.items()
-    }
+    return {name: _described(spec, prepared) for name, spec in specs.items()}
+
+
+def _described(spec: Any, prepared: Prepared) -> dict[str, Any]:
+    """A linear item model for the record; see `linear_forms`."""
+    if isinstance(spec, TransitionTeacherConfig):
+        items = transition_items(spec, prepared)
+        return {"items": items, "form": "transitions", "rank": 0, "exact": True}
+    items, form = linear_form(spec, prepared)
+    exact = form.form != "low_rank"
+    return {"items": items, "form": form.form, "rank": form.rank, "exact": exact}
 
 
 def load_teacher(
@@ -280,8 +324,9 @@ def members_of(teacher: Teacher) -> list[Any]:
 def needs_training_rows(config: Config, prepared: Prepared) -> bool:
     """Whether the teacher has a linear item model, which must leave out the query."""
     members = configured_members(config.teacher)
-    linear = any(isinstance(member, LinearTeacherConfig) for member in members)
-    return linear or any(reads_affinities(member, prepared) for member in members)
+    return any(map(is_linear, members)) or any(
+        reads_affinities(member, prepared) for member in members
+    )
 
 
 def reads_affinities(config: Any, prepared: Prepared) -> bool:

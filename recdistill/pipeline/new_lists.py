@@ -18,7 +18,6 @@ from recdistill.pipeline.item_table import TRAIN_COUNT, ItemTable
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.listed_rows import NotChosenRows
 from recdistill.pipeline.partitions import Partitions
-from recdistill.pipeline.preparation import query_values
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.row_parts import TEST
 from recdistill.pipeline.run_context import RunContext
@@ -93,31 +92,28 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
         shutil.copyfile(path, folder / path.name)
     scratch = folder / "partitions"
     scratch.mkdir()
-    parts = Partitions(dataset, config.split, scratch, run.progress, config.seed)
     features = FeatureColumns.find(dataset, config)
-    counts = dict(
-        zip(old.item_ids.tolist(), old.items[TRAIN_COUNT].to_pylist(), strict=True)
+    parts = Partitions(
+        dataset,
+        config.split,
+        scratch,
+        run.progress,
+        config.seed,
+        features.of_interactions,
     )
-    known = {item: count for item, count in counts.items() if count}
-    tables: dict[str, np.ndarray] = {
-        feature.name: query_values(dataset, feature, features)
-        for feature in features.query
-        if feature.table == "queries"
-    }
-    if dataset.queries is not None:
-        ids = dataset.queries[features.query_column].to_pylist()
-        tables[""] = np.asarray(ids, object)
+    ids = old.items[dataset.columns.item].combine_chunks()
+    counts = np.asarray(old.items[TRAIN_COUNT])
     writer = ListShardWriter(
         old.schema,
         features,
-        ItemTable(dataset, known, ()),
-        tables,
-        dataset.columns,
+        ItemTable(dataset, ids, counts, ()),
+        parts,
+        dataset,
         config,
         folder,
         run.artefacts["prepare"].record["seen"],
     )
-    not_chosen = NotChosenRows(dataset, features, len(parts), scratch)
+    not_chosen = NotChosenRows(dataset, parts, scratch)
     for done, part in enumerate(parts):
         # Lists of the other parts are not needed.
         others = np.where(part.split == TEST, TEST, -1).astype(part.split.dtype)

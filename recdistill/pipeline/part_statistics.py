@@ -30,22 +30,25 @@ class PartStatistics:
 
     def add(self, part: Partition) -> None:
         """Adds a partition."""
-        rows = np.arange(len(part.split))
+        rows = np.arange(len(part))
         copies = part.first_copy != rows
         sizes = np.bincount(part.first_of_query, part.first_copy == rows)
         self._largest = max(self._largest, int(sizes.max()))
-        pair, trained = part.pair, part.split == TRAIN
+        trained = np.bincount(part.first_of_pair, part.split == TRAIN)[
+            part.first_of_pair
+        ]
+        starts = part.first_of_list == rows
         for number, name in enumerate(SPLITS):
             own = part.split == number
             if not own.any():
                 continue
             self._copies[name] += int((copies & own).sum())
-            self._lists[name] += len(np.unique(part.first_of_list[own]))
+            self._lists[name] += int((starts & own).sum())
             times = part.time[own]
             span = [*self._spans.get(name, ()), int(times.min()), int(times.max())]
             self._spans[name] = min(span), max(span)
             if number != TRAIN:
-                again = own & np.isin(pair, pair[trained])
+                again = own & (trained > 0)
                 self._repeats[name] += len(np.unique(part.first_of_list[again]))
 
     def check(self, name: str, split: SplitConfig) -> None:

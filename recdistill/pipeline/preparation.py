@@ -7,8 +7,6 @@ model) are computed from the training part only.
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +19,27 @@ from recdistill.data.dataset import Progress
 from recdistill.errors import DataError
 from recdistill.features.encoders import Encoder, VocabularyEncoder, build_encoder
 from recdistill.features.schema import Schema
-from recdistill.features.specs import NumberSpec, raw_values
+from recdistill.features.specs import NumberSpec, raw_column
+from recdistill.features.vocabulary_extension import extended_vocabulary
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.feature_columns import FeatureColumn, FeatureColumns
 from recdistill.pipeline.item_table import ItemTable, no_row_fits
 from recdistill.pipeline.list_shards import ListShardWriter
 from recdistill.pipeline.listed_rows import NotChosenRows
 from recdistill.pipeline.part_statistics import PartStatistics
-from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.partitions import Partition, Partitions
+from recdistill.pipeline.query_feature_values import query_column
 from recdistill.pipeline.repeats import RepeatCounts
 from recdistill.pipeline.row_parts import SPLITS, TRAIN
 from recdistill.pipeline.unknown_features import check_known, unknown_in_items
 
 
 def prepare(
-    dataset: Dataset, config: Config, folder: Path, progress: Progress
+    dataset: Dataset,
+    config: Config,
+    folder: Path,
+    progress: Progress,
+    earlier: Schema | None = None,
 ) -> dict[str, Any]:
     """Writes the artefact of the step `prepare`.
 
@@ -44,6 +48,8 @@ def prepare(
         config: The pipeline's configuration.
         folder: An empty folder.
         progress: Callback for progress.
+        earlier: Features that were fitted to earlier data. Their vocabularies are
+            extended: their values keep their indices, and new values follow.
 
     Returns:
         Counts for the step's record, JSON-ready.
@@ -53,11 +59,18 @@ def prepare(
     """
     scratch = folder / "partitions"
     scratch.mkdir()
-    parts = Partitions(dataset, config.split, scratch, progress, config.seed)
     features = FeatureColumns.find(dataset, config)
-    not_chosen = NotChosenRows(dataset, features, len(parts), scratch)
+    parts = Partitions(
+        dataset,
+        config.split,
+        scratch,
+        progress,
+        config.seed,
+        features.of_interactions,
+    )
+    not_chosen = NotChosenRows(dataset, parts, scratch)
     statistics = PartStatistics(parts.times)
-    found = _count(parts, features, statistics, not_chosen, progress)
+    found = _count(parts, statistics, not_chosen, progress)
     statistics.check(dataset.name, config.split)
     if parts.columns.weight is not None and not found.weight:
         raise DataError(
@@ -65,18 +78,18 @@ def prepare(
             f"part (column `{parts.columns.weight}`), so that nothing can be learned. "
             "Give some rows a weight above 0, or remove `dataset.columns.weight`."
         )
-    items = ItemTable(dataset, found.items, features.required("items"))
+    items = ItemTable(dataset, parts.item_ids, found.items, features.required("items"))
     if len(items.ids) < 2:
         raise DataError(
             f"Data set `{dataset.name}` has {len(items.ids)} item(s); at least two are "
             "required for a ranking."
         )
-    schema, query_table = _fit(dataset, features, found, items)
+    schema = _fit(dataset, features, parts, found, items, earlier)
     schema.save(folder)
     items.write(folder / "items.parquet")
     seen = found.repeats.decide(config.lists.seen)
     writer = ListShardWriter(
-        schema, features, items, query_table, dataset.columns, config, folder, seen
+        schema, features, items, parts, dataset, config, folder, seen
     )
     for done, part in enumerate(parts):
         writer.write(part, done, not_chosen)
@@ -91,7 +104,7 @@ def prepare(
         "fingerprint": dataset.fingerprint,
         "source": dict(dataset.source),
         "interactions": parts.rows,
-        "queries": found.queries,
+        "queries": len(parts.query_ids),
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "added_items": items.added,
@@ -110,16 +123,38 @@ def prepare(
     }
 
 
-@dataclass
 class _Counts:
-    """Statistics of the training part; `queries` counts the queries of all parts."""
+    """Statistics of the training part.
 
-    items: Counter[str] = field(default_factory=Counter)
-    train_queries: set[str] = field(default_factory=set)
-    context: dict[str, _Statistics] = field(default_factory=dict)
-    repeats: RepeatCounts = field(default_factory=RepeatCounts)
-    queries: int = 0
-    weight: float = 0.0
+    Attributes:
+        items: Training interactions of each item, by its number.
+        trained: Whether each query has a training interaction, by its number.
+        features: Statistics of the features of the interactions.
+        repeats: Repeats of the training part.
+        weight: Sum of the weights.
+    """
+
+    def __init__(self, parts: Partitions) -> None:
+        self.items = np.zeros(len(parts.item_ids), "int64")
+        self.trained = np.zeros(len(parts.query_ids), bool)
+        self.features = {each.name: _Statistics(each) for each in parts.features}
+        self.repeats = RepeatCounts()
+        self.weight = 0.0
+
+    def add(self, part: Partition) -> None:
+        """Adds the training rows of a partition."""
+        self.repeats.add(part)
+        train = part.split == TRAIN
+        item, count = np.unique(part.item[train], return_counts=True)
+        self.items[item] += count
+        self.trained[part.query[train]] = True
+        for number, statistics in enumerate(self.features.values()):
+            column = part.table[f"feature{number}"].combine_chunks()
+            statistics.update(column.filter(pa.array(train)))
+        if "weight" in part.table.column_names:
+            self.weight += float(
+                np.asarray(part.table["weight"])[train].sum(dtype="float64")
+            )
 
 
 class _Statistics:
@@ -127,143 +162,128 @@ class _Statistics:
 
     def __init__(self, feature: FeatureColumn) -> None:
         self.feature = feature
-        self.counts: Counter[str] = Counter()
+        self._counts = pa.table(
+            {"value": pa.array([], pa.string()), "count": pa.array([], pa.int64())}
+        )
         self.number, self.total, self.squares = 0, 0.0, 0.0
 
-    def update(self, values: np.ndarray) -> None:
+    def update(self, values: pa.Array) -> None:
         """Adds raw values of the training part."""
         if isinstance(self.feature.spec, NumberSpec):
-            real = values[np.isfinite(values)].astype("float64")
+            numbers = np.asarray(values)
+            real = numbers[np.isfinite(numbers)].astype("float64")
             self.number += len(real)
             self.total += float(real.sum())
             self.squares += float((real**2).sum())
-        elif values.dtype == object:
-            self.counts.update(values.ravel().tolist())
+            return
+        if pa.types.is_list(values.type):
+            values = values.flatten()
+        if pa.types.is_string(values.type):
+            value, count = values.value_counts().flatten()
+            self.add_counts(value, count)
 
-    def state(self) -> dict[str, Any]:
-        """The state of an encoder."""
+    def add_counts(self, values: pa.Array, counts: pa.Array) -> None:
+        """Adds values with their counts."""
+        more = pa.table({"value": values, "count": counts.cast(pa.int64())})
+        both = pa.concat_tables([self._counts, more])
+        found = both.group_by("value").aggregate([("count", "sum")])
+        self._counts = found.rename_columns({"count_sum": "count"})
+
+    def state(self, earlier: Encoder | None) -> dict[str, Any]:
+        """The state of an encoder, which extends the vocabulary of an earlier one."""
         if isinstance(self.feature.spec, NumberSpec):
             mean = self.total / max(self.number, 1)
             variance = self.squares / max(self.number, 1) - mean**2
             deviation = variance**0.5 if variance > 1e-12 else 1.0
             return {"mean": mean, "deviation": deviation}
-        return {"vocabulary": _by_frequency(self.counts)}
-
-
-def _by_frequency(counts: Counter[str]) -> list[str]:
-    # Ties are in alphabetical order, so that the vocabulary depends on the data only.
-    values = sorted(counts, key=lambda value: (-counts[value], value))
-    return [value for value in values if value != ""]
+        # Ties are in alphabetical order, so the vocabulary depends on the data only.
+        order = [("count", "descending"), ("value", "ascending")]
+        values = self._counts.sort_by(order)["value"].combine_chunks()
+        values = values.filter(pc.not_equal(values, ""))
+        if isinstance(earlier, VocabularyEncoder):
+            values = extended_vocabulary(earlier.values, values)
+        return {"vocabulary": values}
 
 
 def _count(
     parts: Partitions,
-    features: FeatureColumns,
     statistics: PartStatistics,
     not_chosen: NotChosenRows,
     progress: Progress,
 ) -> _Counts:
-    found = _Counts()
-    context = [f for f in features.query if f.table == "interactions"]
-    found.context = {f.name: _Statistics(f) for f in context}
+    found = _Counts(parts)
     for done, part in enumerate(parts):
         statistics.add(part)
         not_chosen.check(part)
-        found.queries += len(np.unique(part.first_of_query))
-        found.repeats.add(part)
-        train = part.table.filter(pa.array(part.split == TRAIN))
-        for name, count in zip(
-            *pc.value_counts(train[features.item_column]).flatten(), strict=True
-        ):
-            found.items[name.as_py()] += count.as_py()
-        found.train_queries.update(pc.unique(train[features.query_column]).to_pylist())
-        for feature in context:
-            if feature.column == features.query_column:
-                continue
-            values = raw_values(
-                train[feature.column],
-                feature.spec,
-                table=feature.table,
-                name=feature.column,
-                rows=np.asarray(train[ROW]) + 1,
-            )
-            found.context[feature.name].update(values)
-        if parts.columns.weight is not None:
-            found.weight += pc.sum(train[parts.columns.weight]).as_py() or 0.0
+        found.add(part)
         progress("Building vocabularies", done + 1, len(parts))
-    for feature in context:
-        if feature.column == features.query_column:
-            found.context[feature.name].counts.update(found.train_queries)
     return found
 
 
 def _fit(
-    dataset: Dataset, features: FeatureColumns, found: _Counts, items: ItemTable
-) -> tuple[Schema, dict[str, np.ndarray]]:
-    """The schema, and the raw values of the features in the table `queries`."""
-    trained = items.train_count > 0
+    dataset: Dataset,
+    features: FeatureColumns,
+    parts: Partitions,
+    found: _Counts,
+    items: ItemTable,
+    earlier: Schema | None,
+) -> Schema:
+    """The schema, with vocabularies that extend those of an earlier one."""
+    before = () if earlier is None else (*earlier.query, *earlier.candidate)
+    known = {(each.feature, each.spec.kind): each for each in before}
+
+    def fitted(feature: FeatureColumn, statistics: _Statistics) -> Encoder:
+        state = statistics.state(known.get((feature.name, feature.spec.kind)))
+        return build_encoder(feature.name, feature.spec, state)
+
     candidate = []
     for feature in features.candidate:
         statistics = _Statistics(feature)
-        values = raw_values(
-            items.table[feature.column],
-            feature.spec,
-            table="items",
-            name=feature.column,
-        )
         if feature.name == features.item_id:
-            statistics.counts = found.items
+            trained = np.flatnonzero(found.items)
+            ids = parts.item_ids.take(pa.array(trained))
+            statistics.add_counts(ids, pa.array(found.items[trained]))
         else:
-            statistics.update(values[trained])
-        candidate.append(build_encoder(feature.name, feature.spec, statistics.state()))
-    item_id = next(e for e in candidate if e.feature == features.item_id)
-    query: list[Encoder] = []
-    tables: dict[str, np.ndarray] = {}
-    for feature in features.query:
-        statistics = found.context.get(feature.name) or _Statistics(feature)
-        if feature.table == "queries" and dataset.queries is not None:
-            values = query_values(dataset, feature, features)
-            tables[feature.name] = values
-            known = pc.is_in(
-                dataset.queries[features.query_column],
-                value_set=pa.array(sorted(found.train_queries), pa.string()),
+            values = raw_column(
+                items.table[feature.column],
+                feature.spec,
+                table="items",
+                name=feature.column,
             )
-            if not pc.any(known).as_py():
-                ids = dataset.queries[features.query_column].to_pylist()
-                raise no_row_fits("queries", min(found.train_queries), ids)
-            statistics.update(values[: len(known)][known.to_numpy()])
-        query.append(build_encoder(feature.name, feature.spec, statistics.state()))
+            statistics.update(values.filter(pa.array(items.train_count > 0)))
+        candidate.append(fitted(feature, statistics))
+    item_id = next(e for e in candidate if e.feature == features.item_id)
+    queries = parts.query_ids.filter(pa.array(found.trained))
+    query: list[Encoder] = []
+    for feature in features.query:
+        statistics = found.features.get(feature.name) or _Statistics(feature)
+        if feature.column == features.query_column:
+            statistics.update(
+                raw_column(queries, feature.spec, table="interactions", name="")
+            )
+        elif feature.table == "queries":
+            statistics.update(_of_known(dataset, feature, features, queries))
+        query.append(fitted(feature, statistics))
     if features.history is not None and isinstance(item_id, VocabularyEncoder):
         query.append(build_encoder(*features.history, {}, item_id))
-    schema = Schema(query, candidate, features.affinity, features.item_id)
-    if dataset.queries is not None:
-        tables[""] = np.asarray(
-            dataset.queries[features.query_column].to_pylist(), object
-        )
-    return schema, tables
+    return Schema(query, candidate, features.affinity, features.item_id)
 
 
-def query_values(
-    dataset: Dataset, feature: FeatureColumn, features: FeatureColumns
-) -> np.ndarray:
-    """Raw values of a feature in the table `queries`, one for each row.
-
-    If no feature needs a row for each query, one more value follows: that of queries
-    without a row.
-
-    Raises:
-        DataError: If the data has no table `queries`, or a value is bad.
-    """
+def _of_known(
+    dataset: Dataset,
+    feature: FeatureColumn,
+    features: FeatureColumns,
+    queries: pa.Array,
+) -> pa.Array:
+    """Raw values of a feature in the rows of these queries in the table `queries`."""
+    values = query_column(dataset, feature, features)
     if dataset.queries is None:
-        raise DataError(
-            f"Data set `{dataset.name}` must have a table `queries` with the column "
-            f"{feature.column!r} of the feature `{feature.name}`. Received: no table"
-        )
-    column = dataset.queries[feature.column]
-    if not features.required("queries"):
-        nothing = pa.nulls(1, column.type)
-        column = pa.chunked_array([*column.chunks, nothing], column.type)
-    return raw_values(column, feature.spec, table="queries", name=feature.column)
+        return values
+    ids = dataset.queries[features.query_column].combine_chunks()
+    known = pc.is_in(ids, value_set=queries)
+    if not pc.any(known).as_py():
+        raise no_row_fits("queries", pc.min(queries).as_py(), ids)
+    return values.slice(0, len(ids)).filter(known)
 
 
 def _check_reachable(writer: ListShardWriter, name: str) -> None:

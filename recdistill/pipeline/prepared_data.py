@@ -97,6 +97,11 @@ class Prepared:
             writer.write_table(table.combine_chunks())
         return hashlib.sha256(sink.getvalue()).hexdigest()
 
+    @property
+    def popularity_digest(self) -> str:
+        """Hash of the training interactions of each item."""
+        return hashlib.sha256(self.popularity.tobytes()).hexdigest()
+
     @cached_property
     def raw_candidates(self) -> dict[str, np.ndarray]:
         """Raw candidate features of the catalogue by input name, `(items, …)`."""
@@ -163,7 +168,7 @@ class Prepared:
         Column `j` is the item of vocabulary index `j + 2`.
         """
         training_rows = self.training_rows
-        size = min(max_items, len(self.schema.items.vocabulary))
+        size = min(max_items, len(self.schema.items.values))
         column = training_rows.values - FIRST
         inside = (column >= 0) & (column < size)
         return scipy.sparse.csr_array(

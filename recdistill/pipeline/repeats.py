@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from recdistill.pipeline.partitions import Partition
 from recdistill.pipeline.row_parts import TRAIN
 
@@ -20,16 +18,6 @@ Seen = Literal["exclude", "include"]
 
 INCLUDE_FROM = 0.1
 """Share of repeats in the training part from which "auto" includes seen items."""
-
-
-def repeats(part: Partition) -> np.ndarray:
-    """`(rows,)` bool: whether the query interacted with the row's item earlier.
-
-    Rows of the same time do not count as earlier.
-    """
-    # The rows are sorted by query and time, so the first index is the earliest row.
-    _, first, inverse = np.unique(part.pair, return_index=True, return_inverse=True)
-    return np.asarray(first[inverse] < part.first_of_moment)
 
 
 @dataclass
@@ -50,7 +38,7 @@ class RepeatCounts:
         train = part.split == TRAIN
         later = part.first_of_moment > part.first_of_query
         self.rows += int((train & later).sum())
-        self.repeats += int(repeats(part)[train].sum())
+        self.repeats += int(part.repeated[train].sum())
 
     @property
     def share(self) -> float:

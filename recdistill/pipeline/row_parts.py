@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,19 +13,53 @@ TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
 
 
-def copies(first_of_moment: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """The first row with the same query, time and item as each row.
+def first_of_runs(new: np.ndarray) -> np.ndarray:
+    """`(rows,)`: the first row of each row's run; `new` is True at first rows."""
+    return np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))
 
-    Args:
-        first_of_moment: `(rows,)`: the first row of the same query and time.
-        item: `(rows,)`: a number for each item, from 0.
 
-    Returns:
-        `(rows,)` int64; a row that has no copy before it is its own first row.
+@dataclass(frozen=True)
+class Pairs:
+    """Rows with the same query and item, and copies with the same time as well.
+
+    Attributes:
+        first_of_pair: `(rows,)`: the first row of the same query and item.
+        first_copy: `(rows,)`: the first row of the same query, item and time; a row
+            that has no copy before it is its own first row.
     """
-    key = first_of_moment.astype("int64") * (int(item.max(initial=0)) + 1) + item
-    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
-    return np.asarray(first[inverse])
+
+    first_of_pair: np.ndarray
+    first_copy: np.ndarray
+
+    @classmethod
+    def find(
+        cls, first_of_query: np.ndarray, item: np.ndarray, first_of_moment: np.ndarray
+    ) -> Pairs:
+        """Finds the pairs and copies of rows that are sorted by query and time.
+
+        Args:
+            first_of_query: `(rows,)`: the first row of the same query.
+            item: `(rows,)`: a number for each item, from 0.
+            first_of_moment: `(rows,)`: the first row of the same query and time.
+        """
+        rows = len(item)
+        items = int(item.max(initial=0)) + 1
+        pair = first_of_query.astype("int64") * items + item
+        bits = rows.bit_length()
+        if int(pair.max(initial=0)).bit_length() + bits < 63:
+            # Sorting whole numbers is faster than sorting their places.
+            order = np.sort((pair << bits) | np.arange(rows)) & ((1 << bits) - 1)
+        else:
+            order = np.argsort(pair, kind="stable")
+        own, moment = pair[order], first_of_moment[order]
+        new_pair = np.concatenate([[True], own[1:] != own[:-1]])[:rows]
+        new_copy = new_pair | np.concatenate([[True], moment[1:] != moment[:-1]])[:rows]
+        firsts = []
+        for new in (new_pair, new_copy):
+            first = np.empty(rows, "int64")
+            first[order] = order[first_of_runs(new)]
+            firsts.append(first)
+        return cls(*firsts)
 
 
 def last_of_each_query(
@@ -43,7 +78,10 @@ def last_of_each_query(
         `(rows,)`: TRAIN, VALID or TEST; the same for all rows of a unit.
     """
     counted = unit == np.arange(len(unit))
-    start, query = np.unique(first_of_query, return_inverse=True)
+    start = np.flatnonzero(np.diff(first_of_query, prepend=-1))
+    query = np.repeat(
+        np.arange(len(start)), np.diff(np.append(start, len(first_of_query)))
+    )
     size = np.bincount(query, counted).astype("int64")
     before = np.cumsum(counted) - counted
     from_end = size[query] - (before - before[start][query])
@@ -74,6 +112,7 @@ def kept_together(part: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
         part: `(rows,)`: TRAIN, VALID or TEST.
         groups: Each `(rows,)`: the first row of the row's group.
     """
+    groups = [g for g in groups if (g != np.arange(len(g))).any()]
     while True:
         before = part
         for first in groups:

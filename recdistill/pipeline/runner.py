@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+PREPARE = "prepare"
+"""Name of the first step."""
+
+
 class Pipeline:
     """The steps of one configuration in one workspace.
 
@@ -60,7 +64,19 @@ class Pipeline:
         self.context = RunContext(
             config, progress, warn, tables, tracking.observe, with_test
         )
-        self._announce = announce
+        self._announce, self._with_test = announce, with_test
+
+    def of(self, config: Config) -> Pipeline:
+        """A pipeline with another configuration and the same callbacks and tables."""
+        context = self.context
+        return Pipeline(
+            config,
+            context.progress,
+            self._announce,
+            context.warn,
+            context.tables,
+            self._with_test,
+        )
 
     def variant(
         self,
@@ -141,10 +157,14 @@ class Pipeline:
         """The artefact of a step, after those that it needs."""
         artefacts = self.context.artefacts
         if step.name not in artefacts:
-            for name in step.needs(self.config):
+            if step.name != PREPARE:
+                # What a step needs depends on the number of items.
+                self._finished(STEPS[PREPARE])
+            for name in step.needs(self.context.config):
                 self._finished(STEPS[name])
             step.before(self.context)
-            artefacts[step.name] = artefact = self._produced(step)
+            artefact = self._produced(step)
+            self.context.add(step.name, artefact)
             step.after(self.context, artefact)
             self._tracking.record(step.name, artefact)
             self._announce(step.name, artefact)
@@ -155,7 +175,8 @@ class Pipeline:
     def _produced(self, step: Step) -> Artefact:
         """The artefact of a step, written if it does not exist."""
         inputs = step.inputs(self.context)
-        keys = {n: self.context.artefacts[n].key for n in step.needs(self.config)}
+        needed = step.needs(self.context.config)
+        keys = {name: self.context.artefacts[name].key for name in needed}
         inputs |= {f"{name}_key": key for name, key in keys.items()}
         with self.workspace.produce(
             step.name, inputs, step.is_intact, step.shared
@@ -164,7 +185,7 @@ class Pipeline:
                 if not step.resumes:
                     draft.restart()
                 self.context.verify_again()
-                for name in step.reads(self.config):
+                for name in step.reads(self.context.config):
                     self.context.intact(name)
                 _begin_like_a_new_process(self.config.seed)
                 self._tracking.begin(draft.final.name)

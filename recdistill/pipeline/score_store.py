@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from recdistill.atomic import atomic_write, file_checksum
 from recdistill.data.collation import Collator
-from recdistill.data.shard_reading import read_lists
+from recdistill.data.shard_reading import dense_column, read_lists
 from recdistill.distillation.score_doctor import Examination, examine
 from recdistill.distillation.scored_table import sample
 from recdistill.pipeline.config import ListsConfig
@@ -69,6 +69,25 @@ class WrittenFiles:
             temporary.write_text("".join(lines))
 
 
+def list_size(files: Sequence[Path]) -> int:
+    """Number of candidates of the longest list of a store."""
+    field = pq.read_schema(files[0]).field("teacher_scores")
+    return int(field.type.list_size)
+
+
+def stored_candidates(files: Sequence[Path]) -> int:
+    """Number of candidates in all lists of a store."""
+    return sum(map(_candidates_in, files))
+
+
+def _candidates_in(path: Path) -> int:
+    name, lists = "scored_candidates", pq.read_metadata(path).num_rows
+    if name not in pq.read_schema(path).names:
+        return int(lists * list_size([path]))
+    column = pq.read_table(path, columns=[name])[name]
+    return int(np.count_nonzero(dense_column(column) >= 0))
+
+
 def examine_stored(folder: Path, catalogue_size: int) -> Examination:
     """The score doctor's findings on a store; on a sample if it has many lists.
 
@@ -78,17 +97,19 @@ def examine_stored(folder: Path, catalogue_size: int) -> Examination:
     """
     files = stored_files(folder)
     sizes = [pq.read_metadata(path).num_rows for path in files]
-    width = pq.read_schema(files[0]).field("teacher_scores").type.list_size
-    chosen = sample(sum(sizes), width)
+    chosen = sample(sum(sizes), list_size(files))
     collate = Collator(catalogue_size, with_teacher=True)
-    scores, mask = [], []
+    scores, mask, weight = [], [], []
     for path, low, size in zip(files, np.cumsum([0, *sizes]), sizes, strict=False):
         rows = chosen[(chosen >= low) & (chosen < low + size)] - low
         if len(rows):
             x, _, _ = collate(read_lists(path).take(rows), np.random.default_rng(0))
             scores.append(x["teacher_scores"])
             mask.append(x["mask"])
-    return examine(np.concatenate(scores), np.concatenate(mask))
+            if "item_weight" in x:
+                weight.append(x["item_weight"])
+    weights = np.concatenate(weight) if weight else None
+    return examine(np.concatenate(scores), np.concatenate(mask), weights)
 
 
 def rounded_ties(files: Sequence[Path]) -> float:

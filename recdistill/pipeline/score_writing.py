@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from recdistill.atomic import atomic_write
 from recdistill.data.batches import RAW_PREFIX, Lists
 from recdistill.data.collation import Collator
 from recdistill.data.dataset import Progress
-from recdistill.data.shard_reading import read_lists
+from recdistill.data.shard_reading import DRAWN, read_lists
 from recdistill.errors import ScoreError
-from recdistill.pipeline.candidate_selection import highest, uniform_tail
+from recdistill.pipeline.candidate_selection import highest
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.earlier_scores import (
     IDENTITY,
@@ -29,11 +29,14 @@ from recdistill.pipeline.earlier_scores import (
 )
 from recdistill.pipeline.list_hashes import list_hashes
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.retriever import Candidates
 from recdistill.pipeline.score_store import (
     ROUNDED_TOP,
     ROUNDING,
     WrittenFiles,
+    list_size,
     rounded_ties,
+    stored_candidates,
     stored_files,
 )
 from recdistill.pipeline.scored_candidates import ScoredTrainingLists
@@ -46,6 +49,9 @@ FILE_LISTS = 4_096
 PAIRS_SCORED = 400_000
 """Candidates scored per call. With fewer, a call costs more than its products."""
 
+Proposer = Callable[[Lists, np.ndarray, str], Candidates]
+"""Candidates of lists, from the lists, their keys, and the name of the file."""
+
 
 @dataclass(frozen=True)
 class ScoreWriter:
@@ -54,16 +60,19 @@ class ScoreWriter:
     Attributes:
         score: The teacher: a batch to scores `(batch, list_size)`.
         prepared: The prepared data.
-        config: Number of lists, their candidates, and the type of stored scores.
-        seed: Seed of the sample and of the uniform candidates.
+        config: Number of lists, and the type of stored scores.
+        seed: Seed of the sample and of the drawn candidates.
         progress: Callback for progress.
+        propose: Candidates of the lists; None for the whole catalogue, or for the
+            scored candidates if the teacher has partial scores.
         training_rows: Whether batches hold the query's training row, so that a linear
             item model can leave it out.
-        score_tables: Partial scores of the teacher. All scored candidates are then
-            stored, for any `config.size`.
+        score_tables: Partial scores of the teacher.
         identity: Identity of the teacher, the items and the settings.
         earlier: Stores with this identity, whose scores are kept for lists that did not
             change.
+        apart: Whether the score of a candidate is the same in any list. If not, a list
+            with a new candidate is scored as a whole.
     """
 
     score: Scorer
@@ -71,19 +80,22 @@ class ScoreWriter:
     config: ListsConfig
     seed: int
     progress: Progress
+    propose: Proposer | None = None
     training_rows: bool = False
     score_tables: Sequence[ScoreTable] = ()
     identity: str = ""
     earlier: EarlierScores | None = None
+    apart: bool = True
 
     def write(self, folder: Path) -> dict[str, Any]:
         """Writes the files that are missing or damaged in the folder.
 
         Returns:
-            The record of the step: `lists`; `list_size`; `kept_scores`, the number of
-            lists written now with the scores of an earlier store; and `rounded_ties`,
-            the share of adjacent scores in the top ten of a list that became equal when
-            they were stored.
+            The record of the step: `lists`; `list_size`; `candidates`, the number of
+            stored candidates in all lists; `kept_scores`, the number of lists written
+            now with the scores of an earlier store; and `rounded_ties`, the share of
+            adjacent scores in the top ten of a list that became equal when they were
+            stored.
 
         Raises:
             ScoreError: If a score is not finite or too large to store.
@@ -112,7 +124,8 @@ class ScoreWriter:
         files = stored_files(folder)
         return {
             "lists": total,
-            "list_size": scored.width if scored else self._list_size(),
+            "list_size": list_size(files),
+            "candidates": stored_candidates(files),
             "kept_scores": kept,
             "rounded_ties": rounded_ties(files),
         }
@@ -133,19 +146,6 @@ class ScoreWriter:
             for each, (low, high) in zip(rows, pairwise(starts), strict=True)
         ]
 
-    def _list_size(self) -> int:
-        size = self.prepared.catalogue_size
-        if self.config.size == "catalogue":
-            return size
-        return min(self.config.teacher_top + self.config.tail + self._observed, size)
-
-    @property
-    def _observed(self) -> int:
-        """Largest number of positives, and of items shown with them, of a list."""
-        return min(
-            int(self.prepared.observed_sizes.max()), self.prepared.catalogue_size
-        )
-
     def _write_file(
         self,
         target: Path,
@@ -158,33 +158,25 @@ class ScoreWriter:
         Returns:
             Number of lists whose scores are those of an earlier store.
         """
-        collate = Collator(
-            self.prepared.catalogue_size,
-            training_rows=self.prepared.training_rows if self.training_rows else None,
-            with_raw=True,
-        )
         if scored:
             lists = scored.keep_scored(lists)
         keys = list_hashes(lists, self.seed)
-        known = np.zeros(len(lists), bool)
-        parts = []
-        if self.earlier is not None:
-            known = self.earlier.has(keys)
-            if known.any():
-                parts.append((known, self.earlier.take(keys[known])))
-        if not known.all():
-            new = np.flatnonzero(~known)
-            columns = self._scored(lists.take(new), keys[new], collate, scored)
-            parts.append((~known, columns))
-        columns = {name: _merged(name, parts) for name in parts[0][1]}
+        propose = scored.candidates if scored else self.propose
+        drawn = 0
+        if propose is None:
+            columns, known = self._whole(lists, keys)
+        else:
+            found = propose(lists, keys, target.name)
+            columns, known = self._proposed(lists, keys, found)
+            drawn = found.drawn
         for name, values in columns.items():
-            table = table.append_column(name, _matrix(values))
+            table = table.append_column(name, _column(values))
         table = table.append_column(LIST_HASH, pa.array(keys))
         # Stored in the file, so that a step that continues has the counts as well.
         counts = {
             ROUNDING: json.dumps(columns[ROUNDED].sum(axis=0, dtype="int64").tolist())
         }
-        own = {IDENTITY: self.identity, **counts}
+        own = {IDENTITY: self.identity, DRAWN: str(drawn), **counts}
         metadata = {**(table.schema.metadata or {}), **own}
         # Compression and statistics of long columns cost more than the scores.
         short = [name for name in table.column_names if name not in columns]
@@ -196,119 +188,105 @@ class ScoreWriter:
                 write_statistics=short,
                 compression={name: "snappy" for name in short},
             )
-
         return int(known.sum())
 
-    def _scored(
-        self,
-        lists: Lists,
-        keys: np.ndarray,
-        collate: Collator,
-        scored: ScoredTrainingLists | None,
-    ) -> dict[str, np.ndarray]:
-        """The columns `earlier_scores.SCORED` of some lists, from the teacher."""
-        own, parts = self._own(lists), []
-        batch = max(1, PAIRS_SCORED // collate.catalogue_size)
-        for start in range(0, len(lists), batch):
-            part = slice(start, min(start + batch, len(lists)))
-            piece = lists.take(np.arange(part.start, part.stop))
-            x, _, _ = collate(piece, np.random.default_rng(0))
-            scores = np.asarray(self.score(x))
-            found = self._select(scores, x["mask"], own[part], keys[part], scored)
-            parts.append(found)
-        return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    def _whole(
+        self, lists: Lists, keys: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns of lists of all items, and which lists keep their scores."""
+        known, parts = np.zeros(len(lists), bool), []
+        if self.earlier is not None:
+            known = self.earlier.has(keys)
+            if known.any():
+                parts.append((known, self.earlier.take(keys[known])))
+        if not known.all():
+            new = lists.take(np.flatnonzero(~known))
+            batch = max(1, PAIRS_SCORED // self.prepared.catalogue_size)
+            pieces = [
+                self._catalogue(new.take(np.arange(at, min(at + batch, len(new)))))
+                for at in range(0, len(new), batch)
+            ]
+            columns = {
+                name: np.concatenate([piece[name] for piece in pieces])
+                for name in pieces[0]
+            }
+            parts.append((~known, columns))
+        return {name: _merged(name, parts) for name in parts[0][1]}, known
 
-    def _select(
-        self,
-        scores: np.ndarray,
-        mask: np.ndarray,
-        own: np.ndarray,
-        keys: np.ndarray,
-        scored: ScoredTrainingLists | None,
-    ) -> dict[str, np.ndarray]:
-        """Selects the stored candidates of some lists.
-
-        Args:
-            scores: `(lists, items)`.
-            mask: `(lists, items)` bool.
-            own: `(lists, n)`, the observed candidates, padded with -1.
-            keys: `(lists,)`, the random key of each list.
-            scored: The lists of a teacher with partial scores.
-
-        Returns:
-            The columns `earlier_scores.SCORED`; no candidates if they are all items.
-        """
+    def _catalogue(self, lists: Lists) -> dict[str, np.ndarray]:
+        """The teacher's scores of the whole catalogue for some lists."""
+        x = self._batch(lists)
+        scores = np.array(self.score(x), "float32")
+        hidden = np.flatnonzero(~x["mask"])
+        scores.ravel()[hidden] = 0.0
         dtype = self.config.scores_dtype
-        hidden = np.flatnonzero(~mask)
-        ranked = np.array(scores, "float32")
-        ranked.ravel()[hidden] = 0.0
-        _check(ranked, mask, dtype)
-        whole = self.config.size == "catalogue" and not scored
-        stored = ranked.astype(dtype) if whole else None
-        ranked.ravel()[hidden] = -np.inf
-        count = ROUNDED_TOP
-        if not (whole or scored):
-            count = max(count, self._top + self._observed)
-        order = highest(ranked, min(count, scores.shape[1]))
-        rounding = _count_rounded(_picked(ranked, order[:, :ROUNDED_TOP]), dtype)
-        if stored is not None:
-            return {"teacher_scores": stored, ROUNDED: rounding}
-        if scored:
-            candidates = scored.candidates(mask)
-        else:
-            candidates = self._choose(ranked, order, own, keys)
-        place = np.maximum(candidates, 0)
-        values = np.where(candidates >= 0, _picked(scores, place), 0.0)
-        # The top and the tail are free of masked items.
-        first = slice(0, own.shape[1])
-        values[:, first] *= _picked(mask, place[:, first])
-        return {
-            "scored_candidates": candidates,
-            "teacher_scores": values.astype(dtype),
-            ROUNDED: rounding,
+        _check(scores, x["mask"], dtype)
+        stored = scores.astype(dtype)
+        scores.ravel()[hidden] = -np.inf
+        rounding = _count_rounded(scores, dtype)
+        return {"teacher_scores": stored, ROUNDED: rounding}
+
+    def _proposed(
+        self, lists: Lists, keys: np.ndarray, found: Candidates
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns of lists of some candidates, and which lists keep their scores."""
+        items, dtype = found.items, self.config.scores_dtype
+        real = items >= 0
+        known, scores = np.zeros(items.shape, bool), np.zeros(items.shape, "float32")
+        if self.earlier is not None:
+            known, scores = self.earlier.pairs(keys, items)
+        wanted = real & ~known
+        if not self.apart:
+            wanted = real & wanted.any(axis=1, keepdims=True)
+        self._score_wanted(lists, found, wanted, scores)
+        _check(scores, wanted, dtype)
+        ranked = np.where(real, scores, -np.inf)
+        columns = {
+            "scored_candidates": items,
+            "teacher_scores": scores.astype(dtype),
+            ROUNDED: _count_rounded(ranked, dtype),
         }
+        if found.drawn:
+            columns["drawn_weight"] = found.drawn_weight
+        kept = np.full(len(items), self.earlier is not None)
+        kept[np.flatnonzero(wanted.any(axis=1))] = False
+        return columns, kept
 
-    @property
-    def _top(self) -> int:
-        size = self.prepared.catalogue_size
-        return min(self.config.teacher_top, size - self._observed)
+    def _score_wanted(
+        self, lists: Lists, found: Candidates, wanted: np.ndarray, scores: np.ndarray
+    ) -> None:
+        """Writes the teacher's scores of the wanted candidates into `scores`."""
+        rows = np.flatnonzero(wanted.any(axis=1))
+        if not len(rows):
+            return
+        # The wanted candidates of each list first.
+        order = np.argsort(~wanted[rows], axis=1, kind="stable")
+        width = int(np.count_nonzero(wanted[rows], axis=1).max())
+        order = order[:, :width]
+        real = np.take_along_axis(wanted[rows], order, axis=1)
+        chosen = np.take_along_axis(found.items[rows], order, axis=1)
+        chosen = np.where(real, chosen, -1)
+        weight = np.take_along_axis(found.item_weight()[rows], order, axis=1)
+        batch = max(1, PAIRS_SCORED // width)
+        for start in range(0, len(rows), batch):
+            part = slice(start, start + batch)
+            piece = replace(lists.take(rows[part]), candidates=chosen[part])
+            x = self._batch(piece)
+            if not self.apart:
+                x["item_weight"] = weight[part]
+            values = np.asarray(self.score(x), "float32")
+            row, column = np.nonzero(real[part])
+            scores[rows[part][row], order[part][row, column]] = values[row, column]
 
-    def _own(self, lists: Lists) -> np.ndarray:
-        """The observed candidates, `(lists, n)`, padded with -1."""
-        own = lists.observed()[0].padded(-1)[:, : self._observed]
-        missing = self._observed - own.shape[1]
-        return np.pad(own, [(0, 0), (0, missing)], constant_values=-1)
-
-    def _choose(
-        self, ranked: np.ndarray, order: np.ndarray, own: np.ndarray, keys: np.ndarray
-    ) -> np.ndarray:
-        """The observed candidates, the teacher's top candidates, and a uniform tail.
-
-        No candidate occurs twice in a list, and seen items are left out.
-
-        Args:
-            ranked: `(lists, items)`, -inf for what is not a candidate; changed.
-            order: `(lists, n)`, the items with the highest scores, enough for the top
-                if all observed candidates are among them.
-            own: `(lists, n)`, the observed candidates, padded with -1.
-            keys: `(lists,)`, the random key of each list.
-
-        Returns:
-            `(lists, list_size)` int32, padded with -1.
-        """
-        rows, columns = np.nonzero(own >= 0)
-        ranked[rows, own[rows, columns]] = -np.inf
-        allowed = _picked(ranked, order) > -np.inf
-        place = np.cumsum(allowed, axis=1)
-        allowed &= place <= self._top
-        best = np.full((len(own), self._top), -1, "int32")
-        rows, items = np.nonzero(allowed)[0], order[allowed]
-        best[rows, place[allowed] - 1] = items
-        ranked[rows, items] = -np.inf
-        # With the tail a list is never longer than the catalogue.
-        width = self._list_size() - self._observed - self._top
-        tail = uniform_tail(ranked > -np.inf, width, keys)
-        return np.concatenate([own.astype("int32"), best, tail], axis=1)
+    def _batch(self, lists: Lists) -> dict[str, Any]:
+        """A batch for the teacher."""
+        collate = Collator(
+            self.prepared.catalogue_size,
+            training_rows=self.prepared.training_rows if self.training_rows else None,
+            with_teacher=lists.candidates is not None,
+            with_raw=True,
+        )
+        return collate(lists, np.random.default_rng(0))[0]
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -340,18 +318,19 @@ def _check(scores: np.ndarray, mask: np.ndarray, dtype: str) -> None:
         )
 
 
-def _count_rounded(best: np.ndarray, dtype: str) -> np.ndarray:
-    """`(lists, 2)`: adjacent top scores that rounding makes equal; that differ."""
+def _count_rounded(ranked: np.ndarray, dtype: str) -> np.ndarray:
+    """`(lists, 2)`: adjacent top scores that rounding makes equal; that differ.
+
+    Args:
+        ranked: `(lists, n)` float32, -inf for what is not a candidate.
+        dtype: Type of the stored scores.
+    """
+    top = highest(ranked, min(ROUNDED_TOP, ranked.shape[1]))
+    best = np.take_along_axis(ranked, top, axis=1)
     differ = (best[:, 1:] < best[:, :-1]) & np.isfinite(best[:, 1:])
     stored = best.astype(dtype)
     lost = differ & (stored[:, 1:] == stored[:, :-1])
     return np.stack([lost.sum(axis=1), differ.sum(axis=1)], axis=1).astype("int8")
-
-
-def _picked(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The values of each row in the given columns."""
-    starts = np.arange(len(values)) * values.shape[1]
-    return np.asarray(values.ravel()[columns + starts[:, None]])
 
 
 def _merged(
@@ -367,5 +346,8 @@ def _merged(
     return merged
 
 
-def _matrix(values: np.ndarray) -> pa.Array:
+def _column(values: np.ndarray) -> pa.Array:
+    """A column of numbers, or of lists of equal length."""
+    if values.ndim == 1:
+        return pa.array(values)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

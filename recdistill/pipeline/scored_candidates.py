@@ -12,10 +12,12 @@ from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import ScoreError, TeacherError
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.retriever import Candidates
 from recdistill.pipeline.sampled_candidates import SampledCandidates
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.score_table import keep_scored_by_all
+
+LISTS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,22 @@ class ScoredTrainingLists:
         """The lists with their scored candidates only."""
         return keep_scored_by_all(lists, self.tables)
 
-    def candidates(self, mask: np.ndarray) -> np.ndarray:
-        """The items where the mask is True, in order.
+    def candidates(self, lists: Lists, keys: np.ndarray, file: str) -> Candidates:
+        """The scored items of each list that are not excluded, in ascending order.
 
         Args:
-            mask: `(lists, items)` bool.
-
-        Returns:
-            `(lists, width)` int32, padded with -1.
+            lists: The result of `keep_scored`.
+            keys: Not used: no candidate is random.
+            file: Not used.
         """
-        row, item = np.nonzero(mask)
-        found = np.full((len(mask), self.width), -1, "int32")
-        first = np.searchsorted(row, np.arange(len(mask)))
-        found[row, np.arange(len(row)) - first[row]] = item
-        return found
+        scored = lists.scored_candidates
+        if scored is None:
+            raise ValueError("`lists` must have scored candidates. Received: none")
+        items = scored.union(scored).difference(lists.excluded).padded(-1)
+        missing = max(0, self.width - items.shape[1])
+        items = np.pad(items, [(0, 0), (0, missing)], constant_values=-1)
+        ones = np.ones(len(lists), "float32")
+        return Candidates(items[:, : self.width].astype("int32"), 0, ones)
 
 
 def lists_to_evaluate(
@@ -103,13 +107,13 @@ def lists_to_evaluate(
         sampled: Random candidates of the test lists in place of the catalogue.
 
     Yields:
-        Lists, in pieces that can be scored at once.
+        Lists, a few thousand at a time.
 
     Raises:
         TeacherError: If no list has a scored positive.
     """
-    size, total = max(1, PAIRS_AT_ONCE // prepared.catalogue_size), 0
-    pieces = in_order(prepared.shards(split), size, None if tables else limit, seed)
+    total, limit = 0, None if tables else limit
+    pieces = in_order(prepared.shards(split), LISTS_AT_ONCE, limit, seed)
     for lists in pieces:
         lists = lists.with_listed_candidates()
         if sampled is not None:

@@ -23,6 +23,7 @@ from recdistill.errors import TrainingError
 from recdistill.features.encoders import UNKNOWN
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.sequence_ranker import SequenceRanker
+from recdistill.models.two_tower import TwoTowerStudent
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
@@ -31,16 +32,20 @@ from recdistill.pipeline.config.teacher_section import (
 from recdistill.pipeline.memory import require_for_batches
 from recdistill.pipeline.model_building import (
     build_student,
+    load_student,
     parameters,
     reads_affinities,
 )
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.score_store import list_size
 from recdistill.pipeline.scorers import compiled
-from recdistill.pipeline.soft_targets import SoftTargets
+from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.training import DivergedError, TrainingPlan, train
 from recdistill.pipeline.training_curves import (
+    ROWS_OF_A_LARGE_TABLE,
     Observer,
+    largest_table,
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
@@ -48,6 +53,9 @@ from recdistill.pipeline.weights_file import save_weights
 
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
+
+STEPS_FOR_XLA = 500
+"""Smallest number of training steps that pays for the compilation with XLA."""
 
 TEACHER_VALIDATIONS = 5
 """Number of validations while a sequence ranker is trained."""
@@ -79,7 +87,10 @@ def training_batches(
     transform, temperature = targets.transform, targets.teacher_temperature
 
     def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
-        scores = transformed(x["teacher_scores"], x["mask"], transform) / temperature
+        scores = transformed(
+            x["teacher_scores"], x["mask"], transform, x.get("item_weight")
+        )
+        scores /= temperature
         return {**x, "teacher_scores": scores}, y, weight
 
     return dataset.map(prepare)
@@ -155,7 +166,7 @@ class Trainer:
             shown = float(self._prepared.observed_sizes.mean())
             return math.ceil(shown * TAIL_OF_SHOWN)
         lists = self._config.lists
-        return None if lists.size == "catalogue" else lists.teacher_top + lists.tail
+        return None if lists.size == "catalogue" else lists.drawn
 
     def batches(
         self,
@@ -165,7 +176,8 @@ class Trainer:
     ) -> tf.data.Dataset:
         """Training batches of the student, as in `training_batches`."""
         settings, seed = self._config.student, self._config.seed
-        self._require_memory(shards, settings.batch_size, "student.batch_size")
+        stored = list_size(shards) if collate.with_teacher else None
+        self._require_memory(shards, settings.batch_size, "student.batch_size", stored)
         dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
         schema, catalogue = self._prepared.schema, self._prepared.catalogue
         trained = np.asarray(catalogue[schema.item_id]) != UNKNOWN
@@ -174,12 +186,38 @@ class Trainer:
             return dataset
         return with_few_untrained(dataset, trained, settings.id_dropout, seed)
 
-    def _require_memory(self, shards: Sequence[Path], size: int, key: str) -> None:
-        """Checks the memory for a batch, which never has more lists than there are."""
-        lists = sum(pq.read_metadata(path).num_rows for path in shards)
-        candidates = self.tail or self._prepared.catalogue_size
-        candidates = min(candidates, self._prepared.catalogue_size)
-        require_for_batches(min(size, lists), candidates, key)
+    def _suits_xla(self, student: keras.Model, dataset: tf.data.Dataset) -> bool:
+        """Whether to compile the training step of a student with XLA.
+
+        Lists of the whole catalogue have one shape. Lists with candidates of their own
+        have many shapes, and XLA cannot compile the search for distinct candidates.
+        Operations of a user's towers may not be deterministic under XLA.
+        """
+        x, _, _ = dataset.element_spec
+        whole = self.tail is None and x["candidate_index"].shape.rank == 1
+        small = largest_table(student) < ROWS_OF_A_LARGE_TABLE
+        long = self._config.student.steps >= STEPS_FOR_XLA
+        return bool(whole and small and long and isinstance(student, TwoTowerStudent))
+
+    def _require_memory(
+        self, shards: Sequence[Path], size: int, key: str, stored: int | None = None
+    ) -> None:
+        """Checks the memory for a batch, which never has more lists than there are.
+
+        Args:
+            shards: Files of lists.
+            size: Number of lists in a batch.
+            key: The key of that number.
+            stored: Number of stored candidates of a list; None if they are drawn.
+        """
+        lists = min(size, sum(pq.read_metadata(path).num_rows for path in shards))
+        catalogue = self._prepared.catalogue_size
+        candidates = stored or min(self.tail or catalogue, catalogue)
+        if stored is None and self.tail is not None:
+            # Lists share the drawn candidates, and each adds its own.
+            own = float(self._prepared.observed_sizes.mean())
+            candidates += math.ceil(lists * own)
+        require_for_batches(lists, candidates, key)
 
     def teacher(
         self,
@@ -271,12 +309,51 @@ class Trainer:
         )
         return {"model": model.name, **vars(result)}
 
+    def distil(
+        self,
+        folder: Path,
+        files: Sequence[Path],
+        targets: SoftTargets,
+        label: str,
+        steps: int | None = None,
+        start: Path | None = None,
+    ) -> dict[str, Any]:
+        """Distils the student, as in `student`.
+
+        Args:
+            folder: Folder for its weights and its validation metrics.
+            files: Files of lists with teacher scores.
+            targets: How teacher scores become soft targets.
+            label: The activity, for the progress display.
+            steps: Number of training steps; by default that of the configuration.
+            start: Folder with the student's first weights; None for random ones.
+        """
+        settings = self._config.distill
+        losses, weights = distillation_losses(settings)
+        collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
+        return self.student(
+            folder,
+            lambda student: Distiller(
+                None,
+                student,
+                losses,
+                distillation_loss_weights=weights,
+                student_loss_weight=1.0 - settings.weight,
+            ),
+            self.batches(files, collate, targets),
+            label,
+            steps,
+            start,
+        )
+
     def student(
         self,
         folder: Path,
         distiller: Callable[[keras.Model], Distiller],
         dataset: tf.data.Dataset,
         label: str,
+        steps: int | None = None,
+        start: Path | None = None,
     ) -> dict[str, Any]:
         """Trains with each learning rate and keeps the student that is best.
 
@@ -287,6 +364,8 @@ class Trainer:
             distiller: Makes a Distiller of a student with initial weights.
             dataset: Endless training batches.
             label: The activity, for the progress display.
+            steps: Number of training steps; by default that of the configuration.
+            start: Folder with the student's first weights; None for random ones.
 
         Returns:
             The step's record.
@@ -295,15 +374,19 @@ class Trainer:
             TrainingError: If training diverges with every learning rate.
         """
         settings, trials, best = self._config.student, [], -np.inf
-        rates = settings.learning_rates
+        rates, steps = settings.learning_rates, steps or settings.steps
         for number, rate in enumerate(rates):
             keras.utils.set_random_seed(self._config.seed)
-            student = build_student(settings, self._prepared)
+            student = (
+                build_student(settings, self._prepared)
+                if start is None
+                else load_student(settings, self._prepared, start)
+            )
             count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
             plan = TrainingPlan(
                 learning_rate=rate,
-                steps=settings.steps,
-                epochs=min(VALIDATIONS, settings.steps),
+                steps=steps,
+                epochs=min(VALIDATIONS, steps),
                 patience=VALIDATIONS,
             )
             try:
@@ -315,6 +398,7 @@ class Trainer:
                     self._progress,
                     f"{label}{count}",
                     self._observer(f"learning_rate_{rate:g}"),
+                    xla=self._suits_xla(student, dataset),
                 )
             except DivergedError as error:
                 if number + 1 == len(rates) and not np.isfinite(best):

@@ -14,12 +14,13 @@ from recdistill.data.dataset import Progress
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
 from recdistill.losses import ListwiseCrossEntropy
+from recdistill.pipeline.catalogue_ranking import NotRankableError
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.training_curves import (
     CurveRecorder,
-    MeasuredAdamW,
     Observer,
+    measured_optimizer,
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
@@ -134,8 +135,8 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
         try:
-            value = self._validation(self._finite_scores)
-        except TrainingError:
+            value = self._validation(self._scorer)
+        except NotRankableError:
             self.history.append(None)
             self.model.stop_training = True
             return
@@ -148,17 +149,6 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._weights = self._validated.get_weights()
         elif epoch + 1 - self.best_epoch >= self._plan.patience:
             self.model.stop_training = True
-
-    def _finite_scores(self, batch: Any) -> np.ndarray:
-        """The model's scores of a batch.
-
-        Raises:
-            TrainingError: If one is not finite.
-        """
-        scores = np.asarray(self._scorer(batch))
-        if not np.isfinite(scores).all():
-            raise TrainingError("The model's scores are not finite.")
-        return scores
 
     def on_train_end(self, logs: Any = None) -> None:
         """Restores the best weights; there are none if training diverged."""
@@ -174,6 +164,8 @@ def train(
     progress: Progress,
     label: str,
     observe: Observer = unobserved,
+    *,
+    xla: bool = False,
 ) -> TrainingResult:
     """Trains the model's student and restores its best weights.
 
@@ -185,6 +177,8 @@ def train(
         progress: Callback for progress.
         label: The activity, for the progress display.
         observe: Called with the points of the training curve while training.
+        xla: Whether to compile the step with XLA. All batches should have the same
+            shapes, because it is compiled again for each further shape.
 
     Raises:
         DivergedError: If training diverges before the first validation.
@@ -193,9 +187,12 @@ def train(
     schedule = keras.optimizers.schedules.CosineDecay(
         plan.learning_rate, per_epoch * plan.epochs
     )
-    optimizer = MeasuredAdamW(schedule, plan.weight_decay, per_epoch)
+    optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
     loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
     model.compile(optimizer, loss=loss, jit_compile=False)
+    # Keras refuses XLA where operations must be deterministic. On CPUs those of the
+    # student are: a test compares the weights of two runs.
+    model._jit_compile = xla
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
     model.fit(

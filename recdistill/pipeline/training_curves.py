@@ -9,6 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from recdistill.models.optimizers import LazyAdam, summed
+
+ROWS_OF_A_LARGE_TABLE = 50_000
+"""Rows of a table from which updating only the rows in the gradient is faster."""
+
 POINTS = 5
 """Points of a training curve in each epoch."""
 
@@ -29,8 +34,8 @@ def points_of(epoch_steps: int) -> int:
     return math.ceil(epoch_steps / POINTS)
 
 
-class MeasuredAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW that measures the norm of the gradient where a curve has its points.
+class _Measured(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """An optimizer that measures the norm of the gradient where a curve has its points.
 
     Args:
         learning_rate: A number or a schedule.
@@ -56,6 +61,48 @@ class MeasuredAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
         return super().apply(grads, trainable_variables)
 
 
+class MeasuredAdamW(_Measured, keras.optimizers.AdamW):  # type: ignore[misc]
+    """AdamW, with the norm of the gradient."""
+
+
+class MeasuredLazyAdam(_Measured, LazyAdam):
+    """Lazy Adam, with the norm of the gradient.
+
+    Rows of embedding tables without a gradient neither change nor decay. Dense weights
+    are updated as by AdamW.
+    """
+
+
+def largest_table(model: keras.Model) -> int:
+    """Number of rows of the model's largest embedding table; 0 without tables.
+
+    Args:
+        model: A model with weights.
+    """
+    tables = (
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Embedding)
+    )
+    return max((table.input_dim for table in tables), default=0)
+
+
+def measured_optimizer(
+    model: keras.Model, learning_rate: Any, weight_decay: float, epoch_steps: int
+) -> MeasuredAdamW | MeasuredLazyAdam:
+    """The optimizer of a model: lazy Adam if it has a large table, AdamW otherwise.
+
+    Args:
+        model: A model with weights.
+        learning_rate: A number or a schedule.
+        weight_decay: Decoupled weight decay.
+        epoch_steps: Number of training steps in an epoch.
+    """
+    large = largest_table(model) >= ROWS_OF_A_LARGE_TABLE
+    kind = MeasuredLazyAdam if large else MeasuredAdamW
+    return kind(learning_rate, weight_decay, epoch_steps)
+
+
 def gradient_norm(gradients: list[Any]) -> tf.Tensor:
     """Euclidean norm of all gradients together.
 
@@ -70,7 +117,7 @@ def gradient_norm(gradients: list[Any]) -> tf.Tensor:
         >>> float(gradient_norm([rows, tf.constant([4.0]), None]))
         5.0
     """
-    present = [tf.convert_to_tensor(each) for each in gradients if each is not None]
+    present = [summed(each) for each in gradients if each is not None]
     return tf.cast(tf.linalg.global_norm(present), tf.float32)
 
 

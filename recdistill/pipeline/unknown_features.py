@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import tensorflow as tf
 
 from recdistill.errors import DataError
+from recdistill.features.encoders import lookup_column
 from recdistill.features.schema import Schema
-from recdistill.features.specs import raw_values
+from recdistill.features.specs import raw_column
 from recdistill.features.unknown_values import UnknownValues, with_vocabulary
 from recdistill.pipeline.feature_columns import FeatureColumns
 from recdistill.teachers import ExternalTeacher
@@ -47,9 +46,8 @@ def unknown_in_items(schema: Schema, items: pa.Table) -> UnknownValues:
     found = UnknownValues()
     for encoder in with_vocabulary(schema.candidate):
         name = encoder.spec.column or encoder.feature
-        values = raw_values(items[name], encoder.spec, table="items", name=name)
-        raw = {encoder.feature: tf.constant(values.tolist(), tf.string)}
-        found.add(encoder.feature, np.asarray(encoder.lookup(raw)))
+        values = raw_column(items[name], encoder.spec, table="items", name=name)
+        found.add(encoder.feature, lookup_column(encoder, values))
     return found
 
 

@@ -25,7 +25,7 @@ INTEGERS = [
     ("candidate.vector.size", 1, 2**31 - 1),
     ("candidate.affinity.max_items", 1, 2**31 - 1),
     ("lists.contexts", 1, 2**31 - 1),
-    ("lists.teacher_top", 1, 2**31 - 1),
+    ("lists.retriever_top", 1, 2**31 - 1),
     ("lists.tail", 1, 2**31 - 1),
     ("lists.per_query", 1, 2**31 - 1),
     ("student.dim", 2, 2**31 - 1),

@@ -11,6 +11,7 @@ from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
+from tests.pipeline.tiny_runs import FIRST_ROUND
 
 pytestmark = pytest.mark.slow
 
@@ -91,7 +92,7 @@ def test_suggested_commands_keep_the_overrides(tiny_run):
 def test_each_step_has_a_line_on_stderr(tiny_run):
     result = call("run", *in_folder(tiny_run.folder))
     lines = [line for line in result.stderr.splitlines() if line.startswith("✓")]
-    assert [line.split()[1] for line in lines] == list(STEPS)
+    assert [line.split()[1] for line in lines] == FIRST_ROUND
     assert all("unchanged, skipped" in line for line in lines)
     assert "4,000 interactions, 240 queries, 60 items" in lines[0]
     assert "600 lists of 60" in lines[3]

@@ -303,7 +303,7 @@ class TestLinearTeacher:
         want = teacher(self.batch(tf.range(5))).numpy()
         path = tmp_path / "teacher.weights.h5"
         teacher.save_weights(path)
-        other.affinity.set_weights([np.eye(ITEMS)])
+        other.scores.set_weights([np.eye(ITEMS)])
         assert not np.allclose(other(self.batch(tf.range(5))), want)
         other.load_weights(path)
         np.testing.assert_array_equal(other(self.batch(tf.range(5))), want)

@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.pipeline import partitions
+from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.retriever import Retriever
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
@@ -16,7 +17,7 @@ ITEMS = 14
 def prepare_small(folder):
     """Prepared data in several shards; some queries have seen nearly all items."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "PARTITION_ROWS", 125)
+        patch.setattr(interaction_sort, "PARTITION_ROWS", 125)
         log = random_log(3, rows=500, users=25, items=ITEMS, moments=60)
         settings = {"lists": {"seen": "exclude"}}
         prepared, _ = run(small_pipelines.dataset(log), folder, **settings)
@@ -29,14 +30,44 @@ def taste(x):
     """A teacher that scores by the newest history item, with ties at its rank 0."""
     table = np.random.default_rng(8).normal(size=(ITEMS + 2, ITEMS)).astype("float32")
     table[:, :3] = 0.25
-    return table[x["query"]["history"][:, 0]]
+    return at_candidates(table[x["query"]["history"][:, 0]], x)
+
+
+def at_candidates(scores, x):
+    """Scores `(lists, items)` of the candidates of a batch."""
+    index = x["candidate_index"]
+    return np.take_along_axis(scores, index, 1) if index.ndim == 2 else scores
+
+
+def retrieved(**lists):
+    """Settings of small retrieved lists."""
+    small = {"size": "retrieved", "retriever_top": 3, "popular": 0, "tail": 4}
+    return ListsConfig(**{**small, **lists})
+
+
+def retriever(prepared, settings, score=taste):
+    """A retriever whose baseline has the scores of a function of whole catalogues."""
+
+    def top(lists):
+        x = {"query": lists.query, "candidate_index": np.arange(ITEMS)}
+        scores = np.array(score(x), "float32")
+        gone = lists.excluded
+        scores[gone.row_numbers(), gone.values] = -np.inf
+        order = np.argsort(-scores, axis=1, kind="stable")[:, : settings.retriever_top]
+        real = np.take_along_axis(scores, order, axis=1) > -np.inf
+        return np.where(real, order, -1).astype("int32")
+
+    return Retriever(top, prepared.popularity, settings, 1)
 
 
 def write(prepared, folder, score=taste, *, training_rows=False, seed=1, **lists):
     folder.mkdir(exist_ok=True)
-    settings = ListsConfig(**{"size": "sampled", "teacher_top": 3, "tail": 4, **lists})
+    settings = retrieved(**lists)
+    propose = None
+    if settings.size == "retrieved":
+        propose = retriever(prepared, settings)
     writer = ScoreWriter(
-        score, prepared, settings, seed, small_pipelines.quiet, training_rows
+        score, prepared, settings, seed, small_pipelines.quiet, propose, training_rows
     )
     return writer.write(folder)
 
@@ -52,4 +83,4 @@ def content(folder):
 
 def live(row):
     history = np.array([row["query.history"]])
-    return taste({"query": {"history": history}})[0]
+    return taste({"query": {"history": history}, "candidate_index": np.arange(1)})[0]

@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 
 from recdistill.atomic import folder_checksums
-from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
-from tests.pipeline.tiny_runs import artefact_names, go, made, report_of, weights
+from tests.pipeline.tiny_runs import (
+    FIRST_ROUND,
+    artefact_names,
+    go,
+    made,
+    report_of,
+    weights,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +64,7 @@ class TestInterruptedRuns:
         self, killed, tiny_run
     ):
         root = killed[0] / "runs" / "tiny"
-        for step in list(STEPS)[:6]:
+        for step in FIRST_ROUND[:6]:
             name = tiny_run.artefacts[step].path.name
             ours, theirs = checksums(tiny_run.root / name), checksums(root / name)
             assert ours
@@ -79,7 +85,7 @@ class TestInterruptedRuns:
         folder, _, receipt = killed
         names = [path.name for path in (folder / "runs" / "tiny").iterdir()]
         assert [name for name in names if "partial" in name] == []
-        assert len(artefact_names(folder)) == len(STEPS)
+        assert len(artefact_names(folder)) == len(FIRST_ROUND)
         versions = folder / "export" / "tiny"
         assert [path.name for path in versions.iterdir()] == ["1"]
         assert f"SavedModel  {versions / '1'}\n" in receipt

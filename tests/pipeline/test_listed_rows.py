@@ -9,8 +9,9 @@ import pytest
 from recdistill.data import read_frames
 from recdistill.data.shard_reading import read_lists
 from recdistill.errors import DataError
-from recdistill.pipeline import partitions
+from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.judged_lists import measure_answer
+from recdistill.pipeline.retriever import Retriever
 from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.validation import Validation
@@ -58,7 +59,7 @@ def prepared_with(folder, rows, **settings):
 def shown(tmp_path_factory):
     """Prepared impressions in several partitions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partitions, "PARTITION_ROWS", 100)
+        patch.setattr(interaction_sort, "PARTITION_ROWS", 100)
         rows = impressions()
         folder = tmp_path_factory.mktemp("shown") / "p"
         prepared, record = prepared_with(folder, rows, lists={"seen": "include"})
@@ -88,10 +89,9 @@ def test_each_list_has_what_was_chosen_and_what_was_only_shown(shown):
 
 def test_models_are_compared_on_the_shown_items_only(shown):
     validation = Validation.sample(shown.prepared, ["mrr"], 10_000, 1)
-    size = shown.prepared.catalogue_size
 
     def first_items_first(x):
-        return np.tile(-np.arange(size, dtype="float32"), (len(x["mask"]), 1))
+        return -x["candidate_index"].astype("float32")
 
     got = {
         r["list_id"]: r["mrr"] for r in validation.rows(first_items_first).to_pylist()
@@ -140,16 +140,22 @@ def test_relevance_is_learned_from_shown_items_and_a_few_others(shown):
     assert trainer.tail == 2
 
 
-def test_sampled_lists_store_the_scores_of_all_shown_items(shown, tmp_path):
+def test_retrieved_lists_store_the_scores_of_all_shown_items(shown, tmp_path):
     size = shown.prepared.catalogue_size
     settings = small_pipelines.config(
-        lists={"size": "sampled", "teacher_top": 2, "tail": 3}
+        lists={"size": "retrieved", "retriever_top": 2, "popular": 0, "tail": 3}
     ).lists
 
     def score(x):
-        return np.tile(np.arange(size, dtype="float32"), (len(x["mask"]), 1))
+        return np.where(x["mask"], x["candidate_index"], 0).astype("float32")
 
-    writer = ScoreWriter(score, shown.prepared, settings, 1, small_pipelines.quiet)
+    def top(lists):
+        return np.tile(np.array([size - 1, size - 2], "int32"), (len(lists), 1))
+
+    propose = Retriever(top, shown.prepared.popularity, settings, 5)
+    writer = ScoreWriter(
+        score, shown.prepared, settings, 1, small_pipelines.quiet, propose
+    )
     (tmp_path / "s").mkdir()
     record = writer.write(tmp_path / "s")
     assert record["list_size"] == 5 + 2 + 3
@@ -159,9 +165,10 @@ def test_sampled_lists_store_the_scores_of_all_shown_items(shown, tmp_path):
         for row, own in enumerate(as_lists(observed)):
             stored = lists.candidates[row]
             assert stored[:5].tolist() == own
-            best = [k for k in range(size - 1, -1, -1) if k not in own][:2]
-            assert stored[5:7].tolist() == best
-            np.testing.assert_array_equal(lists.teacher_scores[row], stored)
+            best = [k for k in (size - 1, size - 2) if k not in own]
+            assert stored[5:7].tolist() == best + [-1] * (2 - len(best))
+            want = np.maximum(stored, 0)
+            np.testing.assert_array_equal(lists.teacher_scores[row], want)
 
 
 def refusal(folder, table, query=QUERY):
@@ -195,7 +202,7 @@ def test_a_row_that_was_not_chosen_must_have_the_features_of_its_list(tmp_path):
 
 @pytest.mark.parametrize("size", [1_000_000, 40], ids=["one part", "many parts"])
 def test_rows_of_a_list_with_several_queries_are_an_error(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(partitions, "PARTITION_ROWS", size)
+    monkeypatch.setattr(interaction_sort, "PARTITION_ROWS", size)
     # The ids of the lists are unique within each query only.
     rows = [(name.partition("-")[2], *more) for name, *more in impressions(users=12)]
     said = refusal(tmp_path / "p", table_of(rows))

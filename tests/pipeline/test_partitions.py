@@ -6,9 +6,9 @@ import pytest
 
 from recdistill.data import synthetic
 from recdistill.errors import DataError
-from recdistill.pipeline import partitions
+from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import SplitConfig
-from recdistill.pipeline.partitions import ROW, Partitions
+from recdistill.pipeline.partitions import Partitions
 from recdistill.pipeline.row_parts import TEST, TRAIN, VALID
 from tests import small_pipelines
 
@@ -20,14 +20,24 @@ def deal(data, folder, **split):
     return Partitions(data, SplitConfig(**split), folder, small_pipelines.quiet)
 
 
+def rows_of(parts, part):
+    """Of each row: its number, query, item, time, split, and how much is earlier."""
+    return zip(
+        part.table["row"].to_pylist(),
+        parts.query_ids.take(part.table["query"].combine_chunks()).to_pylist(),
+        parts.item_ids.take(part.table["item"].combine_chunks()).to_pylist(),
+        part.time.tolist(),
+        part.split.tolist(),
+        (part.first_of_moment - part.first_of_query).tolist(),
+        strict=True,
+    )
+
+
 def by_row(parts):
     """For each row of the source: query, item, time, split, and how much is earlier."""
     rows = {}
     for part in parts:
-        columns = part.table.select([ROW, "user_id", "item_id", "timestamp"])
-        known = part.first_of_moment - part.first_of_query
-        values = zip(*columns.to_pydict().values(), part.split, known, strict=True)
-        rows |= {row: tuple(rest) for row, *rest in values}
+        rows |= {row: rest for row, *rest in rows_of(parts, part)}
     return rows
 
 
@@ -69,7 +79,7 @@ def test_rows_are_sorted_by_query_and_time_and_ties_keep_their_order(tmp_path):
         ]
     )
     (part,) = deal(data, tmp_path / "p")
-    assert part.table[ROW].to_pylist() == [2, 4, 1, 5, 0, 3]
+    assert part.table["row"].to_pylist() == [2, 4, 1, 5, 0, 3]
     assert part.first_of_query.tolist() == [0, 0, 0, 3, 3, 3]
     assert part.first_of_moment.tolist() == [0, 0, 2, 3, 4, 4]
     assert part.split.tolist() == [TRAIN, VALID, TEST, TRAIN, VALID, TEST]
@@ -121,11 +131,11 @@ def test_the_batches_of_the_stream_do_not_change_the_partitions(tmp_path, by):
 def test_many_partitions_give_the_split_of_one(tmp_path, monkeypatch, by):
     data = synthetic(80, 40, 1_500)
     whole = by_row(deal(data, tmp_path / "p", by=by))
-    monkeypatch.setattr(partitions, "PARTITION_ROWS", 100)
+    monkeypatch.setattr(interaction_sort, "PARTITION_ROWS", 100)
     parts = deal(data, tmp_path / "p", by=by)
     assert len(parts) == 15
     assert by_row(parts) == whole
-    queries = [set(part.table["user_id"].to_pylist()) for part in parts]
+    queries = [set(part.query.tolist()) for part in parts]
     assert sum(map(len, queries)) == len(set.union(*queries)) == 80
     assert max(part.table.num_rows for part in parts) < 300
 
@@ -220,12 +230,9 @@ class TestDataWithoutTimes:
         folder.mkdir()
         split = SplitConfig(by="leave_random_out")
         found = {}
-        for part in Partitions(data, split, folder, small_pipelines.quiet, seed):
-            rows = part.table.select([ROW, "user_id", "item_id"]).to_pydict().values()
-            known = (part.first_of_moment - part.first_of_query).tolist()
-            for row, user, item, where, before in zip(
-                *rows, part.split.tolist(), known, strict=True
-            ):
+        parts = Partitions(data, split, folder, small_pipelines.quiet, seed)
+        for part in parts:
+            for row, user, item, _, where, before in rows_of(parts, part):
                 found[row] = (user, item, where, before)
         return found
 

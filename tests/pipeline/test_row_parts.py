@@ -8,7 +8,7 @@ from recdistill.pipeline.row_parts import (
     TEST,
     TRAIN,
     VALID,
-    copies,
+    Pairs,
     kept_together,
     last_of_each_query,
 )
@@ -22,13 +22,18 @@ def test_the_first_copy_is_found_as_by_a_plain_loop(seed):
     seen, expected = {}, []
     for row, key in enumerate(zip(moment, item, strict=True)):
         expected.append(seen.setdefault(key, row))
-    assert copies(moment, item).tolist() == expected
+    found = Pairs.find(np.zeros(40, int), item, moment)
+    assert found.first_copy.tolist() == expected
+    pairs = [item.tolist().index(each) for each in item]
+    assert found.first_of_pair.tolist() == pairs
 
 
 def test_codes_of_rows_and_items_are_multiplied_in_64_bits():
-    moment = np.array([0, 2**31 - 1, 2**31 - 1], "int32")
+    query = np.array([0, 2**31 - 1, 2**31 - 1], "int32")
     item = np.array([2**31 - 2, 5, 5], "int64")
-    assert copies(moment, item).tolist() == [0, 1, 1]
+    found = Pairs.find(query, item, np.array([0, 1, 2]))
+    assert found.first_of_pair.tolist() == [0, 1, 1]
+    assert found.first_copy.tolist() == [0, 1, 2]
 
 
 def test_copies_count_once_and_are_held_out_together():

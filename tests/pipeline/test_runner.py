@@ -15,7 +15,7 @@ from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
-from tests.pipeline.tiny_runs import go, made, report_of
+from tests.pipeline.tiny_runs import FIRST_ROUND, go, made, report_of
 from tests.pipeline.tracking.tracked_steps import events
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 class TestTheWholeRun:
     def test_every_step_writes_its_artefact_and_nothing_else(self, tiny_run):
-        assert list(tiny_run.artefacts) == list(STEPS)
+        assert list(tiny_run.artefacts) == FIRST_ROUND
         found = {path.name for path in tiny_run.root.iterdir()}
         expected = {artefact.path.name for artefact in tiny_run.artefacts.values()}
         published = {"report.json", "report.html", "MODEL_CARD.md"}
@@ -84,7 +84,7 @@ class TestTheWholeRun:
             assert sum(each.lists for each in part.slices["item"].values()) == lists
         assert set(report.models["teacher"].latency_ms) == {"20"}
         assert set(report.speedup) == {"20"}
-        assert set(report.timings_s) == set(list(STEPS)[:5])
+        assert set(report.timings_s) == set(FIRST_ROUND[:5])
         assert report.gate.overridden
         assert report.gate.lists == 300
         assert report.gate.trained_on == {"valid": 0, "test": 0}
@@ -146,7 +146,7 @@ class TestTheWholeRun:
         lines = (folder / "events.jsonl").read_text().splitlines()
         found = [json.loads(line) for line in lines]
         ends = [each["step"] for each in found if each["event"] == "finished"]
-        assert ends == list(STEPS)
+        assert ends == FIRST_ROUND
         (report,) = (each for each in found if each["event"] == "report")
         ndcg = tiny_run.report.models["distilled"].metrics["ndcg@10"].value
         assert report["values"]["distilled/ndcg@10"] == ndcg
@@ -175,7 +175,7 @@ class TestTheWholeRun:
         assert len(before) > 40
         done = go(tiny_run.folder, until="export")
         assert made(done) == []
-        assert list(done) == list(STEPS)
+        assert list(done) == FIRST_ROUND
         assert times() == before
 
 
@@ -296,22 +296,35 @@ class TestChangedSettings:
         pipeline = Pipeline(settings, announce=done.__setitem__)
         with pytest.raises(Stop):
             pipeline.run()
-        assert list(done) == list(STEPS)[: list(STEPS).index(step)]
+        assert list(done) == FIRST_ROUND[: FIRST_ROUND.index(step)]
 
-    def test_lists_can_be_sampled(self, copied):
-        done = go(copied, "lists.size=sampled")
-        assert made(done) == ["baseline", "score", "distill", "evaluate"]
-        assert done["score"].record["list_size"] == 1 + 8 + 12
-        for file in done["score"].path.glob("scores-*.parquet"):
-            column = pq.read_table(file)["scored_candidates"]
-            assert column.type.list_size == 21
+    def test_lists_can_be_retrieved_in_two_rounds(self, copied):
+        done = go(copied, "lists.size=retrieved")
+        made_now = ["baseline", "score", "pilot", "closure", "distill", "evaluate"]
+        assert made(done) == made_now
+        lists = {}
+        for step, size in (("score", 1 + 8 + 4 + 12), ("closure", 1 + 8 + 4 + 12 + 6)):
+            record = done[step].record
+            assert record["list_size"] == size
+            files = sorted(done[step].path.glob("scores-*.parquet"))
+            columns = [pq.read_table(file)["scored_candidates"] for file in files]
+            rows = [row for column in columns for row in column.to_pylist()]
+            lists[step] = [{item for item in row if item >= 0} for row in rows]
+            assert record["candidates"] == sum(map(len, lists[step]))
+        pairs = zip(lists["score"], lists["closure"], strict=True)
+        added = [len(new - old) for old, new in pairs]
+        assert 0 < sum(added) == done["closure"].record["added"]
+        assert all(old <= new for old, new in zip(*lists.values(), strict=True))
+        second = done["distill"].record["second_round"]
+        assert second["before"] == done["pilot"].record["valid"]
+        assert done["distill"].record["valid"] == max(second["before"], second["after"])
         report = report_of(copied)
         assert report.models["distilled"].metrics["mrr"].value > 0
 
     def test_the_split_can_be_at_one_moment_for_all_queries(self, tmp_path):
         teacher = 'teacher={kind="linear", l2=20.0}'
         done = go(tmp_path, "split.by=global_time", teacher)
-        assert made(done) == list(STEPS)[:6]
+        assert made(done) == FIRST_ROUND[:6]
         report = report_of(tmp_path)
         assert report.protocol.split == "test, the last 10% of all interactions"
         assert report.protocol.lists == pytest.approx(400, abs=20)

@@ -38,15 +38,18 @@ class TestRounding:
         scores[:, 4:] = 1.0 - np.arange(ITEMS - 4, dtype="float32") * 1e-4
         return scores
 
+    def written(self, prepared, folder):
+        return write(prepared, folder / "s", self.nearly_certain, size="catalogue")
+
     def test_neighbours_in_the_top_that_become_equal_are_counted(
         self, prepared, tmp_path
     ):
-        record = write(prepared, tmp_path / "s", self.nearly_certain)
+        record = self.written(prepared, tmp_path)
         lost = differ = 0
         for row in stored(tmp_path / "s"):
             real = set(range(ITEMS)) - set(row["seen"]) | set(row["candidates"])
-            history = {"query": {"history": np.array([row["query.history"]])}}
-            own = self.nearly_certain(history)[0]
+            x = {"query": {"history": np.array([row["query.history"]])}}
+            own = self.nearly_certain({**x, "candidate_index": np.arange(ITEMS)})[0]
             best = sorted((own[k] for k in real), reverse=True)[:10]
             for high, low in pairwise(best):
                 differ += high > low
@@ -55,12 +58,12 @@ class TestRounding:
         assert 0.3 < record["rounded_ties"] < 1
 
     def test_rounding_is_known_after_a_restart(self, prepared, tmp_path):
-        record = write(prepared, tmp_path / "s", self.nearly_certain)
+        record = self.written(prepared, tmp_path)
         stored_files(tmp_path / "s")[1].unlink()
-        assert write(prepared, tmp_path / "s", self.nearly_certain) == record
+        assert self.written(prepared, tmp_path) == record
 
     def test_much_rounding_gives_a_warning(self, prepared, tmp_path):
-        record = write(prepared, tmp_path / "s", self.nearly_certain)
+        record = self.written(prepared, tmp_path)
         said = rounding_warning(ListsConfig(), record)
         share = f"{record['rounded_ties']:.1%}"
         assert said.startswith(
@@ -71,7 +74,11 @@ class TestRounding:
 
     def test_float32_loses_nothing(self, prepared, tmp_path):
         record = write(
-            prepared, tmp_path / "s", self.nearly_certain, scores_dtype="float32"
+            prepared,
+            tmp_path / "s",
+            self.nearly_certain,
+            scores_dtype="float32",
+            size="catalogue",
         )
         assert record["rounded_ties"] == 0.0
         assert rounding_warning(ListsConfig(), record) is None
@@ -123,20 +130,25 @@ class TestContinuing:
         ]
 
 
-@pytest.mark.parametrize("size", ["catalogue", "sampled"])
+@pytest.mark.parametrize("size", ["catalogue", "retrieved"])
 def test_the_doctor_examines_the_scores_that_the_student_trains_on(
     prepared, tmp_path, size, monkeypatch
 ):
     write(prepared, tmp_path / "s", size=size)
     seen = []
-    monkeypatch.setattr(score_store, "examine", lambda s, m: seen.append((s, m)))
+    monkeypatch.setattr(score_store, "examine", lambda s, m, w: seen.append((s, m, w)))
     examine_stored(tmp_path / "s", ITEMS)
-    ((scores, mask),) = seen
+    ((scores, mask, weight),) = seen
     collate = Collator(ITEMS, with_teacher=True)
     rng = np.random.default_rng(0)
     shown = [collate(read_lists(path), rng)[0] for path in stored_files(tmp_path / "s")]
     for got, name in ((scores, "teacher_scores"), (mask, "mask")):
         np.testing.assert_array_equal(got, np.concatenate([x[name] for x in shown]))
+    if size == "catalogue":
+        assert weight is None
+    else:
+        want = np.concatenate([x["item_weight"] for x in shown])
+        np.testing.assert_array_equal(weight, want)
 
 
 def test_the_doctor_examines_a_sample_of_many_lists(prepared, tmp_path, monkeypatch):
@@ -144,7 +156,7 @@ def test_the_doctor_examines_a_sample_of_many_lists(prepared, tmp_path, monkeypa
     chosen = np.array([0, 7, 90, 130])
     monkeypatch.setattr(score_store, "sample", lambda lists, size: chosen)
     seen = []
-    monkeypatch.setattr(score_store, "examine", lambda s, m: seen.append(s))
+    monkeypatch.setattr(score_store, "examine", lambda s, *_: seen.append(s))
     examine_stored(tmp_path / "s", ITEMS)
     rows = stored(tmp_path / "s")
     want = [rows[k]["teacher_scores"] for k in chosen]

@@ -13,12 +13,14 @@ from recdistill.pipeline.earlier_scores import EarlierScores
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests import small_pipelines
-from tests.pipeline.logs import rows_of, run
+from tests.pipeline.logs import rows_of
 from tests.pipeline.score_stores import (
     ITEMS,
     content,
     live,
     prepare_small,
+    retrieved,
+    retriever,
     stored,
     taste,
     write,
@@ -30,34 +32,37 @@ def prepared(tmp_path_factory):
     return prepare_small(tmp_path_factory.mktemp("prepared") / "p")
 
 
-@pytest.mark.parametrize(
-    ("top", "tail"), [(3, 4), (1, 1), (5, 100), (100, 1), (13, 5), (ITEMS, ITEMS)]
-)
-def test_a_list_holds_the_positive_then_the_teachers_best_then_a_tail(
+@pytest.mark.parametrize(("top", "tail"), [(3, 4), (1, 1), (5, 100), (13, 5)])
+def test_a_list_holds_the_positive_then_the_baselines_best_then_a_tail(
     prepared, tmp_path, top, tail
 ):
-    record = write(prepared, tmp_path / "s", teacher_top=top, tail=tail)
+    record = write(prepared, tmp_path / "s", retriever_top=top, tail=tail)
     rows = stored(tmp_path / "s")
-    size = min(top + tail + 1, ITEMS)
+    head = min(1 + top, ITEMS)
+    size = head + min(tail, ITEMS)
     assert (record["lists"], record["list_size"]) == (len(rows), size)
-    crowded = 0
+    real = 0
     for row in rows:
         (positive,), chosen = row["candidates"], row["scored_candidates"]
         assert len(chosen) == len(row["teacher_scores"]) == size
         scores = live(row)
         free = sorted(set(range(ITEMS)) - set(row["seen"]) - {positive})
         by_score = sorted(free, key=lambda item: (-scores[item], item))
-        width = min(top, ITEMS - 1)
-        best, left = by_score[:width], set(by_score[width:])
+        # The baseline's best may have the positive among them, which is there already.
+        best = [item for item in chosen[1:head] if item >= 0]
         assert chosen[0] == positive
-        assert chosen[1 : 1 + width] == best + [-1] * (width - len(best))
-        drawn = [item for item in chosen[1 + width :] if item >= 0]
-        assert drawn == sorted(set(drawn))
-        assert set(drawn) <= left
-        assert len(drawn) == min(size - 1 - width, len(left))
-        crowded += len(free) < size - 1
+        assert best == by_score[: len(best)]
+        assert len(best) >= min(top - 1, len(free))
+        left, drawn = set(free) - set(best), chosen[head:]
+        count = min(tail, len(left))
+        assert drawn[count:] == [-1] * (len(drawn) - count)
+        assert drawn[:count] == sorted(set(drawn[:count]))
+        assert set(drawn[:count]) <= left
+        weight = len(left) / count if count else 1.0
+        assert row["drawn_weight"] == pytest.approx(weight)
+        real += sum(item >= 0 for item in chosen)
     assert len(rows) == len(rows_of(prepared, "train"))
-    assert crowded or size < ITEMS / 2
+    assert record["candidates"] == real
 
 
 def test_stored_scores_are_the_live_scores_as_float16(prepared, tmp_path):
@@ -79,33 +84,6 @@ def test_lists_of_the_catalogue_store_the_scores_of_all_unseen_items(
         expected = live(row).astype("float16")
         expected[sorted(set(row["seen"]) - set(row["candidates"]))] = 0.0
         np.testing.assert_array_equal(np.array(row["teacher_scores"]), expected)
-
-
-def test_the_tail_is_uniform_over_the_other_items(tmp_path):
-    # All histories are short, and the catalogue is 20 items.
-    items = np.random.default_rng(1).integers(20, size=4_000)
-    log = [(f"u{k // 4}", f"i{item}", k % 4) for k, item in enumerate(items)]
-    settings = {"lists": {"seen": "exclude"}}
-    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p", **settings)
-    assert prepared.catalogue_size == 20
-
-    def constant(x):
-        return np.tile(np.arange(20, 0, -1, dtype="float32"), (len(x["mask"]), 1))
-
-    write(prepared, tmp_path / "s", constant, teacher_top=2, tail=5)
-    count, mean, variance = np.zeros(20), np.zeros(20), np.zeros(20)
-    for row in stored(tmp_path / "s"):
-        free = [i for i in range(20) if i not in (*row["candidates"], *row["seen"])]
-        left = free[2:]  # the scores fall with the index
-        share = 5 / len(left)
-        mean[left] += share
-        variance[left] += share * (1 - share)
-        count[row["scored_candidates"][3:]] += 1
-    often = variance > 0
-    deviation = (count - mean)[often] / np.sqrt(variance[often])
-    assert often.sum() > 15
-    assert np.abs(deviation).max() < 4
-    np.testing.assert_array_equal(count[~often], 0)
 
 
 def test_the_sample_is_random_and_seeded(prepared, tmp_path):
@@ -247,7 +225,7 @@ def test_progress_is_reported(prepared, tmp_path):
     assert done[-1] == 60
 
 
-@pytest.mark.parametrize("size", ["catalogue", "sampled"])
+@pytest.mark.parametrize("size", ["catalogue", "retrieved"])
 def test_float32_scores_are_stored_unchanged(prepared, tmp_path, size):
     def fine(x):
         return taste(x) * 1e5  # too large for float16
@@ -272,18 +250,21 @@ class TestScoresOfAnEarlierStore:
             return taste(x)
 
         folder.mkdir()
+        settings = retrieved(**lists)
+        whole = settings.size == "catalogue"
         record = ScoreWriter(
             counted,
             prepared,
-            ListsConfig(**{"size": "sampled", "teacher_top": 3, "tail": 4, **lists}),
+            settings,
             1,
             small_pipelines.quiet,
+            None if whole else retriever(prepared, settings),
             identity=identity,
             earlier=EarlierScores(earlier, "same"),
         ).write(folder)
         return record, scored
 
-    @pytest.mark.parametrize("size", ["catalogue", "sampled"])
+    @pytest.mark.parametrize("size", ["catalogue", "retrieved"])
     def test_lists_that_did_not_change_keep_them(self, prepared, tmp_path, size):
         self.again(prepared, tmp_path / "few", [], contexts=60, size=size)
         whole, scored = self.again(prepared, tmp_path / "whole", [], size=size)
@@ -313,3 +294,42 @@ class TestScoresOfAnEarlierStore:
         lost = pq.read_metadata(stored_files(tmp_path / "b")[0]).num_rows
         assert 0 < len(scored) <= lost
         assert record["kept_scores"] == record["lists"] - len(scored)
+
+    @pytest.mark.parametrize("apart", [True, False])
+    def test_only_new_candidates_are_scored_if_scores_do_not_depend_on_the_list(
+        self, prepared, tmp_path, apart
+    ):
+        self.again(prepared, tmp_path / "few", [])
+        scored = []
+
+        def counted(x):
+            scored.append(np.count_nonzero(x["mask"]))
+            return taste(x)
+
+        settings = retrieved(retriever_top=6)
+        (tmp_path / "more").mkdir()
+        record = ScoreWriter(
+            counted,
+            prepared,
+            settings,
+            1,
+            small_pipelines.quiet,
+            retriever(prepared, settings),
+            earlier=EarlierScores([tmp_path / "few"], "same"),
+            apart=apart,
+        ).write(tmp_path / "more")
+        known = {row["list_id"]: row for row in stored(tmp_path / "few")}
+        new = whole = 0
+        for row in stored(tmp_path / "more"):
+            before = {*known[row["list_id"]]["scored_candidates"], -1}
+            added = set(row["scored_candidates"]) - before
+            new += len(added)
+            if added:
+                whole += sum(item >= 0 for item in row["scored_candidates"])
+            for item, score in zip(
+                row["scored_candidates"], row["teacher_scores"], strict=True
+            ):
+                want = np.float16(live(row)[item]) if item >= 0 else 0.0
+                assert score == want
+        assert sum(scored) == (new if apart else whole)
+        assert 0 < new < whole <= record["candidates"]

@@ -20,15 +20,15 @@ from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.pipeline import outside
+from tests.pipeline.tiny_runs import FIRST_ROUND
 from tests.real_data import SHARED
 
 pytestmark = pytest.mark.slow
 
 CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
-SMALL = ("lists.size=sampled", "student.steps=2")
+SMALL = ("lists.size=retrieved", "lists.student_top=0", "student.steps=2")
 ROOT = Path(__file__).parents[2]
 
 
@@ -76,7 +76,7 @@ def shared(first, tmp_path):
 def distilled(folder, *overrides):
     """A whole run with another teacher, which reuses data and baseline."""
     done = go(folder, *overrides)
-    assert list(done) == list(STEPS)
+    assert list(done) == FIRST_ROUND
     assert done["prepare"].reused
     assert done["baseline"].reused
     assert not done["score"].reused

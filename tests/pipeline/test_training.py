@@ -21,7 +21,11 @@ from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.trainer import Trainer, training_batches, with_few_untrained
 from recdistill.pipeline.training import TrainingPlan, train
-from recdistill.pipeline.training_curves import gradient_norm
+from recdistill.pipeline.training_curves import (
+    MeasuredAdamW,
+    gradient_norm,
+    measured_optimizer,
+)
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
@@ -131,9 +135,70 @@ def test_the_curve_has_the_losses_the_gradient_and_the_learning_rate(
     assert reports == points
 
 
-def test_the_gradient_norm_adds_the_rows_of_a_table_first():
-    rows = tf.IndexedSlices(tf.constant([[3.0, 0.0], [1.0, 0.0]]), [1, 1], [3, 2])
+def test_the_gradient_norm_adds_the_rows_of_a_table_first_and_never_all_its_rows():
+    # 3 TiB, if all rows were in memory
+    shape = [10**12, 1]
+    rows = tf.IndexedSlices(tf.constant([[1.0], [3.0]]), [2, 2], shape)
     assert float(gradient_norm([rows, tf.constant([[3.0]]), None])) == 5.0
+
+
+class CountingDistiller(Distiller):
+    """Counts the calls of `compute_loss` from Python."""
+
+    calls = 0
+
+    def compute_loss(self, *args, **kwargs):
+        self.calls += 1
+        return super().compute_loss(*args, **kwargs)
+
+
+def whole_catalogue_training(prepared, *, xla, steps=6):
+    """A student without randomness, trained on lists of the whole catalogue."""
+    settings = {"dim": 4, "embedding_dim": 4, "dropout": 0.0, "id_dropout": 0.0}
+    keras.utils.set_random_seed(5)
+    student = build_student(StudentConfig(hidden=(8,), **settings), prepared)
+    collate = Collator(prepared.catalogue_size, shared=True)
+    dataset = training_batches(prepared.shards("train"), collate, 16, 5)
+    # A query without a history must not make the gradient infinite.
+    dataset = dataset.map(lambda x, y, w: (without_first_history(x), y, w))
+    plan = TrainingPlan(0.01, steps, epochs=2, patience=2)
+    distiller = CountingDistiller(None, student, student_loss_weight=1.0)
+    progress, validation = small_pipelines.quiet, Scripted(student, 0.1, 0.2)
+    train(distiller, dataset, validation, plan, progress, "Training", xla=xla)
+    return distiller
+
+
+def without_first_history(x):
+    history = x["query"]["history"]
+    emptied = tf.concat([tf.zeros_like(history[:1]), history[1:]], axis=0)
+    return {**x, "query": {**x["query"], "history": emptied}}
+
+
+def test_a_step_compiled_with_xla_is_traced_once_and_gives_the_same_weights(prepared):
+    runs = [whole_catalogue_training(prepared, xla=xla) for xla in (True, True, False)]
+    first, again, plain = (run.student.get_weights() for run in runs)
+    assert_equal_weights(first, again)
+    for one, other in zip(first, plain, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-3)  # of 0.06
+    assert [run.jit_compile for run in runs] == [True, True, False]
+    # Keras calls it once to create the weights, and each trace calls it once.
+    assert [run.calls for run in runs] == [2, 2, 2]
+
+
+def test_only_the_rows_of_large_tables_that_are_in_the_gradient_change(monkeypatch):
+    monkeypatch.setattr(training_curves, "ROWS_OF_A_LARGE_TABLE", 4)
+    model = keras.Sequential([keras.layers.Embedding(4, 1, name="items")])
+    model.build((1, 2))
+    table = model.layers[0].embeddings
+    table.assign([[1.0], [2.0], [3.0], [4.0]])
+    optimizer = measured_optimizer(model, 0.1, weight_decay=0.5, epoch_steps=1)
+    gradient = tf.IndexedSlices(tf.constant([[2.0], [2.0]]), [2, 2], [4, 1])
+    optimizer.apply([gradient], [table])
+    # A step of Adam is the learning rate at first; 0.1 x 0.5 of the row decays.
+    np.testing.assert_allclose(table[:, 0], [1.0, 2.0, 3.0 - 0.1 - 0.15, 4.0], 1e-6)
+    assert float(optimizer.gradient_norm) == 4.0
+    monkeypatch.setattr(training_curves, "ROWS_OF_A_LARGE_TABLE", 5)
+    assert type(measured_optimizer(model, 0.1, 0.5, 1)) is MeasuredAdamW
 
 
 def test_a_new_best_resets_the_patience(prepared, student):
@@ -264,7 +329,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         scores = np.arange(x["mask"].size, dtype="float32").reshape(x["mask"].shape)
         return scores % 17
 
-    lists = ListsConfig(size="sampled", teacher_top=4, tail=3)
+    lists = ListsConfig(size="catalogue")
     ScoreWriter(teacher, prepared, lists, 1, small_pipelines.quiet).write(tmp_path)
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))

@@ -7,6 +7,9 @@ from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 
+FIRST_ROUND = [step for step in STEPS if step not in ("pilot", "closure")]
+"""The steps of a run whose lists have no second round."""
+
 
 def go(folder, *overrides, until="evaluate", warn=lambda message: None):
     """Runs the pipeline and returns the artefacts by step."""

@@ -1,20 +1,28 @@
-"""Charts of a search for settings: trials, importances, and values by setting."""
+"""Charts of a search for settings, and of students of different size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 
+from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.page_charts import (
     COLOURS,
     HEIGHT,
+    INK,
     SOFT,
     WIDTH,
     figure,
     plain_log,
 )
+
+_APART = 3.0
+"""Half the distance of a student and its baseline in a chart, in points."""
 
 _DOTS, _BEST = COLOURS["distilled"], COLOURS["baseline"]
 
@@ -138,3 +146,91 @@ def _dots(
             alpha=0.85,
             label="stopped early" if early and chosen else None,
         )
+
+
+@dataclass(frozen=True)
+class SizedStudent:
+    """A student in a chart of quality against cost.
+
+    Attributes:
+        label: Its settings.
+        cost: Milliseconds or bytes.
+        quality: Its metric.
+        baseline: The metric of its baseline.
+        on_front: Whether it is on the Pareto front.
+        is_knee: Whether it is the knee of the front.
+    """
+
+    label: str
+    cost: float
+    quality: Interval
+    baseline: Interval
+    on_front: bool
+    is_knee: bool
+
+
+def quality_against_cost(
+    title: str, students: Sequence[SizedStudent], teacher: float, x_label: str
+) -> str:
+    """Quality of students and of their baselines against one cost, with the front.
+
+    Args:
+        title: Title of the panel.
+        students: The students.
+        teacher: The teacher's metric, drawn as a horizontal line.
+        x_label: Name of the cost.
+
+    Returns:
+        The SVG element.
+    """
+    with figure(1.2 * WIDTH, 1.3 * HEIGHT) as (drawing, axes):
+        axes.axhline(teacher, color=COLOURS["teacher"], linestyle=":", label="teacher")
+        ordered = sorted(students, key=lambda each: each.cost)
+        front = [each for each in ordered if each.on_front]
+        axes.plot(
+            [each.cost for each in front],
+            [each.quality.value or 0.0 for each in front],
+            color=_DOTS,
+            linewidth=1.0,
+            alpha=0.6,
+        )
+        for place, each in enumerate(ordered):
+            first = not place
+            names = ("baseline", "distilled") if first else (None, None)
+            _estimate(axes, each.cost, each.baseline, _BEST, names[0], -_APART)
+            _estimate(axes, each.cost, each.quality, _DOTS, names[1], _APART)
+            axes.annotate(
+                f"{each.label} (knee)" if each.is_knee else each.label,
+                (each.cost, each.quality.value or 0.0),
+                (7, 4),
+                textcoords="offset points",
+                fontsize=9,
+                color=INK if each.on_front else SOFT,
+                fontweight="bold" if each.is_knee else "normal",
+            )
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.12)
+        plain_log(axes.xaxis)
+        axes.set_title(title)
+        axes.set_xlabel(x_label)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y")
+        axes.legend(frameon=False, fontsize=9, loc="lower right")
+    return drawing.svg
+
+
+def _estimate(
+    axes: Axes,
+    place: float,
+    one: Interval,
+    colour: str,
+    label: str | None,
+    shift: float,
+) -> None:
+    """An estimate with its interval, beside its place by some points."""
+    scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
+    moved = axes.transData + ScaledTranslation(shift / 72, 0, scale)
+    look: Any = {"color": colour, "transform": moved}
+    if one.low is not None and one.high is not None:
+        axes.plot([place] * 2, [one.low, one.high], linewidth=1.2, **look)
+    axes.plot([place], [one.value or 0.0], "o", markersize=6, label=label, **look)

@@ -8,12 +8,18 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from recdistill.export.layout import check_loadable
+from recdistill.pipeline.config.budget import parse_budget
 from recdistill.pipeline.config.section import Section
 
 
 def _loadable(path: Path) -> Path:
     check_loadable(path)
     return path
+
+
+def _budget(text: str) -> str:
+    parse_budget(text)
+    return text
 
 
 class ExportConfig(Section):
@@ -57,6 +63,14 @@ class ExportConfig(Section):
         max_length=166,
         description="Batch sizes of the warm-up requests, six requests each. A server "
         "that batches must allow the largest.",
+    )
+    budget: Annotated[str, AfterValidator(_budget)] | None = Field(
+        default=None,
+        description="Largest latency and size of the SavedModel, such as `p99<=2ms` or "
+        "`p50<=1ms, bytes<=5MB`: p50, p90, p95 or p99 of one query on one thread, and "
+        "the bytes of all files. `run` then compares the students of `[sweep]` and "
+        "exports the one that is best on validation among those within the budget. No "
+        "version is published that misses it on the machine of the run.",
     )
     on_device: bool = Field(
         default=False,

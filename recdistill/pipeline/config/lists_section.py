@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
 from recdistill.pipeline.config.section import Section
+
+LARGEST_CATALOGUE = 5_000
+"""Largest number of items with which `auto` makes a list of the whole catalogue."""
 
 
 class ListsConfig(Section):
@@ -21,24 +24,40 @@ class ListsConfig(Section):
         "they are. `auto`: `include` if at least 10% of the training interactions are "
         "repeats, not counting the first ones of each query; else `exclude`.",
     )
-    size: Literal["catalogue", "sampled"] = Field(
-        default="catalogue",
+    size: Literal["auto", "catalogue", "retrieved"] = Field(
+        default="auto",
         description="`catalogue`: the candidates of a list are all items, without seen "
-        "ones if `seen` excludes them. `sampled`: the positive, the candidates with "
-        "the highest teacher scores, and a uniform sample.",
+        "ones if `seen` excludes them. `retrieved`: the positives and the items shown "
+        "with them, the baseline's top items, popular items, and a uniform sample of "
+        "the others; the teacher scores only these. `auto`: `catalogue` up to "
+        f"{LARGEST_CATALOGUE:,} items, else `retrieved`.",
     )
-    teacher_top: int = Field(
+    retriever_top: int = Field(
         default=200,
         gt=0,
-        description="For sampled lists: number of candidates with the highest teacher "
-        "scores.",
+        description="For retrieved lists: number of items with the highest scores of "
+        "the baseline.",
+    )
+    popular: int = Field(
+        default=50,
+        ge=0,
+        description="For retrieved lists: number of items with the most training "
+        "interactions.",
     )
     tail: int = Field(
         default=300,
         gt=0,
-        description="For sampled lists: number of uniformly drawn candidates, without "
-        "replacement. Each item that is not a candidate already is drawn with the same "
-        "probability: this number divided by the number of such items.",
+        description="For retrieved lists: number of uniformly drawn candidates, "
+        "without replacement. Each item that is not a candidate already is drawn with "
+        "the same probability: this number divided by the number of such items. The "
+        "losses give each drawn item the weight 1 / probability.",
+    )
+    student_top: int = Field(
+        default=100,
+        ge=0,
+        description="For retrieved lists: number of items with the highest scores of "
+        "a pilot student, which the second round adds to its lists. 0: there is no "
+        "second round.",
     )
     contexts: int = Field(
         default=100_000,
@@ -56,3 +75,20 @@ class ListsConfig(Section):
         description="Type of the stored teacher scores. `float16` takes half the "
         "space; it keeps three decimal digits and values up to 65,504.",
     )
+
+    def for_catalogue(self, items: int) -> Self:
+        """The section with `size` decided by the number of items, if it is "auto"."""
+        if self.size != "auto":
+            return self
+        size = "catalogue" if items <= LARGEST_CATALOGUE else "retrieved"
+        return self.model_copy(update={"size": size})
+
+    @property
+    def drawn(self) -> int:
+        """Items drawn for a list without teacher scores: a retrieved list's length."""
+        return self.retriever_top + self.popular + self.tail
+
+    @property
+    def has_second_round(self) -> bool:
+        """Whether the lists get the top items of a pilot student."""
+        return self.size == "retrieved" and self.student_top > 0

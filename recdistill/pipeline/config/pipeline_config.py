@@ -20,11 +20,12 @@ from recdistill.pipeline.config.lists_section import ListsConfig
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.split_section import SplitConfig
 from recdistill.pipeline.config.student_section import StudentConfig
+from recdistill.pipeline.config.sweep_section import SweepConfig
 from recdistill.pipeline.config.teacher_section import (
-    LinearTeacherConfig,
     TeacherConfig,
     check_inputs,
     has_partial_scores,
+    is_linear,
     members_of,
 )
 from recdistill.pipeline.config.tracking_section import TrackingConfig
@@ -101,6 +102,9 @@ class Config(Section):
     tracking: TrackingConfig = Field(
         default=TrackingConfig(), description="Tracking of the run in MLflow."
     )
+    sweep: SweepConfig = Field(
+        default=SweepConfig(), description="The students of `recdistill sweep`."
+    )
     tune: TuneConfig = Field(
         default=TuneConfig(), description="The search of `recdistill tune`."
     )
@@ -144,9 +148,7 @@ class Config(Section):
                 "`candidate` must have the item id as a feature of kind 'id'. "
                 f"Received: {sorted(self.candidate)}"
             )
-        linear = any(
-            isinstance(m, LinearTeacherConfig) for m in members_of(self.teacher)
-        )
+        linear = any(map(is_linear, members_of(self.teacher)))
         affinity = any(spec.kind == "affinity" for spec in self.candidate.values())
         if (linear or affinity) and not self._histories():
             raise ValueError(
@@ -159,12 +161,23 @@ class Config(Section):
                 "partial scores, because the scored items are the candidates. "
                 f"Received: {self.evaluate.sampled_candidates}"
             )
+        if self.lists.size == "retrieved" and has_partial_scores(self.teacher):
+            raise ValueError(
+                "`lists.size` must be left out for a teacher with partial scores, "
+                "because the scored items are the candidates. Received: 'retrieved'"
+            )
         check_inputs(
             self.teacher,
             {name: spec.kind for name, spec in self.query.items()},
             {name: spec.kind for name, spec in self.candidate.items()},
         )
         return self
+
+    def for_catalogue(self, items: int) -> Config:
+        """The configuration with `lists.size` decided by the number of items."""
+        partial = has_partial_scores(self.teacher)
+        lists = self.lists.for_catalogue(0 if partial else items)
+        return self.model_copy(update={"lists": lists})
 
     def _histories(self) -> list[str]:
         return [k for k, spec in self.query.items() if isinstance(spec, HistorySpec)]

@@ -12,7 +12,13 @@ DECADE = 10
 SEARCHED = ("student", "distill")
 """Sections all of whose keys can be searched."""
 
-SEARCHED_LISTS = ("lists.contexts", "lists.size", "lists.tail", "lists.teacher_top")
+SEARCHED_LISTS = (
+    "lists.contexts",
+    "lists.popular",
+    "lists.retriever_top",
+    "lists.student_top",
+    "lists.tail",
+)
 """Keys of `lists` that can be searched: those on which validation does not depend."""
 
 

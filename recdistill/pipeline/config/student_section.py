@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,17 @@ class TwoTowerConfig(Section):
         default=(0.7, 0.97),
         description="One weighted pool of the history per entry; its weights start at "
         "decay ** age.",
+    )
+    encoder: Literal["attention", "gru"] | None = Field(
+        default=None,
+        description="Sequence encoder of the history in the query tower, beside the "
+        "pools: `attention` is one block of causal self-attention, `gru` a recurrent "
+        "layer, both over the latest 50 items. It runs once a request. By default "
+        "there are only the pools.",
+    )
+    shared_items: bool = Field(
+        default=False,
+        description="Whether history and candidates have one embedding of item ids.",
     )
     dropout: float = Field(
         default=0.0,

@@ -118,10 +118,40 @@ class LinearTeacherConfig(LinearItemModelSpec, Section):
     kind: Literal["linear"] = "linear"
 
 
+class TransitionTeacherConfig(Section):
+    """The linear model of transitions to the next item in closed form (SLIT)."""
+
+    kind: Literal["transition"] = "transition"
+    l2: float = Field(
+        default=3_000.0, gt=0, description="Ridge penalty, in training lists."
+    )
+    decay: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Weight of a history item relative to the next more recent one.",
+    )
+    floor: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Minimum weight of a history item, however old.",
+    )
+    memory_gib: float = Field(
+        default=4.0,
+        gt=0,
+        le=1e6,
+        description="Memory in GiB that fitting may use, in addition to the data. If "
+        "it is not enough for all items, the model has the most frequent ones; 4 GiB "
+        "are enough for some 7,000.",
+    )
+
+
 MemberConfig = Annotated[
     ReferenceTeacherConfig
     | SequenceTeacherConfig
     | LinearTeacherConfig
+    | TransitionTeacherConfig
     | KerasTeacherConfig
     | SavedModelTeacherConfig
     | TfKerasTeacherConfig
@@ -178,6 +208,7 @@ TeacherConfig = Annotated[
     ReferenceTeacherConfig
     | SequenceTeacherConfig
     | LinearTeacherConfig
+    | TransitionTeacherConfig
     | KerasTeacherConfig
     | SavedModelTeacherConfig
     | TfKerasTeacherConfig
@@ -205,6 +236,13 @@ def is_trained(
 ) -> TypeGuard[ReferenceTeacherConfig | SequenceTeacherConfig]:
     """Whether the pipeline trains the teacher in steps."""
     return isinstance(config, ReferenceTeacherConfig | SequenceTeacherConfig)
+
+
+def is_linear(
+    config: Section,
+) -> TypeGuard[LinearTeacherConfig | TransitionTeacherConfig]:
+    """Whether the teacher is a linear item model, which reads the history alone."""
+    return isinstance(config, LinearTeacherConfig | TransitionTeacherConfig)
 
 
 def needs_raw(config: Section) -> bool:

@@ -20,9 +20,6 @@ from recdistill.pipeline.proposal.column_roles import Roles
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
 
-MOST_LISTED = 5_000
-"""Items from which a training list is a sample of the catalogue."""
-
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 _WIDTH = 88
 
@@ -52,7 +49,6 @@ def config_text(proposal: Proposal, name: str, file: Path) -> str:
         _features(proposal, "query"),
         _features(proposal, "candidate"),
         _split(proposal),
-        _lists(proposal),
         _teacher(proposal),
         _GATE,
     ]
@@ -237,16 +233,6 @@ def _split(proposal: Proposal) -> str:
             'by = "global_time"\n'
         )
     return ""
-
-
-def _lists(proposal: Proposal) -> str:
-    if proposal.items <= MOST_LISTED:
-        return ""
-    return (
-        "[lists]\n"
-        f"# With {proposal.items:,} items, a training list is a sample of them.\n"
-        'size = "sampled"\n'
-    )
 
 
 def _teacher(proposal: Proposal) -> str:

@@ -7,9 +7,11 @@ names and summaries at once.
 from types import MappingProxyType
 
 from recdistill.pipeline.steps.baseline import Baseline
+from recdistill.pipeline.steps.closure import Closure
 from recdistill.pipeline.steps.distill import Distill
 from recdistill.pipeline.steps.evaluate import Evaluate
 from recdistill.pipeline.steps.export import ExportStep
+from recdistill.pipeline.steps.pilot import Pilot
 from recdistill.pipeline.steps.prepare import Prepare
 from recdistill.pipeline.steps.score import Score
 from recdistill.pipeline.steps.step import Step
@@ -20,6 +22,8 @@ _ORDER: tuple[Step, ...] = (
     Baseline(),
     TeacherStep(),
     Score(),
+    Pilot(),
+    Closure(),
     Distill(),
     Evaluate(),
     ExportStep(),
@@ -29,5 +33,5 @@ STEPS = MappingProxyType({step.name: step for step in _ORDER})
 """All steps by name, in the order in which they run.
 
 With partial scores the baseline runs after `score`, because it trains on the scored
-candidates.
+candidates. `pilot` and `closure` run with retrieved lists only.
 """

@@ -39,7 +39,7 @@ class Baseline(Step):
         return {
             **run.validation_inputs,
             "student": run.student_inputs,
-            "lists": lists.model_dump(include={"size", "teacher_top", "tail"}),
+            "lists": [lists.size, lists.drawn],
             **sections(run.config, "seed"),
         }
 
@@ -50,7 +50,7 @@ class Baseline(Step):
 
         size = run.prepared.catalogue_size
         if "score" in self.needs(run.config):
-            shards = run.score_files()
+            shards = run.score_files("score")
             collate = Collator(size, run.trainer.tail, with_teacher=True)
         else:
             shards = run.prepared.shards("train")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.step import Step, sections
+from recdistill.pipeline.steps.pilot import distillation_inputs, first_steps
+from recdistill.pipeline.steps.step import Step
 
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
@@ -21,55 +23,67 @@ class Distill(Step):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The stored scores; the gate compares teacher and baseline."""
-        return ("baseline", "teacher", "score")
+        first = ("baseline", "teacher", "score")
+        return (*first, "pilot", "closure") if config.lists.has_second_round else first
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """The prepared data and the stored scores."""
-        return ("prepare", "score")
+        second = ("pilot", "closure")
+        return ("prepare", *(second if config.lists.has_second_round else ("score",)))
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
         from recdistill.pipeline.gate import enter
 
+        if run.config.lists.has_second_round:
+            return  # The step `pilot` has checked it.
         warning = enter(run.gate)
         if warning is not None:
             run.warn(warning)
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the distillation."""
-        settings = run.config.distill
-        return {
-            **run.validation_inputs,
-            "student": run.student_inputs,
-            # The gate decides whether to distil; the student does not depend on it.
-            "distill": settings.model_dump(mode="json", exclude={"gate"}),
-            **sections(run.config, "seed"),
-        }
+        return distillation_inputs(run)
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the weights and the metrics of the validation lists."""
-        from recdistill.data.collation import Collator
-        from recdistill.distillation.distiller import Distiller
-        from recdistill.pipeline.soft_targets import distillation_losses
-
-        weight = run.config.distill.weight
         targets = run.soft_targets
-        losses, weights = distillation_losses(run.config.distill)
-        size, tail = run.prepared.catalogue_size, run.trainer.tail
-        collate = Collator(size, tail, with_teacher=True)
-        record = run.trainer.student(
-            draft.path,
-            lambda student: Distiller(
-                None,
-                student,
-                losses,
-                distillation_loss_weights=weights,
-                student_loss_weight=1.0 - weight,
-            ),
-            run.trainer.batches(run.score_files(), collate, targets),
-            "Distilling",
-        )
+        if run.config.lists.has_second_round:
+            record = self._second_round(run, draft)
+        else:
+            files = run.score_files("score")
+            record = run.trainer.distil(draft.path, files, targets, "Distilling")
         return {**record, "soft_targets": targets.part.model_dump(mode="json")}
+
+    @staticmethod
+    def _second_round(run: RunContext, draft: Draft) -> dict[str, Any]:
+        """Trains the pilot student further; it is kept where it was better."""
+        steps, pilot = run.config.student.steps, run.intact("pilot")
+        record = run.trainer.distil(
+            draft.path,
+            run.score_files("closure"),
+            run.soft_targets,
+            "Distilling",
+            steps=max(1, steps - first_steps(steps)),
+            start=pilot.path,
+        )
+        before, after = pilot.record["valid"], record["valid"]
+        if before > after:
+            for name in pilot.record["sha256"]:
+                shutil.copyfile(pilot.path / name, draft.path / name)
+        added = run.artefacts["closure"].record["added"]
+        second = {"before": before, "after": after, "added": added}
+        return {**record, "valid": max(before, after), "second_round": second}
+
+    def details(self, record: Mapping[str, Any]) -> Iterator[str]:
+        """What the second round gained on validation."""
+        second = record.get("second_round")
+        if second is not None:
+            kept = "" if second["after"] >= second["before"] else "; the pilot is kept"
+            yield (
+                f"second round: validation {second['before']:.4f} before, "
+                f"{second['after']:.4f} after{kept}"
+            )
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """The first metric on validation."""

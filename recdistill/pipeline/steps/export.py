@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from recdistill.pipeline.steps.evaluate import CANDIDATES, enforce_guard
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.export.publishing import ExportSettings
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Artefact, Draft
@@ -52,19 +54,17 @@ class ExportStep(Step):
 
         published = published_with_key(settings.path / name, draft.key)
         if published is not None:
-            return _record(published, verified_manifest(published))
+            return _record(published, verified_manifest(published), {})
         from recdistill.evaluation.report.run_report import Report
-        from recdistill.export.publishing import ExportSettings
         from recdistill.export.student_export import export_student
-        from recdistill.pipeline.judged_lists import history_inputs, judged_lists
+        from recdistill.pipeline.judged_lists import judged_lists
         from recdistill.pipeline.report_building import ON_CARD
         from recdistill.pipeline.sampled_candidates import SampledCandidates
-        from recdistill.retrieval.indexing import IndexSettings
 
         run.progress("Exporting the student", 0, None)
+        measured: dict[str, float] = {}
         evaluated = run.artefacts["evaluate"].path
         report = Report.load(evaluated / "report.json")
-        excludes = report.protocol.seen == "exclude"
         sampled = None
         if run.config.evaluate.sampled_candidates is not None:
             sampled = SampledCandidates.load(evaluated / CANDIDATES)
@@ -75,16 +75,9 @@ class ExportStep(Step):
             settings.path,
             name=name,
             rows=run.prepared.raw_queries(settings.parity_rows),
-            settings=ExportSettings(
-                top_k=min(settings.top_k, run.prepared.catalogue_size),
-                index=IndexSettings(
-                    settings.index,
-                    settings.storage,
-                    settings.target_recall,
-                    run.config.seed,
-                ),
-                warm_up_batches=settings.warm_up_batches,
-                excluded_inputs=history_inputs(run.prepared.schema) if excludes else (),
+            settings=export_settings(
+                run,
+                accept=partial(_measure, settings.budget, measured),
                 judged=judged_lists(
                     run.prepared,
                     evaluated / "distilled.parquet",
@@ -103,7 +96,7 @@ class ExportStep(Step):
             ),
             on_device=settings.on_device,
         )
-        return _record(export.path, export.manifest)
+        return _record(export.path, export.manifest, measured)
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """Unknown values among the exported items."""
@@ -160,6 +153,30 @@ class ExportStep(Step):
         )
 
 
+def export_settings(run: RunContext, **more: Any) -> ExportSettings:
+    """Settings of the export of a run's student.
+
+    Args:
+        run: The run.
+        more: Further settings.
+    """
+    from recdistill.export.publishing import ExportSettings
+    from recdistill.pipeline.judged_lists import history_inputs
+    from recdistill.retrieval.indexing import IndexSettings
+
+    settings = run.config.export
+    excludes = run.artefacts["prepare"].record["seen"] == "exclude"
+    return ExportSettings(
+        top_k=min(settings.top_k, run.prepared.catalogue_size),
+        index=IndexSettings(
+            settings.index, settings.storage, settings.target_recall, run.config.seed
+        ),
+        warm_up_batches=settings.warm_up_batches,
+        excluded_inputs=history_inputs(run.prepared.schema) if excludes else (),
+        **more,
+    )
+
+
 def _types_since_version_before(path: Path, run: RunContext) -> Iterator[str]:
     """Sentences on item columns whose type was another in the version before."""
     from recdistill.errors import RecdistillError
@@ -183,10 +200,34 @@ def _types_since_version_before(path: Path, run: RunContext) -> Iterator[str]:
         yield f"Compared with version {before[-1]}: {sentence}."
 
 
-def _record(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The step's record: the version, and what it serves."""
+def _measure(budget: str | None, measured: dict[str, float], version: Path) -> None:
+    """Measures a version that has a budget.
+
+    Raises:
+        BudgetError: If the version is too slow or too large.
+    """
+    if budget is None:
+        return
+    from recdistill.errors import BudgetError
+    from recdistill.pipeline.config.budget import misses
+    from recdistill.pipeline.served_measurement import measure_served
+
+    measured |= measure_served(version)
+    over = misses(budget, measured)
+    if over:
+        raise BudgetError(
+            f"The SavedModel must be within the budget {budget} (`export.budget`) on "
+            f"this machine. Received: {', '.join(over)}. It was not exported."
+        )
+
+
+def _record(
+    path: Path, manifest: Mapping[str, Any], measured: Mapping[str, float]
+) -> dict[str, Any]:
+    """The step's record: the version, what it serves, and what was measured of it."""
     return {
         "path": str(path),
+        "measured": dict(measured),
         "excluded_inputs": manifest["excluded_inputs"],
         "judged": manifest["parity"]["judged"],
         "unknown": manifest.get("unknown", {}),

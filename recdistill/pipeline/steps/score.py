@@ -10,6 +10,7 @@ from recdistill.pipeline.steps.step import Step, sections
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.score_writing import Proposer
     from recdistill.pipeline.workspace import Draft
 
 
@@ -23,7 +24,9 @@ class Score(Step):
     reads_teacher = True
 
     def needs(self, config: Config) -> tuple[str, ...]:
-        """The lists and the teacher."""
+        """The lists and the teacher; for retrieved lists also the baseline."""
+        if config.lists.size == "retrieved":
+            return ("prepare", "baseline", "teacher")
         return ("prepare", "teacher")
 
     def before(self, run: RunContext) -> None:
@@ -34,58 +37,45 @@ class Score(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Settings of the scored lists and of the stored candidates."""
-        return sections(run.config, "seed", "lists")
+        found = sections(run.config, "seed", "lists")
+        if not run.reranks:
+            return found
+        retrieved = run.config.evaluate.retrieved
+        return {**found, "retrieved": retrieved, **run.validation_inputs}
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes files of scored lists, one by one."""
-        from recdistill.pipeline.earlier_scores import EarlierScores
-        from recdistill.pipeline.model_building import members_of, needs_training_rows
+        import pyarrow.parquet as pq
+
+        from recdistill.pipeline.gate import CheckedScorer
+        from recdistill.pipeline.retriever import Retriever, top_items
+        from recdistill.pipeline.run_context import VALID
         from recdistill.pipeline.score_store import examine_stored
-        from recdistill.pipeline.score_writing import ScoreWriter
-        from recdistill.pipeline.unknown_features import unknown_to_teacher
 
-        config = run.config
-        lists = run.artefacts["prepare"].record["lists"]["train"]
-        same = self._identity(run)
-        stores = sorted(draft.final.parent.parent.glob(f"*/{self.name}-*"))
-        writer = ScoreWriter(
-            run.scorer(
-                run.teacher_model,
-                "Scoring with the teacher",
-                min(lists, config.lists.contexts),
-            ),
-            run.prepared,
-            config.lists,
-            config.seed,
-            run.progress,
-            training_rows=needs_training_rows(config, run.prepared),
-            score_tables=run.score_tables,
-            identity=same,
-            # Looking up a table costs no more than looking up a store.
-            earlier=None if run.score_tables else EarlierScores(stores, same),
-        )
-        record = writer.write(draft.path)
-        record |= unknown_to_teacher(members_of(run.teacher_model))
+        lists, prepared, propose = run.config.lists, run.prepared, None
+        if lists.size == "retrieved":
+            propose = Retriever(
+                top_items(run.student_model("baseline"), prepared, lists.retriever_top),
+                prepared.popularity,
+                lists,
+                int(prepared.observed_sizes.max()),
+            )
+        record = write_scores(run, draft, propose, self.name)
+        if run.reranks:
+            # The gate compares it with the baseline, whose items it re-ranks.
+            validation = run.retrieved_validation()
+            total = sum(map(len, validation.lists))
+            score = run.scorer(run.teacher_model, "Evaluating the teacher", total)
+            rows = validation.rows(CheckedScorer(score))
+            pq.write_table(rows, draft.path / VALID)
         run.progress("Examining the scores", 0, None)
-        found = examine_stored(draft.path, run.prepared.catalogue_size)
-        return {**record, "doctor": found.model_dump(mode="json")}
-
-    def _identity(self, run: RunContext) -> str:
-        """Identity of all that the scores of a list depend on, except the list."""
-        from recdistill.pipeline.weights_file import WEIGHTS
-        from recdistill.pipeline.workspace import fingerprint
-
-        lists = run.config.lists
-        return fingerprint(
-            {
-                "teacher": run.teacher_identity,
-                "weights": run.artefacts["teacher"].record["sha256"].get(WEIGHTS),
-                "items": run.prepared.items_digest,
-                "observed": int(run.prepared.observed_sizes.max()),
-                "size": [lists.size, lists.teacher_top, lists.tail, lists.scores_dtype],
-                "seed": run.config.seed,
-            }
-        )
+        found = examine_stored(draft.path, prepared.catalogue_size)
+        return {
+            **record,
+            "size": lists.size,
+            "items": prepared.catalogue_size,
+            "doctor": found.model_dump(mode="json"),
+        }
 
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Problems of the stored scores, or of the settings that they are used with."""
@@ -100,7 +90,13 @@ class Score(Step):
                 yield warning
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
-        """Kept scores, and values that the teacher does not know."""
+        """How lists were made, kept scores, and values unknown to the teacher."""
+        if record["size"] == "retrieved":
+            each = record["candidates"] / max(1, record["lists"])
+            yield (
+                f"retrieved lists: {each:.0f} of {record['items']:,} items are "
+                "candidates of a list, on average"
+            )
         if record["kept_scores"]:
             kept = f"{record['kept_scores']:,} of {record['lists']:,} lists"
             yield f"scores of an earlier run kept for {kept}"
@@ -126,3 +122,76 @@ class Score(Step):
         problems = f"{found} finding{'s' * (found != 1)}, " if found else ""
         transform, temperature = proposal["transform"], proposal["temperature"]
         return f"{lists}; doctor: {problems}{transform} at {temperature:g}"
+
+
+def write_scores(
+    run: RunContext, draft: Draft, propose: Proposer | None, step: str
+) -> dict[str, Any]:
+    """Writes the files of a score store that are missing.
+
+    Args:
+        run: The run.
+        draft: The unfinished store.
+        propose: Candidates of the lists; None for the whole catalogue.
+        step: "score", or "closure" for the second round.
+
+    Returns:
+        The record of `ScoreWriter.write`, and values that are unknown to the teacher.
+    """
+    from recdistill.models.ensemble import EnsembleTeacher
+    from recdistill.pipeline.earlier_scores import EarlierScores
+    from recdistill.pipeline.model_building import members_of, needs_training_rows
+    from recdistill.pipeline.score_writing import ScoreWriter
+    from recdistill.pipeline.unknown_features import unknown_to_teacher
+
+    config, teacher = run.config, run.teacher_model
+    # An ensemble transforms the scores of its members within each list.
+    apart = not isinstance(teacher, EnsembleTeacher)
+    same = _identity(run, step, apart)
+    lists = run.artefacts["prepare"].record["lists"]["train"]
+    folders = draft.final.parent.parent
+    stores = [*folders.glob("*/closure-*"), *folders.glob("*/score-*")]
+    writer = ScoreWriter(
+        run.scorer(
+            teacher, "Scoring with the teacher", min(lists, config.lists.contexts)
+        ),
+        run.prepared,
+        config.lists,
+        config.seed,
+        run.progress,
+        propose,
+        training_rows=needs_training_rows(config, run.prepared),
+        score_tables=run.score_tables,
+        identity=same,
+        # Looking up a table costs no more than looking up a store.
+        earlier=None if run.score_tables else EarlierScores(sorted(stores), same),
+        apart=apart,
+    )
+    return {**writer.write(draft.path), **unknown_to_teacher(members_of(teacher))}
+
+
+def _identity(run: RunContext, step: str, apart: bool) -> str:
+    """Identity of all that a score depends on, except the list and the candidate.
+
+    If the score of a candidate depends on the others of its list, what chooses these
+    belongs to it.
+    """
+    from recdistill.pipeline.weights_file import WEIGHTS
+    from recdistill.pipeline.workspace import fingerprint
+
+    lists = run.config.lists
+    identity = {
+        "teacher": run.teacher_identity,
+        "weights": run.artefacts["teacher"].record["sha256"].get(WEIGHTS),
+        "items": run.prepared.items_digest,
+        "lists": [lists.size, lists.scores_dtype],
+        "seed": run.config.seed,
+    }
+    if lists.size == "retrieved" and not apart:
+        chosen_by = ["baseline"] + ["pilot"] * (step == "closure")
+        identity["retriever"] = [
+            *(run.artefacts[name].record["sha256"][WEIGHTS] for name in chosen_by),
+            *(lists.retriever_top, lists.popular, lists.tail, lists.student_top),
+            run.prepared.popularity_digest,
+        ]
+    return fingerprint(identity)

@@ -27,7 +27,8 @@ def with_settings(config: Config, settings: Settings) -> Config:
     Args:
         config: The configuration.
         settings: The values. A key that holds several values, such as
-            `student.learning_rates`, may have a single one.
+            `student.learning_rates`, may have a single one. "none" stands for no value,
+            which TOML does not have.
 
     Raises:
         ConfigError: If a key does not exist, or a value is not valid.
@@ -36,6 +37,8 @@ def with_settings(config: Config, settings: Settings) -> Config:
     document = config.model_dump(exclude_unset=True)
     for key, value in settings.items():
         section, _, name = key.partition(".")
+        if value == "none" and _may_be_none(config, key):
+            value = None
         several = isinstance(configured(config, key), tuple)
         if several and not isinstance(value, list | tuple | str):
             value = [value]
@@ -44,6 +47,12 @@ def with_settings(config: Config, settings: Settings) -> Config:
         return Config.model_validate(document)
     except ValidationError as error:
         raise ConfigError(explain(error, Config)) from error
+
+
+def _may_be_none(config: Config, key: str) -> bool:
+    section, _, name = key.partition(".")
+    field = type(getattr(config, section)).model_fields.get(name)
+    return field is not None and field.default is None
 
 
 def configured(config: Config, key: str) -> Any:
@@ -91,7 +100,8 @@ def write_config(config: Config, path: Path, comment: str) -> None:
         comment: A paragraph at its top.
     """
     document = config.model_dump(mode="json", exclude_unset=True)
-    document.pop("tune", None)
+    for section in ("sweep", "tune"):
+        document.pop(section, None)
     head = textwrap.fill(comment, initial_indent="# ", subsequent_indent="# ", width=88)
     text = f"{head}\n\n{as_toml(document)}\n"
     with atomic_write(path) as temporary:

@@ -43,8 +43,8 @@ def default_space(run: RunContext) -> SearchSpace:
     if config.student.factory is None:
         space["student.dim"] = _sizes(config.student.dim)
         space["student.dropout"] = Range(0.0, 0.4)
-    if config.lists.size == "sampled":
-        space["lists.teacher_top"] = _sizes(config.lists.teacher_top)
+    if config.lists.size == "retrieved":
+        space["lists.retriever_top"] = _sizes(config.lists.retriever_top)
         space["lists.tail"] = _sizes(config.lists.tail)
     return space
 

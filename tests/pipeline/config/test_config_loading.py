@@ -105,7 +105,7 @@ def test_an_error_for_an_unknown_key_lists_the_known_keys(path):
         ("student.l2=nan", "`student.l2` must be a finite number"),
         ("student.l2=inf", "`student.l2` must be a finite number"),
         ("lists.tail=-5", "`lists.tail` must be greater than 0"),
-        ("lists.size='sampld'", "`lists.size` must be 'catalogue' or 'sampl"),
+        ("lists.size='sampld'", "`lists.size` must be 'auto', 'catalogue' or 'retr"),
         ("seed=-1", "`seed` must be greater than or equal to 0"),
         ("query={}", "`query`: Dictionary should have at least 1 item"),
         ("teacher=3", "`teacher` must be a valid dictionary"),

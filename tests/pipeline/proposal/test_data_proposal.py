@@ -302,13 +302,6 @@ def test_names_that_cannot_be_inputs_get_other_names(tmp_path):
     }
 
 
-def test_a_large_catalogue_has_sampled_lists(tmp_path):
-    layouts.write(tmp_path / "interactions.csv", log())
-    items = [f"{i},{'ab'[i % 2]}" for i in range(5_001)]
-    layouts.write(tmp_path / "items.csv", ["item_id,shelf", *items])
-    assert document(tmp_path)["lists"] == {"size": "sampled"}
-
-
 @pytest.mark.parametrize(
     ("tables", "said"),
     [
@@ -372,4 +365,4 @@ def test_public_data_sets_need_no_answer(name, expected):
     folder = real_data(name)
     found = document(folder)
     assert found["dataset"] == {**expected, "path": str(folder)}
-    assert found["lists"] == {"size": "sampled"}
+    assert "lists" not in found

@@ -11,13 +11,13 @@ from recdistill.errors import ConfigError, TrainingError
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.config.search_space import Choices, Range
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.variants import tuning
+from recdistill.pipeline.variants import settings_search
 from recdistill.pipeline.variants.default_space import (
     configured_settings,
     default_space,
 )
-from recdistill.pipeline.variants.tuning import tune
-from recdistill.pipeline.variants.tuning_files import write_search
+from recdistill.pipeline.variants.search_files import write_search
+from recdistill.pipeline.variants.settings_search import tune
 from recdistill.pipeline.workspace import Artefact
 from tests import small_pipelines
 
@@ -62,7 +62,7 @@ def quick(monkeypatch):
         value = 1 / (1 + abs(rate - 0.01) * 100)
         return Artefact(Path(f"distill-{number}"), "key", {"valid": value}, False)
 
-    monkeypatch.setattr(tuning._Search, "_train", train)
+    monkeypatch.setattr(settings_search._Search, "_train", train)
     return trained
 
 
@@ -114,7 +114,7 @@ def test_a_killed_trial_is_run_again_with_its_settings(fresh, quick, monkeypatch
     shutil.rmtree(fresh / "runs/tiny/tune")
     rates = list(quick)
     assert len(set(rates)) == 12
-    real = tuning._Search._train
+    real = settings_search._Search._train
     for killed in (0, 4, 11):
 
         def train(self, config, number, observe, killed=killed):
@@ -123,13 +123,13 @@ def test_a_killed_trial_is_run_again_with_its_settings(fresh, quick, monkeypatch
                 raise KeyboardInterrupt
             return real(self, config, number, observe)
 
-        monkeypatch.setattr(tuning._Search, "_train", train)
+        monkeypatch.setattr(settings_search._Search, "_train", train)
         with pytest.raises(KeyboardInterrupt):
             tune(pipeline(fresh, "tune.trials=12"))
         # The process may have been killed while it wrote a line.
         with (fresh / "runs/tiny/tune/journal.jsonl").open("a") as journal:
             journal.write('{"op_code": 5, "wor')
-    monkeypatch.setattr(tuning._Search, "_train", real)
+    monkeypatch.setattr(settings_search._Search, "_train", real)
     resumed = tune(pipeline(fresh, "tune.trials=12"))
     settings = [each.settings for each in resumed.trials]
     assert settings == [each.settings for each in undisturbed.trials]
@@ -149,7 +149,7 @@ def test_trials_below_the_median_are_stopped_and_failed_ones_say_why(
             observe("rate", step, {"validation": 0.1 if low else 0.5})
         return Artefact(Path("distill-1"), "key", {"valid": 0.5}, False)
 
-    monkeypatch.setattr(tuning._Search, "_train", train)
+    monkeypatch.setattr(settings_search._Search, "_train", train)
     result = tune(pipeline(fresh, "tune.trials=9"))
     states = [each.state for each in result.trials]
     complete, pruned = "complete", "pruned"
@@ -157,7 +157,7 @@ def test_trials_below_the_median_are_stopped_and_failed_ones_say_why(
     assert states[6:] == [pruned, complete, pruned]
     assert result.trials[2].reason == "Distilling diverged."
     assert result.trials[2].value is None
-    assert result.trials[6].epochs == [0.1] * tuning.SEEN_EPOCHS
+    assert result.trials[6].epochs == [0.1] * settings_search.SEEN_EPOCHS
     assert result.trials[6].value == 0.1
 
 
@@ -165,7 +165,7 @@ def test_if_no_trial_can_be_trained_the_last_reason_is_said(fresh, monkeypatch):
     def train(self, config, number, observe):
         raise TrainingError("Distilling diverged with learning rate 1.")
 
-    monkeypatch.setattr(tuning._Search, "_train", train)
+    monkeypatch.setattr(settings_search._Search, "_train", train)
     with pytest.raises(TrainingError, match=r"None of 2 trials .* learning rate 1"):
         tune(pipeline(fresh, "tune.trials=2"))
 
@@ -188,10 +188,10 @@ def test_a_search_space_that_the_configuration_refuses_stops_before_any_work(tmp
 
 def test_the_default_space_is_derived_from_the_run(fresh):
     started = pipeline(
-        fresh, "lists.size=sampled", "distill.scores=auto", search="tune.trials=2"
+        fresh, "lists.size=retrieved", "distill.scores=auto", search="tune.trials=2"
     )
     context = started.context
-    for step in ("prepare", "teacher", "score"):
+    for step in ("prepare", "baseline", "teacher", "score"):
         (found,) = (fresh / "runs/tiny").glob(f"{step}-*")
         record = json.loads((found / "record.json").read_text())
         context.artefacts[step] = Artefact(found, record["key"], record, True)
@@ -202,7 +202,7 @@ def test_the_default_space_is_derived_from_the_run(fresh):
     assert space["distill.weight"] == Range(0.3, 1.0)
     assert space["student.learning_rates"] == Range(0.0025, 0.04)
     assert space["student.dim"] == Choices((2, 4, 8))
-    assert space["lists.teacher_top"] == Choices((4, 8, 16))
+    assert space["lists.retriever_top"] == Choices((4, 8, 16))
     assert space["lists.tail"] == Choices((6, 12, 24))
     (point,) = configured_settings(context, space)
     assert set(point) == set(space)

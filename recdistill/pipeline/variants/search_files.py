@@ -10,7 +10,7 @@ from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.tuning_page import render_tuning_page, tuning_verdict
 from recdistill.pipeline.config.search_space import Choices, Range
 from recdistill.pipeline.variants.changed_settings import write_config
-from recdistill.pipeline.variants.tuning import TuningResult
+from recdistill.pipeline.variants.settings_search import TuningResult
 
 
 def write_search(result: TuningResult) -> dict[str, Any]:

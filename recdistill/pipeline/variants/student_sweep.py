@@ -1,0 +1,222 @@
+"""The comparison of `recdistill sweep`: students of different size from one teacher.
+
+Each student is distilled from the same stored scores, beside a baseline with the same
+settings, exported, and measured on its own SavedModel. Quality is that on the
+validation lists, because a student is chosen by it: the relevance of the test lists is
+not read. The run with the chosen settings evaluates the test part once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recdistill.atomic import locked_folder, remove
+from recdistill.errors import ConfigError
+from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
+from recdistill.evaluation.report.run_environment import describe_environment
+from recdistill.evaluation.report.student_choice import Cost, knee_place, pareto_places
+from recdistill.export.student_export import export_student
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.served_measurement import measure_served
+from recdistill.pipeline.steps.export import export_settings
+from recdistill.pipeline.steps.step import sections
+from recdistill.pipeline.variants.changed_settings import (
+    Settings,
+    configured,
+    shown_settings,
+    with_settings,
+)
+from recdistill.pipeline.workspace import Artefact
+
+FOLDER = "sweep"
+"""Folder of the comparison in that of the run."""
+
+KEPT = ("prepare", "teacher", "score")
+"""Steps that all students share."""
+
+
+@dataclass(frozen=True)
+class MeasuredStudent:
+    """A student of a sweep.
+
+    Attributes:
+        settings: Its settings by dotted key.
+        quality: Its first metric on validation.
+        baseline: That of the baseline with the same settings.
+        gain: Student minus baseline, paired.
+        parameters: Number of its parameters.
+        measured: Latency and size of its SavedModel, see
+            `recdistill.pipeline.served_measurement`.
+        gate: Whether the teacher beats this baseline beyond noise.
+    """
+
+    settings: Settings
+    quality: Interval
+    baseline: Interval
+    gain: Interval
+    parameters: int
+    measured: Mapping[str, float]
+    gate: bool
+
+    @property
+    def cost(self) -> Cost:
+        """Its quality and cost, with the median latency."""
+        value = self.quality.value or 0.0
+        return Cost(value, self.measured["p50"], self.measured["bytes"])
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Result of a sweep.
+
+    Attributes:
+        config: The configuration.
+        metric: The metric that decides.
+        lists: Number of validation lists.
+        teacher: The teacher's metric on validation.
+        students: The students, in the order of their settings.
+        front: Places of the students on the Pareto front.
+        knee: Place of its knee.
+        environment: Machine and packages.
+    """
+
+    config: Config
+    metric: str
+    lists: int
+    teacher: float
+    students: tuple[MeasuredStudent, ...]
+    front: tuple[int, ...]
+    knee: int
+    environment: Mapping[str, Any]
+
+
+def sweep(
+    pipeline: Pipeline, announce: Callable[[MeasuredStudent], None] = lambda _: None
+) -> SweepResult:
+    """Distils, exports and measures students with different settings.
+
+    Args:
+        pipeline: The pipeline. Steps that the students share are run first.
+        announce: Called with each measured student.
+
+    Raises:
+        ConfigError: If the settings of a student are not valid.
+        GateError: If the teacher is unusable.
+        ExportError: If an export does not answer as its student does.
+    """
+    configs = _configs(pipeline.config)
+    pipeline.run("score")
+    folder = pipeline.workspace.root / FOLDER
+    folder.mkdir(exist_ok=True)
+    students = []
+    with locked_folder(folder):
+        for place, (settings, config) in enumerate(configs):
+            label = f"{shown_settings(settings)} ({place + 1} of {len(configs)})"
+            students.append(_measured_student(pipeline, settings, config, label))
+            announce(students[-1])
+    run = pipeline.context
+    costs = [student.cost for student in students]
+    return SweepResult(
+        config=pipeline.config,
+        metric=run.validation.metrics[0],
+        lists=sum(map(len, run.validation.lists)),
+        teacher=run.artefacts["teacher"].record["valid"],
+        students=tuple(students),
+        front=tuple(pareto_places(costs)),
+        knee=knee_place(costs),
+        environment=describe_environment(),
+    )
+
+
+def _configs(config: Config) -> list[tuple[Settings, Config]]:
+    """The settings of each student and its configuration, which are checked."""
+    width = (
+        configured(config, "student.dim") if config.student.factory is None else None
+    )
+    choices = config.sweep.choices(width)
+    if not choices:
+        raise ConfigError(
+            "`sweep.vary` must name keys of `student` with their values, because a "
+            "student from `student.factory` has no width. Received: nothing"
+        )
+    grid = itertools.product(*choices.values())
+    found = [dict(zip(choices, values, strict=True)) for values in grid]
+    # The gate is reported for each student and stops none of them.
+    overrides = {"distill.gate": "warn"}
+    return [(each, with_settings(config, {**each, **overrides})) for each in found]
+
+
+def _measured_student(
+    pipeline: Pipeline, settings: Settings, config: Config, label: str
+) -> MeasuredStudent:
+    """Trains and measures one student, as far as that was not done before."""
+    progress = pipeline.context.progress
+    # In the run's own folder, so that a later run finds these students.
+    variant = pipeline.variant(
+        config,
+        pipeline.workspace.root,
+        KEPT,
+        lambda activity, *state: progress(f"{label}: {activity}", *state),
+    )
+    distilled = variant.run("distill")
+    progress(f"{label}: Measuring its SavedModel", 0, None)
+    measured = _measured_export(variant, distilled)
+    run, samples = variant.context, config.evaluate.bootstrap
+    ours, alone = (_rows(run.artefacts[name]) for name in ("distill", "baseline"))
+    metric, seed = run.validation.metrics[0], config.seed
+    quality, baseline = (
+        bootstrap(rows, [metric], samples=samples, seed=seed)[metric]
+        for rows in (ours, alone)
+    )
+    gain = paired_difference(ours, alone, [metric], samples=samples, seed=seed)
+    return MeasuredStudent(
+        settings=settings,
+        quality=quality,
+        baseline=baseline,
+        gain=gain[metric],
+        parameters=distilled.record["parameters"],
+        measured=measured.record["measured"],
+        gate=run.gate.passed,
+    )
+
+
+def _rows(artefact: Artefact) -> pa.Table:
+    return pq.read_table(artefact.file("valid.parquet"))
+
+
+def _measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
+    """The measurement of a student's SavedModel, which is exported for it and removed.
+
+    It is an artefact of this machine.
+    """
+    run = variant.context
+    machine = describe_environment([])
+    inputs = {
+        "distill_key": distilled.key,
+        "machine": {name: machine.get(name) for name in ("cpu", "cores")},
+        **sections(run.config, "export"),
+    }
+    for key in ("path", "budget"):
+        inputs["export"].pop(key)
+    with variant.workspace.produce("measure", inputs) as draft:
+        if draft.done is None:
+            draft.restart()
+            export = export_student(
+                run.student_model("distill"),
+                run.prepared.schema,
+                run.prepared.items,
+                draft.path,
+                name="student",
+                rows=run.prepared.raw_queries(run.config.export.parity_rows),
+                settings=export_settings(run),
+            )
+            draft.record = {"measured": measure_served(export.path)}
+            remove(draft.path / "student")
+    return draft.artefact()
