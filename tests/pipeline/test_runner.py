@@ -300,8 +300,9 @@ class TestChangedSettings:
 
     def test_lists_can_be_retrieved_in_two_rounds(self, copied):
         done = go(copied, "lists.size=retrieved")
-        made_now = ["baseline", "score", "pilot", "closure", "distill", "evaluate"]
-        assert made(done) == made_now
+        # The teacher is validated on other candidates, and trained again.
+        rounds = ["baseline", "teacher", "score", "pilot", "closure"]
+        assert made(done) == [*rounds, "distill", "evaluate"]
         lists = {}
         for step, size in (("score", 1 + 8 + 4 + 12), ("closure", 1 + 8 + 4 + 12 + 6)):
             record = done[step].record
@@ -320,6 +321,11 @@ class TestChangedSettings:
         assert done["distill"].record["valid"] == max(second["before"], second["after"])
         report = report_of(copied)
         assert report.models["distilled"].metrics["mrr"].value > 0
+        # 200 items of each retriever are the whole small catalogue.
+        assert report.protocol.candidates == "retrieved:200"
+        for name, metrics in report.retrieval.catalogue.items():
+            assert metrics["mrr"].value == report.models[name].metrics["mrr"].value
+        assert list(report.retrieval.recall) == ["10", "20", "50", "100", "200"]
 
     def test_the_split_can_be_at_one_moment_for_all_queries(self, tmp_path):
         teacher = 'teacher={kind="linear", l2=20.0}'
