@@ -43,7 +43,7 @@ class TestTheWholeRun:
         ranker, sequence = record["teacher"]["trained"]
         assert (len(ranker["history"]), len(sequence["history"])) == (1, 5)
         members = record["teacher"]["members"]
-        kinds = ["reference", "sequence", "linear"]
+        kinds = ["reference", "sequence", "linear", "transition"]
         assert [member["kind"] for member in members] == kinds
         assert sum(member["weight"] for member in members) == pytest.approx(1.0)
         best_alone = max(member["valid"] for member in members)
@@ -190,7 +190,7 @@ class TestDamagedArtefacts:
         ("override", "step", "read"),
         [
             ("student.dropout=0.1", "baseline", ["prepare"]),
-            ("teacher.weights=[1.0, 2.0, 1.0]", "teacher", ["prepare"]),
+            ("teacher.weights=[1.0, 2.0, 1.0, 1.0]", "teacher", ["prepare"]),
             ("lists.contexts=601", "score", ["prepare", "teacher"]),
             ("distill.weight=0.7", "distill", ["prepare", "score"]),
             (
@@ -266,7 +266,7 @@ class TestChangedSettings:
             ("lists.per_query=5", "prepare"),
             ("dataset.synthetic.seed=9", "prepare"),
             ("seed=4", "baseline"),
-            ("teacher.weights=[1.0, 2.0, 1.0]", "teacher"),
+            ("teacher.weights=[1.0, 2.0, 1.0, 1.0]", "teacher"),
             ("lists.contexts=601", "score"),
             ("student.dropout=0.1", "baseline"),
             ("distill.weight=0.7", "distill"),
