@@ -27,6 +27,7 @@ from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
 from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.warm_start import EarlierRun
 from recdistill.pipeline.workspace import Artefact
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.model_files import source_digest
@@ -286,13 +287,28 @@ class RunContext:
             self.progress,
             self.warn,
             self._observe,
+            self.earlier_run,
         )
+
+    @cached_property
+    def earlier_run(self) -> EarlierRun | None:
+        """The run that the student starts from; None for a start from random weights.
+
+        Raises:
+            ConfigError: If it has no finished student.
+        """
+        folder = self.config.student.warm_start
+        return None if folder is None else EarlierRun.open(folder, self.root)
 
     @property
     def student_inputs(self) -> dict[str, Any]:
         """The student's settings and the source of its factory, for a step's inputs."""
         settings = self.config.student
         found = settings.model_dump(mode="json")
+        if self.earlier_run is None:
+            del found["warm_start"]
+        else:
+            found["warm_start"] = self.earlier_run.distill.key
         if settings.factory is not None:
             found["factory_file"] = source_digest(settings.factory)
         return found

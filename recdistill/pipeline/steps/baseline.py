@@ -60,6 +60,7 @@ class Baseline(Step):
             lambda student: Distiller(None, student, student_loss_weight=1.0),
             run.trainer.batches(shards, collate),
             "Training the baseline",
+            start=run.earlier_run and run.earlier_run.student("baseline"),
         )
 
     def gist(self, record: Mapping[str, Any]) -> str:
