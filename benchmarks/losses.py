@@ -43,15 +43,16 @@ from recdistill.distillation.distiller import Distiller
 from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
 from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.evaluation.report.run_environment import describe_environment
-from recdistill.evaluation.rows import ListRows
+from recdistill.evaluation.rows import ListRows, measure_ranks
 from recdistill.lists.numpy_ranks import first_k, real_scores
+from recdistill.pipeline.catalogue_ranking import rank_scores
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.model_building import build_student
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer, compiled
 from recdistill.pipeline.trainer import VALIDATIONS, training_batches
 from recdistill.pipeline.training import TrainingPlan, train
-from recdistill.pipeline.validation import Validation, measure_lists
+from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.workspace import fingerprint
 
 NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
@@ -125,8 +126,9 @@ class Arena:
         rows, size = ListRows(), self.pipeline.prepared.catalogue_size
         for lists, wanted in zip(self.lists[split], self.teacher[split], strict=True):
             scores = score_catalogue(score, lists, size)
-            judged = measure_lists(lists, scores, [NDCG])
-            judged[OVERLAP] = shared(wanted, first_items(scores, lists))
+            ranking = rank_scores(scores, lists, TOP)
+            judged = measure_ranks(ranking.ranks, [NDCG])
+            judged[OVERLAP] = shared(wanted, ranking.top)
             rows.add(lists.list_id, list(lists.query_id), judged)
         return rows.table()
 

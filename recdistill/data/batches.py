@@ -27,6 +27,7 @@ reads lists from files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -177,6 +178,39 @@ class Lists:
 
         fields: dict[str, Any] = {k: pick(v) for k, v in vars(self).items()}
         return Lists(**fields)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Lists]) -> Lists:
+        """The lists of all parts, one after the other.
+
+        Matrices get the width of the widest: candidates are padded with -1, others with
+        0, which is the index of a missing value.
+        """
+        if len(parts) == 1:
+            return parts[0]
+
+        def join(name: str, values: list[Any]) -> Any:
+            first = values[0]
+            if isinstance(first, dict):
+                return {key: join(key, [v[key] for v in values]) for key in first}
+            if isinstance(first, Ragged):
+                return Ragged.joined(values)
+            if first is None or isinstance(first, bool):
+                return first
+            if first.ndim == 2 and len({each.shape[1] for each in values}) > 1:
+                values = _same_width(values, -1 if name == "candidates" else 0)
+            return np.concatenate(values)
+
+        each = [vars(part) for part in parts]
+        return cls(**{name: join(name, [v[name] for v in each]) for name in each[0]})
+
+
+def _same_width(values: Sequence[np.ndarray], fill: int) -> list[np.ndarray]:
+    width = max(each.shape[1] for each in values)
+    return [
+        np.pad(each, [(0, 0), (0, width - each.shape[1])], constant_values=fill)
+        for each in values
+    ]
 
 
 def item_weight(

@@ -183,6 +183,26 @@ def _stored(lists: Lists, stored: np.ndarray) -> _Candidates:
     return index, mask, relevance, lists.item_weight()
 
 
+def score_candidates(
+    score: Callable[[Mapping[str, Any]], Any], lists: Lists, candidates: np.ndarray
+) -> np.ndarray:
+    """Scores of the given candidates of each list, `(lists, n)`.
+
+    Args:
+        score: As for `score_catalogue`.
+        lists: The queries.
+        candidates: `(lists, n)` int, item rows; those below 0 are masked.
+    """
+    x = {
+        "candidate_index": np.maximum(candidates, 0).astype("int32"),
+        "query": dict(lists.query),
+        "mask": candidates >= 0,
+        "raw": raw_inputs(lists),
+        "list_key": lists.list_key,
+    }
+    return np.asarray(score(x))
+
+
 def score_catalogue(
     score: Callable[[Mapping[str, Any]], Any], lists: Lists, catalogue_size: int
 ) -> np.ndarray:

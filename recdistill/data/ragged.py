@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,19 @@ class Ragged:
         offsets = column.offsets.to_numpy()
         values = column.flatten().to_numpy(zero_copy_only=False)
         return cls(values, (offsets - offsets[0]).astype("int64"))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ragged]) -> Ragged:
+        """The rows of all parts, one after the other.
+
+        Examples:
+            >>> one = Ragged(np.array([5, 6]), np.array([0, 2]))
+            >>> Ragged.joined([one, Ragged(np.array([7]), np.array([0, 0, 1]))]).offsets
+            array([0, 2, 2, 3])
+        """
+        lengths = np.concatenate([np.diff(each.offsets) for each in parts])
+        offsets = np.concatenate([[0], np.cumsum(lengths, dtype="int64")])
+        return cls(np.concatenate([each.values for each in parts]), offsets)
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX, Lists
 from recdistill.data.collation import Batch, Collator
 from recdistill.data.ragged import Ragged
 
-IN_MEMORY_BYTES = 2**30
-"""Largest size on disk of all shards together that are kept in memory."""
+IN_MEMORY_BYTES = 2**29
+"""Largest size of the shards that are in memory, and shuffled, together."""
 
 DRAWN = b"recdistill.drawn"
 """Key in a file's metadata: number of the last stored candidates that were drawn."""
@@ -112,12 +113,13 @@ def batches(
     *,
     seed: int,
     epochs: int | None = None,
+    delivered: int = 0,
 ) -> tf.data.Dataset:
     """Shuffled training batches; the same seed gives the same batches.
 
-    Shards are read one at a time, and their order and their rows are shuffled in each
-    epoch. Lists of different shards do not mix, so each shard should hold a random part
-    of the queries. Lists that do not fill a batch are left out for the epoch.
+    Each epoch has each list exactly once, in an order of its own. A batch that the end
+    of an epoch does not fill is completed with lists of the next one, so all batches
+    have the same size, except the last one if there is a number of epochs.
 
     Args:
         shards: Files of lists.
@@ -125,47 +127,120 @@ def batches(
         batch_size: Number of lists in a batch.
         seed: Seed of the order and of the sampled candidates.
         epochs: Number of passes over the data; None to repeat without end.
+        delivered: Number of batches that were delivered before an interruption. The
+            batches go on with the next one, and those before are not read again.
 
     Raises:
         ValueError: If the shards have no lists.
     """
-    sizes = [pq.read_metadata(path).num_rows for path in shards]
-    if not sum(sizes):
+    source = _ShuffledLists(shards, seed)
+    if not source.lists:
         raise ValueError("`shards` must hold a list to train on. Received: none")
-    on_disk = sum(path.stat().st_size for path in shards)
-    cache = _ShardCache(keep=on_disk <= IN_MEMORY_BYTES)
+    size = min(batch_size, source.lists)
+
+    def batch(number: int, parts: Sequence[Lists]) -> Batch:
+        # Each batch has a generator of its own, so that it depends on its number only.
+        return collate(Lists.joined(parts), np.random.default_rng([seed, 1, number]))
 
     def produce() -> Iterator[Batch]:
-        rng = np.random.default_rng(seed)
-        epoch = 0
-        while epochs is None or epoch < epochs:
-            epoch += 1
-            for number in rng.permutation(len(shards)):
-                lists = cache.read(shards[number])
-                order = rng.permutation(len(lists))
-                size = min(batch_size, max(1, len(lists)))
-                for start in range(0, len(lists) - size + 1, size):
-                    yield collate(lists.take(order[start : start + size]), rng)
+        number = delivered
+        first, skipped = divmod(delivered * size, source.lists)
+        held: list[Lists] = []
+        for epoch in itertools.count(first) if epochs is None else range(first, epochs):
+            for lists, rows in source.epoch(epoch, skipped):
+                start = 0
+                while start < len(rows):
+                    end = start + size - sum(map(len, held))
+                    held.append(lists.take(rows[start:end]))
+                    start = end
+                    if sum(map(len, held)) == size:
+                        yield batch(number, held)
+                        number, held = number + 1, []
+            skipped = 0
+        if held:
+            yield batch(number, held)
 
-    signature = tf.nest.map_structure(_any_size, next(produce()))
+    signature = tf.nest.map_structure(_any_size, batch(0, [source.example()]))
     dataset = tf.data.Dataset.from_generator(produce, output_signature=signature)
     return dataset.prefetch(4)
 
 
-class _ShardCache:
-    """Shards by path, kept in memory if `keep`."""
+class _ShuffledLists:
+    """Lists of all shards in a random order, in bounded memory.
 
-    def __init__(self, keep: bool) -> None:
-        self._keep, self._shards = keep, dict[Path, Lists]()
+    Shards that fit in memory together are shuffled as a whole. More shards are read in
+    groups that fit; each epoch forms other groups, and shuffles the lists of each.
 
-    def read(self, path: Path) -> Lists:
-        """Lists of the shard."""
-        if path not in self._shards:
-            lists = read_lists(path, with_raw=False)
-            if not self._keep:
-                return lists
-            self._shards[path] = lists
-        return self._shards[path]
+    Args:
+        shards: Files of lists.
+        seed: Seed of the order.
+
+    Attributes:
+        lists: Number of lists.
+    """
+
+    def __init__(self, shards: Sequence[Path], seed: int) -> None:
+        metadata = [pq.read_metadata(path) for path in shards]
+        self._sizes = np.array([each.num_rows for each in metadata], "int64")
+        self._bytes = np.array([_size_in_memory(each) for each in metadata], "int64")
+        self._shards, self._seed = shards, seed
+        self._whole: Lists | None = None
+        self.lists = int(self._sizes.sum())
+
+    def example(self) -> Lists:
+        """One list."""
+        path = self._shards[int(np.argmax(self._sizes > 0))]
+        return read_lists(path, with_raw=False).take(np.arange(1))
+
+    def epoch(self, number: int, skipped: int) -> Iterator[tuple[Lists, np.ndarray]]:
+        """The groups of an epoch, each with the order of its lists.
+
+        Args:
+            number: Number of the epoch, from 0.
+            skipped: Number of lists that are left out at the beginning.
+        """
+        rng = np.random.default_rng([self._seed, 0, number])
+        for group in self._groups(rng):
+            rows = rng.permutation(int(self._sizes[group].sum()))
+            if skipped < len(rows):
+                yield self._read(group), rows[skipped:]
+            skipped = max(0, skipped - len(rows))
+
+    def _groups(self, rng: np.random.Generator) -> list[np.ndarray]:
+        if self._bytes.sum() <= IN_MEMORY_BYTES:
+            return [np.arange(len(self._shards))]
+        order = rng.permutation(len(self._shards))
+        groups, size = [[order[0]]], self._bytes[order[0]]
+        for shard in order[1:]:
+            size += self._bytes[shard]
+            if size > IN_MEMORY_BYTES:
+                groups.append([])
+                size = self._bytes[shard]
+            groups[-1].append(shard)
+        return [np.array(group) for group in groups]
+
+    def _read(self, group: np.ndarray) -> Lists:
+        if self._whole is not None:
+            return self._whole
+        paths = [self._shards[number] for number in group if self._sizes[number]]
+        lists = Lists.joined([read_lists(path, with_raw=False) for path in paths])
+        if len(group) == len(self._shards):
+            self._whole = lists
+        return lists
+
+
+def _size_in_memory(metadata: pq.FileMetaData) -> int:
+    """Bytes of the columns that training reads, before compression."""
+    columns = (
+        metadata.row_group(group).column(column)
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+    )
+    return sum(
+        column.total_uncompressed_size
+        for column in columns
+        if not column.path_in_schema.startswith(RAW_PREFIX)
+    )
 
 
 def _any_size(value: np.ndarray) -> tf.TensorSpec:

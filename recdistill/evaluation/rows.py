@@ -75,9 +75,34 @@ def measure(
         >>> measure([[0.1, 0.9]], [[1, 0]], [[True, True]], ["hit@1", "mrr"])
         {'hit@1': array([0.]), 'mrr': array([0.5])}
     """
-    functions = {name: _parse_metric(name) for name in metrics}
     ranks = relevant_ranks(scores, relevance, mask)
     missed = _checked_unreachable(unreachable, ranks)
+    return _measured(ranks, metrics, missed)
+
+
+def measure_ranks(
+    ranks: RelevantRanks, metrics: Sequence[str]
+) -> dict[str, FloatArray]:
+    """Ranking metrics from the ranks of the relevant candidates.
+
+    Args:
+        ranks: The ranks. A list without any counts as 0 in every metric, because its
+            positive is not among its candidates.
+        metrics: As for `measure`.
+
+    Returns:
+        `(batch,)` for each metric, in the order of the names.
+
+    Raises:
+        ValueError: If a metric is unknown.
+    """
+    return _measured(ranks, metrics, ranks.relevant == 0)
+
+
+def _measured(
+    ranks: RelevantRanks, metrics: Sequence[str], missed: BoolArray
+) -> dict[str, FloatArray]:
+    functions = {name: _parse_metric(name) for name in metrics}
     return {
         name: np.where(missed, 0.0, function(ranks))
         for name, function in functions.items()

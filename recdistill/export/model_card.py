@@ -164,6 +164,13 @@ def _limits(report: Document, metrics: list[str]) -> Iterator[str]:
             )
     yield from _falls(report.get("slice_differences") or {}, metrics[0])
     protocol = report["protocol"]
+    if protocol["candidates"].startswith("retrieved:"):
+        number = protocol["candidates"].partition(":")[2]
+        yield (
+            f"All models ranked the first {number} items of popularity, the baseline "
+            "and the distilled student, as the teacher would in production. A positive "
+            "outside these candidates counts as 0 for every model."
+        )
     if protocol.get("unreachable"):
         yield (
             f"{protocol['unreachable']:,} test lists have an item that is not in the "

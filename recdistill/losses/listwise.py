@@ -1,8 +1,27 @@
-"""Listwise losses that compare softmax distributions over the list.
+r"""Listwise losses that compare softmax distributions over the list.
 
 KL divergence, soft cross-entropy and Jensen–Shannon divergence learn from teacher
 scores, the ListNet cross-entropy from relevance. Losses on the order of the list are in
 `plackett_luce.py` and `lambda_ndcg.py`.
+
+**Lists with a drawn tail.** If $M$ of the $F$ items of a catalogue that are not certain
+candidates were drawn uniformly, each has the inclusion probability $\pi = M / F$. With
+the item weight $w = 1 / \pi$ for these and 1 for the others, the normaliser of every
+softmax here is the Horvitz–Thompson estimate of that of the whole catalogue,
+
+$$ \hat Z = \sum_{i \in \text{certain}} e^{s_i / \tau}
+   + \sum_{i \in \text{drawn}} \tfrac{1}{\pi} e^{s_i / \tau}, \quad
+   \mathrm{E}\, \hat Z = Z, $$
+
+which is the same as adding $\log (1 / \pi)$ to the scores of drawn candidates (sampled
+softmax; Bengio and Senécal, 2008, "Adaptive Importance Sampling to Accelerate Training
+of a Neural Probabilistic Language Model"; Horvitz and Thompson, 1952). Sums over the
+soft targets take the same weights, so that each loss is a consistent estimate of its
+value on the whole catalogue: the error of its logarithms and ratios vanishes as the
+tail grows. (That of the soft cross-entropy differs by $\sum_i p_i \log w_i$, which does
+not depend on the student.) The pointwise and pairwise losses take the same weights as
+means over candidates and over pairs. Losses with ranks or cut-offs accept the weights
+as factors of their terms only (`ListLoss.weight_is_count`).
 """
 
 from math import log

@@ -101,7 +101,7 @@ def rank_catalogue(
         score: The model.
         lists: The lists. Their `scored_candidates` are not used.
         items: Number of items.
-        top: Number of first items, at least 1.
+        top: Number of first items; 0 if only the positives are of interest.
 
     Raises:
         NotRankableError: If a score is NaN or infinity.
@@ -123,7 +123,7 @@ def rank_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     Args:
         scores: `(lists, items)`.
         lists: The lists.
-        top: Number of first items, at least 1.
+        top: Number of first items; 0 for none.
 
     Raises:
         NotRankableError: If a score is NaN or infinity.
@@ -140,7 +140,7 @@ def rank_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
             best = _without(best, excluded)
     scores[excluded.row_numbers(), excluded.values] = np.nan
     if scores.dtype != np.float32:
-        best = first_k(scores, count)
+        best = _first(scores, count)
     row, item, gain = positives_of(lists)
     rank = np.empty(len(row), np.int64)
     edges = np.searchsorted(row, np.arange(len(lists) + 1))
@@ -157,10 +157,10 @@ def rank_candidates(
 
     Args:
         scores: `(lists, n)`, scores of the candidates.
-        candidates: `(lists, n)` int32, item rows in ascending order; -1 at the end for
-            no candidate.
+        candidates: `(lists, n)` int32, item rows in ascending order; -1 for no
+            candidate.
         lists: The lists.
-        top: Number of first items, at least 1.
+        top: Number of first items; 0 for none.
 
     Raises:
         NotRankableError: If the score of a candidate is NaN or infinity.
@@ -168,7 +168,7 @@ def rank_candidates(
     real = np.where(candidates >= 0, scores, np.asarray(-np.inf, scores.dtype))
     _check(real)
     real = real_scores(scores, candidates >= 0, name="scores")
-    place = first_k(real, top)
+    place = _first(real, top)
     best = np.take_along_axis(candidates, np.maximum(place, 0), axis=1)
     row, item, gain = positives_of(lists)
     hit = candidates[row] == item[:, None]
@@ -225,6 +225,10 @@ def _ranks(scores: np.ndarray, items: np.ndarray) -> np.ndarray:
         for item in items.tolist()
     ]
     return np.array(found, np.int64)
+
+
+def _first(scores: np.ndarray, top: int) -> np.ndarray:
+    return first_k(scores, top) if top else np.zeros((len(scores), 0), "int32")
 
 
 def _ordered(

@@ -25,6 +25,7 @@ from recdistill.evaluation.moved_means import Change, Comparison, change_json, c
 from recdistill.evaluation.rows import ListRows, agreement, measure, metric_names
 from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.unknown_values import with_vocabulary
+from recdistill.pipeline.catalogue_ranking import in_blocks
 from recdistill.pipeline.list_slices import ACTIVITY, ListSlices
 from recdistill.pipeline.model_comparison import SURVIVAL, TOP
 from recdistill.pipeline.new_lists import open_new_data, prepare_new_lists
@@ -32,7 +33,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.run_opening import open_run
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
-from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.scorers import PAIRS_AT_ONCE, compiled
 from recdistill.serving.exported_model import ExportedModel
 
 CHOSEN = "chosen items"
@@ -199,7 +200,8 @@ def _scored(
     survival = [n for n in SURVIVAL if n < size] or [size]
     agreed, quality = ListRows(), ListRows()
     done, total = 0, sum(map(len, new))
-    for lists in new:
+    blocks = (b for each in new for b in in_blocks(each, PAIRS_AT_ONCE // size))
+    for lists in blocks:
         exported, known = exported_scores(model, lists, run.prepared.item_ids)
         scored = score_catalogue(teacher, lists, size)
         mask = catalogue_mask(lists, size) & known

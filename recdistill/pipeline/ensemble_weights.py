@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from recdistill.data.batches import catalogue_mask
-from recdistill.data.collation import score_catalogue
 from recdistill.distillation.score_transforms import Transform, transformed
 from recdistill.evaluation.intervals import paired_difference
-from recdistill.evaluation.rows import ListRows
+from recdistill.evaluation.rows import ListRows, measure_ranks
+from recdistill.pipeline.candidate_ranker import CandidateRanker, candidate_blocks
+from recdistill.pipeline.catalogue_ranking import rank_candidates
 from recdistill.pipeline.scorers import Scorer
-from recdistill.pipeline.validation import Validation, measure_lists
+from recdistill.pipeline.validation import Validation
 
 PARTS = {1: 1, 2: 20, 3: 10, 4: 6, 5: 5}
 """Number of equal parts of the total weight that are shared out, by members."""
@@ -64,15 +64,18 @@ def choose_weights(
     grid = list(_shares(len(members)))
     rows = [ListRows() for _ in grid]
     metric, size = validation.metrics[:1], validation.catalogue_size
-    for lists in validation.lists:
-        mask = catalogue_mask(lists, size)
+    rankers = [CandidateRanker(member, size) for member in members]
+    blocks = (b for lists in validation.lists for b in candidate_blocks(lists, size))
+    for lists, candidates in blocks:
+        mask = candidates >= 0
         parts = [
-            _normalized(score_catalogue(member, lists, size), mask, normalize)
-            for member in members
+            _normalized(ranker.scores(lists, candidates), mask, normalize)
+            for ranker in rankers
         ]
         for found, weights in zip(rows, grid, strict=True):
             scores = sum(w * part for w, part in zip(weights, parts, strict=True) if w)
-            values = measure_lists(lists, np.asarray(scores), metric)
+            ranking = rank_candidates(np.asarray(scores), candidates, lists, 0)
+            values = measure_ranks(ranking.ranks, metric)
             found.add(lists.list_id, list(lists.query_id), values)
     tables = [found.table() for found in rows]
     means = np.array([validation.mean(table) for table in tables])

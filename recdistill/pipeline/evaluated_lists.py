@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from recdistill.data.batches import Lists
+from recdistill.data.ragged import Ragged
 
 Members = Mapping[str, Mapping[str, np.ndarray]]
 """For each kind of slice and each slice, `(lists,)` bool: the lists that belong to it.
@@ -35,15 +36,11 @@ class EvaluatedLists:
 
     def __init__(self, item_ids: np.ndarray) -> None:
         self._hash = np.array([_number(str(each)) for each in item_ids], "uint64")
+        self._all = self._hash.sum(dtype="uint64")
         self._pieces: list[pa.Table] = []
 
-    def add(self, lists: Lists, mask: np.ndarray) -> None:
-        """Adds lists.
-
-        Args:
-            lists: The lists.
-            mask: `(lists, items)` bool. True for the candidates.
-        """
+    def add(self, lists: Lists) -> None:
+        """Adds lists. The hash of their candidates is the sum of the items' hashes."""
         number = lists.positives.row_numbers()
         rows, relevance = lists.positives.values, lists.relevance.values
         item = np.where(rows >= 0, self._hash[np.maximum(rows, 0)], np.uint64(0))
@@ -58,10 +55,22 @@ class EvaluatedLists:
                     "list_id": pa.array(np.asarray(lists.list_id, np.int64)),
                     "query_id": pa.array(list(lists.query_id), pa.string()),
                     "positives": pa.array(positives),
-                    "candidates": pa.array(mask @ self._hash),
+                    "candidates": pa.array(self._candidates(lists)),
                 }
             )
         )
+
+    def _candidates(self, lists: Lists) -> np.ndarray:
+        scored, excluded = lists.scored_candidates, lists.excluded
+        if scored is not None:
+            return self._sum(scored.union(scored).difference(excluded))
+        return np.asarray(self._all - self._sum(excluded.union(excluded)))
+
+    def _sum(self, rows: Ragged) -> np.ndarray:
+        """Sum of the hashes of each row's items, modulo 2⁶⁴."""
+        total = np.zeros(len(rows), "uint64")
+        np.add.at(total, rows.row_numbers(), self._hash[rows.values])
+        return total
 
     def table(self, slices: Members) -> pa.Table:
         """The lists in the order in which they were added, with their slices."""

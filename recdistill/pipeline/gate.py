@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,7 @@ def check_usable(
 def compare_on_validation(
     config: Config,
     teacher: Artefact,
+    teacher_rows: Path,
     baseline: Artefact,
     trained_on: Mapping[str, int] | None,
     prepared: Artefact,
@@ -114,13 +116,15 @@ def compare_on_validation(
 
     Args:
         config: The pipeline's configuration.
-        teacher: The teacher, with its metrics and those of popularity on validation.
+        teacher: The teacher, with the metrics of popularity on validation.
+        teacher_rows: File with the teacher's metrics on validation, over the catalogue
+            or over retrieved candidates. Those of the others are over the catalogue.
         baseline: The baseline, with its metrics on validation.
         trained_on: From `lists_trained_on`.
         prepared: The prepared data, with the number of repeats.
     """
     gate = decide(
-        pq.read_table(teacher.file("valid.parquet")),
+        pq.read_table(teacher_rows),
         {
             "popularity": pq.read_table(teacher.file("valid_popularity.parquet")),
             "baseline": pq.read_table(baseline.file("valid.parquet")),

@@ -25,16 +25,18 @@ from recdistill.evaluation.report.run_report import (
     ModelPart,
     ProtocolPart,
     Report,
+    RetrievalPart,
     SoftTargetsPart,
 )
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.dataset_loading import licence_of
 from recdistill.pipeline.model_building import parameters, size_bytes
-from recdistill.pipeline.model_comparison import TOP, ComparisonRows
+from recdistill.pipeline.model_comparison import TOP, ComparisonRows, RetrievalRows
 from recdistill.pipeline.model_timing import count_operations, time_models
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.recommended_items import measure_recommended
+from recdistill.pipeline.retrieved_candidates import reranks
 from recdistill.pipeline.scorers import compiled
 
 _PLACES: Any = {
@@ -95,13 +97,14 @@ def build_report(
         for model, step in (("baseline", "baseline"), ("distilled", "distill"))
     }
     recommended = {}
-    if _candidates(config, prepared) == "catalogue":
+    if rows.retrieval or _candidates(config, prepared) == "catalogue":
         recommended = measure_recommended(rows.models, prepared, TOP, **draws)
     return Report(
         name=config.name,
         seed=config.seed,
         dataset=_dataset_part(config, dataset),
         protocol=_protocol(config, prepared, dataset, rows),
+        retrieval=None if rows.retrieval is None else _retrieval(rows.retrieval, draws),
         models={
             name: _model_part(
                 name, config, rows, models, latency, flops.get(name), slices[name]
@@ -167,12 +170,29 @@ def _protocol(
     )
 
 
+def _retrieval(found: RetrievalRows, draws: Mapping[str, Any]) -> RetrievalPart:
+    recall = bootstrap(found.recall, **draws)
+    return RetrievalPart(
+        candidates=found.candidates,
+        recall={n.removeprefix("recall@"): share for n, share in recall.items()},
+        catalogue={
+            name: bootstrap(found.models[name], **draws)
+            for name in get_args(ModelName)
+            if name in found.models
+        },
+    )
+
+
 def _candidates(config: Config, prepared: Prepared) -> str:
     """The candidates of the protocol, as in `ProtocolPart`."""
     if has_partial_scores(config.teacher) or prepared.has_shown_candidates:
         return "listed"
     number = config.evaluate.sampled_candidates
-    return "catalogue" if number is None else f"sampled:{number}"
+    if number is not None:
+        return f"sampled:{number}"
+    if reranks(config, prepared):
+        return f"retrieved:{config.evaluate.retrieved}"
+    return "catalogue"
 
 
 def _model_part(

@@ -108,7 +108,11 @@ def _check_same_lists(first: EvaluatedRun, lists: pa.Table, run: EvaluatedRun) -
         )
     differ = how_lists_differ(lists, run.lists())
     if differ is None:
-        return
+        # The same lists, but other candidates of the models.
+        if here.protocol.candidates == there.protocol.candidates:
+            return
+        differ = f"they differ in {' and in '.join(found)}"
+        found = []
     also = f"; they also differ in {' and in '.join(found)}" if found else ""
     raise ReportError(
         "`RUN` must be evaluated on the test lists of the first run, because models "

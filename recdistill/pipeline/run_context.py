@@ -14,14 +14,21 @@ from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import DataError
 from recdistill.evaluation.report.run_report import GatePart
+from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
+from recdistill.pipeline.retrieved_candidates import Retrieval, reranks
 from recdistill.pipeline.score_store import stored_files
-from recdistill.pipeline.scorers import Scorer, compiled, with_progress
+from recdistill.pipeline.scorers import (
+    PopularityScorer,
+    Scorer,
+    compiled,
+    with_progress,
+)
 from recdistill.pipeline.soft_targets import SoftTargets, choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
 from recdistill.pipeline.trainer import Trainer
@@ -35,6 +42,9 @@ from recdistill.teachers.model_files import source_digest
 if TYPE_CHECKING:
     import pandas as pd
 
+
+VALID = "valid.parquet"
+"""File of an artefact with a model's metrics on the validation lists."""
 
 _SHARED = (
     "dataset",
@@ -192,6 +202,34 @@ class RunContext:
         )
 
     @property
+    def reranks(self) -> bool:
+        """Whether the teacher re-ranks retrieved candidates, not the catalogue."""
+        return reranks(self.config, self.prepared)
+
+    @cached_property
+    def teacher_validation(self) -> Validation:
+        """The validation lists by which a teacher is trained and checked.
+
+        If the teacher cannot rank the catalogue, they have sampled candidates.
+        """
+        if not self.reranks:
+            return self.validation
+        return self.validation.with_sampled_candidates(
+            self.prepared.popularity, self.config.evaluate.retrieved, self.config.seed
+        )
+
+    def retrieved_validation(self) -> Validation:
+        """The validation lists with the items that popularity and baseline retrieve."""
+        scorers: dict[str, Scorer] = {
+            "popularity": PopularityScorer(self.prepared.popularity),
+            "baseline": compiled(self.student_model("baseline")),
+        }
+        items = self.prepared.catalogue_size
+        rankers = {name: CandidateRanker(s, items) for name, s in scorers.items()}
+        retrieval = Retrieval(rankers, self.config.evaluate.retrieved)
+        return self.validation.with_retrieved_candidates(retrieval)
+
+    @property
     def validation_inputs(self) -> dict[str, Any]:
         """The settings of `validation`, for the inputs of a step."""
         settings = self.config.evaluate
@@ -253,9 +291,12 @@ class RunContext:
     @cached_property
     def gate(self) -> GatePart:
         """The decision whether the teacher is worth distilling."""
+        teacher = self.artefacts["teacher"]
+        judged = self.artefacts["score"] if self.reranks else teacher
         return compare_on_validation(
             self.config,
-            self.artefacts["teacher"],
+            teacher,
+            judged.file(VALID),
             self.artefacts["baseline"],
             self.training_overlap,
             self.artefacts["prepare"],
@@ -299,6 +340,18 @@ class RunContext:
         """
         folder = self.config.student.warm_start
         return None if folder is None else EarlierRun.open(folder, self.root)
+
+    @cached_property
+    def teacher_trainer(self) -> Trainer:
+        """Trains teachers, which may be unable to rank the catalogue."""
+        return Trainer(
+            self.config,
+            self.prepared,
+            self.teacher_validation,
+            self.progress,
+            self.warn,
+            self._observe,
+        )
 
     @property
     def student_inputs(self) -> dict[str, Any]:

@@ -83,8 +83,9 @@ def check_evaluation(config: Config, prepared: Prepared) -> None:
     """Checks that the data allows the evaluation that the configuration asks for.
 
     Raises:
-        ConfigError: If candidates shall be sampled although the data lists them, or the
-            relevance is too high for the metric ERR.
+        ConfigError: If candidates shall be sampled although the data lists them, fewer
+            are retrieved than a metric reads, or the relevance is too high for the
+            metric ERR.
     """
     number = config.evaluate.sampled_candidates
     if number is not None and prepared.has_shown_candidates:
@@ -92,6 +93,13 @@ def check_evaluation(config: Config, prepared: Prepared) -> None:
             "`evaluate.sampled_candidates` must be left out if the data says which "
             "items were shown, because these are the candidates of each list. "
             f"Received: {number}"
+        )
+    least = config.evaluate.fewest_retrieved
+    if config.evaluate.retrieved < least:
+        raise ConfigError(
+            f"`evaluate.retrieved` must be at least {least}, the largest k of "
+            "`evaluate.metrics` (and at least 10), because the teacher re-ranks that "
+            f"many items of each retriever. Received: {config.evaluate.retrieved}"
         )
     cascade = [name for name in config.evaluate.metrics if name.startswith("err@")]
     if cascade and prepared.largest_relevance > MAX_GRADE:

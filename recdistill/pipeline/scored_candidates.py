@@ -14,9 +14,10 @@ from recdistill.errors import ScoreError, TeacherError
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.retriever import Candidates
 from recdistill.pipeline.sampled_candidates import SampledCandidates
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.score_table import keep_scored_by_all
+
+LISTS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,13 @@ def lists_to_evaluate(
         sampled: Random candidates of the test lists in place of the catalogue.
 
     Yields:
-        Lists, in pieces that can be scored at once.
+        Lists, a few thousand at a time.
 
     Raises:
         TeacherError: If no list has a scored positive.
     """
-    size, total = max(1, PAIRS_AT_ONCE // prepared.catalogue_size), 0
-    pieces = in_order(prepared.shards(split), size, None if tables else limit, seed)
+    total, limit = 0, None if tables else limit
+    pieces = in_order(prepared.shards(split), LISTS_AT_ONCE, limit, seed)
     for lists in pieces:
         lists = lists.with_listed_candidates()
         if sampled is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.data.dataset import Progress
+from recdistill.models.two_tower import TwoTowers
 from recdistill.pipeline.model_building import Teacher, members_of
 
 Scorer = Callable[[Any], Any]
@@ -22,10 +24,44 @@ PAIRS_AT_ONCE = 100_000
 """Candidates scored per call; with more, intermediate results do not fit the caches."""
 
 
+@dataclass(frozen=True)
+class TwoTowerScorer:
+    """The scorer of a two-tower model, which can also rank a whole catalogue.
+
+    Attributes:
+        model: The model.
+        score: The model as a TensorFlow function.
+    """
+
+    model: TwoTowers
+    score: Scorer
+
+    def __call__(self, x: Mapping[str, Any]) -> Any:
+        """The scores `(batch, list_size)`."""
+        return self.score(x)
+
+
+@dataclass(frozen=True)
+class PopularityScorer:
+    """The popularity model: an item's score is its number of training interactions.
+
+    Attributes:
+        popularity: `(items,)`.
+    """
+
+    popularity: np.ndarray
+
+    def __call__(self, x: Mapping[str, Any]) -> np.ndarray:
+        """The scores `(batch, list_size)`."""
+        index = np.asarray(x["candidate_index"])
+        return np.broadcast_to(self.popularity[index], np.shape(x["mask"]))
+
+
 def compiled(model: Teacher) -> Scorer:
     """The model as a TensorFlow function of a batch, for inference only.
 
-    It is traced once per set of inputs, with all dimensions left open. An external
+    It is traced once per set of inputs, with all dimensions left open. The scorer of a
+    two-tower model is a `TwoTowerScorer`. An external
     teacher is returned unchanged; in an ensemble with one, the other members are
     compiled.
     """
@@ -35,12 +71,12 @@ def compiled(model: Teacher) -> Scorer:
     if not all(isinstance(member, keras.Model) for member in members):
         scorers = [compiled(member) for member in members]
         return lambda x: model.joined([score(x) for score in scorers], x)
-    functions: dict[tuple[str, ...], Any] = {}
+    functions: dict[str, Any] = {}
 
     def score(x: dict[str, Any]) -> tf.Tensor:
         x = {name: value for name, value in x.items() if name not in EXTERNAL_ONLY}
         x = tf.nest.map_structure(tf.convert_to_tensor, x)
-        key = tuple(sorted(x))
+        key = str(tf.nest.map_structure(_rank, x))
         if key not in functions:
             signature = tf.nest.map_structure(
                 lambda v: tf.TensorSpec([None] * v.shape.rank, v.dtype), x
@@ -51,21 +87,11 @@ def compiled(model: Teacher) -> Scorer:
             functions[key] = function.get_concrete_function()
         return functions[key](x)
 
-    return score
+    return TwoTowerScorer(model, score) if isinstance(model, TwoTowers) else score
 
 
-def popularity_scorer(popularity: np.ndarray) -> Scorer:
-    """The popularity model: every query's scores are the training interactions.
-
-    Args:
-        popularity: `(items,)`.
-    """
-
-    def score(x: Mapping[str, Any]) -> np.ndarray:
-        rows = len(x["mask"])
-        return np.broadcast_to(popularity, (rows, len(popularity)))
-
-    return score
+def _rank(value: tf.Tensor) -> int:
+    return int(value.shape.rank)
 
 
 def with_progress(score: Scorer, label: str, lists: int, progress: Progress) -> Scorer:

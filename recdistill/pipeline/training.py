@@ -14,6 +14,7 @@ from recdistill.data.dataset import Progress
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
 from recdistill.losses import ListwiseCrossEntropy
+from recdistill.pipeline.catalogue_ranking import NotRankableError
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.training_curves import (
@@ -134,8 +135,8 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
         try:
-            value = self._validation(self._finite_scores)
-        except TrainingError:
+            value = self._validation(self._scorer)
+        except NotRankableError:
             self.history.append(None)
             self.model.stop_training = True
             return
@@ -148,17 +149,6 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._weights = self._validated.get_weights()
         elif epoch + 1 - self.best_epoch >= self._plan.patience:
             self.model.stop_training = True
-
-    def _finite_scores(self, batch: Any) -> np.ndarray:
-        """The model's scores of a batch.
-
-        Raises:
-            TrainingError: If one is not finite.
-        """
-        scores = np.asarray(self._scorer(batch))
-        if not np.isfinite(scores).all():
-            raise TrainingError("The model's scores are not finite.")
-        return scores
 
     def on_train_end(self, logs: Any = None) -> None:
         """Restores the best weights; there are none if training diverged."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from recdistill.data.batches import Lists, catalogue_mask, catalogue_relevance
-from recdistill.data.collation import score_catalogue
-from recdistill.evaluation.rows import ListRows, measure
+from recdistill.data.batches import Lists
+from recdistill.data.ragged import Ragged
+from recdistill.evaluation.rows import ListRows, measure_ranks
+from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.retrieved_candidates import Retrieval
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer
 from recdistill.teachers import ScoreTable
@@ -22,7 +24,7 @@ class Validation:
     """Validation lists, ranked in full to choose checkpoints and learning rates.
 
     Attributes:
-        lists: The lists, in pieces that can be scored at once.
+        lists: The lists, in pieces.
         catalogue_size: Number of items.
         metrics: Metric names; the first one decides.
     """
@@ -56,12 +58,48 @@ class Validation:
         pieces = list(lists_to_evaluate(prepared, "valid", tables, limit, seed))
         return cls(pieces, prepared.catalogue_size, metrics)
 
+    def with_sampled_candidates(
+        self, popularity: np.ndarray, number: int, seed: int
+    ) -> Validation:
+        """The lists with candidates that do not depend on any model.
+
+        A teacher that cannot rank the catalogue is trained by these: the positives, the
+        most popular items, and as many uniformly drawn ones, the same for all lists.
+
+        Args:
+            popularity: `(items,)`, training interactions.
+            number: Number of popular and of drawn items.
+            seed: Seed of the draw.
+        """
+        order = np.argsort(-popularity, kind="stable")[:number]
+        rng = np.random.default_rng(seed)
+        drawn = rng.choice(len(popularity), min(number, len(popularity)), replace=False)
+        common = np.union1d(order, drawn).astype("int32")
+
+        def restricted(lists: Lists) -> Lists:
+            offsets = np.arange(len(lists) + 1) * len(common)
+            shared = Ragged(np.tile(common, len(lists)), offsets)
+            return replace(lists, scored_candidates=shared.union(lists.positives))
+
+        return replace(self, lists=[restricted(each) for each in self.lists])
+
+    def with_retrieved_candidates(self, retrieval: Retrieval) -> Validation:
+        """The lists with retrieved candidates; a positive outside them is missed."""
+        found = [
+            retrieval.restrict(lists, retrieval.rank(lists)) for lists in self.lists
+        ]
+        return replace(self, lists=found)
+
     def rows(self, score: Scorer) -> pa.Table:
-        """The metrics of a model, one row per list."""
+        """The metrics of a model, one row per list; 0 if it has no positive candidate.
+
+        Raises:
+            NotRankableError: If a score is NaN or infinity.
+        """
         rows = ListRows()
+        ranker = CandidateRanker(score, self.catalogue_size)
         for lists in self.lists:
-            scores = score_catalogue(score, lists, self.catalogue_size)
-            values = measure_lists(lists, scores, self.metrics)
+            values = measure_ranks(ranker.rank(lists, top=0).ranks, self.metrics)
             rows.add(lists.list_id, list(lists.query_id), values)
         return rows.table()
 
@@ -72,23 +110,3 @@ class Validation:
     def __call__(self, score: Scorer) -> float:
         """The mean of the first metric."""
         return self.mean(self.rows(score))
-
-
-def measure_lists(
-    lists: Lists, scores: np.ndarray, metrics: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Ranking metrics of the candidates of each list.
-
-    Args:
-        lists: The lists.
-        scores: `(lists, items)`.
-        metrics: Metric names.
-
-    Returns:
-        `(lists,)` for each metric; 0 for a list without a positive among its
-        candidates.
-    """
-    size = scores.shape[1]
-    relevance, mask = catalogue_relevance(lists, size), catalogue_mask(lists, size)
-    reachable = ((relevance > 0) & mask).any(axis=1)
-    return measure(scores, relevance, mask, metrics, unreachable=~reachable)

@@ -84,16 +84,34 @@ class TestBatches:
             tf.nest.map_structure(np.testing.assert_array_equal, left, right)
         assert [numbers(b) for b in one] != [numbers(b) for b in other]
 
-    def test_an_epoch_has_each_list_at_most_once(self, tmp_path):
+    @pytest.mark.parametrize("in_memory", [2**29, 3, 900])
+    def test_an_epoch_has_each_list_once_and_mixes_the_shards(
+        self, tmp_path, monkeypatch, in_memory
+    ):
+        path = "recdistill.data.shard_reading.IN_MEMORY_BYTES"
+        monkeypatch.setattr(path, in_memory)
         shards = write(tmp_path, 7, 6, 0, 1)
-        epoch = [
-            numbers(b) for b in batches(shards, Collator(ITEMS), 2, seed=0, epochs=1)
-        ]
-        assert [len(b) for b in epoch].count(2) == 3 + 3
-        seen = flat(epoch)
-        assert len(set(seen)) == len(seen) == 6 + 6 + 1
-        # Lists of different shards do not mix.
-        assert all(len({k < 7 for k in b}) == 1 for b in epoch)
+        data = batches(shards, Collator(ITEMS), 4, seed=0, epochs=3)
+        found = [numbers(b) for b in data]
+        assert [len(b) for b in found] == [4] * 10 + [2]
+        for epoch in range(3):
+            assert sorted(flat(found)[14 * epoch : 14 * epoch + 14]) == list(range(14))
+        assert any(len({k < 7 for k in b}) == 2 for b in found)
+
+    @pytest.mark.parametrize("in_memory", [2**29, 3])
+    @pytest.mark.parametrize("delivered", [1, 3, 4, 9])
+    def test_batches_go_on_after_an_interruption_as_if_there_had_been_none(
+        self, tmp_path, monkeypatch, in_memory, delivered
+    ):
+        path = "recdistill.data.shard_reading.IN_MEMORY_BYTES"
+        monkeypatch.setattr(path, in_memory)
+        shards, collate = write(tmp_path, 7, 6), Collator(ITEMS, tail=3)
+        whole = list(batches(shards, collate, 4, seed=5).take(12))
+        rest = batches(shards, collate, 4, seed=5, delivered=delivered)
+        for left, right in zip(
+            whole[delivered:], rest.take(12 - delivered), strict=True
+        ):
+            tf.nest.map_structure(np.testing.assert_array_equal, left, right)
 
     def test_batches_are_shuffled_in_each_epoch(self, tmp_path):
         shards = write(tmp_path, 12)
@@ -148,15 +166,6 @@ class TestBatches:
     def test_shards_without_lists_are_refused(self, tmp_path, counts):
         with pytest.raises(ValueError, match="`shards` must hold a list to train on"):
             batches(write(tmp_path, *counts), Collator(ITEMS), 2, seed=0)
-
-    def test_batches_are_the_same_if_the_shards_do_not_fit_in_memory(
-        self, tmp_path, monkeypatch
-    ):
-        shards = write(tmp_path, 5, 4)
-        kept = list(batches(shards, Collator(ITEMS), 2, seed=0, epochs=2))
-        monkeypatch.setattr("recdistill.data.shard_reading.IN_MEMORY_BYTES", 3)
-        read = list(batches(shards, Collator(ITEMS), 2, seed=0, epochs=2))
-        assert [numbers(b) for b in kept] == [numbers(b) for b in read]
 
 
 class TestInOrder:

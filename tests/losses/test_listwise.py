@@ -7,6 +7,7 @@ import pytest
 
 from recdistill import losses
 from tests import contracts
+from tests import reference_losses as reference
 from tests.contracts import loss_and_gradient
 
 ONE_LIST = np.ones((1, 2), bool)
@@ -193,3 +194,63 @@ def test_jensen_shannon_is_symmetric_and_bounded():
     far = losses.listwise_jensen_shannon(100 * teacher, -100 * teacher, mask)
     assert (far.numpy() <= log(2.0) + 1e-6).all()
     assert far.numpy().max() > 0.6
+
+
+class TestSampledTail:
+    """Lists with a drawn tail, whose weights are the inverse of its probability."""
+
+    ITEMS, CERTAIN, DRAWN = 400, 20, 100
+
+    def draws(self, count):
+        """Scores of the catalogue, and the candidates and weights of many draws."""
+        rng = np.random.default_rng(5)
+        teacher, student = rng.normal(size=(2, self.ITEMS))
+        teacher[: self.CERTAIN] += 3.0
+        others = np.arange(self.CERTAIN, self.ITEMS)
+        items = np.stack(
+            [
+                np.r_[: self.CERTAIN, rng.choice(others, self.DRAWN, replace=False)]
+                for _ in range(count)
+            ]
+        )
+        weight = np.ones(items.shape)
+        weight[:, self.CERTAIN :] = len(others) / self.DRAWN
+        return teacher, student, items, weight
+
+    def test_the_normaliser_of_the_cross_entropy_is_unbiased(self):
+        _, student, items, weight = self.draws(2_000)
+        relevance = np.zeros(items.shape)
+        relevance[:, 3] = 1.0
+        mask = np.ones(items.shape, bool)
+        found = np.exp(
+            losses.listwise_cross_entropy(
+                relevance, student[items], mask, item_weight=weight
+            )
+        )
+        # exp(loss) is the sum of the exponentials divided by that of the positive.
+        total = sum(exp(score) for score in student) / exp(student[3])
+        error = found.std() / len(found) ** 0.5
+        assert abs(found.mean() - total) < 4 * error
+        assert error < 0.005 * total
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "listwise_kl_divergence",
+            "listwise_jensen_shannon",
+            "pointwise_mse",
+            "pairwise_margin_mse",
+        ],
+    )
+    def test_distillation_losses_estimate_those_of_the_catalogue(self, name):
+        teacher, student, items, weight = self.draws(300)
+        mask = np.ones(items.shape, bool)
+        function = getattr(losses, name)
+        found = function(
+            teacher[items], student[items], mask, item_weight=weight
+        ).numpy()
+        everything = np.ones((1, self.ITEMS), bool)
+        (whole,) = getattr(reference, name)(teacher[None], student[None], everything)
+        assert found.mean() == pytest.approx(whole, rel=0.02)
+        plain = function(teacher[items], student[items], mask).numpy()
+        assert abs(plain.mean() - whole) > 2 * abs(found.mean() - whole)

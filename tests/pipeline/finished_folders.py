@@ -39,7 +39,7 @@ def lists(number=40, positive=0, relevance=1.0):
 def evaluated(some, items=ITEMS):
     """The table of evaluated lists, in two slices of items."""
     table = EvaluatedLists(items)
-    table.add(some, np.ones((len(some), len(items)), bool))
+    table.add(some)
     head = np.arange(len(some)) < len(some) // 2
     return table.table({"item": {"head": head, "tail": ~head}})
 

@@ -132,6 +132,7 @@ def test_repeats_among_the_validation_lists_are_named(tmp_path, seen, repeats):
     part = compare_on_validation(
         small_pipelines.config(evaluate={"metrics": ["mrr"], "bootstrap": 20}),
         teacher,
+        teacher.file("valid.parquet"),
         teacher,
         None,
         Artefact(tmp_path, "key", counts, False),

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from recdistill.pipeline import scored_candidates
+from recdistill.pipeline import candidate_ranker
 from recdistill.pipeline.list_slices import segments
 from recdistill.pipeline.model_comparison import rank_test_lists
-from recdistill.pipeline.scorers import popularity_scorer
+from recdistill.pipeline.scorers import PopularityScorer
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory):
 
 def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch):
     size = prepared.catalogue_size
-    monkeypatch.setattr(scored_candidates, "PAIRS_AT_ONCE", 7 * size)
+    monkeypatch.setattr(candidate_ranker, "PAIRS_AT_ONCE", 7 * size)
     order = np.random.default_rng(3).normal(size=size).astype("float32")
 
     def fixed(x):
@@ -36,7 +36,7 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
 
     calls = []
     scorers = {
-        "popularity": popularity_scorer(prepared.popularity),
+        "popularity": PopularityScorer(prepared.popularity),
         "distilled": fixed,
         "teacher": fixed,
     }
@@ -83,3 +83,68 @@ def test_nan_scores_are_an_error_that_names_the_model(prepared):
     scorers = {"teacher": broken, "distilled": broken}
     with pytest.raises(ValueError, match="Received"):
         rank_test_lists(scorers, prepared, ["mrr"], small_pipelines.quiet)
+
+
+def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever(
+    prepared,
+):
+    size, top = prepared.catalogue_size, 3
+    rng = np.random.default_rng(5)
+    values = {
+        name: rng.normal(size=size).astype("float32")
+        for name in ("baseline", "distilled", "teacher")
+    }
+    values = {"popularity": prepared.popularity, **values}
+
+    def scorer(name):
+        def score(x):
+            index = np.asarray(x["candidate_index"])
+            assert name != "teacher" or index.ndim == 2  # It never ranks the catalogue.
+            return np.broadcast_to(values[name][index], x["mask"].shape)
+
+        return score
+
+    scorers = {name: scorer(name) for name in values}
+    metrics = ["mrr", "hit@1", "ndcg@3"]
+    rows = rank_test_lists(
+        scorers, prepared, metrics, small_pipelines.quiet, retrieved=top
+    )
+    stored = rows_of(prepared, "test")
+    found = rows.retrieval
+    judged = {name: table.to_pylist() for name, table in rows.models.items()}
+    everywhere = {name: table.to_pylist() for name, table in found.models.items()}
+    recall = found.recall.to_pylist()
+    lengths, missed = [], 0
+    for number, own in enumerate(stored.values()):
+        (positive,), seen = own["candidates"], set(own["seen"])
+        ranked = {
+            name: [k for k in np.argsort(-v, kind="stable") if k not in seen]
+            for name, v in values.items()
+        }
+        union = {
+            k for name, one in ranked.items() if name != "teacher" for k in one[:top]
+        }
+        lengths.append(len(union))
+        assert recall[number]["recall@3"] == (positive in union)
+        missed += positive not in union
+        for name, one in ranked.items():
+            among = [k for k in one if k in union]
+            row = judged[name][number]
+            assert row["top"] == among[:10]
+            value = 1 / (1 + among.index(positive)) if positive in union else 0.0
+            assert row["mrr"] == pytest.approx(value)
+            if name != "teacher" and positive >= 0:
+                full = everywhere[name][number]
+                assert full["mrr"] == pytest.approx(1 / (1 + one.index(positive)))
+                # Up to the number of retrieved items, both protocols agree.
+                assert (full["hit@1"], full["ndcg@3"]) == (row["hit@1"], row["ndcg@3"])
+    assert 0 < missed < len(stored)
+    assert found.candidates == pytest.approx(np.mean(lengths))
+    whole = rank_test_lists(
+        scorers | {"teacher": scorer("baseline")},
+        prepared,
+        ["mrr"],
+        small_pipelines.quiet,
+    )
+    hashes = [each.lists.table({})["candidates"] for each in (rows, whole)]
+    assert hashes[0] == hashes[1]  # The lists are the same; the protocol differs.

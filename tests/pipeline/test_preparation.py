@@ -638,3 +638,21 @@ def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     prepared = Prepared(tmp_path / "p")
     assert prepared.popularity.sum() == (size - 2 * held).sum()
     assert prepared.catalogue_size == record["items"] >= log[log.columns[1]].nunique()
+
+
+def test_vocabularies_that_extend_earlier_ones_keep_their_indices(tmp_path):
+    log = random_log(2)
+    before, _ = run(small_pipelines.dataset(log), tmp_path / "a")
+    # The most frequent item has left, and another is the most frequent one now.
+    gone = before.schema.items.vocabulary[0]
+    kept = [row for row in log if row[1] != gone]
+    kept += [(user, "new", -k) for k, (user, _, _) in enumerate(log)]
+    (tmp_path / "b").mkdir()
+    config = small_pipelines.config()
+    data = small_pipelines.dataset(kept)
+    prepare(data, config, tmp_path / "b", small_pipelines.quiet, before.schema)
+    after = Prepared(tmp_path / "b")
+    assert after.schema.items.vocabulary == (*before.schema.items.vocabulary, "new")
+    assert gone not in after.item_ids.tolist()
+    row = after.item_ids.tolist().index("new")
+    assert after.item_index[row] == 2 + len(before.schema.items.vocabulary)

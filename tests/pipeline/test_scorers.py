@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.pipeline.scorers import compiled, popularity_scorer, with_progress
+from recdistill.pipeline.scorers import PopularityScorer, compiled, with_progress
 
 
 def test_a_compiled_model_is_traced_once_for_each_set_of_inputs():
@@ -28,9 +28,12 @@ def test_a_compiled_model_is_traced_once_for_each_set_of_inputs():
 
 
 def test_popularity_scores_every_list_by_the_training_counts():
-    score = popularity_scorer(np.array([3.0, 1.0, 2.0], "float32"))
-    got = score({"mask": np.ones((2, 3), bool)})
+    score = PopularityScorer(np.array([3.0, 1.0, 2.0], "float32"))
+    mask = np.ones((2, 3), bool)
+    got = score({"candidate_index": np.arange(3), "mask": mask})
     np.testing.assert_array_equal(got, [[3, 1, 2], [3, 1, 2]])
+    got = score({"candidate_index": np.array([[2, 0], [1, 1]]), "mask": mask[:, :2]})
+    np.testing.assert_array_equal(got, [[2, 3], [1, 1]])
 
 
 def test_a_scorer_reports_progress_after_each_call():

@@ -8,7 +8,7 @@ import pytest
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.pipeline import scored_candidates
-from recdistill.pipeline.validation import Validation, measure_lists
+from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -20,6 +20,13 @@ def prepared(tmp_path_factory):
     log = random_log(2, rows=300, users=20, items=60, moments=50)
     folder = tmp_path_factory.mktemp("prepared") / "p"
     return run(small_pipelines.dataset(log), folder, lists={"seen": "exclude"})[0]
+
+
+def measured(lists, scores, metrics):
+    """Metrics of lists whose scores are known."""
+    validation = Validation([lists], scores.shape[1], metrics)
+    rows = validation.rows(lambda x: scores)
+    return {name: rows[name].to_numpy() for name in metrics}
 
 
 def lists_of(positives, seen):
@@ -45,7 +52,7 @@ def lists_of(positives, seen):
 def test_seen_items_are_masked_and_an_unreachable_positive_counts_as_0():
     lists = lists_of([2, 2, 1, -1, 0], seen=[[], [0], [0], [2], [0, 1]])
     scores = np.tile(np.array([3.0, 2.0, 1.0], "float32"), (5, 1))
-    values = measure_lists(lists, scores, ["mrr", "hit@1", "ndcg@10"])
+    values = measured(lists, scores, ["mrr", "hit@1", "ndcg@10"])
     # Rank 3; rank 2, as the first is seen; rank 1; nowhere; a repeat is no candidate.
     np.testing.assert_allclose(values["mrr"], [1 / 3, 1 / 2, 1, 0, 0])
     np.testing.assert_allclose(values["hit@1"], [0, 0, 1, 0, 0])
@@ -57,12 +64,12 @@ def test_seen_items_are_masked_and_an_unreachable_positive_counts_as_0():
 def test_a_repeat_competes_with_all_other_seen_items_where_they_are_candidates():
     lists = replace(lists_of([0, 2], seen=[[0, 1], [1, 2]]), seen_excluded=False)
     scores = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]], "float32")
-    values = measure_lists(lists, scores, ["mrr"])
+    values = measured(lists, scores, ["mrr"])
     np.testing.assert_allclose(values["mrr"], [1 / 3, 1 / 2])
 
 
 def test_validation_ranks_a_seeded_sample_in_full(prepared, monkeypatch):
-    monkeypatch.setattr(scored_candidates, "PAIRS_AT_ONCE", 4 * prepared.catalogue_size)
+    monkeypatch.setattr(scored_candidates, "LISTS_AT_ONCE", 4)
     whole = Validation.sample(prepared, METRICS, 10_000, seed=1)
     assert max(map(len, whole.lists)) == 4
     everything = rows_of(prepared, "valid")

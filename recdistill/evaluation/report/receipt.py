@@ -87,7 +87,10 @@ def verdict(report: Report, metric: str) -> str:
         and whether training diverged.
     """
     kind, _, number = report.protocol.candidates.partition(":")
-    among = f" among {number} sampled candidates" if kind == "sampled" else ""
+    among = {
+        "sampled": f" among {number} sampled candidates",
+        "retrieved": f" after retrieval of {number} items",
+    }.get(kind, "")
     label = f"{metric_label(metric)}{among}"
     gap, gained = (
         report.differences.get(pair, {}).get(metric, Interval(None))
@@ -170,7 +173,9 @@ def candidate_set(candidates: str) -> str:
     kind, _, number = candidates.partition(":")
     if kind == "sampled":
         return f"{number} sampled candidates, not the full catalogue"
-    return _CANDIDATE_SETS.get(kind, f"{number} {kind} candidates")
+    if kind == "retrieved":
+        return f"the top {number} of each retriever, not the full catalogue"
+    return _CANDIDATE_SETS[kind]
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,21 @@ def _protocol(report: Report) -> str:
         seen,
         f"{protocol.confidence:.0%} intervals over queries",
     )
-    return f"{lists}\n{' · '.join(ranked)}"
+    found = f"\n{retrieval_line(report)}".rstrip()
+    return f"{lists}\n{' · '.join(ranked)}{found}"
+
+
+def retrieval_line(report: Report) -> str:
+    """The recall of the retrieval in one sentence; "" without retrieval."""
+    part = report.retrieval
+    if part is None or not part.recall:
+        return ""
+    depth, share = list(part.recall.items())[-1]
+    text = MISSING if share.value is None else f"{share.value:.1%}"
+    return (
+        f"The retrievers' first {depth} items hold {text} of the positives; "
+        "all models miss the others."
+    )
 
 
 def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:

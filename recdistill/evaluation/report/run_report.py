@@ -84,6 +84,22 @@ class DatasetPart(_Part):
     licence: str | None = None
 
 
+class RetrievalPart(_Part):
+    """What the retrievers found, if the teacher re-ranks retrieved candidates.
+
+    Attributes:
+        candidates: Mean number of candidates of a list: the first N items of each
+            retriever, each item once.
+        recall: Share of the positives among the first n items of all retrievers
+            together, by n. A positive that they miss is missed by every model.
+        catalogue: Metrics of each retriever over the whole catalogue.
+    """
+
+    candidates: float
+    recall: Estimates
+    catalogue: dict[ModelName, Estimates]
+
+
 class ProtocolPart(_Part):
     """Evaluation protocol. Numbers of different protocols cannot be compared.
 
@@ -267,6 +283,8 @@ class Report(_Part):
         seed: Seed of the run.
         dataset: Data set of the run.
         protocol: Evaluation protocol.
+        retrieval: What the retrievers found; None unless `protocol.candidates` is
+            "retrieved:N".
         models: Quality and cost of each model.
         gap_closed: By metric: (distilled - baseline) / (teacher - baseline). The value
             is null, with a reason, if teacher and baseline do not differ beyond noise.
@@ -291,6 +309,7 @@ class Report(_Part):
     seed: int
     dataset: DatasetPart
     protocol: ProtocolPart
+    retrieval: RetrievalPart | None = None
     models: dict[ModelName, ModelPart]
     gap_closed: Estimates = {}
     kept: Estimates = {}

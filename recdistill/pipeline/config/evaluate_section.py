@@ -29,6 +29,15 @@ class EvaluateConfig(Section):
         "positives. Sampled metrics are higher than those of the whole catalogue and "
         "can order models differently; every output names the sample.",
     )
+    retrieved: int = Field(
+        default=200,
+        gt=0,
+        le=100_000,
+        description="Number of items of each retriever that the teacher re-ranks, if "
+        "`lists.size` is `retrieved`: the candidates of a list are then the first "
+        "items of popularity, the baseline and the distilled student. At least 10 and "
+        "the largest k of `metrics`.",
+    )
     valid_lists: int = Field(
         default=4_000,
         gt=0,
@@ -56,3 +65,9 @@ class EvaluateConfig(Section):
                     f"`metrics` must have a k below 1,000,000,000. Received: {name!r}"
                 )
         return self
+
+    @property
+    def fewest_retrieved(self) -> int:
+        """The least `retrieved` with which metrics are those of the whole catalogue."""
+        cutoffs = [int(name.partition("@")[2] or 0) for name in self.metrics]
+        return max(10, *cutoffs)

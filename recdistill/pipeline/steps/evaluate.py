@@ -68,22 +68,29 @@ class Evaluate(Step):
         from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
-        from recdistill.pipeline.scorers import compiled, popularity_scorer
+        from recdistill.pipeline.retrieved_candidates import reranks
+        from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
 
         models = {
             "baseline": run.student_model("baseline"),
             "distilled": run.student_model("distill"),
             "teacher": run.teacher_model,
         }
-        scorers = {"popularity": popularity_scorer(run.prepared.popularity)}
-        scorers |= {name: compiled(model) for name, model in models.items()}
+        scorers: dict[str, Scorer] = {
+            "popularity": PopularityScorer(run.prepared.popularity),
+            **{name: compiled(model) for name, model in models.items()},
+        }
+        settings = run.config.evaluate
+        sampled = _sampled_candidates(run, draft.path / CANDIDATES)
+        retrieves = sampled is None and reranks(run.config, run.prepared)
         rows = rank_test_lists(
             scorers,
             run.prepared,
-            run.config.evaluate.metrics,
+            settings.metrics,
             run.progress,
             run.score_tables,
-            _sampled_candidates(run, draft.path / CANDIDATES),
+            sampled,
+            settings.retrieved if retrieves else None,
         )
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")

@@ -37,11 +37,19 @@ class Score(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Settings of the scored lists and of the stored candidates."""
-        return sections(run.config, "seed", "lists")
+        found = sections(run.config, "seed", "lists")
+        if not run.reranks:
+            return found
+        retrieved = run.config.evaluate.retrieved
+        return {**found, "retrieved": retrieved, **run.validation_inputs}
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes files of scored lists, one by one."""
+        import pyarrow.parquet as pq
+
+        from recdistill.pipeline.gate import CheckedScorer
         from recdistill.pipeline.retriever import Retriever, top_items
+        from recdistill.pipeline.run_context import VALID
         from recdistill.pipeline.score_store import examine_stored
 
         lists, prepared, propose = run.config.lists, run.prepared, None
@@ -53,6 +61,13 @@ class Score(Step):
                 int(prepared.observed_sizes.max()),
             )
         record = write_scores(run, draft, propose, self.name)
+        if run.reranks:
+            # The gate compares it with the baseline, whose items it re-ranks.
+            validation = run.retrieved_validation()
+            total = sum(map(len, validation.lists))
+            score = run.scorer(run.teacher_model, "Evaluating the teacher", total)
+            rows = validation.rows(CheckedScorer(score))
+            pq.write_table(rows, draft.path / VALID)
         run.progress("Examining the scores", 0, None)
         found = examine_stored(draft.path, prepared.catalogue_size)
         return {

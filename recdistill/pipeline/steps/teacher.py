@@ -30,6 +30,7 @@ class TeacherStep(Step):
         return {
             "teacher": run.teacher_identity,
             **run.validation_inputs,
+            **({"retrieved": run.config.evaluate.retrieved} if run.reranks else {}),
             **sections(run.config, "seed"),
         }
 
@@ -50,7 +51,7 @@ class TeacherStep(Step):
             parameters,
         )
         from recdistill.pipeline.model_building import members_of as models_of
-        from recdistill.pipeline.scorers import popularity_scorer
+        from recdistill.pipeline.scorers import PopularityScorer
         from recdistill.pipeline.unknown_features import unknown_to_teacher
         from recdistill.pipeline.weights_file import save_weights
 
@@ -59,7 +60,7 @@ class TeacherStep(Step):
         teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
         members = members_of(config.teacher)
         trained = [
-            run.trainer.teacher(model, settings)
+            run.teacher_trainer.teacher(model, settings)
             for settings, model in zip(members, models_of(teacher), strict=True)
             if is_trained(settings)
         ]
@@ -68,13 +69,15 @@ class TeacherStep(Step):
             teacher, described = self._choose_members(run, teacher, draft)
         if isinstance(teacher, keras.Model):
             save_weights(teacher, draft.path)
-        validation = run.validation
+        validation = run.teacher_validation
         lists = sum(map(len, validation.lists))
         scorer = CheckedScorer(run.scorer(teacher, "Evaluating the teacher", lists))
         values = {}
-        popularity = popularity_scorer(run.prepared.popularity)
+        popularity = PopularityScorer(run.prepared.popularity)
         for name in ("valid", "valid_popularity"):
-            rows = validation.rows(scorer if name == "valid" else popularity)
+            # Popularity ranks the whole catalogue, whatever the teacher can do.
+            lists_of = validation if name == "valid" else run.validation
+            rows = lists_of.rows(scorer if name == "valid" else popularity)
             pq.write_table(rows, draft.path / f"{name}.parquet")
             values[name] = validation.mean(rows)
         return {
@@ -102,10 +105,10 @@ class TeacherStep(Step):
         from recdistill.pipeline.ensemble_weights import choose_weights
         from recdistill.pipeline.weights_file import save_member_weights
 
-        lists = sum(map(len, run.validation.lists))
+        lists = sum(map(len, run.teacher_validation.lists))
         choice = choose_weights(
             [run.scorer(m, "Evaluating the members", lists) for m in teacher.members],
-            run.validation,
+            run.teacher_validation,
             teacher.normalize,
             run.config.seed,
         )

@@ -183,7 +183,7 @@ class TestReceipt:
             ("catalogue", "exclude", "full catalogue · seen items excluded"),
             ("listed", "include", "candidates of each list · seen items included"),
             ("sampled:100", "exclude", "100 sampled candidates"),
-            ("retrieved:500", "exclude", "500 retrieved candidates"),
+            ("retrieved:500", "exclude", "the top 500 of each retriever, not the full"),
         ],
     )
     def test_the_protocol_is_written_above_the_numbers(self, candidates, seen, words):
