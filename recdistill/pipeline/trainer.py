@@ -334,6 +334,9 @@ class Trainer:
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights; None for random ones.
         """
+        first: Path | EarlierStudent | None = start
+        if start is None and self._earlier is not None:
+            first = self._earlier.student("distill")
         settings = self._config.distill
         losses, weights = distillation_losses(settings)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
@@ -349,7 +352,7 @@ class Trainer:
             self.batches(files, collate, targets),
             label,
             steps,
-            start or (self._earlier and self._earlier.student("distill")),
+            first,
         )
 
     def student(
