@@ -180,7 +180,12 @@ def start_from(student: keras.Model, earlier: keras.Model, run: str) -> dict[str
 
 
 def _by_path(weights: Sequence[Any]) -> dict[str, Any]:
-    """The trained weights by path; the state of random generators stays as it is."""
+    """The trained weights by path, without the model's name, which Keras may number.
+
+    The state of random generators is left out.
+    """
     return {
-        weight.path: weight for weight in weights if "seed_generator" not in weight.path
+        weight.path.partition("/")[2]: weight
+        for weight in weights
+        if "seed_generator" not in weight.path
     }

@@ -38,7 +38,7 @@ def test_rows_of_new_values_start_as_the_row_of_unknown_values():
 @pytest.mark.parametrize(
     ("earlier", "part"),
     [
-        (student(3, extra=True), "'student/extra/"),
+        (student(3, extra=True), "'extra/"),
         (student(3, width=4), "shape"),
         (student(7), "shape"),
     ],
