@@ -3,12 +3,13 @@
 Each module is one benchmark. Its `run(scale)` measures both sides in the same call, in
 turns, and returns `{"sizes": …, "figures": …}`, numbers by name. Its `BENCHMARK`
 describes what was equal on both sides, the setting of the other side, and how to read
-every figure. `python -m benchmarks` runs them all and writes `RESULTS.md` and
-`results.json`.
+every figure. `python -m benchmarks` runs them all, each in a process of its own, and
+writes `RESULTS.md` and `results.json` after each.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Benchmark:
         other_side: The setting of the other side, and why it is fair.
         reading: How to read each figure, by its name.
         run: Takes the scale, 1 for the published sizes, less for a quick look, and
-            returns `{"sizes": {name: int}, "figures": {name: number}}`.
+            returns `{"sizes": {name: int}, "figures": {name: number}}`, and optionally
+            `"points": {title: [{name: number}]}`, tables of single measurements.
+        limit_s: Seconds after which the benchmark is stopped at scale 1.
     """
 
     name: str
@@ -30,7 +33,8 @@ class Benchmark:
     equal: str
     other_side: str
     reading: Mapping[str, str]
-    run: Callable[[float], dict[str, dict[str, float]]]
+    run: Callable[[float], dict[str, Any]]
+    limit_s: float = 240.0
 
 
 def sized(full: int, scale: float, least: int = 2) -> int:

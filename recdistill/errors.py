@@ -14,6 +14,7 @@ __all__ = [
     "BusyError",
     "ConfigError",
     "DataError",
+    "EngineError",
     "ExportError",
     "FetchError",
     "GateError",
@@ -63,6 +64,10 @@ class ArtefactError(RecdistillError, ValueError):
 
     The message names the file, and the step or command that writes it again.
     """
+
+
+class EngineError(RecdistillError, RuntimeError):
+    """A cluster that cannot be reached, or that cannot do the work."""
 
 
 class FetchError(DataError):

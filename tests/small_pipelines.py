@@ -48,7 +48,12 @@ batch_size = 32
 [[teacher.members]]
 kind = "linear"
 l2 = 20.0
+[[teacher.members]]
+kind = "transition"
+l2 = 20.0
 [student]
+encoder = "attention"
+shared_items = true
 dim = 4
 embedding_dim = 4
 hidden = [8]

@@ -38,8 +38,8 @@ def sweep(
     already are skipped, so the command can be stopped and run again.
 
     It writes the page `sweep.html` and the configuration `knee.toml` to
-    `runs/NAME/sweep`. The widths are 8, 16, 32 and 64 unless `[sweep]` of CONFIG names
-    other settings of the student.
+    `runs/NAME/sweep`. By default it compares the widths 8, 16, 32 and 64, and the
+    encoders of the history. `[sweep]` of CONFIG can name other settings.
 
     Examples:
 

@@ -195,7 +195,7 @@ class Lists:
                 return {key: join(key, [v[key] for v in values]) for key in first}
             if isinstance(first, Ragged):
                 return Ragged.joined(values)
-            if first is None or isinstance(first, bool):
+            if first is None or isinstance(first, int):
                 return first
             if first.ndim == 2 and len({each.shape[1] for each in values}) > 1:
                 values = _same_width(values, -1 if name == "candidates" else 0)

@@ -32,7 +32,7 @@ import tensorflow as tf
 from keras import ops
 
 from recdistill.lists.masked_ops import Tensor
-from recdistill.lists.replicas import replica_mean
+from recdistill.lists.replicas import group_of_workers, replica_mean
 from recdistill.losses.list_loss import ListLoss
 
 __all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
@@ -169,6 +169,18 @@ def loss_value(
     Raises:
         ValueError: If candidates have weights and the loss does not know these.
     """
+    value = _unscaled(loss, y, scores, sample_weight)
+    group = group_of_workers()
+    if group is None or loss.reduction == "sum":
+        return value
+    # Keras divides by the replicas of a `tf.distribute` strategy only.
+    return value / group.size
+
+
+def _unscaled(
+    loss: keras.losses.Loss, y: Labels, scores: Tensor, sample_weight: Tensor | None
+) -> Tensor:
+    """The loss, of which the sum over a worker group is the group's size too large."""
     if not _is_pointwise(loss):
         if "item_weight" in y and not isinstance(loss, ListLoss):
             raise ValueError(

@@ -14,6 +14,7 @@ from recdistill.features.embedding import FeatureEmbedding
 from recdistill.features.encoders import FIRST, MISSING
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
+from recdistill.lists.replicas import replica_mean
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.self_attention import CausalEncoder
 
@@ -158,6 +159,8 @@ class SequenceRanker(CatalogueModel):
     def next_item_loss(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Mean cross-entropy of the next item over all positions, a scalar.
 
+        The mean of the values of all replicas is that of the whole batch.
+
         Args:
             windows: `(batch, length + 1)` int, item indices, oldest first, padded on
                 the left; from `recdistill.data.sequences`.
@@ -177,9 +180,8 @@ class SequenceRanker(CatalogueModel):
             states = self._flat_states(self.item_vectors(history), real, training)
             loss = self._estimated_loss(states, target)
         weight = tf.cast(counted, loss.dtype)
-        return tf.math.divide_no_nan(
-            tf.reduce_sum(loss * weight), tf.reduce_sum(weight)
-        )
+        counted = replica_mean(tf.reduce_sum(weight))
+        return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), counted)
 
     def _flat_states(
         self, vectors: tf.Tensor, real: tf.Tensor, training: bool

@@ -24,6 +24,9 @@ PARTS = {1: 1, 2: 20, 3: 10, 4: 6, 5: 5}
 SAMPLES = 1_000
 """Resamples of the queries for the noise between them."""
 
+ONE_ERROR = 0.6827
+"""Confidence level of an interval of one standard error on each side."""
+
 
 @dataclass(frozen=True)
 class EnsembleChoice:
@@ -53,7 +56,8 @@ def choose_weights(
     """Chooses the weights with the best first metric on validation.
 
     All weights on a grid are tried. A larger set of members is preferred only if it is
-    better than the smaller one beyond the noise between queries.
+    better than the smaller one by more than the standard error of the difference
+    between queries (the one-standard-error rule of Breiman et al., 1984).
 
     Args:
         members: Each a function of a batch to scores `(batch, list_size)`.
@@ -142,7 +146,12 @@ def _smallest_that_is_not_beaten(
     chosen = by_size.pop(1)
     for _, candidate in sorted(by_size.items()):
         gain = paired_difference(
-            tables[candidate], tables[chosen], [metric], samples=SAMPLES, seed=seed
+            tables[candidate],
+            tables[chosen],
+            [metric],
+            samples=SAMPLES,
+            seed=seed,
+            confidence=ONE_ERROR,
         )[metric]
         if (gain.low or 0.0) > 0.0:
             chosen = candidate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from recdistill.lists.replicas import replicas
 from recdistill.models.sequence_ranker import SequenceRanker
 
 
@@ -26,5 +27,7 @@ class NextItemModel(keras.Model):  # type: ignore[misc]
     def call(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """The loss of `(batch, length + 1)` windows, which is added to the model's."""
         loss = self.student.next_item_loss(windows, training=training)
-        self.add_loss(loss)
+        # Gradients are summed over replicas, and losses are reported as their mean.
+        part = loss / replicas()
+        self.add_loss(part + tf.stop_gradient(loss - part))
         return loss

@@ -43,10 +43,11 @@ _PLACES: Any = {
     "workdir": True,
     "export": True,
     "tracking": True,
+    "engine": True,
     "dataset": {"path": True},
     "teacher": {"path": True, "members": {"__all__": {"path": True}}},
 }
-"""Paths, which are left out so that a report does not depend on the machine."""
+"""Paths and machines, which are left out: a report does not depend on them."""
 
 _GAINED = "distilled_minus_baseline"
 

@@ -18,6 +18,7 @@ from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
+from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
@@ -88,7 +89,7 @@ class RunContext:
         with_test: bool = True,
     ) -> None:
         self.config, self.progress, self.warn = config, progress, warn
-        self.tables, self._observe = tables, observe
+        self.tables, self.observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
         self._kept: frozenset[str] = frozenset()
@@ -119,7 +120,7 @@ class RunContext:
         )
         other._kept = frozenset(kept)
         for name in kept:
-            other.artefacts[name] = self.intact(name)
+            other.add(name, self.intact(name))
         other._intact = set(kept)
         # Cached properties store their value under their name.
         loaded = {
@@ -136,6 +137,17 @@ class RunContext:
     def root(self) -> Path:
         """Folder of the run."""
         return self.config.workdir / self.config.name
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Runs the parts of a step, in this process or on a cluster."""
+        return open_engine(self.config.engine, self.warn)
+
+    def close_engine(self) -> None:
+        """Disconnects from the cluster, if it was used."""
+        engine = self.__dict__.pop("engine", None)
+        if engine is not None:
+            engine.close()
 
     # Artefacts.
 
@@ -158,9 +170,18 @@ class RunContext:
         """
         artefact = self.artefacts[step]
         if step not in self._intact:
-            artefact.verify(unread="" if self._with_test else TEST_FILES)
+            artefact.verify(self.unread)
             self._intact.add(step)
         return artefact
+
+    def trust(self, steps: Iterable[str]) -> None:
+        """Notes that the artefacts of these steps were verified elsewhere."""
+        self._intact.update(steps)
+
+    @property
+    def unread(self) -> str:
+        """Pattern of the files of `prepare` that must not be read; "" for none."""
+        return "" if self._with_test else TEST_FILES
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
@@ -327,7 +348,7 @@ class RunContext:
             self.validation,
             self.progress,
             self.warn,
-            self._observe,
+            self.observe,
             self.earlier_run,
         )
 
@@ -350,7 +371,7 @@ class RunContext:
             self.teacher_validation,
             self.progress,
             self.warn,
-            self._observe,
+            self.observe,
         )
 
     @property

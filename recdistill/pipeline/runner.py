@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import keras
 import tensorflow as tf
 
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.engine import begin_like_a_new_process
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
@@ -146,10 +147,12 @@ class Pipeline:
             try:
                 artefact = self._finished(STEPS[until])
                 if artefact.reused:
-                    artefact.verify()
+                    artefact.verify(self.context.unread)
             except Exception:
                 self._tracking.end(succeeded=False)
                 raise
+            finally:
+                self.context.close_engine()
             self._tracking.end(succeeded=True)
             return artefact
 
@@ -187,10 +190,13 @@ class Pipeline:
                 self.context.verify_again()
                 for name in step.reads(self.context.config):
                     self.context.intact(name)
-                _begin_like_a_new_process(self.config.seed)
+                begin_like_a_new_process(self.config.seed)
                 self._tracking.begin(draft.final.name)
                 try:
-                    draft.record = {"needs": keys, **step.work(self.context, draft)}
+                    engine = self.context.engine
+                    trains = step.trains(self.config)
+                    work = partial(engine.train, step) if trains else step.work
+                    draft.record = {"needs": keys, **work(self.context, draft)}
                     if step.reads_teacher:
                         self.context.verify_sources()
                 except Exception as error:
@@ -199,15 +205,3 @@ class Pipeline:
                         draft.abandon()
                     raise
         return draft.artefact()
-
-
-def _begin_like_a_new_process(seed: int) -> None:
-    """Resets Keras's numbering of layer names, and all random generators.
-
-    Names and numbers then do not depend on the steps that the process has run before,
-    so that a step writes the same bytes in a run that was interrupted.
-    """
-    policy = keras.config.dtype_policy()
-    keras.utils.clear_session(free_memory=False)
-    keras.config.set_dtype_policy(policy)
-    keras.utils.set_random_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,16 @@ import tensorflow as tf
 from recdistill.data.dataset import Progress
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
+from recdistill.lists.replicas import (
+    first_workers_value,
+    group_of_workers,
+    slice_of_batch,
+)
 from recdistill.losses import ListwiseCrossEntropy
 from recdistill.pipeline.catalogue_ranking import NotRankableError
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.training_checkpoints import EpochCheckpoint, begin_training
 from recdistill.pipeline.training_curves import (
     CurveRecorder,
     Observer,
@@ -134,9 +141,8 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
-        try:
-            value = self._validation(self._scorer)
-        except NotRankableError:
+        value = first_workers_value(self._value)
+        if math.isnan(value):
             self.history.append(None)
             self.model.stop_training = True
             return
@@ -149,6 +155,22 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self._weights = self._validated.get_weights()
         elif epoch + 1 - self.best_epoch >= self._plan.patience:
             self.model.stop_training = True
+
+    def _value(self) -> float:
+        """The validation metric; NaN if training diverged."""
+        try:
+            return self._validation(self._scorer)
+        except NotRankableError:
+            return math.nan
+
+    def state(self) -> dict[str, Any]:
+        """All that is known so far, for a checkpoint."""
+        names = ("best", "best_epoch", "history", "_weights", "_step")
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from a checkpoint."""
+        self.__dict__.update(state)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Restores the best weights; there are none if training diverged."""
@@ -191,18 +213,34 @@ def train(
     loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
     model.compile(optimizer, loss=loss, jit_compile=False)
     # Keras refuses XLA where operations must be deterministic. On CPUs those of the
-    # student are: a test compares the weights of two runs.
-    model._jit_compile = xla
+    # student are: a test compares the weights of two runs. XLA has no exchange between
+    # workers.
+    model._jit_compile = xla and group_of_workers() is None
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
-    model.fit(
-        dataset,
-        steps_per_epoch=per_epoch,
-        epochs=plan.epochs,
-        shuffle=False,
-        verbose=0,
-        callbacks=[recorder, best],
-    )
+    state, keep = begin_training()
+    parts: dict[str, Any] = {"curve": recorder, "best": best}
+    for name, values in state.get("parts", {}).items():
+        parts[name].restore(values)
+    if state.get("over"):
+        best.on_train_end()
+    else:
+        done = state.get("epoch", 0)
+        if group_of_workers() is not None:
+            dataset = dataset.skip(done * per_epoch).map(_own_part)
+        model.fit(
+            dataset,
+            steps_per_epoch=per_epoch,
+            epochs=plan.epochs,
+            initial_epoch=done,
+            shuffle=False,
+            verbose=0,
+            callbacks=[
+                recorder,
+                best,
+                EpochCheckpoint(state, keep, parts, plan.epochs),
+            ],
+        )
     result = TrainingResult(
         best.best,
         best.best_epoch,
@@ -214,3 +252,8 @@ def train(
     if not best.best_epoch:
         raise DivergedError(label, result)
     return result
+
+
+def _own_part(*batch: Any) -> Any:
+    """The part of a batch that this worker trains on."""
+    return slice_of_batch(batch if len(batch) > 1 else batch[0])

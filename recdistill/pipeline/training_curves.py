@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from recdistill.lists.replicas import group_mean, summed_gradients
 from recdistill.models.optimizers import LazyAdam, summed
 
 ROWS_OF_A_LARGE_TABLE = 50_000
@@ -52,7 +53,7 @@ class _Measured(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Measures the gradient if this step is a point, and updates the weights."""
-        grads = list(grads)
+        grads = summed_gradients(grads)
         step = tf.convert_to_tensor(self.iterations) % self._epoch_steps + 1
         due = tf.equal(step % self._every, 0) | tf.equal(step, self._epoch_steps)
         self.gradient_norm.assign(
@@ -139,6 +140,14 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         self._observe, self._epoch = observe, 0
         self.curve: dict[str, list[float | None]] = {"step": []}
 
+    def state(self) -> dict[str, Any]:
+        """The curve so far, for a checkpoint."""
+        return {"curve": self.curve}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continues from a checkpoint."""
+        self.curve = state["curve"]
+
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch."""
         self._epoch = epoch
@@ -150,6 +159,7 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
             return
         optimizer = self.model.optimizer
         values = {name: float(value) for name, value in (logs or {}).items()}
+        values = group_mean(values)
         values["learning_rate"] = float(optimizer.learning_rate)
         values["gradient_norm"] = float(optimizer.gradient_norm)
         # The next point has the means of its own steps only.

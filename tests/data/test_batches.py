@@ -2,7 +2,12 @@
 
 import numpy as np
 
-from recdistill.data.batches import catalogue_mask, catalogue_relevance, raw_inputs
+from recdistill.data.batches import (
+    Lists,
+    catalogue_mask,
+    catalogue_relevance,
+    raw_inputs,
+)
 from tests.data.list_builders import ITEMS, as_lists, lists, ragged
 
 
@@ -97,3 +102,13 @@ def test_a_list_is_known_by_its_query_or_by_its_source_list():
     assert lists([[0]]).list_key.tolist() == ["q0"]
     named = lists([[0]], source_list=np.array(["l9"], object))
     assert named.list_key.tolist() == ["l9"]
+
+
+def test_joined_lists_are_those_of_all_parts_in_order():
+    drawn = {"drawn": 1, "drawn_weight": np.array([2.0], "float32")}
+    first = lists([[2]], candidates=np.array([[2, 5]]), **drawn)
+    second = lists([[0, 1]], candidates=np.array([[0, 7]]), **drawn)
+    got = Lists.joined([first, second])
+    assert as_lists(got.positives) == [[2], [0, 1]]
+    assert got.candidates.tolist() == [[2, 5], [0, 7]]
+    assert (got.drawn, got.drawn_weight.tolist()) == (1, [2.0, 2.0])

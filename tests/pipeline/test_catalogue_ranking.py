@@ -139,3 +139,9 @@ def test_positives_are_in_the_catalogue_and_not_excluded_and_each_counts_once():
     )
     row, item, gain = positives_of(lists)
     assert (row.tolist(), item.tolist(), gain.tolist()) == ([0], [4], [2.0])
+
+
+def test_lists_with_drawn_candidates_can_be_joined():
+    parts = [lists_of([[1]], seen=[[0]], drawn=3) for _ in range(2)]
+    assert Lists.joined(parts).drawn == 3
+    assert Lists.joined(parts).positives.values.tolist() == [1, 1]

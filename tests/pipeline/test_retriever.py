@@ -1,5 +1,7 @@
 """retriever: candidates and weights equal plain loops, and sums are unbiased."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -117,3 +119,16 @@ def test_the_second_round_adds_new_items_and_moves_drawn_ones(tmp_path):
     assert found.items.tolist() == [[7, 30, -1, 9, 17, 4, -1, 21]]
     assert (found.drawn, found.drawn_weight.tolist()) == (3, [12.0])
     assert found.item_weight().tolist() == [[1, 1, 1, 1, 1, 12, 12, 12]]
+
+
+def test_joined_lists_keep_what_was_drawn():
+    lists = lists_of([[7], [5]], [[0], [1]])
+    found = first_round(lists, np.arange(2, dtype="uint64"))
+    lists = replace(
+        lists,
+        candidates=found.items,
+        drawn=found.drawn,
+        drawn_weight=found.drawn_weight,
+    )
+    both = Lists.joined([lists.take(np.array([0])), lists.take(np.array([1]))])
+    np.testing.assert_array_equal(both.item_weight(), found.item_weight())

@@ -107,6 +107,14 @@ def test_other_candidates_are_refused_and_the_protocol_is_named(tmp_path):
         compare_runs([first, second], DISTILLED)
 
 
+def test_runs_of_the_same_lists_by_other_protocols_are_refused(tmp_path):
+    changed = report().protocol.model_copy(update={"candidates": "retrieved:200"})
+    first = write_run(tmp_path / "a", {})
+    second = write_run(tmp_path / "b", {}, protocol=changed)
+    with pytest.raises(ReportError, match=r"ranked \(catalogue and retrieved:200\)"):
+        compare_runs([first, second], DISTILLED)
+
+
 def test_how_lists_differ():
     table = evaluated(lists())
     assert how_lists_differ(table, table) is None

@@ -96,3 +96,14 @@ def test_validation_ranks_a_seeded_sample_in_full(prepared, monkeypatch):
 def first_items_first(x):
     size = x["mask"].shape[1]
     return np.tile(-np.arange(size, dtype="float32"), (len(x["mask"]), 1))
+
+
+def test_a_teacher_that_cannot_rank_the_catalogue_is_validated_on_sampled_lists():
+    lists = lists_of([2, 9, -1], seen=[[0], [], []])
+    validation = Validation([lists], 10, ["mrr"])
+    popularity = np.array([9, 8, 7, 0, 0, 0, 0, 0, 0, 0])
+    (found,) = validation.with_sampled_candidates(popularity, 3, seed=1).lists
+    rows = [found.scored_candidates.take([k]).values for k in range(3)]
+    common = set(rows[2].tolist())  # The positive of this list is unknown.
+    assert {0, 1, 2} <= common and 3 <= len(common) <= 6
+    assert [set(row.tolist()) for row in rows] == [common, common | {9}, common]

@@ -231,6 +231,8 @@ def _estimate(
     scale = axes.get_figure(root=True).dpi_scale_trans  # type: ignore[union-attr]
     moved = axes.transData + ScaledTranslation(shift / 72, 0, scale)
     look: Any = {"color": colour, "transform": moved}
+    ends = [one.value, one.low, one.high]
+    axes.update_datalim([(place, end) for end in ends if end is not None])
     if one.low is not None and one.high is not None:
         axes.plot([place] * 2, [one.low, one.high], linewidth=1.2, **look)
     axes.plot([place], [one.value or 0.0], "o", markersize=6, label=label, **look)

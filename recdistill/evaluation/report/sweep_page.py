@@ -74,10 +74,8 @@ def sweep_verdict(found: Mapping[str, Any]) -> str:
 
 def settings_label(student: Mapping[str, Any]) -> str:
     """The settings of a student without their section, such as "dim 16"."""
-    parts = student["settings"].items()
-    return ", ".join(
-        f"{key.partition('.')[2]} {setting_text(value)}" for key, value in parts
-    )
+    given = ((k, v) for k, v in student["settings"].items() if v not in (None, "none"))
+    return ", ".join(f"{key.partition('.')[2]} {setting_text(v)}" for key, v in given)
 
 
 def render_sweep(found: Mapping[str, Any]) -> Group:

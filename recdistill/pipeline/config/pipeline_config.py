@@ -13,6 +13,7 @@ from recdistill.features.settings import LARGEST_SEED
 from recdistill.features.specs import CandidateSpec, HistorySpec, IdSpec, QuerySpec
 from recdistill.pipeline.config.dataset_section import DatasetConfig
 from recdistill.pipeline.config.distill_section import DistillConfig
+from recdistill.pipeline.config.engine_section import EngineConfig
 from recdistill.pipeline.config.evaluate_section import EvaluateConfig
 from recdistill.pipeline.config.export_section import ExportConfig
 from recdistill.pipeline.config.guard_section import GuardConfig
@@ -101,6 +102,11 @@ class Config(Section):
     )
     tracking: TrackingConfig = Field(
         default=TrackingConfig(), description="Tracking of the run in MLflow."
+    )
+    engine: EngineConfig = Field(
+        default=EngineConfig(),
+        description="Where the steps run: in this process, or on a Ray cluster "
+        "(`docs/scale.md`). It does not change the results.",
     )
     sweep: SweepConfig = Field(
         default=SweepConfig(), description="The students of `recdistill sweep`."

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from recdistill.pipeline.config.search_space import Choices, parse_space
 from recdistill.pipeline.config.section import Section
+from recdistill.pipeline.config.student_section import StudentConfig
 
 WIDTHS = (8, 16, 32, 64)
 """Widths of the students that are compared by default."""
+
+ENCODERS = (None, "attention", "gru")
+"""Encoders of the history that are compared by default."""
+
+Settings = Mapping[str, Any]
+"""Values of the configuration by dotted key."""
 
 
 def _lists_of_student(table: dict[str, Any]) -> dict[str, Any]:
@@ -30,19 +39,29 @@ class SweepConfig(Section):
         default_factory=dict,
         description="Keys of `student` with a list of values each, such as "
         "`student.dim = [8, 16, 32]`; all combinations are compared. By default the "
-        f"widths {', '.join(map(str, WIDTHS[:-1]))} and {WIDTHS[-1]}, and the "
-        "configured one.",
+        f"widths {', '.join(map(str, WIDTHS[:-1]))} and {WIDTHS[-1]} and the "
+        "configured one, and with the configured width each encoder of the history.",
     )
 
-    def choices(self, configured_dim: int | None) -> dict[str, tuple[Any, ...]]:
-        """The values of each key.
+    def students(self, student: StudentConfig, has_history: bool) -> list[Settings]:
+        """The settings of each student.
+
+        By default these are the widths with the configured encoder of the history, and
+        the other encoders with the configured width.
 
         Args:
-            configured_dim: The configured width; None if the student has none.
+            student: The configured student.
+            has_history: Whether the query has a history.
         """
-        if not self.vary and configured_dim is not None:
-            return {"student.dim": tuple(sorted({*WIDTHS, configured_dim}))}
-        space = parse_space(self.vary, "sweep.vary")
-        return {
-            k: each.values for k, each in space.items() if isinstance(each, Choices)
-        }
+        if self.vary:
+            space = parse_space(self.vary, "sweep.vary").items()
+            lists = {k: each.values for k, each in space if isinstance(each, Choices)}
+            grid = itertools.product(*lists.values())
+            return [dict(zip(lists, values, strict=True)) for values in grid]
+        if student.factory is not None:
+            return []
+        widths = sorted({*WIDTHS, student.dim})
+        pairs: list[tuple[int, str | None]] = [(d, student.encoder) for d in widths]
+        if has_history:
+            pairs += [(student.dim, e) for e in ENCODERS if e != student.encoder]
+        return [{"student.dim": dim, "student.encoder": e} for dim, e in pairs]

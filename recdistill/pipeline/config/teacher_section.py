@@ -174,7 +174,7 @@ class EnsembleTeacherConfig(Section):
         default="validation",
         description="One weight per member, or `validation`: the step `teacher` "
         "chooses the weights with the best metric on validation, and leaves out "
-        "members that do not improve it beyond noise.",
+        "members that do not improve it by more than a standard error.",
     )
     normalize: Literal["none", "z_score", "min_max", "log", "logit", "rank"] = Field(
         default="z_score",

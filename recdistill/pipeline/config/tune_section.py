@@ -61,7 +61,7 @@ class TuneConfig(Section):
         "list of values or a range, such as `student.dim = [16, 32]` and "
         "`distill.weight = { low = 0.3, high = 1.0 }`. By default the transform and "
         "the temperature of the teacher's scores, the weight of the distillation loss, "
-        "learning rate, width and dropout of the student, and the sizes of sampled "
+        "learning rate, width and dropout of the student, and the sizes of retrieved "
         "lists.",
     )
 

@@ -33,6 +33,10 @@ class Baseline(Step):
         """The prepared data, and with partial scores the stored scores."""
         return ("prepare", *(name for name in self.needs(config) if name != "prepare"))
 
+    def trains(self, config: Config) -> bool:
+        """The student is trained."""
+        return True
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the candidates of its lists."""
         lists = run.config.lists

@@ -41,6 +41,10 @@ class Pilot(Step):
         if warning is not None:
             run.warn(warning)
 
+    def trains(self, config: Config) -> bool:
+        """The student is trained."""
+        return True
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the distillation."""
         return distillation_inputs(run)

@@ -149,8 +149,10 @@ def write_scores(
     apart = not isinstance(teacher, EnsembleTeacher)
     same = _identity(run, step, apart)
     lists = run.artefacts["prepare"].record["lists"]["train"]
-    folders = draft.final.parent.parent
-    stores = [*folders.glob("*/closure-*"), *folders.glob("*/score-*")]
+    # The runs of the work folder and, in a search, its other trials.
+    folders = {run.root.parent, draft.final.parent.parent}
+    steps = ("closure", "score")
+    stores = [path for f in folders for s in steps for path in f.glob(f"*/{s}-*")]
     writer = ScoreWriter(
         run.scorer(
             teacher, "Scoring with the teacher", min(lists, config.lists.contexts)

@@ -67,6 +67,13 @@ class Step(ABC):
         """More facts of a record, one line each for the terminal."""
         yield from ()
 
+    def trains(self, config: Config) -> bool:
+        """Whether `work` is mostly training, which an engine can spread over workers.
+
+        Every worker then calls `work`, and each trains on its part of the batches.
+        """
+        return False
+
     def before(self, run: RunContext) -> None:
         """Checks that must pass each time, even if the artefact exists.
 

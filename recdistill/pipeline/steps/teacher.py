@@ -25,6 +25,12 @@ class TeacherStep(Step):
         """The prepared data."""
         return ("prepare",)
 
+    def trains(self, config: Config) -> bool:
+        """Whether the teacher, or a member of it, is trained here."""
+        from recdistill.pipeline.config.teacher_section import is_trained, members_of
+
+        return any(is_trained(member) for member in members_of(config.teacher))
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
         return {

@@ -256,9 +256,10 @@ class _Search:
     def _remove_weights(self) -> None:
         """Removes the students that are not needed for the comparison at the end."""
         kept = {self._artefact(each) for each in self._compared() if each is not None}
-        for path in self._trials.glob("distill-*"):
-            if path.name not in kept:
-                shutil.rmtree(path)
+        for step in ("pilot", "closure", "distill"):
+            for path in self._trials.glob(f"{step}-*"):
+                if path.name not in kept:
+                    shutil.rmtree(path)
 
     # Results.
 

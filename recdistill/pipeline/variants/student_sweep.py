@@ -8,7 +8,6 @@ not read. The run with the chosen settings evaluates the test part once.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,6 @@ from recdistill.pipeline.steps.export import export_settings
 from recdistill.pipeline.steps.step import sections
 from recdistill.pipeline.variants.changed_settings import (
     Settings,
-    configured,
     shown_settings,
     with_settings,
 )
@@ -137,17 +135,13 @@ def sweep(
 
 def _configs(config: Config) -> list[tuple[Settings, Config]]:
     """The settings of each student and its configuration, which are checked."""
-    width = (
-        configured(config, "student.dim") if config.student.factory is None else None
-    )
-    choices = config.sweep.choices(width)
-    if not choices:
+    has_history = any(spec.kind == "history" for spec in config.query.values())
+    found = config.sweep.students(config.student, has_history)
+    if not found:
         raise ConfigError(
             "`sweep.vary` must name keys of `student` with their values, because a "
             "student from `student.factory` has no width. Received: nothing"
         )
-    grid = itertools.product(*choices.values())
-    found = [dict(zip(choices, values, strict=True)) for values in grid]
     # The gate is reported for each student and stops none of them.
     overrides = {"distill.gate": "warn"}
     return [(each, with_settings(config, {**each, **overrides})) for each in found]

@@ -20,7 +20,9 @@ from recdistill.evaluation.report.page_details import (
     TrainingRun,
 )
 from recdistill.evaluation.report.page_figures import figures
+from recdistill.evaluation.report.run_report import RetrievalPart
 from tests.evaluation.report.example_reports import (
+    METRICS,
     NO_GAP,
     SOFT_TARGETS,
     model_part,
@@ -324,3 +326,19 @@ class TestInABrowser:
             </script>""",
         )
         assert measured[1] == measured[0] > 300
+
+
+def test_the_retrieval_is_on_the_page_and_in_the_receipt():
+    shares = {"10": Interval(0.61, 0.6, 0.62), "200": Interval(0.925, 0.92, 0.93)}
+    values = {name: Interval(0.1234, 0.1, 0.2) for name in METRICS}
+    found = RetrievalPart(
+        candidates=431.4, recall=shares, catalogue={"baseline": values}
+    )
+    protocol = report().protocol.model_copy(update={"candidates": "retrieved:200"})
+    page = render_page(report(protocol=protocol, retrieval=found))
+    assert "Ranked: the top 200 of each retriever, not the full catalogue" in page
+    assert "first 200 items hold 92.5% of the positives" in page
+    assert "431 items of a list on average" in page
+    assert "<td>61.0%</td><td>92.5%</td>" in page
+    assert "<td>0.1234</td>" in page
+    assert "<h3>Retrieval</h3>" not in render_page(report())

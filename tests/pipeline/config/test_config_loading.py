@@ -34,6 +34,7 @@ def test_keys_of_the_file_are_read_and_others_have_defaults(path):
         "reference",
         "sequence",
         "linear",
+        "transition",
     ]
     assert settings.student.decays == (0.7, 0.97)
     assert settings.split.by == "query_time"
@@ -133,7 +134,7 @@ def test_a_misspelt_kind_names_the_nearest_one(path):
         in refusal(path, "candidate.tags.kind='categry'")
     )
     said = refusal(path, "teacher.members=[{kind='linea'}]")
-    kinds = "'reference', 'sequence', 'linear', "
+    kinds = "'reference', 'sequence', 'linear', 'transition', "
     assert f"`teacher.members[0].kind` must be one of {kinds}" in said
     assert said.endswith("Received: 'linea' (did you mean `linear`?).")
 
@@ -197,7 +198,7 @@ def test_external_teachers_can_be_configured(path, override):
         ("dataset.time_format='%Q'", "`strptime` such as `%d/%m/%Y %H:%M`. Received"),
         ("dataset.time_format=iso", "must be s, ms, us, ns, or a format"),
         ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),
-        ("teacher.weights=[1.0]", "Received: 1 for 3 members"),
+        ("teacher.weights=[1.0]", "Received: 1 for 4 members"),
         ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),
         ("candidate={tags={kind='categories'}}", "Received: ['tags']"),
         ("query.item_id={kind='id'}", "Received in both: ['item_id']"),

@@ -229,3 +229,12 @@ def test_the_best_file_holds_what_was_set_and_what_was_found(fresh, quick):
     }
     best = float(f"{result.best.settings['student.learning_rates']:.4g}")
     assert written["student"]["learning_rates"] == sorted({0.01, best})
+
+
+def test_a_trial_has_the_kind_of_lists_of_its_run(fresh):
+    started = pipeline(fresh, "lists.size=auto")
+    assert started.config.lists.size == "auto"
+    started.run("prepare")
+    quiet = small_pipelines.quiet
+    variant = started.variant(started.config, fresh / "trial", ["prepare"], quiet)
+    assert variant.context.config.lists.size == "catalogue"

@@ -14,6 +14,7 @@ from recdistill.pipeline.config import load_config
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.variants import budgeted_run, student_sweep
 from recdistill.pipeline.variants.budgeted_run import best_within, run_within_budget
+from recdistill.pipeline.variants.changed_settings import with_settings
 from recdistill.pipeline.variants.student_sweep import (
     MeasuredStudent,
     SweepResult,
@@ -173,3 +174,18 @@ def test_a_student_without_width_needs_settings_to_vary(tmp_path):
     folder = "student={factory='package.module:towers'}"
     with pytest.raises(ConfigError, match=r"`sweep.vary` must name keys of `student`"):
         sweep(pipeline(tmp_path, folder))
+
+
+def test_by_default_widths_and_encoders_are_varied_one_at_a_time(tmp_path):
+    config = small_pipelines.load(tmp_path, "student.dim=16", "student.encoder=gru")
+
+    def pairs(has_history):
+        found = config.sweep.students(config.student, has_history)
+        return [(s["student.dim"], s["student.encoder"]) for s in found]
+
+    widths = [(8, "gru"), (16, "gru"), (32, "gru"), (64, "gru")]
+    assert pairs(has_history=False) == widths
+    assert pairs(has_history=True) == [*widths, (16, None), (16, "attention")]
+    # TOML has no value for "no encoder".
+    varied = with_settings(config, {"student.encoder": "none", "student.dim": 8})
+    assert (varied.student.encoder, varied.student.dim) == (None, 8)

@@ -1,0 +1,271 @@
+"""Ray engine: parts of a step as tasks, training as a group of actors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from recdistill.errors import ConfigError, EngineError
+from recdistill.pipeline.config.engine_section import EngineConfig
+from recdistill.pipeline.engine import Part, Result
+
+try:
+    import ray
+except ImportError as failure:
+    raise ConfigError(
+        '`engine.kind` = "ray" needs the package `ray`, which is not installed. '
+        "Install it with `pip install 'recdistill[ray]'`, or set `engine.kind` = "
+        '"local".'
+    ) from failure
+
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from recdistill.pipeline import ray_workers
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.steps.step import Step
+    from recdistill.pipeline.workspace import Draft
+
+AHEAD = 2
+"""Parts that are handed out for each worker before the first result is fetched."""
+
+ATTEMPTS = 5
+"""Starts of a training group without a new checkpoint, after which the run stops."""
+
+PLACEMENT_S = 30.0
+"""Seconds to wait for room for a group before the cluster is counted again."""
+
+
+class RayEngine:
+    """Runs the parts of a step on a Ray cluster.
+
+    Args:
+        config: The `engine` section.
+        warn: Callback for warnings.
+
+    Raises:
+        EngineError: If the cluster cannot be reached or is too small.
+    """
+
+    def __init__(self, config: EngineConfig, warn: Callable[[str], None]) -> None:
+        self._config, self._warn = config, warn
+        self._owns = _connect(config, warn)
+
+    def close(self) -> None:
+        """Disconnects; a cluster that was started for the run ends."""
+        if self._owns:
+            ray.shutdown()
+
+    def map(
+        self,
+        run: RunContext,
+        open_worker: Callable[[RunContext], Callable[[Part], Result]],
+        parts: Sequence[Part],
+    ) -> Iterator[Result]:
+        """The results of all parts, in their order."""
+        workers, resources = self._room()
+        # Ray runs a task whose worker or node is lost again.
+        task = ray.remote(ray_workers.do_part).options(max_retries=-1, **resources)
+        work = ray.put(ray_workers.packed(run, open_worker))
+        name, cores = uuid4().hex, resources["num_cpus"]
+        waiting: deque[Any] = deque()
+        for part in parts:
+            waiting.append(task.remote(name, work, part, cores))
+            if len(waiting) > AHEAD * workers:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+
+    def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
+        """Does the work of a step that trains, and returns its record.
+
+        If a worker is lost, all are started again from the last checkpoint.
+
+        Raises:
+            EngineError: If workers are lost again and again.
+        """
+        states: dict[int, bytes] = {}
+        failures = 0
+        while failures < ATTEMPTS:
+            before = dict(states)
+            try:
+                record, files = self._attempt(step, run, states)
+            except ray_workers.LostError:
+                failures = failures + 1 if states == before else 1
+                run.progress("Starting the workers again", 0, None)
+                continue
+            for name, content in files.items():
+                path = draft.path / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            return record
+        raise EngineError(
+            f"The workers of the step `{step.name}` were lost {ATTEMPTS} times without "
+            "a new checkpoint. Look for the reason in the logs of Ray, such as too "
+            "little memory, and set `engine.memory_gib` or fewer `engine.workers`."
+        )
+
+    def _attempt(
+        self, step: Step, run: RunContext, states: dict[int, bytes]
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """One start of a group of workers; newer states are added to `states`."""
+        with _Group(self._room) as actors:
+            try:
+                addresses = ray.get([actor.address.remote() for actor in actors])
+                work, token = ray_workers.packed(run, step.name), os.urandom(32)
+                first, *others = [
+                    actor.train.options(num_returns="streaming").remote(
+                        rank, work, addresses, token, dict(states)
+                    )
+                    for rank, actor in enumerate(actors)
+                ]
+                return _followed(first, others, run, states)
+            except ray.exceptions.RayActorError as error:
+                raise ray_workers.LostError(str(error)) from error
+
+    def _room(self) -> tuple[int, dict[str, Any]]:
+        """Number of workers, and the resources of each.
+
+        Raises:
+            EngineError: If no node has room for a worker.
+        """
+        config = self._config
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cores = [int(node["CPU"]) for node in alive if node.get("CPU", 0) >= 1]
+        if config.cpus is not None:
+            cores = [each for each in cores if each >= config.cpus]
+        if not cores:
+            raise EngineError(
+                "`engine.cpus` must be at most the cores of a node of the Ray cluster. "
+                f"Received: {config.cpus or 1}; nodes: {len(alive)}, none of this size"
+            )
+        workers = config.workers or len(cores)
+        each = config.cpus or max(1, min(cores) // -(-workers // len(cores)))
+        # A cluster that lost a node has room for fewer.
+        workers = min(workers, sum(own // each for own in cores))
+        resources: dict[str, Any] = {"num_cpus": each, "num_gpus": config.gpus}
+        if config.memory_gib is not None:
+            resources["memory"] = int(config.memory_gib * 2**30)
+        return workers, resources
+
+
+class _Group:
+    """Context manager of the actors of a training group, spread over the nodes."""
+
+    def __init__(self, room: Callable[[], tuple[int, dict[str, Any]]]) -> None:
+        self._room = room
+        self._place: Any = None
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> list[Any]:
+        workers, resources = self._room()
+        bundle = {"CPU": resources["num_cpus"]}
+        if resources["num_gpus"]:
+            bundle["GPU"] = resources["num_gpus"]
+        if "memory" in resources:
+            bundle["memory"] = resources["memory"]
+        self._place = placement_group([bundle] * workers, strategy="SPREAD")
+        if not self._place.wait(PLACEMENT_S):
+            remove_placement_group(self._place)
+            raise ray_workers.LostError("The cluster has no room for the group.")
+        actor = ray.remote(ray_workers.TrainingWorker)
+        self._actors = [
+            actor.options(
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    self._place, placement_group_bundle_index=number
+                ),
+                **resources,
+            ).remote(resources["num_cpus"])
+            for number in range(workers)
+        ]
+        return self._actors
+
+    def __exit__(self, *error: object) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        remove_placement_group(self._place)
+
+
+def _followed(
+    first: Any, others: Sequence[Any], run: RunContext, states: dict[int, bytes]
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Passes on what the first worker reports, until it is done.
+
+    Raises:
+        LostError: If a worker ended.
+        Exception: An error of the step.
+    """
+    streams = [first, *others]
+    while True:
+        ready, _ = ray.wait(streams, num_returns=1)
+        try:
+            message = ray.get(next(ready[0]))
+        except StopIteration:
+            streams.remove(ready[0])
+            continue
+        kind, *values = message
+        if kind == "lost":
+            raise ray_workers.LostError("A worker was lost.")
+        if kind == "failed":
+            raise pickle.loads(values[0])
+        if ready[0] is not first:
+            continue
+        if kind == "done":
+            return values[0], values[1]
+        if kind == "state":
+            states[values[0]] = values[1]
+        else:
+            report: Any = {
+                "progress": run.progress,
+                "warning": run.warn,
+                "observed": run.observe,
+            }[kind]
+            if report is not None:
+                report(*values)
+
+
+def _result(reference: Any) -> Any:
+    """The result of a task, or the error that it raised, without Ray's traceback."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _connect(config: EngineConfig, warn: Callable[[str], None]) -> bool:
+    """Connects to a cluster.
+
+    Returns:
+        Whether `ray.shutdown` must be called at the end.
+
+    Raises:
+        EngineError: If the configured cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return False
+    quiet: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
+    address = config.address or os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is not None:
+            raise EngineError(
+                "`engine.address` (or the environment variable RAY_ADDRESS) must be "
+                f"the address of a Ray cluster. Received: {address!r}, which cannot be "
+                f"reached: {' '.join(str(error).split())}"
+            ) from error
+        warn(
+            "No Ray cluster runs on this machine and `engine.address` is not set, so "
+            "Ray was started on this machine only, for this run."
+        )
+        quiet["_system_config"] = {"worker_niceness": 0}
+        ray.init(address="local", include_dashboard=False, **quiet)
+    return True

@@ -1,0 +1,224 @@
+"""What runs in the workers of a Ray cluster: parts of steps, and training."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from recdistill import errors
+from recdistill.pipeline.worker_group import WorkerGroup, listening_socket
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.run_context import RunContext
+
+
+class LostError(Exception):
+    """A worker of a group that ended, or could not be started."""
+
+
+def packed(run: RunContext, task: Any) -> bytes:
+    """A run and a task for it, for another process.
+
+    Args:
+        run: The run; its finished artefacts are verified already.
+        task: Anything that can be pickled.
+    """
+    from ray import cloudpickle
+
+    content = run.config, dict(run.artefacts), run.tables, task
+    return bytes(cloudpickle.dumps(content))
+
+
+def _unpacked(content: bytes, reports: Mapping[str, Any]) -> tuple[RunContext, Any]:
+    """The run in this process, and the task."""
+    from ray import cloudpickle
+
+    from recdistill.data.dataset import no_progress
+    from recdistill.pipeline.run_context import RunContext
+
+    config, artefacts, tables, task = cloudpickle.loads(content)
+    run = RunContext(
+        config,
+        reports.get("progress", no_progress),
+        reports.get("warning", lambda message: None),
+        tables,
+        reports.get("observed"),
+    )
+    run.artefacts.update(artefacts)
+    run.trust(artefacts)
+    return run, task
+
+
+def _begin(cores: int, seed: int) -> None:
+    """Sets up TensorFlow as the local engine does, with some cores."""
+    import tensorflow as tf
+
+    from recdistill.pipeline.engine import begin_like_a_new_process
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(cores)
+        tf.config.threading.set_inter_op_parallelism_threads(cores)
+    except RuntimeError:
+        pass  # This process has worked for an earlier step.
+    tf.config.experimental.enable_op_determinism()
+    begin_like_a_new_process(seed)
+
+
+_opened: dict[str, Callable[[Any], Any]] = {}
+"""The function of the parts that this process works on, by the name of their map."""
+
+
+def do_part(name: str, work: bytes, part: Any, cores: int) -> Any:
+    """The result of one part.
+
+    Args:
+        name: Name of the map that it belongs to.
+        work: The run, and the function that opens a worker.
+        part: The part.
+        cores: Cores of this worker.
+    """
+    try:
+        if name not in _opened:
+            _opened.clear()
+            run, open_worker = _unpacked(work, {})
+            _begin(cores, run.config.seed)
+            _opened[name] = open_worker(run)
+        return _opened[name](part)
+    except errors.RecdistillError as error:
+        raise _portable(error) from None
+
+
+class TrainingWorker:
+    """A process of a group that does the work of one step together.
+
+    Args:
+        cores: Cores of this worker.
+    """
+
+    def __init__(self, cores: int) -> None:
+        import ray
+
+        self._cores, host = cores, ray.util.get_node_ip_address()
+        self._listening, self._host = listening_socket(host), host
+        self._messages: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
+
+    def address(self) -> tuple[str, int]:
+        """Host and port at which the others reach this worker."""
+        return self._host, int(self._listening.getsockname()[1])
+
+    def train(
+        self,
+        rank: int,
+        work: bytes,
+        addresses: Sequence[tuple[str, int]],
+        token: bytes,
+        states: Mapping[int, bytes],
+    ) -> Iterator[tuple[Any, ...]]:
+        """Does the work of a step.
+
+        Args:
+            rank: Number of this worker.
+            work: The run, and the name of the step.
+            addresses: Addresses of all workers, in the order of rank.
+            token: The group's token.
+            states: States of the training runs in the last checkpoint.
+
+        Yields:
+            A kind and its values: "progress", "warning", "observed", "state"; at the
+            end "done" with the record and the files, "lost", or "failed" with the
+            error. Only the first worker yields others than the last.
+        """
+        arguments = (rank, work, addresses, token, states)
+        Thread(target=self._train, args=arguments, daemon=True).start()
+        while True:
+            message = self._messages.get()
+            over = message[0] in ("done", "lost", "failed")
+            if over or rank == 0:
+                yield message
+            if over:
+                return
+
+    def _train(
+        self,
+        rank: int,
+        work: bytes,
+        addresses: Sequence[tuple[str, int]],
+        token: bytes,
+        states: Mapping[int, bytes],
+    ) -> None:
+        group = None
+        try:
+            group = WorkerGroup(rank, self._listening, addresses, token)
+            self._say("done", *self._worked(group, work, states))
+        except ConnectionError:
+            self._say("lost")
+        except Exception as error:
+            if group is not None and group.broken:
+                self._say("lost")
+            else:
+                self._say("failed", pickle.dumps(_portable(error)))
+        finally:
+            if group is not None:
+                group.close()
+
+    def _worked(
+        self, group: WorkerGroup, work: bytes, states: Mapping[int, bytes]
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """The record of the step, and its files in the first worker."""
+        from recdistill.lists.replicas import joined
+        from recdistill.pipeline.steps import STEPS
+        from recdistill.pipeline.training_checkpoints import (
+            TrainingCheckpoints,
+            keeping,
+        )
+        from recdistill.pipeline.workspace import Draft
+
+        kinds = ("progress", "warning", "observed")
+        reports = {kind: self._reporter(kind) for kind in kinds}
+        run, step = _unpacked(work, reports)
+        keep = self._reporter("state") if group.rank == 0 else _ignore
+        _begin(self._cores, run.config.seed)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            joined(group),
+            keeping(TrainingCheckpoints(states, keep)),
+        ):
+            draft = Draft(Path(folder) / step, "")
+            draft.path.mkdir()
+            record = STEPS[step].work(run, draft)
+            files = {}
+            if group.rank == 0:
+                found = (path for path in draft.path.rglob("*") if path.is_file())
+                files = {
+                    path.relative_to(draft.path).as_posix(): path.read_bytes()
+                    for path in found
+                }
+        return record, files
+
+    def _reporter(self, kind: str) -> Callable[..., None]:
+        return lambda *values: self._say(kind, *values)
+
+    def _say(self, *message: Any) -> None:
+        self._messages.put(message)
+
+
+def _ignore(*values: Any) -> None:
+    """Ignores a report."""
+
+
+def _portable(error: Exception) -> Exception:
+    """An error that can be sent to another process, with the same message."""
+    try:
+        if str(pickle.loads(pickle.dumps(error))) == str(error):
+            return error
+    except Exception:
+        pass
+    for kind in type(error).__mro__:
+        if kind.__module__ in (errors.__name__, "builtins"):
+            return kind(str(error))  # type: ignore[no-any-return]
+    return RuntimeError(str(error))
