@@ -12,7 +12,7 @@ import keras
 from recdistill.data import Dataset
 from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
-from recdistill.errors import DataError
+from recdistill.errors import ConfigError, DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
@@ -357,10 +357,18 @@ class RunContext:
         """The run that the student starts from; None for a start from random weights.
 
         Raises:
-            ConfigError: If it has no finished student.
+            ConfigError: If it has no finished student, or the split is by chance.
         """
         folder = self.config.student.warm_start
-        return None if folder is None else EarlierRun.open(folder, self.root)
+        if folder is None:
+            return None
+        if self.config.split.by == "leave_random_out":
+            raise ConfigError(
+                "`student.warm_start` needs a split by time, because a random one "
+                "holds out interactions that the earlier student was trained on. "
+                "Received: `split.by` = 'leave_random_out'"
+            )
+        return EarlierRun.open(folder, self.root)
 
     @cached_property
     def teacher_trainer(self) -> Trainer:

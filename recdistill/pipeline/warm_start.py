@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from recdistill.pipeline.workspace import Artefact, open_artefact
 if TYPE_CHECKING:
     import keras
 
+    from recdistill.features.model_inputs import ModelInputs
     from recdistill.pipeline.config import StudentConfig
 
 TABLE = "embeddings"
@@ -105,10 +107,11 @@ class EarlierStudent:
             earlier = load_student(config, prepared, self.model.path)
         except (ValueError, KeyError) as error:
             raise ConfigError(
-                "`student.warm_start` needs the same features and the same settings of "
-                f"the student as in the run {run!r}, whose weights do not fit: "
+                "`student.warm_start` needs the same settings of the student as in the "
+                f"run {run!r}, whose weights do not fit: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
+        _require_same_features(student.model_inputs, earlier.model_inputs, run)
         return {
             "run": run,
             "earlier_seconds": self.model.record["seconds"],
@@ -133,6 +136,24 @@ def _needed(folder: Path, artefact: Artefact | None, step: str) -> Artefact | No
     return None
 
 
+def _require_same_features(own: ModelInputs, before: ModelInputs, run: str) -> None:
+    """Checks that two students read the same features in the same order.
+
+    Raises:
+        ConfigError: Names the features.
+    """
+    now, then = (
+        [*each.query_names(), *(f"candidate.{name}" for name in each.candidate)]
+        for each in (own, before)
+    )
+    if now != then:
+        raise ConfigError(
+            "`student.warm_start` needs the same features, in the same order, as in "
+            f"the run {run!r}. Received: {', '.join(now)}; the earlier run has "
+            f"{', '.join(then)}."
+        )
+
+
 def start_from(student: keras.Model, earlier: keras.Model, run: str) -> dict[str, Any]:
     """Copies the weights of an earlier student, whose vocabularies this one extends.
 
@@ -150,42 +171,59 @@ def start_from(student: keras.Model, earlier: keras.Model, run: str) -> dict[str
     Raises:
         ConfigError: If the students have different features or widths.
     """
-    weights, before = _by_path(student.weights), _by_path(earlier.weights)
-    differing = sorted(set(weights) ^ set(before))
-    if differing:
-        where = "this run" if differing[0] in weights else "the earlier run"
-        raise ConfigError(
-            "`student.warm_start` needs the same features and the same settings of the "
-            f"student as in the run {run!r}. Received: the weight {differing[0]!r}, "
-            f"which only the student of {where} has."
-        )
-    values, new_rows = {}, 0
-    for path, weight in weights.items():
-        old = np.asarray(before[path])
+    pairs = _pairs(student, earlier, run)
+    values, new_rows = [], 0
+    for weight, before in pairs:
+        old = np.asarray(before)
         rows = weight.shape[0] - len(old) if old.ndim else 0
-        table = path.endswith(TABLE) and rows >= 0
+        table = weight.path.endswith(TABLE) and rows >= 0
         if tuple(weight.shape[1:]) != old.shape[1:] or (rows and not table):
             raise ConfigError(
                 "`student.warm_start` needs a student with the widths of that in the "
-                f"run {run!r}. Received: {path!r} of shape {tuple(weight.shape)}, and "
-                f"{old.shape} in the earlier run."
+                f"run {run!r}. Received: {_name(weight)!r} of shape "
+                f"{tuple(weight.shape)}, and {old.shape} in the earlier run."
             )
         if rows:
             old = np.concatenate([old, np.repeat(old[UNKNOWN][None], rows, axis=0)])
-        values[path] = old
+        values.append(old)
         new_rows += rows
-    for path, weight in weights.items():
-        weight.assign(values[path])
+    for (weight, _), value in zip(pairs, values, strict=True):
+        weight.assign(value)
     return {"new_rows": new_rows}
 
 
-def _by_path(weights: Sequence[Any]) -> dict[str, Any]:
-    """The trained weights by path, without the model's name, which Keras may number.
+def _pairs(
+    student: keras.Model, earlier: keras.Model, run: str
+) -> list[tuple[Any, Any]]:
+    """Each weight of the student with that of the earlier student.
 
-    The state of random generators is left out.
+    They are matched by their order, because Keras numbers the names of layers through
+    all models of a process.
+
+    Raises:
+        ConfigError: If a weight has no counterpart.
     """
-    return {
-        weight.path.partition("/")[2]: weight
-        for weight in weights
-        if "seed_generator" not in weight.path
-    }
+    pairs = list(zip_longest(_trained(student), _trained(earlier)))
+    for own, before in pairs:
+        if own is None or before is None or _name(own) != _name(before):
+            extra, where = (
+                (own, "this run") if own is not None else (before, "that run")
+            )
+            raise ConfigError(
+                "`student.warm_start` needs the same features, in the same order, and "
+                f"the same settings of the student as in the run {run!r}. Received: "
+                f"the weight {_name(extra)!r} of the student of {where}, which has no "
+                "counterpart in the other student."
+            )
+    return pairs
+
+
+def _trained(model: keras.Model) -> list[Any]:
+    """The weights without the state of random generators."""
+    return [each for each in model.weights if "seed_generator" not in each.path]
+
+
+def _name(weight: Any) -> str:
+    """The path of a weight, without the model's name and without Keras's numbers."""
+    _, _, path = weight.path.partition("/")
+    return "/".join(re.sub(r"_\d+$", "", part) for part in path.split("/"))

@@ -95,6 +95,15 @@ class Prepare(Step):
                 f"{record['added_items']:,} items of the training part have no row in "
                 "the table of items; their features are missing"
             )
+        unlisted = record.get("unlisted_interactions", {})
+        if any(unlisted.values()):
+            yield (
+                f"{record['unlisted_items']:,} items of the training part have no row "
+                "in the table of items, so they count in histories and are not "
+                f"candidates; {unlisted['train']:,} training, {unlisted['valid']:,} "
+                f"validation and {unlisted['test']:,} test interactions with such "
+                "items are left out of the lists"
+            )
         for part in ("valid", "test", "items"):
             shares = in_words(record["unknown"][part])
             if shares:
