@@ -59,7 +59,9 @@ class EarlierRun:
         for path in sorted(folder.glob("distill-*"), key=_changed, reverse=True):
             distill = open_artefact(path)
             baseline = _needed(folder, distill, "baseline")
-            prepare = _needed(folder, baseline, "prepare")
+            # With partial scores, the baseline is trained on the scored lists.
+            scored = _needed(folder, baseline, "score") or baseline
+            prepare = _needed(folder, scored, "prepare")
             if distill and baseline and prepare:
                 return cls(distill, baseline, prepare)
         raise ConfigError(

@@ -143,7 +143,7 @@ def test_the_next_day_starts_with_the_weights_of_the_day_before(
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        ({"student": {"hidden": [6]}}, "whose weights do not fit"),
+        ({"student": {"hidden": (6,)}}, "whose weights do not fit"),
         ({"query": {"segment": None}}, "Received: user_id, budget, history"),
     ],
 )
