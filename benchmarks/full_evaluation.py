@@ -69,7 +69,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
             "ratio": float(np.median(ratio)),
             "ratio_lowest": float(ratio.min()),
             "ratio_highest": float(ratio.max()),
-            "different": different(top, ranking.top, lists),
+            "difference": different(top, ranking.top, lists),
         },
     }
 
@@ -117,7 +117,7 @@ BENCHMARK = Benchmark(
         "ratio": "Evaluation divided by the products with their top 100, median.",
         "ratio_lowest": "The lowest ratio of a round.",
         "ratio_highest": "The highest ratio of a round.",
-        "different": "Lists whose first item differs between the sides; 0 if equal.",
+        "difference": "Lists whose first item differs between the sides; 0 if equal.",
     },
     run=run,
 )

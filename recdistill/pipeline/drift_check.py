@@ -12,20 +12,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.data.batches import (
-    Lists,
-    catalogue_mask,
-    catalogue_relevance,
-    raw_inputs,
-)
-from recdistill.data.collation import score_catalogue
+from recdistill.data.batches import Lists, raw_inputs
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError, ReportError
 from recdistill.evaluation.moved_means import Change, Comparison, change_json, changes
-from recdistill.evaluation.rows import ListRows, agreement, measure, metric_names
+from recdistill.evaluation.rows import (
+    ListRows,
+    agreement,
+    measure_ranks,
+    metric_names,
+)
 from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.unknown_values import with_vocabulary
-from recdistill.pipeline.catalogue_ranking import in_blocks
+from recdistill.pipeline.candidate_ranker import CandidateRanker, candidate_blocks
+from recdistill.pipeline.catalogue_ranking import rank_candidates
 from recdistill.pipeline.list_slices import ACTIVITY, ListSlices
 from recdistill.pipeline.model_comparison import SURVIVAL, TOP
 from recdistill.pipeline.new_lists import open_new_data, prepare_new_lists
@@ -33,7 +33,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.run_opening import open_run
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE, compiled
+from recdistill.pipeline.scorers import compiled
 from recdistill.serving.exported_model import ExportedModel
 
 CHOSEN = "chosen items"
@@ -169,12 +169,16 @@ def _new_lists(run: RunContext, data: Path, sample: int) -> list[Lists]:
     with tempfile.TemporaryDirectory(prefix="recdistill-drift-") as scratch:
         new = prepare_new_lists(run, open_new_data(run, data), Path(scratch))
         # Row numbers of queries are those of the new data.
-        return [
+        found = [
             replace(lists, query_row=np.full(len(lists), -1))
             for lists in lists_to_evaluate(
                 new, "test", run.score_tables, sample, run.config.seed
             )
         ]
+    if run.reranks and run.config.evaluate.sampled_candidates is None:
+        # As the lists of the run, whose figures these are compared with.
+        return run.retrieved("baseline", "distill", lists=found)
+    return found
 
 
 def _rows_of_run(run: RunContext) -> tuple[pa.Table, pa.Table]:
@@ -196,25 +200,23 @@ def _scored(
     """Agreement and quality on the new lists, in the order of the lists."""
     size, metric = run.prepared.catalogue_size, run.config.evaluate.metrics[0]
     run.progress("Opening the teacher", 0, None)
-    teacher = compiled(run.teacher_model)
+    teacher = CandidateRanker(compiled(run.teacher_model), size)
     survival = [n for n in SURVIVAL if n < size] or [size]
     agreed, quality = ListRows(), ListRows()
     done, total = 0, sum(map(len, new))
-    blocks = (b for each in new for b in in_blocks(each, PAIRS_AT_ONCE // size))
-    for lists in blocks:
-        exported, known = exported_scores(model, lists, run.prepared.item_ids)
-        scored = score_catalogue(teacher, lists, size)
-        mask = catalogue_mask(lists, size) & known
-        relevance = catalogue_relevance(lists, size)
-        missed = ~((relevance > 0) & mask).any(axis=1)
-        values = {
-            f"{name} {metric}": measure(
-                scores, relevance, mask, [metric], unreachable=missed
-            )[metric]
-            for name, scores in (("student", exported), ("teacher", scored))
-        }
+    blocks = (block for each in new for block in candidate_blocks(each, size))
+    for lists, candidates in blocks:
+        ids = run.prepared.item_ids[np.maximum(candidates, 0)]
+        exported, known = exported_scores(model, lists, ids)
+        scored = teacher.scores(lists, candidates)
+        candidates = np.where(known, candidates, -1)
+        values = {}
+        for name, scores in (("student", exported), ("teacher", scored)):
+            ranking = rank_candidates(scores, candidates, lists, 0)
+            measured = measure_ranks(ranking.ranks, [metric])
+            values[f"{name} {metric}"] = measured[metric]
         agrees = agreement(
-            scored, exported, mask, k=min(TOP, size), survival_at=survival
+            scored, exported, candidates >= 0, k=min(TOP, size), survival_at=survival
         )
         quality.add(lists.list_id, list(lists.query_id), values)
         agreed.add(lists.list_id, list(lists.query_id), agrees)
@@ -226,15 +228,15 @@ def _scored(
 def exported_scores(
     model: ExportedModel, lists: Lists, ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of an exported model for all items, and which items it has.
+    """Scores of an exported model for candidates, and which of them it has.
 
     Args:
         model: The export.
         lists: Lists with raw query inputs.
-        ids: `(items,)` item ids.
+        ids: `(lists, n)` item ids.
 
     Returns:
-        `(lists, items)` scores, and `(items,)` bool.
+        `(lists, n)` scores, and `(lists, n)` bool.
 
     Raises:
         DataError: If the lists do not have an input of the model.
@@ -243,7 +245,7 @@ def exported_scores(
     inputs = {}
     for name in model.contracts["rank"].inputs:
         if name == "candidate_ids":
-            inputs[name] = np.broadcast_to(ids.astype(object), (len(lists), len(ids)))
+            inputs[name] = ids.astype(object)
         elif name in raw:
             inputs[name] = raw[name]
         else:
@@ -252,7 +254,7 @@ def exported_scores(
                 f"{model.path}. Received: {', '.join(raw)}"
             )
     found = model.run("rank", inputs)
-    return found["scores"], np.asarray(found["known"].all(axis=0))
+    return found["scores"], np.asarray(found["known"])
 
 
 def _slices(

@@ -40,6 +40,8 @@ def judged_lists(
     limit: int,
     tables: Sequence[ScoreTable] = (),
     sampled: SampledCandidates | None = None,
+    *,
+    retrieved: bool = False,
 ) -> JudgedLists | None:
     """A sample of the test lists with the metric of each.
 
@@ -53,12 +55,15 @@ def judged_lists(
         limit: Largest number of lists.
         tables: Partial scores of the teacher, whose candidates were ranked.
         sampled: Random candidates that were ranked, if evaluation was sampled.
+        retrieved: Whether retrieved candidates were ranked. Only metrics with a cut-off
+            are then those of the whole catalogue, which the export ranks.
 
     Returns:
         The lists; None if no metric can be computed from part of a ranking, or no list
         has one.
     """
-    found = _metric_of(metrics, prepared.catalogue_size)
+    longest = 0 if retrieved else LONGEST
+    found = _metric_of(metrics, prepared.catalogue_size, longest)
     if found is None:
         return None
     metric, k = found
@@ -73,13 +78,15 @@ def judged_lists(
     return JudgedLists(metric, k, batches) if batches else None
 
 
-def _metric_of(metrics: Sequence[str], size: int) -> tuple[str, int] | None:
+def _metric_of(
+    metrics: Sequence[str], size: int, longest: int
+) -> tuple[str, int] | None:
     """The first metric that a part of a ranking determines, and its length."""
     for name in metrics:
         cutoff = re.search(r"@(\d+)$", name)
         if cutoff:
             return name, min(int(cutoff[1]), size)
-    return (metrics[0], size) if metrics and size <= LONGEST else None
+    return (metrics[0], size) if metrics and size <= longest else None
 
 
 def _pieces(

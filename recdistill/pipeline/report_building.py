@@ -54,7 +54,7 @@ _GAINED = "distilled_minus_baseline"
 
 ON_CARD: Any = {
     **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
-    **dict.fromkeys(("gap_closed", "kept", "agreement", "speedup"), True),
+    **dict.fromkeys(("retrieval", "gap_closed", "kept", "agreement", "speedup"), True),
     **dict.fromkeys(("slice_differences", "environment", "config_given"), True),
     "gate": {"overridden", "message"},
 }

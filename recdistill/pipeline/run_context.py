@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from recdistill.data import Dataset
+from recdistill.data.batches import Lists
 from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ConfigError, DataError
@@ -241,14 +243,24 @@ class RunContext:
 
     def retrieved_validation(self) -> Validation:
         """The validation lists with the items that popularity and baseline retrieve."""
+        found = self.retrieved("baseline", lists=self.validation.lists)
+        return replace(self.validation, lists=found)
+
+    def retrieved(self, *steps: str, lists: Sequence[Lists]) -> list[Lists]:
+        """Lists with retrieved candidates; a positive outside them is missed.
+
+        Args:
+            steps: The steps whose students are retrievers, besides popularity.
+            lists: The lists, in pieces.
+        """
         scorers: dict[str, Scorer] = {
             "popularity": PopularityScorer(self.prepared.popularity),
-            "baseline": compiled(self.student_model("baseline")),
+            **{step: compiled(self.student_model(step)) for step in steps},
         }
         items = self.prepared.catalogue_size
         rankers = {name: CandidateRanker(s, items) for name, s in scorers.items()}
         retrieval = Retrieval(rankers, self.config.evaluate.retrieved)
-        return self.validation.with_retrieved_candidates(retrieval)
+        return [retrieval.restrict(each, retrieval.rank(each)) for each in lists]
 
     @property
     def validation_inputs(self) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from recdistill.data.ragged import Ragged
 from recdistill.evaluation.rows import ListRows, measure_ranks
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.retrieved_candidates import Retrieval
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer
 from recdistill.teachers import ScoreTable
@@ -82,13 +81,6 @@ class Validation:
             return replace(lists, scored_candidates=shared.union(lists.positives))
 
         return replace(self, lists=[restricted(each) for each in self.lists])
-
-    def with_retrieved_candidates(self, retrieval: Retrieval) -> Validation:
-        """The lists with retrieved candidates; a positive outside them is missed."""
-        found = [
-            retrieval.restrict(lists, retrieval.rank(lists)) for lists in self.lists
-        ]
-        return replace(self, lists=found)
 
     def rows(self, score: Scorer) -> pa.Table:
         """The metrics of a model, one row per list; 0 if it has no positive candidate.

@@ -61,7 +61,7 @@ def test_times_rates_and_speedups_are_positive(outcomes, benchmark):
     timed = {
         name: value
         for name, value in outcomes[benchmark.name]["figures"].items()
-        if name.endswith(("_ms", "_per_second")) or "speedup" in name
+        if name.endswith(("_s", "_ms", "_per_second")) or "speedup" in name
     }
     assert timed
     assert min(timed.values()) > 0.0

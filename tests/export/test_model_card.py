@@ -3,6 +3,7 @@
 import tomllib
 
 from recdistill.export.model_card import as_toml, render_card, render_run_card
+from tests.evaluation.report.example_reports import RETRIEVAL
 
 STRING = {"dtype": "string", "shape": [None, None]}
 MANIFEST = {
@@ -200,3 +201,14 @@ def test_the_configuration_in_the_card_is_toml():
     }
     wanted = {**config, "dataset": {"keep": 'x == "ü"', "columns": {"a b": "c"}}}
     assert tomllib.loads(as_toml(config)) == wanted
+
+
+def test_the_card_of_retrieved_candidates_also_has_figures_of_the_whole_catalogue():
+    protocol = {**REPORT["protocol"], "candidates": "retrieved:200"}
+    found = RETRIEVAL.model_dump(mode="json")
+    card = render_run_card({**run_report(), "protocol": protocol, "retrieval": found})
+    assert "candidates: retrieved:200" in card
+    assert "| over the whole catalogue | ndcg@10 |" in card
+    assert "| distilled | 0.0894" in card
+    assert "first 200 items of popularity, the baseline and the distilled" in card
+    assert "over the whole catalogue" not in render_run_card(run_report())

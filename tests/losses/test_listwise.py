@@ -254,3 +254,46 @@ class TestSampledTail:
         assert found.mean() == pytest.approx(whole, rel=0.02)
         plain = function(teacher[items], student[items], mask).numpy()
         assert abs(plain.mean() - whole) > 2 * abs(found.mean() - whole)
+
+    @pytest.mark.parametrize(
+        ("name", "limit"),
+        [
+            ("listwise_kl_divergence", 0.05),
+            ("listwise_soft_cross_entropy", 0.05),
+            ("listwise_jensen_shannon", 0.05),
+            ("listwise_cross_entropy", 0.005),
+        ],
+    )
+    def test_the_gradient_tends_to_that_of_the_catalogue_as_the_tail_grows(
+        self, name, limit
+    ):
+        rng = np.random.default_rng(6)
+        teacher, student = rng.normal(size=(2, self.ITEMS))
+        teacher[: self.CERTAIN] += 3.0
+        relevance = np.where(np.arange(self.ITEMS) < 3, 1.0, 0.0)
+        p, q = np.exp(teacher), np.exp(student)
+        p, q = p / p.sum(), q / q.sum()
+        above = np.log(q / ((p + q) / 2.0))
+        want = {
+            "listwise_jensen_shannon": q * (above - np.sum(q * above)) / 2.0,
+            "listwise_cross_entropy": q - relevance / 3.0,
+        }.get(name, q - p)[: self.CERTAIN]
+        labels = relevance if name == "listwise_cross_entropy" else teacher
+        errors = []
+        for drawn in (20, 80, 380):
+            tail = [rng.permutation(380)[:drawn] + self.CERTAIN for _ in range(500)]
+            items = np.stack([np.r_[: self.CERTAIN, each] for each in tail])
+            weight = np.where(items < self.CERTAIN, 1.0, 380 / drawn)
+            mask = np.ones(items.shape, bool)
+            _, found = loss_and_gradient(
+                getattr(losses, name),
+                labels[items],
+                student[items],
+                mask,
+                item_weight=weight,
+            )
+            found = found[:, : self.CERTAIN].mean(axis=0)
+            errors.append(np.abs(found - want).sum() / np.abs(want).sum())
+        assert errors[0] < limit
+        assert errors[1] < 0.5 * errors[0]
+        assert errors[2] < 1e-9

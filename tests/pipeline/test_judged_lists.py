@@ -102,3 +102,8 @@ def test_the_first_metric_with_a_cutoff_is_recomputed(tmp_path, metrics, expecte
     pq.write_table(table, tmp_path / "rows.parquet")
     judged = requests(prepared, tmp_path, metrics)
     assert (judged.metric, judged.k) == (expected[0], min(expected[1], size))
+    # The export ranks the catalogue: only a metric with a cut-off is the same there.
+    restricted = judged_lists(
+        prepared, tmp_path / "rows.parquet", metrics, 1_000, retrieved=True
+    )
+    assert (restricted is None) == (metrics == ["mrr"])

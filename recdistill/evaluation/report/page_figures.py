@@ -62,6 +62,7 @@ def figures(report: Report, details: PageDetails) -> dict[str, Figure]:
         "tradeoff": _tradeoff(report, details.variants),
         "slices": _slices(report),
         "survival": _survival(report),
+        "retrieval": _retrieval(report),
         "latency": _latency(report),
         "training": _training(report, details.training),
         "scores": _scores(report, details.examination),
@@ -238,6 +239,31 @@ def _survival(report: Report) -> Figure | None:
         ],
         "Survival curve. "
         + ", ".join(f"at {n}: {found[n].value:.1%}" for n in at)
+        + ".",
+    )
+
+
+def _retrieval(report: Report) -> Figure | None:
+    """Survival curve of the positives; the table next to it has its numbers."""
+    recall = report.retrieval.recall if report.retrieval is not None else {}
+    if len(recall) < 2:
+        return None
+    at, shares = [int(n) for n in recall], list(recall.values())
+    line = charts.Line(None, charts.colour_of("teacher"), at, [s.value for s in shares])
+    low = [float(s.value or 0.0) if s.low is None else s.low for s in shares]
+    high = [float(s.value or 0.0) if s.high is None else s.high for s in shares]
+    return _figure(
+        [
+            charts.lines(
+                "Positives that survive the retrieval",
+                [line],
+                x_label="n, first items of each retriever",
+                percent=True,
+                band=(at, low, high),
+            )
+        ],
+        "Survival curve of the positives. "
+        + ", ".join(f"at {n}: {number(s, '.1%')}" for n, s in recall.items())
         + ".",
     )
 

@@ -85,6 +85,7 @@ class ExportStep(Step):
                     max(settings.parity_rows, JUDGED_LISTS),
                     run.score_tables,
                     sampled,
+                    retrieved=sampled is None and run.reranks,
                 ),
                 progress=run.progress,
                 metadata={

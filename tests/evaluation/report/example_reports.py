@@ -9,6 +9,7 @@ from recdistill.evaluation.report.run_report import (
     ModelPart,
     ProtocolPart,
     Report,
+    RetrievalPart,
     SoftTargetsPart,
 )
 
@@ -101,3 +102,24 @@ SOFT_TARGETS = SoftTargetsPart(
     findings=("The tail is heavy",),
     reason="The logarithm compresses a heavy tail",
 )
+
+
+RETRIEVAL = RetrievalPart(
+    candidates=412.4,
+    recall={
+        n: Interval(share, share - 0.01, share + 0.01)
+        for n, share in (("50", 0.51), ("100", 0.72), ("200", 0.83))
+    },
+    catalogue={
+        name: {
+            metric: Interval(value, value - 0.01, value + 0.01) for metric in METRICS
+        }
+        for name, value in (("baseline", 0.0787), ("distilled", 0.0894))
+    },
+)
+
+
+def retrieved():
+    """A report whose teacher ranks what the retrievers found."""
+    protocol = report().protocol.model_copy(update={"candidates": "retrieved:200"})
+    return report(protocol=protocol, retrieval=RETRIEVAL)

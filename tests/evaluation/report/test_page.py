@@ -27,6 +27,7 @@ from tests.evaluation.report.example_reports import (
     SOFT_TARGETS,
     model_part,
     report,
+    retrieved,
 )
 
 HOSTILE = 'Film </script><b onclick="x">"1" & Söhne ✓'
@@ -326,6 +327,15 @@ class TestInABrowser:
             </script>""",
         )
         assert measured[1] == measured[0] > 300
+
+
+def test_the_survival_curve_of_the_positives_is_drawn_and_told_in_words():
+    figure = figures(retrieved(), details())["retrieval"]
+    assert len(figure.panels) == 1
+    assert "at 50: 51.0% [50.0%, 52.0%]" in figure.alternative
+    assert "at 200: 83.0% [82.0%, 84.0%]" in figure.alternative
+    assert figure.alternative in html.unescape(render_page(retrieved(), details()))
+    assert "retrieval" not in figures(report(), details())
 
 
 def test_the_retrieval_is_on_the_page_and_in_the_receipt():
