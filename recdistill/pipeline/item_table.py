@@ -16,6 +16,12 @@ from recdistill.errors import DataError
 TRAIN_COUNT = "_recdistill_train_count"
 """Column with the training interactions; no column in a user's data has this name."""
 
+UNLISTED_SHARE = 0.2
+"""Largest share of the training interactions with items that the item table lacks.
+
+More of them point to ids that are written differently in the two tables.
+"""
+
 
 def no_row_fits(name: str, absent: str, ids: pa.Array | pa.ChunkedArray) -> DataError:
     """Error about a table of items or queries that has none of those in use."""
@@ -27,6 +33,23 @@ def no_row_fits(name: str, absent: str, ids: pa.Array | pa.ChunkedArray) -> Data
     )
 
 
+def _check_unlisted(missing: pa.Array, share: float, required: Sequence[str]) -> None:
+    """Checks the share of the training interactions with items without a row.
+
+    Raises:
+        DataError: If it is above `UNLISTED_SHARE`.
+    """
+    if share > UNLISTED_SHARE:
+        raise DataError(
+            f"Table `items` lacks {len(missing)} item(s) of the training part, such as "
+            f"{missing[0].as_py()!r}, which the feature(s) {', '.join(required)} need. "
+            f"They have {share:.0%} of the training interactions; at most "
+            f"{UNLISTED_SHARE:.0%} may be with items that are no longer offered. Check "
+            "that both tables write the ids in the same way, add a row for each item, "
+            "leave out its interactions, or set `optional = true` for these features."
+        )
+
+
 class ItemTable:
     """The catalogue: the item table if it exists, else the items of the training part.
 
@@ -36,19 +59,21 @@ class ItemTable:
         dataset: The data set.
         ids: Ids of items, in alphabetical order.
         counts: Training interactions of each of them.
-        required: Names of the features that need a row in the table. Without such
-            features, items of the training part that have no row get one, with missing
-            values.
+        required: Names of the features that need a row in the table. With such
+            features, items of the training part that have no row are not in the
+            catalogue; without them, they get a row with missing values.
 
     Raises:
-        DataError: If the item table lacks an item of the training part, and there are
-            `required` features.
+        DataError: If the item table lacks all items of the training part or, with
+            `required` features, those of more than `UNLISTED_SHARE` of its
+            interactions.
 
     Attributes:
         table: One row per item.
         ids: Item ids by row, as a text array.
         train_count: Training interactions by row, `(items,)` int64.
-        added: Number of items that had no row.
+        added: Number of items of the training part that had no row and got one.
+        unlisted: Number of items of the training part that are not in the catalogue.
     """
 
     def __init__(
@@ -67,19 +92,14 @@ class ItemTable:
         missing = trained.filter(pc.invert(pc.is_in(trained, value_set=there)))
         if len(missing) and len(missing) == len(trained):
             raise no_row_fits("items", missing[0].as_py(), there)
-        if len(missing) and required:
-            raise DataError(
-                f"Table `items` lacks {len(missing)} item(s) of the training part, "
-                f"such as {missing[0].as_py()!r}, which the feature(s) "
-                f"{', '.join(required)} "
-                "need. Add a row for each, leave out its interactions, or set "
-                "`optional = true` for these features. Items that are no longer "
-                "offered can be removed from the export with `recdistill reindex`."
-            )
-        if len(missing):
+        self.unlisted = len(missing) if required else 0
+        self.added = len(missing) - self.unlisted
+        if self.unlisted:
+            lost = np.asarray(pc.is_in(ids, value_set=missing)) @ counts / counts.sum()
+            _check_unlisted(missing, float(lost), required)
+        if self.added:
             rows = pa.table({column: missing})
             table = pa.concat_tables([table, rows], promote_options="default")
-        self.added = len(missing)
         self.table = table
         self.ids: pa.Array = table[column].combine_chunks()
         place = np.asarray(pc.fill_null(pc.index_in(self.ids, value_set=ids), -1))

@@ -54,6 +54,8 @@ class ListShardWriter:
     Attributes:
         counts: Number of lists by split.
         left_out: Number of repeats that were left out, by split.
+        unlisted: Number of interactions with known items that are not in the catalogue,
+            by split. They count in histories, and are in no list.
         unreachable: Number of lists without a positive in the catalogue, by split.
         unknown: Unknown values of the query features, by split.
     """
@@ -76,14 +78,14 @@ class ListShardWriter:
         (folder / "lists").mkdir()
         (folder / "training_rows").mkdir()
         self._items, self._item_row = items, items.rows_of(parts.item_ids)
-        index = lookup_column(schema.items, items.ids)
-        # One more entry, so that row -1 (not in the catalogue) is an unknown item.
-        by_row = np.append(index, UNKNOWN).astype("int32")
-        self._item_index = by_row[self._item_row]
+        index = lookup_column(schema.items, parts.item_ids)
+        self._item_index = np.asarray(index, "int32")
+        self._item_unlisted = (self._item_row < 0) & (self._item_index > UNKNOWN)
         self._shards = dict.fromkeys(SPLITS, 0)
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
         self.left_out = dict.fromkeys(SPLITS, 0)
+        self.unlisted = dict.fromkeys(SPLITS, 0)
         self.unknown = {name: UnknownValues() for name in SPLITS}
 
     def write(self, part: Partition, number: int, not_chosen: NotChosenRows) -> None:
@@ -96,14 +98,16 @@ class ListShardWriter:
         """
         require_for_query_features(len(part), self._schema.query)
         item = self._item_row[part.item]
-        self._write_training_rows(part, item, number)
+        self._write_training_rows(part, number)
+        unlisted = self._item_unlisted[part.item]
         repeated = np.zeros(len(item), bool)
         if self._seen == "exclude":
-            repeated = part.repeated
+            repeated = part.repeated & ~unlisted
         for split, name in enumerate(SPLITS):
-            rows = np.flatnonzero((part.split == split) & ~repeated)
+            rows = np.flatnonzero((part.split == split) & ~repeated & ~unlisted)
             rows = self._once(part, rows, item)
             self.left_out[name] += int(repeated[part.split == split].sum())
+            self.unlisted[name] += int(unlisted[part.split == split].sum())
             if split == TRAIN:
                 rows = self._latest(part, rows)
             for piece in self._pieces(part, rows):
@@ -157,12 +161,10 @@ class ListShardWriter:
         behind = np.repeat(last, np.diff(np.append(-1, last))) - np.arange(len(rows))
         return rows[behind < self._per_query]
 
-    def _write_training_rows(
-        self, part: Partition, item: np.ndarray, number: int
-    ) -> None:
+    def _write_training_rows(self, part: Partition, number: int) -> None:
         """Writes one training row per query; their order is that of the numbers."""
         first, last = int(part.query[0]), int(part.query[-1])
-        train = (part.split == TRAIN) & (item >= 0)
+        train = (part.split == TRAIN) & (self._item_index[part.item] > UNKNOWN)
         query = part.query[train].astype("int64") - first
         pairs = np.sort((query << 32) | self._item_index[part.item[train]])
         pairs = pairs[np.diff(pairs, prepend=-1) > 0]

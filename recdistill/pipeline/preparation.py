@@ -108,6 +108,8 @@ def prepare(
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "added_items": items.added,
+        "unlisted_items": items.unlisted,
+        "unlisted_interactions": writer.unlisted,
         "unreachable": writer.unreachable,
         "not_chosen": not_chosen.count,
         "seen": seen,

@@ -14,7 +14,7 @@ from recdistill.data import Dataset
 from recdistill.data.batches import Lists
 from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
-from recdistill.errors import DataError
+from recdistill.errors import ConfigError, DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
@@ -37,6 +37,7 @@ from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
 from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.warm_start import EarlierRun
 from recdistill.pipeline.workspace import Artefact
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.model_files import source_digest
@@ -360,7 +361,26 @@ class RunContext:
             self.progress,
             self.warn,
             self.observe,
+            self.earlier_run,
         )
+
+    @cached_property
+    def earlier_run(self) -> EarlierRun | None:
+        """The run that the student starts from; None for a start from random weights.
+
+        Raises:
+            ConfigError: If it has no finished student, or the split is by chance.
+        """
+        folder = self.config.student.warm_start
+        if folder is None:
+            return None
+        if self.config.split.by == "leave_random_out":
+            raise ConfigError(
+                "`student.warm_start` needs a split by time, because a random one "
+                "holds out interactions that the earlier student was trained on. "
+                "Received: `split.by` = 'leave_random_out'"
+            )
+        return EarlierRun.open(folder, self.root)
 
     @cached_property
     def teacher_trainer(self) -> Trainer:
@@ -379,6 +399,10 @@ class RunContext:
         """The student's settings and the source of its factory, for a step's inputs."""
         settings = self.config.student
         found = settings.model_dump(mode="json")
+        if self.earlier_run is None:
+            del found["warm_start"]
+        else:
+            found["warm_start"] = self.earlier_run.distill.key
         if settings.factory is not None:
             found["factory_file"] = source_digest(settings.factory)
         return found

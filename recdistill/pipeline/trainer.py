@@ -49,6 +49,7 @@ from recdistill.pipeline.training_curves import (
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.warm_start import EarlierRun, EarlierStudent
 from recdistill.pipeline.weights_file import save_weights
 
 TAIL_OF_SHOWN = 0.25
@@ -59,6 +60,9 @@ STEPS_FOR_XLA = 500
 
 TEACHER_VALIDATIONS = 5
 """Number of validations while a sequence ranker is trained."""
+
+WARM_PATIENCE = 3
+"""Validations without improvement after which a student with a warm start stops."""
 
 VALIDATIONS = 10
 """Number of validations while a student is trained."""
@@ -136,6 +140,7 @@ class Trainer:
         warn: Callback for warnings.
         observe: Called with the name of a training run, and the points of its curve
             while it trains.
+        earlier: The run that students start from; None to start from random weights.
     """
 
     def __init__(
@@ -146,10 +151,11 @@ class Trainer:
         progress: Progress,
         warn: Callable[[str], None],
         observe: Callable[[str, int, Mapping[str, float]], None] | None = None,
+        earlier: EarlierRun | None = None,
     ) -> None:
         self._config, self._prepared = config, prepared
         self._validation, self._progress, self._warn = validation, progress, warn
-        self._observe = observe
+        self._observe, self._earlier = observe, earlier
 
     def _observer(self, name: str) -> Observer:
         """Passes on the points of the training run of this name."""
@@ -328,6 +334,9 @@ class Trainer:
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights; None for random ones.
         """
+        first: Path | EarlierStudent | None = start
+        if start is None and self._earlier is not None:
+            first = self._earlier.student("distill")
         settings = self._config.distill
         losses, weights = distillation_losses(settings)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
@@ -343,7 +352,7 @@ class Trainer:
             self.batches(files, collate, targets),
             label,
             steps,
-            start,
+            first,
         )
 
     def student(
@@ -353,7 +362,7 @@ class Trainer:
         dataset: tf.data.Dataset,
         label: str,
         steps: int | None = None,
-        start: Path | None = None,
+        start: Path | EarlierStudent | None = None,
     ) -> dict[str, Any]:
         """Trains with each learning rate and keeps the student that is best.
 
@@ -365,7 +374,8 @@ class Trainer:
             dataset: Endless training batches.
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
-            start: Folder with the student's first weights; None for random ones.
+            start: Folder with the student's first weights, or a student of an earlier
+                run; None for random weights.
 
         Returns:
             The step's record.
@@ -377,17 +387,13 @@ class Trainer:
         rates, steps = settings.learning_rates, steps or settings.steps
         for number, rate in enumerate(rates):
             keras.utils.set_random_seed(self._config.seed)
-            student = (
-                build_student(settings, self._prepared)
-                if start is None
-                else load_student(settings, self._prepared, start)
-            )
+            student, started = self._first_student(start)
             count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
             plan = TrainingPlan(
                 learning_rate=rate,
                 steps=steps,
                 epochs=min(VALIDATIONS, steps),
-                patience=VALIDATIONS,
+                patience=WARM_PATIENCE if started else VALIDATIONS,
             )
             try:
                 result = train(
@@ -412,4 +418,15 @@ class Trainer:
                 save_weights(student, folder)
                 rows = self._validation.rows(compiled(student))
                 pq.write_table(rows, folder / "valid.parquet")
-        return {"valid": best, "trials": trials, "parameters": parameters(student)}
+        record = {"valid": best, "trials": trials, "parameters": parameters(student)}
+        return {**record, "warm_start": started} if started else record
+
+    def _first_student(
+        self, start: Path | EarlierStudent | None
+    ) -> tuple[keras.Model, dict[str, Any]]:
+        """A student with its first weights, and what it has from an earlier run."""
+        settings = self._config.student
+        if isinstance(start, Path):
+            return load_student(settings, self._prepared, start), {}
+        student = build_student(settings, self._prepared)
+        return student, {} if start is None else start.copy_to(student, settings)

@@ -502,13 +502,49 @@ def test_tables_none_of_whose_ids_are_in_use_are_errors(tmp_path, ids):
     assert "Table `queries` has no row for any of the queries" in said
 
 
-def test_an_item_table_that_lacks_a_training_item_is_an_error_that_names_it(tmp_path):
-    items = pa.table({"item_id": [f"i{k}" for k in range(8)], "price": [1.0] * 8})
+def test_an_item_table_that_lacks_many_training_items_is_an_error(tmp_path):
+    items = pa.table({"item_id": [f"i{k}" for k in range(6)], "price": [1.0] * 6})
     candidate = {"item_id": {"kind": "id"}, "price": {"kind": "number"}}
     data = small_pipelines.dataset(random_log(0), items)
     said = refusal(data, tmp_path / "p", candidate=candidate)
-    assert "Table `items` lacks 1 item(s) of the training part, such as 'i8'" in said
-    assert "which the feature(s) price need. Add a row for each" in said
+    assert "Table `items` lacks 3 item(s) of the training part, such as 'i6'" in said
+    assert "which the feature(s) price need. They have " in said
+    assert "of the training interactions; at most 20%" in said
+
+
+def test_items_that_left_the_item_table_count_in_histories_only(tmp_path):
+    log = random_log(0)
+    split_of = split_by_query(log, 0.1, 0.1)
+    gone = {number: item == "i8" for number, (_, item, _) in enumerate(log)}
+    items = pa.table({"item_id": [f"i{k}" for k in range(8)], "price": [1.0] * 8})
+    candidate = {"item_id": {"kind": "id"}, "price": {"kind": "number"}}
+    settings = {"candidate": candidate, "lists": {"seen": "include"}}
+    data = small_pipelines.dataset(log, items)
+    prepared, record = run(data, tmp_path / "p", **settings)
+    expected = {
+        split: sum(gone[k] and split_of[k] == split for k in gone) for split in SPLITS
+    }
+    assert expected["train"] and expected["test"]
+    assert record["unlisted_items"] == 1
+    assert record["unlisted_interactions"] == expected
+    assert record["items"] == prepared.catalogue_size == 8
+    values = prepared.schema.items.values.to_pylist()
+    assert sorted(values) == [f"i{k}" for k in range(9)]
+    index = {item: place + 2 for place, item in enumerate(values)}
+    for split in SPLITS:
+        lists, loops = rows_of(prepared, split), expected_lists(log, split_of)
+        own = {k for k in gone if split_of[k] == split and not gone[k]}
+        assert set(lists) == own
+        for row, got in lists.items():
+            history = [index[item] for item in loops[row]["history"][::-1]]
+            assert [v for v in got["query.history"] if v] == history
+            assert got["seen"] == [int(i[1:]) for i in loops[row]["seen"] if i != "i8"]
+    trained = {
+        (user, index[item])
+        for k, (user, item, _) in enumerate(log)
+        if split_of[k] == "train"
+    }
+    assert len(prepared.training_rows.values) == len(trained)
 
 
 @pytest.mark.parametrize("split", SPLITS)

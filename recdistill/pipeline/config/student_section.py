@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -81,6 +82,12 @@ class StudentConfig(TwoTowerConfig):
         "kept.",
     )
     batch_size: int = Field(default=256, gt=0, description="Lists per training step.")
+    warm_start: Path | None = Field(
+        default=None,
+        description="Folder of an earlier run, such as `runs/shop-monday`. Student and "
+        "baseline start with the weights of that run's student and baseline, and the "
+        "vocabularies of that run are extended.",
+    )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.001, 0.003),
         min_length=1,

@@ -59,11 +59,13 @@ class Baseline(Step):
         else:
             shards = run.prepared.shards("train")
             collate = Collator(size, run.trainer.tail, shared=True)
+        earlier = run.earlier_run
         return run.trainer.student(
             draft.path,
             lambda student: Distiller(None, student, student_loss_weight=1.0),
             run.trainer.batches(shards, collate),
             "Training the baseline",
+            start=None if earlier is None else earlier.student("baseline"),
         )
 
     def gist(self, record: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ class Prepare(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The data, its features and its split."""
         config, dataset = run.config, run.dataset
+        earlier = run.earlier_run
         drawn = config.split.by == "leave_random_out"
         return {
             "fingerprint": dataset.fingerprint,
@@ -45,14 +46,18 @@ class Prepare(Step):
             "seen": config.lists.seen,
             "with_raw": run.needs_raw,
             "seed": config.seed if drawn else None,
+            **({} if earlier is None else {"earlier": earlier.prepare.key}),
             **sections(config, "query", "candidate", "split"),
         }
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the item table, the vocabularies and the list shards."""
+        from recdistill.features.schema import Schema
         from recdistill.pipeline.preparation import prepare
 
-        return prepare(run.dataset, run.config, draft.path, run.progress)
+        earlier = run.earlier_run
+        schema = None if earlier is None else Schema.load(earlier.prepare.path)
+        return prepare(run.dataset, run.config, draft.path, run.progress, schema)
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
         """Checks that the data allows the evaluation that is configured."""
@@ -89,6 +94,15 @@ class Prepare(Step):
             yield (
                 f"{record['added_items']:,} items of the training part have no row in "
                 "the table of items; their features are missing"
+            )
+        unlisted = record.get("unlisted_interactions", {})
+        if any(unlisted.values()):
+            yield (
+                f"{record['unlisted_items']:,} items of the training part have no row "
+                "in the table of items, so they count in histories and are not "
+                f"candidates; {unlisted['train']:,} training, {unlisted['valid']:,} "
+                f"validation and {unlisted['test']:,} test interactions with such "
+                "items are left out of the lists"
             )
         for part in ("valid", "test", "items"):
             shares = in_words(record["unknown"][part])
