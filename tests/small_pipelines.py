@@ -52,7 +52,6 @@ l2 = 20.0
 kind = "transition"
 l2 = 20.0
 [student]
-encoder = "attention"
 shared_items = true
 dim = 4
 embedding_dim = 4
