@@ -89,5 +89,5 @@ def test_a_function_with_large_weights_is_refused_before_they_are_copied(monkeyp
     monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 4 * 3)
     assert flops_of_function(lambda x: x @ weights, zeros(2, 4)) == 2 * 2 * 4 * 3
     monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 4 * 3 - 1)
-    with pytest.raises(ValueError, match="at most 47 bytes of weights. Received: 48"):
+    with pytest.raises(ValueError, match="at most 47 bytes of weights"):
         flops_of_function(lambda x: x @ weights, zeros(2, 4))
