@@ -74,12 +74,14 @@ def count_operations(
 
     Returns:
         The numbers for "teacher" and "student"; None for a model that is not a
-        TensorFlow graph.
+        TensorFlow graph, or whose weights are too large to be copied.
     """
     one = _OneQuery(student, prepared)
     index = one.draw(candidates, np.random.default_rng(seed))
-    counts: dict[str, int | None] = {"student": flops_of_function(one.rank, index)}
-    counts["teacher"] = None
+    counts: dict[str, int | None] = {"student": None, "teacher": None}
+    # Weights may be too large to be copied.
+    with contextlib.suppress(ValueError):
+        counts["student"] = flops_of_function(one.rank, index)
     if isinstance(teacher, keras.Model) and all(
         isinstance(member, keras.Model) for member in members_of(teacher)
     ):

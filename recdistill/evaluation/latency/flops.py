@@ -25,6 +25,9 @@ from tensorflow.python.framework.convert_to_constants import (
 
 Shape = Sequence[int]
 
+LARGEST_WEIGHTS = 2**28
+"""Largest bytes of the weights of a traced function, which is copied several times."""
+
 
 def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
     """Floating-point operations of one `session.run`.
@@ -77,9 +80,15 @@ def flops_of_function(function: Any, *arguments: Any) -> int:
 
     Raises:
         ValueError: If the function cannot be converted to a graph, because it has
-            lookup tables or exceeds the limit of 2 GiB.
+            lookup tables or its weights exceed `LARGEST_WEIGHTS`.
     """
     traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
+    weights = sum(math.prod(v.shape) * v.dtype.size for v in traced.variables)
+    if weights > LARGEST_WEIGHTS:
+        raise ValueError(
+            f"`function` must have at most {LARGEST_WEIGHTS:,} bytes of weights. "
+            f"Received: {weights:,}"
+        )
     # Lookup tables elsewhere in the program would only cause warnings.
     traced.graph.clear_collection(tf.compat.v1.GraphKeys.TABLE_INITIALIZERS)
     frozen = convert_variables_to_constants_v2(traced)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.evaluation.latency import flops
 from recdistill.evaluation.latency.flops import flops_of_function, flops_of_run
 
 
@@ -81,3 +82,12 @@ def test_lookup_tables_elsewhere_cause_no_warning(caplog):
     assert flops_of_function(tf.matmul, zeros(1, 2), zeros(2, 1)) == 4
     assert table.size() == 1
     assert "table_initializer" not in caplog.text
+
+
+def test_a_function_with_large_weights_is_refused_before_they_are_copied(monkeypatch):
+    weights = tf.Variable(zeros(4, 3))
+    monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 4 * 3)
+    assert flops_of_function(lambda x: x @ weights, zeros(2, 4)) == 2 * 2 * 4 * 3
+    monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 4 * 3 - 1)
+    with pytest.raises(ValueError, match="at most 47 bytes of weights"):
+        flops_of_function(lambda x: x @ weights, zeros(2, 4))
