@@ -143,7 +143,7 @@ def test_callable(shared):
     assert_scores_are(done, by_rule)
     report = assert_is_served(done, shared)
     assert report.models["teacher"].parameters is None
-    assert report.protocol.candidates == "catalogue"
+    assert report.protocol.candidates == "retrieved:200"
 
 
 def test_callable_of_whole_lists_with_other_input_names(shared):
