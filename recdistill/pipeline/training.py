@@ -33,6 +33,10 @@ from recdistill.pipeline.training_curves import (
 from recdistill.pipeline.validation import Validation
 
 
+DIVERGED = -math.inf
+"""Stands for the validation metric of a model with scores that are not finite."""
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """Duration and learning rate of a training run.
@@ -142,7 +146,7 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Validates; keeps the weights if they are the best, or stops training."""
         value = first_workers_value(self._value)
-        if math.isnan(value):
+        if value == DIVERGED:
             self.history.append(None)
             self.model.stop_training = True
             return
@@ -157,11 +161,11 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
     def _value(self) -> float:
-        """The validation metric; NaN if training diverged."""
+        """The validation metric; `DIVERGED` if a score is not finite."""
         try:
             return self._validation(self._scorer)
         except NotRankableError:
-            return math.nan
+            return DIVERGED
 
     def state(self) -> dict[str, Any]:
         """All that is known so far, for a checkpoint."""
