@@ -32,7 +32,6 @@ from recdistill.pipeline.training_curves import (
 )
 from recdistill.pipeline.validation import Validation
 
-
 DIVERGED = -math.inf
 """Stands for the validation metric of a model with scores that are not finite."""
 

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 
 CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
 SMALL = ("lists.size=retrieved", "lists.student_top=0", "student.steps=2")
+ALL_SCORED = "lists.size=auto"  # Lists of a teacher with partial scores.
 ROOT = Path(__file__).parents[2]
 
 
@@ -497,7 +498,7 @@ class TestScores:
     def test_a_table_of_pairs(self, shared, pairs):
         path, table = pairs
         teacher = f"teacher={{kind='scores', path='{path}', columns={{query='who'}}}}"
-        done = go(shared, teacher)
+        done = go(shared, teacher, ALL_SCORED)
         ids = Prepared(done["prepare"].path).raw_candidates["item_id"]
         files, _, _ = stored(done)
         (lists,) = files if len(files) == 1 else [files[0]]
@@ -534,7 +535,8 @@ class TestScores:
         names = {"user_id": user, "item_id": item, "score": score}
         pq.write_table(pa.table(names), path)
         with pytest.raises(TeacherError, match="must have scores for valid lists"):
-            go(shared, f"teacher={{kind='scores', path='{path}'}}", until="teacher")
+            teacher = f"teacher={{kind='scores', path='{path}'}}"
+            go(shared, teacher, ALL_SCORED, until="teacher")
 
     def test_a_listwise_table(self, tmp_path):
         rng, rows = np.random.default_rng(2), []
@@ -564,6 +566,7 @@ class TestScores:
             "query={history={kind='history', length=5}}",
             "candidate={item_id={kind='id'}}",
             "teacher={kind='scores'}",
+            ALL_SCORED,
         )
         by_list = {}
         for row in rows:
