@@ -99,14 +99,9 @@ class HistorySpec(FeatureSpec):
     length: int = Field(default=50, gt=0, description="Maximum number of items.")
 
 
-class LinearItemModelSpec(Settings):
-    """Keys of the linear item model (`recdistill.models.linear`)."""
+class HistoryWeights(Settings):
+    """Weights of the items of a history in a linear model, by their age."""
 
-    l2: float = Field(
-        default=300.0,
-        gt=0,
-        description="Ridge penalty of the item model, in interactions.",
-    )
     decay: float = Field(
         default=0.9,
         gt=0,
@@ -118,6 +113,16 @@ class LinearItemModelSpec(Settings):
         ge=0,
         le=1,
         description="Minimum weight of a history item, however old.",
+    )
+
+
+class LinearItemModelSpec(HistoryWeights):
+    """Keys of the linear item model (`recdistill.models.linear`)."""
+
+    l2: float = Field(
+        default=300.0,
+        gt=0,
+        description="Ridge penalty of the item model, in interactions.",
     )
     max_items: int | None = Field(
         default=None,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, TypeGuard
 from pydantic import Field, model_validator
 
 from recdistill.data.dataset import nearest
-from recdistill.features.specs import LinearItemModelSpec
+from recdistill.features.specs import HistoryWeights, LinearItemModelSpec
 from recdistill.pipeline.config.external_teacher_section import (
     CallableTeacherConfig,
     ExternalTeacherConfig,
@@ -118,24 +118,12 @@ class LinearTeacherConfig(LinearItemModelSpec, Section):
     kind: Literal["linear"] = "linear"
 
 
-class TransitionTeacherConfig(Section):
+class TransitionTeacherConfig(HistoryWeights, Section):
     """The linear model of transitions to the next item in closed form (SLIT)."""
 
     kind: Literal["transition"] = "transition"
     l2: float = Field(
         default=3_000.0, gt=0, description="Ridge penalty, in training lists."
-    )
-    decay: float = Field(
-        default=0.9,
-        gt=0,
-        le=1,
-        description="Weight of a history item relative to the next more recent one.",
-    )
-    floor: float = Field(
-        default=0.05,
-        ge=0,
-        le=1,
-        description="Minimum weight of a history item, however old.",
     )
     memory_gib: float = Field(
         default=4.0,
