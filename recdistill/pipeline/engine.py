@@ -1,14 +1,12 @@
-"""Engines: where the parts of a step run, in this process or on a cluster.
+"""Engines: where models are trained, in this process or on a cluster.
 
-A step's work on one part of its data is a function of the run and that part, and any
-engine calls it; results come in the order of the parts. Training is one program that
-all workers run in step (`recdistill.lists.replicas`).
+Training is one program that all workers run in step (`recdistill.lists.replicas`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 
@@ -19,29 +17,9 @@ if TYPE_CHECKING:
     from recdistill.pipeline.steps.step import Step
     from recdistill.pipeline.workspace import Draft
 
-Part = TypeVar("Part")
-Result = TypeVar("Result")
-
 
 class Engine(Protocol):
-    """Runs the parts of a step."""
-
-    def map(
-        self,
-        run: RunContext,
-        open_worker: Callable[[RunContext], Callable[[Part], Result]],
-        parts: Sequence[Part],
-    ) -> Iterator[Result]:
-        """The results of all parts, in their order.
-
-        Args:
-            run: The run.
-            open_worker: Function of the run that returns the function of a part, with
-                all that it loads once. It must be importable, or a `partial` of such a
-                function.
-            parts: The parts. The work on a part must not have side effects, because a
-                part whose worker is lost is done again.
-        """
+    """Does the work of steps that train."""
 
     def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record."""
@@ -52,16 +30,6 @@ class Engine(Protocol):
 
 class LocalEngine:
     """Runs everything in this process."""
-
-    def map(
-        self,
-        run: RunContext,
-        open_worker: Callable[[RunContext], Callable[[Part], Result]],
-        parts: Sequence[Part],
-    ) -> Iterator[Result]:
-        """The results of all parts, in their order."""
-        if parts:
-            yield from map(open_worker(run), parts)
 
     def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record."""

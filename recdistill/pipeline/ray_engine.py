@@ -1,18 +1,14 @@
-"""Ray engine: parts of a step as tasks, training as a group of actors."""
+"""Ray engine: training as a group of actors."""
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from recdistill.errors import ConfigError, EngineError
 from recdistill.pipeline.config.engine_section import EngineConfig
-from recdistill.pipeline.engine import Part, Result
 
 try:
     import ray
@@ -27,14 +23,12 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from recdistill.pipeline import ray_workers
+from recdistill.pipeline.training_checkpoints import States
 
 if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.steps.step import Step
     from recdistill.pipeline.workspace import Draft
-
-AHEAD = 2
-"""Parts that are handed out for each worker before the first result is fetched."""
 
 ATTEMPTS = 5
 """Starts of a training group without a new checkpoint, after which the run stops."""
@@ -44,7 +38,7 @@ PLACEMENT_S = 30.0
 
 
 class RayEngine:
-    """Runs the parts of a step on a Ray cluster.
+    """Trains on a Ray cluster.
 
     Args:
         config: The `engine` section.
@@ -63,26 +57,6 @@ class RayEngine:
         if self._owns:
             ray.shutdown()
 
-    def map(
-        self,
-        run: RunContext,
-        open_worker: Callable[[RunContext], Callable[[Part], Result]],
-        parts: Sequence[Part],
-    ) -> Iterator[Result]:
-        """The results of all parts, in their order."""
-        workers, resources = self._room()
-        # Ray runs a task whose worker or node is lost again.
-        task = ray.remote(ray_workers.do_part).options(max_retries=-1, **resources)
-        work = ray.put(ray_workers.packed(run, open_worker))
-        name, cores = uuid4().hex, resources["num_cpus"]
-        waiting: deque[Any] = deque()
-        for part in parts:
-            waiting.append(task.remote(name, work, part, cores))
-            if len(waiting) > AHEAD * workers:
-                yield _result(waiting.popleft())
-        while waiting:
-            yield _result(waiting.popleft())
-
     def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record.
 
@@ -91,14 +65,14 @@ class RayEngine:
         Raises:
             EngineError: If workers are lost again and again.
         """
-        states: dict[int, bytes] = {}
+        states: States = {}
         failures = 0
         while failures < ATTEMPTS:
-            before = dict(states)
+            before = _epochs(states)
             try:
                 record, files = self._attempt(step, run, states)
             except ray_workers.LostError:
-                failures = failures + 1 if states == before else 1
+                failures = failures + 1 if _epochs(states) == before else 1
                 run.progress("Starting the workers again", 0, None)
                 continue
             for name, content in files.items():
@@ -113,13 +87,14 @@ class RayEngine:
         )
 
     def _attempt(
-        self, step: Step, run: RunContext, states: dict[int, bytes]
+        self, step: Step, run: RunContext, states: States
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """One start of a group of workers; newer states are added to `states`."""
         with _Group(self._room) as actors:
             try:
                 addresses = ray.get([actor.address.remote() for actor in actors])
-                work, token = ray_workers.packed(run, step.name), os.urandom(32)
+                work = run.config, dict(run.artefacts), run.tables, step.name
+                token = os.urandom(32)
                 first, *others = [
                     actor.train.options(num_returns="streaming").remote(
                         rank, work, addresses, token, dict(states)
@@ -195,7 +170,7 @@ class _Group:
 
 
 def _followed(
-    first: Any, others: Sequence[Any], run: RunContext, states: dict[int, bytes]
+    first: Any, others: Sequence[Any], run: RunContext, states: States
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Passes on what the first worker reports, until it is done.
 
@@ -215,7 +190,7 @@ def _followed(
         if kind == "lost":
             raise ray_workers.LostError("A worker was lost.")
         if kind == "failed":
-            raise pickle.loads(values[0])
+            raise ray_workers.error_of(*values)
         if ready[0] is not first:
             continue
         if kind == "done":
@@ -232,12 +207,9 @@ def _followed(
                 report(*values)
 
 
-def _result(reference: Any) -> Any:
-    """The result of a task, or the error that it raised, without Ray's traceback."""
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+def _epochs(states: States) -> dict[int, int]:
+    """How far each training run has come."""
+    return {number: state["epoch"] for number, state in states.items()}
 
 
 def _connect(config: EngineConfig, warn: Callable[[str], None]) -> bool:

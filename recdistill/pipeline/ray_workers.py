@@ -1,47 +1,37 @@
-"""What runs in the workers of a Ray cluster: parts of steps, and training."""
+"""What runs in the workers of a Ray cluster: training."""
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from recdistill import errors
 from recdistill.pipeline.worker_group import WorkerGroup, listening_socket
 
 if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.training_checkpoints import States
+
+
+Work: TypeAlias = tuple[Any, Any, Any, str]
+"""What a worker needs of a run: its configuration, finished artefacts and tables, and
+the name of the step."""
 
 
 class LostError(Exception):
     """A worker of a group that ended, or could not be started."""
 
 
-def packed(run: RunContext, task: Any) -> bytes:
-    """A run and a task for it, for another process.
-
-    Args:
-        run: The run; its finished artefacts are verified already.
-        task: Anything that can be pickled.
-    """
-    from ray import cloudpickle
-
-    content = run.config, dict(run.artefacts), run.tables, task
-    return bytes(cloudpickle.dumps(content))
-
-
-def _unpacked(content: bytes, reports: Mapping[str, Any]) -> tuple[RunContext, Any]:
-    """The run in this process, and the task."""
-    from ray import cloudpickle
-
+def _unpacked(work: Work, reports: Mapping[str, Any]) -> tuple[RunContext, str]:
+    """The run in this process, and the name of the step."""
     from recdistill.data.dataset import no_progress
     from recdistill.pipeline.run_context import RunContext
 
-    config, artefacts, tables, task = cloudpickle.loads(content)
+    config, artefacts, tables, step = work
     run = RunContext(
         config,
         reports.get("progress", no_progress),
@@ -51,7 +41,7 @@ def _unpacked(content: bytes, reports: Mapping[str, Any]) -> tuple[RunContext, A
     )
     run.artefacts.update(artefacts)
     run.trust(artefacts)
-    return run, task
+    return run, step
 
 
 def _begin(cores: int, seed: int) -> None:
@@ -67,30 +57,6 @@ def _begin(cores: int, seed: int) -> None:
         pass  # This process has worked for an earlier step.
     tf.config.experimental.enable_op_determinism()
     begin_like_a_new_process(seed)
-
-
-_opened: dict[str, Callable[[Any], Any]] = {}
-"""The function of the parts that this process works on, by the name of their map."""
-
-
-def do_part(name: str, work: bytes, part: Any, cores: int) -> Any:
-    """The result of one part.
-
-    Args:
-        name: Name of the map that it belongs to.
-        work: The run, and the function that opens a worker.
-        part: The part.
-        cores: Cores of this worker.
-    """
-    try:
-        if name not in _opened:
-            _opened.clear()
-            run, open_worker = _unpacked(work, {})
-            _begin(cores, run.config.seed)
-            _opened[name] = open_worker(run)
-        return _opened[name](part)
-    except errors.RecdistillError as error:
-        raise _portable(error) from None
 
 
 class TrainingWorker:
@@ -114,16 +80,17 @@ class TrainingWorker:
     def train(
         self,
         rank: int,
-        work: bytes,
+        work: Work,
         addresses: Sequence[tuple[str, int]],
         token: bytes,
-        states: Mapping[int, bytes],
+        states: States,
     ) -> Iterator[tuple[Any, ...]]:
         """Does the work of a step.
 
         Args:
             rank: Number of this worker.
-            work: The run, and the name of the step.
+            work: The configuration, the finished artefacts, the tables of the run, and
+                the name of the step.
             addresses: Addresses of all workers, in the order of rank.
             token: The group's token.
             states: States of the training runs in the last checkpoint.
@@ -146,10 +113,10 @@ class TrainingWorker:
     def _train(
         self,
         rank: int,
-        work: bytes,
+        work: Work,
         addresses: Sequence[tuple[str, int]],
         token: bytes,
-        states: Mapping[int, bytes],
+        states: States,
     ) -> None:
         group = None
         try:
@@ -161,13 +128,13 @@ class TrainingWorker:
             if group is not None and group.broken:
                 self._say("lost")
             else:
-                self._say("failed", pickle.dumps(_portable(error)))
+                self._say("failed", _known_kind(error), str(error))
         finally:
             if group is not None:
                 group.close()
 
     def _worked(
-        self, group: WorkerGroup, work: bytes, states: Mapping[int, bytes]
+        self, group: WorkerGroup, work: Work, states: States
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The record of the step, and its files in the first worker."""
         from recdistill.lists.replicas import joined
@@ -211,14 +178,19 @@ def _ignore(*values: Any) -> None:
     """Ignores a report."""
 
 
-def _portable(error: Exception) -> Exception:
-    """An error that can be sent to another process, with the same message."""
-    try:
-        if str(pickle.loads(pickle.dumps(error))) == str(error):
-            return error
-    except Exception:
-        pass
-    for kind in type(error).__mro__:
-        if kind.__module__ in (errors.__name__, "builtins"):
-            return kind(str(error))  # type: ignore[no-any-return]
-    return RuntimeError(str(error))
+def _known_kind(error: Exception) -> str:
+    """Name of the first class of an error that every process knows."""
+    names = (kind.__name__ for kind in type(error).__mro__ if kind in _known_errors())
+    return next(names, RuntimeError.__name__)
+
+
+def error_of(kind: str, message: str) -> Exception:
+    """The error of a worker: its name from `_known_kind`, and its message."""
+    kinds = {known.__name__: known for known in _known_errors()}
+    return kinds.get(kind, RuntimeError)(message)
+
+
+def _known_errors() -> list[type[Exception]]:
+    """The library's errors, and the errors of the file system."""
+    own = [each for each in vars(errors).values() if isinstance(each, type)]
+    return [each for each in own if issubclass(each, Exception)] + [OSError]

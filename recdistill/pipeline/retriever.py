@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,12 @@ class Retriever:
     def _drawn(self) -> int:
         return min(self.config.tail, len(self.popularity))
 
+    @cached_property
+    def _popular(self) -> np.ndarray:
+        """The most popular items, in descending order."""
+        order = np.argsort(-self.popularity, kind="stable")
+        return np.asarray(order[: self.config.popular], "int32")
+
     def __call__(self, lists: Lists, keys: np.ndarray, file: str) -> Candidates:
         """The candidates of some lists.
 
@@ -101,9 +108,8 @@ class Retriever:
             file: Not used.
         """
         own = lists.observed()[0].padded(-1)
-        order = np.argsort(-self.popularity, kind="stable")
-        popular = order[: self.config.popular]
-        popular = np.broadcast_to(popular.astype("int32"), (len(lists), len(popular)))
+        shape = len(lists), len(self._popular)
+        popular = np.broadcast_to(self._popular, shape)
         proposed = np.concatenate([own, self.top(lists), popular], axis=1)
         chosen = distinct(np.where(lists.excluded.holds(proposed), -1, proposed))
         chosen = _of_width(chosen, self._chosen)

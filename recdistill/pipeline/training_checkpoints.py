@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+
+States: TypeAlias = dict[int, dict[str, Any]]
+"""States of the training runs of one step, by number; see `EpochCheckpoint`."""
 
 
 class TrainingCheckpoints:
@@ -20,7 +22,7 @@ class TrainingCheckpoints:
     """
 
     def __init__(
-        self, states: Mapping[int, bytes], keep: Callable[[int, bytes], None]
+        self, states: States, keep: Callable[[int, dict[str, Any]], None]
     ) -> None:
         self._states, self._keep, self._begun = states, keep, 0
 
@@ -31,10 +33,8 @@ class TrainingCheckpoints:
             The state, and a function that keeps a newer one.
         """
         number, self._begun = self._begun, self._begun + 1
-        found = self._states.get(number)
-        # Written by a worker of the same run.
-        state: dict[str, Any] = pickle.loads(found) if found is not None else {}
-        return state, lambda newer: self._keep(number, pickle.dumps(newer))
+        state = self._states.get(number, {})
+        return state, lambda newer: self._keep(number, newer)
 
 
 _checkpoints: list[TrainingCheckpoints] = []
