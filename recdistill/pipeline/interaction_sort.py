@@ -9,7 +9,7 @@ rule of raw values does not depend on the engine.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -194,7 +194,7 @@ class SortedInteractions:
         done, current = 0, -1
         with ExitStack() as stack:
             writer: pa.ipc.RecordBatchFileWriter
-            for batch in batches:
+            for batch in in_order(batches):
                 owner = batch["partition"].to_numpy()
                 starts = np.flatnonzero(np.diff(owner, prepend=-1))
                 ends = [*starts[1:].tolist(), len(owner)]
@@ -215,6 +215,24 @@ class SortedInteractions:
 
     def _has(self, role: str) -> bool:
         return getattr(self._columns, role) is not None
+
+
+def in_order(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches, checked: a partition whose rows came apart would be overwritten.
+
+    Args:
+        batches: Rows with the number of their query.
+
+    Raises:
+        RuntimeError: If the numbers decrease.
+    """
+    last = -1
+    for batch in batches:
+        query = batch["query"].to_numpy()
+        if np.any(np.diff(query, prepend=last) < 0):
+            raise RuntimeError("DuckDB must return the interactions in sorted order.")
+        last = int(query[-1]) if len(query) else last
+        yield batch
 
 
 def owners(query: pa.Array | pa.ChunkedArray, partitions: int) -> np.ndarray:
