@@ -72,12 +72,7 @@ def prepare(
     statistics = PartStatistics(parts.times)
     found = _count(parts, statistics, not_chosen, progress)
     statistics.check(dataset.name, config.split)
-    if parts.columns.weight is not None and not found.weight:
-        raise DataError(
-            f"Data set `{dataset.name}` has the weight 0 in all rows of the training "
-            f"part (column `{parts.columns.weight}`), so that nothing can be learned. "
-            "Give some rows a weight above 0, or remove `dataset.columns.weight`."
-        )
+    _check_weights(dataset.name, parts.columns.weight, found.weight)
     items = ItemTable(dataset, parts.item_ids, found.items, features.required("items"))
     if len(items.ids) < 2:
         raise DataError(
@@ -286,6 +281,16 @@ def _of_known(
     if not pc.any(known).as_py():
         raise no_row_fits("queries", pc.min(queries).as_py(), ids)
     return values.slice(0, len(ids)).filter(known)
+
+
+def _check_weights(name: str, column: str | None, total: float) -> None:
+    """Checks that training rows have a weight above 0, if they have weights."""
+    if column is not None and not total:
+        raise DataError(
+            f"Data set `{name}` has the weight 0 in all rows of the training part "
+            f"(column `{column}`), so that nothing can be learned. Give some rows a "
+            "weight above 0, or remove `dataset.columns.weight`."
+        )
 
 
 def _check_reachable(writer: ListShardWriter, name: str) -> None:

@@ -6,7 +6,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.pilot import distillation_inputs, first_steps
+from recdistill.pipeline.steps.pilot import (
+    check_gate,
+    distillation_inputs,
+    first_steps,
+)
 from recdistill.pipeline.steps.step import Step
 
 if TYPE_CHECKING:
@@ -33,13 +37,9 @@ class Distill(Step):
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
-        from recdistill.pipeline.gate import enter
-
-        if run.config.lists.has_second_round:
-            return  # The step `pilot` has checked it.
-        warning = enter(run.gate)
-        if warning is not None:
-            run.warn(warning)
+        # With a second round, the step `pilot` has checked it.
+        if not run.config.lists.has_second_round:
+            check_gate(run)
 
     def trains(self, config: Config) -> bool:
         """The student is trained."""

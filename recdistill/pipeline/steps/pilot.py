@@ -34,12 +34,8 @@ class Pilot(Step):
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
-        from recdistill.pipeline.gate import enter
-
         require_second_round(run.config, self.name)
-        warning = enter(run.gate)
-        if warning is not None:
-            run.warn(warning)
+        check_gate(run)
 
     def trains(self, config: Config) -> bool:
         """The student is trained."""
@@ -62,6 +58,15 @@ class Pilot(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """The first metric on validation."""
         return f"validation {record['valid']:.4f}"
+
+
+def check_gate(run: RunContext) -> None:
+    """Stops the run if the gate is closed, or warns as it is configured."""
+    from recdistill.pipeline.gate import enter
+
+    warning = enter(run.gate)
+    if warning is not None:
+        run.warn(warning)
 
 
 def first_steps(steps: int) -> int:
