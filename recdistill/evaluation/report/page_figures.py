@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-from markupsafe import Markup
 
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.latency.stopwatch import QUANTILES, Latency
 from recdistill.evaluation.report import page_charts as charts
-from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
+from recdistill.evaluation.report.figure import Figure, Table, figure_of
+from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.run_report import ModelPart, Report
 from recdistill.evaluation.report.terminal_tables import MISSING, metric_label
-
-_LOSSES = {
-    "loss": "total loss",
-    "relevance_loss": "relevance loss",
-    "distillation_loss": "distillation loss",
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of texts.
-
-    Attributes:
-        headings: Headings of the columns.
-        rows: Cells of each row; the first one names the row.
-    """
-
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the page.
-
-    Attributes:
-        panels: SVG elements, which stand side by side where there is space.
-        alternative: The content in words, for those who cannot see the charts.
-        numbers: The numbers of the charts; None if a table next to it has them.
-    """
-
-    panels: Sequence[Markup]
-    alternative: str
-    numbers: Table | None = None
+from recdistill.evaluation.report.training_figure import training_figure
 
 
 def figures(report: Report, details: PageDetails) -> dict[str, Figure]:
@@ -64,7 +29,7 @@ def figures(report: Report, details: PageDetails) -> dict[str, Figure]:
         "survival": _survival(report),
         "retrieval": _retrieval(report),
         "latency": _latency(report),
-        "training": _training(report, details.training),
+        "training": training_figure(report, details.training),
         "scores": _scores(report, details.examination),
     }
     return {name: one for name, one in made.items() if one is not None}
@@ -78,12 +43,6 @@ def number(one: Interval | None, spec: str = ".3f") -> str:
     if one.low is None or one.high is None:
         return text
     return f"{text} [{format(one.low, spec)}, {format(one.high, spec)}]"
-
-
-def _figure(
-    panels: Sequence[str], alternative: str, numbers: Table | None = None
-) -> Figure:
-    return Figure([Markup(svg) for svg in panels], alternative, numbers)
 
 
 def _quality(report: Report) -> Figure | None:
@@ -103,7 +62,7 @@ def _quality(report: Report) -> Figure | None:
         + ", ".join(f"{name} {number(one)}" for name, one in panel.items())
         for metric, panel in list(panels.items())[:1]
     )
-    return _figure(
+    return figure_of(
         [charts.dots(metric_label(metric), panel) for metric, panel in panels.items()],
         f"Metrics of all models with confidence intervals. {words}. The table below "
         "has all numbers.",
@@ -172,7 +131,7 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
         for p in points
     ]
     rows += [[name, number(one), MISSING, MISSING] for name, one in floors.items()]
-    return _figure(
+    return figure_of(
         [charts.tradeoff(points, front, floors, label)],
         f"Quality against latency. {words}.",
         Table(["model", label, "median in ms", "on the Pareto front"], rows),
@@ -196,7 +155,7 @@ def _slices(report: Report) -> Figure | None:
         for name, one in panel.items()
         if one.excludes(0) and (one.value or 0) < 0
     ]
-    return _figure(
+    return figure_of(
         [charts.forest(kind, panel) for kind, panel in panels.items() if panel],
         "Difference between student and baseline on each slice of the test lists. "
         + (
@@ -227,7 +186,7 @@ def _survival(report: Report) -> Figure | None:
         None, charts.colour_of("distilled"), at, [found[n].value for n in at]
     )
     low, high = ([float(e or 0.0) for e in each] for each in ends)
-    return _figure(
+    return figure_of(
         [
             charts.lines(
                 "Teacher's top items in the student's first n",
@@ -252,7 +211,7 @@ def _retrieval(report: Report) -> Figure | None:
     line = charts.Line(None, charts.colour_of("teacher"), at, [s.value for s in shares])
     low = [float(s.value or 0.0) if s.low is None else s.low for s in shares]
     high = [float(s.value or 0.0) if s.high is None else s.high for s in shares]
-    return _figure(
+    return figure_of(
         [
             charts.lines(
                 "Positives that survive the retrieval",
@@ -310,119 +269,11 @@ def _latency(report: Report) -> Figure | None:
         if one.quantiles
     ]
     headings = ["model, candidates", *(f"{percent} %" for percent in QUANTILES[::2])]
-    return _figure(
+    return figure_of(
         panels,
         f"Distribution of the latency of a query. {words}.",
         Table(headings, rows),
     )
-
-
-def _training(
-    report: Report, training: Mapping[str, Sequence[TrainingRun]]
-) -> Figure | None:
-    runs = [(name, run) for name, each in training.items() for run in each]
-    if not runs:
-        return None
-    metrics = [m for part in report.models.values() for m in part.metrics]
-    label = metric_label(metrics[0]) if metrics else "Metric"
-    chosen = {name: each[0] for name, each in training.items() if each}
-    panels = [_validation_panel(label, training)]
-    students = {n: run for n, run in chosen.items() if n != "teacher"}
-    panels += [
-        _loss_panel(f"Loss of the {_MODEL.get(name, name)}", name, run)
-        for name, run in students.items()
-        if run.curve.get("step")
-    ]
-    for title, quantity in (
-        ("Gradient norm", "gradient_norm"),
-        ("Learning rate", "learning_rate"),
-    ):
-        drawn = [
-            charts.Line(
-                name.capitalize(),
-                charts.colour_of(name),
-                _steps(run),
-                run.curve[quantity],
-            )
-            for name, run in chosen.items()
-            if quantity in run.curve and _has_values(run.curve[quantity])
-        ]
-        if drawn:
-            panels.append(charts.lines(title, drawn, x_label="training step"))
-    words = "; ".join(
-        f"{name}: best {label} {run.best:.4f} on validation"
-        for name, run in chosen.items()
-        if run.best > -float("inf")
-    )
-    return _figure(panels, f"Training curves. {words}.", _training_table(runs, label))
-
-
-_MODEL = {"distilled": "distilled student", "baseline": "baseline"}
-
-
-def _steps(run: TrainingRun) -> list[float]:
-    return [float(step or 0) for step in run.curve["step"]]
-
-
-def _has_values(values: Sequence[float | None]) -> bool:
-    return any(value is not None for value in values)
-
-
-def _validation_panel(label: str, training: Mapping[str, Sequence[TrainingRun]]) -> str:
-    drawn = []
-    for name, each in training.items():
-        for place, run in enumerate(each):
-            steps = [run.epoch_steps * n for n in range(1, len(run.validation) + 1)]
-            if not _has_values(run.validation):
-                continue
-            best = run.validation.index(run.best)
-            strong = place == 0
-            drawn.append(
-                charts.Line(
-                    name.capitalize() if strong else None,
-                    charts.colour_of(name),
-                    steps,
-                    run.validation,
-                    strong=strong,
-                    mark=steps[best] if strong else None,
-                )
-            )
-    return charts.lines(
-        f"{label} on validation; dots: weights kept", drawn, x_label="training step"
-    )
-
-
-def _loss_panel(title: str, name: str, run: TrainingRun) -> str:
-    colours = (charts.colour_of(name), charts.SOFT, charts.colour_of("teacher"))
-    drawn = [
-        charts.Line(words, colour, _steps(run), run.curve[key], dashed=key != "loss")
-        for (key, words), colour in zip(_LOSSES.items(), colours, strict=True)
-        if key in run.curve and _has_values(run.curve[key])
-    ]
-    if len(drawn) == 2 and drawn[0].y == drawn[1].y:
-        drawn = drawn[:1]  # relevance is all of the loss
-    return charts.lines(title, drawn, x_label="training step")
-
-
-def _training_table(runs: Sequence[tuple[str, TrainingRun]], label: str) -> Table:
-    shown = {**_LOSSES, "gradient_norm": "gradient norm", "learning_rate": "rate"}
-    rows = []
-    for name, run in runs:
-        metric = {
-            run.epoch_steps * n: value for n, value in enumerate(run.validation, 1)
-        }
-        for place, step in enumerate(run.curve.get("step", ())):
-            cells = [
-                _cell(run.curve[key][place] if key in run.curve else None)
-                for key in shown
-            ]
-            value = metric.get(int(step or 0))
-            rows.append([f"{name}, {run.name}", f"{step:,.0f}", *cells, _cell(value)])
-    return Table(["model", "step", *shown.values(), f"{label} on validation"], rows)
-
-
-def _cell(value: float | None) -> str:
-    return MISSING if value is None else f"{value:.4g}"
 
 
 def _scores(report: Report, found: Mapping[str, Any] | None) -> Figure | None:
@@ -477,7 +328,7 @@ def _scores(report: Report, found: Mapping[str, Any] | None) -> Figure | None:
     raw = curves["none"].get("1")
     words = f"Before the transform {raw:.3g}" if raw is not None else "Before: unknown"
     now = "unknown" if targets.effective is None else f"{targets.effective:.3g}"
-    return _figure(
+    return figure_of(
         panels,
         "The teacher's scores before and after the transform. Effective number of "
         f"candidates: {words}, after it {now}, of {targets.list_size:,.0f}.",
