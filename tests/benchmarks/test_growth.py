@@ -90,3 +90,20 @@ def test_generated_tables_have_the_sizes_and_only_known_items(tmp_path):
     assert items.num_rows == 30
     assert set(rows["item_id"].to_pylist()) <= set(items["item_id"].to_pylist())
     assert set(rows["user_id"].to_pylist()) <= {f"u{k}" for k in range(50)}
+
+
+def test_distillation_on_a_large_catalogue_includes_its_second_round(
+    monkeypatch, tmp_path
+):
+    run = []
+
+    def cost(folder, step, workers, seconds):
+        run.append(step)
+        return 2.0, 100.0 + len(run)
+
+    monkeypatch.setattr(growth, "step_cost", cost)
+    point = growth.pipeline_times(growth.Size(interactions=100, items=5_001), 9)
+    assert run[4:7] == ["pilot", "closure", "distill"]
+    assert point["distill_s"] == 6.0 and point["evaluate_s"] == 2.0
+    assert point["distill_mib"] == 107.0
+    assert point["run_s"] == 18.0
