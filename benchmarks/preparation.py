@@ -53,7 +53,6 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
         "interactions_of_a_query": 20,
         "items": sized(20_000, scale, least=100),
         "rounds": sized(3, scale, least=1),
-        "with_recbole": int(RECBOLE_PYTHON is not None),
     }
     sides = {"pandas": with_pandas, "recdistill": with_prepare}
     if RECBOLE_PYTHON is not None:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 SCALE = 0.01
 LARGER = {"metrics": 0.03, "linear": 0.03}
-PIPELINES = ("growth", "keras_distillation", "preparation")
+PIPELINES = ("growth", "keras_distillation")
 """They run whole pipelines; their parts have tests of their own."""
 MEASURED = [each for each in BENCHMARKS if each.name not in PIPELINES]
 
