@@ -144,7 +144,7 @@ class ListShardWriter:
 
     def _once(self, part: Partition, rows: np.ndarray, item: np.ndarray) -> np.ndarray:
         """The rows with each item once in a list, with its greatest relevance."""
-        if self._parts.columns.list is None:
+        if (part.first_copy[rows] == rows).all():
             return rows
         own, place = item[rows], part.first_of_list[rows]
         order = np.lexsort((-self._number(part, rows, "relevance"), own, place))
@@ -153,13 +153,13 @@ class ListShardWriter:
         return np.delete(rows, order[1:][again])
 
     def _latest(self, part: Partition, rows: np.ndarray) -> np.ndarray:
-        """The latest training rows of each query, at most `per_query`."""
+        """The rows of the latest training lists of each query, at most `per_query`."""
         if self._per_query is None:
             return rows
-        group = part.first_of_query[rows]
-        last = np.append(np.flatnonzero(np.diff(group)), len(rows) - 1)
-        behind = np.repeat(last, np.diff(np.append(-1, last))) - np.arange(len(rows))
-        return rows[behind < self._per_query]
+        number = self._list_numbers(part, rows)
+        last = np.append(np.flatnonzero(np.diff(part.first_of_query[rows])), -1)
+        behind = np.repeat(number[last], np.diff(np.append(-1, last % len(rows))))
+        return rows[behind - number < self._per_query]
 
     def _write_training_rows(self, part: Partition, number: int) -> None:
         """Writes one training row per query; their order is that of the numbers."""
@@ -186,7 +186,7 @@ class ListShardWriter:
         item: np.ndarray,
         with_raw: bool,
     ) -> pa.Table:
-        """The lists of these rows; one per row, unless the data is listwise."""
+        """The lists of these rows, each with the mean weight of its rows."""
         number, all_rows = self._list_numbers(part, rows), rows
         ends = np.concatenate([[0], np.cumsum(np.bincount(number))]).astype("int32")
         rows = all_rows[ends[:-1]]
@@ -204,7 +204,11 @@ class ListShardWriter:
             "relevance": pa.ListArray.from_arrays(
                 ends, self._number(part, all_rows, "relevance")
             ),
-            "list_weight": pa.array(self._number(part, rows, "weight")),
+            "list_weight": pa.array(
+                np.bincount(number, self._number(part, all_rows, "weight"))
+                / np.diff(ends),
+                pa.float32(),
+            ),
             "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
         }
         if self._parts.columns.list is not None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,7 +45,9 @@ class Partition:
         first_of_query: `(rows,)`: the first row of the same query.
         first_of_moment: `(rows,)`: the first row of the same query and time; the rows
             before it happened strictly earlier.
-        first_of_list: `(rows,)`: the first row of the same list.
+        first_of_list: `(rows,)`: the first row of the same list. If the data has no
+            ids of lists, rows of the same query, time and features are one list: the
+            items that one request led to.
         first_of_pair: `(rows,)`: the first row with the same query and item.
         first_copy: `(rows,)`: the first row with the same query, item and time.
         number: Number of the partition.
@@ -150,14 +153,15 @@ class Partitions:
 
     def _partition(self, table: pa.Table, number: int) -> Partition:
         query, time = np.asarray(table["query"]), np.asarray(table["time"])
-        position = np.arange(len(query))
         new_query = np.concatenate([[True], query[1:] != query[:-1]])
         new_moment = new_query | np.concatenate([[True], time[1:] != time[:-1]])
         first = first_of_runs(new_query)
         moment = first_of_runs(new_moment)
-        first_of_list = position
-        if self.columns.list is not None:
-            first_of_list = _first_of_list(table["list"], new_moment)
+        first_of_list = (
+            first_of_runs(new_moment | _changed(table, len(self.features)))
+            if self.columns.list is None
+            else _first_of_list(table["list"], new_moment)
+        )
         pairs = Pairs.find(first, np.asarray(table["item"]), moment)
         part = self._parts(time, first, first_of_list, pairs.first_copy)
         return Partition(
@@ -180,10 +184,24 @@ class Partitions:
     ) -> np.ndarray:
         if self.split.by == "global_time":
             return np.searchsorted(self._cuts, time, side="left").astype("int8")
-        by_list = self.columns.list is not None and self.split.by != "query_time"
+        by_list = self.columns.list is None or self.split.by != "query_time"
         unit = first_of_list if by_list else first_copy
         part = last_of_each_query(self.split, first_of_query, unit)
         return kept_together(part, [first_of_list, first_copy])
+
+
+def _changed(table: pa.Table, features: int) -> np.ndarray:
+    """`(rows,)` bool: whether a feature differs from that of the row before."""
+    changed = np.zeros(len(table), bool)
+    for number in range(features):
+        values = table[f"feature{number}"].combine_chunks()
+        if pa.types.is_nested(values.type):
+            code = pd.factorize(pd.Series(map(str, values.to_pylist())))[0]
+        else:
+            encoded = values.dictionary_encode(null_encoding="encode")
+            code = encoded.indices.to_numpy()
+        changed[1:] |= code[1:] != code[:-1]
+    return changed
 
 
 def _first_of_list(lists: pa.ChunkedArray, new_moment: np.ndarray) -> np.ndarray:
