@@ -117,7 +117,8 @@ def weighted_mask(x: Batch) -> dict[str, Tensor]:
     Args:
         x: The inputs of a batch.
     """
-    further = {name: x[name] for name in ("item_weight", "stratum") if name in x}
+    names: tuple[str, ...] = ("item_weight", "stratum")
+    further = {name: x[name] for name in names if name in x}
     return {"mask": mask_of(x), **further}
 
 
