@@ -131,7 +131,8 @@ class TeacherStep(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """The weight of each member of an ensemble, and the form of linear models."""
-        among = "sampled candidates" if record.get("sampled_candidates") else "validation"
+        sampled = record.get("sampled_candidates", False)
+        among = "sampled candidates" if sampled else "validation"
         for member in record.get("members", ()):
             place = f"weight {member['weight']:.2f}" if member["weight"] else "left out"
             line = f"member {member['kind']}: {place}"
