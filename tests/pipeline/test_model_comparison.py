@@ -89,9 +89,7 @@ def test_of_many_test_lists_the_same_sample_is_ranked_and_exported(prepared, tmp
         "distilled": PopularityScorer(prepared.popularity),
         "teacher": PopularityScorer(prepared.popularity),
     }
-    rows = rank_test_lists(
-        scorers, fewer, ["ndcg@3"], lambda *call: calls.append(call)
-    )
+    rows = rank_test_lists(scorers, fewer, ["ndcg@3"], lambda *call: calls.append(call))
     sample = rows.models["distilled"]["list_id"].to_pylist()
     assert len(sample) == len(every) // 2 == calls[-1][1] == calls[-1][2]
     assert set(sample) < set(every) and sample == sorted(sample, key=every.index)
