@@ -197,7 +197,7 @@ class ListShardWriter:
         offsets = np.concatenate([[0], np.cumsum(seen >= 0)])[before]
         query = part.query[rows]
         columns = {
-            "list_id": part.table["row"].take(pa.array(rows)),
+            "list_id": part.table["row"].take(pa.array(part.first_of_list[rows])),
             "query_id": self._parts.query_ids.take(pa.array(query)),
             "query_row": pa.array(query.astype("int64")),
             "candidates": pa.ListArray.from_arrays(ends, item[all_rows]),

@@ -40,16 +40,24 @@ def random_log(seed, rows=90, users=6, items=9, moments=12):
     ]
 
 
+def lists_of(log):
+    """The rows of each list by its first row: those of one query and one time."""
+    lists = {}
+    for row, (user, _, time) in enumerate(log):
+        lists.setdefault((user, time), []).append(row)
+    return {rows[0]: rows for rows in lists.values()}
+
+
 def split_by_query(log, valid, test):
     split = {}
     for user in {user for user, _, _ in log}:
-        own = sorted((t, k, i) for k, (u, i, t) in enumerate(log) if u == user)
-        # Copies of a row count once and stay together.
-        events = list(dict.fromkeys((i, t) for t, _, i in own))
-        size = len(events)
+        own = [(k, t) for k, (u, _, t) in enumerate(log) if u == user]
+        # The rows of a list count once and stay together.
+        times = sorted({time for _, time in own})
+        size = len(times)
         held = [0, 0] if size < 3 else [max(1, int(size * s)) for s in (valid, test)]
-        for time, row, item in own:
-            from_end = size - events.index((item, time))
+        for row, time in own:
+            from_end = size - times.index(time)
             late = from_end <= held[1]
             split[row] = (
                 "test" if late else "valid" if from_end <= sum(held) else "train"

@@ -18,7 +18,7 @@ def prepare_small(folder):
     """Prepared data in several shards; some queries have seen nearly all items."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interaction_sort, "PARTITION_ROWS", 125)
-        log = random_log(3, rows=500, users=25, items=ITEMS, moments=60)
+        log = random_log(3, rows=500, users=25, items=ITEMS, moments=9_000)
         settings = {"lists": {"seen": "exclude"}}
         prepared, _ = run(small_pipelines.dataset(log), folder, **settings)
     assert len(prepared.shards("train")) == 4

@@ -17,9 +17,9 @@ from tests.pipeline.logs import random_log, rows_of, run
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    log = random_log(4, rows=300, users=20, items=15, moments=40)
+    log = random_log(4, rows=300, users=20, items=15, moments=9_000)
     log[:] = [
-        (user, "nowhere" if time == 39 else item, time) for user, item, time in log
+        (user, "nowhere" if time > 8_900 else item, time) for user, item, time in log
     ]
     folder = tmp_path_factory.mktemp("prepared") / "p"
     settings = {"lists": {"seen": "exclude"}}

@@ -6,9 +6,8 @@ from recdistill.errors import DataError
 from recdistill.pipeline.config import SplitConfig
 from recdistill.pipeline.part_statistics import PartStatistics
 from recdistill.pipeline.partitions import Partitions
-from recdistill.pipeline.row_parts import SPLITS
 from tests import small_pipelines
-from tests.pipeline.logs import random_log, split_by_query
+from tests.pipeline.logs import SPLITS, lists_of, random_log, split_by_query
 
 
 def statistics_of(log, folder, **split):
@@ -27,9 +26,9 @@ def test_copies_and_repeats_are_those_of_plain_loops(tmp_path):
     trained = {(log[k][0], log[k][1]) for k, part in split.items() if part == "train"}
     expected = {
         name: sum(
-            (user, item) in trained
-            for k, (user, item, _) in enumerate(log)
-            if split[k] == name
+            any((log[k][0], log[k][1]) in trained for k in rows)
+            for first, rows in lists_of(log).items()
+            if split[first] == name
         )
         for name in SPLITS[1:]
     }

@@ -6,18 +6,26 @@ import pytest
 
 from recdistill.data import synthetic
 from recdistill.errors import DataError
+from recdistill.features.specs import CategoriesSpec, CategorySpec
 from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import SplitConfig
+from recdistill.pipeline.feature_columns import FeatureColumn
 from recdistill.pipeline.partitions import Partitions
 from recdistill.pipeline.row_parts import TEST, TRAIN, VALID
 from tests import small_pipelines
 
 
-def deal(data, folder, **split):
+def deal(data, folder, features=(), **split):
     folder.mkdir(exist_ok=True)
     for leftover in folder.iterdir():
         leftover.unlink()
-    return Partitions(data, SplitConfig(**split), folder, small_pipelines.quiet)
+    return Partitions(
+        data,
+        SplitConfig(**split),
+        folder,
+        small_pipelines.quiet,
+        features=features,
+    )
 
 
 def rows_of(parts, part):
@@ -82,7 +90,32 @@ def test_rows_are_sorted_by_query_and_time_and_ties_keep_their_order(tmp_path):
     assert part.table["row"].to_pylist() == [2, 4, 1, 5, 0, 3]
     assert part.first_of_query.tolist() == [0, 0, 0, 3, 3, 3]
     assert part.first_of_moment.tolist() == [0, 0, 2, 3, 4, 4]
-    assert part.split.tolist() == [TRAIN, VALID, TEST, TRAIN, VALID, TEST]
+    # Fewer than three moments: nothing is held out.
+    assert part.split.tolist() == [TRAIN] * 6
+
+
+def test_rows_of_one_query_and_time_are_one_list_unless_their_features_differ(tmp_path):
+    log = [("ann", f"i{k}", time) for k, time in enumerate([1, 1, 2, 3, 3, 3, 4])]
+    (part,) = deal(small_pipelines.dataset(log), tmp_path / "p")
+    assert part.first_of_list.tolist() == [0, 0, 2, 3, 3, 3, 6]
+    assert part.split.tolist() == [TRAIN] * 3 + [VALID] * 3 + [TEST]
+    table = pa.table(
+        {
+            "user_id": ["ann"] * 4,
+            "item_id": ["a", "b", "c", "d"],
+            "timestamp": [5, 5, 5, 5],
+            "tags": [["x"], ["x"], ["x", "y"], None],
+            "shop": ["n", "m", "m", "m"],
+        }
+    )
+    data = small_pipelines.dataset(table)
+    for name, spec, first in (
+        ("tags", CategoriesSpec(), [0, 0, 2, 3]),
+        ("shop", CategorySpec(), [0, 1, 1, 1]),
+    ):
+        feature = FeatureColumn(name, spec, "interactions", name)
+        (part,) = deal(data, tmp_path / name, [feature])
+        assert part.first_of_list.tolist() == first
 
 
 def test_a_global_split_cuts_at_moments_that_all_queries_share(tmp_path):

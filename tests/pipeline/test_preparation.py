@@ -20,6 +20,7 @@ from tests.pipeline.logs import (
     LENGTH,
     RICH,
     SPLITS,
+    lists_of,
     random_log,
     rich,
     rows_of,
@@ -30,15 +31,16 @@ from tests.real_data import real_data
 
 
 def expected_lists(log, split_of):
-    """The contents of each interaction's list, computed by plain loops."""
+    """The contents of the list of each query and time, computed by plain loops."""
     lists = {}
-    for row, (user, item, time) in enumerate(log):
+    for row, rows in lists_of(log).items():
+        user, _, time = log[row]
         own = [(t, k, i) for k, (u, i, t) in enumerate(log) if u == user]
         earlier = [i for t, _, i in sorted(own) if t < time]
         lists[row] = {
             "split": split_of[row],
             "query_id": user,
-            "positive": item,
+            "positives": list(dict.fromkeys(log[k][1] for k in rows)),
             "seen": earlier,
             "history": earlier[-LENGTH:],
         }
@@ -83,8 +85,8 @@ def test_lists_equal_those_of_plain_loops(tmp_path, by, reference, seed):
         for row, want in wanted.items():
             got, found = lists[row], found + 1
             assert got["query_id"] == want["query_id"]
-            assert [catalogue[k] for k in got["candidates"]] == [want["positive"]]
-            assert got["relevance"] == [1.0]
+            assert [catalogue[k] for k in got["candidates"]] == want["positives"]
+            assert got["relevance"] == [1.0] * len(want["positives"])
             assert got["list_weight"] == 1.0
             assert [catalogue[k] for k in got["seen"]] == want["seen"]
             read = [vocabulary[k] for k in got["query.history"]]
@@ -94,7 +96,7 @@ def test_lists_equal_those_of_plain_loops(tmp_path, by, reference, seed):
                 assert got["raw.history"] == want["history"]
             else:
                 assert "raw.history" not in got
-    assert found == len(log)
+    assert found == len(expected) < len(log)
 
 
 def test_training_rows_are_the_distinct_training_items_of_each_query(tmp_path):
@@ -142,11 +144,13 @@ def test_per_query_keeps_the_latest_training_lists_of_each_query(tmp_path):
     split = split_by_query(log, 0.1, 0.1)
     kept = set()
     for user in {user for user, _, _ in log}:
-        own = sorted((t, k) for k, (u, _, t) in enumerate(log) if u == user)
+        own = sorted((log[k][2], k) for k in lists_of(log) if log[k][0] == user)
         kept |= set([k for _, k in own if split[k] == "train"][-4:])
     assert rows_of(prepared, "train").keys() == kept
     assert record["lists"]["train"] == len(kept)
-    assert len(rows_of(prepared, "test")) == list(split.values()).count("test")
+    assert len(rows_of(prepared, "test")) == [
+        split[k] for k in lists_of(log)
+    ].count("test")
     # The model of the items still learns from all of the training part.
     assert prepared.popularity.sum() == list(split.values()).count("train")
 
@@ -176,7 +180,7 @@ def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
 
 
 def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
-    log = random_log(8, rows=300, users=3)
+    log = random_log(8, rows=300, users=3, moments=200)
     whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
     monkeypatch.setattr(list_shards, "SEEN_ITEMS", 500)
     parts, same_record = run(small_pipelines.dataset(log), tmp_path / "parts")
@@ -193,7 +197,7 @@ def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("seed", range(2))
 def test_stored_lookups_equal_the_lookup_of_the_raw_values(tmp_path, seed):
-    log = random_log(seed, rows=200, users=50)
+    log = random_log(seed, rows=400, users=50, moments=10_000)
     device = [("phone", "desk")[k % 2] for k in range(len(log))]
     for row, split in split_by_query(log, 0.1, 0.1).items():
         if split == "test" and row % 3 == 0:
@@ -236,7 +240,7 @@ def test_catalogue_rows_are_the_lookup_of_the_item_table(tmp_path):
 
 
 def test_numbers_of_the_context_are_standardised_by_the_training_part(tmp_path):
-    log = random_log(9)
+    log = random_log(9, moments=10_000)
     hour = [float((7 * k) % 24) for k in range(len(log))]
     prepared, _ = run(rich(log, hour=hour), tmp_path / "p", **RICH)
     split = split_by_query(log, 0.1, 0.1)
@@ -261,8 +265,12 @@ def test_relevance_and_weight_come_from_their_columns(tmp_path):
     prepared, _ = run(data, tmp_path / "p")
     for split in SPLITS:
         for row, got in rows_of(prepared, split).items():
-            assert got["relevance"] == [float(row)]
-            assert got["list_weight"] == row / 2
+            rows = lists_of(log)[row]
+            # Of the rows of an item, the last one has the greatest relevance.
+            greatest = {log[k][1]: float(k) for k in rows}
+            assert sorted(got["relevance"]) == sorted(greatest.values())
+            own = [k for k in rows if float(k) in greatest.values()]
+            assert got["list_weight"] == pytest.approx(np.mean(own) / 2)
 
 
 def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
@@ -337,7 +345,7 @@ def test_too_few_lists_are_an_error_that_says_which(tmp_path):
 
 def test_columns_may_have_the_names_of_ours(tmp_path):
     ours = ["row", "list_id", "query_row", "candidates", "seen", "list_weight", "split"]
-    log = random_log(4)
+    log = random_log(4, moments=10_000)
     user, item, time = zip(*log, strict=True)
     interactions = pa.table(
         {"query_id": user, "train_count": item, "relevance": time}
@@ -533,7 +541,11 @@ def test_items_that_left_the_item_table_count_in_histories_only(tmp_path):
     index = {item: place + 2 for place, item in enumerate(values)}
     for split in SPLITS:
         lists, loops = rows_of(prepared, split), expected_lists(log, split_of)
-        own = {k for k in gone if split_of[k] == split and not gone[k]}
+        own = {
+            first
+            for first, rows in lists_of(log).items()
+            if split_of[first] == split and not all(gone[k] for k in rows)
+        }
         assert set(lists) == own
         for row, got in lists.items():
             history = [index[item] for item in loops[row]["history"][::-1]]
@@ -659,7 +671,10 @@ def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     path = real_data(folder)
     read = pd.read_csv if table.endswith("csv") else pd.read_parquet
     log = read(path / table)
-    size = log[log.columns[0]].value_counts().to_numpy()
+    query = log.columns[0]
+    (time,) = {"timestamp", "position"} & set(log.columns)
+    moments = log.groupby(query)[time].nunique()
+    size = moments.to_numpy()
     held = np.where(size < 3, 0, np.maximum(1, np.floor(size * 0.1 + 1e-7)))
     file = Path(__file__).parents[2] / "pipelines" / f"{pipeline}.toml"
     settings = load_config(file, [f"dataset.path={path}", "lists.per_query=5"])
@@ -672,7 +687,9 @@ def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     assert record["lists"]["train"] == np.minimum(size - 2 * held, 5).sum()
     assert record["unreachable"] == {"train": 0, "valid": 0, "test": 0}
     prepared = Prepared(tmp_path / "p")
-    assert prepared.popularity.sum() == (size - 2 * held).sum()
+    number = log.groupby(query)[time].rank(method="dense")
+    in_training = number <= log[query].map(moments - 2 * held)
+    assert prepared.popularity.sum() == in_training.sum()
     assert prepared.catalogue_size == record["items"] >= log[log.columns[1]].nunique()
 
 

@@ -5,7 +5,7 @@ import pytest
 from recdistill.data.shard_reading import read_lists
 from recdistill.pipeline.repeats import RepeatCounts
 from tests import small_pipelines
-from tests.pipeline.logs import SPLITS, random_log, rows_of, run, split_by_query
+from tests.pipeline.logs import SPLITS, lists_of, random_log, rows_of, run, split_by_query
 
 
 def rotated(user):
@@ -36,7 +36,8 @@ def test_excluded_repeats_are_in_no_list_of_any_part(tmp_path, seed):
     for split in SPLITS:
         part = {row for row in range(len(log)) if split_of[row] == split}
         lists = rows_of(prepared, split)
-        assert lists.keys() == part - repeated
+        first = {row: start for start, rows in lists_of(log).items() for row in rows}
+        assert lists.keys() == {first[row] for row in part - repeated}
         assert record["left_out_repeats"][split] == len(part & repeated)
         assert record["lists"][split] == len(lists)
         for got in lists.values():
@@ -51,7 +52,7 @@ def test_included_repeats_stay_and_no_seen_item_is_masked(tmp_path):
     prepared, record = run(small_pipelines.dataset(log), tmp_path / "p")
     assert record["seen"] == "include"  # "auto": most rows of this log are repeats
     assert record["left_out_repeats"] == {"train": 0, "valid": 0, "test": 0}
-    assert sum(record["lists"].values()) == len(log)
+    assert sum(record["lists"].values()) == len(lists_of(log))
     for split in SPLITS:
         for shard in prepared.shards(split):
             lists = read_lists(shard)

@@ -22,8 +22,8 @@ NUMBER = 6
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    log = random_log(4, rows=300, users=20, items=15, moments=40)
-    log[:] = [(u, "nowhere" if time == 39 else item, time) for u, item, time in log]
+    log = random_log(4, rows=300, users=20, items=15, moments=9_000)
+    log[:] = [(u, "nowhere" if time > 8_900 else item, time) for u, item, time in log]
     folder = tmp_path_factory.mktemp("prepared") / "p"
     return run(small_pipelines.dataset(log), folder, lists={"seen": "exclude"})[0]
 

@@ -17,7 +17,7 @@ METRICS = ("ndcg@10", "mrr")
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    log = random_log(2, rows=300, users=20, items=60, moments=50)
+    log = random_log(2, rows=300, users=20, items=60, moments=9_000)
     folder = tmp_path_factory.mktemp("prepared") / "p"
     return run(small_pipelines.dataset(log), folder, lists={"seen": "exclude"})[0]
 
