@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -59,6 +59,7 @@ class ComparisonRows:
         unreachable: Number of lists whose positive is not in the catalogue.
         lists: What the lists are, to compare runs list by list.
         retrieval: What the retrievers found, if their items are the candidates.
+        further: The same as `models` for models that are not retrievers.
     """
 
     models: dict[str, pa.Table]
@@ -67,6 +68,7 @@ class ComparisonRows:
     unreachable: int
     lists: EvaluatedLists
     retrieval: RetrievalRows | None = None
+    further: Mapping[str, pa.Table] = field(default_factory=dict)
 
 
 def rank_test_lists(
@@ -77,6 +79,7 @@ def rank_test_lists(
     score_tables: Sequence[ScoreTable] = (),
     sampled: SampledCandidates | None = None,
     retrieved: int | None = None,
+    further: Mapping[str, Scorer] | None = None,
 ) -> ComparisonRows:
     """Ranks the candidates of every test list with every model.
 
@@ -90,10 +93,12 @@ def rank_test_lists(
         sampled: Random candidates that all models rank in place of the catalogue.
         retrieved: Number of items of each retriever, if all models rank the retrieved
             candidates (`recdistill.pipeline.retrieved_candidates`).
+        further: Models that are not retrievers, by name.
     """
-    size = prepared.catalogue_size
+    size, further = prepared.catalogue_size, further or {}
     rankers = {name: CandidateRanker(score, size) for name, score in scorers.items()}
-    rows = _Rows.of(rankers, metrics, size)
+    others = {name: CandidateRanker(score, size) for name, score in further.items()}
+    rows = _Rows.of({**rankers, **others}, metrics, size)
     retrieval = _RetrievalRows.of(rankers, metrics, retrieved) if retrieved else None
     slices, unreachable = ListSlices(prepared), 0
     evaluated = EvaluatedLists(prepared.item_ids)
@@ -110,12 +115,13 @@ def rank_test_lists(
             done += len(block)
             progress("Ranking the test lists", done, total)
     return ComparisonRows(
-        {name: each.table() for name, each in rows.models.items()},
+        {name: rows.models[name].table() for name in rankers},
         rows.agreement.table(),
         slices.members(),
         unreachable,
         evaluated,
         None if retrieval is None else retrieval.result(),
+        {name: rows.models[name].table() for name in others},
     )
 
 

@@ -38,6 +38,7 @@ from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.warm_start import EarlierRun
+from recdistill.pipeline.weights_file import seed_folder
 from recdistill.pipeline.workspace import Artefact
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.model_files import source_digest
@@ -372,7 +373,7 @@ class RunContext:
             ConfigError: If it has no finished student, or the split is by chance.
         """
         folder = self.config.student.warm_start
-        if folder is None:
+        if folder is None or folder == "baseline":
             return None
         if self.config.split.by == "leave_random_out":
             raise ConfigError(
@@ -400,6 +401,7 @@ class RunContext:
         settings = self.config.student
         found = settings.model_dump(mode="json")
         if self.earlier_run is None:
+            # A start from the baseline is an input of the distillation only.
             del found["warm_start"]
         else:
             found["warm_start"] = self.earlier_run.distill.key
@@ -407,7 +409,23 @@ class RunContext:
             found["factory_file"] = source_digest(settings.factory)
         return found
 
-    def student_model(self, step: str) -> keras.Model:
-        """The student that a step trained, "baseline", "pilot" or "distill"."""
+    def student_model(self, step: str, seed: int | None = None) -> keras.Model:
+        """The student that a step trained, "baseline", "pilot" or "distill".
+
+        Args:
+            step: Name of the step.
+            seed: One of several seeds; by default the best on validation.
+        """
         folder = self.intact(step).path
+        if seed is not None:
+            folder = seed_folder(folder, seed)
         return load_student(self.config.student, self.prepared, folder)
+
+    @property
+    def common_seeds(self) -> list[int]:
+        """The seeds of baseline and student; empty if there is only one."""
+        both = [
+            [each["seed"] for each in self.artefacts[step].record.get("seeds", ())]
+            for step in ("baseline", "distill")
+        ]
+        return [seed for seed in both[0] if seed in both[1]]

@@ -14,7 +14,12 @@ from markupsafe import Markup
 from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.page_figures import figures
 from recdistill.evaluation.report.page_template import page_template
-from recdistill.evaluation.report.receipt import candidate_set, retrieval_line, verdict
+from recdistill.evaluation.report.receipt import (
+    candidate_set,
+    retrieval_line,
+    seeds_line,
+    verdict,
+)
 from recdistill.evaluation.report.run_report import ModelName, Report
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
@@ -68,6 +73,9 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
             soft_targets_line(report.soft_targets.model_dump())
             if report.soft_targets
             else None
+        ),
+        "seeds": (
+            seeds_line(report.seeds, metrics[0]) if report.seeds and metrics else None
         ),
         "config": json.dumps(report.config, indent=2, ensure_ascii=False),
         "MISSING": MISSING,

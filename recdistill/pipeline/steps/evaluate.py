@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.model_comparison import ComparisonRows
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.sampled_candidates import SampledCandidates
+    from recdistill.pipeline.scorers import Scorer
     from recdistill.pipeline.workspace import Artefact, Draft
 
 LISTS, DETAILS = "lists.parquet", "page.json"
@@ -69,7 +70,7 @@ class Evaluate(Step):
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
         from recdistill.pipeline.retrieved_candidates import reranks
-        from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
+        from recdistill.pipeline.scorers import PopularityScorer, compiled
 
         models = {
             "baseline": run.student_model("baseline"),
@@ -91,6 +92,7 @@ class Evaluate(Step):
             run.score_tables,
             sampled,
             settings.retrieved if retrieves else None,
+            _models_of_seeds(run),
         )
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
@@ -162,6 +164,18 @@ def _dataset(run: RunContext) -> dict[str, Any]:
         **record,
         "unknown": {**record["unknown"], "teacher": scored["unknown"]},
         "uncounted": scored.get("uncounted", []),
+    }
+
+
+def _models_of_seeds(run: RunContext) -> dict[str, Scorer]:
+    """Baseline and student of each seed, if there are several."""
+    from recdistill.pipeline.report_building import seed_name
+    from recdistill.pipeline.scorers import compiled
+
+    return {
+        seed_name(model, seed): compiled(run.student_model(step, seed))
+        for model, step in (("baseline", "baseline"), ("distilled", "distill"))
+        for seed in run.common_seeds
     }
 
 
