@@ -124,7 +124,7 @@ def build_report(
             for name in get_args(ModelName)
         },
         gap_closed=closed,
-        seeds=_seeds_part(rows, [m for m, each in closed.items() if each.value]),
+        seeds=seeds_part(rows, [m for m, each in closed.items() if each.value]),
         kept=kept(distilled, teacher, **draws),
         differences={
             "teacher_minus_baseline": paired_difference(teacher, baseline, **draws),
@@ -158,7 +158,7 @@ def seed_name(model: str, seed: int) -> str:
     return f"{model} {seed}"
 
 
-def _seeds_part(rows: ComparisonRows, with_gap: Sequence[str]) -> SeedsPart | None:
+def seeds_part(rows: ComparisonRows, with_gap: Sequence[str]) -> SeedsPart | None:
     """Mean and spread over seeds.
 
     Args:
