@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recdistill.data.batches import Lists
 from recdistill.data.dataset import Progress
@@ -81,7 +80,7 @@ def rank_test_lists(
     retrieved: int | None = None,
     further: Mapping[str, Scorer] | None = None,
 ) -> ComparisonRows:
-    """Ranks the candidates of every test list with every model.
+    """Ranks the candidates of every evaluated test list with every model.
 
     Args:
         scorers: The models by name; "teacher" and "distilled" are compared.
@@ -102,8 +101,7 @@ def rank_test_lists(
     retrieval = _RetrievalRows.of(rankers, metrics, retrieved) if retrieved else None
     slices, unreachable = ListSlices(prepared), 0
     evaluated = EvaluatedLists(prepared.item_ids)
-    shards = prepared.shards("test")
-    total = sum(pq.read_metadata(path).num_rows for path in shards)
+    total = prepared.test_size if score_tables else len(prepared.evaluated_rows)
     done = 0
     for lists in lists_to_evaluate(prepared, "test", score_tables, sampled=sampled):
         evaluated.add(lists)
