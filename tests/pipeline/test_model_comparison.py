@@ -9,6 +9,7 @@ from recdistill.pipeline.model_comparison import rank_test_lists
 from recdistill.pipeline.scorers import PopularityScorer
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
+from tests.pipeline.tiny_runs import ranking
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,9 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
         "teacher": fixed,
     }
     rows = rank_test_lists(
-        scorers, prepared, ["mrr", "hit@1"], lambda *call: calls.append(call)
+        ranking(scorers, prepared, ["mrr", "hit@1"]),
+        prepared,
+        lambda *call: calls.append(call),
     )
     lists = rows_of(prepared, "test")
     assert rows.models.keys() == scorers.keys()
@@ -82,7 +85,9 @@ def test_nan_scores_are_an_error_that_names_the_model(prepared):
 
     scorers = {"teacher": broken, "distilled": broken}
     with pytest.raises(ValueError, match="Received"):
-        rank_test_lists(scorers, prepared, ["mrr"], small_pipelines.quiet)
+        rank_test_lists(
+            ranking(scorers, prepared, ["mrr"]), prepared, small_pipelines.quiet
+        )
 
 
 def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever(
@@ -107,7 +112,7 @@ def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever
     scorers = {name: scorer(name) for name in values}
     metrics = ["mrr", "hit@1", "ndcg@3"]
     rows = rank_test_lists(
-        scorers, prepared, metrics, small_pipelines.quiet, retrieved=top
+        ranking(scorers, prepared, metrics, top), prepared, small_pipelines.quiet
     )
     stored = rows_of(prepared, "test")
     found = rows.retrieval
@@ -141,9 +146,8 @@ def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever
     assert 0 < missed < len(stored)
     assert found.candidates == pytest.approx(np.mean(lengths))
     whole = rank_test_lists(
-        scorers | {"teacher": scorer("baseline")},
+        ranking(scorers | {"teacher": scorer("baseline")}, prepared, ["mrr"]),
         prepared,
-        ["mrr"],
         small_pipelines.quiet,
     )
     hashes = [each.lists.table({})["candidates"] for each in (rows, whole)]
