@@ -3,8 +3,8 @@
 Every public loss in a module of `recdistill.losses` is tested without being listed. Two
 conventions make this possible. The function of a loss has the name of its class in
 snake case, and so has its definition in `tests/reference_losses.py`. Every argument
-besides labels, scores, mask and weights is a setting, for which `UNUSUAL` and `BAD`
-have values.
+besides labels, scores, mask, strata and weights is a setting, for which `UNUSUAL` and
+`BAD` have values.
 """
 
 import inspect
@@ -29,6 +29,7 @@ UNUSUAL: dict[str, Any] = {
     "decay": 3.0,
     "tail_weight": 4.0,
     "sharpness": 0.3,
+    "strata": 2,
     "from_probabilities": True,
 }
 """A non-default value for each setting."""
@@ -39,12 +40,13 @@ BAD: dict[str, list[Any]] = {
     "decay": [0, -1.5, INFINITY, NAN],
     "tail_weight": [0, -1.5, INFINITY, NAN],
     "sharpness": [0, -1.5, INFINITY, NAN],
+    "strata": [0, -3, 2.5, True, None],
     "from_probabilities": [],
 }
 """Invalid values of each setting."""
 
 TEACHER, RELEVANCE = "teacher_scores", "relevance"
-NO_SETTINGS = {TEACHER, RELEVANCE, "student_scores", "mask", "item_weight"}
+NO_SETTINGS = {TEACHER, RELEVANCE, "student_scores", "mask", "item_weight", "stratum"}
 
 
 class Lists(NamedTuple):

@@ -22,6 +22,33 @@ def listwise_kl_divergence(
     return _each(loss, teacher_scores, student_scores, mask, item_weight)
 
 
+def stratified_kl_divergence(
+    teacher_scores,
+    student_scores,
+    mask,
+    temperature=1.0,
+    strata=4,
+    stratum=None,
+    item_weight=None,
+):
+    weight = np.ones(mask.shape) if item_weight is None else item_weight
+    stratum = np.zeros(mask.shape) if stratum is None else stratum
+    found = []
+    for n in range(len(mask)):
+        divergences = []
+        for number in range(strata):
+            inside = mask[n] & (stratum[n] == number) & (weight[n] > 0.0)
+            t, s, w = (
+                [float(value) for value in values[n][inside]]
+                for values in (teacher_scores, student_scores, weight)
+            )
+            if t:
+                p, q = _softmax(t, temperature, w), _softmax(s, temperature, w)
+                divergences.append(temperature**2 * _kl(p, q))
+        found.append(sum(divergences) / max(1, len(divergences)))
+    return found
+
+
 def listwise_soft_cross_entropy(
     teacher_scores, student_scores, mask, temperature=1.0, item_weight=None
 ):

@@ -11,6 +11,8 @@ A batch is a dict. The **list is the last axis**; the mask is never inferred.
   drawn, so that a sum over the list estimates the sum over the catalogue (Horvitz and
   Thompson, 1952);
 * `teacher_scores`: `(batch, list_size)` float32, if they are stored;
+* `stratum`: int32 of the shape of `candidate_index`, if a distillation loss learns
+  within strata of items of similar popularity;
 * `training_row`: `(batch, n)` int32, the items that the query interacted with in the
   training part; linear item models leave them out (`recdistill.models.linear`);
 * `raw` {input name: `(batch, …)`}, raw query inputs as the exported student takes them,

@@ -80,7 +80,11 @@ def dense_column(column: pa.ChunkedArray) -> Any:
 
 
 def in_order(
-    shards: Sequence[Path], batch_size: int, limit: int | None = None, seed: int = 0
+    shards: Sequence[Path],
+    batch_size: int,
+    limit: int | None = None,
+    seed: int = 0,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Lists]:
     """Lists of all shards in their order, at most `batch_size` at a time.
 
@@ -89,21 +93,23 @@ def in_order(
         batch_size: Largest number of lists in one piece.
         limit: Number of lists to read, sampled from all; None for all.
         seed: Seed of that sample.
+        rows: Ascending row numbers of the lists that are read or sampled from; None for
+            all.
     """
     sizes = [pq.read_metadata(path).num_rows for path in shards]
-    chosen = np.arange(sum(sizes))
+    chosen = np.arange(sum(sizes)) if rows is None else rows
     if limit is not None and limit < len(chosen):
         rng = np.random.default_rng(seed)
-        chosen = np.sort(rng.choice(len(chosen), limit, replace=False))
+        chosen = chosen[np.sort(rng.choice(len(chosen), limit, replace=False))]
     start = 0
     for path, size in zip(shards, sizes, strict=True):
-        rows = chosen[(chosen >= start) & (chosen < start + size)] - start
+        own = chosen[(chosen >= start) & (chosen < start + size)] - start
         start += size
-        if not len(rows):
+        if not len(own):
             continue
         lists = read_lists(path)
-        for k in range(0, len(rows), batch_size):
-            yield lists.take(rows[k : k + batch_size])
+        for k in range(0, len(own), batch_size):
+            yield lists.take(own[k : k + batch_size])
 
 
 def batches(

@@ -93,6 +93,7 @@ def labels_and_mask(
 
     Returns:
         A dict with "labels" and "mask", and "item_weight" if candidates have weights.
+        Strata are those of the teacher's scores, and are left out.
 
     Raises:
         ValueError: If `y` is None.
@@ -103,17 +104,22 @@ def labels_and_mask(
             "metric is compiled. Received: y=None"
         )
     y = y if isinstance(y, dict) else {"labels": y}
-    return y if y.get("mask") is not None else {**y, **weighted_mask(x)}
+    if y.get("mask") is not None:
+        return y
+    about = weighted_mask(x)
+    about.pop("stratum", None)
+    return {**y, **about}
 
 
 def weighted_mask(x: Batch) -> dict[str, Tensor]:
-    """The mask of a batch as "mask", and its "item_weight" if it has one.
+    """The mask of a batch, and its "item_weight" and "stratum" if it has them.
 
     Args:
         x: The inputs of a batch.
     """
-    weight = {"item_weight": x["item_weight"]} if "item_weight" in x else {}
-    return {"mask": mask_of(x), **weight}
+    names: tuple[str, ...] = ("item_weight", "stratum")
+    further = {name: x[name] for name in names if name in x}
+    return {"mask": mask_of(x), **further}
 
 
 def array_weight(sample_weight: Any) -> Any:

@@ -18,10 +18,10 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
   float. The scores of several teachers are a dict of such arrays, or one array `(batch,
   teachers, list_size)`. The optional `item_weight`, `(batch, list_size)`, is the number
   of items that each candidate stands for, if candidates were drawn from a larger
-  catalogue; all losses on scores take it. Stored embeddings, for losses that compare
-  embeddings, are further entries under their own names. Only `mask` is required:
-  student and teacher read the entries of `x` that they need, and the teacher may read
-  features that the student does not.
+  catalogue; all losses on scores take it. `stratum`, shaped as `candidate_index`, is
+  for `losses.StratifiedKLDivergence`. Stored embeddings, for losses that compare these,
+  are further entries under their own names. Only `mask` is required: student and
+  teacher read what they need of `x`, and the teacher may read further features.
 - `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
 - `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
   for each candidate; or a dict shaped like `y`, whose "labels" are used.

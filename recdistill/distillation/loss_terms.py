@@ -273,6 +273,7 @@ class Term:
         targets, reported = {"labels": pair[0], **mask}, {}
         if isinstance(self.loss, RepresentationLoss):
             targets.pop("item_weight", None)
+        self._check_inputs(targets)
         temperature = self.temperature
         if temperature is not None:
             if isinstance(temperature, LearnedTemperature):
@@ -285,6 +286,15 @@ class Term:
         if temperature is not None:
             reported[self.temperature_name] = temperature / replicas()
         return value, reported
+
+    def _check_inputs(self, targets: dict[str, Tensor]) -> None:
+        for name in getattr(self.loss, "inputs", ()):
+            if name not in targets:
+                raise ValueError(
+                    f"A batch needs the entry {name!r} for the loss "
+                    f"{type(self.loss).__name__}: an int for each candidate, "
+                    "(batch, list_size) or (list_size,). Received: none"
+                )
 
 
 def as_terms(

@@ -8,6 +8,7 @@ Keras class of the same name that averages these numbers over a batch.
 | `ListwiseKLDivergence` | KL divergence (soft targets), the default | teacher scores |
 | `ListwiseSoftCrossEntropy` | soft cross-entropy, KL plus a constant | teacher scores |
 | `ListwiseJensenShannon` | Jensen–Shannon divergence | noisy teacher scores |
+| `StratifiedKLDivergence` | UnKD, popularity-stratified | teacher scores by stratum |
 | `PairwiseMarginMSE` | margin-MSE | margins, on their scale |
 | `PairwiseRankNet` | RankNet | preferences within pairs |
 | `PointwiseMSE` | MSE, logit matching | teacher scores: amounts |
@@ -106,6 +107,10 @@ from recdistill.losses.relational import (
     relational_distance,
 )
 from recdistill.losses.representation_loss import RepresentationLoss
+from recdistill.losses.stratified import (
+    StratifiedKLDivergence,
+    stratified_kl_divergence,
+)
 from recdistill.losses.top_k import (
     TopKPositionWeighted,
     TopKRankDistil,
@@ -134,6 +139,7 @@ __all__ = [
     "RelationalDistance",
     "RelevanceListLoss",
     "RepresentationLoss",
+    "StratifiedKLDivergence",
     "TemperedListLoss",
     "TopKDualCorrection",
     "TopKPositionWeighted",
@@ -155,6 +161,7 @@ __all__ = [
     "pointwise_mse",
     "relational_angle",
     "relational_distance",
+    "stratified_kl_divergence",
     "top_k_dual_correction",
     "top_k_position_weighted",
     "top_k_rank_distil",

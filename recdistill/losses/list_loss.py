@@ -101,9 +101,12 @@ class ListLoss(LossWithSettings):
         weight_is_count: Whether a candidate of weight 2 gives the same gradient as two
             candidates of weight 1. False for losses with ranks or cut-offs, in which
             two candidates take two ranks.
+        inputs: Names of further entries of `y_true` that the function takes if they are
+            there; a `Distiller` reads them from the batch.
     """
 
     function: ClassVar[Callable[..., Tensor]]
+    inputs: ClassVar[tuple[str, ...]] = ()
     shift_invariant: ClassVar[bool] = True
     minimum_at_teacher: ClassVar[bool] = False
     weight_is_count: ClassVar[bool] = False
@@ -143,6 +146,7 @@ class ListLoss(LossWithSettings):
         sample_weight: Tensor | None,
     ) -> Tensor:
         labels, mask = masked_ops.labels_and_mask(y_true)
+        further = self._further_inputs(y_true)
         of_list, of_item = _split_weights(sample_weight, y_pred)
         of_item = _item_weight(y_true) if of_item is None else of_item
         # These are new tensors: Keras would also apply a mask that a layer of the
@@ -154,7 +158,7 @@ class ListLoss(LossWithSettings):
         if of_list is not None:
             weight = weight * ops.cast(of_list, scores.dtype)
         labels, scores = tf.cast(labels, self.dtype), tf.cast(scores, self.dtype)
-        y_true = {"labels": labels, "mask": mask}
+        y_true = {"labels": labels, "mask": mask, **further}
         if of_item is not None:
             y_true["item_weight"] = item_weight
         # Keras would cast the mask to floats, and the losses would check it again.
@@ -182,12 +186,17 @@ class ListLoss(LossWithSettings):
             mask,
             item_weight=_item_weight(y_true),
             **self.setting_values(),
+            **self._further_inputs(y_true),
         )
         labels = tf.convert_to_tensor(labels)
         if not labels.dtype.is_floating:
             return loss
         nan = masked_ops.nan_lists(labels, mask)
         return loss * ops.cast(ops.where(nan, np.nan, 1.0), loss.dtype)
+
+    def _further_inputs(self, y_true: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+        given = y_true if isinstance(y_true, dict) else {}
+        return {name: given[name] for name in self.inputs if name in given}
 
     def list_weight(self, labels: Tensor, mask: Tensor) -> Tensor:
         """Whether each list counts in the mean.
@@ -246,17 +255,17 @@ def check_settings(**settings: Any) -> None:
     """Check the settings of a loss by their names.
 
     Args:
-        **settings: `k` must be a positive integer or None; every other setting must be
-            a bool, a text or a finite number above 0. The value of a tensor is not
-            checked, because it is unknown in a graph: a `Distiller` sets one from a
-            schedule whose range it has checked.
+        **settings: `k` must be a positive integer or None, and `strata` a positive
+            integer; every other setting must be a bool, a text or a finite number above
+            0. The value of a tensor is not checked, because it is unknown in a graph: a
+            `Distiller` sets one from a schedule whose range it has checked.
 
     Raises:
         ValueError: If a setting is invalid; the message has its name and its value.
     """
     for name, value in settings.items():
-        if name == "k":
-            if value is not None:
+        if name in ("k", "strata"):
+            if value is not None or name == "strata":
                 check_cutoff(name, value)
         elif not (
             isinstance(value, bool | str) or tf.is_tensor(value) or 0.0 < value < np.inf

@@ -142,12 +142,37 @@ def segments(popularity: np.ndarray) -> np.ndarray:
     Args:
         popularity: Training interactions of each item.
     """
+    share = share_before(popularity)
+    warm = np.select([share < HEAD, share < TORSO], ["head", "torso"], "tail")
+    return np.where(popularity > 0, warm, "new")
+
+
+def strata(popularity: np.ndarray, count: int) -> np.ndarray:
+    """Stratum of each item, `(items,)` int32: 0 for the most popular items.
+
+    The items are sorted by popularity and divided into strata with about equal numbers
+    of training interactions (Chen et al., 2023). Items without training interactions
+    belong to the last one.
+
+    Args:
+        popularity: Training interactions of each item.
+        count: Number of strata.
+
+    Example:
+        >>> strata(np.array([1, 4, 0, 1, 2]), count=2)
+        array([1, 0, 1, 1, 1], dtype=int32)
+    """
+    stratum = np.floor(share_before(popularity) * count).astype("int32")
+    return np.where(popularity > 0, np.minimum(stratum, count - 1), count - 1)
+
+
+def share_before(popularity: np.ndarray) -> np.ndarray:
+    """Share of the training interactions that more popular items have, `(items,)`."""
     order = np.argsort(-popularity, kind="stable")
     share = np.zeros(len(popularity))
     before = np.cumsum(popularity[order], dtype="float64") - popularity[order]
     share[order] = before / max(1.0, float(popularity.sum()))
-    warm = np.select([share < HEAD, share < TORSO], ["head", "torso"], "tail")
-    return np.where(popularity > 0, warm, "new")
+    return share
 
 
 def groups_of(counts: np.ndarray) -> Groups:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from recdistill.data.batches import Lists
 from recdistill.data.dataset import Progress
@@ -195,7 +194,7 @@ def rank_test_lists(
     score_tables: Sequence[ScoreTable] = (),
     sampled: SampledCandidates | None = None,
 ) -> ComparisonRows:
-    """Ranks the candidates of every test list with every model.
+    """Ranks the candidates of every evaluated test list with every model.
 
     Args:
         rank: Ranks parts of the lists as a `ListRanker` does, and returns each with its
@@ -208,8 +207,8 @@ def rank_test_lists(
     """
     slices, unreachable = ListSlices(prepared), 0
     evaluated, found = EvaluatedLists(prepared.item_ids), RankedLists()
-    shards = prepared.shards("test")
-    total, done = sum(pq.read_metadata(path).num_rows for path in shards), 0
+    total = prepared.test_size if score_tables else len(prepared.evaluated_rows)
+    done = 0
     pieces = lists_to_evaluate(prepared, "test", score_tables, sampled=sampled)
     parts = (part for piece in pieces for part in in_blocks(piece, PART_LISTS))
     for lists, ranked in rank(parts):

@@ -30,10 +30,13 @@ class Prepared:
     Args:
         folder: The artefact of the step `prepare`.
         with_test: Whether the lists of the test part may be read.
+        test_lists: Largest number of test lists that are evaluated; None for all.
     """
 
-    def __init__(self, folder: Path, with_test: bool = True) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, with_test: bool = True, test_lists: int | None = None
+    ) -> None:
+        self.folder, self._test_lists = folder, test_lists
         self.held_out = ("valid", "test") if with_test else ("valid",)
         self.schema = Schema.load(folder)
         self.items: pa.Table = pq.read_table(folder / "items.parquet")
@@ -47,6 +50,24 @@ class Prepared:
         if split not in ("train", *self.held_out):
             raise RuntimeError(f"The part {split!r} must not be read here.")
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
+
+    @cached_property
+    def evaluated_rows(self) -> np.ndarray:
+        """Ascending row numbers of the test lists that are evaluated.
+
+        If there are more than `test_lists`, they are a random sample. It depends on the
+        numbers of lists only, so that runs of the same data have the same sample.
+        """
+        total = self.test_size
+        if self._test_lists is None or self._test_lists >= total:
+            return np.arange(total)
+        rng = np.random.default_rng(0)
+        return np.sort(rng.choice(total, self._test_lists, replace=False))
+
+    @property
+    def test_size(self) -> int:
+        """Number of test lists."""
+        return sum(pq.read_metadata(path).num_rows for path in self.shards("test"))
 
     @cached_property
     def has_seen_items(self) -> bool:

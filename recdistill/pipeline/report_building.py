@@ -163,12 +163,20 @@ def _protocol(
     return ProtocolPart(
         split=f"test, {config.split.test_part}",
         lists=len(rows.agreement),
+        sampled_from=_sampled_from(config, prepared),
         candidates=_candidates(config, prepared),
         seen=dataset["seen"],
         repeats_left_out=dataset["left_out_repeats"]["test"],
         unreachable=rows.unreachable,
         resamples=config.evaluate.bootstrap,
     )
+
+
+def _sampled_from(config: Config, prepared: Prepared) -> int | None:
+    """Number of test lists of which a sample was evaluated; None if all were."""
+    total = prepared.test_size
+    sampled = len(prepared.evaluated_rows) < total
+    return total if sampled and not has_partial_scores(config.teacher) else None
 
 
 def _retrieval(found: RetrievalRows, draws: Mapping[str, Any]) -> RetrievalPart:

@@ -211,7 +211,8 @@ class RunContext:
     @cached_property
     def prepared(self) -> Prepared:
         """The prepared data."""
-        return Prepared(self.intact("prepare").path, self.with_test)
+        limit = self.config.evaluate.test_lists
+        return Prepared(self.intact("prepare").path, self.with_test, limit)
 
     @cached_property
     def validation(self) -> Validation:

@@ -39,7 +39,7 @@ class SampledCandidates:
 
     @classmethod
     def draw(cls, prepared: Prepared, number: int, seed: int) -> SampledCandidates:
-        """Draws candidates uniformly among the items that a list may recommend.
+        """Draws candidates of the evaluated lists, uniformly among the allowed items.
 
         Args:
             prepared: The prepared data.
@@ -48,7 +48,8 @@ class SampledCandidates:
             seed: Seed. The candidates of a list depend on the seed and its id only.
         """
         found = {}
-        for lists in in_order(prepared.shards("test"), LISTS_AT_ONCE):
+        shards, evaluated = prepared.shards("test"), prepared.evaluated_rows
+        for lists in in_order(shards, LISTS_AT_ONCE, rows=evaluated):
             for row in range(len(lists)):
                 chosen = _drawn(lists, row, prepared.catalogue_size, number, seed)
                 found[int(lists.list_id[row])] = chosen

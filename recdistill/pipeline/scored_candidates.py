@@ -96,13 +96,14 @@ def lists_to_evaluate(
 
     These are the shown items, if the data says what was shown, and else the catalogue.
     With partial scores they are the scored ones among them, and only lists with a
-    scored positive can be evaluated; then `limit` is ignored.
+    scored positive can be evaluated; then `limit` is ignored. Test lists are those of
+    `Prepared.evaluated_rows`, or all with partial scores.
 
     Args:
         prepared: The prepared data.
         split: "valid" or "test".
         tables: The partial scores of the teacher.
-        limit: Number of lists, sampled from all; None for all.
+        limit: Number of lists, sampled from these; None for all of them.
         seed: Seed of that sample.
         sampled: Random candidates of the test lists in place of the catalogue.
 
@@ -113,7 +114,8 @@ def lists_to_evaluate(
         TeacherError: If no list has a scored positive.
     """
     total, limit = 0, None if tables else limit
-    pieces = in_order(prepared.shards(split), LISTS_AT_ONCE, limit, seed)
+    rows = prepared.evaluated_rows if split == "test" and not tables else None
+    pieces = in_order(prepared.shards(split), LISTS_AT_ONCE, limit, seed, rows)
     for lists in pieces:
         lists = lists.with_listed_candidates()
         if sampled is not None:

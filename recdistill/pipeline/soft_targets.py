@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -93,6 +94,24 @@ def distillation_losses(
     total = sum(term.weight for term in terms)
     built = [_build(term, config.temperature) for term in terms]
     return built, [config.weight * term.weight / total for term in terms]
+
+
+def number_of_strata(built: Sequence[keras.losses.Loss]) -> int | None:
+    """Number of strata of items that the losses need; None if none needs strata.
+
+    Args:
+        built: Distillation losses.
+
+    Raises:
+        ConfigError: If two losses need different numbers.
+    """
+    found = {each.strata for each in built if hasattr(each, "strata")}
+    if len(found) > 1:
+        raise ConfigError(
+            "`distill.loss`: all losses with `strata` must have the same number. "
+            f"Received: {sorted(found)}"
+        )
+    return next(iter(found), None)
 
 
 def _build(term: LossTerm, temperature: float) -> keras.losses.Loss:

@@ -29,6 +29,7 @@ from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
     SequenceTeacherConfig,
 )
+from recdistill.pipeline.list_slices import strata
 from recdistill.pipeline.memory import require_for_batches
 from recdistill.pipeline.model_building import (
     build_student,
@@ -40,7 +41,11 @@ from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.score_store import list_size
 from recdistill.pipeline.scorers import compiled
-from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
+from recdistill.pipeline.soft_targets import (
+    SoftTargets,
+    distillation_losses,
+    number_of_strata,
+)
 from recdistill.pipeline.training import DivergedError, TrainingPlan, train
 from recdistill.pipeline.training_curves import (
     ROWS_OF_A_LARGE_TABLE,
@@ -98,6 +103,20 @@ def training_batches(
         return {**x, "teacher_scores": scores}, y, weight
 
     return dataset.map(prepare)
+
+
+def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Dataset:
+    """Adds the stratum of each candidate to training batches.
+
+    Args:
+        dataset: Training batches.
+        stratum: `(items,)` int32, the stratum of each item.
+    """
+
+    def add(x: dict[str, Any], y: Any, weight: Any) -> Any:
+        return {**x, "stratum": tf.gather(stratum, x["candidate_index"])}, y, weight
+
+    return dataset.map(add)
 
 
 def with_few_untrained(
@@ -340,6 +359,10 @@ class Trainer:
         settings = self._config.distill
         losses, weights = distillation_losses(settings)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
+        dataset = self.batches(files, collate, targets)
+        count = number_of_strata(losses)
+        if count is not None:
+            dataset = with_strata(dataset, strata(self._prepared.popularity, count))
         return self.student(
             folder,
             lambda student: Distiller(
@@ -349,7 +372,7 @@ class Trainer:
                 distillation_loss_weights=weights,
                 student_loss_weight=1.0 - settings.weight,
             ),
-            self.batches(files, collate, targets),
+            dataset,
             label,
             steps,
             first,

@@ -191,6 +191,15 @@ class TestInOrder:
         assert len(one) == 15 and one == sorted(set(one))
         assert min(one) < 20 <= max(one)
 
+    def test_only_the_rows_that_are_asked_for_are_read_and_sampled(self, tmp_path):
+        shards, rows = write(tmp_path, 5, 0, 3), np.array([1, 4, 6, 7])
+        assert self.ids(in_order(shards, 2, rows=rows)) == [[1, 4], [6, 7]]
+        one, other = (
+            flat(self.ids(in_order(shards, 9, 2, seed, rows))) for seed in (1, 4)
+        )
+        assert len(one) == len(other) == 2 and one != other
+        assert {*one, *other} <= {1, 4, 6, 7}
+
     def test_a_limit_beyond_the_lists_reads_all(self, tmp_path):
         got = self.ids(in_order(write(tmp_path, 3), 10, limit=99))
         assert got == [[0, 1, 2]]

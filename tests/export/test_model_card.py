@@ -212,3 +212,9 @@ def test_the_card_of_retrieved_candidates_also_has_figures_of_the_whole_catalogu
     assert "| distilled | 0.0894" in card
     assert "first 200 items of popularity, the baseline and the distilled" in card
     assert "over the whole catalogue" not in render_run_card(run_report())
+
+
+def test_the_card_names_the_number_of_lists_that_the_evaluated_ones_are_a_sample_of():
+    protocol = {**REPORT["protocol"], "lists": 1_000, "sampled_from": 54_321}
+    card = render_run_card({**run_report(), "protocol": protocol})
+    assert ": a sample of 1,000 of 54,321 lists," in card

@@ -35,6 +35,7 @@ LITERATURE = {
     "PointwiseMSE": ("Mean squared error",),
     "RelationalAngle": ("RKD angle",),
     "RelationalDistance": ("RKD distance",),
+    "StratifiedKLDivergence": ("UnKD", "popularity-stratified"),
     "TopKDualCorrection": ("DCD", "dual correction"),
     "TopKPositionWeighted": ("Ranking Distillation (Tang & Wang)",),
     "TopKRankDistil": ("RankDistil",),

@@ -5,7 +5,7 @@ import pytest
 
 from recdistill.data.shard_reading import in_order
 from recdistill.pipeline import list_slices
-from recdistill.pipeline.list_slices import ListSlices, groups_of, segments
+from recdistill.pipeline.list_slices import ListSlices, groups_of, segments, strata
 from tests.pipeline.logs import random_log, rich, rows_of, run
 
 
@@ -21,6 +21,24 @@ from tests.pipeline.logs import random_log, rich, rows_of, run
 )
 def test_items_are_segmented_by_their_share_of_the_interactions(counts, found):
     assert segments(np.array(counts, "float32")).tolist() == found
+
+
+@pytest.mark.parametrize(
+    ("counts", "count", "found"),
+    [
+        # The first two items have 11 of 20 interactions, the first three 15.
+        ([6, 5, 4, 3, 2], 4, [0, 1, 2, 3, 3]),
+        ([2, 3, 4, 5, 6], 2, [1, 1, 1, 0, 0]),
+        ([0, 6, 1, 0, 2], 3, [2, 0, 2, 2, 2]),
+        ([3, 1], 1, [0, 0]),
+        ([0, 0], 2, [1, 1]),
+        ([], 2, []),
+    ],
+)
+def test_strata_have_about_equal_numbers_of_interactions(counts, count, found):
+    got = strata(np.array(counts, "float32"), count)
+    assert got.tolist() == found
+    assert got.dtype == "int32"
 
 
 def test_counts_are_divided_into_groups_of_about_equal_size():

@@ -1,11 +1,15 @@
 """Comparison of the models: full rankings of the test lists."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from recdistill.pipeline import candidate_ranker
+from recdistill.pipeline.judged_lists import judged_lists
 from recdistill.pipeline.list_slices import segments
 from recdistill.pipeline.model_comparison import rank_test_lists
+from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.sampled_candidates import SampledCandidates
 from recdistill.pipeline.scorers import PopularityScorer
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
@@ -77,6 +81,32 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
     for name in ("overlap@10", "kendall_tau@10", "rbo"):
         np.testing.assert_allclose(alike[name].to_numpy(), 1.0, err_msg=name)
     assert calls[-1] == ("Ranking the test lists", len(lists), len(lists))
+
+
+def test_of_many_test_lists_the_same_sample_is_ranked_and_exported(prepared, tmp_path):
+    every = list(rows_of(prepared, "test"))
+    fewer = Prepared(prepared.folder, test_lists=len(every) // 2)
+    calls = []
+    scorers = {
+        "popularity": PopularityScorer(prepared.popularity),
+        "distilled": PopularityScorer(prepared.popularity),
+        "teacher": PopularityScorer(prepared.popularity),
+    }
+    rank = ranking(scorers, fewer, ["ndcg@3"])
+    rows = rank_test_lists(rank, fewer, lambda *call: calls.append(call))
+    sample = rows.models["distilled"]["list_id"].to_pylist()
+    assert len(sample) == len(every) // 2 == calls[-1][1] == calls[-1][2]
+    assert set(sample) < set(every) and sample == sorted(sample, key=every.index)
+    assert sample[-1] != every[len(sample) - 1]  # Not the first ones.
+    again = Prepared(prepared.folder, test_lists=len(every) // 2)
+    assert np.array_equal(again.evaluated_rows, fewer.evaluated_rows)
+    drawn = SampledCandidates.draw(fewer, 2, seed=1)
+    assert set(drawn.list_id.tolist()) == set(sample)
+    pq.write_table(rows.models["distilled"], tmp_path / "rows.parquet")
+    judged = judged_lists(fewer, tmp_path / "rows.parquet", ["ndcg@3"], 3)
+    assert sum(len(each.reported) for each in judged.batches) <= 3
+    most = Prepared(prepared.folder, test_lists=len(every))
+    assert most.evaluated_rows.tolist() == list(range(len(every)))
 
 
 def test_nan_scores_are_an_error_that_names_the_model(prepared):

@@ -9,7 +9,11 @@ from recdistill import losses
 from recdistill.distillation.score_doctor import examine
 from recdistill.errors import ConfigError
 from recdistill.pipeline.config import DistillationLoss, DistillConfig
-from recdistill.pipeline.soft_targets import choose, distillation_losses
+from recdistill.pipeline.soft_targets import (
+    choose,
+    distillation_losses,
+    number_of_strata,
+)
 from tests import contracts
 
 RNG = np.random.default_rng(7)
@@ -118,6 +122,17 @@ class TestDistillationLosses:
         term = {"name": "TopKRelaxedRanking", "options": options}
         with pytest.raises(ConfigError, match=r"TopKRelaxedRanking.*options=\{'k"):
             distillation_losses(DistillConfig(loss=[term]))
+
+    def test_losses_with_strata_must_have_the_same_number_of_them(self):
+        def found(*options):
+            loss = [{"name": "StratifiedKLDivergence", "options": o} for o in options]
+            return number_of_strata(distillation_losses(DistillConfig(loss=loss))[0])
+
+        assert number_of_strata(distillation_losses(DistillConfig())[0]) is None
+        assert found({}) == 4
+        assert found({"strata": 3}, {"strata": 3, "temperature": 2.0}) == 3
+        with pytest.raises(ConfigError, match=r"same number. Received: \[3, 4\]"):
+            found({}, {"strata": 3})
 
     @pytest.mark.parametrize("name", get_args(DistillationLoss))
     def test_every_name_is_a_loss_that_learns_from_a_teacher(self, name):

@@ -14,7 +14,12 @@ from markupsafe import Markup
 from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.page_figures import figures
 from recdistill.evaluation.report.page_template import page_template
-from recdistill.evaluation.report.receipt import candidate_set, retrieval_line, verdict
+from recdistill.evaluation.report.receipt import (
+    candidate_set,
+    evaluated_lists,
+    retrieval_line,
+    verdict,
+)
 from recdistill.evaluation.report.run_report import ModelName, Report
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
@@ -78,6 +83,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
         "count": lambda value: short_number(value, COUNTS),
         "size": lambda value: short_number(value, BYTES),
         "candidates": candidate_set(report.protocol.candidates),
+        "evaluated": evaluated_lists(report.protocol),
         "retrieval": retrieval_line(report),
         "slice_metric": _slice_metric(report),
         "timed": any(part.latency_ms for part in parts),

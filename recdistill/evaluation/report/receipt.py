@@ -18,6 +18,7 @@ from recdistill.evaluation.report.run_report import (
     GuardPart,
     ModelName,
     ModelPart,
+    ProtocolPart,
     Report,
 )
 from recdistill.evaluation.report.terminal_tables import (
@@ -217,7 +218,7 @@ class _Receipt:
 
 def _protocol(report: Report) -> str:
     protocol = report.protocol
-    lists = f"{report.dataset.name}, {protocol.split}: {protocol.lists:,} lists"
+    lists = f"{report.dataset.name}, {protocol.split}: {evaluated_lists(protocol)}"
     if protocol.unreachable:
         lists += (
             f" ({protocol.unreachable:,} with a positive outside the catalogue count 0)"
@@ -232,6 +233,13 @@ def _protocol(report: Report) -> str:
     )
     found = f"\n{retrieval_line(report)}".rstrip()
     return f"{lists}\n{' · '.join(ranked)}{found}"
+
+
+def evaluated_lists(protocol: ProtocolPart) -> str:
+    """The number of evaluated lists, and of how many they are a sample."""
+    if protocol.sampled_from is None:
+        return f"{protocol.lists:,} lists"
+    return f"a sample of {protocol.lists:,} of {protocol.sampled_from:,} lists"
 
 
 def retrieval_line(report: Report) -> str:

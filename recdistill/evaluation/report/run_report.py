@@ -106,6 +106,8 @@ class ProtocolPart(_Part):
     Attributes:
         split: The lists that were evaluated, for example "test".
         lists: Number of these lists.
+        sampled_from: Number of lists from which these were sampled at random; None if
+            they are all.
         candidates: The candidates that were ranked: "catalogue" for all items,
             "retrieved:N" for the union of the retrievers' top N, "sampled:N" for N
             random items, or "listed" for the candidates of each list: the items that
@@ -125,6 +127,7 @@ class ProtocolPart(_Part):
 
     split: str
     lists: Count
+    sampled_from: Count | None = None
     candidates: Annotated[
         str, Field(pattern=r"^(catalogue|listed|(retrieved|sampled):[1-9][0-9]*)$")
     ] = "catalogue"

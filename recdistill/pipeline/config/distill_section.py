@@ -18,6 +18,7 @@ DistillationLoss = Literal[
     "TopKDualCorrection",
     "TopKRankDistil",
     "TopKPositionWeighted",
+    "StratifiedKLDivergence",
     "PairwiseMarginMSE",
     "PairwiseRankNet",
     "PointwiseMSE",

@@ -44,6 +44,14 @@ class EvaluateConfig(Section):
         description="Number of validation lists that are used to choose checkpoints "
         "and learning rates, and by the gate.",
     )
+    test_lists: int = Field(
+        default=100_000,
+        gt=0,
+        description="Largest number of test lists that are ranked for the report. If "
+        "there are more, they are a random sample, the same for all runs on the same "
+        "data. More lists take proportionally more time; the intervals are narrower by "
+        "the square root only. With partial scores of a teacher all lists are ranked.",
+    )
     bootstrap: int = Field(
         default=1_000,
         gt=0,

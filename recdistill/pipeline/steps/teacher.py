@@ -94,6 +94,7 @@ class TeacherStep(Step):
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
+            "sampled_candidates": run.reranks,
             **values,
         }
 
@@ -130,10 +131,12 @@ class TeacherStep(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """The weight of each member of an ensemble, and the form of linear models."""
+        sampled = record.get("sampled_candidates", False)
+        among = "sampled candidates" if sampled else "validation"
         for member in record.get("members", ()):
             place = f"weight {member['weight']:.2f}" if member["weight"] else "left out"
             line = f"member {member['kind']}: {place}"
-            line += f", alone {member['valid']:.4f} on validation"
+            line += f", alone {member['valid']:.4f} on {among}"
             if member["valid_without"] is not None:
                 line += f", the ensemble without it {member['valid_without']:.4f}"
             yield line
@@ -145,4 +148,5 @@ class TeacherStep(Step):
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Kind and first metric on validation."""
-        return f"{record['kind']}, validation {record['valid']:.4f}"
+        among = " among sampled candidates" * record.get("sampled_candidates", False)
+        return f"{record['kind']}, validation {record['valid']:.4f}{among}"

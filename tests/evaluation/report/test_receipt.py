@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from recdistill.evaluation.intervals import Interval, Slice
+from recdistill.evaluation.report.page import render_page
 from recdistill.evaluation.report.receipt import render, verdict
 from recdistill.evaluation.report.run_report import ModelPart
 from tests.evaluation.report.example_reports import (
@@ -191,6 +192,14 @@ class TestReceipt:
             update={"candidates": candidates, "seen": seen}
         )
         assert words in shown(report(protocol=part), 80)
+
+    def test_a_sample_of_the_test_lists_is_named(self):
+        part = report().protocol.model_copy(
+            update={"lists": 1_000, "sampled_from": 54_321}
+        )
+        assert "a sample of 1,000 of 54,321 lists" in shown(report(protocol=part), 80)
+        assert "a sample of 1,000 of 54,321 lists" in render_page(report(protocol=part))
+        assert "a sample of" not in shown(report(), 80)
 
     def test_the_undistilled_student_is_called_baseline(self):
         text = shown(report(), 80)
