@@ -79,6 +79,7 @@ class RunContext:
     Attributes:
         config: The configuration. After the step `prepare`, `lists.size` is no longer
             "auto".
+        with_test: Whether the test part may be read.
         artefacts: The artefacts of the finished steps by name.
     """
 
@@ -96,7 +97,7 @@ class RunContext:
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
         self._kept: frozenset[str] = frozenset()
-        self._with_test = with_test
+        self.with_test = with_test
 
     def variant(
         self,
@@ -119,7 +120,7 @@ class RunContext:
             lambda message: None,
             self.tables,
             observe,
-            self._with_test,
+            self.with_test,
         )
         other._kept = frozenset(kept)
         for name in kept:
@@ -184,7 +185,7 @@ class RunContext:
     @property
     def unread(self) -> str:
         """Pattern of the files of `prepare` that must not be read; "" for none."""
-        return "" if self._with_test else TEST_FILES
+        return "" if self.with_test else TEST_FILES
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
@@ -212,7 +213,7 @@ class RunContext:
     def prepared(self) -> Prepared:
         """The prepared data."""
         limit = self.config.evaluate.test_lists
-        return Prepared(self.intact("prepare").path, self._with_test, limit)
+        return Prepared(self.intact("prepare").path, self.with_test, limit)
 
     @cached_property
     def validation(self) -> Validation:

@@ -13,10 +13,9 @@ if TYPE_CHECKING:
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
     from recdistill.evaluation.report.run_report import Report
     from recdistill.pipeline.config import Config
-    from recdistill.pipeline.model_comparison import ComparisonRows
+    from recdistill.pipeline.model_comparison import ComparisonRows, ListRanker
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.sampled_candidates import SampledCandidates
-    from recdistill.pipeline.scorers import Scorer
     from recdistill.pipeline.workspace import Artefact, Draft
 
 LISTS, DETAILS = "lists.parquet", "page.json"
@@ -69,30 +68,14 @@ class Evaluate(Step):
         from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
-        from recdistill.pipeline.retrieved_candidates import reranks
-        from recdistill.pipeline.scorers import PopularityScorer, compiled
 
-        models = {
-            "baseline": run.student_model("baseline"),
-            "distilled": run.student_model("distill"),
-            "teacher": run.teacher_model,
-        }
-        scorers: dict[str, Scorer] = {
-            "popularity": PopularityScorer(run.prepared.popularity),
-            **{name: compiled(model) for name, model in models.items()},
-        }
-        settings = run.config.evaluate
         sampled = _sampled_candidates(run, draft.path / CANDIDATES)
-        retrieves = sampled is None and reranks(run.config, run.prepared)
         rows = rank_test_lists(
-            scorers,
+            lambda parts: run.engine.map(_open_ranker, parts, run),
             run.prepared,
-            settings.metrics,
             run.progress,
             run.score_tables,
             sampled,
-            settings.retrieved if retrieves else None,
-            _models_of_seeds(run),
         )
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
@@ -107,7 +90,7 @@ class Evaluate(Step):
                 "prepare": _dataset(run),
             },
             rows,
-            models,
+            _models(run),
             gate=run.gate,
             soft_targets=run.soft_targets.part,
         )
@@ -157,6 +140,40 @@ class Evaluate(Step):
         return "report.json"
 
 
+def _models(run: RunContext) -> dict[str, Any]:
+    """The models that are compared, by name."""
+    return {
+        "baseline": run.student_model("baseline"),
+        "distilled": run.student_model("distill"),
+        "teacher": run.teacher_model,
+    }
+
+
+def _open_ranker(run: RunContext) -> ListRanker:
+    """Opens all models, once in each process that ranks test lists."""
+    from recdistill.pipeline.model_comparison import ListRanker
+    from recdistill.pipeline.report_building import seed_name
+    from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
+
+    settings = run.config.evaluate
+    retrieves = settings.sampled_candidates is None and run.reranks
+    scorers: dict[str, Scorer] = {
+        "popularity": PopularityScorer(run.prepared.popularity),
+        **{name: compiled(model) for name, model in _models(run).items()},
+    }
+    return ListRanker(
+        scorers,
+        run.prepared.catalogue_size,
+        settings.metrics,
+        settings.retrieved if retrieves else None,
+        further={
+            seed_name(model, seed): compiled(run.student_model(step, seed))
+            for model, step in (("baseline", "baseline"), ("distilled", "distill"))
+            for seed in run.common_seeds
+        },
+    )
+
+
 def _dataset(run: RunContext) -> dict[str, Any]:
     """The record of `prepare`, with the values that the teacher does not know."""
     record, scored = (run.artefacts[name].record for name in ("prepare", "score"))
@@ -164,18 +181,6 @@ def _dataset(run: RunContext) -> dict[str, Any]:
         **record,
         "unknown": {**record["unknown"], "teacher": scored["unknown"]},
         "uncounted": scored.get("uncounted", []),
-    }
-
-
-def _models_of_seeds(run: RunContext) -> dict[str, Scorer]:
-    """Baseline and student of each seed, if there are several."""
-    from recdistill.pipeline.report_building import seed_name
-    from recdistill.pipeline.scorers import compiled
-
-    return {
-        seed_name(model, seed): compiled(run.student_model(step, seed))
-        for model, step in (("baseline", "baseline"), ("distilled", "distill"))
-        for seed in run.common_seeds
     }
 
 
