@@ -182,7 +182,8 @@ def moments(factor: np.ndarray, diagonal: np.ndarray) -> tuple[np.ndarray, np.nd
 
     def scaled(block: slice) -> np.ndarray:
         part = factor[block]
-        return part / (diagonal[block] - np.square(part).sum(axis=1))[:, None]
+        own = diagonal[block] - np.square(part).sum(axis=1)
+        return np.asarray(part / own[:, None])
 
     for block in blocks:
         total += scaled(block).sum(axis=0, dtype="float64")
