@@ -23,7 +23,7 @@ from recdistill.pipeline.config import load_config
 from recdistill.pipeline.model_building import build_student
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scorers import compiled
-from recdistill.pipeline.trainer import training_batches
+from recdistill.pipeline.training_batches import training_batches
 from recdistill.pipeline.validation import Validation
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"

@@ -50,8 +50,9 @@ from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.model_building import build_student
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer, compiled
-from recdistill.pipeline.trainer import VALIDATIONS, training_batches
+from recdistill.pipeline.trainer import VALIDATIONS
 from recdistill.pipeline.training import TrainingPlan, train
+from recdistill.pipeline.training_batches import training_batches
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.workspace import fingerprint
 

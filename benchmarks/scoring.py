@@ -22,6 +22,7 @@ from recdistill.features.encoders import FIRST
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.list_hashes import list_hashes
 from recdistill.pipeline.retriever import Retriever
+from recdistill.pipeline.score_parts import planned_parts, write_store
 from recdistill.pipeline.score_writing import PAIRS_SCORED, ScoreWriter
 from recdistill.pipeline.scorers import compiled
 
@@ -86,7 +87,8 @@ def compared(folder: Path, sizes: dict[str, int]) -> dict[str, float]:
         return np.tile(drawn.astype("int32"), (len(lists), 1))
 
     propose = Retriever(items, popularity, settings, 1)
-    writer = ScoreWriter(score, prepared, settings, SEED, lambda *_: None, propose)
+    writer = ScoreWriter(score, prepared, settings, SEED, propose)
+    parts = planned_parts([shard], None, sizes["lists"], SEED)
     lists, collate = read_lists(shard), Collator(sizes["items"], with_teacher=True)
     found = propose(lists, list_hashes(lists, SEED), "")
     lists = replace(lists, candidates=found.items)
@@ -103,7 +105,12 @@ def compared(folder: Path, sizes: dict[str, int]) -> dict[str, float]:
         for x in batches:
             np.asarray(score(x))
         middle = time.process_time(), time.perf_counter()
-        writer.write(store)
+        write_store(
+            store,
+            parts,
+            lambda each: zip(each, map(writer, each), strict=True),
+            lambda *_: None,
+        )
         end = time.process_time(), time.perf_counter()
         if number:  # The first round is not timed.
             times["bare"].append(middle[0] - start[0])

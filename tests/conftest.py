@@ -45,13 +45,13 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    from recdistill.pipeline import score_writing
+    from recdistill.pipeline import score_parts
     from recdistill.pipeline.runner import Pipeline
 
     folder = tmp_path_factory.mktemp("tiny")
     artefacts, calls = {}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(score_writing, "FILE_LISTS", small_pipelines.FILE_LISTS)
+        patch.setattr(score_parts, "FILE_LISTS", small_pipelines.FILE_LISTS)
         pipeline = Pipeline(
             small_pipelines.load(folder),
             progress=lambda *call: calls.append(call),

@@ -205,13 +205,24 @@ class ListRows:
             raise ValueError(
                 f"`values` must have one entry for each list. Received: lengths {sizes}"
             )
-        batch = pa.table(columns)
+        self._append(pa.table(columns))
+
+    def _append(self, batch: pa.Table) -> None:
         if self._batches and batch.schema != self._batches[0].schema:
             raise ValueError(
                 "`values` must have the columns of the first batch, "
                 f"{self._batches[0].column_names}. Received: {batch.column_names}"
             )
         self._batches.append(batch)
+
+    def extend(self, other: ListRows) -> None:
+        """Adds the rows of another instance.
+
+        Raises:
+            ValueError: If the columns differ from those of the first batch.
+        """
+        for batch in other._batches:
+            self._append(batch)
 
     def table(self) -> pa.Table:
         """All rows so far as an Arrow table, in the order they were added.

@@ -17,6 +17,7 @@ from recdistill.pipeline.catalogue_ranking import (
     in_blocks,
     rank_candidates,
     rank_catalogue,
+    rank_same_scores,
     two_tower_scores,
 )
 from recdistill.pipeline.scorers import (
@@ -79,6 +80,8 @@ class CandidateRanker:
         Raises:
             NotRankableError: If the score of a candidate is NaN or infinity.
         """
+        if lists.scored_candidates is None and isinstance(self.score, PopularityScorer):
+            return rank_same_scores(self.score.popularity, lists, top)
         if lists.scored_candidates is None:
             return rank_catalogue(self._catalogue, lists, self.items, top)
         parts = []

@@ -25,8 +25,8 @@ from recdistill.pipeline.candidate_selection import highest
 CatalogueScores = Callable[[Lists], np.ndarray]
 """Scores of the whole catalogue for some lists, `(lists, items)`."""
 
-SCORES_AT_ONCE = 2**24
-"""Scores of a block: 64 MiB in float32. A block has at least one query."""
+SCORES_AT_ONCE = 2**23
+"""Scores of a block: 32 MiB in float32. A block has at least one query."""
 
 ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
@@ -108,6 +108,40 @@ def rank_catalogue(
     """
     blocks = in_blocks(lists, SCORES_AT_ONCE // items)
     return Ranking.joined([rank_scores(score(each), each, top) for each in blocks])
+
+
+def rank_same_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
+    """Ranks the whole catalogue where all lists have the same scores, as by popularity.
+
+    The catalogue is sorted once. A list costs its excluded items and its first ones.
+
+    Args:
+        scores: `(items,)`.
+        lists: The lists. Their `scored_candidates` are not used.
+        top: Number of first items; 0 if only the positives are of interest.
+
+    Raises:
+        NotRankableError: If a score is NaN or infinity.
+    """
+    _check(scores[None])
+    items = len(scores)
+    order = np.argsort(-scores, kind="stable")
+    place = np.empty(items, "int64")
+    place[order] = np.arange(items)
+    excluded = lists.excluded.union(lists.excluded)
+    longest = int(np.diff(excluded.offsets).max(initial=0))
+    first = order[: top + longest]
+    parts = [np.zeros((0, top), "int32")]
+    for block in in_blocks(lists, SCORES_AT_ONCE // max(1, len(first))):
+        shown = np.broadcast_to(first, (len(block), len(first)))
+        parts.append(_of_width(_without(shown, block.excluded)[:, :top], top))
+    row, item, gain = positives_of(lists)
+    # The excluded items of a list, by their places.
+    ahead = np.sort(excluded.row_numbers() * items + place[excluded.values])
+    own = row * items
+    before = np.searchsorted(ahead, own + place[item]) - np.searchsorted(ahead, own)
+    rank = 1 + place[item] - before
+    return Ranking(np.concatenate(parts), _ordered(len(lists), row, rank, gain))
 
 
 def in_blocks(lists: Lists, rows: int) -> Iterator[Lists]:

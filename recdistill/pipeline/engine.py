@@ -1,12 +1,13 @@
-"""Engines: where models are trained, in this process or on a cluster.
+"""Engines: where the work of steps is done, in this process or on a cluster.
 
 Training is one program that all workers run in step (`recdistill.lists.replicas`).
+Scoring and evaluation are a function of independent parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import keras
 
@@ -18,11 +19,32 @@ if TYPE_CHECKING:
     from recdistill.pipeline.workspace import Draft
 
 
+P = TypeVar("P")
+R = TypeVar("R")
+
+
 class Engine(Protocol):
-    """Does the work of steps that train."""
+    """Does the work of steps."""
 
     def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record."""
+
+    def map(
+        self,
+        open_work: Callable[[RunContext], Callable[[P], R]],
+        parts: Iterable[P],
+        run: RunContext,
+    ) -> Iterator[tuple[P, R]]:
+        """Each part and its result, in the order of the parts.
+
+        Args:
+            open_work: Loads what the parts need, and returns the function of a part. It
+                is called once in each process that works, so it must be a function of a
+                module, or a `functools.partial` of one. The results must not depend on
+                the process.
+            parts: The parts, which are read as they are needed.
+            run: The run.
+        """
 
     def close(self) -> None:
         """Gives back what the engine uses."""
@@ -34,6 +56,18 @@ class LocalEngine:
     def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record."""
         return step.work(run, draft)
+
+    def map(
+        self,
+        open_work: Callable[[RunContext], Callable[[P], R]],
+        parts: Iterable[P],
+        run: RunContext,
+    ) -> Iterator[tuple[P, R]]:
+        """Each part and its result, in the order of the parts."""
+        work: Callable[[P], R] | None = None
+        for part in parts:
+            work = work or open_work(run)
+            yield part, work(part)
 
     def close(self) -> None:
         """Does nothing."""

@@ -1,10 +1,10 @@
-"""Ray engine: training as a group of actors."""
+"""Ray engine: training as a group of actors, other work as a pool of actors."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recdistill.errors import ConfigError, EngineError
@@ -23,6 +23,8 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from recdistill.pipeline import ray_workers
+from recdistill.pipeline.engine import P, R
+from recdistill.pipeline.ray_pool import WorkerPool
 from recdistill.pipeline.training_checkpoints import States
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ PLACEMENT_S = 30.0
 
 
 class RayEngine:
-    """Trains on a Ray cluster.
+    """Does the work of steps on a Ray cluster.
 
     Args:
         config: The `engine` section.
@@ -66,11 +68,11 @@ class RayEngine:
             EngineError: If workers are lost again and again.
         """
         states: States = {}
-        failures = 0
+        failures, reports = 0, _reports(run)
         while failures < ATTEMPTS:
             before = _epochs(states)
             try:
-                record, files = self._attempt(step, run, states)
+                record, files = self._attempt(step, run, states, reports)
             except ray_workers.LostError:
                 failures = failures + 1 if _epochs(states) == before else 1
                 run.progress("Starting the workers again", 0, None)
@@ -86,22 +88,43 @@ class RayEngine:
             "little memory, and set `engine.memory_gib` or fewer `engine.workers`."
         )
 
+    def map(
+        self,
+        open_work: Callable[[RunContext], Callable[[P], R]],
+        parts: Iterable[P],
+        run: RunContext,
+    ) -> Iterator[tuple[P, R]]:
+        """Each part and its result, in the order of the parts.
+
+        The parts of a worker that is lost are done by the others.
+
+        Raises:
+            EngineError: If workers are lost again and again.
+        """
+        shared = ray_workers.SharedRun.of(run)
+        with WorkerPool(self._room, shared, open_work) as pool:
+            yield from pool.results(parts)
+
     def _attempt(
-        self, step: Step, run: RunContext, states: States
+        self,
+        step: Step,
+        run: RunContext,
+        states: States,
+        reports: Mapping[str, Callable[..., None]],
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """One start of a group of workers; newer states are added to `states`."""
         with _Group(self._room) as actors:
             try:
                 addresses = ray.get([actor.address.remote() for actor in actors])
-                work = run.config, dict(run.artefacts), run.tables, step.name
+                shared = ray_workers.SharedRun.of(run)
                 token = os.urandom(32)
                 first, *others = [
                     actor.train.options(num_returns="streaming").remote(
-                        rank, work, addresses, token, dict(states)
+                        rank, shared, step.name, addresses, token, dict(states)
                     )
                     for rank, actor in enumerate(actors)
                 ]
-                return _followed(first, others, run, states)
+                return _followed(first, others, reports, states)
             except ray.exceptions.RayActorError as error:
                 raise ray_workers.LostError(str(error)) from error
 
@@ -170,7 +193,10 @@ class _Group:
 
 
 def _followed(
-    first: Any, others: Sequence[Any], run: RunContext, states: States
+    first: Any,
+    others: Sequence[Any],
+    reports: Mapping[str, Callable[..., None]],
+    states: States,
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Passes on what the first worker reports, until it is done.
 
@@ -197,14 +223,31 @@ def _followed(
             return values[0], values[1]
         if kind == "state":
             states[values[0]] = values[1]
-        else:
-            report: Any = {
-                "progress": run.progress,
-                "warning": run.warn,
-                "observed": run.observe,
-            }[kind]
-            if report is not None:
-                report(*values)
+        elif kind in reports:
+            reports[kind](*values)
+
+
+def _reports(run: RunContext) -> dict[str, Callable[..., None]]:
+    """Callbacks for what a group of workers reports, by the name of the report.
+
+    After a checkpoint, workers that are started again repeat points of the training
+    curves; each is passed on once.
+    """
+    found: dict[str, Callable[..., None]] = {
+        "progress": run.progress,
+        "warning": run.warn,
+    }
+    observe, observed = run.observe, set[tuple[Any, ...]]()
+    if observe is not None:
+
+        def once(label: str, step: int, values: Mapping[str, float]) -> None:
+            point = (label, step, *values)
+            if point not in observed:
+                observed.add(point)
+                observe(label, step, values)
+
+        found["observed"] = once
+    return found
 
 
 def _epochs(states: States) -> dict[int, int]:

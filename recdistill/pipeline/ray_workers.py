@@ -1,13 +1,16 @@
-"""What runs in the workers of a Ray cluster: training."""
+"""What runs in the workers of a Ray cluster: training, and parts of other steps."""
 
 from __future__ import annotations
 
+import os
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from recdistill import errors
 from recdistill.pipeline.worker_group import WorkerGroup, listening_socket
@@ -17,31 +20,66 @@ if TYPE_CHECKING:
     from recdistill.pipeline.training_checkpoints import States
 
 
-Work: TypeAlias = tuple[Any, Any, Any, str]
-"""What a worker needs of a run: its configuration, finished artefacts and tables, and
-the name of the step."""
-
-
 class LostError(Exception):
     """A worker of a group that ended, or could not be started."""
 
 
-def _unpacked(work: Work, reports: Mapping[str, Any]) -> tuple[RunContext, str]:
-    """The run in this process, and the name of the step."""
-    from recdistill.data.dataset import no_progress
-    from recdistill.pipeline.run_context import RunContext
+@dataclass(frozen=True)
+class SharedRun:
+    """What a worker needs of a run.
 
-    config, artefacts, tables, step = work
-    run = RunContext(
-        config,
-        reports.get("progress", no_progress),
-        reports.get("warning", lambda message: None),
-        tables,
-        reports.get("observed"),
-    )
-    run.artefacts.update(artefacts)
-    run.trust(artefacts)
-    return run, step
+    Attributes:
+        config: The configuration.
+        artefacts: The finished artefacts, which are verified.
+        tables: DataFrames of the data set.
+        with_test: Whether the test part may be read.
+        folder: Working directory, to which paths are relative.
+    """
+
+    config: Any
+    artefacts: Mapping[str, Any]
+    tables: Any
+    with_test: bool
+    folder: Path
+
+    @classmethod
+    def of(cls, run: RunContext) -> SharedRun:
+        """The state of a run at present."""
+        artefacts = dict(run.artefacts)
+        return cls(run.config, artefacts, run.tables, run.with_test, Path.cwd())
+
+    def open(self, reports: Mapping[str, Any]) -> RunContext:
+        """The run in this process.
+
+        Args:
+            reports: Callbacks by name: "progress", "warning" and "observed".
+
+        Raises:
+            EngineError: If a folder of the run is missing on this machine.
+        """
+        from recdistill.data.dataset import no_progress
+        from recdistill.pipeline.run_context import RunContext
+
+        for folder in (self.folder, *(each.path for each in self.artefacts.values())):
+            if not (self.folder / folder).is_dir():
+                raise errors.EngineError(
+                    f"The folder {self.folder / folder} must exist on each node of the "
+                    f"Ray cluster. It is missing on {socket.gethostname()}. Run the "
+                    "command in a folder of a file system that all nodes share under "
+                    "the same path, and keep `workdir` on it."
+                )
+        os.chdir(self.folder)
+        run = RunContext(
+            self.config,
+            reports.get("progress", no_progress),
+            reports.get("warning", _ignore),
+            self.tables,
+            reports.get("observed"),
+            self.with_test,
+        )
+        run.artefacts.update(self.artefacts)
+        run.trust(self.artefacts)
+        return run
 
 
 def _begin(cores: int, seed: int) -> None:
@@ -57,6 +95,29 @@ def _begin(cores: int, seed: int) -> None:
         pass  # This process has worked for an earlier step.
     tf.config.experimental.enable_op_determinism()
     begin_like_a_new_process(seed)
+
+
+class PartWorker:
+    """A process that does parts of a step's work, one after another.
+
+    Args:
+        cores: Cores of this worker.
+    """
+
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
+        self._work: Callable[[Any], Any] = _ignore
+
+    def open(
+        self, shared: SharedRun, open_work: Callable[[RunContext], Callable[[Any], Any]]
+    ) -> None:
+        """Loads what the parts need; see `Engine.map`."""
+        _begin(self._cores, shared.config.seed)
+        self._work = open_work(shared.open({}))
+
+    def result(self, part: Any) -> Any:
+        """The result of a part."""
+        return self._work(part)
 
 
 class TrainingWorker:
@@ -80,7 +141,8 @@ class TrainingWorker:
     def train(
         self,
         rank: int,
-        work: Work,
+        shared: SharedRun,
+        step: str,
         addresses: Sequence[tuple[str, int]],
         token: bytes,
         states: States,
@@ -89,8 +151,8 @@ class TrainingWorker:
 
         Args:
             rank: Number of this worker.
-            work: The configuration, the finished artefacts, the tables of the run, and
-                the name of the step.
+            shared: The run.
+            step: Name of the step.
             addresses: Addresses of all workers, in the order of rank.
             token: The group's token.
             states: States of the training runs in the last checkpoint.
@@ -100,7 +162,7 @@ class TrainingWorker:
             end "done" with the record and the files, "lost", or "failed" with the
             error. Only the first worker yields others than the last.
         """
-        arguments = (rank, work, addresses, token, states)
+        arguments = (rank, shared, step, addresses, token, states)
         Thread(target=self._train, args=arguments, daemon=True).start()
         while True:
             message = self._messages.get()
@@ -113,7 +175,8 @@ class TrainingWorker:
     def _train(
         self,
         rank: int,
-        work: Work,
+        shared: SharedRun,
+        step: str,
         addresses: Sequence[tuple[str, int]],
         token: bytes,
         states: States,
@@ -121,7 +184,7 @@ class TrainingWorker:
         group = None
         try:
             group = WorkerGroup(rank, self._listening, addresses, token)
-            self._say("done", *self._worked(group, work, states))
+            self._say("done", *self._worked(group, shared, step, states))
         except ConnectionError:
             self._say("lost")
         except Exception as error:
@@ -134,7 +197,7 @@ class TrainingWorker:
                 group.close()
 
     def _worked(
-        self, group: WorkerGroup, work: Work, states: States
+        self, group: WorkerGroup, shared: SharedRun, step: str, states: States
     ) -> tuple[dict[str, Any], dict[str, bytes]]:
         """The record of the step, and its files in the first worker."""
         from recdistill.lists.replicas import joined
@@ -147,7 +210,7 @@ class TrainingWorker:
 
         kinds = ("progress", "warning", "observed")
         reports = {kind: self._reporter(kind) for kind in kinds}
-        run, step = _unpacked(work, reports)
+        run = shared.open(reports)
         keep = self._reporter("state") if group.rank == 0 else _ignore
         _begin(self._cores, run.config.seed)
         with (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import keras
+import numpy as np
+import pyarrow as pa
 
 from recdistill.evaluation.guard import guard_slices
 from recdistill.evaluation.intervals import (
@@ -26,8 +28,11 @@ from recdistill.evaluation.report.run_report import (
     ProtocolPart,
     Report,
     RetrievalPart,
+    SeedsPart,
     SoftTargetsPart,
+    Spread,
 )
+from recdistill.evaluation.rows import metric_names
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
 from recdistill.pipeline.dataset_loading import licence_of
@@ -100,6 +105,7 @@ def build_report(
     recommended = {}
     if rows.retrieval or _candidates(config, prepared) == "catalogue":
         recommended = measure_recommended(rows.models, prepared, TOP, **draws)
+    closed = gap_closed(baseline, distilled, teacher, **draws)
     return Report(
         name=config.name,
         seed=config.seed,
@@ -117,7 +123,8 @@ def build_report(
             )
             for name in get_args(ModelName)
         },
-        gap_closed=gap_closed(baseline, distilled, teacher, **draws),
+        gap_closed=closed,
+        seeds=seeds_part(rows, [m for m, each in closed.items() if each.value]),
         kept=kept(distilled, teacher, **draws),
         differences={
             "teacher_minus_baseline": paired_difference(teacher, baseline, **draws),
@@ -144,6 +151,59 @@ def build_report(
             mode="json", exclude=_PLACES, exclude_unset=True
         ),
     )
+
+
+def seed_name(model: str, seed: int) -> str:
+    """Name of the model of one seed among the rows of the test lists."""
+    return f"{model} {seed}"
+
+
+def seeds_part(rows: ComparisonRows, with_gap: Sequence[str]) -> SeedsPart | None:
+    """Mean and spread over seeds.
+
+    Args:
+        rows: Metrics of the test lists.
+        with_gap: Metrics of which teacher and baseline differ beyond noise.
+    """
+    seeds = sorted({int(name.split()[1]) for name in rows.further})
+    if not seeds:
+        return None
+    means = {name: _means(table) for name, table in rows.further.items()}
+    teacher = _means(rows.models["teacher"])
+    values = {
+        model: {
+            metric: [means[seed_name(model, seed)][metric] for seed in seeds]
+            for metric in teacher
+        }
+        for model in ("baseline", "distilled")
+    }
+    closed = {
+        metric: [
+            (distilled - baseline) / (teacher[metric] - baseline)
+            for baseline, distilled in zip(
+                values["baseline"][metric], values["distilled"][metric], strict=True
+            )
+        ]
+        for metric in with_gap
+        if teacher[metric] not in values["baseline"][metric]
+    }
+    return SeedsPart(
+        seeds=tuple(seeds),
+        models={
+            model: {metric: Spread.of(each) for metric, each in metrics.items()}
+            for model, metrics in values.items()
+        },
+        gap_closed={metric: Spread.of(each) for metric, each in closed.items()},
+    )
+
+
+def _means(table: pa.Table) -> dict[str, float]:
+    """The mean of each metric over the lists that have a value."""
+    means = {
+        metric: float(np.nanmean(table[metric].to_numpy()))
+        for metric in metric_names(table)
+    }
+    return {metric: mean for metric, mean in means.items() if np.isfinite(mean)}
 
 
 def _dataset_part(config: Config, record: Mapping[str, Any]) -> DatasetPart:

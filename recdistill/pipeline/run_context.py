@@ -38,6 +38,7 @@ from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.warm_start import EarlierRun
+from recdistill.pipeline.weights_file import seed_folder
 from recdistill.pipeline.workspace import Artefact
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.model_files import source_digest
@@ -78,6 +79,7 @@ class RunContext:
     Attributes:
         config: The configuration. After the step `prepare`, `lists.size` is no longer
             "auto".
+        with_test: Whether the test part may be read.
         artefacts: The artefacts of the finished steps by name.
     """
 
@@ -95,7 +97,7 @@ class RunContext:
         self.artefacts: dict[str, Artefact] = {}
         self._intact: set[str] = set()
         self._kept: frozenset[str] = frozenset()
-        self._with_test = with_test
+        self.with_test = with_test
 
     def variant(
         self,
@@ -118,7 +120,7 @@ class RunContext:
             lambda message: None,
             self.tables,
             observe,
-            self._with_test,
+            self.with_test,
         )
         other._kept = frozenset(kept)
         for name in kept:
@@ -183,7 +185,7 @@ class RunContext:
     @property
     def unread(self) -> str:
         """Pattern of the files of `prepare` that must not be read; "" for none."""
-        return "" if self._with_test else TEST_FILES
+        return "" if self.with_test else TEST_FILES
 
     def verify_again(self) -> None:
         """Forgets which artefacts are verified, at the start of a step's work."""
@@ -211,7 +213,7 @@ class RunContext:
     def prepared(self) -> Prepared:
         """The prepared data."""
         limit = self.config.evaluate.test_lists
-        return Prepared(self.intact("prepare").path, self._with_test, limit)
+        return Prepared(self.intact("prepare").path, self.with_test, limit)
 
     @cached_property
     def validation(self) -> Validation:
@@ -373,7 +375,7 @@ class RunContext:
             ConfigError: If it has no finished student, or the split is by chance.
         """
         folder = self.config.student.warm_start
-        if folder is None:
+        if folder is None or folder == "baseline":
             return None
         if self.config.split.by == "leave_random_out":
             raise ConfigError(
@@ -401,6 +403,7 @@ class RunContext:
         settings = self.config.student
         found = settings.model_dump(mode="json")
         if self.earlier_run is None:
+            # A start from the baseline is an input of the distillation only.
             del found["warm_start"]
         else:
             found["warm_start"] = self.earlier_run.distill.key
@@ -408,7 +411,23 @@ class RunContext:
             found["factory_file"] = source_digest(settings.factory)
         return found
 
-    def student_model(self, step: str) -> keras.Model:
-        """The student that a step trained, "baseline", "pilot" or "distill"."""
+    def student_model(self, step: str, seed: int | None = None) -> keras.Model:
+        """The student that a step trained, "baseline", "pilot" or "distill".
+
+        Args:
+            step: Name of the step.
+            seed: One of several seeds; by default the best on validation.
+        """
         folder = self.intact(step).path
+        if seed is not None:
+            folder = seed_folder(folder, seed)
         return load_student(self.config.student, self.prepared, folder)
+
+    @property
+    def common_seeds(self) -> list[int]:
+        """The seeds of baseline and student; empty if there is only one."""
+        both = [
+            [each["seed"] for each in self.artefacts[step].record.get("seeds", ())]
+            for step in ("baseline", "distill")
+        ]
+        return [seed for seed in both[0] if seed in both[1]]

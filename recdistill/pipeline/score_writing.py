@@ -1,11 +1,10 @@
-"""Writes the score store: the teacher scores training lists, file by file."""
+"""Scores training lists with the teacher: the content of each file of a score store."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.atomic import atomic_write
 from recdistill.data.batches import RAW_PREFIX, Lists
 from recdistill.data.collation import Collator
-from recdistill.data.dataset import Progress
 from recdistill.data.shard_reading import DRAWN, read_lists
 from recdistill.errors import ScoreError
 from recdistill.pipeline.candidate_selection import highest
@@ -30,21 +27,10 @@ from recdistill.pipeline.earlier_scores import (
 from recdistill.pipeline.list_hashes import list_hashes
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.retriever import Candidates
-from recdistill.pipeline.score_store import (
-    ROUNDED_TOP,
-    ROUNDING,
-    WrittenFiles,
-    list_size,
-    rounded_ties,
-    stored_candidates,
-    stored_files,
-)
+from recdistill.pipeline.score_parts import ScoredPart, ScorePart
+from recdistill.pipeline.score_store import ROUNDED_TOP, ROUNDING
 from recdistill.pipeline.scored_candidates import ScoredTrainingLists
 from recdistill.pipeline.scorers import Scorer
-from recdistill.teachers import ScoreTable
-
-FILE_LISTS = 4_096
-"""Number of lists in a file."""
 
 PAIRS_SCORED = 400_000
 """Candidates scored per call. With fewer, a call costs more than its products."""
@@ -55,19 +41,18 @@ Proposer = Callable[[Lists, np.ndarray, str], Candidates]
 
 @dataclass(frozen=True)
 class ScoreWriter:
-    """Scores a random sample of the training lists with the teacher.
+    """Scores the lists of a file with the teacher.
 
     Attributes:
         score: The teacher: a batch to scores `(batch, list_size)`.
         prepared: The prepared data.
-        config: Number of lists, and the type of stored scores.
-        seed: Seed of the sample and of the drawn candidates.
-        progress: Callback for progress.
+        config: The type of stored scores.
+        seed: Seed of the drawn candidates.
         propose: Candidates of the lists; None for the whole catalogue, or for the
             scored candidates if the teacher has partial scores.
         training_rows: Whether batches hold the query's training row, so that a linear
             item model can leave it out.
-        score_tables: Partial scores of the teacher.
+        scored: The lists with partial scores, if the teacher has such scores.
         identity: Identity of the teacher, the items and the settings.
         earlier: Stores with this identity, whose scores are kept for lists that did not
             change.
@@ -79,85 +64,23 @@ class ScoreWriter:
     prepared: Prepared
     config: ListsConfig
     seed: int
-    progress: Progress
     propose: Proposer | None = None
     training_rows: bool = False
-    score_tables: Sequence[ScoreTable] = ()
+    scored: ScoredTrainingLists | None = None
     identity: str = ""
     earlier: EarlierScores | None = None
     apart: bool = True
+    _held: dict[Path, tuple[pa.Table, Lists]] = field(default_factory=dict, init=False)
 
-    def write(self, folder: Path) -> dict[str, Any]:
-        """Writes the files that are missing or damaged in the folder.
-
-        Returns:
-            The record of the step: `lists`; `list_size`; `candidates`, the number of
-            stored candidates in all lists; `kept_scores`, the number of lists written
-            now with the scores of an earlier store; and `rounded_ties`, the share of
-            adjacent scores in the top ten of a list that became equal when they were
-            stored.
+    def __call__(self, part: ScorePart) -> ScoredPart:
+        """The content of a file.
 
         Raises:
             ScoreError: If a score is not finite or too large to store.
         """
-        shards = self.prepared.shards("train")
-        scored = (
-            ScoredTrainingLists.find(shards, self.score_tables)
-            if self.score_tables
-            else None
-        )
-        chosen = self._sample(shards, scored)
-        total, done, number, kept = sum(map(len, chosen)), 0, 0, 0
-        written = WrittenFiles(folder)
-        for path, rows in zip(shards, chosen, strict=True):
-            shard: tuple[pa.Table, Lists] | None = None
-            for start in range(0, len(rows), FILE_LISTS):
-                part = rows[start : start + FILE_LISTS]
-                target = folder / f"scores-{number:05d}.parquet"
-                if not written.has(target):
-                    shard = shard or (_read_table(path), read_lists(path))
-                    table, lists = shard[0].take(pa.array(part)), shard[1].take(part)
-                    kept += self._write_file(target, table, lists, scored)
-                    written.add(target)
-                number, done = number + 1, done + len(part)
-                self.progress("Scoring with the teacher", done, total)
-        files = stored_files(folder)
-        return {
-            "lists": total,
-            "list_size": list_size(files),
-            "candidates": stored_candidates(files),
-            "kept_scores": kept,
-            "rounded_ties": rounded_ties(files),
-        }
-
-    def _sample(
-        self, shards: Sequence[Path], scored: ScoredTrainingLists | None
-    ) -> list[np.ndarray]:
-        """The rows of each shard that are scored, in order."""
-        sizes = [pq.read_metadata(path).num_rows for path in shards]
-        rows = scored.rows if scored else [np.arange(size) for size in sizes]
-        starts = np.cumsum([0, *map(len, rows)])
-        rng = np.random.default_rng(self.seed)
-        wanted = min(self.config.contexts, int(starts[-1]))
-        # A larger sample of the same lists holds the smaller one.
-        chosen = np.sort(rng.permutation(starts[-1])[:wanted])
-        return [
-            each[chosen[(chosen >= low) & (chosen < high)] - low]
-            for each, (low, high) in zip(rows, pairwise(starts), strict=True)
-        ]
-
-    def _write_file(
-        self,
-        target: Path,
-        table: pa.Table,
-        lists: Lists,
-        scored: ScoredTrainingLists | None,
-    ) -> int:
-        """Writes a file of some lists, given with and without their Arrow columns.
-
-        Returns:
-            Number of lists whose scores are those of an earlier store.
-        """
+        table, lists = self._shard(part.shard)
+        table, lists = table.take(pa.array(part.rows)), lists.take(part.rows)
+        scored = self.scored
         if scored:
             lists = scored.keep_scored(lists)
         keys = list_hashes(lists, self.seed)
@@ -166,7 +89,7 @@ class ScoreWriter:
         if propose is None:
             columns, known = self._whole(lists, keys)
         else:
-            found = propose(lists, keys, target.name)
+            found = propose(lists, keys, part.name)
             columns, known = self._proposed(lists, keys, found)
             drawn = found.drawn
         for name, values in columns.items():
@@ -180,15 +103,22 @@ class ScoreWriter:
         metadata = {**(table.schema.metadata or {}), **own}
         # Compression and statistics of long columns cost more than the scores.
         short = [name for name in table.column_names if name not in columns]
-        with atomic_write(target) as aside:
-            pq.write_table(
-                table.replace_schema_metadata(metadata),
-                aside,
-                use_dictionary=short,
-                write_statistics=short,
-                compression={name: "snappy" for name in short},
-            )
-        return int(known.sum())
+        content = pa.BufferOutputStream()
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            content,
+            use_dictionary=short,
+            write_statistics=short,
+            compression={name: "snappy" for name in short},
+        )
+        return ScoredPart(content.getvalue().to_pybytes(), int(known.sum()))
+
+    def _shard(self, path: Path) -> tuple[pa.Table, Lists]:
+        """The columns and lists of a shard, which several files have lists of."""
+        if path not in self._held:
+            self._held.clear()  # Before reading: two shards take twice the memory.
+            self._held[path] = _read_table(path), read_lists(path)
+        return self._held[path]
 
     def _whole(
         self, lists: Lists, keys: np.ndarray

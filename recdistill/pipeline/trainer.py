@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,7 @@ import tensorflow as tf
 from recdistill.data.collation import Collator
 from recdistill.data.dataset import Progress
 from recdistill.data.sequences import training_windows, window_batches
-from recdistill.data.shard_reading import batches
 from recdistill.distillation.distiller import Distiller
-from recdistill.distillation.score_transforms import transformed
 from recdistill.errors import TrainingError
 from recdistill.features.encoders import UNKNOWN
 from recdistill.models.ranker import RankingTeacher
@@ -46,7 +45,17 @@ from recdistill.pipeline.soft_targets import (
     distillation_losses,
     number_of_strata,
 )
-from recdistill.pipeline.training import DivergedError, TrainingPlan, train
+from recdistill.pipeline.training import (
+    DivergedError,
+    TrainingPlan,
+    TrainingResult,
+    train,
+)
+from recdistill.pipeline.training_batches import (
+    training_batches,
+    with_few_untrained,
+    with_strata,
+)
 from recdistill.pipeline.training_curves import (
     ROWS_OF_A_LARGE_TABLE,
     Observer,
@@ -55,7 +64,7 @@ from recdistill.pipeline.training_curves import (
 )
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.warm_start import EarlierRun, EarlierStudent
-from recdistill.pipeline.weights_file import save_weights
+from recdistill.pipeline.weights_file import save_weights, seed_folder
 
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
@@ -73,79 +82,14 @@ VALIDATIONS = 10
 """Number of validations while a student is trained."""
 
 
-def training_batches(
-    shards: Sequence[Path],
-    collate: Collator,
-    batch_size: int,
-    seed: int,
-    targets: SoftTargets | None = None,
-) -> tf.data.Dataset:
-    """Endless training batches.
+@dataclass(frozen=True)
+class _Training:
+    """What the trainings of a student with several seeds and rates share."""
 
-    Args:
-        shards: Files of lists.
-        collate: Makes a batch.
-        batch_size: Number of lists in a batch.
-        seed: Seed of order and sampling.
-        targets: How stored teacher scores become soft targets; None leaves them
-            unchanged.
-    """
-    dataset = batches(shards, collate, batch_size, seed=seed)
-    if targets is None:
-        return dataset
-    transform, temperature = targets.transform, targets.teacher_temperature
-
-    def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
-        scores = transformed(
-            x["teacher_scores"], x["mask"], transform, x.get("item_weight")
-        )
-        scores /= temperature
-        return {**x, "teacher_scores": scores}, y, weight
-
-    return dataset.map(prepare)
-
-
-def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Dataset:
-    """Adds the stratum of each candidate to training batches.
-
-    Args:
-        dataset: Training batches.
-        stratum: `(items,)` int32, the stratum of each item.
-    """
-
-    def add(x: dict[str, Any], y: Any, weight: Any) -> Any:
-        return {**x, "stratum": tf.gather(stratum, x["candidate_index"])}, y, weight
-
-    return dataset.map(add)
-
-
-def with_few_untrained(
-    dataset: tf.data.Dataset, trained: np.ndarray, share: float, seed: int
-) -> tf.data.Dataset:
-    """Masks the items without training interactions, except a random share of them.
-
-    They share the embedding of unknown ids with the items whose ids are hidden by id
-    dropout, and they are never positives. With the same share of both, this embedding
-    is that of an average item of the catalogue; with all of them, it would learn from
-    negatives mostly.
-
-    Args:
-        dataset: Training batches.
-        trained: `(items,)` bool, whether each item has training interactions.
-        share: The share that stays, in each batch.
-        seed: Seed of the random share.
-    """
-
-    def mask(step: tf.Tensor, batch: Any) -> Any:
-        x, y, weight = batch
-        index = x["candidate_index"]
-        drawn = tf.random.stateless_uniform(tf.shape(index), (seed, step)) < share
-        kept = tf.gather(trained, index) | drawn
-        if "mask" in y:
-            y = {**y, "mask": y["mask"] & kept}
-        return {**x, "mask": x["mask"] & kept}, y, weight
-
-    return dataset.enumerate().map(mask)
+    distiller: Callable[[keras.Model], Distiller]
+    dataset: Callable[[int], tf.data.Dataset]
+    steps: int
+    start: Path | EarlierStudent | None
 
 
 class Trainer:
@@ -198,9 +142,14 @@ class Trainer:
         shards: Sequence[Path],
         collate: Collator,
         targets: SoftTargets | None = None,
+        seed: int | None = None,
     ) -> tf.data.Dataset:
-        """Training batches of the student, as in `training_batches`."""
-        settings, seed = self._config.student, self._config.seed
+        """Training batches of the student, as in `training_batches`.
+
+        The default seed is that of the configuration.
+        """
+        settings = self._config.student
+        seed = self._config.seed if seed is None else seed
         stored = list_size(shards) if collate.with_teacher else None
         self._require_memory(shards, settings.batch_size, "student.batch_size", stored)
         dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
@@ -359,10 +308,14 @@ class Trainer:
         settings = self._config.distill
         losses, weights = distillation_losses(settings)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
-        dataset = self.batches(files, collate, targets)
         count = number_of_strata(losses)
-        if count is not None:
-            dataset = with_strata(dataset, strata(self._prepared.popularity, count))
+
+        def dataset(seed: int) -> tf.data.Dataset:
+            found = self.batches(files, collate, targets, seed)
+            if count is None:
+                return found
+            return with_strata(found, strata(self._prepared.popularity, count))
+
         return self.student(
             folder,
             lambda student: Distiller(
@@ -382,19 +335,21 @@ class Trainer:
         self,
         folder: Path,
         distiller: Callable[[keras.Model], Distiller],
-        dataset: tf.data.Dataset,
+        dataset: Callable[[int], tf.data.Dataset],
         label: str,
         steps: int | None = None,
         start: Path | EarlierStudent | None = None,
     ) -> dict[str, Any]:
-        """Trains with each learning rate and keeps the student that is best.
+        """Trains with each learning rate and seed, and keeps the student that is best.
 
-        A learning rate with which training diverges is left out, with a warning.
+        Learning rates are compared with the first seed. One with which training
+        diverges is left out, with a warning, and so is a further seed.
 
         Args:
-            folder: Folder for its weights and its validation metrics.
+            folder: Folder for its weights and its validation metrics. With several
+                seeds, each has its weights in a folder of its own (`seed_folder`).
             distiller: Makes a Distiller of a student with initial weights.
-            dataset: Endless training batches.
+            dataset: Endless training batches for a seed.
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights, or a student of an earlier
@@ -406,43 +361,75 @@ class Trainer:
         Raises:
             TrainingError: If training diverges with every learning rate.
         """
-        settings, trials, best = self._config.student, [], -np.inf
-        rates, steps = settings.learning_rates, steps or settings.steps
-        for number, rate in enumerate(rates):
-            keras.utils.set_random_seed(self._config.seed)
-            student, started = self._first_student(start)
-            count = f", {number + 1} of {len(rates)}" if len(rates) > 1 else ""
-            plan = TrainingPlan(
-                learning_rate=rate,
-                steps=steps,
-                epochs=min(VALIDATIONS, steps),
-                patience=WARM_PATIENCE if started else VALIDATIONS,
-            )
+        settings, seed = self._config.student, self._config.seed
+        runs = [(seed, rate) for rate in settings.learning_rates]
+        runs += [(seed + number, 0.0) for number in range(1, settings.seeds)]
+        trials: list[dict[str, Any]] = []
+        seeds: dict[int, float] = {}
+        best, chosen = -np.inf, runs[0]
+        for number, (seed, rate) in enumerate(runs):
+            of_seed, rate = not rate, rate or chosen[1]
+            count = f", {number + 1} of {len(runs)}" if len(runs) > 1 else ""
             try:
-                result = train(
-                    distiller(student),
-                    dataset,
-                    self._validation,
-                    plan,
-                    self._progress,
+                student, started, result = self._trained(
+                    _Training(distiller, dataset, steps or settings.steps, start),
                     f"{label}{count}",
-                    self._observer(f"learning_rate_{rate:g}"),
-                    xla=self._suits_xla(student, dataset),
+                    seed,
+                    rate,
+                    f"seed_{seed}" if of_seed else f"learning_rate_{rate:g}",
                 )
             except DivergedError as error:
-                if number + 1 == len(rates) and not np.isfinite(best):
+                if number + 1 == len(settings.learning_rates) and not np.isfinite(best):
                     raise
-                trials.append({**vars(error.result), "best": None, "diverged": True})
+                if not of_seed:
+                    diverged = {"best": None, "diverged": True}
+                    trials.append({**vars(error.result), **diverged})
                 self._warn(str(error))
                 continue
-            trials.append({**vars(result), "diverged": False})
+            if not of_seed:
+                trials.append({**vars(result), "diverged": False})
+            if result.best > seeds.get(seed, -np.inf):
+                seeds[seed] = result.best
+                if settings.seeds > 1:
+                    save_weights(student, seed_folder(folder, seed, create=True))
             if result.best > best:
-                best = result.best
+                best, chosen = result.best, (seed, rate)
                 save_weights(student, folder)
                 rows = self._validation.rows(compiled(student))
                 pq.write_table(rows, folder / "valid.parquet")
         record = {"valid": best, "trials": trials, "parameters": parameters(student)}
+        if settings.seeds > 1:
+            each = [{"seed": seed, "valid": value} for seed, value in seeds.items()]
+            record |= {"seed": chosen[0], "seeds": each}
         return {**record, "warm_start": started} if started else record
+
+    def _trained(
+        self, training: _Training, label: str, seed: int, rate: float, name: str
+    ) -> tuple[keras.Model, dict[str, Any], TrainingResult]:
+        """A trained student, what it has from an earlier run, and the result."""
+        keras.utils.set_random_seed(seed)
+        start, steps = training.start, training.steps
+        if isinstance(start, Path) and seed_folder(start, seed).is_dir():
+            start = seed_folder(start, seed)
+        student, started = self._first_student(start)
+        plan = TrainingPlan(
+            learning_rate=rate,
+            steps=steps,
+            epochs=min(VALIDATIONS, steps),
+            patience=WARM_PATIENCE if started else VALIDATIONS,
+        )
+        dataset = training.dataset(seed)
+        result = train(
+            training.distiller(student),
+            dataset,
+            self._validation,
+            plan,
+            self._progress,
+            label,
+            self._observer(name),
+            xla=self._suits_xla(student, dataset),
+        )
+        return student, started, result
 
     def _first_student(
         self, start: Path | EarlierStudent | None

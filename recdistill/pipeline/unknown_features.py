@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -51,11 +51,36 @@ def unknown_in_items(schema: Schema, items: pa.Table) -> UnknownValues:
     return found
 
 
-def unknown_to_teacher(members: Iterable[Any]) -> dict[str, Any]:
+Unknown = Sequence[tuple[UnknownValues, set[str]]]
+"""For each external member of a teacher, the values that it does not know, and the
+inputs for which this cannot be known."""
+
+
+def count_anew(members: Iterable[Any]) -> None:
+    """Forgets what the members of a teacher have counted; they count items again."""
+    for member in members:
+        if isinstance(member, ExternalTeacher):
+            member.count_anew()
+
+
+def take_unknown(members: Iterable[Any]) -> Unknown:
+    """What the members of a teacher have counted since this was called before."""
+    external = [each for each in members if isinstance(each, ExternalTeacher)]
+    found = [(each.unknown, each.uncounted) for each in external]
+    for each in external:
+        each.unknown, each.uncounted = UnknownValues(), set()
+    return found
+
+
+def unknown_to_teacher(
+    members: Iterable[Any], taken: Iterable[Unknown] = ()
+) -> dict[str, Any]:
     """Values that the teacher does not know, for the record of a step.
 
     Args:
-        members: The members of the teacher, after they have scored lists.
+        members: The members of the teacher.
+        taken: Results of `take_unknown`, in this process or others, which are added to
+            what the members have counted.
 
     Returns:
         `unknown` with the share of unknown values by input, and `uncounted` with the
@@ -64,10 +89,13 @@ def unknown_to_teacher(members: Iterable[Any]) -> dict[str, Any]:
     Raises:
         TeacherError: If an input has had no known value.
     """
+    external = [each for each in members if isinstance(each, ExternalTeacher)]
+    for counts in taken:
+        for member, (unknown, uncounted) in zip(external, counts, strict=True):
+            member.unknown.update(unknown)
+            member.uncounted |= uncounted
     shares: dict[str, float] = {}
-    uncounted: set[str] = set()
-    for member in members:
-        if isinstance(member, ExternalTeacher):
-            shares |= member.check_known()
-            uncounted |= member.uncounted
-    return {"unknown": shares, "uncounted": sorted(uncounted)}
+    for member in external:
+        shares |= member.check_known()
+    names = sorted({name for member in external for name in member.uncounted})
+    return {"unknown": shares, "uncounted": names}

@@ -41,6 +41,20 @@ def save_weights(model: keras.Model, folder: Path) -> None:
         temporary.write_bytes(memory.getbuffer())
 
 
+def seed_folder(folder: Path, seed: int, *, create: bool = False) -> Path:
+    """The folder with the weights of one of several seeds.
+
+    Args:
+        folder: Folder of the step.
+        seed: The seed.
+        create: Whether to create the folder.
+    """
+    found = folder / f"seed-{seed}"
+    if create:
+        found.mkdir(exist_ok=True)
+    return found
+
+
 def save_member_weights(weights: Sequence[float], folder: Path) -> None:
     """Writes the weights of an ensemble's members, 0 for those that are left out."""
     with atomic_write(folder / MEMBER_WEIGHTS) as temporary:

@@ -220,6 +220,11 @@ class ExternalTeacher:
             ]
             self.unknown.add(name, np.asarray(index, "int32")[place])
 
+    def count_anew(self) -> None:
+        """Forgets what was counted; the next call counts the catalogue again."""
+        self.unknown, self.uncounted = UnknownValues(), set()
+        self._scored = False
+
     def check_known(self) -> dict[str, float]:
         """Share of unknown values by input.
 
@@ -230,10 +235,12 @@ class ExternalTeacher:
         if not getattr(self.model, "needs_known", True):
             return self.unknown.shares()
         for name, values in self.unknown.everywhere().items():
-            known = ", ".join(map(repr, sorted(self.model.vocabularies[name])[:3]))
+            # In another process than the one that scored, they may not be known yet.
+            words = sorted(self.model.vocabularies.get(name, ()))[:3]
+            known = f", such as {', '.join(map(repr, words))}" if words else ""
             raise TeacherError(
                 f"The input `{name}` of the teacher {self.model.label} must have "
-                f"values that were in its training, such as {known}. Received: "
+                f"values that were in its training{known}. Received: "
                 f"{values:,} values, all unknown. Compare their form with the data of "
                 "the teacher's training: `1`, `1.0` and `01` are different categories."
             )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from recdistill.cli import main as cli
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
-from recdistill.pipeline import score_writing, training, workspace
+from recdistill.pipeline import score_parts, training, workspace
 from recdistill.pipeline.steps.evaluate import Evaluate
 from tests import small_pipelines
 
@@ -64,7 +64,7 @@ def attempt(point, arguments):
 
 
 if __name__ == "__main__":
-    score_writing.FILE_LISTS = small_pipelines.FILE_LISTS
+    score_parts.FILE_LISTS = small_pipelines.FILE_LISTS
     codes = [attempt(point, sys.argv[1:]) for point in POINTS]
     print(json.dumps(codes), flush=True)
     sys.exit(attempt(None, sys.argv[1:]))

@@ -1,5 +1,7 @@
 """A small score store of a teacher with a simple rule."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.retriever import Retriever
+from recdistill.pipeline.score_parts import planned_parts, write_store
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
@@ -66,10 +69,16 @@ def write(prepared, folder, score=taste, *, training_rows=False, seed=1, **lists
     propose = None
     if settings.size == "retrieved":
         propose = retriever(prepared, settings)
-    writer = ScoreWriter(
-        score, prepared, settings, seed, small_pipelines.quiet, propose, training_rows
-    )
-    return writer.write(folder)
+    writer = ScoreWriter(score, prepared, settings, seed, propose, training_rows)
+    return write_with(writer, folder)
+
+
+def write_with(writer, folder, progress=small_pipelines.quiet):
+    """Writes a store in this process; returns its record."""
+    shards, settings = writer.prepared.shards("train"), writer.config
+    parts = planned_parts(shards, writer.scored, settings.contexts, writer.seed)
+    score = partial(map, lambda part: (part, writer(part)))
+    return write_store(folder, parts, score, progress)[0]
 
 
 def stored(folder):

@@ -11,6 +11,7 @@ from recdistill.pipeline.catalogue_ranking import (
     positives_of,
     rank_candidates,
     rank_catalogue,
+    rank_same_scores,
     rank_scores,
 )
 
@@ -92,6 +93,24 @@ def test_a_catalogue_is_ranked_in_blocks_as_by_a_plain_loop(monkeypatch, dtype):
     pairs = zip(ranks.row, ranks.rank, ranks.gain, strict=True)
     assert [tuple(map(float, each)) for each in pairs] == found
     assert ranks.batch_size == 23
+
+
+@pytest.mark.parametrize("top", [0, 10, 60])
+def test_the_same_scores_for_all_lists_are_ranked_as_by_a_plain_loop(monkeypatch, top):
+    rng = np.random.default_rng(3)
+    items = 41
+    lists = random_lists(rng, 23, items)
+    scores = rng.integers(0, 6, items).astype("float32")
+    monkeypatch.setattr(catalogue_ranking, "SCORES_AT_ONCE", 4 * items)
+    got = rank_same_scores(scores, lists, top)
+    every = np.broadcast_to(scores, (23, items))
+    expected, found = by_loop(every, lists, lambda row: range(items))
+    for row, ranked in enumerate(expected):
+        assert got.top[row].tolist() == (ranked + [-1] * top)[:top]
+    pairs = zip(got.ranks.row, got.ranks.rank, got.ranks.gain, strict=True)
+    assert [tuple(map(float, each)) for each in pairs] == found
+    none = rank_same_scores(scores, lists.take(np.zeros(0, int)), top)
+    assert none.top.shape == (0, top) and none.ranks.batch_size == 0
 
 
 def test_listed_candidates_are_ranked_as_by_a_plain_loop():

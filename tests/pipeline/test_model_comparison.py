@@ -13,6 +13,7 @@ from recdistill.pipeline.sampled_candidates import SampledCandidates
 from recdistill.pipeline.scorers import PopularityScorer
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
+from tests.pipeline.tiny_runs import ranking
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,9 @@ def test_every_test_list_is_ranked_in_full_by_every_model(prepared, monkeypatch)
         "teacher": fixed,
     }
     rows = rank_test_lists(
-        scorers, prepared, ["mrr", "hit@1"], lambda *call: calls.append(call)
+        ranking(scorers, prepared, ["mrr", "hit@1"]),
+        prepared,
+        lambda *call: calls.append(call),
     )
     lists = rows_of(prepared, "test")
     assert rows.models.keys() == scorers.keys()
@@ -89,7 +92,8 @@ def test_of_many_test_lists_the_same_sample_is_ranked_and_exported(prepared, tmp
         "distilled": PopularityScorer(prepared.popularity),
         "teacher": PopularityScorer(prepared.popularity),
     }
-    rows = rank_test_lists(scorers, fewer, ["ndcg@3"], lambda *call: calls.append(call))
+    rank = ranking(scorers, fewer, ["ndcg@3"])
+    rows = rank_test_lists(rank, fewer, lambda *call: calls.append(call))
     sample = rows.models["distilled"]["list_id"].to_pylist()
     assert len(sample) == len(every) // 2 == calls[-1][1] == calls[-1][2]
     assert set(sample) < set(every) and sample == sorted(sample, key=every.index)
@@ -111,7 +115,9 @@ def test_nan_scores_are_an_error_that_names_the_model(prepared):
 
     scorers = {"teacher": broken, "distilled": broken}
     with pytest.raises(ValueError, match="Received"):
-        rank_test_lists(scorers, prepared, ["mrr"], small_pipelines.quiet)
+        rank_test_lists(
+            ranking(scorers, prepared, ["mrr"]), prepared, small_pipelines.quiet
+        )
 
 
 def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever(
@@ -136,7 +142,7 @@ def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever
     scorers = {name: scorer(name) for name in values}
     metrics = ["mrr", "hit@1", "ndcg@3"]
     rows = rank_test_lists(
-        scorers, prepared, metrics, small_pipelines.quiet, retrieved=top
+        ranking(scorers, prepared, metrics, top), prepared, small_pipelines.quiet
     )
     stored = rows_of(prepared, "test")
     found = rows.retrieval
@@ -170,9 +176,8 @@ def test_retrieved_candidates_are_the_union_of_the_first_items_of_each_retriever
     assert 0 < missed < len(stored)
     assert found.candidates == pytest.approx(np.mean(lengths))
     whole = rank_test_lists(
-        scorers | {"teacher": scorer("baseline")},
+        ranking(scorers | {"teacher": scorer("baseline")}, prepared, ["mrr"]),
         prepared,
-        ["mrr"],
         small_pipelines.quiet,
     )
     hashes = [each.lists.table({})["candidates"] for each in (rows, whole)]

@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 
 from recdistill.errors import EngineError
+from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline import model_comparison, score_parts
 from recdistill.pipeline.config.engine_section import EngineConfig
 from recdistill.pipeline.runner import Pipeline
 from tests import small_pipelines
@@ -39,10 +42,54 @@ def cluster():
         "_system_config": {"worker_niceness": 0},
     }
     found = Cluster(initialize_head=True, head_node_args=first)
-    found.add_node(num_cpus=1)
     yield found
     ray.shutdown()
     found.shutdown()
+
+
+class KilledNode:
+    """A second node that is killed at the first progress of an activity."""
+
+    def __init__(self, cluster, activity, with_note=False):
+        self.cluster, self.killed = cluster, False
+        self.activity, self.with_note = activity, with_note
+        self.node = cluster.add_node(num_cpus=1)
+
+    def progress(self, activity, done, total, note=""):
+        begun = note if self.with_note else done
+        if activity == self.activity and begun and not self.killed:
+            self.killed = True
+            self.cluster.remove_node(self.node, allow_graceful=False)
+
+
+def test_scoring_and_evaluation_give_the_local_files_though_a_node_is_killed(
+    tiny_run, cluster, copied, monkeypatch
+):
+    monkeypatch.setattr(score_parts, "FILE_LISTS", small_pipelines.FILE_LISTS)
+    monkeypatch.setattr(model_comparison, "PART_LISTS", 100)
+    names = {step: tiny_run.artefacts[step].path.name for step in ("score", "evaluate")}
+    for name in names.values():
+        shutil.rmtree(copied / "runs" / "tiny" / name)
+    node = KilledNode(cluster, "Scoring with the teacher")
+    engine = ("engine.kind=ray", f"engine.address={cluster.address}")
+    done = {}
+    pipeline = Pipeline(
+        small_pipelines.load(copied, *engine), node.progress, done.__setitem__
+    )
+    pipeline.run("evaluate")
+
+    assert node.killed
+    made = [step for step, artefact in done.items() if not artefact.reused]
+    assert made == ["score", "evaluate"]
+    timed = {"report.json", "report.html", "MODEL_CARD.md"}
+    for step, name in names.items():
+        ours, theirs = done[step].record["sha256"], tiny_run.artefacts[step].record
+        assert done[step].path.name == name
+        assert {k: v for k, v in ours.items() if k not in timed} == {
+            k: v for k, v in theirs["sha256"].items() if k not in timed
+        }
+    report = Report.load(copied / "runs" / "tiny" / "report.json")
+    assert report.metrics_fingerprint() == tiny_run.report.metrics_fingerprint()
 
 
 def test_a_node_that_is_killed_in_training_costs_time_only(
@@ -50,26 +97,21 @@ def test_a_node_that_is_killed_in_training_costs_time_only(
 ):
     from recdistill.pipeline import ray_engine
 
-    groups, killed = [], []
-
-    def progress(activity, done, total, note=""):
-        # After the first checkpoint.
-        if activity == "Training the baseline" and note and not killed:
-            killed.append(cluster.list_all_nodes()[-1])
-            cluster.remove_node(killed[0], allow_graceful=False)
-
+    groups = []
+    # A note follows the first checkpoint.
+    node = KilledNode(cluster, "Training the baseline", with_note=True)
     attempt = ray_engine.RayEngine._attempt
 
-    def counted(self, step, run, states):
+    def counted(self, step, run, states, reports):
         groups.append((self._room()[0], len(states)))
-        return attempt(self, step, run, states)
+        return attempt(self, step, run, states, reports)
 
     monkeypatch.setattr(ray_engine.RayEngine, "_attempt", counted)
     engine = ("engine.kind=ray", f"engine.address={cluster.address}")
     config = small_pipelines.load(tmp_path, *SMALLER, *engine)
-    got = Pipeline(config, progress).run("baseline")
+    got = Pipeline(config, node.progress).run("baseline")
 
-    assert killed
+    assert node.killed
     assert groups[0] == (2, 0)
     # It starts again from a checkpoint, on the node that remains in the end.
     assert groups[-1] == (1, 1)

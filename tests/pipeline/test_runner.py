@@ -11,7 +11,6 @@ from recdistill.atomic import locked_folder, read_sealed
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ArtefactError, BusyError
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
@@ -288,7 +287,7 @@ class TestChangedSettings:
 
         # What is there is found; the first step that would have to work stops.
         monkeypatch.setattr("recdistill.pipeline.workspace.Draft.restart", stop)
-        monkeypatch.setattr(ScoreWriter, "write", stop)
+        monkeypatch.setattr("recdistill.pipeline.steps.score.write_scores", stop)
         done = {}
         settings = small_pipelines.load(
             copied, f"export.path={copied / 'export'}", override

@@ -16,6 +16,7 @@ from recdistill.pipeline.sampled_candidates import (
 from tests import small_pipelines
 from tests.evaluation.report.example_reports import report
 from tests.pipeline.logs import random_log, rows_of, run
+from tests.pipeline.tiny_runs import ranking
 
 NUMBER = 6
 
@@ -91,9 +92,8 @@ def test_all_models_rank_the_sampled_candidates(prepared, sampled):
         return order[x["candidate_index"]]
 
     rows = rank_test_lists(
-        {"teacher": fixed, "distilled": fixed},
+        ranking({"teacher": fixed, "distilled": fixed}, prepared, ["mrr"]),
         prepared,
-        ["mrr"],
         small_pipelines.quiet,
         sampled=sampled,
     )

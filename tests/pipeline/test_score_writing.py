@@ -7,12 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.errors import ScoreError
-from recdistill.pipeline import score_writing
+from recdistill.pipeline import score_parts
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.earlier_scores import EarlierScores
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.score_writing import ScoreWriter
-from tests import small_pipelines
 from tests.pipeline.logs import rows_of
 from tests.pipeline.score_stores import (
     ITEMS,
@@ -24,6 +23,7 @@ from tests.pipeline.score_stores import (
     stored,
     taste,
     write,
+    write_with,
 )
 
 
@@ -112,7 +112,7 @@ def test_all_columns_of_a_list_are_stored_with_its_scores(prepared, tmp_path):
 def test_a_stopped_step_continues_and_writes_the_same_files(
     prepared, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score_writing, "FILE_LISTS", 30)
+    monkeypatch.setattr(score_parts, "FILE_LISTS", 30)
     write(prepared, tmp_path / "whole")
     whole = content(tmp_path / "whole")
     assert len(whole) > 6
@@ -216,7 +216,7 @@ def test_progress_is_reported(prepared, tmp_path):
     def progress(*call):
         calls.append(call)
 
-    ScoreWriter(taste, prepared, settings, 1, progress).write(tmp_path / "s")
+    write_with(ScoreWriter(taste, prepared, settings, 1), tmp_path / "s", progress)
     assert {(label, total) for label, _, total in calls} == {
         ("Scoring with the teacher", 60)
     }
@@ -252,17 +252,16 @@ class TestScoresOfAnEarlierStore:
         folder.mkdir()
         settings = retrieved(**lists)
         whole = settings.size == "catalogue"
-        record = ScoreWriter(
+        writer = ScoreWriter(
             counted,
             prepared,
             settings,
             1,
-            small_pipelines.quiet,
             None if whole else retriever(prepared, settings),
             identity=identity,
             earlier=EarlierScores(earlier, "same"),
-        ).write(folder)
-        return record, scored
+        )
+        return write_with(writer, folder), scored
 
     @pytest.mark.parametrize("size", ["catalogue", "retrieved"])
     def test_lists_that_did_not_change_keep_them(self, prepared, tmp_path, size):
@@ -308,16 +307,16 @@ class TestScoresOfAnEarlierStore:
 
         settings = retrieved(retriever_top=6)
         (tmp_path / "more").mkdir()
-        record = ScoreWriter(
+        writer = ScoreWriter(
             counted,
             prepared,
             settings,
             1,
-            small_pipelines.quiet,
             retriever(prepared, settings),
             earlier=EarlierScores([tmp_path / "few"], "same"),
             apart=apart,
-        ).write(tmp_path / "more")
+        )
+        record = write_with(writer, tmp_path / "more")
         known = {row["list_id"]: row for row in stored(tmp_path / "few")}
         new = whole = 0
         for row in stored(tmp_path / "more"):

@@ -19,16 +19,20 @@ from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
-from recdistill.pipeline.trainer import Trainer, training_batches, with_few_untrained
+from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training import TrainingPlan, train
+from recdistill.pipeline.training_batches import training_batches, with_few_untrained
 from recdistill.pipeline.training_curves import (
     MeasuredAdamW,
     gradient_norm,
     measured_optimizer,
 )
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.weights_file import seed_folder
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
+from tests.pipeline.score_stores import write_with
+from tests.pipeline.tiny_runs import weights
 
 pytestmark = pytest.mark.slow
 
@@ -223,10 +227,11 @@ def test_nan_after_every_epoch_is_an_error(prepared, student):
         fit(prepared, student, validation, epochs=1)
 
 
-def trained_with(prepared, folder, *rates):
+def trained_with(prepared, folder, *rates, seeds=1):
     """The record of a student's training, and the warnings."""
     settings = {"dim": 4, "embedding_dim": 4, "hidden": [8], "steps": 12}
-    config = small_pipelines.config(student={**settings, "learning_rates": rates})
+    settings |= {"learning_rates": rates, "seeds": seeds}
+    config = small_pipelines.config(student=settings)
     warnings = []
     validation = Validation.sample(prepared, METRICS, 50, seed=1)
     trainer = Trainer(
@@ -236,7 +241,7 @@ def trained_with(prepared, folder, *rates):
     record = trainer.student(
         folder,
         lambda student: Distiller(None, student, student_loss_weight=1.0),
-        trainer.batches(prepared.shards("train"), collate),
+        lambda seed: trainer.batches(prepared.shards("train"), collate, seed=seed),
         "Training",
     )
     return record, warnings
@@ -251,6 +256,23 @@ def test_a_learning_rate_that_diverges_is_left_out_with_a_warning(prepared, tmp_
     (warning,) = warnings
     assert warning.startswith("Training, 2 of 2 diverged with learning rate 1e+30: ")
     json.dumps(record, allow_nan=False)
+
+
+def test_each_seed_has_its_student_and_the_best_on_validation_is_kept(
+    prepared, tmp_path
+):
+    record, warnings = trained_with(prepared, tmp_path, 1e30, 0.01, seeds=3)
+    values = {each["seed"]: each["valid"] for each in record["seeds"]}
+    first = record["trials"][1]["best"]
+    assert list(values) == [1, 2, 3] and values[1] == first
+    assert len(set(values.values())) > 1
+    assert record["valid"] == max(values.values()) == values[record["seed"]]
+    assert len(record["trials"]) == 2 and len(warnings) == 1
+    stored = {seed: weights(seed_folder(tmp_path, seed)) for seed in values}
+    best = weights(tmp_path)
+    for seed, found in stored.items():
+        same = all(np.array_equal(best[name], found[name]) for name in best)
+        assert same == (seed == record["seed"])
 
 
 def test_training_stops_if_every_learning_rate_diverges(prepared, tmp_path):
@@ -330,7 +352,7 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         return scores % 17
 
     lists = ListsConfig(size="catalogue")
-    ScoreWriter(teacher, prepared, lists, 1, small_pipelines.quiet).write(tmp_path)
+    write_with(ScoreWriter(teacher, prepared, lists, 1), tmp_path)
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))
     plain = next(iter(training_batches(files, collate, 16, seed=1)))

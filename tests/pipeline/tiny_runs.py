@@ -1,8 +1,11 @@
 """Helpers for runs of the tiny pipeline."""
 
+from functools import partial
+
 import h5py
 
 from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.model_comparison import ListRanker
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
@@ -22,6 +25,12 @@ def go(folder, *overrides, until="evaluate", warn=lambda message: None):
 def made(done):
     """Names of the steps that were not skipped."""
     return [step for step, artefact in done.items() if not artefact.reused]
+
+
+def ranking(scorers, prepared, *settings):
+    """Ranks parts of the test lists in this process."""
+    ranker = ListRanker(scorers, prepared.catalogue_size, *settings)
+    return partial(map, lambda lists: (lists, ranker(lists)))
 
 
 def report_of(folder):

@@ -18,6 +18,7 @@ from recdistill.evaluation.report.receipt import (
     candidate_set,
     evaluated_lists,
     retrieval_line,
+    seeds_line,
     verdict,
 )
 from recdistill.evaluation.report.run_report import ModelName, Report
@@ -73,6 +74,9 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
             soft_targets_line(report.soft_targets.model_dump())
             if report.soft_targets
             else None
+        ),
+        "seeds": (
+            seeds_line(report.seeds, metrics[0]) if report.seeds and metrics else None
         ),
         "config": json.dumps(report.config, indent=2, ensure_ascii=False),
         "MISSING": MISSING,

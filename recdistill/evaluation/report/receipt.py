@@ -20,6 +20,8 @@ from recdistill.evaluation.report.run_report import (
     ModelPart,
     ProtocolPart,
     Report,
+    SeedsPart,
+    Spread,
 )
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
@@ -320,6 +322,34 @@ def _guard_table(guard: GuardPart, wide: bool) -> Iterator[RenderableType]:
     yield table
 
 
+def seeds_line(part: SeedsPart, metric: str) -> str:
+    """Mean and standard deviation over seeds in one line.
+
+    Args:
+        part: The report's part.
+        metric: The metric.
+    """
+
+    def shown(spread: Spread, form: str) -> str:
+        deviation = spread.deviation
+        return f"{spread.mean:{form}}" + (
+            "" if deviation is None else f" ± {deviation:{form}}"
+        )
+
+    found = [
+        f"{model} {shown(metrics[metric], '.4f')}"
+        for model, metrics in part.models.items()
+        if metric in metrics
+    ]
+    if metric in part.gap_closed:
+        found.append(f"gap closed {shown(part.gap_closed[metric], '.0%')}")
+    number = len(part.seeds)
+    return (
+        f"{metric_label(metric)}, mean ± standard deviation over {number} seeds: "
+        + ", ".join(found)
+    )
+
+
 def _guard_fact(guard: GuardPart) -> str:
     """Result of the guard in a sentence."""
     compared = f"{len(guard.slices)} slices of the test lists"
@@ -338,6 +368,8 @@ def _facts(report: Report) -> dict[str, str]:
         for metric, closed in report.gap_closed.items()
         if (note := _gap_note(closed))
     }
+    if report.seeds is not None:
+        facts["Seeds"] = seeds_line(report.seeds, next(iter(report.gap_closed)))
     if report.speedup:
         facts["Speed"] = "relative to the teacher: " + ", ".join(
             f"{times:.3g} times at {int(candidates):,} candidates"
@@ -353,19 +385,15 @@ def _facts(report: Report) -> dict[str, str]:
         unknown.append(f"teacher {inputs}: not known (no vocabulary declared)")
     if unknown:
         facts["Unknown values"] = " · ".join(unknown)
-    new = _new_items(report)
-    if new is not None:
-        facts["New items"] = new
-    agreed = [
-        f"{name.replace('_', ' ')} {interval.value:.2f}"
-        for name, interval in report.agreement.items()
-        if interval.value is not None
-    ]
-    if agreed:
-        facts["Agreement"] = " · ".join(agreed)
-    beyond = _beyond_accuracy(report)
-    if beyond:
-        facts["Beyond accuracy"] = beyond
+    facts |= {
+        name: text
+        for name, text in {
+            "New items": _new_items(report),
+            "Agreement": _agreement(report),
+            "Beyond accuracy": _beyond_accuracy(report),
+        }.items()
+        if text
+    }
     if report.soft_targets is not None:
         facts["Soft targets"] = soft_targets_line(report.soft_targets.model_dump())
     if report.gate is not None:
@@ -375,6 +403,15 @@ def _facts(report: Report) -> dict[str, str]:
     if report.guard is not None and report.guard.slices:
         facts["Guard"] = _guard_fact(report.guard)
     return facts
+
+
+def _agreement(report: Report) -> str:
+    """Agreement of the distilled student with the teacher."""
+    return " · ".join(
+        f"{name.replace('_', ' ')} {interval.value:.2f}"
+        for name, interval in report.agreement.items()
+        if interval.value is not None
+    )
 
 
 def _beyond_accuracy(report: Report) -> str:

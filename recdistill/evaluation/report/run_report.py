@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
@@ -175,6 +175,46 @@ class ModelPart(_Part):
                 yield (kind, name, some.lists, some.queries), some.metrics
 
 
+class Spread(_Part):
+    """Mean and spread of a number over seeds.
+
+    Attributes:
+        mean: The mean.
+        deviation: Standard deviation of a sample; None for one seed.
+        values: The number for each seed.
+    """
+
+    mean: float
+    deviation: float | None
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Mean and standard deviation of values; there is at least one."""
+        mean = sum(values) / len(values)
+        square = sum((value - mean) ** 2 for value in values)
+        several = len(values) > 1
+        return cls(
+            mean=mean,
+            deviation=(square / (len(values) - 1)) ** 0.5 if several else None,
+            values=tuple(values),
+        )
+
+
+class SeedsPart(_Part):
+    """Part of the report: baseline and student trained with several seeds.
+
+    Attributes:
+        seeds: The seeds.
+        models: By model ("baseline", "distilled") and metric.
+        gap_closed: By metric; without the metrics whose gap is within noise.
+    """
+
+    seeds: tuple[int, ...]
+    models: dict[str, dict[str, Spread]]
+    gap_closed: dict[str, Spread] = {}
+
+
 class GatePart(_Part):
     """Decision whether the teacher is worth distilling, made on validation.
 
@@ -294,6 +334,7 @@ class Report(_Part):
         kept: By metric: distilled / teacher.
         differences: By pair ("teacher_minus_baseline", …) and metric.
         slice_differences: By kind of slice and slice: distilled - baseline, paired.
+        seeds: Mean and spread over several seeds; None for one seed.
         agreement: How similarly student and teacher rank the candidates.
         speedup: By number of candidates: latency of the teacher divided by that of the
             distilled student, both timed in turns.
@@ -318,6 +359,7 @@ class Report(_Part):
     kept: Estimates = {}
     differences: dict[str, Estimates] = {}
     slice_differences: dict[str, dict[str, SliceEstimate]] = {}
+    seeds: SeedsPart | None = None
     agreement: Estimates = {}
     speedup: dict[str, float] = {}
     gate: GatePart | None = None

@@ -82,11 +82,22 @@ class StudentConfig(TwoTowerConfig):
         "kept.",
     )
     batch_size: int = Field(default=256, gt=0, description="Lists per training step.")
-    warm_start: Path | None = Field(
+    warm_start: Literal["baseline"] | Path | None = Field(
         default=None,
         description="Folder of an earlier run, such as `runs/shop-monday`. Student and "
         "baseline start with the weights of that run's student and baseline, and the "
-        "vocabularies of that run are extended.",
+        "vocabularies of that run are extended. Or `baseline`: the student starts with "
+        "the weights of the baseline of this run. (A folder of that name is "
+        "`./baseline`.)",
+    )
+    seeds: int = Field(
+        default=1,
+        gt=0,
+        le=100,
+        description="Number of seeds with which baseline and student are trained: "
+        "`seed`, `seed` + 1, … The report has mean and standard deviation over these. "
+        "The model that is best on validation is evaluated in detail and exported. "
+        "Learning rates are compared with the first seed. The teacher is trained once.",
     )
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.001, 0.003),

@@ -63,7 +63,7 @@ class Baseline(Step):
         return run.trainer.student(
             draft.path,
             lambda student: Distiller(None, student, student_loss_weight=1.0),
-            run.trainer.batches(shards, collate),
+            lambda seed: run.trainer.batches(shards, collate, seed=seed),
             "Training the baseline",
             start=None if earlier is None else earlier.student("baseline"),
         )

@@ -11,6 +11,7 @@ from recdistill.pipeline.steps.step import Step, sections
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.score_writing import Proposer
     from recdistill.pipeline.workspace import Draft
 
 
@@ -42,16 +43,9 @@ class Closure(Step):
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the files of the first round again, with more candidates."""
-        from recdistill.pipeline.retriever import SecondRound, top_items
         from recdistill.pipeline.steps.score import write_scores
 
-        number = run.config.lists.student_top
-        propose = SecondRound(
-            top_items(run.student_model("pilot"), run.prepared, number),
-            run.intact("score").path,
-            number,
-        )
-        record = write_scores(run, draft, propose, self.name)
+        record = write_scores(run, draft, _second_round, self.name)
         before = run.artefacts["score"].record["candidates"]
         return {**record, "added": record["candidates"] - before}
 
@@ -70,3 +64,15 @@ class Closure(Step):
             f"{record['lists']:,} lists of {record['list_size']:,}; "
             f"{record['added']:,} new candidates"
         )
+
+
+def _second_round(run: RunContext) -> Proposer:
+    """The candidates of the first round and the pilot student's highest items."""
+    from recdistill.pipeline.retriever import SecondRound, top_items
+
+    number = run.config.lists.student_top
+    return SecondRound(
+        top_items(run.student_model("pilot"), run.prepared, number),
+        run.intact("score").path,
+        number,
+    )

@@ -10,6 +10,8 @@ from recdistill.pipeline.steps.pilot import (
     check_gate,
     distillation_inputs,
     first_steps,
+    first_weights,
+    starts_from_baseline,
 )
 from recdistill.pipeline.steps.step import Step
 
@@ -31,9 +33,11 @@ class Distill(Step):
         return (*first, "pilot", "closure") if config.lists.has_second_round else first
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The prepared data and the stored scores."""
-        second = ("pilot", "closure")
-        return ("prepare", *(second if config.lists.has_second_round else ("score",)))
+        """The prepared data, the stored scores, and a baseline to start from."""
+        if config.lists.has_second_round:
+            return ("prepare", "pilot", "closure")
+        start = ("baseline",) if starts_from_baseline(config) else ()
+        return ("prepare", *start, "score")
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
@@ -56,7 +60,9 @@ class Distill(Step):
             record = self._second_round(run, draft)
         else:
             files = run.score_files("score")
-            record = run.trainer.distil(draft.path, files, targets, "Distilling")
+            record = run.trainer.distil(
+                draft.path, files, targets, "Distilling", start=first_weights(run)
+            )
         return {**record, "soft_targets": targets.part.model_dump(mode="json")}
 
     @staticmethod
@@ -74,6 +80,7 @@ class Distill(Step):
         before, after = pilot.record["valid"], record["valid"]
         if before > after:
             for name in pilot.record["sha256"]:
+                (draft.path / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(pilot.path / name, draft.path / name)
         added = run.artefacts["closure"].record["added"]
         second = {"before": before, "after": after, "added": added}

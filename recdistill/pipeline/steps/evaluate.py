@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
     from recdistill.evaluation.report.run_report import Report
     from recdistill.pipeline.config import Config
-    from recdistill.pipeline.model_comparison import ComparisonRows
+    from recdistill.pipeline.model_comparison import ComparisonRows, ListRanker
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.sampled_candidates import SampledCandidates
     from recdistill.pipeline.workspace import Artefact, Draft
@@ -68,29 +68,14 @@ class Evaluate(Step):
         from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.model_comparison import rank_test_lists
         from recdistill.pipeline.report_building import build_report
-        from recdistill.pipeline.retrieved_candidates import reranks
-        from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
 
-        models = {
-            "baseline": run.student_model("baseline"),
-            "distilled": run.student_model("distill"),
-            "teacher": run.teacher_model,
-        }
-        scorers: dict[str, Scorer] = {
-            "popularity": PopularityScorer(run.prepared.popularity),
-            **{name: compiled(model) for name, model in models.items()},
-        }
-        settings = run.config.evaluate
         sampled = _sampled_candidates(run, draft.path / CANDIDATES)
-        retrieves = sampled is None and reranks(run.config, run.prepared)
         rows = rank_test_lists(
-            scorers,
+            lambda parts: run.engine.map(_open_ranker, parts, run),
             run.prepared,
-            settings.metrics,
             run.progress,
             run.score_tables,
             sampled,
-            settings.retrieved if retrieves else None,
         )
         for name, table in rows.models.items():
             pq.write_table(table, draft.path / f"{name}.parquet")
@@ -105,7 +90,7 @@ class Evaluate(Step):
                 "prepare": _dataset(run),
             },
             rows,
-            models,
+            _models(run),
             gate=run.gate,
             soft_targets=run.soft_targets.part,
         )
@@ -153,6 +138,40 @@ class Evaluate(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
+
+
+def _models(run: RunContext) -> dict[str, Any]:
+    """The models that are compared, by name."""
+    return {
+        "baseline": run.student_model("baseline"),
+        "distilled": run.student_model("distill"),
+        "teacher": run.teacher_model,
+    }
+
+
+def _open_ranker(run: RunContext) -> ListRanker:
+    """Opens all models, once in each process that ranks test lists."""
+    from recdistill.pipeline.model_comparison import ListRanker
+    from recdistill.pipeline.report_building import seed_name
+    from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
+
+    settings = run.config.evaluate
+    retrieves = settings.sampled_candidates is None and run.reranks
+    scorers: dict[str, Scorer] = {
+        "popularity": PopularityScorer(run.prepared.popularity),
+        **{name: compiled(model) for name, model in _models(run).items()},
+    }
+    return ListRanker(
+        scorers,
+        run.prepared.catalogue_size,
+        settings.metrics,
+        settings.retrieved if retrieves else None,
+        further={
+            seed_name(model, seed): compiled(run.student_model(step, seed))
+            for model, step in (("baseline", "baseline"), ("distilled", "distill"))
+            for seed in run.common_seeds
+        },
+    )
 
 
 def _dataset(run: RunContext) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Draft
@@ -29,8 +31,9 @@ class Pilot(Step):
         return ("baseline", "teacher", "score")
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The prepared data and the stored scores."""
-        return ("prepare", "score")
+        """The prepared data, the stored scores, and a baseline to start from."""
+        start = ("baseline",) if starts_from_baseline(config) else ()
+        return ("prepare", *start, "score")
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
@@ -53,6 +56,7 @@ class Pilot(Step):
             run.soft_targets,
             "Distilling the pilot student",
             steps=first_steps(run.config.student.steps),
+            start=first_weights(run),
         )
 
     def gist(self, record: Mapping[str, Any]) -> str:
@@ -67,6 +71,16 @@ def check_gate(run: RunContext) -> None:
     warning = enter(run.gate)
     if warning is not None:
         run.warn(warning)
+
+
+def starts_from_baseline(config: Config) -> bool:
+    """Whether the student starts with the weights of the baseline of this run."""
+    return config.student.warm_start == "baseline"
+
+
+def first_weights(run: RunContext) -> Path | None:
+    """Folder with the student's first weights if it starts from the baseline."""
+    return run.intact("baseline").path if starts_from_baseline(run.config) else None
 
 
 def first_steps(steps: int) -> int:
@@ -99,5 +113,6 @@ def distillation_inputs(run: RunContext) -> dict[str, Any]:
         "student": run.student_inputs,
         # The gate decides whether to distil; the student does not depend on it.
         "distill": settings.model_dump(mode="json", exclude={"gate"}),
+        "from_baseline": starts_from_baseline(run.config),
         **sections(run.config, "seed"),
     }

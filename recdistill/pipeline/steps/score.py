@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -10,7 +12,9 @@ from recdistill.pipeline.steps.step import Step, sections
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.score_parts import ScoredPart, ScorePart
     from recdistill.pipeline.score_writing import Proposer
+    from recdistill.pipeline.scored_candidates import ScoredTrainingLists
     from recdistill.pipeline.workspace import Draft
 
 
@@ -48,19 +52,10 @@ class Score(Step):
         import pyarrow.parquet as pq
 
         from recdistill.pipeline.gate import CheckedScorer
-        from recdistill.pipeline.retriever import Retriever, top_items
         from recdistill.pipeline.run_context import VALID
         from recdistill.pipeline.score_store import examine_stored
 
-        lists, prepared, propose = run.config.lists, run.prepared, None
-        if lists.size == "retrieved":
-            propose = Retriever(
-                top_items(run.student_model("baseline"), prepared, lists.retriever_top),
-                prepared.popularity,
-                lists,
-                int(prepared.observed_sizes.max()),
-            )
-        record = write_scores(run, draft, propose, self.name)
+        record = write_scores(run, draft, _first_round, self.name)
         if run.reranks:
             # The gate compares it with the baseline, whose items it re-ranks.
             validation = run.retrieved_validation()
@@ -69,11 +64,12 @@ class Score(Step):
             rows = validation.rows(CheckedScorer(score))
             pq.write_table(rows, draft.path / VALID)
         run.progress("Examining the scores", 0, None)
-        found = examine_stored(draft.path, prepared.catalogue_size)
+        items = run.prepared.catalogue_size
+        found = examine_stored(draft.path, items)
         return {
             **record,
-            "size": lists.size,
-            "items": prepared.catalogue_size,
+            "size": run.config.lists.size,
+            "items": items,
             "doctor": found.model_dump(mode="json"),
         }
 
@@ -124,52 +120,116 @@ class Score(Step):
         return f"{lists}; doctor: {problems}{transform} at {temperature:g}"
 
 
+OpenProposer = Callable[["RunContext"], "Proposer | None"]
+"""Opens what proposes the candidates of lists, in the process that scores them."""
+
+
 def write_scores(
-    run: RunContext, draft: Draft, propose: Proposer | None, step: str
+    run: RunContext, draft: Draft, open_proposer: OpenProposer, step: str
 ) -> dict[str, Any]:
     """Writes the files of a score store that are missing.
 
     Args:
         run: The run.
         draft: The unfinished store.
-        propose: Candidates of the lists; None for the whole catalogue.
+        open_proposer: Opens the proposer; a function of a module, which the workers of
+            a cluster can import.
         step: "score", or "closure" for the second round.
 
     Returns:
-        The record of `ScoreWriter.write`, and values that are unknown to the teacher.
+        The record of `write_store`, and values that are unknown to the teacher.
     """
     from recdistill.models.ensemble import EnsembleTeacher
-    from recdistill.pipeline.earlier_scores import EarlierScores
-    from recdistill.pipeline.model_building import members_of, needs_training_rows
-    from recdistill.pipeline.score_writing import ScoreWriter
+    from recdistill.pipeline.model_building import members_of
+    from recdistill.pipeline.score_parts import planned_parts, write_store
+    from recdistill.pipeline.scored_candidates import ScoredTrainingLists
     from recdistill.pipeline.unknown_features import unknown_to_teacher
 
-    config, teacher = run.config, run.teacher_model
+    shards, tables = run.prepared.shards("train"), run.score_tables
+    scored = ScoredTrainingLists.find(shards, tables) if tables else None
     # An ensemble transforms the scores of its members within each list.
-    apart = not isinstance(teacher, EnsembleTeacher)
-    same = _identity(run, step, apart)
-    lists = run.artefacts["prepare"].record["lists"]["train"]
+    apart = not isinstance(run.teacher_model, EnsembleTeacher)
     # The runs of the work folder and, in a search, its other trials.
     folders = {run.root.parent, draft.final.parent.parent}
     steps = ("closure", "score")
-    stores = [path for f in folders for s in steps for path in f.glob(f"*/{s}-*")]
-    writer = ScoreWriter(
-        run.scorer(
-            teacher, "Scoring with the teacher", min(lists, config.lists.contexts)
-        ),
-        run.prepared,
+    open_writer = partial(
+        _open_writer,
+        open_proposer=open_proposer,
+        scored=scored,
+        identity=_identity(run, step, apart),
+        apart=apart,
+        stores=sorted(p for f in folders for s in steps for p in f.glob(f"*/{s}-*")),
+    )
+    record, results = write_store(
+        draft.path,
+        planned_parts(shards, scored, run.config.lists.contexts, run.config.seed),
+        lambda parts: run.engine.map(open_writer, parts, run),
+        run.progress,
+    )
+    counts = [result.unknown for result in results]
+    return {**record, **unknown_to_teacher(members_of(run.teacher_model), counts)}
+
+
+def _open_writer(
+    run: RunContext,
+    open_proposer: OpenProposer,
+    scored: ScoredTrainingLists | None,
+    identity: str,
+    apart: bool,
+    stores: Sequence[Path],
+) -> Callable[[ScorePart], ScoredPart]:
+    """Opens all that is needed to score a file, once in each process.
+
+    Args:
+        run: The run.
+        open_proposer: See `write_scores`.
+        scored: The lists with partial scores, if the teacher has such scores.
+        identity: From `_identity`.
+        apart: As for `ScoreWriter`.
+        stores: Folders of score stores, whose scores are kept.
+    """
+    from dataclasses import replace
+
+    from recdistill.pipeline.earlier_scores import EarlierScores
+    from recdistill.pipeline.model_building import members_of, needs_training_rows
+    from recdistill.pipeline.score_writing import ScoreWriter
+    from recdistill.pipeline.unknown_features import count_anew, take_unknown
+
+    config, prepared, teacher = run.config, run.prepared, run.teacher_model
+    lists = run.artefacts["prepare"].record["lists"]["train"]
+    lists = min(lists, config.lists.contexts)
+    write = ScoreWriter(
+        run.scorer(teacher, "Scoring with the teacher", lists),
+        prepared,
         config.lists,
         config.seed,
-        run.progress,
-        propose,
-        training_rows=needs_training_rows(config, run.prepared),
-        score_tables=run.score_tables,
-        identity=same,
+        open_proposer(run),
+        needs_training_rows(config, prepared),
+        scored,
+        identity,
         # Looking up a table costs no more than looking up a store.
-        earlier=None if run.score_tables else EarlierScores(sorted(stores), same),
-        apart=apart,
+        None if scored else EarlierScores(stores, identity),
+        apart,
     )
-    return {**writer.write(draft.path), **unknown_to_teacher(members_of(teacher))}
+    members = members_of(teacher)
+    # The same counts in each process, whatever it has done for other steps.
+    count_anew(members)
+    return lambda part: replace(write(part), unknown=take_unknown(members))
+
+
+def _first_round(run: RunContext) -> Proposer | None:
+    """The candidates of the first round; None if lists are not retrieved."""
+    from recdistill.pipeline.retriever import Retriever, top_items
+
+    lists, prepared = run.config.lists, run.prepared
+    if lists.size != "retrieved":
+        return None
+    return Retriever(
+        top_items(run.student_model("baseline"), prepared, lists.retriever_top),
+        prepared.popularity,
+        lists,
+        int(prepared.observed_sizes.max()),
+    )
 
 
 def _identity(run: RunContext, step: str, apart: bool) -> str:

@@ -8,7 +8,7 @@ from rich.console import Console
 from recdistill.evaluation.intervals import Interval, Slice
 from recdistill.evaluation.report.page import render_page
 from recdistill.evaluation.report.receipt import render, verdict
-from recdistill.evaluation.report.run_report import ModelPart
+from recdistill.evaluation.report.run_report import ModelPart, SeedsPart, Spread
 from tests.evaluation.report.example_reports import (
     NO_GAP,
     SOFT_TARGETS,
@@ -226,6 +226,22 @@ def test_the_receipt_shows_the_quality_on_items_without_training_interactions():
         "distilled 0.031, teacher 0.031" in said
     )
     assert "New items" not in shown(report(), 80)
+
+
+def test_the_receipt_has_mean_and_standard_deviation_over_seeds():
+    part = SeedsPart(
+        seeds=(1, 2, 3),
+        models={
+            "baseline": {"ndcg@10": Spread.of([0.08, 0.09, 0.10])},
+            "distilled": {"ndcg@10": Spread.of([0.1, 0.1, 0.1])},
+        },
+        gap_closed={"ndcg@10": Spread.of([0.5, 1.0, 1.5])},
+    )
+    said = " ".join(shown(report(seeds=part), 80).split())
+    assert (
+        "NDCG@10, mean ± standard deviation over 3 seeds: baseline 0.0900 ± 0.0100, "
+        "distilled 0.1000 ± 0.0000, gap closed 100% ± 50%" in said
+    )
 
 
 def test_the_receipt_describes_the_soft_targets():

@@ -9,7 +9,12 @@ from pydantic import ValidationError
 
 from recdistill.errors import ReportError
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.report.run_report import ModelPart, ProtocolPart, Report
+from recdistill.evaluation.report.run_report import (
+    ModelPart,
+    ProtocolPart,
+    Report,
+    Spread,
+)
 from tests.evaluation.report.example_reports import (
     NO_GAP,
     SOFT_TARGETS,
@@ -203,3 +208,11 @@ def test_soft_targets_are_saved_and_loaded(tmp_path):
     kept.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").soft_targets == SOFT_TARGETS
     assert kept.metrics_fingerprint() != report().metrics_fingerprint()
+
+
+def test_the_spread_over_seeds_is_the_standard_deviation_of_a_sample():
+    spread = Spread.of([0.1, 0.2, 0.6])
+    assert spread.mean == pytest.approx(0.3)
+    assert spread.deviation == pytest.approx(((0.04 + 0.01 + 0.09) / 2) ** 0.5)
+    assert spread.values == (0.1, 0.2, 0.6)
+    assert Spread.of([0.4]).deviation is None

@@ -4,7 +4,6 @@ import pytest
 
 from recdistill.errors import GateError
 from recdistill.pipeline import run_context
-from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.trainer import Trainer
 from tests.pipeline.tiny_runs import artefact_names, go, made, report_of
 
@@ -62,7 +61,8 @@ class TestTheGate:
     ):
         leak = {"valid": 3, "test": 4}
         monkeypatch.setattr(run_context, "lists_trained_on", lambda *_: leak)
-        monkeypatch.setattr(ScoreWriter, "write", None)  # scoring would fail
+        # Scoring would fail.
+        monkeypatch.setattr("recdistill.pipeline.steps.score.write_scores", None)
         if gate == "stop":
             with pytest.raises(GateError, match="trained on 3 of the validation lists"):
                 go(copied, "lists.contexts=599", "distill.gate=stop", until="score")

@@ -1,0 +1,134 @@
+"""Parts of a score store: which lists each file has, and the files once scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from recdistill.atomic import atomic_write
+from recdistill.data.dataset import Progress
+from recdistill.features.unknown_values import UnknownValues
+from recdistill.pipeline.score_store import (
+    WrittenFiles,
+    list_size,
+    rounded_ties,
+    stored_candidates,
+    stored_files,
+)
+from recdistill.pipeline.scored_candidates import ScoredTrainingLists
+
+FILE_LISTS = 4_096
+"""Number of lists in a file."""
+
+
+@dataclass(frozen=True)
+class ScorePart:
+    """The lists of one file.
+
+    Attributes:
+        name: Name of the file.
+        shard: File with these lists.
+        rows: Their rows in the shard.
+    """
+
+    name: str
+    shard: Path
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """A file of scored lists.
+
+    Attributes:
+        content: Its bytes.
+        kept: Number of lists with the scores of an earlier store.
+        unknown: Values that the external members of the teacher did not know, and
+            inputs for which this cannot be known; see `take_unknown`.
+    """
+
+    content: bytes
+    kept: int
+    unknown: Sequence[tuple[UnknownValues, set[str]]] = field(default=())
+
+
+Scoring = Callable[[Iterable[ScorePart]], Iterable[tuple[ScorePart, ScoredPart]]]
+"""Scores parts, and returns each with its result."""
+
+
+def planned_parts(
+    shards: Sequence[Path], scored: ScoredTrainingLists | None, contexts: int, seed: int
+) -> list[ScorePart]:
+    """The files of a random sample of the training lists.
+
+    Args:
+        shards: Files of the training lists.
+        scored: The lists with partial scores, if the teacher has such scores.
+        contexts: Largest number of lists.
+        seed: Seed of the sample.
+    """
+    sizes = [pq.read_metadata(path).num_rows for path in shards]
+    rows = scored.rows if scored else [np.arange(size) for size in sizes]
+    starts = np.cumsum([0, *map(len, rows)])
+    rng = np.random.default_rng(seed)
+    wanted = min(contexts, int(starts[-1]))
+    # A larger sample of the same lists holds the smaller one.
+    chosen = np.sort(rng.permutation(starts[-1])[:wanted])
+    parts: list[ScorePart] = []
+    for path, each, (low, high) in zip(shards, rows, pairwise(starts), strict=True):
+        own = each[chosen[(chosen >= low) & (chosen < high)] - low]
+        for start in range(0, len(own), FILE_LISTS):
+            name = f"scores-{len(parts):05d}.parquet"
+            parts.append(ScorePart(name, path, own[start : start + FILE_LISTS]))
+    return parts
+
+
+def write_store(
+    folder: Path, parts: Sequence[ScorePart], score: Scoring, progress: Progress
+) -> tuple[dict[str, Any], list[ScoredPart]]:
+    """Writes the files of a store that are missing or damaged, one by one.
+
+    Args:
+        folder: The store.
+        parts: All files of the store.
+        score: Scores the lists of files.
+        progress: Callback for progress.
+
+    Returns:
+        The record of the step, and what was written now without the content of the
+        files. The record has `lists`; `list_size`; `candidates`, the number of stored
+        candidates in all lists; `kept_scores`, the number of lists written now with the
+        scores of an earlier store; and `rounded_ties`, the share of adjacent scores in
+        the top ten of a list that became equal when they were stored.
+
+    Raises:
+        ScoreError: If a score is not finite or too large to store.
+    """
+    written = WrittenFiles(folder)
+    missing = [part for part in parts if not written.has(folder / part.name)]
+    total = sum(len(part.rows) for part in parts)
+    done = total - sum(len(part.rows) for part in missing)
+    results = []
+    for part, result in score(missing):
+        target = folder / part.name
+        with atomic_write(target) as aside:
+            aside.write_bytes(result.content)
+        written.add(target)
+        results.append(ScoredPart(b"", result.kept, result.unknown))
+        done += len(part.rows)
+        progress("Scoring with the teacher", done, total)
+    files = stored_files(folder)
+    record = {
+        "lists": total,
+        "list_size": list_size(files),
+        "candidates": stored_candidates(files),
+        "kept_scores": sum(result.kept for result in results),
+        "rounded_ties": rounded_ties(files),
+    }
+    return record, results
