@@ -44,7 +44,8 @@ class Columns:
         time: Time of the interaction; None if the data has no times.
         relevance: Relevance of the item; None if each interaction has relevance 1.
         weight: Weight of the interaction in training; None if each has weight 1.
-        list: Id of the row's list; None if each interaction is a list.
+        list: Id of the row's list; None if interactions of the same query
+            and time are one list.
         score: Teacher's score of the row's item; None if the data has no scores.
     """
 

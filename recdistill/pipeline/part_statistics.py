@@ -32,7 +32,7 @@ class PartStatistics:
         """Adds a partition."""
         rows = np.arange(len(part))
         copies = part.first_copy != rows
-        sizes = np.bincount(part.first_of_query, part.first_copy == rows)
+        sizes = np.bincount(part.first_of_query, part.first_of_list == rows)
         self._largest = max(self._largest, int(sizes.max()))
         trained = np.bincount(part.first_of_pair, part.split == TRAIN)[
             part.first_of_pair
@@ -84,9 +84,9 @@ class PartStatistics:
         least = 3 if split.by == "query_time" else 2 * split.held_out + 1
         if self._largest < least:
             return (
-                f'`split.by` = "{split.by}" holds out interactions of queries that '
-                f"have at least {least}, and no query has more than {self._largest} "
-                f"(copies of a row count once). {by_moment}"
+                f'`split.by` = "{split.by}" holds out lists of queries that have at '
+                f"least {least}, and no query has more than {self._largest} "
+                f"(interactions of the same time are one list). {by_moment}"
             )
         return f"Use more interactions, or change the shares of `split`. {by_moment}"
 

@@ -184,9 +184,7 @@ class Partitions:
     ) -> np.ndarray:
         if self.split.by == "global_time":
             return np.searchsorted(self._cuts, time, side="left").astype("int8")
-        by_list = self.columns.list is None or self.split.by != "query_time"
-        unit = first_of_list if by_list else first_copy
-        part = last_of_each_query(self.split, first_of_query, unit)
+        part = last_of_each_query(self.split, first_of_query, first_of_list)
         return kept_together(part, [first_of_list, first_copy])
 
 

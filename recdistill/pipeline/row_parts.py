@@ -63,21 +63,20 @@ class Pairs:
 
 
 def last_of_each_query(
-    split: SplitConfig, first_of_query: np.ndarray, unit: np.ndarray
+    split: SplitConfig, first_of_query: np.ndarray, first_of_list: np.ndarray
 ) -> np.ndarray:
-    """Parts that hold out the last interactions of each query.
+    """Parts that hold out the last lists of each query.
 
     Args:
         split: The `split` section.
         first_of_query: `(rows,)`: the first row of the same query; rows are sorted by
             query and time.
-        unit: `(rows,)`: the first row of what counts as one interaction: of the
-            copies of a row, or of a list.
+        first_of_list: `(rows,)`: the first row of the same list.
 
     Returns:
-        `(rows,)`: TRAIN, VALID or TEST; the same for all rows of a unit.
+        `(rows,)`: TRAIN, VALID or TEST; the same for all rows of a list.
     """
-    counted = unit == np.arange(len(unit))
+    counted = first_of_list == np.arange(len(first_of_list))
     start = np.flatnonzero(np.diff(first_of_query, prepend=-1))
     query = np.repeat(
         np.arange(len(start)), np.diff(np.append(start, len(first_of_query)))
@@ -88,11 +87,11 @@ def last_of_each_query(
     valid, test = _held_out(split, size)
     held = np.where(from_end <= test[query], TEST, VALID)
     part = np.where(from_end <= (valid + test)[query], held, TRAIN)
-    return np.asarray(part[unit])
+    return np.asarray(part[first_of_list])
 
 
 def _held_out(split: SplitConfig, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Interactions of each query for validation and for the test."""
+    """Lists of each query for validation and for the test."""
     if split.by != "query_time":
         number = np.where(size > 2 * split.held_out, split.held_out, 0)
         return number, number

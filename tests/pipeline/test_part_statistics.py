@@ -57,7 +57,7 @@ def test_the_dates_of_the_parts_are_those_of_their_rows(tmp_path):
         (
             [(f"u{k}", f"i{k % 5}", k) for k in range(40)],
             {},
-            r"0 valid list\(s\) and 0 test list\(s\).*no query has more than 1 \(copies"
+            r"0 valid list\(s\) and 0 test list\(s\).*no query has more than 1 \(inter"
             r'.*Use `split.by` = "global_time"',
         ),
         (

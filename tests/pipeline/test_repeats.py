@@ -5,7 +5,14 @@ import pytest
 from recdistill.data.shard_reading import read_lists
 from recdistill.pipeline.repeats import RepeatCounts
 from tests import small_pipelines
-from tests.pipeline.logs import SPLITS, lists_of, random_log, rows_of, run, split_by_query
+from tests.pipeline.logs import (
+    SPLITS,
+    lists_of,
+    random_log,
+    rows_of,
+    run,
+    split_by_query,
+)
 
 
 def rotated(user):

@@ -15,30 +15,30 @@ class SplitConfig(Section):
     by: Literal["query_time", "global_time", "leave_last_out", "leave_random_out"] = (
         Field(
             default="query_time",
-            description="`query_time` holds out the last share of each query's "
-            "interactions; `leave_last_out` holds out the last `held_out` interactions "
-            "of each query; `global_time` holds out all interactions after one moment; "
+            description="`query_time` holds out the last share of each query's lists; "
+            "`leave_last_out` holds out the last `held_out` lists of each query; "
+            "`global_time` holds out all interactions after one moment; "
             "`leave_random_out` is for data without times: it draws the order of each "
-            "query's interactions with `seed`, then holds out the last `held_out`.",
+            "query's interactions with `seed`, then holds out the last `held_out`. "
+            "Interactions of the same query and time are one list.",
         )
     )
     valid: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of the interactions for validation, just before the test "
-        "part.",
+        description="Share of the lists for validation, just before the test part.",
     )
     test: float = Field(
-        default=0.1, gt=0, lt=1, description="Share of the interactions for the test."
+        default=0.1, gt=0, lt=1, description="Share of the lists for the test."
     )
     held_out: int = Field(
         default=1,
         ge=1,
         le=1_000_000,
-        description="Interactions of each query for the test, and as many for "
-        "validation, for `leave_last_out` and `leave_random_out`. Queries with at most "
-        "twice as many are for training only.",
+        description="Lists of each query for the test, and as many for validation, for "
+        "`leave_last_out` and `leave_random_out`. Queries with at most twice as many "
+        "are for training only.",
     )
 
     @model_validator(mode="after")
