@@ -23,7 +23,9 @@ Two additions make it a good teacher:
   queries. The cost is one additional product.
 
 For large data $P$ is a diagonal minus a factor times its transpose;
-`recdistill.models.linear_fitting` describes the three forms and fits them.
+`recdistill.models.linear_fitting` describes the three forms and fits them. A low rank
+of many items scores only the candidates of a list
+(`recdistill.models.low_rank_scores`).
 """
 
 from __future__ import annotations
@@ -44,12 +46,17 @@ from recdistill.models.linear_fitting import (
     fit_low_rank,
     fit_query_inverse,
 )
+from recdistill.models.low_rank_scores import LowRank, moments
 
 SPARSE_COST = 100
 """Cost of a non-zero entry in the sparse product, relative to the dense product."""
 
 SCORES_AT_ONCE = 4_000_000
 """Number of scores `(queries, items)` that the layer computes at once."""
+
+ITEMS_SCORED_WHOLE = 16_384
+"""Largest number of items that a low rank scores for each list. Of more items, it
+scores the candidates, and has mean and variance of the others from sums."""
 
 ROUNDING = 16 * float(np.finfo("float32").eps)
 """Relative deviation of a row's scores below which they are considered equal."""
@@ -94,7 +101,7 @@ class HistoryScores(keras.layers.Layer):  # type: ignore[misc]
         """
         history, candidates = map(tf.convert_to_tensor, (history, candidates))
         own = None if training_row is None else tf.convert_to_tensor(training_row)
-        at_once = max(1, SCORES_AT_ONCE // self.size)
+        at_once = self._lists_at_once(history, candidates, own)
 
         def block(start: Any) -> tf.Tensor:
             stop = start + at_once
@@ -112,19 +119,29 @@ class HistoryScores(keras.layers.Layer):  # type: ignore[misc]
         )
         return tf.ensure_shape(scores, [history.shape[0], candidates.shape[-1]])
 
+    def _lists_at_once(
+        self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
+    ) -> Any:
+        """Number of lists that are scored at once."""
+        return max(1, SCORES_AT_ONCE // self.size)
+
     def _standardised(
         self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
     ) -> tf.Tensor:
         """The scores of some of the histories."""
-        age = tf.range(tf.shape(history)[1], dtype="float32")
-        weight = self.floor + (1.0 - self.floor) * self.decay**age
-        rows = self._rows(history, tf.broadcast_to(weight, tf.shape(history)))
+        rows = self._rows(history, self._weight(history))
         scores = _standardise(self._scores(rows, training_row), free=rows == 0.0)
         column = tf.clip_by_value(candidates - FIRST, 0, self.size - 1)
         known = (candidates >= FIRST) & (candidates < FIRST + self.size)
         batch_dims = candidates.shape.rank - 1
         picked = tf.gather(scores, column, axis=1, batch_dims=batch_dims)
         return tf.where(known, picked, tf.zeros_like(picked))
+
+    def _weight(self, history: tf.Tensor) -> tf.Tensor:
+        """The weight of each place of the histories, `(batch, length)`."""
+        age = tf.range(tf.shape(history)[1], dtype="float32")
+        weight = self.floor + (1.0 - self.floor) * self.decay**age
+        return tf.broadcast_to(weight, tf.shape(history))
 
     def _rows(self, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         """Adds up the weights of indices `(batch, n)` in dense rows `(batch, size)`."""
@@ -189,6 +206,8 @@ class Affinity(HistoryScores):
             shapes = {"factor": (self.size, self.rank), "diagonal": (self.size,)}
         if self.form == "low_rank":
             shapes["own_weight"] = (self.rank,)
+            shapes["score_mean"] = (self.rank,)
+            shapes["score_moment"] = (self.rank, self.rank)
         for name, shape in shapes.items():
             weight = self.add_weight(
                 name=name, shape=shape, initializer="zeros", trainable=False
@@ -213,7 +232,38 @@ class Affinity(HistoryScores):
             return [fit_inverse(training_rows, l2)]
         if self.form == "query_inverse":
             return list(fit_query_inverse(training_rows, l2))
-        return list(fit_low_rank(training_rows, l2, self.rank))
+        factor, diagonal, own_weight = fit_low_rank(training_rows, l2, self.rank)
+        return [factor, diagonal, own_weight, *moments(factor, diagonal)]
+
+    @property
+    def _scores_candidates_only(self) -> bool:
+        return self.form == "low_rank" and self.size > ITEMS_SCORED_WHOLE
+
+    def _lists_at_once(
+        self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
+    ) -> Any:
+        if not self._scores_candidates_only:
+            return super()._lists_at_once(history, candidates, training_row)
+        parts = [history, *([] if training_row is None else [training_row])]
+        if candidates.shape.rank == 2:
+            parts.append(candidates)
+        places = tf.add_n([tf.shape(part)[1] for part in parts])
+        each = places * self.rank + tf.shape(candidates)[-1]
+        return tf.maximum(1, SCORES_AT_ONCE // tf.maximum(1, each))
+
+    def _standardised(
+        self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
+    ) -> tf.Tensor:
+        if not self._scores_candidates_only:
+            return super()._standardised(history, candidates, training_row)
+        model = LowRank(
+            self.factor,
+            self.diagonal,
+            self.own_weight,
+            self.score_mean,
+            self.score_moment,
+        )
+        return model.scores(history, self._weight(history), candidates, training_row)
 
     def _product(self, rows: tf.Tensor) -> tf.Tensor:
         """`rows @ P`."""
