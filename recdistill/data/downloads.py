@@ -108,8 +108,7 @@ def fetch(
         raise FetchError(
             f"`name` must be one of {', '.join(SOURCES)}. Received: {name!r}"
         )
-    default = os.environ.get("RECDISTILL_CACHE") or pooch.os_cache("recdistill")
-    cache = Path(default if cache_dir is None else cache_dir)
+    cache = cache_folder(cache_dir)
     target = cache / name
     if target.is_dir():
         return target
@@ -122,6 +121,12 @@ def fetch(
             if not target.is_dir():  # else another process was faster
                 raise
     return target
+
+
+def cache_folder(given: str | Path | None = None) -> Path:
+    """The cache folder: a given one, `$RECDISTILL_CACHE`, or the user's cache."""
+    default = os.environ.get("RECDISTILL_CACHE") or pooch.os_cache("recdistill")
+    return Path(default if given is None else given)
 
 
 def _unpacked(name: str, cache: Path, scratch: Path, progress: Progress | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,12 @@ def _fault(value: Any, largest: int) -> str | None:
     """Fault of a value that is neither a list nor a section; None if it is valid."""
     if isinstance(value, str | Path) and "\0" in str(value):
         return "must not have the character NUL"
+    # Of two slashes, a path keeps one.
+    if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
+        return (
+            "must be a path of the local file system. Only `dataset.path` may be a "
+            "URL; mount the storage, or copy the files"
+        )
     if isinstance(value, int) and abs(value) > largest:
         return f"must be a whole number of at most {largest}"
     if isinstance(value, float) and value != 0:

@@ -7,6 +7,7 @@ These metrics depend on the recommended items alone, not on relevance. They take
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 
 from recdistill.lists.numpy_ranks import FloatArray, IntArray
 from recdistill.metrics.ranking import ratio
@@ -141,10 +142,14 @@ def intra_list_diversity(top: npt.ArrayLike, vectors: npt.ArrayLike) -> FloatArr
     length = np.linalg.norm(table, axis=1, keepdims=True)
     unit = np.divide(table, length, out=np.zeros_like(table), where=length > 0)
     real = rows >= 0
-    chosen = np.where(real[:, :, None], unit[rows], 0.0)
     n = real.sum(1)
+    # Row by row the items of a list, so that no array has all their vectors.
+    ends = np.concatenate([[0], np.cumsum(n)])
+    chosen = scipy.sparse.csr_array(
+        (np.ones(ends[-1]), rows[real], ends), shape=(len(rows), len(table))
+    )
     # The cosines of all pairs sum to the squared norm of the sum, minus the diagonal.
-    total = (chosen.sum(1) ** 2).sum(1) - (chosen**2).sum((1, 2))
+    total = ((chosen @ unit) ** 2).sum(1) - chosen @ (unit**2).sum(1)
     pairs = n * (n - 1.0)
     return ratio(pairs - total, pairs)
 

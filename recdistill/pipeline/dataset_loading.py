@@ -19,6 +19,7 @@ from recdistill.data import (
 )
 from recdistill.data.dataset import Progress
 from recdistill.data.reading_options import ReadingOptions, TableOptions
+from recdistill.data.remote_folder import local_copy
 from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError
 from recdistill.features.specs import FeatureSpec
@@ -112,6 +113,8 @@ def load_dataset(
     path = config.path
     if config.fetch is not None:
         path = fetch(config.fetch, progress=progress)
+    if isinstance(path, str):
+        path = local_copy(path, progress=progress)
     if path is None:
         raise ValueError("`path` or `fetch` must be given. Received: neither")
     others: Any = {

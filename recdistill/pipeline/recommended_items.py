@@ -84,6 +84,7 @@ class _Categories:
             kept = np.argsort(-counts, kind="stable")[:MOST_VALUES]
             self._place = np.full(first + 1, -1)  # the last one for -1
             self._place[kept] = np.arange(len(kept))
+            self._width = len(kept)
 
     def diversity(self, top: np.ndarray) -> np.ndarray:
         """`(lists,)`. NaN without categories."""
@@ -93,7 +94,7 @@ class _Categories:
         for start in range(0, len(top), LISTS_AT_ONCE):
             part = top[start : start + LISTS_AT_ONCE]
             items, places = np.unique(part, return_inverse=True)
-            vectors = np.zeros((len(items), MOST_VALUES + 1))
+            vectors = np.zeros((len(items), self._width + 1))
             values = self._place[self._values[np.maximum(items, 0)]]
             np.put_along_axis(vectors, values, 1.0, axis=1)
             rows = np.where(part >= 0, places.reshape(part.shape), -1)

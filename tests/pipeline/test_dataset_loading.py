@@ -2,7 +2,7 @@
 
 import pytest
 
-from recdistill.errors import DataError
+from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.config import DatasetConfig
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from tests import small_pipelines
@@ -20,6 +20,28 @@ class TestLoadDataset:
         data = load_dataset(settings, small_pipelines.quiet)
         assert data.columns.query == "who"
         assert sum(batch.num_rows for batch in data.interactions()) == 9
+
+    def test_a_url_names_a_folder_in_object_storage(self, tmp_path, monkeypatch):
+        import fsspec
+
+        monkeypatch.setenv("RECDISTILL_CACHE", str(tmp_path / "cache"))
+        self.write(tmp_path)
+        storage = fsspec.filesystem("memory")
+        table = (tmp_path / "interactions.csv").read_bytes()
+        storage.pipe("/bucket/shop/interactions.csv", table)
+        columns = {"query": "who", "item": "what", "time": "when"}
+        for path in (tmp_path, "memory://bucket/shop"):
+            settings = DatasetConfig(reader="tables", path=path, columns=columns)
+            data = load_dataset(settings, small_pipelines.quiet)
+            assert sum(batch.num_rows for batch in data.interactions()) == 9
+        assert data.name == "shop"
+        storage.rm("/bucket", recursive=True)
+
+    @pytest.mark.parametrize("place", ["workdir", "export.path"])
+    def test_other_paths_must_be_local(self, tmp_path, place):
+        with pytest.raises(ConfigError, match="may be a URL") as caught:
+            small_pipelines.load(tmp_path, f"{place}=s3://bucket/runs")
+        assert place.rpartition(".")[2] in str(caught.value)
 
     def test_tables_may_have_other_file_names_and_no_header(self, tmp_path):
         (tmp_path / "ratings.dat").write_text("1::7::5::100\n2::8::3::101\n")

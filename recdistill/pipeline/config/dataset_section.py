@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from recdistill.data.column_values import ColumnType
 from recdistill.features.settings import LARGEST_SEED
 from recdistill.pipeline.config.section import Section
+
+Url = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9+.-]+://.+$")]
+"""URL of a folder, as fsspec reads it."""
 
 ColumnRole = Literal["query", "item", "time", "relevance", "weight", "list", "score"]
 
@@ -85,9 +88,11 @@ class DatasetConfig(Section):
         "`recdistill.run` as `tables`; a MovieLens or RecBole folder; or generated "
         "data."
     )
-    path: Path | None = Field(
+    path: Url | Path | None = Field(
         default=None,
-        description="Folder with the data, relative to the current directory.",
+        description="Folder with the data, relative to the current directory; or an "
+        "fsspec URL of one, such as `s3://bucket/tables`, which is copied to the "
+        "cache.",
     )
     fetch: str | None = Field(
         default=None,

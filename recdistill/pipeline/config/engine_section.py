@@ -17,8 +17,8 @@ class EngineConfig(Section):
 
     kind: Literal["local", "ray"] = Field(
         default="local",
-        description="`local` runs the steps in this process. `ray` trains on the "
-        "workers of a Ray cluster; it needs the extra `ray`.",
+        description="`local` runs the steps in this process. `ray` trains, scores "
+        "and evaluates on the workers of a Ray cluster; it needs the extra `ray`.",
     )
     address: str | None = Field(
         default=None,

@@ -160,7 +160,7 @@ def _type(kind: Any, metadata: list[Any]) -> str:
         kinds = [each for each in inside if each is not NoneType]
         if all(_models(each) for each in kinds):
             return "table with `kind`"
-        return " or ".join(_type(each, metadata) for each in kinds)
+        return " or ".join(dict.fromkeys(_type(each, metadata) for each in kinds))
     if origin is tuple:
         return f"array of {_type(inside[0], [])}"
     if origin is dict:

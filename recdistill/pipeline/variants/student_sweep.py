@@ -161,7 +161,7 @@ def _measured_student(
     )
     distilled = variant.run("distill")
     progress(f"{label}: Measuring its SavedModel", 0, None)
-    measured = _measured_export(variant, distilled)
+    measured = measured_export(variant, distilled)
     run, samples = variant.context, config.evaluate.bootstrap
     ours, alone = (_rows(run.artefacts[name]) for name in ("distill", "baseline"))
     metric, seed = run.validation.metrics[0], config.seed
@@ -185,7 +185,7 @@ def _rows(artefact: Artefact) -> pa.Table:
     return pq.read_table(artefact.file("valid.parquet"))
 
 
-def _measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
+def measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
     """The measurement of a student's SavedModel, which is exported for it and removed.
 
     It is an artefact of this machine.

@@ -1,0 +1,433 @@
+"""Quality of all models on several data sets, from one command.
+
+    python -m benchmarks.quality --minutes 180
+    python -m benchmarks.quality --data movielens_100k --widths 8 32
+
+For each data set this runs its pipeline in `pipelines/` with a student of each width,
+the teachers "linear" and "sequence" alone, and a baseline with twice the training
+steps: as many as baseline and distillation together. Everything is chosen on
+validation, and the test lists are ranked once by each model.
+
+Every finished run is a JSON file in the work folder, so the command can be stopped at
+any time and continued, and a later call with more data sets, widths or seeds runs only
+what is missing. With `--minutes` no further run starts when the time is over. After
+each run the table of all runs is written to `docs/quality.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from rich.console import Console
+
+from recdistill.atomic import atomic_write
+from recdistill.errors import RecdistillError
+from recdistill.evaluation.intervals import bootstrap
+from recdistill.evaluation.report.run_environment import describe_environment
+from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.config import Config, load_config
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.scored_candidates import lists_to_evaluate
+from recdistill.pipeline.scorers import Scorer, compiled
+from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.variants.student_sweep import measured_export
+from recdistill.pipeline.workspace import fingerprint
+
+METRICS = ("ndcg@10", "recall@10", "recall@50")
+WIDTHS = (32, 8, 16, 64)
+ALONE = ("linear", "sequence")
+SEGMENTS = ("head", "torso", "tail", "new")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A pipeline file, and what is changed in it."""
+
+    pipeline: str
+    overrides: tuple[str, ...] = ()
+
+
+DATA = {
+    "movielens_100k": DataSet("movielens_100k.toml"),
+    "movielens_latest_small": DataSet("movielens_latest_small.toml"),
+    "amazon_beauty": DataSet("amazon_beauty.toml"),
+    "amazon_video_games": DataSet(
+        "amazon_beauty.toml",
+        (
+            "name=amazon_video_games",
+            "dataset.path=../shared/data/amazon-video-games",
+            'candidate={ item_id = { kind = "id" } }',
+        ),
+    ),
+    "synthetic": DataSet("synthetic.toml"),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: a data set, what is run, and its settings.
+
+    Attributes:
+        data: Name of the data set.
+        kind: "student", "linear", "sequence" or "more steps".
+        config: The configuration.
+        width: Width of the student; 0 for a teacher alone.
+    """
+
+    data: str
+    kind: str
+    config: Config
+    width: int = 0
+
+    @property
+    def key(self) -> str:
+        """Name of its file: what it is, and a hash of its configuration."""
+        settings = self.config.model_dump(mode="json", exclude={"workdir", "export"})
+        width = f"-{self.width}" if self.width else ""
+        kind = self.kind.replace(" ", "-")
+        return f"{self.data}-{kind}{width}-{fingerprint(settings)[:12]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run, and where.
+
+    Attributes:
+        work: Folder of the results and of all artefacts.
+        data: The data sets by name.
+        widths: Widths of the student.
+        seeds: Number of seeds of baseline and student.
+        overrides: Changed settings of all pipelines.
+        alone: Kinds of teachers that are evaluated alone.
+        pipelines: Folder of the pipeline files.
+    """
+
+    work: Path
+    data: Mapping[str, DataSet]
+    widths: Sequence[int] = WIDTHS
+    seeds: int = 1
+    overrides: Sequence[str] = ()
+    alone: Sequence[str] = ALONE
+    pipelines: Path = field(default=Path("pipelines"))
+
+    def points(self) -> Iterator[Point]:
+        """All runs, the most important of each data set first."""
+        for name, data in self.data.items():
+            for width in self.widths:
+                yield self._point(name, data, "student", width)
+            for kind in self.alone:
+                yield self._point(name, data, kind)
+            yield self._point(name, data, "more steps", self.widths[0])
+
+    def _point(self, name: str, data: DataSet, kind: str, width: int = 0) -> Point:
+        changes = [
+            *data.overrides,
+            f"evaluate.metrics={json.dumps(METRICS)}",
+            "distill.gate=warn",
+            f"student.seeds={self.seeds}",
+            f"workdir={self.work / 'runs'}",
+            *self.overrides,
+        ]
+        if width:
+            changes.append(f"student.dim={width}")
+        if kind in ALONE:
+            changes.append(f'teacher={{ kind = "{kind}" }}')
+        config = load_config(self.pipelines / data.pipeline, changes)
+        if kind == "more steps":
+            more = {"steps": 2 * config.student.steps}
+            student = config.student.model_copy(update=more)
+            config = config.model_copy(update={"student": student})
+        return Point(name, kind, config, width)
+
+
+def run(plan: Plan, output: Path, seconds: float, say: Any = print) -> bool:
+    """Runs what is missing, and writes the page after each run.
+
+    Args:
+        plan: What is run.
+        output: File of the page.
+        seconds: No run starts later than this.
+        say: Called with a line about each run.
+
+    Returns:
+        Whether every run has a result.
+    """
+    begun, complete, found = time.monotonic(), True, []
+    for point in plan.points():
+        path = plan.work / f"{point.key}.json"
+        if not path.is_file():
+            if time.monotonic() - begun > seconds:
+                complete = False
+                continue
+            say(f"{point.data}: {point.kind} {point.width or ''}".rstrip())
+            try:
+                result = measure(point)
+            except (RecdistillError, OSError) as error:
+                say(f"  left out: {error}")
+                complete = False
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(result, indent=1, allow_nan=False))
+        found.append(json.loads(path.read_text(encoding="utf-8")))
+        with atomic_write(output) as temporary:
+            temporary.write_text(page(found), encoding="utf-8")
+    return complete
+
+
+def measure(point: Point) -> dict[str, Any]:
+    """The result of a run, JSON-ready."""
+    pipeline = Pipeline(point.config)
+    result = {
+        "data": point.data,
+        "kind": point.kind,
+        "width": point.width,
+        "seed": point.config.seed,
+        "config": point.config.model_dump(
+            mode="json", exclude={"workdir", "export"}, exclude_unset=True
+        ),
+        "environment": describe_environment(),
+    }
+    if point.kind == "student":
+        return {**result, **_of_student(pipeline)}
+    step = "baseline" if point.kind == "more steps" else "teacher"
+    artefact = pipeline.run(step)
+    context = pipeline.context
+    model = (
+        context.student_model("baseline")
+        if step == "baseline"
+        else context.teacher_model
+    )
+    return {
+        **result,
+        "source": context.artefacts["prepare"].record["source"],
+        "metrics": catalogue_metrics(pipeline, compiled(model)),
+        "seconds": artefact.record["seconds"],
+    }
+
+
+def catalogue_metrics(pipeline: Pipeline, scorer: Scorer) -> dict[str, Any]:
+    """Metrics of a model that ranks the catalogue of each test list."""
+    prepared, config = pipeline.prepared, pipeline.context.config
+    lists = list(lists_to_evaluate(prepared, "test"))
+    rows = Validation(lists, prepared.catalogue_size, METRICS).rows(scorer)
+    return {
+        name: [each.value, each.low, each.high]
+        for name, each in bootstrap(
+            rows, samples=config.evaluate.bootstrap, seed=config.seed
+        ).items()
+    }
+
+
+def _of_student(pipeline: Pipeline) -> dict[str, Any]:
+    """The result of a whole run, from its report and the measured export."""
+    evaluated = pipeline.run("evaluate")
+    report = Report.load(evaluated.file("report.json"))
+    served = measured_export(pipeline, pipeline.context.artefacts["distill"])
+    document = report.model_dump(mode="json")
+    whole = {n: part["metrics"] for n, part in document["models"].items()}
+    whole |= document["retrieval"]["catalogue"] if document["retrieval"] else {}
+    return {
+        "source": document["dataset"]["source"],
+        "fingerprint": report.dataset.fingerprint,
+        "candidates": report.protocol.candidates,
+        "lists": report.protocol.lists,
+        "models": {
+            name: {metric: _numbers(one) for metric, one in metrics.items()}
+            for name, metrics in whole.items()
+        },
+        "gap_closed": _numbers(document["gap_closed"][METRICS[0]]),
+        "kept": _numbers(document["kept"][METRICS[0]]),
+        "gained": _numbers(
+            document["differences"]["distilled_minus_baseline"][METRICS[0]]
+        ),
+        "slices": {
+            name: {
+                slice_: _numbers(one["metrics"][METRICS[0]])
+                for slice_, one in part["slices"].get("item", {}).items()
+            }
+            for name, part in document["models"].items()
+        },
+        "seeds": document["seeds"],
+        "served": served.record["measured"],
+        "seconds": document["timings_s"],
+    }
+
+
+def _numbers(estimate: Mapping[str, Any]) -> list[float | None]:
+    """Value, low and high of an interval of a report."""
+    return [estimate["value"], *(estimate["ci"] or [None, None])]
+
+
+def page(found: Sequence[Mapping[str, Any]]) -> str:
+    """The page with the tables of all results.
+
+    Args:
+        found: Results of `measure`.
+    """
+    text = [
+        "# Quality",
+        "",
+        "Written by `python -m benchmarks.quality` (`make quality`). NDCG and recall of"
+        " the test lists, with 95 % intervals over queries. All models rank the whole"
+        " catalogue, except that a teacher with retrieved candidates re-ranks these;"
+        " *gap closed*, *kept* and slices then are among the retrieved candidates. The"
+        " baseline with more steps has twice the training steps, as many as baseline"
+        " and distillation together. Everything was chosen on validation. *ms* is the"
+        " median of one query, all items of the catalogue ranked by the exported"
+        " SavedModel on one thread. *Training* of a distilled student includes its"
+        " teacher and its scores, but not the baseline.",
+    ]
+    for data in dict.fromkeys(each["data"] for each in found):
+        text += ["", f"## {data}", ""]
+        text += _section([each for each in found if each["data"] == data])
+    return "\n".join(text) + "\n"
+
+
+def _section(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Tables of one data set."""
+    students = [each for each in found if each["kind"] == "student"]
+    students.sort(key=lambda each: each["width"])
+    others = [each for each in found if each["kind"] != "student"]
+    yield from _heading(["model", *METRICS, "training, s", "ms"])
+    for name in ("popularity", "teacher") if students else ():
+        first = students[0]
+        yield _row(_quality(name, first["models"][name], first["seconds"].get(name)))
+    for each in others:
+        name = each["kind"]
+        if each["width"]:
+            name = f"baseline with more steps, width {each['width']}"
+        yield _row(_quality(name, each["metrics"], each["seconds"]))
+    for each in students:
+        yield from _towers(each)
+    if students:
+        yield from _effects(students)
+        yield from _provenance(students[0])
+
+
+def _towers(each: Mapping[str, Any]) -> Iterator[str]:
+    """Baseline and distilled student of one width."""
+    seconds, steps = each["seconds"], ("teacher", "score", "pilot", "closure")
+    trained = {
+        "baseline": seconds["baseline"],
+        "distilled": seconds["distill"] + sum(seconds.get(s, 0.0) for s in steps),
+    }
+    for name, total in trained.items():
+        label = f"{name}, width {each['width']}"
+        served = each["served"]["p50"]
+        yield _row(_quality(label, each["models"][name], total, served))
+
+
+def _effects(students: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Effect of the distillation by width, on all lists and on slices."""
+    yield ""
+    slices = [f"{name}: baseline → distilled" for name in SEGMENTS]
+    yield from _heading(["width", "gap closed", "kept", "gained", *slices])
+    for each in students:
+        cells = [str(each["width"])]
+        cells += [_cell(each[name], ".0%") for name in ("gap_closed", "kept")]
+        cells.append(_cell(each["gained"], "+.4f"))
+        both = [each["slices"][name] for name in ("baseline", "distilled")]
+        for name in SEGMENTS:
+            values = [_cell(one.get(name, [None])[:1], ".4f") for one in both]
+            cells.append(" → ".join(values) if all(values) else "")
+        yield _row(cells)
+    yield ""
+    for each in students:
+        if each["seeds"]:
+            yield f"- Width {each['width']}: {_spread(each['seeds'])}"
+
+
+def _provenance(each: Mapping[str, Any]) -> Iterator[str]:
+    """Data, seed and settings behind a table."""
+    yield (
+        f"- {each['lists']:,} test lists, candidates: {each['candidates']}, seed "
+        f"{each['seed']}, prepared data {each['fingerprint'][:12]}"
+    )
+    for name, digest in each["source"].items():
+        yield f"- `{name}`: SHA-256 {digest[:16]}…"
+    settings = {key: each["config"][key] for key in ("teacher", "student", "distill")}
+    yield f"- settings: `{json.dumps(settings)}`"
+
+
+def _spread(seeds: Mapping[str, Any]) -> str:
+    """Mean and standard deviation over seeds in a sentence."""
+    spreads = {name: one[METRICS[0]] for name, one in seeds["models"].items()}
+    found = [
+        f"{name} {one['mean']:.4f} ± {one['deviation'] or 0.0:.4f}"
+        for name, one in spreads.items()
+    ]
+    return f"{METRICS[0]} over {len(seeds['seeds'])} seeds: {', '.join(found)}"
+
+
+def _quality(
+    name: str,
+    metrics: Mapping[str, Sequence[float | None]],
+    seconds: float | None,
+    milliseconds: float | None = None,
+) -> list[str]:
+    return [
+        name,
+        *(_cell(metrics.get(metric, [None]), ".4f") for metric in METRICS),
+        _cell([seconds], ".0f"),
+        _cell([milliseconds], ".2f"),
+    ]
+
+
+def _cell(numbers: Sequence[float | None], form: str) -> str:
+    """A number with its interval; empty if it is unknown."""
+    value, *ends = numbers
+    if value is None:
+        return ""
+    if not ends or None in ends:
+        return f"{value:{form}}"
+    return f"{value:{form}} [{ends[0]:{form}}, {ends[1]:{form}}]"
+
+
+def _heading(columns: Sequence[str]) -> Iterator[str]:
+    yield _row(columns)
+    yield _row(["---", *["---:"] * (len(columns) - 1)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Reads the command line and runs what is missing."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality",
+        description=(__doc__ or "").partition("\n")[0],
+    )
+    parser.add_argument("--minutes", type=float, default=180.0, help="time for runs")
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--widths", nargs="+", type=int, default=WIDTHS)
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each student")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE")
+    parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--output", type=Path, default=Path("docs/quality.md"))
+    given = parser.parse_args()
+    plan = Plan(
+        given.work,
+        {name: DATA[name] for name in given.data},
+        given.widths,
+        given.seeds,
+        given.set,
+    )
+    console = Console()
+    complete = run(plan, given.output, 60.0 * given.minutes, console.print)
+    console.print("Complete." if complete else "Not complete: run it again.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Local copies of folders in object storage, which fsspec URLs name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import fsspec
+
+from recdistill.atomic import atomic_write, locked_folder
+from recdistill.data.dataset import Progress, no_progress
+from recdistill.data.downloads import cache_folder
+from recdistill.errors import FetchError
+
+STATES = ".states.json"
+"""File in a copy with the state that each file had in the storage when it was copied.
+
+Readers ignore names that begin with a dot.
+"""
+
+WAIT_S = 24 * 3600.0
+"""Seconds to wait for another process that copies the same folder."""
+
+
+def local_copy(
+    url: str, cache_dir: str | Path | None = None, progress: Progress = no_progress
+) -> Path:
+    """Local copy of a folder that an fsspec URL names, such as `s3://bucket/tables`.
+
+    Files are copied atomically. A file whose state in the storage (size, time, ETag)
+    has not changed since it was copied is not copied again, and a file that is no
+    longer in the storage is removed.
+
+    Args:
+        url: URL of the folder.
+        cache_dir: Cache folder; by default `$RECDISTILL_CACHE`, else the user's cache.
+        progress: Callback for progress, in bytes.
+
+    Raises:
+        FetchError: If the folder cannot be read.
+    """
+    address = url.rstrip("/")
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    # The folder's name is that of the data in reports.
+    folder = cache_folder(cache_dir) / "urls" / digest / address.rpartition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked_folder(folder, WAIT_S):
+        try:
+            _update(url, folder, progress)
+        except ImportError as error:
+            raise FetchError(
+                f"`dataset.path` = {url!r} needs a package that is not installed: "
+                f"{error}"
+            ) from error
+        # Object storage has errors of its own, which derive from Exception.
+        except Exception as error:
+            raise FetchError(
+                f"`dataset.path` must be a folder that can be read. Received: {url!r}: "
+                f"{type(error).__name__}: {error}. Check the URL, and the credentials "
+                "in the environment."
+            ) from error
+    return folder
+
+
+def _update(url: str, folder: Path, progress: Progress) -> None:
+    storage, root = fsspec.core.url_to_fs(url)
+    root = root.rstrip("/")
+    found = storage.find(root, detail=True)
+    infos = {name[len(root) + 1 :]: info for name, info in found.items()}
+    if not infos or "" in infos:
+        raise FileNotFoundError("it is not a folder with files")
+    path = folder / STATES
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    states = {name: _state(info) for name, info in infos.items()}
+    for name in before.keys() - states.keys():
+        (folder / name).unlink(missing_ok=True)
+    kept = {k: v for k, v in before.items() if v == states.get(k)}
+    total = sum(info["size"] or 0 for info in infos.values())
+    done = sum(infos[name]["size"] or 0 for name in kept)
+    for name in sorted(states.keys() - kept.keys()):
+        target = folder / name
+        if folder.resolve() not in target.resolve().parents:
+            raise ValueError(f"the name {name!r} is not inside of the folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as aside:
+            storage.get_file(f"{root}/{name}", str(aside))
+        kept[name] = states[name]
+        with atomic_write(path) as aside:
+            aside.write_text(json.dumps(kept))
+        done += infos[name]["size"] or 0
+        progress(f"Copying {url}", done, total)
+
+
+def _state(info: object) -> str:
+    """Hash of what the storage says about a file."""
+    text = json.dumps(info, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
