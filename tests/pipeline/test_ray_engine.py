@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,53 @@ def test_a_node_that_is_killed_in_training_costs_time_only(
     assert json.dumps(got.record["parameters"]) == json.dumps(
         local.record["parameters"]
     )
+
+
+def test_points_of_a_curve_that_workers_repeat_are_passed_on_once():
+    from recdistill.pipeline.ray_engine import _reports
+
+    points = []
+    run = SimpleNamespace(
+        progress=print, warn=print, observe=lambda *point: points.append(point)
+    )
+    observed = _reports(run)["observed"]
+    for label, step, values in (
+        ("rate 0.1", 5, {"loss": 2.0}),
+        ("rate 0.1", 5, {"validation": 0.5}),
+        ("rate 0.1", 5, {"loss": 2.0}),  # Workers were started again.
+        ("rate 0.1", 10, {"loss": 1.0}),
+        ("rate 0.2", 5, {"loss": 3.0}),
+    ):
+        observed(label, step, values)
+    assert [point[1:] for point in points] == [
+        (5, {"loss": 2.0}),
+        (5, {"validation": 0.5}),
+        (10, {"loss": 1.0}),
+        (5, {"loss": 3.0}),
+    ]
+    run.observe = None
+    assert "observed" not in _reports(run)
+
+
+def test_a_worker_may_read_what_the_run_may_read(tiny_run):
+    from recdistill.pipeline.ray_workers import SharedRun
+
+    config = small_pipelines.load(tiny_run.folder)
+    pipeline = Pipeline(config, with_test=False)
+    pipeline.run("prepare")
+    opened = SharedRun.of(pipeline.context).open({})
+    assert opened.prepared.shards("train")
+    with pytest.raises(RuntimeError, match="'test' must not be read"):
+        opened.prepared.shards("test")
+
+
+def test_a_folder_that_a_node_lacks_is_named(tmp_path):
+    from recdistill.pipeline.ray_workers import SharedRun
+
+    config = small_pipelines.load(tmp_path)
+    shared = SharedRun(config, {}, None, True, tmp_path / "elsewhere")
+    with pytest.raises(EngineError, match="elsewhere must exist on each node"):
+        shared.open({})
 
 
 def test_an_address_without_a_cluster_is_named(monkeypatch):
