@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
 from recdistill import losses
+from recdistill.distillation.schedules import Scheduled
 from recdistill.distillation.score_doctor import Examination
 from recdistill.distillation.score_transforms import Transform
 from recdistill.errors import ConfigError
@@ -94,6 +96,46 @@ def distillation_losses(
     total = sum(term.weight for term in terms)
     built = [_build(term, config.temperature) for term in terms]
     return built, [config.weight * term.weight / total for term in terms]
+
+
+def distiller_arguments(config: DistillConfig, steps: int) -> dict[str, Any]:
+    """Losses, weights and temperatures, as arguments of a `Distiller`.
+
+    Args:
+        config: The `distill` section.
+        steps: Number of training steps, over which weights and temperatures change.
+
+    Raises:
+        ConfigError: As `distillation_losses`.
+    """
+    built, weights = distillation_losses(config)
+    weight, end = config.weight, config.final_weight
+    end = weight if end is None else end
+    arguments = {
+        "distillation_losses": built,
+        "distillation_loss_weights": [
+            _linear(each, each * (end / weight), steps) for each in weights
+        ],
+        "student_loss_weight": _linear(1.0 - weight, 1.0 - end, steps),
+    }
+    last = config.final_temperature
+    if last is not None:
+        arguments["temperatures"] = [
+            _linear(each.temperature, last, steps)
+            if isinstance(each, losses.TemperedListLoss)
+            else None
+            for each in built
+        ]
+    return arguments
+
+
+def _linear(start: float, end: float, steps: int) -> Scheduled:
+    """A number that changes linearly over the training steps."""
+    if start == end:
+        return start
+    decay = keras.optimizers.schedules.PolynomialDecay
+    schedule: Scheduled = decay(start, decay_steps=steps, end_learning_rate=end)
+    return schedule
 
 
 def number_of_strata(built: Sequence[keras.losses.Loss]) -> int | None:

@@ -42,7 +42,7 @@ from recdistill.pipeline.score_store import list_size
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import (
     SoftTargets,
-    distillation_losses,
+    distiller_arguments,
     number_of_strata,
 )
 from recdistill.pipeline.training import (
@@ -306,9 +306,9 @@ class Trainer:
         if start is None and self._earlier is not None:
             first = self._earlier.student("distill")
         settings = self._config.distill
-        losses, weights = distillation_losses(settings)
+        arguments = distiller_arguments(settings, steps or self._config.student.steps)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
-        count = number_of_strata(losses)
+        count = number_of_strata(arguments["distillation_losses"])
 
         def dataset(seed: int) -> tf.data.Dataset:
             found = self.batches(files, collate, targets, seed)
@@ -318,13 +318,7 @@ class Trainer:
 
         return self.student(
             folder,
-            lambda student: Distiller(
-                None,
-                student,
-                losses,
-                distillation_loss_weights=weights,
-                student_loss_weight=1.0 - settings.weight,
-            ),
+            lambda student: Distiller(None, student, **arguments),
             dataset,
             label,
             steps,

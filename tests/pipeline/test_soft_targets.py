@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from recdistill import losses
+from recdistill.distillation.schedules import value_at
 from recdistill.distillation.score_doctor import examine
 from recdistill.errors import ConfigError
 from recdistill.pipeline.config import DistillationLoss, DistillConfig
 from recdistill.pipeline.soft_targets import (
     choose,
     distillation_losses,
+    distiller_arguments,
     number_of_strata,
 )
 from tests import contracts
@@ -122,6 +124,38 @@ class TestDistillationLosses:
         term = {"name": "TopKRelaxedRanking", "options": options}
         with pytest.raises(ConfigError, match=r"TopKRelaxedRanking.*options=\{'k"):
             distillation_losses(DistillConfig(loss=[term]))
+
+    def test_weights_and_temperatures_stay_the_same_by_default(self):
+        found = distiller_arguments(DistillConfig(weight=0.8, temperature=2.0), 100)
+        assert found["distillation_loss_weights"] == [0.8]
+        assert found["student_loss_weight"] == pytest.approx(0.2)
+        assert found["distillation_losses"][0].temperature == 2.0
+        assert "temperatures" not in found
+
+    def test_weights_and_temperatures_change_linearly_over_the_steps(self):
+        config = DistillConfig(
+            weight=0.8,
+            final_weight=0.4,
+            temperature=4.0,
+            final_temperature=1.0,
+            loss=[
+                {"name": "ListwiseKLDivergence", "weight": 3.0},
+                {"name": "PairwiseMarginMSE"},
+            ],
+        )
+        found = distiller_arguments(config, steps=100)
+        weights, (temperature, none) = (
+            found["distillation_loss_weights"],
+            found["temperatures"],
+        )
+        for step, weight, heat in [(0, 0.8, 4.0), (50, 0.6, 2.5), (200, 0.4, 1.0)]:
+            shares = [float(value_at(each, step)) for each in weights]
+            want = [0.75 * weight, 0.25 * weight]
+            np.testing.assert_allclose(shares, want, rtol=1e-6)
+            relevance = value_at(found["student_loss_weight"], step)
+            assert float(relevance) == pytest.approx(1.0 - weight)
+            assert float(value_at(temperature, step)) == pytest.approx(heat)
+        assert none is None
 
     def test_losses_with_strata_must_have_the_same_number_of_them(self):
         def found(*options):

@@ -61,6 +61,14 @@ class DistillConfig(Section):
         description="Weight of the distillation loss. The loss on the observed "
         "relevance has weight 1 - `weight`.",
     )
+    final_weight: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Weight at the end of training; the weight changes linearly from "
+        "`weight` to it (with a second round, in each round). By default it stays the "
+        "same.",
+    )
     scores: Literal["none", "z_score", "min_max", "log", "logit", "rank", "auto"] = (
         Field(
             default="auto",
@@ -80,6 +88,13 @@ class DistillConfig(Section):
         gt=0,
         description="Temperature of the loss: divides both the teacher's and the "
         "student's scores.",
+    )
+    final_temperature: float | None = Field(
+        default=None,
+        gt=0,
+        description="Temperature of the loss at the end of training; it changes "
+        "linearly from `temperature` to it (with a second round, in each round). By "
+        "default it stays the same.",
     )
     gate: Literal["stop", "warn"] = Field(
         default="stop",
