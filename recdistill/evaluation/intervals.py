@@ -136,6 +136,34 @@ def paired_difference(
     )
 
 
+def means_and_difference(
+    rows_a: pa.Table,
+    rows_b: pa.Table,
+    metric: str,
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> tuple[Interval, Interval, Interval]:
+    """The mean of a, that of b, and a minus b, all from the same resamples.
+
+    They are those of `bootstrap` and of `paired_difference`, in a third of the time.
+
+    Args:
+        rows_a, rows_b: As for `paired_difference`.
+        metric: Name of the column.
+        samples, seed, confidence: As for `bootstrap`.
+
+    Raises:
+        ValueError: As `paired_difference`.
+    """
+    means, queries = _resample([rows_a, rows_b], [metric], samples, seed)
+    interval = partial(_interval, queries=queries[0], confidence=confidence)
+    a, b = means[:, :, 0].T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return interval(a), interval(b), interval(a - b)
+
+
 def gap_closed(
     baseline: pa.Table,
     distilled: pa.Table,

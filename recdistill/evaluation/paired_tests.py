@@ -24,8 +24,7 @@ import pyarrow as pa
 from recdistill.evaluation.intervals import (
     Interval,
     aligned,
-    bootstrap,
-    paired_difference,
+    means_and_difference,
 )
 from recdistill.evaluation.rows import metric_names
 from recdistill.lists.numpy_ranks import FloatArray, IntArray
@@ -146,12 +145,11 @@ def _paired_test(
     change = (values[1] - values[0])[known, 0]
     counts = np.bincount(query[known])
     of_query = np.bincount(query[known], change)[counts > 0] / counts[counts > 0]
-    tables = [reference, other]
-    means = [bootstrap(rows, [metric], **settings)[metric] for rows in tables]
+    found = means_and_difference(other, reference, metric, **settings)
     return PairedTest(
-        reference=means[0],
-        other=means[1],
-        difference=paired_difference(other, reference, [metric], **settings)[metric],
+        reference=found[1],
+        other=found[0],
+        difference=found[2],
         p_value=p_value if len(of_query) else None,
         adjusted_p=None,
         effect_size=_effect_size(of_query),

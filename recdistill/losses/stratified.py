@@ -145,7 +145,7 @@ class StratifiedKLDivergence(TemperedListLoss):
         >>> student_scores = np.array([[np.log(3.0), 0.0, 2.0, 2.0]], "float32")
         >>> y_true = {"labels": teacher_scores, "mask": np.ones((1, 4), bool)}
         >>> round(float(StratifiedKLDivergence()(y_true, student_scores)), 4)
-        1.5561
+        1.5457
         >>> y_true["stratum"] = np.array([0, 0, 1, 1])
         >>> abs(round(float(StratifiedKLDivergence()(y_true, student_scores)), 4))
         0.0

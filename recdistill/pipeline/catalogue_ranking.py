@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.data.batches import Lists
-from recdistill.data.ragged import Ragged
+from recdistill.data.ragged import Ragged, is_among
 from recdistill.lists.numpy_ranks import first_k, ranks_of, real_scores
 from recdistill.metrics.ranking import RelevantRanks
 from recdistill.models.two_tower import TwoTowers
@@ -225,7 +225,8 @@ def positives_of(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     key, place = np.unique((row * size + item)[::-1], return_index=True)
     row, item, gain = key // size, key % size, gain[::-1][place]
     own = Ragged(item, np.searchsorted(row, np.arange(len(lists) + 1)))
-    free = np.isin(key, _keys(own.difference(lists.excluded), size)) & (gain != 0)
+    allowed = _keys(own.difference(lists.excluded), size)
+    free = is_among(key, allowed) & (gain != 0)
     if not ((gain[free] > 0) & (gain[free] < np.inf)).all():
         raise ValueError("`relevance` must be finite and at least 0")
     return row[free], item[free], gain[free].astype(np.float64)

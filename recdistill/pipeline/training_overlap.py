@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from recdistill.data import column_values
 from recdistill.data.batches import Lists
+from recdistill.data.ragged import is_among
 from recdistill.data.shard_reading import read_lists
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
@@ -59,7 +60,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     counts = dict.fromkeys(HELD_OUT, 0)
     for split in prepared.held_out:
         for path in prepared.shards(split):
-            trained = np.isin(_list_ids(path), ids)
+            trained = is_among(_list_ids(path), ids)
             if pairs:
                 trained |= _declared_pairs(read_lists(path), prepared, pairs)
             counts[split] += int(trained.sum())

@@ -9,6 +9,7 @@ from recdistill.evaluation.intervals import (
     by_slice,
     gap_closed,
     kept,
+    means_and_difference,
     paired_difference,
 )
 from tests.evaluation.metric_rows import table
@@ -121,6 +122,22 @@ def test_the_paired_interval_is_narrower_than_separate_intervals():
     assert difference.excludes(0)
     assert apart[0].low < apart[1].high
     assert width(difference) < width(apart[0]) / 10
+
+
+def test_means_and_their_difference_are_those_of_separate_calls():
+    rng = np.random.default_rng(4)
+    queries = rng.integers(0, 30, 200)
+    one, other = (table(rng.random(200), queries) for _ in range(2))
+    settings = {"samples": 200, "seed": 3, "confidence": 0.9}
+    got = means_and_difference(one, other, "mrr", **settings)
+    want = (
+        bootstrap(one, ["mrr"], **settings)["mrr"],
+        bootstrap(other, ["mrr"], **settings)["mrr"],
+        paired_difference(one, other, ["mrr"], **settings)["mrr"],
+    )
+    for found, expected in zip(got, want, strict=True):
+        ends = (found.value, found.low, found.high)
+        assert ends == pytest.approx((expected.value, expected.low, expected.high))
 
 
 def test_the_difference_of_a_model_from_itself_is_0():
