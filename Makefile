@@ -4,12 +4,13 @@
 # make check  lint, types, import directions, documentation and all tests
 # make docs   the documentation, built into build/site
 # make bench  the benchmarks, written to benchmarks/RESULTS.md
+# make quality  all models on five data sets (up to three hours), written to docs/quality.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test quick lint types imports docs check bench clean
+.PHONY: demo test quick lint types imports docs check bench quality clean
 .DEFAULT_GOAL := demo
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -51,6 +52,9 @@ check: lint types imports docs test
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+
+quality: $(INSTALLED)
+	$(BIN)/python -m benchmarks.quality
 
 clean:
 	rm -rf .venv runs export build .mypy_cache .import_linter_cache .ruff_cache .pytest_cache

@@ -113,6 +113,8 @@ class ListShardWriter:
             for piece in self._pieces(part, rows):
                 with_raw = self._with_raw or name == "test"
                 table = self._lists(part, piece, item, with_raw)
+                if split != TRAIN:
+                    table = table.append_column("rows", self._source_rows(part, piece))
                 table = self._with_not_chosen(table, part, not_chosen)
                 table = table.replace_schema_metadata({SEEN: self._seen})
                 shard = f"{name}-{self._shards[name]:05d}.parquet"
@@ -159,7 +161,7 @@ class ListShardWriter:
         number = self._list_numbers(part, rows)
         last = np.append(np.flatnonzero(np.diff(part.first_of_query[rows])), -1)
         behind = np.repeat(number[last], np.diff(np.append(-1, last % len(rows))))
-        return rows[behind - number < self._per_query]
+        return np.asarray(rows[behind - number < self._per_query])
 
     def _write_training_rows(self, part: Partition, number: int) -> None:
         """Writes one training row per query; their order is that of the numbers."""
@@ -224,6 +226,13 @@ class ListShardWriter:
             if with_raw:
                 columns[RAW_PREFIX + name] = raw()
         return pa.table(columns)
+
+    def _source_rows(self, part: Partition, rows: np.ndarray) -> pa.ListArray:
+        """The numbers in the source of the rows of each list."""
+        ends = np.cumsum(np.bincount(self._list_numbers(part, rows)))
+        numbers = part.table["row"].take(pa.array(rows)).combine_chunks()
+        offsets = np.concatenate([[0], ends]).astype("int32")
+        return pa.ListArray.from_arrays(offsets, numbers)
 
     def _history(
         self, part: Partition, rows: np.ndarray, past: np.ndarray, length: int

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from recdistill.data import column_values
 from recdistill.data.batches import Lists
-from recdistill.data.ragged import is_among
+from recdistill.data.ragged import Ragged, is_among
 from recdistill.data.shard_reading import read_lists
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
@@ -60,7 +60,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     counts = dict.fromkeys(HELD_OUT, 0)
     for split in prepared.held_out:
         for path in prepared.shards(split):
-            trained = is_among(_list_ids(path), ids)
+            trained = _has_row_among(path, ids)
             if pairs:
                 trained |= _declared_pairs(read_lists(path), prepared, pairs)
             counts[split] += int(trained.sum())
@@ -98,6 +98,14 @@ def _declared_ids(table: pa.Table) -> np.ndarray:
 
 def _list_ids(path: Path) -> np.ndarray:
     return np.asarray(pq.read_table(path, columns=["list_id"])["list_id"])
+
+
+def _has_row_among(path: Path, numbers: np.ndarray) -> np.ndarray:
+    """`(lists,)` bool: whether an interaction of the list has one of these numbers."""
+    table = pq.read_table(path, columns=["rows"])
+    rows = Ragged.from_arrow(table["rows"].combine_chunks())
+    among = is_among(rows.values, numbers)
+    return np.bincount(rows.row_numbers(), among, len(rows)) > 0
 
 
 def _pairs(table: pa.Table) -> set[tuple[str, str]]:

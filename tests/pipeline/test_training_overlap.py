@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "p"
-    log = random_log(6, rows=300, users=20, items=15, moments=40)
+    log = random_log(6, rows=300, users=20, items=15, moments=9_000)
     return run(small_pipelines.dataset(log), folder)[0]
 
 
@@ -58,6 +58,16 @@ class TestListsTrainedOn:
         table = {"list_id": declared}
         got = self.counted(prepared, tmp_path, table, suffix)
         assert got == {"valid": 3, "test": 2}
+
+    def test_a_declared_row_counts_the_list_that_it_is_in(self, tmp_path):
+        log = random_log(6, rows=300, users=20, items=15, moments=40)
+        prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
+        rows = [row["rows"] for row in rows_of(prepared, "test").values()]
+        several = [each for each in rows if len(each) > 1]
+        assert several
+        table = {"list_id": [each[-1] for each in several]}
+        got = self.counted(prepared, tmp_path, table)
+        assert got == {"valid": 0, "test": len(several)}
 
     def test_ids_of_training_lists_are_not_counted(self, prepared, tmp_path):
         table = {"list_id": list(rows_of(prepared, "train"))}
