@@ -66,12 +66,12 @@ class SplitConfig(Section):
     def test_part(self) -> str:
         """The interactions of the test part, in words for the report."""
         if self.by == "query_time":
-            return f"the last {self.test:.0%} of each query's interactions"
+            return f"the last {self.test:.0%} of each query's lists"
         if self.by == "global_time":
             return f"the last {self.test:.0%} of all interactions"
         one = self.held_out == 1
         if self.by == "leave_last_out":
-            last = "interaction" if one else f"{self.held_out} interactions"
+            last = "list" if one else f"{self.held_out} lists"
             return f"the last {last} of each query"
         some = "one interaction" if one else f"{self.held_out} interactions"
         return f"{some} of each query in an order drawn at random, without times"

@@ -8,13 +8,10 @@ from recdistill.pipeline.config import SplitConfig
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({}, "the last 10% of each query's interactions"),
+        ({}, "the last 10% of each query's lists"),
         ({"by": "global_time", "test": 0.25}, "the last 25% of all interactions"),
-        ({"by": "leave_last_out"}, "the last interaction of each query"),
-        (
-            {"by": "leave_last_out", "held_out": 3},
-            "the last 3 interactions of each query",
-        ),
+        ({"by": "leave_last_out"}, "the last list of each query"),
+        ({"by": "leave_last_out", "held_out": 3}, "the last 3 lists of each query"),
         (
             {"by": "leave_random_out"},
             "one interaction of each query in an order drawn at random, without times",
