@@ -73,9 +73,7 @@ class TestTheWholeRun:
         }
         lists = tiny_run.artefacts["prepare"].record["lists"]["test"]
         assert report.protocol.lists == lists
-        assert report.protocol.split == (
-            "test, the last 10% of each query's lists"
-        )
+        assert report.protocol.split == ("test, the last 10% of each query's lists")
         for part in report.models.values():
             assert list(part.metrics) == ["ndcg@10", "mrr"]
             assert 0 < part.metrics["mrr"].value < 1
