@@ -18,7 +18,7 @@ GROUPS = 3
 MOST_CATEGORIES = 8
 """Categories of a column with slices of their own; the others are one slice."""
 
-SEGMENTS = ("head", "torso", "tail", "new")
+SEGMENTS, MIXED = ("head", "torso", "tail", "new"), "mixed"
 
 HEAD, TORSO = 0.5, 0.9
 """Shares of the training interactions up to which items are head and torso."""
@@ -30,11 +30,11 @@ Groups = dict[str, np.ndarray]
 class ListSlices:
     """Slices of the test lists, collected piece by piece.
 
-    - `item`: popularity of the relevant item (of the rarest, if there are several).
-      The most frequent items with half of the training interactions are "head", those
-      up to nine tenths "torso", the others "tail", and items without training
-      interactions "new". Lists whose relevant items are not in the catalogue belong to
-      no slice.
+    - `item`: popularity of the relevant items. The most frequent items with half of the
+      training interactions are "head", those up to nine tenths "torso", the others
+      "tail", and items without training interactions "new". A list with items of
+      several of these is "mixed", so that the metric of a slice is about its items
+      alone. Lists whose relevant items are not in the catalogue belong to no slice.
     - `activity`: number of interactions of the query in the training part.
     - `history`: number of items of the history, as the models read it.
     - Each feature of kind `category` or `categories`: its value for the query, or for
@@ -48,7 +48,6 @@ class ListSlices:
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared, self._schema = prepared, prepared.schema
-        self._popularity = prepared.popularity
         self._segment = segments(prepared.popularity)
         self._trained = np.diff(prepared.training_rows.offsets)
         self._categories = {
@@ -83,7 +82,7 @@ class ListSlices:
     def members(self) -> dict[str, Groups]:
         """The slices of each kind, and the lists that belong to them."""
         segment = np.concatenate(self._collected[ITEM])
-        found = {ITEM: {name: segment == name for name in SEGMENTS}}
+        found = {ITEM: {name: segment == name for name in (*SEGMENTS, MIXED)}}
         for kind in (ACTIVITY, HISTORY):
             if kind in self._collected:
                 found[kind] = groups_of(np.concatenate(self._collected[kind]))
@@ -104,11 +103,14 @@ class ListSlices:
         self._collected.setdefault(kind, []).append(values)
 
     def _segments_of(self, positives: Ragged) -> np.ndarray:
-        """Segment of the rarest relevant item of each list; "" if it has none."""
+        """Segment of the relevant items of each list; "" if it has none."""
+        number = np.searchsorted(np.sort(SEGMENTS), self._segment)
         rows = positives.padded(-1)
-        count = np.where(rows >= 0, self._popularity[rows], np.inf)
-        rarest = rows[np.arange(len(rows)), count.argmin(axis=1)]
-        return np.where(rarest >= 0, self._segment[rarest], "")
+        known, own = rows >= 0, number[rows]
+        first = np.where(known, own, len(SEGMENTS)).min(axis=1, initial=len(SEGMENTS))
+        last = np.where(known, own, -1).max(axis=1, initial=-1)
+        names = np.array([*np.sort(SEGMENTS), ""])
+        return np.where(known.any(axis=1) & (first < last), MIXED, names[first])
 
     def _by_category(self, name: str, encoder: VocabularyEncoder) -> Groups:
         number, value = (
