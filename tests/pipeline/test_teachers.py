@@ -250,17 +250,18 @@ def test_lightgbm(shared, first):
 
 
 def train_booster(lightgbm, folder, path):
-    """Trains a lambdarank booster on the positive and nine random items per list."""
+    """Trains a lambdarank booster on the positives and nine random items per list."""
     import pandas as pd
 
     (prepare,) = (folder / "runs").glob("**/prepare-*/schema.json")
     prepared = Prepared(prepare.parent)
-    rng, rows = np.random.default_rng(1), []
+    rng, rows, group = np.random.default_rng(1), [], []
     for lists in in_order(prepared.shards("train"), 400, 400):
         x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, rng)
         for row in range(len(lists)):
             positive = lists.positives.take(np.array([row])).values
             items = [*positive, *rng.choice(prepared.catalogue_size, 9)]
+            group.append(len(items))
             for place, item in enumerate(items):
                 rows.append(
                     {
@@ -268,7 +269,7 @@ def train_booster(lightgbm, folder, path):
                         "category": prepared.raw_candidates["category"][item],
                         "worth": prepared.raw_candidates["quality"][item],
                         "purse": x["raw"]["budget"][row],
-                        "label": int(place == 0),
+                        "label": int(place < len(positive)),
                     }
                 )
     frame = pd.DataFrame(rows)
@@ -279,7 +280,7 @@ def train_booster(lightgbm, folder, path):
     for name, values in every.items():
         frame[name] = pd.Categorical(frame[name], categories=values)
     label = frame.pop("label")
-    data = lightgbm.Dataset(frame, label, group=[10] * (len(label) // 10))
+    data = lightgbm.Dataset(frame, label, group=group)
     settings = {
         **{"objective": "lambdarank", "verbose": -1, "num_threads": 1, "seed": 1},
         **{"num_leaves": 7, "min_data_in_leaf": 5, "min_data_per_group": 5},
@@ -420,9 +421,11 @@ def write_pairs(prepared, path):
     items = prepared.raw_candidates
     for lists in in_order(prepared.shards("train"), 10_000):
         positives = lists.positives.values
-        drawn = rng.choice(prepared.catalogue_size, (len(lists), 2))
+        drawn = rng.choice(prepared.catalogue_size, (len(positives), 2))
         for user, chosen in zip(
-            lists.query_id, np.column_stack([positives, drawn]), strict=True
+            lists.query_id[lists.positives.row_numbers()],
+            np.column_stack([positives, drawn]),
+            strict=True,
         ):
             for place, item in enumerate(chosen):
                 name, genre = items["item_id"][item], items["genre"][item]
