@@ -183,7 +183,7 @@ class Ragged:
 def is_among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Whether each of the keys is a known one.
 
-    A sort and a search: `np.isin` takes a hundred times as long for millions of keys.
+    A sort and a search, which takes less time than `np.isin` for millions of keys.
 
     Examples:
         >>> is_among(np.array([3, 1, 7]), np.array([7, 3]))
