@@ -18,7 +18,13 @@ from recdistill.errors import ConfigError, DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
+from recdistill.pipeline.config.teacher_section import (
+    has_partial_scores,
+    is_linear,
+    is_trained,
+    members_of,
+    needs_raw,
+)
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
@@ -49,6 +55,12 @@ if TYPE_CHECKING:
 
 VALID = "valid.parquet"
 """File of an artefact with a model's metrics on the validation lists."""
+
+LARGEST_RANKING = 200_000_000
+"""Largest number of scores that the pipeline's own teachers compute in a validation.
+
+A pass takes some seconds, and each of a training's checkpoints needs one.
+"""
 
 _SHARED = (
     "dataset",
@@ -140,7 +152,7 @@ class RunContext:
     @property
     def root(self) -> Path:
         """Folder of the run."""
-        return self.config.workdir / self.config.name
+        return self.config.local_workdir / self.config.name
 
     @cached_property
     def engine(self) -> Engine:
@@ -232,13 +244,32 @@ class RunContext:
         """Whether the teacher re-ranks retrieved candidates, not the catalogue."""
         return reranks(self.config, self.prepared)
 
+    @property
+    def samples_for_teacher(self) -> bool:
+        """Whether the teacher is trained and checked on sampled candidates.
+
+        Metrics among sampled candidates can order models in another way than metrics on
+        the catalogue (Krichene and Rendle, KDD 2020). The pipeline's own teachers score
+        an item by a product of vectors, so they rank the catalogue of the validation
+        lists where that is feasible.
+        """
+        if not self.reranks:
+            return False
+        members = members_of(self.config.teacher)
+        own = all(is_trained(each) or is_linear(each) for each in members)
+        lists = min(
+            self.config.evaluate.valid_lists,
+            self.artefacts["prepare"].record["lists"]["valid"],
+        )
+        return not own or lists * self.prepared.catalogue_size > LARGEST_RANKING
+
     @cached_property
     def teacher_validation(self) -> Validation:
         """The validation lists by which a teacher is trained and checked.
 
         If the teacher cannot rank the catalogue, they have sampled candidates.
         """
-        if not self.reranks:
+        if not self.samples_for_teacher:
             return self.validation
         return self.validation.with_sampled_candidates(
             self.prepared.popularity, self.config.evaluate.retrieved, self.config.seed
