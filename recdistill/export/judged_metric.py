@@ -1,8 +1,9 @@
-"""The report's metric, recomputed from the answers of the signature `recommend`.
+"""The evaluated metric, recomputed from the answers of the signature `recommend`.
 
 The report describes the evaluated lists; users get the served ones. These agree only if
-candidates, exclusions and scores agree. The exported model therefore answers real test
-lists, and each list must have the same metric as in the report.
+candidates, exclusions and scores agree. The exported model therefore answers real
+lists, of the test part for a report, and each must have the same metric as in the
+report.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class JudgedLists:
 
         Args:
             answers: The answers to `inputs`, in order.
-            exact: Whether the index is exact and stores float32. Then a list may only
-                differ if its answer has items with nearly equal scores.
+            exact: Whether the index is exact. Then a list may only differ if its
+                answer has items with nearly equal scores.
 
         Raises:
             ExportError: If a list differs for no such reason.
