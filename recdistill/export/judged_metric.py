@@ -1,9 +1,8 @@
-"""The evaluated metric, recomputed from the answers of the signature `recommend`.
+"""The report's metric, recomputed from the answers of the signature `recommend`.
 
 The report describes the evaluated lists; users get the served ones. These agree only if
-candidates, exclusions and scores agree. The exported model therefore answers real
-lists, of the test part for a report, and each must have the same metric as in the
-report.
+candidates, exclusions and scores agree. The exported model therefore answers real test
+lists, and each list must have the same metric as in the report.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Some of the evaluated lists, as requests to the exported model."""
+"""A sample of the evaluated test lists, as requests to the exported model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from recdistill.data.batches import Lists, raw_inputs
 from recdistill.data.ragged import Ragged
@@ -15,12 +16,15 @@ from recdistill.export.judged_metric import JudgedBatch, JudgedLists
 from recdistill.features.encoders import HistoryEncoder
 from recdistill.features.schema import Schema
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.sampled_candidates import SampledCandidates
+from recdistill.pipeline.scored_candidates import lists_to_evaluate
+from recdistill.teachers import ScoreTable
 
 LONGEST = 10_000
 """Largest catalogue whose whole ranking is requested, for a metric without a cutoff."""
 
 BATCH = 64
-"""Lists in one request."""
+"""Test lists in one request."""
 
 
 def history_inputs(schema: Schema) -> tuple[str, ...]:
@@ -31,24 +35,26 @@ def history_inputs(schema: Schema) -> tuple[str, ...]:
 
 def judged_lists(
     prepared: Prepared,
-    pieces: Iterable[Lists],
-    rows: pa.Table,
+    rows: Path,
     metrics: Sequence[str],
     limit: int,
+    tables: Sequence[ScoreTable] = (),
+    sampled: SampledCandidates | None = None,
     *,
     retrieved: bool = False,
 ) -> JudgedLists | None:
-    """The first of some evaluated lists with the metric of each.
+    """A sample of the test lists with the metric of each.
 
     If seen items were excluded, a query sends all of them as its history; a query
     without a history feature sends them as `exclude_ids`.
 
     Args:
         prepared: The prepared data.
-        pieces: The lists with the candidates that were ranked, in pieces.
-        rows: The metrics of the distilled student, one row per list.
-        metrics: Names of the metrics.
+        rows: Table with the metrics of the distilled student, one row per test list.
+        metrics: Names of the report's metrics.
         limit: Largest number of lists.
+        tables: Partial scores of the teacher, whose candidates were ranked.
+        sampled: Random candidates that were ranked, if evaluation was sampled.
         retrieved: Whether retrieved candidates were ranked. Only metrics with a cut-off
             are then those of the whole catalogue, which the export ranks.
 
@@ -61,10 +67,10 @@ def judged_lists(
     if found is None:
         return None
     metric, k = found
-    columns = rows["list_id"].to_pylist(), rows[metric].to_pylist()
-    value = dict(zip(*columns, strict=True))
+    table = pq.read_table(rows, columns=["list_id", metric])
+    value = dict(zip(*(table[n].to_pylist() for n in table.column_names), strict=True))
     batches = []
-    for lists in _batches(pieces, limit):
+    for lists in _pieces(prepared, limit, tables, sampled):
         reported = np.array([value[name] for name in lists.list_id.tolist()], float)
         known = np.flatnonzero(np.isfinite(reported))
         if len(known):
@@ -83,9 +89,14 @@ def _metric_of(
     return (metrics[0], size) if metrics and size <= longest else None
 
 
-def _batches(pieces: Iterable[Lists], limit: int) -> Iterator[Lists]:
-    """At most `limit` lists, a few at a time."""
-    for piece in pieces:
+def _pieces(
+    prepared: Prepared,
+    limit: int,
+    tables: Sequence[ScoreTable],
+    sampled: SampledCandidates | None,
+) -> Iterator[Lists]:
+    """At most `limit` test lists, a few at a time."""
+    for piece in lists_to_evaluate(prepared, "test", tables, limit, sampled=sampled):
         for start in range(0, min(len(piece), limit), BATCH):
             rows = np.arange(start, min(start + BATCH, len(piece), limit))
             yield piece.take(rows)

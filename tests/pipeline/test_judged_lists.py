@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.pipeline.judged_lists import judged_lists, measure_answer
-from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from tests import small_pipelines
 from tests.data.list_builders import lists
 from tests.pipeline.logs import random_log, rows_of, run
@@ -27,10 +26,7 @@ def prepared_with(folder, seen, **settings):
 
 
 def requests(prepared, folder, metrics=("mrr", "ndcg@10"), limit=1_000):
-    rows = pq.read_table(folder / "rows.parquet")
-    return judged_lists(
-        prepared, lists_to_evaluate(prepared, "test"), rows, metrics, limit
-    )
+    return judged_lists(prepared, folder / "rows.parquet", metrics, limit)
 
 
 def sent(ids):
@@ -107,6 +103,7 @@ def test_the_first_metric_with_a_cutoff_is_recomputed(tmp_path, metrics, expecte
     judged = requests(prepared, tmp_path, metrics)
     assert (judged.metric, judged.k) == (expected[0], min(expected[1], size))
     # The export ranks the catalogue: only a metric with a cut-off is the same there.
-    pieces = lists_to_evaluate(prepared, "test")
-    restricted = judged_lists(prepared, pieces, table, metrics, 1_000, retrieved=True)
+    restricted = judged_lists(
+        prepared, tmp_path / "rows.parquet", metrics, 1_000, retrieved=True
+    )
     assert (restricted is None) == (metrics == ["mrr"])

@@ -1,7 +1,7 @@
 """Sampled evaluation: the candidates, the metrics among them, and the labels."""
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from recdistill.errors import ConfigError
@@ -13,7 +13,6 @@ from recdistill.pipeline.sampled_candidates import (
     SampledCandidates,
     check_evaluation,
 )
-from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from tests import small_pipelines
 from tests.evaluation.report.example_reports import report
 from tests.pipeline.logs import random_log, rows_of, run
@@ -107,11 +106,15 @@ def test_all_models_rank_the_sampled_candidates(prepared, sampled):
         assert row["top"] == ranked[:10]
 
 
-def test_the_export_is_judged_on_the_sampled_candidates(prepared, sampled):
+def test_the_export_is_judged_on_the_sampled_candidates(prepared, sampled, tmp_path):
+    import pyarrow as pa
+
     ids = list(rows_of(prepared, "test"))
     table = pa.table({"list_id": ids, "mrr@5": [0.5] * len(ids)})
-    pieces = lists_to_evaluate(prepared, "test", sampled=sampled)
-    judged = judged_lists(prepared, pieces, table, ["mrr@5"], 1_000)
+    pq.write_table(table, tmp_path / "rows.parquet")
+    judged = judged_lists(
+        prepared, tmp_path / "rows.parquet", ["mrr@5"], 1_000, sampled=sampled
+    )
     sent = np.concatenate([batch.allow_ids for batch in judged.batches])
     widths = sorted((sent != "").sum(axis=1))
     assert widths == sorted(map(len, candidates_of(sampled).values()))

@@ -79,9 +79,9 @@ def settings_label(student: Mapping[str, Any]) -> str:
     usual = (None, "none", "float32")
     given = ((k, v) for k, v in student["settings"].items() if v not in usual)
     return ", ".join(
-        # The names of storage types speak for themselves.
+        # The names of encoders and of storage types speak for themselves.
         str(value)
-        if key == "export.storage"
+        if key in ("student.encoder", "export.storage")
         else f"{key.partition('.')[2]} {setting_text(value)}"
         for key, value in given
     )
@@ -98,6 +98,7 @@ def render_sweep(found: Mapping[str, Any]) -> Group:
         ["student", metric, "baseline", "gain", "p50 ms", "p99 ms", "size", ""],
         wide=False,
     )
+    table.columns[0].no_wrap = False
     for place, student in enumerate(found["students"]):
         measured = student["measured"]
         table.add_row(

@@ -94,7 +94,7 @@ class Evaluate(Step):
             rows,
             _models(run),
             gate=run.gate,
-            soft_targets=run.soft_targets.part,
+            soft_targets=run.soft_targets_part,
         )
         report.save(draft.path / "report.json")
         details = page_details(run, report, rows)

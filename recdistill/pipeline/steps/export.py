@@ -55,17 +55,13 @@ class ExportStep(Step):
         published = published_with_key(settings.path / name, draft.key)
         if published is not None:
             return _record(published, verified_manifest(published), {})
-        import pyarrow.parquet as pq
-
         from recdistill.evaluation.report.run_report import Report
         from recdistill.export.student_export import export_student
         from recdistill.pipeline.judged_lists import judged_lists
         from recdistill.pipeline.report_building import ON_CARD
         from recdistill.pipeline.sampled_candidates import SampledCandidates
-        from recdistill.pipeline.scored_candidates import lists_to_evaluate
 
         run.progress("Exporting the student", 0, None)
-        limit = max(settings.parity_rows, JUDGED_LISTS)
         measured: dict[str, float] = {}
         evaluated = run.artefacts["evaluate"].path
         report = Report.load(evaluated / "report.json")
@@ -84,12 +80,11 @@ class ExportStep(Step):
                 accept=partial(_measure, settings.budget, measured),
                 judged=judged_lists(
                     run.prepared,
-                    lists_to_evaluate(
-                        run.prepared, "test", run.score_tables, limit, sampled=sampled
-                    ),
-                    pq.read_table(evaluated / "distilled.parquet"),
+                    evaluated / "distilled.parquet",
                     run.config.evaluate.metrics,
-                    limit,
+                    max(settings.parity_rows, JUDGED_LISTS),
+                    run.score_tables,
+                    sampled,
                     retrieved=sampled is None and run.reranks,
                 ),
                 progress=run.progress,

@@ -23,13 +23,12 @@ from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.student_choice import Cost, knee_place, pareto_places
 from recdistill.export.student_export import export_student
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.judged_lists import judged_lists
 from recdistill.pipeline.rounded_student import as_exported
 from recdistill.pipeline.run_context import VALID
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.served_measurement import measure_served
-from recdistill.pipeline.steps.export import JUDGED_LISTS, export_settings
+from recdistill.pipeline.steps.export import export_settings
 from recdistill.pipeline.steps.step import sections
 from recdistill.pipeline.variants.changed_settings import (
     Settings,
@@ -194,8 +193,8 @@ def measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
     """The measurement of a student's SavedModel, which is exported for it and removed.
 
     It is an artefact of this machine: latency and size, and the metrics of the
-    validation lists with the item embeddings as they are stored. The SavedModel must
-    have these metrics for some of the lists.
+    validation lists with the item embeddings as they are stored. The export is checked
+    to score with these embeddings.
     """
     run = variant.context
     machine = describe_environment([])
@@ -221,16 +220,7 @@ def measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
                 draft.path,
                 name="student",
                 rows=run.prepared.raw_queries(run.config.export.parity_rows),
-                settings=export_settings(
-                    run,
-                    judged=judged_lists(
-                        run.prepared,
-                        run.validation.lists,
-                        rows,
-                        run.validation.metrics,
-                        JUDGED_LISTS,
-                    ),
-                ),
+                settings=export_settings(run),
             )
             draft.record = {"measured": measure_served(export.path)}
             remove(draft.path / "student")
