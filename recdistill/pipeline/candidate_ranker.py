@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from recdistill.data.batches import Lists, catalogue_mask
-from recdistill.data.collation import score_candidates, score_catalogue
+from recdistill.data.collation import score_catalogue, scored_batch
 from recdistill.data.ragged import Ragged
 from recdistill.pipeline.catalogue_ranking import (
     CatalogueScores,
@@ -48,7 +48,7 @@ class CandidateRanker:
         """Scores of the whole catalogue, in the fastest way that the model allows."""
         score, items = self.score, self.items
         if isinstance(score, TwoTowerScorer):
-            return two_tower_scores(score.model, items)
+            return two_tower_scores(score.model)
         if isinstance(score, PopularityScorer):
             popularity = score.popularity
             return lambda lists: np.broadcast_to(popularity, (len(lists), items))
@@ -68,7 +68,7 @@ class CandidateRanker:
         """
         if lists.scored_candidates is None:
             return self._catalogue(lists)
-        return score_candidates(self.score, lists, candidates)
+        return np.asarray(self.score(scored_batch(lists, self.items, candidates)))
 
     def rank(self, lists: Lists, top: int) -> Ranking:
         """Ranks the candidates of each list.
