@@ -31,6 +31,7 @@ HOW_TO_READ = (
     "fresh process on this machine, without protocol and network. Bytes are those of "
     "all files of the SavedModel, whose item embeddings are stored as float32 unless "
     "bfloat16 or int8 is named; quality is that of the embeddings as they are stored. "
+    "In the charts a small circle is a student with rounded embeddings. "
     "A student is on the Pareto front if no other student "
     "is better in quality, median latency and size at once. The knee is the point of "
     "the front from which more quality costs more and more."
