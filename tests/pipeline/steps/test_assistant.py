@@ -84,5 +84,6 @@ def test_the_step_without_an_assistant_says_what_is_missing(copied):
 
 
 def test_towers_of_a_factory_have_no_assistant(tmp_path):
+    towers = "student={factory='package.module:towers'}"
     with pytest.raises(ConfigError, match=r"`distill.assistant` must be left out"):
-        small_pipelines.load(tmp_path, WITH, "student={factory='package.module:towers'}")
+        small_pipelines.load(tmp_path, WITH, towers)
