@@ -18,7 +18,11 @@ from recdistill.errors import ConfigError, DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
+from recdistill.pipeline.config.teacher_section import (
+    TEACHER,
+    has_partial_scores,
+    needs_raw,
+)
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
@@ -158,9 +162,15 @@ class RunContext:
     def add(self, step: str, artefact: Artefact) -> None:
         """Adds the artefact of a finished step.
 
-        Once the number of items is known, `config.lists.size` is decided.
+        Once the number of items is known, `config.lists.size` is decided. The teacher
+        that was found automatically takes the place of the section `teacher`.
         """
         self.artefacts[step] = artefact
+        found = artefact.record.get("chosen") if step == "teacher" else None
+        if found is not None:
+            chosen = {"teacher": TEACHER.validate_python(found)}
+            self.config = self.config.model_copy(update=chosen)
+            vars(self).pop("teacher_identity", None)
         if step == "prepare":
             self.config = self.config.for_catalogue(artefact.record["items"])
 
@@ -308,6 +318,14 @@ class RunContext:
         """The teacher."""
         folder = self.intact("teacher").path
         return load_teacher(self.config, self.prepared, self.external, folder)
+
+    @cached_property
+    def cross_fitted_teacher(self) -> Teacher:
+        """The teacher of the training lists, which has not seen their queries."""
+        folder = self.intact("teacher").path
+        return load_teacher(
+            self.config, self.prepared, self.external, folder, cross_fitted=True
+        )
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
         """The teacher as a function of a batch that reports progress.
