@@ -39,7 +39,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
         encode_candidates=lambda rows: tf.gather(tf.constant(vectors), rows),
         encode_query=lambda query: query["vector"],
     )
-    score = two_tower_scores(model, items)
+    score = two_tower_scores(model)
     times: dict[str, list[float]] = {"product": [], "bare": [], "evaluation": []}
     top = np.zeros(0)
     for number in range(1 + sizes["rounds"]):

@@ -97,8 +97,8 @@ class JudgedLists:
 
         Args:
             answers: The answers to `inputs`, in order.
-            exact: Whether the index is exact and stores float32. Then a list may only
-                differ if its answer has items with nearly equal scores.
+            exact: Whether the index is exact. Then a list may only differ if its
+                answer has items with nearly equal scores.
 
         Raises:
             ExportError: If a list differs for no such reason.

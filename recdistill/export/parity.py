@@ -27,7 +27,8 @@ from recdistill.export import fresh_process
 from recdistill.export.judged_metric import JudgedLists, JudgedMetric
 from recdistill.export.layout import WARM_UP
 from recdistill.export.warm_up import read_records
-from recdistill.retrieval.exact import LOWEST, Storage, as_stored
+from recdistill.retrieval.exact import LOWEST
+from recdistill.retrieval.item_storage import Storage, as_stored
 
 TOLERANCE = 1e-5
 """Largest difference, relative to the largest value of its row if that exceeds 1."""
@@ -225,7 +226,7 @@ def check_parity(
     for loader in (answers[:half], answers[half:]):
         for request, answer in zip(requests, loader[: len(requests)], strict=True):
             comparison.add(request, answer)
-    exact = live.expected_recall is None and live.storage == "float32"
+    exact = live.expected_recall is None
     return Parity(
         queries=len(live.queries),
         requests=len(requests),

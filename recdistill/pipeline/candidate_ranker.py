@@ -48,7 +48,7 @@ class CandidateRanker:
         """Scores of the whole catalogue, in the fastest way that the model allows."""
         score, items = self.score, self.items
         if isinstance(score, TwoTowerScorer):
-            return two_tower_scores(score.model, items)
+            return two_tower_scores(score.model)
         if isinstance(score, PopularityScorer):
             popularity = score.popularity
             return lambda lists: np.broadcast_to(popularity, (len(lists), items))

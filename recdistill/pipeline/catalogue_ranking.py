@@ -67,20 +67,28 @@ class Ranking:
         return cls(np.concatenate([each.top for each in parts]), ranks)
 
 
-def two_tower_scores(model: TwoTowers, items: int) -> CatalogueScores:
+def item_embeddings(model: TwoTowers) -> tf.Tensor:
+    """Embeddings of the whole catalogue by a two-tower model, `(items, dim)` float32.
+
+    Args:
+        model: The model.
+    """
+    pieces, items = [], len(next(iter(model.candidate_table.all().values())))
+    for low in range(0, items, ENCODED_AT_ONCE):
+        rows = tf.range(low, min(low + ENCODED_AT_ONCE, items))
+        pieces.append(model.encode_candidates(model.candidate_table(rows)))
+    return tf.cast(tf.concat(pieces, axis=0), tf.float32)
+
+
+def two_tower_scores(model: TwoTowers) -> CatalogueScores:
     """Scores of the whole catalogue by a two-tower model with its present weights.
 
     Candidates are encoded once, and each query once.
 
     Args:
         model: The model.
-        items: Number of items.
     """
-    pieces = []
-    for low in range(0, items, ENCODED_AT_ONCE):
-        rows = tf.range(low, min(low + ENCODED_AT_ONCE, items))
-        pieces.append(model.encode_candidates(model.candidate_table(rows)))
-    embeddings = tf.cast(tf.concat(pieces, axis=0), tf.float32)
+    embeddings = item_embeddings(model)
 
     def score(lists: Lists) -> np.ndarray:
         queries = model.encode_query(

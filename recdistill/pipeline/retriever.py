@@ -169,7 +169,7 @@ def top_items(student: TwoTowers, prepared: Prepared, count: int) -> TopItems:
         count: Number of items of each list.
     """
     items = prepared.catalogue_size
-    score = two_tower_scores(student, items)
+    score = two_tower_scores(student)
 
     def top(lists: Lists) -> np.ndarray:
         none = np.zeros(len(lists) + 1, "int64")

@@ -15,7 +15,11 @@ from recdistill.data.batches import Lists
 from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ConfigError, DataError
-from recdistill.evaluation.report.run_report import GatePart
+from recdistill.evaluation.report.run_report import (
+    AssistantPart,
+    GatePart,
+    SoftTargetsPart,
+)
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import (
@@ -369,6 +373,48 @@ class RunContext:
         """The transform and temperatures that turn stored scores into soft targets."""
         found = Examination.model_validate(self.artefacts["score"].record["doctor"])
         return choose(self.config.distill, found)
+
+    @property
+    def soft_targets_part(self) -> SoftTargetsPart:
+        """The soft targets of the student for the report, with its assistant."""
+        part, assistant = self.soft_targets.part, self.config.distill.assistant
+        if assistant is None or not self.config.uses_assistant:
+            return part
+        valid = self.artefacts["assistant"].record["valid"]
+        named = AssistantPart(dim=assistant.dim, valid=valid)
+        return part.model_copy(update={"assistant": named})
+
+    # The assistant.
+
+    @property
+    def assistant_config(self) -> Config:
+        """The configuration of the assistant, as if it were the student."""
+        settings = self.config.distill.assistant
+        if settings is None:
+            raise ValueError("`distill.assistant` must be set. Received: none")
+        changes = {"dim": settings.dim, "seeds": 1, "warm_start": None}
+        student = self.config.student.model_copy(update=changes)
+        return self.config.model_copy(update={"student": student})
+
+    @property
+    def assistant_trainer(self) -> Trainer:
+        """Trains the assistant."""
+        return Trainer(
+            self.assistant_config,
+            self.prepared,
+            self.validation,
+            self.progress,
+            self.warn,
+            self.observe,
+        )
+
+    @property
+    def assistant_model(self) -> keras.Model | None:
+        """The assistant that the student learns from, if it has one."""
+        if not self.config.uses_assistant:
+            return None
+        folder = self.intact("assistant").path
+        return load_student(self.assistant_config.student, self.prepared, folder)
 
     # The student.
 

@@ -54,6 +54,7 @@ from recdistill.pipeline.training import (
     train,
 )
 from recdistill.pipeline.training_batches import (
+    scored_by,
     training_batches,
     with_few_untrained,
     with_strata,
@@ -324,6 +325,7 @@ class Trainer:
         label: str,
         steps: int | None = None,
         start: Path | None = None,
+        assistant: keras.Model | None = None,
     ) -> dict[str, Any]:
         """Distils the student, as in `student`.
 
@@ -334,6 +336,8 @@ class Trainer:
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights; None for random ones.
+            assistant: A student that was distilled before, whose scores replace the
+                soft targets.
         """
         first: Path | EarlierStudent | None = start
         if start is None and self._earlier is not None:
@@ -345,6 +349,8 @@ class Trainer:
 
         def dataset(seed: int) -> tf.data.Dataset:
             found = self.batches(files, collate, targets, seed)
+            if assistant is not None:
+                found = scored_by(assistant, found)
             if count is None:
                 return found
             return with_strata(found, strata(self._prepared.popularity, count))

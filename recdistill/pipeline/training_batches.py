@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -45,6 +46,24 @@ def training_batches(
         return {**x, "teacher_scores": scores}, y, weight
 
     return dataset.map(prepare)
+
+
+def scored_by(assistant: keras.Model, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Training batches with the scores of an assistant in place of the soft targets.
+
+    They need neither transform nor temperature: the assistant has learned them at the
+    scale of the loss.
+
+    Args:
+        assistant: A student that was distilled on such batches.
+        dataset: Training batches.
+    """
+
+    def score(x: dict[str, Any], y: Any, weight: Any) -> Any:
+        scores = assistant(x, training=False)
+        return {**x, "teacher_scores": tf.cast(scores, tf.float32)}, y, weight
+
+    return dataset.map(score)
 
 
 def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Dataset:

@@ -11,12 +11,16 @@ can therefore be replaced by writing new variables and keeping the graph.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import tensorflow as tf
 
-Storage = Literal["float32", "bfloat16"]
+from recdistill.retrieval.item_storage import (
+    Storage,
+    column_scales,
+    from_storage,
+    products,
+    to_storage,
+)
 
 LOWEST = float(np.finfo("float32").min)
 """Score of an empty place in an answer: the lowest finite float32."""
@@ -26,9 +30,6 @@ LARGEST = 1e15
 
 BLOCK = 128
 """Length of the blocks of scores in the first level of `best`."""
-
-PIECE = 16_384
-"""Rows of a bfloat16 table that are cast to float32 at a time: 4 MiB at dim 64."""
 
 
 def bounded(vectors: tf.Tensor) -> tf.Tensor:
@@ -50,26 +51,6 @@ def bounded(vectors: tf.Tensor) -> tf.Tensor:
     vectors = tf.cast(vectors, tf.float32)
     vectors = tf.where(tf.math.is_finite(vectors), vectors, tf.zeros_like(vectors))
     return tf.clip_by_value(vectors, -LARGEST, LARGEST)
-
-
-def as_stored(embeddings: np.ndarray, storage: Storage) -> np.ndarray:
-    """Embeddings as rounded by their storage type.
-
-    Args:
-        embeddings: `(items, dim)` float32.
-        storage: "bfloat16" keeps 8 of 24 significant bits and takes half the bytes.
-
-    Returns:
-        `(items, dim)` float32.
-
-    Examples:
-        >>> as_stored(np.array([[1.0, 1.003]], "float32"), "bfloat16")
-        array([[1., 1.]], dtype=float32)
-    """
-    if storage == "float32":
-        return embeddings
-    rounded: np.ndarray = tf.cast(tf.cast(embeddings, storage), tf.float32).numpy()
-    return rounded
 
 
 def check_embeddings(embeddings: np.ndarray) -> np.ndarray:
@@ -150,37 +131,6 @@ def is_listed(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     place = tf.searchsorted(others, rows)
     place = tf.minimum(place, tf.shape(others)[1] - 1)
     return tf.equal(tf.gather(others, place, batch_dims=1), rows)
-
-
-def products(queries: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
-    """Dot products of all queries with all rows of a table, in float32.
-
-    Args:
-        queries: `(batch, dim)` float32.
-        table: `(rows, dim)` float32 or bfloat16. A bfloat16 table is cast piece by
-            piece: cast as a whole, it would need the memory that bfloat16 saves.
-
-    Returns:
-        `(batch, rows)` float32.
-    """
-    if table.dtype == tf.float32:
-        return tf.matmul(queries, table, transpose_b=True)
-    count = (tf.shape(table)[0] + PIECE - 1) // PIECE
-
-    def one(
-        piece: tf.Tensor, scores: tf.TensorArray
-    ) -> tuple[tf.Tensor, tf.TensorArray]:
-        part = tf.cast(table[piece * PIECE : (piece + 1) * PIECE], tf.float32)
-        part = tf.matmul(part, queries, transpose_b=True)
-        return piece + 1, scores.write(piece, part)
-
-    pieces = tf.TensorArray(
-        tf.float32, count, infer_shape=False, element_shape=[None, None]
-    )
-    _, pieces = tf.while_loop(
-        lambda piece, _: piece < count, one, (0, pieces), parallel_iterations=1
-    )
-    return tf.transpose(pieces.concat())
 
 
 def mark_missing(rows: tf.Tensor, scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -351,13 +301,20 @@ class Index(tf.Module):  # type: ignore[misc]
         )
 
 
+def stored_scales(scales: np.ndarray | None) -> tf.Variable | None:
+    """The variable of an index with the scales of int8 columns; None without them."""
+    if scales is None:
+        return None
+    return tf.Variable(tf.constant(scales), trainable=False, name="scales")
+
+
 class ExactIndex(Index):
     """Exact index (brute force): a search scores all items.
 
     Args:
         embeddings: `(items, dim)`, at least one item, entries within ±`LARGEST`.
-        storage: Storage type of the embeddings. Scores are always float32; with
-            bfloat16 only the items are rounded.
+        storage: Storage type of the embeddings. Scores are always float32; only the
+            items are rounded.
 
     Raises:
         ValueError: If the shape is not `(items, dim)`, or an entry is not finite or too
@@ -374,12 +331,14 @@ class ExactIndex(Index):
         super().__init__(name="index")
         values = check_embeddings(embeddings)
         self.size, self.dim = values.shape
+        scales = column_scales(values, storage)
         self.embeddings = tf.Variable(
-            tf.cast(values, storage),
+            to_storage(values, storage, scales),
             trainable=False,
             name="embeddings",
             shape=[None, self.dim],
         )
+        self.scales = stored_scales(scales)
 
     def items(self) -> tf.Tensor:
         """The number of items."""
@@ -387,11 +346,12 @@ class ExactIndex(Index):
 
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the embeddings of catalogue rows."""
-        return tf.cast(tf.gather(self.embeddings, rows), tf.float32)
+        return from_storage(tf.gather(self.embeddings, rows), self.scales)
 
     def search(
         self, queries: tf.Tensor, counts: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Finds the top `k` of the catalogue for each query."""
-        scores = products(queries, tf.convert_to_tensor(self.embeddings))
+        table = tf.convert_to_tensor(self.embeddings)
+        scores = products(queries, table, self.scales)
         return best_of_all(scores, k, exclude)

@@ -8,13 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from recdistill.retrieval.clustering import InvertedLists, build_lists, recall_by_probes
-from recdistill.retrieval.exact import (
-    ExactIndex,
-    Index,
-    Storage,
-    as_stored,
-    check_embeddings,
-)
+from recdistill.retrieval.exact import ExactIndex, Index, check_embeddings
+from recdistill.retrieval.item_storage import Storage, as_stored
 from recdistill.retrieval.ivf import IVFIndex
 
 IVF_FROM = 50_000
@@ -83,6 +78,7 @@ def build_index(
     Raises:
         ValueError: If an embedding is not finite or too large.
     """
+    embeddings = check_embeddings(embeddings)
     stored = as_stored(embeddings, settings.storage)
     facts: dict[str, Any] = {"storage": settings.storage, "k": k}
     facts["queries"] = len(queries)
@@ -91,12 +87,12 @@ def build_index(
         facts["storage_recall"] = _overlap(_true_best(queries, stored, k), truth)
     small = settings.kind == "auto" and len(embeddings) < IVF_FROM
     if settings.kind != "exact" and not small:
-        lists = build_lists(check_embeddings(stored), settings.seed)
+        lists = build_lists(stored, settings.seed)
         best = _true_best(queries, stored, k)
         measured = _choose(lists, queries, best, len(stored), settings.target_recall)
         expected = measured.pop("expected")
         if settings.kind == "ivf" or measured["share_read"] <= WORTH_IT:
-            ivf = IVFIndex(stored, lists, measured["probes"], k, settings.storage)
+            ivf = IVFIndex(embeddings, lists, measured["probes"], k, settings.storage)
             facts = {"kind": "ivf", **facts, **measured}
             return BuiltIndex(ivf, "ivf", expected, facts)
     exact = ExactIndex(embeddings, settings.storage)

@@ -17,13 +17,19 @@ import tensorflow as tf
 from recdistill.retrieval.clustering import InvertedLists
 from recdistill.retrieval.exact import (
     Index,
-    Storage,
     best,
     best_of_all,
     check_embeddings,
     is_listed,
     mark_missing,
+    stored_scales,
+)
+from recdistill.retrieval.item_storage import (
+    Storage,
+    column_scales,
+    from_storage,
     products,
+    to_storage,
 )
 
 
@@ -94,7 +100,10 @@ class IVFIndex(Index):
         self.centroids = variable(
             tf.cast(lists.centroids, tf.float32), "centroids", self.dim
         )
-        self.lists = variable(tf.cast(by_list, storage), "lists", self.dim)
+        scales = column_scales(values, storage)
+        by_list = to_storage(tf.constant(by_list), storage, scales)
+        self.lists = variable(by_list, "lists", self.dim)
+        self.scales = stored_scales(scales)
         self.members = variable(tf.cast(members, tf.int32), "members")
         self.filled = variable(tf.cast(real.sum(axis=1), tf.int32), "filled")
         self.places = variable(tf.constant(place), "places")
@@ -108,7 +117,7 @@ class IVFIndex(Index):
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
         """Returns the embeddings of catalogue rows."""
         table = tf.reshape(self.lists, [-1, self.dim])
-        return tf.cast(tf.gather(table, tf.gather(self.places, rows)), tf.float32)
+        return from_storage(tf.gather(table, tf.gather(self.places, rows)), self.scales)
 
     def search(
         self, queries: tf.Tensor, counts: tf.Tensor, k: tf.Tensor, exclude: tf.Tensor
@@ -173,7 +182,7 @@ class IVFIndex(Index):
             query, lists, count, own = row
             lists = lists[:count]
             vectors = tf.reshape(tf.gather(self.lists, lists), [-1, self.dim])
-            scores = tf.linalg.matvec(tf.cast(vectors, tf.float32), query)
+            scores = tf.linalg.matvec(from_storage(vectors, self.scales), query)
             rows = tf.reshape(tf.gather(self.members, lists), [-1])
             scores = tf.where(rows >= 0, scores, -np.inf)
             scores, place = best(scores[None], own)
@@ -198,7 +207,8 @@ class IVFIndex(Index):
     def _all_scores(self, queries: tf.Tensor) -> tf.Tensor:
         """Scores of all items, `(batch, items)`."""
         table = tf.reshape(self.lists, [-1, self.dim])
-        return tf.gather(products(queries, table), self.places, axis=1)
+        scores = products(queries, table, self.scales)
+        return tf.gather(scores, self.places, axis=1)
 
 
 def _joined(

@@ -26,8 +26,11 @@ def student(function="build", module="tests.pipeline.own_towers", **keys):
 
 
 def test_own_towers_go_through_all_steps(copied):
-    done = go(copied, student(), until="export")
+    done = go(copied, student(), "export.storage=int8", until="export")
     assert made(done) == ["baseline", "distill", "evaluate", "export"]
+    # The report has the metric of the rounded items, which the export serves.
+    judged = done["export"].record["judged"]
+    assert judged["served"] == pytest.approx(judged["reported"], abs=1e-9)
     for step in ("baseline", "distill"):
         arrays = weights(done[step].path)
         # Two embeddings, and a dense layer of 6 inputs with its bias.

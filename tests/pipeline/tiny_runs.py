@@ -10,8 +10,9 @@ from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 
-FIRST_ROUND = [step for step in STEPS if step not in ("pilot", "closure")]
-"""The steps of a run whose lists have no second round."""
+OPTIONAL = ("assistant", "pilot", "closure")
+FIRST_ROUND = [step for step in STEPS if step not in OPTIONAL]
+"""The steps of a run without an assistant whose lists have no second round."""
 
 
 def go(folder, *overrides, until="evaluate", warn=lambda message: None):

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.retrieval import exact as retrieval
+from recdistill.retrieval import exact, item_storage
 from recdistill.retrieval.clustering import build_lists
 from recdistill.retrieval.exact import (
     LARGEST,
     LOWEST,
     ExactIndex,
-    as_stored,
     best,
     bounded,
     is_listed,
 )
+from recdistill.retrieval.item_storage import as_stored
 from recdistill.retrieval.ivf import IVFIndex
 
 
@@ -130,7 +130,7 @@ class TestBest:
     @pytest.mark.parametrize("width", [1, 7, 8, 9, 64, 67])
     @pytest.mark.parametrize("levels", [1, 5])
     def test_equals_a_stable_sort(self, monkeypatch, width, levels):
-        monkeypatch.setattr(retrieval, "BLOCK", 8)
+        monkeypatch.setattr(exact, "BLOCK", 8)
         rng = np.random.default_rng(width)
         # Few different scores: blocks tie with blocks, and items with items.
         scores = rng.integers(0, levels, (3, width)).astype("float32")
@@ -219,18 +219,26 @@ class TestEveryIndex:
         assert rows.shape == (0, 3)
 
 
-class TestBfloat16:
-    def test_scores_are_float32_products_of_rounded_items(self, monkeypatch, many):
-        monkeypatch.setattr(retrieval, "PIECE", 32)  # Three pieces of 90 rows.
-        rounded = as_stored(many, "bfloat16")
-        assert 0 < np.abs(rounded / many - 1).max() <= 2.0**-8
-        index = ExactIndex(many, "bfloat16")
+class TestRoundedStorage:
+    @pytest.mark.parametrize("storage", ["bfloat16", "int8"])
+    def test_scores_are_float32_products_of_rounded_items(
+        self, monkeypatch, many, storage
+    ):
+        monkeypatch.setattr(item_storage, "PIECE", 32)  # Three pieces of 90 rows.
+        rounded = as_stored(many, storage)
+        if storage == "bfloat16":
+            assert 0 < np.abs(rounded / many - 1).max() <= 2.0**-8
+        else:
+            # Half a step, of which the largest entry of a column has 127.
+            assert (np.abs(rounded - many) <= np.abs(many).max(0) / 253).all()
+        index = ExactIndex(many, storage)
         rows, scores = index.top_k(many[:3], 90)
         want = reference_top_k(many[:3], rounded, 90, [[]] * 3)
         np.testing.assert_array_equal(rows, want[..., 0])
         np.testing.assert_allclose(scores, want[..., 1], rtol=1e-5, atol=1e-6)
 
-    def test_takes_half_the_bytes(self, many):
-        assert ExactIndex(many, "bfloat16").embeddings.dtype.size == 2
+    @pytest.mark.parametrize(("storage", "size"), [("bfloat16", 2), ("int8", 1)])
+    def test_takes_fewer_bytes(self, many, storage, size):
+        assert ExactIndex(many, storage).embeddings.dtype.size == size
         lists = build_lists(many, seed=1)
-        assert IVFIndex(many, lists, 1, 1, "bfloat16").lists.dtype.size == 2
+        assert IVFIndex(many, lists, 1, 1, storage).lists.dtype.size == size

@@ -291,6 +291,18 @@ class GuardPart(_Part):
         return [each for each in self.slices if each.fallen]
 
 
+class AssistantPart(_Part):
+    """The teacher assistant whose scores the student learned from.
+
+    Attributes:
+        dim: Width of its embeddings.
+        valid: Its first metric on validation.
+    """
+
+    dim: int
+    valid: float
+
+
 class SoftTargetsPart(_Part):
     """Conversion of the teacher's scores to the student's soft targets.
 
@@ -305,6 +317,8 @@ class SoftTargetsPart(_Part):
         list_size: Number of candidates of a list (median).
         findings: Findings of the score doctor.
         reason: Reason for the score doctor's proposal.
+        assistant: The assistant, which learned from these soft targets; the student
+            learned from its scores. None if the student learned from the soft targets.
     """
 
     transform: str
@@ -315,6 +329,7 @@ class SoftTargetsPart(_Part):
     list_size: float
     findings: tuple[str, ...] = ()
     reason: str | None = None
+    assistant: AssistantPart | None = None
 
 
 class TeacherPart(_Part):

@@ -29,7 +29,9 @@ HOW_TO_READ = (
     "Latency is that of the signature serving_default of each student's own "
     "SavedModel: one query, the top items of the whole catalogue, one thread, in a "
     "fresh process on this machine, without protocol and network. Bytes are those of "
-    "all files of the SavedModel. A student is on the Pareto front if no other student "
+    "all files of the SavedModel, whose item embeddings are stored as float32 unless "
+    "bfloat16 or int8 is named; quality is that of the embeddings as they are stored. "
+    "A student is on the Pareto front if no other student "
     "is better in quality, median latency and size at once. The knee is the point of "
     "the front from which more quality costs more and more."
 )
@@ -73,9 +75,16 @@ def sweep_verdict(found: Mapping[str, Any]) -> str:
 
 
 def settings_label(student: Mapping[str, Any]) -> str:
-    """The settings of a student without their section, such as "dim 16"."""
-    given = ((k, v) for k, v in student["settings"].items() if v not in (None, "none"))
-    return ", ".join(f"{key.partition('.')[2]} {setting_text(v)}" for key, v in given)
+    """The settings of a student without their section, such as "dim 16, int8"."""
+    usual = (None, "none", "float32")
+    given = ((k, v) for k, v in student["settings"].items() if v not in usual)
+    return ", ".join(
+        # The names of encoders and of storage types speak for themselves.
+        str(value)
+        if key in ("student.encoder", "export.storage")
+        else f"{key.partition('.')[2]} {setting_text(value)}"
+        for key, value in given
+    )
 
 
 def render_sweep(found: Mapping[str, Any]) -> Group:
@@ -89,6 +98,7 @@ def render_sweep(found: Mapping[str, Any]) -> Group:
         ["student", metric, "baseline", "gain", "p50 ms", "p99 ms", "size", ""],
         wide=False,
     )
+    table.columns[0].no_wrap = False
     for place, student in enumerate(found["students"]):
         measured = student["measured"]
         table.add_row(

@@ -145,4 +145,10 @@ def soft_targets_line(part: Mapping[str, Any]) -> str:
         counted = f": about {effective:.3g} of {part['list_size']:,.0f} candidates"
         counted += " have weight"
     by = " (chosen by the score doctor)" if part["chosen_by"] == "doctor" else ""
-    return f"{part['transform']}{softened}{by}{counted}"
+    through, assistant = "", part.get("assistant")
+    if assistant is not None:
+        through = (
+            f"; through an assistant of width {assistant['dim']}, which has "
+            f"{assistant['valid']:.4f} on validation"
+        )
+    return f"{part['transform']}{softened}{by}{counted}{through}"

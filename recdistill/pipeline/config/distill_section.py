@@ -44,6 +44,14 @@ class LossTerm(Section):
     )
 
 
+class AssistantConfig(Section):
+    """A teacher assistant between the teacher and a narrow student."""
+
+    dim: int = Field(
+        gt=1, description="Width of the assistant's embeddings, above the student's."
+    )
+
+
 class DistillConfig(Section):
     """Losses and soft targets of the distillation, and the gate."""
 
@@ -95,6 +103,12 @@ class DistillConfig(Section):
         description="Temperature of the loss at the end of training; it changes "
         "linearly from `temperature` to it (with a second round, in each round). By "
         "default it stays the same.",
+    )
+    assistant: AssistantConfig | None = Field(
+        default=None,
+        description="A wider student, such as `{ dim = 64 }`, that is distilled first. "
+        "The student then learns from the assistant's scores in place of the "
+        "teacher's. A student that is not narrower learns from the teacher.",
     )
     gate: Literal["stop", "warn"] = Field(
         default="stop",

@@ -179,6 +179,22 @@ class Config(Section):
         )
         return self
 
+    @model_validator(mode="after")
+    def _assistant_has_a_width(self) -> Self:
+        if self.distill.assistant is not None and self.student.factory is not None:
+            raise ValueError(
+                "`distill.assistant` must be left out with `student.factory`, because "
+                "an assistant is the built-in student of another width. Received: "
+                f"dim={self.distill.assistant.dim}"
+            )
+        return self
+
+    @property
+    def uses_assistant(self) -> bool:
+        """Whether the student is narrower than a configured assistant."""
+        assistant = self.distill.assistant
+        return assistant is not None and assistant.dim > self.student.dim
+
     def for_catalogue(self, items: int) -> Config:
         """The configuration with `lists.size` decided by the number of items."""
         partial = has_partial_scores(self.teacher)

@@ -65,12 +65,15 @@ SearchSpace = Mapping[str, Choices | Range]
 """What is searched, by dotted key such as "student.dim"."""
 
 
-def parse_space(table: Mapping[str, Any], place: str) -> dict[str, Choices | Range]:
+def parse_space(
+    table: Mapping[str, Any], place: str, also: Sequence[str] = ()
+) -> dict[str, Choices | Range]:
     """Reads a search space, whose tables are nested as in the configuration.
 
     Args:
         table: For each setting a list of values, or `{ low = …, high = … }`.
         place: The key of the table, for errors.
+        also: Further keys that can be searched.
 
     Raises:
         ValueError: If a setting cannot be searched, or is neither of the two.
@@ -80,7 +83,7 @@ def parse_space(table: Mapping[str, Any], place: str) -> dict[str, Choices | Ran
         {'student.dim': Choices(values=(8, 16))}
     """
     found = dict(_settings(table, (), place))
-    for key in found:
+    for key in found.keys() - {*also}:
         if key.partition(".")[0] not in SEARCHED and key not in SEARCHED_LISTS:
             raise ValueError(
                 f"`{place}` must have keys of the sections `student` and `distill`, or "

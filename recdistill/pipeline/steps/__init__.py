@@ -6,6 +6,7 @@ names and summaries at once.
 
 from types import MappingProxyType
 
+from recdistill.pipeline.steps.assistant import Assistant
 from recdistill.pipeline.steps.baseline import Baseline
 from recdistill.pipeline.steps.closure import Closure
 from recdistill.pipeline.steps.distill import Distill
@@ -22,6 +23,7 @@ _ORDER: tuple[Step, ...] = (
     Baseline(),
     TeacherStep(),
     Score(),
+    Assistant(),
     Pilot(),
     Closure(),
     Distill(),
@@ -33,5 +35,6 @@ STEPS = MappingProxyType({step.name: step for step in _ORDER})
 """All steps by name, in the order in which they run.
 
 With partial scores the baseline runs after `score`, because it trains on the scored
-candidates. `pilot` and `closure` run with retrieved lists only.
+candidates. `pilot` and `closure` run with retrieved lists only, and `assistant` with
+`distill.assistant` only.
 """

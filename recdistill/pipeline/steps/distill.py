@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.pilot import (
+    assistant_of,
     check_gate,
     distillation_inputs,
     first_steps,
@@ -29,20 +30,20 @@ class Distill(Step):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The stored scores; the gate compares teacher and baseline."""
-        first = ("baseline", "teacher", "score")
+        first = ("baseline", "teacher", "score", *assistant_of(config))
         return (*first, "pilot", "closure") if config.lists.has_second_round else first
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """The prepared data, the stored scores, and a baseline to start from."""
         if config.lists.has_second_round:
-            return ("prepare", "pilot", "closure")
+            return ("prepare", *assistant_of(config), "pilot", "closure")
         start = ("baseline",) if starts_from_baseline(config) else ()
-        return ("prepare", *start, "score")
+        return ("prepare", *start, "score", *assistant_of(config))
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
-        # With a second round, the step `pilot` has checked it.
-        if not run.config.lists.has_second_round:
+        # With an assistant or a second round, an earlier step has checked it.
+        if not (run.config.uses_assistant or run.config.lists.has_second_round):
             check_gate(run)
 
     def trains(self, config: Config) -> bool:
@@ -55,15 +56,20 @@ class Distill(Step):
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the weights and the metrics of the validation lists."""
-        targets = run.soft_targets
         if run.config.lists.has_second_round:
             record = self._second_round(run, draft)
         else:
             files = run.score_files("score")
             record = run.trainer.distil(
-                draft.path, files, targets, "Distilling", start=first_weights(run)
+                draft.path,
+                files,
+                run.soft_targets,
+                "Distilling",
+                start=first_weights(run),
+                assistant=run.assistant_model,
             )
-        return {**record, "soft_targets": targets.part.model_dump(mode="json")}
+        part = run.soft_targets_part.model_dump(mode="json")
+        return {**record, "soft_targets": part}
 
     @staticmethod
     def _second_round(run: RunContext, draft: Draft) -> dict[str, Any]:
@@ -76,6 +82,7 @@ class Distill(Step):
             "Distilling",
             steps=max(1, steps - first_steps(steps)),
             start=pilot.path,
+            assistant=run.assistant_model,
         )
         before, after = pilot.record["valid"], record["valid"]
         if before > after:
@@ -87,7 +94,13 @@ class Distill(Step):
         return {**record, "valid": max(before, after), "second_round": second}
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
-        """What the second round gained on validation."""
+        """The assistant, and what the second round gained on validation."""
+        assistant = record["soft_targets"]["assistant"]
+        if assistant is not None:
+            yield (
+                f"learned from an assistant of width {assistant['dim']}, which has "
+                f"{assistant['valid']:.4f} on validation"
+            )
         second = record.get("second_round")
         if second is not None:
             kept = "" if second["after"] >= second["before"] else "; the pilot is kept"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
     from recdistill.evaluation.report.run_report import Report
     from recdistill.pipeline.config import Config
+    from recdistill.pipeline.config.export_section import Storage
     from recdistill.pipeline.model_comparison import ComparisonRows, ListRanker
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.sampled_candidates import SampledCandidates
@@ -56,6 +57,7 @@ class Evaluate(Step):
             "gate": run.gate.model_dump(mode="json", exclude={"differences"}),
             # Its `action` decides whether to export; the report does not depend on it.
             "largest_fall": run.config.guard.largest_fall,
+            "storage": run.config.export.storage,
             **sections(run.config, "seed", "evaluate"),
         }
 
@@ -92,7 +94,7 @@ class Evaluate(Step):
             rows,
             _models(run),
             gate=run.gate,
-            soft_targets=run.soft_targets.part,
+            soft_targets=run.soft_targets_part,
         )
         report.save(draft.path / "report.json")
         details = page_details(run, report, rows)
@@ -153,21 +155,27 @@ def _open_ranker(run: RunContext) -> ListRanker:
     """Opens all models, once in each process that ranks test lists."""
     from recdistill.pipeline.model_comparison import ListRanker
     from recdistill.pipeline.report_building import seed_name
+    from recdistill.pipeline.rounded_student import as_exported
     from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
 
-    settings = run.config.evaluate
+    settings, storage = run.config.evaluate, run.config.export.storage
     retrieves = settings.sampled_candidates is None and run.reranks
+    models = _models(run)
+    models["distilled"] = as_exported(models["distilled"], storage)
     scorers: dict[str, Scorer] = {
         "popularity": PopularityScorer(run.prepared.popularity),
-        **{name: compiled(model) for name, model in _models(run).items()},
+        **{name: compiled(model) for name, model in models.items()},
     }
+    rounding: dict[str, Storage] = {"baseline": "float32", "distill": storage}
     return ListRanker(
         scorers,
         run.prepared.catalogue_size,
         settings.metrics,
         settings.retrieved if retrieves else None,
         further={
-            seed_name(model, seed): compiled(run.student_model(step, seed))
+            seed_name(model, seed): compiled(
+                as_exported(run.student_model(step, seed), rounding[step])
+            )
             for model, step in (("baseline", "baseline"), ("distilled", "distill"))
             for seed in run.common_seeds
         },

@@ -124,9 +124,8 @@ class ExportStep(Step):
             yield (
                 f"The export serves {judged['metric']} {judged['served']:.4f} where "
                 f"the report has {judged['reported']:.4f}, on the same "
-                f"{judged['lists']} test lists. The approximate index or the rounded "
-                'embeddings cause the difference; `export.index` = "exact" and '
-                '`export.storage` = "float32" avoid it.'
+                f"{judged['lists']} test lists. The approximate index causes the "
+                'difference; `export.index` = "exact" avoids it.'
             )
 
     def is_intact(self, artefact: Artefact) -> bool:

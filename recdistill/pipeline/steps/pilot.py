@@ -28,17 +28,18 @@ class Pilot(Step):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The stored scores; the gate compares teacher and baseline."""
-        return ("baseline", "teacher", "score")
+        return ("baseline", "teacher", "score", *assistant_of(config))
 
     def reads(self, config: Config) -> tuple[str, ...]:
-        """The prepared data, the stored scores, and a baseline to start from."""
+        """The data, the scores, a baseline to start from, and the assistant."""
         start = ("baseline",) if starts_from_baseline(config) else ()
-        return ("prepare", *start, "score")
+        return ("prepare", *start, "score", *assistant_of(config))
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
         require_second_round(run.config, self.name)
-        check_gate(run)
+        if not run.config.uses_assistant:  # Which has checked it.
+            check_gate(run)
 
     def trains(self, config: Config) -> bool:
         """The student is trained."""
@@ -57,6 +58,7 @@ class Pilot(Step):
             "Distilling the pilot student",
             steps=first_steps(run.config.student.steps),
             start=first_weights(run),
+            assistant=run.assistant_model,
         )
 
     def gist(self, record: Mapping[str, Any]) -> str:
@@ -76,6 +78,11 @@ def check_gate(run: RunContext) -> None:
 def starts_from_baseline(config: Config) -> bool:
     """Whether the student starts with the weights of the baseline of this run."""
     return config.student.warm_start == "baseline"
+
+
+def assistant_of(config: Config) -> tuple[str, ...]:
+    """The step that trains the student's assistant, if it has one."""
+    return ("assistant",) if config.uses_assistant else ()
 
 
 def first_weights(run: RunContext) -> Path | None:
@@ -112,7 +119,8 @@ def distillation_inputs(run: RunContext) -> dict[str, Any]:
         **run.validation_inputs,
         "student": run.student_inputs,
         # The gate decides whether to distil; the student does not depend on it.
-        "distill": settings.model_dump(mode="json", exclude={"gate"}),
+        # An assistant is an artefact that the step needs.
+        "distill": settings.model_dump(mode="json", exclude={"gate", "assistant"}),
         "from_baseline": starts_from_baseline(run.config),
         **sections(run.config, "seed"),
     }

@@ -256,7 +256,7 @@ class _Search:
     def _remove_weights(self) -> None:
         """Removes the students that are not needed for the comparison at the end."""
         kept = {self._artefact(each) for each in self._compared() if each is not None}
-        for step in ("pilot", "closure", "distill"):
+        for step in ("assistant", "pilot", "closure", "distill"):
             for path in self._trials.glob(f"{step}-*"):
                 if path.name not in kept:
                     shutil.rmtree(path)

@@ -1,9 +1,10 @@
 """The comparison of `recdistill sweep`: students of different size from one teacher.
 
 Each student is distilled from the same stored scores, beside a baseline with the same
-settings, exported, and measured on its own SavedModel. Quality is that on the
-validation lists, because a student is chosen by it: the relevance of the test lists is
-not read. The run with the chosen settings evaluates the test part once.
+settings, exported with each type of stored item embeddings, and measured on its own
+SavedModels. Quality is that on the validation lists, because a student is chosen by it:
+the relevance of the test lists is not read. The run with the chosen settings evaluates
+the test part once.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.student_choice import Cost, knee_place, pareto_places
 from recdistill.export.student_export import export_student
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.rounded_student import as_exported
+from recdistill.pipeline.run_context import VALID
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.served_measurement import measure_served
 from recdistill.pipeline.steps.export import export_settings
 from recdistill.pipeline.steps.step import sections
@@ -46,8 +50,8 @@ class MeasuredStudent:
 
     Attributes:
         settings: Its settings by dotted key.
-        quality: Its first metric on validation.
-        baseline: That of the baseline with the same settings.
+        quality: Its first metric on validation, with the item embeddings of its export.
+        baseline: That of the baseline with the same settings, which is not exported.
         gain: Student minus baseline, paired.
         parameters: Number of its parameters.
         measured: Latency and size of its SavedModel, see
@@ -163,7 +167,7 @@ def _measured_student(
     progress(f"{label}: Measuring its SavedModel", 0, None)
     measured = measured_export(variant, distilled)
     run, samples = variant.context, config.evaluate.bootstrap
-    ours, alone = (_rows(run.artefacts[name]) for name in ("distill", "baseline"))
+    ours, alone = _rows(measured), _rows(run.artefacts["baseline"])
     metric, seed = run.validation.metrics[0], config.seed
     quality, baseline = (
         bootstrap(rows, [metric], samples=samples, seed=seed)[metric]
@@ -182,28 +186,35 @@ def _measured_student(
 
 
 def _rows(artefact: Artefact) -> pa.Table:
-    return pq.read_table(artefact.file("valid.parquet"))
+    return pq.read_table(artefact.file(VALID))
 
 
 def measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
     """The measurement of a student's SavedModel, which is exported for it and removed.
 
-    It is an artefact of this machine.
+    It is an artefact of this machine: latency and size, and the metrics of the
+    validation lists with the item embeddings as they are stored. The export is checked
+    to score with these embeddings.
     """
     run = variant.context
     machine = describe_environment([])
     inputs = {
         "distill_key": distilled.key,
         "machine": {name: machine.get(name) for name in ("cpu", "cores")},
-        **sections(run.config, "export"),
+        **run.validation_inputs,
+        **sections(run.config, "seed", "export"),
     }
     for key in ("path", "budget"):
         inputs["export"].pop(key)
     with variant.workspace.produce("measure", inputs) as draft:
         if draft.done is None:
             draft.restart()
+            student = run.student_model("distill")
+            exported = as_exported(student, run.config.export.storage)
+            rows = run.validation.rows(compiled(exported))
+            pq.write_table(rows, draft.path / VALID)
             export = export_student(
-                run.student_model("distill"),
+                student,
                 run.prepared.schema,
                 run.prepared.items,
                 draft.path,

@@ -16,7 +16,8 @@ def student(dim, quality, p50, size, gain, gate=True):
     return {
         "settings": {
             "student.dim": dim,
-            "student.encoder": "gru" if dim == 64 else None,
+            "student.encoder": "attention" if dim == 64 else None,
+            "export.storage": "bfloat16" if dim == 64 else "float32",
         },
         "quality": {"value": quality, "ci": [quality - 0.01, quality + 0.01]},
         "baseline": {"value": 0.07, "ci": [0.06, 0.08]},
@@ -49,11 +50,11 @@ FOUND = {
 def test_one_sentence_names_the_knee_and_the_best():
     assert sweep_verdict(FOUND) == (
         "The knee is dim 8: NDCG@10 0.0800 on validation, 0.2 ms and 500 kB. The best "
-        "is dim 64, encoder gru: 0.0900, 0.4 ms and 2 MB."
+        "is dim 64, attention, bfloat16: 0.0900, 0.4 ms and 2 MB."
     )
     assert sweep_verdict(copy.deepcopy(FOUND) | {"knee": 1}) == (
-        "The knee is dim 64, encoder gru: NDCG@10 0.0900 on validation, 0.4 ms and "
-        "2 MB; no student is better."
+        "The knee is dim 64, attention, bfloat16: NDCG@10 0.0900 on validation, 0.4 ms "
+        "and 2 MB; no student is better."
     )
 
 
@@ -66,8 +67,9 @@ def test_the_table_fits_80_columns_and_marks_the_front():
     found = [" ".join(line.split()) for line in lines if line.startswith("dim")]
     assert found[-2:] == [
         "dim 8 0.0800 0.0700 +0.0100 0.2 2.5 500 kB knee",
-        "dim 64, encoder gru 0.0900 0.0700 (\N{MINUS SIGN}0.0100) 0.4 2.5 2 MB front *",
+        "dim 64, attention, 0.0900 0.0700 (\N{MINUS SIGN}0.0100) 0.4 2.5 2 MB front *",
     ]
+    assert any(line.strip() == "bfloat16" for line in lines)
     assert "A gain in brackets is within noise." in " ".join(" ".join(lines).split())
 
 

@@ -11,7 +11,9 @@ from recdistill.evaluation.intervals import Interval
 from recdistill.export import publishing
 from recdistill.pipeline import served_measurement
 from recdistill.pipeline.config import load_config
+from recdistill.pipeline.rounded_student import as_exported
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.variants import budgeted_run, student_sweep
 from recdistill.pipeline.variants.budgeted_run import best_within, run_within_budget
 from recdistill.pipeline.variants.changed_settings import with_settings
@@ -25,7 +27,7 @@ from tests import small_pipelines
 
 pytestmark = pytest.mark.slow
 
-WIDTH = "sweep.vary={student={dim=[4]}}"
+WIDTH = "sweep.vary={student={dim=[4]}, export={storage=['float32', 'int8']}}"
 
 
 def served(p99, size, p50=0.5):
@@ -78,17 +80,22 @@ def test_a_student_of_the_run_is_not_trained_again_and_measured_once(
 ):
     for _ in range(2):
         result = sweep(pipeline(finished, WIDTH))
-    (only,) = result.students
+    only, rounded = result.students
     records = {name: each.record for name, each in tiny_run.artefacts.items()}
     assert only.quality.value == pytest.approx(records["distill"]["valid"])
     assert only.baseline.value == pytest.approx(records["baseline"]["valid"])
     assert only.gain.value == pytest.approx(only.quality.value - only.baseline.value)
     assert result.teacher == records["teacher"]["valid"]
     assert result.lists == 300
-    assert len(unchecked) == 1
-    # The SavedModel is removed after its measurement; its record stays.
-    assert not unchecked[0].exists()
+    # The SavedModels are removed after their measurement; the records stay.
+    assert [each.exists() for each in unchecked] == [False, False]
     assert only.measured["bytes"] > 100_000
+    assert rounded.baseline == only.baseline
+    run = pipeline(finished)
+    run.run("distill")
+    student = as_exported(run.context.student_model("distill"), "int8")
+    quality = run.context.validation(compiled(student))
+    assert rounded.quality.value == pytest.approx(quality)
     found = write_sweep(result)
     config = load_config(Path(found["files"]["knee"]))
     assert (config.name, config.student.dim) == ("tiny_knee", 4)
@@ -181,7 +188,9 @@ def test_by_default_widths_and_encoders_are_varied_one_at_a_time(tmp_path):
 
     def pairs(has_history):
         found = config.sweep.students(config.student, has_history)
-        return [(s["student.dim"], s["student.encoder"]) for s in found]
+        storages = [each["export.storage"] for each in found]
+        assert storages == ["float32", "bfloat16", "int8"] * (len(found) // 3)
+        return [(s["student.dim"], s["student.encoder"]) for s in found[::3]]
 
     widths = [(8, "gru"), (16, "gru"), (32, "gru"), (64, "gru")]
     assert pairs(has_history=False) == widths

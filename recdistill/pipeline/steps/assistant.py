@@ -1,0 +1,83 @@
+"""The step `assistant`: a wider student, whose scores a narrow student learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from recdistill.pipeline.steps.pilot import check_gate, distillation_inputs
+from recdistill.pipeline.steps.step import Step
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.config import Config
+    from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.workspace import Draft
+
+
+class Assistant(Step):
+    """Distils a teacher assistant, if the teacher is good enough.
+
+    It has the settings of the student, except its width, and learns from the stored
+    scores. The student then learns from the assistant (Mirzadeh et al., 2020). Its
+    scores are computed batch by batch, so that no second copy of the lists is stored.
+    """
+
+    name = "assistant"
+    summary = "Distil a teacher assistant (with `distill.assistant`)."
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """The stored scores. Students of all widths share the assistant."""
+        return ("teacher", "score")
+
+    def reads(self, config: Config) -> tuple[str, ...]:
+        """The prepared data and the stored scores."""
+        return ("prepare", "score")
+
+    def before(self, run: RunContext) -> None:
+        """Stops the run if the gate is closed, if there is a baseline to compare."""
+        _require_assistant(run.config)
+        if "baseline" in run.artefacts:
+            check_gate(run)
+
+    def trains(self, config: Config) -> bool:
+        """The assistant is trained."""
+        return True
+
+    def inputs(self, run: RunContext) -> dict[str, Any]:
+        """The assistant, its training and the distillation."""
+        return {
+            **distillation_inputs(run),
+            "student": run.assistant_config.student.model_dump(mode="json"),
+            "from_baseline": False,
+        }
+
+    def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
+        """Writes the weights and the metrics of the validation lists."""
+        return run.assistant_trainer.distil(
+            draft.path,
+            run.score_files("score"),
+            run.soft_targets,
+            "Distilling the assistant",
+        )
+
+    def gist(self, record: Mapping[str, Any]) -> str:
+        """The first metric on validation."""
+        return f"validation {record['valid']:.4f}"
+
+
+def _require_assistant(config: Config) -> None:
+    """Checks that the student of a configuration has an assistant.
+
+    Raises:
+        ConfigError: If not.
+    """
+    from recdistill.errors import ConfigError
+
+    if not config.uses_assistant:
+        settings = config.distill.assistant
+        received = "none" if settings is None else f"dim={settings.dim}"
+        raise ConfigError(
+            "The step `assistant` needs `distill.assistant` with a `dim` above that of "
+            f"the student, {config.student.dim}. Received: {received}. Run the step "
+            "`distill`, which does not need it."
+        )
