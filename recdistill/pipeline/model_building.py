@@ -45,6 +45,7 @@ from recdistill.pipeline.config.teacher_section import (
     same_before,
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
+from recdistill.pipeline.engine import begin_like_a_new_process
 from recdistill.pipeline.memory import (
     require_for_attention,
     require_for_linear_model,
@@ -154,14 +155,15 @@ class TeacherBuilder:
     def member(self, config: Any, same: int = 0) -> Teacher:
         """A member with all its weights; a ranker has its initial ones.
 
-        The initial weights do not depend on what was built before.
+        Its initial weights and the names of its layers do not depend on what was built
+        before.
 
         Args:
             config: The member's settings.
             same: Number of members before it that have the same settings.
         """
         if self._fit:
-            keras.utils.set_random_seed(self._config.seed + same)
+            begin_like_a_new_process(self._config.seed + same)
         member = self._build(config)
         if isinstance(member, keras.Model):
             _build_weights(member, self._prepared)

@@ -124,13 +124,16 @@ class TeacherSearch:
     def _try(self, settings: Section, tried: Sequence[Any]) -> dict[str, Any]:
         """Trains or fits a candidate if the rest of the budget is enough for it."""
         begin = perf_counter()
+        self.run.progress(f"Trying {named(given(settings))}", 0, None)
         needed, valid, reason = 0.0, None, None
         try:
             left = self._left(tried)
             needed = self._needed(settings, tried, left)
             left -= perf_counter() - begin
             if needed > left:
-                reason = f"needs {needed:.0f} s, and {max(left, 0.0):.0f} s are left"
+                reason = (
+                    f"needs {needed:.0f} s or more, {max(left, 0.0):.0f} s are left"
+                )
             else:
                 valid = self._valid(settings)
         except (ConfigError, TrainingError) as error:
