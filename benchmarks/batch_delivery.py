@@ -13,6 +13,7 @@ import tensorflow as tf
 from benchmarks import Benchmark, sized
 from benchmarks.distillation_step import distiller_step, queries
 from recdistill.data.collation import Collator
+from recdistill.data.dense_columns import with_matrix
 from recdistill.data.shard_reading import batches, read_lists
 
 BATCH = 256
@@ -77,11 +78,12 @@ def write_shards(
             "query.occupation": query["occupation"],
             "query.history": fixed(query["history"]),
         }
+        table = pa.table(columns)
         if scored:
             scores = rng.normal(size=(lists, items)).astype("float16")
-            columns["teacher_scores"] = fixed(scores)
+            table = with_matrix(table, "teacher_scores", scores)
         paths.append(folder / f"{number:05d}.parquet")
-        pq.write_table(pa.table(columns), paths[-1])
+        pq.write_table(table, paths[-1])
     return paths
 
 

@@ -61,9 +61,7 @@ class Collator:
         if self.with_teacher and lists.teacher_scores is not None:
             x["teacher_scores"] = lists.teacher_scores.astype("float32")
         if self.training_rows is not None:
-            known = lists.query_row[:, None] >= 0
-            rows = self.training_rows.take(np.maximum(lists.query_row, 0))
-            x["training_row"] = np.where(known, rows.padded(0), 0)
+            x["training_row"] = _training_row(lists, self.training_rows)
         if self.with_raw:
             x |= {"raw": raw_inputs(lists), "list_key": lists.list_key}
         y = (
@@ -183,24 +181,43 @@ def _stored(lists: Lists, stored: np.ndarray) -> _Candidates:
     return index, mask, relevance, lists.item_weight()
 
 
-def score_candidates(
-    score: Callable[[Mapping[str, Any]], Any], lists: Lists, candidates: np.ndarray
-) -> np.ndarray:
-    """Scores of the given candidates of each list, `(lists, n)`.
+def _training_row(lists: Lists, training_rows: Ragged) -> np.ndarray:
+    """The training row of each list's query, padded with 0; 0 for a new query."""
+    rows = training_rows.take(np.maximum(lists.query_row, 0))
+    return np.where(lists.query_row[:, None] >= 0, rows.padded(0), 0)
+
+
+def scored_batch(
+    lists: Lists,
+    catalogue_size: int,
+    candidates: np.ndarray | None = None,
+    training_rows: Ragged | None = None,
+) -> dict[str, Any]:
+    """A batch of which only the scores are wanted, with raw inputs but without labels.
 
     Args:
-        score: As for `score_catalogue`.
         lists: The queries.
-        candidates: `(lists, n)` int, item rows; those below 0 are masked.
+        catalogue_size: Number of items.
+        candidates: `(lists, n)` int, item rows; those below 0 are masked. None for the
+            whole catalogue.
+        training_rows: As for `Collator`.
     """
+    if candidates is None:
+        index = np.arange(catalogue_size, dtype="int32")
+        mask = catalogue_mask(lists, catalogue_size)
+    else:
+        index = np.maximum(candidates, 0).astype("int32")
+        mask = candidates >= 0
     x = {
-        "candidate_index": np.maximum(candidates, 0).astype("int32"),
+        "candidate_index": index,
         "query": dict(lists.query),
-        "mask": candidates >= 0,
+        "mask": mask,
         "raw": raw_inputs(lists),
         "list_key": lists.list_key,
     }
-    return np.asarray(score(x))
+    if training_rows is not None:
+        x["training_row"] = _training_row(lists, training_rows)
+    return x
 
 
 def score_catalogue(
@@ -214,6 +231,4 @@ def score_catalogue(
         lists: The queries.
         catalogue_size: Number of items.
     """
-    collate = Collator(catalogue_size, with_raw=True)
-    (x, _, _) = collate(lists, np.random.default_rng(0))
-    return np.asarray(score(x))
+    return np.asarray(score(scored_batch(lists, catalogue_size)))

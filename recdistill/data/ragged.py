@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+TABLE_BYTES = 2**22
+"""Bytes of the table with which values of rows are looked up."""
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -121,11 +124,7 @@ class Ragged:
         if not values.size or not len(self.values):
             return found
         if values.ndim == 2:
-            size = 1 + max(int(self.values.max()), int(values.max()))
-            row = np.arange(len(self))[:, None] * size
-            known = self.values >= 0
-            keys = (self.row_numbers() * size + self.values)[known]
-            return is_among(row + values, keys) & (values >= 0)
+            return self._holds_own(values)
         order = np.argsort(values, kind="stable")
         ordered = values[order]
         first = np.searchsorted(ordered, self.values, side="left")
@@ -134,6 +133,27 @@ class Ragged:
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         place = order[np.repeat(first, count) + within]
         found[np.repeat(self.row_numbers(), count), place] = True
+        return found
+
+    def _holds_own(self, values: np.ndarray) -> np.ndarray:
+        """Whether each row has each of its own values, `(rows, n)` bool.
+
+        A few rows at a time have a table of all possible values.
+        """
+        found = np.zeros(values.shape, bool)
+        size = 2 + max(int(self.values.max()), int(values.max()))
+        rows = max(1, TABLE_BYTES // size)
+        start = np.arange(rows) * size + 1  # The place before is for values below 0.
+        table = np.zeros(rows * size, bool)
+        for first in range(0, len(self), rows):
+            offsets = self.offsets[first : first + rows + 1]
+            own = np.maximum(self.values[offsets[0] : offsets[-1]], -1)
+            own = own + np.repeat(start[: len(offsets) - 1], np.diff(offsets))
+            wanted = np.maximum(values[first : first + rows], -1)
+            table[own] = True
+            table[start - 1] = False
+            found[first : first + rows] = table[start[: len(wanted), None] + wanted]
+            table[own] = False
         return found
 
     def union(self, other: Ragged) -> Ragged:
@@ -149,12 +169,16 @@ class Ragged:
         rows = np.concatenate([self.row_numbers(), other.row_numbers()])
         size = 1 + int(values.max(initial=0))
         # A sort, because `np.unique` takes many times as long for millions of values.
-        keys = np.sort((rows * size + values)[values >= 0])
+        keys = (rows * size + values)[values >= 0]
+        if len(self) * size < 2**31:
+            keys = keys.astype("int32")
+        keys.sort()
         new = np.ones(len(keys), bool)
-        new[1:] = keys[1:] != keys[:-1]
+        np.not_equal(keys[1:], keys[:-1], out=new[1:])
         keys = keys[new]
-        offsets = np.searchsorted(keys, np.arange(len(self) + 1) * size)
-        return Ragged((keys % size).astype(self.values.dtype), offsets)
+        row = keys // size
+        offsets = np.searchsorted(row, np.arange(len(self) + 1))
+        return Ragged((keys - row * size).astype(self.values.dtype), offsets)
 
     def followed_by(self, other: Ragged) -> Ragged:
         """The values of each row, and then those of the same row of `other`.

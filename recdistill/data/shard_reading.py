@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from recdistill.data.batches import QUERY_PREFIX, RAW_PREFIX, Lists
 from recdistill.data.collation import Batch, Collator
+from recdistill.data.dense_columns import dense_column
 from recdistill.data.ragged import Ragged
 
 IN_MEMORY_BYTES = 2**29
@@ -28,14 +29,17 @@ SEEN = b"recdistill.seen"
 
 def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
     """One shard in memory, with or without the raw query inputs."""
-    schema = pq.read_schema(path)
-    kept = [
-        name for name in schema.names if with_raw or not name.startswith(RAW_PREFIX)
-    ]
-    table = pq.read_table(path, columns=kept)
+    names = pq.read_schema(path).names
+    kept = [name for name in names if with_raw or not name.startswith(RAW_PREFIX)]
+    return lists_of(pq.read_table(path, columns=kept))
+
+
+def lists_of(table: pa.Table) -> Lists:
+    """The lists of the columns of a shard."""
+    metadata = table.schema.metadata or {}
 
     def dense(name: str) -> Any:
-        return dense_column(table[name])
+        return dense_column(table, name)
 
     def optional(name: str) -> Any:
         return dense(name) if name in table.column_names else None
@@ -62,21 +66,10 @@ def read_lists(path: Path, *, with_raw: bool = True) -> Lists:
         raw=prefixed(RAW_PREFIX),
         source_list=optional("source_list"),
         not_chosen=optional("not_chosen"),
-        drawn=int((schema.metadata or {}).get(DRAWN, 0)),
+        drawn=int(metadata.get(DRAWN, 0)),
         drawn_weight=optional("drawn_weight"),
-        seen_excluded=(schema.metadata or {}).get(SEEN) != b"include",
+        seen_excluded=metadata.get(SEEN) != b"include",
     )
-
-
-def dense_column(column: pa.ChunkedArray) -> Any:
-    """A column as an array; lists of equal length as a matrix, others as `Ragged`."""
-    whole = column.combine_chunks()
-    if pa.types.is_fixed_size_list(whole.type):
-        flat = whole.flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(whole), whole.type.list_size)
-    if pa.types.is_list(whole.type):
-        return Ragged.from_arrow(whole)
-    return whole.to_numpy(zero_copy_only=False)
 
 
 def in_order(

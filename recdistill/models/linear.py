@@ -23,8 +23,8 @@ Two additions make it a good teacher:
   queries. The cost is one additional product.
 
 For large data $P$ is a diagonal minus a factor times its transpose;
-`recdistill.models.linear_fitting` describes the three forms and fits them. A low rank
-of many items scores only the candidates of a list
+`recdistill.models.linear_fitting` describes the three forms and fits them. With many
+items such a factor scores only the candidates of a list
 (`recdistill.models.low_rank_scores`).
 """
 
@@ -55,8 +55,9 @@ SCORES_AT_ONCE = 4_000_000
 """Number of scores `(queries, items)` that the layer computes at once."""
 
 ITEMS_SCORED_WHOLE = 16_384
-"""Largest number of items that a low rank scores for each list. Of more items, it
-scores the candidates, and has mean and variance of the others from sums."""
+"""Largest number of items that a factor scores for each list. Of more items, it scores
+the candidates, and has mean and variance of the others from sums. An item inverse and
+the matrices of transitions of more items do not fit into memory by default."""
 
 ROUNDING = 16 * float(np.finfo("float32").eps)
 """Relative deviation of a row's scores below which they are considered equal."""
@@ -206,6 +207,7 @@ class Affinity(HistoryScores):
             shapes = {"factor": (self.size, self.rank), "diagonal": (self.size,)}
         if self.form == "low_rank":
             shapes["own_weight"] = (self.rank,)
+        if self.form == "low_rank" or self._scores_candidates_only:
             shapes["score_mean"] = (self.rank,)
             shapes["score_moment"] = (self.rank, self.rank)
         for name, shape in shapes.items():
@@ -231,13 +233,16 @@ class Affinity(HistoryScores):
         if self.form == "item_inverse":
             return [fit_inverse(training_rows, l2)]
         if self.form == "query_inverse":
-            return list(fit_query_inverse(training_rows, l2))
+            factor, diagonal = fit_query_inverse(training_rows, l2)
+            if not self._scores_candidates_only:
+                return [factor, diagonal]
+            return [factor, diagonal, *moments(factor, diagonal)]
         factor, diagonal, own_weight = fit_low_rank(training_rows, l2, self.rank)
         return [factor, diagonal, own_weight, *moments(factor, diagonal)]
 
     @property
     def _scores_candidates_only(self) -> bool:
-        return self.form == "low_rank" and self.size > ITEMS_SCORED_WHOLE
+        return self.form != "item_inverse" and self.size > ITEMS_SCORED_WHOLE
 
     def _lists_at_once(
         self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
@@ -259,7 +264,7 @@ class Affinity(HistoryScores):
         model = LowRank(
             self.factor,
             self.diagonal,
-            self.own_weight,
+            self.own_weight if self.form == "low_rank" else None,
             self.score_mean,
             self.score_moment,
         )

@@ -1,4 +1,4 @@
-r"""Scores of some candidates by a linear item model of low rank, for many items.
+r"""Scores of some candidates by a factored linear item model, for many items.
 
 With $P = \mathrm{diag}(d) - G G^\top$, its diagonal $p_j = d_j - \lVert g_j \rVert^2$,
 and $a = G^\top r$ of a weighted history $r$, an item $j$ outside the history has the
@@ -10,10 +10,11 @@ of items.
 
 **Leave one query out.** With $b = w \odot G^\top x$ of the query's training row $x$,
 $v_j = b^\top g_j$, $s = 1 - x^\top v$ and $c = r^\top v / s$, the score is
-$(a - c\,b)^\top g_j / (p_j + v_j^2 / s)$. Candidates have exactly this score. In the
-sums, the items of the training row have it too; for all others $v_j^2 / s$, which is
-small beside $p_j$, is left out. The z-scores of a list then differ from the exact ones
-by a factor near 1 and a summand near 0, so that their order is exact.
+$(a - c\,b)^\top g_j / (p_j + v_j^2 / s)$. Where the factor is exact, $w = -1$ and the
+items of the training row have $d_j$ more in $v_j$. Candidates have exactly this score.
+In the sums, the items of the training row have it too; for all others $v_j^2 / s$,
+which is small beside $p_j$, is left out. The z-scores of a list then differ from the
+exact ones by a factor near 1 and a summand near 0, so that their order is exact.
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ equal. A sum of squares in single precision does not tell smaller ones from roun
 
 
 class LowRank(NamedTuple):
-    """A linear item model of low rank.
+    """A linear item model in the form query inverse or low rank.
 
     Attributes:
         factor: G, `(items, rank)`.
         diagonal: d, `(items,)`.
-        own_weight: w, `(rank,)`, of a training row (`linear_fitting.fit_low_rank`).
+        own_weight: w, `(rank,)`, of a training row (`linear_fitting.fit_low_rank`);
+            None for a factor that is exact.
         score_mean: Mean of h over the items, `(rank,)`.
         score_moment: Sum of the centred products of h, `(rank, rank)`.
     """
 
     factor: tf.Tensor
     diagonal: tf.Tensor
-    own_weight: tf.Tensor
+    own_weight: tf.Tensor | None
     score_mean: tf.Tensor
     score_moment: tf.Tensor
 
@@ -69,23 +71,25 @@ class LowRank(NamedTuple):
         Returns:
             `(batch, n)` float32; 0 for candidates that are not in the model.
         """
-        history = tf.cast(history, tf.int32)
-        candidates = tf.cast(candidates, tf.int32)
-        past = self._items(history)
+        past = self._items(tf.cast(history, tf.int32))
+        listed = self._items(tf.cast(candidates, tf.int32))
         weight = tf.where(past.known, weight, 0.0)
         a = tf.einsum("bl,blr->br", weight, past.factor)
-        if training_row is None:
-            own, b, s = None, tf.zeros_like(a), tf.ones_like(a[:, :1])
-        else:
+        own, b, s = None, tf.zeros_like(a), tf.ones_like(a[:, :1])
+        if training_row is not None:
             own = self._items(tf.cast(training_row, tf.int32))
             total = tf.reduce_sum(own.factor, axis=1)
-            b = total * self.own_weight
-            s = 1.0 - tf.reduce_sum(total * b, axis=1, keepdims=True)
-        query = _Query(a, b, s, tf.reduce_sum(weight * past.dot(b), 1, keepdims=True))
+            b = -total if self.own_weight is None else total * self.own_weight
+            s -= tf.reduce_sum(total * b, axis=1, keepdims=True)
+            if self.own_weight is None:
+                own = own._replace(added=tf.where(own.known, own.whole, 0.0))
+                past, listed = past.of_training_row(own), listed.of_training_row(own)
+                s -= tf.reduce_sum(own.added, axis=1, keepdims=True)
+        query = _Query(a, b, s, tf.reduce_sum(weight * past.along(b), 1, keepdims=True))
         mean, deviation = self._moments(query, past, own)
-        listed = self._items(candidates)
-        same = tf.expand_dims(candidates, -1) == tf.expand_dims(history, 1)
-        in_history = tf.einsum("bnl,bl->bn", tf.cast(same, tf.float32), weight)
+        in_history = tf.einsum(
+            "bnl,bl->bn", tf.cast(listed.equal(past), tf.float32), weight
+        )
         gap = query.scores(listed, in_history) - mean
         varies = deviation > LEAST_DEVIATION * tf.abs(mean)
         z = tf.math.divide_no_nan(gap, deviation)
@@ -101,16 +105,15 @@ class LowRank(NamedTuple):
         second = tf.reduce_sum(
             q * tf.matmul(q, self.score_moment), axis=1, keepdims=True
         )
-        earlier = tf.linalg.band_part(
-            tf.equal(past.index[:, :, None], past.index[:, None, :]), -1, 0
-        )
+        earlier = tf.linalg.band_part(past.equal(past), -1, 0)
         # A place of the history counts unless the item has an earlier one.
         repeated = tf.reduce_sum(tf.cast(earlier, tf.int32), axis=2) > 1
         distinct = tf.cast(past.known & ~repeated, tf.float32)
         taken = [(past, distinct, None)]
         if own is not None:
-            shared = own.index[:, :, None] == past.index[:, None, :]
-            free = own.known & ~tf.reduce_any(shared & past.known[:, None], axis=2)
+            free = own.known & ~tf.reduce_any(
+                own.equal(past) & past.known[:, None], axis=2
+            )
             kept = tf.cast(free, tf.float32)
             taken.append((own, kept, query.scores(own, tf.zeros_like(kept))))
         for items, counts, exact in taken:
@@ -133,24 +136,49 @@ class LowRank(NamedTuple):
         factor = tf.gather(self.factor, place)
         factor *= tf.cast(known, tf.float32)[..., None]
         square = tf.reduce_sum(factor * factor, axis=-1)
-        diagonal = tf.gather(self.diagonal, place) - square
-        return _Items(index, known, factor, square, diagonal)
+        whole = tf.gather(self.diagonal, place)
+        return _Items(index, known, factor, square, whole - square, whole)
 
 
 class _Items(NamedTuple):
-    """Items `(batch, n)`, or `(n,)` for all lists, with their part of the model."""
+    """Items `(batch, n)`, or `(n,)` for all lists, with their part of the model.
+
+    Attributes:
+        index: Vocabulary index.
+        known: Whether the item is in the model.
+        factor: g, `(…, rank)`.
+        square: The square of the length of g.
+        diagonal: p.
+        whole: d.
+        added: What v has in addition to the product with b, 0 or `(batch, n)`.
+    """
 
     index: tf.Tensor
     known: tf.Tensor
     factor: tf.Tensor
     square: tf.Tensor
     diagonal: tf.Tensor
+    whole: tf.Tensor
+    added: tf.Tensor | float = 0.0
 
     def dot(self, query: tf.Tensor) -> tf.Tensor:
         """The products of the items and the queries `(batch, rank)`, `(batch, n)`."""
         if self.factor.shape.rank == 2:
             return tf.matmul(query, self.factor, transpose_b=True)
         return tf.linalg.matvec(self.factor, query)
+
+    def along(self, b: tf.Tensor) -> tf.Tensor:
+        """v of the items, `(batch, n)`."""
+        return self.dot(b) + self.added
+
+    def equal(self, other: _Items) -> tf.Tensor:
+        """Whether the items are the other ones `(batch, m)`, `(batch, n, m)`."""
+        return tf.equal(self.index[..., None], other.index[:, None, :])
+
+    def of_training_row(self, own: _Items) -> _Items:
+        """These items with the diagonal in v where they are in the training row."""
+        there = tf.reduce_any(self.equal(own) & own.known[:, None], axis=-1)
+        return self._replace(added=tf.where(there, self.whole, 0.0))
 
 
 class _Query(NamedTuple):
@@ -163,7 +191,7 @@ class _Query(NamedTuple):
 
     def scores(self, items: _Items, weight: tf.Tensor) -> tf.Tensor:
         """The scores of items with these weights in the history, `(batch, n)`."""
-        v = items.dot(self.b)
+        v = items.along(self.b)
         total = weight * items.square - items.dot(self.a)
         total += (self.along - weight * v) * v / self.s
         return -total / (items.diagonal + v * v / self.s)

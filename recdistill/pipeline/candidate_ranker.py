@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from recdistill.data.batches import Lists, catalogue_mask
-from recdistill.data.collation import score_candidates, score_catalogue
+from recdistill.data.collation import score_catalogue, scored_batch
 from recdistill.data.ragged import Ragged
 from recdistill.pipeline.catalogue_ranking import (
     CatalogueScores,
@@ -68,7 +68,7 @@ class CandidateRanker:
         """
         if lists.scored_candidates is None:
             return self._catalogue(lists)
-        return score_candidates(self.score, lists, candidates)
+        return np.asarray(self.score(scored_batch(lists, self.items, candidates)))
 
     def rank(self, lists: Lists, top: int) -> Ranking:
         """Ranks the candidates of each list.

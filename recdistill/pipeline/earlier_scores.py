@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from recdistill.data.shard_reading import dense_column
+from recdistill.data.dense_columns import dense_column
 from recdistill.pipeline.score_store import WrittenFiles, stored_files
 
 IDENTITY = b"recdistill.identity"
@@ -128,4 +128,4 @@ def _looked_up(
 def _read(path: Path) -> dict[str, np.ndarray]:
     names = [name for name in SCORED if name in pq.read_schema(path).names]
     table = pq.read_table(path, columns=names)
-    return {name: dense_column(table[name]) for name in names}
+    return {name: dense_column(table, name) for name in names}

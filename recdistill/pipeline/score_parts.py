@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.atomic import atomic_write
@@ -53,7 +54,7 @@ class ScoredPart:
             inputs for which this cannot be known; see `take_unknown`.
     """
 
-    content: bytes
+    content: pa.Buffer
     kept: int
     unknown: Sequence[tuple[UnknownValues, set[str]]] = field(default=())
 
@@ -120,7 +121,7 @@ def write_store(
         with atomic_write(target) as aside:
             aside.write_bytes(result.content)
         written.add(target)
-        results.append(ScoredPart(b"", result.kept, result.unknown))
+        results.append(ScoredPart(pa.py_buffer(b""), result.kept, result.unknown))
         done += len(part.rows)
         progress("Scoring with the teacher", done, total)
     files = stored_files(folder)

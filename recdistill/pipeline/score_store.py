@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from recdistill.atomic import atomic_write, file_checksum
 from recdistill.data.collation import Collator
-from recdistill.data.shard_reading import dense_column, read_lists
+from recdistill.data.dense_columns import dense_column, matrix_width
+from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine
 from recdistill.distillation.scored_table import sample
 from recdistill.pipeline.config import ListsConfig
@@ -71,8 +72,7 @@ class WrittenFiles:
 
 def list_size(files: Sequence[Path]) -> int:
     """Number of candidates of the longest list of a store."""
-    field = pq.read_schema(files[0]).field("teacher_scores")
-    return int(field.type.list_size)
+    return matrix_width(pq.read_schema(files[0]).field("teacher_scores"))
 
 
 def stored_candidates(files: Sequence[Path]) -> int:
@@ -84,8 +84,8 @@ def _candidates_in(path: Path) -> int:
     name, lists = "scored_candidates", pq.read_metadata(path).num_rows
     if name not in pq.read_schema(path).names:
         return int(lists * list_size([path]))
-    column = pq.read_table(path, columns=[name])[name]
-    return int(np.count_nonzero(dense_column(column) >= 0))
+    table = pq.read_table(path, columns=[name])
+    return int(np.count_nonzero(dense_column(table, name) >= 0))
 
 
 def examine_stored(folder: Path, catalogue_size: int) -> Examination:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recdistill.data.batches import RAW_PREFIX, Lists
-from recdistill.data.collation import Collator
-from recdistill.data.shard_reading import DRAWN, read_lists
+from recdistill.data.collation import scored_batch
+from recdistill.data.dense_columns import with_matrix
+from recdistill.data.shard_reading import DRAWN, lists_of
 from recdistill.errors import ScoreError
-from recdistill.pipeline.candidate_selection import highest
+from recdistill.pipeline.candidate_selection import highest, to_the_left
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.earlier_scores import (
     IDENTITY,
@@ -79,7 +80,8 @@ class ScoreWriter:
             ScoreError: If a score is not finite or too large to store.
         """
         table, lists = self._shard(part.shard)
-        table, lists = table.take(pa.array(part.rows)), lists.take(part.rows)
+        if len(part.rows) < len(lists):
+            table, lists = table.take(pa.array(part.rows)), lists.take(part.rows)
         scored = self.scored
         if scored:
             lists = scored.keep_scored(lists)
@@ -92,69 +94,66 @@ class ScoreWriter:
             found = propose(lists, keys, part.name)
             columns, known = self._proposed(lists, keys, found)
             drawn = found.drawn
-        for name, values in columns.items():
-            table = table.append_column(name, _column(values))
+        short = [*table.column_names, LIST_HASH]
         table = table.append_column(LIST_HASH, pa.array(keys))
+        for name, values in columns.items():
+            if values.ndim == 2:
+                table = with_matrix(table, name, values)
+            else:
+                table = table.append_column(name, pa.array(values))
         # Stored in the file, so that a step that continues has the counts as well.
         counts = {
             ROUNDING: json.dumps(columns[ROUNDED].sum(axis=0, dtype="int64").tolist())
         }
         own = {IDENTITY: self.identity, DRAWN: str(drawn), **counts}
         metadata = {**(table.schema.metadata or {}), **own}
-        # Compression and statistics of long columns cost more than the scores.
-        short = [name for name in table.column_names if name not in columns]
         content = pa.BufferOutputStream()
         pq.write_table(
             table.replace_schema_metadata(metadata),
             content,
+            # Compression and statistics of long columns cost more than the scores.
             use_dictionary=short,
             write_statistics=short,
             compression={name: "snappy" for name in short},
         )
-        return ScoredPart(content.getvalue().to_pybytes(), int(known.sum()))
+        return ScoredPart(content.getvalue(), int(known.sum()))
 
     def _shard(self, path: Path) -> tuple[pa.Table, Lists]:
         """The columns and lists of a shard, which several files have lists of."""
         if path not in self._held:
             self._held.clear()  # Before reading: two shards take twice the memory.
-            self._held[path] = _read_table(path), read_lists(path)
+            table = pq.read_table(path)
+            raw = [name for name in table.column_names if name.startswith(RAW_PREFIX)]
+            # Stored without raw values: students read looked-up ones.
+            self._held[path] = table.drop_columns(raw), lists_of(table)
         return self._held[path]
 
     def _whole(
         self, lists: Lists, keys: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Columns of lists of all items, and which lists keep their scores."""
-        known, parts = np.zeros(len(lists), bool), []
+        items, dtype = self.prepared.catalogue_size, self.config.scores_dtype
+        stored = np.empty((len(lists), items), dtype)
+        rounded = np.empty((len(lists), 2), "int8")
+        known = np.zeros(len(lists), bool)
         if self.earlier is not None:
             known = self.earlier.has(keys)
             if known.any():
-                parts.append((known, self.earlier.take(keys[known])))
-        if not known.all():
-            new = lists.take(np.flatnonzero(~known))
-            batch = max(1, PAIRS_SCORED // self.prepared.catalogue_size)
-            pieces = [
-                self._catalogue(new.take(np.arange(at, min(at + batch, len(new)))))
-                for at in range(0, len(new), batch)
-            ]
-            columns = {
-                name: np.concatenate([piece[name] for piece in pieces])
-                for name in pieces[0]
-            }
-            parts.append((~known, columns))
-        return {name: _merged(name, parts) for name in parts[0][1]}, known
-
-    def _catalogue(self, lists: Lists) -> dict[str, np.ndarray]:
-        """The teacher's scores of the whole catalogue for some lists."""
-        x = self._batch(lists)
-        scores = np.array(self.score(x), "float32")
-        hidden = np.flatnonzero(~x["mask"])
-        scores.ravel()[hidden] = 0.0
-        dtype = self.config.scores_dtype
-        _check(scores, x["mask"], dtype)
-        stored = scores.astype(dtype)
-        scores.ravel()[hidden] = -np.inf
-        rounding = _count_rounded(scores, dtype)
-        return {"teacher_scores": stored, ROUNDED: rounding}
+                found = self.earlier.take(keys[known])
+                stored[known], rounded[known] = found["teacher_scores"], found[ROUNDED]
+        new = np.flatnonzero(~known)
+        batch = max(1, PAIRS_SCORED // items)
+        for start in range(0, len(new), batch):
+            rows = new[start : start + batch]
+            part = lists.take(rows)
+            scores = np.array(self.score(self._batch(part)), "float32")
+            excluded = part.excluded.row_numbers(), part.excluded.values
+            scores[excluded] = 0.0
+            _check(scores, dtype)
+            stored[rows] = scores
+            scores[excluded] = -np.inf
+            rounded[rows] = _count_rounded(scores, dtype)
+        return {"teacher_scores": stored, ROUNDED: rounded}, known
 
     def _proposed(
         self, lists: Lists, keys: np.ndarray, found: Candidates
@@ -169,13 +168,10 @@ class ScoreWriter:
         if not self.apart:
             wanted = real & wanted.any(axis=1, keepdims=True)
         self._score_wanted(lists, found, wanted, scores)
-        _check(scores, wanted, dtype)
-        ranked = np.where(real, scores, -np.inf)
-        columns = {
-            "scored_candidates": items,
-            "teacher_scores": scores.astype(dtype),
-            ROUNDED: _count_rounded(ranked, dtype),
-        }
+        _check(scores, dtype)
+        columns = {"scored_candidates": items, "teacher_scores": scores.astype(dtype)}
+        scores[~real] = -np.inf
+        columns[ROUNDED] = _count_rounded(scores, dtype)
         if found.drawn:
             columns["drawn_weight"] = found.drawn_weight
         kept = np.full(len(items), self.earlier is not None)
@@ -186,47 +182,30 @@ class ScoreWriter:
         self, lists: Lists, found: Candidates, wanted: np.ndarray, scores: np.ndarray
     ) -> None:
         """Writes the teacher's scores of the wanted candidates into `scores`."""
-        rows = np.flatnonzero(wanted.any(axis=1))
-        if not len(rows):
-            return
-        # The wanted candidates of each list first.
-        order = np.argsort(~wanted[rows], axis=1, kind="stable")
-        width = int(np.count_nonzero(wanted[rows], axis=1).max())
-        order = order[:, :width]
-        real = np.take_along_axis(wanted[rows], order, axis=1)
-        chosen = np.take_along_axis(found.items[rows], order, axis=1)
-        chosen = np.where(real, chosen, -1)
-        weight = np.take_along_axis(found.item_weight()[rows], order, axis=1)
-        batch = max(1, PAIRS_SCORED // width)
+        count = np.count_nonzero(wanted, axis=1)
+        rows, width = np.flatnonzero(count), int(count.max(initial=0))
+        batch = max(1, PAIRS_SCORED // max(1, width))
         for start in range(0, len(rows), batch):
-            part = slice(start, start + batch)
-            piece = replace(lists.take(rows[part]), candidates=chosen[part])
-            x = self._batch(piece)
+            part = rows[start : start + batch]
+            own = wanted[part]
+            items = to_the_left(found.items[part], own)[:, :width]
+            x = self._batch(lists.take(part), items)
             if not self.apart:
-                x["item_weight"] = weight[part]
+                weight = to_the_left(found.item_weight()[part], own)[:, :width]
+                x["item_weight"] = np.where(items >= 0, weight, 1.0)
             values = np.asarray(self.score(x), "float32")
-            row, column = np.nonzero(real[part])
-            scores[rows[part][row], order[part][row, column]] = values[row, column]
+            filled = scores[part]
+            filled[own] = values[items >= 0]
+            scores[part] = filled
 
-    def _batch(self, lists: Lists) -> dict[str, Any]:
+    def _batch(self, lists: Lists, items: np.ndarray | None = None) -> dict[str, Any]:
         """A batch for the teacher."""
-        collate = Collator(
-            self.prepared.catalogue_size,
-            training_rows=self.prepared.training_rows if self.training_rows else None,
-            with_teacher=lists.candidates is not None,
-            with_raw=True,
-        )
-        return collate(lists, np.random.default_rng(0))[0]
+        prepared = self.prepared
+        training_rows = prepared.training_rows if self.training_rows else None
+        return scored_batch(lists, prepared.catalogue_size, items, training_rows)
 
 
-def _read_table(path: Path) -> pa.Table:
-    """The columns of a shard, without raw values: students read looked-up ones."""
-    names = pq.read_schema(path).names
-    kept = [name for name in names if not name.startswith(RAW_PREFIX)]
-    return pq.read_table(path, columns=kept)
-
-
-def _check(scores: np.ndarray, mask: np.ndarray, dtype: str) -> None:
+def _check(scores: np.ndarray, dtype: str) -> None:
     """Checks that scores can be stored; those that are not real are 0.
 
     Raises:
@@ -235,7 +214,7 @@ def _check(scores: np.ndarray, mask: np.ndarray, dtype: str) -> None:
     # NaN is passed on by both.
     largest = max(float(scores.max()), -float(scores.min()))
     if not np.isfinite(largest):
-        wrong = np.count_nonzero(mask & ~np.isfinite(scores))
+        wrong = np.count_nonzero(~np.isfinite(scores))
         raise ScoreError(
             f"The teacher's scores must be finite. Received: {wrong} NaN or infinite "
             "scores"
@@ -261,23 +240,3 @@ def _count_rounded(ranked: np.ndarray, dtype: str) -> np.ndarray:
     stored = best.astype(dtype)
     lost = differ & (stored[:, 1:] == stored[:, :-1])
     return np.stack([lost.sum(axis=1), differ.sum(axis=1)], axis=1).astype("int8")
-
-
-def _merged(
-    name: str, parts: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]
-) -> np.ndarray:
-    """One column from parts of its rows."""
-    if len(parts) == 1:
-        return parts[0][1][name]
-    first = parts[0][1][name]
-    merged = np.empty((len(parts[0][0]), *first.shape[1:]), first.dtype)
-    for rows, columns in parts:
-        merged[rows] = columns[name]
-    return merged
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    """A column of numbers, or of lists of equal length."""
-    if values.ndim == 1:
-        return pa.array(values)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])

@@ -1,4 +1,4 @@
-"""Scores of listed candidates by a low rank, against those of the whole catalogue."""
+"""Scores of listed candidates by a factor, against those of the whole catalogue."""
 
 import numpy as np
 import pytest
@@ -24,11 +24,24 @@ def training_rows():
     return (rng.random((QUERIES, ITEMS)) < 8 * chance / chance.sum()) * 1.0
 
 
-def fitted(matrix):
-    layer = Affinity(matrix.shape[1], 0.9, 0.1, "low_rank", RANK)
+def fitted(matrix, form="low_rank", rank=RANK):
+    layer = Affinity(matrix.shape[1], 0.9, 0.1, form, rank)
     layer.build()
     layer.set_weights(layer.fitted(scipy.sparse.csr_array(matrix), 5.0))
     return layer
+
+
+def compare(got, want, leaves_out):
+    assert not got[0].any() and np.abs(got[1:]).max() > 3.0
+    if not leaves_out:
+        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+        return
+    # Their order and distances are exact, the scale nearly.
+    np.testing.assert_allclose(got, want, rtol=0.02, atol=0.02)
+    for one, other in zip(got[1:], want[1:], strict=True):
+        slope, shift = np.polyfit(other[other != 0], one[other != 0], 1)
+        line = np.where(other != 0, slope * other + shift, 0)
+        np.testing.assert_allclose(one, line, atol=1e-4)
 
 
 def lists():
@@ -59,16 +72,24 @@ def test_candidates_have_the_scores_that_they_have_when_all_items_are_scored(
     want = layer(*arguments).numpy()
     monkeypatch.setattr(linear, "ITEMS_SCORED_WHOLE", 1)
     got = layer(*arguments).numpy()
-    assert not got[0].any() and np.abs(got[1:]).max() > 3.0
-    if leaves_out:
-        # Their order and distances are exact, the scale nearly.
-        np.testing.assert_allclose(got, want, rtol=0.02, atol=0.02)
-        for one, other in zip(got[1:], want[1:], strict=True):
-            slope, shift = np.polyfit(other[other != 0], one[other != 0], 1)
-            line = np.where(other != 0, slope * other + shift, 0)
-            np.testing.assert_allclose(one, line, atol=1e-4)
-    else:
-        np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    compare(got, want, leaves_out)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("leaves_out", [False, True])
+def test_the_same_is_true_of_the_exact_factor_of_few_queries(
+    monkeypatch, leaves_out, shared
+):
+    matrix = training_rows()[: 4 * LISTS]
+    history, candidates, own = lists()
+    candidates = np.arange(FIRST + ITEMS + 3) if shared else candidates
+    arguments = history, candidates, *([own] if leaves_out else [])
+    want = fitted(matrix, "item_inverse", 0)(*arguments).numpy()
+    whole = fitted(matrix, "query_inverse", len(matrix))(*arguments).numpy()
+    np.testing.assert_allclose(whole, want, rtol=1e-3, atol=1e-3)
+    monkeypatch.setattr(linear, "ITEMS_SCORED_WHOLE", 1)
+    layer = fitted(matrix, "query_inverse", len(matrix))
+    compare(layer(*arguments).numpy(), want, leaves_out)
 
 
 def test_lists_in_blocks_and_in_a_function_have_the_same_scores(monkeypatch, layer):

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recdistill.data.dense_columns import dense_column
 from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.retriever import Retriever
@@ -82,8 +83,20 @@ def write_with(writer, folder, progress=small_pipelines.quiet):
 
 
 def stored(folder):
-    files = sorted(folder.glob("scores-*.parquet"))
-    return [row for file in files for row in pq.read_table(file).to_pylist()]
+    """The stored lists, each as a dictionary by column."""
+    rows = []
+    for file in sorted(folder.glob("scores-*.parquet")):
+        table = pq.read_table(file)
+        dense = {}
+        for name in ("scored_candidates", "teacher_scores"):
+            if name in table.column_names:
+                dense[name] = dense_column(table, name).tolist()
+        rest = table.drop_columns(list(dense)).to_pylist()
+        rows += [
+            {**row, **{name: each[number] for name, each in dense.items()}}
+            for number, row in enumerate(rest)
+        ]
+    return rows
 
 
 def content(folder):

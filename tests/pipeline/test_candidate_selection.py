@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recdistill.data.ragged import Ragged
-from recdistill.pipeline.candidate_selection import highest, uniform_tail
+from recdistill.pipeline.candidate_selection import highest, mixed, uniform_tail
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -88,3 +88,18 @@ def test_the_tail_of_a_row_depends_on_its_own_key_only():
         np.testing.assert_array_equal(own[0], whole[k])
     other, _ = uniform_tail(taken_of(free), 50, 7, keys + np.uint64(1))
     assert (other != whole).any()
+
+
+def test_the_tail_of_a_large_catalogue_is_the_first_distinct_draws_of_the_key():
+    columns, taken = 40, [[], [0, 1, 2], [5, 30, 39]]
+    rows = Ragged(np.array([0, 1, 2, 5, 30, 39]), np.array([0, 0, 3, 6]))
+    drawn, _ = uniform_tail(rows, columns, 9, np.array([1, 50, 900], "uint64"))
+    for key, own, got in zip([1, 50, 900], taken, drawn, strict=True):
+        free = sorted(set(range(columns)) - set(own))
+        want: set[int] = set()
+        number = 0
+        while len(want) < 9:
+            bits = int(mixed(np.array([key + number], "uint64"))[0])
+            want.add(free[bits % len(free)])
+            number += 1
+        assert got.tolist() == sorted(want)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.atomic import locked_folder, read_sealed
+from recdistill.data.dense_columns import dense_column
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ArtefactError, BusyError
 from recdistill.pipeline.runner import Pipeline
@@ -305,8 +306,9 @@ class TestChangedSettings:
             record = done[step].record
             assert record["list_size"] == size
             files = sorted(done[step].path.glob("scores-*.parquet"))
-            columns = [pq.read_table(file)["scored_candidates"] for file in files]
-            rows = [row for column in columns for row in column.to_pylist()]
+            tables = map(pq.read_table, files)
+            columns = [dense_column(each, "scored_candidates") for each in tables]
+            rows = np.concatenate(columns).tolist()
             lists[step] = [{item for item in row if item >= 0} for row in rows]
             assert record["candidates"] == sum(map(len, lists[step]))
         pairs = zip(lists["score"], lists["closure"], strict=True)
