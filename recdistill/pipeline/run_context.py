@@ -32,7 +32,11 @@ from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
-from recdistill.pipeline.retrieved_candidates import Retrieval, reranks
+from recdistill.pipeline.retrieved_candidates import (
+    Retrieval,
+    reranks,
+    samples_for_teacher,
+)
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import (
     PopularityScorer,
@@ -148,7 +152,7 @@ class RunContext:
     @property
     def root(self) -> Path:
         """Folder of the run."""
-        return self.config.workdir / self.config.name
+        return self.config.local_workdir / self.config.name
 
     @cached_property
     def engine(self) -> Engine:
@@ -246,13 +250,20 @@ class RunContext:
         """Whether the teacher re-ranks retrieved candidates, not the catalogue."""
         return reranks(self.config, self.prepared)
 
+    @property
+    def samples_for_teacher(self) -> bool:
+        """Whether the teacher is trained and checked on sampled candidates."""
+        found = self.artefacts["prepare"].record["lists"]["valid"]
+        lists = min(self.config.evaluate.valid_lists, found)
+        return samples_for_teacher(self.config, self.prepared, lists)
+
     @cached_property
     def teacher_validation(self) -> Validation:
         """The validation lists by which a teacher is trained and checked.
 
         If the teacher cannot rank the catalogue, they have sampled candidates.
         """
-        if not self.reranks:
+        if not self.samples_for_teacher:
             return self.validation
         return self.validation.with_sampled_candidates(
             self.prepared.popularity, self.config.evaluate.retrieved, self.config.seed

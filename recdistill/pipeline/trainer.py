@@ -54,10 +54,10 @@ from recdistill.pipeline.training import (
     train,
 )
 from recdistill.pipeline.training_batches import (
-    scored_by,
     training_batches,
     with_few_untrained,
     with_strata,
+    without_scores,
 )
 from recdistill.pipeline.training_curves import (
     ROWS_OF_A_LARGE_TABLE,
@@ -336,13 +336,15 @@ class Trainer:
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights; None for random ones.
-            assistant: A student that was distilled before, whose scores replace the
-                soft targets.
+            assistant: A student that was distilled before. Its scores, which are at
+                the scale of the losses, replace the soft targets; losses on embeddings
+                compare its embeddings.
         """
         first: Path | EarlierStudent | None = start
         if start is None and self._earlier is not None:
             first = self._earlier.student("distill")
         settings = self._config.distill
+        settings = settings.on_scores if assistant is None else settings
         arguments = distiller_arguments(settings, steps or self._config.student.steps)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
         count = number_of_strata(arguments["distillation_losses"])
@@ -350,14 +352,14 @@ class Trainer:
         def dataset(seed: int) -> tf.data.Dataset:
             found = self.batches(files, collate, targets, seed)
             if assistant is not None:
-                found = scored_by(assistant, found)
+                found = without_scores(found)
             if count is None:
                 return found
             return with_strata(found, strata(self._prepared.popularity, count))
 
         return self.student(
             folder,
-            lambda student: Distiller(None, student, **arguments),
+            lambda student: Distiller(assistant, student, **arguments),
             dataset,
             label,
             steps,

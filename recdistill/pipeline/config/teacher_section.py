@@ -344,6 +344,15 @@ def is_linear(
     return isinstance(config, LinearTeacherConfig | TransitionTeacherConfig)
 
 
+def is_own(config: Section) -> bool:
+    """Whether the pipeline trains or fits the teacher itself."""
+    return (
+        is_trained(config)
+        or is_linear(config)
+        or isinstance(config, AutomaticTeacherConfig)
+    )
+
+
 def needs_raw(config: Section) -> bool:
     """Whether the teacher reads raw features, which the list shards must then keep."""
     return any(isinstance(m, ExternalTeacherConfig) for m in members_of(config))

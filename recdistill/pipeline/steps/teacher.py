@@ -36,10 +36,11 @@ class TeacherStep(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
+        retrieved = run.config.evaluate.retrieved
         return {
             "teacher": run.teacher_identity,
             **run.validation_inputs,
-            **({"retrieved": run.config.evaluate.retrieved} if run.reranks else {}),
+            **({"retrieved": retrieved} if run.samples_for_teacher else {}),
             **sections(run.config, "seed"),
         }
 
@@ -76,7 +77,7 @@ class TeacherStep(Step):
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
-            "sampled_candidates": run.reranks,
+            "sampled_candidates": run.samples_for_teacher,
             **values,
         }
 
