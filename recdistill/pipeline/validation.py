@@ -82,6 +82,15 @@ class Validation:
 
         return replace(self, lists=[restricted(each) for each in self.lists])
 
+    def first(self, limit: int) -> Validation:
+        """The first lists, at most `limit`."""
+        piece = self.lists[0]
+        return replace(self, lists=[piece.take(np.arange(min(limit, len(piece))))])
+
+    def __len__(self) -> int:
+        """Number of lists."""
+        return sum(map(len, self.lists))
+
     def rows(self, score: Scorer) -> pa.Table:
         """The metrics of a model, one row per list; 0 if it has no positive candidate.
 
