@@ -70,6 +70,8 @@ class TrainingResult:
         history: The validation metric after each epoch; None if training diverged.
         learning_rate: The initial learning rate.
         epoch_steps: Number of training steps in an epoch.
+        validation_lists: Number of lists of a validation
+            (`recdistill.pipeline.validation.Validation.during_training`).
         curve: Losses, learning rate and gradient norm
             (`recdistill.pipeline.training_curves.CurveRecorder`).
     """
@@ -79,6 +81,7 @@ class TrainingResult:
     history: list[float | None]
     learning_rate: float
     epoch_steps: int
+    validation_lists: int
     curve: Mapping[str, list[float | None]]
 
 
@@ -197,7 +200,7 @@ def train(
     Args:
         model: The student and its losses.
         dataset: Endless training batches.
-        validation: Chooses the best weights.
+        validation: Chooses the best weights; on a large catalogue, some of its lists.
         plan: How long and how fast to train.
         progress: Callback for progress.
         label: The activity, for the progress display.
@@ -208,7 +211,7 @@ def train(
     Raises:
         DivergedError: If training diverges before the first validation.
     """
-    per_epoch = plan.epoch_steps
+    per_epoch, validation = plan.epoch_steps, validation.during_training()
     schedule = keras.optimizers.schedules.CosineDecay(
         plan.learning_rate, per_epoch * plan.epochs
     )
@@ -229,8 +232,10 @@ def train(
         best.on_train_end()
     else:
         done = state.get("epoch", 0)
+        if done:
+            dataset = dataset.skip(done * per_epoch)
         if group_of_workers() is not None:
-            dataset = dataset.skip(done * per_epoch).map(_own_part)
+            dataset = dataset.map(_own_part)
         model.fit(
             dataset,
             steps_per_epoch=per_epoch,
@@ -250,6 +255,7 @@ def train(
         best.history,
         plan.learning_rate,
         per_epoch,
+        validation.size,
         recorder.curve,
     )
     if not best.best_epoch:
