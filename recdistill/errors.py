@@ -70,6 +70,10 @@ class EngineError(RecdistillError, RuntimeError):
     """A cluster that cannot be reached, or that cannot do the work."""
 
 
+class StorageError(RecdistillError, OSError):
+    """Object storage that cannot be read or written."""
+
+
 class FetchError(DataError):
     """A data set that could not be downloaded."""
 

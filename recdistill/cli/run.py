@@ -132,7 +132,7 @@ def _show(
 
 
 def _report_files(settings: Config) -> dict[str, str]:
-    root = settings.workdir / settings.name
+    root = settings.local_workdir / settings.name
     return {"report": str(root / "report.json"), "page": str(root / "report.html")}
 
 

@@ -40,10 +40,7 @@ def local_copy(
     Raises:
         FetchError: If the folder cannot be read.
     """
-    address = url.rstrip("/")
-    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-    # The folder's name is that of the data in reports.
-    folder = cache_folder(cache_dir) / "urls" / digest / address.rpartition("/")[2]
+    folder = folder_of_url(url, cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with locked_folder(folder, WAIT_S):
         try:
@@ -61,6 +58,18 @@ def local_copy(
                 "in the environment."
             ) from error
     return folder
+
+
+def folder_of_url(url: str, cache_dir: str | Path | None = None) -> Path:
+    """The folder in the cache that belongs to a URL, which may not exist.
+
+    Args:
+        url: URL of a folder. Its last part is the name of the folder in the cache.
+        cache_dir: Cache folder; by default `$RECDISTILL_CACHE`, else the user's cache.
+    """
+    address = url.rstrip("/")
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    return cache_folder(cache_dir) / "urls" / digest / address.rpartition("/")[2]
 
 
 def _update(url: str, folder: Path, progress: Progress) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -18,6 +18,7 @@ from recdistill.pipeline.worker_group import WorkerGroup, listening_socket
 if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.training_checkpoints import States
+    from recdistill.pipeline.workspace import Artefact
 
 
 class LostError(Exception):
@@ -31,13 +32,15 @@ class SharedRun:
     Attributes:
         config: The configuration.
         artefacts: The finished artefacts, which are verified.
+        workdir: The local folder of the artefacts of all runs.
         tables: DataFrames of the data set.
         with_test: Whether the test part may be read.
         folder: Working directory, to which paths are relative.
     """
 
     config: Any
-    artefacts: Mapping[str, Any]
+    artefacts: Mapping[str, Artefact]
+    workdir: Path
     tables: Any
     with_test: bool
     folder: Path
@@ -45,8 +48,14 @@ class SharedRun:
     @classmethod
     def of(cls, run: RunContext) -> SharedRun:
         """The state of a run at present."""
-        artefacts = dict(run.artefacts)
-        return cls(run.config, artefacts, run.tables, run.with_test, Path.cwd())
+        return cls(
+            run.config,
+            dict(run.artefacts),
+            run.config.local_workdir,
+            run.tables,
+            run.with_test,
+            Path.cwd(),
+        )
 
     def open(self, reports: Mapping[str, Any]) -> RunContext:
         """The run in this process.
@@ -60,15 +69,20 @@ class SharedRun:
         from recdistill.data.dataset import no_progress
         from recdistill.pipeline.run_context import RunContext
 
-        for folder in (self.folder, *(each.path for each in self.artefacts.values())):
-            if not (self.folder / folder).is_dir():
+        artefacts, shared = self._local_artefacts(), self.folder
+        if not isinstance(self.config.workdir, Path) and not shared.is_dir():
+            # Nothing is read relative to it but a teacher's files.
+            shared = Path.cwd()
+        for folder in (shared, *(each.path for each in artefacts.values())):
+            if not (shared / folder).is_dir():
                 raise errors.EngineError(
-                    f"The folder {self.folder / folder} must exist on each node of the "
+                    f"The folder {shared / folder} must exist on each node of the "
                     f"Ray cluster. It is missing on {socket.gethostname()}. Run the "
                     "command in a folder of a file system that all nodes share under "
-                    "the same path, and keep `workdir` on it."
+                    "the same path, and keep `workdir` on it; or let `workdir` be the "
+                    "URL of a folder in object storage."
                 )
-        os.chdir(self.folder)
+        os.chdir(shared)
         run = RunContext(
             self.config,
             reports.get("progress", no_progress),
@@ -77,9 +91,24 @@ class SharedRun:
             reports.get("observed"),
             self.with_test,
         )
-        run.artefacts.update(self.artefacts)
-        run.trust(self.artefacts)
+        run.artefacts.update(artefacts)
+        run.trust(artefacts)
         return run
+
+    def _local_artefacts(self) -> dict[str, Artefact]:
+        """The artefacts on this machine, copied from object storage if necessary."""
+        from recdistill.pipeline.artefact_storage import artefact_storage
+
+        storage = artefact_storage(self.config)
+        if storage is None:
+            return dict(self.artefacts)
+        found = {}
+        for step, artefact in self.artefacts.items():
+            name = artefact.path.relative_to(self.workdir)
+            path = self.config.local_workdir / name
+            storage.fetch(path)
+            found[step] = replace(artefact, path=path)
+        return found
 
 
 def _begin(cores: int, seed: int) -> None:
@@ -214,9 +243,9 @@ class TrainingWorker:
         run = shared.open(reports)
         report = self._reporter("state")
 
-        def keep(number: int, state: NewState) -> None:
+        def keep(key: str, state: NewState) -> None:
             if group.rank == 0:
-                report(number, state())
+                report(key, state())
 
         _begin(self._cores, run.config.seed)
         with (

@@ -22,13 +22,21 @@ from recdistill.evaluation.report.run_report import (
 )
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
+from recdistill.pipeline.config.teacher_section import (
+    TEACHER,
+    has_partial_scores,
+    needs_raw,
+)
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
-from recdistill.pipeline.retrieved_candidates import Retrieval, reranks
+from recdistill.pipeline.retrieved_candidates import (
+    Retrieval,
+    reranks,
+    samples_for_teacher,
+)
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import (
     PopularityScorer,
@@ -144,7 +152,7 @@ class RunContext:
     @property
     def root(self) -> Path:
         """Folder of the run."""
-        return self.config.workdir / self.config.name
+        return self.config.local_workdir / self.config.name
 
     @cached_property
     def engine(self) -> Engine:
@@ -162,9 +170,15 @@ class RunContext:
     def add(self, step: str, artefact: Artefact) -> None:
         """Adds the artefact of a finished step.
 
-        Once the number of items is known, `config.lists.size` is decided.
+        Once the number of items is known, `config.lists.size` is decided. The teacher
+        that was found automatically takes the place of the section `teacher`.
         """
         self.artefacts[step] = artefact
+        found = artefact.record.get("chosen") if step == "teacher" else None
+        if found is not None:
+            chosen = {"teacher": TEACHER.validate_python(found)}
+            self.config = self.config.model_copy(update=chosen)
+            vars(self).pop("teacher_identity", None)
         if step == "prepare":
             self.config = self.config.for_catalogue(artefact.record["items"])
 
@@ -236,13 +250,20 @@ class RunContext:
         """Whether the teacher re-ranks retrieved candidates, not the catalogue."""
         return reranks(self.config, self.prepared)
 
+    @property
+    def samples_for_teacher(self) -> bool:
+        """Whether the teacher is trained and checked on sampled candidates."""
+        found = self.artefacts["prepare"].record["lists"]["valid"]
+        lists = min(self.config.evaluate.valid_lists, found)
+        return samples_for_teacher(self.config, self.prepared, lists)
+
     @cached_property
     def teacher_validation(self) -> Validation:
         """The validation lists by which a teacher is trained and checked.
 
         If the teacher cannot rank the catalogue, they have sampled candidates.
         """
-        if not self.reranks:
+        if not self.samples_for_teacher:
             return self.validation
         return self.validation.with_sampled_candidates(
             self.prepared.popularity, self.config.evaluate.retrieved, self.config.seed
@@ -312,6 +333,14 @@ class RunContext:
         """The teacher."""
         folder = self.intact("teacher").path
         return load_teacher(self.config, self.prepared, self.external, folder)
+
+    @cached_property
+    def cross_fitted_teacher(self) -> Teacher:
+        """The teacher of the training lists, which has not seen their queries."""
+        folder = self.intact("teacher").path
+        return load_teacher(
+            self.config, self.prepared, self.external, folder, cross_fitted=True
+        )
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
         """The teacher as a function of a batch that reports progress.

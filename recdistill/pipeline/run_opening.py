@@ -38,16 +38,21 @@ def save_configuration(config: Config, folder: Path) -> None:
 
 
 def _absolute(config: Config) -> dict[str, Any]:
-    """The keys that are set, with absolute paths, for a reader in another folder."""
+    """The keys that are set, with absolute paths, for a reader in another folder.
+
+    URLs stay as they are.
+    """
     # With all defaults it would not be valid: some keys exclude each other.
     document = config.model_dump(mode="json", exclude_unset=True)
-    document["workdir"] = os.path.abspath(config.workdir)
+    if isinstance(config.workdir, Path):
+        document["workdir"] = os.path.abspath(config.workdir)
     export = document.setdefault("export", {})
     export["path"] = os.path.abspath(config.export.path)
     teacher = document["teacher"]
     for part in (document["dataset"], teacher, *teacher.get("members", ())):
-        if part.get("path") is not None:
-            part["path"] = os.path.abspath(part["path"])
+        path = part.get("path")
+        if path is not None and "://" not in path:
+            part["path"] = os.path.abspath(path)
     return document
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError
+from recdistill.pipeline.artefact_storage import artefact_storage
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.engine import begin_like_a_new_process
 from recdistill.pipeline.prepared_data import Prepared
@@ -45,6 +46,7 @@ class Pipeline:
     Raises:
         ConfigError: If a distillation loss does not accept its options, or MLflow is
             asked for and not available.
+        StorageError: If `workdir` is a URL that cannot be used.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Pipeline:
         # Invalid options of a loss fail here, before any work.
         distillation_losses(config.distill)
         self.config = config
-        self.workspace = Workspace(config.workdir / config.name)
+        self.workspace = Workspace(
+            config.local_workdir / config.name, artefact_storage(config)
+        )
         tracking = RunTracking(config, self.workspace.root, warn)
         self._tracking: RunTracking | NoTracking = tracking
         self.context = RunContext(
@@ -100,7 +104,8 @@ class Pipeline:
         """
         distillation_losses(config.distill)
         other = copy(self)
-        other.config, other.workspace = config, Workspace(folder)
+        other.config = config
+        other.workspace = Workspace(folder, self.workspace.storage)
         other.context = self.context.variant(config, kept, progress, observe)
         other._tracking = NoTracking()
         other._announce = lambda step, artefact: None
@@ -136,6 +141,7 @@ class Pipeline:
             GateError: If the teacher is not good enough.
             GuardError: If the student falls below the baseline on a slice.
             BusyError: If another process runs a pipeline of this name.
+            StorageError: If `workdir` is a URL that cannot be read or written.
         """
         if until not in STEPS:
             raise ValueError(
@@ -154,6 +160,8 @@ class Pipeline:
             finally:
                 self.context.close_engine()
             self._tracking.end(succeeded=True)
+            if self.workspace.storage is not None:
+                self.workspace.storage.store_files(self.workspace.root)
             return artefact
 
     def _finished(self, step: Step) -> Artefact:

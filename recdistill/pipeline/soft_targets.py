@@ -161,6 +161,10 @@ def _build(term: LossTerm, temperature: float) -> keras.losses.Loss:
     options = dict(term.options)
     if issubclass(kind, losses.TemperedListLoss):
         options.setdefault("temperature", temperature)
+    if issubclass(kind, losses.RepresentationLoss):
+        # An assistant exposes embeddings under the same names as the student.
+        same = options.setdefault("student_output", "query_embedding")
+        options.setdefault("teacher_output", same)
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:

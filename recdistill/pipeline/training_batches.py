@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -48,22 +47,13 @@ def training_batches(
     return dataset.map(prepare)
 
 
-def scored_by(assistant: keras.Model, dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Training batches with the scores of an assistant in place of the soft targets.
+def without_scores(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Training batches without the stored teacher scores, for a teacher that runs."""
 
-    They need neither transform nor temperature: the assistant has learned them at the
-    scale of the loss.
+    def drop(x: dict[str, Any], y: Any, weight: Any) -> Any:
+        return {k: v for k, v in x.items() if k != "teacher_scores"}, y, weight
 
-    Args:
-        assistant: A student that was distilled on such batches.
-        dataset: Training batches.
-    """
-
-    def score(x: dict[str, Any], y: Any, weight: Any) -> Any:
-        scores = assistant(x, training=False)
-        return {**x, "teacher_scores": tf.cast(scores, tf.float32)}, y, weight
-
-    return dataset.map(score)
+    return dataset.map(drop)
 
 
 def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Dataset:

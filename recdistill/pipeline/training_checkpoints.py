@@ -26,8 +26,8 @@ SECONDS_BETWEEN_FILES = 60.0
 ARRAY = "__array__"
 """Key of an array's number in the JSON text of a state."""
 
-States: TypeAlias = dict[int, dict[str, Any]]
-"""States of the training runs of one step, by number; see `EpochCheckpoint`."""
+States: TypeAlias = dict[str, dict[str, Any]]
+"""States of the training runs of one step, by their key; see `EpochCheckpoint`."""
 
 NewState: TypeAlias = Callable[[], dict[str, Any]]
 """Copies a state, which takes as much memory as the model and its optimizer."""
@@ -37,25 +37,27 @@ Keep: TypeAlias = Callable[[NewState], None]
 
 
 class TrainingCheckpoints:
-    """States of the training runs of one step, numbered in the order they begin.
+    """States of the training runs of one step.
 
     Args:
-        states: The states that earlier workers kept, by number.
-        keep: Called with the number, and a function that returns the new state.
+        states: The states that earlier processes kept.
+        keep: Called with the key, and a function that returns the new state.
     """
 
-    def __init__(self, states: States, keep: Callable[[int, NewState], None]) -> None:
-        self._states, self._keep, self._begun = states, keep, 0
+    def __init__(self, states: States, keep: Callable[[str, NewState], None]) -> None:
+        self._states, self._keep = states, keep
 
-    def begin(self) -> tuple[dict[str, Any], Keep]:
-        """The state of the next training run, empty if it is new; and how to keep it.
+    def begin(self, key: str) -> tuple[dict[str, Any], Keep]:
+        """The state of a training run, empty if it is new; and how to keep it.
+
+        Args:
+            key: The same for a training run in any process, and for no other one.
 
         Returns:
             The state, and a function that keeps a newer one.
         """
-        number, self._begun = self._begun, self._begun + 1
-        state = self._states.get(number, {})
-        return state, lambda newer: self._keep(number, newer)
+        state = self._states.get(key, {})
+        return state, lambda newer: self._keep(key, newer)
 
 
 @contextlib.contextmanager
@@ -70,14 +72,14 @@ def kept_in(folder: Path) -> Iterator[None]:
         folder: The folder, whose name must depend on all that determines the training.
     """
     folder.mkdir(exist_ok=True)
-    found = {int(path.stem): _read(path) for path in sorted(folder.glob("*.npz"))}
-    states = {number: state for number, state in found.items() if state is not None}
+    found = {path.stem: _read(path) for path in folder.glob("*.npz")}
+    states = {key: state for key, state in found.items() if state is not None}
     written = time.monotonic()
 
-    def keep(number: int, state: NewState) -> None:
+    def keep(key: str, state: NewState) -> None:
         nonlocal written
         if time.monotonic() - written >= SECONDS_BETWEEN_FILES:
-            _write(folder / f"{number}.npz", state())
+            _write(folder / f"{key}.npz", state())
             written = time.monotonic()
 
     try:
@@ -129,9 +131,9 @@ def keeping(checkpoints: TrainingCheckpoints) -> Iterator[None]:
         _checkpoints.pop()
 
 
-def begin_training() -> tuple[dict[str, Any], Keep | None]:
+def begin_training(key: str) -> tuple[dict[str, Any], Keep | None]:
     """As `TrainingCheckpoints.begin`; empty and None if states are not kept."""
-    return _checkpoints[-1].begin() if _checkpoints else ({}, None)
+    return _checkpoints[-1].begin(key) if _checkpoints else ({}, None)
 
 
 class EpochCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]

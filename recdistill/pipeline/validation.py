@@ -96,7 +96,7 @@ class Validation:
         With a million items a student of 200 steps would spend most of its time on the
         ten rankings of 4,000 lists that choose its checkpoint.
         """
-        total = self.size
+        total = len(self)
         scored = [each.scored_candidates for each in self.lists]
         pairs = sum(
             len(each) * self.catalogue_size if own is None else len(own.values)
@@ -117,8 +117,12 @@ class Validation:
         ]
         return replace(self, lists=pieces)
 
-    @property
-    def size(self) -> int:
+    def first(self, limit: int) -> Validation:
+        """The first lists, at most `limit`."""
+        piece = self.lists[0]
+        return replace(self, lists=[piece.take(np.arange(min(limit, len(piece))))])
+
+    def __len__(self) -> int:
         """Number of lists."""
         return sum(map(len, self.lists))
 

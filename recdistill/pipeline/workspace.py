@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recdistill import __version__
 from recdistill.atomic import (
@@ -29,6 +29,9 @@ from recdistill.atomic import (
     write_sealed,
 )
 from recdistill.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from recdistill.pipeline.artefact_storage import ArtefactStorage
 
 RECORD = "record.json"
 
@@ -103,10 +106,11 @@ class Workspace:
 
     Args:
         root: The folder; created if it is missing.
+        storage: Where copies of finished artefacts are kept.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, storage: ArtefactStorage | None = None) -> None:
+        self.root, self.storage = root, storage
         root.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
@@ -135,6 +139,9 @@ class Workspace:
         name = f"{step}-{key[:12]}"
         others = sorted(self.root.parent.glob(f"*/{name}")) if shared else []
         draft = Draft(self.root / name, key, others)
+        if draft.done is None and self.storage is not None:
+            self.storage.fetch(draft.final)
+            draft = Draft(draft.final, key)
         if draft.done is not None and not valid(draft.done):
             draft.discard()
         if draft.done is None:
@@ -144,6 +151,9 @@ class Workspace:
             draft.publish(time.perf_counter() - started)
         else:
             yield draft
+        if self.storage is not None and draft.done is not None:
+            new = not draft.done.reused
+            self.storage.store(draft.done.path, replace=new)
 
 
 class Draft:

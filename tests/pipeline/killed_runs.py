@@ -30,7 +30,7 @@ POINTS = [
     # Function, regular expression of an argument, and whether to kill after the call.
     (pq, "write_table", "/valid-00000.parquet", AFTER),  # prepare
     # The baseline, in training; the next attempt goes on with the epoch after.
-    (training_checkpoints, "_write", r"/\.training-baseline-.*/0\.npz", AFTER),
+    (training_checkpoints, "_write", r"/\.training-baseline-.*\.npz", AFTER),
     (os, "replace", r"/\.partial-baseline-.*/model\.weights\.h5$", AFTER),
     (os, "replace", r"/\.partial-teacher-.*/model\.weights\.h5$", AFTER),
     (os, "replace", "/scores-00001.parquet", BEFORE),  # score

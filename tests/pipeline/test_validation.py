@@ -117,7 +117,7 @@ def test_fewer_lists_of_a_large_catalogue_are_ranked_during_training(monkeypatch
     def chosen(scores, lists=whole):
         monkeypatch.setattr(validation, "SCORES_OF_A_VALIDATION", scores)
         found = lists.during_training()
-        assert found.size == sum(map(len, found.lists))
+        assert len(found) == sum(map(len, found.lists))
         return [k for each in found.lists for k in each.list_id]
 
     assert chosen(120) == list(range(12))

@@ -332,6 +332,26 @@ class SoftTargetsPart(_Part):
     assistant: AssistantPart | None = None
 
 
+class TeacherPart(_Part):
+    """The teacher, and what each member of an ensemble adds on validation.
+
+    Attributes:
+        kind: Kind of the teacher in the configuration.
+        valid: The first metric on validation.
+        sampled_candidates: Whether the validation lists have sampled candidates.
+        members: If weights were chosen, of each member its `kind`, its `weight` (0 if
+            it was left out), and the metric of the member alone (`valid`) and of the
+            ensemble without it (`valid_without`).
+        chosen: The section `teacher` that an automatic search has found.
+    """
+
+    kind: str
+    valid: float
+    sampled_candidates: bool = False
+    members: list[Settings] = []
+    chosen: Settings = {}
+
+
 class Report(_Part):
     """Report of a run: the content of `report.json`.
 
@@ -356,6 +376,7 @@ class Report(_Part):
         gate: Decision to distil; None if there was none.
         guard: Distilled student and baseline on each slice; None if unknown.
         soft_targets: The student's soft targets; None if unknown.
+        teacher: The teacher and its members; None if unknown.
         timings_s: Seconds by step.
         environment: Versions and machine, from `describe_environment`.
         config: Configuration of the run, defaults included.
@@ -380,6 +401,7 @@ class Report(_Part):
     gate: GatePart | None = None
     guard: GuardPart | None = None
     soft_targets: SoftTargetsPart | None = None
+    teacher: TeacherPart | None = None
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}

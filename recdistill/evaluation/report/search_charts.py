@@ -159,6 +159,8 @@ class SizedStudent:
         baseline: The metric of its baseline.
         on_front: Whether it is on the Pareto front.
         is_knee: Whether it is the knee of the front.
+        is_rounded: Whether it is another student with rounded item embeddings. It is
+            drawn as a small circle without its name, unless it is the knee.
     """
 
     label: str
@@ -167,6 +169,7 @@ class SizedStudent:
     baseline: Interval
     on_front: bool
     is_knee: bool
+    is_rounded: bool = False
 
 
 def quality_against_cost(
@@ -194,11 +197,24 @@ def quality_against_cost(
             linewidth=1.0,
             alpha=0.6,
         )
-        for place, each in enumerate(ordered):
+        rounded = [each for each in ordered if each.is_rounded]
+        if rounded:
+            axes.plot(
+                [each.cost for each in rounded],
+                [each.quality.value or 0.0 for each in rounded],
+                "o",
+                color=_DOTS,
+                fillstyle="none",
+                markersize=3.5,
+                label="rounded items",
+            )
+        whole = [each for each in ordered if not each.is_rounded]
+        for place, each in enumerate(whole):
             first = not place
             names = ("baseline", "distilled") if first else (None, None)
             _estimate(axes, each.cost, each.baseline, _BEST, names[0], -_APART)
             _estimate(axes, each.cost, each.quality, _DOTS, names[1], _APART)
+        for each in (one for one in ordered if one.is_knee or not one.is_rounded):
             axes.annotate(
                 f"{each.label} (knee)" if each.is_knee else each.label,
                 (each.cost, each.quality.value or 0.0),

@@ -31,6 +31,7 @@ HOW_TO_READ = (
     "fresh process on this machine, without protocol and network. Bytes are those of "
     "all files of the SavedModel, whose item embeddings are stored as float32 unless "
     "bfloat16 or int8 is named; quality is that of the embeddings as they are stored. "
+    "In the charts a small circle is a student with rounded embeddings. "
     "A student is on the Pareto front if no other student "
     "is better in quality, median latency and size at once. The knee is the point of "
     "the front from which more quality costs more and more."
@@ -144,6 +145,8 @@ def render_sweep_page(found: Mapping[str, Any]) -> str:
         The HTML document.
     """
     metric = metric_label(found["metric"])
+    # The same student with rounded item embeddings comes after it.
+    trained = [_trained(each) for each in found["students"]]
     panels = []
     for quantity, label in (
         ("p50", "median latency in milliseconds"),
@@ -158,6 +161,7 @@ def render_sweep_page(found: Mapping[str, Any]) -> str:
                 as_interval(each["baseline"]),
                 place in found["front"],
                 place == found["knee"],
+                trained.index(trained[place]) < place,
             )
             for place, each in enumerate(found["students"])
         ]
@@ -177,6 +181,12 @@ def render_sweep_page(found: Mapping[str, Any]) -> str:
         size=lambda value: short_number(int(value), BYTES),
         closed="" if all(each["gate"] for each in found["students"]) else CLOSED,
     )
+
+
+def _trained(student: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a student that its training depends on."""
+    settings = student["settings"].items()
+    return {key: value for key, value in settings if key != "export.storage"}
 
 
 def _gain(part: Mapping[str, Any]) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from recdistill.pipeline.config.section import Section
 
@@ -31,10 +31,19 @@ compares it with the package.
 """
 
 
+EmbeddingLoss = Literal[
+    "HintMSE", "RelationalDistance", "RelationalAngle", "ContrastiveAlignment"
+]
+"""Names of the losses in `recdistill.losses` that learn from embeddings."""
+
+
 class LossTerm(Section):
     """One of several distillation losses."""
 
-    name: DistillationLoss = Field(description="Class of `recdistill.losses`.")
+    name: DistillationLoss | EmbeddingLoss = Field(
+        description="Class of `recdistill.losses`. One that compares embeddings needs "
+        "`distill.assistant`, whose embeddings the student learns."
+    )
     weight: float = Field(
         default=1.0, gt=0, description="Weight relative to the other losses."
     )
@@ -42,6 +51,11 @@ class LossTerm(Section):
         default_factory=dict,
         description="Arguments of the class, such as `k` or `temperature`.",
     )
+
+    @property
+    def compares_embeddings(self) -> bool:
+        """Whether it learns from embeddings and not from scores."""
+        return self.name in get_args(EmbeddingLoss)
 
 
 class AssistantConfig(Section):
@@ -117,6 +131,34 @@ class DistillConfig(Section):
         "the run "
         "continues with a warning.",
     )
+
+    @model_validator(mode="after")
+    def _embeddings_are_those_of_an_assistant(self) -> Self:
+        terms = () if isinstance(self.loss, str) else self.loss
+        names = [term.name for term in terms if term.compares_embeddings]
+        if names and self.assistant is None:
+            raise ValueError(
+                "`loss` can compare embeddings only with those of an assistant, which "
+                "has them for queries and items in one space: set `distill.assistant`, "
+                "such as { dim = 64 }, with a `dim` above the student's. A teacher's "
+                f"stored scores have no embeddings. Received: {', '.join(names)} "
+                "without an assistant"
+            )
+        if names and len(names) == len(terms):
+            raise ValueError(
+                "`loss` must have a loss on scores beside those on embeddings, because "
+                "the assistant learns from the teacher's scores. Received: only "
+                f"{', '.join(names)}"
+            )
+        return self
+
+    @property
+    def on_scores(self) -> DistillConfig:
+        """The section without the losses on embeddings."""
+        if isinstance(self.loss, str):
+            return self
+        kept = tuple(term for term in self.loss if not term.compares_embeddings)
+        return self.model_copy(update={"loss": kept})
 
     @field_validator("temperature", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 from recdistill.export.layout import RESERVED
 from recdistill.features.settings import LARGEST_SEED
 from recdistill.features.specs import CandidateSpec, HistorySpec, IdSpec, QuerySpec
-from recdistill.pipeline.config.dataset_section import DatasetConfig
+from recdistill.pipeline.config.dataset_section import DatasetConfig, Url
 from recdistill.pipeline.config.distill_section import DistillConfig
 from recdistill.pipeline.config.engine_section import EngineConfig
 from recdistill.pipeline.config.evaluate_section import EvaluateConfig
@@ -63,10 +63,11 @@ class Config(Section):
     LARGEST: ClassVar[Mapping[str, int]] = {"seed": LARGEST_SEED}
 
     seed: int = Field(default=1, ge=0, description="Seed of all random numbers.")
-    workdir: Path = Field(
+    workdir: Url | Path = Field(
         default=Path("runs"),
         description="Folder of the artefacts of all runs, relative to the current "
-        "directory.",
+        "directory; or an fsspec URL, such as `s3://bucket/runs`, to which finished "
+        "artefacts are copied. The work is then done in the cache.",
     )
     dataset: DatasetConfig = Field(description="Source of the interactions.")
     query: dict[FeatureName, QuerySpec] = Field(
@@ -115,6 +116,15 @@ class Config(Section):
         default=TuneConfig(), description="The search of `recdistill tune`."
     )
 
+    @property
+    def local_workdir(self) -> Path:
+        """The folder in which the work is done: `workdir`, or one in the cache."""
+        if isinstance(self.workdir, Path):
+            return self.workdir
+        from recdistill.data.remote_folder import folder_of_url
+
+        return folder_of_url(self.workdir)
+
     @model_validator(mode="after")
     def _feature_names_are_unique(self) -> Self:
         histories = self._histories()
@@ -140,7 +150,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _artefacts_and_exports_have_their_own_folders(self) -> Self:
-        if self.workdir.resolve() == self.export.path.resolve():
+        if self.local_workdir.resolve() == self.export.path.resolve():
             raise ValueError(
                 "`export.path` must be another folder than `workdir`. "
                 f"Received: {self.workdir} for both"

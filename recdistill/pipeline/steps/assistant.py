@@ -48,6 +48,9 @@ class Assistant(Step):
         return {
             **distillation_inputs(run),
             "student": run.assistant_config.student.model_dump(mode="json"),
+            "distill": run.config.distill.on_scores.model_dump(
+                mode="json", exclude={"gate", "assistant"}
+            ),
             "from_baseline": False,
         }
 

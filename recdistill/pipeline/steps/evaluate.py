@@ -241,7 +241,7 @@ def page_details(run: RunContext, report: Report, rows: ComparisonRows) -> PageD
         },
         examination=record["score"].get("doctor"),
         examples=query_examples(run.prepared, rows, run.config.seed),
-        variants=evaluated_variants(run.config.workdir, report),
+        variants=evaluated_variants(run.config.local_workdir, report),
     )
 
 

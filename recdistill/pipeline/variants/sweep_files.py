@@ -26,7 +26,7 @@ def write_sweep(result: SweepResult) -> dict[str, Any]:
         The document of the sweep, which is also in `sweep.json`.
     """
     config = result.config
-    folder = config.workdir / config.name / FOLDER
+    folder = config.local_workdir / config.name / FOLDER
     files = {
         "knee": folder / "knee.toml",
         "page": folder / "sweep.html",

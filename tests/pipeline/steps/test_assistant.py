@@ -1,14 +1,13 @@
 """The step assistant: a wider student between the teacher and a narrow one."""
 
-import numpy as np
 import pytest
 
-from recdistill.data.collation import Collator
+from recdistill import losses
 from recdistill.errors import ConfigError
 from recdistill.evaluation.report.terminal_tables import soft_targets_line
+from recdistill.losses import relational_distance
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from recdistill.pipeline.training_batches import scored_by, training_batches
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, weights
 
@@ -46,18 +45,35 @@ def test_a_narrow_student_learns_from_the_scores_of_its_assistant(copied):
     run = Pipeline(small_pipelines.load(copied, WITH))
     run.run("distill")
     assert run.context.soft_targets_part.assistant.dim == 6
-    _batches_have_the_scores_of(run.context)
 
 
-def _batches_have_the_scores_of(run):
-    """Checks batches against products of the assistant's embeddings."""
-    model, files = run.assistant_model, run.score_files("score")
-    collate = Collator(run.prepared.catalogue_size, with_teacher=True)
-    stored = training_batches(files, collate, 16, seed=1)
-    [(x, _, _)] = list(scored_by(model, stored).take(1))
-    queries = model.encode_query(x["query"]).numpy()
-    items = model.encode_candidates(model.candidate_table(x["candidate_index"])).numpy()
-    np.testing.assert_allclose(x["teacher_scores"], queries @ items.T, rtol=1e-4)
+def test_a_loss_can_compare_the_embeddings_of_student_and_assistant(
+    copied, monkeypatch
+):
+    seen = []
+
+    def record(self, teacher, student, mask, weight):
+        seen.append((teacher.shape[-1], student.shape[-1]))
+        return relational_distance(teacher, student, mask, weight)
+
+    monkeypatch.setattr(losses.RelationalDistance, "compare", record)
+    terms = "[{name='ListwiseKLDivergence'}, {name='RelationalDistance', weight=0.1}]"
+    done = go(copied, f"distill.loss={terms}", WITH, until="distill")
+    assert made(done) == ["assistant", "distill"]
+    assert set(seen) == {(6, 4)}
+
+
+@pytest.mark.parametrize(
+    ("assistant", "others", "said"),
+    [
+        ("", "{name='PairwiseMarginMSE'}, ", "only with those of an assistant"),
+        ("assistant={dim=6}, ", "", "must have a loss on scores beside"),
+    ],
+)
+def test_losses_on_embeddings_say_what_they_need(tmp_path, assistant, others, said):
+    section = f"distill={{{assistant}loss=[{others}{{name='HintMSE'}}]}}"
+    with pytest.raises(ConfigError, match=f"{said}.*Received: .*HintMSE"):
+        small_pipelines.load(tmp_path, section)
 
 
 def test_the_step_without_an_assistant_says_what_is_missing(copied):
@@ -68,5 +84,6 @@ def test_the_step_without_an_assistant_says_what_is_missing(copied):
 
 
 def test_towers_of_a_factory_have_no_assistant(tmp_path):
+    towers = "student={factory='package.module:towers'}"
     with pytest.raises(ConfigError, match=r"`distill.assistant` must be left out"):
-        small_pipelines.load(tmp_path, WITH, "student.factory=package.module:towers")
+        small_pipelines.load(tmp_path, WITH, towers)
