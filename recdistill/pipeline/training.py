@@ -315,7 +315,7 @@ def _key(model: Learner, plan: TrainingPlan, label: str) -> str:
     """Key of a training run: its name, its plan and its first weights."""
     digest = hashlib.sha256()
     for values in model.student.get_weights():
-        digest.update(np.ascontiguousarray(values))
+        digest.update(np.ascontiguousarray(values).data)
     return fingerprint([label, vars(plan), digest.hexdigest()])[:16]
 
 

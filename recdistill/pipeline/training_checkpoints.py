@@ -93,15 +93,16 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 def _write(path: Path, state: dict[str, Any]) -> None:
     """Writes a state: its arrays, and a JSON text with their numbers in their place."""
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
 
     def place(value: Any) -> dict[str, str]:
-        arrays[str(len(arrays))] = value
-        return {ARRAY: str(len(arrays) - 1)}
+        name = str(len(arrays))
+        arrays[name] = value
+        return {ARRAY: name}
 
-    text = json.dumps(state, default=place)
+    arrays["state"] = np.array(json.dumps(state, default=place))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, state=np.array(text), **arrays)
+        np.savez(file, **arrays)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
