@@ -59,6 +59,7 @@ def samples_for_teacher(config: Config, prepared: Prepared, lists: int) -> bool:
     if not reranks(config, prepared):
         return False
     own = all(map(is_own, members_of(config.teacher)))
+    lists = min(lists, config.evaluate.valid_lists)
     return not own or lists * prepared.catalogue_size > LARGEST_RANKING
 
 

@@ -22,11 +22,7 @@ from recdistill.evaluation.report.run_report import (
 )
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import (
-    TEACHER,
-    has_partial_scores,
-    needs_raw,
-)
+from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
@@ -170,14 +166,11 @@ class RunContext:
     def add(self, step: str, artefact: Artefact) -> None:
         """Adds the artefact of a finished step.
 
-        Once the number of items is known, `config.lists.size` is decided. The teacher
-        that was found automatically takes the place of the section `teacher`.
+        Then `config.lists.size` is decided, or an automatic `config.teacher` is found.
         """
         self.artefacts[step] = artefact
-        found = artefact.record.get("chosen") if step == "teacher" else None
-        if found is not None:
-            chosen = {"teacher": TEACHER.validate_python(found)}
-            self.config = self.config.model_copy(update=chosen)
+        if step == "teacher" and artefact.record.get("chosen"):
+            self.config = self.config.for_teacher(artefact.record["chosen"])
             vars(self).pop("teacher_identity", None)
         if step == "prepare":
             self.config = self.config.for_catalogue(artefact.record["items"])
@@ -253,8 +246,7 @@ class RunContext:
     @property
     def samples_for_teacher(self) -> bool:
         """Whether the teacher is trained and checked on sampled candidates."""
-        found = self.artefacts["prepare"].record["lists"]["valid"]
-        lists = min(self.config.evaluate.valid_lists, found)
+        lists = self.artefacts["prepare"].record["lists"]["valid"]
         return samples_for_teacher(self.config, self.prepared, lists)
 
     @cached_property

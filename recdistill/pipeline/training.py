@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from recdistill.pipeline.training_curves import (
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.workspace import fingerprint
 
 Learner: TypeAlias = Distiller | NextItemModel
 """A model in training: its `student`, and the losses of this."""
@@ -80,6 +82,8 @@ class TrainingResult:
         history: The validation metric after each epoch; None if training diverged.
         learning_rate: The initial learning rate.
         epoch_steps: Number of training steps in an epoch.
+        validation_lists: Number of lists of a validation
+            (`recdistill.pipeline.validation.Validation.during_training`).
         curve: Losses, learning rate and gradient norm
             (`recdistill.pipeline.training_curves.CurveRecorder`).
     """
@@ -89,6 +93,7 @@ class TrainingResult:
     history: list[float | None]
     learning_rate: float
     epoch_steps: int
+    validation_lists: int
     curve: Mapping[str, list[float | None]]
 
 
@@ -207,7 +212,7 @@ def train(
     Args:
         model: The student and its losses.
         dataset: Endless training batches.
-        validation: Chooses the best weights.
+        validation: Chooses the best weights; on a large catalogue, some of its lists.
         plan: How long and how fast to train.
         progress: Callback for progress.
         label: The activity, for the progress display.
@@ -218,7 +223,7 @@ def train(
     Raises:
         DivergedError: If training diverges before the first validation.
     """
-    per_epoch = plan.epoch_steps
+    per_epoch, validation = plan.epoch_steps, validation.during_training()
     _compile(model, plan)
     # Keras refuses XLA where operations must be deterministic. On CPUs those of the
     # student are: a test compares the weights of two runs. XLA has no exchange between
@@ -226,7 +231,7 @@ def train(
     model._jit_compile = xla and group_of_workers() is None
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
-    state, keep = begin_training()
+    state, keep = begin_training(_key(model, plan, label))
     parts: dict[str, Any] = {"curve": recorder, "best": best}
     for name, values in state.get("parts", {}).items():
         parts[name].restore(values)
@@ -234,8 +239,10 @@ def train(
         best.on_train_end()
     else:
         done = state.get("epoch", 0)
+        if done:
+            dataset = dataset.skip(done * per_epoch)
         if group_of_workers() is not None:
-            dataset = dataset.skip(done * per_epoch).map(_own_part)
+            dataset = dataset.map(_own_part)
         model.fit(
             dataset,
             steps_per_epoch=per_epoch,
@@ -255,6 +262,7 @@ def train(
         best.history,
         plan.learning_rate,
         per_epoch,
+        len(validation),
         recorder.curve,
     )
     if not best.best_epoch:
@@ -291,7 +299,8 @@ def seconds_to_train(
         callbacks=[clock],
     )
     begin, first, second = times
-    scorer, sample = compiled(model.student), validation.first(TIMED_LISTS)
+    scorer, validation = compiled(model.student), validation.during_training()
+    sample = validation.first(TIMED_LISTS)
     sample(scorer)  # Compiles the scorer.
     compiled_at = perf_counter()
     sample(scorer)
@@ -300,6 +309,14 @@ def seconds_to_train(
     steps = plan.epoch_steps * plan.epochs
     of_steps = (second - first) / TIMED_STEPS * steps
     return first - begin + of_steps + of_validation * plan.epochs
+
+
+def _key(model: Learner, plan: TrainingPlan, label: str) -> str:
+    """Key of a training run: its name, its plan and its first weights."""
+    digest = hashlib.sha256()
+    for values in model.student.get_weights():
+        digest.update(np.ascontiguousarray(values).data)
+    return fingerprint([label, vars(plan), digest.hexdigest()])[:16]
 
 
 def _compile(model: Learner, plan: TrainingPlan) -> None:

@@ -92,7 +92,6 @@ class TeacherStep(Step):
         """
         from recdistill.pipeline.config.budget import parse_duration
         from recdistill.pipeline.config.teacher_section import (
-            TEACHER,
             AutomaticTeacherConfig,
             chooses_weights,
             chosen_teacher,
@@ -127,8 +126,7 @@ class TeacherStep(Step):
             weights = [each["weight"] for each in found["members"]]
             if automatic:
                 found["chosen"] = chosen_teacher([*map(given, members)], weights)
-                chosen = TEACHER.validate_python(found["chosen"])
-                opened = config.model_copy(update={"teacher": chosen}), *opened[1:]
+                opened = config.for_teacher(found["chosen"]), *opened[1:]
             else:
                 save_member_weights(weights, draft.path)
             own = None if automatic else weights
