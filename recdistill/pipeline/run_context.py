@@ -413,7 +413,7 @@ class RunContext:
 
     @property
     def assistant_model(self) -> keras.Model | None:
-        """The assistant that the student learns from, if it has one."""
+        """The assistant that the student learns from as well, if it has one."""
         if not self.config.uses_assistant:
             return None
         folder = self.intact("assistant").path

@@ -54,10 +54,10 @@ from recdistill.pipeline.training import (
     train,
 )
 from recdistill.pipeline.training_batches import (
+    averaged_with,
     training_batches,
     with_few_untrained,
     with_strata,
-    without_scores,
 )
 from recdistill.pipeline.training_curves import (
     ROWS_OF_A_LARGE_TABLE,
@@ -336,9 +336,9 @@ class Trainer:
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights; None for random ones.
-            assistant: A student that was distilled before. Its scores, which are at
-                the scale of the losses, replace the soft targets; losses on embeddings
-                compare its embeddings.
+            assistant: A student that was distilled before. The soft targets are the
+                mean of the teacher's and its scores; losses on embeddings compare its
+                embeddings.
         """
         first: Path | EarlierStudent | None = start
         if start is None and self._earlier is not None:
@@ -352,7 +352,7 @@ class Trainer:
         def dataset(seed: int) -> tf.data.Dataset:
             found = self.batches(files, collate, targets, seed)
             if assistant is not None:
-                found = without_scores(found)
+                found = averaged_with(assistant, found)
             if count is None:
                 return found
             return with_strata(found, strata(self._prepared.popularity, count))

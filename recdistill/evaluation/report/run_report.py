@@ -292,7 +292,7 @@ class GuardPart(_Part):
 
 
 class AssistantPart(_Part):
-    """The teacher assistant whose scores the student learned from.
+    """The teacher assistant whose scores the student learned from as well.
 
     Attributes:
         dim: Width of its embeddings.
@@ -318,7 +318,7 @@ class SoftTargetsPart(_Part):
         findings: Findings of the score doctor.
         reason: Reason for the score doctor's proposal.
         assistant: The assistant, which learned from these soft targets; the student
-            learned from its scores. None if the student learned from the soft targets.
+            learned from the mean of both. None if there was none.
     """
 
     transform: str

@@ -148,7 +148,7 @@ def soft_targets_line(part: Mapping[str, Any]) -> str:
     through, assistant = "", part.get("assistant")
     if assistant is not None:
         through = (
-            f"; through an assistant of width {assistant['dim']}, which has "
+            f"; averaged with an assistant of width {assistant['dim']}, which has "
             f"{assistant['valid']:.4f} on validation"
         )
     return f"{part['transform']}{softened}{by}{counted}{through}"

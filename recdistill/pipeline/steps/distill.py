@@ -99,8 +99,8 @@ class Distill(Step):
         assistant = record["soft_targets"].get("assistant")
         if assistant is not None:
             yield (
-                f"learned from an assistant of width {assistant['dim']}, which has "
-                f"{assistant['valid']:.4f} on validation"
+                f"learned also from an assistant of width {assistant['dim']}, which "
+                f"has {assistant['valid']:.4f} on validation"
             )
         second = record.get("second_round")
         if second is not None:
