@@ -95,7 +95,8 @@ class Distill(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """The assistant, and what the second round gained on validation."""
-        assistant = record["soft_targets"]["assistant"]
+        # Records of versions without assistants do not have the key.
+        assistant = record["soft_targets"].get("assistant")
         if assistant is not None:
             yield (
                 f"learned from an assistant of width {assistant['dim']}, which has "
