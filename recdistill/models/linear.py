@@ -54,10 +54,17 @@ SPARSE_COST = 100
 SCORES_AT_ONCE = 4_000_000
 """Number of scores `(queries, items)` that the layer computes at once."""
 
+GATHERED_AT_ONCE = 16_000_000
+"""Numbers of the factor that are gathered at once for the candidates of some lists."""
+
 ITEMS_SCORED_WHOLE = 16_384
 """Largest number of items that a factor scores for each list. Of more items, it scores
 the candidates, and has mean and variance of the others from sums. An item inverse and
 the matrices of transitions of more items do not fit into memory by default."""
+
+ITEMS_OF_A_COLUMN = 10
+"""Up to so many items for each column of the factor, they are scored for each list: the
+sums of a list cost the square of the columns."""
 
 ROUNDING = 16 * float(np.finfo("float32").eps)
 """Relative deviation of a row's scores below which they are considered equal."""
@@ -242,7 +249,8 @@ class Affinity(HistoryScores):
 
     @property
     def _scores_candidates_only(self) -> bool:
-        return self.form != "item_inverse" and self.size > ITEMS_SCORED_WHOLE
+        fewest = max(ITEMS_SCORED_WHOLE, ITEMS_OF_A_COLUMN * self.rank)
+        return self.form != "item_inverse" and self.size > fewest
 
     def _lists_at_once(
         self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None
@@ -254,7 +262,7 @@ class Affinity(HistoryScores):
             parts.append(candidates)
         places = tf.add_n([tf.shape(part)[1] for part in parts])
         each = places * self.rank + tf.shape(candidates)[-1]
-        return tf.maximum(1, SCORES_AT_ONCE // tf.maximum(1, each))
+        return tf.maximum(1, GATHERED_AT_ONCE // tf.maximum(1, each))
 
     def _standardised(
         self, history: tf.Tensor, candidates: tf.Tensor, training_row: tf.Tensor | None

@@ -11,11 +11,8 @@ Unlike EASE (`recdistill.models.linear`), $B$ is not symmetric in time: it knows
 sequel follows the first film. The two make different errors, so an ensemble of both is
 better than either.
 
-**Cross-fitting.** Scores of the histories that $B$ was fitted on are overconfident,
-which makes them poor training targets. The queries are therefore divided into folds,
-and $B$ is also fitted without each fold; a training list is scored by the matrix that
-was fitted without the fold of its query. The fold follows from the query's training
-row, so that fitting and scoring agree without a table of folds.
+A training list is scored by a matrix that was fitted without the fold of its query
+(`recdistill.models.cross_fitting`).
 """
 
 from __future__ import annotations
@@ -29,8 +26,8 @@ import scipy.linalg
 import scipy.sparse
 import tensorflow as tf
 
-from recdistill.data.ragged import Ragged
 from recdistill.features.encoders import FIRST
+from recdistill.models.cross_fitting import score_by_fold
 from recdistill.models.linear import HistoryScores, times
 
 FOLDS = 4
@@ -133,22 +130,11 @@ class Transitions(HistoryScores):
     def _scores(self, rows: tf.Tensor, training_row: tf.Tensor | None) -> tf.Tensor:
         if training_row is None:
             return times(rows, self.matrices[0])
-        fold = tf.reduce_sum(tf.cast(training_row, "int64"), axis=1) % FOLDS
-        fold = tf.cast(fold, "int32")
-        place = tf.dynamic_partition(tf.range(tf.shape(rows)[0]), fold, FOLDS)
-        parts = tf.dynamic_partition(rows, fold, FOLDS)
-        scores = [times(part, self.matrices[k + 1]) for k, part in enumerate(parts)]
-        return tf.dynamic_stitch(place, scores)
-
-
-def folds_of(training_rows: Ragged) -> np.ndarray:
-    """The fold of each query, `(queries,)`, from its training row.
-
-    Args:
-        training_rows: The training items of each query, as vocabulary indices.
-    """
-    total = np.concatenate([[0], np.cumsum(training_rows.values, dtype="int64")])
-    return np.asarray(np.diff(total[training_rows.offsets]) % FOLDS)
+        scorers = [
+            lambda part, number=number: times(part, self.matrices[number + 1])
+            for number in range(FOLDS)
+        ]
+        return score_by_fold(rows, training_row, scorers)
 
 
 def _indicators(chosen: np.ndarray, size: int) -> scipy.sparse.csr_array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import keras
 
 from recdistill.pipeline.config.engine_section import EngineConfig
+from recdistill.pipeline.training_checkpoints import kept_in
 
 if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
@@ -54,8 +55,13 @@ class LocalEngine:
     """Runs everything in this process."""
 
     def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
-        """Does the work of a step that trains, and returns its record."""
-        return step.work(run, draft)
+        """Does the work of a step that trains, and returns its record.
+
+        If this process is killed, the next one goes on after a validation.
+        """
+        name = draft.final.name
+        with kept_in(draft.final.with_name(f".training-{name}")):
+            return step.work(run, draft)
 
     def map(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from math import comb
 
 import numpy as np
 import pyarrow as pa
@@ -117,6 +118,11 @@ def _shares(members: int) -> Iterator[tuple[float, ...]]:
     for bars in combinations(range(parts + members - 1), members - 1):
         ends = (-1, *bars, parts + members - 1)
         yield tuple((stop - start - 1) / parts for start, stop in pairwise(ends))
+
+
+def number_of_weights(members: int) -> int:
+    """Number of the weights that `choose_weights` tries."""
+    return comb(PARTS[members] + members - 1, members - 1)
 
 
 def _support(weights: Sequence[float]) -> tuple[int, ...]:

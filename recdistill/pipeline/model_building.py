@@ -14,16 +14,17 @@ from recdistill.data.collation import Collator
 from recdistill.data.sequences import next_items
 from recdistill.data.shard_reading import in_order
 from recdistill.errors import ConfigError, TeacherError
+from recdistill.models.cross_fitting import CrossFittedTeacher, folds_of
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.models.linear import Affinity, HistoryScores, LinearTeacher
 from recdistill.models.linear_fitting import LinearForm, choose_form
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.sequence_ranker import SequenceRanker
 from recdistill.models.transitions import (
+    FOLDS,
     PAIR_BYTES,
     Examples,
     Transitions,
-    folds_of,
 )
 from recdistill.models.two_tower import TwoTowers, TwoTowerStudent
 from recdistill.pipeline.config import Config, StudentConfig, TwoTowerConfig
@@ -39,9 +40,12 @@ from recdistill.pipeline.config.teacher_section import (
     SequenceRankerConfig,
     SequenceTeacherConfig,
     TransitionTeacherConfig,
+    folds_in,
     is_linear,
+    same_before,
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
+from recdistill.pipeline.engine import begin_like_a_new_process
 from recdistill.pipeline.memory import (
     require_for_attention,
     require_for_linear_model,
@@ -144,21 +148,69 @@ class TeacherBuilder:
 
     def build(self) -> Teacher:
         """The teacher with all its weights; a ranker has its initial ones."""
-        teacher = self._build(self._config.teacher)
-        members = members_of(teacher)
-        ours = [member for member in members if isinstance(member, keras.Model)]
-        for model in [teacher] if len(ours) == len(members) else ours:
-            _build_weights(model, self._prepared)
-        if isinstance(teacher, EnsembleTeacher):
-            teacher.built = True  # It has only the weights of its members.
-        return teacher
+        numbers, configured = self._kept(), configured_members(self._config.teacher)
+        same = same_before(configured)
+        return self.joined([self.member(configured[k], same[k]) for k in numbers])
+
+    def member(self, config: Any, same: int = 0) -> Teacher:
+        """A member with all its weights; a ranker has its initial ones.
+
+        Its initial weights and the names of its layers do not depend on what was built
+        before.
+
+        Args:
+            config: The member's settings.
+            same: Number of members before it that have the same settings.
+        """
+        if self._fit:
+            begin_like_a_new_process(self._config.seed + same)
+        member = self._build(config)
+        if isinstance(member, keras.Model):
+            _build_weights(member, self._prepared)
+        return member
+
+    def joined(self, members: Sequence[Teacher]) -> Teacher:
+        """The teacher that has these members.
+
+        Args:
+            members: The members of an ensemble that are not left out, or the teacher.
+        """
+        config = self._config.teacher
+        if not isinstance(config, EnsembleTeacherConfig):
+            return members[0]
+        weights = self._member_weights or config.fixed_weights
+        kept = [weights[k] for k in self._kept()]
+        ensemble = EnsembleTeacher(list(members), kept, config.normalize)
+        ensemble.built = True  # It has only the weights of its members.
+        return ensemble
+
+    def cross_fitted(self, teacher: Teacher, folder: Path) -> Teacher:
+        """The teacher of the training lists: trained members are those of the folds.
+
+        Args:
+            teacher: The teacher that was trained on all training lists.
+            folder: Folder of the step `teacher`.
+        """
+        configured = configured_members(self._config.teacher)
+        members = []
+        for number, member in zip(self._kept(), members_of(teacher), strict=True):
+            settings = configured[number]
+            models: list[keras.Model] = []
+            for fold in range(folds_in(settings)):
+                model: Any = self.member(settings)
+                model.load_weights(fold_folder(folder, number, fold) / WEIGHTS)
+                models.append(model)
+            members.append(CrossFittedTeacher(models) if models else member)
+        return self.joined(members)
+
+    def _kept(self) -> list[int]:
+        """Numbers of the members that are not left out."""
+        weights = self._member_weights
+        if weights is None:
+            return list(range(len(configured_members(self._config.teacher))))
+        return [number for number, weight in enumerate(weights) if weight]
 
     def _build(self, config: Any) -> Teacher:
-        if isinstance(config, EnsembleTeacherConfig):
-            weights = self._member_weights or config.fixed_weights
-            kept = [m for m, w in zip(config.members, weights, strict=True) if w]
-            members = [self._build(member) for member in kept]
-            return EnsembleTeacher(members, [w for w in weights if w], config.normalize)
         if isinstance(config, ExternalTeacherConfig | ScoresTeacherConfig):
             return self._external.open(config)
         if isinstance(config, LinearTeacherConfig):
@@ -214,7 +266,7 @@ class TeacherBuilder:
         layer.build()
         if self._fit and history is not None:
             require_for_transitions(layer.size, PAIR_BYTES)
-            folds = folds_of(prepared.training_rows)
+            folds = folds_of(prepared.training_rows, FOLDS)
             pieces = next_items(
                 prepared.shards("train"),
                 history.feature,
@@ -300,10 +352,35 @@ def _described(spec: Any, prepared: Prepared) -> dict[str, Any]:
     return {"items": items, "form": form.form, "rank": form.rank, "exact": exact}
 
 
+def fold_folder(folder: Path, number: int, fold: int) -> Path:
+    """Folder with the weights of a member that was trained without a fold.
+
+    Args:
+        folder: Folder of the step `teacher`.
+        number: Number of the member in the configuration.
+        fold: Number of the fold.
+    """
+    return folder / "folds" / f"member-{number}-without-{fold}"
+
+
 def load_teacher(
-    config: Config, prepared: Prepared, external: ExternalTeachers, folder: Path
+    config: Config,
+    prepared: Prepared,
+    external: ExternalTeachers,
+    folder: Path,
+    *,
+    cross_fitted: bool = False,
 ) -> Teacher:
-    """The teacher that the step `teacher` saved; an external one is opened."""
+    """The teacher that the step `teacher` saved; an external one is opened.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        external: Opens external teachers.
+        folder: Folder of the step `teacher`.
+        cross_fitted: Whether it scores training lists; see
+            `recdistill.models.cross_fitting`.
+    """
     weights = read_member_weights(folder)
     builder = TeacherBuilder(
         config, prepared, external, fit=False, member_weights=weights
@@ -311,7 +388,7 @@ def load_teacher(
     teacher = builder.build()
     if isinstance(teacher, keras.Model):
         teacher.load_weights(folder / WEIGHTS)
-    return teacher
+    return builder.cross_fitted(teacher, folder) if cross_fitted else teacher
 
 
 def members_of(teacher: Teacher) -> list[Any]:
@@ -322,10 +399,13 @@ def members_of(teacher: Teacher) -> list[Any]:
 
 
 def needs_training_rows(config: Config, prepared: Prepared) -> bool:
-    """Whether the teacher has a linear item model, which must leave out the query."""
-    members = configured_members(config.teacher)
-    return any(map(is_linear, members)) or any(
-        reads_affinities(member, prepared) for member in members
+    """Whether the teacher's scores of a training list depend on its query.
+
+    A linear item model leaves the query out, and a cross-fitted teacher its fold.
+    """
+    return any(
+        is_linear(member) or folds_in(member) or reads_affinities(member, prepared)
+        for member in configured_members(config.teacher)
     )
 
 

@@ -250,9 +250,9 @@ def _reports(run: RunContext) -> dict[str, Callable[..., None]]:
     return found
 
 
-def _epochs(states: States) -> dict[int, int]:
+def _epochs(states: States) -> dict[str, int]:
     """How far each training run has come."""
-    return {number: state["epoch"] for number, state in states.items()}
+    return {key: state["epoch"] for key, state in states.items()}
 
 
 def _connect(config: EngineConfig, warn: Callable[[str], None]) -> bool:

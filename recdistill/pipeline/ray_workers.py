@@ -232,6 +232,7 @@ class TrainingWorker:
         from recdistill.lists.replicas import joined
         from recdistill.pipeline.steps import STEPS
         from recdistill.pipeline.training_checkpoints import (
+            NewState,
             TrainingCheckpoints,
             keeping,
         )
@@ -240,7 +241,12 @@ class TrainingWorker:
         kinds = ("progress", "warning", "observed")
         reports = {kind: self._reporter(kind) for kind in kinds}
         run = shared.open(reports)
-        keep = self._reporter("state") if group.rank == 0 else _ignore
+        report = self._reporter("state")
+
+        def keep(key: str, state: NewState) -> None:
+            if group.rank == 0:
+                report(key, state())
+
         _begin(self._cores, run.config.seed)
         with (
             tempfile.TemporaryDirectory() as folder,

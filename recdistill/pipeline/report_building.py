@@ -31,6 +31,7 @@ from recdistill.evaluation.report.run_report import (
     SeedsPart,
     SoftTargetsPart,
     Spread,
+    TeacherPart,
 )
 from recdistill.evaluation.rows import metric_names
 from recdistill.pipeline.config import Config
@@ -144,12 +145,24 @@ def build_report(
             seed=config.seed,
         ),
         soft_targets=soft_targets,
+        teacher=_teacher_part(records["teacher"]),
         timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),
         config=config.model_dump(mode="json", exclude=_PLACES),
         config_given=config.model_dump(
             mode="json", exclude=_PLACES, exclude_unset=True
         ),
+    )
+
+
+def _teacher_part(record: Mapping[str, Any]) -> TeacherPart:
+    """The teacher from the record of its step."""
+    return TeacherPart(
+        kind=record["kind"],
+        valid=record["valid"],
+        sampled_candidates=record["sampled_candidates"],
+        members=record.get("members", []),
+        chosen=record.get("chosen", {}),
     )
 
 

@@ -20,10 +20,17 @@ from recdistill.data.ragged import Ragged
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.catalogue_ranking import Ranking, positives_of
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.config.teacher_section import is_own, members_of
 from recdistill.pipeline.prepared_data import Prepared
 
 DEPTHS = tuple(step * 10**power for power in range(1, 7) for step in (1, 2, 5))
 """Numbers of retrieved items at which the recall of the retrieval is reported."""
+
+LARGEST_RANKING = 200_000_000
+"""Largest number of scores that the pipeline's own teachers compute in a validation.
+
+A pass takes some seconds, and each of a training's checkpoints needs one.
+"""
 
 
 def reranks(config: Config, prepared: Prepared) -> bool:
@@ -34,6 +41,26 @@ def reranks(config: Config, prepared: Prepared) -> bool:
     """
     large = config.lists.size == "retrieved"
     return large and not prepared.has_shown_candidates
+
+
+def samples_for_teacher(config: Config, prepared: Prepared, lists: int) -> bool:
+    """Whether the teacher is trained and checked on sampled candidates.
+
+    Metrics among sampled candidates can order models in another way than metrics on
+    the catalogue (Krichene and Rendle, KDD 2020). The pipeline's own teachers score an
+    item by a product of vectors, so they rank the catalogue of the validation lists
+    where that is feasible.
+
+    Args:
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        lists: Number of validation lists.
+    """
+    if not reranks(config, prepared):
+        return False
+    own = all(map(is_own, members_of(config.teacher)))
+    lists = min(lists, config.evaluate.valid_lists)
+    return not own or lists * prepared.catalogue_size > LARGEST_RANKING
 
 
 @dataclass(frozen=True)

@@ -22,19 +22,17 @@ from recdistill.evaluation.report.run_report import (
 )
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.teacher_section import (
-    has_partial_scores,
-    is_linear,
-    is_trained,
-    members_of,
-    needs_raw,
-)
+from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
-from recdistill.pipeline.retrieved_candidates import Retrieval, reranks
+from recdistill.pipeline.retrieved_candidates import (
+    Retrieval,
+    reranks,
+    samples_for_teacher,
+)
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import (
     PopularityScorer,
@@ -59,12 +57,6 @@ if TYPE_CHECKING:
 
 VALID = "valid.parquet"
 """File of an artefact with a model's metrics on the validation lists."""
-
-LARGEST_RANKING = 200_000_000
-"""Largest number of scores that the pipeline's own teachers compute in a validation.
-
-A pass takes some seconds, and each of a training's checkpoints needs one.
-"""
 
 _SHARED = (
     "dataset",
@@ -174,9 +166,12 @@ class RunContext:
     def add(self, step: str, artefact: Artefact) -> None:
         """Adds the artefact of a finished step.
 
-        Once the number of items is known, `config.lists.size` is decided.
+        Then `config.lists.size` is decided, or an automatic `config.teacher` is found.
         """
         self.artefacts[step] = artefact
+        if step == "teacher" and artefact.record.get("chosen"):
+            self.config = self.config.for_teacher(artefact.record["chosen"])
+            vars(self).pop("teacher_identity", None)
         if step == "prepare":
             self.config = self.config.for_catalogue(artefact.record["items"])
 
@@ -250,22 +245,9 @@ class RunContext:
 
     @property
     def samples_for_teacher(self) -> bool:
-        """Whether the teacher is trained and checked on sampled candidates.
-
-        Metrics among sampled candidates can order models in another way than metrics on
-        the catalogue (Krichene and Rendle, KDD 2020). The pipeline's own teachers score
-        an item by a product of vectors, so they rank the catalogue of the validation
-        lists where that is feasible.
-        """
-        if not self.reranks:
-            return False
-        members = members_of(self.config.teacher)
-        own = all(is_trained(each) or is_linear(each) for each in members)
-        lists = min(
-            self.config.evaluate.valid_lists,
-            self.artefacts["prepare"].record["lists"]["valid"],
-        )
-        return not own or lists * self.prepared.catalogue_size > LARGEST_RANKING
+        """Whether the teacher is trained and checked on sampled candidates."""
+        lists = self.artefacts["prepare"].record["lists"]["valid"]
+        return samples_for_teacher(self.config, self.prepared, lists)
 
     @cached_property
     def teacher_validation(self) -> Validation:
@@ -343,6 +325,14 @@ class RunContext:
         """The teacher."""
         folder = self.intact("teacher").path
         return load_teacher(self.config, self.prepared, self.external, folder)
+
+    @cached_property
+    def cross_fitted_teacher(self) -> Teacher:
+        """The teacher of the training lists, which has not seen their queries."""
+        folder = self.intact("teacher").path
+        return load_teacher(
+            self.config, self.prepared, self.external, folder, cross_fitted=True
+        )
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
         """The teacher as a function of a batch that reports progress.
@@ -423,7 +413,7 @@ class RunContext:
 
     @property
     def assistant_model(self) -> keras.Model | None:
-        """The assistant that the student learns from, if it has one."""
+        """The assistant that the student learns from as well, if it has one."""
         if not self.config.uses_assistant:
             return None
         folder = self.intact("assistant").path

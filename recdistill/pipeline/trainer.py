@@ -47,15 +47,17 @@ from recdistill.pipeline.soft_targets import (
 )
 from recdistill.pipeline.training import (
     DivergedError,
+    Learner,
     TrainingPlan,
     TrainingResult,
+    seconds_to_train,
     train,
 )
 from recdistill.pipeline.training_batches import (
+    averaged_with,
     training_batches,
     with_few_untrained,
     with_strata,
-    without_scores,
 )
 from recdistill.pipeline.training_curves import (
     ROWS_OF_A_LARGE_TABLE,
@@ -185,7 +187,7 @@ class Trainer:
             key: The key of that number.
             stored: Number of stored candidates of a list; None if they are drawn.
         """
-        lists = min(size, sum(pq.read_metadata(path).num_rows for path in shards))
+        lists = min(size, _lists(shards))
         catalogue = self._prepared.catalogue_size
         candidates = stored or min(self.tail or catalogue, catalogue)
         if stored is None and self.tail is not None:
@@ -198,23 +200,68 @@ class Trainer:
         self,
         model: RankingTeacher | SequenceRanker,
         settings: ReferenceTeacherConfig | SequenceTeacherConfig,
+        shards: Sequence[Path] | None = None,
+        part: str = "",
     ) -> dict[str, Any]:
         """Trains a teacher.
+
+        Args:
+            model: The teacher with its initial weights.
+            settings: Its settings.
+            shards: Files of lists to train on; None for all training lists. The number
+                of passes over the lists does not depend on it.
+            part: What these lists are, for the progress display.
 
         Returns:
             The result of training, JSON-ready.
         """
+        shards = self._prepared.shards("train") if shards is None else shards
+        name = "_".join([model.name, *part.split()])
+        result = train(
+            *self._teacher_run(model, settings, shards),
+            self._progress,
+            " ".join(["Training the teacher", *part.split()]),
+            self._observer(name),
+        )
+        return {"model": name, **vars(result)}
+
+    def teacher_seconds(
+        self,
+        model: RankingTeacher | SequenceRanker,
+        settings: ReferenceTeacherConfig | SequenceTeacherConfig,
+    ) -> float:
+        """Estimate of the seconds in which a teacher is trained, from a few steps.
+
+        Args:
+            model: The teacher, whose weights change.
+            settings: Its settings.
+        """
+        shards = self._prepared.shards("train")
+        return seconds_to_train(*self._teacher_run(model, settings, shards))
+
+    def _teacher_run(
+        self,
+        model: RankingTeacher | SequenceRanker,
+        settings: ReferenceTeacherConfig | SequenceTeacherConfig,
+        shards: Sequence[Path],
+    ) -> tuple[Learner, tf.data.Dataset, Validation, TrainingPlan]:
+        """What the training of a teacher consists of."""
         if isinstance(settings, SequenceTeacherConfig):
-            return self._sequence_ranker(model, settings)
-        return self._ranker(model, settings)
+            learner, dataset, plan = self._sequence_ranker(model, settings, shards)
+        else:
+            learner, dataset, plan = self._ranker(model, settings, shards)
+        return learner, dataset, self._validation, plan
 
     def _sequence_ranker(
-        self, model: SequenceRanker, settings: SequenceTeacherConfig
-    ) -> dict[str, Any]:
-        """Trains a sequence ranker on windows over the training items."""
+        self,
+        model: SequenceRanker,
+        settings: SequenceTeacherConfig,
+        shards: Sequence[Path],
+    ) -> tuple[Learner, tf.data.Dataset, TrainingPlan]:
+        """The training of a sequence ranker on windows over the training items."""
         prepared = self._prepared
         windows = training_windows(
-            prepared.shards("train"),
+            shards,
             model.model_inputs.history_name,
             prepared.item_index,
             settings.attention_length,
@@ -229,31 +276,25 @@ class Trainer:
         require_for_batches(
             positions, model.negatives or model.items, "teacher.batch_size"
         )
-        result = train(
-            NextItemModel(model),
-            window_batches(windows, size, self._config.seed),
-            self._validation,
-            TrainingPlan(
-                learning_rate=settings.learning_rate,
-                steps=settings.steps,
-                epochs=min(TEACHER_VALIDATIONS, settings.steps),
-                patience=TEACHER_VALIDATIONS,
-                weight_decay=settings.weight_decay,
-            ),
-            self._progress,
-            "Training the teacher",
-            self._observer(model.name),
+        share = _lists(shards) / _lists(prepared.shards("train"))
+        steps = max(1, round(share * settings.steps))
+        plan = TrainingPlan(
+            learning_rate=settings.learning_rate,
+            steps=steps,
+            epochs=min(TEACHER_VALIDATIONS, steps),
+            patience=TEACHER_VALIDATIONS,
+            weight_decay=settings.weight_decay,
         )
-        return {"model": model.name, **vars(result)}
+        dataset = window_batches(windows, size, self._config.seed)
+        return NextItemModel(model), dataset, plan
 
     def _ranker(
-        self, model: RankingTeacher, settings: ReferenceTeacherConfig
-    ) -> dict[str, Any]:
-        """Trains a reference ranker on the lists that the student trains on.
-
-        Returns:
-            The result of training, JSON-ready.
-        """
+        self,
+        model: RankingTeacher,
+        settings: ReferenceTeacherConfig,
+        shards: Sequence[Path],
+    ) -> tuple[Learner, tf.data.Dataset, TrainingPlan]:
+        """The training of a reference ranker on lists like those of the student."""
         prepared = self._prepared
         training_rows = (
             prepared.training_rows if reads_affinities(settings, prepared) else None
@@ -264,25 +305,17 @@ class Trainer:
             shared=True,
             training_rows=training_rows,
         )
-        shards, size = prepared.shards("train"), settings.batch_size
+        size = settings.batch_size
         self._require_memory(shards, size, "teacher.batch_size")
-        lists = sum(pq.read_metadata(path).num_rows for path in shards)
-        result = train(
-            Distiller(None, model, student_loss_weight=1.0),
-            training_batches(shards, collate, size, self._config.seed),
-            self._validation,
-            TrainingPlan(
-                learning_rate=settings.learning_rate,
-                steps=max(1, lists // size) * settings.epochs,
-                epochs=settings.epochs,
-                patience=settings.epochs,
-                weight_decay=settings.weight_decay,
-            ),
-            self._progress,
-            "Training the teacher",
-            self._observer(model.name),
+        plan = TrainingPlan(
+            learning_rate=settings.learning_rate,
+            steps=max(1, _lists(shards) // size) * settings.epochs,
+            epochs=settings.epochs,
+            patience=settings.epochs,
+            weight_decay=settings.weight_decay,
         )
-        return {"model": model.name, **vars(result)}
+        dataset = training_batches(shards, collate, size, self._config.seed)
+        return Distiller(None, model, student_loss_weight=1.0), dataset, plan
 
     def distil(
         self,
@@ -303,9 +336,9 @@ class Trainer:
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights; None for random ones.
-            assistant: A student that was distilled before. Its scores, which are at
-                the scale of the losses, replace the soft targets; losses on embeddings
-                compare its embeddings.
+            assistant: A student that was distilled before. The soft targets are the
+                mean of the teacher's and its scores; losses on embeddings compare its
+                embeddings.
         """
         first: Path | EarlierStudent | None = start
         if start is None and self._earlier is not None:
@@ -319,7 +352,7 @@ class Trainer:
         def dataset(seed: int) -> tf.data.Dataset:
             found = self.batches(files, collate, targets, seed)
             if assistant is not None:
-                found = without_scores(found)
+                found = averaged_with(assistant, found)
             if count is None:
                 return found
             return with_strata(found, strata(self._prepared.popularity, count))
@@ -442,3 +475,8 @@ class Trainer:
             return load_student(settings, self._prepared, start), {}
         student = build_student(settings, self._prepared)
         return student, {} if start is None else start.copy_to(student, settings)
+
+
+def _lists(shards: Sequence[Path]) -> int:
+    """Number of lists in these files."""
+    return sum(pq.read_metadata(path).num_rows for path in shards)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from time import perf_counter
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -31,6 +33,16 @@ from recdistill.pipeline.training_curves import (
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.workspace import fingerprint
+
+Learner: TypeAlias = Distiller | NextItemModel
+"""A model in training: its `student`, and the losses of this."""
+
+TIMED_STEPS = 4
+"""Number of training steps of which the seconds are measured together."""
+
+TIMED_LISTS = 256
+"""Largest number of validation lists from which the seconds of all are estimated."""
 
 DIVERGED = -math.inf
 """Stands for the validation metric of a model with scores that are not finite."""
@@ -70,6 +82,8 @@ class TrainingResult:
         history: The validation metric after each epoch; None if training diverged.
         learning_rate: The initial learning rate.
         epoch_steps: Number of training steps in an epoch.
+        validation_lists: Number of lists of a validation
+            (`recdistill.pipeline.validation.Validation.during_training`).
         curve: Losses, learning rate and gradient norm
             (`recdistill.pipeline.training_curves.CurveRecorder`).
     """
@@ -79,6 +93,7 @@ class TrainingResult:
     history: list[float | None]
     learning_rate: float
     epoch_steps: int
+    validation_lists: int
     curve: Mapping[str, list[float | None]]
 
 
@@ -182,7 +197,7 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def train(
-    model: Distiller | NextItemModel,
+    model: Learner,
     dataset: tf.data.Dataset,
     validation: Validation,
     plan: TrainingPlan,
@@ -197,7 +212,7 @@ def train(
     Args:
         model: The student and its losses.
         dataset: Endless training batches.
-        validation: Chooses the best weights.
+        validation: Chooses the best weights; on a large catalogue, some of its lists.
         plan: How long and how fast to train.
         progress: Callback for progress.
         label: The activity, for the progress display.
@@ -208,20 +223,15 @@ def train(
     Raises:
         DivergedError: If training diverges before the first validation.
     """
-    per_epoch = plan.epoch_steps
-    schedule = keras.optimizers.schedules.CosineDecay(
-        plan.learning_rate, per_epoch * plan.epochs
-    )
-    optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
-    loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
-    model.compile(optimizer, loss=loss, jit_compile=False)
+    per_epoch, validation = plan.epoch_steps, validation.during_training()
+    _compile(model, plan)
     # Keras refuses XLA where operations must be deterministic. On CPUs those of the
     # student are: a test compares the weights of two runs. XLA has no exchange between
     # workers.
     model._jit_compile = xla and group_of_workers() is None
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
-    state, keep = begin_training()
+    state, keep = begin_training(_key(model, plan, label))
     parts: dict[str, Any] = {"curve": recorder, "best": best}
     for name, values in state.get("parts", {}).items():
         parts[name].restore(values)
@@ -229,8 +239,10 @@ def train(
         best.on_train_end()
     else:
         done = state.get("epoch", 0)
+        if done:
+            dataset = dataset.skip(done * per_epoch)
         if group_of_workers() is not None:
-            dataset = dataset.skip(done * per_epoch).map(_own_part)
+            dataset = dataset.map(_own_part)
         model.fit(
             dataset,
             steps_per_epoch=per_epoch,
@@ -250,11 +262,72 @@ def train(
         best.history,
         plan.learning_rate,
         per_epoch,
+        len(validation),
         recorder.curve,
     )
     if not best.best_epoch:
         raise DivergedError(label, result)
     return result
+
+
+def seconds_to_train(
+    model: Learner,
+    dataset: tf.data.Dataset,
+    validation: Validation,
+    plan: TrainingPlan,
+) -> float:
+    """Estimate of the seconds that `train` takes, from a few steps.
+
+    Args:
+        model: The student, whose weights change, and its losses.
+        dataset: Endless training batches.
+        validation: The validation lists.
+        plan: How long to train.
+    """
+    _compile(model, plan)
+    times = [perf_counter()]
+    clock = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: times.append(perf_counter())
+    )
+    # The first part includes the compilation.
+    model.fit(
+        dataset,
+        steps_per_epoch=TIMED_STEPS,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[clock],
+    )
+    begin, first, second = times
+    scorer, validation = compiled(model.student), validation.during_training()
+    sample = validation.first(TIMED_LISTS)
+    sample(scorer)  # Compiles the scorer.
+    compiled_at = perf_counter()
+    sample(scorer)
+    share = len(sample) / len(validation)
+    of_validation = (perf_counter() - compiled_at) / share
+    steps = plan.epoch_steps * plan.epochs
+    of_steps = (second - first) / TIMED_STEPS * steps
+    return first - begin + of_steps + of_validation * plan.epochs
+
+
+def _key(model: Learner, plan: TrainingPlan, label: str) -> str:
+    """Key of a training run: its name, its plan and its first weights."""
+    digest = hashlib.sha256()
+    for values in model.student.get_weights():
+        digest.update(np.ascontiguousarray(values).data)
+    return fingerprint([label, vars(plan), digest.hexdigest()])[:16]
+
+
+def _compile(model: Learner, plan: TrainingPlan) -> None:
+    """Compiles the model without XLA."""
+    per_epoch = plan.epoch_steps
+    schedule = keras.optimizers.schedules.CosineDecay(
+        plan.learning_rate, per_epoch * plan.epochs
+    )
+    optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
+    loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
+    model.compile(optimizer, loss=loss, jit_compile=False)
 
 
 def _own_part(*batch: Any) -> Any:

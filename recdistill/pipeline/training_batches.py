@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -47,13 +48,23 @@ def training_batches(
     return dataset.map(prepare)
 
 
-def without_scores(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Training batches without the stored teacher scores, for a teacher that runs."""
+def averaged_with(assistant: keras.Model, dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Training batches whose soft targets are the mean of these and an assistant's.
 
-    def drop(x: dict[str, Any], y: Any, weight: Any) -> Any:
-        return {k: v for k, v in x.items() if k != "teacher_scores"}, y, weight
+    The assistant's scores need neither transform nor temperature: it has learned them
+    at the scale of the loss.
 
-    return dataset.map(drop)
+    Args:
+        assistant: A student that was distilled on such batches.
+        dataset: Training batches.
+    """
+
+    def average(x: dict[str, Any], y: Any, weight: Any) -> Any:
+        own = {k: v for k, v in x.items() if k != "teacher_scores"}
+        scores = tf.cast(assistant(own, training=False), tf.float32)
+        return {**own, "teacher_scores": (x["teacher_scores"] + scores) / 2}, y, weight
+
+    return dataset.map(average)
 
 
 def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Dataset:

@@ -17,8 +17,7 @@ from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import (
-    is_linear,
-    is_trained,
+    is_own,
     members_of,
 )
 from recdistill.pipeline.prepared_data import Prepared
@@ -47,7 +46,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
         DataError: If a table cannot be read or lacks the columns.
     """
     members = members_of(teacher)
-    trained_here = any(is_linear(member) or is_trained(member) for member in members)
+    trained_here = any(map(is_own, members))
     declared = [getattr(member, "trained_on", None) for member in members]
     tables = [_read_declared(path) for path in declared if path is not None]
     if not (trained_here or tables):

@@ -88,6 +88,7 @@ def test_the_same_is_true_of_the_exact_factor_of_few_queries(
     whole = fitted(matrix, "query_inverse", len(matrix))(*arguments).numpy()
     np.testing.assert_allclose(whole, want, rtol=1e-3, atol=1e-3)
     monkeypatch.setattr(linear, "ITEMS_SCORED_WHOLE", 1)
+    monkeypatch.setattr(linear, "ITEMS_OF_A_COLUMN", 0)
     layer = fitted(matrix, "query_inverse", len(matrix))
     compare(layer(*arguments).numpy(), want, leaves_out)
 
@@ -96,7 +97,7 @@ def test_lists_in_blocks_and_in_a_function_have_the_same_scores(monkeypatch, lay
     monkeypatch.setattr(linear, "ITEMS_SCORED_WHOLE", 1)
     arguments = lists()
     want = layer(*arguments)
-    monkeypatch.setattr(linear, "SCORES_AT_ONCE", 3 * RANK * 250)  # a few lists
+    monkeypatch.setattr(linear, "GATHERED_AT_ONCE", 3 * RANK * 250)  # a few lists
     np.testing.assert_allclose(layer(*arguments), want, rtol=1e-5, atol=1e-5)
     function = tf.function(
         lambda h, c, p: layer(h, c, p),

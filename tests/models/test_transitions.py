@@ -6,8 +6,9 @@ import pytest
 
 from recdistill.data.ragged import Ragged
 from recdistill.features.encoders import FIRST
+from recdistill.models.cross_fitting import folds_of
 from recdistill.models.linear import LinearTeacher
-from recdistill.models.transitions import FOLDS, Examples, Transitions, folds_of
+from recdistill.models.transitions import FOLDS, Examples, Transitions
 
 ITEMS, L2, DECAY, FLOOR = 6, 2.0, 0.7, 0.1
 
@@ -92,7 +93,9 @@ def test_a_training_list_is_scored_without_the_fold_of_its_query():
     layer = fitted(given)
     history = np.array([[4, 2, 0], [3, 5, 6], [7, 0, 0], [2, 3, 0]])
     training_row = np.array([[2, 4, 0], [3, 5, 6], [7, 6, 0], [0, 0, 0]])
-    folds = folds_of(Ragged(np.array([2, 4, 3, 5, 6, 7, 6]), np.array([0, 2, 5, 7, 7])))
+    folds = folds_of(
+        Ragged(np.array([2, 4, 3, 5, 6, 7, 6]), np.array([0, 2, 5, 7, 7])), FOLDS
+    )
     np.testing.assert_array_equal(folds, [6 % FOLDS, 14 % FOLDS, 13 % FOLDS, 0])
     items = np.arange(FIRST, FIRST + ITEMS)
     got = layer(history, items, training_row)

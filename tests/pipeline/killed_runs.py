@@ -17,7 +17,11 @@ import pyarrow.parquet as pq
 from recdistill.cli import main as cli
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
-from recdistill.pipeline import score_parts, training, workspace
+from recdistill.pipeline import (
+    score_parts,
+    training_checkpoints,
+    workspace,
+)
 from recdistill.pipeline.steps.evaluate import Evaluate
 from tests import small_pipelines
 
@@ -25,7 +29,8 @@ AFTER, BEFORE = True, False
 POINTS = [
     # Function, regular expression of an argument, and whether to kill after the call.
     (pq, "write_table", "/valid-00000.parquet", AFTER),  # prepare
-    (training.BestCheckpoint, "on_epoch_end", "4", AFTER),  # baseline, in training
+    # The baseline, in training; the next attempt goes on with the epoch after.
+    (training_checkpoints, "_write", r"/\.training-baseline-.*\.npz", AFTER),
     (os, "replace", r"/\.partial-baseline-.*/model\.weights\.h5$", AFTER),
     (os, "replace", r"/\.partial-teacher-.*/model\.weights\.h5$", AFTER),
     (os, "replace", "/scores-00001.parquet", BEFORE),  # score
@@ -65,6 +70,7 @@ def attempt(point, arguments):
 
 if __name__ == "__main__":
     score_parts.FILE_LISTS = small_pipelines.FILE_LISTS
+    training_checkpoints.SECONDS_BETWEEN_FILES = 0.0
     codes = [attempt(point, sys.argv[1:]) for point in POINTS]
     print(json.dumps(codes), flush=True)
     sys.exit(attempt(None, sys.argv[1:]))

@@ -287,6 +287,7 @@ class TestChangedSettings:
         # What is there is found; the first step that would have to work stops.
         monkeypatch.setattr("recdistill.pipeline.workspace.Draft.restart", stop)
         monkeypatch.setattr("recdistill.pipeline.steps.score.write_scores", stop)
+        monkeypatch.setattr("recdistill.pipeline.steps.teacher.TeacherStep.work", stop)
         done = {}
         settings = small_pipelines.load(
             copied, f"export.path={copied / 'export'}", override

@@ -11,7 +11,7 @@ from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
-from recdistill.pipeline import training_curves
+from recdistill.pipeline import training_checkpoints, training_curves
 from recdistill.pipeline.config import DistillConfig, ListsConfig, StudentConfig
 from recdistill.pipeline.model_building import TeacherBuilder, build_student
 from recdistill.pipeline.score_store import examine_stored
@@ -22,6 +22,7 @@ from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.trainer import Trainer
 from recdistill.pipeline.training import TrainingPlan, train
 from recdistill.pipeline.training_batches import training_batches, with_few_untrained
+from recdistill.pipeline.training_checkpoints import begin_training, kept_in
 from recdistill.pipeline.training_curves import (
     MeasuredAdamW,
     gradient_norm,
@@ -82,6 +83,12 @@ class Scripted:
         self.student, self.values, self.judged = student, list(values), []
         self.metrics = ["ndcg@10"]
 
+    def __len__(self):
+        return 4
+
+    def during_training(self):
+        return self
+
     def __call__(self, score):
         self.judged.append(self.student.get_weights())
         return self.values[len(self.judged) - 1]
@@ -102,6 +109,38 @@ def test_the_best_checkpoint_is_kept_and_training_stops_early(prepared, student)
     assert_equal_weights(student.get_weights(), validation.judged[1])
     assert any((a != b).any() for a, b in zip(*validation.judged[1:3], strict=True))
     assert int(distiller.optimizer.iterations) == 4 * 2
+
+
+def test_a_killed_training_goes_on_after_its_last_validation(
+    prepared, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training_checkpoints, "SECONDS_BETWEEN_FILES", 0.0)
+    values = [0.1, 0.5, 0.3, 0.4, 0.6, 0.2]
+    whole = new_student(prepared)
+    _, want = fit(prepared, whole, Scripted(whole, *values))
+
+    class Killed(Scripted):
+        def __call__(self, score):
+            if len(self.judged) == 3:
+                raise KeyboardInterrupt
+            return super().__call__(score)
+
+    first, second = new_student(prepared), new_student(prepared)
+    with pytest.raises(KeyboardInterrupt), kept_in(tmp_path / "t"):
+        fit(prepared, first, Killed(first, *values))
+    rest = Scripted(second, *values[3:])
+    with kept_in(tmp_path / "t"):
+        _, got = fit(prepared, second, rest)
+    assert (len(rest.judged), got) == (3, want)
+    assert_equal_weights(second.get_weights(), whole.get_weights())
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path):
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "key.npz").write_bytes(b"PK half a file")
+    with kept_in(tmp_path / "t"):
+        assert begin_training("key")[0] == {}
 
 
 def test_the_curve_has_the_losses_the_gradient_and_the_learning_rate(

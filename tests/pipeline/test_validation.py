@@ -7,7 +7,7 @@ import pytest
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
-from recdistill.pipeline import scored_candidates
+from recdistill.pipeline import scored_candidates, validation
 from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
@@ -24,8 +24,7 @@ def prepared(tmp_path_factory):
 
 def measured(lists, scores, metrics):
     """Metrics of lists whose scores are known."""
-    validation = Validation([lists], scores.shape[1], metrics)
-    rows = validation.rows(lambda x: scores)
+    rows = Validation([lists], scores.shape[1], metrics).rows(lambda x: scores)
     return {name: rows[name].to_numpy() for name in metrics}
 
 
@@ -100,10 +99,33 @@ def first_items_first(x):
 
 def test_a_teacher_that_cannot_rank_the_catalogue_is_validated_on_sampled_lists():
     lists = lists_of([2, 9, -1], seen=[[0], [], []])
-    validation = Validation([lists], 10, ["mrr"])
+    whole = Validation([lists], 10, ["mrr"])
     popularity = np.array([9, 8, 7, 0, 0, 0, 0, 0, 0, 0])
-    (found,) = validation.with_sampled_candidates(popularity, 3, seed=1).lists
+    (found,) = whole.with_sampled_candidates(popularity, 3, seed=1).lists
     rows = [found.scored_candidates.take([k]).values for k in range(3)]
     common = set(rows[2].tolist())  # The positive of this list is unknown.
     assert {0, 1, 2} <= common and 3 <= len(common) <= 6
     assert [set(row.tolist()) for row in rows] == [common, common | {9}, common]
+
+
+def test_fewer_lists_of_a_large_catalogue_are_ranked_during_training(monkeypatch):
+    pieces = [lists_of([k % 9] * 4, seen=[[]] * 4) for k in range(3)]
+    pieces = [replace(p, list_id=p.list_id + 4 * k) for k, p in enumerate(pieces)]
+    whole = Validation(pieces, 10, ["mrr"])
+    monkeypatch.setattr(validation, "FEWEST_LISTS", 1)
+
+    def chosen(scores, lists=whole):
+        monkeypatch.setattr(validation, "SCORES_OF_A_VALIDATION", scores)
+        found = lists.during_training()
+        assert len(found) == sum(map(len, found.lists))
+        return [k for each in found.lists for k in each.list_id]
+
+    assert chosen(120) == list(range(12))
+    # Five lists of ten items, spread over all: 12 / 5 = 2.4 apart.
+    assert chosen(50) == [0, 2, 4, 7, 9]
+    assert chosen(10) == chosen(1) == [0]
+    # Lists with candidates of their own cost these only.
+    sampled = whole.with_sampled_candidates(np.arange(10), 2, seed=0)
+    assert len(chosen(50, sampled)) > 5
+    monkeypatch.setattr(validation, "FEWEST_LISTS", 3)
+    assert chosen(1) == [0, 4, 8]

@@ -29,6 +29,7 @@ from recdistill.evaluation.report.terminal_tables import (
     metric_label,
     short_number,
     soft_targets_line,
+    teacher_line,
 )
 
 MODELS: tuple[str, ...] = get_args(ModelName)
@@ -70,6 +71,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
         "verdict": verdict(report, metrics[0]) if metrics else "",
         "figures": figures(report, details),
         "examples": Markup(_script_json([vars(each) for each in details.examples])),
+        "teacher": teacher_line(report.teacher.model_dump()) if report.teacher else "",
         "soft_targets": (
             soft_targets_line(report.soft_targets.model_dump())
             if report.soft_targets

@@ -34,6 +34,7 @@ from recdistill.evaluation.report.terminal_tables import (
     pair_table,
     short_number,
     soft_targets_line,
+    teacher_line,
     unbroken_line,
 )
 
@@ -394,6 +395,8 @@ def _facts(report: Report) -> dict[str, str]:
         }.items()
         if text
     }
+    if report.teacher is not None:
+        facts["Teacher"] = teacher_line(report.teacher.model_dump())
     if report.soft_targets is not None:
         facts["Soft targets"] = soft_targets_line(report.soft_targets.model_dump())
     if report.gate is not None:

@@ -292,7 +292,7 @@ class GuardPart(_Part):
 
 
 class AssistantPart(_Part):
-    """The teacher assistant whose scores the student learned from.
+    """The teacher assistant whose scores the student learned from as well.
 
     Attributes:
         dim: Width of its embeddings.
@@ -318,7 +318,7 @@ class SoftTargetsPart(_Part):
         findings: Findings of the score doctor.
         reason: Reason for the score doctor's proposal.
         assistant: The assistant, which learned from these soft targets; the student
-            learned from its scores. None if the student learned from the soft targets.
+            learned from the mean of both. None if there was none.
     """
 
     transform: str
@@ -330,6 +330,26 @@ class SoftTargetsPart(_Part):
     findings: tuple[str, ...] = ()
     reason: str | None = None
     assistant: AssistantPart | None = None
+
+
+class TeacherPart(_Part):
+    """The teacher, and what each member of an ensemble adds on validation.
+
+    Attributes:
+        kind: Kind of the teacher in the configuration.
+        valid: The first metric on validation.
+        sampled_candidates: Whether the validation lists have sampled candidates.
+        members: If weights were chosen, of each member its `kind`, its `weight` (0 if
+            it was left out), and the metric of the member alone (`valid`) and of the
+            ensemble without it (`valid_without`).
+        chosen: The section `teacher` that an automatic search has found.
+    """
+
+    kind: str
+    valid: float
+    sampled_candidates: bool = False
+    members: list[Settings] = []
+    chosen: Settings = {}
 
 
 class Report(_Part):
@@ -356,6 +376,7 @@ class Report(_Part):
         gate: Decision to distil; None if there was none.
         guard: Distilled student and baseline on each slice; None if unknown.
         soft_targets: The student's soft targets; None if unknown.
+        teacher: The teacher and its members; None if unknown.
         timings_s: Seconds by step.
         environment: Versions and machine, from `describe_environment`.
         config: Configuration of the run, defaults included.
@@ -380,6 +401,7 @@ class Report(_Part):
     gate: GatePart | None = None
     guard: GuardPart | None = None
     soft_targets: SoftTargetsPart | None = None
+    teacher: TeacherPart | None = None
     timings_s: dict[str, float] = {}
     environment: Settings = {}
     config: Settings = {}

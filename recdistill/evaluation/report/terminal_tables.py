@@ -109,6 +109,31 @@ def setting_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def teacher_line(part: Mapping[str, Any]) -> str:
+    """The members of a `TeacherPart` and what each of them adds.
+
+    Examples:
+        >>> member = {"kind": "linear", "weight": 0.3, "valid_without": 0.1}
+        >>> part = {"kind": "ensemble", "valid": 0.11, "sampled_candidates": False}
+        >>> teacher_line({**part, "members": [member]})
+        'ensemble, 0.1100 on validation: linear (weight 0.30, adds 0.0100)'
+    """
+    kept, left_out = [], []
+    for each in part["members"]:
+        if not each["weight"]:
+            left_out.append(each["kind"])
+            continue
+        adds = ""
+        if each["valid_without"] is not None:
+            adds = f", adds {part['valid'] - each['valid_without']:.4f}"
+        kept.append(f"{each['kind']} (weight {each['weight']:.2f}{adds})")
+    among = " among sampled candidates" * part["sampled_candidates"]
+    line = f"{part['kind']}, {part['valid']:.4f} on validation{among}"
+    if kept:
+        line += f": {', '.join(kept)}"
+    return line + (f"; left out: {', '.join(left_out)}" if left_out else "")
+
+
 def soft_targets_line(part: Mapping[str, Any]) -> str:
     """Transform, temperatures and effective candidates of a `SoftTargetsPart`."""
     effective = part["effective"]
@@ -123,7 +148,7 @@ def soft_targets_line(part: Mapping[str, Any]) -> str:
     through, assistant = "", part.get("assistant")
     if assistant is not None:
         through = (
-            f"; through an assistant of width {assistant['dim']}, which has "
+            f"; averaged with an assistant of width {assistant['dim']}, which has "
             f"{assistant['valid']:.4f} on validation"
         )
     return f"{part['transform']}{softened}{by}{counted}{through}"

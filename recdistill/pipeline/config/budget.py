@@ -1,4 +1,4 @@
-"""Budget of an export: limits on its latency and its size."""
+"""Budgets: limits on an export's latency and size, and on the time of a search."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
     "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9},
     "p": {"us": 1e-3, "ms": 1, "s": 1e3},
 }
+
+
+_DURATION = re.compile(r"\s*([0-9.]+)\s*(s|min|h)\s*\Z")
+
+_SECONDS: Mapping[str, float] = {"s": 1, "min": 60, "h": 3_600}
 
 
 @dataclass(frozen=True)
@@ -86,3 +91,29 @@ def quantity_text(quantity: str, value: float) -> str:
     return (
         f"bytes {value:,.0f}" if quantity == "bytes" else f"{quantity} {value:.3g} ms"
     )
+
+
+def parse_duration(text: str) -> float:
+    """The seconds of a duration.
+
+    Args:
+        text: A number with the unit s, min or h.
+
+    Raises:
+        ValueError: If it is not a duration above 0.
+
+    Examples:
+        >>> parse_duration("5min"), parse_duration("1.5 h")
+        (300.0, 5400.0)
+    """
+    found = _DURATION.match(text)
+    try:
+        seconds = float(found[1]) * _SECONDS[found[2]] if found else 0.0
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(
+            "`budget` must be a duration above 0 in s, min or h, such as 90s or 5min. "
+            f"Received: {text!r}"
+        )
+    return seconds

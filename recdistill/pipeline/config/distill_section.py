@@ -121,8 +121,8 @@ class DistillConfig(Section):
     assistant: AssistantConfig | None = Field(
         default=None,
         description="A wider student, such as `{ dim = 64 }`, that is distilled first. "
-        "The student then learns from the assistant's scores in place of the "
-        "teacher's. A student that is not narrower learns from the teacher.",
+        "The student then learns from the mean of the teacher's and the assistant's "
+        "scores. A student that is not narrower learns from the teacher's.",
     )
     gate: Literal["stop", "warn"] = Field(
         default="stop",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -23,6 +23,7 @@ from recdistill.pipeline.config.split_section import SplitConfig
 from recdistill.pipeline.config.student_section import StudentConfig
 from recdistill.pipeline.config.sweep_section import SweepConfig
 from recdistill.pipeline.config.teacher_section import (
+    TEACHER,
     TeacherConfig,
     check_inputs,
     has_partial_scores,
@@ -210,6 +211,10 @@ class Config(Section):
         partial = has_partial_scores(self.teacher)
         lists = self.lists.for_catalogue(0 if partial else items)
         return self.model_copy(update={"lists": lists})
+
+    def for_teacher(self, chosen: Mapping[str, Any]) -> Config:
+        """The configuration with the section `teacher` that a search has found."""
+        return self.model_copy(update={"teacher": TEACHER.validate_python(chosen)})
 
     def _histories(self) -> list[str]:
         return [k for k, spec in self.query.items() if isinstance(spec, HistorySpec)]

@@ -80,14 +80,21 @@ def _kinds(models: list[type[BaseModel]]) -> Iterator[str]:
         else:
             yield f'\n### `kind = "{_kind(model)}"`\n\n{title}\n'
         inherited = [base for base in model.__mro__[1:] if base in common]
-        if inherited:
-            title = _summary(inherited[0])
-            yield f"\nIt also has the {title[0].lower()}{title[1:]}\n"
+        nearest = [base for base in inherited if _is_nearest(base, inherited)]
+        if nearest:
+            titles = [_summary(base).rstrip(".") for base in nearest]
+            text = " and the ".join(f"{each[0].lower()}{each[1:]}" for each in titles)
+            yield f"\nIt also has the {text}.\n"
         elsewhere = {key for base in inherited for key in _keys(base)}
         keys = model.model_fields.items()
         own = {k: f for k, f in keys if k not in elsewhere or k in _keys(model)}
         own.pop("kind", None)
         yield f"\n{_table(own)}" if own else ""
+
+
+def _is_nearest(base: type[BaseModel], bases: list[type[BaseModel]]) -> bool:
+    """Whether no other of these base classes is derived from this one."""
+    return not any(issubclass(each, base) for each in bases if each is not base)
 
 
 def _keys(model: type[BaseModel]) -> set[str]:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeGuard
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
-from pydantic import Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    model_validator,
+)
 
 from recdistill.data.dataset import nearest
 from recdistill.features.specs import HistoryWeights, LinearItemModelSpec
+from recdistill.pipeline.config.budget import parse_duration
 from recdistill.pipeline.config.external_teacher_section import (
     CallableTeacherConfig,
     ExternalTeacherConfig,
@@ -73,7 +80,29 @@ class SequenceRankerConfig(AttentionConfig):
     )
 
 
-class SequenceTeacherConfig(SequenceRankerConfig):
+class CrossFittedConfig(Section):
+    """Cross-fitting of a teacher that the pipeline trains."""
+
+    folds: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="Number of folds of the queries. The teacher is also trained "
+        "without each fold, and a training list is scored by the teacher that has not "
+        "seen its query. 0 scores it with the teacher that was trained on all lists.",
+    )
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        if self.folds == 1:
+            raise ValueError(
+                "`folds` must be 0 or at least 2, because a teacher cannot be trained "
+                "without the only fold. Received: 1"
+            )
+        return self
+
+
+class SequenceTeacherConfig(SequenceRankerConfig, CrossFittedConfig):
     """The sequence ranker (SASRec), trained by the pipeline on all positions."""
 
     kind: Literal["sequence"] = "sequence"
@@ -91,7 +120,7 @@ class SequenceTeacherConfig(SequenceRankerConfig):
     )
 
 
-class ReferenceTeacherConfig(RankerConfig):
+class ReferenceTeacherConfig(RankerConfig, CrossFittedConfig):
     """The reference ranker, trained by the pipeline."""
 
     kind: Literal["reference"] = "reference"
@@ -135,6 +164,21 @@ class TransitionTeacherConfig(HistoryWeights, Section):
     )
 
 
+def _has_no_folds_unless_trained(values: Any) -> Any:
+    """Explains where `folds` belongs."""
+    if not isinstance(values, Mapping) or "folds" not in values:
+        return values
+    kind = values.get("kind")
+    if kind not in ("reference", "sequence", None):
+        where = " and can be set for its members" if kind == "ensemble" else ""
+        raise ValueError(
+            "`folds` must be left out, because it is a key of the teachers that the "
+            f"pipeline trains in steps, `reference` and `sequence`{where}. Received: "
+            f"folds={values['folds']!r} for a teacher of kind {kind!r}"
+        )
+    return values
+
+
 MemberConfig = Annotated[
     ReferenceTeacherConfig
     | SequenceTeacherConfig
@@ -148,7 +192,14 @@ MemberConfig = Annotated[
     | RemoteTeacherConfig
     | ScoresTeacherConfig,
     Field(discriminator="kind"),
+    BeforeValidator(_has_no_folds_unless_trained),
 ]
+
+
+def _checked_duration(text: str) -> str:
+    """Checks a duration."""
+    parse_duration(text)
+    return text
 
 
 class EnsembleTeacherConfig(Section):
@@ -192,6 +243,17 @@ class EnsembleTeacherConfig(Section):
         return self
 
 
+class AutomaticTeacherConfig(Section):
+    """The best ensemble of our own teachers that is found within a time budget."""
+
+    kind: Literal["automatic"] = "automatic"
+    budget: Annotated[str, AfterValidator(_checked_duration)] = Field(
+        default="5min",
+        description="Time for the step `teacher`, in s, min or h. A teacher is not "
+        "tried if, by what was measured, it would not be finished within it.",
+    )
+
+
 TeacherConfig = Annotated[
     ReferenceTeacherConfig
     | SequenceTeacherConfig
@@ -204,9 +266,48 @@ TeacherConfig = Annotated[
     | CallableTeacherConfig
     | RemoteTeacherConfig
     | ScoresTeacherConfig
-    | EnsembleTeacherConfig,
+    | EnsembleTeacherConfig
+    | AutomaticTeacherConfig,
     Field(discriminator="kind"),
+    BeforeValidator(_has_no_folds_unless_trained),
 ]
+
+
+TEACHER: TypeAdapter[Section] = TypeAdapter(TeacherConfig)
+"""Reads a `teacher` section."""
+
+
+def given(config: Section) -> dict[str, Any]:
+    """The keys of a teacher whose values are not the default, and its kind."""
+    found = config.model_dump(mode="json", exclude_defaults=True)
+    return {"kind": getattr(config, "kind", None), **found}
+
+
+def named(settings: Mapping[str, Any]) -> str:
+    """A teacher in a few words, from its kind and its keys.
+
+    Examples:
+        >>> named({"kind": "sequence", "steps": 1500, "dim": 128})
+        'sequence (steps 1500, dim 128)'
+    """
+    others = ", ".join(f"{k} {v}" for k, v in settings.items() if k != "kind")
+    return f"{settings['kind']} ({others})" if others else str(settings["kind"])
+
+
+def chosen_teacher(
+    members: Sequence[dict[str, Any]], weights: Sequence[float]
+) -> dict[str, Any]:
+    """The section of the teacher that has these members.
+
+    Args:
+        members: The settings of each.
+        weights: The weight of each; those with the weight 0 are left out.
+    """
+    kept = [(m, w) for m, w in zip(members, weights, strict=True) if w]
+    if len(kept) == 1:
+        return kept[0][0]
+    settings, shares = zip(*kept, strict=True)
+    return {"kind": "ensemble", "weights": [*shares], "members": [*settings]}
 
 
 def members_of(config: Section) -> tuple[Section, ...]:
@@ -214,7 +315,12 @@ def members_of(config: Section) -> tuple[Section, ...]:
     return config.members if isinstance(config, EnsembleTeacherConfig) else (config,)
 
 
-def chooses_weights(config: Section) -> bool:
+def same_before(members: Sequence[Section]) -> list[int]:
+    """For each member, the number of members before it with the same settings."""
+    return [members[:place].count(each) for place, each in enumerate(members)]
+
+
+def chooses_weights(config: Section) -> TypeGuard[EnsembleTeacherConfig]:
     """Whether the weights of an ensemble's members are chosen on validation."""
     return isinstance(config, EnsembleTeacherConfig) and config.weights == "validation"
 
@@ -226,11 +332,25 @@ def is_trained(
     return isinstance(config, ReferenceTeacherConfig | SequenceTeacherConfig)
 
 
+def folds_in(config: Section) -> int:
+    """Number of folds in which a teacher is cross-fitted; 0 if it is not."""
+    return config.folds if isinstance(config, CrossFittedConfig) else 0
+
+
 def is_linear(
     config: Section,
 ) -> TypeGuard[LinearTeacherConfig | TransitionTeacherConfig]:
     """Whether the teacher is a linear item model, which reads the history alone."""
     return isinstance(config, LinearTeacherConfig | TransitionTeacherConfig)
+
+
+def is_own(config: Section) -> bool:
+    """Whether the pipeline trains or fits the teacher itself."""
+    return (
+        is_trained(config)
+        or is_linear(config)
+        or isinstance(config, AutomaticTeacherConfig)
+    )
 
 
 def needs_raw(config: Section) -> bool:

@@ -18,8 +18,9 @@ class Assistant(Step):
     """Distils a teacher assistant, if the teacher is good enough.
 
     It has the settings of the student, except its width, and learns from the stored
-    scores. The student then learns from the assistant (Mirzadeh et al., 2020). Its
-    scores are computed batch by batch, so that no second copy of the lists is stored.
+    scores. The student then learns from both, as in densely guided distillation (Son et
+    al., 2021). The assistant's scores are computed batch by batch, so that no second
+    copy of the lists is stored.
     """
 
     name = "assistant"

@@ -95,11 +95,12 @@ class Distill(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """The assistant, and what the second round gained on validation."""
-        assistant = record["soft_targets"]["assistant"]
+        # Records of versions without assistants do not have the key.
+        assistant = record["soft_targets"].get("assistant")
         if assistant is not None:
             yield (
-                f"learned from an assistant of width {assistant['dim']}, which has "
-                f"{assistant['valid']:.4f} on validation"
+                f"learned also from an assistant of width {assistant['dim']}, which "
+                f"has {assistant['valid']:.4f} on validation"
             )
         second = record.get("second_round")
         if second is not None:

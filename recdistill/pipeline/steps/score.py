@@ -148,7 +148,7 @@ def write_scores(
     shards, tables = run.prepared.shards("train"), run.score_tables
     scored = ScoredTrainingLists.find(shards, tables) if tables else None
     # An ensemble transforms the scores of its members within each list.
-    apart = not isinstance(run.teacher_model, EnsembleTeacher)
+    apart = not isinstance(run.cross_fitted_teacher, EnsembleTeacher)
     # The runs of the work folder and, in a search, its other trials.
     folders = {run.root.parent, draft.final.parent.parent}
     steps = ("closure", "score")
@@ -167,7 +167,10 @@ def write_scores(
         run.progress,
     )
     counts = [result.unknown for result in results]
-    return {**record, **unknown_to_teacher(members_of(run.teacher_model), counts)}
+    return {
+        **record,
+        **unknown_to_teacher(members_of(run.cross_fitted_teacher), counts),
+    }
 
 
 def _open_writer(
@@ -195,7 +198,7 @@ def _open_writer(
     from recdistill.pipeline.score_writing import ScoreWriter
     from recdistill.pipeline.unknown_features import count_anew, take_unknown
 
-    config, prepared, teacher = run.config, run.prepared, run.teacher_model
+    config, prepared, teacher = run.config, run.prepared, run.cross_fitted_teacher
     lists = run.artefacts["prepare"].record["lists"]["train"]
     lists = min(lists, config.lists.contexts)
     write = ScoreWriter(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
+    from recdistill.pipeline.config.teacher_section import EnsembleTeacherConfig
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.workspace import Draft
 
@@ -19,6 +20,7 @@ class TeacherStep(Step):
     name = "teacher"
     summary = "Train, fit or open the teacher."
     shared = True
+    resumes = True
     reads_teacher = True
 
     def needs(self, config: Config) -> tuple[str, ...]:
@@ -29,6 +31,7 @@ class TeacherStep(Step):
         """Whether the teacher, or a member of it, is trained here."""
         from recdistill.pipeline.config.teacher_section import is_trained, members_of
 
+        # Workers of a cluster would measure different times in an automatic search.
         return any(is_trained(member) for member in members_of(config.teacher))
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
@@ -46,38 +49,18 @@ class TeacherStep(Step):
         import keras
         import pyarrow.parquet as pq
 
-        from recdistill.pipeline.config.teacher_section import (
-            chooses_weights,
-            is_trained,
-            members_of,
-        )
         from recdistill.pipeline.gate import CheckedScorer
-        from recdistill.pipeline.model_building import (
-            TeacherBuilder,
-            linear_forms,
-            parameters,
-        )
+        from recdistill.pipeline.model_building import linear_forms, parameters
         from recdistill.pipeline.model_building import members_of as models_of
         from recdistill.pipeline.scorers import PopularityScorer
         from recdistill.pipeline.unknown_features import unknown_to_teacher
         from recdistill.pipeline.weights_file import save_weights
 
-        config = run.config
-        run.progress("Opening or fitting the teacher", 0, None)
-        teacher = TeacherBuilder(config, run.prepared, run.external, fit=True).build()
-        members = members_of(config.teacher)
-        trained = [
-            run.teacher_trainer.teacher(model, settings)
-            for settings, model in zip(members, models_of(teacher), strict=True)
-            if is_trained(settings)
-        ]
-        described: list[dict[str, Any]] = []
-        if chooses_weights(config.teacher):
-            teacher, described = self._choose_members(run, teacher, draft)
+        teacher, config, found = self._made(run, draft)
         if isinstance(teacher, keras.Model):
             save_weights(teacher, draft.path)
         validation = run.teacher_validation
-        lists = sum(map(len, validation.lists))
+        lists = len(validation)
         scorer = CheckedScorer(run.scorer(teacher, "Evaluating the teacher", lists))
         values = {}
         popularity = PopularityScorer(run.prepared.popularity)
@@ -88,10 +71,9 @@ class TeacherStep(Step):
             pq.write_table(rows, draft.path / f"{name}.parquet")
             values[name] = validation.mean(rows)
         return {
-            "kind": config.teacher.kind,
+            "kind": run.config.teacher.kind,
             **unknown_to_teacher(models_of(teacher)),
-            "trained": trained,
-            "members": described,
+            **found,
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
@@ -99,41 +81,99 @@ class TeacherStep(Step):
             **values,
         }
 
-    @staticmethod
-    def _choose_members(
-        run: RunContext, teacher: Any, draft: Draft
-    ) -> tuple[Any, list[dict[str, Any]]]:
-        """The ensemble with the weights that are best on validation.
+    def _made(
+        self, run: RunContext, draft: Draft
+    ) -> tuple[Any, Config, dict[str, Any]]:
+        """The trained, fitted or opened teacher.
 
         Returns:
-            The ensemble, and of each member its kind, its weight, its metric alone, and
-            the metric of the ensemble without it.
+            The teacher; the configuration, with the teacher that was found in place of
+            an automatic one; and how it was found, for the record.
         """
-        from recdistill.models.ensemble import EnsembleTeacher
-        from recdistill.pipeline.ensemble_weights import choose_weights
+        from recdistill.pipeline.config.budget import parse_duration
+        from recdistill.pipeline.config.teacher_section import (
+            AutomaticTeacherConfig,
+            chooses_weights,
+            chosen_teacher,
+            given,
+            members_of,
+            same_before,
+        )
+        from recdistill.pipeline.member_training import MemberTraining
+        from recdistill.pipeline.model_building import TeacherBuilder
+        from recdistill.pipeline.teacher_search import TeacherSearch
         from recdistill.pipeline.weights_file import save_member_weights
 
-        lists = sum(map(len, run.teacher_validation.lists))
+        config, found = run.config, dict[str, Any]()
+        automatic = isinstance(config.teacher, AutomaticTeacherConfig)
+        if isinstance(config.teacher, AutomaticTeacherConfig):
+            budget = parse_duration(config.teacher.budget)
+            search = TeacherSearch(run, draft.path, budget)
+            ensemble, found["tried"] = search.members()
+            config = config.model_copy(update={"teacher": ensemble})
+        run.progress("Opening or fitting the teacher", 0, None)
+        opened = config, run.prepared, run.external
+        builder = TeacherBuilder(*opened, fit=True)
+        training = MemberTraining(run, builder, draft.path)
+        members, same = (
+            members_of(config.teacher),
+            same_before(members_of(config.teacher)),
+        )
+        models, trained = zip(*map(training.member, members, same), strict=True)
+        weights: Sequence[float] = (1.0,) * len(members)
+        if chooses_weights(config.teacher):
+            found["members"] = self._described(run, config.teacher, models)
+            weights = [each["weight"] for each in found["members"]]
+            if automatic:
+                found["chosen"] = chosen_teacher([*map(given, members)], weights)
+                opened = config.for_teacher(found["chosen"]), *opened[1:]
+            else:
+                save_member_weights(weights, draft.path)
+            own = None if automatic else weights
+            builder = TeacherBuilder(*opened, fit=True, member_weights=own)
+        numbers = [number for number, weight in enumerate(weights) if weight]
+        folds = [training.cross_fit(members[k], k, same[k]) for k in numbers]
+        training.finish()
+        found["trained"] = [each for each in trained if each]
+        found["folds"] = [each for member in folds for each in member]
+        return builder.joined([models[k] for k in numbers]), opened[0], found
+
+    @staticmethod
+    def _described(
+        run: RunContext, settings: EnsembleTeacherConfig, models: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """The weights of an ensemble that are best on validation.
+
+        Returns:
+            Of each member its kind, its weight, its metric alone, and the metric of the
+            ensemble without it.
+        """
+        from recdistill.pipeline.config.teacher_section import given
+        from recdistill.pipeline.ensemble_weights import choose_weights
+
+        lists = len(run.teacher_validation)
         choice = choose_weights(
-            [run.scorer(m, "Evaluating the members", lists) for m in teacher.members],
+            [run.scorer(each, "Evaluating the members", lists) for each in models],
             run.teacher_validation,
-            teacher.normalize,
+            settings.normalize,
             run.config.seed,
         )
-        save_member_weights(choice.weights, draft.path)
-        kept = [m for m, w in zip(teacher.members, choice.weights, strict=True) if w]
-        weights = [weight for weight in choice.weights if weight]
-        ensemble = EnsembleTeacher(kept, weights, teacher.normalize)
-        ensemble.built = True
-        kinds = [m["kind"] for m in run.config.teacher.model_dump()["members"]]
+        kinds = [given(member)["kind"] for member in settings.members]
         columns = zip(kinds, choice.weights, choice.alone, choice.without, strict=True)
         names = ("kind", "weight", "valid", "valid_without")
-        return ensemble, [dict(zip(names, each, strict=True)) for each in columns]
+        return [dict(zip(names, each, strict=True)) for each in columns]
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
-        """The weight of each member of an ensemble, and the form of linear models."""
+        """What was tried, the members of an ensemble, and the form of linear models."""
+        from recdistill.export.model_card import as_toml
+        from recdistill.pipeline.config.teacher_section import named
+
         sampled = record.get("sampled_candidates", False)
         among = "sampled candidates" if sampled else "validation"
+        for each in record.get("tried", ()):
+            valid = each["valid"]
+            how = f"{each['reason']}" if valid is None else f"{valid:.4f} on {among}"
+            yield f"tried {named(each['settings'])}: {how}, {each['seconds']:.0f} s"
         for member in record.get("members", ()):
             place = f"weight {member['weight']:.2f}" if member["weight"] else "left out"
             line = f"member {member['kind']}: {place}"
@@ -141,11 +181,16 @@ class TeacherStep(Step):
             if member["valid_without"] is not None:
                 line += f", the ensemble without it {member['valid_without']:.4f}"
             yield line
+        for fold in record.get("folds", ()):
+            yield f"{fold['model'].replace('_', ' ')}: {fold['best']:.4f} on {among}"
         for name, model in record.get("linear_models", {}).items():
             form = model["form"].replace("_", " ")
             if not model["exact"]:
                 form += f" of rank {model['rank']} (an approximation)"
             yield f"linear item model {name}: {model['items']:,} items, {form}"
+        if record.get("chosen"):
+            yield "the same teacher without a search:"
+            yield from as_toml({"teacher": record["chosen"]}).splitlines()
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Kind and first metric on validation."""

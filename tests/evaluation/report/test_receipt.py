@@ -8,7 +8,12 @@ from rich.console import Console
 from recdistill.evaluation.intervals import Interval, Slice
 from recdistill.evaluation.report.page import render_page
 from recdistill.evaluation.report.receipt import render, verdict
-from recdistill.evaluation.report.run_report import ModelPart, SeedsPart, Spread
+from recdistill.evaluation.report.run_report import (
+    ModelPart,
+    SeedsPart,
+    Spread,
+    TeacherPart,
+)
 from tests.evaluation.report.example_reports import (
     NO_GAP,
     SOFT_TARGETS,
@@ -242,6 +247,26 @@ def test_the_receipt_has_mean_and_standard_deviation_over_seeds():
         "NDCG@10, mean ± standard deviation over 3 seeds: baseline 0.0900 ± 0.0100, "
         "distilled 0.1000 ± 0.0000, gap closed 100% ± 50%" in said
     )
+
+
+def test_the_receipt_names_the_members_of_the_teacher_and_what_each_adds():
+    def member(kind, weight, without):
+        return {"kind": kind, "weight": weight, "valid": 0.05, "valid_without": without}
+
+    members = [
+        member("linear", 0.3, 0.09),
+        member("reference", 0.0, None),
+        member("sequence", 0.7, 0.075),
+    ]
+    part = TeacherPart(kind="automatic", valid=0.1, members=members)
+    said = " ".join(shown(report(teacher=part), 80).split())
+    assert (
+        "Teacher automatic, 0.1000 on validation: linear (weight 0.30, adds 0.0100), "
+        "sequence (weight 0.70, adds 0.0250); left out: reference" in said
+    )
+    alone = TeacherPart(kind="linear", valid=0.1, sampled_candidates=True)
+    said = " ".join(shown(report(teacher=alone), 80).split())
+    assert "Teacher linear, 0.1000 on validation among sampled candidates" in said
 
 
 def test_the_receipt_describes_the_soft_targets():

@@ -161,6 +161,8 @@ KERAS = "teacher={kind='keras', path='a.keras'"
         ("teacher={kind='lightgbm', path='m', layout='lists'}", "not a known key"),
         ("dataset={reader='tables', path='a', columns={list='l'}}", "'listwise'"),
         ("teacher={kind='ensemble', members=[{kind='ensemble'}]}", "must be one of"),
+        ("teacher={kind='linear', folds=2}", "in steps, `reference` and `sequence`."),
+        ("teacher={kind='sequence', folds=1}", "`folds` must be 0 or at least 2"),
     ],
 )
 def test_an_invalid_teacher_is_an_error(path, override, said):

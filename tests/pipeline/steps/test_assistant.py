@@ -1,13 +1,16 @@
 """The step assistant: a wider student between the teacher and a narrow one."""
 
+import numpy as np
 import pytest
 
 from recdistill import losses
+from recdistill.data.collation import Collator
 from recdistill.errors import ConfigError
 from recdistill.evaluation.report.terminal_tables import soft_targets_line
 from recdistill.losses import relational_distance
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.training_batches import averaged_with, training_batches
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, weights
 
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.slow
 WITH = "distill.assistant={dim=6}"
 
 
-def test_a_narrow_student_learns_from_the_scores_of_its_assistant(copied):
+def test_a_narrow_student_learns_from_its_assistant_as_well(copied):
     direct = go(copied, until="distill")["distill"]
     done = go(copied, WITH, until="distill")
     assert made(done) == ["assistant", "distill"]
@@ -26,7 +29,7 @@ def test_a_narrow_student_learns_from_the_scores_of_its_assistant(copied):
     assert direct.record["soft_targets"]["assistant"] is None
     said = " ".join(STEPS["distill"].details(record))
     assert f"an assistant of width 6, which has {assistant['valid']:.4f}" in said
-    assert "through an assistant of width 6" in soft_targets_line(
+    assert "averaged with an assistant of width 6" in soft_targets_line(
         record["soft_targets"]
     )
     widths = {
@@ -45,6 +48,20 @@ def test_a_narrow_student_learns_from_the_scores_of_its_assistant(copied):
     run = Pipeline(small_pipelines.load(copied, WITH))
     run.run("distill")
     assert run.context.soft_targets_part.assistant.dim == 6
+    _soft_targets_are_the_mean_of_both(run.context)
+
+
+def _soft_targets_are_the_mean_of_both(run):
+    """Compares batches with products of the assistant's embeddings."""
+    model, files = run.assistant_model, run.score_files("score")
+    collate = Collator(run.prepared.catalogue_size, with_teacher=True)
+    stored = training_batches(files, collate, 16, seed=1)
+    [(before, _, _)] = list(stored.take(1))
+    [(x, _, _)] = list(averaged_with(model, stored).take(1))
+    queries = model.encode_query(x["query"]).numpy()
+    items = model.encode_candidates(model.candidate_table(x["candidate_index"])).numpy()
+    want = (before["teacher_scores"].numpy() + queries @ items.T) / 2
+    np.testing.assert_allclose(x["teacher_scores"], want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_can_compare_the_embeddings_of_student_and_assistant(
