@@ -11,6 +11,7 @@ from benchmarks import Benchmark, sized
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.evaluation.rows import measure_ranks
+from recdistill.models.candidate_table import CandidateTable
 from recdistill.pipeline.catalogue_ranking import (
     SCORES_AT_ONCE,
     in_blocks,
@@ -35,8 +36,8 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
     vectors = rng.standard_normal((items, WIDTH), "float32")
     lists = random_lists(rng, queries, items)
     model: Any = SimpleNamespace(
-        candidate_table=lambda rows: rows,
-        encode_candidates=lambda rows: tf.gather(tf.constant(vectors), rows),
+        candidate_table=CandidateTable({"vector": vectors}),
+        encode_candidates=lambda features: features["vector"],
         encode_query=lambda query: query["vector"],
     )
     score = two_tower_scores(model)
