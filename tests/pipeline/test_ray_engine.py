@@ -168,7 +168,9 @@ def test_a_folder_that_a_node_lacks_is_named(tmp_path):
     from recdistill.pipeline.ray_workers import SharedRun
 
     config = small_pipelines.load(tmp_path)
-    shared = SharedRun(config, {}, None, True, tmp_path / "elsewhere")
+    shared = SharedRun(
+        config, {}, config.local_workdir, None, True, tmp_path / "elsewhere"
+    )
     with pytest.raises(EngineError, match="elsewhere must exist on each node"):
         shared.open({})
 
