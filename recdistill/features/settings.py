@@ -89,8 +89,8 @@ def _fault(value: Any, largest: int) -> str | None:
     # Of two slashes, a path keeps one.
     if isinstance(value, Path) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(value)):
         return (
-            "must be a path of the local file system. Only `dataset.path` may be a "
-            "URL; mount the storage, or copy the files"
+            "must be a path of the local file system. Only `dataset.path` and "
+            "`workdir` may be a URL; mount the storage, or copy the files"
         )
     if isinstance(value, int) and abs(value) > largest:
         return f"must be a whole number of at most {largest}"

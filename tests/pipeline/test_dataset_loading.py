@@ -37,7 +37,7 @@ class TestLoadDataset:
         assert data.name == "shop"
         storage.rm("/bucket", recursive=True)
 
-    @pytest.mark.parametrize("place", ["workdir", "export.path"])
+    @pytest.mark.parametrize("place", ["student.warm_start", "export.path"])
     def test_other_paths_must_be_local(self, tmp_path, place):
         with pytest.raises(ConfigError, match="may be a URL") as caught:
             small_pipelines.load(tmp_path, f"{place}=s3://bucket/runs")
