@@ -27,7 +27,8 @@ def with_matrix(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
         values: `(rows, n)` numbers.
 
     Examples:
-        >>> table = with_matrix(pa.table({}), "scores", np.array([[1, 2], [3, 4]]))
+        >>> lists = pa.table({"list_id": [0, 1]})
+        >>> table = with_matrix(lists, "scores", np.array([[1, 2], [3, 4]]))
         >>> dense_column(table, "scores")
         array([[1, 2],
                [3, 4]])
