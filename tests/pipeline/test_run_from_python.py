@@ -80,7 +80,11 @@ def test_a_file_gives_the_report_of_the_command_line(tiny_run):
 def test_frames_give_the_metrics_of_the_same_tables_in_files(
     document, frames, tmp_path
 ):
-    from_frames = recdistill.run(document, tables=frames)
+    calls = []
+    from_frames = recdistill.run(
+        document, tables=frames, progress=lambda *call: calls.append(call)
+    )
+    assert {"Writing lists", "Distilling"} <= {activity for activity, *_ in calls}
     files = on_files(document, frames, tmp_path / "data")
     files |= {"workdir": str(tmp_path / "other"), "name": "files"}
     from_files = recdistill.run(files)
@@ -88,10 +92,10 @@ def test_frames_give_the_metrics_of_the_same_tables_in_files(
     assert from_frames.dataset.lists == from_files.dataset.lists
     config = from_frames.config["dataset"]
     assert (config["reader"], config["columns"]) == ("frames", COLUMNS)
+    _equal_frames_reuse_the_artefacts_and_others_do_not(document, frames, tmp_path)
 
 
-def test_equal_frames_reuse_the_artefacts_and_others_do_not(document, frames, tmp_path):
-    recdistill.run(document, tables=frames)
+def _equal_frames_reuse_the_artefacts_and_others_do_not(document, frames, tmp_path):
     before = sorted((tmp_path / "runs" / "tiny").glob("prepare-*"))
     recdistill.run(document, tables=copy.deepcopy(frames))
     assert sorted((tmp_path / "runs" / "tiny").glob("prepare-*")) == before
@@ -107,12 +111,6 @@ def test_frames_replace_the_files_of_a_config(document, frames, tmp_path):
     (tmp_path / "data" / "interactions.parquet").unlink()
     report = recdistill.run(config, tables=frames)
     assert report.dataset.interactions == 1_500
-
-
-def test_progress_is_reported(document, frames):
-    calls = []
-    recdistill.run(document, tables=frames, progress=lambda *call: calls.append(call))
-    assert {"Writing lists", "Distilling"} <= {activity for activity, *_ in calls}
 
 
 class TestErrors:

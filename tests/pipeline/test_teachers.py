@@ -68,6 +68,10 @@ def first(request, tmp_path_factory):
     return folder
 
 
+# What does not depend on the data is tested on one data set.
+on_synthetic_data = pytest.mark.parametrize("first", ["synthetic"], indirect=True)
+
+
 @pytest.fixture
 def shared(first, tmp_path):
     shutil.copytree(first, tmp_path, dirs_exist_ok=True)
@@ -139,6 +143,7 @@ def assert_is_served(done, folder):
     return report
 
 
+@on_synthetic_data
 def test_callable(shared):
     done = distilled(shared, CALLABLE)
     assert_scores_are(done, by_rule)
@@ -147,6 +152,7 @@ def test_callable(shared):
     assert report.protocol.candidates == "retrieved:200"
 
 
+@on_synthetic_data
 def test_callable_of_whole_lists_with_other_input_names(shared):
     inputs = "inputs={q='quality', group='segment', kind='category', real='mask'}"
     done = go(
@@ -189,6 +195,7 @@ def test_saved_model(shared):
     assert report.dataset.uncounted == ["category", "segment"]
 
 
+@on_synthetic_data
 def test_a_changed_file_is_scored_again_and_a_moved_one_is_not(shared):
     outside.save_saved_model(shared / "1")
     go(shared, saved_model(shared / "1"), until="score")
@@ -201,6 +208,7 @@ def test_a_changed_file_is_scored_again_and_a_moved_one_is_not(shared):
     assert not changed["teacher"].reused and not changed["score"].reused
 
 
+@on_synthetic_data
 def test_remote_over_rest(shared):
     with outside.rest_server() as server:
         done = go(
@@ -213,6 +221,7 @@ def test_remote_over_rest(shared):
     assert_scores_are(done, by_rule)
 
 
+@on_synthetic_data
 def test_remote_over_grpc(shared):
     with outside.grpc_server() as server:
         done = distilled(
@@ -450,6 +459,7 @@ def test_an_ensemble_of_built_in_and_external_teachers(shared):
     assert linear["kind"] == "linear"
 
 
+@on_synthetic_data
 def test_a_failing_teacher_leaves_no_artefact_and_gives_the_reason(shared):
     said = "must be one of our features"
     with pytest.raises(TeacherError, match=said):
