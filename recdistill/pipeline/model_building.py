@@ -364,23 +364,9 @@ def fold_folder(folder: Path, number: int, fold: int) -> Path:
 
 
 def load_teacher(
-    config: Config,
-    prepared: Prepared,
-    external: ExternalTeachers,
-    folder: Path,
-    *,
-    cross_fitted: bool = False,
+    config: Config, prepared: Prepared, external: ExternalTeachers, folder: Path
 ) -> Teacher:
-    """The teacher that the step `teacher` saved; an external one is opened.
-
-    Args:
-        config: The pipeline's configuration.
-        prepared: The prepared data.
-        external: Opens external teachers.
-        folder: Folder of the step `teacher`.
-        cross_fitted: Whether it scores training lists; see
-            `recdistill.models.cross_fitting`.
-    """
+    """The teacher that the step `teacher` saved; an external one is opened."""
     weights = read_member_weights(folder)
     builder = TeacherBuilder(
         config, prepared, external, fit=False, member_weights=weights
@@ -388,7 +374,32 @@ def load_teacher(
     teacher = builder.build()
     if isinstance(teacher, keras.Model):
         teacher.load_weights(folder / WEIGHTS)
-    return builder.cross_fitted(teacher, folder) if cross_fitted else teacher
+    return teacher
+
+
+def cross_fitted(
+    teacher: Teacher,
+    config: Config,
+    prepared: Prepared,
+    external: ExternalTeachers,
+    folder: Path,
+) -> Teacher:
+    """The teacher of the training lists; see `recdistill.models.cross_fitting`.
+
+    Args:
+        teacher: The teacher from `load_teacher`, which is returned if it has no folds.
+        config: The pipeline's configuration.
+        prepared: The prepared data.
+        external: Opens external teachers.
+        folder: Folder of the step `teacher`.
+    """
+    if not any(map(folds_in, configured_members(config.teacher))):
+        return teacher
+    weights = read_member_weights(folder)
+    builder = TeacherBuilder(
+        config, prepared, external, fit=False, member_weights=weights
+    )
+    return builder.cross_fitted(teacher, folder)
 
 
 def members_of(teacher: Teacher) -> list[Any]:

@@ -29,10 +29,9 @@ from recdistill.evaluation.report.run_report import (
     Report,
     RetrievalPart,
     SeedsPart,
-    SoftTargetsPart,
     Spread,
-    TeacherPart,
 )
+from recdistill.evaluation.report.training_parts import SoftTargetsPart, TeacherPart
 from recdistill.evaluation.rows import metric_names
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores
@@ -99,10 +98,7 @@ def build_report(
     latency, speedup = _time(config, prepared, models)
     flops = _flops(config, prepared, models)
     slices = _slices(config, rows)
-    diverged = {
-        model: _diverged(records[step])
-        for model, step in (("baseline", "baseline"), ("distilled", "distill"))
-    }
+    diverged = _diverged(records)
     recommended = {}
     if rows.retrieval or _candidates(config, prepared) == "catalogue":
         recommended = measure_recommended(rows.models, prepared, TOP, **draws)
@@ -305,11 +301,18 @@ def _model_part(
     )
 
 
-def _diverged(record: Mapping[str, Any]) -> tuple[float, ...]:
-    """Learning rates with which a student's training diverged, at once or later."""
-    return tuple(
-        trial["learning_rate"] for trial in record["trials"] if None in trial["history"]
-    )
+def _diverged(
+    records: Mapping[str, Mapping[str, Any]],
+) -> dict[str, tuple[float, ...]]:
+    """For each student, the learning rates with which its training diverged."""
+    return {
+        model: tuple(
+            trial["learning_rate"]
+            for trial in records[step]["trials"]
+            if None in trial["history"]
+        )
+        for model, step in (("baseline", "baseline"), ("distilled", "distill"))
+    }
 
 
 def _slices(

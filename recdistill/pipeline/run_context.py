@@ -15,18 +15,20 @@ from recdistill.data.batches import Lists
 from recdistill.data.dataset import Progress
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ConfigError, DataError
-from recdistill.evaluation.report.run_report import (
-    AssistantPart,
-    GatePart,
-    SoftTargetsPart,
-)
+from recdistill.evaluation.report.run_report import GatePart
+from recdistill.evaluation.report.training_parts import AssistantPart, SoftTargetsPart
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, open_engine
 from recdistill.pipeline.gate import compare_on_validation
-from recdistill.pipeline.model_building import Teacher, load_student, load_teacher
+from recdistill.pipeline.model_building import (
+    Teacher,
+    cross_fitted,
+    load_student,
+    load_teacher,
+)
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
 from recdistill.pipeline.retrieved_candidates import (
     Retrieval,
@@ -66,6 +68,7 @@ _SHARED = (
     "teacher_identity",
     "score_tables",
     "teacher_model",
+    "cross_fitted_teacher",
     "training_overlap",
 )
 """Objects that do not depend on the student's settings."""
@@ -328,10 +331,10 @@ class RunContext:
 
     @cached_property
     def cross_fitted_teacher(self) -> Teacher:
-        """The teacher of the training lists, which has not seen their queries."""
+        """The teacher of the training lists, whose folds have not seen them."""
         folder = self.intact("teacher").path
-        return load_teacher(
-            self.config, self.prepared, self.external, folder, cross_fitted=True
+        return cross_fitted(
+            self.teacher_model, self.config, self.prepared, self.external, folder
         )
 
     def scorer(self, teacher: Teacher, label: str, lists: int) -> Scorer:
@@ -402,14 +405,7 @@ class RunContext:
     @property
     def assistant_trainer(self) -> Trainer:
         """Trains the assistant."""
-        return Trainer(
-            self.assistant_config,
-            self.prepared,
-            self.validation,
-            self.progress,
-            self.warn,
-            self.observe,
-        )
+        return self._trainer(self.assistant_config, self.validation)
 
     @property
     def assistant_model(self) -> keras.Model | None:
@@ -424,15 +420,16 @@ class RunContext:
     @cached_property
     def trainer(self) -> Trainer:
         """Trains rankers and students."""
-        return Trainer(
-            self.config,
-            self.prepared,
-            self.validation,
-            self.progress,
-            self.warn,
-            self.observe,
-            self.earlier_run,
-        )
+        return self._trainer(self.config, self.validation, self.earlier_run)
+
+    def _trainer(
+        self,
+        config: Config,
+        validation: Validation,
+        earlier: EarlierRun | None = None,
+    ) -> Trainer:
+        report = self.progress, self.warn, self.observe
+        return Trainer(config, self.prepared, validation, *report, earlier)
 
     @cached_property
     def earlier_run(self) -> EarlierRun | None:
@@ -455,14 +452,7 @@ class RunContext:
     @cached_property
     def teacher_trainer(self) -> Trainer:
         """Trains teachers, which may be unable to rank the catalogue."""
-        return Trainer(
-            self.config,
-            self.prepared,
-            self.teacher_validation,
-            self.progress,
-            self.warn,
-            self.observe,
-        )
+        return self._trainer(self.config, self.teacher_validation)
 
     @property
     def student_inputs(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import tensorflow as tf
 
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress, no_progress
-from recdistill.errors import DataError
+from recdistill.errors import DataError, StorageError
 from recdistill.pipeline.artefact_storage import artefact_storage
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.engine import begin_like_a_new_process
@@ -156,12 +157,14 @@ class Pipeline:
                     artefact.verify(self.context.unread)
             except Exception:
                 self._tracking.end(succeeded=False)
+                # There is a report if the guard stops a run before the export.
+                with suppress(StorageError):
+                    self.workspace.store_files()
                 raise
             finally:
                 self.context.close_engine()
             self._tracking.end(succeeded=True)
-            if self.workspace.storage is not None:
-                self.workspace.storage.store_files(self.workspace.root)
+            self.workspace.store_files()
             return artefact
 
     def _finished(self, step: Step) -> Artefact:

@@ -13,7 +13,7 @@ from recdistill.distillation.schedules import Scheduled
 from recdistill.distillation.score_doctor import Examination
 from recdistill.distillation.score_transforms import Transform
 from recdistill.errors import ConfigError
-from recdistill.evaluation.report.run_report import SoftTargetsPart
+from recdistill.evaluation.report.training_parts import SoftTargetsPart
 from recdistill.pipeline.config import DistillConfig, LossTerm
 
 

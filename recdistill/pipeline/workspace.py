@@ -113,6 +113,15 @@ class Workspace:
         self.root, self.storage = root, storage
         root.mkdir(parents=True, exist_ok=True)
 
+    def store_files(self) -> None:
+        """Copies the report and the other files of the run to the storage, if any.
+
+        Raises:
+            StorageError: If a file cannot be copied.
+        """
+        if self.storage is not None:
+            self.storage.store_files(self.root)
+
     @contextlib.contextmanager
     def produce(
         self,

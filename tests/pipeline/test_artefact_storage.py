@@ -5,11 +5,12 @@ import shutil
 import fsspec
 import pytest
 
-from recdistill.errors import ArtefactError, StorageError
+from recdistill.errors import ArtefactError, GuardError, StorageError
 from recdistill.pipeline.artefact_storage import ArtefactStorage, artefact_storage
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.ray_workers import SharedRun
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.workspace import RECORD, Artefact, Workspace
 from tests.small_pipelines import write_config
 
@@ -131,6 +132,18 @@ def test_a_pipeline_continues_on_another_machine(config, tmp_path, monkeypatch):
     assert (tmp_path / "elsewhere") in opened.path.parents
     opened.verify()
     assert Pipeline(config).run("prepare").reused
+
+
+def test_the_report_of_a_run_that_stops_is_copied(config, bucket, monkeypatch):
+    def stop(*_):
+        raise GuardError("a slice is below the baseline")
+
+    pipeline = Pipeline(config)
+    (pipeline.workspace.root / "report.json").write_text("{}")
+    monkeypatch.setattr(type(STEPS["prepare"]), "work", stop)
+    with pytest.raises(GuardError):
+        pipeline.run("prepare")
+    assert bucket.cat("/bucket/runs/tiny/report.json") == b"{}"
 
 
 def test_a_local_folder_has_no_storage(tmp_path):

@@ -9,9 +9,12 @@ import os
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, JsonValue, PlainSerializer
+from pydantic import BeforeValidator, ConfigDict, JsonValue, PlainSerializer
 
 from recdistill.evaluation.intervals import Interval, Slice
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+"""Of a part of the report: unknown keys and numbers that are not finite are errors."""
 
 
 def _read_interval(value: Any) -> Any:

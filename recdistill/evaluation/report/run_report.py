@@ -15,18 +15,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
 from recdistill.evaluation.latency.stopwatch import Latency
 from recdistill.evaluation.report.json_fields import (
+    STRICT,
     Estimate,
     Estimates,
     Settings,
     SliceEstimate,
     rounded,
 )
+from recdistill.evaluation.report.training_parts import SoftTargetsPart, TeacherPart
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +42,7 @@ Count = Annotated[int, Field(ge=0)]
 class _Part(BaseModel):
     """Part of the report: unknown keys and numbers that are not finite are errors."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = STRICT
 
 
 class DatasetPart(_Part):
@@ -289,67 +291,6 @@ class GuardPart(_Part):
     def fallen(self) -> list[GuardedSlice]:
         """The slices that have fallen too far, beyond noise."""
         return [each for each in self.slices if each.fallen]
-
-
-class AssistantPart(_Part):
-    """The teacher assistant whose scores the student learned from as well.
-
-    Attributes:
-        dim: Width of its embeddings.
-        valid: Its first metric on validation.
-    """
-
-    dim: int
-    valid: float
-
-
-class SoftTargetsPart(_Part):
-    """Conversion of the teacher's scores to the student's soft targets.
-
-    Attributes:
-        transform: Transform of the scores of each list
-            (`recdistill.distillation.score_transforms`).
-        teacher_temperature: Divides the transformed scores.
-        temperature: Temperature of the loss; divides both sides.
-        chosen_by: "doctor" if the score doctor chose transform or temperature.
-        effective: Effective number of candidates of a list (the exponential of the
-            entropy of the soft targets); None if unknown.
-        list_size: Number of candidates of a list (median).
-        findings: Findings of the score doctor.
-        reason: Reason for the score doctor's proposal.
-        assistant: The assistant, which learned from these soft targets; the student
-            learned from the mean of both. None if there was none.
-    """
-
-    transform: str
-    teacher_temperature: float
-    temperature: float
-    chosen_by: Literal["configuration", "doctor"]
-    effective: float | None = None
-    list_size: float
-    findings: tuple[str, ...] = ()
-    reason: str | None = None
-    assistant: AssistantPart | None = None
-
-
-class TeacherPart(_Part):
-    """The teacher, and what each member of an ensemble adds on validation.
-
-    Attributes:
-        kind: Kind of the teacher in the configuration.
-        valid: The first metric on validation.
-        sampled_candidates: Whether the validation lists have sampled candidates.
-        members: If weights were chosen, of each member its `kind`, its `weight` (0 if
-            it was left out), and the metric of the member alone (`valid`) and of the
-            ensemble without it (`valid_without`).
-        chosen: The section `teacher` that an automatic search has found.
-    """
-
-    kind: str
-    valid: float
-    sampled_candidates: bool = False
-    members: list[Settings] = []
-    chosen: Settings = {}
 
 
 class Report(_Part):

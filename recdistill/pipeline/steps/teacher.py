@@ -104,7 +104,8 @@ class TeacherStep(Step):
         from recdistill.pipeline.teacher_search import TeacherSearch
         from recdistill.pipeline.weights_file import save_member_weights
 
-        config, found = run.config, dict[str, Any]()
+        config = run.config
+        found: dict[str, Any] = {}
         automatic = isinstance(config.teacher, AutomaticTeacherConfig)
         if isinstance(config.teacher, AutomaticTeacherConfig):
             budget = parse_duration(config.teacher.budget)
@@ -115,10 +116,8 @@ class TeacherStep(Step):
         opened = config, run.prepared, run.external
         builder = TeacherBuilder(*opened, fit=True)
         training = MemberTraining(run, builder, draft.path)
-        members, same = (
-            members_of(config.teacher),
-            same_before(members_of(config.teacher)),
-        )
+        members = members_of(config.teacher)
+        same = same_before(members)
         models, trained = zip(*map(training.member, members, same), strict=True)
         weights: Sequence[float] = (1.0,) * len(members)
         if chooses_weights(config.teacher):

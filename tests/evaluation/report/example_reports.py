@@ -10,8 +10,8 @@ from recdistill.evaluation.report.run_report import (
     ProtocolPart,
     Report,
     RetrievalPart,
-    SoftTargetsPart,
 )
+from recdistill.evaluation.report.training_parts import SoftTargetsPart
 
 METRICS = ("ndcg@10", "recall@10", "mrr")
 NO_GAP = "teacher and baseline do not differ beyond noise"

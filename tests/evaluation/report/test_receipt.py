@@ -12,8 +12,8 @@ from recdistill.evaluation.report.run_report import (
     ModelPart,
     SeedsPart,
     Spread,
-    TeacherPart,
 )
+from recdistill.evaluation.report.training_parts import TeacherPart
 from tests.evaluation.report.example_reports import (
     NO_GAP,
     SOFT_TARGETS,
