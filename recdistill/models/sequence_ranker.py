@@ -166,28 +166,27 @@ class SequenceRanker(CatalogueModel):
                 the left; from `recdistill.data.sequences`.
             training: Whether dropout is active.
         """
-        history, target = windows[:, :-1], tf.reshape(windows[:, 1:], [-1])
+        history, target = windows[:, :-1], windows[:, 1:]
         real = history != MISSING
-        counted = tf.reshape(real, [-1]) & (target >= FIRST)
+        # Only these positions have a loss; most of a short history's window is padding.
+        counted = tf.where(real & (target >= FIRST))
+        target = tf.gather_nd(target, counted)
         if self.negatives is None:
             table = self.item_vectors(tf.range(self.items))
             vectors = tf.gather(table, history)
-            states = self._flat_states(vectors, real, training)
-            logits = tf.matmul(states, table[FIRST:], transpose_b=True)
-            label = tf.maximum(target - FIRST, 0)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(label, logits)
+            states = self.encoder(vectors, real, training=training)
+            logits = tf.matmul(
+                tf.gather_nd(states, counted), table[FIRST:], transpose_b=True
+            )
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                target - FIRST, logits
+            )
         else:
-            states = self._flat_states(self.item_vectors(history), real, training)
-            loss = self._estimated_loss(states, target)
-        weight = tf.cast(counted, loss.dtype)
-        counted = replica_mean(tf.reduce_sum(weight))
-        return tf.math.divide_no_nan(tf.reduce_sum(loss * weight), counted)
-
-    def _flat_states(
-        self, vectors: tf.Tensor, real: tf.Tensor, training: bool
-    ) -> tf.Tensor:
-        states = self.encoder(vectors, real, training=training)
-        return tf.reshape(states, [-1, self.encoder.dim])
+            vectors = self.item_vectors(history)
+            states = self.encoder(vectors, real, training=training)
+            loss = self._estimated_loss(tf.gather_nd(states, counted), target)
+        number = replica_mean(tf.cast(tf.shape(target)[0], loss.dtype))
+        return tf.math.divide_no_nan(tf.reduce_sum(loss), number)
 
     def _estimated_loss(self, states: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """Cross-entropy of each position, with the softmax over drawn items."""
