@@ -93,20 +93,21 @@ def export_student(
 
         export_query_tower(student, own, staging, own.lookup_query(rows))
 
-    return publish_towers(
-        towers,
-        catalogue,
-        queries,
-        folder,
-        name,
-        settings,
-        {
-            "schema": _summary(own, items),
-            "on_device": on_device,
-            "unknown": unknown_in(towers.candidate_indices, item_rows).shares(),
-        },
-        add_files,
-    )
+    with student.stored_history():
+        return publish_towers(
+            towers,
+            catalogue,
+            queries,
+            folder,
+            name,
+            settings,
+            {
+                "schema": _summary(own, items),
+                "on_device": on_device,
+                "unknown": unknown_in(towers.candidate_indices, item_rows).shares(),
+            },
+            add_files,
+        )
 
 
 class StudentTowers:

@@ -14,9 +14,10 @@ from recdistill.features.encoders import MISSING
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
+from recdistill.models.item_vectors import ItemVectors
 from recdistill.models.linear import Affinity
 from recdistill.models.self_attention import CausalEncoder
-from recdistill.models.tower_layers import HistoryPooling, Tower
+from recdistill.models.tower_layers import HistoryPooling, Tower, without_some_items
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -43,6 +44,7 @@ class RankingTeacher(CatalogueModel):
         attention_length: Number of most recent history items in the attention.
         decays: Pools of the history, as in `HistoryPooling`.
         dropout: Share of entries dropped in training.
+        history_dropout: Share of the history's items hidden in training.
 
     Raises:
         ValueError: If `dim` is not a multiple of `heads`, if `affinities` are given and
@@ -60,6 +62,7 @@ class RankingTeacher(CatalogueModel):
         attention_length: int = 50,
         decays: Sequence[float] = (0.5, 0.8, 0.97),
         dropout: float = 0.2,
+        history_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "ranking_teacher", **kwargs})
@@ -73,13 +76,15 @@ class RankingTeacher(CatalogueModel):
             "attention_length": attention_length,
             "decays": list(decays),
             "dropout": dropout,
+            "history_dropout": history_dropout,
         }
-        self.dim = dim
+        self.dim, self.history_dropout = dim, history_dropout
+        self._hidden_items = keras.random.SeedGenerator()
         self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
         self._affinity_names = tuple(affinities or ())
         self.affinities = list((affinities or {}).values())
-        self.candidate_features = FeatureEmbedding(
-            indices_of(inputs.candidate), dim, name="candidate"
+        self.item_vectors = ItemVectors(
+            inputs, self.candidate_table, dim, name="item_vectors"
         )
         self.query_features = FeatureEmbedding(
             indices_of(inputs.query), dim, name="query"
@@ -90,7 +95,14 @@ class RankingTeacher(CatalogueModel):
             self.history_pooling = HistoryPooling(
                 inputs.history.indices, dim, inputs.history.length, decays
             )
-        self.candidate_projection = keras.layers.Dense(dim, name="candidate_projection")
+            self.pooled_items = ItemVectors(
+                inputs,
+                self.candidate_table,
+                dim,
+                self.history_pooling.items,
+                self.item_vectors.features.tables,
+                name="pooled_items",
+            )
         self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
         if inputs.history:
             self.causal_encoder = CausalEncoder(
@@ -107,11 +119,11 @@ class RankingTeacher(CatalogueModel):
         inputs, dim = self.model_inputs, self.dim
         width = width_of(inputs.query, dim)
         with keras.name_scope(self.name):
-            self.candidate_features.build()
+            self.item_vectors.build()
             self.query_features.build()
-            self.candidate_projection.build((None, width_of(inputs.candidate, dim)))
             if self.history_pooling and self.causal_encoder:
                 self.history_pooling.build()
+                self.pooled_items.build()
                 self.causal_encoder.build()
                 width += dim + self.history_pooling.width
             for layer in self.affinities:
@@ -137,10 +149,9 @@ class RankingTeacher(CatalogueModel):
         dim)` if all lists have the same candidates.
         """
         query = self._encode_query(batch["query"], training)
-        candidates = self._encode_candidates(
-            tf.convert_to_tensor(batch["candidate_index"])
-        )
-        shared = candidates.shape.rank == 2
+        index = tf.convert_to_tensor(batch["candidate_index"])
+        candidates = self.item_vectors.of_rows(index)
+        shared = index.shape.rank == 1
         layer_outputs.expose("query_embedding", query)
         layer_outputs.expose(
             "candidate_embedding", candidates[None] if shared else candidates
@@ -155,18 +166,6 @@ class RankingTeacher(CatalogueModel):
             scores += self.pair_weights(tf.concat(pairs, axis=-1))[..., 0]
         return scores
 
-    def _encode_candidates(self, index: tf.Tensor) -> tf.Tensor:
-        """Candidate vectors, `index.shape + (dim,)`; each item is encoded once."""
-        distinct, place = tf.unique(tf.reshape(index, [-1]))
-        rows = self.candidate_table(distinct)
-        ids = self._item_vectors(rows[self.model_inputs.item_id])
-        vectors = ids + self.candidate_projection(self.candidate_features(rows))
-        return tf.gather(vectors, tf.reshape(place, tf.shape(index)))
-
-    def _item_vectors(self, index: tf.Tensor) -> tf.Tensor:
-        """Embeddings of item ids, shared by candidates and history."""
-        return self.candidate_features.tables[self.model_inputs.item_id](index)
-
     def _encode_query(
         self, query: Mapping[str, tf.Tensor], training: bool
     ) -> tf.Tensor:
@@ -174,11 +173,16 @@ class RankingTeacher(CatalogueModel):
         parts = []
         if self.history_pooling and self.causal_encoder:
             history = query[self.model_inputs.history_name]
+            if training and self.history_dropout:
+                history = without_some_items(
+                    history, self.history_dropout, self._hidden_items
+                )
             latest = self.causal_encoder.latest(history)
-            states = self.causal_encoder(
-                self._item_vectors(latest), latest != MISSING, training=training
-            )
-            parts += [states[:, -1], self.history_pooling(history)]
+            vectors = self.item_vectors.of_ids(latest, training=training)
+            states = self.causal_encoder(vectors, latest != MISSING, training=training)
+            vectors = self.pooled_items.of_ids(history, training=training)
+            pools = self.history_pooling.pooled(vectors, history != MISSING)
+            parts += [states[:, -1], pools]
         if self.query_features.sizes:
             parts.append(self.query_features(query))
         return self.query_tower(tf.concat(parts, axis=1), training=training)

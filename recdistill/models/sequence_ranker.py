@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
-from recdistill.features.embedding import FeatureEmbedding
 from recdistill.features.encoders import FIRST, MISSING
-from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
+from recdistill.features.model_inputs import ModelInputs
 from recdistill.features.schema import Schema
 from recdistill.lists.replicas import replica_mean
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
+from recdistill.models.item_vectors import ItemVectors
 from recdistill.models.self_attention import CausalEncoder
 
 
@@ -77,25 +76,16 @@ class SequenceRanker(CatalogueModel):
         self.negatives = negatives
         self.items = inputs.history.indices
         self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
-        others = {k: v for k, v in inputs.candidate.items() if k != inputs.item_id}
-        self.ids = keras.layers.Embedding(
-            self.items,
-            dim,
-            embeddings_initializer=keras.initializers.RandomNormal(stddev=0.05),
-            name="ids",
+        self.item_vectors = ItemVectors(
+            inputs, self.candidate_table, dim, name="item_vectors"
         )
-        self.attributes = FeatureEmbedding(indices_of(others), dim, name="attributes")
-        self.projection = keras.layers.Dense(dim, use_bias=False, name="projection")
         self.encoder = CausalEncoder(
             dim, heads, blocks, attention_length, dropout, name="encoder"
         )
         self._drawn = keras.random.SeedGenerator()
         with keras.name_scope(self.name):
-            self.ids.build()
+            self.item_vectors.build()
             self.encoder.build()
-            if others:
-                self.attributes.build()
-                self.projection.build((None, width_of(others, dim)))
         self.built = True
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
@@ -111,11 +101,11 @@ class SequenceRanker(CatalogueModel):
         """
         history = batch["query"][self.model_inputs.history_name]
         history = self.encoder.latest(history)
-        vectors = self.item_vectors(history)
+        vectors = self.item_vectors.of_ids(history)
         states = self.encoder(vectors, history != MISSING, training=training)
         query = states[:, -1]
         index = tf.convert_to_tensor(batch["candidate_index"])
-        candidates = self._candidate_vectors(index)
+        candidates = self.item_vectors.of_rows(index)
         shared = index.shape.rank == 1
         layer_outputs.expose("query_embedding", query)
         layer_outputs.expose(
@@ -124,37 +114,6 @@ class SequenceRanker(CatalogueModel):
         if shared:
             return tf.matmul(query, candidates, transpose_b=True)
         return tf.linalg.matvec(candidates, query)
-
-    def item_vectors(self, index: tf.Tensor) -> tf.Tensor:
-        """Vectors of items, `index.shape + (dim,)`.
-
-        An index that no item of the catalogue has, and that of unknown ids, has no
-        attributes.
-
-        Args:
-            index: Indices in the vocabulary of item ids.
-        """
-        vectors = self.ids(index)
-        if not self.attributes.sizes:
-            return vectors
-        ids = self.candidate_table.all()[self.model_inputs.item_id]
-        known = np.flatnonzero(ids >= FIRST)
-        row_of = np.full(self.items, -1, "int32")
-        row_of[ids[known]] = known
-        row = tf.gather(row_of, tf.reshape(index, [-1]))
-        rows = self.candidate_table(tf.maximum(row, 0))
-        own = self.projection(self.attributes(rows))
-        own *= tf.cast(row >= 0, own.dtype)[:, None]
-        return vectors + tf.reshape(own, tf.shape(vectors))
-
-    def _candidate_vectors(self, index: tf.Tensor) -> tf.Tensor:
-        """Vectors of catalogue rows, `index.shape + (dim,)`; each is computed once."""
-        distinct, place = tf.unique(tf.reshape(index, [-1]))
-        rows = self.candidate_table(distinct)
-        vectors = self.ids(rows[self.model_inputs.item_id])
-        if self.attributes.sizes:
-            vectors += self.projection(self.attributes(rows))
-        return tf.gather(vectors, tf.reshape(place, tf.shape(index)))
 
     def next_item_loss(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Mean cross-entropy of the next item over all positions, a scalar.
@@ -172,7 +131,7 @@ class SequenceRanker(CatalogueModel):
         counted = tf.where(real & (target >= FIRST))
         target = tf.gather_nd(target, counted)
         if self.negatives is None:
-            table = self.item_vectors(tf.range(self.items))
+            table = self.item_vectors.all()
             vectors = tf.gather(table, history)
             states = self.encoder(vectors, real, training=training)
             logits = tf.matmul(
@@ -182,7 +141,7 @@ class SequenceRanker(CatalogueModel):
                 target - FIRST, logits
             )
         else:
-            vectors = self.item_vectors(history)
+            vectors = self.item_vectors.of_ids(history)
             states = self.encoder(vectors, real, training=training)
             loss = self._estimated_loss(tf.gather_nd(states, counted), target)
         number = replica_mean(tf.cast(tf.shape(target)[0], loss.dtype))
@@ -196,8 +155,8 @@ class SequenceRanker(CatalogueModel):
             target.dtype,
         )
         drawn = tf.minimum(drawn, self.items - 1)
-        positive = tf.reduce_sum(states * self.item_vectors(target), axis=1)
-        others = tf.matmul(states, self.item_vectors(drawn), transpose_b=True)
+        positive = tf.reduce_sum(states * self.item_vectors.of_ids(target), axis=1)
+        others = tf.matmul(states, self.item_vectors.of_ids(drawn), transpose_b=True)
         same = target[:, None] == drawn
         others = tf.where(same, others.dtype.min, others)
         count = tf.cast(tf.reduce_sum(tf.cast(~same, tf.int32), axis=1), others.dtype)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,8 @@ from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.history_state import HistoryState, SequenceEncoder
-from recdistill.models.tower_layers import HistoryPooling, Tower
+from recdistill.models.item_vectors import ItemVectors
+from recdistill.models.tower_layers import HistoryPooling, Tower, without_some_items
 
 DISTINCT_PER_LISTED = 64
 """`listed_products` computes all products if there are at most this many distinct
@@ -136,6 +138,14 @@ class TwoTowers(CatalogueModel):
         features = _select(self.candidate_tower, features, names)
         return self.candidate_tower(features, training=training)
 
+    def stored_history(self) -> AbstractContextManager[None]:
+        """Within this context, the query tower reads a table of item vectors.
+
+        Queries that are traced in it cost less, and their graph does not contain the
+        features of the catalogue. The weights must not change in the context.
+        """
+        return nullcontext()
+
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores the batch's candidates, `(batch, list_size)`.
 
@@ -201,7 +211,8 @@ class TwoTowerStudent(TwoTowers):
 
     The query tower is an MLP with a linear path over the query's embedded features,
     its pooled history, and optionally the state of a sequence encoder. It runs once a
-    request. The candidate tower is linear.
+    request. An item of the history has all features that it has as a candidate. The
+    candidate tower is linear.
 
     Args:
         schema: The fitted features; those that are `teacher_only` are left out.
@@ -214,6 +225,7 @@ class TwoTowerStudent(TwoTowers):
             alone.
         shared_items: Whether history and candidates have one embedding of item ids.
         dropout: Share of the query tower's inputs dropped in training.
+        history_dropout: Share of the history's items hidden in training.
         popularity_bias: Whether one entry of `dim` is a bias of the candidate: the
             query's last entry is then 1, so that the dot product adds the candidate's.
         l2: Penalty on the embeddings' mean square, over the queries and over the
@@ -236,6 +248,7 @@ class TwoTowerStudent(TwoTowers):
         encoder: SequenceEncoder | None = None,
         shared_items: bool = False,
         dropout: float = 0.0,
+        history_dropout: float = 0.0,
         popularity_bias: bool = True,
         l2: float = 0.0,
         id_dropout: float = 0.0,
@@ -258,6 +271,7 @@ class TwoTowerStudent(TwoTowers):
         candidate_features = FeatureEmbedding(
             indices_of(inputs.candidate), embedding_dim, tables, name="candidate"
         )
+        catalogue = CandidateTable.of(catalogue, inputs.candidate)
         super().__init__(
             inputs,
             catalogue,
@@ -270,7 +284,19 @@ class TwoTowerStudent(TwoTowers):
         self.dim, self.embedding_dim = dim, embedding_dim
         self.decays, self.popularity_bias = tuple(decays), popularity_bias
         self.encoder, self.shared_items = encoder, shared_items
+        self.history_dropout = history_dropout
+        self._hidden_items = keras.random.SeedGenerator()
         self.history_pooling, self.history_state = pooling, state
+        self.history_items: ItemVectors | None = None
+        if pooling is not None:
+            self.history_items = ItemVectors(
+                inputs,
+                self.candidate_table,
+                embedding_dim,
+                pooling.items,
+                candidate_features.tables,
+                name="history_items",
+            )
         self.query_features = query_features
         self.candidate_features = candidate_features
         self._create_weights()
@@ -279,8 +305,9 @@ class TwoTowerStudent(TwoTowers):
         inputs, dim = self.model_inputs, self.embedding_dim
         query_width = width_of(inputs.query, dim)
         with keras.name_scope(self.name):
-            if self.history_pooling is not None:
+            if self.history_pooling is not None and self.history_items is not None:
                 self.history_pooling.build()
+                self.history_items.build()
                 query_width += self.history_pooling.width
             if self.history_state is not None:
                 self.history_state.build()
@@ -296,9 +323,14 @@ class TwoTowerStudent(TwoTowers):
     ) -> tf.Tensor:
         """Maps looked-up query features, each `(batch, …)`, to `(batch, dim)`."""
         parts = []
-        if self.history_pooling is not None:
+        if self.history_pooling is not None and self.history_items is not None:
             history = query[self.model_inputs.history_name]
-            vectors, real = self.history_pooling.items(history), history != MISSING
+            if training and self.history_dropout:
+                history = without_some_items(
+                    history, self.history_dropout, self._hidden_items
+                )
+            vectors = self.history_items.of_ids(history, training=training)
+            real = history != MISSING
             parts.append(self.history_pooling.pooled(vectors, real))
             if self.history_state is not None:
                 parts.append(self.history_state(vectors, real, training=training))
@@ -308,6 +340,10 @@ class TwoTowerStudent(TwoTowers):
         if not self.popularity_bias:
             return vector
         return tf.concat([vector, tf.ones_like(vector[:, :1])], axis=1)
+
+    def stored_history(self) -> AbstractContextManager[None]:
+        """As in `TwoTowers`: the vectors of a history's items are stored."""
+        return self.history_items.stored() if self.history_items else nullcontext()
 
     def encode_candidates(
         self, features: Mapping[str, tf.Tensor], training: bool = False
@@ -328,6 +364,7 @@ class TwoTowerStudent(TwoTowers):
             "encoder": self.encoder,
             "shared_items": self.shared_items,
             "dropout": self.query_tower.rate,
+            "history_dropout": self.history_dropout,
             "popularity_bias": self.popularity_bias,
         }
 

@@ -45,15 +45,16 @@ def time_models(
     one = _OneQuery(student, prepared)
     # As in a server, the timed function is traced with fixed input types.
     rank = tf.function(one.rank, input_signature=[tf.TensorSpec([None], tf.int32)])
-    rank = rank.get_concrete_function()
     rng = np.random.default_rng(seed)
-    for wanted in list_sizes:
-        index = one.draw(wanted, rng)
-        calls: dict[str, Callable[[], object]] = {}
-        if teacher is not None:
-            calls["teacher"] = partial(_call, teacher, one.batch(index))
-        calls["student"] = partial(_call, rank, index)
-        yield wanted, compare(calls, budget_s=5.0)
+    with student.stored_history():
+        rank = rank.get_concrete_function()
+        for wanted in list_sizes:
+            index = one.draw(wanted, rng)
+            calls: dict[str, Callable[[], object]] = {}
+            if teacher is not None:
+                calls["teacher"] = partial(_call, teacher, one.batch(index))
+            calls["student"] = partial(_call, rank, index)
+            yield wanted, compare(calls, budget_s=5.0)
 
 
 def count_operations(
@@ -80,7 +81,7 @@ def count_operations(
     index = one.draw(candidates, np.random.default_rng(seed))
     counts: dict[str, int | None] = {"student": None, "teacher": None}
     # Weights may be too large to be copied.
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError), student.stored_history():
         counts["student"] = flops_of_function(one.rank, index)
     if isinstance(teacher, keras.Model) and all(
         isinstance(member, keras.Model) for member in members_of(teacher)
