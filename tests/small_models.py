@@ -276,18 +276,18 @@ def films_rows(count=12):
 
 
 def films_student(schema, cls=TwoTowerStudent):
-    """A student with random weights, built without a catalogue."""
+    """A student with random weights."""
     keras.utils.set_random_seed(11)
-    student = cls(schema, {}, dim=6, embedding_dim=5, hidden=(7,), dropout=0.2)
     own = schema.for_student()
-    rows = films_rows(2)
-    student.encode_query(own.lookup_query(rows))
     table = films_items()
     raw = {
         name: np.array(table[name].to_pylist())
         for name in ("item_id", "class", "title")
     }
-    student.encode_candidates(own.lookup_candidates(raw))
+    catalogue = {k: np.asarray(v) for k, v in own.lookup_candidates(raw).items()}
+    student = cls(schema, catalogue, dim=6, embedding_dim=5, hidden=(7,), dropout=0.2)
+    student.encode_query(own.lookup_query(films_rows(2)))
+    student.encode_candidates(catalogue)
     student.built = True
     return shuffled_weights(student, seed=2)
 

@@ -103,7 +103,7 @@ def test_the_embedding_of_padding_changes_nothing():
     teacher = build()
     want = teacher(BATCH).numpy()
     for table in (
-        teacher.candidate_features.tables["item_id"],
+        teacher.item_vectors.ids,
         teacher.history_pooling.items,
     ):
         rows = table.get_weights()[0]
@@ -115,7 +115,7 @@ def test_the_embedding_of_padding_changes_nothing():
 def states_of(teacher, history):
     """States of the self-attention, oldest first."""
     latest = teacher.causal_encoder.latest(history)
-    vectors = teacher._item_vectors(latest)
+    vectors = teacher.item_vectors.of_ids(latest)
     return teacher.causal_encoder(vectors, latest != 0)
 
 
@@ -228,7 +228,7 @@ def test_the_score_is_a_dot_product_a_bias_and_weighted_pair_features(teacher, i
     batch = {**BATCH, "candidate_index": index}
     query = teacher._encode_query(BATCH["query"], training=False)
     each = np.broadcast_to(index, (4, index.shape[-1]))
-    candidates = teacher._encode_candidates(tf.constant(each))
+    candidates = teacher.item_vectors.of_rows(tf.constant(each))
     bias = candidates @ teacher.bias.kernel + teacher.bias.bias
     raw, folded = teacher._pair_features(batch)
     weights = teacher.pair_weights.kernel.numpy()[:, 0]

@@ -38,12 +38,12 @@ def ranker():
 
 def states(ranker, windows):
     history = tf.constant(windows[:, :-1])
-    vectors = ranker.item_vectors(history)
+    vectors = ranker.item_vectors.of_ids(history)
     return ranker.encoder(vectors, history != 0).numpy().astype("float64")
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(ranker):
-    table = ranker.item_vectors(tf.range(ITEMS)).numpy().astype("float64")
+    table = ranker.item_vectors.all().numpy().astype("float64")
     losses = []
     for window, state in zip(WINDOWS, states(ranker, WINDOWS), strict=True):
         for place in range(4):
@@ -92,7 +92,7 @@ def test_a_score_is_the_last_state_times_the_candidate_vector(ranker):
         "candidate_index": np.array([0, 3], "int32"),
     }
     index = build_catalogue()["item_id"][[0, 3]]
-    vectors = ranker.item_vectors(tf.constant(index)).numpy()
+    vectors = ranker.item_vectors.of_ids(tf.constant(index)).numpy()
     want = states(ranker, WINDOWS)[:, -1] @ vectors.T
     np.testing.assert_allclose(ranker(batch), want, rtol=1e-4, atol=1e-5)
 
@@ -120,8 +120,8 @@ def test_a_new_item_is_scored_by_its_attributes(ranker):
 
 
 def test_an_unknown_item_of_the_history_has_no_attributes(ranker):
-    vectors = ranker.item_vectors(tf.constant([1]))
-    np.testing.assert_allclose(vectors, ranker.ids(np.array([1])))
+    vectors = ranker.item_vectors.of_ids(tf.constant([1]))
+    np.testing.assert_allclose(vectors, ranker.item_vectors.ids(np.array([1])))
 
 
 def test_training_finds_the_rule_of_a_cycle():

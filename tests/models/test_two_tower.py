@@ -66,6 +66,34 @@ def test_id_dropout_hides_a_share_of_the_ids_in_training_only():
         build(id_dropout=1.0)
 
 
+def test_items_of_the_history_are_hidden_in_training_only():
+    student, plain = build(history_dropout=0.9), build()
+    np.testing.assert_array_equal(student(BATCH), plain(BATCH))
+    assert (student(BATCH, training=True) != plain(BATCH, training=True)).numpy().any()
+    empty = with_query(BATCH, history=np.zeros_like(BATCH["query"]["history"]))
+    np.testing.assert_array_equal(
+        student(empty, training=True), plain(empty, training=True)
+    )
+    copy = TwoTowerStudent.from_config(student.get_config())
+    assert copy.history_dropout == 0.9
+
+
+def test_an_item_of_the_history_has_its_other_features():
+    student = build()
+    catalogue = build_catalogue()
+    catalogue["genres"] = catalogue["genres"][::-1].copy()
+    other = TwoTowerStudent(build_schema(), catalogue, 6, 4, (5,))
+    other.set_weights(student.get_weights())
+    query, want = BATCH["query"], student.encode_query(BATCH["query"])
+    assert np.abs(other.encode_query(query) - want).max() > 1e-3
+    empty = {**query, "history": np.zeros_like(query["history"])}
+    np.testing.assert_array_equal(
+        other.encode_query(empty), student.encode_query(empty)
+    )
+    with student.stored_history():
+        np.testing.assert_allclose(student.encode_query(query), want, rtol=1e-5)
+
+
 def test_no_id_is_hidden_from_a_student_that_knows_items_by_their_id_only():
     full = build_schema()
     ids = [each for each in full.candidate if each.feature == full.item_id]
