@@ -328,6 +328,8 @@ def _compile(model: Learner, plan: TrainingPlan) -> None:
     optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
     loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
     model.compile(optimizer, loss=loss, jit_compile=False)
+    # A step that creates variables would be traced twice.
+    optimizer.build(model.trainable_variables)
 
 
 def _own_part(*batch: Any) -> Any:
