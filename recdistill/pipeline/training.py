@@ -242,7 +242,7 @@ def train(
         if done:
             dataset = dataset.skip(done * per_epoch)
         if group_of_workers() is not None:
-            dataset = dataset.map(_own_part)
+            dataset = dataset.map(tf.autograph.experimental.do_not_convert(_own_part))
         model.fit(
             dataset,
             steps_per_epoch=per_epoch,
