@@ -213,7 +213,7 @@ class ScoreWriter:
         hashes = self.hashes.of_lists(queries, items, found.item_weight())
         wanted, scores = items >= 0, np.zeros(items.shape, "float32")
         rounded = np.full((len(items), 2), -1, "int8")
-        self._counts["kept"] = np.count_nonzero(wanted)
+        self._counts["kept"] = int(np.count_nonzero(wanted))
         if self.earlier is not None:
             for rows, kept in self.earlier.lists(hashes):
                 same = kept["scored_candidates"] >= 0
@@ -262,7 +262,7 @@ class ScoreWriter:
         start = time.perf_counter()
         scores = np.array(self.score(x), "float32")
         self._counts["seconds"] += time.perf_counter() - start
-        self._counts["new"] += np.count_nonzero(x["mask"])
+        self._counts["new"] += int(np.count_nonzero(x["mask"]))
         return scores
 
     def _batch(self, lists: Lists, items: np.ndarray | None = None) -> dict[str, Any]:
