@@ -32,7 +32,7 @@ from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.weights_file import seed_folder
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
-from tests.pipeline.score_stores import write_with
+from tests.pipeline.score_stores import hashes_of, write_with
 from tests.pipeline.tiny_runs import weights
 
 pytestmark = pytest.mark.slow
@@ -408,7 +408,8 @@ def test_stored_scores_are_transformed_within_each_list_as_configured(
         return scores % 17
 
     lists = ListsConfig(size="catalogue")
-    write_with(ScoreWriter(teacher, prepared, lists, 1), tmp_path)
+    hashes = hashes_of(prepared)
+    write_with(ScoreWriter(teacher, prepared, lists, 1, hashes), tmp_path)
     collate = Collator(prepared.catalogue_size, with_teacher=True)
     files = sorted(tmp_path.glob("scores-*.parquet"))
     plain = next(iter(training_batches(files, collate, 16, seed=1)))
