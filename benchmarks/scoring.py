@@ -19,8 +19,9 @@ from recdistill.data.batches import Lists
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import read_lists
 from recdistill.features.encoders import FIRST
+from recdistill.pipeline.candidate_selection import mixed
 from recdistill.pipeline.config import ListsConfig
-from recdistill.pipeline.list_hashes import list_hashes
+from recdistill.pipeline.content_hashes import ContentHashes
 from recdistill.pipeline.retriever import Retriever
 from recdistill.pipeline.score_parts import planned_parts, write_store
 from recdistill.pipeline.score_writing import PAIRS_SCORED, ScoreWriter
@@ -88,14 +89,15 @@ def compared(
         drawn = np.random.default_rng(SEED).permutation(sizes["items"])[:top]
         return np.tile(drawn.astype("int32"), (len(lists), 1))
 
-    propose = Retriever(items, popularity, settings, 1)
+    ids = mixed(np.arange(sizes["items"], dtype="uint64"))
+    hashes = ContentHashes(ids, ids)
+    propose = Retriever(items, popularity, settings, 1, ids)
     lists, width = read_lists(shard), sizes["items"]
     if size == "retrieved":
-        found = propose(lists, list_hashes(lists, SEED), "")
+        found = propose(lists, hashes.draw_keys(lists, SEED), "")
         lists, width = replace(lists, candidates=found.items), found.items.shape[1]
-    writer = ScoreWriter(
-        score, prepared, settings, SEED, propose if size == "retrieved" else None
-    )
+    proposer = propose if size == "retrieved" else None
+    writer = ScoreWriter(score, prepared, settings, SEED, hashes, proposer)
     parts = planned_parts([shard], None, sizes["lists"], SEED)
     collate = Collator(sizes["items"], with_teacher=True)
     batch = max(1, PAIRS_SCORED // width)

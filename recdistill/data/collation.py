@@ -198,13 +198,17 @@ def scored_batch(
     Args:
         lists: The queries.
         catalogue_size: Number of items.
-        candidates: `(lists, n)` int, item rows; those below 0 are masked. None for the
+        candidates: `(lists, n)` int, item rows; those below 0 are masked. Or `(n,)`,
+            item rows that all lists share, without the excluded ones. None for the
             whole catalogue.
         training_rows: As for `Collator`.
     """
     if candidates is None:
         index = np.arange(catalogue_size, dtype="int32")
         mask = catalogue_mask(lists, catalogue_size)
+    elif candidates.ndim == 1:
+        index = candidates.astype("int32")
+        mask = ~lists.excluded.holds(candidates)
     else:
         index = np.maximum(candidates, 0).astype("int32")
         mask = candidates >= 0

@@ -140,7 +140,7 @@ class Teachers:
         outputs, missing = self._stored(x)
         if missing and self.teachers:
             # This separate graph is traced for its shapes and never run.
-            trace = tf.function(lambda: self._run(x, missing).outputs)
+            trace = tf.function(lambda: self._run(x, missing).outputs, autograph=False)
             outputs |= trace.get_concrete_function().structured_outputs
         return {name: value.shape[-1] for name, value in outputs.items()}
 

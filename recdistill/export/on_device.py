@@ -97,7 +97,7 @@ def export_query_tower(
         return {"embedding": bounded(student.encode_query(features, training=False))}
 
     module = tf.Module(name="query_tower")
-    function = tf.function(encode).get_concrete_function(**specs)
+    function = tf.function(encode, autograph=False).get_concrete_function(**specs)
     module.weights = list(function.graph.variables)
     with tempfile.TemporaryDirectory() as scratch:
         tf.saved_model.save(module, scratch, signatures={SIGNATURE: function})

@@ -186,7 +186,9 @@ class Servable:
         ):
             look_up = getattr(self.towers, name, None)
             if look_up is not None:
-                function = tf.function(look_up, input_signature=[dict(inputs)])
+                function = tf.function(
+                    look_up, input_signature=[dict(inputs)], autograph=False
+                )
                 setattr(module, name, function)
         # TensorFlow can end the process when the disk is full.
         stored = [*module.weights, *self.catalogue.variables]
@@ -311,7 +313,8 @@ def _concrete(signature: Signature) -> tf.types.experimental.ConcreteFunction:
         inputs = {name: tensors[each] for each, name in arguments.items()}
         return signature.call(_checked(inputs, signature.inputs))
 
-    return tf.function(call).get_concrete_function(
+    # Like Keras models, towers have no Python control flow on tensors to be converted.
+    return tf.function(call, autograph=False).get_concrete_function(
         **{
             argument: tf.TensorSpec(
                 signature.inputs[name].shape, signature.inputs[name].dtype, argument

@@ -1,20 +1,12 @@
-"""Selects the candidates of a list: the highest scores, and a uniform tail.
+"""Selects the candidates of a list: the highest scores, each item once.
 
-Both cost a small multiple of reading the scores once: nothing is sorted but what is
-selected, and no random number is drawn for what is not.
+This costs a small multiple of reading the scores once: nothing is sorted but what is
+selected.
 """
 
 from __future__ import annotations
 
 import numpy as np
-
-from recdistill.data.ragged import Ragged
-
-CROWDED = 4
-"""Up to so many free columns for each draw, they are shuffled."""
-
-ROWS_AT_ONCE = 64
-"""Rows for which columns are drawn at once."""
 
 SAMPLED = 8
 """One of so many scores of a row is read to estimate the threshold of the highest."""
@@ -92,114 +84,6 @@ def _descending(scores: np.ndarray) -> np.ndarray:
     return np.asarray(bits.view("uint32").astype("uint64"))
 
 
-def uniform_tail(
-    taken: Ragged, columns: int, count: int, keys: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws columns of each row uniformly and without replacement.
-
-    Each set of `count` free columns has the same probability, so that a free column is
-    drawn with the probability `count / free columns`. The time and the memory depend on
-    what is drawn and on what is taken, not on the number of columns. A row's draw
-    depends on its own key only.
-
-    Args:
-        taken: The columns of each row that must not be drawn, ascending, each once.
-        columns: Number of columns.
-        count: Number of columns to draw; fewer if fewer are free.
-        keys: `(rows,)` uint64, the random key of each row.
-
-    Returns:
-        `(rows, count)` int32 in ascending order, padded with -1; and `(rows,)`, the
-        number of free columns.
-
-    Examples:
-        >>> taken = Ragged(np.array([0, 1, 3]), np.array([0, 3, 3]))
-        >>> drawn, free = uniform_tail(taken, 5, 2, np.array([1, 2], "uint64"))
-        >>> drawn[0], free
-        (array([2, 4], dtype=int32), array([2, 5]))
-    """
-    free = columns - np.diff(taken.offsets)
-    drawn = np.full((len(taken), count), -1, "int32")
-    if not count:
-        return drawn, free
-    # Rows of a similar length are padded to the longest of them.
-    order = np.argsort(free, kind="stable")
-    # Among many columns a few draws repeat an earlier one; few columns are shuffled.
-    for rows, ranks_of in (
-        (order[(free[order] > 0) & (free[order] <= CROWDED * count)], _shuffled),
-        (order[free[order] > CROWDED * count], _distinct),
-    ):
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            part = rows[start : start + ROWS_AT_ONCE]
-            ranks = ranks_of(free[part], count, keys[part])
-            drawn[part] = _free_columns(taken.take(part), ranks)
-    return drawn, free
-
-
-def _free_columns(taken: Ragged, ranks: np.ndarray) -> np.ndarray:
-    """The free columns of these ascending ranks; -1 stays, at the end.
-
-    A free column is its rank plus the number of taken columns before it. Before a taken
-    column there are as many free ones as its number minus its place; both kinds are
-    merged by one sort of each row, the taken ones as even and the ranks as odd numbers.
-    """
-    rows, count = ranks.shape
-    lengths = np.diff(taken.offsets)
-    longest = int(lengths.max(initial=0))
-    place = np.arange(longest, dtype="int32")
-    merged = np.full((rows, longest + count), 2**31 - 2, "int32")
-    before = merged[:, :longest]
-    before[place < lengths[:, None]] = 2 * taken.values
-    before -= 2 * place
-    # Padding of the ranks is last of them.
-    merged[:, longest:] = np.where(ranks < 0, 2**30 - 1, ranks) * 2 + 1
-    merged.sort(axis=1)
-    odd = (merged & 1).astype(bool)
-    found = np.flatnonzero(odd).reshape(rows, count) - np.arange(count)
-    found -= np.arange(rows)[:, None] * (longest + count)
-    return np.where(ranks < 0, -1, found + ranks)
-
-
-def _shuffled(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """The first `count` numbers below `free` in a random order.
-
-    They are in ascending order, padded with -1 at the end.
-    """
-    number = np.arange(max(int(free.max()), count))
-    order = mixed(keys[:, None] + number.astype("uint64")) >> np.uint64(1)
-    order[number >= free[:, None]] = np.uint64(2**64 - 1)
-    first = np.argsort(order, axis=1, kind="stable")[:, :count]
-    first = np.where(np.arange(count) < free[:, None], first, len(number))
-    first.sort(axis=1)
-    return np.where(first < len(number), first, -1)
-
-
-def _distinct(free: np.ndarray, count: int, keys: np.ndarray) -> np.ndarray:
-    """The first `count` distinct numbers of random draws below `free`, ascending."""
-    ranks = np.empty((len(free), count), "int64")
-    # The expected number of draws, and six times its deviation.
-    few = int(free.min())
-    again = few * np.log(few / (few - count)) - count
-    left, length = np.arange(len(free)), int(count + again + 6 * again**0.5 + 2)
-    while len(left):
-        draw = mixed(keys[left, None] + np.arange(length, dtype="uint64"))
-        draw %= free[left, None].astype("uint64")
-        ordered, place, new = _first_places(draw)
-        # A number drawn again at the place p, after n others, moves the end of the
-        # draws that count by one if it is among them: if p - n < count.
-        row, column = np.nonzero(~new)
-        again = np.sort(row * length + place[row, column])
-        row = again // length
-        before = np.arange(len(again)) - np.searchsorted(row, row)
-        counts = again - row * length - before < count
-        end = count + np.bincount(row[counts], minlength=len(left))
-        done = end <= length
-        kept = new & (place < end[:, None]) & done[:, None]
-        ranks[left[done]] = ordered[kept].reshape(-1, count)
-        left, length = left[~done], 2 * length
-    return ranks
-
-
 def _first_places(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values of each row in ascending order, with their places in the row.
 
@@ -239,16 +123,21 @@ def distinct(items: np.ndarray) -> np.ndarray:
     return to_the_left(items, first & (items >= 0))
 
 
-def to_the_left(items: np.ndarray, kept: np.ndarray) -> np.ndarray:
+def to_the_left(
+    items: np.ndarray, kept: np.ndarray, width: int | None = None
+) -> np.ndarray:
     """The kept items of each row, in their order; -1 fills the end.
 
     Args:
         items: `(rows, columns)` int.
         kept: `(rows, columns)` bool.
+        width: Number of columns of the result, enough for each row; by default that of
+            `items`.
     """
-    left = np.full(items.shape, -1, items.dtype)
+    width = items.shape[1] if width is None else width
+    left = np.full((len(items), width), -1, items.dtype)
     count = np.count_nonzero(kept, axis=1)
-    left[np.arange(items.shape[1]) < count[:, None]] = items[kept]
+    left[np.arange(width) < count[:, None]] = items[kept]
     return left
 
 

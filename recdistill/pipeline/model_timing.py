@@ -44,7 +44,8 @@ def time_models(
     """
     one = _OneQuery(student, prepared)
     # As in a server, the timed function is traced with fixed input types.
-    rank = tf.function(one.rank, input_signature=[tf.TensorSpec([None], tf.int32)])
+    index_spec = tf.TensorSpec([None], tf.int32)
+    rank = tf.function(one.rank, input_signature=[index_spec], autograph=False)
     rng = np.random.default_rng(seed)
     with student.stored_history():
         rank = rank.get_concrete_function()

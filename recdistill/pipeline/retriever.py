@@ -31,10 +31,11 @@ from recdistill.data.batches import Lists, item_weight
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import read_lists
 from recdistill.models.two_tower import TwoTowers
-from recdistill.pipeline.candidate_selection import distinct, uniform_tail
+from recdistill.pipeline.candidate_selection import distinct
 from recdistill.pipeline.catalogue_ranking import rank_catalogue, two_tower_scores
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.uniform_tail import UniformTail
 
 TopItems = Callable[[Lists], np.ndarray]
 """A model's highest items for each list, `(lists, n)` int32, the best first.
@@ -71,12 +72,14 @@ class Retriever:
         popularity: `(items,)`, training interactions of each item.
         config: Numbers of candidates.
         observed: Largest number of observed items of a list.
+        ids: `(items,)` uint64, hash of the id of each item.
     """
 
     top: TopItems
     popularity: np.ndarray
     config: ListsConfig
     observed: int
+    ids: np.ndarray
 
     @property
     def list_size(self) -> int:
@@ -92,6 +95,10 @@ class Retriever:
     @property
     def _drawn(self) -> int:
         return min(self.config.tail, len(self.popularity))
+
+    @cached_property
+    def _tail(self) -> UniformTail:
+        return UniformTail(self.ids)
 
     @cached_property
     def _popular(self) -> np.ndarray:
@@ -114,8 +121,8 @@ class Retriever:
         chosen = distinct(np.where(lists.excluded.holds(proposed), -1, proposed))
         chosen = _of_width(chosen, self._chosen)
         taken = _rows(chosen).union(lists.excluded)
-        size, count = len(self.popularity), self._drawn
-        tail, free = uniform_tail(taken, size, count, keys)
+        count = self._drawn
+        tail, free = self._tail.draw(taken, count, keys)
         weight = np.maximum(free, 1) / np.clip(free, 1, count)
         items = np.concatenate([chosen, tail], axis=1).astype("int32")
         return Candidates(items, count, weight.astype("float32"))

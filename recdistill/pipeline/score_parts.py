@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,17 @@ class ScoredPart:
 
     Attributes:
         content: Its bytes.
-        kept: Number of lists with the scores of an earlier store.
+        new: Number of scores that the teacher computed.
+        kept: Number of scores from earlier stores.
+        seconds: Time in the teacher.
         unknown: Values that the external members of the teacher did not know, and
             inputs for which this cannot be known; see `take_unknown`.
     """
 
     content: pa.Buffer
+    new: int
     kept: int
+    seconds: float
     unknown: Sequence[tuple[UnknownValues, set[str]]] = field(default=())
 
 
@@ -104,9 +108,11 @@ def write_store(
     Returns:
         The record of the step, and what was written now without the content of the
         files. The record has `lists`; `list_size`; `candidates`, the number of stored
-        candidates in all lists; `kept_scores`, the number of lists written now with the
-        scores of an earlier store; and `rounded_ties`, the share of adjacent scores in
-        the top ten of a list that became equal when they were stored.
+        candidates in all lists; `rounded_ties`, the share of adjacent scores in the top
+        ten of a list that became equal when they were stored; and of the files written
+        now `new_scores` and `kept_scores`, the numbers of scores that the teacher
+        computed and that earlier stores had, and `teacher_seconds`, the time in the
+        teacher.
 
     Raises:
         ScoreError: If a score is not finite or too large to store.
@@ -121,7 +127,7 @@ def write_store(
         with atomic_write(target) as aside:
             aside.write_bytes(result.content)
         written.add(target)
-        results.append(ScoredPart(pa.py_buffer(b""), result.kept, result.unknown))
+        results.append(replace(result, content=pa.py_buffer(b"")))
         done += len(part.rows)
         progress("Scoring with the teacher", done, total)
     files = stored_files(folder)
@@ -129,7 +135,9 @@ def write_store(
         "lists": total,
         "list_size": list_size(files),
         "candidates": stored_candidates(files),
+        "new_scores": sum(result.new for result in results),
         "kept_scores": sum(result.kept for result in results),
+        "teacher_seconds": round(sum(result.seconds for result in results), 3),
         "rounded_ties": rounded_ties(files),
     }
     return record, results

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import pyarrow.parquet as pq
 from recdistill.data.batches import RAW_PREFIX, Lists
 from recdistill.data.collation import scored_batch
 from recdistill.data.dense_columns import with_matrix
+from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import DRAWN, lists_of
 from recdistill.errors import ScoreError
 from recdistill.pipeline.candidate_selection import highest, to_the_left
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.content_hashes import ContentHashes
 from recdistill.pipeline.earlier_scores import (
     IDENTITY,
     LIST_HASH,
+    QUERY_HASH,
     ROUNDED,
     EarlierScores,
+    KeptColumns,
 )
-from recdistill.pipeline.list_hashes import list_hashes
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.retriever import Candidates
 from recdistill.pipeline.score_parts import ScoredPart, ScorePart
@@ -49,22 +53,23 @@ class ScoreWriter:
         prepared: The prepared data.
         config: The type of stored scores.
         seed: Seed of the drawn candidates.
+        hashes: Hashes of what the teacher reads.
         propose: Candidates of the lists; None for the whole catalogue, or for the
             scored candidates if the teacher has partial scores.
         training_rows: Whether batches hold the query's training row, so that a linear
             item model can leave it out.
         scored: The lists with partial scores, if the teacher has such scores.
-        identity: Identity of the teacher, the items and the settings.
-        earlier: Stores with this identity, whose scores are kept for lists that did not
-            change.
-        apart: Whether the score of a candidate is the same in any list. If not, a list
-            with a new candidate is scored as a whole.
+        identity: Identity of the teacher and the type of scores.
+        earlier: Stores with this identity, whose scores are kept.
+        apart: Whether the score of a candidate is the same in any list. If not, only
+            the scores of lists with the same candidates are kept.
     """
 
     score: Scorer
     prepared: Prepared
     config: ListsConfig
     seed: int
+    hashes: ContentHashes
     propose: Proposer | None = None
     training_rows: bool = False
     scored: ScoredTrainingLists | None = None
@@ -72,6 +77,7 @@ class ScoreWriter:
     earlier: EarlierScores | None = None
     apart: bool = True
     _held: dict[Path, tuple[pa.Table, Lists]] = field(default_factory=dict, init=False)
+    _counts: dict[str, float] = field(default_factory=dict, init=False)
 
     def __call__(self, part: ScorePart) -> ScoredPart:
         """The content of a file.
@@ -85,18 +91,19 @@ class ScoreWriter:
         scored = self.scored
         if scored:
             lists = scored.keep_scored(lists)
-        keys = list_hashes(lists, self.seed)
+        self._counts.update(new=0, kept=0, seconds=0.0)
+        queries = self.hashes.of_queries(lists)
         propose = scored.candidates if scored else self.propose
         drawn = 0
         if propose is None:
-            columns, known = self._whole(lists, keys)
+            columns = self._whole(lists, queries)
         else:
+            keys = self.hashes.draw_keys(lists, self.seed)
             found = propose(lists, keys, part.name)
-            columns, known = self._proposed(lists, keys, found)
+            columns = self._proposed(lists, queries, found)
             drawn = found.drawn
-        short = [*table.column_names, LIST_HASH]
-        table = table.append_column(LIST_HASH, pa.array(keys))
-        for name, values in columns.items():
+        short = [*table.column_names, LIST_HASH, QUERY_HASH]
+        for name, values in {**columns, QUERY_HASH: queries}.items():
             if values.ndim == 2:
                 table = with_matrix(table, name, values)
             else:
@@ -116,7 +123,8 @@ class ScoreWriter:
             write_statistics=short,
             compression={name: "snappy" for name in short},
         )
-        return ScoredPart(content.getvalue(), int(known.sum()))
+        new, kept = int(self._counts["new"]), int(self._counts["kept"])
+        return ScoredPart(content.getvalue(), new, kept, self._counts["seconds"])
 
     def _shard(self, path: Path) -> tuple[pa.Table, Lists]:
         """The columns and lists of a shard, which several files have lists of."""
@@ -128,55 +136,106 @@ class ScoreWriter:
             self._held[path] = table.drop_columns(raw), lists_of(table)
         return self._held[path]
 
-    def _whole(
-        self, lists: Lists, keys: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Columns of lists of all items, and which lists keep their scores."""
-        items, dtype = self.prepared.catalogue_size, self.config.scores_dtype
-        stored = np.empty((len(lists), items), dtype)
-        rounded = np.empty((len(lists), 2), "int8")
-        known = np.zeros(len(lists), bool)
-        if self.earlier is not None:
-            known = self.earlier.has(keys)
-            if known.any():
-                found = self.earlier.take(keys[known])
-                stored[known], rounded[known] = found["teacher_scores"], found[ROUNDED]
-        new = np.flatnonzero(~known)
-        batch = max(1, PAIRS_SCORED // items)
-        for start in range(0, len(new), batch):
-            rows = new[start : start + batch]
-            part = lists.take(rows)
-            scores = np.array(self.score(self._batch(part)), "float32")
-            excluded = part.excluded.row_numbers(), part.excluded.values
-            scores[excluded] = 0.0
-            _check(scores, dtype)
-            stored[rows] = scores
-            scores[excluded] = -np.inf
-            rounded[rows] = _count_rounded(scores, dtype)
-        return {"teacher_scores": stored, ROUNDED: rounded}, known
+    def _whole(self, lists: Lists, queries: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns of lists of all items."""
+        items = np.arange(self.prepared.catalogue_size)
+        stored = np.zeros((len(lists), len(items)), self.config.scores_dtype)
+        rounded = np.zeros((len(lists), 2), "int8")
+        excluded = lists.excluded.union(lists.excluded)  # Each item once.
+        hashes = self.hashes.of_whole_lists(queries, excluded)
+        left = np.ones(len(lists), bool)
+        for kept in self._kept_columns(hashes, queries, excluded):
+            stored[np.ix_(kept.rows, kept.items)] = kept.scores
+            rounded[kept.rows] = kept.rounded
+            left[kept.rows] = False
+            new = np.setdiff1d(items, kept.items)
+            self._score_columns(lists, kept.rows, new, stored)
+        self._counts["kept"] = len(lists) * len(items) - len(excluded.values)
+        self._score_columns(lists, np.flatnonzero(left), None, stored, rounded)
+        self._counts["kept"] -= self._counts["new"]
+        # The scores of an earlier list have those of items that it did not exclude.
+        stored[excluded.row_numbers(), excluded.values] = 0.0
+        return {LIST_HASH: hashes, "teacher_scores": stored, ROUNDED: rounded}
+
+    def _kept_columns(
+        self, hashes: np.ndarray, queries: np.ndarray, excluded: Ragged
+    ) -> Iterator[KeptColumns]:
+        """Known scores of lists of all items; see `_whole`."""
+        if self.earlier is None:
+            return
+        known = np.zeros(len(hashes), bool)
+        for rows, found in self.earlier.lists(hashes):
+            known[rows] = True
+            scores = found["teacher_scores"]
+            items = np.arange(scores.shape[1])
+            yield KeptColumns(rows, items, scores, found[ROUNDED])
+        if self.apart and not known.all():
+            left = np.flatnonzero(~known)
+            for each in self.earlier.columns(queries[left], excluded.take(left)):
+                yield replace(each, rows=left[each.rows])
+
+    def _score_columns(
+        self,
+        lists: Lists,
+        rows: np.ndarray,
+        items: np.ndarray | None,
+        stored: np.ndarray,
+        rounded: np.ndarray | None = None,
+    ) -> None:
+        """Scores the same items of some lists.
+
+        Args:
+            lists: The lists.
+            rows: Their numbers.
+            items: Ascending item rows; None for all.
+            stored: `(lists, items)`, into which the scores are written.
+            rounded: `(lists, 2)`, into which the counts of rounding are written.
+        """
+        width = stored.shape[1] if items is None else len(items)
+        into = np.arange(stored.shape[1]) if items is None else items
+        batch = max(1, PAIRS_SCORED // max(1, width))
+        for start in range(0, len(rows) if width else 0, batch):
+            part = rows[start : start + batch]
+            x = self._batch(lists.take(part), items)
+            scores, no_candidate = self._scored(x), np.nonzero(~x["mask"])
+            scores[no_candidate] = 0.0
+            _check(scores, stored.dtype.name)
+            stored[np.ix_(part, into)] = scores
+            if rounded is not None:
+                scores[no_candidate] = -np.inf
+                rounded[part] = _count_rounded(scores, stored.dtype.name)
 
     def _proposed(
-        self, lists: Lists, keys: np.ndarray, found: Candidates
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Columns of lists of some candidates, and which lists keep their scores."""
+        self, lists: Lists, queries: np.ndarray, found: Candidates
+    ) -> dict[str, np.ndarray]:
+        """Columns of lists of some candidates."""
         items, dtype = found.items, self.config.scores_dtype
-        real = items >= 0
-        known, scores = np.zeros(items.shape, bool), np.zeros(items.shape, "float32")
+        hashes = self.hashes.of_lists(queries, items, found.item_weight())
+        wanted, scores = items >= 0, np.zeros(items.shape, "float32")
+        rounded = np.full((len(items), 2), -1, "int8")
+        self._counts["kept"] = int(np.count_nonzero(wanted))
         if self.earlier is not None:
-            known, scores = self.earlier.pairs(keys, items)
-        wanted = real & ~known
-        if not self.apart:
-            wanted = real & wanted.any(axis=1, keepdims=True)
+            for rows, kept in self.earlier.lists(hashes):
+                same = kept["scored_candidates"] >= 0
+                values = np.zeros(items[rows].shape, "float32")
+                values[items[rows] >= 0] = kept["teacher_scores"][same]
+                scores[rows], rounded[rows] = values, kept[ROUNDED]
+                wanted[rows] = False
+            left = np.flatnonzero(wanted.any(axis=1))
+            if self.apart and len(left):
+                pairs = self.earlier.pairs(queries[left], items[left])
+                scores[left], rounded[left] = pairs[1:]
+                wanted[left] &= ~pairs[0]
         self._score_wanted(lists, found, wanted, scores)
+        self._counts["kept"] -= self._counts["new"]
         _check(scores, dtype)
         columns = {"scored_candidates": items, "teacher_scores": scores.astype(dtype)}
-        scores[~real] = -np.inf
-        columns[ROUNDED] = _count_rounded(scores, dtype)
+        new = np.flatnonzero(rounded[:, 0] < 0)
+        ranked = np.where(items[new] >= 0, scores[new], -np.inf)
+        rounded[new] = _count_rounded(ranked, dtype)
         if found.drawn:
             columns["drawn_weight"] = found.drawn_weight
-        kept = np.full(len(items), self.earlier is not None)
-        kept[np.flatnonzero(wanted.any(axis=1))] = False
-        return columns, kept
+        return {LIST_HASH: hashes, **columns, ROUNDED: rounded}
 
     def _score_wanted(
         self, lists: Lists, found: Candidates, wanted: np.ndarray, scores: np.ndarray
@@ -188,18 +247,26 @@ class ScoreWriter:
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             own = wanted[part]
-            items = to_the_left(found.items[part], own)[:, :width]
+            items = to_the_left(found.items[part], own, width)
             x = self._batch(lists.take(part), items)
             if not self.apart:
-                weight = to_the_left(found.item_weight()[part], own)[:, :width]
+                weight = to_the_left(found.item_weight()[part], own, width)
                 x["item_weight"] = np.where(items >= 0, weight, 1.0)
-            values = np.asarray(self.score(x), "float32")
+            values = self._scored(x)
             filled = scores[part]
             filled[own] = values[items >= 0]
             scores[part] = filled
 
+    def _scored(self, x: dict[str, Any]) -> np.ndarray:
+        """The teacher's scores of a batch, float32; they are counted and timed."""
+        start = time.perf_counter()
+        scores = np.array(self.score(x), "float32")
+        self._counts["seconds"] += time.perf_counter() - start
+        self._counts["new"] += int(np.count_nonzero(x["mask"]))
+        return scores
+
     def _batch(self, lists: Lists, items: np.ndarray | None = None) -> dict[str, Any]:
-        """A batch for the teacher."""
+        """A batch for the teacher; `items` is of all lists, or of each list."""
         prepared = self.prepared
         training_rows = prepared.training_rows if self.training_rows else None
         return scored_batch(lists, prepared.catalogue_size, items, training_rows)

@@ -82,7 +82,9 @@ def compiled(model: Teacher) -> Scorer:
                 lambda v: tf.TensorSpec([None] * v.shape.rank, v.dtype), x
             )
             function = tf.function(
-                lambda batch: model(batch, training=False), input_signature=[signature]
+                lambda batch: model(batch, training=False),
+                input_signature=[signature],
+                autograph=False,
             )
             functions[key] = function.get_concrete_function()
         return functions[key](x)

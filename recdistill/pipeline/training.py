@@ -242,7 +242,7 @@ def train(
         if done:
             dataset = dataset.skip(done * per_epoch)
         if group_of_workers() is not None:
-            dataset = dataset.map(_own_part)
+            dataset = dataset.map(tf.autograph.experimental.do_not_convert(_own_part))
         model.fit(
             dataset,
             steps_per_epoch=per_epoch,
@@ -328,6 +328,8 @@ def _compile(model: Learner, plan: TrainingPlan) -> None:
     optimizer = measured_optimizer(model, schedule, plan.weight_decay, per_epoch)
     loss = None if isinstance(model, NextItemModel) else ListwiseCrossEntropy()
     model.compile(optimizer, loss=loss, jit_compile=False)
+    # A step that creates variables would be traced twice.
+    optimizer.build(model.trainable_variables)
 
 
 def _own_part(*batch: Any) -> Any:

@@ -15,6 +15,9 @@ from recdistill.data.shard_reading import batches
 from recdistill.distillation.score_transforms import transformed
 from recdistill.pipeline.soft_targets import SoftTargets
 
+unconverted = tf.autograph.experimental.do_not_convert
+"""Decorator: the function has no Python control flow for AutoGraph to convert."""
+
 
 def training_batches(
     shards: Sequence[Path],
@@ -45,7 +48,7 @@ def training_batches(
         scores /= temperature
         return {**x, "teacher_scores": scores}, y, weight
 
-    return dataset.map(prepare)
+    return dataset.map(unconverted(prepare))
 
 
 def averaged_with(assistant: keras.Model, dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -64,7 +67,7 @@ def averaged_with(assistant: keras.Model, dataset: tf.data.Dataset) -> tf.data.D
         scores = tf.cast(assistant(own, training=False), tf.float32)
         return {**own, "teacher_scores": (x["teacher_scores"] + scores) / 2}, y, weight
 
-    return dataset.map(average)
+    return dataset.map(unconverted(average))
 
 
 def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Dataset:
@@ -78,7 +81,7 @@ def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Datase
     def add(x: dict[str, Any], y: Any, weight: Any) -> Any:
         return {**x, "stratum": tf.gather(stratum, x["candidate_index"])}, y, weight
 
-    return dataset.map(add)
+    return dataset.map(unconverted(add))
 
 
 def with_few_untrained(
@@ -107,4 +110,4 @@ def with_few_untrained(
             y = {**y, "mask": y["mask"] & kept}
         return {**x, "mask": x["mask"] & kept}, y, weight
 
-    return dataset.enumerate().map(mask)
+    return dataset.enumerate().map(unconverted(mask))

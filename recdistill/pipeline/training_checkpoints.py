@@ -162,10 +162,7 @@ class EpochCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         """Sets all weights, and the variables of the optimizer."""
         if not self._state:
             return
-        optimizer = self.model.optimizer
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
-        variables = [*self.model.variables, *optimizer.variables]
+        variables = [*self.model.variables, *self.model.optimizer.variables]
         for variable, value in zip(variables, self._state["variables"], strict=True):
             variable.assign(value)
 

@@ -50,6 +50,13 @@ class _Measured(keras.optimizers.Optimizer):  # type: ignore[misc]
         super().__init__(learning_rate, weight_decay=weight_decay)
         self._epoch_steps, self._every = epoch_steps, points_of(epoch_steps)
         self.gradient_norm = tf.Variable(0.0, trainable=False, name="gradient_norm")
+        self._rate: tf.Tensor | None = None
+
+    def _get_current_learning_rate(self) -> Any:
+        """Weight decay reads it for each variable; a schedule is computed only once."""
+        if self._rate is not None:
+            return self._rate
+        return super()._get_current_learning_rate()
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> Any:
         """Measures the gradient if this step is a point, and updates the weights."""
@@ -59,7 +66,11 @@ class _Measured(keras.optimizers.Optimizer):  # type: ignore[misc]
         self.gradient_norm.assign(
             tf.cond(due, lambda: gradient_norm(grads), self.gradient_norm.read_value)
         )
-        return super().apply(grads, trainable_variables)
+        self._rate = tf.convert_to_tensor(self.learning_rate)
+        try:
+            return super().apply(grads, trainable_variables)
+        finally:
+            self._rate = None
 
 
 class MeasuredAdamW(_Measured, keras.optimizers.AdamW):  # type: ignore[misc]

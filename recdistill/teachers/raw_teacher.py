@@ -92,6 +92,7 @@ class ExternalTeacher:
             feature of the candidates.
 
     Attributes:
+        features: Names of our features that the model reads.
         parameters: Number of parameters of the model; None if unknown.
         size_bytes: Size of the model's files; None if unknown.
         unknown: Values that the model does not know, by its inputs, in the catalogue
@@ -130,6 +131,7 @@ class ExternalTeacher:
         self.parameters, self.size_bytes = model.parameters, model.size_bytes
         known = [*query, *candidates, *([MASK] if layout == "lists" else [])]
         slots = _slots(model, inputs, known)
+        self.features = frozenset(slot.feature for slot in slots) - {MASK}
         self.unknown = UnknownValues()
         self.uncounted: set[str] = set()
         self._query = [s for s in slots if s.feature not in candidates]

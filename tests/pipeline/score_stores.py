@@ -9,6 +9,8 @@ import pytest
 from recdistill.data.dense_columns import dense_column
 from recdistill.pipeline import interaction_sort
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.content_hashes import ContentHashes, hashes_of_ids
+from recdistill.pipeline.earlier_scores import write_items
 from recdistill.pipeline.retriever import Retriever
 from recdistill.pipeline.score_parts import planned_parts, write_store
 from recdistill.pipeline.score_writing import ScoreWriter
@@ -61,7 +63,14 @@ def retriever(prepared, settings, score=taste):
         real = np.take_along_axis(scores, order, axis=1) > -np.inf
         return np.where(real, order, -1).astype("int32")
 
-    return Retriever(top, prepared.popularity, settings, 1)
+    ids = hashes_of_ids(prepared)
+    return Retriever(top, prepared.popularity, settings, 1, ids)
+
+
+def hashes_of(prepared):
+    """Hashes for a teacher that reads looked-up features."""
+    ids = hashes_of_ids(prepared)
+    return ContentHashes(ids, ids)
 
 
 def write(prepared, folder, score=taste, *, training_rows=False, seed=1, **lists):
@@ -70,13 +79,17 @@ def write(prepared, folder, score=taste, *, training_rows=False, seed=1, **lists
     propose = None
     if settings.size == "retrieved":
         propose = retriever(prepared, settings)
-    writer = ScoreWriter(score, prepared, settings, seed, propose, training_rows)
+    hashes = hashes_of(prepared)
+    writer = ScoreWriter(
+        score, prepared, settings, seed, hashes, propose, training_rows
+    )
     return write_with(writer, folder)
 
 
 def write_with(writer, folder, progress=small_pipelines.quiet):
     """Writes a store in this process; returns its record."""
     shards, settings = writer.prepared.shards("train"), writer.config
+    write_items(folder, writer.hashes.items)
     parts = planned_parts(shards, writer.scored, settings.contexts, writer.seed)
     score = partial(map, lambda part: (part, writer(part)))
     return write_store(folder, parts, score, progress)[0]

@@ -18,7 +18,7 @@ from recdistill.pipeline.validation import Validation
 from tests import small_pipelines
 from tests.data.list_builders import as_lists
 from tests.pipeline.logs import SPLITS, rows_of, run
-from tests.pipeline.score_stores import write_with
+from tests.pipeline.score_stores import hashes_of, write_with
 
 QUERY = {
     **small_pipelines.HISTORY,
@@ -153,9 +153,11 @@ def test_retrieved_lists_store_the_scores_of_all_shown_items(shown, tmp_path):
     def top(lists):
         return np.tile(np.array([size - 1, size - 2], "int32"), (len(lists), 1))
 
-    propose = Retriever(top, shown.prepared.popularity, settings, 5)
+    hashes = hashes_of(shown.prepared)
+    popularity = shown.prepared.popularity
+    propose = Retriever(top, popularity, settings, 5, hashes.ids)
     (tmp_path / "s").mkdir()
-    writer = ScoreWriter(score, shown.prepared, settings, 1, propose)
+    writer = ScoreWriter(score, shown.prepared, settings, 1, hashes, propose)
     record = write_with(writer, tmp_path / "s")
     assert record["list_size"] == 5 + 2 + 3
     for path in (tmp_path / "s").glob("*.parquet"):

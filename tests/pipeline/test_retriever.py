@@ -10,6 +10,7 @@ import pytest
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import DRAWN
+from recdistill.pipeline.candidate_selection import mixed
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.retriever import Retriever, SecondRound
 
@@ -45,7 +46,8 @@ def first_round(lists, keys, **settings):
     config = ListsConfig(
         size="retrieved", **{"retriever_top": 4, "popular": 3, "tail": 6, **settings}
     )
-    return Retriever(always(TOP), POPULARITY, config, 2)(lists, keys, "")
+    ids = mixed(np.arange(ITEMS, dtype="uint64"))
+    return Retriever(always(TOP), POPULARITY, config, 2, ids)(lists, keys, "")
 
 
 def test_candidates_are_observed_retrieved_popular_and_drawn_each_once():

@@ -2,6 +2,7 @@
 
 import copy
 import tomllib
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ import recdistill
 from recdistill.data import synthetic
 from recdistill.errors import ConfigError, DataError, GateError
 from recdistill.export import publishing
+from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
 
@@ -18,10 +20,12 @@ pytestmark = pytest.mark.slow
 COLUMNS = {"query": "who", "item": "what", "time": "when"}
 
 
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def unchecked():
     """Skips the parity check in a fresh process; the tests of the export include it."""
-    monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +42,22 @@ def frames():
     return {name: table.rename(columns=names) for name, table in tables.items()}
 
 
+@pytest.fixture(scope="module")
+def from_frames(frames, unchecked, tmp_path_factory):
+    """A run on DataFrames: its configuration, its report and its activities."""
+    document, activities = document_in(tmp_path_factory.mktemp("frames")), set()
+    report = recdistill.run(
+        document, tables=frames, progress=lambda *call: activities.add(call[0])
+    )
+    return document, report, activities
+
+
 @pytest.fixture
 def document(tmp_path):
+    return document_in(tmp_path)
+
+
+def document_in(folder):
     """A configuration as nested dicts, without a source of data."""
     found = tomllib.loads(small_pipelines.CONFIG)
     found["query"] = {
@@ -48,8 +66,8 @@ def document(tmp_path):
     }
     found["candidate"] = {"what": {"kind": "id"}, "price": {"kind": "number"}}
     found["teacher"] = {"kind": "linear", "l2": 20.0}
-    found["workdir"] = str(tmp_path / "runs")
-    found["export"]["path"] = str(tmp_path / "export")
+    found["workdir"] = str(folder / "runs")
+    found["export"]["path"] = str(folder / "export")
     found["dataset"] = {"columns": COLUMNS}
     return found
 
@@ -78,38 +96,46 @@ def test_a_file_gives_the_report_of_the_command_line(tiny_run):
 
 
 def test_frames_give_the_metrics_of_the_same_tables_in_files(
-    document, frames, tmp_path
+    from_frames, document, frames, tmp_path
 ):
-    calls = []
-    from_frames = recdistill.run(
-        document, tables=frames, progress=lambda *call: calls.append(call)
-    )
-    assert {"Writing lists", "Distilling"} <= {activity for activity, *_ in calls}
-    files = on_files(document, frames, tmp_path / "data")
-    files |= {"workdir": str(tmp_path / "other"), "name": "files"}
-    from_files = recdistill.run(files)
-    assert metrics(from_frames) == metrics(from_files)
-    assert from_frames.dataset.lists == from_files.dataset.lists
-    config = from_frames.config["dataset"]
+    _, report, activities = from_frames
+    assert {"Writing lists", "Distilling"} <= activities
+    from_files = recdistill.run(on_files(document, frames, tmp_path / "data"))
+    assert metrics(report) == metrics(from_files)
+    assert report.dataset.lists == from_files.dataset.lists
+    config = report.config["dataset"]
     assert (config["reader"], config["columns"]) == ("frames", COLUMNS)
-    _equal_frames_reuse_the_artefacts_and_others_do_not(document, frames, tmp_path)
 
 
-def _equal_frames_reuse_the_artefacts_and_others_do_not(document, frames, tmp_path):
-    before = sorted((tmp_path / "runs" / "tiny").glob("prepare-*"))
-    recdistill.run(document, tables=copy.deepcopy(frames))
-    assert sorted((tmp_path / "runs" / "tiny").glob("prepare-*")) == before
+def test_equal_frames_reuse_the_artefacts_and_others_do_not(
+    from_frames, frames, monkeypatch
+):
+    class Stop(Exception):
+        pass
+
+    def stop(*_, **__):
+        raise Stop
+
+    document, report, _ = from_frames
+    runs = Path(document["workdir"]) / "tiny"
+    for step in STEPS.values():
+        if step.name != "prepare":
+            monkeypatch.setattr(type(step), "work", stop)
+    before = sorted(runs.glob("prepare-*"))
+    assert recdistill.run(document, tables=copy.deepcopy(frames)) == report
+    assert sorted(runs.glob("prepare-*")) == before
     fewer = {**frames, "interactions": frames["interactions"].iloc[:-7]}
-    recdistill.run(document, tables=fewer)
-    assert len(list((tmp_path / "runs" / "tiny").glob("prepare-*"))) == 2
+    with pytest.raises(Stop):
+        recdistill.run(document, tables=fewer)
+    assert len(list(runs.glob("prepare-*"))) == 2
 
 
-def test_frames_replace_the_files_of_a_config(document, frames, tmp_path):
-    config = recdistill.pipeline.config.parse_config(
-        on_files(document, frames, tmp_path / "data")
-    )
+def test_frames_replace_the_files_of_a_config(from_frames, frames, tmp_path):
+    document, report, _ = from_frames
+    files = on_files(document, frames, tmp_path / "data")
     (tmp_path / "data" / "interactions.parquet").unlink()
-    report = recdistill.run(config, tables=frames)
+    config = recdistill.pipeline.config.parse_config(files)
+    assert recdistill.run(config, tables=frames) == report
     assert report.dataset.interactions == 1_500
 
 

@@ -58,7 +58,11 @@ class TestTheWholeRun:
         faults = {"lists": 300, "constant": 0, "not_finite": 0}
         assert record["teacher"]["faults"] == faults
         files = sorted(p.name for p in tiny_run.artefacts["score"].path.glob("scores*"))
-        assert list(record["score"]["sha256"]) == ["checksums.sha256", *files]
+        assert list(record["score"]["sha256"]) == [
+            "checksums.sha256",
+            "items.npy",
+            *files,
+        ]
         found = Examination.model_validate(record["score"]["doctor"])
         assert found.lists == 600
         assert found.proposal.transform == "z_score"

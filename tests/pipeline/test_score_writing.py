@@ -16,6 +16,7 @@ from tests.pipeline.logs import rows_of
 from tests.pipeline.score_stores import (
     ITEMS,
     content,
+    hashes_of,
     live,
     prepare_small,
     retrieved,
@@ -119,7 +120,7 @@ def test_a_stopped_step_continues_and_writes_the_same_files(
     replace, moved = os.replace, []
 
     def full(source, target):
-        if len(moved) == 4:  # two files, each with its checksum
+        if len(moved) == 6:  # the items and two files, each with its checksum
             raise OSError(28, "No space left on device")
         moved.append(target)
         replace(source, target)
@@ -130,7 +131,7 @@ def test_a_stopped_step_continues_and_writes_the_same_files(
     monkeypatch.setattr(os, "replace", replace)
     left = content(tmp_path / "s")
     finished = ["scores-00000.parquet", "scores-00001.parquet"]
-    assert sorted(left) == ["checksums.sha256", *finished]
+    assert sorted(left) == ["checksums.sha256", "items.npy", *finished]
     (tmp_path / "s" / ".scores-00002.parquet.partial").write_bytes(b"half")
 
     scored = []
@@ -170,7 +171,7 @@ def test_a_score_that_cannot_be_stored_is_an_error(prepared, tmp_path, bad, said
 
     with pytest.raises(ScoreError, match=said):
         write(prepared, tmp_path / "s", broken)
-    assert list((tmp_path / "s").iterdir()) == []
+    assert stored_files(tmp_path / "s") == []
 
 
 @pytest.mark.parametrize("training_rows", [True, False])
@@ -216,7 +217,8 @@ def test_progress_is_reported(prepared, tmp_path):
     def progress(*call):
         calls.append(call)
 
-    write_with(ScoreWriter(taste, prepared, settings, 1), tmp_path / "s", progress)
+    writer = ScoreWriter(taste, prepared, settings, 1, hashes_of(prepared))
+    write_with(writer, tmp_path / "s", progress)
     assert {(label, total) for label, _, total in calls} == {
         ("Scoring with the teacher", 60)
     }
@@ -241,49 +243,52 @@ def test_float32_scores_are_stored_unchanged(prepared, tmp_path, size):
 
 class TestScoresOfAnEarlierStore:
     @staticmethod
-    def again(prepared, folder, earlier, identity="same", **lists):
+    def again(prepared, folder, earlier, identity="same", apart=True, **lists):
         """Writes a store on top of an earlier one; returns what the teacher scored."""
         scored = []
 
         def counted(x):
-            scored.extend(x["list_key"])
+            scored.append(np.count_nonzero(x["mask"]))
             return taste(x)
 
         folder.mkdir()
-        settings = retrieved(**lists)
+        settings, hashes = retrieved(**lists), hashes_of(prepared)
         whole = settings.size == "catalogue"
         writer = ScoreWriter(
             counted,
             prepared,
             settings,
             1,
+            hashes,
             None if whole else retriever(prepared, settings),
             identity=identity,
-            earlier=EarlierScores(earlier, "same"),
+            earlier=EarlierScores(earlier, "same", hashes.items),
+            apart=apart,
         )
-        return write_with(writer, folder), scored
+        return write_with(writer, folder), sum(scored)
 
     @pytest.mark.parametrize("size", ["catalogue", "retrieved"])
     def test_lists_that_did_not_change_keep_them(self, prepared, tmp_path, size):
-        self.again(prepared, tmp_path / "few", [], contexts=60, size=size)
+        few, _ = self.again(prepared, tmp_path / "few", [], contexts=60, size=size)
         whole, scored = self.again(prepared, tmp_path / "whole", [], size=size)
         assert whole["kept_scores"] == 0
-        assert len(scored) == whole["lists"]
+        assert scored == whole["new_scores"]
         record, scored = self.again(
             prepared, tmp_path / "more", [tmp_path / "few"], size=size
         )
         # A list with the content of another one has its scores, too.
-        assert record["kept_scores"] >= 60
-        assert len(scored) == record["lists"] - record["kept_scores"]
+        assert record["kept_scores"] >= few["new_scores"]
+        assert scored == record["new_scores"]
+        assert scored + record["kept_scores"] == whole["new_scores"]
         assert content(tmp_path / "more") == content(tmp_path / "whole")
         record, scored = self.again(
             prepared, tmp_path / "again", [tmp_path / "whole"], size=size
         )
-        assert (record["kept_scores"], scored) == (record["lists"], [])
+        assert (record["kept_scores"], scored) == (whole["new_scores"], 0)
         assert content(tmp_path / "again") == content(tmp_path / "whole")
 
     def test_a_damaged_file_and_another_identity_are_not_used(self, prepared, tmp_path):
-        self.again(prepared, tmp_path / "a", [])
+        whole, _ = self.again(prepared, tmp_path / "a", [])
         self.again(prepared, tmp_path / "other", [], identity="other")
         path = stored_files(tmp_path / "a")[0]
         path.write_bytes(path.read_bytes()[:-1])
@@ -291,32 +296,30 @@ class TestScoresOfAnEarlierStore:
             prepared, tmp_path / "b", [tmp_path / "a", tmp_path / "other"]
         )
         lost = pq.read_metadata(stored_files(tmp_path / "b")[0]).num_rows
-        assert 0 < len(scored) <= lost
-        assert record["kept_scores"] == record["lists"] - len(scored)
+        assert 0 < scored <= lost * record["list_size"]
+        assert record["kept_scores"] == whole["new_scores"] - scored
+
+    @pytest.mark.parametrize("size", ["catalogue", "retrieved"])
+    def test_a_store_whose_items_are_damaged_is_not_used(
+        self, prepared, tmp_path, size
+    ):
+        self.again(prepared, tmp_path / "a", [], size=size)
+        (tmp_path / "a" / "items.npy").write_bytes(b"")
+        record, _ = self.again(prepared, tmp_path / "b", [tmp_path / "a"], size=size)
+        assert record["kept_scores"] == 0
 
     @pytest.mark.parametrize("apart", [True, False])
     def test_only_new_candidates_are_scored_if_scores_do_not_depend_on_the_list(
         self, prepared, tmp_path, apart
     ):
         self.again(prepared, tmp_path / "few", [])
-        scored = []
-
-        def counted(x):
-            scored.append(np.count_nonzero(x["mask"]))
-            return taste(x)
-
-        settings = retrieved(retriever_top=6)
-        (tmp_path / "more").mkdir()
-        writer = ScoreWriter(
-            counted,
+        record, scored = self.again(
             prepared,
-            settings,
-            1,
-            retriever(prepared, settings),
-            earlier=EarlierScores([tmp_path / "few"], "same"),
+            tmp_path / "more",
+            [tmp_path / "few"],
             apart=apart,
+            retriever_top=6,
         )
-        record = write_with(writer, tmp_path / "more")
         known = {row["list_id"]: row for row in stored(tmp_path / "few")}
         new = whole = 0
         for row in stored(tmp_path / "more"):
@@ -330,5 +333,9 @@ class TestScoresOfAnEarlierStore:
             ):
                 want = np.float16(live(row)[item]) if item >= 0 else 0.0
                 assert score == want
-        assert sum(scored) == (new if apart else whole)
+        if apart:
+            # Some other list of the same query may have had a new candidate.
+            assert 0 < scored <= new
+        else:
+            assert scored >= whole
         assert 0 < new < whole <= record["candidates"]

@@ -45,7 +45,7 @@ class Closure(Step):
         """Writes the files of the first round again, with more candidates."""
         from recdistill.pipeline.steps.score import write_scores
 
-        record = write_scores(run, draft, _second_round, self.name)
+        record = write_scores(run, draft, _second_round)
         before = run.artefacts["score"].record["candidates"]
         return {**record, "added": record["candidates"] - before}
 

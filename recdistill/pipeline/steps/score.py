@@ -11,6 +11,7 @@ from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
+    from recdistill.pipeline.content_hashes import ContentHashes
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.score_parts import ScoredPart, ScorePart
     from recdistill.pipeline.score_writing import Proposer
@@ -55,7 +56,7 @@ class Score(Step):
         from recdistill.pipeline.run_context import VALID
         from recdistill.pipeline.score_store import examine_stored
 
-        record = write_scores(run, draft, _first_round, self.name)
+        record = write_scores(run, draft, _first_round)
         if run.reranks:
             # The gate compares it with the baseline, whose items it re-ranks.
             validation = run.retrieved_validation()
@@ -93,9 +94,7 @@ class Score(Step):
                 f"retrieved lists: {each:.0f} of {record['items']:,} items are "
                 "candidates of a list, on average"
             )
-        if record["kept_scores"]:
-            kept = f"{record['kept_scores']:,} of {record['lists']:,} lists"
-            yield f"scores of an earlier run kept for {kept}"
+        yield from kept_in_words(record)
         from recdistill.features.unknown_values import in_words
 
         shares = in_words(record["unknown"])
@@ -124,8 +123,20 @@ OpenProposer = Callable[["RunContext"], "Proposer | None"]
 """Opens what proposes the candidates of lists, in the process that scores them."""
 
 
+def kept_in_words(record: Mapping[str, Any]) -> Iterator[str]:
+    """How many scores of earlier runs were kept, and the time that this saved."""
+    kept = record["kept_scores"]
+    if not kept:
+        return
+    line = f"{kept:,} of {kept + record['new_scores']:,} scores kept from earlier runs"
+    saved = record["saved_seconds"]
+    if saved is not None:
+        line += f", which saved about {saved:.3g} s of the teacher's time"
+    yield line
+
+
 def write_scores(
-    run: RunContext, draft: Draft, open_proposer: OpenProposer, step: str
+    run: RunContext, draft: Draft, open_proposer: OpenProposer
 ) -> dict[str, Any]:
     """Writes the files of a score store that are missing.
 
@@ -134,12 +145,14 @@ def write_scores(
         draft: The unfinished store.
         open_proposer: Opens the proposer; a function of a module, which the workers of
             a cluster can import.
-        step: "score", or "closure" for the second round.
 
     Returns:
-        The record of `write_store`, and values that are unknown to the teacher.
+        The record of `write_store`; `saved_seconds`, the time that the teacher would
+        have taken for the kept scores, by the time that it took for them; the
+        `identity` of what they depend on; and values that are unknown to the teacher.
     """
-    from recdistill.models.ensemble import EnsembleTeacher
+    from recdistill.pipeline.content_hashes import ContentHashes, scores_apart
+    from recdistill.pipeline.earlier_scores import saved_seconds, write_items
     from recdistill.pipeline.model_building import members_of
     from recdistill.pipeline.score_parts import planned_parts, write_store
     from recdistill.pipeline.scored_candidates import ScoredTrainingLists
@@ -147,29 +160,36 @@ def write_scores(
 
     shards, tables = run.prepared.shards("train"), run.score_tables
     scored = ScoredTrainingLists.find(shards, tables) if tables else None
-    # An ensemble transforms the scores of its members within each list.
-    apart = not isinstance(run.cross_fitted_teacher, EnsembleTeacher)
+    teacher = run.cross_fitted_teacher
+    hashes, identity = ContentHashes.of(run.prepared, teacher), _identity(run)
     # The runs of the work folder and, in a search, its other trials.
     folders = {run.root.parent, draft.final.parent.parent}
     steps = ("closure", "score")
+    stores = sorted(p for f in folders for s in steps for p in f.glob(f"*/{s}-*"))
     open_writer = partial(
         _open_writer,
         open_proposer=open_proposer,
         scored=scored,
-        identity=_identity(run, step, apart),
-        apart=apart,
-        stores=sorted(p for f in folders for s in steps for p in f.glob(f"*/{s}-*")),
+        hashes=hashes,
+        identity=identity,
+        apart=scores_apart(teacher),
+        # Looking up a table costs no more than looking up a store.
+        stores=[] if scored else stores,
     )
+    write_items(draft.path, hashes.items)
     record, results = write_store(
         draft.path,
         planned_parts(shards, scored, run.config.lists.contexts, run.config.seed),
         lambda parts: run.engine.map(open_writer, parts, run),
         run.progress,
     )
-    counts = [result.unknown for result in results]
     return {
         **record,
-        **unknown_to_teacher(members_of(run.cross_fitted_teacher), counts),
+        "saved_seconds": saved_seconds(record["kept_scores"], stores, identity),
+        "identity": identity,
+        **unknown_to_teacher(
+            members_of(teacher), [result.unknown for result in results]
+        ),
     }
 
 
@@ -177,6 +197,7 @@ def _open_writer(
     run: RunContext,
     open_proposer: OpenProposer,
     scored: ScoredTrainingLists | None,
+    hashes: ContentHashes,
     identity: str,
     apart: bool,
     stores: Sequence[Path],
@@ -187,6 +208,7 @@ def _open_writer(
         run: The run.
         open_proposer: See `write_scores`.
         scored: The lists with partial scores, if the teacher has such scores.
+        hashes: Hashes of what the teacher reads.
         identity: From `_identity`.
         apart: As for `ScoreWriter`.
         stores: Folders of score stores, whose scores are kept.
@@ -206,12 +228,12 @@ def _open_writer(
         prepared,
         config.lists,
         config.seed,
+        hashes,
         open_proposer(run),
         needs_training_rows(config, prepared),
         scored,
         identity,
-        # Looking up a table costs no more than looking up a store.
-        None if scored else EarlierScores(stores, identity),
+        EarlierScores(stores, identity, hashes.items) if stores else None,
         apart,
     )
     members = members_of(teacher)
@@ -222,6 +244,7 @@ def _open_writer(
 
 def _first_round(run: RunContext) -> Proposer | None:
     """The candidates of the first round; None if lists are not retrieved."""
+    from recdistill.pipeline.content_hashes import hashes_of_ids
     from recdistill.pipeline.retriever import Retriever, top_items
 
     lists, prepared = run.config.lists, run.prepared
@@ -232,31 +255,25 @@ def _first_round(run: RunContext) -> Proposer | None:
         prepared.popularity,
         lists,
         int(prepared.observed_sizes.max()),
+        hashes_of_ids(prepared),
     )
 
 
-def _identity(run: RunContext, step: str, apart: bool) -> str:
-    """Identity of all that a score depends on, except the list and the candidate.
-
-    If the score of a candidate depends on the others of its list, what chooses these
-    belongs to it.
-    """
-    from recdistill.pipeline.weights_file import WEIGHTS
+def _identity(run: RunContext) -> str:
+    """Identity of all that a score depends on, except its query and its candidates."""
+    from recdistill.pipeline.config.teacher_section import is_trained, members_of
+    from recdistill.pipeline.weights_file import MEMBER_WEIGHTS, WEIGHTS
     from recdistill.pipeline.workspace import fingerprint
 
     lists = run.config.lists
+    files = run.artefacts["teacher"].record["sha256"]
+    weights = (WEIGHTS, MEMBER_WEIGHTS)
     identity = {
         "teacher": run.teacher_identity,
-        "weights": run.artefacts["teacher"].record["sha256"].get(WEIGHTS),
-        "items": run.prepared.items_digest,
+        "weights": {k: v for k, v in files.items() if k.endswith(weights)},
         "lists": [lists.size, lists.scores_dtype],
-        "seed": run.config.seed,
     }
-    if lists.size == "retrieved" and not apart:
-        chosen_by = ["baseline"] + ["pilot"] * (step == "closure")
-        identity["retriever"] = [
-            *(run.artefacts[name].record["sha256"][WEIGHTS] for name in chosen_by),
-            *(lists.retriever_top, lists.popular, lists.tail, lists.student_top),
-            run.prepared.popularity_digest,
-        ]
+    if any(map(is_trained, members_of(run.config.teacher))):
+        # It reads the features of the items in a history as well.
+        identity["items"] = run.prepared.items_digest
     return fingerprint(identity)

@@ -39,7 +39,12 @@ class TestTheScoreStore:
         done = go(copied, "lists.contexts=100", until="score")
         record = done["score"].record
         assert made(done) == ["score"]
-        assert record["kept_scores"] == record["lists"] == 100 < whole["lists"]
+        assert record["lists"] == 100 < whole["lists"]
+        assert record["new_scores"] == 0 < record["kept_scores"] < whole["new_scores"]
+        assert whole["identity"] == record["identity"]
+        share = record["kept_scores"] / whole["new_scores"]
+        saved = whole["teacher_seconds"] * share
+        assert record["saved_seconds"] == pytest.approx(saved, abs=0.002)
 
     def test_a_damaged_store_is_an_error_before_training(self, copied):
         path = sorted((copied / "runs" / "tiny").glob("score-*/scores-*.parquet"))[0]
