@@ -94,11 +94,13 @@ def compared(
     propose = Retriever(items, popularity, settings, 1, ids)
     lists, width = read_lists(shard), sizes["items"]
     if size == "retrieved":
-        found = propose(lists, hashes.draw_keys(lists, SEED), "")
+        found = propose(
+            lists, hashes.draw_keys(lists.list_key, lists.positives, SEED), ""
+        )
         lists, width = replace(lists, candidates=found.items), found.items.shape[1]
     proposer = propose if size == "retrieved" else None
     writer = ScoreWriter(score, prepared, settings, SEED, hashes, proposer)
-    parts = planned_parts([shard], None, sizes["lists"], SEED)
+    parts = planned_parts([shard], None, sizes["lists"], hashes, SEED)
     collate = Collator(sizes["items"], with_teacher=True)
     batch = max(1, PAIRS_SCORED // width)
     batches = [

@@ -59,16 +59,19 @@ class ContentHashes:
         values |= {f"raw.{name}": prepared.raw_candidates[name] for name in read}
         return replace(found, items=_combined(values))
 
-    def draw_keys(self, lists: Lists, seed: int) -> np.ndarray:
+    def draw_keys(
+        self, list_key: np.ndarray, observed: Ragged, seed: int
+    ) -> np.ndarray:
         """The random key of each list, `(lists,)` uint64, from its id and its items.
 
         Args:
-            lists: The lists.
+            list_key: `(lists,)` str, as in `Lists`.
+            observed: Item rows of the positives, and of what was shown with them; -1
+                for an item that is not in the catalogue.
             seed: Seed.
         """
-        observed, _ = lists.observed()
         items = Ragged(_at(self.ids, observed.values), observed.offsets)
-        return _combined({"list": lists.list_key, "observed": items}, seed)
+        return _combined({"list": list_key, "observed": items}, seed)
 
     def of_queries(self, lists: Lists) -> np.ndarray:
         """Hash of the query of each list, `(lists,)` uint64.

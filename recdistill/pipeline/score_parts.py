@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 
 from recdistill.atomic import atomic_write
 from recdistill.data.dataset import Progress
+from recdistill.data.dense_columns import dense_column
+from recdistill.data.ragged import Ragged
 from recdistill.features.unknown_values import UnknownValues
+from recdistill.pipeline.content_hashes import ContentHashes
 from recdistill.pipeline.score_store import (
     WrittenFiles,
     list_size,
@@ -68,23 +71,34 @@ Scoring = Callable[[Iterable[ScorePart]], Iterable[tuple[ScorePart, ScoredPart]]
 
 
 def planned_parts(
-    shards: Sequence[Path], scored: ScoredTrainingLists | None, contexts: int, seed: int
+    shards: Sequence[Path],
+    scored: ScoredTrainingLists | None,
+    contexts: int,
+    hashes: ContentHashes,
+    seed: int,
 ) -> list[ScorePart]:
     """The files of a random sample of the training lists.
+
+    Whether a list is in the sample depends on its random key. So a larger sample holds
+    a smaller one, and when lists are added, the sample keeps most of its lists.
 
     Args:
         shards: Files of the training lists.
         scored: The lists with partial scores, if the teacher has such scores.
         contexts: Largest number of lists.
+        hashes: Hashes of the items.
         seed: Seed of the sample.
     """
     sizes = [pq.read_metadata(path).num_rows for path in shards]
     rows = scored.rows if scored else [np.arange(size) for size in sizes]
     starts = np.cumsum([0, *map(len, rows)])
-    rng = np.random.default_rng(seed)
-    wanted = min(contexts, int(starts[-1]))
-    # A larger sample of the same lists holds the smaller one.
-    chosen = np.sort(rng.permutation(starts[-1])[:wanted])
+    chosen = np.arange(starts[-1])
+    if contexts < len(chosen):
+        keys = [
+            _draw_keys(path, hashes, seed)[own]
+            for path, own in zip(shards, rows, strict=True)
+        ]
+        chosen = np.sort(np.argsort(np.concatenate(keys), kind="stable")[:contexts])
     parts: list[ScorePart] = []
     for path, each, (low, high) in zip(shards, rows, pairwise(starts), strict=True):
         own = each[chosen[(chosen >= low) & (chosen < high)] - low]
@@ -92,6 +106,18 @@ def planned_parts(
             name = f"scores-{len(parts):05d}.parquet"
             parts.append(ScorePart(name, path, own[start : start + FILE_LISTS]))
     return parts
+
+
+def _draw_keys(path: Path, hashes: ContentHashes, seed: int) -> np.ndarray:
+    """The random keys of the lists of a shard."""
+    there = pq.read_schema(path).names
+    key = "source_list" if "source_list" in there else "query_id"
+    observed = [each for each in ("candidates", "not_chosen") if each in there]
+    table = pq.read_table(path, columns=[key, *observed])
+    items: Ragged = dense_column(table, observed[0])
+    for name in observed[1:]:
+        items = items.followed_by(dense_column(table, name))
+    return hashes.draw_keys(dense_column(table, key), items, seed)
 
 
 def write_store(

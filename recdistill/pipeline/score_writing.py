@@ -98,7 +98,8 @@ class ScoreWriter:
         if propose is None:
             columns = self._whole(lists, queries)
         else:
-            keys = self.hashes.draw_keys(lists, self.seed)
+            observed, _ = lists.observed()
+            keys = self.hashes.draw_keys(lists.list_key, observed, self.seed)
             found = propose(lists, keys, part.name)
             columns = self._proposed(lists, queries, found)
             drawn = found.drawn

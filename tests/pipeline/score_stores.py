@@ -90,7 +90,9 @@ def write_with(writer, folder, progress=small_pipelines.quiet):
     """Writes a store in this process; returns its record."""
     shards, settings = writer.prepared.shards("train"), writer.config
     write_items(folder, writer.hashes.items)
-    parts = planned_parts(shards, writer.scored, settings.contexts, writer.seed)
+    parts = planned_parts(
+        shards, writer.scored, settings.contexts, writer.hashes, writer.seed
+    )
     score = partial(map, lambda part: (part, writer(part)))
     return write_store(folder, parts, score, progress)[0]
 

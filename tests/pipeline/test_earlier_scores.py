@@ -236,6 +236,21 @@ class TestTheNextDay:
         assert again["new_scores"] == 0
 
 
+def test_a_sample_keeps_its_lists_when_lists_are_added(days, tmp_path):
+    def lists(day, **settings):
+        folder = tmp_path / f"{day}-{settings}"
+        score(days[day], folder, **settings)
+        ids = days[day].item_ids
+        return {(row["query_hash"], *ids[row["candidates"]]) for row in stored(folder)}
+
+    first, second = lists(1), lists(2)
+    assert len(first - second) < 0.1 * len(first)  # Positives that are gone.
+    one, two = (lists(day, contexts=60) for day in (1, 2))
+    # Other lists of the first day come in only for those that are gone.
+    assert len((two & first) - one) <= len(one - second)
+    assert len(two & one) > 0.6 * len(one)
+
+
 class Listwise(Rule):
     """Subtracts the mean of the list."""
 

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
-from recdistill.data import synthetic
 from recdistill.errors import ConfigError
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.model_building import load_student
@@ -16,6 +14,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.warm_start import EarlierRun, start_from
 from tests import small_pipelines
+from tests.pipeline.tiny_runs import next_day
 
 pytestmark = pytest.mark.slow
 
@@ -64,26 +63,6 @@ def test_a_folder_without_a_finished_student_is_refused(tmp_path):
         EarlierRun.open(tmp_path, tmp_path / "own")
     with pytest.raises(ConfigError, match="another run"):
         EarlierRun.open(tmp_path, Path(tmp_path))
-
-
-def next_day():
-    """The tables of the tiny run, and two new items that three new users bought."""
-    data = synthetic(n_queries=240, n_items=60, n_interactions=4_000, seed=2)
-    log = pd.concat(batch.to_pandas() for batch in data.interactions())
-    items, queries = data.items.to_pandas(), data.queries.to_pandas()
-    new = items.head(2).assign(item_id=["new1", "new2"])
-    users = queries.head(3).assign(user_id=["u-a", "u-b", "u-c"])
-    times = log["timestamp"].max() + np.arange(10)
-    bought = ["new1", "new2", *items["item_id"][2:10]]
-    rows = [
-        pd.DataFrame({"user_id": user, "item_id": bought, "timestamp": times})
-        for user in users["user_id"]
-    ]
-    return {
-        "interactions": pd.concat([log[["user_id", "item_id", "timestamp"]], *rows]),
-        "items": pd.concat([new, items]),
-        "queries": pd.concat([users, queries]),
-    }
 
 
 def config_of_the_next_day(folder, earlier, **student):

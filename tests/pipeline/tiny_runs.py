@@ -3,7 +3,10 @@
 from functools import partial
 
 import h5py
+import numpy as np
+import pandas as pd
 
+from recdistill.data import synthetic
 from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.model_comparison import ListRanker
 from recdistill.pipeline.runner import Pipeline
@@ -56,3 +59,23 @@ def weights(folder):
     with h5py.File(folder / "model.weights.h5") as file:
         file.visititems(visit)
     return arrays
+
+
+def next_day():
+    """The tables of the tiny run, and two new items that three new users bought."""
+    data = synthetic(n_queries=240, n_items=60, n_interactions=4_000, seed=2)
+    log = pd.concat(batch.to_pandas() for batch in data.interactions())
+    items, queries = data.items.to_pandas(), data.queries.to_pandas()
+    new = items.head(2).assign(item_id=["new1", "new2"])
+    users = queries.head(3).assign(user_id=["u-a", "u-b", "u-c"])
+    times = log["timestamp"].max() + np.arange(10)
+    bought = ["new1", "new2", *items["item_id"][2:10]]
+    rows = [
+        pd.DataFrame({"user_id": user, "item_id": bought, "timestamp": times})
+        for user in users["user_id"]
+    ]
+    return {
+        "interactions": pd.concat([log[["user_id", "item_id", "timestamp"]], *rows]),
+        "items": pd.concat([new, items]),
+        "queries": pd.concat([users, queries]),
+    }

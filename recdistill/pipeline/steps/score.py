@@ -179,7 +179,9 @@ def write_scores(
     write_items(draft.path, hashes.items)
     record, results = write_store(
         draft.path,
-        planned_parts(shards, scored, run.config.lists.contexts, run.config.seed),
+        planned_parts(
+            shards, scored, run.config.lists.contexts, hashes, run.config.seed
+        ),
         lambda parts: run.engine.map(open_writer, parts, run),
         run.progress,
     )

@@ -1,11 +1,17 @@
 """The step score: the score store is shared, and verified before it is read."""
 
+import tomllib
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from recdistill.errors import ArtefactError, GateError, ScoreError
 from recdistill.pipeline import model_building, run_context
-from tests.pipeline.tiny_runs import go, made
+from recdistill.pipeline.config import Config
+from recdistill.pipeline.runner import Pipeline
+from tests import small_pipelines
+from tests.pipeline.tiny_runs import go, made, next_day
 
 pytestmark = pytest.mark.slow
 
@@ -67,3 +73,40 @@ class TestTheScoreStore:
             go(copied, teacher, "distill.gate=stop", until="score")
         with pytest.raises(ScoreError, match="must be finite"):
             go(copied, teacher, until="score")
+
+
+class TestTheNextDay:
+    """Two new items, and three new users who bought them."""
+
+    @staticmethod
+    def scored(folder, name, tables):
+        document = tomllib.loads(small_pipelines.CONFIG)
+        function = "tests.pipeline.outside:scored"
+        document |= {"name": name, "workdir": str(folder)}
+        document["dataset"] = {"reader": "frames"}
+        document["teacher"] = {"kind": "callable", "function": function}
+        return Pipeline(Config.model_validate(document), tables=tables).run("score")
+
+    def test_only_new_lists_and_new_items_are_scored(self, tmp_path):
+        second = next_day()
+        log, items = second["interactions"], second["items"]
+        first = second | {
+            "interactions": log[~log["user_id"].str.startswith("u-")],
+            "items": items[~items["item_id"].str.startswith("new")],
+        }
+        monday = self.scored(tmp_path / "runs", "monday", first).record
+        tuesday = self.scored(tmp_path / "runs", "tuesday", second)
+        fresh = self.scored(tmp_path / "fresh", "tuesday", second)
+        record = tuesday.record
+        assert monday["kept_scores"] == fresh.record["kept_scores"] == 0
+        total = record["kept_scores"] + record["new_scores"]
+        assert total == fresh.record["new_scores"]
+        assert record["lists"] == 600
+        # Nearly all lists of the sample are those of Monday, with two new items.
+        assert 600 * 2 < record["new_scores"] < 600 * 2 + 40 * 62
+        assert record["saved_seconds"] > 0.0
+        for path in tuesday.path.glob("scores-*.parquet"):
+            got, want = map(pq.read_table, (path, fresh.path / path.name))
+            # The counts of rounding are those of Monday's lists.
+            same = [name for name in got.column_names if got[name] == want[name]]
+            assert {*got.column_names} - {*same} <= {"rounded"}
