@@ -19,8 +19,10 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
   teachers, list_size)`. The optional `item_weight`, `(batch, list_size)`, is the number
   of items that each candidate stands for, if candidates were drawn from a larger
   catalogue; all losses on scores take it. `stratum`, shaped as `candidate_index`, is
-  for `losses.StratifiedKLDivergence`. Stored embeddings, for losses that compare these,
-  are further entries under their own names. Only `mask` is required: student and
+  for `losses.StratifiedKLDivergence`. The optional `teacher_weight`, `(batch,)`, is a
+  factor of each list's weight in the distillation losses: 0 for a list about which the
+  teacher says nothing. Stored embeddings, for losses that compare these, are further
+  entries under their own names. Only `mask` is required: student and
   teacher read what they need of `x`, and the teacher may read further features.
 - `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
 - `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
@@ -52,6 +54,7 @@ from recdistill.distillation.batch_arguments import (
     first_replica,
     labels_and_mask,
     mask_of,
+    teacher_weight,
     weight_like,
     weighted_mask,
 )
@@ -390,11 +393,12 @@ class Distiller(keras.Model):  # type: ignore[misc]
             loss += value_at(self.student_loss_weight, step) * value
         if self._terms:
             teacher, weights, values = self._teachers.outputs_for(x), [], []
+            weight_of_teacher = teacher_weight(x, sample_weight)
             for term in self._terms:
                 weights.append(value_at(term.weight, step))
                 pair = term.compared(teacher, scores, outputs)
                 value, reported = term.value(
-                    pair, weighted_mask(x), sample_weight, step
+                    pair, weighted_mask(x), weight_of_teacher, step
                 )
                 values.append(value)
                 parts |= reported

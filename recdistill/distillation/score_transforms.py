@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
+import numpy as np
 from keras import ops
 
 from recdistill.lists import masked_ops, masked_softmax
@@ -35,6 +36,7 @@ from recdistill.lists.masked_ops import Tensor
 __all__ = [
     "TRANSFORMS",
     "Transform",
+    "differ",
     "effective_candidates",
     "log_odds",
     "log_rank",
@@ -94,6 +96,32 @@ def transformed(
             f"Received: {transform!r}"
         )
     return functions[transform](scores, mask, item_weight)
+
+
+def differ(scores: Tensor, mask: Tensor) -> Tensor:
+    """Whether the scores of each list differ.
+
+    Equal scores for all candidates say nothing about them. As soft targets they would
+    teach that all candidates are equally good, which is not what such a teacher means:
+    a model of histories has no scores for a query without one.
+
+    Args:
+        scores: `(batch, list_size)`.
+        mask: `(batch, list_size)`, bool.
+
+    Returns:
+        `(batch,)`, bool.
+
+    Examples:
+        >>> scores = np.array([[4.0, 2.0, 9.0], [3.0, 3.0, 9.0]], "float32")
+        >>> mask = np.array([[True, True, False], [True, True, False]])
+        >>> differ(scores, mask).numpy()
+        array([ True, False])
+    """
+    mask, scores = masked_ops.as_lists(mask, scores=scores)
+    low = ops.min(ops.where(mask, scores, np.inf), axis=1)
+    high = ops.max(ops.where(mask, scores, -np.inf), axis=1)
+    return high > low
 
 
 def signed_log(

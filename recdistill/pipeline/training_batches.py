@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import batches
-from recdistill.distillation.score_transforms import transformed
+from recdistill.distillation.score_transforms import differ, transformed
 from recdistill.pipeline.soft_targets import SoftTargets
 
 unconverted = tf.autograph.experimental.do_not_convert
@@ -42,11 +42,11 @@ def training_batches(
     transform, temperature = targets.transform, targets.teacher_temperature
 
     def prepare(x: dict[str, Any], y: Any, weight: Any) -> Any:
-        scores = transformed(
-            x["teacher_scores"], x["mask"], transform, x.get("item_weight")
-        )
-        scores /= temperature
-        return {**x, "teacher_scores": scores}, y, weight
+        given, mask = x["teacher_scores"], x["mask"]
+        scores = transformed(given, mask, transform, x.get("item_weight"))
+        says = tf.cast(differ(given, mask), tf.float32)
+        x = {**x, "teacher_scores": scores / temperature, "teacher_weight": says}
+        return x, y, weight
 
     return dataset.map(unconverted(prepare))
 

@@ -204,6 +204,24 @@ def test_lists_of_weight_zero_do_not_count():
     assert got == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.parametrize("per_candidate", [False, True])
+def test_lists_about_which_the_teacher_says_nothing_count_for_relevance(per_candidate):
+    x, y, weight = make_arrays()
+    if per_candidate:
+        weight = np.repeat(weight[:, None], x["mask"].shape[1], axis=1)
+    keep = np.arange(LISTS) % 3 > 0
+    kept = tf.nest.map_structure(lambda array: array[keep], (x, y, weight))
+    distiller = make_distiller()
+    taught = evaluate(distiller, make_batches(kept))
+    judged = evaluate(distiller, make_batches((x, y, weight)))
+    x["teacher_weight"] = keep.astype("float32")
+    got = evaluate(distiller, make_batches((x, y, weight), batch_size=LISTS))
+    assert got["relevance_loss"] == pytest.approx(judged["relevance_loss"], rel=1e-5)
+    assert got["distillation_loss"] == pytest.approx(
+        taught["distillation_loss"], rel=1e-5
+    )
+
+
 def test_evaluate_twice_is_equal_under_dropout_and_training_is_not():
     x, y, weight = make_arrays()
     distiller = make_distiller(student=Student(dropout=0.5))
