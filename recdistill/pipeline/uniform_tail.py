@@ -105,7 +105,7 @@ class UniformTail:
         left = np.arange(len(keys))
         while len(left):
             numbers = mixed(keys[left, None] + np.arange(length, dtype="uint64"))
-            drawn = cells[numbers >> shift]
+            drawn = cells[(numbers >> shift).view("int64")]
             full = drawn >= 0
             most = int(np.count_nonzero(full, axis=1).max())
             drawn = to_the_left(drawn, full, most)

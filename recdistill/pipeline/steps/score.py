@@ -263,6 +263,9 @@ def _first_round(run: RunContext) -> Proposer | None:
 
 def _identity(run: RunContext) -> str:
     """Identity of all that a score depends on, except its query and its candidates."""
+    from recdistill.pipeline.config.external_teacher_section import (
+        RemoteTeacherConfig,
+    )
     from recdistill.pipeline.config.teacher_section import is_trained, members_of
     from recdistill.pipeline.weights_file import MEMBER_WEIGHTS, WEIGHTS
     from recdistill.pipeline.workspace import fingerprint
@@ -275,7 +278,11 @@ def _identity(run: RunContext) -> str:
         "weights": {k: v for k, v in files.items() if k.endswith(weights)},
         "lists": [lists.size, lists.scores_dtype],
     }
-    if any(map(is_trained, members_of(run.config.teacher))):
+    members = members_of(run.config.teacher)
+    if any(map(is_trained, members)):
         # It reads the features of the items in a history as well.
         identity["items"] = run.prepared.items_digest
+    if any(isinstance(m, RemoteTeacherConfig) and m.version is None for m in members):
+        # The server may have loaded another version since the data of another day.
+        identity["run"] = run.artefacts["teacher"].key
     return fingerprint(identity)

@@ -1,6 +1,7 @@
 """The step score: the score store is shared, and verified before it is read."""
 
 import tomllib
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from recdistill.errors import ArtefactError, GateError, ScoreError
 from recdistill.pipeline import model_building, run_context
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import score
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, next_day
 
@@ -73,6 +75,56 @@ class TestTheScoreStore:
             go(copied, teacher, "distill.gate=stop", until="score")
         with pytest.raises(ScoreError, match="must be finite"):
             go(copied, teacher, until="score")
+
+
+def identity_of(folder, files, teacher="linear", settings=None, **lists):
+    """The identity of the scores of a run whose teacher has these files."""
+    document = tomllib.loads(small_pipelines.CONFIG)
+    document["teacher"] = {"kind": teacher, **(settings or {})}
+    document["lists"] = {"size": "catalogue", **lists}
+    artefact = SimpleNamespace(record={"sha256": files}, key=str(folder))
+    run = SimpleNamespace(
+        config=Config.model_validate({**document, "workdir": str(folder)}),
+        teacher_identity=document["teacher"],
+        artefacts={"teacher": artefact},
+        prepared=SimpleNamespace(items_digest=str(folder)),
+    )
+    return score._identity(run)
+
+
+def test_scores_are_kept_for_the_same_weights_and_type_of_scores_only(tmp_path):
+    files = {"model.weights.h5": "a", "valid.parquet": "b"}
+    fold = "folds/member-0-without-1/model.weights.h5"
+    same = identity_of(tmp_path, files)
+    assert identity_of(tmp_path, {**files, "valid.parquet": "c"}) == same
+    for other in (
+        identity_of(tmp_path, {**files, "model.weights.h5": "c"}),
+        identity_of(tmp_path, {**files, "member_weights.json": "c"}),
+        identity_of(tmp_path, {**files, fold: "c"}),
+        identity_of(tmp_path, files, scores_dtype="float32"),
+        identity_of(tmp_path, files, teacher="transition"),
+    ):
+        assert other != same
+
+
+SERVER = {"address": "http://ranker:8501", "model": "ranker"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "settings", "kept"),
+    [
+        ("linear", {}, True),
+        ("sequence", {}, False),  # It reads the items of the history.
+        ("remote", {**SERVER, "version": 3}, True),
+        ("remote", SERVER, False),  # The server may have another version now.
+    ],
+)
+def test_scores_of_other_data_are_kept_if_they_depend_on_query_and_candidate_only(
+    tmp_path, teacher, settings, kept
+):
+    folders = tmp_path / "one", tmp_path / "two"
+    one, two = (identity_of(each, {}, teacher, settings) for each in folders)
+    assert (one == two) == kept
 
 
 class TestTheNextDay:
