@@ -17,7 +17,7 @@ from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.item_vectors import ItemVectors
 from recdistill.models.linear import Affinity
 from recdistill.models.self_attention import CausalEncoder
-from recdistill.models.tower_layers import HistoryPooling, Tower, without_some_items
+from recdistill.models.tower_layers import HistoryPooling, Tower
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -44,7 +44,6 @@ class RankingTeacher(CatalogueModel):
         attention_length: Number of most recent history items in the attention.
         decays: Pools of the history, as in `HistoryPooling`.
         dropout: Share of entries dropped in training.
-        history_dropout: Share of the history's items hidden in training.
 
     Raises:
         ValueError: If `dim` is not a multiple of `heads`, if `affinities` are given and
@@ -62,7 +61,6 @@ class RankingTeacher(CatalogueModel):
         attention_length: int = 50,
         decays: Sequence[float] = (0.5, 0.8, 0.97),
         dropout: float = 0.2,
-        history_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**{"name": "ranking_teacher", **kwargs})
@@ -76,10 +74,8 @@ class RankingTeacher(CatalogueModel):
             "attention_length": attention_length,
             "decays": list(decays),
             "dropout": dropout,
-            "history_dropout": history_dropout,
         }
-        self.dim, self.history_dropout = dim, history_dropout
-        self._hidden_items = keras.random.SeedGenerator()
+        self.dim = dim
         self.candidate_table = CandidateTable.of(catalogue, inputs.candidate)
         self._affinity_names = tuple(affinities or ())
         self.affinities = list((affinities or {}).values())
@@ -173,10 +169,6 @@ class RankingTeacher(CatalogueModel):
         parts = []
         if self.history_pooling and self.causal_encoder:
             history = query[self.model_inputs.history_name]
-            if training and self.history_dropout:
-                history = without_some_items(
-                    history, self.history_dropout, self._hidden_items
-                )
             latest = self.causal_encoder.latest(history)
             vectors = self.item_vectors.of_ids(latest, training=training)
             states = self.causal_encoder(vectors, latest != MISSING, training=training)

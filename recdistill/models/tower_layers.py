@@ -128,20 +128,3 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
         width = len(self.decays) * self.dim
         last = vectors[:, 0] * real[:, :1]
         return tf.concat([tf.reshape(pools, [-1, width]), last], axis=1)
-
-
-def without_some_items(
-    history: tf.Tensor, share: float, seed: keras.random.SeedGenerator
-) -> tf.Tensor:
-    """A history in which a random share of the items is replaced by padding.
-
-    A model that is trained on such histories cannot rely on single items, as a
-    denoising autoencoder (Wu et al., 2016, "Collaborative Denoising Auto-Encoders").
-
-    Args:
-        history: `(batch, length)`, item indices.
-        share: Share of the items, from 0 to below 1.
-        seed: Source of the random numbers.
-    """
-    drawn = keras.random.uniform(tf.shape(history), seed=seed)
-    return tf.where(drawn < share, tf.cast(MISSING, history.dtype), history)

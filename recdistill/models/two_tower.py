@@ -21,7 +21,7 @@ from recdistill.features.schema import Schema
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
 from recdistill.models.history_state import HistoryState, SequenceEncoder
 from recdistill.models.item_vectors import ItemVectors
-from recdistill.models.tower_layers import HistoryPooling, Tower, without_some_items
+from recdistill.models.tower_layers import HistoryPooling, Tower
 
 DISTINCT_PER_LISTED = 64
 """`listed_products` computes all products if there are at most this many distinct
@@ -225,7 +225,6 @@ class TwoTowerStudent(TwoTowers):
             alone.
         shared_items: Whether history and candidates have one embedding of item ids.
         dropout: Share of the query tower's inputs dropped in training.
-        history_dropout: Share of the history's items hidden in training.
         popularity_bias: Whether one entry of `dim` is a bias of the candidate: the
             query's last entry is then 1, so that the dot product adds the candidate's.
         l2: Penalty on the embeddings' mean square, over the queries and over the
@@ -248,7 +247,6 @@ class TwoTowerStudent(TwoTowers):
         encoder: SequenceEncoder | None = None,
         shared_items: bool = False,
         dropout: float = 0.0,
-        history_dropout: float = 0.0,
         popularity_bias: bool = True,
         l2: float = 0.0,
         id_dropout: float = 0.0,
@@ -284,8 +282,6 @@ class TwoTowerStudent(TwoTowers):
         self.dim, self.embedding_dim = dim, embedding_dim
         self.decays, self.popularity_bias = tuple(decays), popularity_bias
         self.encoder, self.shared_items = encoder, shared_items
-        self.history_dropout = history_dropout
-        self._hidden_items = keras.random.SeedGenerator()
         self.history_pooling, self.history_state = pooling, state
         self.history_items: ItemVectors | None = None
         if pooling is not None:
@@ -325,10 +321,6 @@ class TwoTowerStudent(TwoTowers):
         parts = []
         if self.history_pooling is not None and self.history_items is not None:
             history = query[self.model_inputs.history_name]
-            if training and self.history_dropout:
-                history = without_some_items(
-                    history, self.history_dropout, self._hidden_items
-                )
             vectors = self.history_items.of_ids(history, training=training)
             real = history != MISSING
             parts.append(self.history_pooling.pooled(vectors, real))
@@ -364,7 +356,6 @@ class TwoTowerStudent(TwoTowers):
             "encoder": self.encoder,
             "shared_items": self.shared_items,
             "dropout": self.query_tower.rate,
-            "history_dropout": self.history_dropout,
             "popularity_bias": self.popularity_bias,
         }
 

@@ -6,11 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from recdistill.models.tower_layers import (
-    HistoryPooling,
-    Tower,
-    without_some_items,
-)
+from recdistill.models.tower_layers import HistoryPooling, Tower
 from tests.small_models import HISTORY, build_batch, shuffled_weights
 
 
@@ -83,16 +79,3 @@ def test_layers_are_restored_from_their_config():
         copy(rows)
         copy.set_weights(layer.get_weights())
         np.testing.assert_array_equal(copy(rows), layer(rows))
-
-
-def test_a_share_of_the_items_of_a_history_is_hidden():
-    history = np.array([[*range(1, 5_001), *[0] * 100]], "int32")
-    seed = keras.random.SeedGenerator(3)
-    got = without_some_items(history, 0.25, seed).numpy()
-    kept = got != 0
-    assert got.dtype == "int32"
-    np.testing.assert_array_equal(got[kept], history[kept])
-    assert kept[:, :5_000].mean() == pytest.approx(0.75, abs=0.02)
-    again = without_some_items(history, 0.25, seed).numpy()
-    assert (again != got).any()
-    np.testing.assert_array_equal(without_some_items(history, 0.0, seed), history)

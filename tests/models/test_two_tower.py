@@ -66,18 +66,6 @@ def test_id_dropout_hides_a_share_of_the_ids_in_training_only():
         build(id_dropout=1.0)
 
 
-def test_items_of_the_history_are_hidden_in_training_only():
-    student, plain = build(history_dropout=0.9), build()
-    np.testing.assert_array_equal(student(BATCH), plain(BATCH))
-    assert (student(BATCH, training=True) != plain(BATCH, training=True)).numpy().any()
-    empty = with_query(BATCH, history=np.zeros_like(BATCH["query"]["history"]))
-    np.testing.assert_array_equal(
-        student(empty, training=True), plain(empty, training=True)
-    )
-    copy = TwoTowerStudent.from_config(student.get_config())
-    assert copy.history_dropout == 0.9
-
-
 def test_an_item_of_the_history_has_its_other_features():
     student = build()
     catalogue = build_catalogue()

@@ -46,13 +46,6 @@ class TwoTowerConfig(Section):
         lt=1,
         description="Share of the query tower's inputs dropped in training.",
     )
-    history_dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Share of the history's items that are hidden from the query tower "
-        "in a training step, so that it does not rely on single items.",
-    )
     popularity_bias: bool = Field(
         default=True, description="Whether each candidate has a bias."
     )

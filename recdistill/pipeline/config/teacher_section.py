@@ -68,12 +68,6 @@ class RankerConfig(AttentionConfig):
         description="One weighted pool of the history per entry; its weights start at "
         "decay ** age.",
     )
-    history_dropout: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="Share of the history's items that are hidden in a training step.",
-    )
 
 
 class SequenceRankerConfig(AttentionConfig):

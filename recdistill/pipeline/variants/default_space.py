@@ -43,7 +43,6 @@ def default_space(run: RunContext) -> SearchSpace:
     if config.student.factory is None:
         space["student.dim"] = _sizes(config.student.dim)
         space["student.dropout"] = Range(0.0, 0.4)
-        space["student.history_dropout"] = Range(0.0, 0.5)
     if config.lists.size == "retrieved":
         space["lists.retriever_top"] = _sizes(config.lists.retriever_top)
         space["lists.tail"] = _sizes(config.lists.tail)
