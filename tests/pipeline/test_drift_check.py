@@ -13,6 +13,7 @@ from recdistill.data import synthetic
 from recdistill.errors import DataError, ReportError
 from recdistill.pipeline import drift_check
 from recdistill.pipeline.drift_check import check_drift, run_of
+from recdistill.pipeline.prepared_data import Prepared
 from recdistill.serving.exported_model import ExportedModel
 from tests.cli.command_line import call
 
@@ -95,15 +96,18 @@ def test_new_items_are_found_as_unknown_values(export, log, tmp_path, capsys):
 
 
 def test_a_changed_teacher_is_found_by_its_agreement(
-    export, log, tmp_path, monkeypatch
+    export, log, tmp_path, monkeypatch, tiny_run
 ):
-    compiled = drift_check.compiled
+    (prepared,) = (tiny_run.folder / "runs" / "tiny").glob("prepare-*")
+    popularity = Prepared(prepared).popularity
 
-    def reversed_teacher(model):
-        score = compiled(model)
-        return lambda batch: -np.asarray(score(batch))
+    def teacher_of_rare_items(model):
+        return lambda batch: np.broadcast_to(
+            -popularity[np.asarray(batch["candidate_index"])].astype("float32"),
+            np.shape(batch["mask"]),
+        )
 
-    monkeypatch.setattr(drift_check, "compiled", reversed_teacher)
+    monkeypatch.setattr(drift_check, "compiled", teacher_of_rare_items)
     found = check_drift(export, written(tmp_path, log), sample=150)
     assert {("agreement", "overlap@10"), ("agreement", "rbo")} <= shown(found)
     assert ("quality", "student ndcg@10") not in shown(found)

@@ -675,9 +675,10 @@ def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     (time,) = {"timestamp", "position"} & set(log.columns)
     moments = log.groupby(query)[time].nunique()
     size = moments.to_numpy()
-    held = np.where(size < 3, 0, np.maximum(1, np.floor(size * 0.1 + 1e-7)))
     file = Path(__file__).parents[2] / "pipelines" / f"{pipeline}.toml"
     settings = load_config(file, [f"dataset.path={path}", "lists.per_query=5"])
+    share = 0 if settings.split.by == "leave_last_out" else 0.1
+    held = np.where(size < 3, 0, np.maximum(1, np.floor(size * share + 1e-7)))
     (tmp_path / "p").mkdir()
     data = load_dataset(settings.dataset, small_pipelines.quiet)
     record = prepare(data, settings, tmp_path / "p", small_pipelines.quiet)
