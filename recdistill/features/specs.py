@@ -93,7 +93,7 @@ class VectorSpec(FeatureSpec):
 
 
 class HistorySpec(FeatureSpec):
-    """The items that the query chose before, the latest first."""
+    """The items that the query chose before, newest first, with all their features."""
 
     kind: Literal["history"] = "history"
     length: int = Field(default=50, gt=0, description="Maximum number of items.")
