@@ -22,8 +22,8 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
   for `losses.StratifiedKLDivergence`. The optional `teacher_weight`, `(batch,)`, is a
   factor of each list's weight in the distillation losses: 0 for a list about which the
   teacher says nothing. Stored embeddings, for losses that compare these, are further
-  entries under their own names. Only `mask` is required: student and
-  teacher read what they need of `x`, and the teacher may read further features.
+  entries under their own names. Only `mask` is required: student and teacher read what
+  they need of `x`, and the teacher may read further features.
 - `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
 - `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
   for each candidate; or a dict shaped like `y`, whose "labels" are used.
@@ -61,11 +61,7 @@ from recdistill.distillation.batch_arguments import (
 from recdistill.distillation.compile_arguments import CompileArguments
 from recdistill.distillation.loss_terms import Losses, Temperatures
 from recdistill.distillation.schedules import Scheduled, described, value_at
-from recdistill.distillation.teacher_outputs import (
-    Teacher,
-    Teachers,
-    TeacherWeights,
-)
+from recdistill.distillation.teacher_outputs import Teacher, Teachers, TeacherWeights
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import replicas
 from recdistill.lists.shared_results import shared_results
@@ -393,13 +389,11 @@ class Distiller(keras.Model):  # type: ignore[misc]
             loss += value_at(self.student_loss_weight, step) * value
         if self._terms:
             teacher, weights, values = self._teachers.outputs_for(x), [], []
-            weight_of_teacher = teacher_weight(x, sample_weight)
+            weight = teacher_weight(x, sample_weight)
             for term in self._terms:
                 weights.append(value_at(term.weight, step))
                 pair = term.compared(teacher, scores, outputs)
-                value, reported = term.value(
-                    pair, weighted_mask(x), weight_of_teacher, step
-                )
+                value, reported = term.value(pair, weighted_mask(x), weight, step)
                 values.append(value)
                 parts |= reported
                 loss += weights[-1] * value
