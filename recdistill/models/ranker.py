@@ -88,15 +88,12 @@ class RankingTeacher(CatalogueModel):
         self.history_pooling: HistoryPooling | None = None
         self.causal_encoder: CausalEncoder | None = None
         if inputs.history:
-            self.history_pooling = HistoryPooling(
-                inputs.history.indices, dim, inputs.history.length, decays
-            )
+            self.history_pooling = HistoryPooling(dim, inputs.history.length, decays)
             self.pooled_items = ItemVectors(
                 inputs,
                 self.candidate_table,
                 dim,
-                self.history_pooling.items,
-                self.item_vectors.features.tables,
+                tables=self.item_vectors.features.tables,
                 name="pooled_items",
             )
         self.query_tower = Tower(dim, (2 * dim,), dropout, name="query_tower")
@@ -173,7 +170,7 @@ class RankingTeacher(CatalogueModel):
             vectors = self.item_vectors.of_ids(latest, training=training)
             states = self.causal_encoder(vectors, latest != MISSING, training=training)
             vectors = self.pooled_items.of_ids(history, training=training)
-            pools = self.history_pooling.pooled(vectors, history != MISSING)
+            pools = self.history_pooling(vectors, history != MISSING)
             parts += [states[:, -1], pools]
         if self.query_features.sizes:
             parts.append(self.query_features(query))

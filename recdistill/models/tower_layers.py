@@ -9,9 +9,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.features.embedding import embedding_initializer
-from recdistill.features.encoders import MISSING
-
 
 @keras.saving.register_keras_serializable("recdistill")
 class Tower(keras.layers.Layer):  # type: ignore[misc]
@@ -75,21 +72,16 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
     root, the vector of a long history is longer than that of a short one.
 
     Args:
-        size: Number of item indices.
         dim: Width of the item vectors.
         length: Largest number of items in a history.
         decays: One pool for each; its weights start at `decay ** age`.
     """
 
     def __init__(
-        self, size: int, dim: int, length: int, decays: Sequence[float], **kwargs: Any
+        self, dim: int, length: int, decays: Sequence[float], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.size, self.dim, self.length = size, dim, length
-        self.decays = tuple(decays)
-        self.items = keras.layers.Embedding(
-            size, dim, embeddings_initializer=embedding_initializer(), name="items"
-        )
+        self.dim, self.length, self.decays = dim, length, tuple(decays)
 
     @property
     def width(self) -> int:
@@ -97,8 +89,7 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
         return (len(self.decays) + 1) * self.dim
 
     def build(self, input_shape: Any = None) -> None:
-        """Creates the item vectors and the position weights."""
-        self.items.build()
+        """Creates the position weights."""
         start = np.outer(np.log(self.decays), np.arange(self.length))
         self.log_weights = self.add_weight(
             name="log_weights",
@@ -107,11 +98,7 @@ class HistoryPooling(keras.layers.Layer):  # type: ignore[misc]
         )
         self.built = True
 
-    def call(self, history: tf.Tensor) -> tf.Tensor:
-        """Maps item indices `(batch, length)` to `(batch, (pools + 1) * dim)`."""
-        return self.pooled(self.items(history), history != MISSING)
-
-    def pooled(self, vectors: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
+    def call(self, vectors: tf.Tensor, real: tf.Tensor) -> tf.Tensor:
         """Maps item vectors `(batch, length, dim)` to `(batch, (pools + 1) * dim)`.
 
         Args:

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
-from recdistill.features.embedding import FeatureEmbedding
+from recdistill.features.embedding import FeatureEmbedding, embedding_initializer
 from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
@@ -255,14 +255,18 @@ class TwoTowerStudent(TwoTowers):
         inputs = _student_inputs(schema)
         _check_student(inputs, dim, popularity_bias)
         # The order of construction determines the random initial weights.
-        pooling, state, tables = None, None, {}
+        ids, pooling, state, tables = None, None, None, {}
         if inputs.history:
             size, length = inputs.history.indices, inputs.history.length
-            pooling = HistoryPooling(size, embedding_dim, length, decays)
+            start = embedding_initializer()
+            ids = keras.layers.Embedding(
+                size, embedding_dim, embeddings_initializer=start, name="items"
+            )
+            pooling = HistoryPooling(embedding_dim, length, decays)
             if encoder is not None:
                 state = HistoryState(encoder, embedding_dim, length, dropout)
             if shared_items:
-                tables[inputs.item_id] = pooling.items
+                tables[inputs.item_id] = ids
         query_features = FeatureEmbedding(
             indices_of(inputs.query), embedding_dim, name="query"
         )
@@ -283,13 +287,12 @@ class TwoTowerStudent(TwoTowers):
         self.decays, self.popularity_bias = tuple(decays), popularity_bias
         self.encoder, self.shared_items = encoder, shared_items
         self.history_pooling, self.history_state = pooling, state
-        self.history_items: ItemVectors | None = None
         if pooling is not None:
             self.history_items = ItemVectors(
                 inputs,
                 self.candidate_table,
                 embedding_dim,
-                pooling.items,
+                ids,
                 candidate_features.tables,
                 name="history_items",
             )
@@ -301,7 +304,7 @@ class TwoTowerStudent(TwoTowers):
         inputs, dim = self.model_inputs, self.embedding_dim
         query_width = width_of(inputs.query, dim)
         with keras.name_scope(self.name):
-            if self.history_pooling is not None and self.history_items is not None:
+            if self.history_pooling is not None:
                 self.history_pooling.build()
                 self.history_items.build()
                 query_width += self.history_pooling.width
@@ -319,11 +322,11 @@ class TwoTowerStudent(TwoTowers):
     ) -> tf.Tensor:
         """Maps looked-up query features, each `(batch, …)`, to `(batch, dim)`."""
         parts = []
-        if self.history_pooling is not None and self.history_items is not None:
+        if self.history_pooling is not None:
             history = query[self.model_inputs.history_name]
             vectors = self.history_items.of_ids(history, training=training)
             real = history != MISSING
-            parts.append(self.history_pooling.pooled(vectors, real))
+            parts.append(self.history_pooling(vectors, real))
             if self.history_state is not None:
                 parts.append(self.history_state(vectors, real, training=training))
         if self.query_features.sizes:
@@ -335,7 +338,7 @@ class TwoTowerStudent(TwoTowers):
 
     def stored_history(self) -> AbstractContextManager[None]:
         """As in `TwoTowers`: the vectors of a history's items are stored."""
-        return self.history_items.stored() if self.history_items else nullcontext()
+        return self.history_items.stored() if self.history_pooling else nullcontext()
 
     def encode_candidates(
         self, features: Mapping[str, tf.Tensor], training: bool = False

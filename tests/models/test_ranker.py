@@ -104,7 +104,7 @@ def test_the_embedding_of_padding_changes_nothing():
     want = teacher(BATCH).numpy()
     for table in (
         teacher.item_vectors.ids,
-        teacher.history_pooling.items,
+        teacher.pooled_items.ids,
     ):
         rows = table.get_weights()[0]
         rows[0] = 50.0

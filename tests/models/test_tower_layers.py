@@ -12,10 +12,10 @@ from tests.small_models import HISTORY, build_batch, shuffled_weights
 
 def test_history_pooling_by_hand():
     # Pools start at 1, 1/2, 1/4, … and 1, 1, 1, …; item 1 is at (1, 0), 2 at (0, 2).
-    pooling = HistoryPooling(3, 2, 3, decays=(0.5, 1.0))
-    pooling.build()
-    pooling.items.set_weights([np.array([[9, 9], [1, 0], [0, 2]], "float32")])
-    got = pooling(np.array([[2, 1, 2], [1, 0, 0], [0, 0, 0]]))
+    pooling = HistoryPooling(2, 3, decays=(0.5, 1.0))
+    items = np.array([[9, 9], [1, 0], [0, 2]], "float32")
+    history = np.array([[2, 1, 2], [1, 0, 0], [0, 0, 0]])
+    got = pooling(items[history], history > 0)
     first = [1 / 2, 2 + 1 / 2, 1.0, 4.0]
     roots = np.sqrt([1.75, 1.75, 3.0, 3.0])
     want = [
@@ -47,13 +47,14 @@ def reference_pooling(history, vectors, log_weights):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_history_pooling_matches_its_definition(seed):
-    pooling = HistoryPooling(11, 3, HISTORY, decays=(0.7, 0.97))
+    pooling = HistoryPooling(3, HISTORY, decays=(0.7, 0.97))
     pooling.build()
     shuffled_weights(pooling, seed)
     history = build_batch(6, seed=seed)["query"]["history"]
-    vectors = pooling.items.get_weights()[0].astype("float64")
+    vectors = np.random.default_rng(seed).normal(size=(11, 3))
     want = reference_pooling(history, vectors, pooling.log_weights.numpy())
-    np.testing.assert_allclose(pooling(history), want, rtol=1e-5, atol=1e-6)
+    got = pooling(vectors[history].astype("float32"), history != 0)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_tower_is_its_linear_path_plus_its_hidden_layers():
@@ -69,13 +70,14 @@ def test_a_tower_is_its_linear_path_plus_its_hidden_layers():
 
 
 def test_layers_are_restored_from_their_config():
-    for layer, rows in (
-        (Tower(3, hidden=(4,), dropout=0.1), np.ones((2, 5), "float32")),
-        (HistoryPooling(11, 3, 5, (0.5, 0.9)), build_batch()["query"]["history"]),
+    vectors = np.ones((2, 5, 3), "float32")
+    for layer, inputs in (
+        (Tower(3, hidden=(4,), dropout=0.1), [np.ones((2, 5), "float32")]),
+        (HistoryPooling(3, 5, (0.5, 0.9)), [vectors, vectors[..., 0] > 0]),
     ):
-        layer(rows)
+        layer(*inputs)
         config = keras.saving.serialize_keras_object(layer)
         copy = keras.saving.deserialize_keras_object(config)
-        copy(rows)
+        copy(*inputs)
         copy.set_weights(layer.get_weights())
-        np.testing.assert_array_equal(copy(rows), layer(rows))
+        np.testing.assert_array_equal(copy(*inputs), layer(*inputs))

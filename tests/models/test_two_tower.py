@@ -162,7 +162,7 @@ def test_with_a_popularity_bias_the_last_entry_of_a_query_is_1():
 def test_padding_of_the_history_changes_nothing():
     student = build()
     want = student(BATCH).numpy()
-    items = student.history_pooling.items
+    items = student.history_items.ids
     rows = items.get_weights()[0]
     rows[0] = 1e6
     items.set_weights([rows])
