@@ -4,14 +4,15 @@
     python -m benchmarks.quality --data movielens_100k --widths 8 32
 
 For each data set this runs its pipeline in `pipelines/` with a student of each width,
-the teachers "linear" and "sequence" alone, and a baseline with twice the training
+the teachers "linear" and "sequence" alone (as they are in the pipeline's teacher, if it
+has them), and a baseline with twice the training
 steps: as many as baseline and distillation together. Everything is chosen on
 validation, and the test lists are ranked once by each model.
 
-Every finished run is a JSON file in the work folder, so the command can be stopped at
-any time and continued, and a later call with more data sets, widths or seeds runs only
-what is missing. With `--minutes` no further run starts when the time is over. After
-each run the table of all runs is written to `docs/quality.md`.
+Every finished run is an entry of `benchmarks/quality.json`, from which the page
+`docs/quality.md` is written. So the command can be stopped at any time and continued:
+it runs what is missing there and what had other settings. To measure a run again,
+delete its entry. With `--minutes` no further run starts when the time is over.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ from recdistill.evaluation.intervals import bootstrap
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.config import Config, load_config
+from recdistill.pipeline.config.teacher_section import (
+    EnsembleTeacherConfig,
+    LinearTeacherConfig,
+    SequenceTeacherConfig,
+    TeacherConfig,
+)
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer, compiled
@@ -45,7 +52,7 @@ from recdistill.pipeline.workspace import fingerprint
 
 METRICS = ("ndcg@10", "recall@10", "recall@50")
 WIDTHS = (32, 8, 16, 64)
-ALONE = ("linear", "sequence")
+ALONE = {"linear": LinearTeacherConfig, "sequence": SequenceTeacherConfig}
 SEGMENTS = ("head", "torso", "tail", "new")
 
 
@@ -91,11 +98,14 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Name of its file: what it is, and a hash of its configuration."""
+        """Name of its result: what it is, without its settings."""
+        return f"{self.data}, {self.kind} {self.width or ''}".rstrip()
+
+    @property
+    def settings(self) -> str:
+        """Hash of its configuration."""
         settings = self.config.model_dump(mode="json", exclude={"workdir", "export"})
-        width = f"-{self.width}" if self.width else ""
-        kind = self.kind.replace(" ", "-")
-        return f"{self.data}-{kind}{width}-{fingerprint(settings)[:12]}"
+        return fingerprint(settings)
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ class Plan:
     """What is run, and where.
 
     Attributes:
-        work: Folder of the results and of all artefacts.
+        work: Folder of all artefacts.
         data: The data sets by name.
         widths: Widths of the student.
         seeds: Number of seeds of baseline and student.
@@ -117,7 +127,7 @@ class Plan:
     widths: Sequence[int] = WIDTHS
     seeds: int = 1
     overrides: Sequence[str] = ()
-    alone: Sequence[str] = ALONE
+    alone: Sequence[str] = tuple(ALONE)
     pipelines: Path = field(default=Path("pipelines"))
 
     def points(self) -> Iterator[Point]:
@@ -135,14 +145,14 @@ class Plan:
             f"evaluate.metrics={json.dumps(METRICS)}",
             "distill.gate=warn",
             f"student.seeds={self.seeds}",
-            f"workdir={self.work / 'runs'}",
+            f"workdir={self.work}",
             *self.overrides,
         ]
         if width:
             changes.append(f"student.dim={width}")
-        if kind in ALONE:
-            changes.append(f'teacher={{ kind = "{kind}" }}')
         config = load_config(self.pipelines / data.pipeline, changes)
+        if kind in ALONE:
+            config = config.model_copy(update={"teacher": _alone(config, kind)})
         if kind == "more steps":
             more = {"steps": 2 * config.student.steps}
             student = config.student.model_copy(update=more)
@@ -150,11 +160,24 @@ class Plan:
         return Point(name, kind, config, width)
 
 
-def run(plan: Plan, output: Path, seconds: float, say: Any = print) -> bool:
-    """Runs what is missing, and writes the page after each run.
+def _alone(config: Config, kind: str) -> TeacherConfig:
+    """Settings of a kind of teacher: those of the pipeline's member of that kind."""
+    teacher = config.teacher
+    members = (
+        teacher.members if isinstance(teacher, EnsembleTeacherConfig) else (teacher,)
+    )
+    found = (each for each in members if each.kind == kind)
+    return next(found, ALONE[kind]())
+
+
+def run(
+    plan: Plan, results: Path, output: Path, seconds: float, say: Any = print
+) -> bool:
+    """Runs what is missing, and writes results and page after each run.
 
     Args:
         plan: What is run.
+        results: JSON file of the results. Those of other runs stay as they are.
         output: File of the page.
         seconds: No run starts later than this.
         say: Called with a line about each run.
@@ -162,26 +185,26 @@ def run(plan: Plan, output: Path, seconds: float, say: Any = print) -> bool:
     Returns:
         Whether every run has a result.
     """
-    begun, complete, found = time.monotonic(), True, []
+    begun, complete = time.monotonic(), True
+    found = json.loads(results.read_text("utf-8")) if results.is_file() else {}
     for point in plan.points():
-        path = plan.work / f"{point.key}.json"
-        if not path.is_file():
-            if time.monotonic() - begun > seconds:
-                complete = False
-                continue
-            say(f"{point.data}: {point.kind} {point.width or ''}".rstrip())
-            try:
-                result = measure(point)
-            except (RecdistillError, OSError) as error:
-                say(f"  left out: {error}")
-                complete = False
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(result, indent=1, allow_nan=False))
-        found.append(json.loads(path.read_text(encoding="utf-8")))
+        if found.get(point.key, {}).get("settings") == point.settings:
+            continue
+        if time.monotonic() - begun > seconds:
+            complete = False
+            continue
+        say(point.key)
+        try:
+            found[point.key] = measure(point)
+        except (RecdistillError, OSError) as error:
+            say(f"  left out: {error}")
+            complete = False
+            continue
+        with atomic_write(results) as temporary:
+            document = json.dumps(found, indent=1, allow_nan=False)
+            temporary.write_text(document + "\n", encoding="utf-8")
         with atomic_write(output) as temporary:
-            temporary.write_text(page(found), encoding="utf-8")
+            temporary.write_text(page(list(found.values())), encoding="utf-8")
     return complete
 
 
@@ -193,6 +216,7 @@ def measure(point: Point) -> dict[str, Any]:
         "kind": point.kind,
         "width": point.width,
         "seed": point.config.seed,
+        "settings": point.settings,
         "config": point.config.model_dump(
             mode="json", exclude={"workdir", "export"}, exclude_unset=True
         ),
@@ -415,6 +439,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each student")
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE")
     parser.add_argument("--work", type=Path, default=Path("runs/quality"))
+    parser.add_argument(
+        "--results", type=Path, default=Path(__file__).with_suffix(".json")
+    )
     parser.add_argument("--output", type=Path, default=Path("docs/quality.md"))
     given = parser.parse_args()
     plan = Plan(
@@ -425,7 +452,8 @@ def main() -> None:
         given.set,
     )
     console = Console()
-    complete = run(plan, given.output, 60.0 * given.minutes, console.print)
+    seconds = 60.0 * given.minutes
+    complete = run(plan, given.results, given.output, seconds, console.print)
     console.print("Complete." if complete else "Not complete: run it again.")
 
 

@@ -39,25 +39,47 @@ def results(plan):
     served = SimpleNamespace(record={"measured": {"p50": 1.25}})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quality, "measured_export", lambda *_: served)
-        assert quality.run(plan, page, seconds=1e9)
-    files = plan.work.glob("*.json")
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in files]
-    return {each["kind"]: each for each in found}, page
+        assert quality.run(plan, results_file(page), page, seconds=1e9)
+    found = json.loads(results_file(page).read_text(encoding="utf-8"))
+    return {each["kind"]: each for each in found.values()}, page
 
 
-def test_a_finished_run_is_a_file_and_is_not_repeated(plan, results, monkeypatch):
+def results_file(page):
+    return page.with_suffix(".json")
+
+
+def test_a_finished_run_is_not_repeated(plan, results, monkeypatch):
     found, page = results
     assert set(found) == {"student", "linear", "more steps"}
     written = page.read_text(encoding="utf-8")
     monkeypatch.setattr(quality, "measure", None)
-    assert quality.run(plan, page, seconds=-1.0)
+    assert quality.run(plan, results_file(page), page, seconds=-1.0)
     assert page.read_text(encoding="utf-8") == written
+
+
+def test_a_run_with_other_settings_replaces_its_result(plan, results, tmp_path):
+    _, page = results
+    copy = tmp_path / "quality.json"
+    copy.write_bytes(results_file(page).read_bytes())
+    before = json.loads(copy.read_text(encoding="utf-8"))
+    data = {"tiny": quality.DataSet("tiny.toml", (*SMALLER[:-1], "seed=5"))}
+    other = replace(plan, data=data)
+    point = next(each for each in other.points() if each.kind == "linear")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality.Plan, "points", lambda _: iter([point]))
+        assert quality.run(other, copy, tmp_path / "quality.md", seconds=1e9)
+    after = json.loads(copy.read_text(encoding="utf-8"))
+    assert set(after) == set(before)
+    changed = {key for key in after if after[key] != before[key]}
+    assert changed == {"tiny, linear"}
+    assert after["tiny, linear"]["seed"] == 5
 
 
 def test_no_run_starts_after_the_time_is_over(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "measure", None)
     other = replace(plan, work=tmp_path, widths=(4,))
-    assert not quality.run(other, tmp_path / "quality.md", seconds=-1.0)
+    page = tmp_path / "quality.md"
+    assert not quality.run(other, results_file(page), page, seconds=-1.0)
     assert not list(tmp_path.iterdir())
 
 
@@ -71,6 +93,17 @@ def test_a_model_alone_has_the_metrics_of_the_report(results):
         assert found["linear"]["metrics"][metric] == pytest.approx(want[metric])
     assert student["served"]["p50"] == 1.25
     assert set(student["slices"]["distilled"]) <= set(quality.SEGMENTS)
+
+
+def test_a_teacher_alone_has_the_settings_of_the_pipeline(plan):
+    root = Path(__file__).parents[2]
+    data = {"amazon_beauty": quality.DATA["amazon_beauty"]}
+    beauty = quality.Plan(Path("work"), data, pipelines=root / "pipelines")
+    steps = {
+        p.kind: p.config.teacher for p in beauty.points() if p.kind in quality.ALONE
+    }
+    assert steps["sequence"].steps == 2_500
+    assert steps["linear"].l2 == 100
 
 
 def test_the_page_has_every_model(results):
