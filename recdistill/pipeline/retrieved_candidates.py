@@ -29,8 +29,12 @@ DEPTHS = tuple(step * 10**power for power in range(1, 7) for step in (1, 2, 5))
 LARGEST_RANKING = 200_000_000
 """Largest number of scores that the pipeline's own teachers compute in a validation.
 
-A pass takes some seconds, and each of a training's checkpoints needs one.
+A pass takes some seconds, and each of a training's checkpoints needs one. Of a larger
+catalogue they rank fewer lists.
 """
+
+FEWEST_RANKED = 2_000
+"""Smallest number of lists of the whole catalogue by which a teacher is validated."""
 
 
 def reranks(config: Config, prepared: Prepared) -> bool:
@@ -43,24 +47,29 @@ def reranks(config: Config, prepared: Prepared) -> bool:
     return large and not prepared.has_shown_candidates
 
 
-def samples_for_teacher(config: Config, prepared: Prepared, lists: int) -> bool:
-    """Whether the teacher is trained and checked on sampled candidates.
+def lists_for_teacher(config: Config, prepared: Prepared, lists: int) -> int | None:
+    """Number of validation lists whose catalogue the teacher ranks in its training.
 
     Metrics among sampled candidates can order models in another way than metrics on
     the catalogue (Krichene and Rendle, KDD 2020). The pipeline's own teachers score an
     item by a product of vectors, so they rank the catalogue of the validation lists
-    where that is feasible.
+    where that is feasible, or of some of them.
 
     Args:
         config: The pipeline's configuration.
         prepared: The prepared data.
         lists: Number of validation lists.
+
+    Returns:
+        The largest number; None if the teacher is trained and checked on sampled
+        candidates.
     """
     if not reranks(config, prepared):
-        return False
-    own = all(map(is_own, members_of(config.teacher)))
+        return lists
     lists = min(lists, config.evaluate.valid_lists)
-    return not own or lists * prepared.catalogue_size > LARGEST_RANKING
+    own = all(map(is_own, members_of(config.teacher)))
+    feasible = min(lists, LARGEST_RANKING // prepared.catalogue_size)
+    return feasible if own and feasible >= min(lists, FEWEST_RANKED) else None
 
 
 @dataclass(frozen=True)

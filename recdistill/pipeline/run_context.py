@@ -32,8 +32,8 @@ from recdistill.pipeline.model_building import (
 from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
 from recdistill.pipeline.retrieved_candidates import (
     Retrieval,
+    lists_for_teacher,
     reranks,
-    samples_for_teacher,
 )
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.scorers import (
@@ -249,17 +249,25 @@ class RunContext:
     @property
     def samples_for_teacher(self) -> bool:
         """Whether the teacher is trained and checked on sampled candidates."""
+        return self.lists_for_teacher is None
+
+    @property
+    def lists_for_teacher(self) -> int | None:
+        """Number of validation lists of the teacher; None if they are sampled."""
         lists = self.artefacts["prepare"].record["lists"]["valid"]
-        return samples_for_teacher(self.config, self.prepared, lists)
+        return lists_for_teacher(self.config, self.prepared, lists)
 
     @cached_property
     def teacher_validation(self) -> Validation:
         """The validation lists by which a teacher is trained and checked.
 
-        If the teacher cannot rank the catalogue, they have sampled candidates.
+        These are some of the validation lists, where the catalogue is so large that
+        ranking it for all of them takes long. If the teacher cannot rank the catalogue,
+        they have sampled candidates.
         """
-        if not self.samples_for_teacher:
-            return self.validation
+        lists = self.lists_for_teacher
+        if lists is not None:
+            return self.validation.spread(lists)
         return self.validation.with_sampled_candidates(
             self.prepared.popularity, self.config.evaluate.retrieved, self.config.seed
         )

@@ -102,7 +102,12 @@ class Validation:
             len(each) * self.catalogue_size if own is None else len(own.values)
             for each, own in zip(self.lists, scored, strict=True)
         )
-        count = max(FEWEST_LISTS, total * SCORES_OF_A_VALIDATION // max(1, pairs))
+        fewer = total * SCORES_OF_A_VALIDATION // max(1, pairs)
+        return self.spread(max(FEWEST_LISTS, fewer))
+
+    def spread(self, count: int) -> Validation:
+        """At most `count` of the lists, spread over all of them."""
+        total = len(self)
         if count >= total:
             return self
         chosen = np.arange(count) * total // count

@@ -129,3 +129,4 @@ def test_fewer_lists_of_a_large_catalogue_are_ranked_during_training(monkeypatch
     assert len(chosen(50, sampled)) > 5
     monkeypatch.setattr(validation, "FEWEST_LISTS", 3)
     assert chosen(1) == [0, 4, 8]
+    assert whole.spread(12) is whole

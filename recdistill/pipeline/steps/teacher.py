@@ -41,6 +41,7 @@ class TeacherStep(Step):
             "teacher": run.teacher_identity,
             **run.validation_inputs,
             **({"retrieved": retrieved} if run.samples_for_teacher else {}),
+            "lists": run.lists_for_teacher,
             **sections(run.config, "seed"),
         }
 
