@@ -316,8 +316,8 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         " and distillation together. Everything was chosen on validation. *ms* is the"
         " median of one query, all items of the catalogue ranked by the exported"
         " SavedModel on one thread. *Training* of a distilled student includes its"
-        " teacher and its scores, but not the baseline. Times are those of the clock, of"
-        " all seeds of a student; other work of the machine lengthens them.",
+        " teacher and its scores, but not the baseline. Times are those of the clock,"
+        " for all seeds of a student; other work of the machine lengthens them.",
     ]
     for data in dict.fromkeys(each["data"] for each in found):
         text += ["", f"## {data}", ""]

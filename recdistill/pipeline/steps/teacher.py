@@ -36,12 +36,9 @@ class TeacherStep(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
-        retrieved = run.config.evaluate.retrieved
         return {
             "teacher": run.teacher_identity,
-            **run.validation_inputs,
-            **({"retrieved": retrieved} if run.samples_for_teacher else {}),
-            "lists": run.lists_for_teacher,
+            **run.teacher_validation_inputs,
             **sections(run.config, "seed"),
         }
 
