@@ -5,9 +5,9 @@
 
 For each data set this runs its pipeline in `pipelines/` with a student of each width,
 the teachers "linear" and "sequence" alone (as they are in the pipeline's teacher, if it
-has them), and a baseline with twice the training
-steps: as many as baseline and distillation together. Everything is chosen on
-validation, and the test lists are ranked once by each model.
+has them), and a baseline with twice the training steps: as many as baseline and
+distillation together. Everything is chosen on validation, and the test lists are ranked
+once by each model.
 
 Every finished run is an entry of `benchmarks/quality.json`, from which the page
 `docs/quality.md` is written. So the command can be stopped at any time and continued:

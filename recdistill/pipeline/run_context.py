@@ -247,19 +247,10 @@ class RunContext:
         return reranks(self.config, self.prepared)
 
     @property
-    def samples_for_teacher(self) -> bool:
-        """Whether the teacher is trained and checked on sampled candidates."""
-        return self.lists_for_teacher is None
-
-    @property
     def lists_for_teacher(self) -> int | None:
-        """Number of validation lists of the teacher; None for sampled candidates."""
-        return lists_for_teacher(self.config, self.prepared, self._valid_lists)
-
-    @property
-    def _valid_lists(self) -> int:
-        lists: int = self.artefacts["prepare"].record["lists"]["valid"]
-        return lists
+        """Most validation lists of a teacher; None if it ranks sampled candidates."""
+        lists = self.artefacts["prepare"].record["lists"]["valid"]
+        return lists_for_teacher(self.config, self.prepared, lists)
 
     @cached_property
     def teacher_validation(self) -> Validation:
@@ -302,16 +293,6 @@ class RunContext:
         """The settings of `validation`, for the inputs of a step."""
         settings = self.config.evaluate
         return {"valid_lists": settings.valid_lists, "metrics": settings.metrics}
-
-    @property
-    def teacher_validation_inputs(self) -> dict[str, Any]:
-        """The settings of `teacher_validation`, for the inputs of a step."""
-        found, settings = self.validation_inputs, self.config.evaluate
-        lists = self.lists_for_teacher
-        if lists is None:
-            return {**found, "retrieved": settings.retrieved}
-        fewer = lists < min(self._valid_lists, settings.valid_lists)
-        return {**found, "lists": lists} if fewer else found
 
     # The teacher.
 

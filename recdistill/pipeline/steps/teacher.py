@@ -36,9 +36,15 @@ class TeacherStep(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
+        lists, settings = run.lists_for_teacher, run.config.evaluate
         return {
             "teacher": run.teacher_identity,
-            **run.teacher_validation_inputs,
+            **run.validation_inputs,
+            **(
+                {"retrieved": settings.retrieved}
+                if lists is None
+                else {"lists": min(lists, settings.valid_lists)}
+            ),
             **sections(run.config, "seed"),
         }
 
@@ -75,7 +81,7 @@ class TeacherStep(Step):
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
-            "sampled_candidates": run.samples_for_teacher,
+            "sampled_candidates": run.lists_for_teacher is None,
             **values,
         }
 
