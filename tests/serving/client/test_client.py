@@ -426,13 +426,14 @@ class TestGrpcConnections:
 
     @pytest.mark.parametrize("kind", [Client, Blocking])
     def test_a_closed_client_refuses_calls(self, server, kind):
-        client = kind(server.endpoints["grpc"], "films", deadline_s=LONG_S, retries=3)
-        client.versions()
-        client.close()
-        for _ in range(2):
-            with pytest.raises(ServingError, match="the client is closed") as caught:
-                client.versions()
-            assert caught.value.code == "CANCELLED"
+        endpoint = server.endpoints["grpc"]
+        with kind(endpoint, "films", deadline_s=LONG_S, retries=3) as client:
+            client.versions()
+            client.close()
+            for _ in range(2):
+                with pytest.raises(ServingError, match="client is closed") as caught:
+                    client.versions()
+                assert caught.value.code == "CANCELLED"
 
     def test_closing_a_client_ends_its_running_calls(self, server):
         async def call():
