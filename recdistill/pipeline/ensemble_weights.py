@@ -1,4 +1,4 @@
-"""Weights of an ensemble's members, chosen on validation."""
+"""Scales of an ensemble's members, and weights that are chosen on validation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from recdistill.data.batches import Lists
 from recdistill.distillation.score_transforms import Transform, transformed
 from recdistill.evaluation.intervals import paired_difference
 from recdistill.evaluation.rows import ListRows, measure_ranks
@@ -21,6 +22,12 @@ from recdistill.pipeline.validation import Validation
 
 PARTS = {1: 1, 2: 20, 3: 10, 4: 6, 5: 5}
 """Number of equal parts of the total weight that are shared out, by members."""
+
+LISTS_OF_A_SCALE = 500
+"""Number of validation lists whose scores give a member's scale."""
+
+DIGITS = 6
+"""Significant digits of a factor, so that a configuration can state it."""
 
 SAMPLES = 1_000
 """Resamples of the queries for the noise between them."""
@@ -48,11 +55,55 @@ class EnsembleChoice:
     value: float
 
 
+def scales_of(members: Sequence[Scorer], validation: Validation) -> tuple[float, ...]:
+    """The standard deviation of each member's scores within a list.
+
+    It is the root of the mean variance over some validation lists; 1 for a member whose
+    scores are all equal.
+
+    Args:
+        members: Each a function of a batch to scores `(batch, list_size)`.
+        validation: The validation lists.
+    """
+    size = validation.catalogue_size
+    rankers = [CandidateRanker(member, size) for member in members]
+    lists_of = validation.spread(LISTS_OF_A_SCALE).lists
+    variances: list[list[np.ndarray]] = [[] for _ in members]
+    for lists, candidates in _blocks(lists_of, size):
+        mask = candidates >= 0
+        for found, ranker in zip(variances, rankers, strict=True):
+            scores = _finite(ranker.scores(lists, candidates)).astype("float64")
+            found.append(np.ma.array(scores, mask=~mask).var(axis=1).filled(0.0))
+    means = (np.concatenate(found).mean() for found in variances)
+    return tuple(float(mean**0.5) if mean > 0.0 else 1.0 for mean in means)
+
+
+def factors(
+    weights: Sequence[float], scales: Sequence[float] | None
+) -> tuple[float, ...]:
+    """What each member's scores are multiplied by: weight over scale, summing to 1.
+
+    Args:
+        weights: One weight for each member.
+        scales: The members' scales, from `scales_of`; None for the weights themselves.
+
+    Examples:
+        >>> factors((0.75, 0.25), (3.0, 1.0))
+        (0.5, 0.5)
+    """
+    if scales is None:
+        return tuple(weights)
+    each = [weight / scale for weight, scale in zip(weights, scales, strict=True)]
+    total = sum(each)
+    return tuple(float(f"{factor / total:.{DIGITS}g}") for factor in each)
+
+
 def choose_weights(
     members: Sequence[Scorer],
     validation: Validation,
     normalize: Transform,
     seed: int,
+    scales: Sequence[float] | None = None,
 ) -> EnsembleChoice:
     """Chooses the weights with the best first metric on validation.
 
@@ -65,17 +116,18 @@ def choose_weights(
         validation: The validation lists and the metric.
         normalize: Transform of each member's scores within a list.
         seed: Seed of the resamples.
+        scales: What the transformed scores of each member are divided by; 1 by default.
     """
     grid = list(_shares(len(members)))
     rows = [ListRows() for _ in grid]
     metric, size = validation.metrics[:1], validation.catalogue_size
     rankers = [CandidateRanker(member, size) for member in members]
-    blocks = (b for lists in validation.lists for b in candidate_blocks(lists, size))
-    for lists, candidates in blocks:
+    scales = [1.0] * len(members) if scales is None else scales
+    for lists, candidates in _blocks(validation.lists, size):
         mask = candidates >= 0
         parts = [
-            _normalized(ranker.scores(lists, candidates), mask, normalize)
-            for ranker in rankers
+            _normalized(ranker.scores(lists, candidates), mask, normalize) / scale
+            for ranker, scale in zip(rankers, scales, strict=True)
         ]
         for found, weights in zip(rows, grid, strict=True):
             scores = sum(w * part for w, part in zip(weights, parts, strict=True) if w)
@@ -106,8 +158,16 @@ def choose_weights(
     )
 
 
+def _blocks(pieces: Sequence[Lists], size: int) -> Iterator[tuple[Lists, np.ndarray]]:
+    return (block for lists in pieces for block in candidate_blocks(lists, size))
+
+
+def _finite(scores: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(scores), scores, np.float32(0.0))
+
+
 def _normalized(scores: np.ndarray, mask: np.ndarray, how: Transform) -> np.ndarray:
-    finite = tf.constant(np.where(np.isfinite(scores), scores, np.float32(0.0)))
+    finite = tf.constant(_finite(scores))
     return np.asarray(transformed(finite, tf.constant(mask), how))
 
 

@@ -127,8 +127,8 @@ class TeacherBuilder:
         prepared: The prepared data.
         external: Opens external teachers.
         fit: Whether to fit linear models; otherwise the caller loads their weights.
-        member_weights: The weights of an ensemble's members that were chosen on
-            validation, 0 for members that are left out; None for those of the
+        member_weights: The factors of an ensemble's members that were found on
+            validation, 0 for members that are left out; None for the weights of the
             configuration.
     """
 
@@ -180,7 +180,8 @@ class TeacherBuilder:
             return members[0]
         weights = self._member_weights or config.fixed_weights
         kept = [weights[k] for k in self._kept()]
-        ensemble = EnsembleTeacher(list(members), kept, config.normalize)
+        how = "none" if config.normalize == "scale" else config.normalize
+        ensemble = EnsembleTeacher(list(members), kept, how)
         ensemble.built = True  # It has only the weights of its members.
         return ensemble
 

@@ -56,12 +56,12 @@ def seed_folder(folder: Path, seed: int, *, create: bool = False) -> Path:
 
 
 def save_member_weights(weights: Sequence[float], folder: Path) -> None:
-    """Writes the weights of an ensemble's members, 0 for those that are left out."""
+    """Writes the factors of an ensemble's members, 0 for those that are left out."""
     with atomic_write(folder / MEMBER_WEIGHTS) as temporary:
         temporary.write_text(json.dumps(list(weights)))
 
 
 def read_member_weights(folder: Path) -> tuple[float, ...] | None:
-    """The weights of an ensemble's members; None if the folder has none."""
+    """The factors of an ensemble's members; None if the folder has none."""
     path = folder / MEMBER_WEIGHTS
     return tuple(json.loads(path.read_text())) if path.exists() else None

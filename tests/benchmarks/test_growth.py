@@ -1,12 +1,17 @@
 """benchmarks.growth: stored points, limits and exponents, without running steps."""
 
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import growth
 from benchmarks.generated_tables import write_tables
+from tests.serving.waiting import wait_until
 
 LIMITS = growth.Limits(interactions=1_000_000, items=10_000, rows=100_000, seconds=60.0)
 
@@ -107,3 +112,12 @@ def test_distillation_on_a_large_catalogue_includes_its_second_round(
     assert point["distill_s"] == 6.0 and point["evaluate_s"] == 2.0
     assert point["distill_mib"] == 107.0
     assert point["run_s"] == 18.0
+
+
+def test_the_peak_memory_of_a_command_leaves_out_the_process_that_started_it():
+    held = np.ones(300 * 2**17)  # 300 MiB here, and 100 MiB in the command.
+    code = "import sys; held = bytearray(100 * 2**20); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+        wait_until(lambda: growth.peak_mib(child.pid) > 100)
+        assert growth.peak_mib(child.pid) < 200 < growth.peak_mib(os.getpid())
+    assert held.any()

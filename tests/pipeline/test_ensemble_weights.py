@@ -1,12 +1,18 @@
-"""ensemble_weights: members that help get weight, and the others are left out."""
+"""ensemble_weights: scales, and weights of the members that help."""
+
+import json
 
 import numpy as np
 import pytest
 
 from recdistill.data.batches import Lists
+from recdistill.data.collation import Collator
 from recdistill.data.ragged import Ragged
-from recdistill.pipeline.ensemble_weights import choose_weights
+from recdistill.data.shard_reading import in_order
+from recdistill.pipeline.ensemble_weights import choose_weights, factors, scales_of
+from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.validation import Validation
+from tests import small_pipelines
 
 LISTS, ITEMS = 400, 30
 
@@ -74,6 +80,29 @@ def test_two_members_that_err_differently_share_the_weight(case):
     assert choice.without == pytest.approx((by_hand[0.0], by_hand[1.0]), abs=1e-5)
 
 
+def test_a_scale_is_the_root_of_the_mean_variance_within_a_list(case):
+    rng, positives = case
+    spread = 10.0 ** rng.uniform(-1, 1, (LISTS, 1))  # Of each list.
+    scores = (rng.normal(size=(LISTS, ITEMS)) * spread + rng.normal()).astype("float32")
+    equal = np.full((LISTS, ITEMS), 7.0, "float32")
+    got = scales_of([scorer(scores), scorer(equal)], validation(positives))
+    by_hand = np.mean([np.var(row.astype("float64")) for row in scores]) ** 0.5
+    assert got == pytest.approx((by_hand, 1.0))
+
+
+def test_weights_can_be_chosen_for_scores_with_a_scale(case):
+    rng, positives = case
+    first, second = (noisy(rng, positives, 2.0) for _ in range(2))
+    second *= 50
+    members, lists = [scorer(first), scorer(second)], validation(positives)
+    scales = scales_of(members, lists)
+    choice = choose_weights(members, lists, "none", 1, scales)
+    one, two = factors(choice.weights, scales)
+    assert 0.3 < choice.weights[0] < 0.7
+    joined = reciprocal_rank(one * first + two * second, positives)
+    assert choice.value == pytest.approx(joined, abs=1e-4)
+
+
 def test_a_member_that_adds_nothing_is_left_out(case):
     rng, positives = case
     good, noise = noisy(rng, positives, 3.0), noisy(rng, positives, 0.0)
@@ -95,3 +124,26 @@ def test_a_single_member_has_all_the_weight(case):
     assert choose_weights([only], validation(positives), "none", seed=1).weights == (
         1.0,
     )
+
+
+def test_the_score_of_a_candidate_does_not_depend_on_the_other_candidates(tmp_path):
+    members = "{kind='transition'}, {kind='linear', l2=20.0}"
+    teacher = f"teacher={{kind='ensemble', weights=[2.0, 1.0], members=[{members}]}}"
+    pipeline = Pipeline(small_pipelines.load(tmp_path, teacher))
+    artefact = pipeline.run("teacher")
+    model, prepared = pipeline.context.teacher_model, pipeline.prepared
+    scales = scales_of(
+        [lambda x, m=m: m(x).numpy() for m in model.members],
+        pipeline.context.teacher_validation,
+    )
+    stored = json.loads((artefact.path / "member_weights.json").read_text())
+    want = np.array([2.0, 1.0]) / scales
+    assert stored == pytest.approx(want / want.sum(), rel=1e-5)
+    lists = next(in_order(prepared.shards("valid"), 8))
+    x, _, _ = Collator(prepared.catalogue_size)(lists, np.random.default_rng(0))
+    mask = x["mask"]
+    x["candidate_index"] = np.broadcast_to(x["candidate_index"], mask.shape)
+    before = model(x).numpy()
+    x["mask"] = mask & (np.arange(mask.shape[1]) % 3 == 0)
+    assert x["mask"].any()
+    np.testing.assert_array_equal(model(x).numpy(), np.where(x["mask"], before, 0.0))

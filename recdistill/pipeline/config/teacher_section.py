@@ -203,7 +203,7 @@ def _checked_duration(text: str) -> str:
 
 
 class EnsembleTeacherConfig(Section):
-    """Ensemble: the weighted mean of several teachers' scores within each list."""
+    """Ensemble: the weighted mean of several teachers' scores, on a common scale."""
 
     kind: Literal["ensemble"] = "ensemble"
     members: tuple[MemberConfig, ...] = Field(
@@ -215,10 +215,15 @@ class EnsembleTeacherConfig(Section):
         "chooses the weights with the best metric on validation, and leaves out "
         "members that do not improve it by more than a standard error.",
     )
-    normalize: Literal["none", "z_score", "min_max", "log", "logit", "rank"] = Field(
-        default="z_score",
-        description="Transform of each member's scores within a list before the mean; "
-        "see `recdistill.distillation.score_transforms`.",
+    normalize: Literal[
+        "scale", "none", "z_score", "min_max", "log", "logit", "rank"
+    ] = Field(
+        default="scale",
+        description="What gives the members' scores a common scale before the mean. "
+        "`scale`: division by the standard deviation of the member's scores on "
+        "validation, one number for all lists, so that a score does not depend on the "
+        "other candidates. The others transform the scores within each list; see "
+        "`recdistill.distillation.score_transforms`.",
     )
 
     @property
@@ -301,13 +306,19 @@ def chosen_teacher(
 
     Args:
         members: The settings of each.
-        weights: The weight of each; those with the weight 0 are left out.
+        weights: The weight of each one's scores, without a transform; those with the
+            weight 0 are left out.
     """
     kept = [(m, w) for m, w in zip(members, weights, strict=True) if w]
     if len(kept) == 1:
         return kept[0][0]
     settings, shares = zip(*kept, strict=True)
-    return {"kind": "ensemble", "weights": [*shares], "members": [*settings]}
+    return {
+        "kind": "ensemble",
+        "weights": [*shares],
+        "normalize": "none",
+        "members": [*settings],
+    }
 
 
 def members_of(config: Section) -> tuple[Section, ...]:

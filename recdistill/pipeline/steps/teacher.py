@@ -97,7 +97,7 @@ class TeacherStep(Step):
         from recdistill.pipeline.config.budget import parse_duration
         from recdistill.pipeline.config.teacher_section import (
             AutomaticTeacherConfig,
-            chooses_weights,
+            EnsembleTeacherConfig,
             chosen_teacher,
             given,
             members_of,
@@ -124,9 +124,8 @@ class TeacherStep(Step):
         same = same_before(members)
         models, trained = zip(*map(training.member, members, same), strict=True)
         weights: Sequence[float] = (1.0,) * len(members)
-        if chooses_weights(config.teacher):
-            found["members"] = self._described(run, config.teacher, models)
-            weights = [each["weight"] for each in found["members"]]
+        if isinstance(config.teacher, EnsembleTeacherConfig):
+            found["members"], weights = self._weighted(run, config.teacher, models)
             if automatic:
                 found["chosen"] = chosen_teacher([*map(given, members)], weights)
                 opened = config.for_teacher(found["chosen"]), *opened[1:]
@@ -142,29 +141,41 @@ class TeacherStep(Step):
         return builder.joined([models[k] for k in numbers]), opened[0], found
 
     @staticmethod
-    def _described(
+    def _weighted(
         run: RunContext, settings: EnsembleTeacherConfig, models: Sequence[Any]
-    ) -> list[dict[str, Any]]:
-        """The weights of an ensemble that are best on validation.
+    ) -> tuple[list[dict[str, Any]], tuple[float, ...]]:
+        """The scales of an ensemble's members and the weights that are best.
 
         Returns:
-            Of each member its kind, its weight, its metric alone, and the metric of the
-            ensemble without it.
+            If the weights are chosen, of each member its kind, its weight, its metric
+            alone, and the metric of the ensemble without it; and the factors of the
+            members' scores.
         """
-        from recdistill.pipeline.config.teacher_section import given
-        from recdistill.pipeline.ensemble_weights import choose_weights
-
-        lists = len(run.teacher_validation)
-        choice = choose_weights(
-            [run.scorer(each, "Evaluating the members", lists) for each in models],
-            run.teacher_validation,
-            settings.normalize,
-            run.config.seed,
+        from recdistill.pipeline.config.teacher_section import chooses_weights, given
+        from recdistill.pipeline.ensemble_weights import (
+            choose_weights,
+            factors,
+            scales_of,
         )
+
+        validation, how = run.teacher_validation, settings.normalize
+
+        def scorers(activity: str) -> list[Any]:
+            return [run.scorer(each, activity, len(validation)) for each in models]
+
+        scales: tuple[float, ...] | None = None
+        if how == "scale":
+            scales = scales_of(scorers("Measuring the members' scores"), validation)
+            how = "none"
+        if not chooses_weights(settings):
+            return [], factors(settings.fixed_weights, scales)
+        members = scorers("Evaluating the members")
+        choice = choose_weights(members, validation, how, run.config.seed, scales)
         kinds = [given(member)["kind"] for member in settings.members]
         columns = zip(kinds, choice.weights, choice.alone, choice.without, strict=True)
         names = ("kind", "weight", "valid", "valid_without")
-        return [dict(zip(names, each, strict=True)) for each in columns]
+        described = [dict(zip(names, each, strict=True)) for each in columns]
+        return described, factors(choice.weights, scales)
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """What was tried, the members of an ensemble, and the form of linear models."""
