@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -240,23 +241,32 @@ def step_cost(
             cwd=folder,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         )
-        end = time.monotonic() + seconds
-        while not (done := os.wait4(child.pid, os.WNOHANG))[0]:
+        end, mib = time.monotonic() + seconds, 0.0
+        while child.poll() is None:
             if time.monotonic() > end:
                 child.kill()
-                os.wait4(child.pid, 0)
-                child.returncode = -9
+                child.wait()
                 print(f"{step} was stopped: no time is left.", file=sys.stderr)
                 return None
+            mib = max(mib, peak_mib(child.pid))
             time.sleep(0.05)
-        child.returncode = os.waitstatus_to_exitcode(done[1])
         output.seek(0)
         text = output.read()
     if child.returncode:
         print(f"{step} failed:\n{text[-2_000:]}", file=sys.stderr)
         return None
     record = json.loads(text[text.index("{\n") :])["record"]
-    return float(record["seconds"]), done[2].ru_maxrss / 1024
+    return float(record["seconds"]), mib
+
+
+def peak_mib(process: int) -> float:
+    """Peak resident memory of a Linux process so far, in MiB; 0 if it has ended.
+
+    The `ru_maxrss` of a command would include the memory of the process that starts it.
+    """
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def outcome(points: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:

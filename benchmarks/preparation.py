@@ -1,9 +1,10 @@
 """The step `prepare`, compared with RecBole's loading and with pandas.
 
 RecBole needs PyTorch and versions of NumPy and pandas of its own. Install it into a
-virtual environment, `pip install recbole`, and name that environment's Python in the
-environment variable `RECDISTILL_BENCH_RECBOLE_PYTHON`. Without it the comparison with
-RecBole is left out, and the sizes say so.
+virtual environment, `pip install recbole torch "numpy<2" "pandas<2.3" "scipy<1.13"`,
+and name that environment's Python in the environment variable
+`RECDISTILL_BENCH_RECBOLE_PYTHON`. Without it the comparison with RecBole is left out,
+and the sizes say so.
 """
 
 import json
