@@ -29,9 +29,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
         "history": sized(100, scale, least=4),
         "stored_candidates": sized(801, scale, least=8),
         "items_of_stored_lists": sized(12_000, scale, least=64),
-        "steps_timed": sized(
-            int(__import__("os").environ.get("STEPS", "200")), scale, least=4
-        ),
+        "steps_timed": sized(200, scale, least=4),
     }
     figures: dict[str, float] = {}
     for name, jit_compile in (("graph", False), ("xla", True)):
