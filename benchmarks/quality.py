@@ -288,6 +288,10 @@ def _of_student(pipeline: Pipeline) -> dict[str, Any]:
             }
             for name, part in document["models"].items()
         },
+        "slices_gained": {
+            name: _numbers(one["metrics"][METRICS[0]])
+            for name, one in document["slice_differences"].get("item", {}).items()
+        },
         "seeds": document["seeds"],
         "served": served.record["measured"],
         "seconds": document["timings_s"],
@@ -311,7 +315,9 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
         "Written by `python -m benchmarks.quality` (`make quality`). NDCG and recall of"
         " the test lists, with 95 % intervals over queries. All models rank the whole"
         " catalogue, except that a teacher with retrieved candidates re-ranks these;"
-        " *gap closed*, *kept* and slices then are among the retrieved candidates. The"
+        " *gap closed*, *kept* and slices then are among the retrieved candidates."
+        " *Gained* is distilled minus baseline, paired. Slices are those of the"
+        " relevant items' popularity; *new* items have no training interactions. The"
         " baseline with more steps has twice the training steps, as many as baseline"
         " and distillation together. Everything was chosen on validation. *ms* is the"
         " median of one query, all items of the catalogue ranked by the exported"
@@ -362,16 +368,16 @@ def _towers(each: Mapping[str, Any]) -> Iterator[str]:
 def _effects(students: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Effect of the distillation by width, on all lists and on slices."""
     yield ""
-    slices = [f"{name}: baseline → distilled" for name in SEGMENTS]
+    slices = [f"{name}: baseline, gained" for name in SEGMENTS]
     yield from _heading(["width", "gap closed", "kept", "gained", *slices])
     for each in students:
         cells = [str(each["width"])]
         cells += [_cell(each[name], ".0%") for name in ("gap_closed", "kept")]
         cells.append(_cell(each["gained"], "+.4f"))
-        both = [each["slices"][name] for name in ("baseline", "distilled")]
         for name in SEGMENTS:
-            values = [_cell(one.get(name, [None])[:1], ".4f") for one in both]
-            cells.append(" → ".join(values) if all(values) else "")
+            before = _cell(each["slices"]["baseline"].get(name, [None])[:1], ".4f")
+            gained = _cell(each["slices_gained"].get(name, [None]), "+.4f")
+            cells.append(f"{before}, {gained}" if before and gained else "")
         yield _row(cells)
     yield ""
     for each in students:

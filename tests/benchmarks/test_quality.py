@@ -93,6 +93,11 @@ def test_a_model_alone_has_the_metrics_of_the_report(results):
         assert found["linear"]["metrics"][metric] == pytest.approx(want[metric])
     assert student["served"]["p50"] == 1.25
     assert set(student["slices"]["distilled"]) <= set(quality.SEGMENTS)
+    slices = student["slices"]
+    for name, (gained, *_) in student["slices_gained"].items():
+        difference = slices["distilled"][name][0] - slices["baseline"][name][0]
+        assert gained == pytest.approx(difference)
+    assert set(student["slices_gained"]) & set(quality.SEGMENTS)
 
 
 def test_a_teacher_alone_has_the_settings_of_the_pipeline():
