@@ -260,11 +260,14 @@ def step_cost(
 
 
 def peak_mib(process: int) -> float:
-    """Peak resident memory of a Linux process so far, in MiB; 0 if it has ended.
+    """Peak resident memory of a process so far, in MiB; 0 if it is not known.
 
     The `ru_maxrss` of a command would include the memory of the process that starts it.
     """
-    status = Path(f"/proc/{process}/status").read_text()
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
     found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
 

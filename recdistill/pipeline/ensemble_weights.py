@@ -58,18 +58,17 @@ class EnsembleChoice:
 def scales_of(members: Sequence[Scorer], validation: Validation) -> tuple[float, ...]:
     """The standard deviation of each member's scores within a list.
 
-    It is the root of the mean variance over some validation lists; 1 for a member whose
-    scores are all equal.
+    It is the root of the mean variance over the lists; 1 for a member whose scores are
+    all equal.
 
     Args:
         members: Each a function of a batch to scores `(batch, list_size)`.
-        validation: The validation lists.
+        validation: Validation lists; `LISTS_OF_A_SCALE` are enough.
     """
     size = validation.catalogue_size
     rankers = [CandidateRanker(member, size) for member in members]
-    lists_of = validation.spread(LISTS_OF_A_SCALE).lists
     variances: list[list[np.ndarray]] = [[] for _ in members]
-    for lists, candidates in _blocks(lists_of, size):
+    for lists, candidates in _blocks(validation.lists, size):
         mask = candidates >= 0
         for found, ranker in zip(variances, rankers, strict=True):
             scores = _finite(ranker.scores(lists, candidates)).astype("float64")

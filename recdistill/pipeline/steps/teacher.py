@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.config.teacher_section import EnsembleTeacherConfig
     from recdistill.pipeline.run_context import RunContext
+    from recdistill.pipeline.validation import Validation
     from recdistill.pipeline.workspace import Draft
 
 
@@ -153,6 +154,7 @@ class TeacherStep(Step):
         """
         from recdistill.pipeline.config.teacher_section import chooses_weights, given
         from recdistill.pipeline.ensemble_weights import (
+            LISTS_OF_A_SCALE,
             choose_weights,
             factors,
             scales_of,
@@ -160,16 +162,17 @@ class TeacherStep(Step):
 
         validation, how = run.teacher_validation, settings.normalize
 
-        def scorers(activity: str) -> list[Any]:
-            return [run.scorer(each, activity, len(validation)) for each in models]
+        def scorers(activity: str, lists: Validation) -> list[Any]:
+            return [run.scorer(each, activity, len(lists)) for each in models]
 
         scales: tuple[float, ...] | None = None
         if how == "scale":
-            scales = scales_of(scorers("Measuring the members' scores"), validation)
+            some = validation.spread(LISTS_OF_A_SCALE)
+            scales = scales_of(scorers("Measuring the members' scores", some), some)
             how = "none"
         if not chooses_weights(settings):
             return [], factors(settings.fixed_weights, scales)
-        members = scorers("Evaluating the members")
+        members = scorers("Evaluating the members", validation)
         choice = choose_weights(members, validation, how, run.config.seed, scales)
         kinds = [given(member)["kind"] for member in settings.members]
         columns = zip(kinds, choice.weights, choice.alone, choice.without, strict=True)
