@@ -56,25 +56,29 @@ class EnsembleChoice:
 
 
 def scales_of(members: Sequence[Scorer], validation: Validation) -> tuple[float, ...]:
-    """The standard deviation of each member's scores within a list.
+    """The mean distance of a list's highest score from its mean, for each member.
 
-    It is the root of the mean variance over the lists; 1 for a member whose scores are
-    all equal.
+    Members with this scale differ by as much where a ranking is decided, whatever the
+    rest of their scores is like. The standard deviation of a heavy tail is small, and
+    the best weight of such a member would be between the first points of a grid.
 
     Args:
         members: Each a function of a batch to scores `(batch, list_size)`.
         validation: Validation lists; `LISTS_OF_A_SCALE` are enough.
+
+    Returns:
+        One number above 0 for each member; 1 if all its scores are equal.
     """
     size = validation.catalogue_size
     rankers = [CandidateRanker(member, size) for member in members]
-    variances: list[list[np.ndarray]] = [[] for _ in members]
+    distances: list[list[np.ndarray]] = [[] for _ in members]
     for lists, candidates in _blocks(validation.lists, size):
-        mask = candidates >= 0
-        for found, ranker in zip(variances, rankers, strict=True):
+        for found, ranker in zip(distances, rankers, strict=True):
             scores = _finite(ranker.scores(lists, candidates)).astype("float64")
-            found.append(np.ma.array(scores, mask=~mask).var(axis=1).filled(0.0))
-    means = (np.concatenate(found).mean() for found in variances)
-    return tuple(float(mean**0.5) if mean > 0.0 else 1.0 for mean in means)
+            listed = np.ma.array(scores, mask=candidates < 0)
+            found.append((listed.max(axis=1) - listed.mean(axis=1)).filled(0.0))
+    means = (float(np.concatenate(found).mean()) for found in distances)
+    return tuple(mean if mean > 0.0 else 1.0 for mean in means)
 
 
 def factors(

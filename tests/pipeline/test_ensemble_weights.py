@@ -80,13 +80,13 @@ def test_two_members_that_err_differently_share_the_weight(case):
     assert choice.without == pytest.approx((by_hand[0.0], by_hand[1.0]), abs=1e-5)
 
 
-def test_a_scale_is_the_root_of_the_mean_variance_within_a_list(case):
+def test_a_scale_is_the_mean_distance_of_the_highest_score_from_the_mean(case):
     rng, positives = case
     spread = 10.0 ** rng.uniform(-1, 1, (LISTS, 1))  # Of each list.
     scores = (rng.normal(size=(LISTS, ITEMS)) * spread + rng.normal()).astype("float32")
     equal = np.full((LISTS, ITEMS), 7.0, "float32")
     got = scales_of([scorer(scores), scorer(equal)], validation(positives))
-    by_hand = np.mean([np.var(row.astype("float64")) for row in scores]) ** 0.5
+    by_hand = np.mean([max(row) - np.mean(row.astype("float64")) for row in scores])
     assert got == pytest.approx((by_hand, 1.0))
 
 

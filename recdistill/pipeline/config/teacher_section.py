@@ -220,10 +220,10 @@ class EnsembleTeacherConfig(Section):
     ] = Field(
         default="scale",
         description="What gives the members' scores a common scale before the mean. "
-        "`scale`: division by the standard deviation of the member's scores on "
-        "validation, one number for all lists, so that a score does not depend on the "
-        "other candidates. The others transform the scores within each list; see "
-        "`recdistill.distillation.score_transforms`.",
+        "`scale`: division by the mean distance of a list's highest score from its "
+        "mean on validation, one number for each member, so that a score does not "
+        "depend on the other candidates. The others transform the scores within each "
+        "list; see `recdistill.distillation.score_transforms`.",
     )
 
     @property
