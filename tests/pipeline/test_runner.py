@@ -132,6 +132,7 @@ class TestTheWholeRun:
             "Training the baseline",
             "Opening or fitting the teacher",
             "Training the teacher",
+            "Measuring the members' scores",
             "Evaluating the members",
             "Evaluating the teacher",
             "Scoring with the teacher",
