@@ -76,7 +76,10 @@ def scales_of(members: Sequence[Scorer], validation: Validation) -> tuple[float,
         for found, ranker in zip(distances, rankers, strict=True):
             scores = _finite(ranker.scores(lists, candidates)).astype("float64")
             listed = np.ma.array(scores, mask=candidates < 0)
-            found.append((listed.max(axis=1) - listed.mean(axis=1)).filled(0.0))
+            high = listed.max(axis=1)
+            gaps = (high - listed.mean(axis=1)).filled(0.0)
+            # The mean of equal scores may be a rounding error away from them.
+            found.append(np.where((high > listed.min(axis=1)).filled(False), gaps, 0.0))
     means = (float(np.concatenate(found).mean()) for found in distances)
     return tuple(mean if mean > 0.0 else 1.0 for mean in means)
 

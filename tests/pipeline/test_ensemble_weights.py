@@ -84,7 +84,8 @@ def test_a_scale_is_the_mean_distance_of_the_highest_score_from_the_mean(case):
     rng, positives = case
     spread = 10.0 ** rng.uniform(-1, 1, (LISTS, 1))  # Of each list.
     scores = (rng.normal(size=(LISTS, ITEMS)) * spread + rng.normal()).astype("float32")
-    equal = np.full((LISTS, ITEMS), 7.0, "float32")
+    equal = np.full((LISTS, ITEMS), 0.7)  # Rounded in sums of ITEMS scores.
+    assert (equal.mean(axis=1) != 0.7).all()
     got = scales_of([scorer(scores), scorer(equal)], validation(positives))
     by_hand = np.mean([max(row) - np.mean(row.astype("float64")) for row in scores])
     assert got == pytest.approx((by_hand, 1.0))
