@@ -145,7 +145,7 @@ class TeacherStep(Step):
     def _weighted(
         run: RunContext, settings: EnsembleTeacherConfig, models: Sequence[Any]
     ) -> tuple[list[dict[str, Any]], tuple[float, ...]]:
-        """The scales of an ensemble's members and the weights that are best.
+        """Chooses the weights of an ensemble, if it has none, and scales its members.
 
         Returns:
             If the weights are chosen, of each member its kind, its weight, its metric
