@@ -60,6 +60,11 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
         """
         return {name: tf.gather(v, index) for name, v in self.all().items()}
 
+    @property
+    def items(self) -> int:
+        """Number of candidates."""
+        return len(next(iter(self.all().values())))
+
     def all(self) -> Mapping[str, np.ndarray]:
         """Features of all candidates, each `(items, …)`.
 

@@ -76,7 +76,9 @@ class ItemVectors(keras.layers.Layer):  # type: ignore[misc]
             vectors += self.projection(self.features(rows))
         return tf.gather(vectors, tf.reshape(place, tf.shape(index)))
 
-    def of_ids(self, index: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def of_ids(
+        self, index: tf.Tensor, training: bool = False, whole: bool = False
+    ) -> tf.Tensor:
         """Vectors of items, `index.shape + (dim,)`; each is computed once.
 
         An index that no item of the catalogue has, and that of unknown ids, has no
@@ -86,12 +88,13 @@ class ItemVectors(keras.layers.Layer):  # type: ignore[misc]
             index: Indices in the vocabulary of item ids.
             training: Whether the vectors of all items may be computed, which is faster
                 for the histories of a batch and slower for those of a request.
+            whole: Whether they are computed however many items there are.
         """
         if self._stored is not None and not training:
             return tf.gather(self._stored, index)
         if not self.width:
             return self.ids(index)
-        if training and self.size <= WHOLE_TABLE:
+        if whole or (training and self.size <= WHOLE_TABLE):
             return tf.gather(self.all(), index)
         distinct, place = tf.unique(tf.reshape(index, [-1]))
         vectors = self._of_distinct_ids(distinct)

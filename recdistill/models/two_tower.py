@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -51,15 +51,17 @@ def listed_products(
         array([[2., 1., 2.]], dtype=float32)
     """
 
-    def all_products() -> tf.Tensor:
-        products = tf.matmul(queries, candidates, transpose_b=True)
-        return tf.gather(products, place, batch_dims=1)
-
     def listed_only() -> tf.Tensor:
         return tf.linalg.matvec(tf.gather(candidates, place), queries)
 
     few = tf.shape(candidates)[0] <= DISTINCT_PER_LISTED * tf.shape(place)[1]
-    return tf.cond(few, all_products, listed_only)
+    return tf.cond(few, partial(_of_all, queries, candidates, place), listed_only)
+
+
+def _of_all(queries: tf.Tensor, candidates: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """`listed_products` by way of all products."""
+    products = tf.matmul(queries, candidates, transpose_b=True)
+    return tf.gather(products, place, batch_dims=1)
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -115,6 +117,7 @@ class TwoTowers(CatalogueModel):
         self.l2, self.id_dropout = l2, id_dropout
         hides = id_dropout and len(inputs.candidate) > 1
         self._hidden_ids = keras.random.SeedGenerator() if hides else None
+        self._encodes_all = False
         _check_tower("query_tower", query_tower, inputs.query_names())
         _check_tower("candidate_tower", candidate_tower, inputs.candidate)
 
@@ -146,6 +149,21 @@ class TwoTowers(CatalogueModel):
         """
         return nullcontext()
 
+    @contextmanager
+    def whole_catalogue(self) -> Iterator[None]:
+        """Within this context, training encodes all items of the catalogue.
+
+        It computes the same scores. For batches that list nearly all items it is
+        faster than the search for the distinct ones; its shapes do not depend on what
+        is listed, so that a training step can be compiled with XLA. The penalty `l2`
+        is then the mean over all items.
+        """
+        self._encodes_all = True
+        try:
+            yield
+        finally:
+            self._encodes_all = False
+
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores the batch's candidates, `(batch, list_size)`.
 
@@ -162,9 +180,11 @@ class TwoTowers(CatalogueModel):
         queries = self.encode_query(batch["query"], training=training)
         layer_outputs.expose("query_embedding", queries)
         index = tf.convert_to_tensor(batch["candidate_index"])
-        shared = index.shape.rank == 1
+        shared, whole = index.shape.rank == 1, training and self._encodes_all
         distinct, place = index, index
-        if not shared:
+        if not shared and whole:
+            distinct = tf.range(self.candidate_table.items)
+        elif not shared:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
         rows = self.candidate_table(distinct)
         if training and self._hidden_ids is not None:
@@ -178,7 +198,8 @@ class TwoTowers(CatalogueModel):
             place = tf.reshape(place, tf.shape(index))
             listed = partial(tf.gather, candidates, place)
             layer_outputs.expose("candidate_embedding", listed)
-            scores = listed_products(queries, candidates, place)
+            products = _of_all if whole else listed_products
+            scores = products(queries, candidates, place)
         if self.l2:
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))
             self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))
@@ -324,7 +345,9 @@ class TwoTowerStudent(TwoTowers):
         parts = []
         if self.history_pooling is not None:
             history = query[self.model_inputs.history_name]
-            vectors = self.history_items.of_ids(history, training=training)
+            vectors = self.history_items.of_ids(
+                history, training=training, whole=training and self._encodes_all
+            )
             real = history != MISSING
             parts.append(self.history_pooling(vectors, real))
             if self.history_state is not None:

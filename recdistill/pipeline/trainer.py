@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,10 @@ from recdistill.pipeline.weights_file import save_weights, seed_folder
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
 
+LISTED_PER_ITEM = 3
+"""Candidates in the lists of a batch, for each item of the catalogue, from which nearly
+all items are listed: of items drawn independently, 95 %."""
+
 STEPS_FOR_XLA = 500
 """Smallest number of training steps that pays for the compilation with XLA."""
 
@@ -93,6 +98,7 @@ class _Training:
     dataset: Callable[[int], tf.data.Dataset]
     steps: int
     start: Path | EarlierStudent | None
+    all_listed: bool
 
 
 class Trainer:
@@ -163,18 +169,30 @@ class Trainer:
             return dataset
         return with_few_untrained(dataset, trained, settings.id_dropout, seed)
 
-    def _suits_xla(self, student: keras.Model, dataset: tf.data.Dataset) -> bool:
+    def _suits_xla(self, student: keras.Model, training: _Training) -> bool:
         """Whether to compile the training step of a student with XLA.
 
-        Lists of the whole catalogue have one shape. Lists with candidates of their own
-        have many shapes, and XLA cannot compile the search for distinct candidates.
-        Operations of a user's towers may not be deterministic under XLA.
+        XLA cannot compile the search for distinct candidates, so the batches must list
+        all items, or so many that the student may as well encode all. Drawn candidates
+        are not as many in each batch. Operations of a user's towers may not be
+        deterministic under XLA.
         """
-        x, _, _ = dataset.element_spec
-        whole = self.tail is None and x["candidate_index"].shape.rank == 1
         small = largest_table(student) < ROWS_OF_A_LARGE_TABLE
-        long = self._config.student.steps >= STEPS_FOR_XLA
-        return bool(whole and small and long and isinstance(student, TwoTowerStudent))
+        long = training.steps >= STEPS_FOR_XLA
+        own = isinstance(student, TwoTowerStudent)
+        return training.all_listed and small and long and own
+
+    def _list_all(self, files: Sequence[Path], as_teacher: bool) -> bool:
+        """Whether the batches of scored lists have nearly all items as candidates.
+
+        A student that is the teacher searches for the distinct candidates if lists have
+        candidates of their own.
+        """
+        size, items = list_size(files), self._prepared.catalogue_size
+        if as_teacher and size < items:
+            return False
+        lists = min(self._config.student.batch_size, _lists(files))
+        return lists * size >= LISTED_PER_ITEM * items
 
     def _require_memory(
         self, shards: Sequence[Path], size: int, key: str, stored: int | None = None
@@ -364,6 +382,7 @@ class Trainer:
             label,
             steps,
             first,
+            self._list_all(files, as_teacher=assistant is not None),
         )
 
     def student(
@@ -374,6 +393,7 @@ class Trainer:
         label: str,
         steps: int | None = None,
         start: Path | EarlierStudent | None = None,
+        all_listed: bool | None = None,
     ) -> dict[str, Any]:
         """Trains with each learning rate and seed, and keeps the student that is best.
 
@@ -389,6 +409,8 @@ class Trainer:
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights, or a student of an earlier
                 run; None for random weights.
+            all_listed: Whether the batches have nearly all items as candidates. By
+                default, whether no candidates are drawn.
 
         Returns:
             The step's record.
@@ -397,6 +419,8 @@ class Trainer:
             TrainingError: If training diverges with every learning rate.
         """
         settings, seed = self._config.student, self._config.seed
+        listed = self.tail is None if all_listed is None else all_listed
+        training = _Training(distiller, dataset, steps or settings.steps, start, listed)
         runs = [(seed, rate) for rate in settings.learning_rates]
         runs += [(seed + number, 0.0) for number in range(1, settings.seeds)]
         trials: list[dict[str, Any]] = []
@@ -407,7 +431,7 @@ class Trainer:
             count = f", {number + 1} of {len(runs)}" if len(runs) > 1 else ""
             try:
                 student, started, result = self._trained(
-                    _Training(distiller, dataset, steps or settings.steps, start),
+                    training,
                     f"{label}{count}",
                     seed,
                     rate,
@@ -453,17 +477,18 @@ class Trainer:
             epochs=min(VALIDATIONS, steps),
             patience=WARM_PATIENCE if started else VALIDATIONS,
         )
-        dataset = training.dataset(seed)
-        result = train(
-            training.distiller(student),
-            dataset,
-            self._validation,
-            plan,
-            self._progress,
-            label,
-            self._observer(name),
-            xla=self._suits_xla(student, dataset),
-        )
+        xla = self._suits_xla(student, training)
+        with student.whole_catalogue() if xla else nullcontext():
+            result = train(
+                training.distiller(student),
+                training.dataset(seed),
+                self._validation,
+                plan,
+                self._progress,
+                label,
+                self._observer(name),
+                xla=xla,
+            )
         return student, started, result
 
     def _first_student(

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from recdistill.features.encoders import UNKNOWN
 from recdistill.features.schema import Schema
+from recdistill.models import item_vectors
 from recdistill.models.two_tower import (
     DISTINCT_PER_LISTED,
     TwoTowers,
@@ -113,6 +114,41 @@ def test_each_distinct_candidate_is_encoded_once(index, distinct):
     Spy.encoded.clear()
     student({**BATCH, "candidate_index": index})
     assert student.encoded == [distinct]
+
+
+def test_the_whole_catalogue_is_encoded_in_its_context_and_in_training_only():
+    student = build(cls=Spy)
+    batch = {**BATCH, "candidate_index": np.array([[1, 2], [2, 7], [7, 1], [1, 1]])}
+    Spy.encoded.clear()
+    with student.whole_catalogue():
+        whole = student(batch, training=True)
+        student(batch)
+    distinct = student(batch, training=True)
+    assert student.encoded == [10, 3, 3]
+    np.testing.assert_allclose(whole, distinct, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared_items", [False, True])
+def test_xla_can_compile_the_gradient_with_the_whole_catalogue(
+    shared_items, monkeypatch
+):
+    monkeypatch.setattr(item_vectors, "WHOLE_TABLE", 0)
+    student = build(shared_items=shared_items)
+    weights = student.trainable_variables
+
+    def step(batch):
+        with tf.GradientTape() as tape:
+            scores = student(batch, training=True)
+            loss = tf.reduce_sum(tf.sin(scores))
+        gradients = tape.gradient(loss, [weight.value for weight in weights])
+        return scores, [tf.convert_to_tensor(each) for each in gradients]
+
+    batch = tf.nest.map_structure(tf.constant, BATCH)
+    wants = step(batch)
+    with student.whole_catalogue():
+        got = tf.function(step, jit_compile=True)(batch)
+    for one, want in zip(tf.nest.flatten(got), tf.nest.flatten(wants), strict=True):
+        np.testing.assert_allclose(one, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("hidden", [(), (5,), (5, 3)])

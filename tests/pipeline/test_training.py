@@ -11,10 +11,11 @@ from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
+from recdistill.pipeline import trainer as trainer_module
 from recdistill.pipeline import training_checkpoints, training_curves
 from recdistill.pipeline.config import DistillConfig, ListsConfig, StudentConfig
 from recdistill.pipeline.model_building import TeacherBuilder, build_student
-from recdistill.pipeline.score_store import examine_stored
+from recdistill.pipeline.score_store import examine_stored, list_size
 from recdistill.pipeline.score_writing import ScoreWriter
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import choose
@@ -32,7 +33,13 @@ from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.weights_file import seed_folder
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
-from tests.pipeline.score_stores import hashes_of, write_with
+from tests.pipeline.score_stores import (
+    hashes_of,
+    prepare_small,
+    retrieved,
+    write,
+    write_with,
+)
 from tests.pipeline.tiny_runs import weights
 
 pytestmark = pytest.mark.slow
@@ -51,6 +58,11 @@ def prepared(tmp_path_factory):
     return run(small_pipelines.dataset(log), tmp_path_factory.mktemp("prepared") / "p")[
         0
     ]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return prepare_small(tmp_path_factory.mktemp("small") / "p")
 
 
 @pytest.fixture
@@ -225,6 +237,47 @@ def test_a_step_compiled_with_xla_is_traced_once_and_gives_the_same_weights(prep
         np.testing.assert_allclose(one, other, atol=2e-3)  # of 0.06
     assert [run.jit_compile for run in runs] == [True, True, False]
     assert [run.calls for run in runs] == [1, 1, 1]  # Each trace calls it once.
+
+
+@pytest.mark.parametrize("lists, compiled", [(6, True), (5, False)])
+def test_the_step_is_compiled_if_the_stored_lists_of_a_batch_hold_nearly_all_items(
+    small, tmp_path, monkeypatch, lists, compiled
+):
+    monkeypatch.setattr(trainer_module, "STEPS_FOR_XLA", 4)
+    used = []
+
+    def spy(*args, xla):
+        used.append(xla)
+        return train(*args, xla=xla)
+
+    monkeypatch.setattr(trainer_module, "train", spy)
+    write(small, tmp_path / "store")
+    files = sorted((tmp_path / "store").glob("scores-*.parquet"))
+    size = list_size(files)
+    assert (lists * size >= 3 * small.catalogue_size) == compiled
+    record = distilled(small, tmp_path, files, lists)
+    assert used == [compiled]
+    monkeypatch.setattr(trainer_module, "STEPS_FOR_XLA", 5)
+    plain = distilled(small, tmp_path, files, lists)
+    assert used == [compiled, False]
+    losses = [each["trials"][0]["curve"]["loss"] for each in (record, plain)]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def distilled(prepared, folder, files, batch_size):
+    """The record of a student that is distilled on a store."""
+    settings = {"dim": 4, "embedding_dim": 4, "hidden": [8], "steps": 4}
+    settings |= {"batch_size": batch_size, "learning_rates": [0.01]}
+    config = small_pipelines.config(
+        student={**settings, "id_dropout": 0.0}, lists=retrieved().model_dump()
+    )
+    validation = Validation.sample(prepared, METRICS, 50, seed=1)
+    quiet = small_pipelines.quiet
+    trainer = Trainer(config, prepared, validation, quiet, quiet)
+    targets = choose(
+        config.distill, examine_stored(files[0].parent, prepared.catalogue_size)
+    )
+    return trainer.distil(folder, files, targets, "Distilling")
 
 
 def test_only_the_rows_of_large_tables_that_are_in_the_gradient_change(monkeypatch):
