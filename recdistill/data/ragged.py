@@ -188,10 +188,13 @@ class Ragged:
             >>> one.followed_by(Ragged(np.array([8]), np.array([0, 1, 1]))).values
             array([5, 6, 8, 7])
         """
-        rows = np.concatenate([self.row_numbers(), other.row_numbers()])
-        order = np.argsort(rows, kind="stable")
-        values = np.concatenate([self.values, other.values])[order]
-        return Ragged(values, self.offsets + other.offsets)
+        offsets = self.offsets + other.offsets
+        values = np.empty(offsets[-1], np.result_type(self.values, other.values))
+        for each, before in ((self, other.offsets[:-1]), (other, self.offsets[1:])):
+            lengths = each.offsets[1:] - each.offsets[:-1]
+            place = np.arange(len(each.values)) + np.repeat(before, lengths)
+            values[place] = each.values
+        return Ragged(values, offsets)
 
     def _in(self, other: Ragged) -> np.ndarray:
         """Whether the same row of `other` has each value; False for those below 0."""

@@ -61,7 +61,7 @@ class CandidateTable(keras.layers.Layer):  # type: ignore[misc]
         return {name: tf.gather(v, index) for name, v in self.all().items()}
 
     @property
-    def items(self) -> int:
+    def size(self) -> int:
         """Number of candidates."""
         return len(next(iter(self.all().values())))
 

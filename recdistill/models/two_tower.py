@@ -183,7 +183,7 @@ class TwoTowers(CatalogueModel):
         shared, whole = index.shape.rank == 1, training and self._encodes_all
         distinct, place = index, index
         if not shared and whole:
-            distinct = tf.range(self.candidate_table.items)
+            distinct = tf.range(self.candidate_table.size)
         elif not shared:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
         rows = self.candidate_table(distinct)

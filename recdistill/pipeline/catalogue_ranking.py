@@ -73,7 +73,7 @@ def item_embeddings(model: TwoTowers) -> tf.Tensor:
     Args:
         model: The model.
     """
-    pieces, items = [], len(next(iter(model.candidate_table.all().values())))
+    pieces, items = [], model.candidate_table.size
     for low in range(0, items, ENCODED_AT_ONCE):
         rows = tf.range(low, min(low + ENCODED_AT_ONCE, items))
         pieces.append(model.encode_candidates(model.candidate_table(rows)))

@@ -21,6 +21,9 @@ from recdistill.pipeline.model_building import Teacher, members_of
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.teachers import ExternalTeacher
 
+LISTS_AT_ONCE = 64
+"""Lists of candidates that are hashed at once, so that they stay in the cache."""
+
 
 @dataclass(frozen=True)
 class ContentHashes:
@@ -92,7 +95,7 @@ class ContentHashes:
         return _combined(values)
 
     def of_lists(
-        self, queries: np.ndarray, candidates: np.ndarray, weight: np.ndarray
+        self, queries: np.ndarray, items: np.ndarray, drawn: int, weight: np.ndarray
     ) -> np.ndarray:
         """Hash of the query and the candidates of each list, `(lists,)` uint64.
 
@@ -100,14 +103,21 @@ class ContentHashes:
 
         Args:
             queries: From `of_queries`.
-            candidates: `(lists, n)`, item rows; -1 for no candidate.
-            weight: `(lists, n)`, number of items that each candidate stands for.
+            items: `(lists, n)`, item rows; -1 for no candidate.
+            drawn: Number of the last columns that were drawn.
+            weight: `(lists,)`, number of items that each of these stands for.
         """
-        real = candidates >= 0
-        ends = np.cumsum(np.append(0, np.count_nonzero(real, axis=1)))
-        items = Ragged(self.items[candidates[real]], ends)
-        weights = Ragged(weight[real], ends)
-        return _combined({"query": queries, "items": items, "weight": weights})
+        sums = np.empty(len(items), "uint64")
+        for start in range(0, len(items), LISTS_AT_ONCE):
+            part = items[start : start + LISTS_AT_ONCE]
+            real = part >= 0
+            each = self.items[part] + np.cumsum(real, axis=1, dtype="uint64")
+            sums[start : start + len(part)] = (mixed(each) * real).sum(axis=1)
+        values = {"query": queries, "items": sums}
+        if drawn:
+            real = items[:, items.shape[1] - drawn :] >= 0
+            values |= {"drawn": np.count_nonzero(real, axis=1), "weight": weight}
+        return _combined(values)
 
     def of_whole_lists(self, queries: np.ndarray, excluded: Ragged) -> np.ndarray:
         """Hash of the query and the candidates of each list of the whole catalogue.

@@ -118,9 +118,10 @@ class Retriever:
         shape = len(lists), len(self._popular)
         popular = np.broadcast_to(self._popular, shape)
         proposed = np.concatenate([own, self.top(lists), popular], axis=1)
-        chosen = distinct(np.where(lists.excluded.holds(proposed), -1, proposed))
+        excluded = lists.excluded.union(lists.excluded)  # Each item once.
+        chosen = distinct(np.where(excluded.holds(proposed), -1, proposed))
         chosen = _of_width(chosen, self._chosen)
-        taken = _rows(chosen).union(lists.excluded)
+        taken = _rows(chosen).followed_by(excluded)
         count = self._drawn
         tail, free = self._tail.draw(taken, count, keys)
         weight = np.maximum(free, 1) / np.clip(free, 1, count)

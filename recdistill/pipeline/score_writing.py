@@ -193,7 +193,6 @@ class ScoreWriter:
             rounded: `(lists, 2)`, into which the counts of rounding are written.
         """
         width = stored.shape[1] if items is None else len(items)
-        into = np.arange(stored.shape[1]) if items is None else items
         batch = max(1, PAIRS_SCORED // max(1, width))
         for start in range(0, len(rows) if width else 0, batch):
             part = rows[start : start + batch]
@@ -201,7 +200,8 @@ class ScoreWriter:
             scores, no_candidate = self._scored(x), np.nonzero(~x["mask"])
             scores[no_candidate] = 0.0
             _check(scores, stored.dtype.name)
-            stored[np.ix_(part, into)] = scores
+            # Twice as fast as with a list of all columns.
+            stored[part if items is None else np.ix_(part, items)] = scores
             if rounded is not None:
                 scores[no_candidate] = -np.inf
                 rounded[part] = _count_rounded(scores, stored.dtype.name)
@@ -211,7 +211,7 @@ class ScoreWriter:
     ) -> dict[str, np.ndarray]:
         """Columns of lists of some candidates."""
         items, dtype = found.items, self.config.scores_dtype
-        hashes = self.hashes.of_lists(queries, items, found.item_weight())
+        hashes = self.hashes.of_lists(queries, items, found.drawn, found.drawn_weight)
         wanted, scores = items >= 0, np.zeros(items.shape, "float32")
         rounded = np.full((len(items), 2), -1, "int8")
         self._counts["kept"] = int(np.count_nonzero(wanted))

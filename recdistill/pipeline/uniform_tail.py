@@ -57,7 +57,7 @@ class UniformTail:
         """Draws items.
 
         Args:
-            taken: The items of each row that must not be drawn, ascending, each once.
+            taken: The items of each row that must not be drawn, each once.
             count: Number of items to draw; fewer if fewer are free.
             keys: `(rows,)` uint64, the random key of each row.
 

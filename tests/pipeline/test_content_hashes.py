@@ -112,16 +112,39 @@ def test_a_random_key_depends_on_the_list_its_items_and_the_seed():
 
 
 def test_the_hash_of_a_list_depends_on_its_candidates_in_order_and_their_weights():
-    queries = np.array([7, 7, 7, 7, 7, 7, 8], "uint64")
-    candidates = np.array(
-        [[1, 2, -1], [1, -1, 2], [2, 1, -1], [1, 2, 3], [1, 2, -1], [1, 3, -1]]
+    """The last two columns were drawn."""
+    queries = np.array([7, 7, 7, 7, 7, 7, 7, 7, 8], "uint64")
+    items = np.array(
+        [
+            [1, -1, 2, -1],
+            [1, -1, -1, 2],
+            [1, 2, -1, -1],
+            [2, -1, 1, -1],
+            [1, -1, 2, 3],
+            [1, -1, 2, 1],
+            [1, -1, 3, -1],
+            [1, -1, 2, -1],
+            [1, -1, 2, -1],
+        ]
     )
-    candidates = np.concatenate([candidates, candidates[:1]])
-    weight = np.ones(candidates.shape, "float32")
-    weight[4, 1] = 2.0
-    got = OWN.of_lists(queries, candidates, weight)
+    weight = np.array([2, 2, 2, 2, 2, 2, 2, 3, 2], "float32")
+    got = OWN.of_lists(queries, items, 2, weight)
     assert got[0] == got[1]
-    assert len(set(got)) == 6
+    assert len(set(got)) == 8
+    certain = OWN.of_lists(queries[[0, 7]], items[[0, 7]], 0, weight[[0, 7]])
+    assert certain[0] == certain[1] != got[0]
+
+
+def test_the_hashes_of_many_lists_are_those_of_each():
+    rng = np.random.default_rng(4)
+    items = rng.integers(-1, len(IDS), (70, 5))
+    queries = rng.integers(0, 2**63, 70).astype("uint64")
+    weight = rng.uniform(1, 3, 70).astype("float32")
+    whole = OWN.of_lists(queries, items, 2, weight)
+    for row in range(70):
+        part = slice(row, row + 1)
+        one = OWN.of_lists(queries[part], items[part], 2, weight[part])
+        assert one[0] == whole[row]
 
 
 def test_the_hash_of_a_whole_list_depends_on_all_items_and_the_excluded_ones():
