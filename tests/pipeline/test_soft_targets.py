@@ -125,12 +125,25 @@ class TestDistillationLosses:
         with pytest.raises(ConfigError, match=r"TopKRelaxedRanking.*options=\{'k"):
             distillation_losses(DistillConfig(loss=[term]))
 
-    def test_weights_and_temperatures_stay_the_same_by_default(self):
-        found = distiller_arguments(DistillConfig(weight=0.8, temperature=2.0), 100)
+    def test_weights_and_temperatures_can_stay_the_same(self):
+        config = DistillConfig(weight=0.8, final_weight=0.8, temperature=2.0)
+        found = distiller_arguments(config, 100)
         assert found["distillation_loss_weights"] == [0.8]
         assert found["student_loss_weight"] == pytest.approx(0.2)
         assert found["distillation_losses"][0].temperature == 2.0
         assert "temperatures" not in found
+
+    def test_by_default_the_weight_falls_to_its_half_unless_it_is_1(self):
+        found = distiller_arguments(DistillConfig(weight=0.6), steps=100)
+        (weight,) = found["distillation_loss_weights"]
+        relevance = found["student_loss_weight"]
+        assert [float(value_at(weight, k)) for k in (0, 100)] == pytest.approx(
+            [0.6, 0.3]
+        )
+        assert float(value_at(relevance, 100)) == pytest.approx(0.7)
+        alone = distiller_arguments(DistillConfig(weight=1.0), steps=100)
+        assert alone["distillation_loss_weights"] == [1.0]
+        assert alone["student_loss_weight"] == 0.0
 
     def test_weights_and_temperatures_change_linearly_over_the_steps(self):
         config = DistillConfig(

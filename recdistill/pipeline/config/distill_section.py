@@ -80,16 +80,16 @@ class DistillConfig(Section):
         default=0.8,
         gt=0,
         le=1,
-        description="Weight of the distillation loss. The loss on the observed "
-        "relevance has weight 1 - `weight`.",
+        description="Weight of the distillation loss at the start of training. The "
+        "loss on the observed relevance has weight 1 - `weight`.",
     )
     final_weight: float | None = Field(
         default=None,
         ge=0,
         le=1,
         description="Weight at the end of training; the weight changes linearly from "
-        "`weight` to it (with a second round, in each round). By default it stays the "
-        "same.",
+        "`weight` to it (with a second round, in each round). By default half of "
+        "`weight`; a `weight` of 1 stays 1.",
     )
     scores: Literal["none", "z_score", "min_max", "log", "logit", "rank", "auto"] = (
         Field(
@@ -151,6 +151,13 @@ class DistillConfig(Section):
                 f"{', '.join(names)}"
             )
         return self
+
+    @property
+    def weight_at_end(self) -> float:
+        """Weight of the distillation loss at the end of training."""
+        if self.final_weight is not None:
+            return self.final_weight
+        return 1.0 if self.weight == 1.0 else self.weight / 2
 
     @property
     def on_scores(self) -> DistillConfig:
