@@ -109,7 +109,7 @@ def distiller_arguments(config: DistillConfig, steps: int) -> dict[str, Any]:
         ConfigError: As `distillation_losses`.
     """
     built, weights = distillation_losses(config)
-    weight, end = config.weight, config.weight_at_end
+    weight, end = config.weight, config.final_weight
     arguments = {
         "distillation_losses": built,
         "distillation_loss_weights": [

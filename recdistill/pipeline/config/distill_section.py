@@ -58,6 +58,11 @@ class LossTerm(Section):
         return self.name in get_args(EmbeddingLoss)
 
 
+def _half(weight: float) -> float:
+    """The default of `final_weight`."""
+    return 1.0 if weight == 1.0 else weight / 2
+
+
 class AssistantConfig(Section):
     """A teacher assistant between the teacher and a narrow student."""
 
@@ -83,8 +88,8 @@ class DistillConfig(Section):
         description="Weight of the distillation loss at the start of training. The "
         "loss on the observed relevance has weight 1 - `weight`.",
     )
-    final_weight: float | None = Field(
-        default=None,
+    final_weight: float = Field(
+        default_factory=lambda section: _half(section.get("weight", 1.0)),
         ge=0,
         le=1,
         description="Weight at the end of training; the weight changes linearly from "
@@ -151,13 +156,6 @@ class DistillConfig(Section):
                 f"{', '.join(names)}"
             )
         return self
-
-    @property
-    def weight_at_end(self) -> float:
-        """Weight of the distillation loss at the end of training."""
-        if self.final_weight is not None:
-            return self.final_weight
-        return 1.0 if self.weight == 1.0 else self.weight / 2
 
     @property
     def on_scores(self) -> DistillConfig:

@@ -135,6 +135,8 @@ def _table(fields: dict[str, FieldInfo]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory_takes_validated_data:
+        return "depends on other keys"
     value = field.get_default(call_default_factory=True)
     if value is None or value is PydanticUndefined:
         return "not set"

@@ -20,7 +20,12 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
         error: The error of pydantic.
         root: The model that the document was validated against.
     """
-    problems = error.errors(include_url=False)
+    problems = [
+        problem
+        for problem in error.errors(include_url=False)
+        # The key that its default depends on is invalid, which is reported itself.
+        if problem["type"] != "default_factory_not_called"
+    ]
     located = [_locate(problem["loc"], root) for problem in problems]
     sentences = []
     for (place, _), problem in zip(located, problems, strict=True):
