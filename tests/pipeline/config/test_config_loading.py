@@ -128,6 +128,12 @@ def test_a_bad_value_is_an_error_that_names_key_and_value(path, override, said):
     assert said in refusal(path, override)
 
 
+def test_a_key_is_not_blamed_for_another_that_its_default_depends_on(path):
+    said = refusal(path, "distill.weight=1.5")
+    assert "`distill.weight` must be less than or equal to 1" in said
+    assert "final_weight" not in said
+
+
 def test_a_misspelt_kind_names_the_nearest_one(path):
     assert (
         "`candidate.tags.kind` must be one of 'id', 'category', 'categories', 'number'"
