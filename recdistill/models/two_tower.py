@@ -180,13 +180,16 @@ class TwoTowers(CatalogueModel):
         queries = self.encode_query(batch["query"], training=training)
         layer_outputs.expose("query_embedding", queries)
         index = tf.convert_to_tensor(batch["candidate_index"])
-        shared, whole = index.shape.rank == 1, training and self._encodes_all
-        distinct, place = index, index
-        if not shared and whole:
-            distinct = tf.range(self.candidate_table.size)
-        elif not shared:
+        table, place = self.candidate_table, index
+        shared = index.shape.rank == 1
+        whole = training and self._encodes_all and not shared
+        if shared:
+            rows = table(index)
+        elif whole:
+            rows = {name: tf.constant(v) for name, v in table.all().items()}
+        else:
             distinct, place = tf.unique(tf.reshape(index, [-1]))
-        rows = self.candidate_table(distinct)
+            rows = table(distinct)
         if training and self._hidden_ids is not None:
             rows = self._without_some_ids(rows)
         candidates = self.encode_candidates(rows, training=training)
