@@ -69,7 +69,7 @@ class TwoTowers(CatalogueModel):
     """Two-tower model of any query tower and candidate tower.
 
     Each distinct candidate of a batch is encoded once, because lists share most of
-    their candidates.
+    their candidates; see also `whole_catalogue`.
 
     A functional tower receives the features that its inputs are named after. Any other
     tower receives a dict of all features of its side. Features that only the teacher
@@ -158,11 +158,11 @@ class TwoTowers(CatalogueModel):
         is listed, so that a training step can be compiled with XLA. The penalty `l2`
         is then the mean over all items.
         """
-        self._encodes_all = True
+        before, self._encodes_all = self._encodes_all, True
         try:
             yield
         finally:
-            self._encodes_all = False
+            self._encodes_all = before
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """Scores the batch's candidates, `(batch, list_size)`.

@@ -22,7 +22,7 @@ from recdistill.pipeline.prepared_data import Prepared
 from recdistill.teachers import ExternalTeacher
 
 LISTS_AT_ONCE = 64
-"""Lists of candidates that are hashed at once, so that they stay in the cache."""
+"""Lists of candidates that are hashed at once; they fit the processor's cache."""
 
 
 @dataclass(frozen=True)

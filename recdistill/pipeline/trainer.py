@@ -23,7 +23,7 @@ from recdistill.errors import TrainingError
 from recdistill.features.encoders import UNKNOWN
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.sequence_ranker import SequenceRanker
-from recdistill.models.two_tower import TwoTowerStudent
+from recdistill.models.two_tower import DISTINCT_PER_LISTED, TwoTowerStudent
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
@@ -39,7 +39,7 @@ from recdistill.pipeline.model_building import (
 )
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.score_store import list_size
+from recdistill.pipeline.score_store import list_size, stored_candidates
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import (
     SoftTargets,
@@ -74,8 +74,8 @@ TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
 
 LISTED_PER_ITEM = 3
-"""Candidates in the lists of a batch, for each item of the catalogue, from which nearly
-all items are listed: of items drawn independently, 95 %."""
+"""Candidates of a batch, for each item of the catalogue, with which the batch lists
+nearly all items: of items drawn independently, 95 %."""
 
 STEPS_FOR_XLA = 500
 """Smallest number of training steps that pays for the compilation with XLA."""
@@ -172,27 +172,25 @@ class Trainer:
     def _suits_xla(self, student: keras.Model, training: _Training) -> bool:
         """Whether to compile the training step of a student with XLA.
 
-        XLA cannot compile the search for distinct candidates, so the batches must list
-        all items, or so many that the student may as well encode all. Drawn candidates
-        are not as many in each batch. Operations of a user's towers may not be
-        deterministic under XLA.
+        XLA cannot compile the gradient of the search for distinct candidates, so the
+        batches must list all items, or so many that encoding all costs no more. The
+        number of drawn candidates varies from batch to batch. Operations of a user's
+        towers may not be deterministic under XLA.
         """
         small = largest_table(student) < ROWS_OF_A_LARGE_TABLE
         long = training.steps >= STEPS_FOR_XLA
         own = isinstance(student, TwoTowerStudent)
         return training.all_listed and small and long and own
 
-    def _list_all(self, files: Sequence[Path], as_teacher: bool) -> bool:
-        """Whether the batches of scored lists have nearly all items as candidates.
-
-        A student that is the teacher searches for the distinct candidates if lists have
-        candidates of their own.
-        """
-        size, items = list_size(files), self._prepared.catalogue_size
-        if as_teacher and size < items:
-            return False
+    def _list_all(self, files: Sequence[Path]) -> bool:
+        """Whether the batches of scored lists have nearly all items as candidates."""
+        items = self._prepared.catalogue_size
+        if items > DISTINCT_PER_LISTED * list_size(files):
+            return False  # All products of a batch would take more than its lists.
+        first = files[:1]  # Stands for all: lists are not ordered.
+        listed = stored_candidates(first) / max(1, _lists(first))
         lists = min(self._config.student.batch_size, _lists(files))
-        return lists * size >= LISTED_PER_ITEM * items
+        return lists * listed >= LISTED_PER_ITEM * items
 
     def _require_memory(
         self, shards: Sequence[Path], size: int, key: str, stored: int | None = None
@@ -382,7 +380,7 @@ class Trainer:
             label,
             steps,
             first,
-            self._list_all(files, as_teacher=assistant is not None),
+            self._list_all(files),
         )
 
     def student(

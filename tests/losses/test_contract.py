@@ -262,13 +262,17 @@ class TestEveryGraph:
             atol=1e-6,
         )
 
-    def test_xla_and_eager_agree(self, loss_cls, ragged_lists):
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_xla_and_eager_agree(self, loss_cls, ragged_lists, weighted):
         loss, (labels, student, mask) = loss_cls(), ragged_lists
+        y_true = {"labels": labels, "mask": mask}
+        if weighted:
+            y_true["item_weight"] = 1.0 + np.abs(labels)
 
         def step(student):
             with tf.GradientTape() as tape:
                 tape.watch(student)
-                value = loss({"labels": labels, "mask": mask}, student)
+                value = loss(y_true, student)
             return value, tape.gradient(value, student)
 
         student = tf.constant(student)

@@ -123,6 +123,8 @@ def test_the_whole_catalogue_is_encoded_in_its_context_and_in_training_only():
     with student.whole_catalogue():
         whole = student(batch, training=True)
         student(batch)
+    with pytest.raises(KeyError), student.whole_catalogue():
+        student({}, training=True)
     distinct = student(batch, training=True)
     assert student.encoded == [10, 3, 3]
     np.testing.assert_allclose(whole, distinct, rtol=1e-5, atol=1e-6)

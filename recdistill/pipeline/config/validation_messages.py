@@ -23,7 +23,7 @@ def explain(error: ValidationError, root: type[BaseModel]) -> str:
     problems = [
         problem
         for problem in error.errors(include_url=False)
-        # The key that its default depends on is invalid, which is reported itself.
+        # An earlier key of the section is invalid, which has a message of its own.
         if problem["type"] != "default_factory_not_called"
     ]
     located = [_locate(problem["loc"], root) for problem in problems]

@@ -38,6 +38,7 @@ def default_space(run: RunContext) -> SearchSpace:
         space["distill.scores"] = Choices(tuple(transforms))
         space["distill.teacher_temperature"] = _around(min(proposed), max(proposed))
     space["distill.weight"] = Range(0.3, 1.0)
+    space["distill.final_weight"] = Range(0.1, 1.0)
     rates = config.student.learning_rates
     space["student.learning_rates"] = _around(min(rates), max(rates))
     if config.student.factory is None:
