@@ -270,12 +270,30 @@ def test_the_step_is_compiled_if_the_stored_lists_of_a_batch_hold_nearly_all_ite
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
-def distilled(prepared, folder, files, batch_size):
+def test_a_compiled_step_can_compare_the_embeddings_of_an_assistant(
+    small, tmp_path, monkeypatch
+):
+    """The assistant runs within the step and searches for distinct candidates."""
+    write(small, tmp_path / "store")
+    files = sorted((tmp_path / "store").glob("scores-*.parquet"))
+    terms = [{"name": "ListwiseKLDivergence"}, {"name": "RelationalDistance"}]
+    distill = {"assistant": {"dim": 8}, "loss": terms}
+    losses = []
+    for least in (4, 5):
+        monkeypatch.setattr(trainer_module, "STEPS_FOR_XLA", least)
+        record = distilled(small, tmp_path, files, 12, distill, new_student(small))
+        losses.append(record["trials"][0]["curve"]["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+def distilled(prepared, folder, files, batch_size, distill=None, assistant=None):
     """The record of a student that is distilled on a store."""
     settings = {"dim": 4, "embedding_dim": 4, "hidden": [8], "steps": 4}
     settings |= {"batch_size": batch_size, "learning_rates": [0.01]}
     config = small_pipelines.config(
-        student={**settings, "id_dropout": 0.0}, lists=retrieved().model_dump()
+        student={**settings, "id_dropout": 0.0},
+        lists=retrieved().model_dump(),
+        distill=distill or {},
     )
     validation = Validation.sample(prepared, METRICS, 50, seed=1)
     quiet = small_pipelines.quiet
@@ -283,7 +301,7 @@ def distilled(prepared, folder, files, batch_size):
     targets = choose(
         config.distill, examine_stored(files[0].parent, prepared.catalogue_size)
     )
-    return trainer.distil(folder, files, targets, "Distilling")
+    return trainer.distil(folder, files, targets, "Distilling", assistant=assistant)
 
 
 def test_only_the_rows_of_large_tables_that_are_in_the_gradient_change(monkeypatch):
