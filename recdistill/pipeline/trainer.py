@@ -23,7 +23,6 @@ from recdistill.errors import TrainingError
 from recdistill.features.encoders import UNKNOWN
 from recdistill.models.ranker import RankingTeacher
 from recdistill.models.sequence_ranker import SequenceRanker
-from recdistill.models.two_tower import DISTINCT_PER_LISTED, TwoTowerStudent
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
@@ -39,13 +38,14 @@ from recdistill.pipeline.model_building import (
 )
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.prepared_data import Prepared
-from recdistill.pipeline.score_store import list_size, stored_candidates
+from recdistill.pipeline.score_store import list_size
 from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import (
     SoftTargets,
     distiller_arguments,
     number_of_strata,
 )
+from recdistill.pipeline.step_compilation import list_nearly_all, suits_xla
 from recdistill.pipeline.training import (
     DivergedError,
     Learner,
@@ -60,25 +60,13 @@ from recdistill.pipeline.training_batches import (
     with_few_untrained,
     with_strata,
 )
-from recdistill.pipeline.training_curves import (
-    ROWS_OF_A_LARGE_TABLE,
-    Observer,
-    largest_table,
-    unobserved,
-)
+from recdistill.pipeline.training_curves import Observer, unobserved
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.warm_start import EarlierRun, EarlierStudent
 from recdistill.pipeline.weights_file import save_weights, seed_folder
 
 TAIL_OF_SHOWN = 0.25
 """Uniformly drawn candidates per shown candidate, if lists say what was shown."""
-
-LISTED_PER_ITEM = 3
-"""Candidates of a batch, for each item of the catalogue, with which the batch lists
-nearly all items: of items drawn independently, 95 %."""
-
-STEPS_FOR_XLA = 500
-"""Smallest number of training steps that pays for the compilation with XLA."""
 
 TEACHER_VALIDATIONS = 5
 """Number of validations while a sequence ranker is trained."""
@@ -168,29 +156,6 @@ class Trainer:
         if not settings.id_dropout or features == 1 or trained.all():
             return dataset
         return with_few_untrained(dataset, trained, settings.id_dropout, seed)
-
-    def _suits_xla(self, student: keras.Model, training: _Training) -> bool:
-        """Whether to compile the training step of a student with XLA.
-
-        XLA cannot compile the gradient of the search for distinct candidates, so the
-        batches must list all items, or so many that encoding all costs no more. The
-        number of drawn candidates varies from batch to batch. Operations of a user's
-        towers may not be deterministic under XLA.
-        """
-        small = largest_table(student) < ROWS_OF_A_LARGE_TABLE
-        long = training.steps >= STEPS_FOR_XLA
-        own = isinstance(student, TwoTowerStudent)
-        return training.all_listed and small and long and own
-
-    def _list_all(self, files: Sequence[Path]) -> bool:
-        """Whether the batches of scored lists have nearly all items as candidates."""
-        items = self._prepared.catalogue_size
-        if items > DISTINCT_PER_LISTED * list_size(files):
-            return False  # All products of a batch would take more than its lists.
-        first = files[:1]  # Stands for all: lists are not ordered.
-        listed = stored_candidates(first) / max(1, _lists(first))
-        lists = min(self._config.student.batch_size, _lists(files))
-        return lists * listed >= LISTED_PER_ITEM * items
 
     def _require_memory(
         self, shards: Sequence[Path], size: int, key: str, stored: int | None = None
@@ -364,6 +329,7 @@ class Trainer:
         arguments = distiller_arguments(settings, steps or self._config.student.steps)
         collate = Collator(self._prepared.catalogue_size, self.tail, with_teacher=True)
         count = number_of_strata(arguments["distillation_losses"])
+        lists = min(self._config.student.batch_size, _lists(files))
 
         def dataset(seed: int) -> tf.data.Dataset:
             found = self.batches(files, collate, targets, seed)
@@ -380,7 +346,7 @@ class Trainer:
             label,
             steps,
             first,
-            self._list_all(files),
+            list_nearly_all(files, lists, self._prepared.catalogue_size),
         )
 
     def student(
@@ -475,7 +441,7 @@ class Trainer:
             epochs=min(VALIDATIONS, steps),
             patience=WARM_PATIENCE if started else VALIDATIONS,
         )
-        xla = self._suits_xla(student, training)
+        xla = suits_xla(student, steps, training.all_listed)
         with student.whole_catalogue() if xla else nullcontext():
             result = train(
                 training.distiller(student),

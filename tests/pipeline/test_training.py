@@ -13,8 +13,8 @@ from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
+from recdistill.pipeline import step_compilation, training_checkpoints, training_curves
 from recdistill.pipeline import trainer as trainer_module
-from recdistill.pipeline import training_checkpoints, training_curves
 from recdistill.pipeline.config import DistillConfig, ListsConfig, StudentConfig
 from recdistill.pipeline.model_building import TeacherBuilder, build_student
 from recdistill.pipeline.score_store import examine_stored, stored_candidates
@@ -245,7 +245,7 @@ def test_a_step_compiled_with_xla_is_traced_once_and_gives_the_same_weights(prep
 def test_the_step_is_compiled_if_the_stored_lists_of_a_batch_hold_nearly_all_items(
     small, tmp_path, monkeypatch, fewer, compiled
 ):
-    monkeypatch.setattr(trainer_module, "STEPS_FOR_XLA", 4)
+    monkeypatch.setattr(step_compilation, "STEPS_FOR_XLA", 4)
     used = []
 
     def spy(*args, xla):
@@ -263,7 +263,7 @@ def test_the_step_is_compiled_if_the_stored_lists_of_a_batch_hold_nearly_all_ite
     distilled(small, tmp_path, files, lists)
     again = weights(tmp_path)
     assert all(np.array_equal(first[name], again[name]) for name in first)
-    monkeypatch.setattr(trainer_module, "STEPS_FOR_XLA", 5)
+    monkeypatch.setattr(step_compilation, "STEPS_FOR_XLA", 5)
     plain = distilled(small, tmp_path, files, lists)
     assert used == [compiled, compiled, False]
     losses = [each["trials"][0]["curve"]["loss"] for each in (record, plain)]
@@ -280,7 +280,7 @@ def test_a_compiled_step_can_compare_the_embeddings_of_an_assistant(
     distill = {"assistant": {"dim": 8}, "loss": terms}
     losses = []
     for least in (4, 5):
-        monkeypatch.setattr(trainer_module, "STEPS_FOR_XLA", least)
+        monkeypatch.setattr(step_compilation, "STEPS_FOR_XLA", least)
         record = distilled(small, tmp_path, files, 12, distill, new_student(small))
         losses.append(record["trials"][0]["curve"]["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-3)
