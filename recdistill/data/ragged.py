@@ -216,8 +216,12 @@ def is_among(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
         >>> is_among(np.array([3, 1, 7]), np.array([7, 3]))
         array([ True, False,  True])
     """
+    return is_in_sorted(keys, np.sort(known))
+
+
+def is_in_sorted(keys: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """As `is_among`, for known keys in ascending order."""
     if not len(known):
         return np.zeros(keys.shape, bool)
-    known = np.sort(known)
     place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.asarray(known[place] == keys)

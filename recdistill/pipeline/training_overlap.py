@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from recdistill.data import column_values
 from recdistill.data.batches import Lists
-from recdistill.data.ragged import Ragged, is_among
+from recdistill.data.ragged import Ragged, is_in_sorted
 from recdistill.data.shard_reading import read_lists
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
@@ -54,7 +54,7 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
     known = [_declared_ids(table) for table in tables if _has_ids(table)]
     if trained_here:
         known += [_list_ids(path) for path in prepared.shards("train")]
-    ids = np.concatenate([np.array([], "int64"), *known])
+    ids = np.sort(np.concatenate([np.array([], "int64"), *known]))
     pairs = [_pairs(table) for table in tables if not _has_ids(table)]
     counts = dict.fromkeys(HELD_OUT, 0)
     for split in prepared.held_out:
@@ -100,10 +100,13 @@ def _list_ids(path: Path) -> np.ndarray:
 
 
 def _has_row_among(path: Path, numbers: np.ndarray) -> np.ndarray:
-    """`(lists,)` bool: whether an interaction of the list has one of these numbers."""
+    """`(lists,)` bool: whether an interaction of the list has one of these numbers.
+
+    They are in ascending order.
+    """
     table = pq.read_table(path, columns=["rows"])
     rows = Ragged.from_arrow(table["rows"].combine_chunks())
-    among = is_among(rows.values, numbers)
+    among = is_in_sorted(rows.values, numbers)
     return np.bincount(rows.row_numbers(), among, len(rows)) > 0
 
 
