@@ -6,7 +6,11 @@ selected.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+
+from recdistill.data.ragged import Ragged
 
 SAMPLED = 8
 """One of so many scores of a row is read to estimate the threshold of the highest."""
@@ -60,6 +64,58 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
     keys.sort()
     first = keys[starts[:-1, None] + np.arange(count)]
     return np.asarray(first & np.uint64(2**bits - 1)).astype("int32")
+
+
+def highest_of_parts(
+    parts: Iterable[np.ndarray], count: int, without: Ragged
+) -> np.ndarray:
+    """As `highest`, of scores that come as parts of the columns.
+
+    Of all parts but the first, only the scores above the lowest one selected so far are
+    looked at, so that most of the cost is one comparison for each score.
+
+    Args:
+        parts: `(rows, columns)` float32, without NaN; each has the next columns.
+        count: Number of scores to select.
+        without: Columns that a row does not select.
+
+    Returns:
+        `(rows, count)` int32; -1 fills rows with fewer scores above minus infinity.
+
+    Examples:
+        >>> parts = np.array([[0.5, 2.0]], "float32"), np.array([[3.0, 0.5]], "float32")
+        >>> highest_of_parts(parts, 2, Ragged(np.array([1]), np.array([0, 1])))
+        array([[2, 0]], dtype=int32)
+    """
+    best = np.full((len(without), count), -np.inf, "float32")
+    chosen = np.full(best.shape, -1, "int32")
+    longest = int(np.diff(without.offsets).max(initial=0))
+    first = 0
+    for scores in parts:
+        columns = scores.shape[1]
+        if first == 0:
+            new = highest(scores, min(columns, count + longest))
+        else:
+            new = _above(scores, best[:, -1])
+        value = np.take_along_axis(scores, np.maximum(new, 0), axis=1)
+        new = np.where(new < 0, -1, new + first)
+        value[(new < 0) | without.holds(new)] = -np.inf
+        value = np.concatenate([best, value], axis=1)
+        # The earlier columns are on the left, as `highest` orders equal scores.
+        place = highest(value, count)
+        best = np.take_along_axis(value, place, axis=1)
+        new = np.concatenate([chosen, new], axis=1, dtype="int32")
+        chosen = np.take_along_axis(new, place, axis=1)
+        first += columns
+    return np.where(best > -np.inf, chosen, np.int32(-1))
+
+
+def _above(scores: np.ndarray, threshold: np.ndarray) -> np.ndarray:
+    """Columns of the scores above the threshold of their row; -1 fills the end."""
+    rows, columns = scores.shape
+    cells = _reaching(scores, np.nextafter(threshold, np.float32(np.inf)))
+    edges = np.searchsorted(cells, np.arange(rows + 1) * columns)
+    return Ragged(cells % columns, edges).padded(-1)
 
 
 def _reaching(scores: np.ndarray, threshold: np.ndarray) -> np.ndarray:

@@ -20,13 +20,22 @@ from recdistill.data.ragged import Ragged, is_among
 from recdistill.lists.numpy_ranks import first_k, ranks_of, real_scores
 from recdistill.metrics.ranking import RelevantRanks
 from recdistill.models.two_tower import TwoTowers
-from recdistill.pipeline.candidate_selection import highest
+from recdistill.pipeline.candidate_selection import highest, highest_of_parts
 
 CatalogueScores = Callable[[Lists], np.ndarray]
 """Scores of the whole catalogue for some lists, `(lists, items)`."""
 
+TopItems = Callable[[Lists], np.ndarray]
+"""A model's highest items for each list, `(lists, n)` int32, the best first.
+
+Excluded items are left out; -1 pads lists with fewer items.
+"""
+
 SCORES_AT_ONCE = 2**23
 """Scores of a block: 32 MiB in float32. A block has at least one query."""
+
+ITEMS_AT_ONCE = 2**15
+"""Items of a block of scores of which only the highest are of interest."""
 
 ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
@@ -91,13 +100,53 @@ def two_tower_scores(model: TwoTowers) -> CatalogueScores:
     embeddings = item_embeddings(model)
 
     def score(lists: Lists) -> np.ndarray:
-        queries = model.encode_query(
-            {name: tf.convert_to_tensor(value) for name, value in lists.query.items()}
-        )
-        queries = tf.cast(queries, tf.float32)
+        queries = _encoded_queries(model, lists)
         return np.asarray(tf.matmul(queries, embeddings, transpose_b=True))
 
     return score
+
+
+def two_tower_top(model: TwoTowers, count: int) -> TopItems:
+    """The highest items by a two-tower model with its present weights.
+
+    They are those of `rank_catalogue`. The scores of some hundred queries are computed
+    for a part of the catalogue at a time: the product with all items for the few
+    queries of a block is limited by reading the items' embeddings.
+
+    Args:
+        model: The model.
+        count: Number of items of each list, at most those of the catalogue.
+
+    Raises:
+        NotRankableError: If a score is NaN or infinity; by the returned function.
+    """
+    embeddings = item_embeddings(model)
+    items = len(embeddings)
+    starts = range(0, items, ITEMS_AT_ONCE)
+    parts = [embeddings[low : low + ITEMS_AT_ONCE] for low in starts]
+
+    def scores(lists: Lists) -> Iterator[np.ndarray]:
+        queries = _encoded_queries(model, lists)
+        for part in parts:
+            found = np.asarray(tf.matmul(queries, part, transpose_b=True))
+            _check(found)
+            yield found
+
+    def top(lists: Lists) -> np.ndarray:
+        blocks = in_blocks(lists, SCORES_AT_ONCE // min(items, ITEMS_AT_ONCE))
+        return np.concatenate(
+            [
+                highest_of_parts(scores(block), min(count, items), block.excluded)
+                for block in blocks
+            ]
+        )
+
+    return top
+
+
+def _encoded_queries(model: TwoTowers, lists: Lists) -> tf.Tensor:
+    query = {name: tf.convert_to_tensor(value) for name, value in lists.query.items()}
+    return tf.cast(model.encode_query(query), tf.float32)
 
 
 def rank_catalogue(

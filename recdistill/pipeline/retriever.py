@@ -20,8 +20,7 @@ first (Zhu and Zhang, 2026).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -30,18 +29,10 @@ import numpy as np
 from recdistill.data.batches import Lists, item_weight
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import read_lists
-from recdistill.models.two_tower import TwoTowers
 from recdistill.pipeline.candidate_selection import distinct
-from recdistill.pipeline.catalogue_ranking import rank_catalogue, two_tower_scores
+from recdistill.pipeline.catalogue_ranking import TopItems
 from recdistill.pipeline.config import ListsConfig
-from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.uniform_tail import UniformTail
-
-TopItems = Callable[[Lists], np.ndarray]
-"""A model's highest items for each list, `(lists, n)` int32, the best first.
-
-Excluded items are left out; -1 pads lists with fewer items.
-"""
 
 
 @dataclass(frozen=True)
@@ -166,30 +157,6 @@ class SecondRound:
         tail = np.where(_rows(new).holds(tail), -1, tail)
         items = np.concatenate([head, new, tail], axis=1)
         return Candidates(items.astype("int32"), drawn, before.drawn_weight)
-
-
-def top_items(student: TwoTowers, prepared: Prepared, count: int) -> TopItems:
-    """The highest items of a two-tower model, which are found by blocks of queries.
-
-    Args:
-        student: The model.
-        prepared: The prepared data.
-        count: Number of items of each list.
-    """
-    items = prepared.catalogue_size
-    score = two_tower_scores(student)
-
-    def top(lists: Lists) -> np.ndarray:
-        none = np.zeros(len(lists) + 1, "int64")
-        without = replace(
-            lists,
-            # The ranks of the positives are not needed.
-            positives=Ragged(lists.positives.values[:0], none),
-            relevance=Ragged(lists.relevance.values[:0], none),
-        )
-        return rank_catalogue(score, without, items, min(count, items)).top
-
-    return top
 
 
 def _of_width(items: np.ndarray, width: int) -> np.ndarray:

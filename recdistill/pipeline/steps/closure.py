@@ -68,11 +68,12 @@ class Closure(Step):
 
 def _second_round(run: RunContext) -> Proposer:
     """The candidates of the first round and the pilot student's highest items."""
-    from recdistill.pipeline.retriever import SecondRound, top_items
+    from recdistill.pipeline.catalogue_ranking import two_tower_top
+    from recdistill.pipeline.retriever import SecondRound
 
     number = run.config.lists.student_top
     return SecondRound(
-        top_items(run.student_model("pilot"), run.prepared, number),
+        two_tower_top(run.student_model("pilot"), number),
         run.intact("score").path,
         number,
     )
