@@ -7,13 +7,15 @@ selected.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 
 from recdistill.data.ragged import Ragged
 
-SAMPLED = 8
-"""One of so many scores of a row is read to estimate the threshold of the highest."""
+SAMPLE = 2**13
+"""About so many scores of a row are read to estimate the threshold of the highest; in
+rows of fewer than eight times as many, one in eight."""
 
 
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -37,7 +39,7 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
     rows, columns = scores.shape
     if count == 0:
         return np.zeros((rows, 0), "int32")
-    sampled = scores[:, ::SAMPLED]
+    sampled = np.take(scores, sampled_columns(columns), axis=1)
     expected = count * sampled.shape[1] / columns
     # Too few reach the threshold in one of some 10,000 rows of random scores.
     reach = int(expected + 4.5 * expected**0.5 + 2)
@@ -64,6 +66,19 @@ def highest(scores: np.ndarray, count: int) -> np.ndarray:
     keys.sort()
     first = keys[starts[:-1, None] + np.arange(count)]
     return np.asarray(first & np.uint64(2**bits - 1)).astype("int32")
+
+
+@lru_cache(maxsize=16)
+def sampled_columns(columns: int) -> np.ndarray:
+    """The columns that `highest` reads to estimate a threshold.
+
+    One of each group of neighbours, at a random place in it: with the same place in all
+    groups, a catalogue whose order has a period would mislead.
+    """
+    group = max(8, columns // SAMPLE)
+    start = np.arange(0, columns, group)
+    place = mixed(start.astype("uint64")) % np.uint64(group)
+    return np.minimum(start + place.astype("int64"), columns - 1)
 
 
 def highest_of_parts(

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from recdistill.data.ragged import Ragged
-from recdistill.pipeline.candidate_selection import highest, highest_of_parts
+from recdistill.pipeline.candidate_selection import (
+    highest,
+    highest_of_parts,
+    sampled_columns,
+)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -24,14 +28,33 @@ def test_the_highest_scores_are_those_of_a_stable_sort(seed):
 
 
 def test_high_scores_that_the_sample_reads_alone_do_not_hide_the_others():
-    # Every eighth column is read for the threshold, and all high scores are there.
+    # All high scores are where a row is read for the threshold, or none of them is.
+    read = sampled_columns(800)
+    others = np.setdiff1d(np.arange(800), read)
     scores = np.zeros((2, 800), "float32")
-    scores[0, ::8] = np.arange(100) + 1.0
-    scores[1, 1::8] = np.arange(100) + 1.0
+    scores[0, read] = np.arange(100) + 1.0
+    scores[1, others[:100]] = np.arange(100) + 1.0
     got = highest(scores, 110)
-    np.testing.assert_array_equal(got[0, :100], np.arange(99, -1, -1) * 8)
-    np.testing.assert_array_equal(got[1, :100], np.arange(99, -1, -1) * 8 + 1)
-    np.testing.assert_array_equal(got[0, 100:], [1, 2, 3, 4, 5, 6, 7, 9, 10, 11])
+    np.testing.assert_array_equal(got[0, :100], read[::-1])
+    np.testing.assert_array_equal(got[1, :100], others[99::-1])
+    np.testing.assert_array_equal(got[0, 100:], others[:10])
+
+
+def test_the_highest_scores_of_a_long_row_with_a_period_are_those_of_a_sort():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(4, 200_000)).astype("float32")
+    scores[:, 7::50] += 5.0
+    scores[2:] = np.round(scores[2:])
+    want = np.argsort(-scores, axis=1, kind="stable")[:, :300]
+    np.testing.assert_array_equal(highest(scores, 300), want)
+
+
+@pytest.mark.parametrize("columns", [1, 9, 800, 1_000_003])
+def test_the_sample_has_a_column_of_each_group_of_neighbours(columns):
+    read = sampled_columns(columns)
+    group = max(8, columns // 2**13)
+    assert (read // group).tolist() == list(range(-(-columns // group)))
+    assert read[-1] < columns
 
 
 @pytest.mark.parametrize("seed", range(40))
