@@ -104,14 +104,14 @@ def test_distillation_on_a_large_catalogue_includes_its_second_round(
 
     def cost(folder, step, workers, seconds):
         run.append(step)
-        return 2.0, 100.0 + len(run)
+        return 2.0, 100.0 + len(run), 5.0
 
     monkeypatch.setattr(growth, "step_cost", cost)
     point = growth.pipeline_times(growth.Size(interactions=100, items=5_001), 9)
     assert run[4:7] == ["pilot", "closure", "distill"]
     assert point["distill_s"] == 6.0 and point["evaluate_s"] == 2.0
     assert point["distill_mib"] == 107.0
-    assert point["run_s"] == 18.0
+    assert point["run_s"] == 18.0 and point["commands_s"] == 45.0
 
 
 def test_the_peak_memory_of_a_command_leaves_out_the_process_that_started_it():
