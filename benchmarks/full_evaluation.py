@@ -15,9 +15,8 @@ from recdistill.models.candidate_table import CandidateTable
 from recdistill.pipeline.catalogue_ranking import (
     SCORES_AT_ONCE,
     in_blocks,
-    rank_catalogue,
-    two_tower_scores,
 )
+from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
 from recdistill.retrieval.exact import best
 
 WIDTH, SEEN, TOP = 64, 20, 100
@@ -40,7 +39,8 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
         encode_candidates=lambda features: features["vector"],
         encode_query=lambda query: query["vector"],
     )
-    score = two_tower_scores(model)
+    catalogue = TwoTowerCatalogue(model)
+    score = catalogue.scores
     times: dict[str, list[float]] = {"product": [], "bare": [], "evaluation": []}
     top = np.zeros(0)
     for number in range(1 + sizes["rounds"]):
@@ -55,7 +55,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
             ]
         )
         clock.append(time.process_time())
-        ranking = rank_catalogue(score, lists, items, min(TOP, items))
+        ranking = catalogue.rank(lists, min(TOP, items))
         measure_ranks(ranking.ranks, METRICS)
         clock.append(time.process_time())
         if number:  # The first round is not timed.

@@ -18,7 +18,6 @@ from recdistill.pipeline.catalogue_ranking import (
     rank_candidates,
     rank_catalogue,
     rank_same_scores,
-    two_tower_scores,
 )
 from recdistill.pipeline.scorers import (
     PAIRS_AT_ONCE,
@@ -26,6 +25,7 @@ from recdistill.pipeline.scorers import (
     Scorer,
     TwoTowerScorer,
 )
+from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,18 @@ class CandidateRanker:
     items: int
 
     @cached_property
+    def _two_towers(self) -> TwoTowerCatalogue | None:
+        """The catalogue of a two-tower model; None for another model."""
+        if not isinstance(self.score, TwoTowerScorer):
+            return None
+        return TwoTowerCatalogue(self.score.model)
+
+    @cached_property
     def _catalogue(self) -> CatalogueScores:
         """Scores of the whole catalogue, in the fastest way that the model allows."""
         score, items = self.score, self.items
-        if isinstance(score, TwoTowerScorer):
-            return two_tower_scores(score.model)
+        if self._two_towers is not None:
+            return self._two_towers.scores
         if isinstance(score, PopularityScorer):
             popularity = score.popularity
             return lambda lists: np.broadcast_to(popularity, (len(lists), items))
@@ -82,6 +89,8 @@ class CandidateRanker:
         """
         if lists.scored_candidates is None and isinstance(self.score, PopularityScorer):
             return rank_same_scores(self.score.popularity, lists, top)
+        if lists.scored_candidates is None and self._two_towers is not None:
+            return self._two_towers.rank(lists, top)
         if lists.scored_candidates is None:
             return rank_catalogue(self._catalogue, lists, self.items, top)
         parts = []

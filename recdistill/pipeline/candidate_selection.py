@@ -78,7 +78,7 @@ def sampled_columns(columns: int) -> np.ndarray:
     group = max(8, columns // SAMPLE)
     start = np.arange(0, columns, group)
     place = mixed(start.astype("uint64")) % np.uint64(group)
-    return np.minimum(start + place.astype("int64"), columns - 1)
+    return np.asarray(np.minimum(start + place.astype("int64"), columns - 1))
 
 
 def highest_of_parts(
@@ -104,14 +104,14 @@ def highest_of_parts(
     """
     best = np.full((len(without), count), -np.inf, "float32")
     chosen = np.full(best.shape, -1, "int32")
-    longest = int(np.diff(without.offsets).max(initial=0))
+    enough = count + int(np.diff(without.offsets).max(initial=0)) if count else 0
     first = 0
     for scores in parts:
         columns = scores.shape[1]
         if first == 0:
-            new = highest(scores, min(columns, count + longest))
+            new = highest(scores, min(columns, enough))
         else:
-            new = _above(scores, best[:, -1])
+            new = _above(scores, best.min(axis=1, initial=np.inf))
         value = np.take_along_axis(scores, np.maximum(new, 0), axis=1)
         new = np.where(new < 0, -1, new + first)
         value[(new < 0) | without.holds(new)] = -np.inf

@@ -1,10 +1,9 @@
 """Rankings of a catalogue of any size, by blocks of queries in bounded memory.
 
-A block has the scores of a few queries for all items, a product of two matrices for a
-two-tower model. Its top items are selected without a sort of the block, and the rank of
-a positive is one more than the number of items ahead, which are counted. Nothing is
-kept of a block but these. Ties are broken by the row of the catalogue: of two equal
-scores, the lower row ranks first.
+A block has the scores of a few queries for all items. Its top items are selected
+without a sort of the block, and the rank of a positive is one more than the number of
+items ahead, which are counted. Nothing is kept of a block but these. Ties are broken by
+the row of the catalogue: of two equal scores, the lower row ranks first.
 """
 
 from __future__ import annotations
@@ -13,32 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged, is_among
 from recdistill.lists.numpy_ranks import first_k, ranks_of, real_scores
 from recdistill.metrics.ranking import RelevantRanks
-from recdistill.models.two_tower import TwoTowers
-from recdistill.pipeline.candidate_selection import highest, highest_of_parts
+from recdistill.pipeline.candidate_selection import highest
 
 CatalogueScores = Callable[[Lists], np.ndarray]
 """Scores of the whole catalogue for some lists, `(lists, items)`."""
 
-TopItems = Callable[[Lists], np.ndarray]
-"""A model's highest items for each list, `(lists, n)` int32, the best first.
-
-Excluded items are left out; -1 pads lists with fewer items.
-"""
-
 SCORES_AT_ONCE = 2**23
 """Scores of a block: 32 MiB in float32. A block has at least one query."""
-
-ITEMS_AT_ONCE = 2**15
-"""Items of a block of scores of which only the highest are of interest."""
-
-ENCODED_AT_ONCE = 65_536
-"""Candidates that are encoded at once."""
 
 _PASSES_OF_A_SORT = 16
 
@@ -76,79 +61,6 @@ class Ranking:
         return cls(np.concatenate([each.top for each in parts]), ranks)
 
 
-def item_embeddings(model: TwoTowers) -> tf.Tensor:
-    """Embeddings of the whole catalogue by a two-tower model, `(items, dim)` float32.
-
-    Args:
-        model: The model.
-    """
-    pieces, items = [], model.candidate_table.size
-    for low in range(0, items, ENCODED_AT_ONCE):
-        rows = tf.range(low, min(low + ENCODED_AT_ONCE, items))
-        pieces.append(model.encode_candidates(model.candidate_table(rows)))
-    return tf.cast(tf.concat(pieces, axis=0), tf.float32)
-
-
-def two_tower_scores(model: TwoTowers) -> CatalogueScores:
-    """Scores of the whole catalogue by a two-tower model with its present weights.
-
-    Candidates are encoded once, and each query once.
-
-    Args:
-        model: The model.
-    """
-    embeddings = item_embeddings(model)
-
-    def score(lists: Lists) -> np.ndarray:
-        queries = _encoded_queries(model, lists)
-        return np.asarray(tf.matmul(queries, embeddings, transpose_b=True))
-
-    return score
-
-
-def two_tower_top(model: TwoTowers, count: int) -> TopItems:
-    """The highest items by a two-tower model with its present weights.
-
-    They are those of `rank_catalogue`. The scores of some hundred queries are computed
-    for a part of the catalogue at a time: the product with all items for the few
-    queries of a block is limited by reading the items' embeddings.
-
-    Args:
-        model: The model.
-        count: Number of items of each list, at most those of the catalogue.
-
-    Raises:
-        NotRankableError: If a score is NaN or infinity; by the returned function.
-    """
-    embeddings = item_embeddings(model)
-    items = len(embeddings)
-    starts = range(0, items, ITEMS_AT_ONCE)
-    parts = [embeddings[low : low + ITEMS_AT_ONCE] for low in starts]
-
-    def scores(lists: Lists) -> Iterator[np.ndarray]:
-        queries = _encoded_queries(model, lists)
-        for part in parts:
-            found = np.asarray(tf.matmul(queries, part, transpose_b=True))
-            _check(found)
-            yield found
-
-    def top(lists: Lists) -> np.ndarray:
-        blocks = in_blocks(lists, SCORES_AT_ONCE // min(items, ITEMS_AT_ONCE))
-        return np.concatenate(
-            [
-                highest_of_parts(scores(block), min(count, items), block.excluded)
-                for block in blocks
-            ]
-        )
-
-    return top
-
-
-def _encoded_queries(model: TwoTowers, lists: Lists) -> tf.Tensor:
-    query = {name: tf.convert_to_tensor(value) for name, value in lists.query.items()}
-    return tf.cast(model.encode_query(query), tf.float32)
-
-
 def rank_catalogue(
     score: CatalogueScores, lists: Lists, items: int, top: int
 ) -> Ranking:
@@ -180,7 +92,7 @@ def rank_same_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     Raises:
         NotRankableError: If a score is NaN or infinity.
     """
-    _check(scores[None])
+    check_scores(scores[None])
     items = len(scores)
     order = np.argsort(-scores, kind="stable")
     place = np.empty(items, "int64")
@@ -191,14 +103,14 @@ def rank_same_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     parts = [np.zeros((0, top), "int32")]
     for block in in_blocks(lists, SCORES_AT_ONCE // max(1, len(first))):
         shown = np.broadcast_to(first, (len(block), len(first)))
-        parts.append(_of_width(_without(shown, block.excluded)[:, :top], top))
+        parts.append(of_width(_without(shown, block.excluded)[:, :top], top))
     row, item, gain = positives_of(lists)
     # The excluded items of a list, by their places.
     ahead = np.sort(excluded.row_numbers() * items + place[excluded.values])
     own = row * items
     before = np.searchsorted(ahead, own + place[item]) - np.searchsorted(ahead, own)
     rank = 1 + place[item] - before
-    return Ranking(np.concatenate(parts), _ordered(len(lists), row, rank, gain))
+    return Ranking(np.concatenate(parts), ordered_ranks(len(lists), row, rank, gain))
 
 
 def in_blocks(lists: Lists, rows: int) -> Iterator[Lists]:
@@ -222,7 +134,7 @@ def rank_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     scores = np.array(scores, order="C")
     excluded = lists.excluded
     scores[excluded.row_numbers(), excluded.values] = -np.inf
-    _check(scores)
+    check_scores(scores)
     count = min(top, scores.shape[1])
     if scores.dtype == np.float32:
         best = highest(scores, count)
@@ -238,7 +150,7 @@ def rank_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     for number in range(len(lists)):
         own = slice(edges[number], edges[number + 1])
         rank[own] = _ranks(scores[number], item[own])
-    return Ranking(_of_width(best, top), _ordered(len(lists), row, rank, gain))
+    return Ranking(of_width(best, top), ordered_ranks(len(lists), row, rank, gain))
 
 
 def rank_candidates(
@@ -257,7 +169,7 @@ def rank_candidates(
         NotRankableError: If the score of a candidate is NaN or infinity.
     """
     real = np.where(candidates >= 0, scores, np.asarray(-np.inf, scores.dtype))
-    _check(real)
+    check_scores(real)
     real = real_scores(scores, candidates >= 0, name="scores")
     place = _first(real, top)
     best = np.take_along_axis(candidates, np.maximum(place, 0), axis=1)
@@ -267,7 +179,7 @@ def rank_candidates(
     row, gain, column = row[inside], gain[inside], hit[inside].argmax(axis=1)
     rank = ranks_of(real, row, column)
     top_items = np.where(place >= 0, best, -1).astype("int32")
-    return Ranking(top_items, _ordered(len(lists), row, rank, gain))
+    return Ranking(top_items, ordered_ranks(len(lists), row, rank, gain))
 
 
 def positives_of(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -293,7 +205,7 @@ def _keys(rows: Ragged, size: int) -> np.ndarray:
     return np.asarray(rows.row_numbers() * size + rows.values)
 
 
-def _check(scores: np.ndarray) -> None:
+def check_scores(scores: np.ndarray) -> None:
     """Checks that no score is NaN or infinity; minus infinity ranks last."""
     high = scores.max(axis=1, initial=-np.inf)
     wrong = np.flatnonzero(~(high < np.inf))  # NaN is not below any number
@@ -323,9 +235,10 @@ def _first(scores: np.ndarray, top: int) -> np.ndarray:
     return first_k(scores, top) if top else np.zeros((len(scores), 0), "int32")
 
 
-def _ordered(
+def ordered_ranks(
     lists: int, row: np.ndarray, rank: np.ndarray, gain: np.ndarray
 ) -> RelevantRanks:
+    """The ranks of positives of some lists, in ascending order in each list."""
     order = np.lexsort((rank, row))
     return RelevantRanks(lists, row[order], rank[order], gain[order])
 
@@ -338,7 +251,8 @@ def _without(best: np.ndarray, excluded: Ragged) -> np.ndarray:
     return found
 
 
-def _of_width(best: np.ndarray, width: int) -> np.ndarray:
+def of_width(best: np.ndarray, width: int) -> np.ndarray:
+    """The columns, filled with -1 to a width."""
     missing = width - best.shape[1]
     padded = np.pad(best, [(0, 0), (0, missing)], constant_values=-1)
     return np.asarray(padded, "int32")

@@ -20,6 +20,7 @@ first (Zhu and Zhang, 2026).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +31,14 @@ from recdistill.data.batches import Lists, item_weight
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import read_lists
 from recdistill.pipeline.candidate_selection import distinct
-from recdistill.pipeline.catalogue_ranking import TopItems
 from recdistill.pipeline.config import ListsConfig
 from recdistill.pipeline.uniform_tail import UniformTail
+
+TopItems = Callable[[Lists], np.ndarray]
+"""A model's highest items for each list, `(lists, n)` int32, the best first.
+
+Excluded items are left out; -1 pads lists with fewer items.
+"""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from recdistill.models.two_tower import TwoTowers
-from recdistill.pipeline.catalogue_ranking import item_embeddings
+from recdistill.pipeline.two_tower_catalogue import item_embeddings
 from recdistill.retrieval.item_storage import (
     Storage,
     column_scales,

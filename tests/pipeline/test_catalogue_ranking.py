@@ -1,10 +1,7 @@
 """Rankings of a catalogue by blocks, compared with a plain loop."""
 
-import dataclasses
-
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
@@ -16,8 +13,6 @@ from recdistill.pipeline.catalogue_ranking import (
     rank_catalogue,
     rank_same_scores,
     rank_scores,
-    two_tower_scores,
-    two_tower_top,
 )
 
 
@@ -169,44 +164,3 @@ def test_lists_with_drawn_candidates_can_be_joined():
     parts = [lists_of([[1]], seen=[[0]], drawn=3) for _ in range(2)]
     assert Lists.joined(parts).drawn == 3
     assert Lists.joined(parts).positives.values.tolist() == [1, 1]
-
-
-class Towers:
-    """Towers of small integers, whose products are exact in any order, with ties."""
-
-    def __init__(self, rng, items):
-        self.candidate_table = self
-        self.size = items
-        self.vectors = tf.constant(rng.integers(-2, 3, (items, 4)), tf.float32)
-
-    def __call__(self, rows):
-        return rows
-
-    def encode_candidates(self, rows):
-        return tf.gather(self.vectors, rows)
-
-    def encode_query(self, query):
-        return query["vector"]
-
-
-@pytest.mark.parametrize("count", [1, 7, 100])
-def test_the_top_of_a_two_tower_model_by_parts_is_that_of_its_ranking(
-    monkeypatch, count
-):
-    rng = np.random.default_rng(5)
-    lists = random_lists(rng, 23, 60)
-    query = {"vector": rng.integers(-2, 3, (23, 4)).astype("float32")}
-    lists = dataclasses.replace(lists, query=query)
-    towers = Towers(rng, 60)
-    want = rank_catalogue(two_tower_scores(towers), lists, 60, min(count, 60)).top
-    monkeypatch.setattr(catalogue_ranking, "ITEMS_AT_ONCE", 13)
-    monkeypatch.setattr(catalogue_ranking, "SCORES_AT_ONCE", 13 * 5)
-    np.testing.assert_array_equal(two_tower_top(towers, count)(lists), want)
-
-
-def test_a_two_tower_model_with_a_score_that_is_not_a_number_has_no_top_items():
-    rng = np.random.default_rng(6)
-    query = {"vector": np.full((3, 4), np.nan, "float32")}
-    lists = dataclasses.replace(random_lists(rng, 3, 9), query=query)
-    with pytest.raises(NotRankableError, match="not NaN"):
-        two_tower_top(Towers(rng, 9), 2)(lists)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.pilot import require_second_round
@@ -68,12 +69,13 @@ class Closure(Step):
 
 def _second_round(run: RunContext) -> Proposer:
     """The candidates of the first round and the pilot student's highest items."""
-    from recdistill.pipeline.catalogue_ranking import two_tower_top
     from recdistill.pipeline.retriever import SecondRound
+    from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
 
     number = run.config.lists.student_top
+    pilot = TwoTowerCatalogue(run.student_model("pilot"))
     return SecondRound(
-        two_tower_top(run.student_model("pilot"), number),
+        partial(pilot.top, count=number),
         run.intact("score").path,
         number,
     )

@@ -246,15 +246,16 @@ def _open_writer(
 
 def _first_round(run: RunContext) -> Proposer | None:
     """The candidates of the first round; None if lists are not retrieved."""
-    from recdistill.pipeline.catalogue_ranking import two_tower_top
     from recdistill.pipeline.content_hashes import hashes_of_ids
     from recdistill.pipeline.retriever import Retriever
+    from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
 
     lists, prepared = run.config.lists, run.prepared
     if lists.size != "retrieved":
         return None
+    baseline = TwoTowerCatalogue(run.student_model("baseline"))
     return Retriever(
-        two_tower_top(run.student_model("baseline"), lists.retriever_top),
+        partial(baseline.top, count=lists.retriever_top),
         prepared.popularity,
         lists,
         int(prepared.observed_sizes.max()),
