@@ -87,7 +87,9 @@ class TwoTowerCatalogue:
         """
         count = min(count, self._items)
         found = [
-            highest_of_parts(self._of_parts(block), count, block.excluded)
+            highest_of_parts(
+                self._of_parts(self._queries(block)), count, block.excluded
+            )
             for block in self._blocks(lists)
         ]
         return np.concatenate(found)
@@ -107,15 +109,16 @@ class TwoTowerCatalogue:
         return Ranking.joined([self._rank(each, top) for each in self._blocks(lists)])
 
     def _rank(self, lists: Lists, top: int) -> Ranking:
+        queries = self._queries(lists)
         row, item, gain = positives_of(lists)
         # Rows of a product do not depend on each other, so these scores are those that
         # the parts have. A product with one item is computed in another way.
         distinct, place = np.unique(item, return_inverse=True)
         padding = np.zeros(max(0, _FEWEST_ROWS - len(distinct)), distinct.dtype)
         own = tf.gather(self._embeddings, np.concatenate([distinct, padding]))
-        value = _products(self._queries(lists), own)[row, place]
+        value = _products(queries, own)[row, place]
         count = _CountAhead(lists, row, item, value)
-        parts = count.each(self._of_parts(lists))
+        parts = count.each(self._of_parts(queries))
         best = highest_of_parts(parts, min(top, self._items), lists.excluded)
         if not count.exact:
             return rank_catalogue(self.scores, lists, self._items, top)
@@ -125,9 +128,8 @@ class TwoTowerCatalogue:
     def _blocks(self, lists: Lists) -> Iterator[Lists]:
         return in_blocks(lists, SCORES_AT_ONCE // min(self._items, ITEMS_AT_ONCE))
 
-    def _of_parts(self, lists: Lists) -> Iterator[np.ndarray]:
+    def _of_parts(self, queries: tf.Tensor) -> Iterator[np.ndarray]:
         """The scores of each part of the catalogue, `(lists, items of the part)`."""
-        queries = self._queries(lists)
         for part in self._parts:
             scores = _products(queries, part)
             check_scores(scores)
