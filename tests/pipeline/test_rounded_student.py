@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 
 from recdistill.models.two_tower import TwoTowerStudent
-from recdistill.pipeline.catalogue_ranking import item_embeddings
 from recdistill.pipeline.rounded_student import as_exported
 from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.two_tower_catalogue import item_embeddings
 from tests.small_models import build_batch, build_catalogue, build_schema
 
 STEPS = 127
