@@ -129,6 +129,11 @@ class Live:
         scores: np.ndarray = self.queries.astype(float) @ items.astype(float).T
         return scores
 
+    @cached_property
+    def largest_scores(self) -> np.ndarray:
+        """The largest magnitude of each query's live scores, `(queries,)`."""
+        return np.asarray(np.maximum(self.scores.max(axis=1), -self.scores.min(axis=1)))
+
     def requests(self, batch_sizes: Iterable[int]) -> list[Request]:
         """Requests to each signature for each batch size, built from the real rows.
 
@@ -299,8 +304,7 @@ class _Comparison:
         rows = self._rows(request.inputs["candidate_ids"])
         if not np.array_equal(answer["known"], rows >= 0):
             raise _difference(request, "known", "differs from the catalogue's ids")
-        live = self.live.scores[request.rows]
-        scores = np.take_along_axis(live, np.maximum(rows, 0), axis=1)
+        scores = self.live.scores[request.rows[:, None], np.maximum(rows, 0)]
         want = np.where(rows >= 0, scores, LOWEST)
         self._close(request, answer["scores"], want, self._scale(request))
 
@@ -329,7 +333,10 @@ class _Comparison:
             len(set(row[row >= 0])) < (row >= 0).sum() for row in rows
         ):
             raise _difference(request, "item_ids", f"is not {k} distinct items")
-        best = -np.sort(np.partition(-scores, k - 1, axis=1)[:, :k], axis=1)
+        last = scores.shape[1] - k
+        best = np.array(
+            [np.sort(np.partition(row, last)[last:])[::-1] for row in scores]
+        )
         best = np.where(np.arange(k) < own_k[:, None], np.maximum(best, LOWEST), LOWEST)
         got = np.take_along_axis(scores, np.maximum(rows, 0), axis=1)
         got = np.maximum(np.where(rows >= 0, got, LOWEST), LOWEST)
@@ -398,7 +405,7 @@ class _Comparison:
         return np.array([[self.row_of.get(i, -1) for i in row] for row in ids], int)
 
     def _scale(self, request: Request) -> np.ndarray:
-        return np.asarray(np.abs(self.live.scores[request.rows]).max(axis=1))
+        return np.asarray(self.live.largest_scores[request.rows])
 
 
 def _difference(request: Request, output: str, what: str) -> ExportError:

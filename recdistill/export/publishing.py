@@ -72,8 +72,8 @@ FORMAT = 3
 PARITY_BATCHES = (1, 7)
 """Batch sizes of the parity requests, in addition to all rows at once."""
 
-LIVE_SCORES = 2**27
-"""Largest number of live scores that are held for the parity check: 1 GiB."""
+LIVE_SCORES = 2**25
+"""Largest number of live scores that are held for the parity check: 256 MiB."""
 
 ROWS = 8192
 """Rows that a tower encodes at a time."""
@@ -176,7 +176,7 @@ def publish_towers(
         towers: The model.
         items: The catalogue.
         queries: Raw inputs of real queries by name, each `(queries, …)`. Only the first
-            rows are used, up to 2**27 scores of the catalogue.
+            rows are used, up to 2**25 scores of the catalogue.
         folder: Folder of all exports.
         name: The model's name; its versions are in `folder/name`.
         settings: Length of the answer, index, warm-up and metadata.

@@ -57,7 +57,7 @@ def export_student(
         name: The model's name on the server.
         rows: Raw inputs of real queries by name, each `(queries, …)`, as
             `Encoder.raw_inputs` declares them; other names are ignored. Only the first
-            rows are used, up to 2**27 scores of the catalogue.
+            rows are used, up to 2**25 scores of the catalogue.
         settings: Length of the answer, index, warm-up and metadata.
         on_device: Whether to add the query tower for LiteRT, see
             `recdistill.export.on_device`.

@@ -16,17 +16,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import (
-    convert_variables_to_constants_v2,
-)
 
 Shape = Sequence[int]
 
-LARGEST_WEIGHTS = 2**28
-"""Largest bytes of the weights of a traced function, which is copied several times."""
+LARGEST_WEIGHTS = 2**30
+"""Largest bytes of the tensors that a traced function captures: they are copied."""
 
 
 def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
@@ -71,39 +69,62 @@ def flops_of_run(session: Any, fetches: Any, feed: Mapping[str, Any]) -> int:
 def flops_of_function(function: Any, *arguments: Any) -> int:
     """Floating-point operations of one call of a TensorFlow function.
 
-    Its variables are converted to constants. Work in Python, outside the graph, is not
-    counted.
+    The function runs in a session, with a copy of its weights. Work in Python, outside
+    the graph, is not counted.
 
     Args:
         function: The function to trace; it returns a structure of tensors.
         arguments: Structures of tensors; their shapes determine the count.
 
     Raises:
-        ValueError: If the function cannot be converted to a graph, because it has
-            lookup tables or its weights exceed `LARGEST_WEIGHTS`.
+        ValueError: If the function has lookup tables, or the tensors that it captures
+            exceed `LARGEST_WEIGHTS`.
     """
     traced = tf.function(function, autograph=False).get_concrete_function(*arguments)
-    weights = sum(math.prod(v.shape) * v.dtype.size for v in traced.variables)
+    variables = {id(v.handle): v for v in traced.graph.variables}
+    captured = traced.graph.captures
+    weights = 0
+    for outside, _ in captured:
+        value = variables.get(id(outside), outside)
+        if value.dtype == tf.resource:
+            raise ValueError(
+                "`function` must capture only tensors and variables. Received: "
+                f"{value.name if hasattr(value, 'name') else 'a resource'}"
+            )
+        weights += math.prod(value.shape) * value.dtype.size
     if weights > LARGEST_WEIGHTS:
         raise ValueError(
-            f"`function` must have at most {LARGEST_WEIGHTS:,} bytes of weights. "
+            f"`function` must capture at most {LARGEST_WEIGHTS:,} bytes of tensors. "
             f"Received: {weights:,}"
         )
-    # Lookup tables elsewhere in the program would only cause warnings.
-    traced.graph.clear_collection(tf.compat.v1.GraphKeys.TABLE_INITIALIZERS)
-    frozen = convert_variables_to_constants_v2(traced)
-    names = [tensor.name for tensor in frozen.inputs]
-    values = [t.numpy() for t in tf.nest.flatten(arguments)]
+    own = zip(traced.inputs, tf.nest.flatten(arguments), strict=False)
+    feed = {inside.name: value.numpy() for inside, value in own}
+    starts: dict[tf.Operation, tuple[tf.Tensor, tf.Variable]] = {}
+    handles: dict[str, tf.Tensor] = {}
     graph = tf.Graph()
+    for outside, inside in captured:
+        variable = variables.get(id(outside))
+        if variable is None:
+            feed[inside.name] = outside.numpy()
+            continue
+        with graph.as_default(), tf.name_scope("copied_weights"):
+            start = tf.compat.v1.placeholder(variable.dtype, variable.shape)
+            copy = tf.compat.v1.Variable(start, use_resource=True)
+        starts[copy.initializer] = start, variable
+        handles[inside.name] = copy.handle
     with graph.as_default():
-        tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), name="")
-    feed = dict(zip(names, values, strict=True))
-    # Variables are constants now, so constant folding would remove their operations.
+        tf.graph_util.import_graph_def(
+            traced.graph.as_graph_def(), input_map=handles, name=""
+        )
+    # What depends on weights only is computed in every call, and must not be folded.
     config = tf.compat.v1.ConfigProto()
     config.graph_options.rewrite_options.disable_meta_optimizer = True
     config.graph_options.optimizer_options.opt_level = -1
-    with tf.compat.v1.Session(graph=graph, config=config) as session:
-        return flops_of_run(session, [t.name for t in frozen.outputs], feed)
+    # Not as a context manager, which would end eager execution.
+    with closing(tf.compat.v1.Session(graph=graph, config=config)) as session:
+        for initializer, (start, variable) in starts.items():
+            session.run(initializer, {start: variable.numpy()})
+        return flops_of_run(session, [t.name for t in traced.outputs], feed)
 
 
 def _inputs(

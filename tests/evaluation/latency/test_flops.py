@@ -84,10 +84,26 @@ def test_lookup_tables_elsewhere_cause_no_warning(caplog):
     assert "table_initializer" not in caplog.text
 
 
-def test_a_function_with_large_weights_is_refused_before_they_are_copied(monkeypatch):
-    weights = tf.Variable(zeros(4, 3))
-    monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 4 * 3)
-    assert flops_of_function(lambda x: x @ weights, zeros(2, 4)) == 2 * 2 * 4 * 3
-    monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 4 * 3 - 1)
-    with pytest.raises(ValueError, match="at most 47 bytes of weights"):
-        flops_of_function(lambda x: x @ weights, zeros(2, 4))
+def test_captured_tensors_are_not_arguments():
+    weight = tf.ones([40, 5])
+    assert flops_of_function(lambda x: x @ weight, zeros(2, 40)) == 2 * 2 * 40 * 5
+
+
+def test_a_function_with_a_lookup_table_is_refused():
+    pairs = tf.lookup.KeyValueTensorInitializer(["a"], [1])
+    table = tf.lookup.StaticHashTable(pairs, -1)
+    with pytest.raises(ValueError, match="only tensors and variables"):
+        flops_of_function(table.lookup, tf.constant(["a"]))
+
+
+@pytest.mark.parametrize("captured", [tf.Variable, tf.constant])
+def test_a_function_with_large_weights_is_refused_before_they_are_copied(
+    monkeypatch, captured
+):
+    # Smaller constants become part of the graph.
+    weights = captured(zeros(40, 5))
+    monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 40 * 5)
+    assert flops_of_function(lambda x: x @ weights, zeros(2, 40)) == 2 * 2 * 40 * 5
+    monkeypatch.setattr(flops, "LARGEST_WEIGHTS", 4 * 40 * 5 - 1)
+    with pytest.raises(ValueError, match="at most 799 bytes of tensors"):
+        flops_of_function(lambda x: x @ weights, zeros(2, 40))
