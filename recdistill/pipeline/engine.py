@@ -60,7 +60,9 @@ class LocalEngine:
         If this process is killed, the next one goes on after a validation.
         """
         name = draft.final.name
-        with kept_in(draft.final.with_name(f".training-{name}")):
+        with kept_in(draft.final.with_name(f".training-{name}")) as earlier:
+            # The step's own files can be older than the state of its training.
+            draft.earlier = max(draft.earlier, earlier)
             return step.work(run, draft)
 
     def map(

@@ -275,7 +275,9 @@ def _connect(config: EngineConfig, warn: Callable[[str], None]) -> bool:
             raise EngineError(
                 "`engine.address` (or the environment variable RAY_ADDRESS) must be "
                 f"the address of a Ray cluster. Received: {address!r}, which cannot be "
-                f"reached: {' '.join(str(error).split())}"
+                f"reached: {' '.join(str(error).split())}. If the cluster asks for a "
+                "token, the file ~/.ray/auth_token and RAY_AUTH_MODE=token are needed "
+                "here as well."
             ) from error
         warn(
             "No Ray cluster runs on this machine and `engine.address` is not set, so "

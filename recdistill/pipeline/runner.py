@@ -23,7 +23,7 @@ from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.step import Step
 from recdistill.pipeline.tracking.run_tracking import NoTracking, RunTracking
-from recdistill.pipeline.workspace import Artefact, Workspace
+from recdistill.pipeline.workspace import Artefact, Workspace, earlier_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,7 +196,9 @@ class Pipeline:
             step.name, inputs, step.is_intact, step.shared
         ) as draft:
             if draft.done is None:
-                if not step.resumes:
+                if step.resumes:
+                    draft.earlier = earlier_seconds(draft.path)
+                else:
                     draft.restart()
                 self.context.verify_again()
                 for name in step.reads(self.context.config):

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from recdistill.atomic import atomic_write
+from recdistill.pipeline.workspace import earlier_seconds
 
 SECONDS_BETWEEN_FILES = 60.0
 """Least time between two files: a state is several times as large as the model."""
@@ -61,7 +62,7 @@ class TrainingCheckpoints:
 
 
 @contextlib.contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
+def kept_in(folder: Path) -> Iterator[float]:
     """Context manager in which training runs keep their states in files.
 
     A file is written after a validation, at most once a minute, and read by the next
@@ -70,8 +71,12 @@ def kept_in(folder: Path) -> Iterator[None]:
 
     Args:
         folder: The folder, whose name must depend on all that determines the training.
+
+    Yields:
+        Seconds of the earlier processes until they wrote their last state.
     """
     folder.mkdir(exist_ok=True)
+    earlier = earlier_seconds(folder)
     found = {path.stem: _read(path) for path in folder.glob("*.npz")}
     states = {key: state for key, state in found.items() if state is not None}
     written = time.monotonic()
@@ -84,7 +89,7 @@ def kept_in(folder: Path) -> Iterator[None]:
 
     try:
         with keeping(TrainingCheckpoints(states, keep)):
-            yield
+            yield earlier
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from recdistill import __version__
 from recdistill.atomic import (
+    atomic_write,
     difference,
     file_checksum,
     folder_checksums,
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from recdistill.pipeline.artefact_storage import ArtefactStorage
 
 RECORD = "record.json"
+
+CLOCK = ".clock"
+"""File with the seconds of earlier attempts, and the time when the last one began."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +169,38 @@ class Workspace:
             self.storage.store(draft.done.path, replace=new)
 
 
+def earlier_seconds(folder: Path) -> float:
+    """Seconds that earlier attempts have taken, each until its last file was written.
+
+    It also notes the start of this attempt. An attempt that was killed could not tell
+    how long it took; what it did after its last file is done again.
+
+    Args:
+        folder: The folder in which each attempt goes on with the files of the last one.
+    """
+    clock, earlier = folder / CLOCK, 0.0
+    with contextlib.suppress(OSError, ValueError):
+        spent, started = json.loads(clock.read_text(encoding="utf-8"))
+        files = [each for each in folder.rglob("*") if each.is_file() and each != clock]
+        written = [each.stat().st_mtime for each in files]
+        earlier = spent + max(0.0, max(written, default=started) - started)
+    with atomic_write(clock) as temporary:
+        temporary.write_text(json.dumps([earlier, time.time()]), encoding="utf-8")
+    return earlier
+
+
 class Draft:
-    """An unfinished artefact; see `Workspace.produce`."""
+    """An unfinished artefact; see `Workspace.produce`.
+
+    Attributes:
+        record: The step's record.
+        earlier: Seconds of the attempts whose files this one goes on with.
+    """
 
     def __init__(self, final: Path, key: str, others: Iterable[Path] = ()) -> None:
         self.final, self.key = final, key
         self.record: dict[str, Any] = {}
+        self.earlier = 0.0
         self.done = self._finished(final) or self._finished_elsewhere(others)
         self.path = self._aside() if self.done is None else self.done.path
 
@@ -209,9 +239,10 @@ class Draft:
 
     def publish(self, seconds: float) -> None:
         """Writes the record and gives the folder its final name."""
+        (self.path / CLOCK).unlink(missing_ok=True)
         record = {
             "key": self.key,
-            "seconds": round(seconds, 3),
+            "seconds": round(self.earlier + seconds, 3),
             **self.record,
             "sha256": folder_checksums(self.path),
         }

@@ -143,8 +143,9 @@ def test_a_killed_training_goes_on_after_its_last_validation(
     with pytest.raises(KeyboardInterrupt), kept_in(tmp_path / "t"):
         fit(prepared, first, Killed(first, *values))
     rest = Scripted(second, *values[3:])
-    with kept_in(tmp_path / "t"):
+    with kept_in(tmp_path / "t") as earlier:
         _, got = fit(prepared, second, rest)
+    assert earlier > 0
     assert (len(rest.judged), got) == (3, want)
     assert_equal_weights(second.get_weights(), whole.get_weights())
     assert not (tmp_path / "t").exists()

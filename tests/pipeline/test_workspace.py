@@ -1,12 +1,20 @@
 """The workspace: artefacts are written atomically and found by their inputs."""
 
 import hashlib
+import os
 
 import pytest
 
 from recdistill.atomic import write_sealed
 from recdistill.errors import ArtefactError
-from recdistill.pipeline.workspace import Artefact, Workspace, fingerprint
+from recdistill.pipeline import workspace as workspace_module
+from recdistill.pipeline.workspace import (
+    CLOCK,
+    Artefact,
+    Workspace,
+    earlier_seconds,
+    fingerprint,
+)
 
 
 @pytest.fixture
@@ -73,6 +81,44 @@ def test_a_failed_step_keeps_its_files_for_the_next_attempt(
         assert draft.done is None
         assert (draft.path / "half").read_text() == "half"
     assert (draft.artefact().path / "half").exists()
+
+
+def attempt_at(monkeypatch, folder, second):
+    monkeypatch.setattr(workspace_module.time, "time", lambda: float(second))
+    return earlier_seconds(folder)
+
+
+def written_at(path, second):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("content")
+    os.utime(path, (second, second))
+
+
+def test_seconds_of_killed_attempts_count_until_their_last_file(tmp_path, monkeypatch):
+    assert attempt_at(monkeypatch, tmp_path, 1_000) == 0
+    written_at(tmp_path / "one", 1_030)
+    written_at(tmp_path / "folder" / "two", 1_070)
+    assert attempt_at(monkeypatch, tmp_path, 2_000) == 70
+    # An attempt that wrote nothing adds nothing, and loses nothing.
+    assert attempt_at(monkeypatch, tmp_path, 3_000) == 70
+    written_at(tmp_path / "three", 3_005)
+    assert attempt_at(monkeypatch, tmp_path, 4_000) == 75
+
+
+def test_a_damaged_clock_counts_from_now(tmp_path, monkeypatch):
+    (tmp_path / CLOCK).write_text("[70")
+    assert attempt_at(monkeypatch, tmp_path, 1_000) == 0
+    written_at(tmp_path / "one", 1_030)
+    assert attempt_at(monkeypatch, tmp_path, 2_000) == 30
+
+
+def test_the_record_has_the_seconds_of_all_attempts_and_no_clock(workspace):
+    with workspace.produce("step", {"a": 1}) as draft:
+        draft.earlier = 70 + earlier_seconds(draft.path)
+    record = draft.artefact().record
+    assert 70 <= record["seconds"] < 100
+    assert CLOCK not in record["sha256"]
+    draft.artefact().verify()
 
 
 def test_restart_removes_the_files_of_a_stopped_attempt(workspace):
