@@ -165,11 +165,20 @@ class Ragged:
             >>> both.values, both.offsets
             (array([5, 6, 5]), array([0, 2, 3]))
         """
-        values = np.concatenate([self.values, other.values]).astype("int64")
-        rows = np.concatenate([self.row_numbers(), other.row_numbers()])
+        return self.followed_by(other).distinct()
+
+    def distinct(self) -> Ragged:
+        """The values of each row, each once and in order; values below 0 are left out.
+
+        Examples:
+            >>> rows = Ragged(np.array([6, 5, 6, -1]), np.array([0, 3, 4])).distinct()
+            >>> rows.values, rows.offsets
+            (array([5, 6]), array([0, 2, 2]))
+        """
+        values = self.values.astype("int64")
         size = 1 + int(values.max(initial=0))
         # A sort, because `np.unique` takes many times as long for millions of values.
-        keys = (rows * size + values)[values >= 0]
+        keys = (self.row_numbers() * size + values)[values >= 0]
         if len(self) * size < 2**31:
             keys = keys.astype("int32")
         keys.sort()

@@ -114,7 +114,7 @@ def candidate_blocks(lists: Lists, items: int) -> Iterator[tuple[Lists, np.ndarr
     scored, excluded = lists.scored_candidates, lists.excluded
     own: Ragged | None = None
     if scored is not None:
-        own = scored.union(scored).difference(excluded)
+        own = scored.distinct().difference(excluded)
     width = items if own is None else max(1, int(np.diff(own.offsets).max(initial=0)))
     size = max(1, PAIRS_AT_ONCE // width)
     for low in range(0, len(lists), size):

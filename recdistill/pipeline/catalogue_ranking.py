@@ -97,7 +97,7 @@ def rank_same_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     order = np.argsort(-scores, kind="stable")
     place = np.empty(items, "int64")
     place[order] = np.arange(items)
-    excluded = lists.excluded.union(lists.excluded)
+    excluded = lists.excluded.distinct()
     longest = int(np.diff(excluded.offsets).max(initial=0))
     first = order[: top + longest]
     parts = [np.zeros((0, top), "int32")]

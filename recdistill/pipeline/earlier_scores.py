@@ -209,7 +209,7 @@ class EarlierScores:
                 continue
             before = _excluded(file.path).take(row)
             moved = Ragged(file.items[before.values], before.offsets)
-            new = moved.union(moved).difference(excluded.take(here))
+            new = moved.distinct().difference(excluded.take(here))
             fits = np.diff(new.offsets) == 0
             here, row = here[fits], row[fits]
             left[here] = False

@@ -63,8 +63,8 @@ class EvaluatedLists:
     def _candidates(self, lists: Lists) -> np.ndarray:
         scored, excluded = lists.scored_candidates, lists.excluded
         if scored is not None:
-            return self._sum(scored.union(scored).difference(excluded))
-        return np.asarray(self._all - self._sum(excluded.union(excluded)))
+            return self._sum(scored.distinct().difference(excluded))
+        return np.asarray(self._all - self._sum(excluded.distinct()))
 
     def _sum(self, rows: Ragged) -> np.ndarray:
         """Sum of the hashes of each row's items, modulo 2⁶⁴."""

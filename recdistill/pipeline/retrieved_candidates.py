@@ -131,4 +131,4 @@ def _union(rankings: Mapping[str, Ranking], n: int) -> Ragged:
     first = np.concatenate([each.top[:, :n] for each in rankings.values()], axis=1)
     offsets = np.arange(len(first) + 1) * first.shape[1]
     rows = Ragged(first.ravel(), offsets)
-    return rows.union(rows)
+    return rows.distinct()

@@ -115,7 +115,7 @@ class Retriever:
         shape = len(lists), len(self._popular)
         popular = np.broadcast_to(self._popular, shape)
         proposed = np.concatenate([own, self.top(lists), popular], axis=1)
-        excluded = lists.excluded.union(lists.excluded)  # Each item once.
+        excluded = lists.excluded.distinct()
         chosen = distinct(np.where(excluded.holds(proposed), -1, proposed))
         chosen = _of_width(chosen, self._chosen)
         taken = _rows(chosen).followed_by(excluded)

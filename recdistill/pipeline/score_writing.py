@@ -142,7 +142,7 @@ class ScoreWriter:
         items = np.arange(self.prepared.catalogue_size)
         stored = np.zeros((len(lists), len(items)), self.config.scores_dtype)
         rounded = np.zeros((len(lists), 2), "int8")
-        excluded = lists.excluded.union(lists.excluded)  # Each item once.
+        excluded = lists.excluded.distinct()
         hashes = self.hashes.of_whole_lists(queries, excluded)
         left = np.ones(len(lists), bool)
         for kept in self._kept_columns(hashes, queries, excluded):

@@ -77,7 +77,7 @@ class ScoredTrainingLists:
         scored = lists.scored_candidates
         if scored is None:
             raise ValueError("`lists` must have scored candidates. Received: none")
-        items = scored.union(scored).difference(lists.excluded).padded(-1)
+        items = scored.distinct().difference(lists.excluded).padded(-1)
         missing = max(0, self.width - items.shape[1])
         items = np.pad(items, [(0, 0), (0, missing)], constant_values=-1)
         ones = np.ones(len(lists), "float32")

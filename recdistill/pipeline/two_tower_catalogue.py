@@ -163,7 +163,7 @@ class _CountAhead:
         self.exact = True
         self._positives = list(zip(row.tolist(), item.tolist(), value, strict=True))
         self._ahead = np.zeros(len(row), np.int64)
-        self._excluded = lists.excluded.union(lists.excluded)  # Each item once.
+        self._excluded = lists.excluded.distinct()
         self._excluded_rows = self._excluded.row_numbers()
         self._excluded_scores = np.empty(len(self._excluded.values), "float32")
 
