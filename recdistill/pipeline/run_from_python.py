@@ -30,9 +30,10 @@ def run(
     Args:
         config: Path of a TOML file, the same document as nested dicts, or a `Config`.
         tables: DataFrames in place of files: `interactions` and optionally `items` and
-            `queries`, or `lists` with one row per candidate of a list. Only the key
-            `columns` of the section `dataset` is used then; the section can be left
-            out.
+            `queries`, or `lists` with one row per candidate of a list. The keys of the
+            section `dataset` that describe files are not used then, and the section
+            can be left out; `columns`, `keep`, `time_format`, `licence` and the types
+            of columns apply.
         progress: Callback for progress: the activity, the amount done, the total amount
             (None if unknown), and a note such as the latest validation metric ("" if
             there is none; it is only passed if there is one).
@@ -76,18 +77,29 @@ def run(
     elif isinstance(config, Mapping):
         source, document = "", config
     else:
-        return _run(_with_tables(config) if tables else config, tables, progress)
+        if tables is not None:
+            given = config.dataset.model_dump(exclude_defaults=True)
+            dataset = DatasetConfig.model_validate(_of_frames(given))
+            config = config.model_copy(update={"dataset": dataset})
+        return _run(config, tables, progress)
     if tables is not None:
-        columns = document.get("dataset", {}).get("columns", {})
-        dataset = {"reader": "frames", "columns": columns}
-        document = {**document, "dataset": dataset}
+        dataset_section = _of_frames(document.get("dataset", {}))
+        document = {**document, "dataset": dataset_section}
     return _run(parse_config(document, source=source), tables, progress)
 
 
-def _with_tables(config: Config) -> Config:
-    """The configuration with the reader `frames`."""
-    dataset = DatasetConfig(reader="frames", columns=config.dataset.columns)
-    return config.model_copy(update={"dataset": dataset})
+_OF_FILES = frozenset({"reader", "path", "fetch", "delimiter", "synthetic"})
+_OF_ONE_FILE = frozenset({"file", "columns"})
+
+
+def _of_frames(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `dataset` for DataFrames: without the keys that describe files."""
+    kept = {key: value for key, value in dataset.items() if key not in _OF_FILES}
+    for key in kept.keys() & {"interactions", "lists", "items", "queries"}:
+        if isinstance(kept[key], Mapping):
+            options = kept[key].items()
+            kept[key] = {k: v for k, v in options if k not in _OF_ONE_FILE}
+    return {**kept, "reader": "frames"}
 
 
 def _run(

@@ -11,6 +11,8 @@ import recdistill
 from recdistill.data import synthetic
 from recdistill.errors import ConfigError, DataError, GateError
 from recdistill.export import publishing
+from recdistill.pipeline import run_from_python
+from recdistill.pipeline.config import parse_config
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.cli.command_line import call, in_folder
@@ -83,6 +85,38 @@ def on_files(document, frames, folder):
 
 def metrics(report):
     return {name: model.metrics for name, model in report.models.items()}
+
+
+@pytest.mark.parametrize("parsed", [False, True])
+def test_frames_keep_the_settings_that_are_not_about_files(
+    document, monkeypatch, parsed
+):
+    document["dataset"] = {
+        "reader": "tables",
+        "path": "/data/shop",
+        "delimiter": ",",
+        "columns": COLUMNS,
+        "keep": "stars >= 4",
+        "time_format": "%d/%m/%Y",
+        "licence": "CC0",
+        "interactions": {"file": "log.csv", "columns": ["a"], "types": {"a": "text"}},
+        "items": {"file": "films"},
+    }
+    used = []
+    monkeypatch.setattr(
+        run_from_python, "_run", lambda config, tables, progress: used.append(config)
+    )
+    given = parse_config(document) if parsed else document
+    recdistill.run(given, tables={})
+    [config] = used
+    assert config.dataset.model_dump(exclude_defaults=True) == {
+        "reader": "frames",
+        "columns": COLUMNS,
+        "keep": "stars >= 4",
+        "time_format": "%d/%m/%Y",
+        "licence": "CC0",
+        "interactions": {"types": {"a": "text"}},
+    }
 
 
 def test_a_file_gives_the_report_of_the_command_line(tiny_run):

@@ -39,6 +39,7 @@ _SECTIONS = {
     "tradeoff": "Quality and latency",
     "slices": "Slices",
     "examples": "See for yourself",
+    "beyond-accuracy": "Beyond accuracy",
     "agreement": "Agreement",
     "latency": "Latency",
     "training": "Training",

@@ -108,7 +108,7 @@ class Config(Section):
     engine: EngineConfig = Field(
         default=EngineConfig(),
         description="Where the steps run: in this process, or on a Ray cluster "
-        "(`docs/scale.md`). It does not change the results.",
+        "(`docs/scale.md`, which says what of the results can differ).",
     )
     sweep: SweepConfig = Field(
         default=SweepConfig(), description="The students of `recdistill sweep`."

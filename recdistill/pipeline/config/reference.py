@@ -85,9 +85,15 @@ def _kinds(models: list[type[BaseModel]]) -> Iterator[str]:
             titles = [_summary(base).rstrip(".") for base in nearest]
             text = " and the ".join(f"{each[0].lower()}{each[1:]}" for each in titles)
             yield f"\nIt also has the {text}.\n"
-        elsewhere = {key for base in inherited for key in _keys(base)}
-        keys = model.model_fields.items()
-        own = {k: f for k, f in keys if k not in elsewhere or k in _keys(model)}
+        elsewhere = {k: base.model_fields[k] for base in inherited for k in _keys(base)}
+        # A base class that is not common may have another default.
+        own = {
+            key: field
+            for key, field in model.model_fields.items()
+            if key not in elsewhere
+            or key in _keys(model)
+            or field.default != elsewhere[key].default
+        }
         own.pop("kind", None)
         yield f"\n{_table(own)}" if own else ""
 

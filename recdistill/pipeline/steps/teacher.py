@@ -180,6 +180,24 @@ class TeacherStep(Step):
         described = [dict(zip(names, each, strict=True)) for each in columns]
         return described, factors(choice.weights, scales)
 
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """A teacher from elsewhere may have seen the held-out interactions."""
+        from recdistill.pipeline.config.teacher_section import is_own, members_of
+
+        unknown = [
+            f"`{member.model_dump()['kind']}`"
+            for member in members_of(run.config.teacher)
+            if not is_own(member) and getattr(member, "trained_on", None) is None
+        ]
+        if unknown:
+            yield (
+                "It is not known what the teacher was trained on "
+                f"({', '.join(dict.fromkeys(unknown))}). If it has seen interactions "
+                "of the validation or test part, its metrics and the share of the gap "
+                "are wrong. With `teacher.trained_on`, a table of its training "
+                "examples, the gate checks this."
+            )
+
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """What was tried, the members of an ensemble, and the form of linear models."""
         from recdistill.export.model_card import as_toml
