@@ -141,7 +141,7 @@ def _init(
         _refuse_existing(out, force)
     with Display(as_json) as display:
         display.progress(f"Looking at {folder}", 0, None)
-        source = open_source(folder)
+        source = open_source(folder, answers.headers)
         display.clear()
     name = name or config_name(source.name)
     out = out or Path(f"{name}.toml")

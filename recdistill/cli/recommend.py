@@ -132,6 +132,7 @@ def _given(query: str | None) -> dict[str, Any]:
         return {}
     try:
         given = json.loads(query)
+        json.dumps(given, allow_nan=False)  # Python reads NaN and infinity.
     except ValueError as error:
         reason = f"which is not JSON ({error})"
     else:

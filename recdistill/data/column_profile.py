@@ -280,7 +280,9 @@ def _of_lists_as_text(name: str, texts: pa.Array) -> ColumnProfile | None:
     vectors = _each(vector_of, present)
     if vectors is not None:
         size = _one_length([len(vector) for vector in vectors])
-        whole = all(number == int(number) for each in vectors[:100] for number in each)
+        whole = all(
+            float(number).is_integer() for each in vectors[:100] for number in each
+        )
         if size is not None and size >= _FEWEST_IN_A_VECTOR and not whole:
             return ColumnProfile(name, "vector", texts, size=size)
     if not all(value.lstrip().startswith("[") for value in present):
@@ -311,7 +313,7 @@ def _of_separated(name: str, texts: pa.Array) -> ColumnProfile | None:
         parts = parts.filter(pc.not_equal(parts, ""))
         different = len(pc.unique(parts))
         words = pc.list_value_length(pc.utf8_split_whitespace(parts))
-        if different * 2 <= len(parts) and pc.mean(words).as_py() <= 2:
+        if len(parts) and different * 2 <= len(parts) and pc.mean(words).as_py() <= 2:
             return ColumnProfile(name, "list", texts, parts, separator=separator)
     return None
 

@@ -37,6 +37,8 @@ _VALUE = re.compile(
     r"|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[ T].*)?"  # a date,
     r"|https?://.*|[\[{].*)$"  # a link or a list.
 )
+_ID = re.compile(r"(?i)(?:[a-z_ -]*[_ -])?ids?|[a-z]+I[dD]")
+"""A column name that no value looks like: `id`, `item_id`, `movieId`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class TableSample:
 
 
 def sample_table(
-    place: Path, scratch: Path, names: Sequence[str] | None = None
+    place: Path, scratch: Path, without_header: bool = False
 ) -> TableSample:
     """Sample of a table.
 
@@ -80,8 +82,9 @@ def sample_table(
     Args:
         place: A file, or a folder of files.
         scratch: Empty folder for temporary files.
-        names: Column names, for text files without a header; by default a file whose
-            first line holds values has the columns `column_1`, `column_2`, …
+        without_header: Whether the first line of a text file is known to hold values;
+            by default that is seen from the line. The columns of such a file are
+            called `column_1`, `column_2`, …
 
     Raises:
         DataError: If the table cannot be read.
@@ -96,7 +99,10 @@ def sample_table(
     with _original_names(parts):
         for part in parts:
             part.file.check()
-        if names is None and files[0].kind == "text":
+        names: list[str] | None = None
+        if files[0].kind == "text" and without_header:
+            names = _numbered(parts[0].file.open().offered)
+        elif files[0].kind == "text":
             names = _names_for_no_header(parts[0])
         streams, unreadable = _readable(parts, names)
         table, sizes = _rows(streams, SAMPLE_ROWS // len(parts), files[0])
@@ -184,6 +190,8 @@ class _Part:
                 for number in range(1, _BLOCKS + 1):
                     end = size * number // _BLOCKS
                     start = max(budget, end - budget // _BLOCKS)
+                    if end <= start:
+                        continue  # Inside the beginning, which has been read.
                     raw.seek(start)
                     block = raw.read(end - start)
                     block = _lines(block[block.find(b"\n") + 1 :])
@@ -220,13 +228,21 @@ def _names_for_no_header(part: _Part) -> list[str] | None:
     header = stream.offered
     if [*header] == [str(number) for number in range(len(header))]:
         return None  # pandas names columns without names 0, 1, 2, …
-    values = any(_VALUE.match(name.strip()) for name in header)
-    if not values and len(set(header)) == len(header):
+    words = [name for name in header if not _VALUE.match(name.strip())]
+    values = False
+    if len(words) < len(header):
+        # Columns may be called 0, 1, 2 or 2024, beside one with the name of an id.
+        values = not any(_ID.fullmatch(name.strip()) for name in words)
+    elif len(set(header)) == len(header):
         first = next(iter(stream.read()), None)
         values = first is not None and any(
             pc.any(pc.equal(first[name], name)).as_py() for name in header if name
         )
-    return [f"column_{k + 1}" for k in range(len(header))] if values else None
+    return _numbered(header) if values else None
+
+
+def _numbered(header: Sequence[str]) -> list[str]:
+    return [f"column_{k + 1}" for k in range(len(header))]
 
 
 def _readable(

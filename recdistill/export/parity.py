@@ -358,6 +358,16 @@ class _Comparison:
                 f"{request.rows[row]}, with live score {got[row, place]:.7g} where "
                 f"{best[row, place]:.7g} belongs",
             )
+        beyond = np.arange(k) >= own_k[:, None]
+        forbidden = (answer["item_ids"] != b"") & ((got <= LOWEST) | beyond)
+        if forbidden.any():
+            row, place = np.argwhere(forbidden)[0]
+            raise _difference(
+                request,
+                "item_ids",
+                f"has {answer['item_ids'][row, place]!r} at place {place + 1} of query "
+                f"{request.rows[row]}, which must be empty",
+            )
         self.swapped += int((gap > 0).sum())
         self._close(request, answer["scores"], got, scale)
 

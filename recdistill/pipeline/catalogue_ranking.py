@@ -140,7 +140,10 @@ def rank_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
         best = highest(scores, count)
         lowest = np.take_along_axis(scores, best, axis=1) == -np.inf
         if lowest.any():
-            best = _without(best, excluded)
+            # Excluded items have taken places of others with minus infinity.
+            longest = int(np.diff(excluded.offsets).max(initial=0))
+            best = highest(scores, min(scores.shape[1], count + longest))
+            best = _without(best, excluded)[:, :count]
     scores[excluded.row_numbers(), excluded.values] = np.nan
     if scores.dtype != np.float32:
         best = _first(scores, count)

@@ -121,7 +121,9 @@ def build_report(
             for name in get_args(ModelName)
         },
         gap_closed=closed,
-        seeds=seeds_part(rows, [m for m, each in closed.items() if each.value]),
+        seeds=seeds_part(
+            rows, [m for m, each in closed.items() if each.value is not None]
+        ),
         kept=kept(distilled, teacher, **draws),
         differences={
             "teacher_minus_baseline": paired_difference(teacher, baseline, **draws),

@@ -83,8 +83,9 @@ def run(
             config = config.model_copy(update={"dataset": dataset})
         return _run(config, tables, progress)
     if tables is not None:
-        dataset_section = _of_frames(document.get("dataset", {}))
-        document = {**document, "dataset": dataset_section}
+        section = document.get("dataset", {})
+        if isinstance(section, Mapping):  # Else the configuration is refused below.
+            document = {**document, "dataset": _of_frames(section)}
     return _run(parse_config(document, source=source), tables, progress)
 
 

@@ -167,7 +167,8 @@ class ScoreWriter:
         known = np.zeros(len(hashes), bool)
         for rows, found in self.earlier.lists(hashes):
             known[rows] = True
-            scores = found["teacher_scores"]
+            # Lists that excluded the last items are the same without these items.
+            scores = found["teacher_scores"][:, : self.prepared.catalogue_size]
             items = np.arange(scores.shape[1])
             yield KeptColumns(rows, items, scores, found[ROUNDED])
         if self.apart and not known.all():

@@ -47,11 +47,10 @@ class ScoredTrainingLists:
         for path in shards:
             lists = read_lists(path, with_raw=False)
             scored = keep_scored_by_all(lists, tables)
-            length = (
-                np.diff(scored.scored_candidates.offsets)
-                if scored.scored_candidates
-                else np.zeros(0, int)
-            )
+            length = np.zeros(0, int)
+            if scored.scored_candidates is not None:
+                left = scored.scored_candidates.distinct().difference(scored.excluded)
+                length = np.diff(left.offsets)
             kept = scored.list_id[length > 1]
             rows.append(np.flatnonzero(np.isin(lists.list_id, kept)))
             width = max(width, int(length.max(initial=0)))

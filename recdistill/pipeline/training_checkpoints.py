@@ -110,16 +110,27 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         np.savez(file, **arrays)
 
 
+_DAMAGED = (
+    OSError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    ValueError,
+    zipfile.BadZipFile,
+)
+"""Errors of NumPy for a damaged file."""
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """The state in a file; None if it is damaged, so that training starts anew."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
 
             def value(found: dict[str, Any]) -> Any:
                 return arrays[found[ARRAY]] if found.keys() == {ARRAY} else found
 
             state = json.loads(str(arrays["state"]), object_hook=value)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except _DAMAGED:
         return None
     return dict(state)
 

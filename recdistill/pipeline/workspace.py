@@ -244,7 +244,8 @@ class Draft:
             "key": self.key,
             "seconds": round(self.earlier + seconds, 3),
             **self.record,
-            "sha256": folder_checksums(self.path),
+            # An attempt that was killed before the renaming has left its record.
+            "sha256": folder_checksums(self.path, without=[RECORD]),
         }
         write_sealed(self.path / RECORD, record)
         # A folder without a record remains of a discarded artefact.

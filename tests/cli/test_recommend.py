@@ -111,6 +111,8 @@ def test_numbers_are_accepted_as_ids():
     [
         ([], "`--query` or `--history` must be given"),
         (["--query", "{"], "which is not JSON"),
+        (["--query", '{"Age": NaN}'], "which is not JSON"),
+        (["--query", '{"Age": 1e999}'], "which is not JSON"),
         (["--query", "[1]"], "which is no JSON object"),
         (["--query", '{"agee": 3}'], "must have features of the model only"),
         (["--history", "a", "--query", '{"history": []}'], "must not both have"),

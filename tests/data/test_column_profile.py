@@ -91,3 +91,16 @@ def test_consecutive_numbers_that_occur_once_number_the_rows():
 def test_a_column_without_rows_is_empty():
     assert profile([], pa.string()).content == "empty"
     assert profile_column("a", pa.chunked_array([], pa.int64())).content == "empty"
+
+
+@pytest.mark.parametrize(
+    ("values", "content"),
+    [
+        (["nan", "0.1 0.2 0.3 0.4"] * 5, "text"),
+        (["[inf, 1, 2, 3]", "[0.1, 0.2, 0.3, 0.4]"] * 5, "vector"),
+        (["/"] * 10, "text"),
+        (["|", "||"] * 5, "text"),
+    ],
+)
+def test_values_without_content_do_not_stop_the_profile(values, content):
+    assert profile_column("a", pa.chunked_array([values])).content == content

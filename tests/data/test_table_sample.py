@@ -98,6 +98,9 @@ def test_of_many_files_some_from_the_first_to_the_last_are_read(tmp_path):
         ("user\titem\trating\ttime", None),
         ("\tuser\titem\ttime", None),  # pandas writes an index without a name.
         ("0\t1\t2\t3", None),  # pandas names columns without names by their number.
+        ("item_id\t0\t1\t2", None),  # An embedding.
+        ("movieId\ttitle\t2023\t2024", None),
+        ("users\titems\tratings\titems2", None),
     ],
 )
 def test_a_first_line_of_values_is_no_header(tmp_path, first, names):
@@ -105,6 +108,34 @@ def test_a_first_line_of_values_is_no_header(tmp_path, first, names):
     found = sample_table(path, tmp_path / "scratch")
     assert found.rows.column_names == (names or first.split("\t"))
     assert len(found.rows) == (1 if names is None else 2)
+
+
+def test_a_first_line_can_be_known_to_hold_values(tmp_path):
+    path = write(tmp_path / "a.csv", ["ann,film1", "bob,film2"])
+    assert sample_table(path, tmp_path / "one").names is None
+    found = sample_table(path, tmp_path / "two", without_header=True)
+    assert found.names == ("column_1", "column_2")
+    assert len(found.rows) == 2
+
+
+@pytest.mark.parametrize("percent", [90, 110, 140, 190, 210, 420])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_sample_of_any_size_of_file(tmp_path, monkeypatch, percent, suffix):
+    monkeypatch.setattr(table_sample, "SAMPLE_BYTES", 4_000)
+    line = '{"user": %d, "item": 7}' if suffix == "jsonl" else "%d,7"
+    rows = [line % (100_000 + k) for k in range(4_000)]
+    lines = ["user,item"] if suffix == "csv" else []
+    size = 0
+    while size < 40 * percent:
+        size += len(rows[len(lines)]) + 1
+        lines.append(rows[len(lines)])
+    path = write(tmp_path / f"a.{suffix}", lines)
+    found = sample_table(path, tmp_path / "scratch")
+    count = len(lines) - (suffix == "csv")
+    assert found.complete == (percent < 100)
+    assert found.count == pytest.approx(count, rel=0.02)
+    users = found.rows["user"].to_pylist()
+    assert len(set(users)) == len(users)
 
 
 def test_a_first_line_of_words_that_occur_below_is_no_header(tmp_path):

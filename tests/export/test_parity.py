@@ -92,6 +92,18 @@ class TestParity:
         with pytest.raises(ExportError, match=r"has b'item-1' at place 2 of query 0"):
             comparison.add(request, answer(0, 1, 2))
 
+    @pytest.mark.parametrize("wrong", [ITEMS[0], ITEMS[2], "never seen"])
+    def test_a_place_without_an_item_must_be_empty(self, wrong):
+        asked = {
+            "k": np.array([2]),
+            "exclude_ids": [[ITEMS[0]]],
+            "allow_ids": [[ITEMS[0], ITEMS[1]]],
+        }
+        scores = [1.0 - 1e-6, LOWEST]
+        self.recommended([ITEMS[1], ""], scores, "recommend", **asked)
+        with pytest.raises(ExportError, match=r"at place 2 .* must be empty"):
+            self.recommended([ITEMS[1], wrong], scores, "recommend", **asked)
+
     @pytest.mark.parametrize("wrong", [1.0 + 3e-5, np.nan, np.inf])
     def test_a_wrong_score_fails(self, wrong):
         with pytest.raises(ExportError, match=r"`scores` is"):

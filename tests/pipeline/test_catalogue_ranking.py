@@ -140,6 +140,12 @@ def test_an_excluded_item_is_not_ahead_of_a_positive_with_the_lowest_score():
     assert got.top.tolist() == [[1, 2, -1, -1, -1]]
 
 
+def test_excluded_items_take_no_place_of_an_item_with_the_lowest_score():
+    scores = np.array([[5.0, 1.0, -np.inf]], "float32")
+    got = rank_scores(scores, lists_of([[2]], seen=[[0]]), 2)
+    assert got.top.tolist() == [[1, 2]]
+
+
 def test_scores_that_are_not_numbers_are_refused_unless_the_item_is_excluded():
     lists = lists_of([[2]], seen=[[0]])
     got = rank_scores(np.array([[np.nan, 1.0, 2.0]], "float32"), lists, 2)

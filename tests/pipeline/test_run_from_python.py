@@ -119,6 +119,11 @@ def test_frames_keep_the_settings_that_are_not_about_files(
     }
 
 
+def test_a_section_that_is_no_table_is_an_error(document):
+    with pytest.raises(ConfigError, match="dataset"):
+        recdistill.run({**document, "dataset": "x"}, tables={})
+
+
 def test_a_file_gives_the_report_of_the_command_line(tiny_run):
     arguments = in_folder(tiny_run.folder)
     path = arguments[0]

@@ -1,6 +1,7 @@
 """Writing of the score store: lists equal plain loops, and a stopped step continues."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 from recdistill.errors import ScoreError
 from recdistill.pipeline import score_parts
 from recdistill.pipeline.config import ListsConfig
-from recdistill.pipeline.earlier_scores import EarlierScores
+from recdistill.pipeline.earlier_scores import ROUNDED, EarlierScores
 from recdistill.pipeline.score_store import stored_files
 from recdistill.pipeline.score_writing import ScoreWriter
 from tests.pipeline.logs import rows_of
@@ -339,3 +340,15 @@ class TestScoresOfAnEarlierStore:
         else:
             assert scored >= whole
         assert 0 < new < whole <= record["candidates"]
+
+
+def test_kept_scores_of_a_catalogue_that_lost_its_last_items_are_cut():
+    scores, rounded = np.arange(6.0).reshape(2, 3), np.zeros((2, 2), "int8")
+    stored_scores = {"teacher_scores": scores, ROUNDED: rounded}
+    earlier = SimpleNamespace(lists=lambda hashes: [(np.arange(2), stored_scores)])
+    of = {"earlier": earlier, "apart": False}
+    for items in (2, 4):
+        writer = SimpleNamespace(**of, prepared=SimpleNamespace(catalogue_size=items))
+        [kept] = ScoreWriter._kept_columns(writer, np.zeros(2), None, None)
+        assert kept.items.tolist() == [0, 1, 2][:items]
+        np.testing.assert_array_equal(kept.scores, scores[:, :items])

@@ -151,9 +151,10 @@ def test_a_killed_training_goes_on_after_its_last_validation(
     assert not (tmp_path / "t").exists()
 
 
-def test_a_damaged_checkpoint_is_not_used(tmp_path):
+@pytest.mark.parametrize("content", [b"PK half a file", b"", b"PK\x03\x04\xff"])
+def test_a_damaged_checkpoint_is_not_used(tmp_path, content):
     (tmp_path / "t").mkdir()
-    (tmp_path / "t" / "key.npz").write_bytes(b"PK half a file")
+    (tmp_path / "t" / "key.npz").write_bytes(content)
     with kept_in(tmp_path / "t"):
         assert begin_training("key")[0] == {}
 

@@ -112,6 +112,22 @@ def test_a_damaged_clock_counts_from_now(tmp_path, monkeypatch):
     assert attempt_at(monkeypatch, tmp_path, 2_000) == 30
 
 
+def test_an_attempt_that_was_killed_before_the_renaming_can_be_continued(
+    workspace, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(workspace_module.os, "rename", dying)
+        with pytest.raises(KeyboardInterrupt):
+            make(workspace)
+    artefact = make(workspace, content="of the next attempt")
+    artefact.verify()
+    assert list(artefact.record["sha256"]) == ["file"]
+
+
+def dying(*paths):
+    raise KeyboardInterrupt
+
+
 def test_the_record_has_the_seconds_of_all_attempts_and_no_clock(workspace):
     with workspace.produce("step", {"a": 1}) as draft:
         draft.earlier = 70 + earlier_seconds(draft.path)

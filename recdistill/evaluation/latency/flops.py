@@ -149,6 +149,8 @@ def _inputs(
 
 def _operations(node: Any, output: Shape, inputs: list[Shape | None]) -> int:
     # The runtime renames operations with faster kernels, for example to `_MklEinsum`.
+    if node.op == "SparseTensorDenseMatMul" and inputs[0]:
+        return 2 * inputs[0][0] * output[-1]  # The first input has the places.
     if "MatMul" in node.op:
         return 2 * math.prod(output) * _inner(node, inputs)
     if "Einsum" in node.op:
@@ -177,8 +179,13 @@ def _contraction(equation: str, inputs: list[Shape | None]) -> int:
     sides = equation.partition("->")[0].split(",")
     sizes: dict[str, int] = {}
     for labels, shape in zip(sides, inputs, strict=False):
-        if shape is not None:
-            # Labels after an ellipsis are counted from the end.
-            last = reversed(labels.replace(" ", ""))
-            sizes.update(zip(last, reversed(shape), strict=False))
+        if shape is None:
+            continue
+        first, _, last = labels.replace(" ", "").partition("...")
+        sizes.update(zip(first, shape, strict=False))
+        rest = shape[len(first) :]
+        sizes.update(zip(reversed(last), reversed(rest), strict=False))
+        # The axes of an ellipsis are aligned at its end, and broadcast.
+        for place, size in enumerate(reversed(rest[: len(rest) - len(last)])):
+            sizes[f"...{place}"] = max(size, sizes.get(f"...{place}", 1))
     return (2 if len(sides) > 1 else 0) * math.prod(sizes.values())

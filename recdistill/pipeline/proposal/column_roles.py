@@ -89,6 +89,7 @@ def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Rol
         if column:
             _require(table, column, f"--column {role}={column}")
             roles.give(role, column, "as you said")
+            _require_numbers(roles, role)
     for column in answers.context:
         _require(table, column, f"--column context={column}")
     for role in ("query", "item"):
@@ -108,11 +109,25 @@ def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Rol
     return roles
 
 
+class NoColumnError(ConfigError):
+    """A table lacks a column that the user named."""
+
+
 def _require(table: SourceTable, column: str, option: str) -> None:
     if column not in table.columns:
-        raise ConfigError(
+        raise NoColumnError(
             f"`{option}` must name a column of {table.name}. Its columns are: "
             f"{', '.join(table.columns)}."
+        )
+
+
+def _require_numbers(roles: Roles, role: str) -> None:
+    profile = roles.profile(role)
+    numbers = ("integer", "number", "boolean")
+    if role in ("relevance", "weight", "score") and profile.content not in numbers:
+        raise ConfigError(
+            f"`--column {role}={profile.name}` must name a column of numbers. "
+            f"Received: a column of {roles.table.name} with {profile.content} values"
         )
 
 
@@ -292,7 +307,8 @@ def dates(roles: Roles) -> tuple[str, str] | None:
     profile = roles.profile("time")
     column = roles.table.sample.rows[profile.name].combine_chunks()
     column = column.filter(pc.is_valid(profile.values))
-    times = np.asarray(Times(roles.time_format)(column, Place("", profile.name)))
+    place = Place(roles.table.name, profile.name)
+    times = np.asarray(Times(roles.time_format)(column, place))
     if not len(times):
         return None
     ends = [float(times.min()), float(times.max())]
@@ -420,7 +436,9 @@ def _keep_high_grades(roles: Roles, profile: ColumnProfile) -> None:
     wanted = grades[grades >= 0.8 * high]
     least = float(wanted[0])
     share = float(np.mean(profile.numbers >= least))
-    roles.keep.append(f"{quoted(profile.name)} >= {least:g}")
+    short = f"{least:g}"
+    bound = short if float(short) == least else repr(least)
+    roles.keep.append(f"{quoted(profile.name)} >= {bound}")
     roles.reasons[profile.name] = (
         f"a rating from {low:g} to {high:g}: {least:g} or more counts as a choice "
         f"({share:.0%} of the rows)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from recdistill.data.table_sample import (
     sample_file,
     sample_table,
 )
-from recdistill.errors import DataError
+from recdistill.errors import ConfigError, DataError
 
 Reader = Literal["tables", "listwise", "movielens", "recbole"]
 
@@ -89,10 +89,15 @@ class Source:
     problems: dict[str, str]
 
 
-def open_source(place: Path) -> Source:
+def open_source(place: Path, without_header: Collection[str] = ()) -> Source:
     """Samples the tables of a folder, or of a single file.
 
+    Args:
+        place: The folder or the file.
+        without_header: Names of the text files that are known to have no header.
+
     Raises:
+        ConfigError: If one of these names is not that of a table.
         DataError: If there is no table.
     """
     place = _inner(place)
@@ -106,7 +111,15 @@ def open_source(place: Path) -> Source:
                 return _recbole(place, Path(scratch))
             if _is_movielens(place):
                 return _movielens(place, Path(scratch))
-        return _tables(place, Path(scratch))
+        source = _tables(place, Path(scratch), without_header)
+    listed = [table.name for table in source.tables]
+    for name in without_header:
+        if name not in (*listed, *source.problems):
+            raise ConfigError(
+                f"`--header {name}=…` must name a table of {source.path}. Its tables "
+                f"are: {', '.join(listed)}."
+            )
+    return source
 
 
 def _inner(place: Path) -> Path:
@@ -125,7 +138,7 @@ def _inner(place: Path) -> Path:
     return place
 
 
-def _tables(place: Path, scratch: Path) -> Source:
+def _tables(place: Path, scratch: Path, without_header: Collection[str]) -> Source:
     places = _places(place) if place.is_dir() else []
     path, name = place, place.resolve().name
     if not place.is_dir() or _is_one_table(place, places):
@@ -139,7 +152,8 @@ def _tables(place: Path, scratch: Path) -> Source:
     tables, problems = [], {}
     for number, each in enumerate(places):
         try:
-            sample = sample_table(each, scratch / str(number))
+            known = each.name in without_header
+            sample = sample_table(each, scratch / str(number), known)
             if not len(sample.rows):
                 raise DataError(f"{each} must have at least one row. Received: none")
             tables.append(SourceTable(each.name, sample))

@@ -11,7 +11,12 @@ from recdistill.data.column_profile import ColumnProfile
 from recdistill.data.column_values import Place, typed
 from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.proposal import column_names as names
-from recdistill.pipeline.proposal.column_roles import Roles, find_roles, name_columns
+from recdistill.pipeline.proposal.column_roles import (
+    NoColumnError,
+    Roles,
+    find_roles,
+    name_columns,
+)
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
@@ -25,7 +30,8 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
         answers: What the user has said.
 
     Raises:
-        ConfigError: If the user named a table or a column that does not exist.
+        ConfigError: If the user named a table that does not exist, or columns that no
+            table has.
     """
     tables = proposal.source.tables
     fixed = proposal.source.reader in ("movielens", "recbole")
@@ -36,7 +42,7 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
             raise ConfigError(_no_table(proposal.source, "interactions", wanted))
     elif fixed:
         tables = tables[:1]
-    found = [find_roles(table, answers, fixed) for table in tables]
+    found = _roles_of(tables, answers, fixed)
     both = [r for r in found if {"query", "item"} <= set(r.columns)]
     both = [r for r in both if not r.profile("item").all_distinct] or both
     if len(both) > 1 and (clear := [r for r in both if _rank(r.table) is not None]):
@@ -53,6 +59,22 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
         proposal.roles = found[0]
     proposal.tables["interactions"] = proposal.roles.table
     proposal.questions += proposal.roles.questions
+
+
+def _roles_of(
+    tables: Sequence[SourceTable], answers: Answers, fixed: bool
+) -> list[Roles]:
+    """Roles of the columns of each table that has the columns that the user named."""
+    found, lacking = list[Roles](), list[NoColumnError]()
+    for table in tables:
+        try:
+            found.append(find_roles(table, answers, fixed))
+        except NoColumnError as error:
+            lacking.append(error)
+    if not found:
+        # Each says which columns its table has.
+        raise ConfigError(" ".join(map(str, lacking)))
+    return found
 
 
 def _rank(table: SourceTable) -> int | None:

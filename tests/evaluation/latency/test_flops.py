@@ -36,6 +36,22 @@ def zeros(*shape):
             2 * 8 * 5 * 3 * 2,
         ),
         (lambda x: tf.nn.relu(x + x), (zeros(4, 3),), 0),
+        (
+            lambda a, b: tf.einsum("...ij,jk->...ik", a, b),
+            (zeros(2, 3, 4, 5), zeros(5, 6)),
+            2 * 2 * 3 * 4 * 5 * 6,
+        ),
+        (
+            lambda a, b: tf.einsum("...ij,...jk->...ik", a, b),
+            (zeros(2, 1, 4, 5), zeros(2, 3, 5, 6)),
+            2 * 2 * 3 * 4 * 5 * 6,
+        ),
+        # Three entries are not 0, and each is multiplied with a row of 7.
+        (
+            lambda a, b: tf.sparse.sparse_dense_matmul(tf.sparse.from_dense(a), b),
+            (tf.constant([[1.0, 0, 0, 2], [0, 3, 0, 0]]), zeros(4, 7)),
+            2 * 3 * 7,
+        ),
     ],
 )
 def test_the_count_is_that_derived_by_hand(function, arguments, count):

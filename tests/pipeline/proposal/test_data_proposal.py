@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from recdistill.errors import DataError
+from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.config import parse_config
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.feature_columns import FeatureColumns
@@ -336,6 +336,46 @@ def test_a_question_names_what_is_missing(tables, said, tmp_path):
         layouts.write(tmp_path / name, lines)
     questions = [each.text for each in proposed(tmp_path, defaults=False).questions]
     assert any(text.startswith(said) for text in questions), questions
+
+
+def test_columns_that_the_user_names_choose_the_table(tmp_path):
+    lines = log()
+    lines[0] = "buyer,thing,timestamp"
+    layouts.write(tmp_path / "sales.csv", lines)
+    layouts.write(tmp_path / "a.csv", ["thing,title", *(f"{i},t{i}" for i in range(9))])
+    named = {"query": "buyer", "item": "thing"}
+    roles = proposed(tmp_path, columns=named).known()
+    assert roles.table.name == "sales.csv"
+    assert {role: roles.columns[role] for role in named} == named
+    with pytest.raises(ConfigError, match=r"(?s)query=who.*a\.csv.*query=who.*sales"):
+        proposed(tmp_path, columns={"query": "who", "item": "thing"})
+
+
+@pytest.mark.parametrize("role", ["relevance", "weight"])
+def test_a_column_of_numbers_is_required_where_values_count(tmp_path, role):
+    layouts.write(tmp_path / "a.csv", log(",comment", lambda k, u, i: ",good"))
+    said = f"`--column {role}=comment` must name a column of numbers"
+    with pytest.raises(ConfigError, match=said):
+        proposed(tmp_path, columns={role: "comment"})
+
+
+def test_the_lowest_kept_grade_is_kept_exactly(tmp_path):
+    grades = [repr(k / 11) for k in (1, 5, 9, 11)]
+    layouts.write(
+        tmp_path / "a.csv", log(",rating", lambda k, u, i: "," + grades[k % 4])
+    )
+    found = document(tmp_path)
+    assert found["dataset"]["keep"] == f"rating >= {9 / 11!r}"
+
+
+def test_a_header_that_the_user_gives_is_that_of_a_file_of_words(tmp_path):
+    lines = [f"u{k},film{k}" for k in range(90)]
+    layouts.write(tmp_path / "clicks.csv", lines)
+    assert open_source(tmp_path).tables[0].sample.names is None
+    source = open_source(tmp_path, ["clicks.csv"])
+    assert source.tables[0].sample.names == ("column_1", "column_2")
+    with pytest.raises(ConfigError, match=r"`--header no\.csv=…` must name a table"):
+        open_source(tmp_path, ["no.csv"])
 
 
 @pytest.mark.parametrize(
