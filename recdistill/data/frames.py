@@ -165,10 +165,16 @@ def _arrow_table(
 def _from_pandas(name: str, column: str, values: pd.Series[Any]) -> pa.Array:
     try:
         return pa.Array.from_pandas(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (
+        pa.ArrowInvalid,
+        pa.ArrowTypeError,
+        pa.ArrowNotImplementedError,
+        OverflowError,
+    ) as error:
         raise DataError(
-            f"Table `{name}`, column `{column}`: values must have one type. "
-            f"Received: {error}"
+            f"Table `{name}`, column `{column}`: values must have one type that Arrow "
+            f"has; whole numbers have up to 64 bits, longer ids are text. Received: "
+            f"{error}"
         ) from error
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
@@ -84,7 +86,14 @@ def _update(url: str, folder: Path, progress: Progress) -> None:
     states = {name: _state(info) for name, info in infos.items()}
     for name in before.keys() - states.keys():
         (folder / name).unlink(missing_ok=True)
-    kept = {k: v for k, v in before.items() if v == states.get(k)}
+    kept = {
+        name: state
+        for name, state in before.items()
+        if state == states.get(name) and _is_whole(folder / name, infos[name])
+    }
+    if kept != before:
+        with atomic_write(path) as aside:
+            aside.write_text(json.dumps(kept))
     total = sum(info["size"] or 0 for info in infos.values())
     done = sum(infos[name]["size"] or 0 for name in kept)
     for name in sorted(states.keys() - kept.keys()):
@@ -99,6 +108,12 @@ def _update(url: str, folder: Path, progress: Progress) -> None:
             aside.write_text(json.dumps(kept))
         done += infos[name]["size"] or 0
         progress(f"Copying {url}", done, total)
+
+
+def _is_whole(path: Path, info: Mapping[str, Any]) -> bool:
+    """Whether a copy exists and has the size of the file in the storage."""
+    size = info["size"]
+    return path.is_file() and size in (None, path.stat().st_size)
 
 
 def _state(info: object) -> str:

@@ -47,6 +47,7 @@ class Times:
         self._format = time_format
         self._parse: Callable[[pa.Array], pa.Array] | None = None
         self._seconds: bool | None = None
+        self._dates: bool | None = None
 
     def __call__(self, values: pa.Array, place: Place) -> pa.Array:
         """Convert the next values.
@@ -60,14 +61,21 @@ class Times:
             values = text_of(values)  # A date such as 20240501.
         if is_text(values.type):
             return self._from_text(pc.utf8_trim_whitespace(values), place)
-        if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-            return cast_with_row(values, _microseconds, place, _FIT)
-        if not _is_number(values.type):
+        dates = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
+        if not (dates or _is_number(values.type)):
             raise place.type_error("a time must be integer or date", values)
+        if self._dates not in (None, dates):
+            wanted = "a time must be integer or date, the same in all rows"
+            raise place.type_error(wanted, values)
+        self._dates = dates
+        if dates:
+            return cast_with_row(values, _microseconds, place, _FIT)
         return self._from_numbers(values, place)
 
     def _from_numbers(self, values: pa.Array, place: Place) -> pa.Array:
         if pa.types.is_integer(values.type):
+            if self._seconds is None and len(values):
+                self._seconds = False
             whole = cast_with_row(values, pa.int64(), place, _FIT)
             if self._format == "ns":
                 return pc.divide(whole, 1000)
@@ -76,7 +84,7 @@ class Times:
             return cast_with_row(whole, scale, place, _FIT)
         doubles = values.cast(pa.float64())
         factor = _UNITS.get(self._format or "")
-        if self._seconds is None:
+        if self._seconds is None and len(doubles):
             found = pc.any(pc.not_equal(doubles, pc.floor(doubles))).as_py()
             self._seconds = bool(found) and self._format is None
         if self._seconds:

@@ -167,7 +167,8 @@ def _cut(values: tf.Tensor, length: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The list with empty entries beyond its length, and its length from 0 to n.
 
     Empty texts at the end of a list do not count, so that a length that is too large
-    gives the same answer for every width of the padding.
+    gives the same answer for every width of a padding with empty texts. A server pads
+    with the first entry of the request, which only a right length cuts off.
     """
     width = tf.shape(values)[1]
     places = tf.range(width)

@@ -88,8 +88,9 @@ class Servable:
     such as the history that is sent with a query. `rank` scores every candidate.
 
     The answer to a row does not depend on the other rows of a batch, if the inputs in
-    `recdistill.export.layout.lists_without_length` begin with an empty column. Wrong
-    values are clamped in their own row; only a request whose shapes are wrong fails.
+    `recdistill.export.layout.lists_without_length` begin with an empty column and no
+    `<name>_length` is above the number of entries sent. Wrong values are clamped in
+    their own row; only a request whose shapes are wrong fails.
 
     Args:
         towers: The model.

@@ -412,6 +412,8 @@ def standardise(
     positions, varies = _min_max(scores, mask)
     gaps = masked(positions - list_mean(positions, mask, item_weight), mask)
     variance = list_mean(ops.square(gaps), mask, item_weight)
+    # Candidates of weight 0 can be the only ones that differ.
+    varies = ops.logical_and(varies, variance > 0.0)
     return ops.where(varies, gaps / ops.sqrt(ops.where(varies, variance, 1.0)), 0.0)
 
 

@@ -94,11 +94,14 @@ def top_k_dual_correction(
         mask, item_weight, teacher_scores=teacher_scores, student_scores=student_scores
     )
     order = graph_ranks.best_first(teacher_scores, mask)
-    weight, real, scores = (
-        graph_ranks.gather(values, order) for values in (weight, mask, student_scores)
+    # Ties of the student are in the order of the list, not in that of the teacher.
+    ranks = graph_ranks.ranks(student_scores, mask)
+    weight, real, scores, ranks = (
+        graph_ranks.gather(values, order)
+        for values in (weight, mask, student_scores, ranks)
     )
     teacher_ranks = ops.cumsum(ops.ones_like(scores), axis=-1)
-    error = ops.tanh(sharpness * (graph_ranks.ranks(scores, real) - teacher_ranks))
+    error = ops.tanh(sharpness * (ranks - teacher_ranks))
     top = graph_ranks.within_first(order, k)
     # Padding has rank 0, so it counts as overestimated, but its exponent adds nothing.
     under, over = ops.logical_and(top, error > 0.0), error < 0.0

@@ -72,6 +72,7 @@ def relational_distance(
         teacher_embeddings, student_embeddings, mask, weight
     )
     teacher, student = (geometry.scaled_to_unit(x, (1, 2)) for x in (teacher, student))
+    weight = masked_ops.shares(weight, mask)  # No product leaves the range of float32.
     pairs = geometry.distinct_pairs(mask)
     products = geometry.flat(weight[:, :, None] * weight[:, None, :])
     weights = masked_ops.shares(products, geometry.flat(pairs))
@@ -136,6 +137,7 @@ def relational_angle(
         teacher_embeddings, student_embeddings, mask, weight
     )
     teacher, student = (geometry.scaled_to_unit(x, (1, 2)) for x in (teacher, student))
+    weight = masked_ops.shares(weight, mask)  # No product leaves the range of float32.
     pairs = geometry.distinct_pairs(mask)
     triplets = ops.logical_and(
         ops.logical_and(pairs[:, :, :, None], pairs[:, None, :, :]),

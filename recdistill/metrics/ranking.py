@@ -119,6 +119,8 @@ class RelevantRanks:
                 f"Received: max_grade={max_grade} with relevance {highest}"
             )
         satisfied = (2.0**self.gain - 1) / 2.0**max_grade
+        # Above 53, the probability of the highest grade would be rounded to 1.
+        satisfied = np.minimum(satisfied, np.nextafter(1.0, 0.0))
         # Log-probability that the user passes all earlier candidates of the list.
         passed = np.cumsum(np.log1p(-satisfied)) - np.log1p(-satisfied)
         before = passed - passed[np.arange(len(passed)) - self._ordinal + 1]

@@ -26,6 +26,7 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         name: Name of the optimizer.
 
     Raises:
+        ValueError: If an optimizer has a `loss_scale_factor`.
         re.error: If `table_pattern` is not a regular expression.
 
     Examples:
@@ -46,6 +47,12 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         table_pattern: str = "(^|/)embeddings$",
         name: str = "composite",
     ) -> None:
+        scaled = [each.name for each in (tables, dense) if each.loss_scale_factor]
+        if scaled:
+            raise ValueError(
+                "`tables` and `dense` must not have a `loss_scale_factor`, because "
+                f"there is one loss. Received: {', '.join(scaled)}"
+            )
         super().__init__(learning_rate=0.0, name=name)
         self.tables, self.dense = tables, dense
         self.table_pattern = table_pattern
@@ -70,6 +77,22 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     def variables(self) -> list[keras.Variable]:
         """Own variables and those of both optimizers."""
         return [*self._variables, *self.tables.variables, *self.dense.variables]
+
+    @property
+    def iterations(self) -> keras.Variable:
+        """Number of updates of the dense weights, or of the tables if there are none.
+
+        It does not count the batches whose gradients are accumulated.
+        """
+        parts = [each for each in (self.dense, self.tables) if each.built]
+        parts = [each for each in parts if each._trainable_variables]
+        return parts[0].iterations if parts else self._iterations
+
+    def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
+        """Writes the averages of weights, where an optimizer keeps them."""
+        for optimizer in (self.tables, self.dense):
+            known = {id(each) for each in optimizer._trainable_variables}
+            optimizer.finalize_variable_values([v for v in var_list if id(v) in known])
 
     @property
     def learning_rate(self) -> Any:

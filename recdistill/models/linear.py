@@ -85,7 +85,8 @@ class HistoryScores(keras.layers.Layer):  # type: ignore[misc]
     """
 
     def __init__(self, size: int, decay: float, floor: float, **kwargs: Any) -> None:
-        super().__init__(**{"trainable": False, **kwargs})
+        # Half precision would be too coarse for the sums over a history.
+        super().__init__(**{"trainable": False, "dtype": "float32", **kwargs})
         self.size, self.decay, self.floor = size, decay, floor
 
     def call(

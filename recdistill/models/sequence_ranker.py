@@ -157,6 +157,8 @@ class SequenceRanker(CatalogueModel):
         drawn = tf.minimum(drawn, self.items - 1)
         positive = tf.reduce_sum(states * self.item_vectors.of_ids(target), axis=1)
         others = tf.matmul(states, self.item_vectors.of_ids(drawn), transpose_b=True)
+        # The sum of exponentials needs float32, whatever the policy of the model.
+        positive, others = (tf.cast(each, tf.float32) for each in (positive, others))
         same = target[:, None] == drawn
         others = tf.where(same, others.dtype.min, others)
         count = tf.cast(tf.reduce_sum(tf.cast(~same, tf.int32), axis=1), others.dtype)

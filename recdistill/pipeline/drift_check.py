@@ -32,6 +32,7 @@ from recdistill.pipeline.new_lists import open_new_data, prepare_new_lists
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.run_opening import open_run
+from recdistill.pipeline.sampled_candidates import SampledCandidates
 from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import compiled
 from recdistill.serving.exported_model import ExportedModel
@@ -168,14 +169,16 @@ def _new_lists(run: RunContext, data: Path, sample: int) -> list[Lists]:
     """The sample of the new lists."""
     with tempfile.TemporaryDirectory(prefix="recdistill-drift-") as scratch:
         new = prepare_new_lists(run, open_new_data(run, data), Path(scratch))
+        number, seed = run.config.evaluate.sampled_candidates, run.config.seed
+        sampled = None if number is None else SampledCandidates.draw(new, number, seed)
         # Row numbers of queries are those of the new data.
         found = [
             replace(lists, query_row=np.full(len(lists), -1))
             for lists in lists_to_evaluate(
-                new, "test", run.score_tables, sample, run.config.seed
+                new, "test", run.score_tables, sample, seed, sampled
             )
         ]
-    if run.reranks and run.config.evaluate.sampled_candidates is None:
+    if run.reranks and number is None:
         # As the lists of the run, whose figures these are compared with.
         return run.retrieved("baseline", "distill", lists=found)
     return found

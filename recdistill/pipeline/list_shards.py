@@ -156,7 +156,7 @@ class ListShardWriter:
 
     def _latest(self, part: Partition, rows: np.ndarray) -> np.ndarray:
         """The rows of the latest training lists of each query, at most `per_query`."""
-        if self._per_query is None:
+        if self._per_query is None or not len(rows):
             return rows
         number = self._list_numbers(part, rows)
         last = np.append(np.flatnonzero(np.diff(part.first_of_query[rows])), -1)

@@ -190,8 +190,10 @@ class _Statistics:
         """The state of an encoder, which extends the vocabulary of an earlier one."""
         if isinstance(self.feature.spec, NumberSpec):
             mean = self.total / max(self.number, 1)
-            variance = self.squares / max(self.number, 1) - mean**2
-            deviation = variance**0.5 if variance > 1e-12 else 1.0
+            square = self.squares / max(self.number, 1)
+            variance = square - mean**2
+            # Below this limit the difference is that of rounding.
+            deviation = variance**0.5 if variance > 1e-15 * square else 1.0
             return {"mean": mean, "deviation": deviation}
         # Ties are in alphabetical order, so the vocabulary depends on the data only.
         order = [("count", "descending"), ("value", "ascending")]

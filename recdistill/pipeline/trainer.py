@@ -463,7 +463,9 @@ class Trainer:
         if isinstance(start, Path):
             return load_student(settings, self._prepared, start), {}
         student = build_student(settings, self._prepared)
-        return student, {} if start is None else start.copy_to(student, settings)
+        if start is None:
+            return student, {}
+        return student, start.copy_to(student, self._prepared.schema, settings)
 
 
 def _lists(shards: Sequence[Path]) -> int:

@@ -69,7 +69,7 @@ class TrainingPlan:
     @property
     def epoch_steps(self) -> int:
         """Number of training steps in an epoch."""
-        return max(1, self.steps // self.epochs)
+        return max(1, math.ceil(self.steps / self.epochs))
 
 
 @dataclass(frozen=True)

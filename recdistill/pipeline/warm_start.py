@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from recdistill.errors import ConfigError
-from recdistill.features.encoders import UNKNOWN
+from recdistill.features.encoders import UNKNOWN, VocabularyEncoder
+from recdistill.features.schema import Schema
+from recdistill.features.specs import TextSpec
 from recdistill.pipeline.workspace import Artefact, open_artefact
 
 if TYPE_CHECKING:
@@ -87,8 +89,15 @@ class EarlierStudent:
     model: Artefact
     prepare: Artefact
 
-    def copy_to(self, student: keras.Model, config: StudentConfig) -> dict[str, Any]:
+    def copy_to(
+        self, student: keras.Model, schema: Schema, config: StudentConfig
+    ) -> dict[str, Any]:
         """Copies the weights to a student whose vocabularies extend the earlier ones.
+
+        Args:
+            student: The student to train.
+            schema: The features of its data.
+            config: The settings of both students.
 
         Returns:
             For the record: `run`, the number of `new_rows` of embedding tables, and
@@ -114,6 +123,7 @@ class EarlierStudent:
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
         _require_same_features(student.model_inputs, earlier.model_inputs, run)
+        _require_same_values(schema.for_student(), prepared.schema.for_student(), run)
         return {
             "run": run,
             "earlier_seconds": self.model.record["seconds"],
@@ -154,6 +164,29 @@ def _require_same_features(own: ModelInputs, before: ModelInputs, run: str) -> N
             f"the run {run!r}. Received: {', '.join(now)}; the earlier run has "
             f"{', '.join(then)}."
         )
+
+
+def _require_same_values(own: Schema, before: Schema, run: str) -> None:
+    """Checks that the rows of embedding tables stand for the same values.
+
+    Raises:
+        ConfigError: Names the feature.
+    """
+    pairs = zip(
+        (*own.query, *own.candidate), (*before.query, *before.candidate), strict=True
+    )
+    for now, then in pairs:
+        same = now.spec.kind == then.spec.kind
+        if isinstance(now, VocabularyEncoder) and isinstance(then, VocabularyEncoder):
+            same &= now.values.slice(0, len(then.values)).equals(then.values)
+        elif isinstance(now.spec, TextSpec) and isinstance(then.spec, TextSpec):
+            same &= now.spec.buckets == then.spec.buckets
+        if not same:
+            raise ConfigError(
+                "`student.warm_start` needs features whose known values are those of "
+                f"the run {run!r}, of the same kind and with the same `buckets`. "
+                f"Received: {now.feature!r}, which differs."
+            )
 
 
 def start_from(student: keras.Model, earlier: keras.Model, run: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ import pytest
 from pyarrow import csv
 
 from recdistill.data import read_tables
+from recdistill.data.column_values import Place
 from recdistill.data.reading_options import ReadingOptions
+from recdistill.data.times import Times
 from recdistill.errors import DataError
 from tests.data.table_files import RATINGS, everything, log, write
 
@@ -214,6 +216,26 @@ class TestTimes:
         folder = write(tmp_path, interactions=log(timestamp=times))
         with pytest.raises(DataError, match=r"row 2: a time must have the format '%m"):
             read_tables(folder, options=ReadingOptions(time_format="%m/%d/%Y"))
+
+    @pytest.mark.parametrize(
+        "pieces",
+        [
+            [pa.array([1_700_000_000]), pa.array([1_600_000_000.5])],
+            [pa.array([0], pa.timestamp("us")), pa.array([1_700_000_000])],
+            [pa.array([1_700_000_000]), pa.array([0], pa.timestamp("us"))],
+        ],
+    )
+    def test_one_unit_holds_for_the_whole_stream(self, pieces):
+        times = Times()
+        times(pieces[0], Place("log", "time"))
+        with pytest.raises(DataError, match=r"row 1|must be integer or date"):
+            times(pieces[1], Place("log", "time"))
+
+    def test_no_values_do_not_decide_the_unit(self):
+        times = Times()
+        for kind in (pa.float64(), pa.int64()):
+            assert len(times(pa.array([], kind), Place("log", "time"))) == 0
+        assert times(pa.array([1.5]), Place("log", "time")).to_pylist() == [1_500_000]
 
     def test_a_later_file_may_not_change_the_unit(self, tmp_path):
         parts = tmp_path / "interactions"

@@ -171,6 +171,10 @@ class TestErrors:
                 "Table `interactions`, column `user_id`, row 2: must have a value",
             ),
             (
+                {"interactions": log(user_id=[2**70, 1, 2])},
+                "Table `interactions`, column `user_id`: values must have one type",
+            ),
+            (
                 {"interactions": log(note=[1, "x", None])},
                 "Table `interactions`, column `note`: values must have one type",
             ),

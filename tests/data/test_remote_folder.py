@@ -1,5 +1,7 @@
 """Local copies of folders that fsspec URLs name."""
 
+from pathlib import Path
+
 import fsspec
 import pytest
 
@@ -45,6 +47,24 @@ def test_a_folder_is_copied_and_only_changed_files_are_copied_again(storage, tmp
     local_copy("memory://shop/", tmp_path / "other", progress)
     local_copy("memory://shop", tmp_path, progress)
     assert len(copied) == 6  # Two files for the other cache, none for the first.
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: path.write_bytes(b"t")])
+def test_a_file_that_the_cache_has_lost_is_copied_again(storage, tmp_path, harm):
+    folder = local_copy("memory://shop", tmp_path)
+    harm(folder / "items" / "a.csv")
+    local_copy("memory://shop", tmp_path)
+    assert contents(folder) == {"interactions.csv": b"one", "items/a.csv": b"two"}
+
+
+def test_a_file_that_was_removed_and_came_back_is_copied_again(storage, tmp_path):
+    folder = local_copy("memory://shop", tmp_path)
+    old = storage.store.pop("/shop/items/a.csv")
+    local_copy("memory://shop", tmp_path)
+    assert contents(folder) == {"interactions.csv": b"one"}
+    storage.store["/shop/items/a.csv"] = old
+    local_copy("memory://shop", tmp_path)
+    assert contents(folder) == {"interactions.csv": b"one", "items/a.csv": b"two"}
 
 
 def test_a_copy_that_was_interrupted_goes_on(storage, tmp_path, monkeypatch):

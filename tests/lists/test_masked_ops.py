@@ -214,3 +214,10 @@ def test_bounded_scores_have_finite_squares():
     got = masked_ops.bounded(tf.constant([[3e38, -3e38, 7.0]]))
     np.testing.assert_allclose(got, [[1e15, -1e15, 7.0]])
     assert np.isfinite(tf.square(got)).all()
+
+
+def test_a_list_whose_weighted_scores_are_equal_has_no_z_scores():
+    scores = np.array([[2.0, 5.0, 2.0]], "float32")
+    weight = np.array([[1.0, 0.0, 3.0]], "float32")
+    got = masked_ops.standardise(scores, np.ones((1, 3), bool), weight)
+    np.testing.assert_array_equal(got, np.zeros((1, 3)))

@@ -78,3 +78,12 @@ def test_a_tiny_sharpness_gives_a_tiny_finite_loss(sharpness):
     )
     np.testing.assert_allclose(loss, 0.0, atol=1e-30)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-30)
+
+
+def test_ties_of_the_student_are_in_the_order_of_the_list():
+    teacher, zeros = np.array([[1.0, 2.0, 3.0]], "float32"), np.zeros((1, 3), "float32")
+    got = losses.top_k_dual_correction(teacher, zeros, THREE, k=2, sharpness=1.0)
+    # The last candidate, the teacher's first, has rank 3; the first, the last, rank 1.
+    exponents = np.log(np.tanh(2.0)) * np.ones(2)
+    want = np.tanh(2.0) * (np.logaddexp(*exponents) - exponents[0]) / 2
+    np.testing.assert_allclose(got, [want], rtol=1e-5)

@@ -65,3 +65,14 @@ def test_only_the_first_rows_are_compared(cls, rows):
         ValueError, match=r"`rows` must be at least 2\. Received: rows=1"
     ):
         cls(rows=1)
+
+
+@pytest.mark.parametrize("function", ["relational_angle", "relational_distance"])
+@pytest.mark.parametrize("weight", [1e-13, 1e13, 1e20])
+def test_only_ratios_of_the_weights_matter(function, weight):
+    rng = np.random.default_rng(0)
+    teacher, student = rng.normal(size=(2, 1, 4, 3)).astype("float32")
+    mask = np.ones((1, 4), bool)
+    loss = getattr(losses, function)
+    got = loss(teacher, student, mask, np.full((1, 4), weight, "float32"))
+    np.testing.assert_allclose(got, loss(teacher, student, mask), rtol=1e-5)

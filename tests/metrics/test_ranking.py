@@ -202,3 +202,14 @@ def test_mask_must_be_boolean_and_shapes_must_agree():
         ranking.ndcg([[1.0, 2.0]], [[1.0]], [[True]], 1)
     with pytest.raises(ValueError, match="`relevance` must have the shape of `mask`"):
         ranking.ndcg([[1.0]], [[1.0, 2.0]], [[True]], 1)
+
+
+def test_a_grade_beyond_the_digits_of_float64_does_not_spoil_other_lists():
+    scores, mask = [[3.0, 2.0, 1.0]] * 2, np.ones((2, 3), bool)
+    grades = [[54.0, 0.0, 1.0], [0.0, 1.0, 2.0]]
+    got = ranking.expected_reciprocal_rank(scores, grades, mask, max_grade=54)
+    alone = ranking.expected_reciprocal_rank(
+        scores[1:], grades[1:], mask[1:], max_grade=54
+    )
+    assert got[0] == pytest.approx(1.0)
+    assert got[1] == alone[0] > 0

@@ -47,3 +47,35 @@ def test_a_model_without_tables_trains():
     variable = keras.Variable([1.0])
     composite().apply([tf.constant([1.0])], [variable])
     np.testing.assert_allclose(variable.numpy(), [0.9], rtol=1e-6)
+
+
+def test_accumulated_batches_count_once():
+    def part(kind):
+        return kind(0.05, gradient_accumulation_steps=4)
+
+    x, y = embedding_data()
+    model = embedding_model()
+    optimizer = CompositeOptimizer(part(LazyAdam), part(keras.optimizers.Adam))
+    model.compile(optimizer, loss="mse")
+    for _ in range(8):
+        model.train_on_batch(x, y)
+    assert int(optimizer.iterations) == 2
+
+
+def test_averages_of_weights_are_written_at_the_end():
+    x, y = embedding_data()
+    model = embedding_model()
+    averaged = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.9)
+    model.compile(CompositeOptimizer(LazyAdam(0.05), averaged), loss="mse")
+    model.fit(x, y, verbose=0)
+    dense = [v for v in model.trainable_variables if "embeddings" not in v.path]
+    averages = averaged._model_variables_moving_average
+    assert len(dense) == len(averages)
+    for weight, average in zip(dense, averages, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), average.numpy())
+
+
+def test_a_loss_scale_is_refused():
+    scaled = keras.optimizers.SGD(0.1, loss_scale_factor=2.0, name="scaled")
+    with pytest.raises(ValueError, match=r"`loss_scale_factor`.*scaled"):
+        CompositeOptimizer(LazyAdam(0.05), scaled)

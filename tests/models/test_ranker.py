@@ -337,3 +337,17 @@ def test_with_pair_features_it_learns_what_two_towers_of_its_width_cannot():
     batch, labels = lists_labelled_by_affinity(layer)
     assert trained_error(teacher, batch, labels, 300) == 0
     assert trained_error(student, batch, labels, 300) >= 0.1
+
+
+@pytest.fixture(params=["mixed_float16", "mixed_bfloat16"])
+def half_precision(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield
+    keras.config.set_dtype_policy(before)
+
+
+def test_pair_features_can_be_read_in_half_precision(half_precision):
+    assert affinity().compute_dtype == "float32"
+    scores = build()(BATCH)
+    assert np.isfinite(tf.cast(scores, "float32")).all()

@@ -157,3 +157,14 @@ def test_a_schema_without_a_history_is_refused():
         SequenceRanker(schema, build_catalogue())
     with pytest.raises(ValueError, match="`dim` must be a multiple of `heads`"):
         build(dim=5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_the_estimated_loss_works_in_half_precision(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        loss = build(negatives=3).next_item_loss(WINDOWS)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert np.isfinite(float(loss))

@@ -6,8 +6,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from recdistill.errors import ConfigError
+from recdistill.features.encoders import build_encoder
+from recdistill.features.schema import Schema
+from recdistill.features.specs import QuerySpec
+from recdistill.pipeline import warm_start
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.model_building import load_student
 from recdistill.pipeline.prepared_data import Prepared
@@ -139,3 +144,41 @@ def test_a_run_with_other_features_or_widths_is_refused(
         Pipeline(other, tables=next_day()).run("baseline")
     assert part in str(error.value)
     assert "tiny" in str(error.value)
+
+
+def schema_of(query):
+    id_ = build_encoder("item_id", parse_spec("id"), {"vocabulary": ["a"]})
+    return Schema([query], [id_], {}, "item_id")
+
+
+def parse_spec(kind, **more):
+    return TypeAdapter(QuerySpec).validate_python({"kind": kind, **more})
+
+
+def job(kind, vocabulary=None, **more):
+    state = {} if vocabulary is None else {"vocabulary": vocabulary}
+    return build_encoder("job", parse_spec(kind, **more), state)
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "same"),
+    [
+        (("category", ["a", "b", "c"]), ("category", ["a", "b"]), True),
+        (("category", ["b", "c", "a"]), ("category", ["a", "b"]), False),
+        (("category", ["a"]), ("category", ["a", "b"]), False),
+        (("id", ["a", "b"]), ("category", ["a", "b"]), False),
+    ],
+)
+def test_rows_of_tables_must_stand_for_the_same_values(now, then, same):
+    schemas = schema_of(job(*now)), schema_of(job(*then))
+    if same:
+        warm_start._require_same_values(*schemas, "runs/monday")
+    else:
+        with pytest.raises(ConfigError, match=r"runs/monday.*'job'"):
+            warm_start._require_same_values(*schemas, "runs/monday")
+
+
+def test_words_must_have_the_same_buckets():
+    schemas = (schema_of(job("text", buckets=n)) for n in (16, 8))
+    with pytest.raises(ConfigError, match="`buckets`"):
+        warm_start._require_same_values(*schemas, "runs/monday")

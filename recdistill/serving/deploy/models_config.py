@@ -60,6 +60,7 @@ class ServedModel:
         versions: Versions to load, ascending; if empty, the `latest` highest.
         latest: Number of highest versions to load if `versions` is empty.
         labels: Versions by label; each is in `versions`.
+        every: Whether all versions are loaded, whatever the other fields say.
     """
 
     name: str
@@ -67,6 +68,7 @@ class ServedModel:
     versions: tuple[int, ...] = ()
     latest: int = 1
     labels: Mapping[str, int] = field(default_factory=dict)
+    every: bool = False
 
     @property
     def standby(self) -> tuple[int, ...]:
@@ -158,7 +160,20 @@ class Models:
             tuple(sorted(specific)),
             latest or 1,
             dict(sorted(config.version_labels.items())),
+            policy.HasField("all"),
         )
+
+    def in_folder(self, folder: str) -> list[ServedModel]:
+        """The models whose versions are in a folder of this name, or that have it.
+
+        The server may see the folder under another path.
+        """
+        found = [self[name] for name in self.names]
+        return [
+            each
+            for each in found
+            if folder in (each.name, each.base_path.rstrip("/").rpartition("/")[2])
+        ]
 
     def with_model(self, name: str, base_path: str) -> Models:
         """Adds or replaces a model that loads its highest version and has no labels.
@@ -204,8 +219,9 @@ class Models:
     def with_label(self, name: str, label: str, version: int) -> Models:
         """Moves a label to a version, or adds the label.
 
-        The versions to load are then those that have a label and the one that this
-        label left.
+        The versions to load are then those that have a label, the one that this label
+        left, and for each other label the highest lower version without a label, to
+        which it can be moved back.
 
         Args:
             name: Name of the model.
@@ -230,7 +246,12 @@ class Models:
             )
         changed = self._copy()
         self._find(changed._config, name).version_labels[label] = _version(version)
-        return changed.with_versions(name, [] if left is None else [left])
+        kept = set() if left is None else {left}
+        for other, number in before.labels.items():
+            lower = [v for v in before.standby if v < number]
+            if other != label and lower:
+                kept.add(max(lower))
+        return changed.with_versions(name, kept)
 
     def write(self, path: Path) -> None:
         """Writes the file atomically, because a server may read it at any time.

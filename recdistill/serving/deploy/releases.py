@@ -142,8 +142,9 @@ def rollback(
             to rely on `models.config`.
 
     Raises:
-        ReleaseError: If the label does not exist, there is no such version, a server
-            has not loaded it, or its files are missing.
+        ReleaseError: If the label does not exist, there is no such version, or several
+            of a model with several labels, a server has not loaded it, or its files
+            are missing.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If the files of the version have changed.
         ServingError: If a server does not answer.
@@ -167,6 +168,13 @@ def rollback(
                 f"Received: label={label!r} at version {before}, loaded: "
                 f"{list(served.versions)}. If an earlier rollback was interrupted, it "
                 "has finished; to move the label to another version, use `promote`."
+            )
+        if len(lower) > 1 and len(served.labels) > 1:
+            raise ReleaseError(
+                "`label` must have left the only lower version that is loaded and has "
+                f"no label. Received: label={label!r} at version {before}, and the "
+                f"versions {lower}, some of which another label has left. Move the "
+                "label with `promote` and the number of the version."
             )
         version = max(lower)
         _check_files(folder / str(version))
@@ -212,10 +220,10 @@ def prune(
             remove(leftover)
         stay: set[int] = set()
         if not unlabelled:
-            models = _models(path)
-            if folder.name in models.names:
-                served = models[folder.name]
-                stay = {*served.versions, *served.labels.values()}
+            for served in _models(path).in_folder(folder.name):
+                if served.every:
+                    stay.update(versions(folder))
+                stay |= {*served.versions, *served.labels.values()}
                 keep = max(keep, 1 if served.versions else served.latest)
         existing = versions(folder)
         stay |= set(existing[-keep:])

@@ -206,6 +206,8 @@ class Slots(Admission):
             due = None if deadline_s is None else time.monotonic() + deadline_s
             waiter = _Waiter(due)
             self._queue.append(waiter)
+        if deadline_s is not None:
+            deadline_s = min(deadline_s, threading.TIMEOUT_MAX)
         if not waiter.ready.wait(deadline_s):
             self._give_up(waiter)
         if waiter.late:

@@ -114,6 +114,9 @@ class Batcher:
         self._metrics.observe(f"{_METRICS}:input_batch_size", task.rows)
         with self._changed:
             self._enqueue(signature, outputs, task)
+        if timeout_s is not None:
+            # gRPC gives a request without a deadline more seconds than a wait may have.
+            timeout_s = min(timeout_s, threading.TIMEOUT_MAX)
         try:
             return task.answer.result(timeout_s)
         except TimeoutError as error:

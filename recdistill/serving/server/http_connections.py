@@ -11,7 +11,6 @@ import _thread  # noqa: PLC2701 (the documented module of low-level threads)
 import contextlib
 import json
 import math
-import select
 import socket
 import threading
 import time
@@ -298,11 +297,10 @@ class _Handler(StreamRequestHandler):
 
     def _is_connected(self) -> bool:
         """Whether the client has not closed the connection."""
-        readable, _, _ = select.select([self.connection], [], [], 0)
-        if not readable:
-            return True
         try:
-            return bool(self.connection.recv(1, socket.MSG_PEEK))
+            return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
         except OSError:
             return False
 

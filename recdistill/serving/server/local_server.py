@@ -11,7 +11,6 @@ import threading
 from concurrent import futures
 from types import FrameType
 
-from recdistill.errors import ServeError
 from recdistill.serving.server.admission import RequestMemory
 from recdistill.serving.server.grpc_services import GrpcServer
 from recdistill.serving.server.options import ServerOptions
@@ -57,7 +56,7 @@ class LocalServer(contextlib.AbstractContextManager["LocalServer"]):
             if options.rest_port is not None:
                 self._rest = RestServer(requests, options, memory)
             self.models.start()
-        except (ServeError, OSError):
+        except BaseException:
             self.stop()
             raise
         for server in self._servers:

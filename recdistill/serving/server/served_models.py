@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -127,10 +127,14 @@ class ServedModels:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         number = self._number(spec)
-        for version in model.served if model else ():
-            # A version that was just retired cannot be acquired.
-            if number in (None, version.number) and version.acquire():
-                return version
+        served: Sequence[ModelVersion] | None = None
+        # If the versions were replaced meanwhile, a new one may be the right one.
+        while model is not None and served is not model.served:
+            served = model.served
+            for version in served:
+                # A version that was just retired cannot be acquired.
+                if number in (None, version.number) and version.acquire():
+                    return version
         named = (
             f"Latest({spec.name})"
             if number is None

@@ -228,6 +228,20 @@ class TestRollback:
         with pytest.raises(ReleaseError, match=r"\['stable'\].*label='canary'"):
             rollback(films, label="canary")
 
+    def test_another_label_takes_no_version_to_roll_back_to(self, films):
+        promote(films, 1)
+        promote(films, 2, now=True)
+        promote(films, 3, label="canary", now=True)
+        assert rollback(films).version == 1
+
+    def test_a_version_that_another_label_left_is_not_chosen(self, films):
+        promote(films, 1)
+        promote(films, 2, label="canary", now=True)
+        promote(films, 3, now=True)
+        promote(films, 10, label="canary", now=True)
+        with pytest.raises(ReleaseError, match=r"\[1, 2\], some of which"):
+            rollback(films)
+
     def test_a_version_that_was_deleted_is_refused(self, films):
         promote(films, 3)
         promote(films, 10, now=True)
@@ -243,6 +257,25 @@ class TestPrune:
         assert prune(films, 1) == [3]
         assert layout.versions(films) == [1, 2, 10]
         assert not list(films.glob(".pruned-*"))
+
+    @pytest.mark.parametrize(
+        ("entry", "gone"),
+        [
+            ('name: "movies" labelled', [1, 3]),
+            ('name: "films" model_version_policy { all {} }', []),
+            ('name: "films"', [1, 2, 3]),
+        ],
+    )
+    def test_each_model_of_the_folder_keeps_its_versions(self, films, entry, gone):
+        labelled = (
+            "model_version_policy { specific { versions: 2 } } "
+            'version_labels { key: "stable" value: 2 }'
+        )
+        entry = entry.replace("labelled", labelled)
+        (films.parent / "models.config").write_text(
+            f'model_config_list {{ config {{ {entry} base_path: "/models/films" }} }}'
+        )
+        assert prune(films, 1) == gone
 
     def test_versions_are_ordered_as_numbers(self, films):
         assert prune(films, 2, unlabelled=True) == [1, 2]

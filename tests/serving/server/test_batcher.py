@@ -364,3 +364,12 @@ class TestOverTheProtocols:
         staging.rename(batched.base / "2")
         assert "BatchingParameters" in batched.wait_for_error(2).message
         assert batched.client.predict(x=[0.0])[1] == 1
+
+
+def test_a_request_without_a_deadline_waits_for_its_answer(batcher):
+    gate = Gate()
+    gate.open.set()
+    # gRPC gives such a request 9.2e18 seconds, more than a thread can wait.
+    values = [np.zeros(1, "int32")]
+    [answer] = batcher(gate).submit(IDS, values, ("out",), timeout_s=9.2e18)
+    assert answer.tolist() == [0]
