@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +64,24 @@ def test_the_run_s_own_lists_have_the_run_s_own_values(export, log, tmp_path, ti
     assert values["history"] == pytest.approx(
         report.dataset.unknown["test"]["history"], abs=0.01
     )
+
+
+def test_candidates_are_drawn_where_the_run_did(tiny_run, monkeypatch):
+    prepared = Prepared(tiny_run.artefacts["prepare"].path)
+    monkeypatch.setattr(drift_check, "open_new_data", lambda *_: None)
+    monkeypatch.setattr(drift_check, "prepare_new_lists", lambda *_: prepared)
+    evaluate = SimpleNamespace(sampled_candidates=3)
+    run = SimpleNamespace(
+        config=SimpleNamespace(evaluate=evaluate, seed=1),
+        score_tables=[],
+        reranks=False,
+    )
+    for lists in drift_check._new_lists(run, None, 20):
+        drawn = np.diff(lists.scored_candidates.offsets)
+        assert (drawn <= 3 + np.diff(lists.positives.offsets)).all()
+    evaluate.sampled_candidates = None
+    for lists in drift_check._new_lists(run, None, 20):
+        assert lists.scored_candidates is None
 
 
 def test_new_items_are_found_as_unknown_values(export, log, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Preparation: lists equal those of plain loops, and errors name the remedy."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -155,6 +156,12 @@ def test_per_query_keeps_the_latest_training_lists_of_each_query(tmp_path):
     assert prepared.popularity.sum() == list(split.values()).count("train")
 
 
+def test_per_query_allows_a_part_without_training_rows():
+    writer = SimpleNamespace(_per_query=4)
+    rows = np.zeros(0, "int64")
+    assert len(list_shards.ListShardWriter._latest(writer, None, rows)) == 0
+
+
 def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
     log = random_log(8, rows=300, users=40)
     whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
@@ -248,6 +255,23 @@ def test_numbers_of_the_context_are_standardised_by_the_training_part(tmp_path):
     encoder = next(e for e in prepared.schema.query if e.feature == "hour")
     assert encoder.mean == pytest.approx(np.mean(train))
     assert encoder.deviation == pytest.approx(np.std(train))
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_numbers_of_any_scale_are_standardised(tmp_path, scale):
+    log = random_log(9, moments=10_000)
+    hour = [scale * ((7 * k) % 24) for k in range(len(log))]
+    prepared, _ = run(rich(log, hour=hour), tmp_path / "p", **RICH)
+    encoder = next(e for e in prepared.schema.query if e.feature == "hour")
+    assert encoder.deviation == pytest.approx(6.9 * scale, rel=0.1)
+
+
+@pytest.mark.parametrize("number", [0.0, 0.1, 3.3e8])
+def test_equal_numbers_have_the_deviation_one(tmp_path, number):
+    log = random_log(9, moments=10_000)
+    prepared, _ = run(rich(log, hour=[number] * len(log)), tmp_path / "p", **RICH)
+    encoder = next(e for e in prepared.schema.query if e.feature == "hour")
+    assert encoder.deviation == 1
 
 
 def test_relevance_and_weight_come_from_their_columns(tmp_path):
