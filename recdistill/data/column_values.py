@@ -242,11 +242,17 @@ def _reject_where(bad: pa.Array, shown: pa.Array, place: Place, problem: str) ->
         raise place.error(index, problem, value_at(shown, index))
 
 
-def whole_numbers(values: pa.Array, place: Place) -> pa.Array:
-    """Floats as int64; a number with a fraction, or too large, is an error."""
+def whole_numbers(values: pa.Array, place: Place, remedy: str = "") -> pa.Array:
+    """Floats as int64; a number with a fraction, or too large, is an error.
+
+    Args:
+        values: The floats.
+        place: Their place, for the errors.
+        remedy: Follows "must be a whole number" in the error for a fraction.
+    """
     doubles = values.cast(pa.float64())
     fraction = pc.not_equal(doubles, pc.floor(doubles))
-    _reject_where(fraction, values, place, "must be a whole number")
+    _reject_where(fraction, values, place, f"must be a whole number{remedy}")
     large = pc.greater_equal(pc.abs(doubles), 2.0**53)
     wanted = "must be a 64-bit integer; a float must be below 2**53"
     _reject_where(large, values, place, wanted)

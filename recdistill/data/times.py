@@ -30,6 +30,12 @@ _BELOW_MICROSECONDS = r"(\.[0-9]{6})[0-9]+"
 _NUMBER = r"^[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?$"
 
 
+_REMEDY = (
+    ", like the first of the table; set `dataset.time_format` to the unit of the "
+    "numbers if they may have fractions"
+)
+
+
 class Times:
     """Times as int64, in one unit for the whole stream.
 
@@ -90,7 +96,7 @@ class Times:
         if self._seconds:
             factor = _FRACTION
         if factor is None:
-            whole = whole_numbers(doubles, place)
+            whole = whole_numbers(doubles, place, _REMEDY)
             return pc.divide(whole, 1000) if self._format == "ns" else whole
         scaled = pc.round(pc.multiply(doubles, float(factor)))
         return cast_with_row(scaled, pa.int64(), place, _FIT)
