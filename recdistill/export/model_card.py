@@ -79,6 +79,7 @@ def _rendered(report: Document | None, manifest: Document | None) -> str:
         interval=_interval,
         tensors=_tensors,
         cell=_cell,
+        text=_text,
     )
     return card.rstrip() + "\n"
 
@@ -183,15 +184,27 @@ def _limits(report: Document, metrics: list[str]) -> Iterator[str]:
             + (f"; {left:,} test interactions are left out for that" * bool(left))
             + ". Nothing is known about repeated choices."
         )
-    if "seed" in report:
-        yield (
-            f"The models were trained once, with seed {report['seed']}. The intervals "
-            "cover the choice of the test queries, and not that of the seed."
-        )
+    yield from _trainings(report)
     yield (
         "All numbers are about logged choices. The effect on users, and differences "
         "between groups of people that no slice above describes, were not measured."
     )
+
+
+def _trainings(report: Document) -> Iterator[str]:
+    """How often the models were trained."""
+    if report.get("seeds"):
+        seeds = ", ".join(map(str, report["seeds"]["seeds"]))
+        yield (
+            f"Baseline and student were trained with the seeds {seeds}, and the best "
+            "on validation was evaluated; the teacher was trained once. The intervals "
+            "cover the choice of the test queries, and not that of the seed."
+        )
+    elif "seed" in report:
+        yield (
+            f"The models were trained once, with seed {report['seed']}. The intervals "
+            "cover the choice of the test queries, and not that of the seed."
+        )
 
 
 def _falls(differences: Document, metric: str) -> Iterator[str]:
@@ -201,7 +214,7 @@ def _falls(differences: Document, metric: str) -> Iterator[str]:
         for name, part in slices.items():
             ends = part["metrics"][metric].get("ci")
             if ends and ends[1] < 0:
-                worse.append(f"{kind} {name}")
+                worse.append(f"{_text(kind)} {_text(name)}")
     if worse:
         yield (
             f"Worse than the baseline beyond noise ({metric}) in these slices: "
@@ -284,6 +297,12 @@ def _interval(estimate: Document | None, percent: bool = False) -> str:
     if low is None or high is None:
         return text
     return f"{text} ({form.format(low)} to {form.format(high)})"
+
+
+def _text(text: str) -> str:
+    """Text of the data in one line, without markup."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace("[", "\\[")
+    return _cell(plain)
 
 
 def _cell(text: str) -> str:

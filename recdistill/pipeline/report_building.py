@@ -61,6 +61,7 @@ ON_CARD: Any = {
     **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
     **dict.fromkeys(("retrieval", "gap_closed", "kept", "agreement", "speedup"), True),
     **dict.fromkeys(("slice_differences", "environment", "config_given"), True),
+    "seeds": {"seeds"},
     "gate": {"overridden", "message"},
 }
 """Parts of the report that the model card of an export shows."""

@@ -179,6 +179,23 @@ def test_the_card_of_a_run_has_data_slices_limits_cost_and_how_to_reproduce_it()
     assert "times as fast" not in card
 
 
+def test_names_of_the_data_are_text_and_no_markup():
+    report = run_report()
+    slices = report["slice_differences"]["item"]
+    slices["<img src=x>\n# [a](b)"] = slices["tail"]
+    report["dataset"]["name"] = "<b>"
+    card = render_run_card(report)
+    assert "item tail, item &lt;img src=x> # \\[a](b)." in card
+    assert "<img" not in card
+    assert "\n&lt;b>: " in card
+
+
+def test_the_card_names_all_seeds():
+    card = render_run_card({**run_report(), "seeds": {"seeds": [7, 8]}})
+    assert "Baseline and student were trained with the seeds 7, 8, and" in card
+    assert "trained once, with seed" not in card
+
+
 def test_a_run_without_latency_or_slices_has_no_tables_for_them():
     card = render_run_card({**REPORT, "name": "films"})
     assert "## Cost" not in card

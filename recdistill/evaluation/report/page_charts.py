@@ -50,6 +50,7 @@ _STYLE: Any = {
     "svg.hashsalt": "recdistill",
     "font.size": 10.0,
     "text.color": INK,
+    "text.parse_math": False,  # Names of slices may have dollar signs.
     "axes.edgecolor": LINE,
     "axes.labelcolor": SOFT,
     "axes.linewidth": 0.8,

@@ -66,16 +66,22 @@ def configured_settings(run: RunContext, space: SearchSpace) -> Sequence[Setting
         section, _, name = key.partition(".")
         value = resolved.get(key, getattr(getattr(config, section), name))
         values = value if isinstance(value, tuple) else (value,)
+        if key != "student.learning_rates" and len(values) > 1:
+            values = ()  # Several numbers together, such as pools, are not one each.
         if isinstance(allowed, Choices):
-            inside = [each for each in allowed.values if _same(each, value)]
+            wanted = values if key == "student.learning_rates" else (value,)
+            inside = [c for c in allowed.values if any(_same(c, v) for v in wanted)]
         else:
-            inside = [each for each in values if allowed.low <= each <= allowed.high]
+            numbers = [each for each in values if each is not None]
+            inside = [each for each in numbers if allowed.low <= each <= allowed.high]
         if inside:
             points = [{**point, key: each} for point in points for each in inside]
     return points
 
 
 def _same(choice: Any, value: Any) -> bool:
+    if value is None:
+        return bool(choice == "none")
     return bool((tuple(choice) if isinstance(choice, list) else choice) == value)
 
 

@@ -13,7 +13,7 @@ import pytest
 from recdistill.distillation.score_doctor import examine
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.page import render_page
-from recdistill.evaluation.report.page_charts import Point, pareto_front
+from recdistill.evaluation.report.page_charts import Point, forest, pareto_front
 from recdistill.evaluation.report.page_details import (
     PageDetails,
     QueryExample,
@@ -352,3 +352,8 @@ def test_the_retrieval_is_on_the_page_and_in_the_receipt():
     assert "<td>61.0%</td><td>92.5%</td>" in page
     assert "<td>0.1234</td>" in page
     assert "<h3>Retrieval</h3>" not in render_page(report())
+
+
+@pytest.mark.parametrize("name", ["$$", "A$$", "$5 to $10"])
+def test_names_with_dollar_signs_are_no_formulas(name):
+    assert name in forest("price", {name: Interval(0.1, 0.05, 0.2)})

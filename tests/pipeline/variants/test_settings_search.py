@@ -215,6 +215,17 @@ def test_the_default_space_is_derived_from_the_run(fresh):
         {"student.learning_rates": 0.01},
         {"student.learning_rates": 0.02},
     ]
+    rates = {"student.learning_rates": Choices((0.02, 0.5))}
+    assert configured_settings(context, rates) == [{"student.learning_rates": 0.02}]
+    # Numbers that are used together are not a point each; a key may be not set.
+    assert started.config.student.decays == (0.7, 0.97)
+    assert started.config.distill.final_temperature is None
+    for key, allowed, expected in (
+        ("student.decays", Range(0.5, 0.99), [{}]),
+        ("distill.final_temperature", Range(0.5, 2.0), [{}]),
+        ("student.encoder", Choices(("none", "gru")), [{"student.encoder": "none"}]),
+    ):
+        assert configured_settings(context, {key: allowed}) == expected
 
 
 def test_the_best_file_holds_what_was_set_and_what_was_found(fresh, quick):
