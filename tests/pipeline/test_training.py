@@ -386,7 +386,7 @@ def test_a_learning_rate_that_diverges_is_left_out_with_a_warning(prepared, tmp_
     record, warnings = trained_with(prepared, tmp_path, 0.01, 1e30)
     assert [trial["diverged"] for trial in record["trials"]] == [False, True]
     assert record["trials"][1]["history"] == [None]
-    assert len(record["trials"][1]["curve"]["loss"]) == 1
+    assert len(record["trials"][1]["curve"]["loss"]) == 2  # The steps of one epoch.
     assert record["valid"] == record["trials"][0]["best"] > 0.0
     (warning,) = warnings
     assert warning.startswith("Training, 2 of 2 diverged with learning rate 1e+30: ")
