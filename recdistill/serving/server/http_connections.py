@@ -11,6 +11,7 @@ import _thread  # noqa: PLC2701 (the documented module of low-level threads)
 import contextlib
 import json
 import math
+import select
 import socket
 import threading
 import time
@@ -297,10 +298,13 @@ class _Handler(StreamRequestHandler):
 
     def _is_connected(self) -> bool:
         """Whether the client has not closed the connection."""
-        try:
-            return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except BlockingIOError:
+        # Not `select.select`, which cannot have descriptors from 1,024 on.
+        readable = select.poll()
+        readable.register(self.connection, select.POLLIN)
+        if not readable.poll(0):
             return True
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK))
         except OSError:
             return False
 
