@@ -1,11 +1,15 @@
 """http_connections: limits of connections, and errors as JSON."""
 
 import contextlib
+import fcntl
 import json
+import resource
 import socket
+from types import SimpleNamespace
 
 import pytest
 
+from recdistill.serving.server import http_connections
 from tests.serving.waiting import LONG_S, wait_until
 
 pytestmark = pytest.mark.slow
@@ -125,3 +129,19 @@ def test_a_body_whose_values_need_too_much_memory_is_a_413(serve, part):
     status, text = serving.client.http("POST", URL.decode(), body)
     assert status == 413
     assert "MiB of memory when it is decoded" in json.loads(text)["error"]
+
+
+def test_a_client_is_asked_for_at_any_descriptor_and_without_waiting():
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] <= 1_100:
+        pytest.skip("The system allows fewer than 1,100 open files.")
+    one, other = socket.socketpair()
+    high = socket.socket(fileno=fcntl.fcntl(one, fcntl.F_DUPFD, 1_100))
+    high.settimeout(3_600.0)
+    handler = SimpleNamespace(connection=high)
+    with one, high:
+        assert http_connections._Handler._is_connected(handler)
+        other.sendall(b"more")
+        assert http_connections._Handler._is_connected(handler)
+        assert high.recv(4) == b"more"
+        other.close()
+        assert not http_connections._Handler._is_connected(handler)
