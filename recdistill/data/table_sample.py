@@ -37,8 +37,8 @@ _VALUE = re.compile(
     r"|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?:[ T].*)?"  # a date,
     r"|https?://.*|[\[{].*)$"  # a link or a list.
 )
-_ID = re.compile(r"(?i)(?:[a-z_ -]*[_ -])?ids?|[a-z]+I[dD]")
-"""A column name that no value looks like: `id`, `item_id`, `movieId`."""
+_ID = re.compile(r"(?i:(?:[a-z_ -]*[_ -])?ids?)|[a-z]+I[dD]")
+"""A column name that few values look like: `id`, `item_id`, `movieId`; not `david`."""
 
 
 @dataclass(frozen=True)

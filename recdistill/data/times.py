@@ -28,8 +28,6 @@ _ZONE_NAME = r"\s*(?:UTC|GMT)$"
 _ZONE_OFFSET = r"\s+([-+][0-9]{2}:?[0-9]{2})$"
 _BELOW_MICROSECONDS = r"(\.[0-9]{6})[0-9]+"
 _NUMBER = r"^[-+]?[0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?$"
-
-
 _REMEDY = (
     ", like the first of the table; set `dataset.time_format` to the unit of the "
     "numbers if they may have fractions"
@@ -96,7 +94,8 @@ class Times:
         if self._seconds:
             factor = _FRACTION
         if factor is None:
-            whole = whole_numbers(doubles, place, _REMEDY)
+            remedy = _REMEDY if self._format is None else ""
+            whole = whole_numbers(doubles, place, remedy)
             return pc.divide(whole, 1000) if self._format == "ns" else whole
         scaled = pc.round(pc.multiply(doubles, float(factor)))
         return cast_with_row(scaled, pa.int64(), place, _FIT)

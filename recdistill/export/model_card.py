@@ -195,16 +195,18 @@ def _trainings(report: Document) -> Iterator[str]:
     """How often the models were trained."""
     if report.get("seeds"):
         seeds = ", ".join(map(str, report["seeds"]["seeds"]))
-        yield (
+        how = (
             f"Baseline and student were trained with the seeds {seeds}, and the best "
-            "on validation was evaluated; the teacher was trained once. The intervals "
-            "cover the choice of the test queries, and not that of the seed."
+            "on validation was evaluated; the teacher was trained once"
         )
     elif "seed" in report:
-        yield (
-            f"The models were trained once, with seed {report['seed']}. The intervals "
-            "cover the choice of the test queries, and not that of the seed."
-        )
+        how = f"The models were trained once, with seed {report['seed']}"
+    else:
+        return
+    yield (
+        f"{how}. The intervals cover the choice of the test queries, and not that of "
+        "the seed."
+    )
 
 
 def _falls(differences: Document, metric: str) -> Iterator[str]:

@@ -169,16 +169,19 @@ def _new_lists(run: RunContext, data: Path, sample: int) -> list[Lists]:
     """The sample of the new lists."""
     with tempfile.TemporaryDirectory(prefix="recdistill-drift-") as scratch:
         new = prepare_new_lists(run, open_new_data(run, data), Path(scratch))
-        number, seed = run.config.evaluate.sampled_candidates, run.config.seed
-        sampled = None if number is None else SampledCandidates.draw(new, number, seed)
         # Row numbers of queries are those of the new data.
         found = [
             replace(lists, query_row=np.full(len(lists), -1))
             for lists in lists_to_evaluate(
-                new, "test", run.score_tables, sample, seed, sampled
+                new, "test", run.score_tables, sample, run.config.seed
             )
         ]
-    if run.reranks and number is None:
+    number = run.config.evaluate.sampled_candidates
+    if number is not None:
+        size = new.catalogue_size
+        sampled = SampledCandidates.of(found, size, number, run.config.seed)
+        return [sampled.restrict(lists) for lists in found]
+    if run.reranks:
         # As the lists of the run, whose figures these are compared with.
         return run.retrieved("baseline", "distill", lists=found)
     return found

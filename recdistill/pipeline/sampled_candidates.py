@@ -7,6 +7,7 @@ differently (Krichene and Rendle, 2020), so they are computed on request only
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -47,11 +48,26 @@ class SampledCandidates:
                 catalogue has fewer.
             seed: Seed. The candidates of a list depend on the seed and its id only.
         """
-        found = {}
         shards, evaluated = prepared.shards("test"), prepared.evaluated_rows
-        for lists in in_order(shards, LISTS_AT_ONCE, rows=evaluated):
+        pieces = in_order(shards, LISTS_AT_ONCE, rows=evaluated)
+        return cls.of(pieces, prepared.catalogue_size, number, seed)
+
+    @classmethod
+    def of(
+        cls, pieces: Iterable[Lists], items: int, number: int, seed: int
+    ) -> SampledCandidates:
+        """Draws candidates of some lists; see `draw`.
+
+        Args:
+            pieces: The lists, in pieces.
+            items: Number of items of the catalogue.
+            number: As for `draw`.
+            seed: As for `draw`.
+        """
+        found = {}
+        for lists in pieces:
             for row in range(len(lists)):
-                chosen = _drawn(lists, row, prepared.catalogue_size, number, seed)
+                chosen = _drawn(lists, row, items, number, seed)
                 found[int(lists.list_id[row])] = chosen
         ids = sorted(found)
         offsets = np.cumsum([0, *(len(found[each]) for each in ids)])

@@ -100,6 +100,7 @@ def test_of_many_files_some_from_the_first_to_the_last_are_read(tmp_path):
         ("0\t1\t2\t3", None),  # pandas names columns without names by their number.
         ("item_id\t0\t1\t2", None),  # An embedding.
         ("movieId\ttitle\t2023\t2024", None),
+        ("david\tfilm1\t4\t881250949", [f"column_{k}" for k in (1, 2, 3, 4)]),
         ("users\titems\tratings\titems2", None),
     ],
 )

@@ -149,8 +149,11 @@ def _inputs(
 
 def _operations(node: Any, output: Shape, inputs: list[Shape | None]) -> int:
     # The runtime renames operations with faster kernels, for example to `_MklEinsum`.
-    if node.op == "SparseTensorDenseMatMul" and inputs[0]:
-        return 2 * inputs[0][0] * output[-1]  # The first input has the places.
+    if node.op == "SparseTensorDenseMatMul":
+        places = inputs[0]  # One row for each entry that is not 0.
+        if not places:
+            raise _untraced(node)
+        return 2 * places[0] * output[-1]
     if "MatMul" in node.op:
         return 2 * math.prod(output) * _inner(node, inputs)
     if "Einsum" in node.op:
@@ -169,7 +172,11 @@ def _inner(node: Any, inputs: list[Shape | None]) -> int:
     if right:
         flipped = node.attr["transpose_b"].b or node.attr["adj_y"].b
         return right[-1] if flipped else right[-2]
-    raise ValueError(
+    raise _untraced(node)
+
+
+def _untraced(node: Any) -> ValueError:
+    return ValueError(
         f"`session` must trace the inputs of {node.name!r}. Received: none"
     )
 

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.data.column_profile import ColumnProfile, are_times
-from recdistill.data.column_values import Place
-from recdistill.data.times import Times
+from recdistill.data.column_profile import ColumnProfile
 from recdistill.errors import ConfigError
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.source_tables import SourceTable
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS = (1e3, 1e6, 1e9)
-"""Milliseconds, microseconds and nanoseconds in a second."""
-
-_EARLIEST, _LATEST = 1e8, 4.2e9
-"""Seconds since 1970 of times that are dates."""
+from recdistill.pipeline.proposal.time_columns import dates, is_time
 
 _A = {"query": "a query", "item": "an item"}
 _MOST_GRADES = 21
@@ -177,7 +168,7 @@ def name_columns(
 def _guessed_names(table: SourceTable) -> dict[str, str]:
     """Names for the columns of a file without a header, from their values."""
     columns, found = table.columns, dict[str, str]()
-    times = [name for name, each in columns.items() if _is_time(each, False)]
+    times = [name for name, each in columns.items() if is_time(each, False)]
     found.update(dict.fromkeys(times[:1], "timestamp"))
     ids = [n for n, each in columns.items() if n not in found and _are_ids(each)]
     found.update(zip(ids[:2], ("user_id", "item_id"), strict=False))
@@ -243,11 +234,11 @@ def _each(profile: ColumnProfile) -> str:
 def _find_time(roles: Roles, wanted: bool) -> None:
     columns = roles.table.columns
     if wanted:
-        named = [c for c in roles.free(names.TIMES) if _is_time(columns[c], True)]
+        named = [c for c in roles.free(names.TIMES) if is_time(columns[c], True)]
         others = [
             c
             for c, profile in columns.items()
-            if c not in {*named, *roles.columns.values()} and _is_time(profile, False)
+            if c not in {*named, *roles.columns.values()} and is_time(profile, False)
         ]
         found = [c for c in [*named, *others] if columns[c].distinct > 1]
         found.sort(key=lambda c: columns[c].missing > 0)
@@ -262,24 +253,9 @@ def _find_time(roles: Roles, wanted: bool) -> None:
     if "time" in roles.columns:
         profile = roles.profile("time")
         roles.time_format = profile.time_format
-        span = dates(roles)
+        span = dates(roles.table, profile)
         if span:
             roles.reasons[profile.name] += f"; {span[0]} to {span[1]}"
-
-
-def _is_time(profile: ColumnProfile, named: bool) -> bool:
-    if profile.content == "date":
-        return are_times(pc.drop_null(profile.values), profile.time_format)
-    if profile.content not in ("integer", "number"):
-        return False
-    low, high = profile.range
-    plausible = any(
-        low / unit >= _EARLIEST and high / unit <= _LATEST for unit in (1, *_UNITS)
-    )
-    enough = profile.distinct > profile.rows / 20
-    if named:
-        return profile.content == "integer" or plausible
-    return plausible and enough and not names.is_code(profile.name)
 
 
 def _order_in_query(roles: Roles) -> str | None:
@@ -299,28 +275,6 @@ def _order_in_query(roles: Roles) -> str | None:
         once = pc.equal(groups["order_count_distinct"], groups["order_count"])
         if pc.all(once).as_py() and pc.max(groups["order_count"]).as_py() > 1:
             return column
-    return None
-
-
-def dates(roles: Roles) -> tuple[str, str] | None:
-    """First and last date of the rows; None if the times are not dates."""
-    profile = roles.profile("time")
-    column = roles.table.sample.rows[profile.name].combine_chunks()
-    column = column.filter(pc.is_valid(profile.values))
-    place = Place(roles.table.name, profile.name)
-    times = np.asarray(Times(roles.time_format)(column, place))
-    if not len(times):
-        return None
-    ends = [float(times.min()), float(times.max())]
-    as_date = profile.content in ("date", "number")
-    for unit in (1e6,) if as_date else (1, *_UNITS):
-        low, high = ends[0] / unit, ends[1] / unit
-        if as_date or (low >= _EARLIEST and high <= _LATEST):
-            try:
-                days = [_EPOCH + timedelta(seconds=each) for each in (low, high)]
-            except OverflowError:
-                return None
-            return f"{days[0]:%Y-%m-%d}", f"{days[1]:%Y-%m-%d}"
     return None
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from recdistill.pipeline.proposal.column_roles import dates
 from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
+from recdistill.pipeline.proposal.time_columns import dates
 
 
 def findings(proposal: Proposal) -> dict[str, Any]:
@@ -16,7 +16,9 @@ def findings(proposal: Proposal) -> dict[str, Any]:
     """
     roles = proposal.known()
     listwise = "list" in roles.columns
-    span = dates(roles) if "time" in roles.columns else None
+    span = None
+    if "time" in roles.columns:
+        span = dates(roles.table, roles.profile("time"))
     return {
         "path": str(proposal.source.path),
         "reader": "listwise" if listwise else proposal.source.reader,

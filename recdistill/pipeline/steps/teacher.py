@@ -182,10 +182,14 @@ class TeacherStep(Step):
 
     def warnings(self, run: RunContext) -> Iterator[str]:
         """A teacher from elsewhere may have seen the held-out interactions."""
-        from recdistill.pipeline.config.teacher_section import is_own, members_of
+        from recdistill.pipeline.config.teacher_section import (
+            given,
+            is_own,
+            members_of,
+        )
 
         unknown = [
-            f"`{member.model_dump()['kind']}`"
+            f"`{given(member)['kind']}`"
             for member in members_of(run.config.teacher)
             if not is_own(member) and getattr(member, "trained_on", None) is None
         ]

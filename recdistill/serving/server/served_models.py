@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -127,7 +127,7 @@ class ServedModels:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         number = self._number(spec)
-        served: Sequence[ModelVersion] | None = None
+        served: tuple[ModelVersion, ...] | None = None
         # If the versions were replaced meanwhile, a new one may be the right one.
         while model is not None and served is not model.served:
             served = model.served
