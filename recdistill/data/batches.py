@@ -142,12 +142,18 @@ class Lists:
         rows = np.flatnonzero(np.diff(scored.offsets))
         return replace(self, scored_candidates=scored).take(rows)
 
-    def with_positive(self) -> Lists:
-        """The lists that have a positive among their scored candidates."""
+    def with_scored_positives(self) -> Lists:
+        """The lists that have a positive among their scored candidates.
+
+        Positives without a score are left out, because they are not candidates.
+        """
         if self.scored_candidates is None:
             return self
-        found = self.positives.intersection(self.scored_candidates)
-        return self.take(np.flatnonzero(np.diff(found.offsets)))
+        scored = self.positives.are_in(self.scored_candidates)
+        positives = self.positives.where(scored)
+        relevance = self.relevance.where(scored)
+        left = replace(self, positives=positives, relevance=relevance)
+        return left.take(np.flatnonzero(np.diff(positives.offsets)))
 
     def catalogue_positives(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """List number, item row and relevance of each positive in the catalogue."""

@@ -89,7 +89,7 @@ class Ragged:
             >>> one.intersection(Ragged(np.array([6, 5]), np.array([0, 1, 2]))).values
             array([6])
         """
-        return self._where(self._in(other))
+        return self.where(self.are_in(other))
 
     def difference(self, other: Ragged) -> Ragged:
         """The values of each row that the same row of `other` does not have.
@@ -99,7 +99,7 @@ class Ragged:
             >>> one.difference(Ragged(np.array([6, 5]), np.array([0, 1, 2]))).values
             array([5, 7])
         """
-        return self._where(~self._in(other))
+        return self.where(~self.are_in(other))
 
     def holds(self, values: np.ndarray) -> np.ndarray:
         """Whether each row has each of these values, without a dense table of values.
@@ -205,13 +205,22 @@ class Ragged:
             values[place] = each.values
         return Ragged(values, offsets)
 
-    def _in(self, other: Ragged) -> np.ndarray:
-        """Whether the same row of `other` has each value; False for those below 0."""
+    def are_in(self, other: Ragged) -> np.ndarray:
+        """Whether the same row of `other` has each value; False for those below 0.
+
+        Returns:
+            `(values,)` bool.
+        """
         size = 1 + max(int(each.values.max(initial=0)) for each in (self, other))
         keys = [each.row_numbers() * size + each.values for each in (self, other)]
         return is_among(keys[0], keys[1][other.values >= 0]) & (self.values >= 0)
 
-    def _where(self, kept: np.ndarray) -> Ragged:
+    def where(self, kept: np.ndarray) -> Ragged:
+        """Some of the values, each in its row.
+
+        Args:
+            kept: `(values,)` bool.
+        """
         lengths = np.bincount(self.row_numbers()[kept], minlength=len(self))
         return Ragged(self.values[kept], np.concatenate([[0], np.cumsum(lengths)]))
 

@@ -31,18 +31,24 @@ from recdistill.lists.numpy_ranks import (
 MAX_GRADE = 4.0
 """Highest relevance in ERR by default, as in TREC's gdeval."""
 
+MISSED = np.iinfo(np.int64).max - 1
+"""Rank of a relevant item that is not a candidate; 1 can be added to it."""
+
 
 @dataclass(frozen=True)
 class RelevantRanks:
-    """Ranks of the relevant candidates of a batch of lists.
+    """Ranks of the relevant items of a batch of lists.
 
-    One entry for each relevant real candidate, ordered by list and then by rank.
-    Created by `relevant_ranks`; use it to compute several metrics from one ranking.
+    One entry for each relevant item, ordered by list and then by rank. Created by
+    `relevant_ranks`, where these are the relevant real candidates; use it to compute
+    several metrics from one ranking.
 
     Attributes:
         batch_size: The number of lists, including those without relevant candidates.
         row: `(n,)`. The list of each entry.
-        rank: `(n,)`. Its rank among the real candidates of the list, from 1.
+        rank: `(n,)`. Its rank among the real candidates of the list, from 1. `MISSED`
+            for a relevant item that is not a candidate: it counts as relevant, and adds
+            nothing to a metric.
         gain: `(n,)`. Its relevance, above 0.
     """
 
@@ -53,12 +59,12 @@ class RelevantRanks:
 
     @cached_property
     def relevant(self) -> IntArray:
-        """`(batch,)`. The number of relevant real candidates in each list."""
+        """`(batch,)`. The number of relevant items of each list."""
         return np.bincount(self.row, minlength=self.batch_size)
 
     @cached_property
     def _ordinal(self) -> IntArray:
-        """`(n,)`. 1 for the best relevant candidate of a list, 2 for the next."""
+        """`(n,)`. 1 for the best relevant item of a list, 2 for the next."""
         first = np.cumsum(self.relevant) - self.relevant
         return np.arange(len(self.row)) - first[self.row] + 1
 
@@ -129,10 +135,11 @@ class RelevantRanks:
         )
 
     def _within(self, k: int | None) -> BoolArray:
-        """`(n,)`. Whether the rank is at most k; always without a cut-off."""
-        if k is not None:
-            check_cutoff("k", k)
-        return self.rank <= (np.inf if k is None else k)
+        """`(n,)`. Whether the rank is at most k; without a cut-off, unless missed."""
+        if k is None:
+            return self.rank < MISSED
+        check_cutoff("k", k)
+        return self.rank <= k
 
     def _where_relevant(self, values: FloatArray) -> FloatArray:
         """The values, with NaN for lists without relevant candidates."""

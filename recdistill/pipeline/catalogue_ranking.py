@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recdistill.data.batches import Lists
-from recdistill.data.ragged import Ragged, is_among
+from recdistill.data.ragged import Ragged, is_among, is_in_sorted
 from recdistill.lists.numpy_ranks import first_k, ranks_of, real_scores
-from recdistill.metrics.ranking import RelevantRanks
+from recdistill.metrics.ranking import MISSED, RelevantRanks
 from recdistill.pipeline.candidate_selection import highest
 
 CatalogueScores = Callable[[Lists], np.ndarray]
@@ -39,7 +39,8 @@ class Ranking:
     Attributes:
         top: `(lists, n)` int32, rows of the first items, the best first; -1 pads lists
             with fewer candidates.
-        ranks: Ranks of the positives among the candidates of their list.
+        ranks: Ranks of the positives among the candidates of their list; `MISSED` for
+            those that are not among them, as for items outside the catalogue.
     """
 
     top: np.ndarray
@@ -110,7 +111,7 @@ def rank_same_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     own = row * items
     before = np.searchsorted(ahead, own + place[item]) - np.searchsorted(ahead, own)
     rank = 1 + place[item] - before
-    return Ranking(np.concatenate(parts), ordered_ranks(len(lists), row, rank, gain))
+    return Ranking(np.concatenate(parts), ordered_ranks(lists, row, rank, gain))
 
 
 def in_blocks(lists: Lists, rows: int) -> Iterator[Lists]:
@@ -153,13 +154,13 @@ def rank_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     for number in range(len(lists)):
         own = slice(edges[number], edges[number + 1])
         rank[own] = _ranks(scores[number], item[own])
-    return Ranking(of_width(best, top), ordered_ranks(len(lists), row, rank, gain))
+    return Ranking(of_width(best, top), ordered_ranks(lists, row, rank, gain))
 
 
 def rank_candidates(
     scores: np.ndarray, candidates: np.ndarray, lists: Lists, top: int
 ) -> Ranking:
-    """Ranks the candidates of each list.
+    """Ranks the candidates of each list; positives that are none of them are missed.
 
     Args:
         scores: `(lists, n)`, scores of the candidates.
@@ -177,12 +178,16 @@ def rank_candidates(
     place = _first(real, top)
     best = np.take_along_axis(candidates, np.maximum(place, 0), axis=1)
     row, item, gain = positives_of(lists)
-    hit = candidates[row] == item[:, None]
-    inside = hit.any(axis=1)
-    row, gain, column = row[inside], gain[inside], hit[inside].argmax(axis=1)
-    rank = ranks_of(real, row, column)
+    real_place = np.flatnonzero(candidates >= 0)
+    size = 1 + max(int(candidates.max(initial=0)), int(item.max(initial=0)))
+    width = candidates.shape[1]
+    known = real_place // max(1, width) * size + candidates.ravel()[real_place]
+    inside = is_in_sorted(row * size + item, known)
+    place_of = np.searchsorted(known, (row * size + item)[inside])
+    rank = np.full(len(row), MISSED)
+    rank[inside] = ranks_of(real, row[inside], real_place[place_of] % max(1, width))
     top_items = np.where(place >= 0, best, -1).astype("int32")
-    return Ranking(top_items, ordered_ranks(len(lists), row, rank, gain))
+    return Ranking(top_items, ordered_ranks(lists, row, rank, gain))
 
 
 def positives_of(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -239,11 +244,23 @@ def _first(scores: np.ndarray, top: int) -> np.ndarray:
 
 
 def ordered_ranks(
-    lists: int, row: np.ndarray, rank: np.ndarray, gain: np.ndarray
+    lists: Lists, row: np.ndarray, rank: np.ndarray, gain: np.ndarray
 ) -> RelevantRanks:
-    """The ranks of positives of some lists, in ascending order in each list."""
+    """The ranks of all positives of some lists, in ascending order in each list.
+
+    Args:
+        lists: The lists. Those of their positives that are not in the catalogue are
+            added as missed.
+        row: Number of the list of each positive in the catalogue.
+        rank: Its rank.
+        gain: Its relevance.
+    """
+    outside = (lists.positives.values < 0) & (lists.relevance.values > 0)
+    row = np.append(row, lists.positives.row_numbers()[outside])
+    rank = np.append(rank, np.full(np.count_nonzero(outside), MISSED))
+    gain = np.append(gain, lists.relevance.values[outside])
     order = np.lexsort((rank, row))
-    return RelevantRanks(lists, row[order], rank[order], gain[order])
+    return RelevantRanks(len(lists), row[order], rank[order], gain[order])
 
 
 def _without(best: np.ndarray, excluded: Ragged) -> np.ndarray:

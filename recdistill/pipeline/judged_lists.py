@@ -148,9 +148,9 @@ def measure_answer(
     got = np.array([[row_of.get(each, -1) for each in row] for row in answer], int)
     got = got.reshape(len(lists), -1)
     positives, value = lists.positives.padded(-1), lists.relevance.padded(0.0)
-    # Positives that are missing from the answer rank after it and its empty places.
-    missing = (positives >= 0) & ~(positives[:, :, None] == got[:, None, :]).any(2)
     same = (got[:, :, None] == positives[:, None, :]) & (got >= 0)[:, :, None]
+    # Positives that are missing from the answer rank after it and its empty places.
+    missing = (value > 0) & ~same.any(axis=1)
     relevance = np.concatenate(
         [(same * value[:, None, :]).sum(2), np.where(missing, value, 0.0)], axis=1
     )

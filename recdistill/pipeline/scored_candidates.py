@@ -120,7 +120,7 @@ def lists_to_evaluate(
         if sampled is not None:
             lists = sampled.restrict(lists)
         if tables:
-            lists = keep_scored_by_all(lists, tables).with_positive()
+            lists = keep_scored_by_all(lists, tables).with_scored_positives()
         total += len(lists)
         if len(lists):
             yield lists

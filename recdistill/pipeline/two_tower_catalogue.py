@@ -122,7 +122,7 @@ class TwoTowerCatalogue:
         best = highest_of_parts(parts, min(top, self._items), lists.excluded)
         if not count.exact:
             return rank_catalogue(self.scores, lists, self._items, top)
-        ranks = ordered_ranks(len(lists), row, 1 + count.total(), gain)
+        ranks = ordered_ranks(lists, row, 1 + count.total(), gain)
         return Ranking(of_width(best, top), ranks)
 
     def _blocks(self, lists: Lists) -> Iterator[Lists]:

@@ -83,9 +83,16 @@ class TestScoredCandidates:
 
     def test_only_lists_with_a_scored_positive_can_be_evaluated(self):
         one = lists([[2], [0], [-1]])
-        got = one.with_scored_candidates(ragged([[1, 2], [3], [4]])).with_positive()
+        scored = one.with_scored_candidates(ragged([[1, 2], [3], [4]]))
+        got = scored.with_scored_positives()
         assert got.list_id.tolist() == [0]
-        assert one.with_positive() is one
+        assert one.with_scored_positives() is one
+
+    def test_positives_without_a_score_are_left_out(self):
+        one = lists([[2, -1, 0], [1]], relevance=[[1.0, 2.0, 3.0], [1.0]])
+        got = one.with_scored_candidates(ragged([[0, 1], [1]])).with_scored_positives()
+        assert got.positives.padded(-1).tolist() == [[0], [1]]
+        assert got.relevance.padded(0).tolist() == [[3.0], [1.0]]
 
 
 def test_raw_lists_are_padded_and_have_a_length():

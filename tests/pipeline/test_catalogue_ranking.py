@@ -5,6 +5,8 @@ import pytest
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
+from recdistill.evaluation.rows import measure_ranks
+from recdistill.metrics.ranking import MISSED
 from recdistill.pipeline import catalogue_ranking
 from recdistill.pipeline.catalogue_ranking import (
     NotRankableError,
@@ -60,13 +62,23 @@ def by_loop(scores, lists, candidates):
         ranked = sorted(items, key=lambda k: (-scores[row, k], k))
         top.append(ranked)
         pairs = zip(one.positives.values, one.relevance.values, strict=True)
-        grade = {int(k): float(g) for k, g in pairs}
+        pairs = [(int(k), float(g)) for k, g in pairs]
+        grade = {k: g for k, g in pairs if k >= 0}
+        own = [(k, g) for k, g in grade.items() if k not in set(one.seen.values)]
+        own += [(k, g) for k, g in pairs if k < 0]
         found += sorted(
-            (row, 1 + ranked.index(k), g)
-            for k, g in grade.items()
-            if k in items and g > 0
+            (row, 1 + ranked.index(k) if k in items else MISSED, g)
+            for k, g in own
+            if g > 0
         )
     return top, found
+
+
+def assert_ranks(got, found):
+    pairs = zip(got.ranks.row, got.ranks.rank, got.ranks.gain, strict=True)
+    # The missed positives of a list have no order.
+    got = sorted((int(row), int(rank), float(gain)) for row, rank, gain in pairs)
+    assert got == sorted(found)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -107,8 +119,7 @@ def test_the_same_scores_for_all_lists_are_ranked_as_by_a_plain_loop(monkeypatch
     expected, found = by_loop(every, lists, lambda row: range(items))
     for row, ranked in enumerate(expected):
         assert got.top[row].tolist() == (ranked + [-1] * top)[:top]
-    pairs = zip(got.ranks.row, got.ranks.rank, got.ranks.gain, strict=True)
-    assert [tuple(map(float, each)) for each in pairs] == found
+    assert_ranks(got, found)
     none = rank_same_scores(scores, lists.take(np.zeros(0, int)), top)
     assert none.top.shape == (0, top) and none.ranks.batch_size == 0
 
@@ -129,8 +140,39 @@ def test_listed_candidates_are_ranked_as_by_a_plain_loop():
     top, found = by_loop(scores, lists, lambda row: listed[row].tolist())
     for row, ranked in enumerate(top):
         assert got.top[row].tolist() == (ranked + [-1] * 5)[:5]
-    pairs = zip(got.ranks.row, got.ranks.rank, got.ranks.gain, strict=True)
-    assert [tuple(map(float, each)) for each in pairs] == found
+    assert_ranks(got, found)
+
+
+def test_a_positive_that_is_no_candidate_counts_as_missed():
+    # Of four positives two are candidates, one is not, and one has no row.
+    lists = lists_of([[0, 1, 2, -1]], seen=[[]])
+    scores = np.array([[3.0, 1.0, 2.0]], "float32")
+    ranks = rank_candidates(scores, np.array([[0, 1, 3]], "int32"), lists, 3).ranks
+    assert ranks.rank.tolist() == [1, 3, MISSED, MISSED]
+    names = [
+        "recall@1",
+        "recall@10",
+        "hit@1",
+        "map@10",
+        "ndcg@3",
+        "mrr",
+        "rbp@9",
+        "err@9",
+    ]
+    got = {name: float(v[0]) for name, v in measure_ranks(ranks, names).items()}
+    assert got["recall@1"] == 1 / 4
+    assert got["recall@10"] == 2 / 4
+    assert got["map@10"] == (1 / 1 + 2 / 3) / 4
+    ideal = sum(1 / np.log2(place + 1) for place in (1, 2, 3))
+    assert got["ndcg@3"] == pytest.approx((1 + 1 / 2) / ideal)
+    assert (got["hit@1"], got["mrr"]) == (1.0, 1.0)
+    assert got["rbp@9"] == pytest.approx(0.2 + 0.2 * 0.8**2)
+    satisfied = 1 / 16
+    assert got["err@9"] == pytest.approx(satisfied + (1 - satisfied) * satisfied / 3)
+    # Without a candidate among its positives a list counts 0, exactly.
+    alone = lists_of([[2, -1]], seen=[[]])
+    ranks = rank_candidates(scores, np.array([[0, 1, 3]], "int32"), alone, 3).ranks
+    assert all(value[0] == 0.0 for value in measure_ranks(ranks, names).values())
 
 
 def test_an_excluded_item_is_not_ahead_of_a_positive_with_the_lowest_score():

@@ -73,7 +73,7 @@ def test_lists_are_reduced_to_scored_candidates():
 
 def test_a_list_whose_positive_is_not_scored_has_no_positive():
     left = table().keep_scored(lists(["ann", "bob"], [[0], [1]]))
-    assert left.with_positive().list_id.tolist() == [0]
+    assert left.with_scored_positives().list_id.tolist() == [0]
 
 
 def test_seen_items_are_excluded():
@@ -102,7 +102,7 @@ def test_two_tables_keep_the_candidates_scored_by_both():
 def test_without_tables_lists_are_unchanged():
     given = lists(["ann"], [[0]])
     assert keep_scored_by_all(given, []) is given
-    assert given.with_positive() is given
+    assert given.with_scored_positives() is given
 
 
 def test_a_candidate_without_a_score_is_an_error():
