@@ -5,6 +5,11 @@ and slice by slice. With many comparisons some differ by chance, so the confiden
 each interval of a difference is raised until all intervals together hold with
 `CONFIDENCE` (Bonferroni's correction). Half of the error is for the means over all
 lists, so that many slices do not hide a change of everything.
+
+A metric that is 0 on most lists is 0 on all lists of some small samples, and then the
+sample does not show how uncertain its mean is. If both samples had the same
+distribution, the deviation between queries would be that of the other sample as well,
+so the larger of the two standard errors is used.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ MARGIN = 0.01
 """A mean that changed by less than this has not moved, however sure the change is."""
 
 FEWEST = 30
-"""Queries that both samples of a slice must have for a comparison."""
+"""Queries that both samples must have for a comparison, and so for each slice."""
 
 Kind = Literal["agreement", "quality", "unknown values"]
 
@@ -45,6 +50,7 @@ class Change:
         now: The mean of the new lists, with its 95 % interval.
         difference: The second minus the first, with the interval that takes the number
             of comparisons into account.
+        queries: Number of queries of the two samples.
     """
 
     kind: Kind
@@ -53,6 +59,7 @@ class Change:
     before: Interval
     now: Interval
     difference: Interval
+    queries: tuple[int, int]
 
     @property
     def is_worse(self) -> bool:
@@ -107,7 +114,8 @@ def changes(
         seed: Seed of the resamples.
 
     Returns:
-        A change for each metric and each slice with enough queries.
+        A change for each metric, and for each slice with enough queries. Without enough
+        queries in all, the differences have no interval.
     """
     found = []
     for each in comparisons:
@@ -116,15 +124,24 @@ def changes(
         ]
         for where, (before, now) in each.slices.items():
             rows = each.before.filter(pa.array(before)), each.now.filter(pa.array(now))
-            if min(len(table["query_id"].unique()) for table in rows) >= FEWEST:
+            if min(map(_queries, rows)) >= FEWEST:
                 parts.append((where, *rows))
         for part, *tables in parts:
+            queries = _queries(tables[0]), _queries(tables[1])
             first, second = (
                 bootstrap(table, each.names, samples=samples, seed=seed)
                 for table in tables
             )
             found += [
-                Change(each.kind, name, part, first[name], second[name], Interval(None))
+                Change(
+                    each.kind,
+                    name,
+                    part,
+                    first[name],
+                    second[name],
+                    Interval(None),
+                    queries,
+                )
                 for name in each.names
             ]
     sliced = sum(change.part is not None for change in found)
@@ -132,6 +149,10 @@ def changes(
     return [
         replace(c, difference=_difference(c, widths[c.part is not None])) for c in found
     ]
+
+
+def _queries(table: pa.Table) -> int:
+    return len(table["query_id"].unique())
 
 
 def _width(comparisons: int) -> float:
@@ -144,8 +165,14 @@ def _difference(change: Change, width: float) -> Interval:
     for each in (change.before, change.now):
         if each.value is None or each.low is None:
             return Interval(None, reason=each.reason)
+    if min(change.queries) < FEWEST:
+        return Interval(None, reason=f"fewer than {FEWEST} queries")
     value = float(change.now.value or 0.0) - float(change.before.value or 0.0)
-    error = math.hypot(_standard_error(change.before), _standard_error(change.now))
+    # If nothing changed, both samples have the same deviation between queries.
+    own = (_standard_error(each) for each in (change.before, change.now))
+    pairs = zip(own, change.queries, strict=True)
+    deviation = max(each * math.sqrt(queries) for each, queries in pairs)
+    error = math.hypot(*(deviation / math.sqrt(n) for n in change.queries))
     return Interval(value, value - width * error, value + width * error)
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.moved_means import Change
+from recdistill.evaluation.moved_means import FEWEST, Change
 from recdistill.pipeline.drift_check import Drift
 
 METRICS = {
@@ -107,6 +107,12 @@ def _shown(drift: Drift) -> Iterator[Change]:
 
 
 def _verdict(drift: Drift) -> Text:
+    if drift.queries < FEWEST:
+        return Text(
+            f"At least {FEWEST} queries are needed to tell a change from noise. "
+            f"Received: {drift.queries:,}",
+            style="yellow",
+        )
     if not drift.worse:
         return Text("Nothing became worse beyond noise.", style="green")
     count = len(drift.worse)

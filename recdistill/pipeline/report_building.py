@@ -190,14 +190,13 @@ def seeds_part(rows: ComparisonRows, with_gap: Sequence[str]) -> SeedsPart | Non
         for model in ("baseline", "distilled")
     }
     closed = {
-        metric: [
-            (distilled - baseline) / (teacher[metric] - baseline)
-            for baseline, distilled in zip(
-                values["baseline"][metric], values["distilled"][metric], strict=True
-            )
-        ]
+        metric: _closed(
+            np.array(values["baseline"][metric]),
+            np.array(values["distilled"][metric]),
+            teacher[metric],
+        )
         for metric in with_gap
-        if teacher[metric] not in values["baseline"][metric]
+        if teacher[metric] > np.mean(values["baseline"][metric])
     }
     return SeedsPart(
         seeds=tuple(seeds),
@@ -207,6 +206,21 @@ def seeds_part(rows: ComparisonRows, with_gap: Sequence[str]) -> SeedsPart | Non
         },
         gap_closed={metric: Spread.of(each) for metric, each in closed.items()},
     )
+
+
+def _closed(
+    baseline: np.ndarray, distilled: np.ndarray, teacher: float
+) -> Sequence[float]:
+    """Share of the gap that each seed closes, in proportion to the mean gap.
+
+    The mean of these shares is the ratio of the mean gain to the mean gap, and their
+    deviation is that of the ratio by the delta method. The ratios of single seeds have
+    no usable mean, because the gap of one of them may be close to 0.
+    """
+    gain, gap = distilled - baseline, teacher - baseline
+    ratio = gain.mean() / gap.mean()
+    shares: list[float] = (ratio + (gain - ratio * gap) / gap.mean()).tolist()
+    return shares
 
 
 def _means(table: pa.Table) -> dict[str, float]:

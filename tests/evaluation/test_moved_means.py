@@ -54,6 +54,25 @@ def test_a_change_below_the_margin_is_not_worse_however_sure_it_is():
     assert one(np.full(90, 0.5), np.full(90, 0.48)).is_worse
 
 
+@pytest.mark.parametrize("queries", [FEWEST, 60, 200])
+def test_a_rare_metric_that_is_0_in_a_small_sample_has_not_fallen(queries):
+    # One list of 25 has a hit; 30 lists have none with a probability of 29 %.
+    before = np.tile([1.0] + 24 * [0.0], 40)
+    change = one(before, np.zeros(queries))
+    deviation = np.sqrt(0.04 * 0.96)
+    error = deviation * np.sqrt(1 / 1000 + 1 / queries)
+    half = change.difference.high - change.difference.value
+    assert half == pytest.approx(2.576 * error, rel=0.1)
+    assert change.is_worse == (queries == 200)
+
+
+def test_few_queries_have_no_interval_of_the_difference():
+    change = one(np.tile([0.0, 1.0], 200), np.zeros(FEWEST - 1))
+    assert not change.is_worse
+    assert change.difference.value is None
+    assert change.difference.reason == "fewer than 30 queries"
+
+
 def test_two_samples_of_the_same_values_are_worse_in_at_most_two_of_a_hundred():
     rng = np.random.default_rng(7)
     alarms = 0

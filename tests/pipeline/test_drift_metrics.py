@@ -16,6 +16,7 @@ FALLEN = Change(
     Interval(0.8, 0.7, 0.9),
     Interval(0.5, 0.4, 0.6),
     Interval(-0.3, -0.4, -0.2),
+    (60, 70),
 )
 SAME = Change(
     "unknown values",
@@ -24,6 +25,7 @@ SAME = Change(
     Interval(0.25, 0.2, 0.3),
     Interval(0.25, 0.2, 0.3),
     Interval(0.0, -0.1, 0.1),
+    (60, 70),
 )
 
 
@@ -43,6 +45,12 @@ def test_the_table_has_the_slices_that_became_worse_and_the_verdict():
 
 def test_without_a_change_the_verdict_says_so():
     assert "Nothing became worse" in shown(Drift("films", 3, 900, 70, [SAME]))
+
+
+def test_a_sample_that_is_too_small_has_no_verdict():
+    said = shown(Drift("films", 3, 40, 29, [SAME]))
+    assert "Nothing became worse" not in said
+    assert "At least 30 queries are needed" in said and "Received: 29" in said
 
 
 def test_the_textfile_has_every_metric_with_escaped_labels():

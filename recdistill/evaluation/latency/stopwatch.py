@@ -105,7 +105,8 @@ def compare(
     Args:
         calls: The functions, by name. Speed-ups are relative to the first.
         warmup: Number of untimed rounds made first, at least 0.
-        repeats: Maximum number of timed calls of each function, at least 1.
+        repeats: Number of timed calls of each function after which no further round
+            starts, at least 1.
         budget_s: Seconds after which no further round starts. At least one round is
             always timed.
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from recdistill.evaluation.comparison import Comparison, ModelComparison
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.paired_tests import p_value_text
+from recdistill.evaluation.paired_tests import FEWEST_RESAMPLES, p_value_text
 from recdistill.evaluation.report.comparison_tables import NOTE, slice_label
 from recdistill.evaluation.report.page_style import page_style
 from recdistill.evaluation.report.page_template import page_template
@@ -34,6 +34,7 @@ def render_comparison_page(comparison: Comparison, facts: Mapping[str, str]) -> 
     return page_template("comparison_page.html.jinja").render(
         comparison=comparison,
         facts=facts,
+        slice_resamples=min(comparison.resamples, FEWEST_RESAMPLES),
         note=NOTE,
         style=Markup(page_style()),
         label=metric_label,

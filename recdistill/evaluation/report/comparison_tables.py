@@ -12,6 +12,7 @@ from rich.text import Text
 from recdistill.evaluation.comparison import Comparison, ModelComparison
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.paired_tests import (
+    FEWEST_RESAMPLES,
     PairedTest,
     SliceTest,
     p_value_text,
@@ -41,6 +42,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         "lists": comparison.lists,
         "queries": comparison.queries,
         "resamples": comparison.resamples,
+        "slice_resamples": min(comparison.resamples, FEWEST_RESAMPLES),
         "test": "paired permutation test over queries",
         "correction": "Holm",
         "comparisons": [

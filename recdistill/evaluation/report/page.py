@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from markupsafe import Markup
 
+from recdistill.evaluation.paired_tests import p_value_text
 from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.page_figures import figures
 from recdistill.evaluation.report.page_template import page_template
@@ -84,6 +85,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
         "config": json.dumps(report.config, indent=2, ensure_ascii=False),
         "MISSING": MISSING,
         "label": metric_label,
+        "p": lambda value: p_value_text(value).removeprefix("= "),
         "number": lambda value, spec: format(value, spec).replace(
             "-", "\N{MINUS SIGN}"
         ),

@@ -24,6 +24,7 @@ from matplotlib.ticker import (
     MaxNLocator,
     NullLocator,
     PercentFormatter,
+    ScalarFormatter,
 )
 
 from recdistill.evaluation.intervals import Interval
@@ -240,9 +241,9 @@ def lines(
             plain_log(axes.yaxis)
         elif not percent:
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.3g}"))
+            axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         else:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, 0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, None))
         if any(line.label for line in drawn):
             axes.legend(frameon=False, fontsize=9, handlelength=1.4)
     return drawing.svg
@@ -333,7 +334,7 @@ def tradeoff(
                 label="Pareto front",
             )
         for point in points:
-            _point(axes, point)
+            _point(axes, point, above=_is_highest(point, points))
         axes.set_xlabel("median latency of a query in milliseconds")
         axes.set_title(f"{y_label}: higher and further left is better")
         axes.margins(x=0.22, y=0.16)
@@ -346,7 +347,13 @@ def tradeoff(
     return drawing.svg
 
 
-def _point(axes: Axes, point: Point) -> None:
+def _is_highest(point: Point, points: Sequence[Point]) -> bool:
+    """Whether no other point of about the same latency has a higher quality."""
+    near = [p for p in points if 0.8 < p.latency / point.latency < 1.25]
+    return max(near, key=lambda p: float(p.quality.value or 0.0)) is point
+
+
+def _point(axes: Axes, point: Point, above: bool) -> None:
     one = point.quality
     if one.low is not None and one.high is not None:
         axes.plot(
@@ -366,7 +373,7 @@ def _point(axes: Axes, point: Point) -> None:
     axes.annotate(
         point.label,
         (point.latency, float(one.value or 0.0)),
-        (9, -13) if point.strong else (6, 5),
+        (9, 5) if above else (9, -13),
         textcoords="offset points",
         fontsize=9,
         color=INK if point.strong else SOFT,

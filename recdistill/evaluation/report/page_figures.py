@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.latency.stopwatch import QUANTILES, Latency
+from recdistill.evaluation.latency.stopwatch import QUANTILES
 from recdistill.evaluation.report import page_charts as charts
 from recdistill.evaluation.report.figure import Figure, Table, figure_of
 from recdistill.evaluation.report.page_details import PageDetails
@@ -69,31 +69,28 @@ def _quality(report: Report) -> Figure | None:
     )
 
 
-def _median(latencies: Mapping[str, Latency]) -> float | None:
-    """Median latency for the largest number of candidates."""
-    return latencies[max(latencies, key=int)].p50 if latencies else None
-
-
 def _points(
     report: Report, variants: Mapping[str, ModelPart]
 ) -> Iterator[charts.Point]:
-    """Models with a latency; the first of them are students."""
+    """Models with a latency for the largest number of candidates, students first."""
     metric = next(iter(report.models["distilled"].metrics))
     own = report.models["distilled"]
+    size = max(own.latency_ms, key=int, default="")
+
+    def median(part: ModelPart) -> float | None:
+        return part.latency_ms[size].p50 if size in part.latency_ms else None
+
     students = {"Student": own}
     students |= {f"{n}": other for n, other in enumerate(variants.values(), 1)}
     for label, part in students.items():
-        latency, one = _median(part.latency_ms), part.metrics.get(metric)
+        latency, one = median(part), part.metrics.get(metric)
         if latency is not None and one is not None and one.value is not None:
             colour = charts.colour_of("distilled")
             yield charts.Point(label, colour, latency, one, strong=part is own)
-    student = _median(report.models["distilled"].latency_ms)
     # The baseline has the towers of the student, so it takes the same time.
-    for name, latency in (
-        ("baseline", student),
-        ("teacher", _median(report.models["teacher"].latency_ms)),
-    ):
+    for name, of in (("baseline", own), ("teacher", report.models["teacher"])):
         one = report.models[name].metrics[metric]  # type: ignore[index]
+        latency = median(of)
         if latency is not None and one.value is not None:
             yield charts.Point(name.capitalize(), charts.colour_of(name), latency, one)
 
@@ -116,6 +113,7 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
     }
     label = metric_label(metric)
     settings = {f"{n}": f"{n}: {name}" for n, name in enumerate(variants, 1)}
+    settings["Baseline"] = "Baseline, with the student's latency"
     words = "; ".join(
         f"{settings.get(p.label, p.label)}: {label} {number(p.quality)} at "
         f"{p.latency:.3g} ms"
@@ -126,7 +124,7 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
             settings.get(p.label, p.label),
             number(p.quality),
             f"{p.latency:.3g}",
-            "yes" if p in front and len(front) > 1 else MISSING,
+            "yes" if p in front and variants else MISSING,
         ]
         for p in points
     ]
