@@ -45,10 +45,15 @@ class CheckedScorer:
 
     Args:
         score: A batch to scores `(batch, list_size)`.
+
+    Attributes:
+        faults: The faults so far.
+        probabilities: Whether all scores so far are between 0 and 1.
     """
 
     def __init__(self, score: Scorer) -> None:
         self._score = score
+        self.probabilities = True
         self.faults = Faults(lists=0, constant=0, not_finite=0)
 
     def __call__(self, x: Mapping[str, Any]) -> np.ndarray:
@@ -59,6 +64,8 @@ class CheckedScorer:
         low = np.min(scores, axis=1, where=finite, initial=np.finfo(scores.dtype).max)
         high = np.max(scores, axis=1, where=finite, initial=np.finfo(scores.dtype).min)
         several = finite.sum(axis=1) > 1
+        within = (low >= 0) & (high <= 1) | ~finite.any(axis=1)
+        self.probabilities &= bool(within.all())
         self.faults = Faults(
             lists=self.faults.lists + len(scores),
             constant=self.faults.constant + int((several & (low >= high)).sum()),

@@ -169,9 +169,12 @@ class RunContext:
     def add(self, step: str, artefact: Artefact) -> None:
         """Adds the artefact of a finished step.
 
-        Then `config.lists.size` is decided, or an automatic `config.teacher` is found.
+        Then `config.lists.size` is decided, or an automatic `config.teacher` is found
+        and `config.lists.scores_dtype` is decided.
         """
         self.artefacts[step] = artefact
+        if step == "teacher" and artefact.record.get("probabilities"):
+            self.config = self.config.for_probabilities()
         if step == "teacher" and artefact.record.get("chosen"):
             self.config = self.config.for_teacher(artefact.record["chosen"])
             vars(self).pop("teacher_identity", None)

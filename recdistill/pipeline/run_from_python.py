@@ -11,6 +11,7 @@ from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.config import Config, DatasetConfig, parse_config
 from recdistill.pipeline.config.config_loading import read_toml
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.variants.budgeted_run import run_within_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,9 @@ def run(
 ) -> Report:
     """Runs all steps of a pipeline and returns its report.
 
-    Steps whose inputs did not change are skipped, as on the command line. The artefacts
+    Steps whose inputs did not change are skipped, as on the command line. With
+    `export.budget` the students of the section `sweep` are compared, and the best one
+    within the budget is exported; the report is that of this student. The artefacts
     are in `workdir/name` and the SavedModel is in `export.path/name/version`.
 
     Args:
@@ -47,6 +50,7 @@ def run(
         TeacherError: If the teacher cannot be used.
         GateError: If the teacher is not good enough to distil.
         ExportError: If the export does not answer as the student does.
+        BudgetError: If no student is within `export.budget`.
 
     Examples:
         >>> import tempfile
@@ -107,5 +111,8 @@ def _run(
     config: Config, tables: Mapping[str, pd.DataFrame] | None, progress: Progress
 ) -> Report:
     pipeline = Pipeline(config, progress, tables=tables)
-    pipeline.run()
+    if config.export.budget is None:
+        pipeline.run()
+    else:
+        pipeline, _ = run_within_budget(pipeline)
     return Report.load(pipeline.workspace.root / "report.json")

@@ -120,12 +120,19 @@ def rounded_ties(files: Sequence[Path]) -> float:
 
 
 def rounding_warning(config: ListsConfig, record: Mapping[str, Any]) -> str | None:
-    """A warning if rounding changed the teacher's order much; else None.
+    """A warning if rounding changed the teacher's scores much; else None.
 
     Args:
         config: The `lists` section.
         record: The record of the step that wrote the store.
     """
+    proposal = record["doctor"]["proposal"]
+    if config.scores_dtype == "float16" and proposal and "logit" in proposal.values():
+        return (
+            "The teacher's scores are probabilities, and float16 has no value between "
+            "0.9995 and 1, so that the log-odds of the highest ones are wrong. Keep "
+            "them with lists.scores_dtype=float32."
+        )
     if record["rounded_ties"] < ROUNDING_LIMIT:
         return None
     return (

@@ -203,6 +203,8 @@ class Trainer:
             self._progress,
             " ".join(["Training the teacher", *part.split()]),
             self._observer(name),
+            # Members of an ensemble may have the same plan and the same first weights.
+            identity=settings.model_dump(mode="json"),
         )
         return {"model": name, **vars(result)}
 

@@ -165,7 +165,7 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
             return
         self.history.append(round(value, 6))
-        self._observe((epoch + 1) * self._plan.epoch_steps, {"validation": value})
+        self._tell(epoch)
         note = f"{self._validation.metrics[0]} {value:.4f} on validation"
         self._progress(self._label, self._step, self._total, note)
         if value > self.best:
@@ -187,8 +187,16 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         return {name: getattr(self, name) for name in names}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from a checkpoint."""
+        """Continues from a checkpoint; tells the observer the earlier values again."""
         self.__dict__.update(state)
+        for epoch in range(len(self.history)):
+            self._tell(epoch)
+
+    def _tell(self, epoch: int) -> None:
+        """Passes the validation metric of an epoch to the observer."""
+        if (value := self.history[epoch]) is not None:
+            step = (epoch + 1) * self._plan.epoch_steps
+            self._observe(step, {"validation": value})
 
     def on_train_end(self, logs: Any = None) -> None:
         """Restores the best weights; there are none if training diverged."""
@@ -206,6 +214,7 @@ def train(
     observe: Observer = unobserved,
     *,
     xla: bool = False,
+    identity: Any = None,
 ) -> TrainingResult:
     """Trains the model's student and restores its best weights.
 
@@ -219,6 +228,9 @@ def train(
         observe: Called with the points of the training curve while training.
         xla: Whether to compile the step with XLA. All batches should have the same
             shapes, because it is compiled again for each further shape.
+        identity: What the result depends on besides its name, its plan and the first
+            weights, JSON-ready. A checkpoint of a stopped attempt is only used for the
+            same training run.
 
     Raises:
         DivergedError: If training diverges before the first validation.
@@ -231,7 +243,7 @@ def train(
     model._jit_compile = xla and group_of_workers() is None
     recorder = CurveRecorder(per_epoch, observe)
     best = BestCheckpoint(model.student, validation, plan, progress, label, observe)
-    state, keep = begin_training(_key(model, plan, label))
+    state, keep = begin_training(_key(model, plan, [label, identity]))
     parts: dict[str, Any] = {"curve": recorder, "best": best}
     for name, values in state.get("parts", {}).items():
         parts[name].restore(values)
@@ -311,12 +323,12 @@ def seconds_to_train(
     return first - begin + of_steps + of_validation * plan.epochs
 
 
-def _key(model: Learner, plan: TrainingPlan, label: str) -> str:
-    """Key of a training run: its name, its plan and its first weights."""
+def _key(model: Learner, plan: TrainingPlan, identity: Any) -> str:
+    """Key of a training run: its identity, its plan and its first weights."""
     digest = hashlib.sha256()
     for values in model.student.get_weights():
         digest.update(np.ascontiguousarray(values).data)
-    return fingerprint([label, vars(plan), digest.hexdigest()])[:16]
+    return fingerprint([identity, vars(plan), digest.hexdigest()])[:16]
 
 
 def _compile(model: Learner, plan: TrainingPlan) -> None:

@@ -156,8 +156,17 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         return {"curve": self.curve}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from a checkpoint."""
+        """Continues from a checkpoint; tells the observer the earlier points again."""
         self.curve = state["curve"]
+        for place in range(len(self.curve["step"])):
+            self._tell(place)
+
+    def _tell(self, place: int) -> None:
+        """Passes a recorded point to the observer."""
+        values = {name: each[place] for name, each in self.curve.items()}
+        step = values.pop("step")
+        known = {k: math.nan if v is None else v for k, v in values.items()}
+        self._observe(int(step or 0), known)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Notes the epoch."""
@@ -180,4 +189,4 @@ class CurveRecorder(keras.callbacks.Callback):  # type: ignore[misc]
         for name, value in values.items():
             finite = float(f"{value:.6g}") if math.isfinite(value) else None
             self.curve.setdefault(name, []).append(finite)
-        self._observe(step, values)
+        self._tell(-1)

@@ -232,6 +232,23 @@ class TestFaults:
 
 
 class TestCheckedScorer:
+    @pytest.mark.parametrize(
+        ("scores", "found"),
+        [
+            ([[0.0, 1.0, 7.0]], True),
+            ([[0.2, 1.001, 0.5]], False),
+            ([[0.2, -0.001, 0.5]], False),
+            ([[np.nan, 0.4, 0.5]], True),
+        ],
+    )
+    def test_scores_between_0_and_1_are_probabilities(self, scores, found):
+        scorer = CheckedScorer(lambda x: np.array(scores, "float32"))
+        mask = np.array([[True, True, False]])
+        scorer({"mask": mask})
+        assert scorer.probabilities == found
+        scorer({"mask": ~mask & False})  # A list without candidates says nothing.
+        assert scorer.probabilities == found
+
     def test_faults_of_real_candidates_are_added_up_over_calls(self):
         mask = np.array([[True, True, True, False], [True, True, False, False]])
         first = np.array([[1.0, np.nan, 2.0, np.inf], [3.0, 3.0, 4.0, 5.0]], "float32")

@@ -302,10 +302,21 @@ class TestChangedSettings:
             pipeline.run()
         assert list(done) == FIRST_ROUND[: FIRST_ROUND.index(step)]
 
+    def test_a_teacher_that_trains_on_lists_depends_on_their_candidates(self, copied):
+        def inputs(*overrides):
+            pipeline = Pipeline(small_pipelines.load(copied, *overrides))
+            pipeline.run("prepare")
+            return STEPS["teacher"].inputs(pipeline.context)
+
+        retrieved, linear = "lists.size=retrieved", "teacher={kind='linear', l2=20.0}"
+        assert inputs(retrieved) != inputs(retrieved, "lists.tail=20")
+        assert inputs() == inputs("lists.tail=20")
+        assert inputs(retrieved, linear) == inputs(retrieved, linear, "lists.tail=20")
+
     def test_lists_can_be_retrieved_in_two_rounds(self, copied):
         done = go(copied, "lists.size=retrieved")
-        # The teacher ranks the catalogue on validation as before, so it is kept.
-        rounds = ["baseline", "score", "pilot", "closure"]
+        # A member of the teacher is trained on lists of drawn candidates.
+        rounds = ["baseline", "teacher", "score", "pilot", "closure"]
         assert made(done) == [*rounds, "distill", "evaluate"]
         lists = {}
         for step, size in (("score", 1 + 8 + 4 + 12), ("closure", 1 + 8 + 4 + 12 + 6)):

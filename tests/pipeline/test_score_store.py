@@ -65,14 +65,21 @@ class TestRounding:
         assert again["rounded_ties"] == record["rounded_ties"]
 
     def test_much_rounding_gives_a_warning(self, prepared, tmp_path):
-        record = self.written(prepared, tmp_path)
+        record = {**self.written(prepared, tmp_path), "doctor": {"proposal": None}}
         said = rounding_warning(ListsConfig(), record)
         share = f"{record['rounded_ties']:.1%}"
         assert said.startswith(
             f"Storing the teacher's scores as float16 made {share} of adjacent scores"
         )
         assert "lists.scores_dtype=float32" in said
-        assert rounding_warning(ListsConfig(), {"rounded_ties": 0.0099}) is None
+        few = {"rounded_ties": 0.0099, "doctor": {"proposal": None}}
+        assert rounding_warning(ListsConfig(), few) is None
+
+    def test_probabilities_in_float16_give_a_warning(self):
+        record = {"rounded_ties": 0.0, "doctor": {"proposal": {"transform": "logit"}}}
+        said = rounding_warning(ListsConfig(), record)
+        assert "lists.scores_dtype=float32" in said and "log-odds" in said
+        assert rounding_warning(ListsConfig(scores_dtype="float32"), record) is None
 
     def test_float32_loses_nothing(self, prepared, tmp_path):
         record = write(
@@ -83,6 +90,7 @@ class TestRounding:
             size="catalogue",
         )
         assert record["rounded_ties"] == 0.0
+        record["doctor"] = {"proposal": None}
         assert rounding_warning(ListsConfig(), record) is None
 
 

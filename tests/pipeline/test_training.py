@@ -30,6 +30,7 @@ from recdistill.pipeline.training_curves import (
     MeasuredAdamW,
     gradient_norm,
     measured_optimizer,
+    unobserved,
 )
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.weights_file import seed_folder
@@ -79,14 +80,20 @@ def new_student(prepared, seed=5):
 
 
 def fit(
-    prepared, student, validation, progress=small_pipelines.quiet, seed=5, **changes
+    prepared,
+    student,
+    validation,
+    progress=small_pipelines.quiet,
+    seed=5,
+    observe=unobserved,
+    **changes,
 ):
     plan = {"steps": 12, "epochs": 6, "patience": 6, "learning_rate": 0.01} | changes
     collate = Collator(prepared.catalogue_size, tail=6)
     dataset = training_batches(prepared.shards("train"), collate, 16, seed)
     distiller = Distiller(None, student, student_loss_weight=1.0)
     plan = TrainingPlan(**plan)
-    fitted = train(distiller, dataset, validation, plan, progress, "Training")
+    fitted = train(distiller, dataset, validation, plan, progress, "Training", observe)
     return distiller, fitted
 
 
@@ -130,8 +137,11 @@ def test_a_killed_training_goes_on_after_its_last_validation(
 ):
     monkeypatch.setattr(training_checkpoints, "SECONDS_BETWEEN_FILES", 0.0)
     values = [0.1, 0.5, 0.3, 0.4, 0.6, 0.2]
-    whole = new_student(prepared)
-    _, want = fit(prepared, whole, Scripted(whole, *values))
+    whole, points, told = new_student(prepared), [], []
+    scripted = Scripted(whole, *values)
+    _, want = fit(
+        prepared, whole, scripted, observe=lambda *point: points.append(point)
+    )
 
     class Killed(Scripted):
         def __call__(self, score):
@@ -144,8 +154,13 @@ def test_a_killed_training_goes_on_after_its_last_validation(
         fit(prepared, first, Killed(first, *values))
     rest = Scripted(second, *values[3:])
     with kept_in(tmp_path / "t") as earlier:
-        _, got = fit(prepared, second, rest)
+        _, got = fit(prepared, second, rest, observe=lambda *point: told.append(point))
     assert earlier > 0
+    # What observes the training is told what came before, in the order of each kind.
+    for judged in (True, False):
+        want_told = [each for each in points if ("validation" in each[1]) is judged]
+        assert [each for each in told if each in want_told] == want_told
+    assert len(told) == len(points)
     assert (len(rest.judged), got) == (3, want)
     assert_equal_weights(second.get_weights(), whole.get_weights())
     assert not (tmp_path / "t").exists()

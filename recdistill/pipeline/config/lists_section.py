@@ -73,7 +73,9 @@ class ListsConfig(Section):
     scores_dtype: Literal["float16", "float32"] = Field(
         default="float16",
         description="Type of the stored teacher scores. `float16` takes half the "
-        "space; it keeps three decimal digits and values up to 65,504.",
+        "space; it keeps three decimal digits and values up to 65,504. Scores between "
+        "0 and 1 are stored as float32 unless `float16` is written here: it has no "
+        "value between 0.9995 and 1, where the log-odds of probabilities differ most.",
     )
 
     def for_catalogue(self, items: int) -> Self:
@@ -82,6 +84,12 @@ class ListsConfig(Section):
             return self
         size = "catalogue" if items <= LARGEST_CATALOGUE else "retrieved"
         return self.model_copy(update={"size": size})
+
+    def for_probabilities(self) -> Self:
+        """The section for scores between 0 and 1: float32, unless it says which."""
+        if "scores_dtype" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"scores_dtype": "float32"})
 
     @property
     def drawn(self) -> int:

@@ -24,6 +24,7 @@ from recdistill.pipeline.config.student_section import StudentConfig
 from recdistill.pipeline.config.sweep_section import SweepConfig
 from recdistill.pipeline.config.teacher_section import (
     TEACHER,
+    SequenceTeacherConfig,
     TeacherConfig,
     check_inputs,
     has_partial_scores,
@@ -165,13 +166,21 @@ class Config(Section):
                 "`candidate` must have the item id as a feature of kind 'id'. "
                 f"Received: {sorted(self.candidate)}"
             )
-        linear = any(map(is_linear, members_of(self.teacher)))
-        affinity = any(spec.kind == "affinity" for spec in self.candidate.values())
-        if (linear or affinity) and not self._histories():
-            raise ValueError(
-                "`query` must have a feature of kind 'history' for a linear teacher or "
-                "an affinity. Received: none"
-            )
+        members = members_of(self.teacher)
+        for needs_it, what in (
+            (any(map(is_linear, members)), "a linear teacher"),
+            (
+                any(isinstance(m, SequenceTeacherConfig) for m in members),
+                "a sequence teacher",
+            ),
+            (self._has_affinity(), "an affinity"),
+            (self.student.encoder is not None, "`student.encoder`"),
+        ):
+            if needs_it and not self._histories():
+                raise ValueError(
+                    f"`query` must have a feature of kind 'history' for {what}. "
+                    f"Received: {sorted(self.query)}"
+                )
         if self.evaluate.sampled_candidates and has_partial_scores(self.teacher):
             raise ValueError(
                 "`evaluate.sampled_candidates` must be left out for a teacher with "
@@ -188,6 +197,23 @@ class Config(Section):
             {name: spec.kind for name, spec in self.query.items()},
             {name: spec.kind for name, spec in self.candidate.items()},
         )
+        return self
+
+    @model_validator(mode="after")
+    def _student_has_features(self) -> Self:
+        for side in ("query", "candidate"):
+            specs: Mapping[str, Any] = getattr(self, side)
+            if all(spec.teacher_only for spec in specs.values()):
+                raise ValueError(
+                    f"`{side}` must have a feature that the student reads. Received: "
+                    f"`teacher_only` for all of {sorted(specs)}"
+                )
+        ids = [s for s in self.candidate.values() if isinstance(s, IdSpec)]
+        if self.student.shared_items and all(spec.teacher_only for spec in ids):
+            raise ValueError(
+                "`student.shared_items` must be false if the item id is "
+                "`teacher_only`. Received: true"
+            )
         return self
 
     @model_validator(mode="after")
@@ -212,9 +238,17 @@ class Config(Section):
         lists = self.lists.for_catalogue(0 if partial else items)
         return self.model_copy(update={"lists": lists})
 
+    def for_probabilities(self) -> Config:
+        """The configuration for a teacher whose scores are probabilities."""
+        lists = self.lists.for_probabilities()
+        return self.model_copy(update={"lists": lists})
+
     def for_teacher(self, chosen: Mapping[str, Any]) -> Config:
         """The configuration with the section `teacher` that a search has found."""
         return self.model_copy(update={"teacher": TEACHER.validate_python(chosen)})
+
+    def _has_affinity(self) -> bool:
+        return any(spec.kind == "affinity" for spec in self.candidate.values())
 
     def _histories(self) -> list[str]:
         return [k for k, spec in self.query.items() if isinstance(spec, HistorySpec)]

@@ -37,9 +37,21 @@ class TeacherStep(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
+        from recdistill.pipeline.config.teacher_section import (
+            AutomaticTeacherConfig,
+            ReferenceTeacherConfig,
+            members_of,
+        )
+
         lists, settings = run.lists_for_teacher, run.config.evaluate
+        on_lists = (ReferenceTeacherConfig, AutomaticTeacherConfig)
+        members = (run.config.teacher, *members_of(run.config.teacher))
+        trains = any(isinstance(each, on_lists) for each in members)
+        size, drawn = run.config.lists.size, run.config.lists.drawn
         return {
             "teacher": run.teacher_identity,
+            # A reference ranker is trained on lists like those of the student.
+            **({"drawn": drawn} if trains and size == "retrieved" else {}),
             **run.validation_inputs,
             **(
                 {"retrieved": settings.retrieved}
@@ -82,6 +94,7 @@ class TeacherStep(Step):
             "linear_models": linear_forms(config, run.prepared),
             "parameters": parameters(teacher),
             "faults": vars(scorer.faults),
+            "probabilities": scorer.probabilities,
             "sampled_candidates": run.lists_for_teacher is None,
             **values,
         }

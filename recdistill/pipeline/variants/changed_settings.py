@@ -94,6 +94,8 @@ def shown_settings(settings: Settings) -> str:
 def write_config(config: Config, path: Path, comment: str) -> None:
     """Writes a configuration as a TOML file, with the keys that are set.
 
+    With a budget, the section `sweep` has this configuration's student only.
+
     Args:
         config: The configuration.
         path: The file.
@@ -102,6 +104,12 @@ def write_config(config: Config, path: Path, comment: str) -> None:
     document = config.model_dump(mode="json", exclude_unset=True)
     for section in ("sweep", "tune"):
         document.pop(section, None)
+    if config.export.budget is not None:
+        # Otherwise `run` would compare other students and could export one of them.
+        own: dict[str, Any] = {"export": {"storage": [config.export.storage]}}
+        if config.student.factory is None:
+            own["student"] = {"dim": [config.student.dim]}
+        document["sweep"] = {"vary": own}
     head = textwrap.fill(comment, initial_indent="# ", subsequent_indent="# ", width=88)
     text = f"{head}\n\n{as_toml(document)}\n"
     with atomic_write(path) as temporary:

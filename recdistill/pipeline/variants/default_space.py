@@ -73,6 +73,8 @@ def configured_settings(run: RunContext, space: SearchSpace) -> Sequence[Setting
             inside = [c for c in allowed.values if any(_same(c, v) for v in wanted)]
         else:
             numbers = [each for each in values if each is not None]
+            if allowed.is_whole:
+                numbers = [each for each in numbers if float(each).is_integer()]
             inside = [each for each in numbers if allowed.low <= each <= allowed.high]
         if inside:
             points = [{**point, key: each} for point in points for each in inside]
@@ -82,7 +84,11 @@ def configured_settings(run: RunContext, space: SearchSpace) -> Sequence[Setting
 def _same(choice: Any, value: Any) -> bool:
     if value is None:
         return bool(choice == "none")
-    return bool((tuple(choice) if isinstance(choice, list) else choice) == value)
+    if isinstance(choice, list):
+        choice = tuple(choice)
+    elif isinstance(value, tuple):
+        choice = (choice,)  # A single value of a key that may hold several.
+    return bool(choice == value)
 
 
 def _around(low: float, high: float) -> Range:

@@ -13,12 +13,9 @@ what an undisturbed one finds.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import shutil
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +26,7 @@ from recdistill.atomic import locked_folder
 from recdistill.errors import ConfigError, TrainingError
 from recdistill.evaluation.intervals import Interval, paired_difference
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.search_space import Choices, SearchSpace
+from recdistill.pipeline.config.search_space import SearchSpace
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.variants.changed_settings import (
@@ -41,6 +38,12 @@ from recdistill.pipeline.variants.default_space import (
     configured_settings,
     default_space,
 )
+from recdistill.pipeline.variants.optuna_study import (
+    ask,
+    importances_of,
+    open_study,
+    sampler_of,
+)
 from recdistill.pipeline.workspace import Artefact, fingerprint
 
 if TYPE_CHECKING:
@@ -48,12 +51,6 @@ if TYPE_CHECKING:
 
 FOLDER = "tune"
 """Folder of the search in that of the run."""
-
-RANDOM_TRIALS, SEEN_EPOCHS = 8, 2
-"""Trials drawn at random first, and validations after which a trial may stop."""
-
-ENOUGH_TRIALS = 8
-"""Complete trials from which importances are computed."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +160,9 @@ class _Search:
         self._pipeline, self._folder = pipeline, folder
         self._run, self._settings = pipeline.context, pipeline.config.tune
         self.space = self._settings.space or default_space(self._run)
-        self._study = _open_study(folder, self._name())
+        self._study = open_study(folder, self._name())
         self._first = configured_settings(self._run, self.space)
+        self._used: set[str] = set()
 
     def _name(self) -> str:
         """Name of the study: a hash of all that makes trials comparable."""
@@ -198,10 +196,11 @@ class _Search:
         """Runs the trial of this number, counted from 0."""
         import optuna
 
-        self._study.sampler = _sampler(self._run.config.seed, number)
+        self._study.sampler = sampler_of(self._run.config.seed, number)
         first = self._first[number] if number < len(self._first) else {}
-        trial, settings = _asked(self._study, self.space, first)
+        trial, settings = ask(self._study, self.space, first)
         trial.set_user_attr("settings", settings)
+        self._used.clear()
         started, epochs = time.perf_counter(), list[float]()
 
         def observe(_: str, step: int, values: Mapping[str, float]) -> None:
@@ -238,14 +237,24 @@ class _Search:
             kept.discard("score")
         if "baseline" in STEPS["distill"].reads(config):
             kept.discard("baseline")
-        activity = f"Trial {number + 1} of {self._settings.trials:,}"
+        activity, observed = f"Trial {number + 1} of {self._settings.trials:,}", False
         variant = self._pipeline.variant(
             config,
             self._trials,
             sorted(kept),
             lambda _, *state: self._run.progress(activity, *state),
-            observe,
+            lambda *point: observe(*point) if observed else None,
         )
+        # Earlier trials may have trained these, so trials are compared from here on.
+        for step in ("baseline", "assistant"):
+            if step in STEPS["distill"].needs(config):
+                self._used.add(variant.run(step).path.name)
+        observed = True
+        if config.lists.has_second_round:
+            pilot = variant.run("pilot")
+            if pilot.reused:
+                for value in _validations(pilot.record):
+                    observe("pilot", 0, {"validation": value})
         return variant.run("distill")
 
     @property
@@ -254,9 +263,10 @@ class _Search:
         return self._folder / "trials"
 
     def _remove_weights(self) -> None:
-        """Removes the students that are not needed for the comparison at the end."""
+        """Removes what neither the comparison at the end nor the next trial needs."""
         kept = {self._artefact(each) for each in self._compared() if each is not None}
-        for step in ("assistant", "pilot", "closure", "distill"):
+        kept |= self._used
+        for step in ("baseline", "assistant", "pilot", "closure", "distill"):
             for path in self._trials.glob(f"{step}-*"):
                 if path.name not in kept:
                     shutil.rmtree(path)
@@ -310,7 +320,7 @@ class _Search:
             best=best,
             configured=configured,
             gain=self._gain(best, configured),
-            importances=_importances(self._study),
+            importances=importances_of(self._study),
             config=self._best_config(best),
             folder=self._folder,
         )
@@ -337,7 +347,7 @@ class _Search:
         The learning rates of the configuration are kept beside the one that was found,
         because the baseline is trained with the same rates.
         """
-        config, settings = self._run.config, dict(best.settings)
+        config, settings = self._pipeline.config, dict(best.settings)
         key = "student.learning_rates"
         if isinstance(rate := settings.get(key), float):
             rates = {*config.student.learning_rates, float(f"{rate:.4g}")}
@@ -348,6 +358,12 @@ class _Search:
         }
         tuned = with_settings(config, settings)
         return tuned.model_copy(update={"name": f"{config.name}_tuned"})
+
+
+def _validations(record: Mapping[str, Any]) -> list[float]:
+    """The validations of a finished training step, as they were observed."""
+    found = (value for trial in record["trials"] for value in trial["history"])
+    return [value for value in found if value is not None]
 
 
 def _best(trials: list[Trial]) -> Trial | None:
@@ -371,128 +387,3 @@ def _trial(place: int, found: optuna.trial.FrozenTrial) -> Trial:
         epochs=epochs,
         reason=reason,
     )
-
-
-# Optuna.
-
-
-def _open_study(folder: Path, name: str) -> optuna.Study:
-    """The study of this name in the journal of a folder, without unfinished trials."""
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = folder / "journal.jsonl"
-    _end_at_a_whole_line(journal)
-    with _without_experimental_warnings():
-        backend = JournalFileBackend(str(journal), _LockedAlready())
-        storage = optuna.storages.JournalStorage(backend)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=name,
-        direction="maximize",
-        load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(RANDOM_TRIALS // 2, SEEN_EPOCHS),
-    )
-    state = optuna.trial.TrialState
-    for trial in study.get_trials(states=[state.RUNNING]):
-        study.tell(trial.number, state=state.FAIL)
-    while study.get_trials(states=[state.WAITING]):
-        study.tell(study.ask(), state=state.FAIL)
-    return study
-
-
-class _LockedAlready:
-    """Lock of a journal whose folder is locked: Optuna's own would survive a kill."""
-
-    def acquire(self) -> bool:
-        """Does nothing."""
-        return True
-
-    def release(self) -> None:
-        """Does nothing."""
-
-
-def _end_at_a_whole_line(journal: Path) -> None:
-    """Removes the beginning of a line at the end, which a killed process left."""
-    if not journal.is_file():
-        return
-    content = journal.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with journal.open("r+b") as file:
-            file.truncate(whole)
-
-
-def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of a trial, which depends on the finished trials only."""
-    import optuna
-
-    with _without_experimental_warnings():
-        return optuna.samplers.TPESampler(
-            seed=int(fingerprint([seed, number])[:8], 16),
-            n_startup_trials=RANDOM_TRIALS,
-            multivariate=True,
-        )
-
-
-def _asked(
-    study: optuna.Study, space: SearchSpace, wanted: Settings
-) -> tuple[optuna.Trial, dict[str, Any]]:
-    """The next trial and its settings: the wanted ones, others from the sampler."""
-    if wanted:
-        study.enqueue_trial(
-            {
-                key: _text(value) if isinstance(space[key], Choices) else value
-                for key, value in wanted.items()
-            }
-        )
-    trial, settings = study.ask(), {}
-    for key, allowed in space.items():
-        if isinstance(allowed, Choices):
-            choices = [_text(value) for value in allowed.values]
-            settings[key] = json.loads(trial.suggest_categorical(key, choices))
-        elif allowed.is_whole:
-            settings[key] = trial.suggest_int(
-                key, int(allowed.low), int(allowed.high), log=allowed.is_logarithmic
-            )
-        else:
-            settings[key] = trial.suggest_float(
-                key, allowed.low, allowed.high, log=allowed.is_logarithmic
-            )
-    return trial, settings
-
-
-def _text(value: Any) -> str:
-    """A choice as Optuna stores it."""
-    return json.dumps(value)
-
-
-def _importances(study: optuna.Study) -> dict[str, float]:
-    """How much the best quarter differs from all complete trials, by setting.
-
-    Returns:
-        Shares that add up to 1, the largest first (PED-ANOVA); empty with fewer than
-        `ENOUGH_TRIALS` complete trials.
-    """
-    import optuna
-    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-
-    complete = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
-    searched = [k for k, v in complete[0].distributions.items() if not v.single()]
-    if len(complete) < ENOUGH_TRIALS or not searched:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
-        found = get_param_importances(study, evaluator=evaluator, params=searched)
-    return {key: float(found[key]) for key in sorted(found, key=lambda k: -found[k])}
-
-
-@contextlib.contextmanager
-def _without_experimental_warnings() -> Iterator[None]:
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

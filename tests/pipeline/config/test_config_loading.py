@@ -211,7 +211,15 @@ def test_external_teachers_can_be_configured(path, override):
         ("candidate={tags={kind='categories'}}", "Received: ['tags']"),
         ("query.item_id={kind='id'}", "Received in both: ['item_id']"),
         ("query.past={kind='history'}", "Received: ['history', 'past']"),
-        ("query={user_id={kind='id'}}", "'history' for a linear teacher or an aff"),
+        ("query={user_id={kind='id'}}", "'history' for a linear teacher. Received"),
+        (
+            "query={history={kind='history',teacher_only=true}}",
+            "`query` must have a feature that the student reads. Received",
+        ),
+        (
+            "candidate.item_id.teacher_only=true",
+            "`student.shared_items` must be false if the item id is `teacher_only`",
+        ),
         ("candidate.affinity.teacher_only=false", "Received: teacher_only=false"),
         ("dataset.path='data'", "must not be given for reader 'synthetic'"),
         ("dataset={reader='tables'}", "Received: neither"),

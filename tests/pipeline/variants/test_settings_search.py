@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from recdistill.errors import ConfigError, TrainingError
-from recdistill.pipeline.config import load_config
+from recdistill.pipeline.config import ListsConfig, load_config
 from recdistill.pipeline.config.search_space import Choices, Range
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.variants import settings_search
+from recdistill.pipeline.variants import optuna_study, settings_search
 from recdistill.pipeline.variants.default_space import (
     configured_settings,
     default_space,
@@ -157,8 +157,35 @@ def test_trials_below_the_median_are_stopped_and_failed_ones_say_why(
     assert states[6:] == [pruned, complete, pruned]
     assert result.trials[2].reason == "Distilling diverged."
     assert result.trials[2].value is None
-    assert result.trials[6].epochs == [0.1] * settings_search.SEEN_EPOCHS
+    assert result.trials[6].epochs == [0.1] * optuna_study.SEEN_EPOCHS
     assert result.trials[6].value == 0.1
+
+
+@pytest.mark.parametrize("reused", [False, True])
+def test_trials_are_compared_by_what_is_trained_for_them(fresh, monkeypatch, reused):
+    """The baseline is not the student, and a pilot may be that of another trial."""
+    steps, seen = [], {"baseline": [0.9], "pilot": [0.2, 0.3], "distill": [0.4]}
+
+    class Variant:
+        def __init__(self, config, folder, kept, progress, observe):
+            self.observe = observe
+            # The lists of the tiny run have no second round of their own.
+            monkeypatch.setattr(ListsConfig, "has_second_round", True)
+
+        def run(self, step):
+            steps.append(step)
+            known = reused and step == "pilot"
+            for number, value in enumerate([] if known else seen[step]):
+                self.observe("rate", number, {"validation": value})
+            trials = [{"history": [*seen[step], None]}]
+            record = {"valid": 0.4, "trials": trials}
+            return Artefact(Path(f"{step}-1"), "key", record, known)
+
+    started = pipeline(fresh, "tune.trials=1", "student.warm_start=baseline")
+    monkeypatch.setattr(started, "variant", Variant)
+    [trial] = tune(started).trials
+    assert steps == ["baseline", "pilot", "distill"]
+    assert trial.epochs == [0.2, 0.3, 0.4]
 
 
 def test_if_no_trial_can_be_trained_the_last_reason_is_said(fresh, monkeypatch):
@@ -224,6 +251,12 @@ def test_the_default_space_is_derived_from_the_run(fresh):
         ("student.decays", Range(0.5, 0.99), [{}]),
         ("distill.final_temperature", Range(0.5, 2.0), [{}]),
         ("student.encoder", Choices(("none", "gru")), [{"student.encoder": "none"}]),
+        # A list of one entry may be written as the entry.
+        ("student.hidden", Choices((4, 8)), [{"student.hidden": 8}]),
+        ("student.hidden", Choices(([8], [4, 4])), [{"student.hidden": [8]}]),
+        # A range of whole numbers does not have the configured one.
+        ("distill.weight", Range(0, 1), [{}]),
+        ("lists.tail", Range(6, 24), [{"lists.tail": 12}]),
     ):
         assert configured_settings(context, {key: allowed}) == expected
 
@@ -240,6 +273,26 @@ def test_the_best_file_holds_what_was_set_and_what_was_found(fresh, quick):
     }
     best = float(f"{result.best.settings['student.learning_rates']:.4g}")
     assert written["student"]["learning_rates"] == sorted({0.01, best})
+
+
+def test_the_best_file_has_the_teacher_that_was_written(fresh, quick, monkeypatch):
+    started, train = pipeline(fresh, "tune.trials=1"), settings_search._Search._train
+
+    def found(self, *arguments):
+        # As a run does with an automatic teacher.
+        self._run.config = self._run.config.for_teacher({"kind": "linear", "l2": 7.0})
+        return train(self, *arguments)
+
+    monkeypatch.setattr(settings_search._Search, "_train", found)
+    assert tune(started).config.teacher == started.config.teacher
+
+
+def test_with_a_budget_the_best_file_has_one_student(fresh, quick):
+    budget = "export.budget=bytes<=1GB", "sweep.vary={student={dim=[8,16]}}"
+    document = write_search(tune(pipeline(fresh, "tune.trials=1", *budget)))
+    config = load_config(Path(document["files"]["best"]))
+    [only] = config.sweep.students(config.student, has_history=True)
+    assert only == {"student.dim": 4, "export.storage": "float32"}
 
 
 def test_a_trial_has_the_kind_of_lists_of_its_run(fresh):
