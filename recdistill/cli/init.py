@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -87,6 +88,14 @@ def init(
             "text for all.",
         ),
     ] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FORMAT",
+            help="Unit of the times (s, ms, us, ns) or format of the dates, as for "
+            "Python's strptime, such as '%d %b %Y' (default: recognised).",
+        ),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", help="Accept the proposed answer to each question.")
     ] = False,
@@ -114,6 +123,7 @@ def init(
                 for file, names in _pairs("--header", header)
             },
             keep=keep,
+            time_format=time_format,
             defaults=yes,
         )
         _init(folder, out, name, answers, force, as_json)
@@ -162,7 +172,8 @@ def _init(
     console = Console()
     _show(console, proposal)
     console.print(Text.assemble(("✓ ", "green"), f"Wrote {out}."), soft_wrap=True)
-    console.print(f"  Run it:  recdistill run {out}", soft_wrap=True, markup=False)
+    command = shlex.join(["recdistill", "run", str(out)])
+    console.print(f"  Run it:  {command}", soft_wrap=True, markup=False)
 
 
 def _pairs(

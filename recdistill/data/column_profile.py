@@ -42,6 +42,7 @@ TIME_FORMATS = (
     "%d/%m/%Y %H:%M",
     "%d/%m/%Y",
     "%m/%d/%Y %I:%M:%S %p",
+    "%m/%d/%Y %I:%M %p",
     "%m/%d/%Y %H:%M:%S",
     "%m/%d/%Y %H:%M",
     "%m/%d/%Y",
@@ -52,7 +53,23 @@ TIME_FORMATS = (
     "%Y/%m/%d %H:%M",
     "%Y/%m/%d",
     "%Y%m%d",
+    "%Y-%m-%d %I:%M:%S %p",
+    "%Y-%m-%d %I:%M %p",
+    "%d-%b-%Y %H:%M:%S",
+    "%d-%b-%Y %H:%M",
+    "%d-%b-%Y",
+    "%d %b %Y",
+    "%b %d, %Y",
+    "%B %d, %Y",
+    "%d/%m/%y %H:%M",
+    "%d/%m/%y",
+    "%m/%d/%y %H:%M",
+    "%m/%d/%y",
+    "%d.%m.%y",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%d/%b/%Y:%H:%M:%S",
     "%a %b %d %H:%M:%S %z %Y",
+    "%a %b %d %H:%M:%S %Z %Y",
 )
 """Formats of dates that are recognised in addition to ISO 8601."""
 
@@ -123,7 +140,10 @@ class ColumnProfile:
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        """`(rows,)` float64, NaN if missing, for integers and numbers."""
+        """`(rows,)` float64, NaN if missing, for integers, numbers and booleans."""
+        if self.content == "boolean":
+            true = pc.equal(pc.utf8_lower(self.values), "true")
+            return as_doubles(true.cast(pa.float64()))
         return as_doubles(self.values)
 
     @cached_property

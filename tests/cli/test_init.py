@@ -69,8 +69,11 @@ def test_without_a_terminal_a_question_is_one_paragraph(tmp_path, monkeypatch):
     assert "Answer with `--column query=NAME`." in result.stderr
     assert "Also needed: `--column item=NAME`." in result.stderr
     assert not (tmp_path / "log.toml").exists()
-    found = call("init", "log", "--column", "query=who", "--column", "item=what")
+    columns = ("--column", "query=who", "--column", "item=what")
+    found = call("init", "log", *columns)
     assert found.exit_code == 0
+    spaced = call("init", "log", *columns, "--out", "my run.toml")
+    assert "Run it:  recdistill run 'my run.toml'" in spaced.stdout
     config = load_config(tmp_path / "log.toml")
     assert config.dataset.columns == {"query": "who", "item": "what", "time": "when"}
 

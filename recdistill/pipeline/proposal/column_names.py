@@ -27,7 +27,7 @@ def _ids(nouns: Sequence[str], others: str) -> tuple[str, ...]:
 
 
 QUERY_IDS = _ids(_QUERIES, "uid username reviewername qid srchid msno")
-ITEM_IDS = _ids(_ITEMS, "parentasin asin isbn sku iid pid mid prodid candidate")
+ITEM_IDS = _ids(_ITEMS, "parentasin asin isbn sku iid pid mid prodid propid candidate")
 TIMES = (
     "timestamp time ts datetime eventtime eventtimestamp date tdat unixreviewtime "
     "reviewtime reviewdate createdat orderedat purchasedat clickedat viewedat "
@@ -38,9 +38,10 @@ ORDERS = "position order step sequence seq index idx rank number".split()
 """Names of a number that counts the interactions of a query."""
 
 RELEVANCES = (
-    "relevance label target clicked click isclick isclicked clicks thumb thumbs liked "
-    "like rating ratings stars star overall grade reviewscore purchased ordered bought "
-    "converted conversion vote preference feedback score"
+    "relevance label target clicked click isclick isclicked clicks clickbool "
+    "wasclicked booked isbooked bookingbool thumb thumbs liked like rating ratings "
+    "stars star overall grade reviewscore purchased ordered bought converted "
+    "conversion vote preference feedback score"
 ).split()
 GRADES = "relevance label target grade".split()
 """Names of graded relevance, whose lowest grade means that nothing was chosen."""
@@ -69,7 +70,7 @@ SCORES = (
 ).split()
 SEARCH_WORDS = (
     "words query searchquery searchterm searchterms searchwords keywords keyword term "
-    "q text querytext"
+    "q querytext"
 ).split()
 CONTEXTS = (
     "device devicetype platform os browser hour hourofday weekday dayofweek country "

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -13,50 +9,23 @@ from recdistill.data.column_profile import ColumnProfile
 from recdistill.errors import ConfigError
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.questions import Answers, Question
+from recdistill.pipeline.proposal.relevance_columns import (
+    MOST_GRADES,
+    find_choices,
+    shown_and_not_chosen,
+)
+from recdistill.pipeline.proposal.roles import Roles, quoted
 from recdistill.pipeline.proposal.source_tables import SourceTable
-from recdistill.pipeline.proposal.time_columns import dates, is_time
+from recdistill.pipeline.proposal.time_columns import (
+    dates,
+    format_question,
+    has_unknown_format,
+    is_time,
+    named_times,
+    use_format,
+)
 
 _A = {"query": "a query", "item": "an item"}
-_MOST_GRADES = 21
-_SAME = 0.99
-"""Share of groups that must have one value, to tolerate errors in the data."""
-
-
-@dataclass
-class Roles:
-    """Roles of the columns of the interactions, with reasons.
-
-    Attributes:
-        table: The table.
-        columns: Column by role.
-        reasons: Reason by column, also for columns without a role.
-        keep: Conditions on the rows.
-        alternative: Another condition that the user may prefer.
-        time_format: Value of `dataset.time_format`.
-        questions: What the columns do not tell.
-    """
-
-    table: SourceTable
-    columns: dict[str, str] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    keep: list[str] = field(default_factory=list)
-    alternative: str | None = None
-    time_format: str | None = None
-    questions: list[Question] = field(default_factory=list)
-
-    def profile(self, role: str) -> ColumnProfile:
-        """Profile of the column with a role."""
-        return self.table.columns[self.columns[role]]
-
-    def give(self, role: str, column: str, reason: str) -> None:
-        """Gives a column a role."""
-        self.columns[role] = column
-        self.reasons[column] = reason
-
-    def free(self, wanted: Sequence[str]) -> list[str]:
-        """The columns with one of these names that have no role yet."""
-        taken = self.columns.values()
-        return [c for c in names.named(self.table.columns, wanted) if c not in taken]
 
 
 def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Roles:
@@ -76,28 +45,33 @@ def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Rol
     roles = Roles(table)
     if question is not None:
         roles.questions.append(question)
-    for role, column in answers.columns.items():
-        if column:
-            _require(table, column, f"--column {role}={column}")
-            roles.give(role, column, "as you said")
-            _require_numbers(roles, role)
-    for column in answers.context:
-        _require(table, column, f"--column context={column}")
+    _use_answers(roles, answers)
     for role in ("query", "item"):
         if role not in roles.columns and (question is None or question.default):
             _find_id(roles, role)
     if {"query", "item"} <= set(roles.columns):
         missing = {"time", "list", "relevance", "weight", "score"}.difference
         wanted = missing([*roles.columns, *answers.columns])
-        _find_time(roles, "time" in wanted)
-        _find_list(roles, "list" in wanted and not fixed)
-        _find_relevance(roles, "relevance" in wanted, answers)
-        _find_weight(roles, "weight" in wanted)
-        _find_events(roles, answers)
+        _find_time(roles, "time" in wanted, answers.time_format)
+        find_choices(roles, wanted - {"list"} if fixed else wanted, answers)
         _keep_rows_with_ids(roles)
         if answers.keep is not None:
             roles.keep = [answers.keep] if answers.keep else []
     return roles
+
+
+def _use_answers(roles: Roles, answers: Answers) -> None:
+    """Gives columns the roles that the user has named."""
+    for role, column in answers.columns.items():
+        if column:
+            _require(roles.table, column, f"--column {role}={column}")
+            roles.give(role, column, "as you said")
+            _require_numbers(roles, role)
+    for column in answers.context:
+        _require(roles.table, column, f"--column context={column}")
+    listed = roles.columns.get("list")
+    if listed and "query" not in answers.columns and not roles.free(names.QUERY_IDS):
+        roles.give("query", listed, "as you said")  # Without users, a search is both.
 
 
 class NoColumnError(ConfigError):
@@ -187,7 +161,7 @@ def _are_grades(profile: ColumnProfile) -> bool:
     if profile.content not in ("integer", "number"):
         return False
     low, high = profile.range
-    return 2 < profile.distinct <= _MOST_GRADES and low >= 0 and high <= 10
+    return 2 < profile.distinct <= MOST_GRADES and low >= 0 and high <= 10
 
 
 def _examples(profile: ColumnProfile) -> str:
@@ -231,8 +205,10 @@ def _each(profile: ColumnProfile) -> str:
     return f"{per:.3g} row{'s' * (per != 1)} for each value"
 
 
-def _find_time(roles: Roles, wanted: bool) -> None:
+def _find_time(roles: Roles, wanted: bool, time_format: str | None) -> None:
     columns = roles.table.columns
+    if time_format is not None:
+        use_format(columns, [*roles.columns.values()], time_format)
     if wanted:
         named = [c for c in roles.free(names.TIMES) if is_time(columns[c], True)]
         others = [
@@ -250,6 +226,14 @@ def _find_time(roles: Roles, wanted: bool) -> None:
         elif (order := _order_in_query(roles)) is not None:
             reason = "counts the rows of each query, so it gives their order"
             roles.give("time", order, reason)
+    lacking = wanted and "time" not in roles.columns
+    asked = named_times(columns) if lacking else []
+    if not wanted and "time" in roles.columns:
+        asked = [roles.columns["time"]]  # As the user said.
+    for column in asked:
+        if has_unknown_format(columns[column]):
+            roles.questions.append(format_question(roles.table, columns[column]))
+            return
     if "time" in roles.columns:
         profile = roles.profile("time")
         roles.time_format = profile.time_format
@@ -262,7 +246,7 @@ def _order_in_query(roles: Roles) -> str | None:
     """A column that counts the rows of each query from 0 or 1."""
     rows = roles.table.sample.rows
     query = roles.columns["query"]
-    if _shown_and_not_chosen(roles):
+    if shown_and_not_chosen(roles):
         return None  # It could be the place on the screen.
     for column in roles.free(names.ORDERS):
         profile = roles.table.columns[column]
@@ -278,172 +262,6 @@ def _order_in_query(roles: Roles) -> str | None:
     return None
 
 
-def _find_list(roles: Roles, wanted: bool) -> None:
-    """A list: several items that one query was shown at one moment, some not chosen."""
-    if not wanted:
-        return
-    scored = any(
-        roles.table.columns[column].content == "number"
-        for column in roles.free(names.SCORES)
-    )
-    if not (scored or _shown_and_not_chosen(roles)):
-        return
-    for column in roles.free(names.LISTS):
-        profile = roles.table.columns[column]
-        several = profile.distinct * 1.5 <= profile.rows
-        same = [roles.columns[r] for r in ("query", "time") if r in roles.columns]
-        if several and all(is_one_in_each(roles.table, column, c) for c in same):
-            per = profile.rows / profile.distinct
-            reason = (
-                f"named like a list; {per:.3g} rows of one query and moment in each"
-            )
-            roles.give("list", column, reason)
-            return
-
-
-def _shown_and_not_chosen(roles: Roles) -> bool:
-    """Whether a column has the relevance 0."""
-    for column in roles.free(names.RELEVANCES):
-        profile = roles.table.columns[column]
-        if profile.content in ("integer", "number"):
-            low, high = profile.range
-            if low == 0 and high > 0:
-                return True
-    return False
-
-
-def is_one_in_each(table: SourceTable, group: str, column: str) -> bool:
-    """Whether nearly all groups of rows have one value of a column."""
-    value = pc.fill_null(table.columns[column].values, "")
-    rows = pa.table({"group": table.columns[group].values, "value": value})
-    counts = rows.group_by("group").aggregate(
-        [("value", "count_distinct"), ("value", "count")]
-    )
-    several = counts.filter(pc.greater(counts["value_count"], 1))
-    if not len(several):
-        return True
-    one = pc.equal(several["value_count_distinct"], 1)
-    return bool(pc.mean(one.cast(pa.float64())).as_py() >= _SAME)
-
-
-def _find_relevance(roles: Roles, wanted: bool, answers: Answers) -> None:
-    columns = roles.table.columns
-    listwise = "list" in roles.columns
-    if listwise and "score" not in answers.columns:
-        for column in roles.free(names.SCORES):
-            graded = columns[column].distinct <= _MOST_GRADES
-            if columns[column].content == "number" and not graded:
-                roles.give("score", column, "named like scores: the teacher's")
-                break
-    if not wanted:
-        return
-    for column in roles.free(names.RELEVANCES):
-        profile = columns[column]
-        if profile.distinct < 2 or profile.content not in (
-            "integer",
-            "number",
-            "boolean",
-        ):
-            continue
-        if _set_relevance(roles, profile, listwise):
-            return
-
-
-def _set_relevance(roles: Roles, profile: ColumnProfile, listwise: bool) -> bool:
-    """Uses a column as relevance or as a condition on the rows."""
-    column = quoted(profile.name)
-    if profile.content == "boolean":
-        value = next(v for v, _ in profile.most_frequent if v.lower() == "true")
-        roles.keep.append(f"{column} == '{value}'")
-        roles.reasons[profile.name] = "true and false: rows with true are choices"
-        return True
-    low, high = profile.range
-    whole = not profile.missing
-    named_relevance = names.plain_name(profile.name) in names.GRADES
-    if listwise and low >= 0 and whole:
-        reason = "0 is shown and not chosen" if low == 0 else "the relevance"
-        roles.give("relevance", profile.name, reason)
-    elif (low, high, profile.distinct) == (0, 1, 2) and whole:
-        share = float(np.nanmean(profile.numbers))
-        reason = f"0 is not chosen, 1 is chosen ({share:.0%} of the rows)"
-        roles.give("relevance", profile.name, reason)
-    elif named_relevance and low >= 0 and whole:
-        reason = f"relevance from {low:g} to {high:g}; 0 is not relevant"
-        roles.give("relevance", profile.name, reason)
-    elif low < 0 or (low, high, profile.distinct) == (0, 1, 2):
-        roles.keep.append(f"{column} > 0")
-        share = float(np.mean(profile.numbers > 0))
-        roles.reasons[profile.name] = (
-            f"from {low:g} to {high:g}: above 0 is a choice ({share:.0%} of the rows)"
-        )
-    elif profile.distinct <= _MOST_GRADES:
-        _keep_high_grades(roles, profile)
-    else:
-        return False
-    return True
-
-
-def _keep_high_grades(roles: Roles, profile: ColumnProfile) -> None:
-    """Keeps the rows with a grade in the upper part of the scale."""
-    low, high = profile.range
-    grades = np.unique(profile.numbers[~np.isnan(profile.numbers)])
-    wanted = grades[grades >= 0.8 * high]
-    least = float(wanted[0])
-    share = float(np.mean(profile.numbers >= least))
-    short = f"{least:g}"
-    bound = short if float(short) == least else repr(least)
-    roles.keep.append(f"{quoted(profile.name)} >= {bound}")
-    roles.reasons[profile.name] = (
-        f"a rating from {low:g} to {high:g}: {least:g} or more counts as a choice "
-        f"({share:.0%} of the rows)"
-    )
-
-
-def _find_weight(roles: Roles, wanted: bool) -> None:
-    for column in roles.free(names.WEIGHTS) if wanted else ():
-        profile = roles.table.columns[column]
-        number = profile.content in ("integer", "number") and not profile.missing
-        if number and profile.distinct > 1 and profile.range[0] >= 0:
-            low, high = profile.range
-            roles.give(
-                "weight", column, f"named like a weight; from {low:g} to {high:g}"
-            )
-            return
-
-
-def _find_events(roles: Roles, answers: Answers) -> None:
-    """Asks which events are choices, if a column has the kinds of events."""
-    for column in roles.free(names.EVENTS):
-        profile = roles.table.columns[column]
-        if profile.content != "text" or not 2 <= profile.distinct <= 12:
-            continue
-        shares = [
-            (value, count / profile.rows) for value, count in profile.most_frequent
-        ]
-        listed = ", ".join(f"{value} {share:.0%}" for value, share in shares)
-        roles.reasons[column] = f"kinds of events ({listed}); all of them are used"
-        values = {names.plain_name(value): value for value, _ in shares}
-        for choice in names.CHOICES:
-            if roles.alternative is None and choice in values:
-                roles.alternative = f"{quoted(column)} == '{values[choice]}'"
-        if answers.keep is None and not answers.defaults:
-            conditions = [f"{quoted(column)} == '{value}'" for value, _ in shares]
-            roles.questions.append(
-                Question(
-                    f"{roles.table.name} has several kinds of events in the column "
-                    f"`{column}`: {listed}. Which of them are choices, so that a "
-                    "ranking should put their items first?",
-                    "--keep CONDITION",
-                    ("", *conditions),
-                    "",
-                )
-            )
-        elif answers.keep:
-            roles.reasons[column] = f"kinds of events ({listed})"
-            roles.alternative = None
-        return
-
-
 def _keep_rows_with_ids(roles: Roles) -> None:
     for role in ("query", "item", "time"):
         if role in roles.columns and (profile := roles.profile(role)).missing:
@@ -452,9 +270,3 @@ def _keep_rows_with_ids(roles: Roles) -> None:
             roles.reasons[profile.name] += (
                 f"; {share:.1%} of the rows have none and are left out"
             )
-
-
-def quoted(column: str) -> str:
-    """Name of a column in a condition."""
-    plain = column.replace(".", "_").replace("-", "_")
-    return column if plain.isidentifier() else f"`{column}`"

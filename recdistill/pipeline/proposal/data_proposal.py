@@ -15,10 +15,10 @@ from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError, DataError
 from recdistill.export.layout import RESERVED
 from recdistill.pipeline.proposal import column_names as names
-from recdistill.pipeline.proposal.column_roles import Roles, is_one_in_each
-from recdistill.pipeline.proposal.feature_kinds import Kind, propose_kind
+from recdistill.pipeline.proposal.feature_kinds import TITLE, Kind, propose_kind
 from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
+from recdistill.pipeline.proposal.roles import Roles, is_one_in_each
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
 from recdistill.pipeline.proposal.table_choice import (
     choose_feature_table,
@@ -30,6 +30,9 @@ _OUTCOME = (
     "perhaps known only after the choice: add it to [query] if every request has it"
 )
 _FEWEST_ROWS = 20
+_MOST_SEARCH_WORDS = 10
+"""Mean number of words from which a text is no search, but perhaps a review."""
+
 _OF_THE_ITEM = (
     "describes the item, which has one value; features of items are columns of a table "
     "of items"
@@ -106,11 +109,12 @@ def _count_interactions(proposal: Proposal, rows: pa.Table) -> None:
             "required for a training, a validation and a test part."
         )
     number = counts.to_numpy()
-    proposal.history = bool((number >= 2).any())
+    searches = roles.columns.get("list") == roles.columns["query"]
+    proposal.history = bool((number >= 2).any()) and not searches
     held_out = np.where(number < 3, 0, 1)
     if "time" in roles.columns:
         held_out = np.where(number < 3, 0, np.maximum(1, number // 10))
-    proposal.by_query = int(held_out.sum()) >= 2
+    proposal.by_query = int(held_out.sum()) >= 2 and not searches
     items = proposal.tables.get("items")
     proposal.items = roles.profile("item").distinct
     if items is not None:
@@ -164,6 +168,7 @@ def _propose_query(proposal: Proposal, answers: Answers) -> None:
         for profile in queries.columns.values():
             if profile.name != ids.name:
                 kind = propose_kind(profile, lacking)
+                kind = Kind(kind.keys, kind.reason.removeprefix(TITLE))
                 _add(proposal, proposal.query, queries.name, profile, kind)
         _add_unreadable(proposal, queries)
         taken = set(queries.columns)
@@ -183,10 +188,17 @@ def _propose_query(proposal: Proposal, answers: Answers) -> None:
 
 def _no_features(roles: Roles) -> Question:
     left = [c for c in roles.table.columns if c not in roles.columns.values()]
+    if not left:
+        raise DataError(
+            f"{roles.table.name} has nothing that a ranking could be based on: each "
+            "query has one interaction, so that none has a history, and there are no "
+            "other columns. Add interactions of the same queries, columns that are "
+            "known when a request arrives, or a table of queries with features."
+        )
     return Question(
         f"A query needs a feature, and {roles.table.name} gives none: no query has a "
         "history (two interactions), and no column is known to be there when a "
-        f"request arrives. Its other columns are: {', '.join(left) or 'none'}.",
+        f"request arrives. Its other columns are: {', '.join(left)}.",
         "--column context=NAME",
         tuple(left),
     )
@@ -223,7 +235,8 @@ def _named_context(profile: ColumnProfile, kind: Kind) -> Kind:
     """Kind for a column that is known by its name to be there in a request."""
     plain = names.plain_name(profile.name)
     if profile.content != "date":
-        if plain in names.SEARCH_WORDS and profile.content == "text":
+        short = profile.content == "text" and profile.words <= _MOST_SEARCH_WORDS
+        if plain in names.SEARCH_WORDS and short:
             keys: dict[str, Any] = {"kind": "text"}
             if profile.missing:
                 keys["optional"] = True
@@ -312,13 +325,15 @@ def _propose_split(proposal: Proposal) -> None:
 def _describe_uses(proposal: Proposal) -> None:
     """Adds the roles of the interactions, and tables that are not used."""
     roles = proposal.known()
-    by_column = {column: role for role, column in roles.columns.items()}
+    by_column: dict[str, list[str]] = {}
+    for role, column in roles.columns.items():
+        of_id = role in ("query", "item", "list")
+        by_column.setdefault(column, []).append(f"{role} id" if of_id else role)
     uses = []
     for profile in roles.table.columns.values():
-        role = by_column.get(profile.name)
-        if role is None and profile.name not in roles.reasons:
+        use = ", ".join(by_column.get(profile.name, ()))
+        if not use and profile.name not in roles.reasons:
             continue
-        use = f"{role} id" if role in ("query", "item", "list") else role
         keep = any(profile.name in condition for condition in roles.keep)
         uses.append(
             ColumnUse(

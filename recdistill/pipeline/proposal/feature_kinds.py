@@ -15,6 +15,9 @@ _MANY_WORDS = 64
 _LONG = 1e9
 """Integers from which different values in all rows identify the rows."""
 
+TITLE = "shown as the item's title; "
+"""Beginning of the reason for the title of an item."""
+
 _TITLES = ("title", "name")
 _TEXT_WORDS = 1.5
 """Mean number of words from which a text is free text."""
@@ -149,7 +152,7 @@ def _of_text(profile: ColumnProfile) -> Kind:
     if profile.words > _FEW_WORDS:
         keys["length"] = _MANY_WORDS
     reason = f"free text, {profile.words:.3g} words on average"
-    return Kind(keys, "shown as the item's title; " + reason if title else reason)
+    return Kind(keys, TITLE + reason if title else reason)
 
 
 _KINDS = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recdistill.data.column_profile import ColumnProfile
-from recdistill.pipeline.proposal.column_roles import Roles
 from recdistill.pipeline.proposal.questions import Question
+from recdistill.pipeline.proposal.roles import Roles
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
 
 

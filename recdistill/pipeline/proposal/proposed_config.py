@@ -16,8 +16,8 @@ from recdistill.features.specs import raw_values
 from recdistill.pipeline.config import Config, parse_config
 from recdistill.pipeline.dataset_loading import reading_options
 from recdistill.pipeline.feature_columns import FeatureColumns
-from recdistill.pipeline.proposal.column_roles import Roles
 from recdistill.pipeline.proposal.proposal import Proposal
+from recdistill.pipeline.proposal.roles import Roles
 from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
 
 _BARE = re.compile(r"^[A-Za-z0-9_-]+$")

@@ -22,6 +22,7 @@ class Answers:
         tables: Name of the file or folder by table; "" if there is no such table.
         headers: Column names by file, for text files without a header.
         keep: Value of `dataset.keep`; "" to keep all interactions.
+        time_format: Value of `dataset.time_format`.
         defaults: Whether to take the proposed answer to each question.
     """
 
@@ -30,6 +31,7 @@ class Answers:
     tables: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     keep: str | None = None
+    time_format: str | None = None
     defaults: bool = False
 
     def with_answer(self, question: Question, answer: str) -> Answers:
@@ -37,6 +39,8 @@ class Answers:
         option, _, key = question.option.partition(" ")
         if option == "--keep":
             return replace(self, keep=answer)
+        if option == "--time-format":
+            return replace(self, time_format=answer)
         name = key.partition("=")[0]
         if option == "--header":
             header = tuple(part.strip() for part in answer.split(","))

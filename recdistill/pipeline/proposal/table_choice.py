@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,13 +14,16 @@ from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.column_roles import (
     NoColumnError,
-    Roles,
     find_roles,
     name_columns,
 )
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
+from recdistill.pipeline.proposal.roles import Roles
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
+
+_FEW_IDS = 0.5
+"""Share of ids with a row in a table below which something may be wrong."""
 
 
 def choose_interactions(proposal: Proposal, answers: Answers) -> None:
@@ -57,8 +61,34 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
         # The table that comes nearest says what is missing.
         found.sort(key=lambda r: (_rank(r.table) is None, -len(r.columns)))
         proposal.roles = found[0]
+        _propose_join(proposal.roles, found)
     proposal.tables["interactions"] = proposal.roles.table
     proposal.questions += proposal.roles.questions
+
+
+def _propose_join(roles: Roles, found: Sequence[Roles]) -> None:
+    """Says that two tables have one of the ids each, and which column joins them."""
+    for lacking in ("query", "item"):
+        has = "item" if lacking == "query" else "query"
+        for one in found:
+            for other in found:
+                if has not in one.columns or lacking not in other.columns:
+                    continue
+                shared = [
+                    name
+                    for name, column in one.table.columns.items()
+                    if name in other.table.columns
+                    and overlap(other.table.columns[name], column) > _FEW_IDS
+                ]
+                if shared and one is not other and roles.questions:
+                    first = roles.questions[0]
+                    text = (
+                        f"{first.text} {one.table.name} has the id of the {has}, "
+                        f"{other.table.name} that of the {lacking}, and both have "
+                        f"`{shared[0]}`: join them to one table with both ids first."
+                    )
+                    roles.questions[0] = replace(first, text=text)
+                    return
 
 
 def _roles_of(
@@ -144,6 +174,12 @@ def choose_feature_table(
     as_integers = [t for t in others if _has_integer_ids(t, ids)]
     if fit:
         proposal.tables[name] = fit[0]
+        _note_ids(proposal, fit[0], ids)
+        for table in fit[1:]:
+            proposal.notes.append(
+                f"{table.name} is not used, because {fit[0].name} is the table of "
+                f"{name} already; join the two by `{ids.name}` to use its features."
+            )
     elif as_integers:
         proposal.tables[name] = as_integers[0]
         for each in (name, "interactions"):
@@ -211,6 +247,25 @@ def overlap(column: ColumnProfile, ids: ColumnProfile) -> float:
         return 0.0
     found = pc.is_in(different, pc.drop_null(column.values))
     return float(pc.mean(found.cast(pa.float64())).as_py())
+
+
+def _note_ids(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> None:
+    """Notes that most ids have no row in a table."""
+    if not table.sample.complete:
+        return
+    column, rows = table.columns[ids.name], proposal.known().table.name
+    share = overlap(column, ids)
+    if share >= _FEW_IDS:
+        return
+    note = (
+        f"Only {share:.0%} of the ids `{ids.name}` of {rows} have a row in {table.name}"
+    )
+    lowered = (
+        replace(each, values=pc.utf8_lower(each.values)) for each in (column, ids)
+    )
+    if overlap(*lowered) >= 2 * share:
+        note += ", but many would if upper and lower case were the same"
+    proposal.notes.append(f"{note}. The others have no features.")
 
 
 def _explain_misfit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -10,12 +12,17 @@ import pyarrow.compute as pc
 from recdistill.data.column_profile import ColumnProfile, are_times
 from recdistill.data.column_values import Place
 from recdistill.data.times import Times
+from recdistill.errors import ConfigError
 from recdistill.pipeline.proposal import column_names as names
+from recdistill.pipeline.proposal.questions import Question
 from recdistill.pipeline.proposal.source_tables import SourceTable
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS = (1e3, 1e6, 1e9)
 """Milliseconds, microseconds and nanoseconds in a second."""
+
+_MOST = 0.9
+"""Share of values that must look like dates."""
 
 _EARLIEST, _LATEST = 1e8, 4.2e9
 """Seconds since 1970 of times that are dates."""
@@ -40,6 +47,66 @@ def is_time(profile: ColumnProfile, named: bool) -> bool:
     if named:
         return profile.content == "integer" or plausible
     return plausible and enough and not names.is_code(profile.name)
+
+
+def named_times(columns: Mapping[str, ColumnProfile]) -> list[str]:
+    """The columns whose name is that of a time."""
+    return names.named(columns, names.TIMES)
+
+
+def use_format(
+    columns: dict[str, ColumnProfile], named: Sequence[str], time_format: str
+) -> None:
+    """Reads columns of times in a format that the user gave.
+
+    Args:
+        columns: The columns by name. The profiles of those with such values change.
+        named: Columns that the user named.
+        time_format: Value of `dataset.time_format`.
+
+    Raises:
+        ConfigError: If no column has such values.
+    """
+    candidates = {*named, *named_times(columns)}
+    found = []
+    for name in candidates:
+        profile, content = columns[name], columns[name].content
+        if "%" in time_format:
+            if not are_times(pc.drop_null(profile.values), time_format):
+                continue
+            content = "date"
+        elif content not in ("integer", "number"):
+            continue
+        columns[name] = replace(profile, content=content, time_format=time_format)
+        found.append(name)
+    if not found:
+        listed = [f"{n} ({', '.join(columns[n].examples())})" for n in candidates]
+        raise ConfigError(
+            f"`--time-format {time_format}` must be the form of a column of times. "
+            f"Received: {'; '.join(sorted(listed)) or 'no such column'}"
+        )
+
+
+def has_unknown_format(profile: ColumnProfile) -> bool:
+    """Whether nearly all values have the digits of a date, and none is a time."""
+    if profile.content not in ("text", "list", "unreadable"):
+        return False
+    present = pc.drop_null(profile.values)
+    digits = pc.match_substring_regex(present, "(?:[0-9].*){4}")
+    return len(present) > 0 and float(pc.mean(digits.cast("double")).as_py()) > _MOST
+
+
+def format_question(table: SourceTable, profile: ColumnProfile) -> Question:
+    """Asks for the format of a column of times."""
+    return Question(
+        f"{table.name} has the column `{profile.name}`, which is named like a time, "
+        "but its values have no known form: "
+        f"{'; '.join(profile.examples(2))}. Which format has it, as for Python's "
+        "strptime (such as %d %b %Y)? If the rows shall have no time, use "
+        "`--column time=`; then later interactions may be used to predict earlier "
+        "ones.",
+        "--time-format FORMAT",
+    )
 
 
 def dates(table: SourceTable, profile: ColumnProfile) -> tuple[str, str] | None:

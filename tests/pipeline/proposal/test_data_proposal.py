@@ -317,14 +317,19 @@ def test_names_that_cannot_be_inputs_get_other_names(tmp_path):
             "them was recognised as user_id or item_id",
         ),
         (
-            {"a.csv": ["session_id,item_id", *(f"s{k},{k % 9}" for k in range(50))]},
+            {
+                "a.csv": [
+                    "session_id,item_id,paid",
+                    *(f"s{k},{k % 9},{k % 7}.5" for k in range(50)),
+                ]
+            },
             "a.csv has no column of times, and too few queries have three",
         ),
         (
             {
                 "a.csv": [
-                    "session_id,item_id,timestamp",
-                    *(f"s{k},{k % 9},{k}" for k in range(50)),
+                    "session_id,item_id,timestamp,paid",
+                    *(f"s{k},{k % 9},{k},{k % 7}.5" for k in range(50)),
                 ]
             },
             "A query needs a feature, and a.csv gives none",
@@ -336,6 +341,155 @@ def test_a_question_names_what_is_missing(tables, said, tmp_path):
         layouts.write(tmp_path / name, lines)
     questions = [each.text for each in proposed(tmp_path, defaults=False).questions]
     assert any(text.startswith(said) for text in questions), questions
+
+
+def test_queries_with_nothing_to_rank_by_are_an_error(tmp_path):
+    lines = [f"s{k},{k % 9},{k}" for k in range(50)]
+    layouts.write(tmp_path / "a.csv", ["session_id,item_id,timestamp", *lines])
+    with pytest.raises(DataError, match="nothing that a ranking could be based on"):
+        proposed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("form", "time_format"),
+    [
+        ("%m/%d/%Y %I:%M %p", "%m/%d/%Y %I:%M %p"),
+        ("%Y-%m-%d %I:%M %p", "%Y-%m-%d %I:%M %p"),
+        ("%d-%b-%Y", "%d-%b-%Y"),
+        ("%b %d, %Y", "%b %d, %Y"),
+        ("%m/%d/%y %H:%M", "%m/%d/%y %H:%M"),
+        ("%d/%b/%Y:%H:%M:%S +0000", "%d/%b/%Y:%H:%M:%S %z"),
+        ("%a %b %d %H:%M:%S UTC %Y", "%a %b %d %H:%M:%S %Z %Y"),
+    ],
+)
+def test_dates_in_usual_formats_are_times(tmp_path, form, time_format):
+    lines = ["user_id,item_id,Timestamp"]
+    lines += [f'{u},{i},"{layouts.date(t, form)}"' for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "log.csv", lines)
+    found = document(tmp_path)["dataset"]
+    assert found["columns"] == {"time": "Timestamp"}
+    assert found["time_format"] == time_format
+
+
+def test_a_time_in_an_unknown_format_is_a_question_and_not_left_out(tmp_path):
+    form = "%Y week %W, %A %Hh%M"
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f'{u},{i},"{layouts.date(t, form)}"' for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "log.csv", lines)
+    for columns in ({}, {"time": "timestamp"}):
+        [question] = proposed(tmp_path, columns=columns).questions
+        assert question.option == "--time-format FORMAT"
+        assert "2023 week 46, Tuesday 22h13" in question.text
+        answers = Answers(columns=columns, defaults=True).with_answer(question, form)
+        proposal = propose(open_source(tmp_path), answers)
+        assert proposal.questions == []
+        assert proposal.known().columns["time"] == "timestamp"
+        assert proposal.known().time_format == form
+    # Without times, if the user says so.
+    found = document(tmp_path, columns={"time": ""})
+    assert found["split"]["by"] == "leave_random_out"
+    with pytest.raises(ConfigError, match="`--time-format %d` must be the form of a"):
+        proposed(tmp_path, time_format="%d")
+
+
+def test_units_of_times_can_be_given(tmp_path):
+    layouts.write(tmp_path / "log.csv", log())
+    assert document(tmp_path, time_format="s")["dataset"]["time_format"] == "s"
+
+
+@pytest.mark.parametrize("chosen", ["01", ("false", "true")])
+def test_a_search_without_a_user_is_query_and_list(tmp_path, chosen):
+    lines = ["srch_id,date_time,country,prop_id,click_bool,price"]
+    for k in range(60):
+        for place in range(5):
+            item, moment = (k + 3 * place) % 20, layouts.date(1_700_000_000 + 3_600 * k)
+            hit = chosen[int(place == k % 5)]
+            lines.append(f"s{k},{moment},c{k % 3},p{item},{hit},{item}.5")
+    layouts.write(tmp_path / "log" / "searches.csv", lines)
+    found = document(tmp_path / "log")
+    assert found["dataset"]["reader"] == "listwise"
+    assert found["dataset"]["columns"] == {
+        "query": "srch_id",
+        "list": "srch_id",
+        "item": "prop_id",
+        "time": "date_time",
+        "relevance": "click_bool",
+    }
+    assert found["query"] == {"country": CATEGORY}
+    assert found["split"]["by"] == "global_time"
+    config = parse_config({"name": "run", **found})
+    dataset = load_dataset(config.dataset, quiet, options=reading_options(config))
+    (tmp_path / "prepared").mkdir()
+    record = prepare(dataset, config, tmp_path / "prepared", quiet)
+    assert sum(record["lists"].values()) == 60
+
+
+def test_lists_without_a_known_relevance_ask_for_it(tmp_path):
+    lines = ["list_id,user_id,item_id,timestamp,score,taken"]
+    for k, (user, item, time) in enumerate(layouts.rows()):
+        for place in range(3):
+            score = (31 * k + 17 * place) % 97 / 10
+            shown = (item + place) % layouts.ITEMS
+            taken = int(place == 0)
+            lines.append(f"l{k},{user},{shown},{time},{score},{taken}")
+    layouts.write(tmp_path / "log.csv", lines)
+    [question] = proposed(tmp_path).questions
+    assert question.option == "--column relevance=NAME"
+    assert question.choices == ("taken",)
+    found = document(tmp_path, columns={"relevance": "taken"})
+    assert found["dataset"]["columns"]["relevance"] == "taken"
+
+
+@pytest.mark.parametrize("name", ["text", "query"])
+def test_the_text_of_a_review_is_no_search(tmp_path, name):
+    words = "I loved the place number and would come again any day of the week"
+    lines = log(f",{name}", lambda k, u, i: f",{words} {i} {k}")
+    layouts.write(tmp_path / "interactions.csv", lines)
+    proposal = proposed(tmp_path)
+    assert list(proposal.query) == ["history"]
+    assert left_out(proposal)[name].startswith("perhaps known only after the choice")
+
+
+def test_a_second_table_of_items_is_to_be_joined(tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log())
+    ids = range(layouts.ITEMS)
+    layouts.write(tmp_path / "items.csv", ["item_id,a", *(f"{i},{i % 2}" for i in ids)])
+    layouts.write(tmp_path / "prices.csv", ["item_id,b", *(f"{i},{i}.5" for i in ids)])
+    [note] = [n for n in proposed(tmp_path).notes if n.startswith("prices.csv")]
+    assert note == (
+        "prices.csv is not used, because items.csv is the table of items already; join "
+        "the two by `item_id` to use its features."
+    )
+
+
+def test_ids_that_hardly_match_are_noted(tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log(values=lambda k, u, i: ""))
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"{u},I{i}x,{t}" for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "interactions.csv", lines)
+    ids = ["I0x", *(f"i{i}X" for i in range(1, layouts.ITEMS))]
+    items = [f"{name},{'ab'[k % 2]}" for k, name in enumerate(ids)]
+    layouts.write(tmp_path / "items.csv", ["item_id,shelf", *items])
+    [note] = proposed(tmp_path).notes
+    assert note == (
+        "Only 10% of the ids `item_id` of interactions.csv have a row in items.csv, "
+        "but many would if upper and lower case were the same. The others have no "
+        "features."
+    )
+
+
+def test_tables_with_one_of_the_ids_each_are_to_be_joined(tmp_path):
+    orders = [f"o{k},u{u},{t}" for k, (u, _, t) in enumerate(layouts.rows())]
+    baskets = [f"o{k},{i}" for k, (_, i, _) in enumerate(layouts.rows())]
+    layouts.write(tmp_path / "orders.csv", ["order_id,user_id,timestamp", *orders])
+    layouts.write(tmp_path / "baskets.csv", ["order_id,product_id", *baskets])
+    [question] = proposed(tmp_path).questions
+    assert question.text.endswith(
+        "both have `order_id`: join them to one table with both ids first."
+    )
+    assert "baskets.csv has the id of the item, orders.csv that of the query" in (
+        question.text
+    )
 
 
 def test_columns_that_the_user_names_choose_the_table(tmp_path):
