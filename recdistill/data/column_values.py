@@ -172,9 +172,16 @@ def scores(values: pa.Array, place: Place) -> pa.Array:
 def relevances(values: pa.Array, place: Place) -> pa.Array:
     """Finite float32 numbers of at least 0; 0 is an item that was not chosen.
 
+    The texts "true" and "false", in any case, are 1 and 0.
+
     Raises:
         DataError: As `numbers`, and if a value is negative.
     """
+    values = plain(values)
+    if is_text(values.type):
+        lowered = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+        for word, number in (("true", "1"), ("false", "0")):
+            values = pc.if_else(pc.equal(lowered, word), number, values)
     floats = numbers(values, place)
     _reject_where(
         pc.less(floats, 0),

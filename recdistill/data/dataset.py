@@ -58,7 +58,9 @@ class Columns:
     score: str | None = None
 
     def __post_init__(self) -> None:
-        names = self.names()
+        names = [*self.names()]
+        if self.list == self.query:
+            names.remove(self.query)  # Each query has one list, as a search has.
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise DataError(

@@ -26,6 +26,7 @@ DELIMITERS = (",", "\t", "::", "|", ";")
 _RARE_DELIMITERS = ("\x01", "^", "~", " ")
 """Delimiters that are recognised only if they find columns that are wanted."""
 
+_BEFORE_QUOTE = re.compile(rb'(\\+)"')
 _ONE_BYTE = "\x1f"
 
 
@@ -135,15 +136,18 @@ def _open(
 ) -> csv.CSVStreamingReader:
     single = len(delimiter.encode()) == 1
     source: Any = opened(path)
+    if quoting.escaped:
+        source = _DoubledQuotes(source)
     if not single:
-        source = pa.PythonFile(_OneByteDelimiter(source, delimiter.encode()), mode="r")
+        source = _OneByteDelimiter(source, delimiter.encode())
+    if quoting.escaped or not single:
+        source = pa.PythonFile(source, mode="r")
     return csv.open_csv(
         source,
         read_options=csv.ReadOptions(block_size=READ_BYTES, column_names=layout.names),
         parse_options=csv.ParseOptions(
             delimiter=delimiter if single else _ONE_BYTE,
             quote_char='"' if quoting.quoted else False,
-            escape_char="\\" if quoting.escaped else False,
             newlines_in_values=quoting.quoted,
         ),
         convert_options=csv.ConvertOptions(column_types=types, include_columns=columns),
@@ -188,6 +192,43 @@ def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> 
                 break
     standard_csv.field_size_limit(limit)
     return line
+
+
+class _DoubledQuotes:
+    r"""Binary file that writes `\"` as two quotes, and `\\` before a quote as `\`.
+
+    Arrow's own escape character would remove all other backslashes as well.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._held = self._ready = b""
+        self.closed = False
+
+    def read(self, size: int = READ_BYTES) -> bytes:
+        """The next bytes, at most `size`; b"" at the end."""
+        size = READ_BYTES if size < 0 else size
+        while not self._ready:
+            chunk = self._source.read(READ_BYTES)
+            whole = self._held + chunk
+            # What follows the backslashes at the end is in the next chunk.
+            kept = len(whole.rstrip(b"\\")) if chunk else len(whole)
+            self._ready = _BEFORE_QUOTE.sub(_unescaped, whole[:kept])
+            self._held = whole[kept:]
+            if not chunk:
+                break
+        part, self._ready = self._ready[:size], self._ready[size:]
+        return part
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._source.close()
+        self.closed = True
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    half, odd = divmod(len(found[1]), 2)
+    return b"\\" * half + b'"' * (1 + odd)
 
 
 class _OneByteDelimiter:

@@ -15,6 +15,7 @@ from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import TableStream, fingerprint
 from recdistill.data.tables import TableFolder
 from recdistill.errors import DataError
+from recdistill.features.raw_text import is_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,8 +157,7 @@ def _arrow_table(
     else:
         columns = [_from_pandas(name, names[k], table.iloc[:, k]) for k in kept]
     arrays = [
-        each.cast(pa.string()) if pa.types.is_large_string(each.type) else each
-        for each in columns
+        each.cast(pa.string()) if is_text(each.type) else each for each in columns
     ]
     return pa.Table.from_arrays(arrays, [names[k] for k in kept])
 

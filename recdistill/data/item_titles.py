@@ -7,7 +7,12 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TITLE_COLUMNS = ("title", "name")
+from recdistill.features.raw_text import is_text
+
+TITLE_COLUMNS = (
+    *("title", "name"),
+    *("movie_title", "item_title", "product_title", "item_name", "product_name"),
+)
 """Names, in small letters, of the columns with titles; the first that exists counts."""
 
 SPELLINGS = frozenset(
@@ -32,12 +37,19 @@ def title_column(names: Iterable[str]) -> str | None:
 def item_titles(items: pa.Table) -> pa.Array | None:
     """Titles of the items as text, "" for a missing one; None if there are none.
 
+    A list of words, as RecBole's `token_seq` has them, is one title.
+
     Examples:
         >>> item_titles(pa.table({"title": ["Heat", None]})).to_pylist()
         ['Heat', '']
     """
     column = title_column(items.column_names)
-    if column is None or pa.types.is_nested(items[column].type):
+    if column is None:
         return None
-    texts = items[column].combine_chunks().cast(pa.string())
+    texts = items[column].combine_chunks()
+    if pa.types.is_list(texts.type) and is_text(texts.type.value_type):
+        texts = pc.binary_join(texts, " ")
+    if pa.types.is_nested(texts.type):
+        return None
+    texts = texts.cast(pa.string())
     return pc.fill_null(texts, "")

@@ -15,6 +15,8 @@ from recdistill.errors import DataError
 
 _QUOTE = b'"'
 _ESCAPED_QUOTE = b'\\"'
+_NEAR = 2**16
+"""Bytes before a quote in which the beginning of its value is looked for."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,23 @@ def _scan(path: Path, delimiter: bytes) -> tuple[bool, bool]:
             text, place = before + chunk, -1
             while not escaped and (place := text.find(_ESCAPED_QUOTE, place + 1)) >= 0:
                 after = text[place + 2 : place + 3]
-                escaped = after not in ends and text[place - 1 : place] != b"\\"
+                escaped = (
+                    after not in ends
+                    and text[place - 1 : place] != b"\\"
+                    and _is_quoted(text[max(0, place - _NEAR) : place], delimiter)
+                )
             before = text[-3:]
             if _QUOTE in chunk or carried:
                 found, carried = _odd_lines(chunk, carried)
                 uneven |= found
     return escaped, uneven or carried % 2 == 1
+
+
+def _is_quoted(before: bytes, delimiter: bytes) -> bool:
+    """Whether a value that begins with a quote is open at the end of some bytes."""
+    begins = max(before.rfind(each + _QUOTE) for each in (delimiter, b"\n", b"\r"))
+    ends = max(before.rfind(_QUOTE + each) for each in (delimiter, b"\n", b"\r"))
+    return max(begins, -1 + before.startswith(_QUOTE)) > ends
 
 
 def _odd_lines(chunk: bytes, carried: int) -> tuple[bool, int]:

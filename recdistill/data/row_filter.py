@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from recdistill.data.column_values import Place, doubles
 from recdistill.errors import DataError
-from recdistill.features.raw_text import BadValueError, text_of, value_at
+from recdistill.features.raw_text import BadValueError, plain, text_of, value_at
 
 _OPERATORS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
     "==": pc.equal,
@@ -22,6 +22,11 @@ _OPERATORS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
     "<": pc.less,
     ">": pc.greater,
 }
+_WHOLE = pa.decimal128(20, 0)
+"""Holds all integers of 64 bits, with and without a sign."""
+
+_MOST_DIGITS = 19
+
 _CONDITION = re.compile(
     r"\s*(?:`(?P<quoted>[^`]+)`|(?P<name>[^\W\d][\w.\-]*))"
     r"\s*(?P<operator>==|!=|<=|>=|<|>)"
@@ -45,13 +50,14 @@ class Condition:
         Raises:
             DataError: If the value is a number and the column is not.
         """
-        held = _OPERATORS[self.operator](
-            self._comparable(values, place), pa.scalar(self.value)
-        )
+        values = self._comparable(plain(values), place)
+        held = _OPERATORS[self.operator](values, pa.scalar(self.value, values.type))
         return np.asarray(pc.fill_null(held, False))
 
     def _comparable(self, values: pa.Array, place: Place) -> pa.Array:
         """The values as the type of `value`; missing ones are null."""
+        if isinstance(self.value, int) and pa.types.is_integer(values.type):
+            return values.cast(_WHOLE)  # A float64 has whole numbers up to 2 ** 53.
         if not isinstance(self.value, str):
             return pa.array(doubles(values, place), pa.float64(), from_pandas=True)
         try:
@@ -97,7 +103,7 @@ class RowFilter:
                 Condition(
                     match["quoted"] or match["name"],
                     match["operator"],
-                    words if number is None else float(number),
+                    words if number is None else _number(number),
                 )
             )
             place = match.end()
@@ -125,3 +131,10 @@ class RowFilter:
             place = Place(table, condition.column, first_row)
             held &= condition.holds(batch[condition.column], place)
         return pa.array(held)
+
+
+def _number(text: str) -> int | float:
+    """A number; a whole one of up to 19 digits stays exact."""
+    if text.lstrip("+-").isdecimal() and len(text) <= _MOST_DIGITS:
+        return int(text)
+    return float(text)

@@ -68,13 +68,17 @@ class Times:
         dates = pa.types.is_timestamp(values.type) or pa.types.is_date(values.type)
         if not (dates or _is_number(values.type)):
             raise place.type_error("a time must be integer or date", values)
+        self._require_kind(dates, values, place)
+        if dates:
+            return cast_with_row(values, _microseconds, place, _FIT)
+        return self._from_numbers(values, place)
+
+    def _require_kind(self, dates: bool, values: pa.Array, place: Place) -> None:
+        """Checks that the values are dates, or numbers, as those before."""
         if self._dates not in (None, dates):
             wanted = "a time must be integer or date, the same in all rows"
             raise place.type_error(wanted, values)
         self._dates = dates
-        if dates:
-            return cast_with_row(values, _microseconds, place, _FIT)
-        return self._from_numbers(values, place)
 
     def _from_numbers(self, values: pa.Array, place: Place) -> pa.Array:
         if pa.types.is_integer(values.type):
@@ -104,10 +108,12 @@ class Times:
         if len(values) == 0:
             return values.cast(pa.int64())
         if self._format is not None and "%" in self._format:
+            self._require_kind(True, values, place)
             wanted = f"a time must have the format {self._format!r}"
             return cast_with_row(values, self._strptime, place, wanted)
         if self._parse is None:
             self._parse = _time_parser(values[:1], self._format is not None)
+        self._require_kind(self._parse is not _parse_number, values, place)
         if self._parse is _parse_number:
             wanted = "a time must be a whole number, like the first of the table"
             numbers = cast_with_row(values, _parse_number, place, wanted)

@@ -21,6 +21,10 @@ _BOOLEANS = {"true": 1.0, "false": 0.0}
 _PRICE = re.compile(r"^([-+]?)\s*(?:[^\W\d_]{3}\b|[$€£¥₹₩₽₺₫₪฿])?\s*([-+]?[\d.,]+)$")
 _AFTER = re.compile(r"\s*(?:[A-Z]{3}|[$€£¥₹₩₽₺₫₪฿])$")
 _THOUSANDS = re.compile(r"^[-+]?\d{1,3}(,\d{3})+(\.\d*)?$")
+_ONE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+0-9][-+0-9.eE]*""")
+_IN_ROW = re.compile(rf"\[\s*(?:{_ONE.pattern})(?:\s+(?:{_ONE.pattern}))+\s*\]")
+"""The text of a NumPy array: values with spaces between them, and no commas."""
+
 _THOUSANDS_POINT = re.compile(r"^[-+]?\d{1,3}(\.\d{3})+,\d+$")
 
 
@@ -86,11 +90,18 @@ def list_of(text: str) -> list[str] | None:
     Example:
         >>> list_of("['Action', 'Indie']"), list_of("[27, 9]"), list_of("Action")
         (['Action', 'Indie'], ['27', '9'], None)
+        >>> list_of("['Action' 'Indie']"), list_of("[27  9]")  # as NumPy writes them
+        (['Action', 'Indie'], ['27', '9'])
     """
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    values = _parsed(text)
+    values: object
+    if _IN_ROW.fullmatch(text):
+        # Python would read two texts without a comma as one.
+        values = [_parsed(part) for part in _ONE.findall(text)]
+    else:
+        values = _parsed(text)
     if not isinstance(values, list):
         return None
     if any(isinstance(value, list | tuple | dict | set) for value in values):

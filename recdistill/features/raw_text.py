@@ -82,7 +82,7 @@ def texts_of(values: pa.Array) -> pa.Array:
         BadValueError: As `text_of`, for the first list with such a value.
     """
     values = plain(values)
-    if pa.types.is_fixed_size_list(values.type) or _is_list_view(values.type):
+    if pa.types.is_fixed_size_list(values.type):
         values = values.cast(pa.list_(values.type.value_type))
     if not is_list(values.type):
         raise BadValueError(0, f"it must be a list, not {values.type}")
@@ -117,13 +117,18 @@ def value_at(values: pa.Array, index: int) -> Any:
 
 
 def plain(values: pa.Array) -> pa.Array:
-    """The values without dictionaries, run-end encoding and extension types."""
+    """The values without dictionaries, run-end encoding, views and extension types."""
     if isinstance(values, pa.ExtensionArray):
         values = values.storage
     if pa.types.is_run_end_encoded(values.type):
         values = pc.run_end_decode(values)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
+    if pa.types.is_string_view(values.type):
+        values = values.cast(pa.string())
+    if _is_list_view(values.type):
+        # Arrow's own cast gives invalid offsets.
+        values = pa.array(values.to_pylist(), pa.list_(values.type.value_type))
     return values
 
 

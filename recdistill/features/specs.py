@@ -93,7 +93,11 @@ class VectorSpec(FeatureSpec):
 
 
 class HistorySpec(FeatureSpec):
-    """The items that the query chose before, newest first, with all their features."""
+    """The items that the query chose before, with all their features.
+
+    Requests and external teachers have the item ids, oldest first; the model reads the
+    latest `length` of them.
+    """
 
     kind: Literal["history"] = "history"
     length: int = Field(default=50, gt=0, description="Maximum number of items.")

@@ -7,6 +7,7 @@ in the same partitions, and adds them to their lists when these are written.
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,9 @@ from recdistill.data.ragged import Ragged
 from recdistill.errors import DataError
 from recdistill.pipeline.interaction_sort import converted, owners
 from recdistill.pipeline.partitions import Partition, Partitions, mixed_list
+
+_OTHER_FILES = 256
+"""Files and sockets that a process has open besides those of the partitions."""
 
 
 class NotChosenRows:
@@ -44,6 +48,7 @@ class NotChosenRows:
         self._lists: dict[int, np.ndarray] = {}
         if dataset.not_chosen is None:
             return
+        _allow_files(len(parts))
         writers: dict[int, pq.ParquetWriter] = {}
         try:
             for batch in dataset.not_chosen():
@@ -179,3 +184,12 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
         array = pa.array(texts, pa.string())
     codes = array.dictionary_encode().indices
     return np.asarray(pc.fill_null(codes, -1), "int64")
+
+
+def _allow_files(number: int) -> None:
+    """Lets the process open this number of files, as far as the system allows it."""
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + _OTHER_FILES
+    if low != resource.RLIM_INFINITY and low < wanted:
+        most = wanted if high == resource.RLIM_INFINITY else min(wanted, high)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, high))

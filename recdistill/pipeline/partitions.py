@@ -149,7 +149,23 @@ class Partitions:
             if path.exists():
                 with pa.OSFile(str(path), "rb") as file:
                     table = pa.ipc.open_file(file).read_all().combine_chunks()
-                yield self._partition(table, number)
+                yield self._partition(self._grouped(table), number)
+
+    def _grouped(self, table: pa.Table) -> pa.Table:
+        """The rows, those of one moment with equal features next to each other."""
+        if not self.features or self.columns.list is not None:
+            return table
+        query, time = np.asarray(table["query"]), np.asarray(table["time"])
+        new = (query[1:] != query[:-1]) | (time[1:] != time[:-1])
+        group = np.cumsum(np.concatenate([[0], new]))
+        for number in range(len(self.features)):
+            code = _codes(table[f"feature{number}"])
+            _, group = np.unique(group * (1 + code.max()) + code, return_inverse=True)
+        _, first = np.unique(group, return_index=True)
+        place = first[group]
+        if np.all(place[1:] >= place[:-1]):
+            return table
+        return table.take(np.argsort(place, kind="stable")).combine_chunks()
 
     def _partition(self, table: pa.Table, number: int) -> Partition:
         query, time = np.asarray(table["query"]), np.asarray(table["time"])
@@ -192,14 +208,17 @@ def _changed(table: pa.Table, features: int) -> np.ndarray:
     """`(rows,)` bool: whether a feature differs from that of the row before."""
     changed = np.zeros(len(table), bool)
     for number in range(features):
-        values = table[f"feature{number}"].combine_chunks()
-        if pa.types.is_nested(values.type):
-            code = pd.factorize(pd.Series(map(str, values.to_pylist())))[0]
-        else:
-            encoded = values.dictionary_encode(null_encoding="encode")
-            code = encoded.indices.to_numpy()
+        code = _codes(table[f"feature{number}"])
         changed[1:] |= code[1:] != code[:-1]
     return changed
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """`(rows,)`: a number for each different value of a feature."""
+    values = column.combine_chunks()
+    if pa.types.is_nested(values.type):
+        return np.asarray(pd.factorize(pd.Series(map(str, values.to_pylist())))[0])
+    return np.asarray(values.dictionary_encode(null_encoding="encode").indices)
 
 
 def _first_of_list(lists: pa.ChunkedArray, new_moment: np.ndarray) -> np.ndarray:

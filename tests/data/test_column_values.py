@@ -223,6 +223,9 @@ class TestTimes:
             [pa.array([1_700_000_000]), pa.array([1_600_000_000.5])],
             [pa.array([0], pa.timestamp("us")), pa.array([1_700_000_000])],
             [pa.array([1_700_000_000]), pa.array([0], pa.timestamp("us"))],
+            [pa.array(["1700000000"]), pa.array([0], pa.timestamp("us"))],
+            [pa.array(["2023-11-14T00:00:00"]), pa.array([1_700_000_000])],
+            [pa.array([1_700_000_000]), pa.array(["2023-11-14"])],
         ],
     )
     def test_one_unit_holds_for_the_whole_stream(self, pieces):

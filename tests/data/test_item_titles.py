@@ -14,6 +14,8 @@ from recdistill.data.reading_options import ReadingOptions
         (["id", "TITLE"], "TITLE"),
         (["name", "title"], "title"),
         (["Name", "name"], "Name"),
+        (["movie_title", "Product_Name"], "movie_title"),
+        (["movie_title", "name"], "name"),
         (["subtitle", "names"], None),
     ],
 )
@@ -26,8 +28,10 @@ def test_titles_are_text_and_a_missing_one_is_empty():
     assert item_titles(table).to_pylist() == ["7", ""]
 
 
-def test_a_column_of_lists_has_no_titles():
-    assert item_titles(pa.table({"title": [["a"], ["b"]]})) is None
+def test_a_list_of_words_is_a_title_and_other_lists_are_none():
+    words = pa.table({"title": [["Star", "Wars"], [], None]})
+    assert item_titles(words).to_pylist() == ["Star Wars", "", ""]
+    assert item_titles(pa.table({"title": [[1], [2]]})) is None
 
 
 def test_the_titles_are_read_even_if_no_feature_reads_them(tmp_path):

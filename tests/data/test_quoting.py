@@ -1,7 +1,11 @@
 """How a text file uses quotes, and the values that are read from it."""
 
+import csv
+import io
+
 import pytest
 
+from recdistill.data.delimited_text import _DoubledQuotes
 from recdistill.data.quoting import Quoting, quoting_of
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
@@ -40,6 +44,22 @@ def test_escaped_quotes_far_down_are_found(tmp_path):
     rows = "".join(f"{k},plain title\n" for k in range(100_000))
     text = f'item_id,title\n{rows}x,"a \\"b\\" c"\n'
     assert titles(tmp_path, text)[-1] == 'a "b" c'
+
+
+def test_only_backslashes_before_quotes_are_escapes(tmp_path, monkeypatch):
+    text = 'item_id,title\n1,CORP\\ann\n2,"C:\\new, \\"x\\" y"\n3,"D:\\\\"\n'
+    want = ["CORP\\ann", 'C:\\new, "x" y', "D:\\"]
+    assert titles(tmp_path, text) == want
+    for size in range(1, 9):
+        monkeypatch.setattr("recdistill.data.delimited_text.READ_BYTES", size)
+        source = _DoubledQuotes(io.BytesIO(text.encode()))
+        read = b"".join(iter(source.read, b"")).decode()
+        assert [row[1] for row in csv.reader(io.StringIO(read))][1:] == want
+
+
+def test_an_escaped_quote_outside_of_quotes_is_text(tmp_path):
+    text = 'item_id\ttitle\n1\tC:\\new\n2\tsay \\"hi\\" x\n'
+    assert titles(tmp_path, text, "items.tsv") == ["C:\\new", 'say \\"hi\\" x']
 
 
 def test_a_backslash_before_the_end_of_a_value_stays(tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 
+import pyarrow as pa
 import pytest
 
 from recdistill.data import read_tables
@@ -54,6 +55,23 @@ def test_typed_columns_are_compared_by_the_rule_of_raw_values(tmp_path):
     folder = write(tmp_path, interactions=log(paid=[True, False], stars=[5.0, 4.0]))
     data = kept(folder, "paid == 'true' and stars == 5")
     assert everything(data)["item_id"].to_pylist() == ["7"]
+
+
+def test_large_whole_numbers_are_compared_exactly():
+    batch = pa.record_batch(
+        {
+            "id": pa.array([2**53 + 1, 2**53, None]),
+            "hash": pa.array([2**64 - 1, 3, 4], pa.uint64()),
+        }
+    )
+    for text, want in (
+        (f"id == {2**53 + 1}", [True, False, False]),
+        (f"id != {2**53 + 1}", [False, True, False]),
+        (f"id < {2**53 + 1}", [False, True, False]),
+        ("hash > 9223372036854775807", [True, False, False]),
+        ("hash >= 3.5", [True, False, True]),
+    ):
+        assert RowFilter.parse(text).holds(batch, "log", 1).to_pylist() == want
 
 
 def test_errors_after_the_filter_name_the_row_of_the_file(tmp_path):

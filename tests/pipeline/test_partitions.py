@@ -118,6 +118,21 @@ def test_rows_of_one_query_and_time_are_one_list_unless_their_features_differ(tm
         assert part.first_of_list.tolist() == first
 
 
+def test_rows_of_one_request_need_not_be_neighbours(tmp_path):
+    table = {
+        "user_id": ["ann"] * 6,
+        "item_id": ["z", "a", "b", "c", "d", "e"],
+        "timestamp": [1, 5, 5, 5, 5, 5],
+        "device": ["web", "app", "web", None, "app", "web"],
+    }
+    data = small_pipelines.dataset(pa.table(table))
+    spec = CategorySpec(optional=True)
+    feature = FeatureColumn("device", spec, "interactions", "device")
+    (part,) = deal(data, tmp_path / "p", [feature])
+    assert part.table["row"].to_pylist() == [0, 1, 4, 2, 5, 3]
+    assert part.first_of_list.tolist() == [0, 1, 1, 3, 3, 5]
+
+
 def test_a_global_split_cuts_at_moments_that_all_queries_share(tmp_path):
     data = small_pipelines.dataset(
         [*history("ann", 0, 1, 2, 3, 4), *history("bob", 5, 6, 7, 8, 9)]
