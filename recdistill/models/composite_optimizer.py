@@ -88,6 +88,20 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         parts = [each for each in parts if each._trainable_variables]
         return parts[0].iterations if parts else self._iterations
 
+    def exclude_from_weight_decay(
+        self,
+        var_list: Sequence[keras.Variable] | None = None,
+        var_names: Sequence[str] | None = None,
+    ) -> None:
+        """Excludes variables from the weight decay of both optimizers.
+
+        Args:
+            var_list: The variables.
+            var_names: Regular expressions; variables whose path has one are excluded.
+        """
+        for optimizer in (self.tables, self.dense):
+            optimizer.exclude_from_weight_decay(var_list, var_names)
+
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Writes the averages of weights, where an optimizer keeps them."""
         for optimizer in (self.tables, self.dense):

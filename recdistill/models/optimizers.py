@@ -36,6 +36,13 @@ def summed(gradient: Gradient) -> Gradient:
     return tf.IndexedSlices(values, rows, gradient.dense_shape)
 
 
+def _divided(gradient: Gradient | None, scale: float) -> Gradient | None:
+    if isinstance(gradient, tf.IndexedSlices):
+        values = gradient.values / scale
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return None if gradient is None else gradient / scale
+
+
 class RowOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Base of the row-sparse optimizers.
 
@@ -52,6 +59,8 @@ class RowOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         ValueError: If `use_ema` is set: a moving average of the weights costs the whole
             table at every step.
     """
+
+    loss_scale_factor: float | None
 
     def __init__(self, learning_rate: Any, name: str, **options: Any) -> None:
         if options.get("use_ema"):
@@ -119,6 +128,24 @@ class RowOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if self.weight_decay is not None and self._use_weight_decay(variable):
             step += value * rate * tf.cast(self.weight_decay, variable.dtype)
         put(variable, rows, value - step)
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Updates the variables.
+
+        Args:
+            grads: One gradient for each variable.
+            trainable_variables: The variables; by default those of `build`.
+        """
+        scale = self.loss_scale_factor
+        if scale is None:
+            super().apply(grads, trainable_variables)
+            return
+        # Keras's own division does not accept `tf.IndexedSlices`.
+        self.loss_scale_factor = None
+        try:
+            super().apply([_divided(g, scale) for g in grads], trainable_variables)
+        finally:
+            self.loss_scale_factor = scale
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: `update_step` decays the rows that it updates."""

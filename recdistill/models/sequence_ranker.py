@@ -149,12 +149,10 @@ class SequenceRanker(CatalogueModel):
 
     def _estimated_loss(self, states: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
         """Cross-entropy of each position, with the softmax over drawn items."""
-        drawn = FIRST + tf.cast(
-            keras.random.uniform([self.negatives], seed=self._drawn)
-            * (self.items - FIRST),
-            target.dtype,
+        # Whole numbers: a float32 between 0 and 1 has only 2 ** 23 values.
+        drawn = keras.random.randint(
+            [self.negatives], FIRST, self.items, target.dtype, seed=self._drawn
         )
-        drawn = tf.minimum(drawn, self.items - 1)
         positive = tf.reduce_sum(states * self.item_vectors.of_ids(target), axis=1)
         others = tf.matmul(states, self.item_vectors.of_ids(drawn), transpose_b=True)
         # The sum of exponentials needs float32, whatever the policy of the model.

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -75,6 +76,7 @@ class ChildProcess:
             bufsize=0,
         )
         self._close = weakref.finalize(self, _stop, self._process, self._stderr)
+        self._lock = threading.Lock()
         self._read(READY, "could not be loaded", START_S)
         hello = self._read(HELLO, "could not be loaded", load_s)
         self.hello: dict[str, Any] = json.loads(hello.item())
@@ -85,6 +87,19 @@ class ChildProcess:
         Raises:
             TeacherError: If the model fails, the process ends, or it is late.
         """
+        with self._lock:
+            try:
+                self._send(inputs)
+                return self._read(SCORES, "failed", SCORE_S)
+            except TeacherError:
+                raise
+            except BaseException:
+                # An interrupted call leaves its answer in the pipe, where the next one
+                # would take it for its own.
+                self._process.kill()
+                raise
+
+    def _send(self, inputs: Mapping[str, np.ndarray]) -> None:
         stdin = self._process.stdin
         # If the process has ended, `_read` reports its last lines.
         with contextlib.suppress(OSError, ValueError):
@@ -92,7 +107,6 @@ class ChildProcess:
                 frame = io.BytesIO()
                 write_frame(frame, {k: _sendable(v) for k, v in inputs.items()})
                 _write_all(stdin, frame.getbuffer())
-        return self._read(SCORES, "failed", SCORE_S)
 
     def close(self) -> None:
         """Ends the process."""
@@ -154,9 +168,12 @@ class _Deadline:
             TimeoutError: If the deadline has passed.
         """
         parts, missing = [], size
+        # Unlike `select`, it takes descriptors above 1,023.
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
         while missing > 0:
             left = max(0.0, self._end - time.monotonic())
-            if not select.select([self._descriptor], [], [], left)[0]:
+            if not poll.poll(1e3 * left):
                 raise TimeoutError("The deadline has passed.")
             part = os.read(self._descriptor, min(missing, 1 << 20))
             if not part:

@@ -126,7 +126,9 @@ def _numbers(values: np.ndarray, spec: InputSpec, what: str, where: str) -> np.n
                 f"The {what} must be numbers to become {where}, which takes "
                 f"{spec.dtype}. Received: {text!r}"
             ) from None
-    kind = "int64" if integer else "float64"
+    kind = "float64"
+    if integer:
+        kind = "uint64" if spec.dtype == "uint64" and min(numbers) >= 0 else "int64"
     try:
         return np.asarray(numbers, kind)[place].reshape(values.shape)
     except OverflowError:

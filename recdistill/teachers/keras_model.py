@@ -110,8 +110,16 @@ def _declared(model: keras.Model) -> Mapping[str, InputSpec] | None:
     """Inputs by name: the key in a dict of inputs, else the name of the tensor."""
     if not getattr(model, "inputs", None):
         return None  # A subclass of keras.Model does not declare its inputs.
-    structure = model.input
+    # A `Sequential` that was not called has inputs, but no `input`.
+    structure = getattr(model, "_inputs_struct", None)
     if isinstance(structure, dict):
+        nested = [name for name, value in structure.items() if isinstance(value, dict)]
+        if nested:
+            raise TeacherError(
+                "The inputs of a Keras teacher must be one dict, without dicts inside. "
+                f"Received: a dict for {nested[0]!r}. Wrap the model in one with flat "
+                "inputs, or use kind 'callable'."
+            )
         return {name: input_spec(tensor) for name, tensor in structure.items()}
     return {tensor.name: input_spec(tensor) for tensor in model.inputs}
 

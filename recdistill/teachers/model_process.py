@@ -134,7 +134,10 @@ class LegacyModel:
         self.variables = list(getattr(model, "variables", []))
         names = getattr(model, "input_names", None)
         if getattr(model, "inputs", None) and names:
-            self.specs = dict(zip(names, model.inputs, strict=True))
+            # A dict of inputs is called with its keys, not with the layers' names.
+            named = isinstance(model.input, dict)
+            inputs = zip(names, model.inputs, strict=True)
+            self.specs = dict(model.input if named else inputs)
         self.call = tf.function(lambda inputs: model(inputs), reduce_retracing=True)
 
     def hello(self) -> dict[str, Any]:
@@ -168,6 +171,8 @@ class LegacyModel:
                     f"`output` must be one of {sorted(answer)}. Received: {name!r}"
                 )
             answer = answer[name]
+        if answer.dtype == tf.bfloat16:  # A frame has NumPy's own types only.
+            answer = tf.cast(answer, tf.float32)
         return np.asarray(answer)
 
 

@@ -211,7 +211,7 @@ class ExternalTeacher:
             # In a row of several numbers, 0 is padding.
             numbers = values.dtype.kind in "iu" and values.ndim > 1
             padding = "0" if numbers and values.shape[-1] > 1 else ""
-            different, place = np.unique(values.astype(str), return_inverse=True)
+            different, place = np.unique(_as_keys(values), return_inverse=True)
             index = [
                 FIRST
                 if text in vocabularies[name] and text
@@ -283,6 +283,8 @@ class ExternalTeacher:
                 f"{error}"
             ) from error
         answer = self._column(answer, shape)
+        if answer.dtype.name == "bfloat16":  # Of a kind that NumPy does not know.
+            answer = answer.astype("float32")
         if answer.shape != shape or answer.dtype.kind not in "fiu":
             raise TeacherError(
                 f"The teacher {self.model.label} must give one number for each "
@@ -361,3 +363,15 @@ def _slots(
         _Slot(name, feature, None if declared is None else declared[name])
         for name, feature in inputs.items()
     ]
+
+
+def _as_keys(values: np.ndarray) -> np.ndarray:
+    """Values as the texts that a table of keys has; "" for a missing number.
+
+    A fraction is cut, as by the cast of a float input in front of an `IntegerLookup`.
+    """
+    if values.dtype.kind != "f":
+        return values.astype(str)
+    finite = np.isfinite(values)
+    whole = np.where(finite, np.trunc(values), 0).astype("int64").astype(str)
+    return np.where(finite, whole, "")

@@ -75,6 +75,23 @@ def test_averages_of_weights_are_written_at_the_end():
         np.testing.assert_array_equal(weight.numpy(), average.numpy())
 
 
+@pytest.mark.parametrize("names", [["bias", "embeddings"], ["bias"], ["embeddings"]])
+def test_variables_are_excluded_from_the_weight_decay_of_both(names):
+    optimizer = CompositeOptimizer(
+        LazyAdam(0.1, weight_decay=0.5), keras.optimizers.SGD(0.1, weight_decay=0.5)
+    )
+    layer = keras.layers.Embedding(3, 1, embeddings_initializer="ones")
+    layer.build()
+    bias = keras.Variable([1.0], name="bias")
+    optimizer.exclude_from_weight_decay(var_names=names)
+    rows = tf.IndexedSlices(tf.zeros((1, 1)), [1], [3, 1])
+    optimizer.apply([rows, tf.zeros(1)], [layer.embeddings, bias])
+    decayed = 1.0 - 0.1 * 0.5
+    assert float(bias[0]) == pytest.approx(1.0 if "bias" in names else decayed)
+    row = 1.0 if "embeddings" in names else decayed
+    assert float(layer.embeddings[1, 0]) == pytest.approx(row)
+
+
 def test_a_loss_scale_is_refused():
     scaled = keras.optimizers.SGD(0.1, loss_scale_factor=2.0, name="scaled")
     with pytest.raises(ValueError, match=r"`loss_scale_factor`.*scaled"):

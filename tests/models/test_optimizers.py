@@ -118,6 +118,26 @@ def test_with_all_rows_in_every_gradient_lazy_adam_is_keras_adam():
 
 
 @OPTIMIZERS
+def test_scaled_gradients_are_divided_by_the_scale(kind):
+    ours, theirs, whole = table(), table(), table()
+    scaled = kind(0.1, loss_scale_factor=8.0)
+    for gradient in BATCHES:
+        values = gradient.values * 8.0
+        big = tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+        scaled.apply([big], [ours])
+    plain = kind(0.1)
+    for gradient in BATCHES:
+        plain.apply([gradient], [theirs])
+    np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    assert scaled.loss_scale_factor == 8.0
+    dense_one = kind(0.1, loss_scale_factor=8.0)
+    dense_one.apply([tf.fill((ROWS, WIDTH), 8.0)], [whole])
+    other = table()
+    kind(0.1).apply([tf.ones((ROWS, WIDTH))], [other])
+    np.testing.assert_array_equal(whole.numpy(), other.numpy())
+
+
+@OPTIMIZERS
 def test_a_dense_gradient_touches_all_rows(kind):
     ours, theirs = table(), table()
     whole = slices(list(range(ROWS)), 4)

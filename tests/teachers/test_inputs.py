@@ -52,6 +52,13 @@ def test_large_integers_are_exact():
     assert convert(text, "int64").tolist() == [2**53 + 1, -(2**62)]
 
 
+def test_hashes_of_64_bits_fit_unsigned_integers():
+    text = np.array([str(2**64 - 1), "0"], object)
+    assert convert(text, "uint64").tolist() == [2**64 - 1, 0]
+    with pytest.raises(TeacherError, match="must fit uint64"):
+        convert(np.array(["-1"], object), "uint64")
+
+
 def test_missing_text_is_nan_in_a_float_input():
     got = convert(np.array(["", "0.5"], object), "float32")
     np.testing.assert_array_equal(got, np.array([np.nan, 0.5], "float32"))

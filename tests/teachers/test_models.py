@@ -66,6 +66,18 @@ class TestKeras:
         inputs = {"b": np.ones(2, "float32"), "a": np.full(2, 5.0, "float32")}
         assert model.predict(inputs).tolist() == [4.0, 4.0]
 
+    def test_a_sequential_model_is_named_by_its_input(self):
+        layers = [keras.Input((1,), name="x"), keras.layers.Dense(1)]
+        assert KerasModel(keras.Sequential(layers)).inputs == {
+            "x": InputSpec("float32", (None, 1))
+        }
+
+    def test_a_dict_of_dicts_is_an_error(self):
+        x, y = keras.Input((1,), name="x"), keras.Input((1,), name="y")
+        model = keras.Model({"query": {"x": x}, "y": y}, x + y)
+        with pytest.raises(TeacherError, match=r"without dicts inside.*'query'"):
+            KerasModel(model)
+
     def test_one_of_several_outputs_is_chosen_by_name(self):
         x = keras.Input((), name="x")
         model = keras.Model([x], {"score": x * 2, "other": x})
@@ -394,6 +406,11 @@ def build(path=None):
     x = tf_keras.Input((1,), name="x")
     return tf_keras.Model([x], {"twice": 2 * x, "path": x})
 
+def named(path=None):
+    import tf_keras
+    x = tf_keras.Input((1,), name="a_layer")
+    return tf_keras.Model({"x": x}, 2 * x)
+
 def odd(path=None):
     def call(inputs):
         if float(inputs["x"][0]) == 13.0:
@@ -428,6 +445,13 @@ def odd(path=None):
         model.close()
         with pytest.raises(TeacherError, match="its process ended"):
             model.predict(inputs)
+
+    def test_inputs_in_a_dict_are_named_by_their_keys(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        model = TfKerasModel(factory="their_models:named")
+        assert model.inputs == {"x": InputSpec("float32", (None, 1))}
+        assert model.predict({"x": np.array([[3.0]], "float32")}).tolist() == [[6.0]]
+        model.close()
 
     def test_a_crash_is_an_error_with_the_last_lines(self, folder, monkeypatch):
         monkeypatch.chdir(folder)

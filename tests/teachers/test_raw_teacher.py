@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from recdistill.errors import TeacherError
 from recdistill.teachers import ExternalTeacher, InputSpec
@@ -227,6 +228,20 @@ def test_values_that_the_model_does_not_know_are_counted():
     found(batch())
     with pytest.raises(TeacherError, match=message):
         found.check_known()
+
+
+def test_a_float_is_looked_up_as_the_whole_number_that_the_model_makes_of_it():
+    model = Model(change=np.abs)
+    model.vocabularies = {"age": {"1", "20"}}
+    found = teacher(model)
+    found(batch())
+    assert found.unknown.shares() == {"age": 0.5}
+
+
+def test_scores_in_bfloat16_are_numbers():
+    model = Model(change=lambda scores: tf.cast(scores, tf.bfloat16))
+    got = teacher(model)(batch())
+    np.testing.assert_allclose(got, expected(batch()), rtol=1e-2)
 
 
 def test_a_batch_without_raw_values_is_an_error():
