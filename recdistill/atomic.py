@@ -47,19 +47,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     # A fixed name, so that the next run removes what a killed process left behind.
     temporary = path.with_name(f".{path.name}.partial")
-    remove(temporary)
-    # A new file. Opening one that exists could follow a link to another file.
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
+        remove(temporary)
+        # A new file. Opening one that exists could follow a link to another file.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         yield temporary
         sync_to_disk(temporary)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno and error.filename is None:  # A full disk names no file.
-            error.filename = str(path)
+        # A full disk names no file, and nobody asked for the temporary one.
+        if error.errno and error.filename in (None, str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def require_space(folder: Path, size: int) -> None:

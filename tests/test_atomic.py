@@ -61,6 +61,12 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    target = tmp_path / "none" / "file"
+    with pytest.raises(OSError, match=r"No such file.*: '.*none/file'$"):
+        atomic_write(target).__enter__()
+
+
 def test_a_link_at_the_temporary_name_is_not_followed(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("untouched")

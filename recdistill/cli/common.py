@@ -113,6 +113,24 @@ def check_options(
                 )
 
 
+def check_output(option: str, file: Path | None) -> None:
+    """Checks, before any work, that an output file can be written.
+
+    Args:
+        option: The option that names it.
+        file: The file; None is not checked.
+
+    Raises:
+        ConfigError: If its folder does not exist, or there is a folder of this name.
+    """
+    if file is None:
+        return
+    if file.is_dir() or not file.parent.is_dir():
+        raise ConfigError(
+            f"`{option}` must be a file in an existing folder. Received: {file}"
+        )
+
+
 @contextlib.contextmanager
 def without_startup_notes() -> Iterator[None]:
     """Hides what TensorFlow's libraries print while they are imported.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from recdistill.cli.common import AsJson, errors_as_paragraphs
+from recdistill.cli.common import AsJson, check_output, errors_as_paragraphs
 from recdistill.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def compare(
     """
     with errors_as_paragraphs():
         chosen = _models(models)
+        check_output("--html", html)
         from recdistill.evaluation.report.comparison_tables import (
             comparison_json,
             render_comparison,
@@ -94,7 +95,7 @@ def compare(
         return
     Console().print(render_comparison(comparison, facts))
     if html is not None:
-        Console().print(f"\nPage  {html}", crop=False, soft_wrap=True)
+        typer.echo(f"\nPage  {html}")
 
 
 def _models(given: list[str] | None) -> list[ModelName]:

@@ -13,6 +13,7 @@ from recdistill.cli.common import (
     AsJson,
     ExportFolder,
     check_options,
+    check_output,
     errors_as_paragraphs,
     without_startup_notes,
 )
@@ -71,23 +72,24 @@ def drift(
     """
     with errors_as_paragraphs(), Display(as_json) as display:
         check_options({"--sample": (sample, 2, 10_000_000)})
+        check_output("--prometheus", prometheus)
         display.progress("Starting TensorFlow", 0, None)
         with without_startup_notes():
             from recdistill.pipeline.drift_check import check_drift
         found = check_drift(
             export, data, folder=run, sample=sample, progress=display.progress
         )
-        if prometheus is not None:
-            from recdistill.atomic import atomic_write
-            from recdistill.pipeline.drift_metrics import as_textfile
-
-            with atomic_write(prometheus) as temporary:
-                temporary.write_text(as_textfile(found), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
     else:
         from recdistill.pipeline.drift_metrics import as_table
 
         Console().print(as_table(found))
+    if prometheus is not None:
+        from recdistill.atomic import atomic_write
+        from recdistill.pipeline.drift_metrics import as_textfile
+
+        with errors_as_paragraphs(), atomic_write(prometheus) as temporary:
+            temporary.write_text(as_textfile(found), encoding="utf-8")
     if found.worse:
         raise typer.Exit(DISTIL_AGAIN)

@@ -19,6 +19,7 @@ from recdistill.cli.common import (
     MOST_THREADS,
     AsJson,
     check_options,
+    check_output,
     errors_as_paragraphs,
     without_startup_notes,
 )
@@ -185,11 +186,14 @@ def load_test(
             result, search = _measure(
                 where, work, load, budget_ms, reload_during, display
             )
-        if plot is not None:
-            from recdistill.serving.load_test.load_plot import plot_load_test
+    _show(result, search, as_json)
+    if plot is not None:
+        from recdistill.serving.load_test.load_plot import plot_load_test
 
+        with errors_as_paragraphs():
             plot_load_test(result, plot)
-    _show(result, search, plot, as_json)
+        if not as_json:
+            typer.echo(f"\n{plot}")
 
 
 def _measure(
@@ -223,9 +227,7 @@ def _measure(
     return result, None
 
 
-def _show(
-    result: LoadResult, search: RateSearch | None, plot: Path | None, as_json: bool
-) -> None:
+def _show(result: LoadResult, search: RateSearch | None, as_json: bool) -> None:
     if as_json:
         content = result.to_json()
         if search is not None:
@@ -234,10 +236,7 @@ def _show(
         return
     from recdistill.serving.load_test.load_report import render_load_test
 
-    console = Console()
-    console.print(render_load_test(result, search))
-    if plot is not None:
-        console.print(f"\n{plot}", soft_wrap=True, highlight=False)
+    Console().print(render_load_test(result, search))
 
 
 @contextlib.contextmanager
@@ -286,8 +285,7 @@ def _check_paths(
         raise LoadTestError(
             f"`--plot` must end in .png, .svg or .pdf. Received: {plot}"
         )
-    if plot is not None and not plot.parent.is_dir():
-        raise LoadTestError(f"`--plot` must be in an existing folder. Received: {plot}")
+    check_output("--plot", plot)
     if reload is not None and budget_ms is not None:
         raise LoadTestError(
             "`--reload-during` cannot be combined with `--p99-budget`. Received: both"

@@ -44,8 +44,10 @@ app = typer.Typer(
         "Distil a heavy ranking model into a light two-tower student for TensorFlow "
         "Serving.\n\n"
         "A pipeline is one TOML file. **recdistill run FILE** runs all of its "
-        f"steps: {' → '.join(STEPS)}. Finished steps are skipped, so an "
-        "interrupted run continues where it stopped.\n\n"
+        f"steps: {' → '.join(STEPS)}. The step `assistant` runs only with "
+        "`distill.assistant`, `pilot` and `closure` only with retrieved lists (by "
+        "default above 5,000 items). Finished steps are skipped, so an interrupted run "
+        "continues where it stopped.\n\n"
         "Start with **recdistill init FOLDER**, which writes a pipeline for your data, "
         "or with **recdistill run pipelines/movielens_100k.toml**."
     ),

@@ -34,12 +34,13 @@ class Display:
     terminal, an activity has a line at its start and another every 30 seconds.
 
     Args:
-        as_json: Print nothing, because stdout is read by a program.
+        as_json: Print only warnings: a program reads the result from stdout.
         console: The console; by default stderr.
     """
 
     def __init__(self, as_json: bool, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, quiet=as_json)
+        self._console = console or Console(stderr=True)
+        self._silent = as_json
         self._has_bar = self._console.is_terminal and not as_json
         self._has_lines = not self._has_bar and not as_json
         self._bar = Progress(
@@ -92,6 +93,8 @@ class Display:
 
     def announce(self, step: str, artefact: Artefact) -> None:
         """Prints the line of a finished step."""
+        if self._silent:
+            return
         self.clear()
         seconds = artefact.record["seconds"]
         state = (
@@ -110,7 +113,8 @@ class Display:
     def say(self, message: str) -> None:
         """Prints a line."""
         self.clear()
-        self._print(Text(f"  {message}"), soft_wrap=True)
+        if not self._silent:
+            self._print(Text(f"  {message}"), soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Prints a warning as one paragraph."""
@@ -127,7 +131,7 @@ class Display:
     def print_state(self) -> None:
         """Prints a line about the current activity, if there is one."""
         task = self._current
-        if task is not None:
+        if task is not None and not self._silent:
             self._print(Text(f"  {task.description}: {_state(task)}"), soft_wrap=True)
 
     def _print(self, text: Text, soft_wrap: bool = False) -> None:

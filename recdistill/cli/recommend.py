@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def recommend(
         str | None,
         typer.Option(
             metavar="IDS",
-            help="Items of the history, oldest first, such as 50,181.",
+            help="Items of the history, oldest first, such as 50,181. An id with a "
+            "comma is written in double quotes.",
         ),
     ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="Number of items.")] = 10,
@@ -118,8 +120,13 @@ def recommend(
 
 
 def _ids(text: str | None) -> list[str]:
-    """The ids of a comma-separated list."""
-    return [each.strip() for each in (text or "").split(",") if each.strip()]
+    """The ids of a comma-separated list; one with a comma is in double quotes."""
+    rows = csv.reader([text or ""], skipinitialspace=True)
+    return [each.strip() for row in rows for each in row if each.strip()]
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return ", ".join(f'"{each}"' if "," in each else each for each in ids)
 
 
 def _given(query: str | None) -> dict[str, Any]:
@@ -315,9 +322,9 @@ class _Shown:
                 f"not given, unknown to the model: {', '.join(self.asked.missing)}"
             )
         for name, values in self.unknown.items():
-            notes.append(f"{name}: never seen in training: {', '.join(values)}")
+            notes.append(f"{name}: never seen in training: {_listed(values)}")
         if self.not_items:
-            notes.append(f"no items of the catalogue: {', '.join(self.not_items)}")
+            notes.append(f"no items of the catalogue: {_listed(self.not_items)}")
         return [Text(note) for note in notes]
 
     def _named(self, item: str) -> str:

@@ -122,10 +122,13 @@ def _show(
     further = [f"recdistill export {command}"]
     if step == "export":
         artefacts = {"SavedModel": artefact.record["path"]}
-        base = Path(artefact.record["path"]).parent.resolve()
+        folder = Path(artefact.record["path"]).parent
+        base = folder.resolve()
+        server = ["tensorflow_model_server", "--rest_api_port=8501"]
+        server += [f"--model_name={base.name}", f"--model_base_path={base}"]
         further = [
-            f"tensorflow_model_server --rest_api_port=8501 "
-            f"--model_name={settings.name} --model_base_path={base}",
+            shlex.join(["recdistill", "serve", str(folder)]),
+            shlex.join(server),
             f"recdistill run {command} --set student.dim=64",
         ]
     _print_receipt(settings, artefacts, further)

@@ -91,7 +91,6 @@ def serving_config(
         )
         from recdistill.export.layout import find_version
         from recdistill.serving.deploy.tuning import (
-            ONLINE,
             render_sweep,
             sweep,
             write_configuration,
@@ -102,7 +101,7 @@ def serving_config(
             find_version(export),
             budget_ms=budget_ms,
             threads=threads or os.cpu_count() or 1,
-            signatures=signature or ONLINE,
+            signatures=signature,
             candidates=candidates,
             seconds=seconds,
         )

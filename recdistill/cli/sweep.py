@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import typer
@@ -68,7 +69,7 @@ def sweep(
     console.print(render_sweep(found))
     for label, text in (
         ("page", found["files"]["page"]),
-        ("run it", f"recdistill run {found['files']['knee']}"),
+        ("run it", shlex.join(["recdistill", "run", found["files"]["knee"]])),
     ):
         console.print(unbroken_line((f"{label:<8}", "dim"), text), crop=False)
 

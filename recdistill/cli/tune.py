@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 import typer
@@ -70,7 +71,7 @@ def tune(
     console.print(render_tuning(found))
     for label, text in (
         ("page", found["files"]["page"]),
-        ("run it", f"recdistill run {found['files']['best']}"),
+        ("run it", shlex.join(["recdistill", "run", found["files"]["best"]])),
     ):
         console.print(unbroken_line((f"{label:<8}", "dim"), text), crop=False)
 

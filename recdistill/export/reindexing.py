@@ -22,7 +22,7 @@ import tensorflow as tf
 from recdistill.atomic import require_space
 from recdistill.data import column_values
 from recdistill.data.dataset import Progress, no_progress
-from recdistill.errors import ReindexError
+from recdistill.errors import DataError, ReindexError
 from recdistill.export.layout import (
     EXTRA,
     REAL_QUERIES,
@@ -52,7 +52,12 @@ from recdistill.export.unknown_items import (
 from recdistill.features.raw_numbers import as_doubles, converted, vector_of
 from recdistill.features.raw_text import BadValueError, is_text, plain
 from recdistill.features.specs import SPECS, FeatureSpec
-from recdistill.retrieval.catalogue import CHECKPOINT_KEY, Catalogue, stored_bytes
+from recdistill.retrieval.catalogue import (
+    CHECKPOINT_KEY,
+    Catalogue,
+    check_unique,
+    stored_bytes,
+)
 from recdistill.retrieval.indexing import IndexSettings
 
 __all__ = ["ReindexError", "reindex"]
@@ -86,14 +91,14 @@ def reindex(
 
     Raises:
         ReindexError: If the version does not exist, cannot be reindexed or has no
-            candidate tower, if there are fewer items than `top_k`, or if all values of
-            a feature are unknown to the model.
+            candidate tower, if there are fewer items than `top_k`, if a column is
+            missing, if an item occurs twice, or if all values of a feature are unknown
+            to the model.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If a file of the version is damaged.
         ExportError: If the new version does not answer as its towers do.
         BusyError: If another process is publishing to the same place.
-        ValueError: If an item occurs twice; DataError, a ValueError, if the table has a
-            bad value.
+        DataError: If the table has a bad value.
     """
     old, manifest = _opened(folder, version)
     if items.num_rows < manifest["top_k"]:
@@ -178,7 +183,13 @@ def _live(
     [log] = read_logs(old / REAL_QUERIES)
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
-    item_rows, ids = _item_rows(manifest["schema"], items)
+    try:
+        item_rows, ids = _item_rows(manifest["schema"], items)
+        check_unique(ids)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise ReindexError(str(error)) from error
     described = manifest["signatures"]["encode_candidates"]["inputs"]
     specs = {
         name: tf.TensorSpec(info["shape"], info["dtype"])

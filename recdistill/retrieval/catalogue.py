@@ -40,6 +40,24 @@ class _RowsOf(TableInitializerBase):  # type: ignore[misc]
         )
 
 
+def check_unique(item_ids: Sequence[str]) -> None:
+    """Checks that ids can be those of a catalogue.
+
+    Args:
+        item_ids: Id of each item.
+
+    Raises:
+        ValueError: If an id is repeated or empty.
+    """
+    counts = Counter(item_ids)
+    wrong = next((i for i, count in counts.items() if count > 1 or not i), None)
+    if wrong is not None:
+        raise ValueError(
+            "`item_ids` must hold each id once, and none may be empty. "
+            f"Received: {wrong!r}"
+        )
+
+
 class Catalogue(tf.Module):  # type: ignore[misc]
     """Item ids and the index over their embeddings.
 
@@ -63,14 +81,7 @@ class Catalogue(tf.Module):  # type: ignore[misc]
 
     def __init__(self, item_ids: Sequence[str], index: Index) -> None:
         super().__init__(name="catalogue")
-        wrong = [
-            id_ for id_, count in Counter(item_ids).items() if count > 1 or not id_
-        ]
-        if wrong:
-            raise ValueError(
-                "`item_ids` must hold each id once, and none may be empty. "
-                f"Received: {wrong[0]!r}"
-            )
+        check_unique(item_ids)
         if len(item_ids) != index.items():
             raise ValueError(
                 f"`item_ids` must have one id for each of the {int(index.items())} "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from recdistill.export.layout import find_version, read_manifest
+from recdistill.export.layout import find_version, read_manifest, verified_manifest
 from recdistill.export.title_file import titles_of
 from recdistill.features.encoders import UNKNOWN
 from recdistill.serving.client.contract import (
@@ -41,7 +41,7 @@ class ExportedModel:
 
     Raises:
         NotAnExportError: If there is no SavedModel with a manifest.
-        ArtefactError: If the manifest is damaged.
+        ArtefactError: If a file is damaged.
     """
 
     def __init__(self, export: Path) -> None:
@@ -51,7 +51,12 @@ class ExportedModel:
             name: _contract(entry)
             for name, entry in self.manifest["signatures"].items()
         }
-        self._model = tf.saved_model.load(str(self.path))
+        try:
+            self._model = tf.saved_model.load(str(self.path))
+        except Exception:
+            # Names the damaged file, which TensorFlow does not.
+            verified_manifest(self.path)
+            raise
 
     @property
     def features(self) -> SignatureContract:

@@ -72,6 +72,18 @@ def test_runs_of_other_lists_are_one_paragraph_and_exit_code_2(folder):
     assert_is_one_paragraph(result, "`--model` must be one of popularity, baseline,")
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_the_comparison(
+    folder, tmp_path
+):
+    for place in (tmp_path, tmp_path / "none" / "page.html"):
+        result = call("compare", folder / "films", folder / NAME, "--html", place)
+        assert result.exit_code == 2
+        assert_is_one_paragraph(result, f"existing folder. Received: {place}")
+    named = tmp_path / "page[new].html"
+    result = call("compare", folder / "films", folder / NAME, "--html", named)
+    assert result.stdout.rstrip().endswith(f"Page  {named}")
+
+
 def test_runs_are_listed_one_line_each(folder):
     result = call("runs", folder)
     assert result.exit_code == 0

@@ -65,7 +65,7 @@ def test_a_report_is_printed_without_json(server, lines):
         ({"--model": "books"}, "Servable not found for request: books"),
         ({"--signature": "guess"}, "`--signature` must be one of ['encode_query'"),
         ({"--plot": "a.txt"}, "`--plot` must end in .png"),
-        ({"--plot": "nowhere/a.png"}, "`--plot` must be in an existing folder"),
+        ({"--plot": "nowhere/a.png"}, "`--plot` must be a file in an existing folder"),
         (
             {"--deadline": "1"},
             "A time must look like 10ms or 1s, and be at most a day.",

@@ -1,10 +1,13 @@
 """`recdistill recommend`: titles, unknown values and options, without a server."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from recdistill.errors import ArtefactError
+from recdistill.export.layout import find_version
 from recdistill.serving import exported_model
 from tests.cli.command_line import assert_is_one_paragraph, call
 from tests.small_models import films_items, films_schema, films_student
@@ -98,6 +101,26 @@ def test_features_that_are_not_given_are_unknown_to_the_model(exported):
     found = json.loads(result.stdout)
     assert found["not_given"] == ["Age", "jobs", "taste", "user_id"]
     assert found["query"]["history"] == ["item-2", "item-0"]
+
+
+def test_a_damaged_export_is_named(exported, tmp_path):
+    copied = tmp_path / "films"
+    shutil.copytree(find_version(exported), copied / "1")
+    [weights] = (copied / "1" / "variables").glob("*.data*")
+    with weights.open("r+b") as file:
+        file.truncate(100)
+    real = type(exported_model.ExportedModel(exported))
+    with pytest.raises(ArtefactError, match=rf"{weights.name}.*write the version"):
+        real(copied)
+
+
+def test_ids_with_commas_are_written_in_quotes():
+    from recdistill.cli.recommend import _ids, _listed
+
+    assert _ids('50, 181,"a, b" ,') == ["50", "181", "a, b"]
+    assert _ids('5" disk, x') == ['5" disk', "x"]
+    assert _ids(None) == []
+    assert _listed(["50", "a, b"]) == '50, "a, b"'
 
 
 def test_numbers_are_accepted_as_ids():

@@ -206,7 +206,7 @@ def test_a_version_that_answers_wrongly_is_not_published(first, monkeypatch):
     ],
 )
 def test_items_or_versions_that_do_not_fit_are_refused(first, items, version, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ReindexError, match=message):
         reindex(first.path.parent, items, version=version)
 
 

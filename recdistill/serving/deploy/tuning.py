@@ -53,7 +53,7 @@ class Sweep:
     """Latencies by batch size, and the batching parameters chosen from them.
 
     Attributes:
-        name: Name of the model.
+        name: Name of the model's folder, and of the model on a server.
         times: The measurements.
         slowest: By batch size, the largest p50 and the largest p99 of all signatures.
         choice: Batching parameters and the reasons for them.
@@ -72,7 +72,7 @@ def sweep(
     *,
     budget_ms: float,
     threads: int,
-    signatures: Sequence[str] = ONLINE,
+    signatures: Sequence[str] | None = None,
     candidates: int = 100,
     seconds: float = 0.5,
 ) -> Sweep:
@@ -86,23 +86,27 @@ def sweep(
         model: SavedModel folder of an export.
         budget_ms: Budget of the p99 inside the server, in milliseconds.
         threads: Number of concurrent batches: the cores of the server.
-        signatures: Signatures that will be called; they share the batching parameters.
+        signatures: Signatures that will be called; they share the batching parameters
+            (default: those of `ONLINE` that the model has).
         candidates: Candidates of each row of `rank`.
         seconds: Duration of the measurement of each call.
 
     Raises:
         ConfigError: If the budget is too small for a single row.
         NotAnExportError: If the model has no manifest.
-        TimingError: If the model cannot be timed or has none of the signatures.
+        TimingError: If the model cannot be timed or lacks one of the signatures.
     """
     manifest = read_manifest(model)
     known: Mapping[str, Any] = manifest["signatures"]
-    chosen = {name: known[name] for name in signatures if name in known}
-    if not chosen:
+    if signatures is None:
+        signatures = [name for name in ONLINE if name in known]
+    unknown = set(signatures) - set(known)
+    if unknown or not signatures:
         raise TimingError(
-            f"`signatures` must include one of {sorted(known)}. "
+            f"`signatures` must be some of {sorted(known)}. "
             f"Received: signatures={list(signatures)}"
         )
+    chosen = {name: known[name] for name in signatures}
     calls = [
         Call(name, size, candidates if name == "rank" else None)
         for name in chosen
@@ -117,7 +121,9 @@ def sweep(
         pad=padding(chosen),
         warm_up_rows=times.warm_up_rows,
     )
-    return Sweep(manifest["name"], times, slowest, choice, budget_ms)
+    # Servers find the model by its folder, which may have another name than the export.
+    name = model.resolve().parent.name
+    return Sweep(name, times, slowest, choice, budget_ms)
 
 
 def slowest_by_size(times: ModelTimes) -> dict[int, CallTime]:

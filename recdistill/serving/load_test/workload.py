@@ -116,7 +116,7 @@ def rows_of(queries: Sequence[Query], contract: SignatureContract, k: int) -> li
         features = {name: value for name, value in query.items() if name in wanted}
         row = batch_of(contract, [features])
         if "k" in contract.inputs:
-            row["k"] = np.array([query.get("k", k)], "int32")
+            row["k"] = np.array([_k(query, k, number)], "int32")
         for name in ("exclude_ids", "allow_ids", "candidate_ids"):
             if name in contract.inputs:
                 row[name] = _ids(name, query, number)
@@ -203,6 +203,18 @@ def _plain(value: object) -> object:
     """Python value of a NumPy scalar, with bytes decoded to text."""
     plain = value.item() if isinstance(value, np.generic) else value
     return plain.decode() if isinstance(plain, bytes) else plain
+
+
+def _k(query: Query, default: int, number: int) -> int:
+    k = query.get("k")
+    if k is None:
+        return default
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k < 2**31:
+        raise QueryError(
+            "`queries` must have whole numbers from 1 to 2,147,483,647 as 'k'. "
+            f"Received: {k!r} in query {number}"
+        )
+    return k
 
 
 def _ids(name: str, query: Query, number: int) -> np.ndarray:

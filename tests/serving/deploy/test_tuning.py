@@ -1,6 +1,7 @@
 """tuning: batching parameters and files from made-up times."""
 
 import re
+import shutil
 
 import pytest
 from rich.console import Console
@@ -70,9 +71,24 @@ def test_the_slowest_signature_decides(swept):
     assert done.choice.batching.max_batch_size == 32
 
 
-def test_unknown_signatures_are_refused(exported):
-    with pytest.raises(TimingError, match=r"rank.*signatures=\['rnak'\]"):
-        sweep(exported / "1", budget_ms=10, threads=1, signatures=["rnak"])
+@pytest.mark.parametrize("given", [["rnak"], ["rank", "rnak"], []])
+def test_unknown_signatures_are_refused(exported, given):
+    with pytest.raises(TimingError, match=r"some of.*rank.*signatures=\["):
+        sweep(exported / "1", budget_ms=10, threads=1, signatures=given)
+
+
+def test_the_model_has_the_name_of_its_folder(exported, tmp_path, monkeypatch):
+    copied = tmp_path / "films_copy"
+    shutil.copytree(exported / "1", copied / "1")
+    monkeypatch.setattr(
+        tuning,
+        "time_model",
+        lambda model, calls, **_: times_of(
+            [(each, load(1.0, 2.0)) for each in calls], path=model
+        ),
+    )
+    done = sweep(copied / "1", budget_ms=20.0, threads=1)
+    assert done.name == "films_copy"
 
 
 def test_a_model_without_a_manifest_is_refused(tmp_path):

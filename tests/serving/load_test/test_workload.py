@@ -96,6 +96,14 @@ class TestQueries:
         assert [row["exclude_ids"].tolist() for row in rows] == [[[""]], [["", "b"]]]
         assert [row["candidate_ids"].tolist() for row in rows] == [[["a"]], [[""]]]
 
+    @pytest.mark.parametrize("k", [0, -1, True, 2.0, "ten", [1], 2**31])
+    def test_a_k_that_is_no_positive_int32_is_refused(self, k):
+        query = {"age": 1, "history": [], "candidate_ids": [], "k": k}
+        with pytest.raises(QueryError, match=r"2,147,483,647 as 'k'.*in query 0"):
+            rows_of([query], CONTRACT, k=1)
+        [row] = rows_of([{**query, "k": None}], CONTRACT, k=7)
+        assert row["k"].tolist() == [7]
+
     @pytest.mark.parametrize("line", ["{", "[1]", "3"])
     def test_a_line_that_is_not_an_object_is_refused(self, tmp_path, line):
         file = tmp_path / "queries.jsonl"
