@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +123,15 @@ def recommend(
 
 def _ids(text: str | None) -> list[str]:
     """The ids of a comma-separated list; one with a comma is in double quotes."""
-    rows = csv.reader([text or ""], skipinitialspace=True)
+    # `csv` wants the comma right after the quote.
+    lines = io.StringIO(re.sub(r'"[ \t]+(?=,|$)', '"', text or ""), newline="")
+    try:
+        rows = [*csv.reader(lines, skipinitialspace=True, strict=True)]
+    except csv.Error as error:
+        raise ConfigError(
+            "Ids must be separated by commas, and one with a comma must be in double "
+            f"quotes. Received: {(text or '')[:100]!r}, {error}"
+        ) from error
     return [each.strip() for row in rows for each in row if each.strip()]
 
 

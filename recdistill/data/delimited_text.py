@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv as standard_csv
-import io
 import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +15,12 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from recdistill.data.quoting import Quoting, quoting_of
+from recdistill.data.quoting import (
+    DoubledQuotes,
+    Quoting,
+    quoting_of,
+    text_of_file,
+)
 from recdistill.data.table_streams import READ_BYTES, TableStream, opened, reading
 from recdistill.errors import DataError
 
@@ -26,7 +30,6 @@ DELIMITERS = (",", "\t", "::", "|", ";")
 _RARE_DELIMITERS = ("\x01", "^", "~", " ")
 """Delimiters that are recognised only if they find columns that are wanted."""
 
-_BEFORE_QUOTE = re.compile(rb'(\\+)"')
 _ONE_BYTE = "\x1f"
 
 
@@ -137,7 +140,7 @@ def _open(
     single = len(delimiter.encode()) == 1
     source: Any = opened(path)
     if quoting.escaped:
-        source = _DoubledQuotes(source)
+        source = DoubledQuotes(source)
     if not single:
         source = _OneByteDelimiter(source, delimiter.encode())
     if quoting.escaped or not single:
@@ -174,7 +177,7 @@ def _whole_rows(path: Path, delimiter: str, quoting: Quoting) -> Iterator[None]:
 def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> int:
     """The first line, of those that are not empty, with another number of values."""
     limit = standard_csv.field_size_limit(sys.maxsize)
-    with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:
+    with text_of_file(path, quoting.escaped) as stream:
         rows: Any = (line.rstrip("\r\n").split(delimiter) for line in stream)
         if len(delimiter) == 1:
             rows = standard_csv.reader(
@@ -183,7 +186,6 @@ def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> 
                 quoting=standard_csv.QUOTE_MINIMAL
                 if quoting.quoted
                 else standard_csv.QUOTE_NONE,
-                escapechar="\\" if quoting.escaped else None,
             )
         line = 0
         for line, row in enumerate(rows, start=1):
@@ -192,43 +194,6 @@ def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> 
                 break
     standard_csv.field_size_limit(limit)
     return line
-
-
-class _DoubledQuotes:
-    r"""Binary file that writes `\"` as two quotes, and `\\` before a quote as `\`.
-
-    Arrow's own escape character would remove all other backslashes as well.
-    """
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self._held = self._ready = b""
-        self.closed = False
-
-    def read(self, size: int = READ_BYTES) -> bytes:
-        """The next bytes, at most `size`; b"" at the end."""
-        size = READ_BYTES if size < 0 else size
-        while not self._ready:
-            chunk = self._source.read(READ_BYTES)
-            whole = self._held + chunk
-            # What follows the backslashes at the end is in the next chunk.
-            kept = len(whole.rstrip(b"\\")) if chunk else len(whole)
-            self._ready = _BEFORE_QUOTE.sub(_unescaped, whole[:kept])
-            self._held = whole[kept:]
-            if not chunk:
-                break
-        part, self._ready = self._ready[:size], self._ready[size:]
-        return part
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._source.close()
-        self.closed = True
-
-
-def _unescaped(found: re.Match[bytes]) -> bytes:
-    half, odd = divmod(len(found[1]), 2)
-    return b"\\" * half + b'"' * (1 + odd)
 
 
 class _OneByteDelimiter:

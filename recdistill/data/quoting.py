@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from recdistill.data.table_streams import READ_BYTES, opened
 from recdistill.errors import DataError
 
 _QUOTE = b'"'
 _ESCAPED_QUOTE = b'\\"'
-_NEAR = 2**16
-"""Bytes before a quote in which the beginning of its value is looked for."""
+_BEFORE_QUOTE = re.compile(rb'(\\+)"')
+_NEAR, _MOST_LOOKED_AT = 2**12, 5_000
+"""Bytes before an escaped quote in which the beginning of its value is looked for, and
+quotes for which this is done."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class Quoting:
 
     Attributes:
         quoted: Whether values may stand in quotes; else a quote is text.
-        escaped: Whether a quote inside a quoted value is written `\"`, as Spark and
-            MySQL do, and not doubled.
+        escaped: Whether a quote inside a quoted value is written `\"`, as Spark does,
+            and not doubled.
     """
 
     quoted: bool = True
@@ -64,30 +69,44 @@ def quoting_of(path: Path, delimiter: str) -> Quoting:
 def _scan(path: Path, delimiter: bytes) -> tuple[bool, bool]:
     r"""Whether `\"` is a quote inside a value; whether a line has an odd quote."""
     ends = (b"", delimiter, b"\r", b"\n", _QUOTE)
-    escaped, uneven, carried = False, False, 0
-    before = b""
+    escaped, uneven, carried, left = False, False, 0, _MOST_LOOKED_AT
+    # The file begins like a line.
+    before, in_quotes = b"\n", _InQuotes(delimiter)
     with opened(path) as stream:
         while chunk := stream.read(READ_BYTES):
-            text, place = before + chunk, -1
-            while not escaped and (place := text.find(_ESCAPED_QUOTE, place + 1)) >= 0:
+            text = before + chunk
+            # The last bytes of the text before were not followed by all others.
+            place = max(0, len(before) - 3) - 1
+            while (
+                not escaped
+                and left
+                and ((place := text.find(_ESCAPED_QUOTE, place + 1)) >= 0)
+            ):
                 after = text[place + 2 : place + 3]
-                escaped = (
-                    after not in ends
-                    and text[place - 1 : place] != b"\\"
-                    and _is_quoted(text[max(0, place - _NEAR) : place], delimiter)
-                )
-            before = text[-3:]
+                if after not in ends and text[place - 1 : place] != b"\\":
+                    escaped = in_quotes(text[max(0, place - _NEAR) : place])
+                    left -= 1
+            before = text[-_NEAR:]
             if _QUOTE in chunk or carried:
                 found, carried = _odd_lines(chunk, carried)
                 uneven |= found
     return escaped, uneven or carried % 2 == 1
 
 
-def _is_quoted(before: bytes, delimiter: bytes) -> bool:
-    """Whether a value that begins with a quote is open at the end of some bytes."""
-    begins = max(before.rfind(each + _QUOTE) for each in (delimiter, b"\n", b"\r"))
-    ends = max(before.rfind(_QUOTE + each) for each in (delimiter, b"\n", b"\r"))
-    return max(begins, -1 + before.startswith(_QUOTE)) > ends
+class _InQuotes:
+    """Tells whether a value that begins with a quote is open at a place of a file."""
+
+    def __init__(self, delimiter: bytes) -> None:
+        end = b"[\n\r]|" + re.escape(delimiter)
+        self._begin = re.compile(b"(?:" + end + b')"')
+        # An escaped quote does not end a value.
+        self._end = re.compile(rb'(?<!\\)"(?=' + end + b")")
+
+    def __call__(self, before: bytes) -> bool:
+        """Whether one is open at the end of some bytes before the place."""
+        begins = [found.start() for found in self._begin.finditer(before)]
+        ends = [found.start() for found in self._end.finditer(before)]
+        return max(begins, default=-1) > max(ends, default=-1)
 
 
 def _odd_lines(chunk: bytes, carried: int) -> tuple[bool, int]:
@@ -114,13 +133,8 @@ def _wrong_line(path: Path, delimiter: str, escaped: bool) -> int | None:
     limit = csv.field_size_limit(sys.maxsize)
     line = 0
     try:
-        with io.TextIOWrapper(opened(path), encoding="utf-8-sig", newline="") as stream:
-            rows = csv.reader(
-                stream,
-                delimiter=delimiter,
-                strict=True,
-                escapechar="\\" if escaped else None,
-            )
+        with text_of_file(path, escaped) as stream:
+            rows = csv.reader(stream, delimiter=delimiter, strict=True)
             for _ in rows:
                 line = rows.line_num
     except csv.Error:
@@ -135,3 +149,48 @@ def _is_regular(path: Path, delimiter: bytes) -> bool:
     with io.BufferedReader(opened(path)) as lines:
         counts = {line.count(delimiter) for line in lines if line.strip()}
     return len(counts) == 1
+
+
+def text_of_file(path: Path, escaped: bool) -> io.TextIOWrapper:
+    """A text file for the module `csv`, with doubled quotes instead of escaped ones."""
+    source: Any = opened(path)
+    if escaped:
+        source = pa.PythonFile(DoubledQuotes(source), mode="r")
+    return io.TextIOWrapper(source, encoding="utf-8-sig", newline="")
+
+
+class DoubledQuotes:
+    r"""Binary file that writes `\"` as two quotes, and `\\` before a quote as `\`.
+
+    Arrow's own escape character would remove all other backslashes as well.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._held = self._ready = b""
+        self.closed = False
+
+    def read(self, size: int = READ_BYTES) -> bytes:
+        """The next bytes, at most `size`; b"" at the end."""
+        size = READ_BYTES if size < 0 else size
+        while not self._ready:
+            chunk = self._source.read(READ_BYTES)
+            whole = self._held + chunk
+            # What follows the backslashes at the end is in the next chunk.
+            kept = len(whole.rstrip(b"\\")) if chunk else len(whole)
+            self._ready = _BEFORE_QUOTE.sub(_unescaped, whole[:kept])
+            self._held = whole[kept:]
+            if not chunk:
+                break
+        part, self._ready = self._ready[:size], self._ready[size:]
+        return part
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._source.close()
+        self.closed = True
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    half, odd = divmod(len(found[1]), 2)
+    return b"\\" * half + b'"' * (1 + odd)

@@ -12,7 +12,13 @@ import pyarrow.compute as pc
 
 from recdistill.data.column_values import Place, doubles
 from recdistill.errors import DataError
-from recdistill.features.raw_text import BadValueError, plain, text_of, value_at
+from recdistill.features.raw_text import (
+    BadValueError,
+    is_text,
+    plain,
+    text_of,
+    value_at,
+)
 
 _OPERATORS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
     "==": pc.equal,
@@ -25,7 +31,7 @@ _OPERATORS: dict[str, Callable[[pa.Array, pa.Scalar], pa.Array]] = {
 _WHOLE = pa.decimal128(20, 0)
 """Holds all integers of 64 bits, with and without a sign."""
 
-_MOST_DIGITS = 19
+_MOST_DIGITS, _DIGITS = 19, "^[-+]?[0-9]{1,19}$"
 
 _CONDITION = re.compile(
     r"\s*(?:`(?P<quoted>[^`]+)`|(?P<name>[^\W\d][\w.\-]*))"
@@ -50,14 +56,17 @@ class Condition:
         Raises:
             DataError: If the value is a number and the column is not.
         """
-        values = self._comparable(plain(values), place)
-        held = _OPERATORS[self.operator](values, pa.scalar(self.value, values.type))
+        values, value = self._comparable(plain(values), place), self.value
+        if pa.types.is_floating(values.type):
+            value = float(value)
+        held = _OPERATORS[self.operator](values, pa.scalar(value, values.type))
         return np.asarray(pc.fill_null(held, False))
 
     def _comparable(self, values: pa.Array, place: Place) -> pa.Array:
         """The values as the type of `value`; missing ones are null."""
-        if isinstance(self.value, int) and pa.types.is_integer(values.type):
-            return values.cast(_WHOLE)  # A float64 has whole numbers up to 2 ** 53.
+        if isinstance(self.value, int) and _are_whole(values):
+            # A float64 has whole numbers up to 2 ** 53.
+            return values.cast(pa.string()).cast(_WHOLE)
         if not isinstance(self.value, str):
             return pa.array(doubles(values, place), pa.float64(), from_pandas=True)
         try:
@@ -131,6 +140,13 @@ class RowFilter:
             place = Place(table, condition.column, first_row)
             held &= condition.holds(batch[condition.column], place)
         return pa.array(held)
+
+
+def _are_whole(values: pa.Array) -> bool:
+    """Whether all values are whole numbers of at most 64 bits, or their text."""
+    if is_text(values.type):
+        return bool(pc.all(pc.match_substring_regex(values, _DIGITS)).as_py())
+    return bool(pa.types.is_integer(values.type))
 
 
 def _number(text: str) -> int | float:

@@ -15,6 +15,7 @@ __all__ = [
     "first_replica",
     "labels_and_mask",
     "mask_of",
+    "refuse_class_weight",
     "teacher_weight",
     "weight_like",
     "weighted_mask",
@@ -35,6 +36,20 @@ def mask_of(x: Batch) -> Tensor:
     if "mask" not in x:
         raise ValueError(f'`x` must have the key "mask". Received: keys={sorted(x)}')
     return x["mask"]
+
+
+def refuse_class_weight(arguments: Mapping[str, Any]) -> None:
+    """Checks that `fit` got no weights of classes: Keras would read lists as classes.
+
+    Raises:
+        ValueError: If it did.
+    """
+    if arguments.get("class_weight") is not None:
+        raise ValueError(
+            "`class_weight` must be None, because candidates are not classes. Give "
+            "each candidate a weight with `sample_weight`, (n, list_size). Received: "
+            f"class_weight={arguments['class_weight']}"
+        )
 
 
 def declared_inputs(model: Any, x: Any) -> Any:

@@ -32,7 +32,7 @@ class CompileArguments:
 
     Raises:
         ValueError: If a loss or metric is not usable; see
-            `recdistill.distillation.keras_losses`.
+            `recdistill.distillation.keras_losses`. If a metric has the name of a loss.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class CompileArguments:
         for metric in self.weighted_metrics:
             if metric.name in names:
                 metric.name = f"weighted_{metric.name}"
+        _make_unique([*self.metrics, *self.weighted_metrics], {"loss", *reported})
         self.means = {name: keras.metrics.Mean(name=name) for name in reported}
 
     @property
@@ -93,3 +94,23 @@ class CompileArguments:
             keras_losses.update_metric(metric, y, scores)
         for metric in self.weighted_metrics:
             keras_losses.update_metric(metric, y, scores, sample_weight)
+
+
+def _make_unique(metrics: Sequence[keras.metrics.Metric], taken: set[str]) -> None:
+    """Numbers metrics with the same name, as Keras does.
+
+    Raises:
+        ValueError: If a metric has one of the names that are taken.
+    """
+    used = set(taken)
+    for metric in metrics:
+        if metric.name in taken:
+            raise ValueError(
+                "`metrics` must not have the name of a reported loss. Received: a "
+                f"metric with name={metric.name!r}"
+            )
+        name, number = metric.name, 0
+        while metric.name in used:
+            number += 1
+            metric.name = f"{name}_{number}"
+        used.add(metric.name)

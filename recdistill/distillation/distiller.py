@@ -54,6 +54,7 @@ from recdistill.distillation.batch_arguments import (
     first_replica,
     labels_and_mask,
     mask_of,
+    refuse_class_weight,
     teacher_weight,
     weight_like,
     weighted_mask,
@@ -96,7 +97,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
     The arguments up to `name` have the order of `keras.distillation.Distiller`.
 
     Args:
-        teacher: A Keras model or a function, called as
+        teacher: A Keras model or a function of tensors, called as
             `teacher(x, training=False)`, that returns scores `(batch, list_size)`; or
             several of them, in a sequence or by name, which are combined into the
             weighted mean of their z-scores (as in `recdistill.EnsembleTeacher`). None
@@ -267,6 +268,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
     @functools.wraps(keras.Model.fit)
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as in `keras.Model`; arrays may have weights `(n, list_size)`."""
+        refuse_class_weight(kwargs)
         if kwargs.get("sample_weight") is not None:
             kwargs["sample_weight"] = weight_like(y, kwargs["sample_weight"])
         validation = kwargs.get("validation_data")

@@ -159,7 +159,8 @@ class Teachers:
         for key, teacher in self.teachers.items():
             with layer_outputs.watching(teacher, names) as seen:
                 inputs = declared_inputs(teacher, self.visible(x))
-                scores[key] = teacher(inputs, training=False)
+                answer = teacher(inputs, training=False)
+                scores[key] = _checked(answer, teacher) if self.with_scores else answer
             outputs |= {name: seen[name] for name in seen if name not in outputs}
         for name in names:
             if name not in outputs:
@@ -170,3 +171,28 @@ class Teachers:
                     f"teachers {list(self.teachers.values())}"
                 )
         return TeacherOutputs(scores if self.several else scores["0"], outputs)
+
+
+def _checked(scores: Any, teacher: Teacher) -> Any:
+    """The scores of one teacher.
+
+    Raises:
+        ValueError: If they are not `(batch, list_size)`.
+    """
+    received = None
+    if isinstance(scores, Mapping):
+        received = f"a dict with the keys {sorted(scores)}"
+    elif isinstance(scores, list | tuple):
+        received = f"{len(scores)} outputs"
+    else:
+        shape = tf.TensorShape(scores.shape)
+        if shape.rank not in (None, 2):
+            received = f"the shape {tuple(shape)}"
+    if received is None:
+        return scores
+    raise ValueError(
+        "`teacher` must return the scores of the candidates, (batch, list_size). Wrap "
+        "a model that returns something else in a function, such as "
+        "`lambda x, training: model(x, training=training)['scores']`. Received: "
+        f"{received} from {teacher}"
+    )

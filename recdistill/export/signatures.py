@@ -115,8 +115,8 @@ class Servable:
         items = int(catalogue.index.items())
         if not 1 <= top_k <= items:
             raise ValueError(
-                f"`top_k` must be from 1 to the number of items, {items}. "
-                f"Received: top_k={top_k}"
+                "`top_k` of the settings of the export must be from 1 to the number of "
+                f"items, {items}. Received: top_k={top_k}"
             )
         for name in (*towers.query_inputs, *towers.candidate_inputs):
             if name in RESERVED:

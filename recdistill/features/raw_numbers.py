@@ -21,7 +21,9 @@ _BOOLEANS = {"true": 1.0, "false": 0.0}
 _PRICE = re.compile(r"^([-+]?)\s*(?:[^\W\d_]{3}\b|[$€£¥₹₩₽₺₫₪฿])?\s*([-+]?[\d.,]+)$")
 _AFTER = re.compile(r"\s*(?:[A-Z]{3}|[$€£¥₹₩₽₺₫₪฿])$")
 _THOUSANDS = re.compile(r"^[-+]?\d{1,3}(,\d{3})+(\.\d*)?$")
-_ONE = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+0-9][-+0-9.eE]*""")
+_ONE = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan"""
+)
 _IN_ROW = re.compile(rf"\[\s*(?:{_ONE.pattern})(?:\s+(?:{_ONE.pattern}))+\s*\]")
 """The text of a NumPy array: values with spaces between them, and no commas."""
 
@@ -92,6 +94,8 @@ def list_of(text: str) -> list[str] | None:
         (['Action', 'Indie'], ['27', '9'], None)
         >>> list_of("['Action' 'Indie']"), list_of("[27  9]")  # as NumPy writes them
         (['Action', 'Indie'], ['27', '9'])
+        >>> list_of("[1. nan 2.5]"), list_of("[007 5]"), list_of("[1-2 3-4]")
+        (['1', '2.5'], ['007', '5'], None)
     """
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
@@ -99,7 +103,7 @@ def list_of(text: str) -> list[str] | None:
     values: object
     if _IN_ROW.fullmatch(text):
         # Python would read two texts without a comma as one.
-        values = [_parsed(part) for part in _ONE.findall(text)]
+        values = [_value(part) for part in _ONE.findall(text)]
     else:
         values = _parsed(text)
     if not isinstance(values, list):
@@ -127,6 +131,15 @@ def scalar_text(value: str | bool | int | float | None) -> str | None:
     if isinstance(value, float) and abs(value) < 2**53:
         return str(text_of(pa.array([value]))[0])
     return str(value)
+
+
+def _value(text: str) -> object:
+    """A value of a NumPy array; a number with leading zeros stays text."""
+    if text[0] in "'\"":
+        return _parsed(text)
+    if text == "nan":
+        return None
+    return text if re.match(r"[-+]?0\d", text) else _parsed(text.rstrip("."))
 
 
 def _parsed(text: str) -> object:

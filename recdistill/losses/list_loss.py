@@ -285,6 +285,13 @@ def _split_weights(
         return None, None
     weight = tf.convert_to_tensor(sample_weight)
     scores = tf.convert_to_tensor(scores)
+    if weight.shape.rank is None:
+        raise ValueError(
+            "`sample_weight` must have a known number of axes. If it comes from a "
+            "`tf.data.Dataset`, call `set_shape` on it. If an earlier call had weights "
+            "of another kind (of lists or of candidates), call `compile` again. "
+            "Received: a tensor of unknown shape"
+        )
     if weight.shape.rank == 0 or scores.shape[:1].is_compatible_with(weight.shape):
         return weight, None
     if weight.shape.rank == 2 and scores.shape.is_compatible_with(weight.shape):

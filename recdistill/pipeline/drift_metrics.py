@@ -107,10 +107,12 @@ def _shown(drift: Drift) -> Iterator[Change]:
 
 
 def _verdict(drift: Drift) -> Text:
-    if drift.queries < FEWEST:
+    counts = [change.queries for change in drift.changes if change.part is None]
+    before, now = (min(each) for each in zip(*counts, strict=True))
+    if min(before, now) < FEWEST:
         return Text(
             f"At least {FEWEST} queries are needed to tell a change from noise. "
-            f"Received: {drift.queries:,}",
+            f"Received: {before:,} of the run, {now:,} new ones.",
             style="yellow",
         )
     if not drift.worse:

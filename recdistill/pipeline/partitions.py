@@ -156,13 +156,20 @@ class Partitions:
         if not self.features or self.columns.list is not None:
             return table
         query, time = np.asarray(table["query"]), np.asarray(table["time"])
-        new = (query[1:] != query[:-1]) | (time[1:] != time[:-1])
-        group = np.cumsum(np.concatenate([[0], new]))
+        same = (query[1:] == query[:-1]) & (time[1:] == time[:-1])
+        # With two rows of a moment, those of one request are neighbours.
+        several = np.flatnonzero(same[1:] & same[:-1])
+        if not len(several):
+            return table
+        moment = np.cumsum(np.concatenate([[0], ~same]))
+        rows = np.flatnonzero(np.isin(moment, moment[several]))
+        group = moment[rows]
         for number in range(len(self.features)):
-            code = _codes(table[f"feature{number}"])
+            code = _codes(table[f"feature{number}"].take(rows))
             _, group = np.unique(group * (1 + code.max()) + code, return_inverse=True)
         _, first = np.unique(group, return_index=True)
-        place = first[group]
+        place = np.arange(len(table))
+        place[rows] = rows[first[group]]
         if np.all(place[1:] >= place[:-1]):
             return table
         return table.take(np.argsort(place, kind="stable")).combine_chunks()

@@ -72,13 +72,14 @@ def build_index(
     Args:
         embeddings: `(items, dim)` float32.
         queries: `(queries, dim)` float32, embeddings of real queries.
-        k: Number of items for which the recall is measured.
+        k: Number of items for which the recall is measured; all if there are fewer.
         settings: Settings of the index.
 
     Raises:
         ValueError: If an embedding is not finite or too large.
     """
     embeddings = check_embeddings(embeddings)
+    k = min(k, len(embeddings))
     stored = as_stored(embeddings, settings.storage)
     facts: dict[str, Any] = {"storage": settings.storage, "k": k}
     facts["queries"] = len(queries)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from recdistill.errors import ArtefactError
+from recdistill.errors import ArtefactError, ConfigError
 from recdistill.export.layout import find_version
 from recdistill.serving import exported_model
 from tests.cli.command_line import assert_is_one_paragraph, call
@@ -120,6 +120,9 @@ def test_ids_with_commas_are_written_in_quotes():
     assert _ids('50, 181,"a, b" ,') == ["50", "181", "a, b"]
     assert _ids('5" disk, x') == ['5" disk', "x"]
     assert _ids(None) == []
+    assert _ids("50,\n181\n") == ["50", "181"]
+    with pytest.raises(ConfigError, match="must be in double quotes"):
+        _ids('"abc,def')
     assert _listed(["50", "a, b"]) == '50, "a, b"'
 
 

@@ -5,8 +5,8 @@ import io
 
 import pytest
 
-from recdistill.data.delimited_text import _DoubledQuotes
-from recdistill.data.quoting import Quoting, quoting_of
+from recdistill.data import quoting
+from recdistill.data.quoting import DoubledQuotes, Quoting, quoting_of
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
 
@@ -51,10 +51,35 @@ def test_only_backslashes_before_quotes_are_escapes(tmp_path, monkeypatch):
     want = ["CORP\\ann", 'C:\\new, "x" y', "D:\\"]
     assert titles(tmp_path, text) == want
     for size in range(1, 9):
-        monkeypatch.setattr("recdistill.data.delimited_text.READ_BYTES", size)
-        source = _DoubledQuotes(io.BytesIO(text.encode()))
+        monkeypatch.setattr("recdistill.data.quoting.READ_BYTES", size)
+        source = DoubledQuotes(io.BytesIO(text.encode()))
         read = b"".join(iter(source.read, b"")).decode()
         assert [row[1] for row in csv.reader(io.StringIO(read))][1:] == want
+
+
+def test_a_quote_before_a_delimiter_may_be_escaped_if_another_one_shows_it(tmp_path):
+    text = 'item_id,title\n1,"12\\", 14\\" and 16\\""\n2,b\n'
+    assert titles(tmp_path, text) == ['12", 14" and 16"', "b"]
+
+
+def test_the_line_of_an_uneven_row_is_that_of_a_file_with_escaped_quotes(tmp_path):
+    text = 'item_id,title\n1,"a \\"b\\" c"\n2,x,3\n4,d\n'
+    with pytest.raises(DataError, match=r"items.csv, line 3: .*Received: 3"):
+        titles(tmp_path, text)
+
+
+def test_many_escaped_quotes_outside_of_quotes_take_no_time(tmp_path, monkeypatch):
+    looked = []
+    real = quoting._InQuotes.__call__
+    monkeypatch.setattr(
+        quoting._InQuotes,
+        "__call__",
+        lambda self, before: looked.append(1) or real(self, before),
+    )
+    rows = "".join(f'{k}\t{{a: \\"x\\" }}\n' for k in range(6_000))
+    (tmp_path / "a.tsv").write_text(f"item_id\ttitle\n{rows}")
+    assert quoting_of(tmp_path / "a.tsv", "\t") == Quoting()
+    assert len(looked) == 5_000
 
 
 def test_an_escaped_quote_outside_of_quotes_is_text(tmp_path):

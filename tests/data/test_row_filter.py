@@ -62,6 +62,9 @@ def test_large_whole_numbers_are_compared_exactly():
         {
             "id": pa.array([2**53 + 1, 2**53, None]),
             "hash": pa.array([2**64 - 1, 3, 4], pa.uint64()),
+            "text": pa.array([str(2**53 + 1), str(2**53), "-1"]),
+            "real": pa.array([1.5, 1e18, None]),
+            "mixed": pa.array(["1.5", "1e18", None]),
         }
     )
     for text, want in (
@@ -70,6 +73,9 @@ def test_large_whole_numbers_are_compared_exactly():
         (f"id < {2**53 + 1}", [False, True, False]),
         ("hash > 9223372036854775807", [True, False, False]),
         ("hash >= 3.5", [True, False, True]),
+        (f"text == {2**53 + 1}", [True, False, False]),
+        (f"real >= {2**53 + 1}", [False, True, False]),
+        (f"mixed < {2**53 + 1}", [True, False, False]),
     ):
         assert RowFilter.parse(text).holds(batch, "log", 1).to_pylist() == want
 

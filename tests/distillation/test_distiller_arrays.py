@@ -188,3 +188,28 @@ def test_a_students_distiller_is_saved_loaded_and_cloned(make, tmp_path):
     np.testing.assert_array_equal(
         clone.predict(given, verbose=0), distiller.predict(given, verbose=0)
     )
+
+
+def test_weights_of_classes_are_refused():
+    with pytest.raises(ValueError, match=r"`class_weight` must be None.*\{0: 1.0\}"):
+        make_distiller().fit(X, Y, class_weight={0: 1.0}, verbose=0)
+
+
+def test_weights_of_an_unknown_shape_are_an_error_that_says_what_to_do():
+    def unknown(x, y, weight):
+        return x, y, tf.numpy_function(lambda each: each, [weight], tf.float32)
+
+    batches = make_batches((X, Y, LIST_WEIGHT)).map(unknown)
+    with pytest.raises(ValueError, match=r"known number of axes.*`set_shape`"):
+        fit(make_distiller(), batches)
+
+
+def test_metrics_with_one_name_are_numbered_and_none_has_the_name_of_a_loss():
+    distiller = make_distiller()
+    both = ["mae", keras.metrics.MeanSquaredError(name="mae")]
+    distiller.compile("sgd", loss="mse", metrics=both)
+    got = evaluate(distiller, make_batches((X, Y)))
+    assert got["mae"] != got["mae_1"]
+    named = keras.metrics.MeanSquaredError(name="loss")
+    with pytest.raises(ValueError, match=r"reported loss.*name='loss'"):
+        distiller.compile("sgd", loss="mse", metrics=[named])

@@ -237,3 +237,21 @@ def test_weights_that_do_not_fit_stored_scores_are_named(several):
         ValueError, match=r"one weight for each.*\['linear', 'ranker'\]"
     ):
         evaluate(distiller, make_batches(({**x, "teacher_scores": scores}, y, weight)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "received"),
+    [
+        (lambda s: {"click": s, "bounce": -s}, r"keys \['bounce', 'click'\]"),
+        (lambda s: s[..., None], r"the shape \(.*, 1\)"),
+        (lambda s: (s, s), "2 outputs"),
+    ],
+)
+def test_a_teacher_that_returns_something_else_than_scores_is_an_error(
+    answer, received
+):
+    teacher = Teacher()
+    batches = make_batches(make_arrays(), without=["teacher_scores"])
+    distiller = make_distiller(lambda x, training: answer(teacher(x)))
+    with pytest.raises(ValueError, match=f"`teacher` must return .*{received}"):
+        fit(distiller, batches)

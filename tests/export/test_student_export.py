@@ -222,7 +222,7 @@ class TestRefused:
         ("changes", "message"),
         [
             ({"name": "../films"}, r"`name` must .*Received: name='../films'"),
-            ({"top_k": 0}, r"`top_k` must be from 1 .* 60\. Received: top_k=0"),
+            ({"top_k": 0}, r"`top_k` .* must be from 1 .* 60\. Received: top_k=0"),
             ({"top_k": 61}, r"Received: top_k=61"),
             ({"warm_up_batches": (0, 1)}, r"`warm_up_batches` must be .*\(0, 1\)"),
             ({"warm_up_batches": [1] * 167}, r"at most 1000 .*Received: 1002"),

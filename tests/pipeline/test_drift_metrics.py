@@ -1,5 +1,6 @@
 """drift_metrics: what people see, and what Prometheus reads."""
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -48,9 +49,12 @@ def test_without_a_change_the_verdict_says_so():
 
 
 def test_a_sample_that_is_too_small_has_no_verdict():
-    said = shown(Drift("films", 3, 40, 29, [SAME]))
-    assert "Nothing became worse" not in said
-    assert "At least 30 queries are needed" in said and "Received: 29" in said
+    for queries in ((60, 29), (29, 70)):
+        change = dataclasses.replace(SAME, queries=queries)
+        said = shown(Drift("films", 3, 40, queries[1], [change]))
+        assert "Nothing became worse" not in said
+        assert "At least 30 queries are needed" in said
+        assert f"Received: {queries[0]} of the run, {queries[1]} new ones" in said
 
 
 def test_the_textfile_has_every_metric_with_escaped_labels():

@@ -33,6 +33,12 @@ class TestBuildIndex:
         assert [facts["lists"], 1.0] in facts["recall_curve"]
         assert facts["probes"] in [p for p, _ in facts["recall_curve"]]
 
+    @pytest.mark.parametrize("kind", ["exact", "ivf"])
+    def test_more_items_than_there_are_can_be_asked_for(self, data, kind):
+        items, queries = data[0][:5], data[1]
+        built = build_index(items, queries, 10, IndexSettings(kind, "bfloat16"))
+        assert built.facts["k"] == 5
+
     def test_the_graph_has_the_expected_recall(self, data):
         items, queries = data
         built = build_index(items, queries, 20, IndexSettings("ivf"))

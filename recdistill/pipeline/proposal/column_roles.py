@@ -208,7 +208,8 @@ def _each(profile: ColumnProfile) -> str:
 def _find_time(roles: Roles, wanted: bool, time_format: str | None) -> None:
     columns = roles.table.columns
     if time_format is not None:
-        use_format(columns, [*roles.columns.values()], time_format)
+        named = [roles.columns["time"]] if "time" in roles.columns else None
+        use_format(columns, named or roles.free(names.TIMES), time_format)
     if wanted:
         named = [c for c in roles.free(names.TIMES) if is_time(columns[c], True)]
         others = [

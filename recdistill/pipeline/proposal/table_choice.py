@@ -68,27 +68,24 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
 
 def _propose_join(roles: Roles, found: Sequence[Roles]) -> None:
     """Says that two tables have one of the ids each, and which column joins them."""
-    for lacking in ("query", "item"):
-        has = "item" if lacking == "query" else "query"
-        for one in found:
-            for other in found:
-                if has not in one.columns or lacking not in other.columns:
-                    continue
-                shared = [
-                    name
-                    for name, column in one.table.columns.items()
-                    if name in other.table.columns
-                    and overlap(other.table.columns[name], column) > _FEW_IDS
-                ]
-                if shared and one is not other and roles.questions:
-                    first = roles.questions[0]
-                    text = (
-                        f"{first.text} {one.table.name} has the id of the {has}, "
-                        f"{other.table.name} that of the {lacking}, and both have "
-                        f"`{shared[0]}`: join them to one table with both ids first."
-                    )
-                    roles.questions[0] = replace(first, text=text)
-                    return
+    for one in (each for each in found if "item" in each.columns):
+        for other in (each for each in found if "query" in each.columns):
+            shared = [
+                name
+                for name, column in one.table.columns.items()
+                if name in other.table.columns
+                and other.table.columns[name].all_distinct
+                and overlap(other.table.columns[name], column) > _FEW_IDS
+            ]
+            if shared and one is not other and roles.questions:
+                first = roles.questions[0]
+                text = (
+                    f"{first.text} {one.table.name} has the id of the item, "
+                    f"{other.table.name} that of the query, and both have "
+                    f"`{shared[0]}`: join them to one table with both ids first."
+                )
+                roles.questions[0] = replace(first, text=text)
+                return
 
 
 def _roles_of(
@@ -263,7 +260,7 @@ def _note_ids(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> Non
     lowered = (
         replace(each, values=pc.utf8_lower(each.values)) for each in (column, ids)
     )
-    if overlap(*lowered) >= 2 * share:
+    if overlap(*lowered) >= _FEW_IDS:
         note += ", but many would if upper and lower case were the same"
     proposal.notes.append(f"{note}. The others have no features.")
 

@@ -55,19 +55,18 @@ def named_times(columns: Mapping[str, ColumnProfile]) -> list[str]:
 
 
 def use_format(
-    columns: dict[str, ColumnProfile], named: Sequence[str], time_format: str
+    columns: dict[str, ColumnProfile], candidates: Sequence[str], time_format: str
 ) -> None:
     """Reads columns of times in a format that the user gave.
 
     Args:
         columns: The columns by name. The profiles of those with such values change.
-        named: Columns that the user named.
+        candidates: The columns that may be times.
         time_format: Value of `dataset.time_format`.
 
     Raises:
         ConfigError: If no column has such values.
     """
-    candidates = {*named, *named_times(columns)}
     found = []
     for name in candidates:
         profile, content = columns[name], columns[name].content

@@ -24,6 +24,8 @@ __all__ = [
 _GRPC_OPTIONS = [
     ("grpc.max_receive_message_length", -1),  # The caller chose the size of the answer.
     ("grpc.enable_retries", 0),  # `RetryPolicy` decides.
+    # A host with several addresses has several servers, such as a headless service.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
     # Pauses between attempts to connect. The option `min_reconnect_backoff_ms` is not
     # one of them: it is the timeout of an attempt, and a low value excludes slow links.
     ("grpc.initial_reconnect_backoff_ms", 100),

@@ -51,6 +51,18 @@ Sleep = Callable[[float], Awaitable[None]]
 Inputs = Mapping[str, np.ndarray]
 _Value = TypeVar("_Value")
 
+CONTRACT_S, ALLOWED_S = 60.0, 1.0
+"""Seconds after which the inputs of a model are asked for again, because a label may
+have moved to a version with others; the second for calls that limit the items."""
+
+
+class _UnreadableError(Exception):
+    """An answer that does not fit the contract."""
+
+    def __init__(self, failure: ServingError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
 
 class Calls:
     """The calls of one client, as coroutines.
@@ -88,6 +100,7 @@ class Calls:
             )
         self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
+        self._asked = 0.0
         self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
         self._errors: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -131,6 +144,8 @@ class Calls:
             lambda contract: recommend_inputs(contract, queries, k, exclude, allow),
             lambda answer, inputs: recommendations(answer, inputs["k"]),
             deadline_s,
+            # A version without `allow_ids` ignores them over REST.
+            ALLOWED_S if allow is not None else CONTRACT_S,
         )
 
     async def rank(
@@ -182,9 +197,34 @@ class Calls:
         inputs_of: Callable[[SignatureContract], Inputs],
         result_of: Callable[[Answer, Inputs], _Value],
         deadline_s: float | None,
+        oldest_s: float = CONTRACT_S,
     ) -> _Value:
         deadline = self._deadline(deadline_s)
-        contract = await self._contract(signature, deadline)
+        before = self._asked
+        contract = await self._contract(signature, deadline, oldest_s)
+        try:
+            return await self._call(signature, contract, inputs_of, result_of, deadline)
+        except (QueryError, _UnreadableError) as error:
+            if before == self._asked:
+                # The server may have changed version since it described its inputs.
+                self._signatures = None
+                now = await self._contract(signature, deadline, oldest_s)
+                if now != contract:
+                    return await self._call(
+                        signature, now, inputs_of, result_of, deadline
+                    )
+            if isinstance(error, _UnreadableError):
+                raise error.failure from error.failure.__cause__
+            raise
+
+    async def _call(
+        self,
+        signature: str,
+        contract: SignatureContract,
+        inputs_of: Callable[[SignatureContract], Inputs],
+        result_of: Callable[[Answer, Inputs], _Value],
+        deadline: float,
+    ) -> _Value:
         inputs = inputs_of(contract)
         problem = shape_problem(contract.shapes, inputs) or value_problem(
             contract.shapes, inputs
@@ -200,9 +240,15 @@ class Calls:
                 f"Received: {error}"
             ) from error
 
+        unreadable = False
+
         def read(body: bytes) -> tuple[_Value, int | None]:
+            nonlocal unreadable
+            unreadable = True
             answer = self._protocol.answer(body, self._target, contract)
-            return result_of(answer, inputs), answer.version
+            result = result_of(answer, inputs)
+            unreadable = False
+            return result, answer.version
 
         try:
             result, version = await self._exchange(message, deadline, read)
@@ -211,6 +257,8 @@ class Calls:
                 self._errors[signature, error.code] += 1
             if isinstance(error, InvalidRequestError):
                 self._signatures = None  # The server may have changed version.
+            if unreadable:
+                raise _UnreadableError(error) from error
             raise
         seconds = time.perf_counter() - started
         with self._lock:
@@ -219,10 +267,14 @@ class Calls:
         histogram.record(seconds)
         return result
 
-    async def _contract(self, signature: str, deadline: float) -> SignatureContract:
+    async def _contract(
+        self, signature: str, deadline: float, oldest_s: float
+    ) -> SignatureContract:
         known = self._signatures
-        if known is None or signature not in known:
+        old = time.monotonic() - self._asked > oldest_s
+        if known is None or signature not in known or old:
             known = self._signatures = await self._ask_signatures(deadline)
+            self._asked = time.monotonic()
         if signature not in known:
             raise QueryError(
                 f"`signature` must be one of the model's: {sorted(known)}. "

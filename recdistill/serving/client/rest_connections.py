@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import random
 import re
 import select
 import socket
 import ssl
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 __all__ = ["HttpAddress", "HttpConnection"]
@@ -182,7 +184,7 @@ class HttpAddress:
         self._lookup: asyncio.Future[list[str]] | None = None
 
     async def connect(self, deadline: float) -> HttpConnection:
-        """Opens a connection to the first IP address that accepts one.
+        """Opens a connection to one of the host's IP addresses that accepts one.
 
         Each address gets an equal share of the time that is left, so that addresses
         which do not answer leave some for the others.
@@ -248,13 +250,29 @@ def _looked_up(host: str) -> asyncio.Future[list[str]]:
         error: Exception | None = None
         try:
             infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
+            addresses = _mixed(infos)
         except (OSError, ValueError) as failed:
             error = failed
         if not loop.is_closed():
             loop.call_soon_threadsafe(finish, addresses, error)
 
     threading.Thread(target=look_up, daemon=True).start()
+    return found
+
+
+def _mixed(infos: Sequence[tuple[Any, ...]]) -> list[str]:
+    """The addresses in random order, so that clients use all servers of a name.
+
+    The families, such as IPv6, keep the order that the system prefers.
+    """
+    families: dict[Any, list[str]] = {}
+    for family, *_, (address, *_) in infos:
+        families.setdefault(family, []).append(str(address))
+    found = []
+    for each in families.values():
+        different = list(dict.fromkeys(each))
+        random.shuffle(different)
+        found += different
     return found
 
 

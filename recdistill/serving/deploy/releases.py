@@ -207,8 +207,8 @@ def prune(
         The removed versions, ascending.
 
     Raises:
-        ReleaseError: If `keep` is below 1, or `models.config` does not exist and
-            `unlabelled` is False.
+        ReleaseError: If `keep` is below 1, or `unlabelled` is False and `models.config`
+            does not exist or has no model in this folder.
         BusyError: If another process is using the folder.
         ConfigError: If `models.config` is invalid.
     """
@@ -220,7 +220,20 @@ def prune(
             remove(leftover)
         stay: set[int] = set()
         if not unlabelled:
-            for served in _models(path).in_folder(folder.name):
+            models = _models(path)
+            known = [
+                each
+                for name in dict.fromkeys((folder.name, folder.resolve().name))
+                for each in models.in_folder(name)
+            ]
+            if not known:
+                raise ReleaseError(
+                    f"`config` must have a model in a folder called {folder.name!r}, "
+                    f"so that none of its versions in use is removed. Received: {path} "
+                    f"with {models.names}. If the server has no models.config, use "
+                    "--unlabelled."
+                )
+            for served in known:
                 if served.every:
                     stay.update(versions(folder))
                 stay |= {*served.versions, *served.labels.values()}

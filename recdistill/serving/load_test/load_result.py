@@ -70,6 +70,11 @@ class LoadResult:
         return self.answered / max(self.samples.elapsed_s, self.load.seconds)
 
     @property
+    def growth(self) -> float:
+        """Seconds by which the latency grew in a second of the test."""
+        return self.samples.growth
+
+    @property
     def generator_was_late(self) -> bool:
         """Whether the generator's own lag is a large part of the measured latency."""
         return self.lag_p99_ms > max(1.0, 0.2 * min(self.p99_ms, 1e6))

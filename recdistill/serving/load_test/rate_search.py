@@ -17,6 +17,9 @@ __all__ = ["RateSearch", "Trial", "find_rate"]
 _PRECISION = 1.1
 """The search ends when the bracket is no wider than this ratio."""
 
+_MOST_GROWTH = 0.05
+"""Seconds by which the latency may grow in a second."""
+
 _MOST_RATE = 200_000.0
 _HALVINGS = 5
 _LEAST_REQUESTS, _MOST_STRETCHED = 300, 4
@@ -82,7 +85,7 @@ def find_rate(
     passes), bisects the bracket on a logarithmic scale until it is 10 % wide, and
     repeats its lower end for three times as long. If that fails, the rate is lowered by
     10 %, at most five times. A test fails if a request fails, the p99 exceeds the
-    budget, or the answers fall behind the requests by 5 %: the queue then grows, and
+    budget, or the latency grows by more than 5 % of the time: the queue then grows, and
     the p99 would exceed the budget in a longer test.
 
     Args:
@@ -103,7 +106,7 @@ def find_rate(
         >>> def measure(rate, seconds):
         ...     p99 = 1.0 if rate < 240 else 900.0
         ...     return SimpleNamespace(
-        ...         p99_ms=p99, lag_p99_ms=0.1, failed=0, throughput=rate
+        ...         p99_ms=p99, lag_p99_ms=0.1, failed=0, throughput=rate, growth=0.0
         ...     )
         >>> found = find_rate(measure, budget_ms=10.0)
         >>> round(found.rate), found.limited_by, len(found.trials)
@@ -159,7 +162,7 @@ class _Search:
             passed, why = False, f"{got.failed} failed"
         elif got.p99_ms > self.budget_ms:
             passed, why = False, "the generator was late" if late else "p99 over budget"
-        elif got.throughput < 0.95 * rate:
+        elif got.growth > _MOST_GROWTH:
             passed, why = False, "the answers fall behind"
         else:
             passed, why = True, "within the budget"

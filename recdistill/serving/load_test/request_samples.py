@@ -102,7 +102,27 @@ class Samples:
     @property
     def elapsed_s(self) -> float:
         """Seconds from the start to the last answer."""
-        return float((self.due_s + self.latency_s).max(initial=0.0))
+        ended = (self.due_s + self.latency_s)[self.answered]
+        return float(ended.max(initial=0.0))
+
+    @property
+    def growth(self) -> float:
+        """Seconds by which the latency grew in a second, as a queue makes it grow.
+
+        From the medians of the first and the last quarter of the answered requests; 0
+        with too few of them.
+        """
+        order = np.argsort(self.due_s[self.answered], kind="stable")
+        due, latency = (
+            each[self.answered][order] for each in (self.due_s, self.latency_s)
+        )
+        quarter = len(order) // 4
+        if not quarter:
+            return 0.0
+        first, last = slice(None, quarter), slice(-quarter, None)
+        between = float(np.median(due[last]) - np.median(due[first]))
+        grown = float(np.median(latency[last]) - np.median(latency[first]))
+        return grown / between if between > 0 else 0.0
 
     def percentiles(self, chosen: np.ndarray | None = None) -> Percentiles:
         """Percentiles of the latency of answered requests.

@@ -185,9 +185,10 @@ class Requests:
             protocol: "GRPC" or "REST".
             method: TensorFlow Serving's name of the method for this protocol.
         """
-        started, status = time.perf_counter(), "OK"
+        started, status = time.perf_counter(), "INTERNAL"
         try:
             yield
+            status = "OK"
         except RequestError as error:
             status = error.code.name
             raise

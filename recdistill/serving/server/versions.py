@@ -210,22 +210,21 @@ class ModelVersion:
             self.state, self.error = AVAILABLE, None
 
     def _warm_up(self) -> None:
-        started, status = time.perf_counter(), "OK"
+        started = time.perf_counter()
         try:
             for request in warm_up_requests(self.path):
                 self.answer(self.prediction(request))
         except RequestError as error:
-            status = error.code.name
             raise RequestError(
                 error.code, f"The warm-up of {self.path} failed: {error.message}"
             ) from error
-        finally:
-            self._metrics.observe(
-                ":tensorflow:serving:model_warmup_latency",
-                (time.perf_counter() - started) * 1e6,
-                str(self.path),
-                status,
-            )
+        # As in TensorFlow Serving, a warm-up that failed has no series.
+        self._metrics.observe(
+            ":tensorflow:serving:model_warmup_latency",
+            (time.perf_counter() - started) * 1e6,
+            str(self.path),
+            "OK",
+        )
 
     def _failed(self, error: Exception, now: float) -> None:
         self._close()

@@ -280,6 +280,19 @@ class TestPrune:
     def test_versions_are_ordered_as_numbers(self, films):
         assert prune(films, 2, unlabelled=True) == [1, 2]
 
+    def test_a_link_is_the_folder_that_the_config_names(self, films):
+        promote(films, 1)
+        (films.parent / "current").symlink_to(films)
+        assert prune(films.parent / "current", 1) == [2, 3]
+
+    def test_without_a_model_in_this_folder_nothing_is_removed(self, films):
+        promote(films, 1)
+        other = films.with_name("movies")
+        films.rename(other)
+        with pytest.raises(ReleaseError, match=r"a folder called 'movies'.*unlabelled"):
+            prune(other, 1)
+        assert layout.versions(other) == [1, 2, 3, 10]
+
     def test_leftovers_of_a_killed_prune_are_removed(self, films):
         (films / "1").rename(films / ".pruned-1")
         assert prune(films, 9, unlabelled=True) == []

@@ -26,6 +26,7 @@ class Queue:
             lag_p99_ms=self.lag_ms,
             failed=0,
             throughput=min(rate, self.capacity),
+            growth=max(0.0, load - 1),
         )
 
 
@@ -51,7 +52,9 @@ def test_the_rate_is_lowered_if_the_longer_test_fails():
     def measure(rate, seconds):
         sustained = 300 if seconds > 3 else 400
         p99 = 1.0 if rate <= sustained else 500.0
-        return SimpleNamespace(p99_ms=p99, lag_p99_ms=0, failed=0, throughput=rate)
+        return SimpleNamespace(
+            p99_ms=p99, lag_p99_ms=0, failed=0, throughput=rate, growth=0.0
+        )
 
     found = find_rate(measure, budget_ms=10.0, seconds=2.0)
     assert 0.9 * 300 <= found.rate <= 300
@@ -72,7 +75,7 @@ def test_a_server_that_is_always_too_slow_has_no_rate():
     ("change", "why"),
     [
         ({"failed": 1}, "1 failed"),
-        ({"throughput": 80.0}, "the answers fall behind"),
+        ({"growth": 0.2}, "the answers fall behind"),
         ({"p99_ms": 30.0}, "p99 over budget"),
         ({"p99_ms": 30.0, "lag_p99_ms": 25.0}, "the generator was late"),
         ({"p99_ms": float("inf"), "failed": 9}, "9 failed"),
@@ -81,6 +84,7 @@ def test_a_server_that_is_always_too_slow_has_no_rate():
 def test_the_reason_for_a_failed_test_is_recorded(change, why):
     def measure(rate, seconds):
         good = {"p99_ms": 1.0, "lag_p99_ms": 0.1, "failed": 0, "throughput": rate}
+        good["growth"] = 0.04
         return SimpleNamespace(**(good | (change if rate >= 100 else {})))
 
     found = find_rate(measure, budget_ms=10.0, first_rate=100.0, seconds=1.0)

@@ -1,6 +1,7 @@
 """request_samples: percentiles and counts, derived by hand."""
 
 import numpy as np
+import pytest
 
 from recdistill.serving.load_test.request_samples import Percentiles, Samples
 from tests.serving.load_test.made_samples import samples
@@ -38,6 +39,16 @@ def test_percentiles_of_chosen_requests_leave_out_the_others():
 def test_elapsed_time_ends_with_the_last_answer():
     seen = samples([500, 100], due_s=[1.0, 2.0])
     np.testing.assert_allclose(seen.elapsed_s, 2.1, rtol=1e-6)
+    failed = samples([500, 100, 9_000], due_s=[1.0, 2.0, 0.0], code=[0, 0, 1])
+    np.testing.assert_allclose(failed.elapsed_s, 2.1, rtol=1e-6)
+
+
+def test_the_growth_of_the_latency_is_that_of_a_queue_and_not_its_level():
+    due = np.arange(100) / 10
+    assert samples([300.0] * 100, due_s=due).growth == pytest.approx(0.0)
+    queue = samples(10.0 + 200 * due, due_s=due)  # 0.2 s a second
+    assert queue.growth == pytest.approx(0.2, rel=1e-3)
+    assert samples([1.0] * 3).growth == 0.0
 
 
 def test_versions_are_counted_where_an_answer_names_one():

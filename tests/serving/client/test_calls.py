@@ -1,0 +1,101 @@
+"""calls: a client outlives the release of a version with other inputs or outputs."""
+
+import asyncio
+import json
+
+import pytest
+
+from recdistill.serving.client import calls
+from recdistill.serving.client.calls import Calls
+from recdistill.serving.client.endpoints import Endpoint
+from recdistill.serving.client.protocols import Target
+from recdistill.serving.client.serving_errors import QueryError, ServingError
+
+
+def tensor(dtype, *shape):
+    dims = [{"size": str(size)} for size in shape]
+    return {"dtype": f"DT_{dtype}", "tensor_shape": {"dim": dims}}
+
+
+class Server:
+    """A model behind a label, over REST; a test changes its signature."""
+
+    def __init__(self):
+        self.inputs = {
+            "user": tensor("STRING", -1),
+            "k": tensor("INT32", -1),
+            "exclude_ids": tensor("STRING", -1, -1),
+        }
+        self.outputs = {
+            "item_ids": tensor("STRING", -1, -1),
+            "scores": tensor("FLOAT", -1, -1),
+        }
+        self.described, self.broken = 0, False
+
+    async def send(self, message, timeout_s):
+        if message.body is None:
+            self.described += 1
+            signature = {"inputs": self.inputs, "outputs": self.outputs}
+            found = {"signature_def": {"signature_def": {"recommend": signature}}}
+            return json.dumps({"metadata": found}).encode()
+        if self.broken:
+            return b"{}"
+        answer = {"item_ids": [["a"]], "scores": [[1.0]], "titles": [["t"]]}
+        outputs = {name: answer[name] for name in self.outputs}
+        return json.dumps({"outputs": outputs}).encode()
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+@pytest.fixture
+def recommend(server):
+    async def sleep(seconds):
+        pass
+
+    target = Target("films", label="stable")
+    client = Calls(Endpoint.parse("http://x"), target, server.send, sleep, 5.0, 0)
+
+    def call(**query):
+        allow = query.pop("allow", None)
+        answers = client.recommend([{"user": "ann", **query}], allow=allow)
+        return [each.item_ids for each in asyncio.run(answers)]
+
+    assert call() == [["a"]]
+    return call
+
+
+def test_a_version_with_another_output_is_understood(server, recommend):
+    server.outputs["titles"] = tensor("STRING", -1, -1)
+    assert recommend() == [["a"]]
+    assert recommend() == [["a"]]
+    assert server.described == 2
+
+
+def test_a_feature_of_a_newer_version_can_be_sent(server, recommend):
+    with pytest.raises(QueryError, match="'age'"):
+        recommend(age=3.0)
+    assert server.described == 2  # It is asked once whether the model has changed.
+    server.inputs["age"] = tensor("FLOAT", -1)
+    assert recommend(age=3.0) == [["a"]]
+    assert server.described == 3
+
+
+def test_a_limit_is_not_lost_when_the_version_before_has_none(
+    server, recommend, monkeypatch
+):
+    server.inputs["allow_ids"] = tensor("STRING", -1, -1)
+    assert recommend(allow=[["a"]]) == [["a"]]
+    del server.inputs["allow_ids"]
+    monkeypatch.setattr(calls, "ALLOWED_S", -1.0)  # As if a second had passed.
+    with pytest.raises(QueryError, match="allow"):
+        recommend(allow=[["a"]])
+
+
+def test_an_answer_that_stays_unreadable_is_an_error(server, recommend):
+    server.broken = True
+    with pytest.raises(ServingError, match="the answer cannot be read"):
+        recommend()
+    assert server.described == 2
