@@ -273,8 +273,9 @@ class Calls:
         known = self._signatures
         old = time.monotonic() - self._asked > oldest_s
         if known is None or signature not in known or old:
-            known = self._signatures = await self._ask_signatures(deadline)
+            # Concurrent calls go on with what is known.
             self._asked = time.monotonic()
+            known = self._signatures = await self._ask_signatures(deadline)
         if signature not in known:
             raise QueryError(
                 f"`signature` must be one of the model's: {sorted(known)}. "

@@ -35,6 +35,7 @@ class Server:
     async def send(self, message, timeout_s):
         if message.body is None:
             self.described += 1
+            await asyncio.sleep(0)
             signature = {"inputs": self.inputs, "outputs": self.outputs}
             found = {"signature_def": {"signature_def": {"recommend": signature}}}
             return json.dumps({"metadata": found}).encode()
@@ -51,13 +52,16 @@ def server():
 
 
 @pytest.fixture
-def recommend(server):
+def client(server):
     async def sleep(seconds):
         pass
 
     target = Target("films", label="stable")
-    client = Calls(Endpoint.parse("http://x"), target, server.send, sleep, 5.0, 0)
+    return Calls(Endpoint.parse("http://x"), target, server.send, sleep, 5.0, 0)
 
+
+@pytest.fixture
+def recommend(client):
     def call(**query):
         allow = query.pop("allow", None)
         answers = client.recommend([{"user": "ann", **query}], allow=allow)
@@ -92,6 +96,16 @@ def test_a_limit_is_not_lost_when_the_version_before_has_none(
     monkeypatch.setattr(calls, "ALLOWED_S", -1.0)  # As if a second had passed.
     with pytest.raises(QueryError, match="allow"):
         recommend(allow=[["a"]])
+
+
+def test_concurrent_calls_ask_once_when_the_contract_is_old(server, client, recommend):
+    async def many():
+        one = [{"user": "ann"}]
+        return await asyncio.gather(*(client.recommend(one) for _ in range(9)))
+
+    client._asked -= calls.CONTRACT_S + 1
+    assert len(asyncio.run(many())) == 9
+    assert server.described == 2
 
 
 def test_an_answer_that_stays_unreadable_is_an_error(server, recommend):
