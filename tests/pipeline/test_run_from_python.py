@@ -134,6 +134,19 @@ def test_a_file_gives_the_report_of_the_command_line(tiny_run):
     assert recdistill.run(small_pipelines.load(tiny_run.folder)) == tiny_run.report
 
 
+def test_a_budget_compares_students_as_the_command_does(tiny_run, monkeypatch):
+    compared = []
+
+    def within(pipeline):
+        compared.append(pipeline.config.export.budget)
+        return pipeline, tiny_run.artefacts["export"]
+
+    monkeypatch.setattr(run_from_python, "run_within_budget", within)
+    config = small_pipelines.load(tiny_run.folder, "export.budget=bytes<=1GB")
+    assert recdistill.run(config) == tiny_run.report
+    assert compared == ["bytes<=1GB"]
+
+
 def test_frames_give_the_metrics_of_the_same_tables_in_files(
     from_frames, document, frames, tmp_path
 ):

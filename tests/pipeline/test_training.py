@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -23,7 +24,7 @@ from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.soft_targets import choose
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.trainer import Trainer
-from recdistill.pipeline.training import TrainingPlan, train
+from recdistill.pipeline.training import TrainingPlan, _key, train
 from recdistill.pipeline.training_batches import training_batches, with_few_untrained
 from recdistill.pipeline.training_checkpoints import begin_training, kept_in
 from recdistill.pipeline.training_curves import (
@@ -164,6 +165,13 @@ def test_a_killed_training_goes_on_after_its_last_validation(
     assert (len(rest.judged), got) == (3, want)
     assert_equal_weights(second.get_weights(), whole.get_weights())
     assert not (tmp_path / "t").exists()
+
+
+def test_a_checkpoint_belongs_to_one_of_two_trainings_that_begin_alike(prepared):
+    plan = TrainingPlan(0.01, steps=12, epochs=6, patience=6)
+    one, other = (SimpleNamespace(student=new_student(prepared)) for _ in range(2))
+    assert _key(one, plan, ["teacher", 1]) == _key(other, plan, ["teacher", 1])
+    assert _key(one, plan, ["teacher", 1]) != _key(other, plan, ["teacher", 2])
 
 
 @pytest.mark.parametrize("content", [b"PK half a file", b"", b"PK\x03\x04\xff"])

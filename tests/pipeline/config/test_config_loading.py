@@ -231,6 +231,14 @@ def test_values_that_contradict_each_other_are_an_error(path, override, said):
     assert said in refusal(path, override)
 
 
+def test_probabilities_are_stored_as_float32_unless_the_file_says_otherwise(path):
+    assert load_config(path).lists.scores_dtype == "float16"
+    found = load_config(path).for_probabilities()
+    assert found.lists.scores_dtype == "float32"
+    found = load_config(path, ["lists.scores_dtype=float16"]).for_probabilities()
+    assert found.lists.scores_dtype == "float16"
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", "-x", "1st", "größe"])
 def test_a_name_that_is_not_a_valid_folder_name_is_an_error(path, name):
     assert "`name` must match pattern" in refusal(path, f"name='{name}'")
