@@ -16,11 +16,12 @@ import pyarrow as pa
 from pyarrow import csv
 
 from recdistill.data.quoting import (
-    DoubledQuotes,
     Quoting,
+    doubled_quotes,
     quoting_of,
     text_of_file,
 )
+from recdistill.data.rewritten_file import Rewrite, RewrittenFile
 from recdistill.data.table_streams import READ_BYTES, TableStream, opened, reading
 from recdistill.errors import DataError
 
@@ -140,9 +141,9 @@ def _open(
     single = len(delimiter.encode()) == 1
     source: Any = opened(path)
     if quoting.escaped:
-        source = DoubledQuotes(source)
+        source = RewrittenFile(source, doubled_quotes)
     if not single:
-        source = _OneByteDelimiter(source, delimiter.encode())
+        source = RewrittenFile(source, _with_one_byte(delimiter.encode()))
     if quoting.escaped or not single:
         source = pa.PythonFile(source, mode="r")
     return csv.open_csv(
@@ -196,37 +197,15 @@ def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> 
     return line
 
 
-class _OneByteDelimiter:
-    """Binary file that replaces a delimiter of several bytes by a single byte."""
+def _with_one_byte(delimiter: bytes) -> Rewrite:
+    """Replaces a delimiter of several bytes by a single byte; see `RewrittenFile`."""
 
-    def __init__(self, source: Any, delimiter: bytes) -> None:
-        self._source, self._delimiter = source, delimiter
-        self._held = self._ready = b""
-        self.closed = False
+    def rewrite(text: bytes, last: bool) -> tuple[bytes, bytes]:
+        *pieces, rest = text.split(delimiter)
+        # The delimiter may begin at the end of these bytes.
+        lengths = range(0 if last else len(delimiter) - 1, -1, -1)
+        held = next(n for n in lengths if rest.endswith(delimiter[:n]))
+        end = len(rest) - held
+        return _ONE_BYTE.encode().join([*pieces, rest[:end]]), rest[end:]
 
-    def read(self, size: int = READ_BYTES) -> bytes:
-        """The next bytes, at most `size`; b"" at the end."""
-        size = READ_BYTES if size < 0 else size
-        while not self._ready:
-            chunk = self._source.read(READ_BYTES)
-            if not chunk:
-                self._ready, self._held = self._held, b""
-                break
-            pieces = (self._held + chunk).split(self._delimiter)
-            # The delimiter may begin at the end of this chunk.
-            last = pieces[-1]
-            held = next(
-                n
-                for n in range(len(self._delimiter) - 1, -1, -1)
-                if last.endswith(self._delimiter[:n])
-            )
-            self._held = last[len(last) - held :]
-            pieces[-1] = last[: len(last) - held]
-            self._ready = _ONE_BYTE.encode().join(pieces)
-        part, self._ready = self._ready[:size], self._ready[size:]
-        return part
-
-    def close(self) -> None:
-        """Closes the source."""
-        self._source.close()
-        self.closed = True
+    return rewrite

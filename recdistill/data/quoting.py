@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from recdistill.data.rewritten_file import RewrittenFile
 from recdistill.data.table_streams import READ_BYTES, opened
 from recdistill.errors import DataError
 
@@ -155,40 +156,18 @@ def text_of_file(path: Path, escaped: bool) -> io.TextIOWrapper:
     """A text file for the module `csv`, with doubled quotes instead of escaped ones."""
     source: Any = opened(path)
     if escaped:
-        source = pa.PythonFile(DoubledQuotes(source), mode="r")
+        source = pa.PythonFile(RewrittenFile(source, doubled_quotes), mode="r")
     return io.TextIOWrapper(source, encoding="utf-8-sig", newline="")
 
 
-class DoubledQuotes:
-    r"""Binary file that writes `\"` as two quotes, and `\\` before a quote as `\`.
+def doubled_quotes(text: bytes, last: bool) -> tuple[bytes, bytes]:
+    r"""Writes `\"` as two quotes, and `\\` before a quote as `\`; see `RewrittenFile`.
 
     Arrow's own escape character would remove all other backslashes as well.
     """
-
-    def __init__(self, source: Any) -> None:
-        self._source = source
-        self._held = self._ready = b""
-        self.closed = False
-
-    def read(self, size: int = READ_BYTES) -> bytes:
-        """The next bytes, at most `size`; b"" at the end."""
-        size = READ_BYTES if size < 0 else size
-        while not self._ready:
-            chunk = self._source.read(READ_BYTES)
-            whole = self._held + chunk
-            # What follows the backslashes at the end is in the next chunk.
-            kept = len(whole.rstrip(b"\\")) if chunk else len(whole)
-            self._ready = _BEFORE_QUOTE.sub(_unescaped, whole[:kept])
-            self._held = whole[kept:]
-            if not chunk:
-                break
-        part, self._ready = self._ready[:size], self._ready[size:]
-        return part
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._source.close()
-        self.closed = True
+    # What follows the backslashes at the end comes later.
+    end = len(text) if last else len(text.rstrip(b"\\"))
+    return _BEFORE_QUOTE.sub(_unescaped, text[:end]), text[end:]
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

@@ -65,7 +65,6 @@ class Condition:
     def _comparable(self, values: pa.Array, place: Place) -> pa.Array:
         """The values as the type of `value`; missing ones are null."""
         if isinstance(self.value, int) and _are_whole(values):
-            # A float64 has whole numbers up to 2 ** 53.
             return values.cast(pa.string()).cast(_WHOLE)
         if not isinstance(self.value, str):
             return pa.array(doubles(values, place), pa.float64(), from_pandas=True)
@@ -150,7 +149,7 @@ def _are_whole(values: pa.Array) -> bool:
 
 
 def _number(text: str) -> int | float:
-    """A number; a whole one of up to 19 digits stays exact."""
-    if text.lstrip("+-").isdecimal() and len(text) <= _MOST_DIGITS:
-        return int(text)
-    return float(text)
+    """A number; a whole one that a float64 may not hold exactly is an integer."""
+    number = float(text)
+    exact = abs(number) < 2**53 or len(text) > _MOST_DIGITS
+    return int(text) if not exact and text.lstrip("+-").isdecimal() else number

@@ -6,7 +6,8 @@ import io
 import pytest
 
 from recdistill.data import quoting
-from recdistill.data.quoting import DoubledQuotes, Quoting, quoting_of
+from recdistill.data.quoting import Quoting, doubled_quotes, quoting_of
+from recdistill.data.rewritten_file import RewrittenFile
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
 
@@ -51,8 +52,8 @@ def test_only_backslashes_before_quotes_are_escapes(tmp_path, monkeypatch):
     want = ["CORP\\ann", 'C:\\new, "x" y', "D:\\"]
     assert titles(tmp_path, text) == want
     for size in range(1, 9):
-        monkeypatch.setattr("recdistill.data.quoting.READ_BYTES", size)
-        source = DoubledQuotes(io.BytesIO(text.encode()))
+        monkeypatch.setattr("recdistill.data.rewritten_file.READ_BYTES", size)
+        source = RewrittenFile(io.BytesIO(text.encode()), doubled_quotes)
         read = b"".join(iter(source.read, b"")).decode()
         assert [row[1] for row in csv.reader(io.StringIO(read))][1:] == want
 
