@@ -45,6 +45,7 @@ from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows, measure_ranks
 from recdistill.lists.numpy_ranks import first_k, real_scores
+from recdistill.pipeline.artefact import fingerprint
 from recdistill.pipeline.catalogue_ranking import rank_scores
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.model_building import build_student
@@ -54,7 +55,6 @@ from recdistill.pipeline.trainer import VALIDATIONS
 from recdistill.pipeline.training import TrainingPlan, train
 from recdistill.pipeline.training_batches import training_batches
 from recdistill.pipeline.validation import Validation
-from recdistill.pipeline.workspace import fingerprint
 
 NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
 DEFAULT_LOSS, BASELINE = "ListwiseKLDivergence", "none"

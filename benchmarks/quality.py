@@ -36,6 +36,7 @@ from recdistill.errors import RecdistillError
 from recdistill.evaluation.intervals import bootstrap
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.artefact import fingerprint
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.config.teacher_section import (
     EnsembleTeacherConfig,
@@ -48,7 +49,6 @@ from recdistill.pipeline.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.scorers import Scorer, compiled
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.variants.student_sweep import measured_export
-from recdistill.pipeline.workspace import fingerprint
 
 METRICS = ("ndcg@10", "recall@10", "recall@50")
 WIDTHS = (32, 8, 16, 64)

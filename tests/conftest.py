@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.workspace import Artefact
+from recdistill.pipeline.artefact import Artefact
 from tests import small_pipelines
 
 

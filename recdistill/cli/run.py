@@ -22,8 +22,8 @@ from recdistill.errors import GuardError
 from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefact import Artefact
     from recdistill.pipeline.config import Config
-    from recdistill.pipeline.workspace import Artefact
 
 
 def add_to(app: typer.Typer) -> None:

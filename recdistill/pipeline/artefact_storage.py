@@ -11,8 +11,8 @@ import fsspec
 from recdistill.atomic import locked_folder, remove
 from recdistill.data.remote_folder import WAIT_S
 from recdistill.errors import ArtefactError, StorageError
+from recdistill.pipeline.artefact import RECORD, open_artefact
 from recdistill.pipeline.config.pipeline_config import Config
-from recdistill.pipeline.workspace import RECORD, open_artefact
 
 
 class ArtefactStorage:

@@ -22,8 +22,8 @@ from recdistill.data.dense_columns import dense_column
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import SEEN
 from recdistill.errors import ArtefactError
+from recdistill.pipeline.artefact import open_artefact
 from recdistill.pipeline.score_store import WrittenFiles, stored_files
-from recdistill.pipeline.workspace import open_artefact
 
 IDENTITY = b"recdistill.identity"
 """Key of the store's identity in the metadata of a file."""

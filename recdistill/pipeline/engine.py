@@ -7,34 +7,39 @@ Scoring and evaluation are a function of independent parts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-import keras
-
-from recdistill.pipeline.config.engine_section import EngineConfig
 from recdistill.pipeline.training_checkpoints import kept_in
-
-if TYPE_CHECKING:
-    from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.steps.step import Step
-    from recdistill.pipeline.workspace import Draft
-
+from recdistill.pipeline.workspace import Draft
 
 P = TypeVar("P")
 R = TypeVar("R")
+Run = TypeVar("Run")
+Work = TypeVar("Work", contravariant=True)
 
 
-class Engine(Protocol):
-    """Does the work of steps."""
+class TrainingStep(Protocol[Work]):
+    """A step that trains."""
 
-    def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
+    @property
+    def name(self) -> str:
+        """Name of the step."""
+
+    def work(self, run: Work, draft: Draft) -> dict[str, Any]:
+        """Writes the artefact into the draft's folder, and returns its record."""
+
+
+class Engine(Protocol[Run]):
+    """Does the work of the steps of a run."""
+
+    def train(self, step: TrainingStep[Run], run: Run, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record."""
 
     def map(
         self,
-        open_work: Callable[[RunContext], Callable[[P], R]],
+        open_work: Callable[[Run], Callable[[P], R]],
         parts: Iterable[P],
-        run: RunContext,
+        run: Run,
     ) -> Iterator[tuple[P, R]]:
         """Each part and its result, in the order of the parts.
 
@@ -54,7 +59,7 @@ class Engine(Protocol):
 class LocalEngine:
     """Runs everything in this process."""
 
-    def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
+    def train(self, step: TrainingStep[Run], run: Run, draft: Draft) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record.
 
         If this process is killed, the next one goes on after a validation.
@@ -67,9 +72,9 @@ class LocalEngine:
 
     def map(
         self,
-        open_work: Callable[[RunContext], Callable[[P], R]],
+        open_work: Callable[[Run], Callable[[P], R]],
         parts: Iterable[P],
-        run: RunContext,
+        run: Run,
     ) -> Iterator[tuple[P, R]]:
         """Each part and its result, in the order of the parts."""
         work: Callable[[P], R] | None = None
@@ -79,33 +84,3 @@ class LocalEngine:
 
     def close(self) -> None:
         """Does nothing."""
-
-
-def open_engine(config: EngineConfig, warn: Callable[[str], None]) -> Engine:
-    """The configured engine.
-
-    Args:
-        config: The `engine` section.
-        warn: Callback for warnings.
-
-    Raises:
-        ConfigError: If Ray is not installed.
-        EngineError: If the cluster cannot be reached.
-    """
-    if config.kind == "local":
-        return LocalEngine()
-    from recdistill.pipeline.ray_engine import RayEngine
-
-    return RayEngine(config, warn)
-
-
-def begin_like_a_new_process(seed: int) -> None:
-    """Resets Keras's numbering of layer names, and all random generators.
-
-    Names and numbers then do not depend on the steps that the process has run before,
-    so that a step writes the same bytes in a run that was interrupted.
-    """
-    policy = keras.config.dtype_policy()
-    keras.utils.clear_session(free_memory=False)
-    keras.config.set_dtype_policy(policy)
-    keras.utils.set_random_seed(seed)

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from recdistill.atomic import file_checksum
 from recdistill.errors import ArtefactError, ReportError
 from recdistill.evaluation.report.run_report import Report
+from recdistill.pipeline.artefact import RECORD, Artefact, open_artefact
 from recdistill.pipeline.evaluated_lists import slices_of
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.evaluate import DETAILS, LISTS
-from recdistill.pipeline.workspace import RECORD, Artefact, open_artefact
 
 REPORT = "report.json"
 

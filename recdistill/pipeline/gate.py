@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 from recdistill.errors import GateError
 from recdistill.evaluation.intervals import Interval, paired_difference
 from recdistill.evaluation.report.run_report import GatePart
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.scorers import Scorer
-from recdistill.pipeline.workspace import Artefact
 
 MOST_CONSTANT = 0.5
 """Largest share of lists whose candidates may all have the same score.

@@ -16,10 +16,10 @@ from recdistill.atomic import file_checksum, read_sealed, write_sealed
 from recdistill.data.batches import RAW_PREFIX
 from recdistill.errors import TrainingError
 from recdistill.models.cross_fitting import folds_of
+from recdistill.pipeline.artefact import fingerprint
 from recdistill.pipeline.config.teacher_section import folds_in, given, is_trained
 from recdistill.pipeline.model_building import Teacher, TeacherBuilder, fold_folder
 from recdistill.pipeline.weights_file import WEIGHTS, save_weights
-from recdistill.pipeline.workspace import fingerprint
 
 if TYPE_CHECKING:
     from recdistill.pipeline.config.section import Section

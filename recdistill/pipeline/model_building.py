@@ -45,7 +45,6 @@ from recdistill.pipeline.config.teacher_section import (
     same_before,
 )
 from recdistill.pipeline.config.teacher_section import members_of as configured_members
-from recdistill.pipeline.engine import begin_like_a_new_process
 from recdistill.pipeline.memory import (
     require_for_attention,
     require_for_linear_model,
@@ -53,6 +52,7 @@ from recdistill.pipeline.memory import (
     require_for_transitions,
 )
 from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.seeding import begin_like_a_new_process
 from recdistill.pipeline.teacher_opening import ExternalTeachers
 from recdistill.pipeline.weights_file import WEIGHTS, read_member_weights
 from recdistill.teachers import ExternalTeacher, ScoreTable

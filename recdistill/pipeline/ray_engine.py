@@ -23,13 +23,12 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from recdistill.pipeline import ray_workers
-from recdistill.pipeline.engine import P, R
+from recdistill.pipeline.engine import P, R, TrainingStep
 from recdistill.pipeline.ray_pool import WorkerPool
 from recdistill.pipeline.training_checkpoints import States
 
 if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.steps.step import Step
     from recdistill.pipeline.workspace import Draft
 
 ATTEMPTS = 5
@@ -59,7 +58,9 @@ class RayEngine:
         if self._owns:
             ray.shutdown()
 
-    def train(self, step: Step, run: RunContext, draft: Draft) -> dict[str, Any]:
+    def train(
+        self, step: TrainingStep[RunContext], run: RunContext, draft: Draft
+    ) -> dict[str, Any]:
         """Does the work of a step that trains, and returns its record.
 
         If a worker is lost, all are started again from the last checkpoint.
@@ -107,7 +108,7 @@ class RayEngine:
 
     def _attempt(
         self,
-        step: Step,
+        step: TrainingStep[RunContext],
         run: RunContext,
         states: States,
         reports: Mapping[str, Callable[..., None]],

@@ -16,9 +16,9 @@ from recdistill import errors
 from recdistill.pipeline.worker_group import WorkerGroup, listening_socket
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefact import Artefact
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.training_checkpoints import States
-    from recdistill.pipeline.workspace import Artefact
 
 
 class LostError(Exception):
@@ -115,7 +115,7 @@ def _begin(cores: int, seed: int) -> None:
     """Sets up TensorFlow as the local engine does, with some cores."""
     import tensorflow as tf
 
-    from recdistill.pipeline.engine import begin_like_a_new_process
+    from recdistill.pipeline.seeding import begin_like_a_new_process
 
     try:
         tf.config.threading.set_intra_op_parallelism_threads(cores)

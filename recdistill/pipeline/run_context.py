@@ -17,11 +17,12 @@ from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ConfigError, DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.evaluation.report.training_parts import AssistantPart, SoftTargetsPart
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.candidate_ranker import CandidateRanker
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.dataset_loading import load_dataset, reading_options
-from recdistill.pipeline.engine import Engine, open_engine
+from recdistill.pipeline.engine import Engine, LocalEngine
 from recdistill.pipeline.gate import compare_on_validation
 from recdistill.pipeline.model_building import (
     Teacher,
@@ -49,7 +50,6 @@ from recdistill.pipeline.training_overlap import lists_trained_on
 from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.warm_start import EarlierRun
 from recdistill.pipeline.weights_file import seed_folder
-from recdistill.pipeline.workspace import Artefact
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.model_files import source_digest
 
@@ -92,6 +92,7 @@ class RunContext:
             "auto".
         with_test: Whether the test part may be read.
         artefacts: The artefacts of the finished steps by name.
+        engine: Runs the parts of a step, in this process or on a cluster.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class RunContext:
         self.config, self.progress, self.warn = config, progress, warn
         self.tables, self.observe = tables, observe
         self.artefacts: dict[str, Artefact] = {}
+        self.engine: Engine[RunContext] = LocalEngine()
         self._intact: set[str] = set()
         self._kept: frozenset[str] = frozenset()
         self.with_test = with_test
@@ -152,17 +154,6 @@ class RunContext:
     def root(self) -> Path:
         """Folder of the run."""
         return self.config.local_workdir / self.config.name
-
-    @cached_property
-    def engine(self) -> Engine:
-        """Runs the parts of a step, in this process or on a cluster."""
-        return open_engine(self.config.engine, self.warn)
-
-    def close_engine(self) -> None:
-        """Disconnects from the cluster, if it was used."""
-        engine = self.__dict__.pop("engine", None)
-        if engine is not None:
-            engine.close()
 
     # Artefacts.
 

@@ -14,16 +14,18 @@ import tensorflow as tf
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError, StorageError
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.artefact_storage import artefact_storage
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.engine import begin_like_a_new_process
+from recdistill.pipeline.engine import Engine, LocalEngine
 from recdistill.pipeline.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
+from recdistill.pipeline.seeding import begin_like_a_new_process
 from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.step import Step
 from recdistill.pipeline.tracking.run_tracking import NoTracking, RunTracking
-from recdistill.pipeline.workspace import Artefact, Workspace, earlier_seconds
+from recdistill.pipeline.workspace import Workspace, earlier_seconds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +73,7 @@ class Pipeline:
             config, progress, warn, tables, tracking.observe, with_test
         )
         self._announce, self._with_test = announce, with_test
+        self._on_cluster = False
 
     def of(self, config: Config) -> Pipeline:
         """A pipeline with another configuration and the same callbacks and tables."""
@@ -109,6 +112,7 @@ class Pipeline:
         other.workspace = Workspace(folder, self.workspace.storage)
         other.context = self.context.variant(config, kept, progress, observe)
         other._tracking = NoTracking()
+        other._on_cluster = False
         other._announce = lambda step, artefact: None
         return other
 
@@ -162,10 +166,24 @@ class Pipeline:
                     self.workspace.store_files()
                 raise
             finally:
-                self.context.close_engine()
+                self._close_engine()
             self._tracking.end(succeeded=True)
             self.workspace.store_files()
             return artefact
+
+    def _opened_engine(self) -> Engine[RunContext]:
+        """The configured engine, which is opened when a step first has work for it."""
+        if self.config.engine.kind == "ray" and not self._on_cluster:
+            from recdistill.pipeline.ray_engine import RayEngine
+
+            self.context.engine = RayEngine(self.config.engine, self.context.warn)
+            self._on_cluster = True
+        return self.context.engine
+
+    def _close_engine(self) -> None:
+        """Disconnects from the cluster, if it was used."""
+        self.context.engine.close()
+        self.context.engine, self._on_cluster = LocalEngine(), False
 
     def _finished(self, step: Step) -> Artefact:
         """The artefact of a step, after those that it needs."""
@@ -206,7 +224,7 @@ class Pipeline:
                 begin_like_a_new_process(self.config.seed)
                 self._tracking.begin(draft.final.name)
                 try:
-                    engine = self.context.engine
+                    engine = self._opened_engine()
                     trains = step.trains(self.config)
                     work = partial(engine.train, step) if trains else step.work
                     draft.record = {"needs": keys, **work(self.context, draft)}

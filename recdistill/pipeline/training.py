@@ -22,6 +22,7 @@ from recdistill.lists.replicas import (
     slice_of_batch,
 )
 from recdistill.losses import ListwiseCrossEntropy
+from recdistill.pipeline.artefact import fingerprint
 from recdistill.pipeline.catalogue_ranking import NotRankableError
 from recdistill.pipeline.next_item_model import NextItemModel
 from recdistill.pipeline.scorers import compiled
@@ -33,7 +34,6 @@ from recdistill.pipeline.training_curves import (
     unobserved,
 )
 from recdistill.pipeline.validation import Validation
-from recdistill.pipeline.workspace import fingerprint
 
 Learner: TypeAlias = Distiller | NextItemModel
 """A model in training: its `student`, and the losses of this."""

@@ -14,7 +14,7 @@ from recdistill.errors import ConfigError
 from recdistill.features.encoders import UNKNOWN, VocabularyEncoder
 from recdistill.features.schema import Schema
 from recdistill.features.specs import TextSpec
-from recdistill.pipeline.workspace import Artefact, open_artefact
+from recdistill.pipeline.artefact import Artefact, open_artefact
 
 if TYPE_CHECKING:
     import keras

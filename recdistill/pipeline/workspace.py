@@ -1,108 +1,29 @@
-"""Artefacts of a run: folders named by the hash of their inputs.
+"""Workspace of a run: its artefacts, in folders named by the hash of their inputs.
 
 A step writes into a folder with a temporary name and renames it at the end, so
 artefacts are written atomically. A step that was killed is run again; a step whose
-inputs did not change is skipped. The record of an artefact has the checksum of each
-file, and one of its own, and files are verified before they are used.
+inputs did not change is skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from recdistill import __version__
-from recdistill.atomic import (
-    atomic_write,
-    difference,
-    file_checksum,
-    folder_checksums,
-    read_sealed,
-    write_sealed,
-)
+from recdistill.atomic import atomic_write, folder_checksums, write_sealed
 from recdistill.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from recdistill.pipeline.artefact_storage import ArtefactStorage
-
-RECORD = "record.json"
+from recdistill.pipeline.artefact import RECORD, Artefact, fingerprint, open_artefact
+from recdistill.pipeline.artefact_storage import ArtefactStorage
 
 CLOCK = ".clock"
 """File with the seconds of earlier attempts, and the time when the last one began."""
-
-
-@dataclass(frozen=True)
-class Artefact:
-    """A finished folder and its record.
-
-    Attributes:
-        path: The folder.
-        key: Hash of all inputs that determine its content.
-        record: The record of the step, JSON-ready; `sha256` has the checksum of each
-            file.
-        reused: Whether it existed before this run.
-    """
-
-    path: Path
-    key: str
-    record: dict[str, Any]
-    reused: bool
-
-    def verify(self, unread: str = "") -> None:
-        """Checks that the folder has the files that the step wrote, and no other.
-
-        Args:
-            unread: Pattern of the files that are neither read nor required.
-
-        Raises:
-            ArtefactError: If a file is damaged, missing or unexpected.
-        """
-        left_out = self.path.glob(unread) if unread else ()
-        names = [path.relative_to(self.path).as_posix() for path in left_out]
-        found = folder_checksums(self.path, without=[RECORD, *names])
-        written = self.record["sha256"]
-        written = {k: v for k, v in written.items() if not fnmatch(k, unread)}
-        fault = difference(written, found)
-        if fault is not None:
-            raise _damaged(self.path, fault)
-
-    def file(self, name: str) -> Path:
-        """The path of one file, which is verified.
-
-        Raises:
-            ArtefactError: If the file is damaged or missing.
-        """
-        path = self.path / name
-        found = {name: file_checksum(path)} if path.is_file() else {}
-        fault = difference({name: self.record["sha256"].get(name, "")}, found)
-        if fault is not None:
-            raise _damaged(self.path, fault)
-        return path
-
-
-def open_artefact(path: Path) -> Artefact | None:
-    """The artefact in a folder; None if the folder has no record.
-
-    Raises:
-        ArtefactError: If the record is damaged.
-    """
-    try:
-        record = read_sealed(path / RECORD)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        fault = f"the file {RECORD!r} is damaged: {error}"
-        raise _damaged(path, fault) from error
-    return Artefact(path, record["key"], record, reused=True)
 
 
 class Workspace:
@@ -263,17 +184,3 @@ class Draft:
         if self.done is None:
             raise RuntimeError(f"The artefact {self.final.name} is not published yet.")
         return self.done
-
-
-def _damaged(folder: Path, fault: str) -> ArtefactError:
-    step = folder.name.rpartition("-")[0]
-    return ArtefactError(
-        f"The artefact {folder} cannot be used: {fault}. Remove the folder and run the "
-        f"step `{step}` again."
-    )
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of a JSON-ready value, the same for the same content."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -6,12 +6,13 @@ import fsspec
 import pytest
 
 from recdistill.errors import ArtefactError, GuardError, StorageError
+from recdistill.pipeline.artefact import RECORD, Artefact
 from recdistill.pipeline.artefact_storage import ArtefactStorage, artefact_storage
 from recdistill.pipeline.config import load_config
 from recdistill.pipeline.ray_workers import SharedRun
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from recdistill.pipeline.workspace import RECORD, Artefact, Workspace
+from recdistill.pipeline.workspace import Workspace
 from tests.small_pipelines import write_config
 
 URL = "memory://bucket/runs"

@@ -10,6 +10,7 @@ import pytest
 from recdistill.atomic import file_checksum
 from recdistill.errors import GateError
 from recdistill.evaluation.rows import ListRows
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.gate import (
     CheckedScorer,
     Faults,
@@ -18,7 +19,6 @@ from recdistill.pipeline.gate import (
     decide,
     enter,
 )
-from recdistill.pipeline.workspace import Artefact
 from tests import small_pipelines
 
 SOUND = Faults(lists=20, constant=0, not_finite=0)

@@ -8,13 +8,8 @@ import pytest
 from recdistill.atomic import write_sealed
 from recdistill.errors import ArtefactError
 from recdistill.pipeline import workspace as workspace_module
-from recdistill.pipeline.workspace import (
-    CLOCK,
-    Artefact,
-    Workspace,
-    earlier_seconds,
-    fingerprint,
-)
+from recdistill.pipeline.artefact import Artefact, fingerprint
+from recdistill.pipeline.workspace import CLOCK, Workspace, earlier_seconds
 
 
 @pytest.fixture

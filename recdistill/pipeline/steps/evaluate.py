@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
     from recdistill.evaluation.report.run_report import Report
+    from recdistill.pipeline.artefact import Artefact
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.config.export_section import Storage
     from recdistill.pipeline.model_comparison import ComparisonRows, ListRanker
     from recdistill.pipeline.run_context import RunContext
     from recdistill.pipeline.sampled_candidates import SampledCandidates
-    from recdistill.pipeline.workspace import Artefact, Draft
+    from recdistill.pipeline.workspace import Draft
 
 LISTS, DETAILS = "lists.parquet", "page.json"
 """Files of the artefact with the evaluated lists, and with details of the page."""
@@ -111,7 +112,7 @@ class Evaluate(Step):
         The configuration is written too, so that the run can be opened again.
         """
         from recdistill.atomic import atomic_write
-        from recdistill.pipeline.run_opening import save_configuration
+        from recdistill.pipeline.config.config_saving import save_configuration
 
         for name in ("report.json", "report.html", MODEL_CARD):
             content = artefact.file(name).read_bytes()

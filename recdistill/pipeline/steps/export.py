@@ -13,9 +13,10 @@ from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
     from recdistill.export.publishing import ExportSettings
+    from recdistill.pipeline.artefact import Artefact
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Artefact, Draft
+    from recdistill.pipeline.workspace import Draft
 
 
 JUDGED_LISTS = 256

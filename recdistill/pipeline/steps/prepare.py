@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefact import Artefact
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Artefact, Draft
+    from recdistill.pipeline.workspace import Draft
 
 
 _PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}

@@ -265,12 +265,12 @@ def _first_round(run: RunContext) -> Proposer | None:
 
 def _identity(run: RunContext) -> str:
     """Identity of all that a score depends on, except its query and its candidates."""
+    from recdistill.pipeline.artefact import fingerprint
     from recdistill.pipeline.config.external_teacher_section import (
         RemoteTeacherConfig,
     )
     from recdistill.pipeline.config.teacher_section import is_trained, members_of
     from recdistill.pipeline.weights_file import MEMBER_WEIGHTS, WEIGHTS
-    from recdistill.pipeline.workspace import fingerprint
 
     lists = run.config.lists
     files = run.artefacts["teacher"].record["sha256"]

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.atomic import atomic_write
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.tracking.run_values import (
     report_figures,
     report_of,
     training_points,
 )
-from recdistill.pipeline.workspace import Artefact
 
 
 class EventLines:

@@ -13,13 +13,13 @@ from typing import Any
 
 from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
+from recdistill.pipeline.artefact import Artefact, fingerprint
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.tracking.run_values import (
     report_figures,
     report_of,
     training_points,
 )
-from recdistill.pipeline.workspace import Artefact, fingerprint
 
 TAG = "recdistill.run"
 """Tag of an MLflow run with the hash of its configuration and data."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.tracking.event_lines import EventLines
 from recdistill.pipeline.tracking.mlflow_log import MlflowLog
 from recdistill.pipeline.tracking.tensorboard_log import TensorBoardLog
-from recdistill.pipeline.workspace import Artefact
 
 FOLDER, EVENTS = "tracking", "events.jsonl"
 """Folder in that of the run, and its file of events."""

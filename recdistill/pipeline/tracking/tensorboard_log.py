@@ -13,12 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.tracking.run_values import (
     report_figures,
     report_of,
     training_points,
 )
-from recdistill.pipeline.workspace import Artefact
 
 COMPLETE = "complete"
 """File that marks the folder of an artefact whose values are all written."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from recdistill.errors import BudgetError
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.config.budget import misses, parse_budget, quantity_text
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.variants.changed_settings import shown_settings, with_settings
 from recdistill.pipeline.variants.student_sweep import MeasuredStudent, sweep
-from recdistill.pipeline.workspace import Artefact
 
 
 def run_within_budget(

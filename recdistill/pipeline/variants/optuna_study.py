@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recdistill.pipeline.artefact import fingerprint
 from recdistill.pipeline.config.search_space import Choices, SearchSpace
 from recdistill.pipeline.variants.changed_settings import Settings
-from recdistill.pipeline.workspace import fingerprint
 
 if TYPE_CHECKING:
     import optuna

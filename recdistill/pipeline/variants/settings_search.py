@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from recdistill.atomic import locked_folder
 from recdistill.errors import ConfigError, TrainingError
 from recdistill.evaluation.intervals import Interval, paired_difference
+from recdistill.pipeline.artefact import Artefact, fingerprint
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.search_space import SearchSpace
 from recdistill.pipeline.runner import Pipeline
@@ -44,7 +45,6 @@ from recdistill.pipeline.variants.optuna_study import (
     open_study,
     sampler_of,
 )
-from recdistill.pipeline.workspace import Artefact, fingerprint
 
 if TYPE_CHECKING:
     import optuna

@@ -22,6 +22,7 @@ from recdistill.evaluation.intervals import Interval, bootstrap, paired_differen
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.student_choice import Cost, knee_place, pareto_places
 from recdistill.export.student_export import export_student
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.rounded_student import as_exported
 from recdistill.pipeline.run_context import VALID
@@ -35,7 +36,6 @@ from recdistill.pipeline.variants.changed_settings import (
     shown_settings,
     with_settings,
 )
-from recdistill.pipeline.workspace import Artefact
 
 FOLDER = "sweep"
 """Folder of the comparison in that of the run."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recdistill.errors import ConfigError, TrainingError
+from recdistill.pipeline.artefact import Artefact
 from recdistill.pipeline.config import ListsConfig, load_config
 from recdistill.pipeline.config.search_space import Choices, Range
 from recdistill.pipeline.runner import Pipeline
@@ -18,7 +19,6 @@ from recdistill.pipeline.variants.default_space import (
 )
 from recdistill.pipeline.variants.search_files import write_search
 from recdistill.pipeline.variants.settings_search import tune
-from recdistill.pipeline.workspace import Artefact
 from tests import small_pipelines
 
 pytestmark = pytest.mark.slow
