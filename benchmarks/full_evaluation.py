@@ -12,11 +12,11 @@ from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.evaluation.rows import measure_ranks
 from recdistill.models.candidate_table import CandidateTable
-from recdistill.pipeline.catalogue_ranking import (
+from recdistill.pipeline.ranking.catalogue_ranking import (
     SCORES_AT_ONCE,
     in_blocks,
 )
-from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
+from recdistill.pipeline.ranking.two_tower_catalogue import TwoTowerCatalogue
 from recdistill.retrieval.exact import best
 
 WIDTH, SEEN, TOP = 64, 20, 100

@@ -20,11 +20,11 @@ from recdistill import Distiller, ListwiseCrossEntropy, ListwiseKLDivergence
 from recdistill.data.collation import Collator
 from recdistill.evaluation.intervals import paired_difference
 from recdistill.pipeline.config import load_config
-from recdistill.pipeline.model_building import build_student
+from recdistill.pipeline.models.model_building import build_student
+from recdistill.pipeline.models.scorers import compiled
+from recdistill.pipeline.ranking.validation import Validation
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.scorers import compiled
-from recdistill.pipeline.training_batches import training_batches
-from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.training.training_batches import training_batches
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 NDCG, LOWEST = "ndcg@10", -1e9

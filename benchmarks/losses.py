@@ -45,16 +45,16 @@ from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows, measure_ranks
 from recdistill.lists.numpy_ranks import first_k, real_scores
-from recdistill.pipeline.artefact import fingerprint
-from recdistill.pipeline.catalogue_ranking import rank_scores
+from recdistill.pipeline.artefacts.artefact import fingerprint
 from recdistill.pipeline.config import Config, load_config
-from recdistill.pipeline.model_building import build_student
+from recdistill.pipeline.models.model_building import build_student
+from recdistill.pipeline.models.scorers import PAIRS_AT_ONCE, Scorer, compiled
+from recdistill.pipeline.ranking.catalogue_ranking import rank_scores
+from recdistill.pipeline.ranking.validation import Validation
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.scorers import PAIRS_AT_ONCE, Scorer, compiled
-from recdistill.pipeline.trainer import VALIDATIONS
-from recdistill.pipeline.training import TrainingPlan, train
-from recdistill.pipeline.training_batches import training_batches
-from recdistill.pipeline.validation import Validation
+from recdistill.pipeline.training.trainer import VALIDATIONS
+from recdistill.pipeline.training.training import TrainingPlan, train
+from recdistill.pipeline.training.training_batches import training_batches
 
 NDCG, OVERLAP, TOP = "ndcg@10", "overlap@10", 10
 DEFAULT_LOSS, BASELINE = "ListwiseKLDivergence", "none"

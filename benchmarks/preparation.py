@@ -124,7 +124,7 @@ def with_prepare(folder: Path) -> Counts:
         "import sys, time, pathlib\n"
         "from recdistill.pipeline.config import load_config\n"
         "from recdistill.pipeline.runner import Pipeline\n"
-        "import json, keras, recdistill.pipeline.preparation\n"
+        "import json, keras, recdistill.pipeline.preparation.preparation\n"
         "pipeline = Pipeline(load_config(pathlib.Path(sys.argv[1])))\n"
         "start = time.process_time()\n"
         "record = pipeline.run('prepare').record\n"

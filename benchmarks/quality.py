@@ -36,7 +36,8 @@ from recdistill.errors import RecdistillError
 from recdistill.evaluation.intervals import bootstrap
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.artefact import fingerprint
+from recdistill.pipeline.artefacts.artefact import fingerprint
+from recdistill.pipeline.candidates.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.config.teacher_section import (
     EnsembleTeacherConfig,
@@ -44,10 +45,9 @@ from recdistill.pipeline.config.teacher_section import (
     SequenceTeacherConfig,
     TeacherConfig,
 )
+from recdistill.pipeline.models.scorers import Scorer, compiled
+from recdistill.pipeline.ranking.validation import Validation
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.scored_candidates import lists_to_evaluate
-from recdistill.pipeline.scorers import Scorer, compiled
-from recdistill.pipeline.validation import Validation
 from recdistill.pipeline.variants.student_sweep import measured_export
 
 METRICS = ("ndcg@10", "recall@10", "recall@50")

@@ -19,13 +19,13 @@ from recdistill.data.batches import Lists
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import read_lists
 from recdistill.features.encoders import FIRST
-from recdistill.pipeline.candidate_selection import mixed
+from recdistill.pipeline.candidates.candidate_selection import mixed
+from recdistill.pipeline.candidates.retriever import Retriever
 from recdistill.pipeline.config import ListsConfig
-from recdistill.pipeline.content_hashes import ContentHashes
-from recdistill.pipeline.retriever import Retriever
-from recdistill.pipeline.score_parts import planned_parts, write_store
-from recdistill.pipeline.score_writing import PAIRS_SCORED, ScoreWriter
-from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.models.scorers import compiled
+from recdistill.pipeline.scores.content_hashes import ContentHashes
+from recdistill.pipeline.scores.score_parts import planned_parts, write_store
+from recdistill.pipeline.scores.score_writing import PAIRS_SCORED, ScoreWriter
 
 WIDTH, HISTORY, SEED = 64, 20, 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from tests import small_pipelines
 
 
@@ -45,8 +45,8 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    from recdistill.pipeline import score_parts
     from recdistill.pipeline.runner import Pipeline
+    from recdistill.pipeline.scores import score_parts
 
     folder = tmp_path_factory.mktemp("tiny")
     artefacts, calls = {}, []

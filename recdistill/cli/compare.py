@@ -75,7 +75,7 @@ def compare(
             comparison_json,
             render_comparison,
         )
-        from recdistill.pipeline.run_comparison import compare_runs, compared_facts
+        from recdistill.pipeline.runs.run_comparison import compare_runs, compared_facts
 
         comparison, opened = compare_runs(folders, chosen)
         facts = compared_facts(opened)
@@ -122,8 +122,8 @@ def runs(
     teacher, and its state: finished, or the step that it has reached.
     """
     with errors_as_paragraphs():
-        from recdistill.pipeline.finished_runs import list_runs
-        from recdistill.pipeline.run_table import render_runs, runs_json
+        from recdistill.pipeline.runs.finished_runs import list_runs
+        from recdistill.pipeline.runs.run_table import render_runs, runs_json
 
         found = list_runs(folder)
     if as_json:
@@ -149,7 +149,7 @@ def report(
     """
     with errors_as_paragraphs():
         from recdistill.atomic import atomic_write
-        from recdistill.pipeline.finished_runs import EvaluatedRun
+        from recdistill.pipeline.runs.finished_runs import EvaluatedRun
 
         page = EvaluatedRun.open(folder).page()
         target = folder / "report.html"

@@ -75,19 +75,19 @@ def drift(
         check_output("--prometheus", prometheus)
         display.progress("Starting TensorFlow", 0, None)
         with without_startup_notes():
-            from recdistill.pipeline.drift_check import check_drift
+            from recdistill.pipeline.runs.drift_check import check_drift
         found = check_drift(
             export, data, folder=run, sample=sample, progress=display.progress
         )
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=1))
     else:
-        from recdistill.pipeline.drift_metrics import as_table
+        from recdistill.pipeline.runs.drift_metrics import as_table
 
         Console().print(as_table(found))
     if prometheus is not None:
         from recdistill.atomic import atomic_write
-        from recdistill.pipeline.drift_metrics import as_textfile
+        from recdistill.pipeline.runs.drift_metrics import as_textfile
 
         with errors_as_paragraphs(), atomic_write(prometheus) as temporary:
             temporary.write_text(as_textfile(found), encoding="utf-8")

@@ -120,7 +120,7 @@ def _time_pair(
     pipeline = load_pipeline(config, overrides, display)
     export = Path(pipeline.run().record["path"])
     display.progress("Measuring teacher and student", 0, None)
-    from recdistill.pipeline.latency_comparison import time_side_by_side
+    from recdistill.pipeline.runs.latency_comparison import time_side_by_side
 
     return time_side_by_side(pipeline, candidates), export
 

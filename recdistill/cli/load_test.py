@@ -357,7 +357,7 @@ def _test_queries(folder: Path, signature: str) -> list[Query]:
     import numpy as np
 
     with without_startup_notes():
-        from recdistill.pipeline.prepared_data import Prepared
+        from recdistill.pipeline.preparation.prepared_data import Prepared
     from recdistill.serving.load_test.workload import (
         MOST_MESSAGES,
         queries_from_columns,

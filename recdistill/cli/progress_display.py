@@ -20,7 +20,7 @@ from rich.text import Text
 from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.artefact import Artefact
+    from recdistill.pipeline.artefacts.artefact import Artefact
 
 LINE_EVERY_S = 30.0
 """Seconds between two lines about the same activity, without a terminal."""

@@ -104,7 +104,7 @@ def recommend(
         teacher = None
         if compare is not None:
             display.progress("Asking the teacher", 0, None)
-            from recdistill.pipeline.teacher_answers import teacher_ranking
+            from recdistill.pipeline.runs.teacher_answers import teacher_ranking
 
             teacher = teacher_ranking(
                 compare,

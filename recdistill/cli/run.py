@@ -22,7 +22,7 @@ from recdistill.errors import GuardError
 from recdistill.pipeline.steps import STEPS
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.artefact import Artefact
+    from recdistill.pipeline.artefacts.artefact import Artefact
     from recdistill.pipeline.config import Config
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from recdistill.pipeline.training_checkpoints import kept_in
-from recdistill.pipeline.workspace import Draft
+from recdistill.pipeline.artefacts.workspace import Draft
+from recdistill.pipeline.training.training_checkpoints import kept_in
 
 P = TypeVar("P")
 R = TypeVar("R")

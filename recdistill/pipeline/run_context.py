@@ -17,39 +17,42 @@ from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ConfigError, DataError
 from recdistill.evaluation.report.run_report import GatePart
 from recdistill.evaluation.report.training_parts import AssistantPart, SoftTargetsPart
-from recdistill.pipeline.artefact import Artefact
-from recdistill.pipeline.candidate_ranker import CandidateRanker
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
-from recdistill.pipeline.dataset_loading import load_dataset, reading_options
 from recdistill.pipeline.engine import Engine, LocalEngine
-from recdistill.pipeline.gate import compare_on_validation
-from recdistill.pipeline.model_building import (
+from recdistill.pipeline.evaluation.gate import compare_on_validation
+from recdistill.pipeline.evaluation.training_overlap import lists_trained_on
+from recdistill.pipeline.models.model_building import (
     Teacher,
     cross_fitted,
     load_student,
     load_teacher,
 )
-from recdistill.pipeline.prepared_data import TEST_FILES, Prepared
-from recdistill.pipeline.retrieved_candidates import (
-    Retrieval,
-    lists_for_teacher,
-    reranks,
-)
-from recdistill.pipeline.score_store import stored_files
-from recdistill.pipeline.scorers import (
+from recdistill.pipeline.models.scorers import (
     PopularityScorer,
     Scorer,
     compiled,
     with_progress,
 )
-from recdistill.pipeline.soft_targets import SoftTargets, choose
-from recdistill.pipeline.teacher_opening import ExternalTeachers, identity
-from recdistill.pipeline.trainer import Trainer
-from recdistill.pipeline.training_overlap import lists_trained_on
-from recdistill.pipeline.validation import Validation
-from recdistill.pipeline.warm_start import EarlierRun
-from recdistill.pipeline.weights_file import seed_folder
+from recdistill.pipeline.models.teacher_opening import ExternalTeachers, identity
+from recdistill.pipeline.models.weights_file import seed_folder
+from recdistill.pipeline.preparation.dataset_loading import (
+    load_dataset,
+    reading_options,
+)
+from recdistill.pipeline.preparation.prepared_data import TEST_FILES, Prepared
+from recdistill.pipeline.ranking.candidate_ranker import CandidateRanker
+from recdistill.pipeline.ranking.retrieved_candidates import (
+    Retrieval,
+    lists_for_teacher,
+    reranks,
+)
+from recdistill.pipeline.ranking.validation import Validation
+from recdistill.pipeline.scores.score_store import stored_files
+from recdistill.pipeline.training.soft_targets import SoftTargets, choose
+from recdistill.pipeline.training.trainer import Trainer
+from recdistill.pipeline.training.warm_start import EarlierRun
 from recdistill.teachers import ScoreTable
 from recdistill.teachers.model_files import source_digest
 

@@ -14,18 +14,18 @@ import tensorflow as tf
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError, StorageError
-from recdistill.pipeline.artefact import Artefact
-from recdistill.pipeline.artefact_storage import artefact_storage
+from recdistill.pipeline.artefacts.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact_storage import artefact_storage
+from recdistill.pipeline.artefacts.workspace import Workspace, earlier_seconds
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.engine import Engine, LocalEngine
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.seeding import begin_like_a_new_process
-from recdistill.pipeline.soft_targets import SoftTargets, distillation_losses
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.step import Step
 from recdistill.pipeline.tracking.run_tracking import NoTracking, RunTracking
-from recdistill.pipeline.workspace import Workspace, earlier_seconds
+from recdistill.pipeline.training.soft_targets import SoftTargets, distillation_losses
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +174,7 @@ class Pipeline:
     def _opened_engine(self) -> Engine[RunContext]:
         """The configured engine, which is opened when a step first has work for it."""
         if self.config.engine.kind == "ray" and not self._on_cluster:
-            from recdistill.pipeline.ray_engine import RayEngine
+            from recdistill.pipeline.ray_cluster.ray_engine import RayEngine
 
             self.context.engine = RayEngine(self.config.engine, self.context.warn)
             self._on_cluster = True

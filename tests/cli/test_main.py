@@ -7,9 +7,9 @@ import pytest
 
 from recdistill import __version__
 from recdistill.atomic import locked_folder
+from recdistill.pipeline.artefacts.workspace import Workspace
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
 

@@ -18,7 +18,7 @@ from recdistill.distillation.score_transforms import TRANSFORMS, transformed
 from recdistill.losses import listwise_kl_divergence
 from recdistill.metrics.agreement import overlap
 from recdistill.pipeline.config import DistillConfig
-from recdistill.pipeline.soft_targets import choose
+from recdistill.pipeline.training.soft_targets import choose
 from tests.reference_scores import REFERENCE, effective
 
 pytestmark = pytest.mark.slow

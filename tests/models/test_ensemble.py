@@ -11,7 +11,7 @@ import tensorflow as tf
 from recdistill.distillation.score_transforms import TRANSFORMS
 from recdistill.models.ensemble import EnsembleTeacher
 from recdistill.pipeline.config.teacher_section import EnsembleTeacherConfig
-from recdistill.pipeline.scorers import compiled
+from recdistill.pipeline.models.scorers import compiled
 
 
 @keras.saving.register_keras_serializable(package="tests")

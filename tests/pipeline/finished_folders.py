@@ -11,9 +11,9 @@ from recdistill.evaluation.report.page_details import (
     TrainingRun,
     save_details,
 )
-from recdistill.pipeline.evaluated_lists import EvaluatedLists
+from recdistill.pipeline.artefacts.workspace import Workspace
+from recdistill.pipeline.evaluation.evaluated_lists import EvaluatedLists
 from recdistill.pipeline.steps.evaluate import DETAILS, LISTS
-from recdistill.pipeline.workspace import Workspace
 from tests.evaluation.report.example_reports import report
 
 ITEMS = np.array(["a", "b", "c", "d"])

@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 from recdistill.cli import main as cli
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
-from recdistill.pipeline import (
-    score_parts,
-    training_checkpoints,
-    workspace,
-)
+from recdistill.pipeline.artefacts import workspace
+from recdistill.pipeline.scores import score_parts
 from recdistill.pipeline.steps.evaluate import Evaluate
+from recdistill.pipeline.training import training_checkpoints
 from tests import small_pipelines
 
 AFTER, BEFORE = True, False

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.pipeline.preparation import prepare
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.preparation.preparation import prepare
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from tests import small_pipelines
 
 SPLITS = ("train", "valid", "test")

@@ -7,13 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.data.dense_columns import dense_column
-from recdistill.pipeline import interaction_sort
+from recdistill.pipeline.candidates.retriever import Retriever
 from recdistill.pipeline.config import ListsConfig
-from recdistill.pipeline.content_hashes import ContentHashes, hashes_of_ids
-from recdistill.pipeline.earlier_scores import write_items
-from recdistill.pipeline.retriever import Retriever
-from recdistill.pipeline.score_parts import planned_parts, write_store
-from recdistill.pipeline.score_writing import ScoreWriter
+from recdistill.pipeline.preparation import interaction_sort
+from recdistill.pipeline.scores.content_hashes import ContentHashes, hashes_of_ids
+from recdistill.pipeline.scores.earlier_scores import write_items
+from recdistill.pipeline.scores.score_parts import planned_parts, write_store
+from recdistill.pipeline.scores.score_writing import ScoreWriter
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, run
 

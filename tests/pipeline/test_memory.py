@@ -11,7 +11,7 @@ from recdistill.pipeline import memory
 from recdistill.pipeline.config import StudentConfig
 from recdistill.pipeline.config.dataset_section import SyntheticConfig
 from recdistill.pipeline.config.teacher_section import RankerConfig
-from recdistill.pipeline.dataset_loading import load_dataset
+from recdistill.pipeline.preparation.dataset_loading import load_dataset
 from tests import small_pipelines
 
 GIB = 2**30

@@ -9,8 +9,8 @@ import tensorflow as tf
 from recdistill.errors import ConfigError
 from recdistill.export import publishing
 from recdistill.pipeline.config import StudentConfig
-from recdistill.pipeline.model_building import build_student, load_student
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.models.model_building import build_student, load_student
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, report_of, weights
 

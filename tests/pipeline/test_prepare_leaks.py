@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.pipeline.item_table import TRAIN_COUNT
+from recdistill.pipeline.preparation.item_table import TRAIN_COUNT
 from tests.pipeline.logs import (
     RICH,
     rich,

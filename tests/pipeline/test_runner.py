@@ -11,9 +11,9 @@ from recdistill.atomic import locked_folder, read_sealed
 from recdistill.data.dense_columns import dense_column
 from recdistill.distillation.score_doctor import Examination
 from recdistill.errors import ArtefactError, BusyError
+from recdistill.pipeline.artefacts.workspace import Workspace
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from recdistill.pipeline.workspace import Workspace
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import FIRST_ROUND, go, made, report_of
 from tests.pipeline.tracking.tracked_steps import events
@@ -290,7 +290,9 @@ class TestChangedSettings:
             raise Stop
 
         # What is there is found; the first step that would have to work stops.
-        monkeypatch.setattr("recdistill.pipeline.workspace.Draft.restart", stop)
+        monkeypatch.setattr(
+            "recdistill.pipeline.artefacts.workspace.Draft.restart", stop
+        )
         monkeypatch.setattr("recdistill.pipeline.steps.score.write_scores", stop)
         monkeypatch.setattr("recdistill.pipeline.steps.teacher.TeacherStep.work", stop)
         done = {}

@@ -21,7 +21,7 @@ from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import TeacherError
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.runner import Pipeline
 from tests import small_pipelines
 from tests.pipeline import outside

@@ -8,7 +8,7 @@ import pandas as pd
 
 from recdistill.data import synthetic
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.model_comparison import ListRanker
+from recdistill.pipeline.evaluation.model_comparison import ListRanker
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines

@@ -17,9 +17,9 @@ from recdistill.distillation.distiller import Distiller
 from recdistill.export.publishing import ExportSettings
 from recdistill.export.student_export import export_student
 from recdistill.losses import ListwiseCrossEntropy
-from recdistill.pipeline.model_building import build_student
-from recdistill.pipeline.preparation import prepare
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.models.model_building import build_student
+from recdistill.pipeline.preparation.preparation import prepare
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.serving import Client
 from recdistill.serving.deploy.models_config import Models
 from recdistill.serving.load_test.workload import queries_from_columns

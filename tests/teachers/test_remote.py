@@ -8,7 +8,7 @@ import pytest
 
 from recdistill.errors import TeacherError
 from recdistill.pipeline.config.external_teacher_section import RemoteTeacherConfig
-from recdistill.pipeline.teacher_opening import raw_model
+from recdistill.pipeline.models.teacher_opening import raw_model
 from recdistill.serving.client.contract import SignatureContract, TensorContract
 from recdistill.serving.client.protocols import Answer
 from recdistill.serving.client.serving_errors import ServingError

@@ -14,8 +14,8 @@ from recdistill.data.dataset import Columns
 from recdistill.errors import DataError
 from recdistill.features.specs import raw_values
 from recdistill.pipeline.config import Config, parse_config
-from recdistill.pipeline.dataset_loading import reading_options
-from recdistill.pipeline.feature_columns import FeatureColumns
+from recdistill.pipeline.preparation.dataset_loading import reading_options
+from recdistill.pipeline.preparation.feature_columns import FeatureColumns
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.roles import Roles
 from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
 
 
 class Baseline(Step):

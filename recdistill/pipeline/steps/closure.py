@@ -10,10 +10,10 @@ from recdistill.pipeline.steps.pilot import require_second_round
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.score_writing import Proposer
-    from recdistill.pipeline.workspace import Draft
+    from recdistill.pipeline.scores.score_writing import Proposer
 
 
 class Closure(Step):
@@ -69,8 +69,8 @@ class Closure(Step):
 
 def _second_round(run: RunContext) -> Proposer:
     """The candidates of the first round and the pilot student's highest items."""
-    from recdistill.pipeline.retriever import SecondRound
-    from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
+    from recdistill.pipeline.candidates.retriever import SecondRound
+    from recdistill.pipeline.ranking.two_tower_catalogue import TwoTowerCatalogue
 
     number = run.config.lists.student_top
     pilot = TwoTowerCatalogue(run.student_model("pilot"))

@@ -17,9 +17,9 @@ from recdistill.pipeline.steps.pilot import (
 from recdistill.pipeline.steps.step import Step
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
 
 
 class Distill(Step):

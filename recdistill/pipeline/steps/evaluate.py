@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
     from recdistill.evaluation.report.run_report import Report
-    from recdistill.pipeline.artefact import Artefact
+    from recdistill.pipeline.artefacts.artefact import Artefact
+    from recdistill.pipeline.artefacts.workspace import Draft
+    from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.config.export_section import Storage
-    from recdistill.pipeline.model_comparison import ComparisonRows, ListRanker
+    from recdistill.pipeline.evaluation.model_comparison import (
+        ComparisonRows,
+        ListRanker,
+    )
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.sampled_candidates import SampledCandidates
-    from recdistill.pipeline.workspace import Draft
 
 LISTS, DETAILS = "lists.parquet", "page.json"
 """Files of the artefact with the evaluated lists, and with details of the page."""
@@ -48,7 +51,7 @@ class Evaluate(Step):
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Metrics and intervals, the decision at the gate, and the report's format."""
         from recdistill.evaluation.report.run_report import SCHEMA_VERSION
-        from recdistill.pipeline.dataset_loading import licence_of
+        from recdistill.pipeline.preparation.dataset_loading import licence_of
 
         return {
             "schema_version": SCHEMA_VERSION,
@@ -69,8 +72,8 @@ class Evaluate(Step):
         from recdistill.evaluation.report.page import render_page
         from recdistill.evaluation.report.page_details import save_details
         from recdistill.export.model_card import render_run_card
-        from recdistill.pipeline.model_comparison import rank_test_lists
-        from recdistill.pipeline.report_building import build_report
+        from recdistill.pipeline.evaluation.model_comparison import rank_test_lists
+        from recdistill.pipeline.evaluation.report_building import build_report
 
         sampled = _sampled_candidates(run, draft.path / CANDIDATES)
         rows = rank_test_lists(
@@ -154,10 +157,10 @@ def _models(run: RunContext) -> dict[str, Any]:
 
 def _open_ranker(run: RunContext) -> ListRanker:
     """Opens all models, once in each process that ranks test lists."""
-    from recdistill.pipeline.model_comparison import ListRanker
-    from recdistill.pipeline.report_building import seed_name
-    from recdistill.pipeline.rounded_student import as_exported
-    from recdistill.pipeline.scorers import PopularityScorer, Scorer, compiled
+    from recdistill.pipeline.evaluation.model_comparison import ListRanker
+    from recdistill.pipeline.evaluation.report_building import seed_name
+    from recdistill.pipeline.models.scorers import PopularityScorer, Scorer, compiled
+    from recdistill.pipeline.ranking.rounded_student import as_exported
 
     settings, storage = run.config.evaluate, run.config.export.storage
     retrieves = settings.sampled_candidates is None and run.reranks
@@ -195,7 +198,7 @@ def _dataset(run: RunContext) -> dict[str, Any]:
 
 def _sampled_candidates(run: RunContext, path: Path) -> SampledCandidates | None:
     """Draws and stores the candidates of a sampled evaluation, if it is configured."""
-    from recdistill.pipeline.sampled_candidates import SampledCandidates
+    from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
 
     number = run.config.evaluate.sampled_candidates
     if number is None:
@@ -227,8 +230,8 @@ def page_details(run: RunContext, report: Report, rows: ComparisonRows) -> PageD
         rows: Rankings of the test lists.
     """
     from recdistill.evaluation.report.page_details import PageDetails, TrainingRun
-    from recdistill.pipeline.evaluated_variants import evaluated_variants
-    from recdistill.pipeline.query_examples import query_examples
+    from recdistill.pipeline.evaluation.evaluated_variants import evaluated_variants
+    from recdistill.pipeline.evaluation.query_examples import query_examples
 
     record = {name: artefact.record for name, artefact in run.artefacts.items()}
     trained = record["teacher"]["trained"]

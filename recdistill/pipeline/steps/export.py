@@ -13,10 +13,10 @@ from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
     from recdistill.export.publishing import ExportSettings
-    from recdistill.pipeline.artefact import Artefact
+    from recdistill.pipeline.artefacts.artefact import Artefact
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
 
 
 JUDGED_LISTS = 256
@@ -58,9 +58,9 @@ class ExportStep(Step):
             return _record(published, verified_manifest(published), {})
         from recdistill.evaluation.report.run_report import Report
         from recdistill.export.student_export import export_student
-        from recdistill.pipeline.judged_lists import judged_lists
-        from recdistill.pipeline.report_building import ON_CARD
-        from recdistill.pipeline.sampled_candidates import SampledCandidates
+        from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
+        from recdistill.pipeline.evaluation.judged_lists import judged_lists
+        from recdistill.pipeline.evaluation.report_building import ON_CARD
 
         run.progress("Exporting the student", 0, None)
         measured: dict[str, float] = {}
@@ -162,7 +162,7 @@ def export_settings(run: RunContext, **more: Any) -> ExportSettings:
         more: Further settings.
     """
     from recdistill.export.publishing import ExportSettings
-    from recdistill.pipeline.judged_lists import history_inputs
+    from recdistill.pipeline.evaluation.judged_lists import history_inputs
     from recdistill.retrieval.indexing import IndexSettings
 
     settings = run.config.export
@@ -211,7 +211,7 @@ def _measure(budget: str | None, measured: dict[str, float], version: Path) -> N
         return
     from recdistill.errors import BudgetError
     from recdistill.pipeline.config.budget import misses
-    from recdistill.pipeline.served_measurement import measure_served
+    from recdistill.pipeline.evaluation.served_measurement import measure_served
 
     measured |= measure_served(version)
     over = misses(budget, measured)

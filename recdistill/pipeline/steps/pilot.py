@@ -10,9 +10,9 @@ from recdistill.pipeline.steps.step import Step, sections
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
 
 
 class Pilot(Step):
@@ -68,7 +68,7 @@ class Pilot(Step):
 
 def check_gate(run: RunContext) -> None:
     """Stops the run if the gate is closed, or warns as it is configured."""
-    from recdistill.pipeline.gate import enter
+    from recdistill.pipeline.evaluation.gate import enter
 
     warning = enter(run.gate)
     if warning is not None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.artefact import Artefact
+    from recdistill.pipeline.artefacts.artefact import Artefact
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
 
 
 _PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
@@ -54,7 +54,7 @@ class Prepare(Step):
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the item table, the vocabularies and the list shards."""
         from recdistill.features.schema import Schema
-        from recdistill.pipeline.preparation import prepare
+        from recdistill.pipeline.preparation.preparation import prepare
 
         earlier = run.earlier_run
         schema = None if earlier is None else Schema.load(earlier.prepare.path)
@@ -62,7 +62,7 @@ class Prepare(Step):
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
         """Checks that the data allows the evaluation that is configured."""
-        from recdistill.pipeline.sampled_candidates import check_evaluation
+        from recdistill.pipeline.candidates.sampled_candidates import check_evaluation
 
         settings = run.config.evaluate
         cascade = any(name.startswith("err@") for name in settings.metrics)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefacts.workspace import Draft
+    from recdistill.pipeline.candidates.scored_candidates import ScoredTrainingLists
     from recdistill.pipeline.config import Config
-    from recdistill.pipeline.content_hashes import ContentHashes
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.score_parts import ScoredPart, ScorePart
-    from recdistill.pipeline.score_writing import Proposer
-    from recdistill.pipeline.scored_candidates import ScoredTrainingLists
-    from recdistill.pipeline.workspace import Draft
+    from recdistill.pipeline.scores.content_hashes import ContentHashes
+    from recdistill.pipeline.scores.score_parts import ScoredPart, ScorePart
+    from recdistill.pipeline.scores.score_writing import Proposer
 
 
 class Score(Step):
@@ -36,7 +36,7 @@ class Score(Step):
 
     def before(self, run: RunContext) -> None:
         """Stops a run whose teacher's scores are unusable."""
-        from recdistill.pipeline.gate import check_usable
+        from recdistill.pipeline.evaluation.gate import check_usable
 
         check_usable(run.config, run.artefacts["teacher"], run.training_overlap)
 
@@ -52,9 +52,9 @@ class Score(Step):
         """Writes files of scored lists, one by one."""
         import pyarrow.parquet as pq
 
-        from recdistill.pipeline.gate import CheckedScorer
+        from recdistill.pipeline.evaluation.gate import CheckedScorer
         from recdistill.pipeline.run_context import VALID
-        from recdistill.pipeline.score_store import examine_stored
+        from recdistill.pipeline.scores.score_store import examine_stored
 
         record = write_scores(run, draft, _first_round)
         if run.reranks:
@@ -76,7 +76,7 @@ class Score(Step):
 
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Problems of the stored scores, or of the settings that they are used with."""
-        from recdistill.pipeline.score_store import rounding_warning
+        from recdistill.pipeline.scores.score_store import rounding_warning
 
         record = run.artefacts["score"].record
         for warning in (
@@ -151,12 +151,12 @@ def write_scores(
         have taken for the kept scores, by the time that it took for them; the
         `identity` of what they depend on; and values that are unknown to the teacher.
     """
-    from recdistill.pipeline.content_hashes import ContentHashes, scores_apart
-    from recdistill.pipeline.earlier_scores import saved_seconds, write_items
-    from recdistill.pipeline.model_building import members_of
-    from recdistill.pipeline.score_parts import planned_parts, write_store
-    from recdistill.pipeline.scored_candidates import ScoredTrainingLists
-    from recdistill.pipeline.unknown_features import unknown_to_teacher
+    from recdistill.pipeline.candidates.scored_candidates import ScoredTrainingLists
+    from recdistill.pipeline.models.model_building import members_of
+    from recdistill.pipeline.preparation.unknown_features import unknown_to_teacher
+    from recdistill.pipeline.scores.content_hashes import ContentHashes, scores_apart
+    from recdistill.pipeline.scores.earlier_scores import saved_seconds, write_items
+    from recdistill.pipeline.scores.score_parts import planned_parts, write_store
 
     shards, tables = run.prepared.shards("train"), run.score_tables
     scored = ScoredTrainingLists.find(shards, tables) if tables else None
@@ -217,10 +217,16 @@ def _open_writer(
     """
     from dataclasses import replace
 
-    from recdistill.pipeline.earlier_scores import EarlierScores
-    from recdistill.pipeline.model_building import members_of, needs_training_rows
-    from recdistill.pipeline.score_writing import ScoreWriter
-    from recdistill.pipeline.unknown_features import count_anew, take_unknown
+    from recdistill.pipeline.models.model_building import (
+        members_of,
+        needs_training_rows,
+    )
+    from recdistill.pipeline.preparation.unknown_features import (
+        count_anew,
+        take_unknown,
+    )
+    from recdistill.pipeline.scores.earlier_scores import EarlierScores
+    from recdistill.pipeline.scores.score_writing import ScoreWriter
 
     config, prepared, teacher = run.config, run.prepared, run.cross_fitted_teacher
     lists = run.artefacts["prepare"].record["lists"]["train"]
@@ -246,9 +252,9 @@ def _open_writer(
 
 def _first_round(run: RunContext) -> Proposer | None:
     """The candidates of the first round; None if lists are not retrieved."""
-    from recdistill.pipeline.content_hashes import hashes_of_ids
-    from recdistill.pipeline.retriever import Retriever
-    from recdistill.pipeline.two_tower_catalogue import TwoTowerCatalogue
+    from recdistill.pipeline.candidates.retriever import Retriever
+    from recdistill.pipeline.ranking.two_tower_catalogue import TwoTowerCatalogue
+    from recdistill.pipeline.scores.content_hashes import hashes_of_ids
 
     lists, prepared = run.config.lists, run.prepared
     if lists.size != "retrieved":
@@ -265,12 +271,12 @@ def _first_round(run: RunContext) -> Proposer | None:
 
 def _identity(run: RunContext) -> str:
     """Identity of all that a score depends on, except its query and its candidates."""
-    from recdistill.pipeline.artefact import fingerprint
+    from recdistill.pipeline.artefacts.artefact import fingerprint
     from recdistill.pipeline.config.external_teacher_section import (
         RemoteTeacherConfig,
     )
     from recdistill.pipeline.config.teacher_section import is_trained, members_of
-    from recdistill.pipeline.weights_file import MEMBER_WEIGHTS, WEIGHTS
+    from recdistill.pipeline.models.weights_file import MEMBER_WEIGHTS, WEIGHTS
 
     lists = run.config.lists
     files = run.artefacts["teacher"].record["sha256"]

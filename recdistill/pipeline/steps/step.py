@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from recdistill.pipeline.artefact import Artefact
+    from recdistill.pipeline.artefacts.artefact import Artefact
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.workspace import Draft
 
 
 class Step(ABC):

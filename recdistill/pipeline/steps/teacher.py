@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from recdistill.pipeline.steps.step import Step, sections
 
 if TYPE_CHECKING:
+    from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.config.teacher_section import EnsembleTeacherConfig
+    from recdistill.pipeline.ranking.validation import Validation
     from recdistill.pipeline.run_context import RunContext
-    from recdistill.pipeline.validation import Validation
-    from recdistill.pipeline.workspace import Draft
 
 
 class TeacherStep(Step):
@@ -66,12 +66,12 @@ class TeacherStep(Step):
         import keras
         import pyarrow.parquet as pq
 
-        from recdistill.pipeline.gate import CheckedScorer
-        from recdistill.pipeline.model_building import linear_forms, parameters
-        from recdistill.pipeline.model_building import members_of as models_of
-        from recdistill.pipeline.scorers import PopularityScorer
-        from recdistill.pipeline.unknown_features import unknown_to_teacher
-        from recdistill.pipeline.weights_file import save_weights
+        from recdistill.pipeline.evaluation.gate import CheckedScorer
+        from recdistill.pipeline.models.model_building import linear_forms, parameters
+        from recdistill.pipeline.models.model_building import members_of as models_of
+        from recdistill.pipeline.models.scorers import PopularityScorer
+        from recdistill.pipeline.models.weights_file import save_weights
+        from recdistill.pipeline.preparation.unknown_features import unknown_to_teacher
 
         teacher, config, found = self._made(run, draft)
         if isinstance(teacher, keras.Model):
@@ -117,10 +117,10 @@ class TeacherStep(Step):
             members_of,
             same_before,
         )
-        from recdistill.pipeline.member_training import MemberTraining
-        from recdistill.pipeline.model_building import TeacherBuilder
-        from recdistill.pipeline.teacher_search import TeacherSearch
-        from recdistill.pipeline.weights_file import save_member_weights
+        from recdistill.pipeline.models.model_building import TeacherBuilder
+        from recdistill.pipeline.models.weights_file import save_member_weights
+        from recdistill.pipeline.teacher_training.member_training import MemberTraining
+        from recdistill.pipeline.teacher_training.teacher_search import TeacherSearch
 
         config = run.config
         found: dict[str, Any] = {}
@@ -166,7 +166,7 @@ class TeacherStep(Step):
             members' scores.
         """
         from recdistill.pipeline.config.teacher_section import chooses_weights, given
-        from recdistill.pipeline.ensemble_weights import (
+        from recdistill.pipeline.teacher_training.ensemble_weights import (
             LISTS_OF_A_SCALE,
             choose_weights,
             factors,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.atomic import atomic_write
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.tracking.run_values import (
     report_figures,
     report_of,

@@ -13,7 +13,7 @@ from typing import Any
 
 from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
-from recdistill.pipeline.artefact import Artefact, fingerprint
+from recdistill.pipeline.artefacts.artefact import Artefact, fingerprint
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.tracking.run_values import (
     report_figures,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.tracking.event_lines import EventLines
 from recdistill.pipeline.tracking.mlflow_log import MlflowLog

@@ -7,7 +7,7 @@ from typing import Any
 
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 
 Values = dict[str, float]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.tracking.run_values import (
     report_figures,
     report_of,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from recdistill.errors import BudgetError
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config.budget import misses, parse_budget, quantity_text
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.variants.changed_settings import shown_settings, with_settings

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from recdistill.atomic import locked_folder
 from recdistill.errors import ConfigError, TrainingError
 from recdistill.evaluation.intervals import Interval, paired_difference
-from recdistill.pipeline.artefact import Artefact, fingerprint
+from recdistill.pipeline.artefacts.artefact import Artefact, fingerprint
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.search_space import SearchSpace
 from recdistill.pipeline.runner import Pipeline

@@ -22,13 +22,13 @@ from recdistill.evaluation.intervals import Interval, bootstrap, paired_differen
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.student_choice import Cost, knee_place, pareto_places
 from recdistill.export.student_export import export_student
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.rounded_student import as_exported
+from recdistill.pipeline.evaluation.served_measurement import measure_served
+from recdistill.pipeline.models.scorers import compiled
+from recdistill.pipeline.ranking.rounded_student import as_exported
 from recdistill.pipeline.run_context import VALID
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.scorers import compiled
-from recdistill.pipeline.served_measurement import measure_served
 from recdistill.pipeline.steps.export import export_settings
 from recdistill.pipeline.steps.step import sections
 from recdistill.pipeline.variants.changed_settings import (
@@ -55,7 +55,7 @@ class MeasuredStudent:
         gain: Student minus baseline, paired.
         parameters: Number of its parameters.
         measured: Latency and size of its SavedModel, see
-            `recdistill.pipeline.served_measurement`.
+            `recdistill.pipeline.evaluation.served_measurement`.
         gate: Whether the teacher beats this baseline beyond noise.
     """
 

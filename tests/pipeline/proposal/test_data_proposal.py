@@ -6,9 +6,12 @@ import pytest
 
 from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.config import parse_config
-from recdistill.pipeline.dataset_loading import load_dataset, reading_options
-from recdistill.pipeline.feature_columns import FeatureColumns
-from recdistill.pipeline.preparation import prepare
+from recdistill.pipeline.preparation.dataset_loading import (
+    load_dataset,
+    reading_options,
+)
+from recdistill.pipeline.preparation.feature_columns import FeatureColumns
+from recdistill.pipeline.preparation.preparation import prepare
 from recdistill.pipeline.proposal.data_proposal import propose
 from recdistill.pipeline.proposal.proposed_config import check_config, config_text
 from recdistill.pipeline.proposal.questions import Answers

@@ -10,7 +10,10 @@ from recdistill.evaluation.report.terminal_tables import soft_targets_line
 from recdistill.losses import relational_distance
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
-from recdistill.pipeline.training_batches import averaged_with, training_batches
+from recdistill.pipeline.training.training_batches import (
+    averaged_with,
+    training_batches,
+)
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made, weights
 

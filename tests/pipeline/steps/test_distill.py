@@ -4,7 +4,7 @@ import pytest
 
 from recdistill.errors import GateError
 from recdistill.pipeline import run_context
-from recdistill.pipeline.trainer import Trainer
+from recdistill.pipeline.training.trainer import Trainer
 from tests.pipeline.tiny_runs import artefact_names, go, made, report_of
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.export import publishing
-from recdistill.pipeline.prepared_data import Prepared
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
 from tests.pipeline.logs import rows_of

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.errors import ArtefactError, GateError, ScoreError
-from recdistill.pipeline import model_building, run_context
+from recdistill.pipeline import run_context
 from recdistill.pipeline.config import Config
+from recdistill.pipeline.models import model_building
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import score
 from tests import small_pipelines

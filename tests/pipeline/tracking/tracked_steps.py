@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from tests.evaluation.report.example_reports import report
 
 CURVE = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recdistill.errors import ConfigError, TrainingError
-from recdistill.pipeline.artefact import Artefact
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import ListsConfig, load_config
 from recdistill.pipeline.config.search_space import Choices, Range
 from recdistill.pipeline.runner import Pipeline

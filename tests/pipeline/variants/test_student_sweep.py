@@ -9,11 +9,11 @@ import pytest
 from recdistill.errors import BudgetError, ConfigError
 from recdistill.evaluation.intervals import Interval
 from recdistill.export import publishing
-from recdistill.pipeline import served_measurement
 from recdistill.pipeline.config import load_config
-from recdistill.pipeline.rounded_student import as_exported
+from recdistill.pipeline.evaluation import served_measurement
+from recdistill.pipeline.models.scorers import compiled
+from recdistill.pipeline.ranking.rounded_student import as_exported
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.scorers import compiled
 from recdistill.pipeline.variants import budgeted_run, student_sweep
 from recdistill.pipeline.variants.budgeted_run import best_within, run_within_budget
 from recdistill.pipeline.variants.changed_settings import with_settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recdistill.pipeline.drift_metrics import METRICS as DRIFT_METRICS
+from recdistill.pipeline.runs.drift_metrics import METRICS as DRIFT_METRICS
 from recdistill.serving.deploy.batching_config import read_batching
 from recdistill.serving.deploy.model_server import (
     COUNTERS,

@@ -1,0 +1,1 @@
+"""Artefacts: the folders that steps write, their workspace, and copies in storage."""

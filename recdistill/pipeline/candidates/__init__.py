@@ -1,0 +1,1 @@
+"""Candidates of lists: retrieved, sampled, scored, and their uniform tail."""

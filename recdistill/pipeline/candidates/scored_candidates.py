@@ -1,0 +1,132 @@
+"""Lists of a teacher with partial scores: their candidates are the scored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recdistill.data.batches import Lists
+from recdistill.data.shard_reading import in_order, read_lists
+from recdistill.errors import ScoreError, TeacherError
+from recdistill.pipeline.candidates.retriever import Candidates
+from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
+from recdistill.pipeline.preparation.prepared_data import Prepared
+from recdistill.teachers import ScoreTable
+from recdistill.teachers.score_table import keep_scored_by_all
+
+LISTS_AT_ONCE = 4_096
+
+
+@dataclass(frozen=True)
+class ScoredTrainingLists:
+    """The training lists that have at least two scored candidates.
+
+    Attributes:
+        tables: The partial scores.
+        rows: The rows of these lists in each shard.
+        width: Number of candidates of the longest list.
+    """
+
+    tables: Sequence[ScoreTable]
+    rows: list[np.ndarray]
+    width: int
+
+    @classmethod
+    def find(
+        cls, shards: Sequence[Path], tables: Sequence[ScoreTable]
+    ) -> ScoredTrainingLists:
+        """Searches the shards of the training lists.
+
+        Raises:
+            ScoreError: If no list has two scored candidates.
+        """
+        rows, width = [], 0
+        for path in shards:
+            lists = read_lists(path, with_raw=False)
+            scored = keep_scored_by_all(lists, tables)
+            length = np.zeros(0, int)
+            if scored.scored_candidates is not None:
+                left = scored.scored_candidates.distinct().difference(scored.excluded)
+                length = np.diff(left.offsets)
+            kept = scored.list_id[length > 1]
+            rows.append(np.flatnonzero(np.isin(lists.list_id, kept)))
+            width = max(width, int(length.max(initial=0)))
+        if not sum(map(len, rows)):
+            raise ScoreError(
+                "The teacher must have scores for at least two candidates of a "
+                "training list. Received: no such list"
+            )
+        return cls(tables, rows, width)
+
+    def keep_scored(self, lists: Lists) -> Lists:
+        """The lists with their scored candidates only."""
+        return keep_scored_by_all(lists, self.tables)
+
+    def candidates(self, lists: Lists, keys: np.ndarray, file: str) -> Candidates:
+        """The scored items of each list that are not excluded, in ascending order.
+
+        Args:
+            lists: The result of `keep_scored`.
+            keys: Not used: no candidate is random.
+            file: Not used.
+        """
+        scored = lists.scored_candidates
+        if scored is None:
+            raise ValueError("`lists` must have scored candidates. Received: none")
+        items = scored.distinct().difference(lists.excluded).padded(-1)
+        missing = max(0, self.width - items.shape[1])
+        items = np.pad(items, [(0, 0), (0, missing)], constant_values=-1)
+        ones = np.ones(len(lists), "float32")
+        return Candidates(items[:, : self.width].astype("int32"), 0, ones)
+
+
+def lists_to_evaluate(
+    prepared: Prepared,
+    split: str,
+    tables: Sequence[ScoreTable] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    sampled: SampledCandidates | None = None,
+) -> Iterator[Lists]:
+    """The lists of a split with the candidates among which models are compared.
+
+    These are the shown items, if the data says what was shown, and else the catalogue.
+    With partial scores they are the scored ones among them, and only lists with a
+    scored positive can be evaluated; then `limit` is ignored. Test lists are those of
+    `Prepared.evaluated_rows`, or all with partial scores.
+
+    Args:
+        prepared: The prepared data.
+        split: "valid" or "test".
+        tables: The partial scores of the teacher.
+        limit: Number of lists, sampled from these; None for all of them.
+        seed: Seed of that sample.
+        sampled: Random candidates of the test lists in place of the catalogue.
+
+    Yields:
+        Lists, a few thousand at a time.
+
+    Raises:
+        TeacherError: If no list has a scored positive.
+    """
+    total, limit = 0, None if tables else limit
+    rows = prepared.evaluated_rows if split == "test" and not tables else None
+    pieces = in_order(prepared.shards(split), LISTS_AT_ONCE, limit, seed, rows)
+    for lists in pieces:
+        lists = lists.with_listed_candidates()
+        if sampled is not None:
+            lists = sampled.restrict(lists)
+        if tables:
+            lists = keep_scored_by_all(lists, tables).with_scored_positives()
+        total += len(lists)
+        if len(lists):
+            yield lists
+    if not total:
+        raise TeacherError(
+            f"The teacher must have scores for {split} lists, including their "
+            "positive, so that it can be evaluated. Received: no such list. Score the "
+            "candidates of some held-out lists as well."
+        )

@@ -1,0 +1,1 @@
+"""Evaluation of a run: the gate, the comparison of the models, and the report."""

@@ -1,0 +1,1 @@
+"""The models of a run: built, opened, loaded, and as scorers."""

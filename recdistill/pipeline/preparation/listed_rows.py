@@ -1,0 +1,195 @@
+"""Rows of listwise data: candidates that were shown and not chosen, and checks.
+
+In listwise data a list has one row for each candidate that was shown. The chosen ones
+are the interactions (see `partitions`). This module keeps the others, in the same
+partitions, and adds them to their lists when these are written.
+"""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recdistill.data import Columns, Dataset
+from recdistill.data.ragged import Ragged
+from recdistill.errors import DataError
+from recdistill.pipeline.preparation.interaction_sort import converted, owners
+from recdistill.pipeline.preparation.partitions import Partition, Partitions, mixed_list
+
+_OTHER_FILES = 256
+"""Files and sockets that a process has open besides those of the partitions."""
+
+
+class NotChosenRows:
+    """The rows that were shown and not chosen, on disk by partition.
+
+    Args:
+        dataset: The data set.
+        parts: The partitions of its interactions.
+        folder: An existing folder for the files.
+
+    Attributes:
+        count: Number of rows.
+    """
+
+    def __init__(self, dataset: Dataset, parts: Partitions, folder: Path) -> None:
+        self.columns: Columns = dataset.columns
+        self._names = [feature.name for feature in parts.features]
+        self._query_ids = parts.query_ids
+        # Drawn times are not those of the other rows of a list.
+        self._with_times = parts.times is not None
+        self._folder = folder
+        self.count = 0
+        self._lists: dict[int, np.ndarray] = {}
+        if dataset.not_chosen is None:
+            return
+        _allow_files(len(parts))
+        writers: dict[int, pq.ParquetWriter] = {}
+        try:
+            for batch in dataset.not_chosen():
+                found = converted(batch, self.columns, parts.features, self.count)
+                table = pa.table(found)
+                self.count += table.num_rows
+                owner = owners(table["query"], len(parts))
+                for number in np.unique(owner).tolist():
+                    if number not in writers:
+                        path = self._path(number)
+                        writers[number] = pq.ParquetWriter(path, table.schema)
+                    part = table.filter(pa.array(owner == number))
+                    writers[number].write_table(part)
+        finally:
+            for writer in writers.values():
+                writer.close()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"not-chosen-{number:05d}.parquet"
+
+    def of(self, part: Partition) -> pa.Table | None:
+        """The rows of a partition's queries; None if it has none."""
+        path = self._path(part.number)
+        return pq.read_table(path) if path.exists() else None
+
+    def check(self, part: Partition) -> None:
+        """Checks that all rows of a list have the same query, its features and time.
+
+        Partitions are checked one after another; a list whose queries are in several
+        partitions is found in the last of them.
+
+        Raises:
+            DataError: Names the features, a list and two of its values.
+        """
+        if self.columns.list is None:
+            return
+        query = self._query_ids.take(part.table["query"].combine_chunks())
+        place = part.table.column_names.index("query")
+        tables = [part.table.set_column(place, "query", query)]
+        others = self.of(part)
+        tables += [others] if others is not None else []
+        names = pa.concat_tables([each.select(["list"]) for each in tables])["list"]
+        code = _codes(names)
+        _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+
+        def differing(column: str) -> tuple[str, list[str]] | None:
+            """A list with several values of a column, and two of them."""
+            values = pa.concat_tables([each.select([column]) for each in tables])
+            found = _codes(values[column])
+            wrong = np.flatnonzero(found != found[first[inverse]])
+            if not len(wrong):
+                return None
+            pair = (int(first[inverse[wrong[0]]]), int(wrong[0]))
+            return names[pair[1]].as_py(), [_shown(values[column][k]) for k in pair]
+
+        checked = {"query": "queries", "time": "times"}
+        if not self._with_times:
+            del checked["time"]
+        for role, plural in checked.items():
+            several = differing(role)
+            if several is not None:
+                raise mixed_list(
+                    several[0], f"with the {plural} {' and '.join(several[1])}"
+                )
+        texts = names.combine_chunks().take(pa.array(first))
+        own = owners(texts, 2**63)
+        for number, elsewhere in self._lists.items():
+            both = np.flatnonzero(np.isin(own, elsewhere))
+            if number != part.number and len(both):
+                raise mixed_list(texts[int(both[0])].as_py(), "with several queries")
+        self._lists[part.number] = own
+        wrong = {
+            name: differing(f"feature{number}")
+            for number, name in enumerate(self._names)
+        }
+        _refuse({name: found for name, found in wrong.items() if found})
+
+    def join(
+        self, part: Partition, lists: pa.ChunkedArray, items: np.ndarray
+    ) -> Ragged:
+        """Catalogue rows that were shown and not chosen, for each list.
+
+        Args:
+            part: The partition of the lists.
+            lists: `(lists,)` ids of the lists in the source.
+            items: Catalogue row of each row of `of(part)`; -1 if the catalogue does not
+                have the item.
+
+        Returns:
+            One row for each list, in increasing order and each item once.
+        """
+        table = self.of(part)
+        if table is None:
+            return Ragged(np.array([], "int32"), np.zeros(len(lists) + 1, "int64"))
+        found = pc.index_in(table["list"], value_set=lists.combine_chunks())
+        number = np.asarray(pc.fill_null(found, -1), "int64")
+        inside = (number >= 0) & (items >= 0)
+        pairs = np.stack([number[inside], items[inside].astype("int64")], axis=1)
+        pairs = np.unique(pairs.reshape(-1, 2), axis=0)
+        offsets = np.searchsorted(pairs[:, 0], np.arange(len(lists) + 1))
+        return Ragged(pairs[:, 1].astype("int32"), offsets.astype("int64"))
+
+
+def _refuse(wrong: dict[str, tuple[str, list[str]]]) -> None:
+    if not wrong:
+        return
+    received = "; ".join(
+        f"`{feature}` is {values[0]} and {values[1]} in list {name!r}"
+        for feature, (name, values) in wrong.items()
+    )
+    keys = ", ".join(f"`query.{feature}`" for feature in wrong)
+    raise DataError(
+        "A query feature must have the same value in all rows of a list, because it "
+        "describes the query and not a candidate; the value in the row of the chosen "
+        f"item would reveal the answer. Received: {received}. Remove {keys} from the "
+        f"configuration. "
+        "Features of an item belong to `candidate` and to the table `items`."
+    )
+
+
+def _shown(value: pa.Scalar) -> str:
+    """A raw value as text; numbers with the digits of a float32."""
+    if pa.types.is_float32(value.type):
+        return str(pc.cast(value, pa.string()))
+    return str(value.as_py())
+
+
+def _codes(column: pa.ChunkedArray) -> np.ndarray:
+    """A number for each different value; missing values are equal."""
+    array = column.combine_chunks()
+    if pa.types.is_nested(array.type):
+        texts = [None if value is None else repr(value) for value in array.to_pylist()]
+        array = pa.array(texts, pa.string())
+    codes = array.dictionary_encode().indices
+    return np.asarray(pc.fill_null(codes, -1), "int64")
+
+
+def _allow_files(number: int) -> None:
+    """Lets the process open this number of files, as far as the system allows it."""
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = number + _OTHER_FILES
+    if low != resource.RLIM_INFINITY and low < wanted:
+        most = wanted if high == resource.RLIM_INFINITY else min(wanted, high)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, high))

@@ -1,0 +1,1 @@
+"""Rankings of lists and of catalogues of any size, and validation by them."""

@@ -1,0 +1,1 @@
+"""Runs that are finished: opened, listed, compared, and checked on new data."""

@@ -1,0 +1,1 @@
+"""The score store: training lists with the scores of the teacher."""

@@ -1,0 +1,1 @@
+"""Training of the teacher's members, their search, and their weights."""
