@@ -264,9 +264,7 @@ def _of_numbers(name: str, texts: pa.Array) -> ColumnProfile | None:
         return None
     missing = np.isnan(numbers)
     if missing.any():
-        words = pa.array(sorted(MISSING), pa.string())
-        lowered = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
-        texts = pc.if_else(pc.is_in(lowered, words), None, texts)
+        texts = without_missing_words(texts)
         numbers = numbers[~missing]
     if not len(numbers):
         return None
@@ -275,6 +273,18 @@ def _of_numbers(name: str, texts: pa.Array) -> ColumnProfile | None:
         return ColumnProfile(name, "unreadable", texts, reason=reason)
     whole = bool((numbers == np.floor(numbers)).all())
     return ColumnProfile(name, "integer" if whole else "number", texts)
+
+
+def without_missing_words(texts: pa.Array) -> pa.Array:
+    r"""The texts, null where one means a missing value.
+
+    Examples:
+        >>> without_missing_words(pa.array(["u7", "NULL", r"\N"])).to_pylist()
+        ['u7', None, None]
+    """
+    words = pa.array([*sorted(MISSING), r"\n"], pa.string())
+    lowered = pc.utf8_lower(pc.utf8_trim_whitespace(texts))
+    return pc.if_else(pc.is_in(lowered, words), None, texts)
 
 
 def _of_dates(name: str, texts: pa.Array) -> ColumnProfile | None:

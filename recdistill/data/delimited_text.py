@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
+from recdistill.data.item_titles import is_title
 from recdistill.data.quoting import (
     Quoting,
     doubled_quotes,
@@ -53,7 +54,10 @@ class TextLayout:
 
 
 def text_stream(
-    path: Path, use: Collection[str] | None = None, layout: TextLayout | None = None
+    path: Path,
+    use: Collection[str] | None = None,
+    layout: TextLayout | None = None,
+    titles: bool = False,
 ) -> TableStream:
     """A delimited text file, UTF-8, read block by block; gzip and zstd are unpacked.
 
@@ -63,6 +67,7 @@ def text_stream(
         path: The file.
         use: Columns to read, if the file has them; all by default.
         layout: Layout of the file; by default it has a header.
+        titles: Whether titles of items are read too.
     """
     layout = layout or TextLayout()
     with reading(path):
@@ -80,7 +85,11 @@ def text_stream(
     checked = partial(_whole_rows, path, delimiter, quoting)
     with reading(path), checked(), start({}, None) as file:
         names = tuple(file.schema.names)
-    kept = [name for name in names if use is None or name in use]
+    kept = [
+        name
+        for name in names
+        if use is None or name in use or (titles and is_title(name))
+    ]
     types = layout.types or {}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in kept])
 

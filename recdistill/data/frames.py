@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from recdistill.data.checked_tables import feature_table, interaction_stream
 from recdistill.data.dataset import BATCH_ROWS, Columns, Dataset, nearest
+from recdistill.data.item_titles import is_title, may_be_title
 from recdistill.data.listwise_tables import listwise_dataset, listwise_roles
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import TableStream, fingerprint
@@ -111,7 +112,8 @@ def _opened(
         "queries": options.query_columns(roles),
     }
     arrow = {
-        each: _arrow_table(each, table, uses[each]) for each, table in tables.items()
+        each: _arrow_table(each, table, uses[each], titles=each == "items")
+        for each, table in tables.items()
     }
     streams = {
         each: _stream(each, table, offered[each]) for each, table in arrow.items()
@@ -147,19 +149,36 @@ def _column_names(name: str, table: pd.DataFrame | pa.Table) -> tuple[str, ...]:
 
 
 def _arrow_table(
-    name: str, table: pd.DataFrame | pa.Table, use: Collection[str] | None
+    name: str,
+    table: pd.DataFrame | pa.Table,
+    use: Collection[str] | None,
+    titles: bool,
 ) -> pa.Table:
-    """Arrow table of the used columns, without metadata."""
-    names = _column_names(name, table)
-    kept = [k for k, column in enumerate(names) if use is None or column in use]
+    """Arrow table of the used columns and the titles, without metadata."""
+    arrays, kept = [], []
+    for k, column in enumerate(_column_names(name, table)):
+        used = use is None or column in use
+        if not (used or (titles and is_title(column))):
+            continue
+        try:
+            values = _column(name, table, k)
+        except DataError:
+            if used:
+                raise
+            continue
+        if used or may_be_title(values.type):
+            arrays.append(values)
+            kept.append(column)
+    return pa.Table.from_arrays(arrays, kept)
+
+
+def _column(name: str, table: pd.DataFrame | pa.Table, number: int) -> pa.ChunkedArray:
     if isinstance(table, pa.Table):
-        columns = [table.column(k) for k in kept]
+        values = table.column(number)
     else:
-        columns = [_from_pandas(name, names[k], table.iloc[:, k]) for k in kept]
-    arrays = [
-        each.cast(pa.string()) if is_text(each.type) else each for each in columns
-    ]
-    return pa.Table.from_arrays(arrays, [names[k] for k in kept])
+        column = str(table.columns[number])
+        values = _from_pandas(name, column, table.iloc[:, number])
+    return values.cast(pa.string()) if is_text(values.type) else values
 
 
 def _from_pandas(name: str, column: str, values: pd.Series[Any]) -> pa.Array:

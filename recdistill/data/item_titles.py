@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.features.raw_text import is_text
+from recdistill.features.raw_text import is_list, is_text
 
 TITLE_COLUMNS = (
     *("title", "name"),
@@ -15,12 +15,18 @@ TITLE_COLUMNS = (
 )
 """Names, in small letters, of the columns with titles; the first that exists counts."""
 
-SPELLINGS = frozenset(
-    spelling
-    for name in TITLE_COLUMNS
-    for spelling in (name, name.capitalize(), name.upper())
-)
-"""Columns that are read for titles even if they are no features."""
+
+def is_title(name: str) -> bool:
+    """Whether a column of items has titles, by its name in any case.
+
+    Such columns are read even if they are no features.
+    """
+    return name.lower() in TITLE_COLUMNS
+
+
+def may_be_title(kind: pa.DataType) -> bool:
+    """Whether titles may have a type: one value, or a list of words."""
+    return not pa.types.is_nested(kind) or (is_list(kind) and is_text(kind.value_type))
 
 
 def title_column(names: Iterable[str]) -> str | None:
@@ -43,13 +49,11 @@ def item_titles(items: pa.Table) -> pa.Array | None:
         >>> item_titles(pa.table({"title": ["Heat", None]})).to_pylist()
         ['Heat', '']
     """
-    column = title_column(items.column_names)
+    column = title_column(each.name for each in items.schema if may_be_title(each.type))
     if column is None:
         return None
     texts = items[column].combine_chunks()
-    if pa.types.is_list(texts.type) and is_text(texts.type.value_type):
+    if is_list(texts.type):
         texts = pc.binary_join(texts, " ")
-    if pa.types.is_nested(texts.type):
-        return None
     texts = texts.cast(pa.string())
     return pc.fill_null(texts, "")

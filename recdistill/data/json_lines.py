@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from recdistill.data.item_titles import is_title
 from recdistill.data.table_streams import TableStream, opened, reading
 from recdistill.errors import DataError
 from recdistill.features.raw_numbers import scalar_text
@@ -18,7 +19,9 @@ from recdistill.features.raw_numbers import scalar_text
 _ROWS = 16_384
 
 
-def json_stream(path: Path, use: Collection[str] | None = None) -> TableStream:
+def json_stream(
+    path: Path, use: Collection[str] | None = None, titles: bool = False
+) -> TableStream:
     """A file with one JSON object per line; gzip and zstd are unpacked.
 
     Values become text by the rule of `recdistill.features.raw_text`; arrays of values
@@ -28,28 +31,40 @@ def json_stream(path: Path, use: Collection[str] | None = None) -> TableStream:
     Args:
         path: The file.
         use: Columns to read, if the file has them; all by default.
+        titles: Whether titles of items are read too. A column of titles with other
+            values than text, numbers and lists of these is not read.
 
     Raises:
         DataError: If a line is not a JSON object, or a column is not of one kind.
     """
     kinds: dict[str, pa.DataType] = {}
     offered: dict[str, None] = {}
+    unread = set[str]()
+
+    def is_used(name: str) -> bool:
+        return use is None or name in use
+
     with reading(path):
         for number, row in _objects(path):
             offered.update(dict.fromkeys(row))
             for name, value in row.items():
-                if value is None or not (use is None or name in use):
+                if value is None or not (is_used(name) or (titles and is_title(name))):
                     continue
                 kind = pa.list_(pa.string()) if isinstance(value, list) else pa.string()
-                if kinds.setdefault(name, kind) != kind:
-                    raise DataError(
-                        f"{path}, line {number}: {name!r} must be a list in every line "
-                        f"or in none. Received: {value!r}"
-                    )
-                _text(value, path, number, name)
+                try:
+                    if kinds.setdefault(name, kind) != kind:
+                        raise DataError(
+                            f"{path}, line {number}: {name!r} must be a list in every "
+                            f"line or in none. Received: {value!r}"
+                        )
+                    _text(value, path, number, name)
+                except DataError:
+                    if is_used(name):
+                        raise
+                    unread.add(name)
     if not offered:
         raise DataError(f"{path} must have at least one line. Received: none")
-    names = [name for name in offered if use is None or name in use]
+    names = [n for n in offered if is_used(n) or (n in kinds and n not in unread)]
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     return TableStream(
         str(path),

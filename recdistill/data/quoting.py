@@ -20,6 +20,10 @@ from recdistill.errors import DataError
 _QUOTE = b'"'
 _ESCAPED_QUOTE = b'\\"'
 _BEFORE_QUOTE = re.compile(rb'(\\+)"')
+_IN_PROSE, _LEAST_CONTINUED = (",", ";", " "), 3
+"""Delimiters that texts contain, and lines that continue a value from which it is no
+coincidence that each of them has as many as a row."""
+
 _NEAR, _MOST_LOOKED_AT = 2**12, 5_000
 """Bytes before an escaped quote in which the beginning of its value is looked for, and
 quotes for which this is done."""
@@ -42,8 +46,9 @@ class Quoting:
 def quoting_of(path: Path, delimiter: str) -> Quoting:
     """How a file uses quotes.
 
-    Values in quotes may have line breaks and delimiters. If the quotes do not match,
-    and all lines have the same number of delimiters, quotes are text.
+    Values in quotes may have line breaks and delimiters. If the quotes do not match, or
+    match only across lines, and all lines have the same number of delimiters, quotes
+    are text: a line break inside a value would make the lines uneven.
 
     Args:
         path: A text file, UTF-8.
@@ -55,10 +60,13 @@ def quoting_of(path: Path, delimiter: str) -> Quoting:
     escaped, uneven = _scan(path, delimiter.encode())
     if not uneven:
         return Quoting(escaped=escaped)
-    line = _wrong_line(path, delimiter, escaped)
+    line, continued = _wrong_line(path, delimiter, escaped)
     if line is None:
+        least = _LEAST_CONTINUED if delimiter in _IN_PROSE else 1
+        if continued >= least and _delimiters_of_lines(path, delimiter.encode()):
+            return Quoting(quoted=False)
         return Quoting(escaped=escaped)
-    if _is_regular(path, delimiter.encode()):
+    if _delimiters_of_lines(path, delimiter.encode()) is not None:
         return Quoting(quoted=False)
     raise DataError(
         f"{path}, line {line}: a value that begins with a quote must end with one, "
@@ -129,27 +137,39 @@ def _odd_lines(chunk: bytes, carried: int) -> tuple[bool, int]:
     return bool((counts % 2).any()), len(quotes) - int(before[-1])
 
 
-def _wrong_line(path: Path, delimiter: str, escaped: bool) -> int | None:
-    """The first line whose quotes do not match; None if there is none."""
+def _wrong_line(path: Path, delimiter: str, escaped: bool) -> tuple[int | None, int]:
+    """The first line whose quotes do not match, and how many lines continue a value.
+
+    The line is None if all quotes match. Empty lines are not counted.
+    """
     limit = csv.field_size_limit(sys.maxsize)
-    line = 0
+    line = continued = 0
     try:
         with text_of_file(path, escaped) as stream:
             rows = csv.reader(stream, delimiter=delimiter, strict=True)
-            for _ in rows:
+            for row in rows:
+                if rows.line_num > line + 1:
+                    lines = "".join(row).split("\n")
+                    continued += sum(bool(each.strip()) for each in lines[1:])
                 line = rows.line_num
     except csv.Error:
-        return line + 1
+        return line + 1, continued
     finally:
         csv.field_size_limit(limit)
-    return None
+    return None, continued
 
 
-def _is_regular(path: Path, delimiter: bytes) -> bool:
-    """Whether all lines that are not empty have the same number of delimiters."""
+def _delimiters_of_lines(path: Path, delimiter: bytes) -> int | None:
+    """Number of delimiters in each line that is not empty; None if the lines differ."""
+    found: int | None = None
     with io.BufferedReader(opened(path)) as lines:
-        counts = {line.count(delimiter) for line in lines if line.strip()}
-    return len(counts) == 1
+        for line in lines:
+            if line.strip():
+                count = line.count(delimiter)
+                if found not in (None, count):
+                    return None
+                found = count
+    return found
 
 
 def text_of_file(path: Path, escaped: bool) -> io.TextIOWrapper:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from recdistill.data.column_values import ColumnType
 from recdistill.data.dataset import Columns
-from recdistill.data.item_titles import SPELLINGS
 from recdistill.data.row_filter import RowFilter
 
 
@@ -55,10 +54,10 @@ class ReadingOptions:
         return self.tables.get(name, TableOptions())
 
     def item_columns(self, roles: Columns) -> set[str] | None:
-        """Columns to read from the items, with their titles; None for all."""
+        """Columns to read from the items, besides their titles; None for all."""
         if self.item_features is None:
             return None
-        return {*self.item_features, roles.item, *SPELLINGS}
+        return {*self.item_features, roles.item}
 
     def query_columns(self, roles: Columns) -> set[str] | None:
         """Columns to read from the queries; None for all."""

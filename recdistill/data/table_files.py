@@ -73,6 +73,7 @@ class TableFile:
         use: Collection[str] | None = None,
         delimiter: str | None = None,
         names: Sequence[str] | None = None,
+        titles: bool = False,
     ) -> TableStream:
         """The rows as a stream, with the columns of the partition.
 
@@ -80,6 +81,7 @@ class TableFile:
             use: Columns to read, if the file has them; all by default.
             delimiter: Delimiter of text files; None to recognise it.
             names: Column names in order, if a text file has no header.
+            titles: Whether titles of items are read too, unless they are nested.
 
         Raises:
             DataError: If the file cannot be read, is not a table, or has its own column
@@ -91,13 +93,14 @@ class TableFile:
                 "configuration gives its column names. Remove `columns` of this table."
             )
         if self.kind == "Parquet":
-            stream = parquet_stream(self.path, use)
+            stream = parquet_stream(self.path, use, titles)
         elif self.kind == "JSON lines":
-            stream = json_stream(self.path, use)
+            stream = json_stream(self.path, use, titles)
         elif self.kind == "text":
             if delimiter is None and self.suffix == ".tsv":
                 delimiter = "\t"
-            stream = text_stream(self.path, use, TextLayout(delimiter, names=names))
+            layout = TextLayout(delimiter, names=names)
+            stream = text_stream(self.path, use, layout, titles)
         else:
             raise _not_a_table(self.path)
         added = {
@@ -123,11 +126,7 @@ def find_table(folder: Path, name: str, *, optional: bool = False) -> list[Table
     Raises:
         DataError: If a required table does not exist, or a table exists twice.
     """
-    found = [
-        place
-        for place in sorted(folder.iterdir())
-        if place.name == name or (place.is_file() and _is_named(place, name))
-    ]
+    found = named_places(folder, name)
     if len(found) > 1:
         listed = ", ".join(place.name for place in found)
         raise DataError(f"{folder} has several tables {name!r}: {listed}. Keep one.")
@@ -135,7 +134,7 @@ def find_table(folder: Path, name: str, *, optional: bool = False) -> list[Table
         return []
     if not found:
         present = sorted(each.name for each in folder.iterdir())
-        stems = {each.partition(".")[0] for each in present}
+        stems = {table_name(folder / each) for each in present}
         looked_for = f"{name}.parquet, {name}.csv, {name}.jsonl and others"
         if TableFile(folder / name).kind is not None:
             stems, looked_for = {*present}, "a file with this name"
@@ -145,6 +144,31 @@ def find_table(folder: Path, name: str, *, optional: bool = False) -> list[Table
             f"{', '.join(present) or 'nothing'}."
         )
     return files_of(found[0])
+
+
+def named_places(folder: Path, name: str) -> list[Path]:
+    """The files and folders of a folder that `find_table` finds for a name."""
+    return [
+        place
+        for place in sorted(folder.iterdir())
+        if place.name == name or (place.is_file() and _is_named(place, name))
+    ]
+
+
+def table_name(place: Path) -> str:
+    """Name of the table that a file or folder holds.
+
+    It is the name of the folder, or that of the file without its suffix and the one of
+    a compression.
+
+    Example:
+        >>> table_name(Path("items.csv.gz")), table_name(Path("items.2024.csv"))
+        ('items', 'items.2024')
+    """
+    if place.is_dir():
+        return place.name
+    packed = compression_of(place) is not None
+    return Path(place.stem).stem if packed else place.stem
 
 
 def files_of(place: Path) -> list[TableFile]:
@@ -352,9 +376,7 @@ def _inside(folder: Path, partition: dict[str, str | None]) -> Iterator[TableFil
 
 
 def _is_named(place: Path, name: str) -> bool:
-    packed = compression_of(place) is not None
-    stem = Path(place.stem).stem if packed else place.stem
-    return stem == name and TableFile(place).kind is not None
+    return table_name(place) == name and TableFile(place).kind is not None
 
 
 def _not_a_table(place: Path) -> DataError:

@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from recdistill.atomic import refuse_pipes
 from recdistill.data.dataset import BATCH_ROWS
+from recdistill.data.item_titles import is_title, may_be_title
 from recdistill.errors import DataError
 
 READ_BYTES = 1 << 20
@@ -114,16 +115,26 @@ def compression_of(path: Path) -> str | None:
     return _COMPRESSIONS.get(path.suffix.lower())
 
 
-def parquet_stream(path: Path, use: Collection[str] | None = None) -> TableStream:
+def parquet_stream(
+    path: Path, use: Collection[str] | None = None, titles: bool = False
+) -> TableStream:
     """A Parquet file, read row group by row group.
 
     Args:
         path: The file.
         use: Columns to read, if the file has them; all by default.
+        titles: Whether titles of items are read too. A column of titles with other
+            values than text, numbers and lists of text is not read.
     """
     with reading(path), parquet.ParquetFile(path, pre_buffer=False) as file:
         schema = file.schema_arrow
-    kept = [name for name in schema.names if use is None or name in use]
+    kept = [
+        column.name
+        for column in schema
+        if use is None
+        or column.name in use
+        or (titles and is_title(column.name) and may_be_title(column.type))
+    ]
     if len(set(kept)) == len(kept):
         read_schema = pa.schema([schema.field(name) for name in kept])
     else:

@@ -138,8 +138,8 @@ def open_folder(
     def streams(
         table: str, files: Sequence[TableFile], use: set[str] | None
     ) -> list[TableStream]:
-        columns = options.table(table).columns
-        return [file.open(use, options.delimiter, columns) for file in files]
+        columns, titles = options.table(table).columns, table == "items"
+        return [file.open(use, options.delimiter, columns, titles) for file in files]
 
     items = streams("items", item_files, options.item_columns(roles))
     queries = streams("queries", query_files, options.query_columns(roles))

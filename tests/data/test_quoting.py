@@ -30,6 +30,36 @@ def test_quotes_that_do_not_match_are_text_if_all_lines_are_alike(tmp_path, firs
     assert titles(tmp_path, text, "items.tsv") == expected
 
 
+@pytest.mark.parametrize("delimiter", ["\t", ",", "|"])
+@pytest.mark.parametrize("kind", [["x"], []])
+def test_quotes_that_match_across_lines_that_are_alike_are_text(
+    tmp_path, delimiter, kind
+):
+    names = {10: '"Hamlet', 60: 'Pipe 6"'}
+    expected = [names.get(k, f"plain {k}") for k in range(100)]
+    rows = [["item_id", "title", *["kind"][: len(kind)]]]
+    rows += [[str(k), title, *kind] for k, title in enumerate(expected)]
+    text = "".join(delimiter.join(row) + "\n" for row in rows)
+    assert titles(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ","])
+def test_values_of_several_lines_make_the_lines_uneven(tmp_path, delimiter):
+    text = '1,"two\nlines\n\nand a fourth",x\n2,b,x\n'.replace(",", delimiter)
+    text = "item_id,title,kind\n".replace(",", delimiter) + text
+    assert titles(tmp_path, text) == ["two\nlines\n\nand a fourth", "b"]
+
+
+def test_values_of_several_lines_in_a_file_of_one_column(tmp_path):
+    lines = "\n".join(str(k) for k in range(9))
+    assert titles(tmp_path, f'title\n"{lines}"\nb\n') == [lines, "b"]
+
+
+def test_even_lines_are_no_proof_where_a_text_may_have_the_delimiter(tmp_path):
+    text = 'item_id,title\n1,"two\nlines, and more"\n2,b\n'
+    assert titles(tmp_path, text) == ["two\nlines, and more", "b"]
+
+
 def test_a_quote_that_is_not_closed_is_an_error_with_its_line(tmp_path):
     text = 'item_id,title\n1,"a, b"\n2,"c, d\n3,e\n'
     with pytest.raises(DataError, match=r"items.csv, line 3: a value that begins with"):

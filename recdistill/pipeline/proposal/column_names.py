@@ -43,6 +43,21 @@ RELEVANCES = (
     "stars star overall grade reviewscore purchased ordered bought converted "
     "conversion vote preference feedback score"
 ).split()
+_JUDGEMENTS = ("rating", "ratings", "stars")
+_FOREIGN = frozenset(
+    "avg average mean median min max sum total count num number weighted bayesian "
+    "aggregate aggregated adjusted normalized normalised std var previous prior "
+    "last expected predicted prediction pred estimated model teacher ranker imdb "
+    "tmdb rt rotten tomatoes metacritic critic critics goodreads yelp tripadvisor "
+    "google trustpilot github repo repository external global public community "
+    "content age parental maturity mpaa esrb pegi bbfc credit risk bond energy "
+    "safety seller vendor driver host sentiment".split()
+)
+"""Words of a rating that the query did not give to the item of the row."""
+
+_OWN = frozenset("my your user member customer guest reviewer review".split())
+"""Words of a score that the query gave; other scores are mostly those of a model."""
+
 GRADES = "relevance label target grade".split()
 """Names of graded relevance, whose lowest grade means that nothing was chosen."""
 
@@ -108,6 +123,19 @@ def named(columns: Iterable[str], names: Sequence[str]) -> list[str]:
     places = {name: number for number, name in reversed([*enumerate(names)])}
     found = [name for name in columns if plain_name(name) in places]
     return sorted(found, key=lambda name: places[plain_name(name)])
+
+
+def are_judgements(name: str) -> bool:
+    """Whether the name ends with a word for the judgement of a query on an item.
+
+    Example:
+        >>> are_judgements("Book-Rating"), are_judgements("imdb_rating")
+        (True, False)
+    """
+    *words, last = re.split(r"[^a-z0-9]+", _CAMEL.sub("_", name).lower())
+    if last == "score":
+        return bool(words) and _OWN.issuperset(words)
+    return bool(words) and last in _JUDGEMENTS and _FOREIGN.isdisjoint(words)
 
 
 def is_code(name: str) -> bool:

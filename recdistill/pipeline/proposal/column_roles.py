@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.data.column_profile import ColumnProfile
+from recdistill.data.column_profile import ColumnProfile, without_missing_words
 from recdistill.errors import ConfigError
+from recdistill.features.raw_text import is_text, plain
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.relevance_columns import (
@@ -54,9 +57,9 @@ def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Rol
         wanted = missing([*roles.columns, *answers.columns])
         _find_time(roles, "time" in wanted, answers.time_format)
         find_choices(roles, wanted - {"list"} if fixed else wanted, answers)
-        _keep_rows_with_ids(roles)
         if answers.keep is not None:
             roles.keep = [answers.keep] if answers.keep else []
+        _keep_rows_with_ids(roles)
     return roles
 
 
@@ -65,12 +68,15 @@ def _use_answers(roles: Roles, answers: Answers) -> None:
     for role, column in answers.columns.items():
         if column:
             _require(roles.table, column, f"--column {role}={column}")
+            if role in ("query", "item"):
+                _find_missing_ids(roles, column)
             roles.give(role, column, "as you said")
             _require_numbers(roles, role)
     for column in answers.context:
         _require(roles.table, column, f"--column context={column}")
     listed = roles.columns.get("list")
     if listed and "query" not in answers.columns and not roles.free(names.QUERY_IDS):
+        _find_missing_ids(roles, listed)
         roles.give("query", listed, "as you said")  # Without users, a search is both.
 
 
@@ -173,7 +179,7 @@ def _find_id(roles: Roles, role: str) -> None:
     columns = roles.table.columns
     found = [c for c in roles.free(wanted) if _may_be_id(columns[c])]
     if found:
-        profile = columns[found[0]]
+        profile = _find_missing_ids(roles, found[0])
         reason = f"named like {_A[role]} id; {_each(profile)}"
         others = [c for c in found[1:] if profile.values.equals(columns[c].values)]
         if others:
@@ -194,6 +200,15 @@ def _find_id(roles: Roles, role: str) -> None:
             tuple(columns),
         )
     )
+
+
+def _find_missing_ids(roles: Roles, column: str) -> ColumnProfile:
+    """Profile of a column of ids, in which words such as NULL are missing values."""
+    profile = roles.table.columns[column]
+    if profile.content == "text":
+        profile = replace(profile, values=without_missing_words(profile.values))
+        roles.table.columns[column] = profile
+    return profile
 
 
 def _may_be_id(profile: ColumnProfile) -> bool:
@@ -264,10 +279,27 @@ def _order_in_query(roles: Roles) -> str | None:
 
 
 def _keep_rows_with_ids(roles: Roles) -> None:
+    """Leaves out the rows without an id or a time, however they are written."""
     for role in ("query", "item", "time"):
-        if role in roles.columns and (profile := roles.profile(role)).missing:
-            roles.keep.append(f"{quoted(profile.name)} != ''")
-            share = profile.missing / profile.rows
-            roles.reasons[profile.name] += (
-                f"; {share:.1%} of the rows have none and are left out"
-            )
+        if role not in roles.columns or not (profile := roles.profile(role)).missing:
+            continue
+        spellings = _missing_spellings(roles, profile)
+        for each in spellings:
+            condition = f"{quoted(profile.name)} != '{each}'"
+            if not any(condition in known for known in roles.keep):
+                roles.keep.append(condition)
+        share = profile.missing / profile.rows
+        words = ", ".join(each for each in spellings if each.strip())
+        roles.reasons[profile.name] += (
+            f"; {share:.1%} of the rows have none{f' ({words})' if words else ''} and "
+            "are left out"
+        )
+
+
+def _missing_spellings(roles: Roles, profile: ColumnProfile) -> list[str]:
+    """The different texts of the missing values of a column; "" for null."""
+    raw = plain(roles.table.sample.rows[profile.name].combine_chunks())
+    if not is_text(raw.type):
+        return [""]
+    found = pc.unique(raw.filter(pc.is_null(profile.values))).to_pylist()
+    return sorted({each or "" for each in found})

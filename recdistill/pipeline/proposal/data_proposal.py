@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.data.column_profile import ColumnProfile, profile_column
+from recdistill.data.item_titles import title_column
 from recdistill.data.row_filter import RowFilter
+from recdistill.data.table_files import table_name
 from recdistill.errors import ConfigError, DataError
 from recdistill.export.layout import RESERVED
 from recdistill.pipeline.proposal import column_names as names
-from recdistill.pipeline.proposal.feature_kinds import TITLE, Kind, propose_kind
+from recdistill.pipeline.proposal.feature_kinds import Kind, propose_kind
 from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.roles import Roles, is_one_in_each
@@ -29,6 +31,9 @@ from recdistill.pipeline.proposal.table_choice import (
 _OUTCOME = (
     "perhaps known only after the choice: add it to [query] if every request has it"
 )
+_DEFAULTS = ("interactions", "lists", "items", "queries")
+"""Tables that the reader finds by their names."""
+
 _FEWEST_ROWS = 20
 _MOST_SEARCH_WORDS = 10
 """Mean number of words from which a text is no search, but perhaps a review."""
@@ -136,11 +141,14 @@ def _propose_candidate(proposal: Proposal) -> None:
         return
     lacking = _may_lack(proposal, items, ids)
     profile = items.columns[ids.name]
+    title = title_column(items.columns)
     reason = "one row for each item"
     proposal.uses.append(ColumnUse(items.name, profile, "item id", reason))
     for profile in items.columns.values():
         if profile.name != ids.name:
             kind = propose_kind(profile, lacking)
+            if kind.keys is not None and profile.name == title:
+                kind = Kind(kind.keys, f"shown as the item's title; {kind.reason}")
             _add(proposal, proposal.candidate, items.name, profile, kind)
     _add_unreadable(proposal, items)
 
@@ -168,7 +176,6 @@ def _propose_query(proposal: Proposal, answers: Answers) -> None:
         for profile in queries.columns.values():
             if profile.name != ids.name:
                 kind = propose_kind(profile, lacking)
-                kind = Kind(kind.keys, kind.reason.removeprefix(TITLE))
                 _add(proposal, proposal.query, queries.name, profile, kind)
         _add_unreadable(proposal, queries)
         taken = set(queries.columns)
@@ -353,6 +360,6 @@ def _describe_uses(proposal: Proposal) -> None:
                 f"{roles.table.name}."
             )
     for name, problem in proposal.source.problems.items():
-        if name.partition(".")[0] in ("interactions", "lists", "items", "queries"):
+        if table_name(proposal.source.path / name) in _DEFAULTS:
             raise DataError(problem)
         proposal.notes.append(f"{name} is not used: {problem}")

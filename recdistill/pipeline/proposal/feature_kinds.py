@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recdistill.data.column_profile import ColumnProfile
+from recdistill.data.item_titles import is_title
 from recdistill.pipeline.proposal import column_names as names
 
 _FEW_DATES = 50
@@ -15,10 +16,6 @@ _MANY_WORDS = 64
 _LONG = 1e9
 """Integers from which different values in all rows identify the rows."""
 
-TITLE = "shown as the item's title; "
-"""Beginning of the reason for the title of an item."""
-
-_TITLES = ("title", "name")
 _TEXT_WORDS = 1.5
 """Mean number of words from which a text is free text."""
 
@@ -144,15 +141,13 @@ def _of_codes(profile: ColumnProfile) -> Kind:
 
 def _of_text(profile: ColumnProfile) -> Kind:
     present = profile.rows - profile.missing
-    title = names.plain_name(profile.name) in _TITLES
     few = profile.distinct <= _FEW_DATES and profile.distinct * 3 <= present
-    if not title and (few or profile.words < _TEXT_WORDS):
+    if not is_title(profile.name) and (few or profile.words < _TEXT_WORDS):
         return _of_codes(profile)
     keys: dict[str, Any] = {"kind": "text"}
     if profile.words > _FEW_WORDS:
         keys["length"] = _MANY_WORDS
-    reason = f"free text, {profile.words:.3g} words on average"
-    return Kind(keys, TITLE + reason if title else reason)
+    return Kind(keys, f"free text, {profile.words:.3g} words on average")
 
 
 _KINDS = {

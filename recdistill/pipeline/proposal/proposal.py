@@ -36,6 +36,7 @@ class Proposal:
         source: The tables.
         roles: Roles of the columns of the interactions; None if no table has them.
         tables: The tables of interactions, items and queries by name.
+        further_files: Files with the columns of the interactions that are not used.
         types: Types of columns that are converted, by table.
         query: Keys of each query feature.
         candidate: Keys of each candidate feature.
@@ -52,6 +53,7 @@ class Proposal:
     source: Source
     roles: Roles | None = None
     tables: dict[str, SourceTable] = field(default_factory=dict)
+    further_files: list[str] = field(default_factory=list)
     types: dict[str, dict[str, str]] = field(default_factory=dict)
     query: dict[str, dict[str, Any]] = field(default_factory=dict)
     candidate: dict[str, dict[str, Any]] = field(default_factory=dict)

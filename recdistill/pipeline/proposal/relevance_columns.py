@@ -57,9 +57,27 @@ def _find_list(roles: Roles, wanted: bool) -> None:
             return
 
 
+def _named_relevances(roles: Roles) -> list[str]:
+    """The columns without a role whose name is that of a relevance.
+
+    A rating with one value for each item, or for each query, is known before the
+    choice. Names such as `Book-Rating` do not tell that, as `rating` does.
+    """
+    usual = roles.free(names.RELEVANCES)
+    taken = (*usual, *roles.columns.values())
+    found = [
+        c for c in roles.table.columns if c not in taken and names.are_judgements(c)
+    ]
+    for role in ("query", "item"):
+        if not roles.profile(role).all_distinct:
+            ids = roles.columns[role]
+            found = [c for c in found if not is_one_in_each(roles.table, ids, c)]
+    return [*usual, *found]
+
+
 def shown_and_not_chosen(roles: Roles) -> bool:
     """Whether a column has the relevance 0."""
-    for column in roles.free(names.RELEVANCES):
+    for column in _named_relevances(roles):
         profile = roles.table.columns[column]
         if profile.content in ("integer", "number", "boolean"):
             low, high = profile.range
@@ -79,7 +97,7 @@ def _find_relevance(roles: Roles, wanted: bool, answers: Answers) -> None:
                 break
     if not wanted:
         return
-    for column in roles.free(names.RELEVANCES):
+    for column in _named_relevances(roles):
         profile = columns[column]
         if profile.distinct < 2 or profile.content not in (
             "integer",
@@ -132,6 +150,8 @@ def _set_relevance(roles: Roles, profile: ColumnProfile, listwise: bool) -> bool
     elif named_relevance and low >= 0 and whole:
         reason = f"relevance from {low:g} to {high:g}; 0 is not relevant"
         roles.give("relevance", profile.name, reason)
+    elif not named_relevance and _has_sentinel(profile):
+        _keep_high_grades(roles, profile)
     elif low < 0 or (low, high, profile.distinct) == (0, 1, 2):
         roles.keep.append(f"{column} > 0")
         share = float(np.mean(profile.numbers > 0))
@@ -145,10 +165,22 @@ def _set_relevance(roles: Roles, profile: ColumnProfile, listwise: bool) -> bool
     return True
 
 
+def _has_sentinel(profile: ColumnProfile) -> bool:
+    """Whether one negative number means "not rated", beside grades from 0 or more.
+
+    Likes and dislikes, such as -1, 0 and 1, are no grades.
+    """
+    different = np.unique(profile.numbers[~np.isnan(profile.numbers)])
+    grades = different[different >= 0]
+    return len(different) == len(grades) + 1 and 4 <= len(grades) <= MOST_GRADES
+
+
 def _keep_high_grades(roles: Roles, profile: ColumnProfile) -> None:
     """Keeps the rows with a grade in the upper part of the scale."""
-    low, high = profile.range
-    grades = np.unique(profile.numbers[~np.isnan(profile.numbers)])
+    lowest, high = profile.range
+    grades = np.unique(profile.numbers[profile.numbers >= 0])
+    low = float(grades[0])
+    unrated = f"; {lowest:g} is not rated" if lowest < 0 else ""
     wanted = grades[grades >= 0.8 * high]
     least = float(wanted[0])
     share = float(np.mean(profile.numbers >= least))
@@ -157,7 +189,7 @@ def _keep_high_grades(roles: Roles, profile: ColumnProfile) -> None:
     roles.keep.append(f"{quoted(profile.name)} >= {bound}")
     roles.reasons[profile.name] = (
         f"a rating from {low:g} to {high:g}: {least:g} or more counts as a choice "
-        f"({share:.0%} of the rows)"
+        f"({share:.0%} of the rows){unrated}"
     )
 
 

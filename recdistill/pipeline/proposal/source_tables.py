@@ -17,7 +17,7 @@ from recdistill.data import read_movielens
 from recdistill.data.column_profile import ColumnProfile, profile_column
 from recdistill.data.movielens import movielens_files
 from recdistill.data.recbole import atomic_files, atomic_stream
-from recdistill.data.table_files import TableFile, files_of
+from recdistill.data.table_files import TableFile, files_of, table_name
 from recdistill.data.table_sample import (
     SAMPLE_ROWS,
     TableSample,
@@ -52,8 +52,8 @@ class SourceTable:
 
     @property
     def stem(self) -> str:
-        """Name without its suffixes."""
-        return self.name.partition(".")[0]
+        """Name of the table for the reader, without the suffix of a file."""
+        return table_name(self.sample.place.parent / self.name)
 
     @cached_property
     def columns(self) -> dict[str, ColumnProfile]:
@@ -146,7 +146,7 @@ def _tables(place: Path, scratch: Path, without_header: Collection[str]) -> Sour
         path = whole.parent
         places = [whole]
         # The reader opens tables with these names in any case.
-        beside = [each for each in _places(path) if _stem(each) in ("items", "queries")]
+        beside = [p for p in _places(path) if table_name(p) in ("items", "queries")]
         places += [each for each in beside if each.resolve() != whole.resolve()]
         name = _stem(whole)
     tables, problems = [], {}

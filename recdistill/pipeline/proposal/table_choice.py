@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from recdistill.data.column_profile import ColumnProfile
 from recdistill.data.column_values import Place, typed
+from recdistill.data.table_files import named_places
 from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.column_roles import (
@@ -24,6 +25,12 @@ from recdistill.pipeline.proposal.source_tables import Source, SourceTable
 
 _FEW_IDS = 0.5
 """Share of ids with a row in a table below which something may be wrong."""
+
+_ONE_FOLDER = (
+    "Files with the same columns are one table only if they are in one folder: put "
+    "them into one, such as `interactions`, which `dataset.interactions.file` names, "
+    "and run `recdistill init` again."
+)
 
 
 def choose_interactions(proposal: Proposal, answers: Answers) -> None:
@@ -57,6 +64,8 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
             _ask_for_table(proposal, both)
     if both:
         proposal.roles = both[0]
+        if not fixed:
+            _note_further_files(proposal, answers)
     else:
         # The table that comes nearest says what is missing.
         found.sort(key=lambda r: (_rank(r.table) is None, -len(r.columns)))
@@ -64,6 +73,21 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
         _propose_join(proposal.roles, found)
     proposal.tables["interactions"] = proposal.roles.table
     proposal.questions += proposal.roles.questions
+
+
+def _note_further_files(proposal: Proposal, answers: Answers) -> None:
+    """Notes that other files have the columns of the interactions, and are not used."""
+    table = proposal.known().table
+    for other in proposal.source.tables:
+        named = name_columns(other, answers)[0] if other.sample.names else other
+        if other.name != table.name and {*named.columns} == {*table.columns}:
+            proposal.further_files.append(other.name)
+    if proposal.further_files:
+        listed = ", ".join(proposal.further_files)
+        proposal.notes.append(
+            f"{listed}: not used, but with the same columns as {table.name}. "
+            f"{_ONE_FOLDER}"
+        )
 
 
 def _propose_join(roles: Roles, found: Sequence[Roles]) -> None:
@@ -106,7 +130,7 @@ def _roles_of(
 
 def _rank(table: SourceTable) -> int | None:
     """Place of the table's name among the usual names of interactions."""
-    name = names.plain_name(table.stem)
+    name = names.plain_name(table.name.partition(".")[0])
     for number, usual in enumerate(names.TABLES_OF_INTERACTIONS):
         if name == usual:
             return number
@@ -126,10 +150,13 @@ def _ask_for_table(proposal: Proposal, both: Sequence[Roles]) -> None:
         f"{r.table.name} ({r.table.sample.count:,} rows: {', '.join(r.table.columns)})"
         for r in both
     )
+    headers = [{*r.table.columns} for r in both]
+    same = any(each in headers[:k] for k, each in enumerate(headers))
     proposal.questions.append(
         Question(
-            f"Several tables have ids of queries and items: {listed}. Which of them "
-            "has the interactions to learn from?",
+            f"Several tables have ids of queries and items: {listed}. "
+            f"{f'{_ONE_FOLDER} Else, which' if same else 'Which'} of them has the "
+            "interactions to learn from?",
             "--table interactions=FILE",
             tuple(r.table.name for r in both),
             both[0].table.name,
@@ -149,7 +176,8 @@ def choose_feature_table(
         answers: What the user has said.
 
     Raises:
-        ConfigError: If the user named a table that does not exist.
+        ConfigError: If the user named a table that does not exist, or said that there
+            is none although the reader finds one.
         DataError: If a table with this name cannot be one of items or queries.
     """
     roles, source = proposal.known(), proposal.source
@@ -160,6 +188,7 @@ def choose_feature_table(
         return
     wanted = answers.tables.get(name)
     if wanted == "":
+        _require_no_table(source, name)
         return
     ids = roles.profile(role)
     others = [
@@ -186,6 +215,20 @@ def choose_feature_table(
             _explain_misfit(proposal, table, name, ids, wanted)
 
 
+def _require_no_table(source: Source, name: str) -> None:
+    """Checks that the reader finds no table with a name.
+
+    Raises:
+        ConfigError: If it finds one.
+    """
+    if found := named_places(source.path, name):
+        raise ConfigError(
+            f"`--table {name}=` requires that {source.path} has no table with the name "
+            f"{name}, because such a table is always read. Move {found[0].name} to "
+            "another folder, or rename it."
+        )
+
+
 def _free_tables(
     proposal: Proposal, name: str, wanted: str | None
 ) -> list[SourceTable]:
@@ -193,7 +236,8 @@ def _free_tables(
     used = {table.name for table in proposal.tables.values()}
     others = [t for t in proposal.source.tables if t.name not in used]
     if wanted is None:
-        return others
+        further = proposal.further_files
+        return [t for t in others if t.stem == name or t.name not in further]
     others = [t for t in others if wanted in (t.name, t.stem)]
     if not others:
         raise ConfigError(_no_table(proposal.source, name, wanted))
@@ -219,7 +263,9 @@ def _has_ids(table: SourceTable, ids: ColumnProfile) -> bool:
     column = table.columns.get(ids.name)
     if column is None or column.missing or not column.all_distinct:
         return False
-    return not table.sample.complete or overlap(column, ids) > 0
+    if overlap(column, ids) > 0:
+        return True
+    return not table.sample.complete and not _has_integer_ids(table, ids)
 
 
 def _has_integer_ids(table: SourceTable, ids: ColumnProfile) -> bool:
@@ -247,11 +293,17 @@ def overlap(column: ColumnProfile, ids: ColumnProfile) -> float:
 
 
 def _note_ids(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> None:
-    """Notes that most ids have no row in a table."""
-    if not table.sample.complete:
-        return
+    """Notes that most ids have no row in a table, or none in the sample of a table."""
     column, rows = table.columns[ids.name], proposal.known().table.name
     share = overlap(column, ids)
+    if not table.sample.complete:
+        if not share:
+            proposal.notes.append(
+                f"None of the ids `{ids.name}` of {rows} is in the sample of "
+                f"{table.name}. Check that both write them in the same way, such as "
+                f"{ids.examples(1)[0]} and {column.examples(1)[0]}."
+            )
+        return
     if share >= _FEW_IDS:
         return
     note = (

@@ -1,7 +1,5 @@
 """Proposals for folders in many layouts, compared with what a person would write."""
 
-import tomllib
-
 import pytest
 
 from recdistill.errors import ConfigError, DataError
@@ -13,10 +11,10 @@ from recdistill.pipeline.preparation.dataset_loading import (
 from recdistill.pipeline.preparation.feature_columns import FeatureColumns
 from recdistill.pipeline.preparation.preparation import prepare
 from recdistill.pipeline.proposal.data_proposal import propose
-from recdistill.pipeline.proposal.proposed_config import check_config, config_text
 from recdistill.pipeline.proposal.questions import Answers
 from recdistill.pipeline.proposal.source_tables import open_source
 from tests.pipeline.proposal import layouts
+from tests.pipeline.proposal.proposals import document, left_out, log, proposed
 from tests.real_data import real_data
 from tests.small_pipelines import quiet
 
@@ -170,27 +168,6 @@ EXPECTED = {
 PREPARED = (layouts.shop, layouts.impressions, layouts.searches, layouts.without_times)
 
 
-def proposed(folder, **answers):
-    return propose(open_source(folder), Answers(**{"defaults": True, **answers}))
-
-
-def document(folder, **answers):
-    """The proposed file as a document, without the path and the gate."""
-    proposal = proposed(folder, **answers)
-    assert proposal.questions == []
-    text = config_text(proposal, "run", folder / "run.toml")
-    check_config(proposal, text)
-    found = tomllib.loads(text)
-    assert found.pop("name") == "run"
-    assert found.pop("distill") == {"gate": "warn"}
-    return found
-
-
-def left_out(proposal):
-    """Reasons of the columns that are not used."""
-    return {use.profile.name: use.reason for use in proposal.uses if not use.use}
-
-
 @pytest.mark.parametrize("layout", EXPECTED, ids=lambda layout: layout.__name__)
 def test_the_proposal_is_what_a_person_would_write(layout, tmp_path):
     folder = tmp_path / layout.__name__
@@ -228,54 +205,10 @@ def test_columns_that_are_no_features_are_left_out_with_the_reason(tmp_path):
     }
 
 
-def log(extra="", values=lambda k, u, i: ""):
-    """Lines of interactions with more columns."""
-    header = "user_id,item_id,timestamp" + extra
-    rows = enumerate(layouts.rows())
-    return [header, *(f"u{u},{i},{t}{values(k, u, i)}" for k, (u, i, t) in rows)]
-
-
-def test_rows_without_ids_or_times_are_left_out_by_a_condition(tmp_path):
-    lines = log()
-    lines[4] = lines[4].replace("u0", "", 1)
-    lines[7] = "u1,,1700000000"
-    layouts.write(tmp_path / "interactions.csv", lines)
-    found = document(tmp_path)
-    assert found["dataset"]["keep"] == "user_id != '' and item_id != ''"
-
-
-def test_ids_that_are_written_with_leading_zeros_in_one_table_become_integers(tmp_path):
-    layouts.write(tmp_path / "interactions.csv", log())
-    items = [f"{i:05d},{'ab'[i % 2]}" for i in range(layouts.ITEMS)]
-    layouts.write(tmp_path / "items.csv", ["item_id,shelf", *items])
-    found = document(tmp_path)
-    integer = {"types": {"item_id": "integer"}}
-    assert (found["dataset"]["interactions"], found["dataset"]["items"]) == (
-        integer,
-        integer,
-    )
-    assert found["candidate"]["shelf"] == {"kind": "category", "optional": True}
-
-
-def test_files_of_the_parts_of_a_benchmark_are_one_table(tmp_path):
-    header, *lines = log()
-    for number, part in enumerate(("train", "valid", "test")):
-        layouts.write(tmp_path / "x" / f"{part}.csv", [header, *lines[number::3]])
-    found = document(tmp_path / "x")
-    assert found["dataset"]["interactions"] == {"file": "x"}
-
-
 def test_the_only_folder_inside_a_folder_is_the_data_folder(tmp_path):
     layouts.write(tmp_path / "raw" / "interactions.csv", log())
     layouts.write(tmp_path / "raw" / "items.csv", ["item_id,a", "0,x", "1,y", "2,x"])
     assert document(tmp_path)["dataset"]["path"] == str(tmp_path / "raw")
-
-
-def test_graded_relevance_is_kept_as_relevance(tmp_path):
-    layouts.write(tmp_path / "lists.csv", log(",label", lambda k, u, i: f",{k % 3}"))
-    found = document(tmp_path)
-    assert found["dataset"]["columns"] == {"relevance": "label"}
-    assert found["dataset"]["interactions"] == {"file": "lists.csv"}
 
 
 def test_the_outcome_of_an_interaction_is_no_feature_unless_the_user_says_so(tmp_path):
@@ -292,6 +225,19 @@ def test_a_column_that_describes_the_item_is_no_query_feature(tmp_path):
     proposal = proposed(tmp_path)
     assert list(proposal.query) == ["history"]
     assert left_out(proposal)["brand"].startswith("describes the item")
+
+
+@pytest.mark.parametrize("name", ["product_name", "Title", "ITEM_NAME"])
+def test_the_first_column_of_titles_is_shown_in_reports(tmp_path, name):
+    lines = [f"item_id,movie_title,{name}" if name == "Title" else f"item_id,{name}"]
+    more = ",Film" if name == "Title" else ""
+    lines += [f"{i}{more},Lamp{i}" for i in range(layouts.ITEMS)]
+    layouts.write(tmp_path / "interactions.csv", log())
+    layouts.write(tmp_path / "items.csv", lines)
+    proposal = proposed(tmp_path)
+    assert proposal.candidate[name] == {"kind": "text"}
+    shown = [use for use in proposal.uses if use.reason.startswith("shown as the item")]
+    assert [use.profile.name for use in shown] == [name]
 
 
 def test_names_that_cannot_be_inputs_get_other_names(tmp_path):
@@ -453,76 +399,12 @@ def test_the_text_of_a_review_is_no_search(tmp_path, name):
     assert left_out(proposal)[name].startswith("perhaps known only after the choice")
 
 
-def test_a_second_table_of_items_is_to_be_joined(tmp_path):
-    layouts.write(tmp_path / "interactions.csv", log())
-    ids = range(layouts.ITEMS)
-    layouts.write(tmp_path / "items.csv", ["item_id,a", *(f"{i},{i % 2}" for i in ids)])
-    layouts.write(tmp_path / "prices.csv", ["item_id,b", *(f"{i},{i}.5" for i in ids)])
-    [note] = [n for n in proposed(tmp_path).notes if n.startswith("prices.csv")]
-    assert note == (
-        "prices.csv is not used, because items.csv is the table of items already; join "
-        "the two by `item_id` to use its features."
-    )
-
-
-def test_ids_that_hardly_match_are_noted(tmp_path):
-    layouts.write(tmp_path / "interactions.csv", log(values=lambda k, u, i: ""))
-    lines = ["user_id,item_id,timestamp"]
-    lines += [f"{u},I{i}x,{t}" for u, i, t in layouts.rows()]
-    layouts.write(tmp_path / "interactions.csv", lines)
-    ids = ["I0x", *(f"i{i}X" for i in range(1, layouts.ITEMS))]
-    items = [f"{name},{'ab'[k % 2]}" for k, name in enumerate(ids)]
-    layouts.write(tmp_path / "items.csv", ["item_id,shelf", *items])
-    [note] = proposed(tmp_path).notes
-    assert note == (
-        "Only 10% of the ids `item_id` of interactions.csv have a row in items.csv, "
-        "but many would if upper and lower case were the same. The others have no "
-        "features."
-    )
-
-
-def test_tables_with_one_of_the_ids_each_are_to_be_joined(tmp_path):
-    orders = [f"o{k},u{u},{t}" for k, (u, _, t) in enumerate(layouts.rows())]
-    baskets = [f"o{k},{i}" for k, (_, i, _) in enumerate(layouts.rows())]
-    layouts.write(tmp_path / "orders.csv", ["order_id,user_id,timestamp", *orders])
-    layouts.write(tmp_path / "baskets.csv", ["order_id,product_id", *baskets])
-    [question] = proposed(tmp_path).questions
-    assert question.text.endswith(
-        "both have `order_id`: join them to one table with both ids first."
-    )
-    assert "baskets.csv has the id of the item, orders.csv that of the query" in (
-        question.text
-    )
-
-
-def test_columns_that_the_user_names_choose_the_table(tmp_path):
-    lines = log()
-    lines[0] = "buyer,thing,timestamp"
-    layouts.write(tmp_path / "sales.csv", lines)
-    layouts.write(tmp_path / "a.csv", ["thing,title", *(f"{i},t{i}" for i in range(9))])
-    named = {"query": "buyer", "item": "thing"}
-    roles = proposed(tmp_path, columns=named).known()
-    assert roles.table.name == "sales.csv"
-    assert {role: roles.columns[role] for role in named} == named
-    with pytest.raises(ConfigError, match=r"(?s)query=who.*a\.csv.*query=who.*sales"):
-        proposed(tmp_path, columns={"query": "who", "item": "thing"})
-
-
 @pytest.mark.parametrize("role", ["relevance", "weight"])
 def test_a_column_of_numbers_is_required_where_values_count(tmp_path, role):
     layouts.write(tmp_path / "a.csv", log(",comment", lambda k, u, i: ",good"))
     said = f"`--column {role}=comment` must name a column of numbers"
     with pytest.raises(ConfigError, match=said):
         proposed(tmp_path, columns={role: "comment"})
-
-
-def test_the_lowest_kept_grade_is_kept_exactly(tmp_path):
-    grades = [repr(k / 11) for k in (1, 5, 9, 11)]
-    layouts.write(
-        tmp_path / "a.csv", log(",rating", lambda k, u, i: "," + grades[k % 4])
-    )
-    found = document(tmp_path)
-    assert found["dataset"]["keep"] == f"rating >= {9 / 11!r}"
 
 
 def test_a_header_that_the_user_gives_is_that_of_a_file_of_words(tmp_path):
@@ -533,21 +415,6 @@ def test_a_header_that_the_user_gives_is_that_of_a_file_of_words(tmp_path):
     assert source.tables[0].sample.names == ("column_1", "column_2")
     with pytest.raises(ConfigError, match=r"`--header no\.csv=…` must name a table"):
         open_source(tmp_path, ["no.csv"])
-
-
-@pytest.mark.parametrize(
-    ("items", "said"),
-    [
-        (["id,a", *(f"{i},x{i % 2}" for i in range(10))], "calls its ids `id`, which"),
-        (["item_id,a", "1,x", "1,y"], "has several rows for the same `item_id`"),
-        (["item_id,a", "z1,x", "z2,y"], "has no column `item_id` with ids of"),
-    ],
-)
-def test_a_table_of_items_that_does_not_fit_is_an_error(items, said, tmp_path):
-    layouts.write(tmp_path / "interactions.csv", log())
-    layouts.write(tmp_path / "items.csv", items)
-    with pytest.raises(DataError, match=rf"^{tmp_path}/items.csv {said}"):
-        proposed(tmp_path)
 
 
 @pytest.mark.real_data

@@ -1,0 +1,78 @@
+"""Roles of columns: ids that are missing, however the data writes that."""
+
+import pytest
+
+from recdistill.pipeline.config import parse_config
+from recdistill.pipeline.preparation.dataset_loading import (
+    load_dataset,
+    reading_options,
+)
+from tests.pipeline.proposal import layouts
+from tests.pipeline.proposal.proposals import document, log, proposed
+from tests.small_pipelines import quiet
+
+
+def test_rows_without_ids_or_times_are_left_out_by_a_condition(tmp_path):
+    lines = log()
+    lines[4] = lines[4].replace("u0", "", 1)
+    lines[7] = "u1,,1700000000"
+    layouts.write(tmp_path / "interactions.csv", lines)
+    found = document(tmp_path)
+    assert found["dataset"]["keep"] == "user_id != '' and item_id != ''"
+
+
+def without_users(words, ids):
+    """A log in which each third user is missing, written with these words in turn."""
+    lines = ["user_id,item_id,timestamp"]
+    for k, (user, item, time) in enumerate(layouts.rows()):
+        shown = words[k // 3 % len(words)] if k % 3 == 0 else f"{ids}{user}"
+        lines.append(f"{shown},{item},{time}")
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("words", "ids", "keep"),
+    [
+        (["NULL"], "", "user_id != 'NULL'"),
+        (
+            ["NULL", "", "nan"],
+            "",
+            "user_id != '' and user_id != 'NULL' and user_id != 'nan'",
+        ),
+        (["NULL", r"\N"], "u", r"user_id != 'NULL' and user_id != '\N'"),
+        ([r"\N"], "", r"user_id != '\N'"),
+        (["  "], "u", "user_id != '  '"),
+    ],
+)
+def test_a_missing_id_may_be_a_word(tmp_path, words, ids, keep):
+    layouts.write(tmp_path / "interactions.csv", without_users(words, ids))
+    found = document(tmp_path)
+    assert found["dataset"]["keep"] == keep
+    config = parse_config({"name": "run", **found})
+    dataset = load_dataset(config.dataset, quiet, options=reading_options(config))
+    read = [u for b in dataset.interactions() for u in b["user_id"].to_pylist()]
+    assert len(read) == 60
+    assert {*read} == {f"{ids}{user}" for user in range(layouts.USERS)}
+
+
+def test_words_that_are_taken_for_missing_ids_are_shown(tmp_path):
+    lines = without_users(["NULL", r"\N"], "u")
+    layouts.write(tmp_path / "interactions.csv", lines)
+    roles = proposed(tmp_path).known()
+    assert roles.profile("query").distinct == layouts.USERS
+    assert roles.reasons["user_id"] == (
+        r"named like a query id; 4 rows for each value; 33.3% of the rows have none "
+        r"(NULL, \N) and are left out"
+    )
+    said = proposed(tmp_path, columns={"query": "user_id"}).known()
+    assert said.keep == roles.keep
+
+
+@pytest.mark.parametrize("keep", ["item_id != '3'", ""])
+def test_rows_without_ids_are_left_out_of_the_rows_that_the_user_chooses(
+    tmp_path, keep
+):
+    layouts.write(tmp_path / "interactions.csv", without_users(["NULL"], "u"))
+    found = document(tmp_path, keep=keep)
+    joined = " and ".join([*([keep] if keep else []), "user_id != 'NULL'"])
+    assert found["dataset"]["keep"] == joined
