@@ -244,7 +244,7 @@ def trained(
             name = BASELINE if loss is None else type(loss).__name__
             fitted = train(
                 around(student, loss, weight),
-                arena.dataset(seed),
+                arena.dataset(seed).skip,
                 Validation(arena.lists["valid"], prepared.catalogue_size, [NDCG]),
                 TrainingPlan(
                     learning_rate=rate,

@@ -27,8 +27,9 @@ LONGEST_S = 86_400
 
 EXIT_CODES = (
     "Exit codes: 0 success, 2 bad input, 3 the teacher is not worth distilling, the "
-    "student falls below the baseline on a slice, no student is within the budget, or "
-    "it is time to distil again, 4 the SavedModel does not answer as the student does."
+    "student falls below the baseline on a slice, no student or rate is within the "
+    "budget, or it is time to distil again, 4 the SavedModel does not answer as the "
+    "student does."
 )
 
 ConfigFile = Annotated[
@@ -111,6 +112,27 @@ def check_options(
                 raise ConfigError(
                     f"`{option}` must be from {low:,g} to {high:,g}. Received: {value}"
                 )
+
+
+def check_left_out(where: str, given: Mapping[str, object]) -> None:
+    """Checks that options without effect were not given.
+
+    Args:
+        where: Case in which they have no effect, such as "with EXPORT".
+        given: For each option its value; None or an empty list if it was not given.
+
+    Raises:
+        ConfigError: If an option was given.
+
+    Examples:
+        >>> check_left_out("with EXPORT", {"--set": None})
+    """
+    for option, value in given.items():
+        if value not in (None, []):
+            raise ConfigError(
+                f"`{option}` must be left out {where}, because it has no effect there. "
+                f"Received: {value}"
+            )
 
 
 def check_output(option: str, file: Path | None) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from recdistill.cli.common import (
     AsJson,
     Overrides,
+    check_left_out,
     errors_as_paragraphs,
     load_pipeline,
     without_startup_notes,
@@ -41,11 +42,18 @@ def doctor(
         ),
     ] = None,
     list_column: Annotated[
-        str, typer.Option(metavar="NAME", help="Column of FILE with the list's id.")
-    ] = "list_id",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Column of FILE with the list's id (default: list_id).",
+        ),
+    ] = None,
     score_column: Annotated[
-        str, typer.Option(metavar="NAME", help="Column of FILE with the scores.")
-    ] = "score",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Column of FILE with the scores (default: score)."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Examines a teacher's scores and proposes a transform and a temperature.
@@ -60,13 +68,20 @@ def doctor(
                 "Exactly one of CONFIG and `--table` must be given. Received: "
                 f"{'neither' if config is None else 'both'}"
             )
+        if table is not None:
+            check_left_out("with `--table`", {"--set": overrides})
+        else:
+            columns = {"--list-column": list_column, "--score-column": score_column}
+            check_left_out("with CONFIG", columns)
         display.progress("Starting TensorFlow", 0, None)
         with without_startup_notes():
             from recdistill.distillation import score_doctor
             from recdistill.distillation.scored_table import read_scored_table
         if table is not None:
             found = score_doctor.examine(
-                *read_scored_table(table, list_column, score_column)
+                *read_scored_table(
+                    table, list_column or "list_id", score_column or "score"
+                )
             )
             result = {"table": str(table)}
         else:

@@ -15,6 +15,7 @@ from recdistill.cli.common import (
     MOST_THREADS,
     AsJson,
     Overrides,
+    check_left_out,
     check_options,
     errors_as_paragraphs,
     load_pipeline,
@@ -87,6 +88,9 @@ def latency(
                 "--core-price": (core_price, 0, 1e6),
             }
         )
+        is_config = model.suffix == ".toml"
+        if not is_config:
+            check_left_out("with EXPORT", {"--set": overrides})
         from recdistill.evaluation.latency.latency_tables import (
             latency_json,
             render_latency,
@@ -96,7 +100,7 @@ def latency(
 
         pair: list[RankingTime] = []
         export = model
-        if model.suffix == ".toml":
+        if is_config:
             pair, export = _time_pair(model, overrides, ranked, display)
         version = find_version(export)
         calls = _calls(version, signature, sizes, ranked)

@@ -24,7 +24,7 @@ from recdistill.cli.common import (
     without_startup_notes,
 )
 from recdistill.cli.progress_display import Display
-from recdistill.errors import BusyError, LoadTestError
+from recdistill.errors import BudgetError, BusyError, LoadTestError
 
 if TYPE_CHECKING:
     from recdistill.serving.client.contract import Query
@@ -161,7 +161,8 @@ def load_test(
     latest version is copied to the next version number after a third of the test, and
     the copy is removed afterwards.
 
-    The test works with every server that implements TensorFlow Serving's protocol.
+    The test works with every server that implements TensorFlow Serving's protocol. The
+    exit code is 2 if no request was answered, and 3 if no rate is within the budget.
     """
     with errors_as_paragraphs(), _as_load_test_error():
         check_options(
@@ -187,13 +188,14 @@ def load_test(
                 where, work, load, budget_ms, reload_during, display
             )
     _show(result, search, as_json)
-    if plot is not None:
-        from recdistill.serving.load_test.load_plot import plot_load_test
+    with errors_as_paragraphs():
+        if plot is not None:
+            from recdistill.serving.load_test.load_plot import plot_load_test
 
-        with errors_as_paragraphs():
             plot_load_test(result, plot)
-        if not as_json:
-            typer.echo(f"\n{plot}")
+            if not as_json:
+                typer.echo(f"\n{plot}")
+        _check_success(result, search)
 
 
 def _measure(
@@ -237,6 +239,25 @@ def _show(result: LoadResult, search: RateSearch | None, as_json: bool) -> None:
     from recdistill.serving.load_test.load_report import render_load_test
 
     Console().print(render_load_test(result, search))
+
+
+def _check_success(result: LoadResult, search: RateSearch | None) -> None:
+    """Checks that the server has answered, and that a rate is within the budget.
+
+    Raises:
+        LoadTestError: If no request was answered.
+        BudgetError: If a search found no rate within the budget.
+    """
+    if not result.answered:
+        raise LoadTestError(
+            "A load test must have answers. Received: none for "
+            f"{len(result.samples):,} requests; {result.samples.errors}"
+        )
+    if search is not None and search.rate is None:
+        raise BudgetError(
+            f"No rate has a p99 within {search.budget_ms:g} ms (`--p99-budget`). The "
+            f"lowest rate tried was {min(t.rate for t in search.trials):g} a second."
+        )
 
 
 @contextlib.contextmanager

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from recdistill.serving.client.contract import SignatureContract
     from recdistill.serving.exported_model import ExportedModel
 
-MOST_ITEMS = 10_000
-"""Largest number of items that `recommend` of an export returns."""
-
 SHOWN_HISTORY = 8
 """Items of a history that are shown, the latest ones."""
 
@@ -90,7 +87,7 @@ def recommend(
     Example: **recdistill recommend export/movielens_100k --history 50,181**
     """
     with errors_as_paragraphs(), Display(as_json) as display:
-        check_options({"--k": (k, 1, MOST_ITEMS)})
+        check_options({"--k": (k, 1, 2**31 - 1)})
         given = _given(query)
         past, excluded, allowed = map(_ids, (history, exclude, allow))
         display.progress("Loading the model", 0, None)

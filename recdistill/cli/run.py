@@ -122,16 +122,27 @@ def _show(
     further = [f"recdistill export {command}"]
     if step == "export":
         artefacts = {"SavedModel": artefact.record["path"]}
-        folder = Path(artefact.record["path"]).parent
-        base = folder.resolve()
-        server = ["tensorflow_model_server", "--rest_api_port=8501"]
-        server += [f"--model_name={base.name}", f"--model_base_path={base}"]
         further = [
-            shlex.join(["recdistill", "serve", str(folder)]),
-            shlex.join(server),
+            *_serving_commands(Path(artefact.record["path"])),
             f"recdistill run {command} --set student.dim=64",
         ]
     _print_receipt(settings, artefacts, further)
+
+
+def _serving_commands(version: Path) -> list[str]:
+    """Commands that serve a version, which need a label if it is not the highest."""
+    from recdistill.export.layout import superseded_by
+    from recdistill.serving.deploy.model_server import MODELS_FILE
+
+    folder, base = version.parent, version.parent.resolve()
+    serve = ["recdistill", "serve", str(folder)]
+    if superseded_by(version) is not None:
+        promote = ["recdistill", "release", "promote", str(folder), version.name]
+        serve += ["--models", str(folder.parent / MODELS_FILE)]
+        return [shlex.join(promote), shlex.join(serve)]
+    server = ["tensorflow_model_server", "--rest_api_port=8501"]
+    server += [f"--model_name={base.name}", f"--model_base_path={base}"]
+    return [shlex.join(serve), shlex.join(server)]
 
 
 def _report_files(settings: Config) -> dict[str, str]:

@@ -11,13 +11,18 @@ import typer
 from recdistill.cli.common import (
     LONGEST_S,
     MOST_THREADS,
+    check_left_out,
     check_options,
     errors_as_paragraphs,
     without_startup_notes,
 )
+from recdistill.errors import ConfigError
 
 if TYPE_CHECKING:
     from recdistill.serving.deploy.launch import Launch
+
+MAX_MESSAGE_MIB = 16
+"""Default size of the largest request of the embedded server, in MiB."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -97,8 +102,12 @@ def serve(
         ),
     ] = 0,
     max_message_mib: Annotated[
-        int, typer.Option(help="Largest request of the embedded server, in MiB.")
-    ] = 16,
+        int | None,
+        typer.Option(
+            help="Largest request of the embedded server, in MiB "
+            f"(default: {MAX_MESSAGE_MIB})."
+        ),
+    ] = None,
 ) -> None:
     """Serves exported models until it is stopped, and prints which server it uses.
 
@@ -136,10 +145,19 @@ def serve(
             grpc_threads=grpc_threads,
             rest_threads=rest_threads,
         )
+        if models is not None and not exports.is_dir():
+            raise ConfigError(
+                "EXPORT_DIR must be an existing folder, also with `--models`. "
+                f"Received: {exports}"
+            )
         chosen = launch.engine(engine)
+        if chosen != "docker":
+            check_left_out(f"with `--engine {chosen}`", {"--image": image})
         if chosen == "embedded":
-            _run_embedded(launch, max_message_mib * 2**20)
+            _run_embedded(launch, (max_message_mib or MAX_MESSAGE_MIB) * 2**20)
             return
+        own = {"--max-message-mib": max_message_mib}
+        check_left_out(f"with `--engine {chosen}`", own)
         launch = on_free_ports(launch, chosen)
         _print_address(chosen, launch)
         raise typer.Exit(run_model_server(launch, chosen, image or IMAGE))

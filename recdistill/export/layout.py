@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from recdistill.atomic import difference, folder_checksums, read_sealed
-from recdistill.errors import ArtefactError, NotAnExportError
+from recdistill.errors import ArtefactError, NotAnExportError, RecdistillError
 
 SAVED_MODEL = "saved_model.pb"
 """File that makes a folder a SavedModel."""
 
 VARIABLES = Path("variables") / "variables"
 """Prefix of a SavedModel's checkpoint."""
+
+ASSETS = Path("assets")
+"""Folder of the files that the graph reads, such as vocabularies."""
 
 EXTRA = Path("assets.extra")
 """Folder of the files that TensorFlow does not read, apart from the warm-up."""
@@ -31,6 +34,10 @@ WARM_UP = EXTRA / "tf_serving_warmup_requests"
 
 WARM_UP_LIMIT = 1_000
 """Largest number of warm-up requests; a server does not load a version with more."""
+
+MOST_ROWS = 4_096
+"""Largest number of rows of a request that the embedded server accepts, because the
+graph needs memory for each row and item, and largest batch of the warm-up."""
 
 MANIFEST = EXTRA / "recdistill.json"
 MODEL_CARD = EXTRA / "MODEL_CARD.md"
@@ -228,19 +235,47 @@ def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
     )
 
 
-def published_with_key(folder: Path, key: str) -> Path | None:
-    """Version that was published with this `key` in its metadata; None if none was.
+def version_with(folder: Path, entry: str, value: str) -> Path | None:
+    """Highest version whose metadata has this value; None if there is none.
 
     Args:
         folder: The folder of the model's versions.
-        key: The key, for example a hash of everything that the export depends on.
+        entry: The entry of the metadata, such as "key", a hash of everything that an
+            export depends on, or "fingerprint", a hash of the metrics of its run.
+        value: The value of the entry.
 
     Raises:
         ArtefactError: If a manifest is damaged.
     """
-    for version in versions(folder):
+    for version in reversed(versions(folder)):
         path = folder / str(version)
         has_manifest = (path / MANIFEST).exists()
-        if has_manifest and read_manifest(path)["metadata"].get("key") == key:
+        if has_manifest and read_manifest(path)["metadata"].get(entry) == value:
             return path
     return None
+
+
+def superseded_by(version: Path) -> Path | None:
+    """The highest version beside a version, if that is another model; otherwise None.
+
+    Commands and servers use the highest version unless they are given another one. A
+    version with the same towers and other items (`reindex`) is not another model.
+
+    Args:
+        version: The SavedModel's folder, `<name>/<version>`.
+
+    Raises:
+        NotAnExportError: If the version has no manifest.
+        ArtefactError: If its manifest is damaged.
+    """
+    latest = find_version(version.parent)
+    if latest.name == version.name:
+        return None
+    own = read_manifest(version)["metadata"].get("fingerprint")
+    try:
+        other = read_manifest(latest)
+    except RecdistillError:
+        return latest  # Not made by this library, or damaged.
+    reindexed = other.get("reindexed_from") is not None
+    same = reindexed and other["metadata"].get("fingerprint") == own
+    return None if same else latest

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from recdistill.errors import ConfigError
 from recdistill.export.layout import LENGTH, lists_without_length
 from recdistill.export.parity import TOLERANCE, Arrays
 
@@ -80,12 +81,12 @@ def check_lists(specs: Specs) -> None:
     """Checks that the width of a list is its second axis, and that its length fits.
 
     Raises:
-        ValueError: If another axis may vary, or a `<name>_length` is not an integer
+        ConfigError: If another axis may vary, or a `<name>_length` is not an integer
             `(batch,)`.
     """
     for name, spec in specs.items():
         if None in spec.shape.as_list()[2:]:
-            raise ValueError(
+            raise ConfigError(
                 "An input may vary in its second axis only, because servers cannot pad "
                 f"others with empty entries. Received: {name!r} of shape {spec.shape}; "
                 "declare a fixed size with TowerSource(inputs=…)"
@@ -95,7 +96,7 @@ def check_lists(specs: Specs) -> None:
         if length is not None and not (
             length.dtype.is_integer and length.shape.rank == 1
         ):
-            raise ValueError(
+            raise ConfigError(
                 f"The input `{name}{LENGTH}` must be the number of entries of `{name}` "
                 "in each row, integers of shape (batch,). "
                 f"Received: {length.dtype.name} of shape {length.shape}"
@@ -113,7 +114,7 @@ def check_padding(
         specs: Dtype and shape of each input.
 
     Raises:
-        ValueError: If empty entries change an embedding.
+        ConfigError: If empty entries change an embedding.
     """
     few = {name: value[:CHECKED_ROWS] for name, value in rows.items()}
     for name in _lists(specs):
@@ -126,7 +127,7 @@ def check_padding(
         change = float((np.abs(padded - plain).max(axis=1) / scale).max(initial=0.0))
         if not change <= TOLERANCE:
             empty = '""' if specs[name].dtype == tf.string else "0"
-            raise ValueError(
+            raise ConfigError(
                 f"A tower must ignore empty entries ({empty}) at the end of `{name}`, "
                 "whose width may vary: clients and servers pad lists of different "
                 "lengths with them, and an answer must not depend on that. Received: "

@@ -38,8 +38,10 @@ from recdistill.data.dataset import Progress, no_progress
 from recdistill.export.inspection import compatibility, served_ops, signature_table
 from recdistill.export.judged_metric import JudgedLists
 from recdistill.export.layout import (
+    BATCHING_PARAMS,
     MANIFEST,
     MODEL_CARD,
+    MOST_ROWS,
     REAL_QUERIES,
     SMALL_FILES,
     WARM_UP,
@@ -118,7 +120,8 @@ class ExportSettings:
         progress: Callback for progress.
 
     Raises:
-        ValueError: If a batch size is below 1 or the metadata is not JSON-ready.
+        ValueError: If a batch size is below 1 or above 4,096, or the metadata is not
+            JSON-ready.
     """
 
     top_k: int = 100
@@ -131,10 +134,11 @@ class ExportSettings:
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
-        if not self.warm_up_batches or min(self.warm_up_batches) < 1:
+        sizes = tuple(self.warm_up_batches)
+        if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
             raise ValueError(
-                "`warm_up_batches` must be batch sizes of at least 1. Received: "
-                f"{tuple(self.warm_up_batches)}"
+                f"`warm_up_batches` must be batch sizes from 1 to {MOST_ROWS:,}. "
+                f"Received: {sizes}"
             )
         try:
             json.dumps(dict(self.metadata), allow_nan=False)
@@ -195,8 +199,7 @@ def publish_towers(
             "`name` must start with a letter and have only letters, digits, '_', '-' "
             f"and '.'. Received: name={name!r}"
         )
-    limit = max(1, LIVE_SCORES // len(items.ids))
-    queries = {name: value[:limit] for name, value in queries.items()}
+    queries = compared_queries(queries, len(items.ids))
     live = Live(
         with_empty_column(queries, towers.query_inputs),
         with_empty_column(items.inputs, towers.candidate_inputs),
@@ -235,6 +238,17 @@ def publish_towers(
         accept=settings.accept,
         progress=settings.progress,
     )
+
+
+def compared_queries(queries: Arrays, items: int) -> Arrays:
+    """The first queries, up to `LIVE_SCORES` scores of the catalogue.
+
+    Args:
+        queries: Raw inputs by name, each `(queries, …)`.
+        items: Number of items of the catalogue.
+    """
+    limit = max(1, LIVE_SCORES // items)
+    return {name: value[:limit] for name, value in queries.items()}
 
 
 def encoded(encode: Callable[[Tensors], tf.Tensor], inputs: Arrays) -> np.ndarray:
@@ -356,7 +370,8 @@ def publish(
             "parity": asdict(parity),
         }
         (staging / MODEL_CARD).write_text(render_card(manifest), encoding="utf-8")
-        manifest["sha256"] = folder_checksums(staging)
+        operators = [BATCHING_PARAMS.as_posix()]
+        manifest["sha256"] = folder_checksums(staging, without=operators)
         write_sealed(staging / MANIFEST, manifest)
         accept(staging)
     path = folder / str(version)

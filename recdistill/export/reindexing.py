@@ -24,8 +24,11 @@ from recdistill.data import column_values
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError, ReindexError
 from recdistill.export.layout import (
+    ASSETS,
+    BATCHING_PARAMS,
     EXTRA,
     REAL_QUERIES,
+    SAVED_MODEL,
     SMALL_FILES,
     VARIABLES,
     check_loadable,
@@ -38,6 +41,7 @@ from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
     Export,
+    compared_queries,
     encoded,
     indexed,
     publish,
@@ -74,7 +78,8 @@ def reindex(
     """Publishes the next version of a model with another catalogue.
 
     The kind of index, its storage, the target recall and `top_k` stay the same; for an
-    IVF index, clusters and number of probes are computed again.
+    IVF index, clusters and number of probes are computed again. Columns that the run
+    converted (`dataset.items.types`) are converted in the same way.
 
     Args:
         folder: The folder of the model's versions, `…/name`.
@@ -101,6 +106,7 @@ def reindex(
         DataError: If the table has a bad value.
     """
     old, manifest = _opened(folder, version)
+    items = _as_in_training(items, manifest["schema"].get("types", {}))
     if items.num_rows < manifest["top_k"]:
         raise ReindexError(
             f"`items` must have at least as many rows as `serving_default` of {old} "
@@ -183,6 +189,7 @@ def _live(
     [log] = read_logs(old / REAL_QUERIES)
     request = log.predict_log.request
     query_rows = {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
+    query_rows = compared_queries(query_rows, items.num_rows)
     try:
         item_rows, ids = _item_rows(manifest["schema"], items)
         check_unique(ids)
@@ -210,6 +217,26 @@ def _live(
         manifest["top_k"],
         excluded_inputs=manifest.get("excluded_inputs", ()),
     )
+
+
+def _as_in_training(items: pa.Table, types: Mapping[str, Any]) -> pa.Table:
+    """The table with its columns converted as the training data was.
+
+    Args:
+        items: The table.
+        types: `dataset.items.types` of the run; columns that are missing are ignored.
+
+    Raises:
+        DataError: If a value does not have the type of its column.
+    """
+    for column in set(types) & set(items.column_names):
+        place = column_values.Place("items", column)
+        values = column_values.typed(
+            items[column].combine_chunks(), types[column], place
+        )
+        at = items.column_names.index(column)
+        items = items.set_column(at, column, values)
+    return items
 
 
 def _item_rows(
@@ -265,9 +292,15 @@ def _spec(entry: Mapping[str, Any]) -> FeatureSpec:
 
 def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
     """Copies the old version's files, with the new variables of the catalogue."""
-    for part in ("saved_model.pb", "fingerprint.pb"):
+    large = [*(old / VARIABLES).parent.iterdir(), *(old / ASSETS).glob("*")]
+    size = sum(path.stat().st_size for path in large)
+    size += sum(map(stored_bytes, catalogue.variables))
+    require_space(staging, SMALL_FILES + size)
+    for part in (SAVED_MODEL, "fingerprint.pb", BATCHING_PARAMS):
         if (old / part).exists():
             shutil.copyfile(old / part, staging / part)
+    if (old / ASSETS).exists():
+        shutil.copytree(old / ASSETS, staging / ASSETS)
     (staging / EXTRA).mkdir()
     for kept in (old / EXTRA).glob("query_tower.*"):
         shutil.copyfile(kept, staging / EXTRA / kept.name)
@@ -281,10 +314,6 @@ def _write(old: Path, staging: Path, catalogue: Catalogue) -> None:
             "`folder` must hold an export with the same kind of index. Received: "
             f"{old} without {sorted(missing)[0]}"
         )
-    variables = (old / VARIABLES).parent
-    size = sum(path.stat().st_size for path in variables.iterdir())
-    size += sum(map(stored_bytes, catalogue.variables))
-    require_space(staging, SMALL_FILES + size)
     tensors = [
         new[name].read_value() if name in new else tf.constant(reader.get_tensor(name))
         for name in names

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
+from recdistill.data.column_values import ColumnType
 from recdistill.export.publishing import (
     CatalogueRows,
     Export,
@@ -40,6 +41,7 @@ def export_student(
     rows: Mapping[str, np.ndarray],
     settings: ExportSettings | None = None,
     on_device: bool = False,
+    types: Mapping[str, ColumnType] | None = None,
 ) -> Export:
     """Exports a student as the next version of `folder/name`, for TensorFlow Serving.
 
@@ -61,6 +63,8 @@ def export_student(
         settings: Length of the answer, index, warm-up and metadata.
         on_device: Whether to add the query tower for LiteRT, see
             `recdistill.export.on_device`.
+        types: Types to which columns of `items` were converted when they were read.
+            `reindex` converts those of new items in the same way.
 
     Returns:
         The published version.
@@ -102,7 +106,7 @@ def export_student(
             name,
             settings,
             {
-                "schema": _summary(own, items),
+                "schema": {**_summary(own, items), "types": dict(types or {})},
                 "on_device": on_device,
                 "unknown": unknown_in(towers.candidate_indices, item_rows).shares(),
             },

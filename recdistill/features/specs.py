@@ -6,7 +6,7 @@ How a raw value is encoded for a model is in `recdistill.features.encoders`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -101,6 +101,16 @@ class HistorySpec(FeatureSpec):
 
     kind: Literal["history"] = "history"
     length: int = Field(default=50, gt=0, description="Maximum number of items.")
+
+    @model_validator(mode="after")
+    def _is_made_of_the_interactions(self) -> Self:
+        for key, value in (("column", self.column), ("optional", self.optional)):
+            if value:
+                raise ValueError(
+                    f"`{key}` has no meaning for a history, which is made of the "
+                    f"interactions and may be empty. Received: {key}={value!r}"
+                )
+        return self
 
 
 class HistoryWeights(Settings):

@@ -96,6 +96,7 @@ class RunContext:
         with_test: Whether the test part may be read.
         artefacts: The artefacts of the finished steps by name.
         engine: Runs the parts of a step, in this process or on a cluster.
+        entered: Whether the gate was passed, or its warning was given.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class RunContext:
         self.engine: Engine[RunContext] = LocalEngine()
         self._intact: set[str] = set()
         self._kept: frozenset[str] = frozenset()
-        self.with_test = with_test
+        self.with_test, self.entered = with_test, False
 
     def variant(
         self,
@@ -228,11 +229,11 @@ class RunContext:
 
     @cached_property
     def validation(self) -> Validation:
-        """The validation lists."""
+        """The validation lists, with the metric that decides."""
         settings = self.config.evaluate
         return Validation.sample(
             self.prepared,
-            settings.metrics,
+            settings.metrics[:1],
             settings.valid_lists,
             self.config.seed,
             self.score_tables,
@@ -289,7 +290,7 @@ class RunContext:
     def validation_inputs(self) -> dict[str, Any]:
         """The settings of `validation`, for the inputs of a step."""
         settings = self.config.evaluate
-        return {"valid_lists": settings.valid_lists, "metrics": settings.metrics}
+        return {"valid_lists": settings.valid_lists, "metric": settings.metrics[0]}
 
     # The teacher.
 

@@ -23,6 +23,7 @@ from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.run_context import RunContext
 from recdistill.pipeline.seeding import begin_like_a_new_process
 from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.steps.export import check_litert
 from recdistill.pipeline.steps.step import Step
 from recdistill.pipeline.tracking.run_tracking import NoTracking, RunTracking
 from recdistill.pipeline.training.soft_targets import SoftTargets, distillation_losses
@@ -47,8 +48,8 @@ class Pipeline:
         with_test: Whether the test part may be read after the step `prepare`.
 
     Raises:
-        ConfigError: If a distillation loss does not accept its options, or MLflow is
-            asked for and not available.
+        ConfigError: If a distillation loss does not accept its options, or MLflow or
+            LiteRT is asked for and not available.
         StorageError: If `workdir` is a URL that cannot be used.
     """
 
@@ -63,6 +64,7 @@ class Pipeline:
     ) -> None:
         # Invalid options of a loss fail here, before any work.
         distillation_losses(config.distill)
+        check_litert(config)
         self.config = config
         self.workspace = Workspace(
             config.local_workdir / config.name, artefact_storage(config)

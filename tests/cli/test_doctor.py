@@ -70,3 +70,8 @@ class TestDoctor:
             result,
             f"Exactly one of CONFIG and `--table` must be given. Received: {got}",
         )
+
+    def test_an_override_has_no_configuration_to_override(self, table):
+        result = call("doctor", "--table", table, "--set", "student.dim=8")
+        assert result.exit_code == 2
+        assert_is_one_paragraph(result, "`--set` must be left out with `--table`")

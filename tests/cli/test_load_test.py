@@ -1,10 +1,13 @@
 """`recdistill load-test`: options, output and errors, against a fake server."""
 
+import dataclasses
 import itertools
 import json
 
+import numpy as np
 import pytest
 
+from recdistill.serving.load_test import load_runs, rate_search
 from tests.cli.command_line import assert_is_one_paragraph, call
 from tests.serving.fake_server import ITEMS, query, serving
 
@@ -111,3 +114,39 @@ def test_a_server_that_cannot_be_reached_is_an_error(lines):
     )
     assert result.exit_code == 2
     assert "UNAVAILABLE: [Errno 111]" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fails", "options", "code", "said"),
+    [
+        (True, ("--rate", 40), 2, "Received: none for 8 requests; {'INTERNAL': 8}"),
+        (True, ("--p99-budget", "9ms"), 2, "must have answers"),
+        (False, ("--p99-budget", "0.001ms"), 3, "No rate has a p99 within 0.001 ms"),
+    ],
+)
+def test_a_test_without_success_has_a_report_and_an_exit_code(
+    server, lines, monkeypatch, fails, options, code, said
+):
+    monkeypatch.setattr(rate_search, "_HALVINGS", 1)
+    monkeypatch.setattr(rate_search, "_LEAST_REQUESTS", 1)
+    if fails:
+        monkeypatch.setattr(load_runs, "generate", failing(load_runs.generate))
+    result = call(
+        "load-test",
+        server.endpoints["grpc"],
+        *("--queries", lines, "--model", "films", "--seconds", 0.2, *options, "--json"),
+    )
+    assert result.exit_code == code, result.output
+    assert json.loads(result.stdout)["requests"] > 0
+    assert said in " ".join(result.stderr.split())
+
+
+def failing(generate):
+    """The same requests, all of them without an answer."""
+
+    def failed(*arguments):
+        samples = generate(*arguments)
+        code = np.ones(len(samples), "int16")
+        return dataclasses.replace(samples, code=code, codes=["OK", "INTERNAL"])
+
+    return failed

@@ -77,6 +77,11 @@ def test_the_items_are_those_with_the_highest_scores_of_the_live_student(
     )
 
 
+def test_k_is_limited_by_the_model_only(exported, scores):
+    found = answered(exported, "-k", 2**31 - 1)["recommendations"]
+    assert len(found) == len(scores)
+
+
 def test_excluded_items_are_left_out_and_only_allowed_ones_stay(exported, scores):
     best = sorted(scores, key=scores.get, reverse=True)
     without = answered(exported, "-k", 2, "--exclude", f"{best[0]}, {best[2]}")

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from recdistill.cli import run
 from recdistill.errors import GuardError
 from recdistill.evaluation import guard
+from recdistill.export import layout
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from tests import small_pipelines
@@ -88,6 +90,14 @@ def test_suggested_commands_keep_the_overrides(tiny_run):
     lines = call("evaluate", *arguments).stdout.splitlines()
     assert f"  recdistill export {again}" in lines
     assert not any("SavedModel" in line for line in lines)
+
+
+def test_a_version_that_is_not_the_highest_is_served_by_its_label(monkeypatch):
+    monkeypatch.setattr(layout, "superseded_by", lambda version: Path("export/a/2"))
+    assert run._serving_commands(Path("export/a/1")) == [
+        "recdistill release promote export/a 1",
+        "recdistill serve export/a --models export/models.config",
+    ]
 
 
 def test_each_step_has_a_line_on_stderr(tiny_run):

@@ -70,6 +70,23 @@ def test_a_folder_without_versions_is_an_error(tmp_path):
     assert_is_one_paragraph(done, "EXPORT_DIR must be")
 
 
+def test_options_of_another_server_are_errors(exports, programs):
+    arguments = programs("tensorflow_model_server")
+    for option in ("--image=a", "--max-message-mib=16"):
+        done = call("serve", exports, "--engine=tf-serving", option)
+        assert done.exit_code == 2
+        assert_is_one_paragraph(done, "must be left out with `--engine tf-serving`")
+    assert not arguments.exists()
+
+
+def test_a_missing_folder_is_an_error_also_with_a_file_of_models(tmp_path):
+    models = tmp_path / "models.config"
+    models.write_text("model_config_list {}")
+    done = call("serve", tmp_path / "none", "--models", models)
+    assert done.exit_code == 2
+    assert_is_one_paragraph(done, "EXPORT_DIR must be an existing folder")
+
+
 def test_a_signal_is_forwarded_to_the_model_server(exports, programs):
     ready = exports / "ready"
     body = f"trap 'exit 0' TERM\ntouch {ready}\nwhile :; do sleep 0.05; done"

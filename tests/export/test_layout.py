@@ -10,9 +10,10 @@ from recdistill.errors import ArtefactError, NotAnExportError
 from recdistill.export.layout import (
     MANIFEST,
     find_version,
-    published_with_key,
     read_manifest,
+    superseded_by,
     verified_manifest,
+    version_with,
     versions,
 )
 
@@ -142,9 +143,30 @@ def test_a_published_version_is_found_by_its_key(folder):
     for version, key in (("2", "a"), ("10", "b"), (".staging-11", "c")):
         document = {"metadata": {"key": key}}
         write_manifest(folder / version, document)
-    assert published_with_key(folder, "a") == folder / "2"
-    assert published_with_key(folder, "c") is None
-    assert published_with_key(folder / "missing", "a") is None
+    assert version_with(folder, "key", "a") == folder / "2"
+    assert version_with(folder, "key", "c") is None
+    assert version_with(folder, "name", "a") is None
+    assert version_with(folder / "missing", "key", "a") is None
+
+
+@pytest.mark.parametrize(
+    ("other", "is_another"),
+    [
+        ({"metadata": {"fingerprint": "f"}, "reindexed_from": 2}, False),
+        ({"metadata": {"fingerprint": "f"}, "reindexed_from": None}, True),
+        ({"metadata": {"fingerprint": "g"}, "reindexed_from": 2}, True),
+        (None, True),
+    ],
+)
+def test_a_version_is_superseded_by_a_higher_one_of_another_model(
+    folder, other, is_another
+):
+    own = {"metadata": {"fingerprint": "f"}, "reindexed_from": None}
+    write_manifest(folder / "2", own)
+    if other is not None:
+        write_manifest(folder / "10", other)
+    assert superseded_by(folder / "2") == (folder / "10" if is_another else None)
+    assert superseded_by(folder / "10") is None
 
 
 def test_the_module_and_the_record_reader_do_not_import_tensorflow():

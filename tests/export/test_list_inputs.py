@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.errors import ConfigError
 from recdistill.export.list_inputs import (
     accepting_padding,
     check_lists,
@@ -92,7 +93,7 @@ def mean_of_measured(inputs):
 def test_a_tower_must_ignore_empty_entries_at_the_end():
     rows = {"codes": np.int32([[3, 5], [1, 0]])}
     # The mean of 3 and 5 is 4, and 1.6 with three zeros: 2.4 / 4 = 0.6 of the value.
-    with pytest.raises(ValueError, match=r"\(0\) at the end of `codes`.* by 0\.6\b"):
+    with pytest.raises(ConfigError, match=r"\(0\) at the end of `codes`.* by 0\.6\b"):
         check_padding(accepting_padding(mean_of_codes, CODES), rows, CODES)
     rows["codes_length"] = np.int64([2, 1])
     check_padding(accepting_padding(mean_of_measured, MEASURED), rows, MEASURED)
@@ -109,5 +110,5 @@ def test_a_tower_must_ignore_empty_entries_at_the_end():
     ],
 )
 def test_inputs_that_cannot_be_padded_are_refused(specs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         check_lists(specs)

@@ -12,9 +12,15 @@ from typer.testing import CliRunner
 
 from recdistill.atomic import folder_checksums, write_sealed
 from recdistill.cli.main import app
-from recdistill.errors import ExportError, NotAnExportError, ReindexError
-from recdistill.export import layout
-from recdistill.export.reindexing import reindex
+from recdistill.errors import DataError, ExportError, NotAnExportError, ReindexError
+from recdistill.export import (
+    EncodedItems,
+    ExportSettings,
+    export_towers,
+    layout,
+    publishing,
+)
+from recdistill.export.reindexing import _as_in_training, reindex
 from recdistill.retrieval.indexing import IndexSettings
 from tests.small_models import (
     export_films,
@@ -54,6 +60,7 @@ def first(student, tmp_path_factory):
         warm_up_batches=(1, 2),
         excluded_inputs=("history",),
         on_device=True,
+        types={"clicks": "integer"},
     )
 
 
@@ -61,6 +68,7 @@ def first(student, tmp_path_factory):
 def second(first, tmp_path_factory):
     """The next version, made by a program that cannot import the training code."""
     folder = first.path.parent
+    (first.path / layout.BATCHING_PARAMS).write_text("max_batch_size { value: 8 }")
     items = tmp_path_factory.mktemp("items") / "new.parquet"
     pq.write_table(NEW, items)
     program = f"""
@@ -166,7 +174,12 @@ def test_the_manifest_names_the_version_of_the_towers(first, second):
     assert manifest["index"]["target_recall"] == 0.9
     assert manifest["warm_up"] == first.manifest["warm_up"]
     assert manifest["signatures"] == first.manifest["signatures"]
-    assert manifest["sha256"] == folder_checksums(second, [layout.MANIFEST.as_posix()])
+    added = [layout.MANIFEST.as_posix(), layout.BATCHING_PARAMS.as_posix()]
+    assert manifest["sha256"] == folder_checksums(second, added)
+    assert layout.verified_manifest(second) == manifest
+    # What the operator added to the old version.
+    batching = (second / layout.BATCHING_PARAMS).read_text()
+    assert batching == "max_batch_size { value: 8 }"
     assert manifest["parity"]["queries"] == 12
     card = (second / layout.MODEL_CARD).read_text(encoding="utf-8")
     assert "those of\nversion 1." in card
@@ -253,3 +266,50 @@ def test_columns_of_text_files_become_the_inputs_of_a_tower(values, spec, want):
 
     got = _input_column(pa.chunked_array([values]), spec)
     assert np.asarray(got).tolist() == want
+
+
+def test_columns_are_converted_as_in_training(first):
+    items = pa.table({"item_id": ["0012", "7.0"], "title": ["a", "b"]})
+    got = _as_in_training(items, {"item_id": "integer", "not there": "number"})
+    assert got.column_names == items.column_names
+    assert got["item_id"].to_pylist() == [12, 7]
+    assert first.manifest["schema"]["types"] == {"clicks": "integer"}
+    bad = NEW.append_column("clicks", pa.array(["1.5"] * 73))
+    with pytest.raises(DataError, match="column `clicks`, row 1: must be a whole num"):
+        reindex(first.path.parent, bad, version=1)
+
+
+def test_files_of_towers_are_copied_and_few_live_scores_are_held(tmp_path, monkeypatch):
+    (tmp_path / "words.txt").write_text("one\ntwo\nthree\n")
+    tf.saved_model.save(Words(tmp_path / "words.txt"), str(tmp_path / "tower"))
+    words = ["one", "two", "three", "more"]
+    old = export_towers(
+        tmp_path / "tower",
+        tmp_path / "export",
+        name="words",
+        items=EncodedItems(words, tmp_path / "tower", {"word": words}),
+        queries={"word": words},
+        settings=ExportSettings(top_k=2, warm_up_batches=(1,)),
+    )
+    monkeypatch.setattr(publishing, "LIVE_SCORES", 7)
+    words = ["three", "two", "x"]
+    new = reindex(old.path.parent, pa.table({"item_id": words, "word": words}))
+    assert new.parity.queries == 7 // 3
+    [file] = (old.path / "assets").iterdir()
+    assert (new.path / "assets" / file.name).read_bytes() == file.read_bytes()
+
+
+class Words(tf.Module):
+    """A tower from words in a file to vectors; `serving_default` is its signature."""
+
+    def __init__(self, file):
+        super().__init__()
+        whole, number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64
+        line = tf.lookup.TextFileIndex.LINE_NUMBER
+        lines = tf.lookup.TextFileInitializer(str(file), tf.string, whole, number, line)
+        self.table = tf.lookup.StaticHashTable(lines, 3)
+        self.vectors = tf.Variable(tf.eye(4))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "word")])
+    def __call__(self, word):
+        return {"embedding": tf.gather(self.vectors, self.table.lookup(word))}

@@ -225,6 +225,10 @@ class TestRefused:
             ({"top_k": 0}, r"`top_k` .* must be from 1 .* 60\. Received: top_k=0"),
             ({"top_k": 61}, r"Received: top_k=61"),
             ({"warm_up_batches": (0, 1)}, r"`warm_up_batches` must be .*\(0, 1\)"),
+            (
+                {"warm_up_batches": (1, 4_097)},
+                r"from 1 to 4,096. Received: \(1, 4097\)",
+            ),
             ({"warm_up_batches": [1] * 167}, r"at most 1000 .*Received: 1002"),
             ({"metadata": {"ndcg": float("nan")}}, r"`metadata` must be JSON-ready"),
             (

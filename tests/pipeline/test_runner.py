@@ -277,6 +277,8 @@ class TestChangedSettings:
             ("distill.scores=rank", "distill"),
             ("evaluate.latency_candidates=[21]", "evaluate"),
             ("evaluate.bootstrap=51", "evaluate"),
+            ("evaluate.metrics=['ndcg@10','mrr@7']", "evaluate"),
+            ("evaluate.metrics=['mrr@7']", "baseline"),
             ("export.top_k=6", "export"),
         ],
     )
@@ -303,6 +305,12 @@ class TestChangedSettings:
         with pytest.raises(Stop):
             pipeline.run()
         assert list(done) == FIRST_ROUND[: FIRST_ROUND.index(step)]
+
+    def test_numbers_of_retrieved_items_do_not_change_lists_of_the_catalogue(
+        self, copied
+    ):
+        numbers = "lists.tail=7", "lists.popular=3", "lists.student_top=5"
+        assert made(go(copied, *numbers, until="distill")) == []
 
     def test_a_teacher_that_trains_on_lists_depends_on_their_candidates(self, copied):
         def inputs(*overrides):

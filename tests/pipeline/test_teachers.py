@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from recdistill.data.collation import Collator
 from recdistill.data.shard_reading import in_order, read_lists
-from recdistill.errors import TeacherError
+from recdistill.errors import DataError, TeacherError
 from recdistill.evaluation.report.run_report import Report
 from recdistill.export import publishing
 from recdistill.pipeline.preparation.prepared_data import Prepared
@@ -608,3 +608,21 @@ class TestScores:
         report = Report.load(tmp_path / "runs" / "tiny" / "report.json")
         assert report.protocol.candidates == "listed"
         assert report.models["teacher"].metrics["ndcg@10"].value > 0.9
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("{kind='keras', path='missing.keras'}", "missing.keras"),
+        ("{kind='callable', function='tests.pipeline.outside:missing'}", "missing"),
+        (f"{CALLABLE.removeprefix('teacher=')[:-1]}, trained_on='a.csv'}}", "a.csv"),
+    ],
+)
+def test_a_wrong_external_teacher_stops_the_run_before_any_training(
+    tmp_path, teacher, said
+):
+    done = {}
+    config = small_pipelines.load(tmp_path, *SMALL, f"teacher={teacher}")
+    with pytest.raises((TeacherError, DataError), match=said):
+        Pipeline(config, announce=done.__setitem__).run("export")
+    assert list(done) == ["prepare"]

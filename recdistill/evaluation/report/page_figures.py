@@ -102,9 +102,8 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
     points = list(_points(report, variants)) if metric else []
     if metric is None or not points:
         return None
-    students = points
     front = charts.pareto_front(
-        [p for p in students if p.label not in ("Baseline", "Teacher")]
+        [p for p in points if p.label not in ("Baseline", "Teacher")]
     )
     floors: dict[str, Interval] = {
         name: part.metrics[metric]

@@ -85,6 +85,25 @@ def open_artefact(path: Path) -> Artefact | None:
     return Artefact(path, record["key"], record, reused=True)
 
 
+def artefact_of_file(step: str, file: Path) -> Artefact | None:
+    """The artefact of a step whose file was copied into the folder of its run.
+
+    Args:
+        step: Name of the step.
+        file: The copy, such as `runs/films/report.json`.
+
+    Raises:
+        ArtefactError: If the record of an artefact of this step is damaged.
+    """
+    if file.is_file():
+        sought = file_checksum(file)
+        for path in sorted(file.parent.glob(f"{step}-*")):
+            found = open_artefact(path)
+            if found is not None and found.record["sha256"].get(file.name) == sought:
+                return found
+    return None
+
+
 def _damaged(folder: Path, fault: str) -> ArtefactError:
     step = folder.name.rpartition("-")[0]
     return ArtefactError(

@@ -20,6 +20,7 @@ first (Zhu and Zhang, 2026).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +61,21 @@ class Candidates:
         return item_weight(self.items, self.drawn, self.drawn_weight)
 
 
+def most_observed(sizes: np.ndarray, config: ListsConfig) -> int:
+    """Number of observed items of a list that are certain candidates, at most.
+
+    All stored lists have the width of the longest one. So that one list, such as an
+    import of a day, does not make all others as long as itself, one in a thousand may
+    lose observed items where they are more than all other candidates.
+
+    Args:
+        sizes: `(lists,)`, number of observed items of each training list.
+        config: Numbers of candidates.
+    """
+    usual = math.ceil(float(np.quantile(sizes, 0.999)))
+    return min(int(sizes.max()), max(usual, config.drawn))
+
+
 @dataclass(frozen=True)
 class Retriever:
     """Proposes the candidates of the first round.
@@ -68,7 +84,8 @@ class Retriever:
         top: The baseline's highest items.
         popularity: `(items,)`, training interactions of each item.
         config: Numbers of candidates.
-        observed: Largest number of observed items of a list.
+        observed: Largest number of observed items of a list; further ones are left
+            out, the positives last.
         ids: `(items,)` uint64, hash of the id of each item.
     """
 
@@ -111,7 +128,7 @@ class Retriever:
             keys: `(lists,)` uint64, the random key of each list.
             file: Not used.
         """
-        own = lists.observed()[0].padded(-1)
+        own = lists.observed()[0].padded(-1)[:, : self.observed]
         shape = len(lists), len(self._popular)
         popular = np.broadcast_to(self._popular, shape)
         proposed = np.concatenate([own, self.top(lists), popular], axis=1)

@@ -76,6 +76,17 @@ class TableConfig(Section):
 
 _TABLES = ("interactions", "lists", "items", "queries")
 
+_LOGS = ("tables", "listwise", "frames", "movielens", "recbole")
+
+_READERS_OF_KEY = {
+    "columns": _LOGS,
+    "keep": _LOGS,
+    "time_format": _LOGS,
+    "delimiter": ("tables", "listwise"),
+    "synthetic": ("synthetic",),
+}
+"""Keys that only some readers use."""
+
 
 class DatasetConfig(Section):
     """Source of the interactions."""
@@ -107,14 +118,15 @@ class DatasetConfig(Section):
     )
     columns: dict[ColumnRole, str] = Field(
         default_factory=dict,
-        description="Column names by role, for the readers `tables`, `listwise` and "
-        "`frames`. The roles `list` and `score` are for listwise data.",
+        description="Column names by role, for data in tables. The roles `list` and "
+        "`score` are for listwise data.",
     )
     delimiter: str | None = Field(
         default=None,
         min_length=1,
-        description="Delimiter of text files, one or more characters. By default it is "
-        "recognised from the header: comma, tab, `::`, `|`, `;` and some others.",
+        description="Delimiter of text files, one or more characters, for the readers "
+        "`tables` and `listwise`. By default it is recognised from the header: comma, "
+        "tab, `::`, `|`, `;` and some others.",
     )
     keep: str | None = Field(
         default=None,
@@ -180,11 +192,12 @@ class DatasetConfig(Section):
                 "exactly one of `path` and `fetch` must be given. "
                 f"Received: {given or 'neither'}"
             )
-        if self.keep is not None and self.reader == "synthetic":
-            raise ValueError(
-                "`keep` must not be given for reader 'synthetic'. "
-                f"Received: {self.keep!r}"
-            )
+        for key, readers in _READERS_OF_KEY.items():
+            if key in self.model_fields_set and self.reader not in readers:
+                raise ValueError(
+                    f"`{key}` must not be given for reader {self.reader!r}, which does "
+                    f"not use it. Received: {getattr(self, key)!r}"
+                )
         self._check_tables()
         listwise = sorted({"list", "score"} & set(self.columns))
         if listwise and self.reader not in ("listwise", "frames"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recdistill.pipeline.config.section import Section
 
@@ -44,3 +44,14 @@ class EngineConfig(Section):
         gt=0,
         description="Memory that Ray reserves for a worker, in GiB; by default none.",
     )
+
+    @model_validator(mode="after")
+    def _has_a_kind(self) -> Self:
+        """With `kind` written, its other keys may stay for a run on one machine."""
+        given = sorted(self.model_fields_set)
+        if given and "kind" not in given:
+            raise ValueError(
+                f"`kind` must be given beside `{given[0]}`, which has no meaning "
+                "without `kind = \"ray\"`. Received: no `kind`"
+            )
+        return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from recdistill.export.layout import check_loadable
+from recdistill.export.layout import MOST_ROWS, check_loadable
 from recdistill.pipeline.config.budget import parse_budget
 from recdistill.pipeline.config.section import Section
 
@@ -60,7 +60,7 @@ class ExportConfig(Section):
         le=1,
         description="Share of the true top `top_k` that IVF must find.",
     )
-    warm_up_batches: tuple[Annotated[int, Field(gt=0, le=10_000)], ...] = Field(
+    warm_up_batches: tuple[Annotated[int, Field(gt=0, le=MOST_ROWS)], ...] = Field(
         default=(1, 8),
         min_length=1,
         max_length=166,
@@ -77,5 +77,6 @@ class ExportConfig(Section):
     )
     on_device: bool = Field(
         default=False,
-        description="Whether the query tower is also exported for LiteRT.",
+        description="Whether the query tower is also exported for LiteRT, which needs "
+        "the extra `litert`.",
     )

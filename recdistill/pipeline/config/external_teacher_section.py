@@ -14,8 +14,9 @@ from recdistill.pipeline.config.student_section import IMPORT_PATH
 _OUTPUT = "Name of the output with the scores, if the model has several outputs."
 _TRAINED_ON = (
     "Table of the examples that the teacher was trained on, Parquet or CSV; the gate "
-    "compares it with the held-out lists. Columns: `list_id` (row numbers of the "
-    "interactions, from 0), or `query_id` and `item_id`."
+    "compares it with the held-out lists. Columns: `query_id` and `item_id`; or "
+    "`list_id`, row numbers from 0 of the interactions that are used (in all files "
+    "together, without those that `dataset.keep` leaves out)."
 )
 _MODULES = (
     "Modules to import before the file is loaded, which define its custom layers."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -90,6 +90,14 @@ class ListsConfig(Section):
         if "scores_dtype" in self.model_fields_set:
             return self
         return self.model_copy(update={"scores_dtype": "float32"})
+
+    @property
+    def first_round(self) -> dict[str, Any]:
+        """The keys that the lists and scores of the first round depend on."""
+        names = {"size", "contexts", "scores_dtype"}
+        if self.size == "retrieved":
+            names |= {"retriever_top", "popular", "tail"}
+        return self.model_dump(mode="json", include=names)
 
     @property
     def drawn(self) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from recdistill.export.layout import RESERVED
+from recdistill.export.layout import LENGTH, RESERVED
 from recdistill.features.settings import LARGEST_SEED
 from recdistill.features.specs import CandidateSpec, HistorySpec, IdSpec, QuerySpec
 from recdistill.pipeline.config.dataset_section import DatasetConfig, Url
@@ -135,8 +135,12 @@ class Config(Section):
                 "`query` can have at most one feature of kind 'history'. "
                 f"Received: {histories}"
             )
-        taken = {*RESERVED, *(f"{history}_length" for history in histories)}
+        taken = {*RESERVED, *(f"{history}{LENGTH}" for history in histories)}
         clash = taken & {*self.query, *self.candidate}
+        for specs in (self.query, self.candidate):
+            lists = [name for name, spec in specs.items() if spec.kind == "categories"]
+            # It would be read as the number of entries of the list.
+            clash |= {f"{name}{LENGTH}" for name in lists} & set(specs)
         if clash:
             raise ValueError(
                 "a feature must not have the name of another input of the exported "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from recdistill.pipeline.config.section import Section
 
@@ -26,3 +28,13 @@ class TrackingConfig(Section):
         min_length=1,
         description="Name of the MLflow experiment; created if it does not exist.",
     )
+
+    @model_validator(mode="after")
+    def _says_whether_to_track(self) -> Self:
+        given = sorted(self.model_fields_set)
+        if given and "mlflow" not in given:
+            raise ValueError(
+                f"`mlflow` must be given beside `{given[0]}`, which has no meaning "
+                "without `mlflow = true`. Received: no `mlflow`"
+            )
+        return self

@@ -1,4 +1,4 @@
-"""Held-out lists that a teacher was trained on."""
+"""Held-out lists that a teacher, or the student of an earlier run, was trained on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -15,6 +16,7 @@ from recdistill.data.ragged import Ragged, is_in_sorted
 from recdistill.data.shard_reading import read_lists
 from recdistill.data.table_files import read_table
 from recdistill.errors import DataError
+from recdistill.pipeline.candidates.candidate_selection import mixed
 from recdistill.pipeline.config.section import Section
 from recdistill.pipeline.config.teacher_section import (
     is_own,
@@ -28,11 +30,10 @@ HELD_OUT = ("valid", "test")
 def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | None:
     """Number of held-out lists that the teacher was trained on, if known.
 
-    A teacher that the pipeline trains uses the training lists only. An external
-    teacher can declare its training data in a table
-    (`teacher.trained_on`), with a column `list_id` (row numbers of the interactions,
-    from 0) or with `query_id` and `item_id`. A pair that also occurs in the query's
-    training part is not counted.
+    A teacher that the pipeline trains uses the training lists only. An external teacher
+    can declare its training data in a table (`teacher.trained_on`), with a column
+    `list_id` (row numbers of the interactions that are used, from 0) or with `query_id`
+    and `item_id`. A pair that also occurs in the query's training part is not counted.
 
     Args:
         prepared: The prepared data.
@@ -64,6 +65,44 @@ def lists_trained_on(prepared: Prepared, teacher: Section) -> dict[str, int] | N
                 trained |= _declared_pairs(read_lists(path), prepared, pairs)
             counts[split] += int(trained.sum())
     return counts
+
+
+def lists_seen_before(prepared: Prepared, earlier: Prepared) -> dict[str, int]:
+    """Number of held-out lists with a training pair of an earlier run.
+
+    A pair that also occurs in the query's training part is not counted.
+
+    Args:
+        prepared: The prepared data.
+        earlier: That of the earlier run, whose item ids are the first ones of this one.
+
+    Returns:
+        The numbers for "valid" and "test", 0 for a part that must not be read.
+    """
+    rows = earlier.training_rows
+    queries = _hashed(earlier.training_queries)[rows.row_numbers()]
+    known = np.sort(mixed(queries + rows.values.astype("uint64")))
+    counts = dict.fromkeys(HELD_OUT, 0)
+    for split in prepared.held_out:
+        for path in prepared.shards(split):
+            lists = read_lists(path, with_raw=False)
+            row, item = lists.positives.row_numbers(), lists.positives.values
+            row, item = row[item >= 0], prepared.item_index[item[item >= 0]]
+            keys = mixed(_hashed(lists.query_id)[row] + item.astype("uint64"))
+            found = np.flatnonzero(is_in_sorted(keys, known))
+            trained = lists.query_row[row[found]]
+            has_row = trained >= 0
+            own = prepared.training_rows.take(trained[has_row])
+            again = Ragged(item[found[has_row]], np.arange(int(has_row.sum()) + 1))
+            new = ~has_row
+            new[has_row] = np.diff(again.difference(own).offsets) > 0
+            counts[split] += len(np.unique(row[found[new]]))
+    return counts
+
+
+def _hashed(ids: np.ndarray) -> np.ndarray:
+    """`(ids,)` uint64, spread so that an item can be added."""
+    return mixed(pd.util.hash_array(np.asarray(ids, object)))
 
 
 def _read_declared(path: Path) -> pa.Table:

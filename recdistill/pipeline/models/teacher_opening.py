@@ -37,12 +37,15 @@ from recdistill.teachers import (
 )
 from recdistill.teachers.model_files import digest, existing, source_digest
 
+_CALLS = {"batch_size", "trained_on", "deadline_s", "retries"}
+"""Settings of an external teacher that its scores do not depend on."""
+
 
 def identity(config: Section) -> dict[str, Any]:
     """All settings and files that a teacher's scores depend on, for a step's inputs.
 
-    Files are identified by their content, not by their path. `batch_size` and
-    `trained_on` are left out, because scores do not depend on them.
+    Files are identified by their content, not by their path. Settings of the calls of
+    an external teacher are left out, because scores do not depend on them.
 
     Returns:
         JSON-ready values.
@@ -50,9 +53,8 @@ def identity(config: Section) -> dict[str, Any]:
     Raises:
         TeacherError: If a file does not exist.
     """
-    found: dict[str, Any] = json.loads(
-        config.model_dump_json(exclude={"batch_size", "trained_on"})
-    )
+    calls = _CALLS if isinstance(config, ExternalTeacherConfig) else set()
+    found: dict[str, Any] = json.loads(config.model_dump_json(exclude=calls))
     members = members_of(config)
     if "members" in found:
         found["members"] = [identity(member) for member in members]

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from recdistill.data import Columns, Dataset
 from recdistill.data.dataset import Progress
+from recdistill.errors import DataError
 from recdistill.features.specs import raw_column
 from recdistill.pipeline.preparation.columnar_engine import columnar_engine
 from recdistill.pipeline.preparation.feature_columns import (
@@ -60,13 +61,19 @@ def converted(
     }
     rows = np.arange(first_row, first_row + batch.num_rows)
     for number, feature in enumerate(features):
-        found[f"feature{number}"] = raw_column(
-            batch[feature.column],
-            feature.spec,
-            table=feature.table,
-            name=feature.column,
-            rows=rows + 1,
-        )
+        try:
+            found[f"feature{number}"] = raw_column(
+                batch[feature.column],
+                feature.spec,
+                table=feature.table,
+                name=feature.column,
+                rows=rows + 1,
+            )
+        except DataError as error:
+            raise DataError(
+                f"{error} Rows are counted in all files together, without those that "
+                "are not used, for example because of `dataset.keep`."
+            ) from error
     return found | {"row": pa.array(rows)}
 
 

@@ -8,6 +8,7 @@ partitions, and adds them to their lists when these are written.
 from __future__ import annotations
 
 import resource
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ class NotChosenRows:
         self._with_times = parts.times is not None
         self._folder = folder
         self.count = 0
-        self._lists: dict[int, np.ndarray] = {}
+        self._lists: list[np.ndarray] = []
         if dataset.not_chosen is None:
             return
         _allow_files(len(parts))
@@ -77,8 +78,7 @@ class NotChosenRows:
     def check(self, part: Partition) -> None:
         """Checks that all rows of a list have the same query, its features and time.
 
-        Partitions are checked one after another; a list whose queries are in several
-        partitions is found in the last of them.
+        A list whose queries are in several partitions is found by `check_lists`.
 
         Raises:
             DataError: Names the features, a list and two of its values.
@@ -87,22 +87,20 @@ class NotChosenRows:
             return
         query = self._query_ids.take(part.table["query"].combine_chunks())
         place = part.table.column_names.index("query")
-        tables = [part.table.set_column(place, "query", query)]
-        others = self.of(part)
-        tables += [others] if others is not None else []
-        names = pa.concat_tables([each.select(["list"]) for each in tables])["list"]
+        tables = [part.table.set_column(place, "query", query), *self._others(part)]
+        names = _joined(tables, "list")
         code = _codes(names)
         _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
 
         def differing(column: str) -> tuple[str, list[str]] | None:
             """A list with several values of a column, and two of them."""
-            values = pa.concat_tables([each.select([column]) for each in tables])
-            found = _codes(values[column])
+            values = _joined(tables, column)
+            found = _codes(values)
             wrong = np.flatnonzero(found != found[first[inverse]])
             if not len(wrong):
                 return None
             pair = (int(first[inverse[wrong[0]]]), int(wrong[0]))
-            return names[pair[1]].as_py(), [_shown(values[column][k]) for k in pair]
+            return names[pair[1]].as_py(), [_shown(values[k]) for k in pair]
 
         checked = {"query": "queries", "time": "times"}
         if not self._with_times:
@@ -113,18 +111,36 @@ class NotChosenRows:
                 raise mixed_list(
                     several[0], f"with the {plural} {' and '.join(several[1])}"
                 )
-        texts = names.combine_chunks().take(pa.array(first))
-        own = owners(texts, 2**63)
-        for number, elsewhere in self._lists.items():
-            both = np.flatnonzero(np.isin(own, elsewhere))
-            if number != part.number and len(both):
-                raise mixed_list(texts[int(both[0])].as_py(), "with several queries")
-        self._lists[part.number] = own
+        self._lists.append(owners(names.combine_chunks().take(pa.array(first)), 2**63))
         wrong = {
             name: differing(f"feature{number}")
             for number, name in enumerate(self._names)
         }
         _refuse({name: found for name, found in wrong.items() if found})
+
+    def check_lists(self, parts: Iterable[Partition]) -> None:
+        """Checks that no list has queries of several partitions.
+
+        Args:
+            parts: The partitions, each of which `check` has seen once.
+
+        Raises:
+            DataError: Names a list.
+        """
+        found = np.sort(np.concatenate([np.array([], "uint64"), *self._lists]))
+        repeated = found[1:][found[1:] == found[:-1]]
+        if not len(repeated):
+            return
+        for part in parts:
+            texts = pc.unique(_joined([part.table, *self._others(part)], "list"))
+            mixed = np.flatnonzero(owners(texts, 2**63) == repeated[0])
+            if len(mixed):
+                raise mixed_list(texts[int(mixed[0])].as_py(), "with several queries")
+
+    def _others(self, part: Partition) -> list[pa.Table]:
+        """The rows of a partition that were not chosen, if there are any."""
+        found = self.of(part)
+        return [] if found is None else [found]
 
     def join(
         self, part: Partition, lists: pa.ChunkedArray, items: np.ndarray
@@ -150,6 +166,11 @@ class NotChosenRows:
         pairs = np.unique(pairs.reshape(-1, 2), axis=0)
         offsets = np.searchsorted(pairs[:, 0], np.arange(len(lists) + 1))
         return Ragged(pairs[:, 1].astype("int32"), offsets.astype("int64"))
+
+
+def _joined(tables: Sequence[pa.Table], column: str) -> pa.ChunkedArray:
+    """A column of several tables."""
+    return pa.concat_tables([each.select([column]) for each in tables])[column]
 
 
 def _refuse(wrong: dict[str, tuple[str, list[str]]]) -> None:

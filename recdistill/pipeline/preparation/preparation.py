@@ -222,6 +222,7 @@ def _count(
         not_chosen.check(part)
         found.add(part)
         progress("Building vocabularies", done + 1, len(parts))
+    not_chosen.check_lists(parts)
     return found
 
 

@@ -174,14 +174,23 @@ class Prepared:
     @cached_property
     def training_rows(self) -> Ragged:
         """The training items of each query, as vocabulary indices."""
-        files = sorted((self.folder / "training_rows").glob("*.parquet"))
-        columns = [pq.read_table(file, columns=["items"])["items"] for file in files]
+        columns = self._of_training_rows("items")
         chunks = [chunk for column in columns for chunk in column.chunks]
         rows = [Ragged.from_arrow(chunk) for chunk in chunks]
         # Arrow's offsets of a joined column would have 32 bits.
         lengths = np.concatenate([np.diff(each.offsets) for each in rows])
         offsets = np.concatenate([[0], np.cumsum(lengths, dtype="int64")])
         return Ragged(np.concatenate([each.values for each in rows]), offsets)
+
+    @property
+    def training_queries(self) -> np.ndarray:
+        """The query id of each of the `training_rows`."""
+        columns = self._of_training_rows("query_id")
+        return np.concatenate([np.asarray(column.to_pylist()) for column in columns])
+
+    def _of_training_rows(self, column: str) -> list[pa.ChunkedArray]:
+        files = sorted((self.folder / "training_rows").glob("*.parquet"))
+        return [pq.read_table(file, columns=[column])[column] for file in files]
 
     def training_matrix(self, max_items: int) -> scipy.sparse.csr_array:
         """Training interactions, `(queries, items)`, of the most frequent items.

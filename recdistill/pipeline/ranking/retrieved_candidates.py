@@ -17,6 +17,8 @@ import numpy as np
 
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
+from recdistill.errors import ConfigError
+from recdistill.metrics.ranking import MAX_GRADE
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import is_own, members_of
 from recdistill.pipeline.preparation.prepared_data import Prepared
@@ -45,6 +47,38 @@ def reranks(config: Config, prepared: Prepared) -> bool:
     """
     large = config.lists.size == "retrieved"
     return large and not prepared.has_shown_candidates
+
+
+def check_evaluation(config: Config, prepared: Prepared) -> None:
+    """Checks that the data allows the evaluation that the configuration asks for.
+
+    Raises:
+        ConfigError: If candidates shall be sampled although the data lists them, fewer
+            are retrieved than a metric reads, or the relevance is too high for the
+            metric ERR.
+    """
+    number = config.evaluate.sampled_candidates
+    if number is not None and prepared.has_shown_candidates:
+        raise ConfigError(
+            "`evaluate.sampled_candidates` must be left out if the data says which "
+            "items were shown, because these are the candidates of each list. "
+            f"Received: {number}"
+        )
+    least = config.evaluate.fewest_retrieved
+    if reranks(config, prepared) and config.evaluate.retrieved < least:
+        raise ConfigError(
+            f"`evaluate.retrieved` must be at least {least}, the largest k of "
+            "`evaluate.metrics` (and at least 10), because the teacher re-ranks that "
+            f"many items of each retriever. Received: {config.evaluate.retrieved}"
+        )
+    cascade = [name for name in config.evaluate.metrics if name.startswith("err@")]
+    if cascade and prepared.largest_relevance > MAX_GRADE:
+        raise ConfigError(
+            f"`evaluate.metrics` can have {cascade[0]} only if the relevance is at "
+            f"most {MAX_GRADE:g}, the highest grade of ERR. Received: a relevance of "
+            f"{prepared.largest_relevance:g}. Leave the metric out, or map the "
+            "relevance to grades."
+        )
 
 
 def lists_for_teacher(config: Config, prepared: Prepared, lists: int) -> int | None:

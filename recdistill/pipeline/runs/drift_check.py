@@ -22,6 +22,7 @@ from recdistill.evaluation.rows import (
     measure_ranks,
     metric_names,
 )
+from recdistill.export.layout import version_with
 from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.unknown_values import with_vocabulary
 from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
@@ -159,13 +160,19 @@ def run_of(model: ExportedModel, folder: Path | None = None) -> Path:
 
 
 def _check_same_run(model: ExportedModel, run: RunContext, place: Path) -> None:
-    made_by = model.manifest["metadata"].get("fingerprint")
-    if made_by != run.artefacts["evaluate"].record["fingerprint"]:
-        raise ReportError(
-            f"`--run` must be the run that made the export {model.path}. Received: "
-            f"{place}, whose report has other numbers. If the run was repeated since, "
-            "export it again with `recdistill export`."
+    sought = run.artefacts["evaluate"].record["fingerprint"]
+    if model.manifest["metadata"].get("fingerprint") == sought:
+        return
+    own = version_with(model.path.parent, "fingerprint", sought)
+    raise ReportError(
+        f"`--run` must be the run that made the export {model.path}. Received: "
+        f"{place}, whose report has other numbers. "
+        + (
+            "If the run was repeated since, export it again with `recdistill export`."
+            if own is None
+            else f"The export of this run is {own}: give that folder as EXPORT."
         )
+    )
 
 
 def _new_lists(run: RunContext, data: Path, sample: int) -> list[Lists]:

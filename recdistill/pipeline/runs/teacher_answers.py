@@ -69,6 +69,7 @@ def teacher_ranking(
     mask &= ~np.isin(ids, list(exclude))
     if allow is not None:
         mask &= np.isin(ids, list(allow))
+    k = min(k, prepared.catalogue_size)
     [top] = first_k(real_scores(scores, mask, name="teacher"), k)
     return [(str(ids[row]), float(scores[0, row])) for row in top if row >= 0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.step import Step, sections
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from recdistill.pipeline.artefacts.workspace import Draft
     from recdistill.pipeline.config import Config
     from recdistill.pipeline.run_context import RunContext
+
+
+MOST_SEEN_BEFORE = 0.01
+"""Largest share of the test lists that the student of an earlier run may have seen: an
+interaction may be repeated after the first one has left the data."""
 
 
 class Baseline(Step):
@@ -43,7 +48,7 @@ class Baseline(Step):
         return {
             **run.validation_inputs,
             "student": run.student_inputs,
-            "lists": [lists.size, lists.drawn],
+            "lists": [lists.size, lists.drawn if lists.size == "retrieved" else None],
             **sections(run.config, "seed"),
         }
 
@@ -60,14 +65,57 @@ class Baseline(Step):
             shards = run.prepared.shards("train")
             collate = Collator(size, run.trainer.tail, shared=True)
         earlier = run.earlier_run
-        return run.trainer.student(
+        seen = {} if earlier is None else {"seen_before": checked_start(run)}
+        record = run.trainer.student(
             draft.path,
             lambda student: Distiller(None, student, student_loss_weight=1.0),
-            lambda seed: run.trainer.batches(shards, collate, seed=seed),
+            lambda seed, delivered: run.trainer.batches(
+                shards, collate, seed=seed, delivered=delivered
+            ),
             "Training the baseline",
             start=None if earlier is None else earlier.student("baseline"),
         )
+        return {**record, **seen}
+
+    def warnings(self, run: RunContext) -> Iterator[str]:
+        """Held-out lists that the student of an earlier run was trained on."""
+        seen = run.artefacts["baseline"].record.get("seen_before", {})
+        lists = run.artefacts["prepare"].record["lists"]
+        for part, words in (("valid", "validation"), ("test", "test")):
+            if seen.get(part):
+                yield (
+                    f"{seen[part]:,} of {lists[part]:,} {words} lists have an item "
+                    "that the run of `student.warm_start` was trained on for the same "
+                    "query, so the metrics of baseline and student are a little too "
+                    "high there."
+                )
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """The first metric on validation."""
         return f"validation {record['valid']:.4f}"
+
+
+def checked_start(run: RunContext) -> dict[str, int]:
+    """Number of held-out lists that the student of the earlier run was trained on.
+
+    Raises:
+        ConfigError: If these are more than a few of the test lists.
+    """
+    from recdistill.errors import ConfigError
+    from recdistill.pipeline.evaluation.training_overlap import lists_seen_before
+    from recdistill.pipeline.preparation.prepared_data import Prepared
+
+    earlier = run.earlier_run
+    if earlier is None:
+        return {}
+    earlier.prepare.verify()
+    seen = lists_seen_before(run.prepared, Prepared(earlier.prepare.path))
+    lists = run.artefacts["prepare"].record["lists"]["test"]
+    if seen["test"] > MOST_SEEN_BEFORE * lists:
+        raise ConfigError(
+            "`student.warm_start` must be a run that was not trained on the test lists "
+            f"of this one. Received: {str(run.config.student.warm_start)!r}, which was "
+            f"trained on interactions of {seen['test']:,} of {lists:,}. Use the same "
+            "`split` by time in both runs, or leave the key out."
+        )
+    return seen

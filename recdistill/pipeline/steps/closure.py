@@ -39,8 +39,9 @@ class Closure(Step):
         require_second_round(run.config, self.name)
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
-        """Settings of the lists."""
-        return sections(run.config, "seed", "lists")
+        """Number of the pilot student's items."""
+        top = {"student_top": run.config.lists.student_top}
+        return {**top, **sections(run.config, "seed")}
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes the files of the first round again, with more candidates."""

@@ -14,7 +14,7 @@ from recdistill.pipeline.steps.pilot import (
     first_weights,
     starts_from_baseline,
 )
-from recdistill.pipeline.steps.step import Step
+from recdistill.pipeline.steps.step import Step, compared
 
 if TYPE_CHECKING:
     from recdistill.pipeline.artefacts.workspace import Draft
@@ -30,7 +30,7 @@ class Distill(Step):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The stored scores; the gate compares teacher and baseline."""
-        first = ("baseline", "teacher", "score", *assistant_of(config))
+        first = (*compared(config), "score", *assistant_of(config))
         return (*first, "pilot", "closure") if config.lists.has_second_round else first
 
     def reads(self, config: Config) -> tuple[str, ...]:
@@ -42,9 +42,7 @@ class Distill(Step):
 
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
-        # With an assistant or a second round, an earlier step has checked it.
-        if not (run.config.uses_assistant or run.config.lists.has_second_round):
-            check_gate(run)
+        check_gate(run)
 
     def trains(self, config: Config) -> bool:
         """The student is trained."""
@@ -89,6 +87,8 @@ class Distill(Step):
             for name in pilot.record["sha256"]:
                 (draft.path / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(pilot.path / name, draft.path / name)
+            of_seeds = ("seed", "seeds")
+            record |= {k: pilot.record[k] for k in of_seeds if k in pilot.record}
         added = run.artefacts["closure"].record["added"]
         second = {"before": before, "after": after, "added": added}
         return {**record, "valid": max(before, after), "second_round": second}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.step import Step, sections
+from recdistill.pipeline.steps.step import Step, compared, sections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ class Evaluate(Step):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The models."""
-        return ("baseline", "teacher", "distill")
+        return (*compared(config), "distill")
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """The prepared data and the models."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recdistill.errors import ConfigError
 from recdistill.pipeline.steps.evaluate import CANDIDATES, enforce_guard
 from recdistill.pipeline.steps.step import Step, sections
 
@@ -51,9 +53,9 @@ class ExportStep(Step):
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Publishes the next version; its path is the record."""
         name, settings = run.config.name, run.config.export
-        from recdistill.export.layout import published_with_key, verified_manifest
+        from recdistill.export.layout import verified_manifest, version_with
 
-        published = published_with_key(settings.path / name, draft.key)
+        published = version_with(settings.path / name, "key", draft.key)
         if published is not None:
             return _record(published, verified_manifest(published), {})
         from recdistill.evaluation.report.run_report import Report
@@ -97,6 +99,7 @@ class ExportStep(Step):
                 },
             ),
             on_device=settings.on_device,
+            types=run.config.dataset.items.types,
         )
         return _record(export.path, export.manifest, measured)
 
@@ -109,8 +112,9 @@ class ExportStep(Step):
             yield f"values unknown in training, exported items: {shares}"
 
     def warnings(self, run: RunContext) -> Iterator[str]:
-        """Differences between the served and the evaluated recommendations."""
+        """Differences between what is served and what was evaluated."""
         record = run.artefacts["export"].record
+        yield from _superseded(Path(record["path"]))
         excludes = run.artefacts["prepare"].record["seen"] == "exclude"
         if excludes and not record["excluded_inputs"] and run.prepared.has_seen_items:
             yield (
@@ -154,6 +158,20 @@ class ExportStep(Step):
         )
 
 
+def check_litert(config: Config) -> None:
+    """Checks that LiteRT is installed if the query tower is exported for it.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    if config.export.on_device and find_spec("ai_edge_litert") is None:
+        raise ConfigError(
+            "`export.on_device` needs the package `ai-edge-litert`, which is not "
+            "installed. Install it with `pip install 'recdistill[litert]'`, or set "
+            "`export.on_device` = false."
+        )
+
+
 def export_settings(run: RunContext, **more: Any) -> ExportSettings:
     """Settings of the export of a run's student.
 
@@ -176,6 +194,25 @@ def export_settings(run: RunContext, **more: Any) -> ExportSettings:
         excluded_inputs=history_inputs(run.prepared.schema) if excludes else (),
         **more,
     )
+
+
+def _superseded(path: Path) -> Iterator[str]:
+    """A sentence if commands and servers use a version of another run by default."""
+    from recdistill.export.layout import superseded_by
+    from recdistill.serving.deploy.model_server import MODELS_FILE
+
+    latest = superseded_by(path)
+    if latest is not None:
+        folder = path.parent
+        yield (
+            f"The model of this run is version {path.name}, but {folder} also has "
+            f"version {latest.name} of another model, which servers and commands use "
+            f"by default. To serve version {path.name}, use `recdistill release "
+            f"promote {folder} {path.name}` and `recdistill serve {folder} --models "
+            f"{folder.parent / MODELS_FILE}`; give other commands {path}. To make it "
+            f"the highest version instead, remove {path} and repeat the run, which "
+            "then exports it as the next version."
+        )
 
 
 def _types_since_version_before(path: Path, run: RunContext) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.step import Step, sections
+from recdistill.pipeline.steps.step import Step, compared, sections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ class Pilot(Step):
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """The stored scores; the gate compares teacher and baseline."""
-        return ("baseline", "teacher", "score", *assistant_of(config))
+        return (*compared(config), "score", *assistant_of(config))
 
     def reads(self, config: Config) -> tuple[str, ...]:
         """The data, the scores, a baseline to start from, and the assistant."""
@@ -38,8 +38,7 @@ class Pilot(Step):
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
         require_second_round(run.config, self.name)
-        if not run.config.uses_assistant:  # Which has checked it.
-            check_gate(run)
+        check_gate(run)
 
     def trains(self, config: Config) -> bool:
         """The student is trained."""
@@ -67,12 +66,13 @@ class Pilot(Step):
 
 
 def check_gate(run: RunContext) -> None:
-    """Stops the run if the gate is closed, or warns as it is configured."""
+    """Stops the run if the gate is closed, or warns once as it is configured."""
     from recdistill.pipeline.evaluation.gate import enter
 
     warning = enter(run.gate)
-    if warning is not None:
+    if warning is not None and not run.entered:
         run.warn(warning)
+    run.entered = True
 
 
 def starts_from_baseline(config: Config) -> bool:

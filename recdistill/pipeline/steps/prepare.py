@@ -62,11 +62,15 @@ class Prepare(Step):
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
         """Checks that the data allows the evaluation that is configured."""
-        from recdistill.pipeline.candidates.sampled_candidates import check_evaluation
+        from recdistill.pipeline.ranking.retrieved_candidates import check_evaluation
 
         settings = run.config.evaluate
-        cascade = any(name.startswith("err@") for name in settings.metrics)
-        if cascade or settings.sampled_candidates is not None:
+        if (
+            settings.sampled_candidates is not None
+            or settings.retrieved < settings.fewest_retrieved
+            or any(name.startswith("err@") for name in settings.metrics)
+        ):
+            # Only then, because all files of the prepared data are verified.
             check_evaluation(run.config, run.prepared)
 
     def gist(self, record: Mapping[str, Any]) -> str:

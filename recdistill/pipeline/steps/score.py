@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.step import Step, sections
+from recdistill.pipeline.steps.step import Step, compared, sections
 
 if TYPE_CHECKING:
     from recdistill.pipeline.artefacts.workspace import Draft
@@ -31,7 +31,7 @@ class Score(Step):
     def needs(self, config: Config) -> tuple[str, ...]:
         """The lists and the teacher; for retrieved lists also the baseline."""
         if config.lists.size == "retrieved":
-            return ("prepare", "baseline", "teacher")
+            return ("prepare", *compared(config))
         return ("prepare", "teacher")
 
     def before(self, run: RunContext) -> None:
@@ -42,7 +42,8 @@ class Score(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """Settings of the scored lists and of the stored candidates."""
-        found = sections(run.config, "seed", "lists")
+        lists = {"lists": run.config.lists.first_round}
+        found = {**lists, **sections(run.config, "seed")}
         if not run.reranks:
             return found
         retrieved = run.config.evaluate.retrieved
@@ -50,8 +51,10 @@ class Score(Step):
 
     def work(self, run: RunContext, draft: Draft) -> dict[str, Any]:
         """Writes files of scored lists, one by one."""
+        import numpy as np
         import pyarrow.parquet as pq
 
+        from recdistill.pipeline.candidates.retriever import most_observed
         from recdistill.pipeline.evaluation.gate import CheckedScorer
         from recdistill.pipeline.run_context import VALID
         from recdistill.pipeline.scores.score_store import examine_stored
@@ -67,10 +70,13 @@ class Score(Step):
         run.progress("Examining the scores", 0, None)
         items = run.prepared.catalogue_size
         found = examine_stored(draft.path, items)
+        sizes = run.prepared.observed_sizes
+        long = sizes > most_observed(sizes, run.config.lists)
         return {
             **record,
             "size": run.config.lists.size,
             "items": items,
+            "long_lists": int(np.count_nonzero(long)),
             "doctor": found.model_dump(mode="json"),
         }
 
@@ -94,6 +100,11 @@ class Score(Step):
                 f"retrieved lists: {each:.0f} of {record['items']:,} items are "
                 "candidates of a list, on average"
             )
+            if record.get("long_lists"):
+                yield (
+                    f"{record['long_lists']:,} training lists are much longer than the "
+                    "others; only the first of their observed items are stored"
+                )
         yield from kept_in_words(record)
         from recdistill.features.unknown_values import in_words
 
@@ -252,7 +263,7 @@ def _open_writer(
 
 def _first_round(run: RunContext) -> Proposer | None:
     """The candidates of the first round; None if lists are not retrieved."""
-    from recdistill.pipeline.candidates.retriever import Retriever
+    from recdistill.pipeline.candidates.retriever import Retriever, most_observed
     from recdistill.pipeline.ranking.two_tower_catalogue import TwoTowerCatalogue
     from recdistill.pipeline.scores.content_hashes import hashes_of_ids
 
@@ -264,7 +275,7 @@ def _first_round(run: RunContext) -> Proposer | None:
         partial(baseline.top, count=lists.retriever_top),
         prepared.popularity,
         lists,
-        int(prepared.observed_sizes.max()),
+        most_observed(prepared.observed_sizes, lists),
         hashes_of_ids(prepared),
     )
 

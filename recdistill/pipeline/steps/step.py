@@ -100,6 +100,19 @@ class Step(ABC):
         return True
 
 
+def compared(config: Config) -> tuple[str, str]:
+    """The steps of baseline and teacher, which the gate compares.
+
+    An external teacher is opened first: that it does not fit the data is then known
+    before the baseline is trained.
+    """
+    from recdistill.pipeline.config.teacher_section import is_own, members_of
+
+    if all(map(is_own, members_of(config.teacher))):
+        return ("baseline", "teacher")
+    return ("teacher", "baseline")
+
+
 def sections(config: Config, *names: str) -> dict[str, Any]:
     """Sections of the configuration as JSON-ready values.
 

@@ -35,6 +35,10 @@ class TeacherStep(Step):
         # Workers of a cluster would measure different times in an automatic search.
         return any(is_trained(member) for member in members_of(config.teacher))
 
+    def before(self, run: RunContext) -> None:
+        """Reads the tables of `trained_on`, so that a wrong one stops the run here."""
+        _ = run.training_overlap
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The teacher's settings and the content of its files."""
         from recdistill.pipeline.config.teacher_section import (

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -49,6 +49,7 @@ from recdistill.pipeline.training.soft_targets import (
 )
 from recdistill.pipeline.training.step_compilation import list_nearly_all, suits_xla
 from recdistill.pipeline.training.training import (
+    Batches,
     DivergedError,
     Learner,
     TrainingPlan,
@@ -78,12 +79,16 @@ VALIDATIONS = 10
 """Number of validations while a student is trained."""
 
 
+SeededBatches: TypeAlias = Callable[[int, int], tf.data.Dataset]
+"""Training batches of a seed, after a number that were delivered before."""
+
+
 @dataclass(frozen=True)
 class _Training:
     """What the trainings of a student with several seeds and rates share."""
 
     distiller: Callable[[keras.Model], Distiller]
-    dataset: Callable[[int], tf.data.Dataset]
+    batches: SeededBatches
     steps: int
     start: Path | EarlierStudent | None
     all_listed: bool
@@ -140,6 +145,7 @@ class Trainer:
         collate: Collator,
         targets: SoftTargets | None = None,
         seed: int | None = None,
+        delivered: int = 0,
     ) -> tf.data.Dataset:
         """Training batches of the student, as in `training_batches`.
 
@@ -149,13 +155,16 @@ class Trainer:
         seed = self._config.seed if seed is None else seed
         stored = list_size(shards) if collate.with_teacher else None
         self._require_memory(shards, settings.batch_size, "student.batch_size", stored)
-        dataset = training_batches(shards, collate, settings.batch_size, seed, targets)
+        dataset = training_batches(
+            shards, collate, settings.batch_size, seed, targets, delivered
+        )
         schema, catalogue = self._prepared.schema, self._prepared.catalogue
         trained = np.asarray(catalogue[schema.item_id]) != UNKNOWN
         features = len(schema.for_student().candidate)
         if not settings.id_dropout or features == 1 or trained.all():
             return dataset
-        return with_few_untrained(dataset, trained, settings.id_dropout, seed)
+        share = settings.id_dropout
+        return with_few_untrained(dataset, trained, share, seed, delivered)
 
     def _require_memory(
         self, shards: Sequence[Path], size: int, key: str, stored: int | None = None
@@ -227,20 +236,20 @@ class Trainer:
         model: RankingTeacher | SequenceRanker,
         settings: ReferenceTeacherConfig | SequenceTeacherConfig,
         shards: Sequence[Path],
-    ) -> tuple[Learner, tf.data.Dataset, Validation, TrainingPlan]:
+    ) -> tuple[Learner, Batches, Validation, TrainingPlan]:
         """What the training of a teacher consists of."""
         if isinstance(settings, SequenceTeacherConfig):
-            learner, dataset, plan = self._sequence_ranker(model, settings, shards)
+            learner, batches, plan = self._sequence_ranker(model, settings, shards)
         else:
-            learner, dataset, plan = self._ranker(model, settings, shards)
-        return learner, dataset, self._validation, plan
+            learner, batches, plan = self._ranker(model, settings, shards)
+        return learner, batches, self._validation, plan
 
     def _sequence_ranker(
         self,
         model: SequenceRanker,
         settings: SequenceTeacherConfig,
         shards: Sequence[Path],
-    ) -> tuple[Learner, tf.data.Dataset, TrainingPlan]:
+    ) -> tuple[Learner, Batches, TrainingPlan]:
         """The training of a sequence ranker on windows over the training items."""
         prepared = self._prepared
         windows = training_windows(
@@ -269,14 +278,14 @@ class Trainer:
             weight_decay=settings.weight_decay,
         )
         dataset = window_batches(windows, size, self._config.seed)
-        return NextItemModel(model), dataset, plan
+        return NextItemModel(model), dataset.skip, plan
 
     def _ranker(
         self,
         model: RankingTeacher,
         settings: ReferenceTeacherConfig,
         shards: Sequence[Path],
-    ) -> tuple[Learner, tf.data.Dataset, TrainingPlan]:
+    ) -> tuple[Learner, Batches, TrainingPlan]:
         """The training of a reference ranker on lists like those of the student."""
         prepared = self._prepared
         training_rows = (
@@ -297,8 +306,9 @@ class Trainer:
             patience=settings.epochs,
             weight_decay=settings.weight_decay,
         )
-        dataset = training_batches(shards, collate, size, self._config.seed)
-        return Distiller(None, model, student_loss_weight=1.0), dataset, plan
+        batches = partial(training_batches, shards, collate, size, self._config.seed)
+        learner = Distiller(None, model, student_loss_weight=1.0)
+        return learner, lambda delivered: batches(delivered=delivered), plan
 
     def distil(
         self,
@@ -333,8 +343,8 @@ class Trainer:
         count = number_of_strata(arguments["distillation_losses"])
         lists = min(self._config.student.batch_size, _lists(files))
 
-        def dataset(seed: int) -> tf.data.Dataset:
-            found = self.batches(files, collate, targets, seed)
+        def batches(seed: int, delivered: int) -> tf.data.Dataset:
+            found = self.batches(files, collate, targets, seed, delivered)
             if assistant is not None:
                 found = averaged_with(assistant, found)
             if count is None:
@@ -344,7 +354,7 @@ class Trainer:
         return self.student(
             folder,
             lambda student: Distiller(assistant, student, **arguments),
-            dataset,
+            batches,
             label,
             steps,
             first,
@@ -355,7 +365,7 @@ class Trainer:
         self,
         folder: Path,
         distiller: Callable[[keras.Model], Distiller],
-        dataset: Callable[[int], tf.data.Dataset],
+        batches: SeededBatches,
         label: str,
         steps: int | None = None,
         start: Path | EarlierStudent | None = None,
@@ -370,7 +380,7 @@ class Trainer:
             folder: Folder for its weights and its validation metrics. With several
                 seeds, each has its weights in a folder of its own (`seed_folder`).
             distiller: Makes a Distiller of a student with initial weights.
-            dataset: Endless training batches for a seed.
+            batches: The training batches.
             label: The activity, for the progress display.
             steps: Number of training steps; by default that of the configuration.
             start: Folder with the student's first weights, or a student of an earlier
@@ -386,7 +396,7 @@ class Trainer:
         """
         settings, seed = self._config.student, self._config.seed
         listed = self.tail is None if all_listed is None else all_listed
-        training = _Training(distiller, dataset, steps or settings.steps, start, listed)
+        training = _Training(distiller, batches, steps or settings.steps, start, listed)
         runs = [(seed, rate) for rate in settings.learning_rates]
         runs += [(seed + number, 0.0) for number in range(1, settings.seeds)]
         trials: list[dict[str, Any]] = []
@@ -447,7 +457,7 @@ class Trainer:
         with student.whole_catalogue() if xla else nullcontext():
             result = train(
                 training.distiller(student),
-                training.dataset(seed),
+                partial(training.batches, seed),
                 self._validation,
                 plan,
                 self._progress,

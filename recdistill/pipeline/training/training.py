@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -49,6 +49,10 @@ TIMED_LISTS = 256
 
 DIVERGED = -math.inf
 """Stands for the validation metric of a model with scores that are not finite."""
+
+
+Batches: TypeAlias = Callable[[int], tf.data.Dataset]
+"""Endless training batches, after a number that were delivered before."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class BestCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 def train(
     model: Learner,
-    dataset: tf.data.Dataset,
+    batches: Batches,
     validation: Validation,
     plan: TrainingPlan,
     progress: Progress,
@@ -223,7 +227,7 @@ def train(
 
     Args:
         model: The student and its losses.
-        dataset: Endless training batches.
+        batches: The training batches.
         validation: Chooses the best weights; on a large catalogue, some of its lists.
         plan: How long and how fast to train.
         progress: Callback for progress.
@@ -254,8 +258,7 @@ def train(
         best.on_train_end()
     else:
         done = state.get("epoch", 0)
-        if done:
-            dataset = dataset.skip(done * per_epoch)
+        dataset = batches(done * per_epoch)
         if group_of_workers() is not None:
             dataset = dataset.map(tf.autograph.experimental.do_not_convert(_own_part))
         model.fit(
@@ -287,7 +290,7 @@ def train(
 
 def seconds_to_train(
     model: Learner,
-    dataset: tf.data.Dataset,
+    batches: Batches,
     validation: Validation,
     plan: TrainingPlan,
 ) -> float:
@@ -295,7 +298,7 @@ def seconds_to_train(
 
     Args:
         model: The student, whose weights change, and its losses.
-        dataset: Endless training batches.
+        batches: The training batches.
         validation: The validation lists.
         plan: How long to train.
     """
@@ -306,7 +309,7 @@ def seconds_to_train(
     )
     # The first part includes the compilation.
     model.fit(
-        dataset,
+        batches(0),
         steps_per_epoch=TIMED_STEPS,
         epochs=2,
         shuffle=False,

@@ -25,6 +25,7 @@ def training_batches(
     batch_size: int,
     seed: int,
     targets: SoftTargets | None = None,
+    delivered: int = 0,
 ) -> tf.data.Dataset:
     """Endless training batches.
 
@@ -35,8 +36,9 @@ def training_batches(
         seed: Seed of order and sampling.
         targets: How stored teacher scores become soft targets; None leaves them
             unchanged.
+        delivered: Number of batches that were delivered before an interruption.
     """
-    dataset = batches(shards, collate, batch_size, seed=seed)
+    dataset = batches(shards, collate, batch_size, seed=seed, delivered=delivered)
     if targets is None:
         return dataset
     transform, temperature = targets.transform, targets.teacher_temperature
@@ -85,7 +87,11 @@ def with_strata(dataset: tf.data.Dataset, stratum: np.ndarray) -> tf.data.Datase
 
 
 def with_few_untrained(
-    dataset: tf.data.Dataset, trained: np.ndarray, share: float, seed: int
+    dataset: tf.data.Dataset,
+    trained: np.ndarray,
+    share: float,
+    seed: int,
+    delivered: int = 0,
 ) -> tf.data.Dataset:
     """Masks the items without training interactions, except a random share of them.
 
@@ -99,6 +105,7 @@ def with_few_untrained(
         trained: `(items,)` bool, whether each item has training interactions.
         share: The share that stays, in each batch.
         seed: Seed of the random share.
+        delivered: Number of the first batch.
     """
 
     def mask(step: tf.Tensor, batch: Any) -> Any:
@@ -110,4 +117,4 @@ def with_few_untrained(
             y = {**y, "mask": y["mask"] & kept}
         return {**x, "mask": x["mask"] & kept}, y, weight
 
-    return dataset.enumerate().map(unconverted(mask))
+    return dataset.enumerate(delivered).map(unconverted(mask))

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from recdistill.atomic import atomic_write
 from recdistill.pipeline.artefacts.workspace import earlier_seconds
@@ -66,8 +67,9 @@ def kept_in(folder: Path) -> Iterator[float]:
     """Context manager in which training runs keep their states in files.
 
     A file is written after a validation, at most once a minute, and read by the next
-    process that enters the context with this folder. The folder is removed when the
-    work is done or has failed, but not if the process is killed.
+    process that enters the context with this folder. If the disk is full, the last file
+    stays. The folder is removed when the work is done or has failed, but not if the
+    process is killed or the machine lacks memory or space.
 
     Args:
         folder: The folder, whose name must depend on all that determines the training.
@@ -84,12 +86,16 @@ def kept_in(folder: Path) -> Iterator[float]:
     def keep(key: str, state: NewState) -> None:
         nonlocal written
         if time.monotonic() - written >= SECONDS_BETWEEN_FILES:
-            _write(folder / f"{key}.npz", state())
+            # Training goes on without a newer file.
+            with contextlib.suppress(OSError):
+                _write(folder / f"{key}.npz", state())
             written = time.monotonic()
 
     try:
         with keeping(TrainingCheckpoints(states, keep)):
             yield earlier
+    except (OSError, MemoryError, tf.errors.ResourceExhaustedError):
+        raise
     except Exception:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -14,7 +14,11 @@ from recdistill.errors import ConfigError
 from recdistill.features.encoders import UNKNOWN, VocabularyEncoder
 from recdistill.features.schema import Schema
 from recdistill.features.specs import TextSpec
-from recdistill.pipeline.artefacts.artefact import Artefact, open_artefact
+from recdistill.pipeline.artefacts.artefact import (
+    Artefact,
+    artefact_of_file,
+    open_artefact,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -28,7 +32,9 @@ TABLE = "embeddings"
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """The latest finished distillation in the folder of another run.
+    """The student of another run, as it was evaluated.
+
+    In a run without a report it is the student that was trained last.
 
     Attributes:
         distill: The artefact of its student.
@@ -58,8 +64,10 @@ class EarlierRun:
                 "run of this one would start from its own result. Received: "
                 f"{str(folder)!r}. Give each day a `name` of its own."
             )
-        for path in sorted(folder.glob("distill-*"), key=_changed, reverse=True):
-            distill = open_artefact(path)
+        trained = sorted(folder.glob("distill-*"), key=_changed, reverse=True)
+        evaluated = artefact_of_file("evaluate", folder / "report.json")
+        reported = _needed(folder, evaluated, "distill")
+        for distill in (reported, *map(open_artefact, trained)):
             baseline = _needed(folder, distill, "baseline")
             # With partial scores, the baseline is trained on the scored lists.
             scored = _needed(folder, baseline, "score") or baseline

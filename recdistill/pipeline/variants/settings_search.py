@@ -30,6 +30,7 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.search_space import SearchSpace
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.steps.pilot import starts_from_baseline
 from recdistill.pipeline.variants.changed_settings import (
     Settings,
     check_space,
@@ -212,7 +213,9 @@ class _Search:
 
         state, value = optuna.trial.TrialState.PRUNED, None
         try:
-            config = with_settings(self._run.config, settings)
+            # The gate was entered once; it does not stop a trial.
+            passed = {"distill.gate": "warn"}
+            config = with_settings(self._run.config, {**settings, **passed})
             artefact = self._train(config, number, observe)
         except optuna.TrialPruned:
             pass
@@ -235,7 +238,9 @@ class _Search:
         kept = {"prepare", "teacher", "baseline", "score"}
         if config.lists != self._run.config.lists:
             kept.discard("score")
-        if "baseline" in STEPS["distill"].reads(config):
+        retrieves = config.lists.size == "retrieved" and "score" not in kept
+        if retrieves or starts_from_baseline(config):
+            # It is then the baseline with the settings of this trial.
             kept.discard("baseline")
         activity, observed = f"Trial {number + 1} of {self._settings.trials:,}", False
         variant = self._pipeline.variant(

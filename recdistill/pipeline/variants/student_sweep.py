@@ -1,15 +1,15 @@
 """The comparison of `recdistill sweep`: students of different size from one teacher.
 
-Each student is distilled from the same stored scores, beside a baseline with the same
-settings, exported with each type of stored item embeddings, and measured on its own
-SavedModels. Quality is that on the validation lists, because a student is chosen by it:
-the relevance of the test lists is not read. The run with the chosen settings evaluates
-the test part once.
+Each student is distilled from the scores of the same teacher, beside a baseline with
+the same settings, exported with each type of stored item embeddings, and measured on
+its own SavedModels. Quality is that on the validation lists, because a student is
+chosen by it: the relevance of the test lists is not read. The run with the chosen
+settings evaluates the test part once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,6 @@ from recdistill.pipeline.variants.changed_settings import (
 
 FOLDER = "sweep"
 """Folder of the comparison in that of the run."""
-
-KEPT = ("prepare", "teacher", "score")
-"""Steps that all students share."""
 
 
 @dataclass(frozen=True)
@@ -114,14 +111,16 @@ def sweep(
         ExportError: If an export does not answer as its student does.
     """
     configs = _configs(pipeline.config)
-    pipeline.run("score")
+    pipeline.run("teacher")
+    shared = _shared_steps(pipeline)
     folder = pipeline.workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
     students = []
     with locked_folder(folder):
         for place, (settings, config) in enumerate(configs):
             label = f"{shown_settings(settings)} ({place + 1} of {len(configs)})"
-            students.append(_measured_student(pipeline, settings, config, label))
+            made = _measured_student(pipeline, shared, settings, config, label)
+            students.append(made)
             announce(students[-1])
     run = pipeline.context
     costs = [student.cost for student in students]
@@ -151,8 +150,24 @@ def _configs(config: Config) -> list[tuple[Settings, Config]]:
     return [(each, with_settings(config, {**each, **overrides})) for each in found]
 
 
+def _shared_steps(pipeline: Pipeline) -> tuple[str, ...]:
+    """Runs the steps that all students share, and returns their names.
+
+    The baseline of a student proposes its retrieved lists, so each has its own; scores
+    of candidates that were stored before are kept.
+    """
+    if pipeline.context.config.lists.size == "retrieved":
+        return ("prepare", "teacher")
+    pipeline.run("score")
+    return ("prepare", "teacher", "score")
+
+
 def _measured_student(
-    pipeline: Pipeline, settings: Settings, config: Config, label: str
+    pipeline: Pipeline,
+    shared: Sequence[str],
+    settings: Settings,
+    config: Config,
+    label: str,
 ) -> MeasuredStudent:
     """Trains and measures one student, as far as that was not done before."""
     progress = pipeline.context.progress
@@ -160,7 +175,7 @@ def _measured_student(
     variant = pipeline.variant(
         config,
         pipeline.workspace.root,
-        KEPT,
+        shared,
         lambda activity, *state: progress(f"{label}: {activity}", *state),
     )
     distilled = variant.run("distill")

@@ -200,6 +200,23 @@ class Calls:
         oldest_s: float = CONTRACT_S,
     ) -> _Value:
         deadline = self._deadline(deadline_s)
+        try:
+            return await self._answered(
+                signature, inputs_of, result_of, deadline, oldest_s
+            )
+        except ServingError as error:
+            with self._lock:
+                self._errors[signature, error.code] += 1
+            raise
+
+    async def _answered(
+        self,
+        signature: str,
+        inputs_of: Callable[[SignatureContract], Inputs],
+        result_of: Callable[[Answer, Inputs], _Value],
+        deadline: float,
+        oldest_s: float,
+    ) -> _Value:
         before = self._asked
         contract = await self._contract(signature, deadline, oldest_s)
         try:
@@ -253,8 +270,6 @@ class Calls:
         try:
             result, version = await self._exchange(message, deadline, read)
         except ServingError as error:
-            with self._lock:
-                self._errors[signature, error.code] += 1
             if isinstance(error, InvalidRequestError):
                 self._signatures = None  # The server may have changed version.
             if unreadable:
@@ -275,7 +290,12 @@ class Calls:
         if known is None or signature not in known or old:
             # Concurrent calls go on with what is known.
             self._asked = time.monotonic()
-            known = self._signatures = await self._ask_signatures(deadline)
+            try:
+                known = self._signatures = await self._ask_signatures(deadline)
+            except UnavailableError:
+                # A limit of the items must not be lost, see `recommend`.
+                if not known or signature not in known or oldest_s < CONTRACT_S:
+                    raise
         if signature not in known:
             raise QueryError(
                 f"`signature` must be one of the model's: {sorted(known)}. "

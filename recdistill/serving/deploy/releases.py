@@ -24,7 +24,12 @@ from recdistill.serving.client.client import Client
 from recdistill.serving.client.protocols import VersionStatus
 from recdistill.serving.client.serving_errors import NotFoundError
 from recdistill.serving.deploy.model_server import MODELS_FILE
-from recdistill.serving.deploy.models_config import STABLE, Models, read_models
+from recdistill.serving.deploy.models_config import (
+    STABLE,
+    Models,
+    ServedModel,
+    read_models,
+)
 
 __all__ = ["Release", "promote", "prune", "rollback"]
 
@@ -76,8 +81,10 @@ def promote(
         now: Whether to move the label without asking, because no server is running.
 
     Raises:
-        ReleaseError: If the version does not exist, a server could not load it, or an
-            existing label is to move and neither `endpoints` nor `now` is given.
+        ReleaseError: If the version does not exist, a server could not load it, an
+            existing label is to move and neither `endpoints` nor `now` is given, or
+            `config` has the model under another name, or not and the path of its folder
+            on the server is not known.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If the files of the version have changed.
         ServingError: If a server does not answer.
@@ -96,7 +103,9 @@ def promote(
         states = {server: _state(server, folder.name, version) for server in endpoints}
         with _locked_config(path, folder):
             models = read_models(path) if path.exists() else Models()
+            _check_name(models, folder, path)
             if folder.name not in models.names:
+                _check_paths(models, folder, path)
                 models = models.with_model(folder.name, str(folder.resolve()))
             served = models[folder.name]
             before = served.labels.get(label)
@@ -143,8 +152,8 @@ def rollback(
 
     Raises:
         ReleaseError: If the label does not exist, there is no such version, or several
-            of a model with several labels, a server has not loaded it, or its files
-            are missing.
+            of a model with several labels, a server has not loaded it, its files are
+            missing, or `config` has the model under another name.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If the files of the version have changed.
         ServingError: If a server does not answer.
@@ -154,6 +163,7 @@ def rollback(
     folder, path = _absolute(folder), _config_path(folder, config)
     with _locked(folder), _locked_config(path, folder):
         models = _models(path)
+        _check_name(models, folder, path)
         served = models[folder.name]
         if label not in served.labels:
             raise ReleaseError(
@@ -197,6 +207,7 @@ def prune(
 
     A version that is a link is removed without its target. The target of a link that
     stays is not removed.
+
     Args:
         folder: Folder of the model's versions.
         keep: Number of highest versions to keep in any case, at least 1.
@@ -221,11 +232,7 @@ def prune(
         stay: set[int] = set()
         if not unlabelled:
             models = _models(path)
-            known = [
-                each
-                for name in dict.fromkeys((folder.name, folder.resolve().name))
-                for each in models.in_folder(name)
-            ]
+            known = _served_from(models, folder)
             if not known:
                 raise ReleaseError(
                     f"`config` must have a model in a folder called {folder.name!r}, "
@@ -341,6 +348,36 @@ def _unasked(label: str, version: int) -> str:
         "to a version that is not loaded, the server would reject models.config until "
         "a rollback. Received: no endpoint. If no server is running, use --now."
     )
+
+
+def _served_from(models: Models, folder: Path) -> list[ServedModel]:
+    """The models whose versions are in a folder, or in the one that it links to."""
+    names = dict.fromkeys((folder.name, folder.resolve().name))
+    return [each for name in names for each in models.in_folder(name)]
+
+
+def _check_name(models: Models, folder: Path, path: Path) -> None:
+    """Raises an error if a folder is served, but not under its own name."""
+    names = list(dict.fromkeys(each.name for each in _served_from(models, folder)))
+    if names and folder.name not in names:
+        raise ReleaseError(
+            f"`config` must serve {folder} under the name of the folder, "
+            f"{folder.name!r}. Received: {path}, which serves it as "
+            f"{' and '.join(map(repr, names))}. Rename the model in that file, or give "
+            f"a link of that name to the folder, such as {folder.parent / names[0]}."
+        )
+
+
+def _check_paths(models: Models, folder: Path, path: Path) -> None:
+    """Raises an error unless a file's models have the paths of this machine."""
+    others = [models[name].base_path for name in models.names]
+    if others and not any(Path(other).is_dir() for other in others):
+        raise ReleaseError(
+            f"`config` must have the model {folder.name!r}, because its other models "
+            "have paths that do not exist on this machine, so the path of the folder "
+            f"on the server is not known. Received: {path} with {others[0]}. Add the "
+            "model with its `base_path` to that file first."
+        )
 
 
 def _models(path: Path) -> Models:

@@ -43,7 +43,7 @@ _BOM = b"\xef\xbb\xbf"
 _ESCAPES = re.compile(r"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|u[dD][89a-fA-F]..|.)")
 """Escapes in JSON: a surrogate pair, half a pair, or another one."""
 
-_MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|\d{200}")
+_MAY_OVERFLOW = re.compile(r"[eE]\+?\d{3}|(?<!\d)\d{200}")
 """Found in every text that has a number above the largest double."""
 
 

@@ -20,7 +20,12 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 from tensorflow_serving.config import model_server_config_pb2
 
 from recdistill.errors import RecdistillError, ServeError
-from recdistill.export.layout import MANIFEST, verified_manifest
+from recdistill.export.layout import (
+    BATCHING_PARAMS,
+    MANIFEST,
+    MOST_ROWS,
+    verified_manifest,
+)
 from recdistill.serving.deploy.batching_config import read_batching
 from recdistill.serving.server.batcher import Arrays, Batcher
 from recdistill.serving.server.loaded_model import (
@@ -42,11 +47,6 @@ LOADING: int = ModelVersionStatus.LOADING
 AVAILABLE: int = ModelVersionStatus.AVAILABLE
 UNLOADING: int = ModelVersionStatus.UNLOADING
 END: int = ModelVersionStatus.END
-
-BATCHING_FILE = "batching_params.pbtxt"
-
-MOST_ROWS = 4_096
-"""Maximum rows of a request, because the graph needs memory for each row and item."""
 
 _log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ class ModelVersion:
         if (self.path / MANIFEST).exists():
             verified_manifest(self.path)
         self._model = LoadedModel(self.path)
-        parameters, own = self._options.batching, self.path / BATCHING_FILE
+        parameters, own = self._options.batching, self.path / BATCHING_PARAMS
         if self._options.per_model_batching and own.is_file():
             parameters = read_batching(own)
         if parameters is not None:

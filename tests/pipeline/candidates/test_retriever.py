@@ -11,7 +11,11 @@ from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import DRAWN
 from recdistill.pipeline.candidates.candidate_selection import mixed
-from recdistill.pipeline.candidates.retriever import Retriever, SecondRound
+from recdistill.pipeline.candidates.retriever import (
+    Retriever,
+    SecondRound,
+    most_observed,
+)
 from recdistill.pipeline.config import ListsConfig
 
 ITEMS = 40
@@ -134,3 +138,25 @@ def test_joined_lists_keep_what_was_drawn():
     )
     both = Lists.joined([lists.take(np.array([0])), lists.take(np.array([1]))])
     np.testing.assert_array_equal(both.item_weight(), found.item_weight())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most"),
+    [
+        ([1] * 100, 1),
+        ([1] * 9_999 + [5_000], 13),  # as many as all other candidates
+        ([40] * 9_999 + [5_000], 40),
+        ([1] * 9_999 + [9], 9),
+    ],
+)
+def test_one_long_list_does_not_make_all_stored_lists_long(sizes, most):
+    config = ListsConfig(size="retrieved", retriever_top=4, popular=3, tail=6)
+    assert most_observed(np.array(sizes), config) == most
+
+
+def test_of_a_longer_list_the_first_observed_items_are_candidates():
+    lists = lists_of([[20, 21, 22, 23], [5]], [[], []])
+    found = first_round(lists, np.arange(2, dtype="uint64"))
+    assert found.items[0, :2].tolist() == [20, 21]
+    assert not {22, 23} & set(found.items[0, : -found.drawn].tolist())
+    assert found.items[1, 0] == 5

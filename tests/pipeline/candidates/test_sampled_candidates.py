@@ -4,12 +4,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from recdistill.errors import ConfigError
 from recdistill.evaluation.report.page import render_page
 from recdistill.evaluation.report.receipt import candidate_set, verdict
 from recdistill.pipeline.candidates.sampled_candidates import (
     SampledCandidates,
-    check_evaluation,
 )
 from recdistill.pipeline.evaluation.judged_lists import judged_lists
 from recdistill.pipeline.evaluation.model_comparison import rank_test_lists
@@ -128,25 +126,3 @@ def test_sampled_evaluation_is_named_in_every_output():
     assert "NDCG@10 among 100 sampled candidates" in verdict(sampled, "ndcg@10")
     assert label in render_page(sampled)
     assert "sampled" not in verdict(report(), "ndcg@10")
-
-
-def test_listed_candidates_cannot_be_sampled(prepared):
-    config = small_pipelines.config(evaluate={"sampled_candidates": 5})
-    check_evaluation(config, prepared)
-
-    class Shown:
-        has_shown_candidates = True
-
-    with pytest.raises(ConfigError, match="sampled_candidates` must be left out"):
-        check_evaluation(config, Shown)
-
-
-def test_err_needs_grades_of_at_most_4():
-    class Rated:
-        has_shown_candidates = False
-        largest_relevance = 5.0
-
-    config = small_pipelines.config(evaluate={"metrics": ["err@10"]})
-    with pytest.raises(ConfigError, match=r"err@10 only if .* a relevance of 5"):
-        check_evaluation(config, Rated)
-    check_evaluation(small_pipelines.config(), Rated)

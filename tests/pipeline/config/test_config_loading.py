@@ -225,10 +225,25 @@ def test_external_teachers_can_be_configured(path, override):
         ("dataset={reader='tables'}", "Received: neither"),
         ("dataset={reader='tables',path='a',fetch='b'}", "Received: ['path', 'fetch']"),
         ("dataset.synthetic.interactions=7_201", "at most queries * items / 2 = 7200"),
+        ("dataset.delimiter=';'", "must not be given for reader 'synthetic', which"),
+        ("dataset.columns={relevance='stars'}", "`columns` must not be given for"),
+        (
+            "dataset={reader='tables',path='a',synthetic={seed=9}}",
+            "`synthetic` must not be given for reader 'tables'",
+        ),
+        ("engine.workers=4", "`kind` must be given beside `workers`"),
+        ("tracking.experiment=a", "`mlflow` must be given beside `experiment`"),
+        ("query.history.column=past", "`column` has no meaning for a history"),
+        ("query.history.optional=true", "`optional` has no meaning for a history"),
     ],
 )
 def test_values_that_contradict_each_other_are_an_error(path, override, said):
     assert said in refusal(path, override)
+
+
+def test_keys_of_a_cluster_may_stay_for_a_run_on_one_machine(path):
+    config = load_config(path, ["engine.workers=4", "engine.kind=local"])
+    assert (config.engine.kind, config.engine.workers) == ("local", 4)
 
 
 def test_probabilities_are_stored_as_float32_unless_the_file_says_otherwise(path):

@@ -11,7 +11,12 @@ from recdistill.pipeline.config.teacher_section import (
     EnsembleTeacherConfig,
     LinearTeacherConfig,
 )
-from recdistill.pipeline.evaluation.training_overlap import lists_trained_on
+from recdistill.pipeline.evaluation.training_overlap import (
+    lists_seen_before,
+    lists_trained_on,
+)
+from recdistill.pipeline.preparation.preparation import prepare
+from recdistill.pipeline.preparation.prepared_data import Prepared
 from tests import small_pipelines
 from tests.pipeline.logs import random_log, rows_of, run
 
@@ -104,3 +109,31 @@ class TestListsTrainedOn:
             DataError, match=r"Cannot read `teacher.trained_on`: .*no\.csv"
         ):
             lists_trained_on(prepared, teacher)
+
+
+@pytest.mark.parametrize("split", [{"held_out": 1}, {"by": "leave_random_out"}])
+def test_held_out_lists_that_an_earlier_run_was_trained_on_are_counted(tmp_path, split):
+    data = small_pipelines.dataset(random_log(6, rows=300, users=20, items=40))
+    split = {"by": "leave_last_out", **split}
+    earlier, _ = run(data, tmp_path / "monday", split=split)
+    (tmp_path / "tuesday").mkdir()
+    today = small_pipelines.config(split={"by": "leave_last_out", "held_out": 3})
+    arguments = tmp_path / "tuesday", small_pipelines.quiet, earlier.schema
+    prepare(data, today, *arguments)
+    prepared = Prepared(tmp_path / "tuesday")
+
+    def pairs(run, split):
+        ids = run.items["item_id"].to_pylist()
+        return [
+            {(row["query_id"], ids[k]) for k in row["candidates"] if k >= 0}
+            for row in rows_of(run, split).values()
+        ]
+
+    before, now = (set().union(*pairs(run, "train")) for run in (earlier, prepared))
+    wanted = {
+        split: sum(bool((found & before) - now) for found in pairs(prepared, split))
+        for split in ("valid", "test")
+    }
+    assert wanted["test"] > 5
+    assert lists_seen_before(prepared, earlier) == wanted
+    assert lists_seen_before(prepared, prepared) == {"valid": 0, "test": 0}

@@ -1,11 +1,15 @@
-"""retrieved_candidates: by how many validation lists a teacher is checked."""
+"""retrieved_candidates: what an evaluation needs, and lists that check a teacher."""
 
 from types import SimpleNamespace
 
 import pytest
 
+from recdistill.errors import ConfigError
 from recdistill.pipeline.ranking import retrieved_candidates
-from recdistill.pipeline.ranking.retrieved_candidates import lists_for_teacher
+from recdistill.pipeline.ranking.retrieved_candidates import (
+    check_evaluation,
+    lists_for_teacher,
+)
 from tests import small_pipelines
 
 EXTERNAL = {"kind": "keras", "path": "teacher.keras"}
@@ -54,3 +58,49 @@ def test_lists_of_shown_candidates_are_all_ranked():
     config = small_pipelines.config(lists={"size": "retrieved"})
     prepared = SimpleNamespace(catalogue_size=10_000, has_shown_candidates=True)
     assert lists_for_teacher(config, prepared, 80) == 80
+
+
+def test_listed_candidates_cannot_be_sampled():
+    class Shown:
+        has_shown_candidates = False
+
+    config = small_pipelines.config(evaluate={"sampled_candidates": 5})
+    check_evaluation(config, Shown)
+    Shown.has_shown_candidates = True
+
+    with pytest.raises(ConfigError, match="sampled_candidates` must be left out"):
+        check_evaluation(config, Shown)
+
+
+def test_err_needs_grades_of_at_most_4():
+    class Rated:
+        has_shown_candidates = False
+        largest_relevance = 5.0
+
+    config = small_pipelines.config(evaluate={"metrics": ["err@10"]})
+    with pytest.raises(ConfigError, match=r"err@10 only if .* a relevance of 5"):
+        check_evaluation(config, Rated)
+    check_evaluation(small_pipelines.config(), Rated)
+
+
+@pytest.mark.parametrize(
+    ("size", "metrics", "retrieved", "least"),
+    [
+        ("retrieved", ["ndcg@10"], 5, 10),
+        ("retrieved", ["ndcg@10", "recall@500"], 200, 500),
+        ("retrieved", ["ndcg@10", "recall@500"], 500, None),
+        ("catalogue", ["ndcg@10", "recall@500"], 200, None),
+    ],
+)
+def test_as_many_items_are_retrieved_as_a_metric_reads(size, metrics, retrieved, least):
+    class Ranked:
+        has_shown_candidates = False
+
+    config = small_pipelines.config(
+        lists={"size": size}, evaluate={"metrics": metrics, "retrieved": retrieved}
+    )
+    if least is None:
+        check_evaluation(config, Ranked)
+    else:
+        with pytest.raises(ConfigError, match=f"must be at least {least}"):
+            check_evaluation(config, Ranked)

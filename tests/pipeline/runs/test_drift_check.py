@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from recdistill.atomic import write_sealed
 from recdistill.data import synthetic
 from recdistill.errors import DataError, ReportError
+from recdistill.export import layout
 from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.runs import drift_check
 from recdistill.pipeline.runs.drift_check import check_drift, run_of
@@ -159,3 +161,20 @@ def test_data_that_does_not_exist_is_named(export, tmp_path):
 def test_new_data_without_a_column_of_the_run_is_named(export, log, tmp_path):
     with pytest.raises(DataError, match="timestamp"):
         check_drift(export, written(tmp_path, log.drop_columns(["timestamp"])))
+
+
+def test_the_version_of_a_run_is_named_if_another_was_given(tmp_path):
+    for version, fingerprint in (("1", "f"), ("2", "g")):
+        (tmp_path / version / layout.EXTRA).mkdir(parents=True)
+        document = {"metadata": {"fingerprint": fingerprint}}
+        write_sealed(tmp_path / version / layout.MANIFEST, document)
+    evaluated = SimpleNamespace(record={"fingerprint": "f"})
+    run = SimpleNamespace(artefacts={"evaluate": evaluated})
+    latest = SimpleNamespace(
+        path=tmp_path / "2", manifest=layout.read_manifest(tmp_path / "2")
+    )
+    with pytest.raises(ReportError, match=f"this run is {tmp_path / '1'}: give that"):
+        drift_check._check_same_run(latest, run, tmp_path)
+    evaluated.record = {"fingerprint": "h"}
+    with pytest.raises(ReportError, match="export it again with `recdistill export`"):
+        drift_check._check_same_run(latest, run, tmp_path)

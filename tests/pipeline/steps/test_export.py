@@ -4,14 +4,21 @@ import math
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.export import publishing
+from recdistill.atomic import write_sealed
+from recdistill.errors import ConfigError
+from recdistill.evaluation.report import run_report
+from recdistill.export import layout, publishing, student_export
+from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
+from recdistill.pipeline.evaluation import judged_lists
 from recdistill.pipeline.preparation.prepared_data import Prepared
-from recdistill.pipeline.steps import STEPS
+from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS, export
 from tests import small_pipelines
 from tests.pipeline.logs import rows_of
 from tests.pipeline.tiny_runs import go, made
@@ -42,6 +49,29 @@ class TestTheExport:
         assert Path(done["export"].record["path"]).name == "2"
         versions = copied / "export" / "tiny"
         assert sorted(path.name for path in versions.iterdir()) == ["1", "2"]
+
+    def test_a_return_to_an_earlier_student_warns_that_another_is_served(
+        self, copied, unchecked
+    ):
+        go(copied, until="export")
+        versions = copied / "export" / "tiny"
+        shutil.copytree(versions / "1", versions / "2")
+        manifest = layout.read_manifest(versions / "2")
+        manifest["metadata"] |= {"key": "another", "fingerprint": "another"}
+        write_sealed(versions / "2" / layout.MANIFEST, manifest)
+        said = []
+        done = go(copied, until="export", warn=said.append)
+        assert made(done) == []
+        [warning] = [each for each in said if "another model" in each]
+        assert "this run is version 1" in warning and "version 2" in warning
+        assert f"release promote {versions} 1`" in warning
+        assert f"--models {versions.parent / 'models.config'}" in warning
+        # What the warning says makes version 1 the highest one.
+        shutil.rmtree(versions / "1")
+        said.clear()
+        done = go(copied, until="export", warn=said.append)
+        assert Path(done["export"].record["path"]) == versions / "3"
+        assert not [each for each in said if "another model" in each]
 
 
 def test_the_export_serves_the_metric_of_the_report(tiny_run):
@@ -78,7 +108,14 @@ def test_the_export_serves_the_metric_of_the_report(tiny_run):
     assert np.isclose(judged["reported"], reported, atol=0.05)
 
 
-def warnings_of(seen="exclude", inputs=(), has_seen=True, served=0.5, reported=0.5):
+@pytest.fixture
+def warnings_of(monkeypatch):
+    """Warnings of the step for a run whose version is the highest."""
+    monkeypatch.setattr(layout, "superseded_by", lambda version: None)
+    return _warnings_of
+
+
+def _warnings_of(seen="exclude", inputs=(), has_seen=True, served=0.5, reported=0.5):
     """Warnings of the step for a run with these facts."""
     judged = {
         "metric": "ndcg@10",
@@ -88,7 +125,11 @@ def warnings_of(seen="exclude", inputs=(), has_seen=True, served=0.5, reported=0
     }
     records = {
         "prepare": {"seen": seen},
-        "export": {"excluded_inputs": list(inputs), "judged": judged},
+        "export": {
+            "path": "export/tiny/1",
+            "excluded_inputs": list(inputs),
+            "judged": judged,
+        },
     }
     run = SimpleNamespace(
         artefacts={
@@ -100,7 +141,7 @@ def warnings_of(seen="exclude", inputs=(), has_seen=True, served=0.5, reported=0
     return list(STEPS["export"].warnings(run))
 
 
-def test_a_student_that_does_not_know_what_was_seen_is_a_warning():
+def test_a_student_that_does_not_know_what_was_seen_is_a_warning(warnings_of):
     [said] = warnings_of()
     assert "no feature of kind `history`" in said and "`exclude_ids`" in said
     assert not warnings_of(inputs=["history"])
@@ -108,7 +149,31 @@ def test_a_student_that_does_not_know_what_was_seen_is_a_warning():
     assert not warnings_of(has_seen=False)
 
 
-def test_a_served_metric_that_differs_is_a_warning_with_both_numbers():
+def test_a_served_metric_that_differs_is_a_warning_with_both_numbers(warnings_of):
     [said] = warnings_of(inputs=["history"], served=0.47, reported=0.48)
     assert "0.4700" in said and "0.4800" in said
     assert not warnings_of(inputs=["history"], served=0.4751, reported=0.48)
+
+
+def test_the_export_gets_the_types_of_the_items(monkeypatch, tmp_path):
+    exported = MagicMock(path=tmp_path / "tiny" / "1")
+    monkeypatch.setattr(student_export, "export_student", exported)
+    monkeypatch.setattr(judged_lists, "judged_lists", MagicMock())
+    monkeypatch.setattr(run_report.Report, "load", MagicMock())
+    monkeypatch.setattr(SampledCandidates, "load", MagicMock())
+    monkeypatch.setattr(export, "export_settings", MagicMock())
+    run = MagicMock(root=tmp_path)
+    run.config.name, run.config.export.path = "tiny", tmp_path
+    run.config.export.parity_rows = 8
+    run.config.dataset.items.types = {"item_id": "integer"}
+    STEPS["export"].work(run, MagicMock(key="k"))
+    assert exported.call_args.kwargs["types"] == {"item_id": "integer"}
+
+
+def test_a_missing_litert_is_an_error_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    config = small_pipelines.load(tmp_path, "export.on_device=true")
+    with pytest.raises(ConfigError, match=r"pip install 'recdistill\[litert\]'"):
+        Pipeline(config)
+    assert not (tmp_path / "runs").exists()
+    Pipeline(small_pipelines.load(tmp_path))

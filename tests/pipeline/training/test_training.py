@@ -101,7 +101,9 @@ def fit(
     dataset = training_batches(prepared.shards("train"), collate, 16, seed)
     distiller = Distiller(None, student, student_loss_weight=1.0)
     plan = TrainingPlan(**plan)
-    fitted = train(distiller, dataset, validation, plan, progress, "Training", observe)
+    fitted = train(
+        distiller, dataset.skip, validation, plan, progress, "Training", observe
+    )
     return distiller, fitted
 
 
@@ -181,6 +183,39 @@ def test_a_checkpoint_belongs_to_one_of_two_trainings_that_begin_alike(prepared)
     assert _key(one, plan, ["teacher", 1]) != _key(other, plan, ["teacher", 2])
 
 
+def test_a_full_disk_keeps_the_last_checkpoint_and_does_not_end_the_training(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training_checkpoints, "SECONDS_BETWEEN_FILES", 0.0)
+    with pytest.raises(KeyboardInterrupt), kept_in(tmp_path / "t"):
+        _, keep = begin_training("key")
+        keep(lambda: {"epoch": 1})
+        monkeypatch.setattr(training_checkpoints.np, "savez", no_space)
+        keep(lambda: {"epoch": 2})
+        raise KeyboardInterrupt
+    with kept_in(tmp_path / "t"):
+        assert begin_training("key")[0] == {"epoch": 1}
+
+
+def no_space(*_, **__):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (MemoryError(), True),
+        (OSError(28, "No space left on device"), True),
+        (tf.errors.ResourceExhaustedError(None, None, "OOM"), True),
+        (TrainingError("wrong"), False),
+    ],
+)
+def test_a_checkpoint_stays_if_the_machine_ended_the_training(tmp_path, error, kept):
+    with pytest.raises(type(error)), kept_in(tmp_path / "t"):
+        raise error
+    assert (tmp_path / "t").exists() is kept
+
+
 @pytest.mark.parametrize("content", [b"PK half a file", b"", b"PK\x03\x04\xff"])
 def test_a_damaged_checkpoint_is_not_used(tmp_path, content):
     (tmp_path / "t").mkdir()
@@ -201,7 +236,7 @@ def test_the_curve_has_the_losses_the_gradient_and_the_learning_rate(
     rate, reports = 1e-12, []  # the weights stay as they are
     fitted = train(
         distiller,
-        tf.data.Dataset.from_tensors(batch).repeat(),
+        tf.data.Dataset.from_tensors(batch).repeat().skip,
         Scripted(student, 0.1, 0.2),
         TrainingPlan(rate, steps=8, epochs=2, patience=2),
         small_pipelines.quiet,
@@ -253,7 +288,7 @@ def whole_catalogue_training(prepared, *, xla, steps=6):
     plan = TrainingPlan(0.01, steps, epochs=2, patience=2)
     distiller = CountingDistiller(None, student, student_loss_weight=1.0)
     progress, validation = small_pipelines.quiet, Scripted(student, 0.1, 0.2)
-    train(distiller, dataset, validation, plan, progress, "Training", xla=xla)
+    train(distiller, dataset.skip, validation, plan, progress, "Training", xla=xla)
     return distiller
 
 
@@ -406,7 +441,9 @@ def trained_with(prepared, folder, *rates, seeds=1):
     record = trainer.student(
         folder,
         lambda student: Distiller(None, student, student_loss_weight=1.0),
-        lambda seed: trainer.batches(prepared.shards("train"), collate, seed=seed),
+        lambda seed, delivered: trainer.batches(
+            prepared.shards("train"), collate, seed=seed, delivered=delivered
+        ),
         "Training",
     )
     return record, warnings
@@ -486,6 +523,26 @@ def test_few_items_without_training_interactions_are_negatives():
     assert (masks[0] != masks[1]).any()
     again = [*with_few_untrained(dataset, trained, 0.25, seed=1)]
     np.testing.assert_array_equal(again[7][0]["mask"], masks[7])
+    rest = [*with_few_untrained(dataset.skip(30), trained, 0.25, seed=1, delivered=30)]
+    np.testing.assert_array_equal(rest[3][0]["mask"], masks[33])
+
+
+def test_batches_before_an_interruption_are_not_made_again(prepared, monkeypatch):
+    collate, made = Collator(prepared.catalogue_size, tail=6), []
+
+    def counting(self, *arguments):
+        made.append(arguments)
+        return whole(self, *arguments)
+
+    whole = Collator.__call__
+    monkeypatch.setattr(Collator, "__call__", counting)
+    shards = prepared.shards("train")
+    *_, wanted = training_batches(shards, collate, 16, 5).take(30)
+    made.clear()
+    (found,) = training_batches(shards, collate, 16, 5, delivered=29).take(1)
+    assert len(made) < 15  # Some are made ahead.
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_progress_is_reported(prepared, student):

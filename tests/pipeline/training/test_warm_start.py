@@ -1,5 +1,7 @@
 """Warm start: new values get the row of unknown values, all other weights stay."""
 
+import os
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -8,10 +10,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from recdistill.atomic import read_sealed, write_sealed
 from recdistill.errors import ConfigError
 from recdistill.features.encoders import build_encoder
 from recdistill.features.schema import Schema
 from recdistill.features.specs import QuerySpec
+from recdistill.pipeline.artefacts.artefact import RECORD
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.models.model_building import load_student
 from recdistill.pipeline.preparation.prepared_data import Prepared
@@ -182,3 +186,34 @@ def test_words_must_have_the_same_buckets():
     schemas = (schema_of(job("text", buckets=n)) for n in (16, 8))
     with pytest.raises(ConfigError, match="`buckets`"):
         warm_start._require_same_values(*schemas, "runs/monday")
+
+
+def test_the_start_is_the_student_of_the_report_not_the_one_trained_last(
+    tiny_run, tmp_path
+):
+    folder = tmp_path / "runs" / "tiny"
+    shutil.copytree(tiny_run.root, folder)
+    trial = folder / "distill-0123456789ab"
+    shutil.copytree(tiny_run.artefacts["distill"].path, trial)
+    record = read_sealed(trial / RECORD)
+    write_sealed(trial / RECORD, {**record, "key": "0123456789ab"})
+    os.utime(trial, (4e9, 4e9))
+    own = tmp_path / "runs" / "own"
+    found = EarlierRun.open(folder, own)
+    assert found.distill.key == tiny_run.artefacts["distill"].key
+    (folder / "report.json").unlink()
+    assert EarlierRun.open(folder, own).distill.path == trial
+
+
+def test_a_run_that_was_trained_on_the_test_lists_is_refused(tiny_run, tmp_path):
+    late = config_of_the_next_day(tmp_path, tiny_run.root)
+    # The earlier run held out the last tenth; its validation lists are test lists now.
+    split = late.split.model_copy(update={"test": 0.4})
+    late = late.model_copy(update={"split": split})
+    with pytest.raises(ConfigError, match=r"was trained on interactions of \d"):
+        Pipeline(late, tables=next_day()).run("baseline")
+
+
+def test_an_earlier_run_with_the_same_split_has_seen_no_held_out_list(day_two):
+    _, done = day_two
+    assert done["baseline"].record["seen_before"] == {"valid": 0, "test": 0}

@@ -13,6 +13,7 @@ from recdistill.pipeline.config import ListsConfig, load_config
 from recdistill.pipeline.config.search_space import Choices, Range
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.variants import optuna_study, settings_search
+from recdistill.pipeline.variants.changed_settings import with_settings
 from recdistill.pipeline.variants.default_space import (
     configured_settings,
     default_space,
@@ -302,3 +303,41 @@ def test_a_trial_has_the_kind_of_lists_of_its_run(fresh):
     quiet = small_pipelines.quiet
     variant = started.variant(started.config, fresh / "trial", ["prepare"], quiet)
     assert variant.context.config.lists.size == "catalogue"
+
+
+@pytest.mark.parametrize(
+    ("settings", "extra"),
+    [
+        ({"student.dim": 6, "lists.tail": 5}, []),
+        ({"student.dim": 6}, ["student.warm_start=baseline"]),
+    ],
+)
+def test_a_trial_of_another_width_has_its_own_baseline(fresh, settings, extra):
+    # Its baseline retrieves the lists, or it starts from its baseline.
+    retrieved = "lists.size=retrieved", "distill.gate=warn", *extra
+    started = pipeline(fresh, *retrieved)
+    for step in ("score", "baseline"):
+        started.run(step)
+    folder = fresh / "runs/tiny/tune"
+    folder.mkdir()
+    search = settings_search._Search(started, folder)
+    config = with_settings(started.context.config, settings)
+    artefact = search._train(config, 0, lambda *point: None)
+    found = {path.name.partition("-")[0] for path in search._trials.iterdir()}
+    assert {"baseline", "pilot", "closure", "distill"} <= found
+    assert artefact.record["parameters"] > 0
+
+
+def test_a_closed_gate_does_not_stop_a_trial(fresh, monkeypatch):
+    gates = []
+
+    def train(self, config, number, observe):
+        gates.append(config.distill.gate)
+        return Artefact(Path("distill-1"), "key", {"valid": 0.5}, False)
+
+    monkeypatch.setattr(settings_search._Search, "_train", train)
+    monkeypatch.setattr(
+        "recdistill.pipeline.steps.distill.check_gate", lambda run: None
+    )
+    tune(pipeline(fresh, "tune.trials=1", "distill.gate=stop"))
+    assert gates == ["warn"]

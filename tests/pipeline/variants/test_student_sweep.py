@@ -24,6 +24,7 @@ from recdistill.pipeline.variants.student_sweep import (
 )
 from recdistill.pipeline.variants.sweep_files import write_sweep
 from tests import small_pipelines
+from tests.pipeline.tiny_runs import go, made
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +102,17 @@ def test_a_student_of_the_run_is_not_trained_again_and_measured_once(
     assert (config.name, config.student.dim) == ("tiny_knee", 4)
     assert json.loads(Path(found["files"]["document"]).read_text()) == found
     assert "the test lists once" in Path(found["files"]["page"]).read_text()
+
+
+def test_a_run_with_retrieved_lists_finds_the_student_that_was_measured(
+    finished, unchecked
+):
+    retrieved = "lists.size=retrieved", "distill.gate=warn"
+    vary = "sweep.vary={student={dim=[6]}, export={storage=['float32']}}"
+    [measured] = sweep(pipeline(finished, *retrieved, vary)).students
+    done = go(finished, *retrieved, "student.dim=6", until="distill")
+    assert made(done) == []
+    assert done["distill"].record["valid"] == pytest.approx(measured.quality.value)
 
 
 def test_a_version_that_misses_its_budget_is_not_published(finished, unchecked):

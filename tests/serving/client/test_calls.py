@@ -9,7 +9,11 @@ from recdistill.serving.client import calls
 from recdistill.serving.client.calls import Calls
 from recdistill.serving.client.endpoints import Endpoint
 from recdistill.serving.client.protocols import Target
-from recdistill.serving.client.serving_errors import QueryError, ServingError
+from recdistill.serving.client.serving_errors import (
+    QueryError,
+    ServingError,
+    UnavailableError,
+)
 
 
 def tensor(dtype, *shape):
@@ -30,12 +34,14 @@ class Server:
             "item_ids": tensor("STRING", -1, -1),
             "scores": tensor("FLOAT", -1, -1),
         }
-        self.described, self.broken = 0, False
+        self.described, self.broken, self.overloaded = 0, False, False
 
     async def send(self, message, timeout_s):
         if message.body is None:
             self.described += 1
             await asyncio.sleep(0)
+            if self.overloaded:
+                raise UnavailableError("UNAVAILABLE", "overloaded", "`a`", "http://x")
             signature = {"inputs": self.inputs, "outputs": self.outputs}
             found = {"signature_def": {"signature_def": {"recommend": signature}}}
             return json.dumps({"metadata": found}).encode()
@@ -113,3 +119,40 @@ def test_an_answer_that_stays_unreadable_is_an_error(server, recommend):
     with pytest.raises(ServingError, match="the answer cannot be read"):
         recommend()
     assert server.described == 2
+
+
+def test_an_overloaded_server_is_called_with_the_known_contract(
+    server, client, recommend
+):
+    server.overloaded = True
+    client._asked -= calls.CONTRACT_S + 1
+    assert recommend() == [["a"]]
+    assert recommend() == [["a"]]
+    assert server.described == 2  # It is not asked again by the next call.
+    assert client.errors == {}
+
+
+def test_a_limit_needs_a_contract_that_is_not_old(server, client, recommend):
+    server.inputs["allow_ids"] = tensor("STRING", -1, -1)
+    assert recommend(allow=[["a"]]) == [["a"]]
+    server.overloaded = True
+    client._asked -= calls.ALLOWED_S + 1
+    with pytest.raises(UnavailableError):
+        recommend(allow=[["a"]])
+
+
+def test_a_call_whose_contract_cannot_be_asked_for_is_a_failed_call(server, client):
+    server.overloaded = True
+    for count in (1, 2):
+        with pytest.raises(UnavailableError):
+            asyncio.run(client.recommend([{"user": "ann"}]))
+        assert client.errors == {("recommend", "UNAVAILABLE"): count}
+
+
+def test_a_call_is_counted_once_if_its_answer_stays_unreadable(
+    server, client, recommend
+):
+    server.broken = True
+    with pytest.raises(ServingError):
+        recommend()
+    assert client.errors == {("recommend", "INTERNAL"): 1}

@@ -16,7 +16,7 @@ from recdistill.errors import (
 from recdistill.export import layout, publishing
 from recdistill.serving import ServingError
 from recdistill.serving.deploy import releases
-from recdistill.serving.deploy.models_config import read_models
+from recdistill.serving.deploy.models_config import Models, read_models
 from recdistill.serving.deploy.releases import promote, prune, rollback
 from tests.serving.fake_server import serving
 
@@ -177,6 +177,43 @@ class TestPromote:
             promote(films, 4)
         with pytest.raises(ReleaseError, match="must have the versions of a model"):
             promote(films.parent / "books")
+
+
+class TestTheModelOfTheFolder:
+    """`models.config` may serve the folder under another name or another path."""
+
+    @pytest.fixture
+    def config(self, films):
+        return films.parent / "models.config"
+
+    def served(self, config, name, base_path):
+        """Writes a file with one model, which has a label."""
+        models = Models().with_model(name, str(base_path))
+        models.with_label(name, "stable", 1).write(config)
+
+    @pytest.mark.parametrize("move", [promote, rollback])
+    def test_another_name_is_refused(self, films, config, move):
+        self.served(config, "movies", "/models/films")
+        before = config.read_text()
+        with pytest.raises(ReleaseError, match=r"'films'\. Received: .* as 'movies'"):
+            move(films)
+        assert config.read_text() == before
+        # What the message says.
+        link = films.parent / "movies"
+        link.symlink_to(films)
+        assert promote(link, 1).state == "unchanged"
+
+    def test_a_model_is_not_added_to_those_of_another_machine(self, films, config):
+        self.served(config, "books", "/models/books")
+        with pytest.raises(ReleaseError, match=r"with /models/books\. Add the model"):
+            promote(films)
+        assert read_models(config).names == ("books",)
+
+    def test_a_model_is_added_to_those_of_this_machine(self, films, config):
+        (films.parent / "books").mkdir()
+        self.served(config, "books", films.parent / "books")
+        assert promote(films).state == "moved"
+        assert read_models(config).names == ("books", "films")
 
 
 class TestRollback:
