@@ -45,6 +45,32 @@ BAD: dict[str, list[Any]] = {
 }
 """Invalid values of each setting."""
 
+CHANGED_BY_SHIFT = {
+    "PointwiseBinaryCrossEntropy",
+    "PointwiseMSE",
+    "TopKPositionWeighted",
+    "TopKRankDistil",
+}
+"""Losses that change if a constant is added to all student scores of a list."""
+
+WEIGHT_IS_COUNT = {
+    "ListwiseCrossEntropy",
+    "ListwiseJensenShannon",
+    "ListwiseKLDivergence",
+    "ListwiseSoftCrossEntropy",
+    "PairwiseMarginMSE",
+    "PairwiseRankNet",
+    "PointwiseBinaryCrossEntropy",
+    "PointwiseMSE",
+    "StratifiedKLDivergence",
+}
+"""Losses for which a candidate of weight 2 gives the same gradient as two candidates of
+weight 1. In a loss with ranks or cut-offs two candidates take two ranks."""
+
+MINIMUM_AT_TEACHER = WEIGHT_IS_COUNT - {"ListwiseCrossEntropy"} | {"TopKDualCorrection"}
+"""Losses at their minimum if the student's scores are the teacher's. Losses on the
+order alone decrease further as the scores spread."""
+
 TEACHER, RELEVANCE = "teacher_scores", "relevance"
 NO_SETTINGS = {TEACHER, RELEVANCE, "student_scores", "mask", "item_weight", "stratum"}
 

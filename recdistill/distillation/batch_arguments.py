@@ -1,6 +1,7 @@
 """Arguments `x`, `y` and `sample_weight` of a batch, in the forms that Keras allows."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import keras
@@ -38,17 +39,23 @@ def mask_of(x: Batch) -> Tensor:
     return x["mask"]
 
 
-def refuse_class_weight(arguments: Mapping[str, Any]) -> None:
-    """Checks that `fit` got no weights of classes: Keras would read lists as classes.
+def refuse_class_weight(method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """Checks that there are no weights of classes: Keras would read lists as classes.
+
+    Args:
+        method: A method of a Keras model with an argument `class_weight`.
+        *args: Its positional arguments.
+        **kwargs: Its other arguments.
 
     Raises:
-        ValueError: If it did.
+        ValueError: If `class_weight` is among them.
     """
-    if arguments.get("class_weight") is not None:
+    given = inspect.signature(method).bind(*args, **kwargs).arguments
+    if given.get("class_weight") is not None:
         raise ValueError(
             "`class_weight` must be None, because candidates are not classes. Give "
             "each candidate a weight with `sample_weight`, (n, list_size). Received: "
-            f"class_weight={arguments['class_weight']}"
+            f"class_weight={given['class_weight']}"
         )
 
 
@@ -104,8 +111,9 @@ def labels_and_mask(
 
     Args:
         x: The inputs of a batch.
-        y: `{"labels": …, "mask": …}`, or relevance alone, `(batch, list_size)`. Without
-            a mask of its own, relevance has the mask and the `item_weight` of `x`.
+        y: `{"labels": …}` or relevance alone, `(batch, list_size)`, which has the mask
+            and the `item_weight` of `x`; or a dict with a mask, and if candidates have
+            weights an "item_weight", of its own.
 
     Returns:
         A dict with "labels" and "mask", and "item_weight" if candidates have weights.
@@ -121,7 +129,7 @@ def labels_and_mask(
         )
     y = y if isinstance(y, dict) else {"labels": y}
     if y.get("mask") is not None:
-        return y
+        return dict(y)
     about = weighted_mask(x)
     about.pop("stratum", None)
     return {**y, **about}

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from recdistill.distillation import keras_losses
+from recdistill.distillation.batch_arguments import Batch, mask_of, teacher_weight
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import replica_mean, replicas
 from recdistill.losses.representation_loss import list_and_row_weights
@@ -59,25 +60,38 @@ class CompileArguments:
         """The means of the losses, then the metrics."""
         return [*self.means.values(), *self.metrics, *self.weighted_metrics]
 
+    def get_config(self) -> dict[str, Any]:
+        """Loss and metrics, as a serialisable dict."""
+        own = {
+            "loss": self.loss,
+            "metrics": self.metrics,
+            "weighted_metrics": self.weighted_metrics,
+        }
+        return dict(keras.saving.serialize_keras_object(own))
+
     def update_means(
-        self, values: dict[str, Tensor], mask: Tensor, sample_weight: Tensor | None
+        self, values: dict[str, Tensor], x: Batch, sample_weight: Tensor | None
     ) -> None:
         """Add the losses of a batch to the means, weighted by the weights of its lists.
 
         The reported means then depend neither on the batch size nor on lists of
         padding, if each real list has some relevance. (Keras would weight a batch by
-        the number of rows of its first input, which may be shared candidates.)
+        the number of rows of its first input, which may be shared candidates.) With a
+        `teacher_weight` that of the total loss depends on the batch size.
 
         Args:
             values: Losses by name, divided by the number of replicas.
-            mask: `(batch, list_size)`, bool.
+            x: The inputs of the batch. Its `teacher_weight` is a factor of the weights
+                for all values of distillation.
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
         """
-        list_weight, _ = list_and_row_weights(sample_weight, mask)
-        # The values of all replicas add up to the loss of the whole batch.
-        weight = replica_mean(ops.sum(list_weight))
+        weight = of_teacher = _total_weight(sample_weight, mask_of(x))
+        if "teacher_weight" in x:
+            own = teacher_weight(x, sample_weight)
+            of_teacher = _total_weight(own, mask_of(x))
         for name, mean in self.means.items():
-            mean.update_state(values[name] * replicas(), weight)
+            of_lists = weight if name in ("loss", "relevance_loss") else of_teacher
+            mean.update_state(values[name] * replicas(), of_lists)
 
     def update_metrics(
         self, y: dict[str, Tensor], scores: Tensor, sample_weight: Tensor | None
@@ -94,6 +108,13 @@ class CompileArguments:
             keras_losses.update_metric(metric, y, scores)
         for metric in self.weighted_metrics:
             keras_losses.update_metric(metric, y, scores, sample_weight)
+
+
+def _total_weight(sample_weight: Tensor | None, mask: Tensor) -> Tensor:
+    """Sum of the weights of the lists of a batch, the mean over all replicas."""
+    list_weight, _ = list_and_row_weights(sample_weight, mask)
+    # The values of all replicas add up to the loss of the whole batch.
+    return replica_mean(ops.sum(list_weight))
 
 
 def _make_unique(metrics: Sequence[keras.metrics.Metric], taken: set[str]) -> None:

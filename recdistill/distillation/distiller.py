@@ -18,13 +18,15 @@ A batch is `(x, y)` or `(x, y, sample_weight)`:
   float. The scores of several teachers are a dict of such arrays, or one array `(batch,
   teachers, list_size)`. The optional `item_weight`, `(batch, list_size)`, is the number
   of items that each candidate stands for, if candidates were drawn from a larger
-  catalogue; all losses on scores take it. `stratum`, shaped as `candidate_index`, is
+  catalogue; the losses on scores take it. `stratum`, shaped as `candidate_index`, is
   for `losses.StratifiedKLDivergence`. The optional `teacher_weight`, `(batch,)`, is a
   factor of each list's weight in the distillation losses: 0 for a list about which the
   teacher says nothing. Stored embeddings, for losses that compare these, are further
   entries under their own names. Only `mask` is required: student and teacher read what
   they need of `x`, and the teacher may read further features.
-- `y` is `{"labels": relevance, "mask": mask}`, or relevance alone.
+- `y` is relevance alone, or `{"labels": relevance}`. It may also have a "mask", for
+  relevance that is known for some of the candidates only; then the relevance loss takes
+  the "item_weight" of `y`, if it has one, and not that of `x`.
 - `sample_weight` is `(batch,)`, one weight for each list, or `(batch, list_size)`, one
   for each candidate; or a dict shaped like `y`, whose "labels" are used.
 
@@ -53,7 +55,6 @@ from recdistill.distillation.batch_arguments import (
     declared_inputs,
     first_replica,
     labels_and_mask,
-    mask_of,
     refuse_class_weight,
     teacher_weight,
     weight_like,
@@ -239,8 +240,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
             metrics: Keras metrics, their names ("mae") or functions.
             weighted_metrics: The same; `sample_weight` applies to these. A name that
                 `metrics` uses gets the prefix "weighted_".
-            **kwargs: Other arguments of `keras.Model.compile`, except `loss_weights`;
-                use `student_loss_weight` instead.
+            **kwargs: Other arguments of `keras.Model.compile` except `loss_weights`,
+                for which there is `student_loss_weight`. By default without XLA.
 
         Raises:
             ValueError: If the relevance loss is missing but has a weight, a loss or
@@ -262,13 +263,13 @@ class Distiller(keras.Model):  # type: ignore[misc]
         names += ["distillation_loss"] if self.distillation_losses else []
         names += [name for term in self._terms for name in term.reported]
         compiled = CompileArguments(loss, metrics, weighted_metrics, names)
-        super().compile(optimizer=optimizer, **kwargs)
+        super().compile(optimizer=optimizer, **{"jit_compile": False, **kwargs})
         self._compiled = compiled
 
     @functools.wraps(keras.Model.fit)
     def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train, as in `keras.Model`; arrays may have weights `(n, list_size)`."""
-        refuse_class_weight(kwargs)
+        refuse_class_weight(super().fit, x, y, *args, **kwargs)
         if kwargs.get("sample_weight") is not None:
             kwargs["sample_weight"] = weight_like(y, kwargs["sample_weight"])
         validation = kwargs.get("validation_data")
@@ -283,6 +284,12 @@ class Distiller(keras.Model):  # type: ignore[misc]
         if kwargs.get("sample_weight") is not None:
             kwargs["sample_weight"] = weight_like(y, kwargs["sample_weight"])
         return super().evaluate(x, y, *args, **kwargs)
+
+    @functools.wraps(keras.Model.train_on_batch)
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on one batch, as in `keras.Model`."""
+        refuse_class_weight(super().train_on_batch, *args, **kwargs)
+        return super().train_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(
         self, iterator: Any = None, data_batch: Any = None
@@ -400,7 +407,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
                 parts |= reported
                 loss += weights[-1] * value
             parts["distillation_loss"] = loss_terms.weighted_mean(values, weights)
-        self._compiled.update_means({"loss": loss, **parts}, mask_of(x), sample_weight)
+        self._compiled.update_means({"loss": loss, **parts}, x, sample_weight)
         return loss
 
     @property
@@ -484,14 +491,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
     def get_compile_config(self) -> dict[str, Any]:
         """The arguments of `compile`, as a serialisable dict."""
         config = super().get_compile_config()
-        if not config:
-            return {}
-        ours = {
-            "loss": self._compiled.loss,
-            "metrics": self._compiled.metrics,
-            "weighted_metrics": self._compiled.weighted_metrics,
-        }
-        return {**config, **keras.saving.serialize_keras_object(ours)}
+        return {**config, **self._compiled.get_config()} if config else {}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with the result of `get_compile_config`."""

@@ -45,9 +45,10 @@ __all__ = ["Examination", "Proposal", "ScoreHistogram", "examine"]
 TARGET, TARGET_SHARE = 100.0, 0.25
 """Desired effective number of candidates, and its upper limit as a share of a list."""
 
-FEWEST, LARGEST_SHARE = 2.0, 0.5
+FEWEST, LARGEST_SHARE, TOLERANCE = 2.0, 0.5, 0.1
 """Soft targets are nearly one-hot below FEWEST effective candidates, and nearly uniform
-above LARGEST_SHARE of the list."""
+above LARGEST_SHARE of the list; in short lists, if they also differ from the desired
+number by more than the share TOLERANCE."""
 
 HEAVY = 6.0
 """Excess kurtosis of an exponential distribution; a tail above it is heavy."""
@@ -200,12 +201,18 @@ class Examination(BaseModel, frozen=True, allow_inf_nan=False):
             transform: Configured transform.
             temperature: Configured temperature.
         """
-        number = self.effective_at(transform, temperature)
-        if number is None or FEWEST <= number <= LARGEST_SHARE * self.list_size:
+        number, own = self.effective_at(transform, temperature), self.proposal
+        if number is None or own is None:
+            return None
+        wanted = _wanted(self.list_size)
+        low = min(FEWEST, (1 - TOLERANCE) * wanted)
+        high = max(LARGEST_SHARE * self.list_size, (1 + TOLERANCE) * wanted)
+        proposed = (transform, temperature) == (own.transform, own.temperature)
+        if proposed or low <= number <= high:
             return None
         fault = (
             "nearly one-hot: the student learns little beyond the first candidate"
-            if number < FEWEST
+            if number < low
             else "nearly uniform: the student learns little about the first candidates"
         )
         return (
@@ -449,8 +456,12 @@ def _rounded(number: float) -> float:
 
 
 def _wanted(list_size: float) -> float:
-    """Desired effective number of candidates for lists of this size."""
-    return min(TARGET, max(FEWEST, TARGET_SHARE * list_size))
+    """Desired effective number of candidates for lists of this size.
+
+    For short lists it is FEWEST, or halfway between 1 and the size if that is less.
+    """
+    least = min(FEWEST, (1.0 + max(2.0, list_size)) / 2)
+    return min(TARGET, max(least, TARGET_SHARE * list_size))
 
 
 def _kind(ordered: FloatArray, facts: dict[str, Any]) -> _Kind:

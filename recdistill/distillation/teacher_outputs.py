@@ -22,7 +22,7 @@ from recdistill.distillation.ensemble_scores import (
 )
 from recdistill.lists.masked_ops import Tensor
 
-__all__ = ["Teacher", "TeacherOutputs", "TeacherWeights", "Teachers"]
+__all__ = ["Teacher", "TeacherOutputs", "TeacherWeights", "Teachers", "scores_of"]
 
 Teacher: TypeAlias = Callable[..., Tensor]
 
@@ -158,9 +158,8 @@ class Teachers:
         outputs: dict[str, Tensor] = {}
         for key, teacher in self.teachers.items():
             with layer_outputs.watching(teacher, names) as seen:
-                inputs = declared_inputs(teacher, self.visible(x))
-                answer = teacher(inputs, training=False)
-                scores[key] = _checked(answer, teacher) if self.with_scores else answer
+                called = scores_of if self.with_scores else _answer_of
+                scores[key] = called(teacher, self.visible(x), training=False)
             outputs |= {name: seen[name] for name in seen if name not in outputs}
         for name in names:
             if name not in outputs:
@@ -173,12 +172,26 @@ class Teachers:
         return TeacherOutputs(scores if self.several else scores["0"], outputs)
 
 
-def _checked(scores: Any, teacher: Teacher) -> Any:
-    """The scores of one teacher.
+def _answer_of(teacher: Teacher, x: Batch, training: bool) -> Any:
+    return teacher(declared_inputs(teacher, x), training=training)
+
+
+def scores_of(teacher: Teacher, x: Batch, training: bool) -> Tensor:
+    """Scores of one teacher, which receives the inputs that it declares.
+
+    Args:
+        teacher: A Keras model or a function.
+        x: The inputs of a batch.
+        training: Whether layers such as dropout are in training mode.
+
+    Returns:
+        `(batch, list_size)`.
 
     Raises:
-        ValueError: If they are not `(batch, list_size)`.
+        ValueError: If the teacher returns something else, or a Functional model has an
+            input that is not in the batch.
     """
+    scores = _answer_of(teacher, x, training)
     received = None
     if isinstance(scores, Mapping):
         received = f"a dict with the keys {sorted(scores)}"

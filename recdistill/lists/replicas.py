@@ -157,8 +157,8 @@ def first_workers_value(measure: Callable[[], float]) -> float:
 def slice_of_batch(batch: Any) -> Any:
     """The part of a batch that this process trains on.
 
-    Candidates that all lists share stay whole. A batch with fewer lists than processes
-    gives a process without lists the first one with weight 0.
+    Candidates that all lists share, and their strata, stay whole. A batch with fewer
+    lists than processes gives a process without lists the first one with weight 0.
 
     Args:
         batch: `(x, y, weight)` as `recdistill.data.batches` describes it, or windows
@@ -174,9 +174,9 @@ def slice_of_batch(batch: Any) -> Any:
     empty = low == high
     low = tf.where(empty, 0, low)
     high = tf.maximum(high, low + 1)
-    shared = []
-    if isinstance(batch, tuple) and batch[0]["candidate_index"].shape.rank == 1:
-        shared = [batch[0]["candidate_index"]]
+    x = batch[0] if isinstance(batch, tuple) else {}
+    of_candidates = [x[name] for name in ("candidate_index", "stratum") if name in x]
+    shared = [each for each in of_candidates if each.shape.rank == 1]
     parts = [
         each if any(each is other for other in shared) else each[low:high]
         for each in whole

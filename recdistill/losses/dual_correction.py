@@ -4,7 +4,7 @@ The losses in `top_k.py` and `plackett_luce.py` do not depend on the student's c
 order; this one weights each candidate by its error in rank.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -138,7 +138,6 @@ class TopKDualCorrection(TemperedListLoss):
         0.5279
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
     function = staticmethod(top_k_dual_correction)
 
     def __init__(

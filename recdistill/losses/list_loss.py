@@ -71,7 +71,7 @@ class LossWithSettings(keras.losses.Loss):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """The arguments from which `from_config` creates the same loss."""
-        return {**super().get_config(), **self.setting_values()}
+        return {**super().get_config(), "dtype": self.dtype, **self.setting_values()}
 
 
 class ListLoss(LossWithSettings):
@@ -93,23 +93,12 @@ class ListLoss(LossWithSettings):
         function: Computes one loss for each list, from the labels, the student's
             scores, the mask, the settings and `item_weight`.
         settings: Names of the settings; the function has arguments of these names.
-        shift_invariant: Whether adding a constant to all student scores of a list, or
-            to all teacher scores, leaves the loss unchanged.
-        minimum_at_teacher: Whether the loss is at its minimum if the student's scores
-            are the teacher's. False for losses on the order alone, which decrease
-            further as the scores spread, and for losses on relevance.
-        weight_is_count: Whether a candidate of weight 2 gives the same gradient as two
-            candidates of weight 1. False for losses with ranks or cut-offs, in which
-            two candidates take two ranks.
         inputs: Names of further entries of `y_true` that the function takes if they are
             there; a `Distiller` reads them from the batch.
     """
 
     function: ClassVar[Callable[..., Tensor]]
     inputs: ClassVar[tuple[str, ...]] = ()
-    shift_invariant: ClassVar[bool] = True
-    minimum_at_teacher: ClassVar[bool] = False
-    weight_is_count: ClassVar[bool] = False
 
     def __call__(
         self,

@@ -21,11 +21,10 @@ value on the whole catalogue: the error of its logarithms and ratios vanishes as
 tail grows. (That of the soft cross-entropy differs by $\sum_i p_i \log w_i$, which does
 not depend on the student.) The pointwise and pairwise losses take the same weights as
 means over candidates and over pairs. Losses with ranks or cut-offs accept the weights
-as factors of their terms only (`ListLoss.weight_is_count`).
+as factors of their terms only.
 """
 
 from math import log
-from typing import ClassVar
 
 import keras
 from keras import ops
@@ -320,8 +319,6 @@ class ListwiseKLDivergence(TemperedListLoss):
         0.4133
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(listwise_kl_divergence)
 
 
@@ -364,8 +361,6 @@ class ListwiseJensenShannon(TemperedListLoss):
         0.6931
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(listwise_jensen_shannon)
 
 
@@ -387,5 +382,4 @@ class ListwiseCrossEntropy(RelevanceListLoss):
         0.6931
     """
 
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(listwise_cross_entropy)

@@ -5,7 +5,7 @@ probability proportional to its weight. Both may therefore be the same candidate
 which the loss is 0, and a candidate of weight 2 is equivalent to two candidates.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -176,8 +176,6 @@ class PairwiseMarginMSE(ListLoss):
         2.0
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(pairwise_margin_mse)
 
 
@@ -204,8 +202,6 @@ class PairwiseRankNet(TemperedListLoss):
         0.0654
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(pairwise_rank_net)
 
     def __init__(

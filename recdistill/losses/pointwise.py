@@ -5,7 +5,7 @@ order and differences within a list: a student trained on them predicts amounts 
 log-odds.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -145,9 +145,6 @@ class PointwiseMSE(ListLoss):
         2.5
     """
 
-    shift_invariant: ClassVar[bool] = False
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(pointwise_mse)
 
 
@@ -173,9 +170,6 @@ class PointwiseBinaryCrossEntropy(TemperedListLoss):
         0.6931
     """
 
-    shift_invariant: ClassVar[bool] = False
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     function = staticmethod(pointwise_binary_cross_entropy)
 
     def __init__(

@@ -151,8 +151,6 @@ class StratifiedKLDivergence(TemperedListLoss):
         0.0
     """
 
-    minimum_at_teacher: ClassVar[bool] = True
-    weight_is_count: ClassVar[bool] = True
     inputs: ClassVar[tuple[str, ...]] = ("stratum",)
     function = staticmethod(stratified_kl_divergence)
 

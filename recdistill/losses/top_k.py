@@ -11,7 +11,7 @@ All means are over candidates, so that neither `k` nor the length of the list ch
 the scale of a loss.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 from keras import ops
@@ -204,7 +204,6 @@ class TopKPositionWeighted(TemperedListLoss):
         0.4228
     """
 
-    shift_invariant: ClassVar[bool] = False
     function = staticmethod(top_k_position_weighted)
 
     def __init__(
@@ -243,7 +242,6 @@ class TopKRankDistil(TemperedListLoss):
         0.6931
     """
 
-    shift_invariant: ClassVar[bool] = False
     function = staticmethod(top_k_rank_distil)
 
     def __init__(

@@ -120,6 +120,14 @@ class CatalogueModel(keras.Model):  # type: ignore[misc]
     `keras.saving.serialize_keras_object`.
     """
 
+    def _resolve_auto_jit_compile(self) -> bool:
+        """Whether Keras chooses XLA by itself.
+
+        It would with an accelerator. XLA cannot compile the search for the distinct
+        candidates of lists with candidates of their own.
+        """
+        return False
+
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None

@@ -126,10 +126,14 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         Args:
             grads: One gradient for each variable.
             trainable_variables: The variables; by default those of `build`.
+
+        Raises:
+            ValueError: If the optimizer was built without one of the variables.
         """
         variables = list(trainable_variables or self._trainable_variables)
         if not self.built:
             self.build(variables)
+        self._check_variables_are_known(variables)
         for optimizer in (self.tables, self.dense):
             known = {id(each) for each in optimizer._trainable_variables}
             pairs = [

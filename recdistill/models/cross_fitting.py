@@ -70,7 +70,8 @@ class CrossFittedTeacher(keras.Model):  # type: ignore[misc]
     def __init__(
         self, folds: Sequence[keras.Model], name: str = "cross_fitted_teacher"
     ) -> None:
-        super().__init__(name=name)
+        # The teachers cast their own inputs.
+        super().__init__(name=name, autocast=False)
         self.folds = list(folds)
         self.built = True
 

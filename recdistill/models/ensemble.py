@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from recdistill.distillation.ensemble_scores import ensemble_scores, weights_by_name
 from recdistill.distillation.score_transforms import Transform
+from recdistill.distillation.teacher_outputs import Teacher, scores_of
 from recdistill.lists.masked_ops import Tensor
 
 __all__ = ["EnsembleTeacher"]
-
-Teacher = Callable[..., Any]
-"""Called as `teacher(batch, training=False)`; returns scores `(batch, list_size)`."""
 
 
 @keras.saving.register_keras_serializable(package="recdistill")
@@ -29,7 +27,9 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
     teachers computes the same scores.
 
     Args:
-        members: The teachers. Keras models among them become part of this model.
+        members: The teachers, called as `teacher(batch, training=False)`. Keras models
+            among them become part of this model; a Functional model receives the inputs
+            that it declares.
         weights: One weight for each member; equal by default. Only ratios matter: the
             weights are divided by their sum.
         normalize: Transform of each member's scores before the mean, one of
@@ -51,7 +51,8 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
         name: str = "ensemble_teacher",
         **kwargs: Any,
     ) -> None:
-        super().__init__(name=name, **kwargs)
+        # The members cast their own inputs.
+        super().__init__(name=name, autocast=False, **kwargs)
         by_number = weights_by_name(weights, [str(k) for k in range(len(members))])
         self.member_weights = tuple(by_number.values())
         self.members, self.normalize = list(members), normalize
@@ -60,8 +61,13 @@ class EnsembleTeacher(keras.Model):  # type: ignore[misc]
         """Do nothing: the members build themselves."""
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> Tensor:
-        """Scores `(batch, list_size)`; 0 under padding."""
-        scores = [member(batch, training=training) for member in self.members]
+        """Scores `(batch, list_size)`; 0 under padding.
+
+        Raises:
+            ValueError: If a member returns something else, or a Functional member has
+                an input that is not in the batch.
+        """
+        scores = [scores_of(member, dict(batch), training) for member in self.members]
         return self.joined(scores, batch)
 
     def joined(self, scores: Sequence[Any], batch: Mapping[str, Any]) -> Tensor:

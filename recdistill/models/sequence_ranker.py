@@ -137,8 +137,9 @@ class SequenceRanker(CatalogueModel):
             logits = tf.matmul(
                 tf.gather_nd(states, counted), table[FIRST:], transpose_b=True
             )
+            # The sum of exponentials needs float32, whatever the policy of the model.
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
-                target - FIRST, logits
+                target - FIRST, tf.cast(logits, tf.float32)
             )
         else:
             vectors = self.item_vectors.of_ids(history)

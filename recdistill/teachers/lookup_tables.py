@@ -7,6 +7,8 @@ a graph, so the search works for Keras models and SavedModels alike.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -79,25 +81,22 @@ class _Search:
         Returns:
             `origins` with the tensors that are equal to one of these.
         """
-        origins, pending = dict(origins), list(nodes)
-        while pending:
-            waiting = [
-                node
-                for node in pending
-                if not self._follow(node, origins, {each.name for each in pending})
-            ]
-            if len(waiting) == len(pending):
-                break  # A loop; its tensors are not followed.
-            pending = waiting
+        origins, by_name = dict(origins), {node.name: node for node in nodes}
+        order: TopologicalSorter[str] = TopologicalSorter()
+        for name, node in by_name.items():
+            before = {each.partition(":")[0] for each in _tensors(node)} - {name}
+            order.add(name, *before & by_name.keys())
+        with suppress(CycleError):  # Nodes in and after a loop are not followed.
+            order.prepare()
+        while ready := order.get_ready():
+            for name in ready:
+                self._follow(by_name[name], origins)
+            order.done(*ready)
         return origins
 
-    def _follow(
-        self, node: Any, origins: dict[str, str | int], pending: set[str]
-    ) -> bool:
-        """Follows one node; False if a node before it is still pending."""
-        names = [name for name in node.input if not name.startswith("^")]
-        if any(name.partition(":")[0] in pending - {node.name} for name in names):
-            return False
+    def _follow(self, node: Any, origins: dict[str, str | int]) -> None:
+        """Follows one node; the nodes before it have been followed."""
+        names = _tensors(node)
         sources = [origins.get(name, origins.get(_first(name))) for name in names]
         if node.op in _UNCHANGED and sources[0] is not None:
             origins[node.name] = sources[0]
@@ -108,7 +107,6 @@ class _Search:
                 self.found.append((keys, table, types))
         elif node.op in _CALLS:
             self._call(node, sources, origins)
-        return True
 
     def _call(
         self, node: Any, sources: Sequence[Any], origins: dict[str, str | int]
@@ -128,6 +126,11 @@ class _Search:
                 origins[f"{node.name}{suffix}"] = source
                 # Inside of a function, a result is named by its argument.
                 origins[f"{node.name}:output:{number}"] = source
+
+
+def _tensors(node: Any) -> list[str]:
+    """Names of the tensors that a node reads."""
+    return [name for name in node.input if not name.startswith("^")]
 
 
 def _first(name: str) -> str:

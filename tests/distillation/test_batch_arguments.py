@@ -66,6 +66,8 @@ def test_labels_get_the_mask_of_the_batch_unless_they_have_one():
     other = {"labels": LABELS, "mask": ~MASK}
     assert labels_and_mask(X, other) == other
     assert labels_and_mask(X, {"labels": LABELS})["mask"] is MASK
+    labels_and_mask(X, other).pop("mask")
+    assert "mask" in other
     with pytest.raises(ValueError, match="`y` must hold the relevance"):
         labels_and_mask(X, None)
     with pytest.raises(ValueError, match=r'the key "mask". Received: keys=\[\'a\'\]'):
@@ -82,3 +84,12 @@ def test_weights_take_the_structure_of_the_labels():
         assert array_weight(given) is WEIGHT
     with pytest.raises(ValueError, match=r"`sample_weight`.*keys=\['mask'\]"):
         array_weight({"mask": WEIGHT})
+
+
+def test_labels_with_a_mask_of_their_own_have_weights_of_their_own():
+    x = {**X, "item_weight": np.array([[1.0, 5.0]])}
+    assert labels_and_mask(x, LABELS)["item_weight"] is x["item_weight"]
+    own = {"labels": LABELS, "mask": MASK}
+    assert "item_weight" not in labels_and_mask(x, own)
+    own["item_weight"] = np.array([[2.0, 3.0]])
+    assert labels_and_mask(x, own) == own

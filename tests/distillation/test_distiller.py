@@ -12,6 +12,7 @@ from recdistill.distillation.distiller import Distiller
 from recdistill.losses import (
     ListwiseCrossEntropy,
     ListwiseKLDivergence,
+    ListwisePlackettLuce,
     ListwiseSoftCrossEntropy,
 )
 from tests.small_models import (
@@ -215,11 +216,42 @@ def test_lists_about_which_the_teacher_says_nothing_count_for_relevance(per_cand
     taught = evaluate(distiller, make_batches(kept))
     judged = evaluate(distiller, make_batches((x, y, weight)))
     x["teacher_weight"] = keep.astype("float32")
-    got = evaluate(distiller, make_batches((x, y, weight), batch_size=LISTS))
-    assert got["relevance_loss"] == pytest.approx(judged["relevance_loss"], rel=1e-5)
-    assert got["distillation_loss"] == pytest.approx(
-        taught["distillation_loss"], rel=1e-5
+    for batch_size in (2, 4, LISTS):
+        got = evaluate(distiller, make_batches((x, y, weight), batch_size))
+        for name, want in (("relevance_loss", judged), ("distillation_loss", taught)):
+            assert got[name] == pytest.approx(want[name], rel=1e-5)
+
+
+def test_each_distillation_loss_is_a_mean_with_the_weights_for_the_teacher():
+    x, y, weight = make_arrays()
+    x["teacher_weight"] = np.arange(LISTS, dtype="float32")
+    losses = [ListwiseKLDivergence(), ListwisePlackettLuce()]
+    distiller = make_distiller(losses=losses, temperatures=[2.0, None])
+    small, large = (
+        evaluate(distiller, make_batches((x, y, weight), size)) for size in (3, LISTS)
     )
+    small.pop("loss"), large.pop("loss")
+    assert len(small) == 5
+    assert small == pytest.approx(large, rel=1e-5)
+
+
+def test_relevance_with_a_mask_takes_its_own_item_weight():
+    x, y, _ = make_arrays()
+    weight = np.random.default_rng(2).uniform(1.0, 9.0, x["mask"].shape)
+    x["item_weight"] = weight.astype("float32")
+
+    distiller = make_distiller()
+
+    def loss(**changes):
+        batches = make_batches((x, {"labels": y["labels"], **changes}))
+        return evaluate(distiller, batches)["relevance_loss"]
+
+    own = {"mask": x["mask"], "item_weight": x["item_weight"]}
+    assert loss(**own) == pytest.approx(loss(), rel=1e-6)
+    without = loss(mask=x["mask"])
+    assert without != pytest.approx(loss(), rel=1e-3)
+    x.pop("item_weight")
+    assert without == pytest.approx(loss(), rel=1e-6)
 
 
 def test_evaluate_twice_is_equal_under_dropout_and_training_is_not():

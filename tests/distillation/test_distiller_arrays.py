@@ -191,8 +191,14 @@ def test_a_students_distiller_is_saved_loaded_and_cloned(make, tmp_path):
 
 
 def test_weights_of_classes_are_refused():
-    with pytest.raises(ValueError, match=r"`class_weight` must be None.*\{0: 1.0\}"):
-        make_distiller().fit(X, Y, class_weight={0: 1.0}, verbose=0)
+    distiller = make_distiller()
+    for call in (
+        lambda: distiller.fit(X, Y, class_weight={0: 1.0}, verbose=0),
+        lambda: distiller.train_on_batch(X, Y, class_weight={0: 1.0}),
+        lambda: distiller.train_on_batch(X, Y, None, {0: 1.0}),
+    ):
+        with pytest.raises(ValueError, match=r"`class_weight` must be None.*\{0: 1.0"):
+            call()
 
 
 def test_weights_of_an_unknown_shape_are_an_error_that_says_what_to_do():

@@ -1,5 +1,7 @@
 """TwoTowerStudent and RankingTeacher in the Distiller."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -133,3 +135,16 @@ def test_a_distiller_with_our_student_is_saved_loaded_and_cloned(shared, tmp_pat
     clone.predict(batches.take(1), verbose=0)
     clone.set_weights(distiller.get_weights())
     np.testing.assert_array_equal(clone.predict(batches.take(1), verbose=0), want)
+
+
+def test_compile_chooses_no_xla_where_there_is_an_accelerator(monkeypatch):
+    # XLA cannot compile the gradient of `tf.unique`, which finds distinct candidates.
+    student, teacher = make_student(), make_teacher()
+    distiller = Distiller(None, student, ListwiseKLDivergence())
+    devices = [SimpleNamespace(device_type="GPU")]
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
+    for model in (student, teacher, distiller):
+        model.compile("sgd", ListwiseCrossEntropy())
+        assert not model.jit_compile
+        model.compile("sgd", ListwiseCrossEntropy(), jit_compile=True)
+        assert model.jit_compile

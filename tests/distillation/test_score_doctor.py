@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from recdistill.distillation import score_doctor
 from recdistill.distillation.score_doctor import (
     TARGET,
     Examination,
@@ -311,3 +312,38 @@ class TestEffectOfTheProposal:
     def test_the_proposal_does_not_harm_a_well_shaped_teacher(self):
         good = self.agreement(None, "scores", "teacher_temperature")
         assert good > self.agreement(None) - 0.03
+
+
+def made(kind, size):
+    """Scores of 60 lists of a size, which are distorted in one of several ways."""
+    distort = DISTORTED[kind][0] if kind in DISTORTED else lambda t: t
+    return distort(normal(60, size, seed=size))
+
+
+@pytest.mark.parametrize("size", range(2, 21))
+@pytest.mark.parametrize("kind", ["normal", "sigmoid", "cubed", "clipped"])
+def test_the_proposal_suits_short_lists_and_causes_no_warning(kind, size):
+    scores = made(kind, size)
+    found = examine(scores, everywhere(scores))
+    proposal = found.proposal
+    assert 1.0 < proposal.effective < size
+    assert 0.01 < proposal.temperature < 100.0
+    assert found.warning(proposal.transform, proposal.temperature) is None
+    assert found.warning(proposal.transform, proposal.temperature * 20) is not None
+    if kind == "normal":  # Where the best scores are equal, no target is one-hot.
+        assert found.warning(proposal.transform, proposal.temperature / 20) is not None
+
+
+def test_a_proposal_that_cannot_reach_the_desired_number_causes_no_warning():
+    scores = np.zeros((20, 40))
+    scores[:, 0] = -1.0
+    found = examine(scores, everywhere(scores))
+    assert found.proposal.effective > 20
+    transform = found.proposal.transform
+    assert found.warning(transform, found.proposal.temperature) is None
+    assert found.warning(transform, 1.0) is not None
+
+
+@pytest.mark.parametrize("size, want", [(1, 1.5), (2, 1.5), (3, 2), (8, 2), (12, 3)])
+def test_the_desired_number_is_between_one_and_the_size(size, want):
+    assert score_doctor._wanted(size) == want

@@ -221,3 +221,25 @@ def test_a_list_whose_weighted_scores_are_equal_has_no_z_scores():
     weight = np.array([[1.0, 0.0, 3.0]], "float32")
     got = masked_ops.standardise(scores, np.ones((1, 3), bool), weight)
     np.testing.assert_array_equal(got, np.zeros((1, 3)))
+
+
+def test_weights_have_the_precision_of_the_values():
+    values, weight = tf.constant([[1.0, 4.0]], tf.float16), tf.constant([[3.0, 1.0]])
+    got = masked_ops.list_mean(values, tf.constant([[True, True]]), weight)
+    assert got.dtype == tf.float16
+    assert float(got[0, 0]) == (3 * 1 + 1 * 4) / 4
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_only_lists_with_nan_or_infinities_of_both_signs_are_found(dtype, jit_compile):
+    largest = tf.as_dtype(dtype).max
+    lists = np.zeros((6, 32))
+    lists[0] = [largest, largest, -largest, -largest] * 8
+    lists[1, 3], lists[2, 31], lists[3, [0, 9]] = np.nan, np.inf, [np.inf, -np.inf]
+    lists[4, 31], lists[5] = np.nan, largest
+    find = tf.function(masked_ops.nan_lists, jit_compile=jit_compile)
+    got = find(tf.cast(lists, dtype), tf.ones(lists.shape, tf.bool))
+    np.testing.assert_array_equal(got, [False, True, False, True, True, False])
+    mask = np.isfinite(lists)
+    assert not find(tf.cast(lists, dtype), mask).numpy().any()

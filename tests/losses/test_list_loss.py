@@ -8,6 +8,7 @@ from keras import ops
 from recdistill.lists import masked_ops
 from recdistill.losses import ListLoss, RelevanceListLoss, TemperedListLoss
 from recdistill.losses.list_loss import check_settings
+from tests import contracts
 
 
 def hinge(labels, student_scores, mask, margin=1.0, item_weight=None):
@@ -62,3 +63,12 @@ def test_a_loss_on_relevance_gives_lists_without_relevance_weight_zero():
     np.testing.assert_array_equal(got, [True, False, False])
     got = ListLoss().list_weight(labels, mask)
     np.testing.assert_array_equal(got, [True, True, True])
+
+
+@pytest.mark.parametrize("loss_cls", contracts.all_losses())
+def test_the_config_of_every_loss_has_its_dtype(loss_cls):
+    loss = loss_cls(dtype="float64")
+    assert loss.get_config()["dtype"] == "float64"
+    assert loss_cls.from_config(loss.get_config()).dtype == "float64"
+    older = {k: v for k, v in loss.get_config().items() if k != "dtype"}
+    assert loss_cls.from_config(older).dtype == "float32"

@@ -96,3 +96,16 @@ def test_a_loss_scale_is_refused():
     scaled = keras.optimizers.SGD(0.1, loss_scale_factor=2.0, name="scaled")
     with pytest.raises(ValueError, match=r"`loss_scale_factor`.*scaled"):
         CompositeOptimizer(LazyAdam(0.05), scaled)
+
+
+def test_a_variable_that_is_unfrozen_later_is_refused():
+    x, y = embedding_data()
+    model = embedding_model()
+    model.layers[-1].trainable = False
+    optimizer = composite()
+    model.compile(optimizer, loss="mse")
+    model.fit(x, y, verbose=0)
+    model.layers[-1].trainable = True
+    model.compile(optimizer, loss="mse")
+    with pytest.raises(ValueError, match="Unknown variable"):
+        model.fit(x, y, verbose=0)

@@ -174,3 +174,43 @@ def test_a_clone_has_the_members_the_weights_and_the_name():
     clone = keras.models.clone_model(teacher)
     assert (clone.member_weights, clone.name) == ((0.2, 0.8), "both")
     np.testing.assert_array_equal(clone(batch()), teacher(batch()))
+
+
+def functional():
+    """A model whose inputs are neither the first nor the only entries of a batch."""
+    other, one = keras.Input((3,), name="other"), keras.Input((3,), name="one")
+    return keras.Model({"other": other, "one": one}, 2.0 * one - other)
+
+
+def test_a_functional_member_receives_the_inputs_that_it_declares():
+    given = {"a": tf.constant([7.0, 8.0, 9.0]), **batch()}
+    both = EnsembleTeacher([functional(), Stored("one")], normalize="none")
+    want = np.where(given["mask"], 1.5 * given["one"] - 0.5 * given["other"], 0.0)
+    np.testing.assert_allclose(both(given), want, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"the inputs of the model, .*'other'"):
+        both({name: each for name, each in given.items() if name != "other"})
+
+
+def test_a_member_that_returns_something_else_than_scores_is_refused():
+    for answer, received in (
+        ({"scores": tf.zeros((3, 3))}, r"a dict with the keys \['scores'\]"),
+        (tf.zeros((3, 3, 1)), r"the shape \(3, 3, 1\)"),
+    ):
+        teacher = EnsembleTeacher([lambda x, training, a=answer: a])
+        with pytest.raises(ValueError, match=f"return the scores.*{received}"):
+            teacher(batch())
+
+
+def test_members_receive_the_batch_in_its_own_precision():
+    seen = []
+
+    def member(x, training):
+        seen.append(x["one"].dtype)
+        return tf.cast(x["other"], tf.float16)
+
+    weight = tf.constant([[1.0, 2.0, 1.0]] * 3)
+    given = {**batch(), "item_weight": weight}
+    got = EnsembleTeacher([member], dtype="mixed_float16")(given)
+    assert seen == [tf.float32]
+    want = EnsembleTeacher([Stored("other")])(given)
+    np.testing.assert_allclose(got, want, atol=2e-3)

@@ -168,3 +168,17 @@ def test_the_estimated_loss_works_in_half_precision(policy):
     finally:
         keras.config.set_dtype_policy(before)
     assert np.isfinite(float(loss))
+
+
+def test_the_sum_of_the_losses_does_not_overflow_in_half_precision():
+    many = np.tile(WINDOWS, (400, 1))
+    want = float(shuffled_weights(build(), scale=3.0).next_item_loss(many))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        loss = shuffled_weights(build(), scale=3.0).next_item_loss(many)
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert want * 5 * 400 > float(np.finfo("float16").max)
+    assert loss.dtype == tf.float32
+    assert float(loss) == pytest.approx(want, rel=0.05)

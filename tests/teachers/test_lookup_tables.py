@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.teachers import ExternalTeacher, KerasModel, SavedModel
+from recdistill.teachers import ExternalTeacher, KerasModel, SavedModel, lookup_tables
 
 pytestmark = pytest.mark.slow
 
@@ -95,3 +95,40 @@ def test_tables_inside_the_functions_of_a_saved_model_are_found(tmp_path):
     others = ExternalTeacher(model, ["amount"], {"zone": np.array(["q", "y"], object)})
     others(batch(amount=np.array(["1", "2"], object)))
     assert others.check_known() == {"zone": 1.0}
+
+
+class Node:
+    """A node of a graph that counts how often its name is read."""
+
+    reads = 0
+
+    def __init__(self, name, *inputs, op="Identity"):
+        self._name, self.input, self.op = name, inputs, op
+
+    @property
+    def name(self):
+        Node.reads += 1
+        return self._name
+
+
+def test_the_search_is_linear_in_the_number_of_nodes():
+    counts = []
+    for number in (50, 500):
+        chain = [Node(f"n{k}", f"n{k - 1}" if k else "x") for k in range(number)]
+        Node.reads = 0
+        found = lookup_tables._Search({}).scan(reversed(chain), {"x": "user"})
+        counts.append(Node.reads)
+        assert found == dict.fromkeys(["x", *(f"n{k}" for k in range(number))], "user")
+    assert counts[1] <= 10 * counts[0]
+
+
+def test_nodes_after_a_loop_are_not_followed():
+    nodes = [
+        Node("after", "loop"),
+        Node("loop", "back", "x", op="Merge"),
+        Node("back", "loop"),
+        Node("own", "own", op="Merge"),
+        Node("other", "x", "^after"),
+    ]
+    found = lookup_tables._Search({}).scan(nodes, {"x": "user"})
+    assert found == {"x": "user", "other": "user"}

@@ -52,6 +52,6 @@ class EngineConfig(Section):
         if given and "kind" not in given:
             raise ValueError(
                 f"`kind` must be given beside `{given[0]}`, which has no meaning "
-                "without `kind = \"ray\"`. Received: no `kind`"
+                'without `kind = "ray"`. Received: no `kind`'
             )
         return self

@@ -29,7 +29,9 @@ def no_row_fits(name: str, absent: str, ids: pa.Array | pa.ChunkedArray) -> Data
     return DataError(
         f"Table `{name}` has no row for any of the {name} of the training part, such "
         f"as {absent!r}; it has {instead}. Write the ids in the same form in both "
-        f"tables (see `dataset.{name}.types`), or remove the table."
+        f"tables, set the same type for them in `dataset.{name}.types` and "
+        "`dataset.interactions.types` (`dataset.lists.types` for listwise data), or "
+        "remove the table."
     )
 
 

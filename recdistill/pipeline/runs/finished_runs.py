@@ -15,7 +15,12 @@ import pyarrow.parquet as pq
 from recdistill.atomic import file_checksum
 from recdistill.errors import ArtefactError, ReportError
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.artefacts.artefact import RECORD, Artefact, open_artefact
+from recdistill.pipeline.artefacts.artefact import (
+    RECORD,
+    Artefact,
+    artefact_of_file,
+    open_artefact,
+)
 from recdistill.pipeline.evaluation.evaluated_lists import slices_of
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.evaluate import DETAILS, LISTS
@@ -49,24 +54,20 @@ class EvaluatedRun:
         report = folder / REPORT
         if not report.is_file():
             raise ReportError(_why_no_report(folder))
-        sought = file_checksum(report)
-        for path in sorted(folder.glob("evaluate-*")):
-            artefact = open_artefact(path)
-            stored = {} if artefact is None else artefact.record["sha256"]
-            if artefact is None or stored.get(REPORT) != sought:
-                continue
-            if DETAILS not in stored:
-                raise ReportError(
-                    f"An earlier version of recdistill evaluated the run {folder} and "
-                    "did not store what this command needs. Run `recdistill evaluate` "
-                    "again with its configuration."
-                )
-            return cls(folder, Report.load(report), artefact)
-        raise ReportError(
-            f"No artefact of the step `evaluate` in {folder} belongs to its {REPORT}. "
-            "The report was edited, or the artefact was removed. Run "
-            "`recdistill evaluate` again with its configuration."
-        )
+        artefact = artefact_of_file("evaluate", report)
+        if artefact is None:
+            raise ReportError(
+                f"No artefact of the step `evaluate` in {folder} belongs to its "
+                f"{REPORT}. The report was edited, or the artefact was removed. Run "
+                "`recdistill evaluate` again with its configuration."
+            )
+        if DETAILS not in artefact.record["sha256"]:
+            raise ReportError(
+                f"An earlier version of recdistill evaluated the run {folder} and did "
+                "not store what this command needs. Run `recdistill evaluate` again "
+                "with its configuration."
+            )
+        return cls(folder, Report.load(report), artefact)
 
     def rows(self, model: str) -> pa.Table:
         """The metrics of a model, one row for each test list, in the order of `lists`.
