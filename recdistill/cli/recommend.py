@@ -92,8 +92,10 @@ def recommend(
         past, excluded, allowed = map(_ids, (history, exclude, allow))
         display.progress("Loading the model", 0, None)
         with without_startup_notes():
+            from recdistill.export.signatures import MOST_ITEMS
             from recdistill.serving.exported_model import ExportedModel
         model = ExportedModel(export)
+        check_options({"--k": (k, 1, max(MOST_ITEMS, model.manifest["top_k"]))})
         asked = _query(model.features, given, past, compare is not None)
         allow_list = None if allow is None else [allowed]
         [answer] = model.recommend([asked.features], k, [excluded], allow_list)

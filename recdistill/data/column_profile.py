@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypeVar
@@ -288,7 +289,11 @@ def without_missing_words(texts: pa.Array) -> pa.Array:
 
 
 def _of_dates(name: str, texts: pa.Array) -> ColumnProfile | None:
+    texts = without_missing_words(texts)
     found = pc.unique(pc.drop_null(texts)).slice(0, _MOST_LOOKED_AT)
+    with suppress(BadValueError):
+        as_doubles(found)
+        return None  # Times in numbers are numbers.
     for time_format in (None, *TIME_FORMATS):
         if are_times(found.slice(0, 50), time_format) and are_times(found, time_format):
             return ColumnProfile(name, "date", texts, time_format=time_format)

@@ -21,8 +21,8 @@ _QUOTE = b'"'
 _ESCAPED_QUOTE = b'\\"'
 _BEFORE_QUOTE = re.compile(rb'(\\+)"')
 _IN_PROSE, _LEAST_CONTINUED = (",", ";", " "), 3
-"""Delimiters that texts contain, and lines that continue a value from which it is no
-coincidence that each of them has as many as a row."""
+"""Delimiters that are common in texts, and the number of continued lines from which
+equal counts of such delimiters are no coincidence."""
 
 _NEAR, _MOST_LOOKED_AT = 2**12, 5_000
 """Bytes before an escaped quote in which the beginning of its value is looked for, and

@@ -111,9 +111,9 @@ def labels_and_mask(
 
     Args:
         x: The inputs of a batch.
-        y: `{"labels": …}` or relevance alone, `(batch, list_size)`, which has the mask
-            and the `item_weight` of `x`; or a dict with a mask, and if candidates have
-            weights an "item_weight", of its own.
+        y: `{"labels": …}` or relevance alone, `(batch, list_size)`. Without a "mask" it
+            takes mask and `item_weight` of `x`. With one it takes its own
+            "item_weight", if it has one.
 
     Returns:
         A dict with "labels" and "mask", and "item_weight" if candidates have weights.

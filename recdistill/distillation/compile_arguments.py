@@ -77,7 +77,7 @@ class CompileArguments:
         The reported means then depend neither on the batch size nor on lists of
         padding, if each real list has some relevance. (Keras would weight a batch by
         the number of rows of its first input, which may be shared candidates.) With a
-        `teacher_weight` that of the total loss depends on the batch size.
+        `teacher_weight`, the mean of the total loss depends on the batch size.
 
         Args:
             values: Losses by name, divided by the number of replicas.

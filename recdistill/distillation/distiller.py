@@ -241,7 +241,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
             weighted_metrics: The same; `sample_weight` applies to these. A name that
                 `metrics` uses gets the prefix "weighted_".
             **kwargs: Other arguments of `keras.Model.compile` except `loss_weights`,
-                for which there is `student_loss_weight`. By default without XLA.
+                for which there is `student_loss_weight`. XLA is off by default.
 
         Raises:
             ValueError: If the relevance loss is missing but has a weight, a loss or

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,28 +239,27 @@ def _damaged(version: Path, fault: str, command: str) -> ArtefactError:
 def version_with(folder: Path, entry: str, value: str) -> Path | None:
     """Highest version whose metadata has this value; None if there is none.
 
+    Versions that are damaged, or were made by something else, are passed over.
+
     Args:
         folder: The folder of the model's versions.
         entry: The entry of the metadata, such as "key", a hash of everything that an
             export depends on, or "fingerprint", a hash of the metrics of its run.
         value: The value of the entry.
-
-    Raises:
-        ArtefactError: If a manifest is damaged.
     """
     for version in reversed(versions(folder)):
         path = folder / str(version)
-        has_manifest = (path / MANIFEST).exists()
-        if has_manifest and read_manifest(path)["metadata"].get(entry) == value:
-            return path
+        with suppress(RecdistillError):
+            if read_manifest(path)["metadata"].get(entry) == value:
+                return path
     return None
 
 
 def superseded_by(version: Path) -> Path | None:
-    """The highest version beside a version, if that is another model; otherwise None.
+    """The highest version beside a version; None if it is that one, or reindexed.
 
     Commands and servers use the highest version unless they are given another one. A
-    version with the same towers and other items (`reindex`) is not another model.
+    version of the same run with other items (`reindex`) takes its place.
 
     Args:
         version: The SavedModel's folder, `<name>/<version>`.

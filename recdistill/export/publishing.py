@@ -100,6 +100,19 @@ class Export:
     manifest: dict[str, Any]
 
 
+def check_warm_up(sizes: Sequence[int]) -> None:
+    """Checks the batch sizes of a warm-up.
+
+    Raises:
+        ValueError: If there is none, or one is below 1 or above 4,096.
+    """
+    if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
+        raise ValueError(
+            f"`warm_up_batches` must be batch sizes from 1 to {MOST_ROWS:,}. "
+            f"Received: {tuple(sizes)}"
+        )
+
+
 @dataclass(frozen=True)
 class ExportSettings:
     """Settings of an export.
@@ -134,12 +147,7 @@ class ExportSettings:
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
-        sizes = tuple(self.warm_up_batches)
-        if not sizes or min(sizes) < 1 or max(sizes) > MOST_ROWS:
-            raise ValueError(
-                f"`warm_up_batches` must be batch sizes from 1 to {MOST_ROWS:,}. "
-                f"Received: {sizes}"
-            )
+        check_warm_up(self.warm_up_batches)
         try:
             json.dumps(dict(self.metadata), allow_nan=False)
         except (TypeError, ValueError) as error:

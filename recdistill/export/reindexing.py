@@ -27,6 +27,7 @@ from recdistill.export.layout import (
     ASSETS,
     BATCHING_PARAMS,
     EXTRA,
+    MOST_ROWS,
     REAL_QUERIES,
     SAVED_MODEL,
     SMALL_FILES,
@@ -41,6 +42,7 @@ from recdistill.export.parity import Arrays, Live, read_logs
 from recdistill.export.publishing import (
     FORMAT,
     Export,
+    check_warm_up,
     compared_queries,
     encoded,
     indexed,
@@ -141,6 +143,10 @@ def reindex(
         _write(old, staging, catalogue)
         write_titles(staging, live.item_ids, items)
 
+    # An earlier export may have larger batches than a server accepts.
+    before = [min(k, MOST_ROWS) for k in manifest["warm_up"]["batch_sizes"]]
+    sizes = warm_up_batches or before
+    check_warm_up(sizes)
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
     return publish(
@@ -154,7 +160,7 @@ def reindex(
             "reindexed_from": int(old.name),
             "metadata": metadata,
         },
-        warm_up_batches or manifest["warm_up"]["batch_sizes"],
+        sizes,
         progress=progress,
     )
 

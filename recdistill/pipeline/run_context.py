@@ -22,7 +22,10 @@ from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import has_partial_scores, needs_raw
 from recdistill.pipeline.engine import Engine, LocalEngine
 from recdistill.pipeline.evaluation.gate import compare_on_validation
-from recdistill.pipeline.evaluation.training_overlap import lists_trained_on
+from recdistill.pipeline.evaluation.training_overlap import (
+    lists_seen_before,
+    lists_trained_on,
+)
 from recdistill.pipeline.models.model_building import (
     Teacher,
     cross_fitted,
@@ -449,6 +452,12 @@ class RunContext:
                 "Received: `split.by` = 'leave_random_out'"
             )
         return EarlierRun.open(folder, self.root)
+
+    @cached_property
+    def seen_before(self) -> dict[str, int]:
+        """Number of held-out lists that the earlier run was trained on, by part."""
+        run = self.earlier_run
+        return {} if run is None else lists_seen_before(self.prepared, run.prepared)
 
     @cached_property
     def teacher_trainer(self) -> Trainer:

@@ -48,8 +48,8 @@ class Pipeline:
         with_test: Whether the test part may be read after the step `prepare`.
 
     Raises:
-        ConfigError: If a distillation loss does not accept its options, or MLflow or
-            LiteRT is asked for and not available.
+        ConfigError: If a distillation loss does not accept its options, or MLflow is
+            asked for and not available.
         StorageError: If `workdir` is a URL that cannot be used.
     """
 
@@ -64,7 +64,6 @@ class Pipeline:
     ) -> None:
         # Invalid options of a loss fail here, before any work.
         distillation_losses(config.distill)
-        check_litert(config)
         self.config = config
         self.workspace = Workspace(
             config.local_workdir / config.name, artefact_storage(config)
@@ -143,6 +142,7 @@ class Pipeline:
 
         Raises:
             ValueError: If there is no such step.
+            ConfigError: If a step needs LiteRT, and it is not installed.
             DataError: If the data is invalid.
             ArtefactError: If a file of an artefact that is used is damaged.
             GateError: If the teacher is not good enough.
@@ -154,6 +154,8 @@ class Pipeline:
             raise ValueError(
                 f"`until` must be one of {', '.join(STEPS)}. Received: {until!r}"
             )
+        if until == "export":
+            check_litert(self.config)
         # Equal seeds must give equal weights for any order of threads.
         tf.config.experimental.enable_op_determinism()
         with locked_folder(self.workspace.root):

@@ -119,8 +119,8 @@ def test_a_server_that_cannot_be_reached_is_an_error(lines):
 @pytest.mark.parametrize(
     ("fails", "options", "code", "said"),
     [
-        (True, ("--rate", 40), 2, "Received: none for 8 requests; {'INTERNAL': 8}"),
-        (True, ("--p99-budget", "9ms"), 2, "must have answers"),
+        (True, ("--rate", 40), 2, "None of 8 requests was answered: {'INTERNAL': 8}"),
+        (True, ("--p99-budget", "9ms"), 2, "requests was answered"),
         (False, ("--p99-budget", "0.001ms"), 3, "No rate has a p99 within 0.001 ms"),
     ],
 )

@@ -77,9 +77,12 @@ def test_the_items_are_those_with_the_highest_scores_of_the_live_student(
     )
 
 
-def test_k_is_limited_by_the_model_only(exported, scores):
-    found = answered(exported, "-k", 2**31 - 1)["recommendations"]
+def test_k_is_limited_by_what_the_model_returns(exported, scores):
+    found = answered(exported, "-k", 10_000)["recommendations"]
     assert len(found) == len(scores)
+    result = call("recommend", exported, "--query", json.dumps(QUERY), "-k", 10_001)
+    assert result.exit_code == 2
+    assert "10,000" in result.output or "10000" in result.output
 
 
 def test_excluded_items_are_left_out_and_only_allowed_ones_stay(exported, scores):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import config as framework_config
 
 from recdistill import Distiller, RankingTeacher, TwoTowerStudent
 from recdistill.distillation import layer_outputs
@@ -143,6 +144,8 @@ def test_compile_chooses_no_xla_where_there_is_an_accelerator(monkeypatch):
     distiller = Distiller(None, student, ListwiseKLDivergence())
     devices = [SimpleNamespace(device_type="GPU")]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda: devices)
+    # Keras refuses XLA where operations must be deterministic, as other tests ask.
+    monkeypatch.setattr(framework_config, "is_op_determinism_enabled", lambda: False)
     for model in (student, teacher, distiller):
         model.compile("sgd", ListwiseCrossEntropy())
         assert not model.jit_compile

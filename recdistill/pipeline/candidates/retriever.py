@@ -20,7 +20,6 @@ first (Zhu and Zhang, 2026).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,14 +64,15 @@ def most_observed(sizes: np.ndarray, config: ListsConfig) -> int:
     """Number of observed items of a list that are certain candidates, at most.
 
     All stored lists have the width of the longest one. So that one list, such as an
-    import of a day, does not make all others as long as itself, one in a thousand may
-    lose observed items where they are more than all other candidates.
+    import of a day, does not make all others as long as itself, the longest 0.1 % of
+    the lists keep only their first observed items, if they have more than all other
+    candidates together.
 
     Args:
         sizes: `(lists,)`, number of observed items of each training list.
         config: Numbers of candidates.
     """
-    usual = math.ceil(float(np.quantile(sizes, 0.999)))
+    usual = int(np.quantile(sizes, 0.999, method="higher"))
     return min(int(sizes.max()), max(usual, config.drawn))
 
 

@@ -193,7 +193,10 @@ class DatasetConfig(Section):
                 f"Received: {given or 'neither'}"
             )
         for key, readers in _READERS_OF_KEY.items():
-            if key in self.model_fields_set and self.reader not in readers:
+            default = (
+                type(self).model_fields[key].get_default(call_default_factory=True)
+            )
+            if getattr(self, key) != default and self.reader not in readers:
                 raise ValueError(
                     f"`{key}` must not be given for reader {self.reader!r}, which does "
                     f"not use it. Received: {getattr(self, key)!r}"

@@ -164,6 +164,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _can_be_converted_for_devices(self) -> Self:
+        if self.export.on_device and self.student.encoder == "gru":
+            raise ValueError(
+                "`export.on_device` needs a `student.encoder` that LiteRT can run: "
+                "none or 'attention'. Received: encoder='gru'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _has_the_features_it_needs(self) -> Self:
         if not any(isinstance(s, IdSpec) for s in self.candidate.values()):
             raise ValueError(

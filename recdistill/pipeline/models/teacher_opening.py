@@ -53,7 +53,8 @@ def identity(config: Section) -> dict[str, Any]:
     Raises:
         TeacherError: If a file does not exist.
     """
-    calls = _CALLS if isinstance(config, ExternalTeacherConfig) else set()
+    external = isinstance(config, ExternalTeacherConfig | ScoresTeacherConfig)
+    calls = _CALLS if external else set()
     found: dict[str, Any] = json.loads(config.model_dump_json(exclude=calls))
     members = members_of(config)
     if "members" in found:

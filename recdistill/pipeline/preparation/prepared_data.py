@@ -186,7 +186,7 @@ class Prepared:
     def training_queries(self) -> np.ndarray:
         """The query id of each of the `training_rows`."""
         columns = self._of_training_rows("query_id")
-        return np.concatenate([np.asarray(column.to_pylist()) for column in columns])
+        return np.concatenate([np.asarray(each.to_numpy(), object) for each in columns])
 
     def _of_training_rows(self, column: str) -> list[pa.ChunkedArray]:
         files = sorted((self.folder / "training_rows").glob("*.parquet"))

@@ -280,13 +280,14 @@ def _order_in_query(roles: Roles) -> str | None:
 
 def _keep_rows_with_ids(roles: Roles) -> None:
     """Leaves out the rows without an id or a time, however they are written."""
+    known = {part.strip() for each in roles.keep for part in each.split(" and ")}
     for role in ("query", "item", "time"):
         if role not in roles.columns or not (profile := roles.profile(role)).missing:
             continue
         spellings = _missing_spellings(roles, profile)
         for each in spellings:
             condition = f"{quoted(profile.name)} != '{each}'"
-            if not any(condition in known for known in roles.keep):
+            if condition not in known:
                 roles.keep.append(condition)
         share = profile.missing / profile.rows
         words = ", ".join(each for each in spellings if each.strip())

@@ -155,7 +155,7 @@ def _ask_for_table(proposal: Proposal, both: Sequence[Roles]) -> None:
     proposal.questions.append(
         Question(
             f"Several tables have ids of queries and items: {listed}. "
-            f"{f'{_ONE_FOLDER} Else, which' if same else 'Which'} of them has the "
+            f"{f'{_ONE_FOLDER} Otherwise, which' if same else 'Which'} of them has the "
             "interactions to learn from?",
             "--table interactions=FILE",
             tuple(r.table.name for r in both),

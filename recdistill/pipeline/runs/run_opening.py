@@ -33,7 +33,10 @@ def open_run(folder: Path, progress: Progress = no_progress) -> RunContext:
             f"The run {folder} has no file {CONFIGURATION}, which newer versions of "
             "recdistill write. Run `recdistill evaluate` again with its configuration."
         )
-    config = parse_config(json.loads(path.read_text(encoding="utf-8")), (), str(path))
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for section in ("engine", "tracking"):  # Of the run, not of what it has made.
+        document.pop(section, None)
+    config = parse_config(document, (), str(path))
     run = RunContext(config, progress, lambda message: None)
     run.artefacts["evaluate"] = evaluated.artefact
     unread = [evaluated.artefact]

@@ -27,7 +27,7 @@ class Assistant(Step):
     summary = "Distil a teacher assistant (with `distill.assistant`)."
 
     def needs(self, config: Config) -> tuple[str, ...]:
-        """The stored scores. Students of all widths share the assistant."""
+        """The stored scores; students of all widths that learn from them share it."""
         return ("teacher", "score")
 
     def reads(self, config: Config) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
 
 
-MOST_SEEN_BEFORE = 0.01
+MOST_SEEN_BEFORE = 0.1
 """Largest share of the test lists that the student of an earlier run may have seen: an
 interaction may be repeated after the first one has left the data."""
 
@@ -42,6 +42,23 @@ class Baseline(Step):
         """The student is trained."""
         return True
 
+    def before(self, run: RunContext) -> None:
+        """Checks that an earlier run was not trained on the test lists.
+
+        Raises:
+            ConfigError: If it was trained on more than a few of them.
+        """
+        from recdistill.errors import ConfigError
+
+        seen, lists = run.seen_before, run.artefacts["prepare"].record["lists"]["test"]
+        if seen.get("test", 0) > MOST_SEEN_BEFORE * lists:
+            raise ConfigError(
+                "`student.warm_start` must be a run that was not trained on the test "
+                f"lists of this one. Received: {str(run.config.student.warm_start)!r}, "
+                f"which was trained on interactions of {seen['test']:,} of {lists:,}. "
+                "Use the same `split` by time in both runs, or leave the key out."
+            )
+
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the candidates of its lists."""
         lists = run.config.lists
@@ -65,8 +82,7 @@ class Baseline(Step):
             shards = run.prepared.shards("train")
             collate = Collator(size, run.trainer.tail, shared=True)
         earlier = run.earlier_run
-        seen = {} if earlier is None else {"seen_before": checked_start(run)}
-        record = run.trainer.student(
+        return run.trainer.student(
             draft.path,
             lambda student: Distiller(None, student, student_loss_weight=1.0),
             lambda seed, delivered: run.trainer.batches(
@@ -75,47 +91,19 @@ class Baseline(Step):
             "Training the baseline",
             start=None if earlier is None else earlier.student("baseline"),
         )
-        return {**record, **seen}
 
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Held-out lists that the student of an earlier run was trained on."""
-        seen = run.artefacts["baseline"].record.get("seen_before", {})
         lists = run.artefacts["prepare"].record["lists"]
         for part, words in (("valid", "validation"), ("test", "test")):
-            if seen.get(part):
+            if run.seen_before.get(part):
                 yield (
-                    f"{seen[part]:,} of {lists[part]:,} {words} lists have an item "
-                    "that the run of `student.warm_start` was trained on for the same "
-                    "query, so the metrics of baseline and student are a little too "
+                    f"{run.seen_before[part]:,} of {lists[part]:,} {words} lists have "
+                    "an item that the run of `student.warm_start` was trained on for "
+                    "the same query, so the metrics of baseline and student are too "
                     "high there."
                 )
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """The first metric on validation."""
         return f"validation {record['valid']:.4f}"
-
-
-def checked_start(run: RunContext) -> dict[str, int]:
-    """Number of held-out lists that the student of the earlier run was trained on.
-
-    Raises:
-        ConfigError: If these are more than a few of the test lists.
-    """
-    from recdistill.errors import ConfigError
-    from recdistill.pipeline.evaluation.training_overlap import lists_seen_before
-    from recdistill.pipeline.preparation.prepared_data import Prepared
-
-    earlier = run.earlier_run
-    if earlier is None:
-        return {}
-    earlier.prepare.verify()
-    seen = lists_seen_before(run.prepared, Prepared(earlier.prepare.path))
-    lists = run.artefacts["prepare"].record["lists"]["test"]
-    if seen["test"] > MOST_SEEN_BEFORE * lists:
-        raise ConfigError(
-            "`student.warm_start` must be a run that was not trained on the test lists "
-            f"of this one. Received: {str(run.config.student.warm_start)!r}, which was "
-            f"trained on interactions of {seen['test']:,} of {lists:,}. Use the same "
-            "`split` by time in both runs, or leave the key out."
-        )
-    return seen

@@ -206,12 +206,13 @@ def _superseded(path: Path) -> Iterator[str]:
         folder = path.parent
         yield (
             f"The model of this run is version {path.name}, but {folder} also has "
-            f"version {latest.name} of another model, which servers and commands use "
-            f"by default. To serve version {path.name}, use `recdistill release "
-            f"promote {folder} {path.name}` and `recdistill serve {folder} --models "
-            f"{folder.parent / MODELS_FILE}`; give other commands {path}. To make it "
-            f"the highest version instead, remove {path} and repeat the run, which "
-            "then exports it as the next version."
+            f"version {latest.name} of another configuration, which servers and "
+            f"commands use by default. To serve version {path.name}, use `recdistill "
+            f"release promote {folder} {path.name}` and `recdistill serve {folder} "
+            f"--models {folder.parent / MODELS_FILE}`, and send requests with the "
+            f"label `stable`; give other commands {path}. To make it the highest "
+            f"version instead, remove {path} and repeat the run, which then exports "
+            "it as the next version."
         )
 
 

@@ -70,13 +70,15 @@ class Score(Step):
         run.progress("Examining the scores", 0, None)
         items = run.prepared.catalogue_size
         found = examine_stored(draft.path, items)
-        sizes = run.prepared.observed_sizes
-        long = sizes > most_observed(sizes, run.config.lists)
+        long = 0
+        if run.config.lists.size == "retrieved":
+            sizes = run.prepared.observed_sizes
+            long = int(np.sum(sizes > most_observed(sizes, run.config.lists)))
         return {
             **record,
             "size": run.config.lists.size,
             "items": items,
-            "long_lists": int(np.count_nonzero(long)),
+            "long_lists": long,
             "doctor": found.model_dump(mode="json"),
         }
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from recdistill.features.model_inputs import ModelInputs
     from recdistill.pipeline.config import StudentConfig
+    from recdistill.pipeline.preparation.prepared_data import Prepared
 
 TABLE = "embeddings"
 """Name of the weight of an embedding table."""
@@ -78,6 +79,18 @@ class EarlierRun:
             "`student.warm_start` must be the folder of a run with a finished step "
             f"`distill`, such as runs/NAME. Received: {str(folder)!r}, which has none."
         )
+
+    @property
+    def prepared(self) -> Prepared:
+        """The prepared data that both were trained on.
+
+        Raises:
+            ArtefactError: If a file is damaged or missing.
+        """
+        from recdistill.pipeline.preparation.prepared_data import Prepared
+
+        self.prepare.verify()
+        return Prepared(self.prepare.path)
 
     def student(self, step: str) -> EarlierStudent:
         """The student of the step "baseline" or "distill"."""

@@ -1,9 +1,9 @@
 """The search of `recdistill tune`: settings that are best on the validation lists.
 
-Each trial distils a student with other settings from the prepared data, the teacher and
-the stored scores of one run. Optuna proposes the settings (tree-structured Parzen
-estimators), and stops a trial whose validation is below the median of the others. The
-test part is neither read nor needed.
+Each trial distils a student with other settings from the prepared data and the teacher
+of one run, and from its stored scores where the lists are the same. Optuna proposes the
+settings (tree-structured Parzen estimators), and stops a trial whose validation is
+below the median of the others. The test part is neither read nor needed.
 
 A journal in the run's folder has all trials, so that a search continues where it
 stopped. The sampler's seed depends on the number of finished trials only, so a trial

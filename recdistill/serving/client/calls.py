@@ -101,6 +101,7 @@ class Calls:
         self._retries = RetryPolicy(retries) if isinstance(retries, int) else retries
         self._signatures: Mapping[str, SignatureContract] | None = None
         self._asked = 0.0
+        self._described = 0
         self._latency: dict[tuple[str, int | None], LatencyHistogram] = {}
         self._errors: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -217,12 +218,12 @@ class Calls:
         deadline: float,
         oldest_s: float,
     ) -> _Value:
-        before = self._asked
+        before = self._described
         contract = await self._contract(signature, deadline, oldest_s)
         try:
             return await self._call(signature, contract, inputs_of, result_of, deadline)
         except (QueryError, _UnreadableError) as error:
-            if before == self._asked:
+            if before == self._described:
                 # The server may have changed version since it described its inputs.
                 self._signatures = None
                 now = await self._contract(signature, deadline, oldest_s)
@@ -292,6 +293,7 @@ class Calls:
             self._asked = time.monotonic()
             try:
                 known = self._signatures = await self._ask_signatures(deadline)
+                self._described += 1
             except UnavailableError:
                 # A limit of the items must not be lost, see `recommend`.
                 if not known or signature not in known or oldest_s < CONTRACT_S:

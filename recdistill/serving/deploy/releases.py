@@ -83,8 +83,8 @@ def promote(
     Raises:
         ReleaseError: If the version does not exist, a server could not load it, an
             existing label is to move and neither `endpoints` nor `now` is given, or
-            `config` has the model under another name, or not and the path of its folder
-            on the server is not known.
+            `config` has the model under another name, or does not have it and the path
+            of its folder on the server is not known.
         NotAnExportError: If the version has no manifest.
         ArtefactError: If the files of the version have changed.
         ServingError: If a server does not answer.
@@ -358,7 +358,13 @@ def _served_from(models: Models, folder: Path) -> list[ServedModel]:
 
 def _check_name(models: Models, folder: Path, path: Path) -> None:
     """Raises an error if a folder is served, but not under its own name."""
-    names = list(dict.fromkeys(each.name for each in _served_from(models, folder)))
+    served = [
+        each
+        for each in _served_from(models, folder)
+        # A folder of this name elsewhere on this machine is another one.
+        if not (place := Path(each.base_path)).exists() or place.samefile(folder)
+    ]
+    names = list(dict.fromkeys(each.name for each in served))
     if names and folder.name not in names:
         raise ReleaseError(
             f"`config` must serve {folder} under the name of the folder, "

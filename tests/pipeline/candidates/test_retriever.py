@@ -147,6 +147,7 @@ def test_joined_lists_keep_what_was_drawn():
         ([1] * 9_999 + [5_000], 13),  # as many as all other candidates
         ([40] * 9_999 + [5_000], 40),
         ([1] * 9_999 + [9], 9),
+        ([1] * 499 + [5_000], 5_000),  # a thousandth of the lists is less than one
     ],
 )
 def test_one_long_list_does_not_make_all_stored_lists_long(sizes, most):

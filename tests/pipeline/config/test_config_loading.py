@@ -241,6 +241,11 @@ def test_values_that_contradict_each_other_are_an_error(path, override, said):
     assert said in refusal(path, override)
 
 
+def test_a_recurrent_encoder_cannot_be_exported_for_devices(path):
+    said = refusal(path, "student.encoder=gru", "export.on_device=true")
+    assert "that LiteRT can run: none or 'attention'. Received: encoder='gru'" in said
+
+
 def test_keys_of_a_cluster_may_stay_for_a_run_on_one_machine(path):
     config = load_config(path, ["engine.workers=4", "engine.kind=local"])
     assert (config.engine.kind, config.engine.workers) == ("local", 4)

@@ -23,6 +23,13 @@ def test_the_batch_size_of_a_training_changes_the_teacher(kind):
     )
 
 
+def test_the_table_of_training_examples_does_not_change_scores(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("list_id,item_id,score\n")
+    table = {"kind": "scores", "path": str(path)}
+    assert identity_of(**table, trained_on="a.csv") == identity_of(**table)
+
+
 @pytest.mark.parametrize(
     "settings", [{"batch_size": 32}, {"deadline_s": 99.0}, {"retries": 9}]
 )

@@ -21,6 +21,15 @@ def test_rows_without_ids_or_times_are_left_out_by_a_condition(tmp_path):
     assert found["dataset"]["keep"] == "user_id != '' and item_id != ''"
 
 
+def test_a_column_whose_name_ends_another_one_has_its_own_condition(tmp_path):
+    lines = ["candidate,user,date", *(f"{i},{u},{t}" for u, i, t in layouts.rows())]
+    lines[4] = "," + lines[4].split(",", 1)[1]
+    lines[7] = lines[7].rsplit(",", 1)[0] + ","
+    layouts.write(tmp_path / "interactions.csv", lines)
+    found = document(tmp_path, columns={"item": "candidate"})
+    assert found["dataset"]["keep"] == "candidate != '' and date != ''"
+
+
 def without_users(words, ids):
     """A log in which each third user is missing, written with these words in turn."""
     lines = ["user_id,item_id,timestamp"]
@@ -76,3 +85,13 @@ def test_rows_without_ids_are_left_out_of_the_rows_that_the_user_chooses(
     found = document(tmp_path, keep=keep)
     joined = " and ".join([*([keep] if keep else []), "user_id != 'NULL'"])
     assert found["dataset"]["keep"] == joined
+
+
+def test_a_missing_date_may_be_a_word(tmp_path):
+    lines = ["user_id,item_id,date"]
+    lines += [f"u{u},{i},2024-05-{1 + t % 28:02d}" for u, i, t in layouts.rows()]
+    lines[4] = lines[4].rsplit(",", 1)[0] + ",NULL"
+    layouts.write(tmp_path / "interactions.csv", lines)
+    found = document(tmp_path)
+    assert found["dataset"]["keep"] == "date != 'NULL'"
+    assert found["dataset"]["columns"]["time"] == "date"

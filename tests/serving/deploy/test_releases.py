@@ -203,6 +203,15 @@ class TestTheModelOfTheFolder:
         link.symlink_to(films)
         assert promote(link, 1).state == "unchanged"
 
+    def test_a_folder_of_the_same_name_elsewhere_is_another_model(
+        self, films, config, tmp_path
+    ):
+        elsewhere = tmp_path / "elsewhere" / films.name
+        elsewhere.mkdir(parents=True)
+        self.served(config, "others", elsewhere)
+        promote(films, 1)
+        assert "films" in read_models(config).names
+
     def test_a_model_is_not_added_to_those_of_another_machine(self, films, config):
         self.served(config, "books", "/models/books")
         with pytest.raises(ReleaseError, match=r"with /models/books\. Add the model"):
