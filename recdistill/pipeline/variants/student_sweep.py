@@ -9,7 +9,7 @@ settings evaluates the test part once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from recdistill.pipeline.models.scorers import compiled
 from recdistill.pipeline.ranking.rounded_student import as_exported
 from recdistill.pipeline.run_context import VALID
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.export import export_settings
 from recdistill.pipeline.steps.step import sections
 from recdistill.pipeline.variants.changed_settings import (
@@ -115,12 +116,15 @@ def sweep(
     shared = _shared_steps(pipeline)
     folder = pipeline.workspace.root / FOLDER
     folder.mkdir(exist_ok=True)
-    students = []
+    students: list[MeasuredStudent] = []
+    said: set[str] = set()
     with locked_folder(folder):
         for place, (settings, config) in enumerate(configs):
             label = f"{shown_settings(settings)} ({place + 1} of {len(configs)})"
-            made = _measured_student(pipeline, shared, settings, config, label)
-            students.append(made)
+            variant = _variant(pipeline, shared, config, label)
+            students.append(_measured_student(variant, settings))
+            for step in [s for s in ("baseline", "score") if s not in shared]:
+                _warn_once(pipeline, STEPS[step].warnings(variant.context), said)
             announce(students[-1])
     run = pipeline.context
     costs = [student.cost for student in students]
@@ -162,26 +166,34 @@ def _shared_steps(pipeline: Pipeline) -> tuple[str, ...]:
     return ("prepare", "teacher", "score")
 
 
-def _measured_student(
-    pipeline: Pipeline,
-    shared: Sequence[str],
-    settings: Settings,
-    config: Config,
-    label: str,
-) -> MeasuredStudent:
-    """Trains and measures one student, as far as that was not done before."""
+def _variant(
+    pipeline: Pipeline, shared: Sequence[str], config: Config, label: str
+) -> Pipeline:
+    """The pipeline of a student, in the run's own folder, so that a run finds it."""
     progress = pipeline.context.progress
-    # In the run's own folder, so that a later run finds these students.
-    variant = pipeline.variant(
+    return pipeline.variant(
         config,
         pipeline.workspace.root,
         shared,
         lambda activity, *state: progress(f"{label}: {activity}", *state),
     )
+
+
+def _warn_once(pipeline: Pipeline, warnings: Iterable[str], said: set[str]) -> None:
+    """Passes on warnings that no other student of the sweep has had."""
+    for warning in warnings:
+        if warning not in said:
+            pipeline.context.warn(warning)
+            said.add(warning)
+
+
+def _measured_student(variant: Pipeline, settings: Settings) -> MeasuredStudent:
+    """Trains and measures one student, as far as that was not done before."""
     distilled = variant.run("distill")
-    progress(f"{label}: Measuring its SavedModel", 0, None)
+    run, config = variant.context, variant.context.config
+    run.progress("Measuring its SavedModel", 0, None)
     measured = measured_export(variant, distilled)
-    run, samples = variant.context, config.evaluate.bootstrap
+    samples = config.evaluate.bootstrap
     ours, alone = _rows(measured), _rows(run.artefacts["baseline"])
     metric, seed = run.validation.metrics[0], config.seed
     quality, baseline = (

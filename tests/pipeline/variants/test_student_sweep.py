@@ -109,6 +109,11 @@ def test_a_run_with_retrieved_lists_finds_the_student_that_was_measured(
 ):
     retrieved = "lists.size=retrieved", "distill.gate=warn"
     vary = "sweep.vary={student={dim=[6]}, export={storage=['float32']}}"
+    warnings = []
+    config = small_pipelines.load(finished, *retrieved, vary, "distill.scores=none")
+    sweep(Pipeline(config, warn=warnings.append))
+    assert len(warnings) == len({*warnings})
+    assert any("distill.scores" in each for each in warnings)
     [measured] = sweep(pipeline(finished, *retrieved, vary)).students
     done = go(finished, *retrieved, "student.dim=6", until="distill")
     assert made(done) == []
