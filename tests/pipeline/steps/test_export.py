@@ -62,7 +62,7 @@ class TestTheExport:
         said = []
         done = go(copied, until="export", warn=said.append)
         assert made(done) == []
-        [warning] = [each for each in said if "another model" in each]
+        [warning] = [each for each in said if "another configuration" in each]
         assert "this run is version 1" in warning and "version 2" in warning
         assert f"release promote {versions} 1`" in warning
         assert f"--models {versions.parent / 'models.config'}" in warning
@@ -71,7 +71,7 @@ class TestTheExport:
         said.clear()
         done = go(copied, until="export", warn=said.append)
         assert Path(done["export"].record["path"]) == versions / "3"
-        assert not [each for each in said if "another model" in each]
+        assert not [each for each in said if "another configuration" in each]
 
 
 def test_the_export_serves_the_metric_of_the_report(tiny_run):
@@ -173,7 +173,11 @@ def test_the_export_gets_the_types_of_the_items(monkeypatch, tmp_path):
 def test_a_missing_litert_is_an_error_before_any_work(monkeypatch, tmp_path):
     monkeypatch.setattr(export, "find_spec", lambda name: None)
     config = small_pipelines.load(tmp_path, "export.on_device=true")
+    done = {}
+    pipeline = Pipeline(config, announce=done.__setitem__)
     with pytest.raises(ConfigError, match=r"pip install 'recdistill\[litert\]'"):
-        Pipeline(config)
-    assert not (tmp_path / "runs").exists()
-    Pipeline(small_pipelines.load(tmp_path))
+        pipeline.run()
+    assert not done
+    # Steps before the export do not need it.
+    pipeline.run("prepare")
+    assert [*done] == ["prepare"]
