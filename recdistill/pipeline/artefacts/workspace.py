@@ -2,7 +2,8 @@
 
 A step writes into a folder with a temporary name and renames it at the end, so
 artefacts are written atomically. A step that was killed is run again; a step whose
-inputs did not change is skipped.
+inputs did not change is skipped. The unfinished folder of other settings is kept for a
+week, in case they are used again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ from recdistill.pipeline.artefacts.artefact_storage import ArtefactStorage
 
 CLOCK = ".clock"
 """File with the seconds of earlier attempts, and the time when the last one began."""
+
+UNFINISHED = (".partial-", ".training-", ".fetched/")
+"""Start of the paths of drafts, training checkpoints and incomplete downloads."""
+
+KEPT_SECONDS = 7 * 24 * 3600.0
+"""Time after its last change for which an unfinished folder is not removed."""
 
 
 class Workspace:
@@ -72,7 +79,8 @@ class Workspace:
         Yields:
             A draft. If `draft.done` is set, the artefact exists already. Otherwise
             write into `draft.path`, which may hold files of a stopped attempt, and set
-            `draft.record`; leaving the block publishes the artefact.
+            `draft.record`; leaving the block publishes the artefact. In both cases it
+            then removes unfinished folders of this step that are older than a week.
         """
         key = fingerprint({"step": step, "version": __version__, **inputs})
         name = f"{step}-{key[:12]}"
@@ -90,9 +98,24 @@ class Workspace:
             draft.publish(time.perf_counter() - started)
         else:
             yield draft
+        self._remove_unfinished(step)
         if self.storage is not None and draft.done is not None:
             new = not draft.done.reused
             self.storage.store(draft.done.path, replace=new)
+
+    def _remove_unfinished(self, step: str) -> None:
+        """Removes the unfinished folders of a step that have not changed for a week.
+
+        They belong to other settings, or a finished artefact has replaced them. The age
+        also protects the work of another process where folders cannot be locked.
+        """
+        for start in UNFINISHED:
+            for folder in self.root.glob(f"{start}{step}-*"):
+                with contextlib.suppress(OSError):
+                    paths = (folder, *folder.rglob("*"))
+                    changed = max(path.lstat().st_mtime for path in paths)
+                    if time.time() - changed > KEPT_SECONDS:
+                        shutil.rmtree(folder)
 
 
 def earlier_seconds(folder: Path) -> float:

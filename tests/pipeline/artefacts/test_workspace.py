@@ -9,7 +9,13 @@ from recdistill.atomic import write_sealed
 from recdistill.errors import ArtefactError
 from recdistill.pipeline.artefacts import workspace as workspace_module
 from recdistill.pipeline.artefacts.artefact import Artefact, fingerprint
-from recdistill.pipeline.artefacts.workspace import CLOCK, Workspace, earlier_seconds
+from recdistill.pipeline.artefacts.workspace import (
+    CLOCK,
+    KEPT_SECONDS,
+    Workspace,
+    earlier_seconds,
+)
+from recdistill.pipeline.engine import LocalEngine
 
 
 @pytest.fixture
@@ -207,6 +213,105 @@ def test_a_folder_with_the_same_name_and_another_key_is_not_used(tmp_path):
     record = first.record | {"key": first.key[:12] + "0" * 52}
     write_sealed(first.path / "record.json", record)
     assert make(two, shared=True).path.parent == two.root
+
+
+NOW = 10 * KEPT_SECONDS
+
+
+class TestUnfinishedFolders:
+    """What killed attempts left, for steps whose settings have changed since."""
+
+    @pytest.fixture(autouse=True)
+    def today(self, monkeypatch):
+        monkeypatch.setattr(workspace_module.time, "time", lambda: NOW)
+
+    @staticmethod
+    def left(workspace, name, age=KEPT_SECONDS + 1.0):
+        """A folder whose file and whose own last changes are so many seconds old."""
+        folder = workspace.root / name
+        (folder / "inner").mkdir(parents=True)
+        written_at(folder / "inner" / "file", NOW - age)
+        for each in (folder / "inner", folder):
+            os.utime(each, (NOW - age, NOW - age))
+        return folder
+
+    @pytest.mark.parametrize(
+        "name",
+        [".partial-step-0123456789ab", ".training-step-0a", ".fetched/step-0a"],
+    )
+    def test_old_ones_are_removed_when_the_step_is_finished(self, workspace, name):
+        old = self.left(workspace, name)
+        recent = self.left(workspace, f"{name}1", age=KEPT_SECONDS)
+        artefact = make(workspace)
+        assert not old.exists()
+        assert (recent / "inner" / "file").exists()
+        assert (artefact.path / "file").exists()
+
+    def test_old_ones_are_removed_when_the_step_is_skipped(self, workspace):
+        make(workspace)
+        old = self.left(workspace, ".partial-step-0a")
+        assert make(workspace).reused
+        assert not old.exists()
+
+    def test_one_that_another_process_writes_is_kept(self, workspace):
+        folder = self.left(workspace, ".partial-step-0a")
+        os.utime(folder / "inner" / "file", (NOW, NOW))
+        make(workspace)
+        assert folder.exists()
+
+    def test_those_of_other_steps_and_runs_are_kept(self, workspace, tmp_path):
+        other = Workspace(tmp_path / "other")
+        kept = [
+            self.left(workspace, ".partial-steps-0a"),
+            self.left(other, ".partial-step-0a"),
+        ]
+        make(other)
+        kept[1] = self.left(other, ".partial-step-0a")
+        assert make(workspace, shared=True).path.parent == other.root
+        assert all(each.exists() for each in kept)
+
+    def test_they_are_kept_if_the_step_fails(self, workspace):
+        old = self.left(workspace, ".partial-step-0a")
+        with pytest.raises(KeyError), workspace.produce("step", {"a": 1}):
+            raise KeyError
+        assert old.exists()
+
+    def test_an_old_attempt_with_the_same_settings_is_continued(self, workspace):
+        with pytest.raises(KeyError), workspace.produce("step", {"a": 1}) as draft:
+            raise KeyError
+        draft.path.rmdir()
+        self.left(workspace, draft.path.name)
+        assert (make(workspace).path / "inner" / "file").exists()
+
+    def test_states_of_a_killed_training_are_removed(self, workspace):
+        class Killed:
+            name = "step"
+
+            def work(self, run, draft):
+                raise KeyboardInterrupt
+
+        with (
+            pytest.raises(KeyboardInterrupt),
+            workspace.produce("step", {"a": 2}) as draft,
+        ):
+            LocalEngine().train(Killed(), None, draft)
+        assert len(names(workspace)) == 2
+        for path in workspace.root.rglob("*"):
+            os.utime(path, (0, 0))
+        artefact = make(workspace)
+        assert names(workspace) == [artefact.path.name]
+
+    def test_one_that_cannot_be_removed_does_not_stop_the_run(
+        self, workspace, monkeypatch
+    ):
+        make(workspace)
+        self.left(workspace, ".partial-step-0a")
+
+        def refuse(*_, **__):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("shutil.rmtree", refuse)
+        assert make(workspace).reused
 
 
 class TestDamagedFiles:
