@@ -17,6 +17,8 @@ from recdistill.errors import DataError
 
 InteractionStream = Callable[[], Iterator[pa.RecordBatch]]
 
+_Converter = Callable[[pa.Array, column_values.Place], pa.Array]
+
 _NO_HEADER = (
     "If the file has no header, give the names in order with `columns` of this table, "
     "such as `dataset.interactions.columns`."
@@ -61,6 +63,39 @@ def interaction_stream(
     if next(start(), None) is None:
         name = streams[0].name
         raise DataError(f"{name} must have at least one row. Received: none")
+    return start
+
+
+def unlabelled_stream(
+    streams: Sequence[TableStream], columns: Columns, options: ReadingOptions
+) -> InteractionStream:
+    """The stream of `Dataset.unlabelled` of a table with one row for each request.
+
+    Args:
+        streams: Files of the table.
+        columns: Roles of the columns; the table has those of the query and the time.
+        options: How the table is read.
+
+    Raises:
+        DataError: If a column is missing, or the first batch has a bad value.
+    """
+    types = options.table("unlabelled").types
+    required = [columns.query, *([columns.time] if columns.time else [])]
+    for stream in streams:
+        require_columns(list(stream.offered), required, stream.name, MAP_NAMES)
+        require_columns(list(stream.offered), types, stream.name, _NO_TYPE)
+    streams = same_types(streams, required)
+    times = Times(options.time_format)
+    converters: dict[str | None, _Converter] = {
+        columns.query: column_values.ids,
+        columns.time: times,
+    }
+
+    def start() -> Iterator[pa.RecordBatch]:
+        for part, rows, stream in _typed_parts(streams, types):
+            yield _converted(part, stream, converters, rows)
+
+    next(start(), None)
     return start
 
 
@@ -114,20 +149,36 @@ def _checked(
 ) -> Iterator[pa.RecordBatch]:
     times = Times(options.time_format)
     types = options.table("lists" if columns.list else "interactions").types
+    converters: dict[str | None, _Converter] = {
+        columns.query: column_values.ids,
+        columns.item: column_values.ids,
+        columns.time: times,
+        columns.relevance: column_values.relevances,
+        columns.weight: column_values.weights,
+        columns.list: column_values.ids,
+        columns.score: column_values.scores,
+    }
+    for part, rows, stream in _typed_parts(streams, types):
+        if options.keep is not None:
+            held = options.keep.holds(part, stream.name, int(rows[0]))
+            part, rows = part.filter(held), rows[np.asarray(held)]
+        done = _converted(part, stream, converters, rows)
+        if columns.relevance is not None and not with_negatives:
+            done = done.filter(pc.greater(done[columns.relevance], 0))
+        yield done
+
+
+def _typed_parts(
+    streams: Sequence[TableStream], types: Mapping[str, column_values.ColumnType]
+) -> Iterator[tuple[pa.RecordBatch, np.ndarray, TableStream]]:
+    """Parts of at most `BATCH_ROWS` rows, with their row numbers and their file."""
     for stream in streams:
         row = 1
         for batch in stream.read():
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
                 rows = np.arange(row + start, row + start + part.num_rows)
-                part = _typed(part, types, stream.name, row + start)
-                if options.keep is not None:
-                    held = options.keep.holds(part, stream.name, row + start)
-                    part, rows = part.filter(held), rows[np.asarray(held)]
-                done = _converted(part, stream, columns, times, rows)
-                if columns.relevance is not None and not with_negatives:
-                    done = done.filter(pc.greater(done[columns.relevance], 0))
-                yield done
+                yield _typed(part, types, stream.name, row + start), rows, stream
             row += batch.num_rows
 
 
@@ -149,20 +200,9 @@ def _typed(
 def _converted(
     batch: pa.RecordBatch,
     stream: TableStream,
-    columns: Columns,
-    times: Times,
+    converters: Mapping[str | None, _Converter],
     rows: np.ndarray,
 ) -> pa.RecordBatch:
-    Converter = Callable[[pa.Array, column_values.Place], pa.Array]
-    converters: dict[str | None, Converter] = {
-        columns.query: column_values.ids,
-        columns.item: column_values.ids,
-        columns.time: times,
-        columns.relevance: column_values.relevances,
-        columns.weight: column_values.weights,
-        columns.list: column_values.ids,
-        columns.score: column_values.scores,
-    }
     arrays = {}
     for name in batch.schema.names:
         array = batch.column(name)

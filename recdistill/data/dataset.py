@@ -112,6 +112,11 @@ class Dataset:
         not_chosen: Function that starts a pass over the rows of listwise data with
             relevance 0, which were shown and not chosen; see `interactions`. None if
             the data is not listwise.
+        unlabelled: Function that starts a pass over requests without an observed
+            choice, which only the teacher's scores can be learned for: rows with the
+            columns of the query, the time and the query features of the interactions.
+            None if there are none, or if the data is listwise, where they are the lists
+            without a relevant row.
         offered: Names of all columns by table, including columns that are not read.
         notes: Sentences on properties of the files that may be mistakes.
         verify: Function that raises a DataError if a source file has changed since the
@@ -129,6 +134,9 @@ class Dataset:
         default=None, repr=False, compare=False
     )
     not_chosen: Callable[[], Iterator[pa.RecordBatch]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    unlabelled: Callable[[], Iterator[pa.RecordBatch]] | None = field(
         default=None, repr=False, compare=False
     )
     offered: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)

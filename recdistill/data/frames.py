@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from recdistill.data.checked_tables import feature_table, interaction_stream
+from recdistill.data.checked_tables import (
+    feature_table,
+    interaction_stream,
+    unlabelled_stream,
+)
 from recdistill.data.dataset import BATCH_ROWS, Columns, Dataset, nearest
 from recdistill.data.item_titles import is_title, may_be_title
 from recdistill.data.listwise_tables import listwise_dataset, listwise_roles
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.table_streams import TableStream, fingerprint
-from recdistill.data.tables import TableFolder
+from recdistill.data.tables import OPTIONAL_TABLES, TableFolder
 from recdistill.errors import DataError
 from recdistill.features.raw_text import is_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_TABLES = ("interactions", "lists", "items", "queries")
+_TABLES = ("interactions", "lists", *OPTIONAL_TABLES)
 
 
 def read_frames(
@@ -40,7 +44,8 @@ def read_frames(
 
     Args:
         tables: Table `interactions` or table `lists` (one row per candidate of a list),
-            and optionally `items` and `queries`.
+            and optionally `items` and `queries`; with `interactions` also `unlabelled`
+            (see `read_tables`).
         columns: Roles to column names, such as `{"query": "userId"}`; other roles keep
             the names of `Columns`.
         name: Name of the data set in reports.
@@ -73,7 +78,12 @@ def read_frames(
             "`tables` must have the key interactions or the key lists. "
             f"Received: {', '.join(tables) or 'no table'}"
         )
-    for each in ("items", "queries"):
+    if {"lists", "unlabelled"} <= set(tables):
+        raise DataError(
+            "`tables` must not have the key unlabelled beside lists: unlabelled are "
+            "the lists without a relevant row."
+        )
+    for each in OPTIONAL_TABLES:
         if each not in tables and options is not None and options.table(each).types:
             raise DataError(
                 f"`tables` has no key {each}, although `dataset.{each}` says how it is "
@@ -93,6 +103,7 @@ def read_frames(
         fingerprint=fingerprint(folder.digests),
         source=folder.digests,
         stream=interaction_stream(folder.rows, roles, options),
+        unlabelled=folder.unlabelled,
         offered=folder.offered,
     )
 
@@ -104,12 +115,14 @@ def _opened(
     options: ReadingOptions,
 ) -> TableFolder:
     offered = {each: _column_names(each, table) for each, table in tables.items()}
-    use = options.interaction_columns(roles, offered.get("queries", ()))
+    in_queries = offered.get("queries", ())
+    use = options.interaction_columns(roles, in_queries)
     uses = {
         "interactions": use,
         "lists": use,
         "items": options.item_columns(roles),
         "queries": options.query_columns(roles),
+        "unlabelled": options.unlabelled_columns(roles, in_queries),
     }
     arrow = {
         each: _arrow_table(each, table, uses[each], titles=each == "items")
@@ -130,6 +143,11 @@ def _opened(
         rows=[streams[rows]],
         items=items,
         queries=queries,
+        unlabelled=(
+            unlabelled_stream([streams["unlabelled"]], roles, options)
+            if "unlabelled" in streams
+            else None
+        ),
         digests={each: _digest(table) for each, table in arrow.items()},
         offered=offered,
     )

@@ -31,8 +31,8 @@ def read_listwise(
 
     Rows with a relevance above 0 are the interactions; the other rows of a list are the
     candidates that were shown and not chosen. Rows of one list have the same query and
-    time. Lists without a relevant row are left out, because nothing can be learned from
-    them. The tables `items` and `queries` are as for `read_tables`; without a table of
+    time. From lists without a relevant row the student learns the teacher's scores
+    only. The tables `items` and `queries` are as for `read_tables`; without a table of
     items, the catalogue is all candidates of all lists.
 
     Args:

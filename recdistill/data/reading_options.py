@@ -37,8 +37,8 @@ class ReadingOptions:
             recognise it (`recdistill.data.times`).
         keep: Which interactions are read; None for all.
         with_times: Whether the interactions have a column of times.
-        tables: Options of single tables by name: "interactions" or "lists", "items" and
-            "queries".
+        tables: Options of single tables by name: "interactions" or "lists", "items",
+            "queries" and "unlabelled".
     """
 
     query_features: frozenset[str] | None = None
@@ -78,3 +78,17 @@ class ReadingOptions:
             return None
         kept = self.keep.columns if self.keep else ()
         return {*roles.names(), *kept, *self.query_features.difference(in_queries)}
+
+    def unlabelled_columns(
+        self, roles: Columns, in_queries: Collection[str]
+    ) -> set[str] | None:
+        """Columns to read from the unlabelled requests; None for all.
+
+        Args:
+            roles: Roles of the columns.
+            in_queries: As for `interaction_columns`.
+        """
+        if self.query_features is None:
+            return None
+        own = {roles.query, *([roles.time] if roles.time else [])}
+        return {*own, *self.query_features.difference(in_queries)}

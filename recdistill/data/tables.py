@@ -1,4 +1,4 @@
-"""Reader for a folder of tables: interactions, items and queries."""
+"""Reader for a folder of tables: interactions, items, queries and requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recdistill.data.checked_tables import feature_table, interaction_stream
+from recdistill.data.checked_tables import (
+    InteractionStream,
+    feature_table,
+    interaction_stream,
+    unlabelled_stream,
+)
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.source_files import SourceFiles
@@ -24,6 +29,7 @@ def read_tables(
     interactions: str = "interactions",
     items: str | None = None,
     queries: str | None = None,
+    unlabelled: str | None = None,
     options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for a folder of tables.
@@ -47,6 +53,10 @@ def read_tables(
         interactions: Name of the table, with or without its suffix.
         items: Name of the table of items; by default `items`, if it exists.
         queries: Name of the table of queries; by default `queries`, if it exists.
+        unlabelled: Name of the table of requests without an observed choice, which only
+            the student learns from; by default `unlabelled`, if it exists. It has the
+            columns of the query and the time, and those of the query features that the
+            interactions have.
         options: How the files are read.
 
     Returns:
@@ -60,7 +70,8 @@ def read_tables(
     """
     roles = Columns.of(columns)
     options = options or ReadingOptions()
-    folder = open_folder(Path(path), roles, options, (interactions, items, queries))
+    names = (interactions, items, queries, unlabelled)
+    folder = open_folder(Path(path), roles, options, names)
     return Dataset(
         name=folder.name,
         columns=roles,
@@ -69,10 +80,15 @@ def read_tables(
         fingerprint=fingerprint(folder.digests),
         source=folder.digests,
         stream=interaction_stream(folder.rows, roles, options),
+        unlabelled=folder.unlabelled,
         offered=folder.offered,
         notes=folder.notes,
         verify=folder.verify,
     )
+
+
+OPTIONAL_TABLES = ("items", "queries", "unlabelled")
+"""Names of the tables that a data set may lack."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,7 @@ class TableFolder:
         rows: Files of the interactions, or of the lists.
         items: The items, checked; None if there is no such table.
         queries: The queries, checked; None if there is no such table.
+        unlabelled: As of `Dataset`.
         digests: SHA-256 of each file by its path inside the folder.
         offered: Names of all columns by table.
         notes: As of `Dataset`.
@@ -94,6 +111,7 @@ class TableFolder:
     rows: list[TableStream]
     items: pa.Table | None
     queries: pa.Table | None
+    unlabelled: InteractionStream | None
     digests: dict[str, str]
     offered: dict[str, tuple[str, ...]]
     notes: Sequence[str] = ()
@@ -104,7 +122,7 @@ def open_folder(
     folder: Path,
     roles: Columns,
     options: ReadingOptions,
-    names: tuple[str, str | None, str | None],
+    names: Sequence[str | None],
 ) -> TableFolder:
     """Opens the tables of a folder.
 
@@ -112,24 +130,26 @@ def open_folder(
         folder: The folder.
         roles: Roles of the columns.
         options: How the files are read.
-        names: Names of the tables of rows, items and queries; None for a table "items"
-            or "queries" that may be missing.
+        names: Names of the table of rows, of items, of queries and, unless the data is
+            listwise, of unlabelled requests; None for a table "items", "queries" or
+            "unlabelled" that may be missing.
 
     Raises:
         DataError: As `read_tables`.
     """
     if not folder.is_dir():
         raise DataError(f"`path` must be a folder of tables. Received: {folder}")
-    row_files = find_table(folder, names[0])
-    item_files = find_table(folder, names[1] or "items", optional=names[1] is None)
-    query_files = find_table(folder, names[2] or "queries", optional=names[2] is None)
-    for name, found in {"items": item_files, "queries": query_files}.items():
+    row_files = find_table(folder, names[0] or "interactions")
+    optional: dict[str, list[TableFile]] = {name: [] for name in OPTIONAL_TABLES}
+    for table, name in zip(OPTIONAL_TABLES, names[1:], strict=False):
+        optional[table] = find_table(folder, name or table, optional=name is None)
+    for name, found in optional.items():
         if not found and options.table(name) != TableOptions():
             raise DataError(
                 f"{folder} has no table {name!r}, although `dataset.{name}` says how "
                 "it is read. Add the table, or remove the key."
             )
-    files = [*row_files, *item_files, *query_files]
+    files = [*row_files, *(file for each in optional.values() for file in each)]
     for file in files:
         file.check()
     names_of = {file.path.relative_to(folder).as_posix(): file.path for file in files}
@@ -141,12 +161,19 @@ def open_folder(
         columns, titles = options.table(table).columns, table == "items"
         return [file.open(use, options.delimiter, columns, titles) for file in files]
 
-    items = streams("items", item_files, options.item_columns(roles))
-    queries = streams("queries", query_files, options.query_columns(roles))
+    items = streams("items", optional["items"], options.item_columns(roles))
+    queries = streams("queries", optional["queries"], options.query_columns(roles))
     in_queries = {name for stream in queries for name in stream.offered}
     use = options.interaction_columns(roles, in_queries)
     rows = streams("lists" if roles.list else "interactions", row_files, use)
-    tables = {"queries": queries, "interactions": rows, "items": items}
+    use = options.unlabelled_columns(roles, in_queries)
+    requests = streams("unlabelled", optional["unlabelled"], use)
+    tables = {
+        "queries": queries,
+        "interactions": rows,
+        "items": items,
+        "unlabelled": requests,
+    }
     return TableFolder(
         name=folder.resolve().name,
         rows=rows,
@@ -158,6 +185,7 @@ def open_folder(
             if queries
             else None
         ),
+        unlabelled=unlabelled_stream(requests, roles, options) if requests else None,
         digests=source.digests,
         verify=source.verify,
         offered={name: each[0].offered for name, each in tables.items() if each},

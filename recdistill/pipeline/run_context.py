@@ -359,11 +359,10 @@ class RunContext:
     @cached_property
     def gate(self) -> GatePart:
         """The decision whether the teacher is worth distilling."""
-        teacher = self.artefacts["teacher"]
-        judged = self.artefacts["score"] if self.reranks else teacher
+        judged = self.artefacts["score" if self.reranks else "teacher"]
         return compare_on_validation(
             self.config,
-            teacher,
+            self.artefacts["teacher"],
             judged.file(VALID),
             self.artefacts["baseline"],
             self.training_overlap,
@@ -381,8 +380,9 @@ class RunContext:
     @cached_property
     def soft_targets(self) -> SoftTargets:
         """The transform and temperatures that turn stored scores into soft targets."""
-        found = Examination.model_validate(self.artefacts["score"].record["doctor"])
-        return choose(self.config.distill, found)
+        record = self.artefacts["score"].record
+        found = Examination.model_validate(record["doctor"])
+        return choose(self.config.distill, found, record.get("unlabelled", 0))
 
     @property
     def soft_targets_part(self) -> SoftTargetsPart:

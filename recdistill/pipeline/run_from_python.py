@@ -10,6 +10,7 @@ from recdistill.data.dataset import Progress, no_progress
 from recdistill.evaluation.report.run_report import Report
 from recdistill.pipeline.config import Config, DatasetConfig, parse_config
 from recdistill.pipeline.config.config_loading import read_toml
+from recdistill.pipeline.config.dataset_section import TABLES
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.variants.budgeted_run import run_within_budget
 
@@ -100,7 +101,7 @@ _OF_ONE_FILE = frozenset({"file", "columns"})
 def _of_frames(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The section `dataset` for DataFrames: without the keys that describe files."""
     kept = {key: value for key, value in dataset.items() if key not in _OF_FILES}
-    for key in kept.keys() & {"interactions", "lists", "items", "queries"}:
+    for key in kept.keys() & set(TABLES):
         if isinstance(kept[key], Mapping):
             options = kept[key].items()
             kept[key] = {k: v for k, v in options if k not in _OF_ONE_FILE}

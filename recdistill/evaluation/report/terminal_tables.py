@@ -151,4 +151,6 @@ def soft_targets_line(part: Mapping[str, Any]) -> str:
             f"; averaged with an assistant of width {assistant['dim']}, which has "
             f"{assistant['valid']:.4f} on validation"
         )
+    if part.get("unlabelled"):
+        through += f"; {part['unlabelled']:,} unlabelled lists"
     return f"{part['transform']}{softened}{by}{counted}{through}"

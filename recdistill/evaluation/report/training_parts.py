@@ -35,6 +35,8 @@ class SoftTargetsPart(BaseModel):
         effective: Effective number of candidates of a list (the exponential of the
             entropy of the soft targets); None if unknown.
         list_size: Number of candidates of a list (median).
+        unlabelled: Number of lists whose choice was not observed; from these the
+            student learned the soft targets only.
         findings: Findings of the score doctor.
         reason: Reason for the score doctor's proposal.
         assistant: The assistant, which learned from these soft targets; the student
@@ -49,6 +51,7 @@ class SoftTargetsPart(BaseModel):
     chosen_by: Literal["configuration", "doctor"]
     effective: float | None = None
     list_size: float
+    unlabelled: int = 0
     findings: tuple[str, ...] = ()
     reason: str | None = None
     assistant: AssistantPart | None = None

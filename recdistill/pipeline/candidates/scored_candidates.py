@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,28 +22,28 @@ LISTS_AT_ONCE = 4_096
 
 @dataclass(frozen=True)
 class ScoredTrainingLists:
-    """The training lists that have at least two scored candidates.
+    """The lists for the student that have at least two scored candidates.
 
     Attributes:
         tables: The partial scores.
-        rows: The rows of these lists in each shard.
+        rows: The rows of these lists by shard.
         width: Number of candidates of the longest list.
     """
 
     tables: Sequence[ScoreTable]
-    rows: list[np.ndarray]
+    rows: Mapping[Path, np.ndarray]
     width: int
 
     @classmethod
     def find(
         cls, shards: Sequence[Path], tables: Sequence[ScoreTable]
     ) -> ScoredTrainingLists:
-        """Searches the shards of the training lists.
+        """Searches shards of lists.
 
         Raises:
             ScoreError: If no list has two scored candidates.
         """
-        rows, width = [], 0
+        rows, width = {}, 0
         for path in shards:
             lists = read_lists(path, with_raw=False)
             scored = keep_scored_by_all(lists, tables)
@@ -52,9 +52,9 @@ class ScoredTrainingLists:
                 left = scored.scored_candidates.distinct().difference(scored.excluded)
                 length = np.diff(left.offsets)
             kept = scored.list_id[length > 1]
-            rows.append(np.flatnonzero(np.isin(lists.list_id, kept)))
+            rows[path] = np.flatnonzero(np.isin(lists.list_id, kept))
             width = max(width, int(length.max(initial=0)))
-        if not sum(map(len, rows)):
+        if not sum(map(len, rows.values())):
             raise ScoreError(
                 "The teacher must have scores for at least two candidates of a "
                 "training list. Received: no such list"

@@ -74,7 +74,8 @@ class TableConfig(Section):
         return self
 
 
-_TABLES = ("interactions", "lists", "items", "queries")
+TABLES = ("interactions", "lists", "items", "queries", "unlabelled")
+"""Names of the sections of tables."""
 
 _LOGS = ("tables", "listwise", "frames", "movielens", "recbole")
 
@@ -155,6 +156,12 @@ class DatasetConfig(Section):
     queries: TableConfig = Field(
         default=TableConfig(), description="Options of the table of queries."
     )
+    unlabelled: TableConfig = Field(
+        default=TableConfig(),
+        description="Options of the table of requests without an observed choice, from "
+        "which the student learns the teacher's scores only. Listwise data has no such "
+        "table: there they are the lists without a relevant row.",
+    )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),
         description="Size of the generated data, for the reader `synthetic`.",
@@ -211,7 +218,7 @@ class DatasetConfig(Section):
         return self
 
     def _check_tables(self) -> None:
-        for name in _TABLES:
+        for name in TABLES:
             table: TableConfig = getattr(self, name)
             if table == TableConfig():
                 continue
@@ -226,6 +233,12 @@ class DatasetConfig(Section):
                     f"`{name}` has no meaning for reader {other!r}, whose table is "
                     f"`{'lists' if other == 'listwise' else 'interactions'}`. "
                     f"Received: {table.model_dump(exclude_defaults=True)}"
+                )
+            if name == "unlabelled" and self.reader == "listwise":
+                raise ValueError(
+                    "`unlabelled` has no meaning for reader 'listwise', which takes "
+                    "the lists without a relevant row. Received: "
+                    f"{table.model_dump(exclude_defaults=True)}"
                 )
             if self.reader == "frames" and (table.file or table.columns):
                 raise ValueError(

@@ -64,6 +64,13 @@ class ListsConfig(Section):
         gt=0,
         description="Number of training lists that the teacher scores for the student.",
     )
+    unlabelled: int = Field(
+        default=100_000,
+        ge=0,
+        description="Maximum number of unlabelled lists (requests of the training "
+        "part without an observed choice) that the teacher scores as well. The "
+        "student learns the teacher's scores of these lists only. 0: none.",
+    )
     per_query: int | None = Field(
         default=None,
         gt=0,
@@ -94,7 +101,7 @@ class ListsConfig(Section):
     @property
     def first_round(self) -> dict[str, Any]:
         """The keys that the lists and scores of the first round depend on."""
-        names = {"size", "contexts", "scores_dtype"}
+        names = {"size", "contexts", "unlabelled", "scores_dtype"}
         if self.size == "retrieved":
             names |= {"retriever_top", "popular", "tail"}
         return self.model_dump(mode="json", include=names)

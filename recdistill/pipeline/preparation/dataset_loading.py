@@ -24,6 +24,7 @@ from recdistill.data.row_filter import RowFilter
 from recdistill.errors import ConfigError
 from recdistill.features.specs import FeatureSpec
 from recdistill.pipeline.config import Config, DatasetConfig, TableConfig
+from recdistill.pipeline.config.dataset_section import TABLES
 from recdistill.pipeline.memory import require_for_synthetic_data
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def licence_of(config: DatasetConfig) -> str | None:
 
 def tables_of(config: DatasetConfig) -> dict[str, TableConfig]:
     """The sections of the tables by name."""
-    names = ("interactions", "lists", "items", "queries")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in TABLES}
 
 
 def load_dataset(
@@ -124,6 +124,7 @@ def load_dataset(
     }
     if config.reader == "tables":
         name = config.interactions.file or "interactions"
+        others["unlabelled"] = config.unlabelled.file
         return read_tables(path, columns, interactions=name, **others)
     if config.reader == "listwise":
         name = config.lists.file or "lists"

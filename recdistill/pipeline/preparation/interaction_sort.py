@@ -40,16 +40,18 @@ def converted(
     columns: Columns,
     features: Sequence[FeatureColumn],
     first_row: int,
+    table: str = "interactions",
 ) -> dict[str, pa.Array]:
     """The columns of a batch under the names of their roles, features as raw values.
 
     The features are named `feature0`, `feature1` and so on.
 
     Args:
-        batch: Rows of the interactions.
+        batch: Rows of the interactions, or of a table with some of their columns.
         columns: The roles of the columns.
         features: The features that the interactions have.
         first_row: Number of the first row, from 0.
+        table: Name of the table, for errors.
 
     Raises:
         DataError: If a value of a feature is bad.
@@ -57,7 +59,7 @@ def converted(
     found = {
         role: batch[name]
         for role, name in vars(columns).items()
-        if name is not None and role != "score"
+        if name in batch.schema.names and role != "score"
     }
     rows = np.arange(first_row, first_row + batch.num_rows)
     for number, feature in enumerate(features):
@@ -65,11 +67,13 @@ def converted(
             found[f"feature{number}"] = raw_column(
                 batch[feature.column],
                 feature.spec,
-                table=feature.table,
+                table=table,
                 name=feature.column,
                 rows=rows + 1,
             )
         except DataError as error:
+            if table != "interactions":
+                raise
             raise DataError(
                 f"{error} Rows are counted in all files together, without those that "
                 "are not used, for example because of `dataset.keep`."
@@ -131,7 +135,9 @@ class SortedInteractions:
             for batch in dataset.interactions():
                 table = converted(batch, self._columns, self._features, self.rows)
                 if self._times is None:
-                    table["time"] = pa.array(self._drawn_times(table))
+                    role = "list" if self._columns.list else "item"
+                    times = drawn_times(table["query"], table[role], self._seed)
+                    table["time"] = pa.array(times)
                 else:
                     self._times.add(table["time"].to_numpy())
                 self.rows += batch.num_rows
@@ -155,15 +161,6 @@ class SortedInteractions:
         if schema is None or not self.rows:
             raise no_interactions(dataset)
         return schema
-
-    def _drawn_times(self, table: dict[str, pa.Array]) -> np.ndarray:
-        """A time for each query and item (or list), the same in every pass."""
-        seed = pd.util.hash_array(np.array([self._seed], "uint64"))
-        for role in ("query", "list" if self._columns.list else "item"):
-            texts = np.asarray(table[role].to_pylist(), object)
-            # Hashed between the columns, so that each time differs from the others.
-            seed = pd.util.hash_array(seed ^ pd.util.hash_array(texts))
-        return np.asarray(seed >> 1, "int64")
 
     def _number(self, engine: duckdb.DuckDBPyConnection) -> None:
         """Numbers the queries, by partition and id, and the items, by id.
@@ -225,6 +222,22 @@ class SortedInteractions:
 
     def _has(self, role: str) -> bool:
         return getattr(self._columns, role) is not None
+
+
+def drawn_times(query: pa.Array, choice: pa.Array, seed: int) -> np.ndarray:
+    """A random time for each query and item (or list), the same in every pass.
+
+    Args:
+        query: `(rows,)` text.
+        choice: `(rows,)` text, the item or the list.
+        seed: Seed of the times.
+    """
+    mixed = pd.util.hash_array(np.array([seed], "uint64"))
+    for column in (query, choice):
+        texts = np.asarray(column.to_pylist(), object)
+        # Hashed between the columns, so that each time differs from the others.
+        mixed = pd.util.hash_array(mixed ^ pd.util.hash_array(texts))
+    return np.asarray(mixed >> 1, "int64")
 
 
 def in_order(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -33,6 +33,9 @@ from recdistill.pipeline.preparation.query_feature_values import QueryFeatureVal
 from recdistill.pipeline.preparation.repeats import Seen
 from recdistill.pipeline.preparation.row_parts import SPLITS, TRAIN
 
+UNLABELLED = "unlabelled"
+"""Name of the files of lists without positives, which are for the student only."""
+
 SEEN_ITEMS = 2**26
 """Largest number of seen items of all lists in one file."""
 
@@ -50,9 +53,12 @@ class ListShardWriter:
         folder: Folder for `lists` and `training_rows`.
         seen: "exclude" leaves repeats out, because items that the query has seen are
             not candidates; "include" keeps them.
+        query_ids: Id of each query, by its number, if there are more than those of the
+            interactions.
 
     Attributes:
         counts: Number of lists by split.
+        unlabelled: Number of unlabelled lists.
         left_out: Number of repeats that were left out, by split.
         unlisted: Number of interactions with known items that are not in the catalogue,
             by split. They count in histories, and are in no list.
@@ -70,18 +76,21 @@ class ListShardWriter:
         config: Config,
         folder: Path,
         seen: Seen = "exclude",
+        query_ids: pa.Array | None = None,
     ) -> None:
         self._schema, self._folder, self._seen = schema, folder, seen
         self._parts, self._per_query = parts, config.lists.per_query
+        self._query_ids = parts.query_ids if query_ids is None else query_ids
         self._with_raw = needs_raw(config.teacher)
-        self._values = QueryFeatureValues(schema, features, parts, dataset)
+        self._values = QueryFeatureValues(schema, features, self._query_ids, dataset)
         (folder / "lists").mkdir()
         (folder / "training_rows").mkdir()
         self._items, self._item_row = items, items.rows_of(parts.item_ids)
         index = lookup_column(schema.items, parts.item_ids)
         self._item_index = np.asarray(index, "int32")
         self._item_unlisted = (self._item_row < 0) & (self._item_index > UNKNOWN)
-        self._shards = dict.fromkeys(SPLITS, 0)
+        self._shards = dict.fromkeys([*SPLITS, UNLABELLED], 0)
+        self.unlabelled = 0
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
         self.left_out = dict.fromkeys(SPLITS, 0)
@@ -115,11 +124,7 @@ class ListShardWriter:
                 table = self._lists(part, piece, item, with_raw)
                 if split != TRAIN:
                     table = table.append_column("rows", self._source_rows(part, piece))
-                table = self._with_not_chosen(table, part, not_chosen)
-                table = table.replace_schema_metadata({SEEN: self._seen})
-                shard = f"{name}-{self._shards[name]:05d}.parquet"
-                _write(table, self._folder / "lists" / shard)
-                self._shards[name] += 1
+                self._write_shard(table, part, not_chosen, name)
                 self.counts[name] += len(table)
                 for encoder in with_vocabulary(self._schema.query):
                     column = table[QUERY_PREFIX + encoder.feature].combine_chunks()
@@ -128,6 +133,39 @@ class ListShardWriter:
                 numbers = self._list_numbers(part, piece)
                 known = np.bincount(numbers, item[piece] >= 0)
                 self.unreachable[name] += int((known == 0).sum())
+
+    def write_unlabelled(
+        self, part: Partition, rows: np.ndarray, not_chosen: NotChosenRows
+    ) -> None:
+        """Writes lists without positives.
+
+        Args:
+            part: A partition with a row for each of them.
+            rows: These rows.
+            not_chosen: Rows that were shown and not chosen.
+        """
+        require_for_query_features(len(part), self._schema.query)
+        item = self._item_row[part.item]
+        for piece in self._pieces(part, rows):
+            columns = self._query_columns(part, piece, item, self._with_raw)
+            nothing = np.zeros(len(piece) + 1, "int32")
+            empty = {"candidates": pa.int32(), "relevance": pa.float32()}
+            for name, kind in empty.items():
+                values = pa.array([], kind)
+                columns[name] = pa.ListArray.from_arrays(nothing, values)
+            columns["list_weight"] = pa.array(np.ones(len(piece), "float32"))
+            self._write_shard(pa.table(columns), part, not_chosen, UNLABELLED)
+            self.unlabelled += len(piece)
+
+    def _write_shard(
+        self, table: pa.Table, part: Partition, not_chosen: NotChosenRows, name: str
+    ) -> None:
+        """Writes the next file of a split, or of the unlabelled lists."""
+        table = self._with_not_chosen(table, part, not_chosen)
+        table = table.replace_schema_metadata({SEEN: self._seen})
+        shard = f"{name}-{self._shards[name]:05d}.parquet"
+        _write(table, self._folder / "lists" / shard)
+        self._shards[name] += 1
 
     def _pieces(self, part: Partition, rows: np.ndarray) -> list[np.ndarray]:
         """The rows of each file: whole lists, with at most `SEEN_ITEMS` seen items.
@@ -191,26 +229,38 @@ class ListShardWriter:
         """The lists of these rows, each with the mean weight of its rows."""
         number, all_rows = self._list_numbers(part, rows), rows
         ends = np.concatenate([[0], np.cumsum(np.bincount(number))]).astype("int32")
-        rows = all_rows[ends[:-1]]
+        lengths = np.diff(ends)
+        columns = self._query_columns(part, all_rows[ends[:-1]], item, with_raw)
+        columns["candidates"] = pa.ListArray.from_arrays(ends, item[all_rows])
+        columns["relevance"] = pa.ListArray.from_arrays(
+            ends, self._number(part, all_rows, "relevance")
+        )
+        weights = np.bincount(number, self._number(part, all_rows, "weight"))
+        columns["list_weight"] = pa.array(weights / lengths, pa.float32())
+        return pa.table(columns)
+
+    def _query_columns(
+        self, part: Partition, rows: np.ndarray, item: np.ndarray, with_raw: bool
+    ) -> dict[str, pa.Array]:
+        """The columns of lists that do not depend on their positives.
+
+        Args:
+            part: The partition.
+            rows: One row of each list.
+            item: `(rows,)`: the catalogue row of each interaction.
+            with_raw: Whether raw values are stored.
+        """
         past = part.first_of_moment[rows] - part.first_of_query[rows]
         before = np.concatenate([[0], np.cumsum(past)])
         seen = np.repeat(part.first_of_query[rows] - before[:-1], past)
         seen = item[seen + np.arange(before[-1])]
         offsets = np.concatenate([[0], np.cumsum(seen >= 0)])[before]
         query = part.query[rows]
+        trained = query < len(self._parts.query_ids)
         columns = {
             "list_id": part.table["row"].take(pa.array(part.first_of_list[rows])),
-            "query_id": self._parts.query_ids.take(pa.array(query)),
-            "query_row": pa.array(query.astype("int64")),
-            "candidates": pa.ListArray.from_arrays(ends, item[all_rows]),
-            "relevance": pa.ListArray.from_arrays(
-                ends, self._number(part, all_rows, "relevance")
-            ),
-            "list_weight": pa.array(
-                np.bincount(number, self._number(part, all_rows, "weight"))
-                / np.diff(ends),
-                pa.float32(),
-            ),
+            "query_id": self._query_ids.take(pa.array(query)),
+            "query_row": pa.array(np.where(trained, query, -1), pa.int64()),
             "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
         }
         if self._parts.columns.list is not None:
@@ -225,7 +275,7 @@ class ListShardWriter:
             columns[QUERY_PREFIX + name] = _column(values)
             if with_raw:
                 columns[RAW_PREFIX + name] = raw()
-        return pa.table(columns)
+        return columns
 
     def _source_rows(self, part: Partition, rows: np.ndarray) -> pa.ListArray:
         """The numbers in the source of the rows of each list."""

@@ -7,23 +7,19 @@ partitions, and adds them to their lists when these are written.
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from recdistill.data import Columns, Dataset
 from recdistill.data.ragged import Ragged
 from recdistill.errors import DataError
-from recdistill.pipeline.preparation.interaction_sort import converted, owners
+from recdistill.pipeline.preparation.interaction_sort import owners
+from recdistill.pipeline.preparation.partitioned_rows import PartitionedRows
 from recdistill.pipeline.preparation.partitions import Partition, Partitions, mixed_list
-
-_OTHER_FILES = 256
-"""Files and sockets that a process has open besides those of the partitions."""
 
 
 class NotChosenRows:
@@ -35,6 +31,7 @@ class NotChosenRows:
         folder: An existing folder for the files.
 
     Attributes:
+        rows: The rows.
         count: Number of rows.
     """
 
@@ -44,36 +41,16 @@ class NotChosenRows:
         self._query_ids = parts.query_ids
         # Drawn times are not those of the other rows of a list.
         self._with_times = parts.times is not None
-        self._folder = folder
-        self.count = 0
         self._lists: list[np.ndarray] = []
-        if dataset.not_chosen is None:
-            return
-        _allow_files(len(parts))
-        writers: dict[int, pq.ParquetWriter] = {}
-        try:
-            for batch in dataset.not_chosen():
-                found = converted(batch, self.columns, parts.features, self.count)
-                table = pa.table(found)
-                self.count += table.num_rows
-                owner = owners(table["query"], len(parts))
-                for number in np.unique(owner).tolist():
-                    if number not in writers:
-                        path = self._path(number)
-                        writers[number] = pq.ParquetWriter(path, table.schema)
-                    part = table.filter(pa.array(owner == number))
-                    writers[number].write_table(part)
-        finally:
-            for writer in writers.values():
-                writer.close()
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"not-chosen-{number:05d}.parquet"
+        batches = iter(()) if dataset.not_chosen is None else dataset.not_chosen()
+        self.rows = PartitionedRows(
+            batches, parts, parts.features, folder / "not-chosen"
+        )
+        self.count = self.rows.count
 
     def of(self, part: Partition) -> pa.Table | None:
         """The rows of a partition's queries; None if it has none."""
-        path = self._path(part.number)
-        return pq.read_table(path) if path.exists() else None
+        return self.rows.of(part)
 
     def check(self, part: Partition) -> None:
         """Checks that all rows of a list have the same query, its features and time.
@@ -205,12 +182,3 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
         array = pa.array(texts, pa.string())
     codes = array.dictionary_encode().indices
     return np.asarray(pc.fill_null(codes, -1), "int64")
-
-
-def _allow_files(number: int) -> None:
-    """Lets the process open this number of files, as far as the system allows it."""
-    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + _OTHER_FILES
-    if low != resource.RLIM_INFINITY and low < wanted:
-        most = wanted if high == resource.RLIM_INFINITY else min(wanted, high)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, high))

@@ -51,6 +51,11 @@ class PartStatistics:
                 again = own & (trained > 0)
                 self._repeats[name] += len(np.unique(part.first_of_list[again]))
 
+    @property
+    def last_training_time(self) -> int:
+        """The latest time of the training part."""
+        return self._spans["train"][1]
+
     def check(self, name: str, split: SplitConfig) -> None:
         """Checks that each part has at least two lists.
 

@@ -106,6 +106,10 @@ class Partitions:
         query_ids: Id of each query, by its number.
         item_ids: Id of each item, by its number; in alphabetical order.
         times: Statistics of the times; None if the times are drawn.
+        cuts: The last times of the training and of the validation part, if these end
+            for all queries at one moment; else None.
+        split: As given.
+        seed: As given.
         features: As given.
 
     Raises:
@@ -130,18 +134,25 @@ class Partitions:
                 'needs. Set `split.by` = "leave_random_out".'
             )
         self.times = None if drawn else TimeStatistics()
+        self.seed = seed
         found = SortedInteractions(
             dataset, features, folder, progress, self.times, seed
         )
         self.rows, self._paths = found.rows, found.paths
         self.query_ids, self.item_ids = found.query_ids, found.item_ids
+        self.cuts: np.ndarray | None = None
         if split.by == "global_time" and self.times is not None:
             shares = (1 - split.valid - split.test, 1 - split.test)
-            self._cuts = self.times.cuts(shares)
+            self.cuts = self.times.cuts(shares)
 
     def __len__(self) -> int:
         """Number of partitions."""
         return len(self._paths)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the partitions that have interactions."""
+        return [number for number, path in enumerate(self._paths) if path.exists()]
 
     def __iter__(self) -> Iterator[Partition]:
         """The partitions, one at a time."""
@@ -205,8 +216,8 @@ class Partitions:
         first_of_list: np.ndarray,
         first_copy: np.ndarray,
     ) -> np.ndarray:
-        if self.split.by == "global_time":
-            return np.searchsorted(self._cuts, time, side="left").astype("int8")
+        if self.cuts is not None:
+            return np.searchsorted(self.cuts, time, side="left").astype("int8")
         part = last_of_each_query(self.split, first_of_query, first_of_list)
         return kept_together(part, [first_of_list, first_copy])
 

@@ -38,6 +38,7 @@ from recdistill.pipeline.preparation.unknown_features import (
     check_known,
     unknown_in_items,
 )
+from recdistill.pipeline.preparation.unlabelled_rows import UnlabelledRows
 
 
 def prepare(
@@ -89,11 +90,29 @@ def prepare(
     schema.save(folder)
     items.write(folder / "items.parquet")
     seen = found.repeats.decide(config.lists.seen)
+    unlabelled = UnlabelledRows(
+        dataset,
+        parts,
+        not_chosen,
+        scratch,
+        statistics.last_training_time,
+        features.history[0] if features.history else None,
+    )
     writer = ListShardWriter(
-        schema, features, items, parts, dataset, config, folder, seen
+        schema,
+        features,
+        items,
+        parts,
+        dataset,
+        config,
+        folder,
+        seen,
+        unlabelled.query_ids,
     )
     for done, part in enumerate(parts):
         writer.write(part, done, not_chosen)
+        if (found_lists := unlabelled.of(part)) is not None:
+            writer.write_unlabelled(*found_lists, not_chosen)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
@@ -108,6 +127,8 @@ def prepare(
         "queries": len(parts.query_ids),
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
+        "unlabelled": writer.unlabelled,
+        "requests": unlabelled.requests,
         "added_items": items.added,
         "unlisted_items": items.unlisted,
         "unlisted_interactions": writer.unlisted,

@@ -42,12 +42,12 @@ class Prepared:
         self.items: pa.Table = pq.read_table(folder / "items.parquet")
 
     def shards(self, split: str) -> list[Path]:
-        """Files with the lists of a split, in order.
+        """Files with the lists of a split, or "unlabelled" ones, in order.
 
         Raises:
             RuntimeError: If it is the test part, and that may not be read.
         """
-        if split not in ("train", *self.held_out):
+        if split not in ("train", "unlabelled", *self.held_out):
             raise RuntimeError(f"The part {split!r} must not be read here.")
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
 

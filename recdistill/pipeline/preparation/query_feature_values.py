@@ -17,7 +17,7 @@ from recdistill.pipeline.preparation.feature_columns import (
     FeatureColumn,
     FeatureColumns,
 )
-from recdistill.pipeline.preparation.partitions import Partition, Partitions
+from recdistill.pipeline.preparation.partitions import Partition
 
 
 class QueryFeatureValues:
@@ -29,7 +29,7 @@ class QueryFeatureValues:
     Args:
         schema: The fitted features.
         features: The columns of the raw values.
-        parts: The partitions of the interactions.
+        query_ids: Id of each query, by its number.
         dataset: The data set of these partitions.
     """
 
@@ -37,14 +37,14 @@ class QueryFeatureValues:
         self,
         schema: Schema,
         features: FeatureColumns,
-        parts: Partitions,
+        query_ids: pa.Array,
         dataset: Dataset,
     ) -> None:
-        self._features, self._ids = features, parts.query_ids
+        self._features, self._ids = features, query_ids
         self._place = np.array([], "int64")
         if dataset.queries is not None:
             known = dataset.queries[features.query_column].combine_chunks()
-            found = pc.index_in(parts.query_ids, value_set=known)
+            found = pc.index_in(query_ids, value_set=known)
             self._place = np.asarray(pc.fill_null(found, -1))
         self._in_rows = {
             feature.name: f"feature{number}"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from recdistill.data.column_profile import ColumnProfile, profile_column
 from recdistill.data.item_titles import title_column
 from recdistill.data.row_filter import RowFilter
-from recdistill.data.table_files import table_name
+from recdistill.data.table_files import named_places, table_name
 from recdistill.errors import ConfigError, DataError
 from recdistill.export.layout import RESERVED
 from recdistill.pipeline.proposal import column_names as names
@@ -358,6 +358,12 @@ def _describe_uses(proposal: Proposal) -> None:
             proposal.notes.append(
                 f"{table.name} is not used: it is no table of items or queries of "
                 f"{roles.table.name}."
+            )
+    if proposal.source.reader == "tables" and "list" not in roles.columns:
+        for place in named_places(proposal.source.path, "unlabelled"):
+            proposal.notes.append(
+                f"{place.name} has requests without a choice; from these the student "
+                "learns the teacher's scores."
             )
     for name, problem in proposal.source.problems.items():
         if table_name(proposal.source.path / name) in _DEFAULTS:

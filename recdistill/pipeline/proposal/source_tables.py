@@ -140,6 +140,8 @@ def _inner(place: Path) -> Path:
 
 def _tables(place: Path, scratch: Path, without_header: Collection[str]) -> Source:
     places = _places(place) if place.is_dir() else []
+    # The reader finds requests by this name; they say nothing about choices.
+    places = [each for each in places if table_name(each) != "unlabelled"] or places
     path, name = place, place.resolve().name
     if not place.is_dir() or _is_one_table(place, places):
         whole = place if place.name not in ("", "..") else place.resolve()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recdistill.data import Dataset
+from recdistill.data.tables import OPTIONAL_TABLES
 from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.config import Config, TableConfig
 from recdistill.pipeline.config.dataset_section import DatasetConfig
@@ -69,11 +70,12 @@ def _section(config: Config, data: Path) -> DatasetConfig:
                 f"Received: {data}, which is a file"
             )
     changed: dict[str, object] = {"reader": reader, "path": data, "fetch": None}
+    changed["unlabelled"] = TableConfig()  # The newer data need not have such a table.
     if not data.is_dir():
         rows = "lists" if reader == "listwise" else "interactions"
         own = getattr(section, rows).model_copy(update={"file": data.name})
         changed |= {"path": data.parent, rows: own}
-        changed |= {"items": TableConfig(), "queries": TableConfig()}
+        changed |= dict.fromkeys(OPTIONAL_TABLES, TableConfig())
     return section.model_copy(update=changed)
 
 

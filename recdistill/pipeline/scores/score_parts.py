@@ -76,21 +76,25 @@ def planned_parts(
     contexts: int,
     hashes: ContentHashes,
     seed: int,
+    first: int = 0,
 ) -> list[ScorePart]:
-    """The files of a random sample of the training lists.
+    """The files of a random sample of lists.
 
     Whether a list is in the sample depends on its random key. So a larger sample holds
     a smaller one, and when lists are added, the sample keeps most of its lists.
 
     Args:
-        shards: Files of the training lists.
+        shards: Files of the lists.
         scored: The lists with partial scores, if the teacher has such scores.
         contexts: Largest number of lists.
         hashes: Hashes of the items.
         seed: Seed of the sample.
+        first: Number of the first file.
     """
     sizes = [pq.read_metadata(path).num_rows for path in shards]
-    rows = scored.rows if scored else [np.arange(size) for size in sizes]
+    rows = [np.arange(size) for size in sizes]
+    if scored:
+        rows = [scored.rows[path] for path in shards]
     starts = np.cumsum([0, *map(len, rows)])
     chosen = np.arange(starts[-1])
     if contexts < len(chosen):
@@ -103,7 +107,7 @@ def planned_parts(
     for path, each, (low, high) in zip(shards, rows, pairwise(starts), strict=True):
         own = each[chosen[(chosen >= low) & (chosen < high)] - low]
         for start in range(0, len(own), FILE_LISTS):
-            name = f"scores-{len(parts):05d}.parquet"
+            name = f"scores-{first + len(parts):05d}.parquet"
             parts.append(ScorePart(name, path, own[start : start + FILE_LISTS]))
     return parts
 
@@ -113,11 +117,12 @@ def _draw_keys(path: Path, hashes: ContentHashes, seed: int) -> np.ndarray:
     there = pq.read_schema(path).names
     key = "source_list" if "source_list" in there else "query_id"
     observed = [each for each in ("candidates", "not_chosen") if each in there]
-    table = pq.read_table(path, columns=[key, *observed])
+    table = pq.read_table(path, columns=[key, "seen", *observed])
     items: Ragged = dense_column(table, observed[0])
     for name in observed[1:]:
         items = items.followed_by(dense_column(table, name))
-    return hashes.draw_keys(dense_column(table, key), items, seed)
+    keys, seen = dense_column(table, key), dense_column(table, "seen")
+    return hashes.draw_keys(keys, items, seen, seed)
 
 
 def write_store(

@@ -99,7 +99,9 @@ class ScoreWriter:
             columns = self._whole(lists, queries)
         else:
             observed, _ = lists.observed()
-            keys = self.hashes.draw_keys(lists.list_key, observed, self.seed)
+            keys = self.hashes.draw_keys(
+                lists.list_key, observed, lists.seen, self.seed
+            )
             found = propose(lists, keys, part.name)
             columns = self._proposed(lists, queries, found)
             drawn = found.drawn

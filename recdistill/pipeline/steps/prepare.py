@@ -31,6 +31,8 @@ class Prepare(Step):
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The data, its features and its split."""
+        from recdistill.pipeline.config.dataset_section import TABLES
+
         config, dataset = run.config, run.dataset
         earlier = run.earlier_run
         drawn = config.split.by == "leave_random_out"
@@ -40,9 +42,7 @@ class Prepare(Step):
             "delimiter": config.dataset.delimiter,
             "time_format": config.dataset.time_format,
             "keep": config.dataset.keep,
-            "tables": config.dataset.model_dump(
-                mode="json", include={"interactions", "lists", "items", "queries"}
-            ),
+            "tables": config.dataset.model_dump(mode="json", include=set(TABLES)),
             "per_query": config.lists.per_query,
             "seen": config.lists.seen,
             "with_raw": run.needs_raw,
@@ -90,6 +90,7 @@ class Prepare(Step):
                 f"{name} {first} to {last}"
                 for name, (first, last) in record["parts"].items()
             )
+        yield from _unlabelled(record)
         if record["copies"]:
             yield (
                 f"{record['copies']:,} rows are copies of a row with the same query, "
@@ -132,6 +133,13 @@ class Prepare(Step):
         artefact = run.artefacts["prepare"]
         yield from artefact.record["time_warnings"]
         yield from artefact.record.get("notes", ())
+        requests = artefact.record.get("requests")
+        if requests and not artefact.record["unlabelled"]:
+            yield (
+                f"None of the {requests:,} requests of the table `unlabelled` is in "
+                "the training part, so none is used. Are their times in the unit of "
+                "the interactions?"
+            )
         if artefact.reused:
             return
         before = _prepared_before(artefact.path)
@@ -143,6 +151,20 @@ class Prepare(Step):
                     f"before, it was {types[column]}. If its values are written in "
                     "another way now, models that were trained before do not know them."
                 )
+
+
+def _unlabelled(record: Mapping[str, Any]) -> Iterator[str]:
+    """Number of unlabelled lists, and of the requests that they are made of."""
+    if record.get("requests"):
+        yield (
+            f"{record['unlabelled']:,} of {record['requests']:,} unlabelled "
+            "requests are in the training part; only these are used"
+        )
+    elif record.get("unlabelled"):
+        yield (
+            f"{record['unlabelled']:,} lists of the training part without a chosen "
+            "item are unlabelled"
+        )
 
 
 def _prepared_before(folder: Path) -> dict[str, Any]:

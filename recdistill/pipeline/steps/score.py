@@ -107,6 +107,11 @@ class Score(Step):
                     f"{record['long_lists']:,} training lists are much longer than the "
                     "others; only the first of their observed items are stored"
                 )
+        if record.get("unlabelled"):
+            yield (
+                f"{record['unlabelled']:,} of these lists are unlabelled: the student "
+                "learns their scores only"
+            )
         yield from kept_in_words(record)
         from recdistill.features.unknown_values import in_words
 
@@ -171,7 +176,9 @@ def write_scores(
     from recdistill.pipeline.scores.earlier_scores import saved_seconds, write_items
     from recdistill.pipeline.scores.score_parts import planned_parts, write_store
 
-    shards, tables = run.prepared.shards("train"), run.score_tables
+    labelled, unlabelled = map(run.prepared.shards, ("train", "unlabelled"))
+    tables, settings = run.score_tables, run.config.lists
+    shards = [*labelled, *unlabelled]
     scored = ScoredTrainingLists.find(shards, tables) if tables else None
     teacher = run.cross_fitted_teacher
     hashes, identity = ContentHashes.of(run.prepared, teacher), _identity(run)
@@ -190,16 +197,19 @@ def write_scores(
         stores=[] if scored else stores,
     )
     write_items(draft.path, hashes.items)
+    parts = planned_parts(labelled, scored, settings.contexts, hashes, run.config.seed)
+    more = planned_parts(
+        unlabelled, scored, settings.unlabelled, hashes, run.config.seed, len(parts)
+    )
     record, results = write_store(
         draft.path,
-        planned_parts(
-            shards, scored, run.config.lists.contexts, hashes, run.config.seed
-        ),
+        [*parts, *more],
         lambda parts: run.engine.map(open_writer, parts, run),
         run.progress,
     )
     return {
         **record,
+        "unlabelled": sum(len(part.rows) for part in more),
         "saved_seconds": saved_seconds(record["kept_scores"], stores, identity),
         "identity": identity,
         **unknown_to_teacher(
@@ -242,8 +252,9 @@ def _open_writer(
     from recdistill.pipeline.scores.score_writing import ScoreWriter
 
     config, prepared, teacher = run.config, run.prepared, run.cross_fitted_teacher
-    lists = run.artefacts["prepare"].record["lists"]["train"]
-    lists = min(lists, config.lists.contexts)
+    found = run.artefacts["prepare"].record
+    lists = min(found["lists"]["train"], config.lists.contexts)
+    lists += min(found.get("unlabelled", 0), config.lists.unlabelled)
     write = ScoreWriter(
         run.scorer(teacher, "Scoring with the teacher", lists),
         prepared,

@@ -35,7 +35,9 @@ class SoftTargets:
     part: SoftTargetsPart
 
 
-def choose(config: DistillConfig, found: Examination) -> SoftTargets:
+def choose(
+    config: DistillConfig, found: Examination, unlabelled: int = 0
+) -> SoftTargets:
     """The configured transform and temperatures; "auto" is the doctor's proposal.
 
     The proposed temperature divides the teacher's scores only. If it divided both sides
@@ -45,6 +47,7 @@ def choose(config: DistillConfig, found: Examination) -> SoftTargets:
     Args:
         config: The `distill` section.
         found: The score doctor's findings on the stored scores.
+        unlabelled: Number of lists with such scores whose choice was not observed.
     """
     proposal = found.proposal
     transform: Transform = "z_score"
@@ -70,6 +73,7 @@ def choose(config: DistillConfig, found: Examination) -> SoftTargets:
             temperature=config.temperature,
             chosen_by="doctor" if automatic else "configuration",
             effective=found.effective_at(transform, total),
+            unlabelled=unlabelled,
             list_size=found.list_size,
             findings=found.findings,
             reason=None if proposal is None else proposal.reason,

@@ -58,6 +58,15 @@ def test_a_second_table_of_items_is_to_be_joined(tmp_path):
     )
 
 
+def test_requests_without_a_choice_are_no_table_of_interactions(tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log())
+    before = document(tmp_path)
+    layouts.write(tmp_path / "unlabelled.csv", log())
+    assert document(tmp_path) == before
+    [note] = [n for n in proposed(tmp_path).notes if n.startswith("unlabelled.csv")]
+    assert "requests without a choice" in note
+
+
 def test_ids_that_hardly_match_are_noted(tmp_path):
     layouts.write(tmp_path / "interactions.csv", log(values=lambda k, u, i: ""))
     lines = ["user_id,item_id,timestamp"]

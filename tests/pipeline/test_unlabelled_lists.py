@@ -1,0 +1,122 @@
+"""Unlabelled lists: the teacher scores them, and the student learns the scores."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recdistill.data import synthetic
+from recdistill.evaluation.report.terminal_tables import soft_targets_line
+from recdistill.pipeline.config import parse_config
+from recdistill.pipeline.runner import Pipeline
+from tests import small_pipelines
+from tests.pipeline.score_stores import stored
+from tests.pipeline.test_run_from_python import COLUMNS, document_in
+from tests.pipeline.tiny_runs import made, weights
+
+pytestmark = pytest.mark.slow
+
+REQUESTS = 200
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """A log, and requests of its users at the times of the log."""
+    data = synthetic(n_queries=120, n_items=40, n_interactions=1_500, seed=2)
+    names = {"user_id": "who", "item_id": "what", "timestamp": "when"}
+    log = pd.concat(batch.to_pandas() for batch in data.interactions())
+    tables = {
+        "interactions": log,
+        "items": data.items.to_pandas(),
+        "queries": data.queries.to_pandas(),
+        "unlabelled": log.sample(REQUESTS, random_state=1).drop(columns="item_id"),
+    }
+    # Between interactions, so that no request is one.
+    tables["unlabelled"]["timestamp"] += 1
+    return {name: table.rename(columns=names) for name, table in tables.items()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("unlabelled")
+
+
+def steps(folder, tables, until="distill", warn=small_pipelines.quiet, **lists):
+    document = document_in(folder)
+    document["dataset"] = {"reader": "frames", "columns": COLUMNS}
+    document["lists"] |= lists
+    done = {}
+    config = parse_config(document)
+    Pipeline(config, tables=tables, announce=done.__setitem__, warn=warn).run(until)
+    return done
+
+
+def unlabelled(artefact):
+    """The unlabelled lists of a score store by their id."""
+    rows = [row for row in stored(artefact.path) if not len(row["candidates"])]
+    return {row["list_id"]: row for row in rows}
+
+
+def test_the_student_learns_the_scores_of_unlabelled_lists(folder, tables):
+    done = steps(folder, tables)
+    prepared, record = done["prepare"].record, done["score"].record
+    assert 50 < prepared["unlabelled"] < REQUESTS
+    assert record["unlabelled"] == prepared["unlabelled"]
+    assert (
+        record["lists"] == min(prepared["lists"]["train"], 600) + record["unlabelled"]
+    )
+    rows = unlabelled(done["score"])
+    assert len(rows) == record["unlabelled"]
+    for row in rows.values():
+        # The linear teacher tells items apart, except the seen ones, without scores.
+        scores = np.array(row["teacher_scores"], float)
+        assert len(set(scores)) > 2
+        assert not scores[row["seen"]].any()
+    part = done["distill"].record["soft_targets"]
+    said = soft_targets_line(part)
+    assert said.endswith(f"; {record['unlabelled']} unlabelled lists")
+    without = steps(folder, tables, unlabelled=0)
+    assert made(without) == ["score", "distill"]
+    assert not unlabelled(without["score"])
+    assert without["score"].record["kept_scores"] > 0
+    learned, other = (weights(each["distill"].path) for each in (done, without))
+    assert any(np.any(learned[name] != other[name]) for name in learned)
+
+
+def test_requests_that_are_all_too_late_give_a_warning(tmp_path, tables):
+    # Milliseconds beside seconds.
+    late = tables["unlabelled"].assign(when=tables["unlabelled"]["when"] * 1_000)
+    warned = []
+    done = steps(
+        tmp_path, {**tables, "unlabelled": late}, until="prepare", warn=warned.append
+    )
+    assert done["prepare"].record["unlabelled"] == 0
+    assert any("None of the 200 requests" in text for text in warned)
+
+
+def test_a_smaller_number_is_a_sample_of_a_larger_one(folder, tables):
+    few, more = (
+        unlabelled(steps(folder, tables, until="score", unlabelled=number)["score"])
+        for number in (10, 25)
+    )
+    assert (len(few), len(more)) == (10, 25)
+    assert few.keys() < more.keys()
+
+
+def test_retrieved_unlabelled_lists_have_a_second_round(folder, tables):
+    done = steps(folder, tables, size="retrieved")
+    first, second = (unlabelled(done[step]) for step in ("score", "closure"))
+    assert first.keys() == second.keys()
+    assert len(first) == done["closure"].record["unlabelled"] > 50
+    sizes = []
+    for name, row in first.items():
+        before, after = (
+            {k for k in each["scored_candidates"] if k >= 0}
+            for each in (row, second[name])
+        )
+        assert before <= after
+        assert not after & set(row["seen"])
+        sizes.append(len(after) - len(before))
+    assert max(sizes) > 0
+    # Lists of the same query do not share their random candidates.
+    drawn = [tuple(row["scored_candidates"][-12:]) for row in first.values()]
+    assert len(set(drawn)) > len(drawn) / 2
