@@ -80,8 +80,8 @@ def read_frames(
         )
     if {"lists", "unlabelled"} <= set(tables):
         raise DataError(
-            "`tables` must not have the key unlabelled beside lists: unlabelled are "
-            "the lists without a relevant row."
+            "`tables` must not have the key unlabelled beside lists, because in "
+            "listwise data lists without a relevant row are unlabelled."
         )
     for each in OPTIONAL_TABLES:
         if each not in tables and options is not None and options.table(each).types:

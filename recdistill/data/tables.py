@@ -17,7 +17,7 @@ from recdistill.data.checked_tables import (
 from recdistill.data.dataset import Columns, Dataset
 from recdistill.data.reading_options import ReadingOptions, TableOptions
 from recdistill.data.source_files import SourceFiles
-from recdistill.data.table_files import TableFile, find_table, type_notes
+from recdistill.data.table_files import TableFile, find_table, named_places, type_notes
 from recdistill.data.table_streams import TableStream, fingerprint
 from recdistill.errors import DataError
 
@@ -189,5 +189,12 @@ def open_folder(
         digests=source.digests,
         verify=source.verify,
         offered={name: each[0].offered for name, each in tables.items() if each},
-        notes=[note for each in tables.values() for note in type_notes(each)],
+        notes=[
+            *(note for each in tables.values() for note in type_notes(each)),
+            *(
+                f"{place.name} is not used: in listwise data, lists without a chosen "
+                "item are unlabelled."
+                for place in (named_places(folder, "unlabelled") if roles.list else ())
+            ),
+        ],
     )

@@ -33,7 +33,8 @@ def run(
 
     Args:
         config: Path of a TOML file, the same document as nested dicts, or a `Config`.
-        tables: DataFrames in place of files: `interactions` and optionally `items` and
+        tables: DataFrames in place of files, as for `recdistill.data.read_frames`:
+            `interactions` and optionally `unlabelled` (see there), `items` and
             `queries`, or `lists` with one row per candidate of a list. The keys of the
             section `dataset` that describe files are not used then, and the section
             can be left out; `columns`, `keep`, `time_format`, `licence` and the types

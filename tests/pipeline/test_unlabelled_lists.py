@@ -8,6 +8,7 @@ from recdistill.data import synthetic
 from recdistill.evaluation.report.terminal_tables import soft_targets_line
 from recdistill.pipeline.config import parse_config
 from recdistill.pipeline.runner import Pipeline
+from recdistill.pipeline.training.trainer import Trainer
 from tests import small_pipelines
 from tests.pipeline.score_stores import stored
 from tests.pipeline.test_run_from_python import COLUMNS, document_in
@@ -73,7 +74,7 @@ def test_the_student_learns_the_scores_of_unlabelled_lists(folder, tables):
         assert not scores[row["seen"]].any()
     part = done["distill"].record["soft_targets"]
     said = soft_targets_line(part)
-    assert said.endswith(f"; {record['unlabelled']} unlabelled lists")
+    assert said.endswith(f"; also on {record['unlabelled']} unlabelled lists")
     without = steps(folder, tables, unlabelled=0)
     assert made(without) == ["score", "distill"]
     assert not unlabelled(without["score"])
@@ -83,8 +84,7 @@ def test_the_student_learns_the_scores_of_unlabelled_lists(folder, tables):
 
 
 def test_requests_that_are_all_too_late_give_a_warning(tmp_path, tables):
-    # Milliseconds beside seconds.
-    late = tables["unlabelled"].assign(when=tables["unlabelled"]["when"] * 1_000)
+    late = tables["unlabelled"].assign(when=tables["interactions"]["when"].max() + 1)
     warned = []
     done = steps(
         tmp_path, {**tables, "unlabelled": late}, until="prepare", warn=warned.append
@@ -100,6 +100,59 @@ def test_a_smaller_number_is_a_sample_of_a_larger_one(folder, tables):
     )
     assert (len(few), len(more)) == (10, 25)
     assert few.keys() < more.keys()
+
+
+def test_requests_whose_histories_are_empty_give_a_warning(tmp_path, tables):
+    misspelled = "x" + tables["unlabelled"]["who"].astype(str)
+    new = tables["unlabelled"].assign(who=misspelled)
+    document, warned = document_in(tmp_path), []
+    # No row of the table of queries is needed.
+    document["query"] = {"history": {"kind": "history", "length": 8}}
+    document["dataset"] = {"reader": "frames", "columns": COLUMNS}
+    both = {**tables, "unlabelled": new}
+    pipeline = Pipeline(parse_config(document), tables=both, warn=warned.append)
+    pipeline.run("prepare")
+    assert any("unlabelled requests have no history" in text for text in warned)
+
+
+def test_of_a_request_that_is_sent_again_and_again_the_sample_has_its_share(
+    folder, tables
+):
+    again = tables["unlabelled"].iloc[[5]]
+    again = again.assign(when=tables["interactions"]["when"].min() - 1)
+    both = pd.concat([tables["unlabelled"], *[again] * 150])
+    done = steps(folder, {**tables, "unlabelled": both}, until="score", unlabelled=90)
+    every = done["prepare"].record["unlabelled"]
+    found = [row["query_id"] for row in unlabelled(done["score"]).values()]
+    assert len(found) == 90
+    share = found.count(str(again["who"].iloc[0])) / 90
+    assert abs(share - 150 / every) < 0.15
+
+
+def test_the_baseline_of_a_teacher_with_partial_scores_has_labelled_lists_only(
+    folder, tables, monkeypatch
+):
+    scores = tables["interactions"][["who"]].drop_duplicates()
+    scores = scores.merge(tables["items"][["what"]], how="cross")
+    scores["score"] = np.random.default_rng(1).random(len(scores))
+    path = folder / "scores.parquet"
+    scores.to_parquet(path)
+    columns = {"query": "who", "item": "what"}
+    document = document_in(folder)
+    document["dataset"] = {"reader": "frames", "columns": COLUMNS}
+    document["teacher"] = {"kind": "scores", "path": str(path), "columns": columns}
+    shards = []
+
+    def batches(self, files, *others, **more):
+        shards.append([path.name for path in files])
+        return original(self, files, *others, **more)
+
+    original = Trainer.batches
+    monkeypatch.setattr(Trainer, "batches", batches)
+    Pipeline(parse_config(document), tables=tables).run("distill")
+    baseline, student = shards[0], shards[-1]
+    assert {"scores-unlabelled-00000.parquet"} < set(student)
+    assert set(baseline) == {name for name in student if "unlabelled" not in name}
 
 
 def test_retrieved_unlabelled_lists_have_a_second_round(folder, tables):

@@ -152,5 +152,5 @@ def soft_targets_line(part: Mapping[str, Any]) -> str:
             f"{assistant['valid']:.4f} on validation"
         )
     if part.get("unlabelled"):
-        through += f"; {part['unlabelled']:,} unlabelled lists"
+        through += f"; also on {part['unlabelled']:,} unlabelled lists"
     return f"{part['transform']}{softened}{by}{counted}{through}"

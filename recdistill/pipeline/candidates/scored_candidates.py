@@ -36,15 +36,18 @@ class ScoredTrainingLists:
 
     @classmethod
     def find(
-        cls, shards: Sequence[Path], tables: Sequence[ScoreTable]
+        cls,
+        shards: Sequence[Path],
+        unlabelled: Sequence[Path],
+        tables: Sequence[ScoreTable],
     ) -> ScoredTrainingLists:
-        """Searches shards of lists.
+        """Searches the shards of the training lists, and of unlabelled lists.
 
         Raises:
-            ScoreError: If no list has two scored candidates.
+            ScoreError: If no training list has two scored candidates.
         """
         rows, width = {}, 0
-        for path in shards:
+        for path in (*shards, *unlabelled):
             lists = read_lists(path, with_raw=False)
             scored = keep_scored_by_all(lists, tables)
             length = np.zeros(0, int)
@@ -54,7 +57,7 @@ class ScoredTrainingLists:
             kept = scored.list_id[length > 1]
             rows[path] = np.flatnonzero(np.isin(lists.list_id, kept))
             width = max(width, int(length.max(initial=0)))
-        if not sum(map(len, rows.values())):
+        if not any(len(rows[path]) for path in shards):
             raise ScoreError(
                 "The teacher must have scores for at least two candidates of a "
                 "training list. Received: no such list"

@@ -159,8 +159,8 @@ class DatasetConfig(Section):
     unlabelled: TableConfig = Field(
         default=TableConfig(),
         description="Options of the table of requests without an observed choice, from "
-        "which the student learns the teacher's scores only. Listwise data has no such "
-        "table: there they are the lists without a relevant row.",
+        "which the student learns the teacher's scores only. In listwise data, lists "
+        "without a relevant row are unlabelled, and there is no such table.",
     )
     synthetic: SyntheticConfig = Field(
         default=SyntheticConfig(),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recdistill.data import Dataset
@@ -29,12 +30,10 @@ from recdistill.pipeline.preparation.feature_columns import FeatureColumns
 from recdistill.pipeline.preparation.item_table import ItemTable
 from recdistill.pipeline.preparation.listed_rows import NotChosenRows
 from recdistill.pipeline.preparation.partitions import Partition, Partitions
+from recdistill.pipeline.preparation.prepared_data import UNLABELLED
 from recdistill.pipeline.preparation.query_feature_values import QueryFeatureValues
 from recdistill.pipeline.preparation.repeats import Seen
 from recdistill.pipeline.preparation.row_parts import SPLITS, TRAIN
-
-UNLABELLED = "unlabelled"
-"""Name of the files of lists without positives, which are for the student only."""
 
 SEEN_ITEMS = 2**26
 """Largest number of seen items of all lists in one file."""
@@ -59,6 +58,9 @@ class ListShardWriter:
     Attributes:
         counts: Number of lists by split.
         unlabelled: Number of unlabelled lists.
+        without_history: Number of these whose query has interacted with nothing before.
+        without_row: Number of unlabelled lists that were left out, because the table of
+            queries lacks a row that a feature needs.
         left_out: Number of repeats that were left out, by split.
         unlisted: Number of interactions with known items that are not in the catalogue,
             by split. They count in histories, and are in no list.
@@ -90,7 +92,7 @@ class ListShardWriter:
         self._item_index = np.asarray(index, "int32")
         self._item_unlisted = (self._item_row < 0) & (self._item_index > UNKNOWN)
         self._shards = dict.fromkeys([*SPLITS, UNLABELLED], 0)
-        self.unlabelled = 0
+        self.unlabelled = self.without_history = self.without_row = 0
         self.counts = dict.fromkeys(SPLITS, 0)
         self.unreachable = dict.fromkeys(SPLITS, 0)
         self.left_out = dict.fromkeys(SPLITS, 0)
@@ -135,7 +137,11 @@ class ListShardWriter:
                 self.unreachable[name] += int((known == 0).sum())
 
     def write_unlabelled(
-        self, part: Partition, rows: np.ndarray, not_chosen: NotChosenRows
+        self,
+        part: Partition,
+        rows: np.ndarray,
+        not_chosen: NotChosenRows,
+        weight: float,
     ) -> None:
         """Writes lists without positives.
 
@@ -143,19 +149,24 @@ class ListShardWriter:
             part: A partition with a row for each of them.
             rows: These rows.
             not_chosen: Rows that were shown and not chosen.
+            weight: Weight of each list.
         """
-        require_for_query_features(len(part), self._schema.query)
+        require_for_query_features(len(rows), self._schema.query)
         item = self._item_row[part.item]
-        for piece in self._pieces(part, rows):
+        known = self._values.are_known(part.query[rows])
+        self.without_row += int(np.count_nonzero(~known))
+        for piece in self._pieces(part, rows[known]):
             columns = self._query_columns(part, piece, item, self._with_raw)
             nothing = np.zeros(len(piece) + 1, "int32")
             empty = {"candidates": pa.int32(), "relevance": pa.float32()}
             for name, kind in empty.items():
                 values = pa.array([], kind)
                 columns[name] = pa.ListArray.from_arrays(nothing, values)
-            columns["list_weight"] = pa.array(np.ones(len(piece), "float32"))
+            columns["list_weight"] = pa.array(np.full(len(piece), weight, "float32"))
             self._write_shard(pa.table(columns), part, not_chosen, UNLABELLED)
             self.unlabelled += len(piece)
+            lengths = np.asarray(pc.list_value_length(columns["seen"]))
+            self.without_history += int(np.count_nonzero(lengths == 0))
 
     def _write_shard(
         self, table: pa.Table, part: Partition, not_chosen: NotChosenRows, name: str
@@ -256,11 +267,11 @@ class ListShardWriter:
         seen = item[seen + np.arange(before[-1])]
         offsets = np.concatenate([[0], np.cumsum(seen >= 0)])[before]
         query = part.query[rows]
-        trained = query < len(self._parts.query_ids)
+        interacts = query < len(self._parts.query_ids)
         columns = {
             "list_id": part.table["row"].take(pa.array(part.first_of_list[rows])),
             "query_id": self._query_ids.take(pa.array(query)),
-            "query_row": pa.array(np.where(trained, query, -1), pa.int64()),
+            "query_row": pa.array(np.where(interacts, query, -1), pa.int64()),
             "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
         }
         if self._parts.columns.list is not None:

@@ -1,4 +1,4 @@
-"""Further rows of queries, on disk in the partitions of the interactions."""
+"""Rows that are not interactions, on disk in the partitions of these."""
 
 from __future__ import annotations
 
@@ -84,10 +84,20 @@ class PartitionedRows:
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.parquet"
 
-    def of(self, part: Partition) -> pa.Table | None:
-        """The rows of a partition; None if it has none."""
+    def of(
+        self, part: Partition, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """The rows of a partition, with all columns or some; None if it has none."""
         path = self._path(part.number)
-        return pq.read_table(path) if path.exists() else None
+        return pq.read_table(path, columns=columns) if path.exists() else None
+
+    def pieces(self, part: Partition, size: int) -> Iterator[pa.Table]:
+        """The rows of a partition, at most `size` at a time."""
+        path = self._path(part.number)
+        if path.exists():
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(size):
+                    yield pa.Table.from_batches([batch])
 
 
 def _allow_files(number: int) -> None:

@@ -97,6 +97,7 @@ def prepare(
         scratch,
         statistics.last_training_time,
         features.history[0] if features.history else None,
+        config.lists.per_query,
     )
     writer = ListShardWriter(
         schema,
@@ -111,8 +112,8 @@ def prepare(
     )
     for done, part in enumerate(parts):
         writer.write(part, done, not_chosen)
-        if (found_lists := unlabelled.of(part)) is not None:
-            writer.write_unlabelled(*found_lists, not_chosen)
+        for extended, rows in unlabelled.lists(part):
+            writer.write_unlabelled(extended, rows, not_chosen, found.mean_weight)
         progress("Writing lists", done + 1, len(parts))
     shutil.rmtree(scratch)
     _check(writer, dataset.name)
@@ -128,6 +129,8 @@ def prepare(
         "items": len(items.ids),
         "lists": {split: writer.counts[split] for split in SPLITS},
         "unlabelled": writer.unlabelled,
+        "unlabelled_without_history": writer.without_history,
+        "unlabelled_without_row": writer.without_row,
         "requests": unlabelled.requests,
         "added_items": items.added,
         "unlisted_items": items.unlisted,
@@ -165,6 +168,11 @@ class _Counts:
         self.repeats = RepeatCounts()
         self.weight = 0.0
 
+    @property
+    def mean_weight(self) -> float:
+        """Mean weight of the training interactions."""
+        return self.weight / max(1, int(self.items.sum()))
+
     def add(self, part: Partition) -> None:
         """Adds the training rows of a partition."""
         self.repeats.add(part)
@@ -175,10 +183,10 @@ class _Counts:
         for number, statistics in enumerate(self.features.values()):
             column = part.table[f"feature{number}"].combine_chunks()
             statistics.update(column.filter(pa.array(train)))
+        weights = np.ones(len(part))
         if "weight" in part.table.column_names:
-            self.weight += float(
-                np.asarray(part.table["weight"])[train].sum(dtype="float64")
-            )
+            weights = np.asarray(part.table["weight"])
+        self.weight += float(weights[train].sum(dtype="float64"))
 
 
 class _Statistics:

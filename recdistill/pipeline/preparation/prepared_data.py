@@ -20,6 +20,9 @@ from recdistill.features.schema import Schema
 from recdistill.features.specs import raw_values
 from recdistill.pipeline.preparation.item_table import TRAIN_COUNT
 
+UNLABELLED = "unlabelled"
+"""Name of the lists whose choice was not observed, which are for the student only."""
+
 TEST_FILES = "lists/test-*"
 """Pattern of the files of `prepare` with the test part."""
 
@@ -42,12 +45,12 @@ class Prepared:
         self.items: pa.Table = pq.read_table(folder / "items.parquet")
 
     def shards(self, split: str) -> list[Path]:
-        """Files with the lists of a split, or "unlabelled" ones, in order.
+        """Files with the lists of a split, or with the `UNLABELLED` ones, in order.
 
         Raises:
             RuntimeError: If it is the test part, and that may not be read.
         """
-        if split not in ("train", "unlabelled", *self.held_out):
+        if split not in ("train", UNLABELLED, *self.held_out):
             raise RuntimeError(f"The part {split!r} must not be read here.")
         return sorted((self.folder / "lists").glob(f"{split}-*.parquet"))
 

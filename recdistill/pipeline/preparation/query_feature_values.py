@@ -91,6 +91,12 @@ class QueryFeatureValues:
         place = np.where(place < 0, len(values) - 1, place)
         return self._looked_up[name][place], lambda: values.take(pa.array(place))
 
+    def are_known(self, query: np.ndarray) -> np.ndarray:
+        """`(rows,)` bool: whether queries have the row in `queries` that they need."""
+        if not self._features.required("queries"):
+            return np.ones(len(query), bool)
+        return np.asarray(self._place[query] >= 0)
+
     def _places(self, query: np.ndarray) -> np.ndarray:
         """The row of each query in the table `queries`; -1, the last, without one."""
         place: np.ndarray = self._place[query]

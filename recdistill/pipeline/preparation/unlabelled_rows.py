@@ -34,6 +34,10 @@ from recdistill.pipeline.preparation.listed_rows import NotChosenRows
 from recdistill.pipeline.preparation.partitioned_rows import PartitionedRows
 from recdistill.pipeline.preparation.partitions import Partition, Partitions
 from recdistill.pipeline.preparation.row_parts import TRAIN
+from recdistill.pipeline.preparation.time_statistics import TimeStatistics
+
+PIECE = 2**15
+"""Largest number of requests whose rows are in memory together."""
 
 
 class UnlabelledRows:
@@ -46,6 +50,7 @@ class UnlabelledRows:
         folder: An existing folder for the files.
         last_training_time: The time of the latest training interaction of all queries.
         history: Name of the history; None if there is none.
+        per_query: Largest number of lists of a query; the latest ones are kept.
 
     Attributes:
         requests: Number of rows of the table of requests; 0 for listwise data.
@@ -53,7 +58,8 @@ class UnlabelledRows:
             the same numbers as there, and the others follow.
 
     Raises:
-        DataError: If a column is missing, or a value is bad.
+        DataError: If a column is missing, a value is bad, or the times have another
+            unit than those of the interactions.
     """
 
     def __init__(
@@ -64,47 +70,94 @@ class UnlabelledRows:
         folder: Path,
         last_training_time: int,
         history: str | None = None,
+        per_query: int | None = None,
     ) -> None:
         self._parts, self._listwise = parts, parts.columns.list is not None
-        self._latest = last_training_time
+        self._latest, self._per_query = last_training_time, per_query
         self._history: str | None = None
         self.requests = 0
         if self._listwise:
             self._rows = not_chosen.rows
         else:
             features = list(parts.features)
-            batches: Iterator[pa.RecordBatch] = iter(())
+            first = None
             if dataset.unlabelled is not None:
                 first = next(dataset.unlabelled(), None)
-                if first is not None:
-                    names = [feature.column for feature in features]
-                    require_columns(first.schema.names, names, "Table `unlabelled`")
-                    if history is not None and history in first.schema.names:
-                        self._history = f"feature{len(features)}"
-                        features.append(_items_of(history, first[history].type))
-                batches = dataset.unlabelled()
-            place = folder / "unlabelled"
-            self._rows = PartitionedRows(batches, parts, features, place, "unlabelled")
+            if first is not None:
+                names = [feature.column for feature in features]
+                require_columns(first.schema.names, names, "Table `unlabelled`")
+                if history is not None and history in first.schema.names:
+                    self._history = f"feature{len(features)}"
+                    features.append(self._items_of(history, first[history].type))
+            times = TimeStatistics()
+            self._rows = PartitionedRows(
+                self._batches(dataset, times),
+                parts,
+                features,
+                folder / "unlabelled",
+                "unlabelled",
+            )
             self.requests = self._rows.count
+            self._check_unit(times)
         self._others = self._rows.other_queries
         self.query_ids = pa.concat_arrays([parts.query_ids, self._others])
 
-    def of(self, part: Partition) -> tuple[Partition, np.ndarray] | None:
+    def _batches(
+        self, dataset: Dataset, times: TimeStatistics
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of the table, whose times are added to the statistics."""
+        for batch in dataset.unlabelled() if dataset.unlabelled is not None else ():
+            if self._parts.times is not None:
+                times.add(batch[self._parts.columns.time].to_numpy())
+            yield batch
+
+    def _check_unit(self, times: TimeStatistics) -> None:
+        """Checks that requests and interactions can be compared by their times."""
+        if not self.requests or self._parts.times is None:
+            return
+        units = (times.unit, self._parts.times.unit)
+        if None not in units and units[0] != units[1]:
+            raise DataError(
+                f"Table `unlabelled`, column `{self._parts.columns.time}`: times must "
+                f"be read in the unit of the interactions, {units[1]}. Received: "
+                f"{units[0]}. Write them in the same form in both tables (dates and "
+                "fractions of a second are read as microseconds)."
+            )
+
+    def _items_of(self, history: str, kind: pa.DataType) -> FeatureColumn:
+        """The column of a history: lists of item ids."""
+        if self._parts.times is None:
+            raise DataError(
+                f"Table `unlabelled` must not have the column `{history}` with "
+                '`split.by` = "leave_random_out": without times it is not known '
+                "whether a history has items of the validation or test part. Remove "
+                "or rename the column."
+            )
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            raise DataError(
+                f"Table `unlabelled`, column `{history}`: it is named like the "
+                "history, so its values must be lists of item ids, which Parquet and "
+                f"JSON lines have. Received: {kind}. Write lists, or rename the "
+                "column: then the histories are made of the interactions."
+            )
+        return FeatureColumn(history, CategoriesSpec(), "unlabelled", history)
+
+    def lists(self, part: Partition) -> Iterator[tuple[Partition, np.ndarray]]:
         """The unlabelled lists of a partition that belong to the training part.
 
         Args:
             part: The partition.
 
-        Returns:
-            The partition with one more row for each list, after the others, in which
-            `first_of_query` and `first_of_moment` say which rows are the list's
-            history; and these rows. None if there is no list.
+        Yields:
+            The partition with one more row for each of at most `PIECE` lists, after the
+            others, in which `first_of_query` and `first_of_moment` say which rows are
+            the list's history; and these rows.
         """
-        table = self._rows.of(part)
-        if table is None or not (rows := self._lists(table, part)).num_rows:
-            return None
-        query = self._numbers(rows["query"].combine_chunks(), part)
-        time = np.asarray(rows["time"])
+        heads = self._heads(part)
+        if not len(heads):
+            return
+        query = self._numbers(heads["query"].combine_chunks(), part)
+        time = np.asarray(heads["time"])
         start = np.searchsorted(part.query, query)
         known = np.searchsorted(part.query, query, side="right") > start
         place = _first_not_earlier(part, query, time)
@@ -113,16 +166,31 @@ class UnlabelledRows:
             # A request that led to an interaction has a list of its own.
             at = np.minimum(place, len(part) - 1)
             kept &= (part.query[at] != query) | (part.time[at] != time)
-        chosen = np.flatnonzero(kept)
-        if not len(chosen):
-            return None
-        rows, query = rows.take(pa.array(chosen)), query[chosen]
-        start = np.where(known, start, 0)[chosen]
-        place = np.where(known, place, 0)[chosen]
+        kept = self._latest_of(query, time, kept)
+        start, place = np.where(known, start, 0), np.where(known, place, 0)
+        done = 0
+        for piece in self._pieces(part, heads):
+            own = np.flatnonzero(kept[done : done + len(piece)])
+            chosen = own + done
+            done += len(piece)
+            if len(own):
+                rows = piece.take(pa.array(own))
+                yield self._extended(
+                    part, rows, query[chosen], start[chosen], place[chosen]
+                )
+
+    def _extended(
+        self,
+        part: Partition,
+        rows: pa.Table,
+        query: np.ndarray,
+        start: np.ndarray,
+        place: np.ndarray,
+    ) -> tuple[Partition, np.ndarray]:
+        """The partition with these requests, and their rows."""
         past = np.array([], "int32")
         if self._history is not None:
-            lists = rows[self._history].combine_chunks()
-            past, offsets = self._items(lists)
+            past, offsets = self._items(rows[self._history].combine_chunks())
             start, place = len(part) + offsets[:-1], len(part) + offsets[1:]
         number = len(part) + len(past) + np.arange(len(rows))
         return _extended(part, past, rows, query, start, place), number
@@ -137,8 +205,14 @@ class UnlabelledRows:
         ends = np.concatenate([[0], np.cumsum(pc.list_value_length(lists))])
         return found[found >= 0], np.concatenate([[0], np.cumsum(found >= 0)])[ends]
 
-    def _lists(self, table: pa.Table, part: Partition) -> pa.Table:
-        """One row for each request, with a drawn time if the data has none."""
+    def _heads(self, part: Partition) -> pa.Table:
+        """Query and time of all requests; of listwise data one whole row of each."""
+        columns = None if self._listwise else ["query", "row"]
+        if columns is not None and self._parts.times is not None:
+            columns.append("time")
+        table = self._rows.of(part, columns)
+        if table is None:
+            return pa.table({})
         if self._listwise:
             labelled = pc.is_in(
                 table["list"], value_set=part.table["list"].combine_chunks()
@@ -153,6 +227,28 @@ class UnlabelledRows:
             times = drawn_times(table["query"], texts, self._parts.seed)
             table = table.append_column("time", pa.array(times))
         return table
+
+    def _pieces(self, part: Partition, heads: pa.Table) -> Iterator[pa.Table]:
+        """The rows of all requests, a few at a time."""
+        if not self._listwise:
+            yield from self._rows.pieces(part, PIECE)
+            return
+        for start in range(0, len(heads), PIECE):
+            yield heads.slice(start, PIECE).combine_chunks()
+
+    def _latest_of(
+        self, query: np.ndarray, time: np.ndarray, kept: np.ndarray
+    ) -> np.ndarray:
+        """Which of the kept requests are the latest ones of their query."""
+        if self._per_query is None or not kept.any():
+            return kept
+        rows = np.flatnonzero(kept)
+        rows = rows[np.lexsort((time[rows], query[rows]))]
+        last = np.append(np.flatnonzero(np.diff(query[rows])), len(rows) - 1)
+        behind = np.repeat(last, np.diff(last, prepend=-1)) - np.arange(len(rows))
+        found = np.zeros(len(kept), bool)
+        found[rows[behind < self._per_query]] = True
+        return found
 
     def _numbers(self, query: pa.Array, part: Partition) -> np.ndarray:
         """`(rows,)`: the number of each query."""
@@ -191,18 +287,6 @@ class UnlabelledRows:
         return np.asarray(time <= np.where(start < 0, overall, latest[start]))
 
 
-def _items_of(history: str, kind: pa.DataType) -> FeatureColumn:
-    """The column of a history: lists of item ids."""
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        raise DataError(
-            f"Table `unlabelled`, column `{history}`: it is named like the history, so "
-            "its values must be lists of item ids, which Parquet and JSON lines have. "
-            f"Received: {kind}. Write lists, or rename the column: then the histories "
-            "are made of the interactions."
-        )
-    return FeatureColumn(history, CategoriesSpec(), "unlabelled", history)
-
-
 def _extended(
     part: Partition,
     past: np.ndarray,
@@ -230,15 +314,16 @@ def _extended(
         # Differs from the numbers of all interactions.
         "row": np.append(np.zeros(len(past), "int64"), -1 - np.asarray(rows["row"])),
     }
+    read = {"time", "list", *(n for n in rows.column_names if n.startswith("feature"))}
     columns = []
     for field in part.table.schema:
         if field.name in given:
             values = pa.array(given[field.name])
-        elif field.name in rows.column_names:
+        elif field.name in rows.column_names and field.name in read:
             # Rows of a history have no values: only their items are read.
             nothing = pa.nulls(len(past), rows[field.name].type)
             values = pa.chunked_array([nothing, *rows[field.name].chunks])
-        else:  # Known of interactions only.
+        else:  # Known of interactions only. (Drawn times have been used already.)
             values = pa.nulls(count, field.type)
         columns.append(values.cast(field.type))
     more = pa.Table.from_arrays(columns, names=part.table.column_names)

@@ -63,25 +63,29 @@ class ContentHashes:
         return replace(found, items=_combined(values))
 
     def draw_keys(
-        self, list_key: np.ndarray, observed: Ragged, seen: Ragged, seed: int
+        self,
+        list_key: np.ndarray,
+        observed: Ragged,
+        seed: int,
+        query: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
         """The random key of each list, `(lists,)` uint64, from its id and its items.
-
-        A list without observed items has its seen items in their place.
 
         Args:
             list_key: `(lists,)` str, as in `Lists`.
             observed: Item rows of the positives, and of what was shown with them; -1
                 for an item that is not in the catalogue.
-            seen: Item rows that the query interacted with before.
             seed: Seed.
+            query: Looked-up query features. They count for lists without observed
+                items, of which a query may have many.
         """
-        empty = np.diff(observed.offsets) == 0
-        if empty.any():
-            past = seen.where(np.repeat(empty, np.diff(seen.offsets)))
-            observed = observed.followed_by(past)
         items = Ragged(_at(self.ids, observed.values), observed.offsets)
-        return _combined({"list": list_key, "observed": items}, seed)
+        keys = _combined({"list": list_key, "observed": items}, seed)
+        empty = np.diff(observed.offsets) == 0
+        if query is not None and empty.any():
+            values = {f"index.{name}": value[empty] for name, value in query.items()}
+            keys[empty] = _combined({"key": keys[empty], **values})
+        return keys
 
     def of_queries(self, lists: Lists) -> np.ndarray:
         """Hash of the query of each list, `(lists,)` uint64.

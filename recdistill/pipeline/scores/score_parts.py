@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -16,10 +17,14 @@ from recdistill.atomic import atomic_write
 from recdistill.data.dataset import Progress
 from recdistill.data.dense_columns import dense_column
 from recdistill.data.ragged import Ragged
+from recdistill.data.shard_reading import read_lists
 from recdistill.features.unknown_values import UnknownValues
+from recdistill.pipeline.candidates.candidate_selection import mixed
 from recdistill.pipeline.candidates.scored_candidates import ScoredTrainingLists
+from recdistill.pipeline.preparation.prepared_data import UNLABELLED
 from recdistill.pipeline.scores.content_hashes import ContentHashes
 from recdistill.pipeline.scores.score_store import (
+    SCORES,
     WrittenFiles,
     list_size,
     rounded_ties,
@@ -76,7 +81,7 @@ def planned_parts(
     contexts: int,
     hashes: ContentHashes,
     seed: int,
-    first: int = 0,
+    name: str = SCORES,
 ) -> list[ScorePart]:
     """The files of a random sample of lists.
 
@@ -89,7 +94,7 @@ def planned_parts(
         contexts: Largest number of lists.
         hashes: Hashes of the items.
         seed: Seed of the sample.
-        first: Number of the first file.
+        name: Start of the files' names.
     """
     sizes = [pq.read_metadata(path).num_rows for path in shards]
     rows = [np.arange(size) for size in sizes]
@@ -102,27 +107,41 @@ def planned_parts(
             _draw_keys(path, hashes, seed)[own]
             for path, own in zip(shards, rows, strict=True)
         ]
-        chosen = np.sort(np.argsort(np.concatenate(keys), kind="stable")[:contexts])
+        order = np.argsort(_apart(np.concatenate(keys)), kind="stable")
+        chosen = np.sort(order[:contexts])
     parts: list[ScorePart] = []
     for path, each, (low, high) in zip(shards, rows, pairwise(starts), strict=True):
         own = each[chosen[(chosen >= low) & (chosen < high)] - low]
         for start in range(0, len(own), FILE_LISTS):
-            name = f"scores-{first + len(parts):05d}.parquet"
-            parts.append(ScorePart(name, path, own[start : start + FILE_LISTS]))
+            file = f"{name}-{len(parts):05d}.parquet"
+            parts.append(ScorePart(file, path, own[start : start + FILE_LISTS]))
     return parts
 
 
 def _draw_keys(path: Path, hashes: ContentHashes, seed: int) -> np.ndarray:
     """The random keys of the lists of a shard."""
+    if path.name.startswith(UNLABELLED):
+        lists = read_lists(path, with_raw=False)
+        observed, _ = lists.observed()
+        return hashes.draw_keys(lists.list_key, observed, seed, lists.query)
     there = pq.read_schema(path).names
     key = "source_list" if "source_list" in there else "query_id"
-    observed = [each for each in ("candidates", "not_chosen") if each in there]
-    table = pq.read_table(path, columns=[key, "seen", *observed])
-    items: Ragged = dense_column(table, observed[0])
-    for name in observed[1:]:
+    names = [each for each in ("candidates", "not_chosen") if each in there]
+    table = pq.read_table(path, columns=[key, *names])
+    items: Ragged = dense_column(table, names[0])
+    for name in names[1:]:
         items = items.followed_by(dense_column(table, name))
-    keys, seen = dense_column(table, key), dense_column(table, "seen")
-    return hashes.draw_keys(keys, items, seen, seed)
+    return hashes.draw_keys(dense_column(table, key), items, seed)
+
+
+def _apart(keys: np.ndarray) -> np.ndarray:
+    """The keys, with other ones for equal lists after the first.
+
+    With one key for all, a query that sends the same request again and again would be
+    in the sample with all of them or with none.
+    """
+    again = pd.Series(keys).groupby(keys).cumcount().to_numpy("uint64")
+    return np.where(again > 0, mixed(keys + again), keys)
 
 
 def write_store(

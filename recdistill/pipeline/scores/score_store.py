@@ -25,6 +25,7 @@ from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine
 from recdistill.distillation.scored_table import sample
 from recdistill.pipeline.config import ListsConfig
+from recdistill.pipeline.preparation.prepared_data import UNLABELLED
 
 ROUNDED_TOP = 10
 """Number of top candidates per list in which rounding is counted."""
@@ -36,9 +37,21 @@ ROUNDING = b"recdistill.rounding"
 """Key of the rounding counts in the metadata of a file."""
 
 
+SCORES = "scores"
+"""Start of the names of all files."""
+
+UNLABELLED_SCORES = f"{SCORES}-{UNLABELLED}"
+"""Start of the names of the files of unlabelled lists."""
+
+
 def stored_files(folder: Path) -> list[Path]:
-    """The files of a store, in order."""
-    return sorted(folder.glob("scores-*.parquet"))
+    """The files of a store, in order; those of unlabelled lists are the last."""
+    return sorted(folder.glob(f"{SCORES}-*.parquet"))
+
+
+def labelled(files: Sequence[Path]) -> list[Path]:
+    """The files whose lists have an observed choice."""
+    return [path for path in files if not path.name.startswith(UNLABELLED_SCORES)]
 
 
 class WrittenFiles:

@@ -100,7 +100,7 @@ class ScoreWriter:
         else:
             observed, _ = lists.observed()
             keys = self.hashes.draw_keys(
-                lists.list_key, observed, lists.seen, self.seed
+                lists.list_key, observed, self.seed, lists.query
             )
             found = propose(lists, keys, part.name)
             columns = self._proposed(lists, queries, found)

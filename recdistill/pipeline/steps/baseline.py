@@ -73,10 +73,11 @@ class Baseline(Step):
         """Writes the weights and the metrics of the validation lists."""
         from recdistill.data.collation import Collator
         from recdistill.distillation.distiller import Distiller
+        from recdistill.pipeline.scores.score_store import labelled
 
         size = run.prepared.catalogue_size
         if "score" in self.needs(run.config):
-            shards = run.score_files("score")
+            shards = labelled(run.score_files("score"))
             collate = Collator(size, run.trainer.tail, with_teacher=True)
         else:
             shards = run.prepared.shards("train")

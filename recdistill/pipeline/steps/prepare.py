@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
 
 
+MOST_EMPTY = 0.9
+"""Share of unlabelled requests without a history from which there is a warning."""
+
 _PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
 
 
@@ -133,13 +136,7 @@ class Prepare(Step):
         artefact = run.artefacts["prepare"]
         yield from artefact.record["time_warnings"]
         yield from artefact.record.get("notes", ())
-        requests = artefact.record.get("requests")
-        if requests and not artefact.record["unlabelled"]:
-            yield (
-                f"None of the {requests:,} requests of the table `unlabelled` is in "
-                "the training part, so none is used. Are their times in the unit of "
-                "the interactions?"
-            )
+        yield from _doubts(run.config, artefact.record)
         if artefact.reused:
             return
         before = _prepared_before(artefact.path)
@@ -156,15 +153,43 @@ class Prepare(Step):
 def _unlabelled(record: Mapping[str, Any]) -> Iterator[str]:
     """Number of unlabelled lists, and of the requests that they are made of."""
     if record.get("requests"):
-        yield (
-            f"{record['unlabelled']:,} of {record['requests']:,} unlabelled "
-            "requests are in the training part; only these are used"
+        line = (
+            f"{record['unlabelled']:,} of {record['requests']:,} unlabelled requests "
+            "are used; the others are not in the training part"
         )
     elif record.get("unlabelled"):
-        yield (
+        line = (
             f"{record['unlabelled']:,} lists of the training part without a chosen "
             "item are unlabelled"
         )
+    else:
+        return
+    if record["unlabelled_without_history"]:
+        line += f"; {record['unlabelled_without_history']:,} of them have no history"
+    if record["unlabelled_without_row"]:
+        line += (
+            f"; {record['unlabelled_without_row']:,} are left out, because their "
+            "queries have no row in the table `queries`, which a feature needs"
+        )
+    yield line
+
+
+def _doubts(config: Config, record: Mapping[str, Any]) -> Iterator[str]:
+    """What looks like a mistake in the table of requests."""
+    requests, used = record.get("requests"), record.get("unlabelled")
+    if requests and not used:
+        yield (
+            f"None of the {requests:,} requests of the table `unlabelled` is in the "
+            "training part, so none is used. Are their times right?"
+        )
+    has_history = any(spec.kind == "history" for spec in config.query.values())
+    if requests and used and has_history:
+        empty = record["unlabelled_without_history"]
+        if empty > MOST_EMPTY * used:
+            yield (
+                f"{empty:,} of {used:,} unlabelled requests have no history. Are their "
+                "ids and times written as in the interactions?"
+            )
 
 
 def _prepared_before(folder: Path) -> dict[str, Any]:

@@ -171,15 +171,20 @@ def write_scores(
     """
     from recdistill.pipeline.candidates.scored_candidates import ScoredTrainingLists
     from recdistill.pipeline.models.model_building import members_of
+    from recdistill.pipeline.preparation.prepared_data import UNLABELLED
     from recdistill.pipeline.preparation.unknown_features import unknown_to_teacher
     from recdistill.pipeline.scores.content_hashes import ContentHashes, scores_apart
     from recdistill.pipeline.scores.earlier_scores import saved_seconds, write_items
     from recdistill.pipeline.scores.score_parts import planned_parts, write_store
+    from recdistill.pipeline.scores.score_store import UNLABELLED_SCORES
 
-    labelled, unlabelled = map(run.prepared.shards, ("train", "unlabelled"))
-    tables, settings = run.score_tables, run.config.lists
-    shards = [*labelled, *unlabelled]
-    scored = ScoredTrainingLists.find(shards, tables) if tables else None
+    tables, settings, seed = run.score_tables, run.config.lists, run.config.seed
+    shards, unlabelled = run.prepared.shards("train"), []
+    if settings.unlabelled:
+        unlabelled = run.prepared.shards(UNLABELLED)
+    scored = None
+    if tables:
+        scored = ScoredTrainingLists.find(shards, unlabelled, tables)
     teacher = run.cross_fitted_teacher
     hashes, identity = ContentHashes.of(run.prepared, teacher), _identity(run)
     # The runs of the work folder and, in a search, its other trials.
@@ -197,9 +202,9 @@ def write_scores(
         stores=[] if scored else stores,
     )
     write_items(draft.path, hashes.items)
-    parts = planned_parts(labelled, scored, settings.contexts, hashes, run.config.seed)
+    parts = planned_parts(shards, scored, settings.contexts, hashes, seed)
     more = planned_parts(
-        unlabelled, scored, settings.unlabelled, hashes, run.config.seed, len(parts)
+        unlabelled, scored, settings.unlabelled, hashes, seed, UNLABELLED_SCORES
     )
     record, results = write_store(
         draft.path,

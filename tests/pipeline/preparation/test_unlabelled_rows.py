@@ -6,7 +6,7 @@ import pytest
 
 from recdistill.data import read_frames
 from recdistill.errors import DataError
-from recdistill.pipeline.preparation import interaction_sort
+from recdistill.pipeline.preparation import interaction_sort, unlabelled_rows
 from tests import small_pipelines
 from tests.pipeline.logs import LENGTH, SPLITS, random_log, rows_of, run
 
@@ -122,7 +122,7 @@ def test_unlabelled_requests_change_nothing_else(tmp_path):
     with_requests, record = run(read_frames(tables), tmp_path / "with", query=QUERY)
     del tables["unlabelled"]
     without, other = run(read_frames(tables), tmp_path / "without", query=QUERY)
-    for key in ("unlabelled", "requests"):
+    for key in ("unlabelled", "unlabelled_without_history", "requests"):
         assert record.pop(key) > 50 > other.pop(key) == 0
     for key in ("fingerprint", "source"):
         assert record.pop(key) != other.pop(key)
@@ -298,3 +298,93 @@ def test_listwise_data_without_times_has_unlabelled_lists_of_the_training_part(
 def test_a_table_of_requests_beside_lists_is_refused():
     with pytest.raises(DataError, match="must not have the key unlabelled"):
         read_frames({"lists": impressions(), "unlabelled": frames()["unlabelled"]})
+
+
+def test_the_latest_requests_of_each_query_are_kept(tmp_path, monkeypatch):
+    tables = frames()
+    _, every = run(read_frames(tables), tmp_path / "all", query=QUERY)
+    lists = {"per_query": 2}
+    monkeypatch.setattr(unlabelled_rows, "PIECE", 7)
+    prepared, record = run(
+        read_frames(tables), tmp_path / "p", query=QUERY, lists=lists
+    )
+    assert record["unlabelled"] < every["unlabelled"]
+    found = pd.DataFrame(
+        [(row["query_id"], -1 - name) for name, row in lists_of(prepared).items()],
+        columns=["user", "row"],
+    )
+    found["time"] = tables["unlabelled"]["timestamp"].to_numpy()[found["row"]]
+    whole, _ = run(read_frames(tables), tmp_path / "again", query=QUERY)
+    used = pd.DataFrame(
+        [(row["query_id"], -1 - name) for name, row in lists_of(whole).items()],
+        columns=["user", "row"],
+    )
+    used["time"] = tables["unlabelled"]["timestamp"].to_numpy()[used["row"]]
+    for user, own in used.groupby("user"):
+        latest = sorted(own["time"])[-2:]
+        assert sorted(found[found["user"] == user]["time"]) == latest
+
+
+def test_pieces_of_a_partition_give_the_same_lists(tmp_path, monkeypatch):
+    tables = frames()
+    tables["unlabelled"]["history"] = [["i1", "i2"], [], ["i3"]] * 100
+    whole, _ = run(read_frames(tables), tmp_path / "whole", query=QUERY)
+    monkeypatch.setattr(unlabelled_rows, "PIECE", 7)
+    pieces, _ = run(read_frames(tables), tmp_path / "pieces", query=QUERY)
+    assert lists_of(pieces) == lists_of(whole)
+    assert len(pieces.shards("unlabelled")) > len(whole.shards("unlabelled"))
+
+
+def test_unlabelled_lists_have_the_mean_weight_of_the_training_rows(tmp_path):
+    tables = frames()
+    weights = np.random.default_rng(1).uniform(50, 150, len(tables["interactions"]))
+    tables["interactions"]["w"] = weights.astype("float32")
+    data = read_frames(tables, {"weight": "w"})
+    split = {"by": "global_time", "valid": 0.2, "test": 0.2}
+    prepared, _ = run(data, tmp_path / "p", query=QUERY, split=split)
+    found = {row["list_weight"] for row in lists_of(prepared).values()}
+    last = max(
+        tables["interactions"]["timestamp"][first]
+        for first in rows_of(prepared, "train")
+    )
+    mean = weights[tables["interactions"]["timestamp"] <= last].mean()
+    assert [*found] == [pytest.approx(mean, rel=1e-5)]
+
+
+def test_requests_of_queries_without_a_needed_row_are_left_out(tmp_path):
+    tables = frames()
+    required = {**QUERY, "age": {"kind": "number"}}
+    known = set(tables["interactions"]["user_id"])
+    queries = tables["queries"]
+    tables["queries"] = queries[queries["user_id"].isin(known)]
+    prepared, record = run(read_frames(tables), tmp_path / "p", query=required)
+    found = {row["query_id"] for row in lists_of(prepared).values()}
+    assert found <= known
+    assert record["unlabelled_without_row"] > 0 < record["unlabelled_without_history"]
+
+
+def test_times_of_another_unit_are_an_error(tmp_path):
+    tables = frames()
+    tables["interactions"]["timestamp"] += 1_700_000_000
+    tables["unlabelled"]["timestamp"] += 1_700_000_000
+    _, record = run(read_frames(tables), tmp_path / "same", query=QUERY)
+    assert record["unlabelled"] > 50
+    log = tables["interactions"]
+    log["timestamp"] = pd.to_datetime(log["timestamp"], unit="s", utc=True)
+    with pytest.raises(DataError, match=r"microseconds\. Received: seconds"):
+        run(read_frames(tables), tmp_path / "p", query=QUERY)
+
+
+def test_without_times_a_history_could_hold_the_answer(tmp_path):
+    tables = frames()
+    tables["unlabelled"]["history"] = [["i1"]] * 300
+    for name in ("interactions", "unlabelled"):
+        tables[name] = tables[name].drop(columns="timestamp")
+    split = {"by": "leave_random_out"}
+    data = read_frames(tables, {"time": None})
+    with pytest.raises(DataError, match="must not have the column `history`"):
+        run(data, tmp_path / "p", query=QUERY, split=split)
+    tables["unlabelled"] = tables["unlabelled"].drop(columns="history")
+    data = read_frames(tables, {"time": None})
+    _, record = run(data, tmp_path / "q", query=QUERY, split=split)
+    assert 50 < record["unlabelled"] < 300

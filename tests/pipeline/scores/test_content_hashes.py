@@ -38,7 +38,7 @@ EXTERNAL = ContentHashes(IDS, IDS, frozenset({"words"}), looked_up=False)
 
 
 def draw_keys(some, seed):
-    return OWN.draw_keys(some.list_key, some.observed()[0], some.seen, seed)
+    return OWN.draw_keys(some.list_key, some.observed()[0], seed)
 
 
 def test_equal_queries_have_equal_hashes_and_others_do_not():
