@@ -155,7 +155,7 @@ def _unlabelled(record: Mapping[str, Any]) -> Iterator[str]:
     if record.get("requests"):
         line = (
             f"{record['unlabelled']:,} of {record['requests']:,} unlabelled requests "
-            "are used; the others are not in the training part"
+            "are used; the others are not in the training part or have a list already"
         )
     elif record.get("unlabelled"):
         line = (
@@ -179,8 +179,9 @@ def _doubts(config: Config, record: Mapping[str, Any]) -> Iterator[str]:
     requests, used = record.get("requests"), record.get("unlabelled")
     if requests and not used:
         yield (
-            f"None of the {requests:,} requests of the table `unlabelled` is in the "
-            "training part, so none is used. Are their times right?"
+            f"None of the {requests:,} requests of the table `unlabelled` is used: "
+            "they are not in the training part, or they have lists already, because "
+            "they are at the times of interactions. Are their times right?"
         )
     has_history = any(spec.kind == "history" for spec in config.query.values())
     if requests and used and has_history:
