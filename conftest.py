@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from recdistill.allocation import keep_freed_memory
+
+keep_freed_memory()
+
 
 @pytest.fixture(autouse=True)
 def examples_know_numpy(doctest_namespace):

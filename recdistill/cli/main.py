@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from recdistill import __version__
+from recdistill.allocation import keep_freed_memory
 from recdistill.cli import (
     compare,
     data,
@@ -100,5 +101,6 @@ def main() -> None:
     """Entry point of the console script."""
     # Set before TensorFlow is imported, to hide its start-up messages.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_freed_memory()
     with contextlib.suppress(BrokenPipeError):
         app()
