@@ -32,6 +32,10 @@ def unchecked():
 
 @pytest.fixture(scope="module")
 def frames():
+    return small_tables()
+
+
+def small_tables():
     """The tables of a small data set, with their own column names."""
     data = synthetic(n_queries=120, n_items=40, n_interactions=1_500, seed=2)
     names = {"user_id": "who", "item_id": "what", "timestamp": "when"}

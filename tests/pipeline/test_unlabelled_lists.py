@@ -4,14 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recdistill.data import synthetic
 from recdistill.evaluation.report.terminal_tables import soft_targets_line
 from recdistill.pipeline.config import parse_config
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.training.trainer import Trainer
 from tests import small_pipelines
 from tests.pipeline.score_stores import stored
-from tests.pipeline.test_run_from_python import COLUMNS, document_in
+from tests.pipeline.test_run_from_python import COLUMNS, document_in, small_tables
 from tests.pipeline.tiny_runs import made, weights
 
 pytestmark = pytest.mark.slow
@@ -22,18 +21,11 @@ REQUESTS = 200
 @pytest.fixture(scope="module")
 def tables():
     """A log, and requests of its users at the times of the log."""
-    data = synthetic(n_queries=120, n_items=40, n_interactions=1_500, seed=2)
-    names = {"user_id": "who", "item_id": "what", "timestamp": "when"}
-    log = pd.concat(batch.to_pandas() for batch in data.interactions())
-    tables = {
-        "interactions": log,
-        "items": data.items.to_pandas(),
-        "queries": data.queries.to_pandas(),
-        "unlabelled": log.sample(REQUESTS, random_state=1).drop(columns="item_id"),
-    }
+    tables = small_tables()
+    requests = tables["interactions"].sample(REQUESTS, random_state=1)
     # Between interactions, so that no request is one.
-    tables["unlabelled"]["timestamp"] += 1
-    return {name: table.rename(columns=names) for name, table in tables.items()}
+    requests = requests.assign(when=requests["when"] + 1).drop(columns="what")
+    return {**tables, "unlabelled": requests}
 
 
 @pytest.fixture(scope="module")
