@@ -3,13 +3,16 @@
 A training list has the history before its positive, so a window is the history of a
 list followed by the positive. Each query has the window of its last list, and those of
 earlier lists at a distance of half a window, so that almost every item is predicted
-from at least half a window.
+from at least half a window. The query features of an item in a window are those of the
+list in which it was chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,40 +21,137 @@ import tensorflow as tf
 from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import read_lists
 
-__all__ = ["next_items", "training_windows", "window_batches"]
+__all__ = ["Windows", "next_items", "training_windows", "window_batches"]
 
 LISTS_AT_ONCE = 16_384
 """Number of lists in a piece of `next_items`."""
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Windows over the training items of all queries.
+
+    Attributes:
+        items: `(windows, length + 1)` int32, vocabulary indices, oldest first, padded
+            with 0 on the left.
+        rows: `(windows, length)`, row in `query` of each item after the first; -1, the
+            row of zeros at the end, for an item that was not the choice in any list.
+        query: Looked-up query features of all lists, by name.
+    """
+
+    items: np.ndarray
+    rows: np.ndarray
+    query: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, numbers: np.ndarray) -> dict[str, Any]:
+        """Some windows, as `window_batches` yields them."""
+        rows = self.rows[numbers]
+        query = {name: values[rows] for name, values in self.query.items()}
+        return {"query": query, "windows": self.items[numbers]}
+
+
 def training_windows(
-    shards: Sequence[Path], history: str, item_index: np.ndarray, length: int
-) -> np.ndarray:
+    shards: Sequence[Path],
+    history: str,
+    features: Sequence[str],
+    item_index: np.ndarray,
+    length: int,
+) -> Windows:
     """Windows over the training items of all queries.
 
     Args:
         shards: Files of training lists; those of one query follow each other in time.
         history: Name of the history, whose values are vocabulary indices, the newest
             first.
+        features: Names of the other query features.
         item_index: `(items,)`, the vocabulary index of each catalogue row.
         length: Largest number of items before the positive.
 
     Returns:
-        `(windows, length + 1)` int32, oldest first, padded with 0 on the left. The last
-        item is a list's first positive; 0 if it is not in the catalogue. Windows with
-        fewer than two items are left out.
+        The windows. The last item of each is a list's first positive; 0 if it is not in
+        the catalogue. Windows with fewer than two items are left out.
     """
-    found = [np.zeros((0, length + 1), "int32")]
+    items, rows = [np.zeros((0, length + 1), "int32")], [np.zeros((0, length), int)]
+    query: dict[str, list[np.ndarray]] = {name: [] for name in features}
+    first = 0
     for path in shards:
         lists = read_lists(path, with_raw=False)
         past = lists.query[history][:, :length]
-        lists = lists.take(_spaced_rows(lists, max(1, past.shape[1] // 2)))
-        past = lists.query[history][:, :length][:, ::-1]
-        past = np.pad(past, [(0, 0), (length - past.shape[1], 0)])
-        target = _first_positives(lists, item_index)
-        each = np.concatenate([past, target[:, None]], axis=1)
-        found.append(each[np.count_nonzero(each, axis=1) > 1].astype("int32"))
-    return np.concatenate(found)
+        last = _spaced_rows(lists, max(1, past.shape[1] // 2))
+        past = np.pad(past[last][:, ::-1], [(0, 0), (length - past.shape[1], 0)])
+        target = _first_positives(lists.take(last), item_index)
+        each = np.concatenate([past, target[:, None]], axis=1).astype("int32")
+        kept = np.count_nonzero(each, axis=1) > 1
+        items.append(each[kept])
+        if features:
+            own = _rows_of_choices(lists, item_index, last[kept], each[kept])
+            rows.append(np.where(own >= 0, own + first, -1))
+            first += len(lists)
+            for name in features:
+                query[name].append(lists.query[name])
+    every = np.concatenate(items)
+    if not (features and shards):
+        return Windows(every, np.zeros((len(every), length), "int8"), {})
+    return Windows(
+        every,
+        np.concatenate(rows),
+        {name: _joined(parts) for name, parts in query.items()},
+    )
+
+
+def _rows_of_choices(
+    lists: Lists, item_index: np.ndarray, last: np.ndarray, windows: np.ndarray
+) -> np.ndarray:
+    """The list in which each item of a window but the first was chosen.
+
+    Args:
+        lists: Lists; those of one query follow each other in time.
+        item_index: `(items,)`, the vocabulary index of each catalogue row.
+        last: `(windows,)`, the list in which the last item was chosen.
+        windows: `(windows, length + 1)`, items, oldest first.
+
+    Returns:
+        `(windows, length)`; -1 where there is no such list. For an item that the query
+        chose repeatedly it is the latest list up to that of the next item, and for one
+        that it chose twice in succession an earlier list.
+    """
+    number, chosen = len(lists), lists.positives.values
+    names = lists.query_id
+    query = np.cumsum(np.append(False, names[1:] != names[:-1]))
+    row_of = np.repeat(np.arange(number), np.diff(lists.positives.offsets))
+    row_of, chosen = row_of[chosen >= 0], item_index[chosen[chosen >= 0]]
+    items = int(max(item_index.max(initial=0), windows.max(initial=0))) + 1
+    pairs, pair = np.unique(query[row_of] * items + chosen, return_inverse=True)
+    ordered = np.sort(pair * number + row_of)
+    found = np.full((len(windows), windows.shape[1] - 1), -1)
+    if not len(ordered):
+        return found
+    latest, later = last, np.zeros(len(windows), windows.dtype)
+    for place in range(windows.shape[1] - 2, -1, -1):
+        item = windows[:, place + 1]
+        wanted = query[last] * items + item
+        known = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        # The latest choice of this item by this query in time.
+        bound = known * number + latest + (item != later)
+        choice = np.searchsorted(ordered, bound) - 1
+        row = ordered[choice] % number
+        same = (pairs[known] == wanted) & (ordered[choice] // number == known)
+        same &= (choice >= 0) & (item > 0)
+        found[:, place] = np.where(same, row, -1)
+        latest, later = np.where(same, row, latest), item
+    return found
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The values of all files, padded with 0 to the longest, and a row of zeros."""
+    width = max(part.shape[-1] for part in parts)
+    rest = [(0, 0)] * (parts[0].ndim - 1)
+    if rest:
+        parts = [np.pad(p, [*rest, (0, width - p.shape[-1])]) for p in parts]
+    return np.pad(np.concatenate(parts), [(0, 1), *rest])
 
 
 def next_items(
@@ -100,25 +200,31 @@ def _first_positives(lists: Lists, item_index: np.ndarray) -> np.ndarray:
     return np.where(item >= 0, item_index[np.maximum(item, 0)], 0)
 
 
-def window_batches(windows: np.ndarray, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Endless shuffled batches of windows, `(batch_size, length + 1)`.
+def window_batches(windows: Windows, batch_size: int, seed: int) -> tf.data.Dataset:
+    """Endless shuffled batches of windows.
+
+    A batch has the entry "windows", `(batch_size, length + 1)`, and the entry "query",
+    the query features of each item after the first by name, `(batch_size, length, …)`.
 
     Windows that do not fill a batch come first in the next epoch.
 
     Args:
-        windows: `(windows, length + 1)`, at least one.
+        windows: At least one window.
         batch_size: Number of windows in a batch.
         seed: Seed of the order.
     """
 
-    def produce() -> Iterator[np.ndarray]:
+    def produce() -> Iterator[dict[str, Any]]:
         rng, order = np.random.default_rng(seed), np.zeros(0, int)
         while True:
             order = np.concatenate([order, rng.permutation(len(windows))])
             while len(order) >= batch_size:
-                yield windows[order[:batch_size]]
+                yield windows.take(order[:batch_size])
                 order = order[batch_size:]
 
-    signature = tf.TensorSpec([batch_size, windows.shape[1]], tf.int32)
+    signature = tf.nest.map_structure(
+        lambda each: tf.TensorSpec((batch_size, *each.shape[1:]), each.dtype),
+        windows.take(np.zeros(1, int)),
+    )
     dataset = tf.data.Dataset.from_generator(produce, output_signature=signature)
     return dataset.prefetch(4)

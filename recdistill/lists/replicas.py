@@ -161,14 +161,15 @@ def slice_of_batch(batch: Any) -> Any:
     lists than processes gives a process without lists the first one with weight 0.
 
     Args:
-        batch: `(x, y, weight)` as `recdistill.data.batches` describes it, or windows
-            `(batch, length)`, for which a process without rows has a row of padding.
+        batch: `(x, y, weight)` as `recdistill.data.batches` describes it, or a batch of
+            windows from `recdistill.data.sequences`, for which a process without rows
+            has a row of padding.
     """
     group = group_of_workers()
     if group is None:
         return batch
     whole = tf.nest.flatten(batch)
-    size = tf.shape(batch[-1] if isinstance(batch, tuple) else batch)[0]
+    size = tf.shape(whole[-1])[0]
     low = size * group.rank // group.size
     high = size * (group.rank + 1) // group.size
     empty = low == high

@@ -9,8 +9,9 @@ import keras
 import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
+from recdistill.features.embedding import FeatureEmbedding
 from recdistill.features.encoders import FIRST, MISSING
-from recdistill.features.model_inputs import ModelInputs
+from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
 from recdistill.lists.replicas import replica_mean
 from recdistill.models.candidate_table import CandidateTable, CatalogueModel
@@ -24,8 +25,8 @@ class SequenceRanker(CatalogueModel):
 
     SASRec (Kang & McAuley, 2018, "Self-Attentive Sequential Recommendation"). An item's
     vector is the embedding of its id plus a projection of its other features. It is the
-    same in the history and among the candidates. The query's other features are not
-    read.
+    same in the history and among the candidates. The query's other features, embedded
+    and projected, are added to the state; the projection starts at 0.
 
     In training (`next_item_loss`) the state at each position predicts the next item, so
     one pass over a history of $n$ items gives $n$ examples. The loss is the softmax
@@ -82,10 +83,20 @@ class SequenceRanker(CatalogueModel):
         self.encoder = CausalEncoder(
             dim, heads, blocks, attention_length, dropout, name="encoder"
         )
+        self.query_features = FeatureEmbedding(
+            indices_of(inputs.query), dim, name="query"
+        )
+        self.query_dropout = keras.layers.Dropout(dropout)
+        self.query_projection = keras.layers.Dense(
+            dim, use_bias=False, kernel_initializer="zeros", name="query_projection"
+        )
         self._drawn = keras.random.SeedGenerator()
         with keras.name_scope(self.name):
             self.item_vectors.build()
             self.encoder.build()
+            if inputs.query:
+                self.query_features.build()
+                self.query_projection.build((None, width_of(inputs.query, dim)))
         self.built = True
 
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
@@ -103,7 +114,7 @@ class SequenceRanker(CatalogueModel):
         history = self.encoder.latest(history)
         vectors = self.item_vectors.of_ids(history)
         states = self.encoder(vectors, history != MISSING, training=training)
-        query = states[:, -1]
+        query = self._with_features(states[:, -1], batch["query"], training)
         index = tf.convert_to_tensor(batch["candidate_index"])
         candidates = self.item_vectors.of_rows(index)
         shared = index.shape.rank == 1
@@ -115,7 +126,21 @@ class SequenceRanker(CatalogueModel):
             return tf.matmul(query, candidates, transpose_b=True)
         return tf.linalg.matvec(candidates, query)
 
-    def next_item_loss(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def _with_features(
+        self, states: tf.Tensor, query: Mapping[str, tf.Tensor], training: bool
+    ) -> tf.Tensor:
+        """States `(rows, dim)` plus the projection of the query's features."""
+        if not self.model_inputs.query:
+            return states
+        features = self.query_dropout(self.query_features(query), training=training)
+        return states + self.query_projection(features)
+
+    def next_item_loss(
+        self,
+        windows: tf.Tensor,
+        query: Mapping[str, tf.Tensor] | None = None,
+        training: bool = False,
+    ) -> tf.Tensor:
         """Mean cross-entropy of the next item over all positions, a scalar.
 
         The mean of the values of all replicas is that of the whole batch.
@@ -123,6 +148,8 @@ class SequenceRanker(CatalogueModel):
         Args:
             windows: `(batch, length + 1)` int, item indices, oldest first, padded on
                 the left; from `recdistill.data.sequences`.
+            query: Looked-up features of the query when it chose each item after the
+                first, `(batch, length, …)`; not needed without query features.
             training: Whether dropout is active.
         """
         history, target = windows[:, :-1], windows[:, 1:]
@@ -130,13 +157,17 @@ class SequenceRanker(CatalogueModel):
         # Only these positions have a loss; most of a short history's window is padding.
         counted = tf.where(real & (target >= FIRST))
         target = tf.gather_nd(target, counted)
+        features = {
+            name: tf.gather_nd((query or {})[name], counted)
+            for name in self.model_inputs.query
+        }
         if self.negatives is None:
             table = self.item_vectors.all()
             vectors = tf.gather(table, history)
             states = self.encoder(vectors, real, training=training)
-            logits = tf.matmul(
-                tf.gather_nd(states, counted), table[FIRST:], transpose_b=True
-            )
+            states = tf.gather_nd(states, counted)
+            states = self._with_features(states, features, training)
+            logits = tf.matmul(states, table[FIRST:], transpose_b=True)
             # The sum of exponentials needs float32, whatever the policy of the model.
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 target - FIRST, tf.cast(logits, tf.float32)
@@ -144,7 +175,9 @@ class SequenceRanker(CatalogueModel):
         else:
             vectors = self.item_vectors.of_ids(history)
             states = self.encoder(vectors, real, training=training)
-            loss = self._estimated_loss(tf.gather_nd(states, counted), target)
+            states = tf.gather_nd(states, counted)
+            states = self._with_features(states, features, training)
+            loss = self._estimated_loss(states, target)
         number = replica_mean(tf.cast(tf.shape(target)[0], loss.dtype))
         return tf.math.divide_no_nan(tf.reduce_sum(loss), number)
 

@@ -44,3 +44,16 @@ def test_strata_of_own_candidates_are_those_of_the_lists():
     for (own, _, _), lists in zip(parts, ([0, 1], [2, 3]), strict=True):
         np.testing.assert_array_equal(own["candidate_index"], index[lists])
         np.testing.assert_array_equal(own["stratum"], index[lists] % 3)
+
+
+def test_a_process_without_windows_has_a_row_of_padding():
+    query = {"hour": tf.constant([[7, 8]])}
+    batch = {"query": query, "windows": tf.constant([[4, 5, 6]])}
+    with joined(SimpleNamespace(rank=0, size=2)):
+        none = slice_of_batch(batch)
+    with joined(SimpleNamespace(rank=1, size=2)):
+        all_of_them = slice_of_batch(batch)
+    assert none["windows"].numpy().tolist() == [[0, 0, 0]]
+    assert none["query"]["hour"].shape == (1, 2)
+    assert all_of_them["windows"].numpy().tolist() == [[4, 5, 6]]
+    assert all_of_them["query"]["hour"].numpy().tolist() == [[7, 8]]

@@ -23,11 +23,12 @@ BATCH = build_batch()
 ITEMS = len(FEW_ITEMS) + FIRST
 WINDOWS = np.array([[0, 0, 5, 2, 7], [3, 1, 4, 10, 2], [0, 0, 0, 0, 6]], "int32")
 """The second has the unknown item; the third has no item before its last."""
+QUERY = ("user_id", "jobs", "Age", "history")
 
 
 def build(schema=None, **settings):
     settings = {"dim": 6, "attention_length": 4, **settings}
-    schema = schema or build_schema()
+    schema = schema or build_schema(query=("history",))
     return shuffled_weights(SequenceRanker(schema, build_catalogue(), **settings))
 
 
@@ -42,10 +43,43 @@ def states(ranker, windows):
     return ranker.encoder(vectors, history != 0).numpy().astype("float64")
 
 
-def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(ranker):
+def query_features():
+    """Query features of each item of the windows after the first; some are missing."""
+    rng, shape = np.random.default_rng(0), WINDOWS[:, 1:].shape
+    return {
+        "user_id": rng.integers(0, 5, shape).astype("int32"),
+        "jobs": rng.integers(0, 3, (*shape, 2)).astype("int32"),
+        "Age": rng.normal(size=(*shape, 2)).astype("float32"),
+    }
+
+
+def with_features(ranker, windows, query):
+    """States plus the projected query features, in plain loops."""
+    kernel = ranker.query_projection.kernel.numpy()
+    tables = {
+        name: table.embeddings.numpy()
+        for name, table in ranker.query_features.tables.items()
+    }
+    found = states(ranker, windows)
+    for row, place in np.ndindex(found.shape[:2]):
+        user, jobs = query["user_id"][row, place], query["jobs"][row, place]
+        known = [tables["jobs"][job] for job in jobs if job]
+        features = [
+            tables["user_id"][user] * (user != 0),
+            np.mean(known, axis=0) if known else np.zeros(6),
+            query["Age"][row, place],
+        ]
+        found[row, place] += np.concatenate(features) @ kernel
+    return found
+
+
+@pytest.mark.parametrize("query", [None, query_features()])
+def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(query):
+    ranker = build(build_schema(query=QUERY if query else ("history",)))
     table = ranker.item_vectors.all().numpy().astype("float64")
+    every = with_features(ranker, WINDOWS, query) if query else states(ranker, WINDOWS)
     losses = []
-    for window, state in zip(WINDOWS, states(ranker, WINDOWS), strict=True):
+    for window, state in zip(WINDOWS, every, strict=True):
         for place in range(4):
             target = window[place + 1]
             if window[place] == 0 or target < FIRST:
@@ -53,16 +87,17 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(ranker):
             logits = table[FIRST:] @ state[place]
             losses.append(logsumexp(logits) - logits[target - FIRST])
     assert len(losses) == 5
-    assert float(ranker.next_item_loss(WINDOWS)) == pytest.approx(
-        np.mean(losses), rel=1e-5
-    )
+    got = float(ranker.next_item_loss(WINDOWS, query))
+    assert got == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_the_estimated_loss_is_close_to_the_exact_one(ranker):
-    estimate = build(negatives=50_000)
-    estimate.set_weights(ranker.get_weights())
-    got = float(estimate.next_item_loss(WINDOWS))
-    assert got == pytest.approx(float(ranker.next_item_loss(WINDOWS)), rel=0.01)
+@pytest.mark.parametrize("query", [None, query_features()])
+def test_the_estimated_loss_is_close_to_the_exact_one(query):
+    schema = build_schema(query=QUERY if query else ("history",))
+    exact, estimate = build(schema), build(schema, negatives=50_000)
+    got = float(estimate.next_item_loss(WINDOWS, query))
+    want = float(exact.next_item_loss(WINDOWS, query))
+    assert got == pytest.approx(want, rel=0.01)
 
 
 def test_padding_on_the_left_does_not_change_the_loss(ranker):
@@ -97,6 +132,18 @@ def test_a_score_is_the_last_state_times_the_candidate_vector(ranker):
     np.testing.assert_allclose(ranker(batch), want, rtol=1e-4, atol=1e-5)
 
 
+def test_the_query_features_of_a_request_are_added_to_the_last_state():
+    ranker, features = build(build_schema(query=QUERY)), query_features()
+    query = {name: values[:, -1] for name, values in features.items()}
+    query["history"] = WINDOWS[:, :-1][:, ::-1]
+    rows = np.array([0, 3], "int32")
+    index = build_catalogue()["item_id"][rows]
+    vectors = ranker.item_vectors.of_ids(tf.constant(index)).numpy()
+    want = with_features(ranker, WINDOWS, features)[:, -1] @ vectors.T
+    got = ranker({"query": query, "candidate_index": rows})
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
 def test_separate_lists_have_the_same_scores_as_shared_candidates(ranker):
     index = np.array([3, 0, 9, 5], "int32")
     shared = ranker({**BATCH, "candidate_index": index})
@@ -106,7 +153,7 @@ def test_separate_lists_have_the_same_scores_as_shared_candidates(ranker):
 
 def test_a_new_item_is_scored_by_its_attributes(ranker):
     last = len(FEW_ITEMS)
-    without = build(build_schema(candidate=("item_id",)))
+    without = build(build_schema(query=("history",), candidate=("item_id",)))
     history = np.array([[2, 3, 0, 0, 0]], "int32")
     batch = with_query(BATCH, history=np.tile(history, (4, 1)))
     for model, differ in ((ranker, True), (without, False)):
@@ -126,19 +173,36 @@ def test_an_unknown_item_of_the_history_has_no_attributes(ranker):
 
 def test_training_finds_the_rule_of_a_cycle():
     cycle = (np.arange(60)[:, None] + np.arange(5)) % len(FEW_ITEMS) + FIRST
+    before, after = trained(("history",), cycle)
+    assert before > 1.5 and after < 0.1
+
+
+@pytest.mark.parametrize("query", [("history",), ("user_id", "history")])
+def test_training_finds_the_rule_of_a_query_feature(query):
+    users = np.random.default_rng(0).integers(2, 5, (60, 4)).astype("int32")
+    windows = np.pad(users + 1, [(0, 0), (1, 0)], constant_values=FIRST)
+    before, after = trained(query, windows, {"user_id": tf.constant(users)})
+    assert before > 1.5
+    # Without the feature, each of the three items is as likely as the others.
+    assert after < 0.1 if "user_id" in query else after > 0.5
+
+
+def trained(query, windows, features=None, steps=60):
+    """The loss before and after training of a model with these query features."""
     model = SequenceRanker(
-        build_schema(candidate=("item_id",)),
+        build_schema(query=query, candidate=("item_id",)),
         build_catalogue(),
         dim=16,
         attention_length=4,
         dropout=0.0,
     )
     optimizer = keras.optimizers.Adam(0.01)
+    windows = tf.constant(windows, tf.int32)
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
-            loss = model.next_item_loss(tf.constant(cycle, tf.int32), training=True)
+            loss = model.next_item_loss(windows, features, training=True)
         variables = model.trainable_variables
         optimizer.apply_gradients(
             zip(tape.gradient(loss, variables), variables, strict=True)
@@ -146,9 +210,9 @@ def test_training_finds_the_rule_of_a_cycle():
         return loss
 
     before = float(step())
-    for _ in range(60):
+    for _ in range(steps):
         after = float(step())
-    assert before > 1.5 and after < 0.1
+    return before, after
 
 
 def test_a_schema_without_a_history_is_refused():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -24,9 +27,11 @@ class NextItemModel(keras.Model):  # type: ignore[misc]
         super().__init__()
         self.student = ranker
 
-    def call(self, windows: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """The loss of `(batch, length + 1)` windows, which is added to the model's."""
-        loss = self.student.next_item_loss(windows, training=training)
+    def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
+        """The loss of a batch of `window_batches`, which is added to the model's."""
+        loss = self.student.next_item_loss(
+            batch["windows"], batch["query"], training=training
+        )
         # Gradients are summed over replicas, and losses are reported as their mean.
         part = loss / replicas()
         self.add_loss(part + tf.stop_gradient(loss - part))

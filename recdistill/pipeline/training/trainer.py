@@ -255,6 +255,7 @@ class Trainer:
         windows = training_windows(
             shards,
             model.model_inputs.history_name,
+            [*model.model_inputs.query],
             prepared.item_index,
             settings.attention_length,
         )

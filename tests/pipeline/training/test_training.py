@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
@@ -29,7 +30,7 @@ from recdistill.pipeline.training import (
 )
 from recdistill.pipeline.training import trainer as trainer_module
 from recdistill.pipeline.training.soft_targets import choose
-from recdistill.pipeline.training.trainer import Trainer
+from recdistill.pipeline.training.trainer import TEACHER_VALIDATIONS, Trainer
 from recdistill.pipeline.training.training import TrainingPlan, _key, train
 from recdistill.pipeline.training.training_batches import (
     training_batches,
@@ -615,3 +616,37 @@ def test_a_ranker_of_an_ensemble_can_leave_out_affinities(tmp_path):
     with_them.pair_weights.set_weights([np.ones((2, 1), "float32")])
     np.testing.assert_array_equal(without(x), before[0])
     assert not np.allclose(with_them(x), before[1])
+
+
+def test_a_sequence_ranker_learns_which_items_a_query_feature_goes_with(tmp_path):
+    rng = np.random.default_rng(0)
+    place = rng.integers(2, size=400)  # Six items are chosen at home, six at work.
+    log = pa.table(
+        {
+            "user_id": [f"u{k % 20}" for k in range(400)],
+            "item_id": [f"i{k}" for k in rng.integers(6, size=400) + 6 * place],
+            "timestamp": np.arange(400),
+            "place": np.where(place, "work", "home"),
+        }
+    )
+    settings = {
+        "query": {**small_pipelines.HISTORY, "place": {"kind": "category"}},
+        "lists": {"seen": "include"},
+        "teacher": {
+            **{"kind": "sequence", "dim": 8, "attention_length": 3, "steps": 100},
+            **{"dropout": 0.0, "learning_rate": 0.02},
+        },
+    }
+    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p", **settings)
+    config = small_pipelines.config(**settings)
+    external = ExternalTeachers(prepared, lambda: None)
+    model = TeacherBuilder(config, prepared, external, fit=True).build()
+    validation = Scripted(model, *np.linspace(0.1, 0.9, TEACHER_VALIDATIONS))
+    quiet = small_pipelines.quiet
+    Trainer(config, prepared, validation, quiet, quiet).teacher(model, config.teacher)
+    lists = next(in_order(prepared.shards("test"), 100))
+    x, y, _ = Collator(prepared.catalogue_size)(lists, np.random.default_rng(0))
+    best = model(x).numpy().argmax(axis=1)
+    chosen = np.asarray(y["labels"]).argmax(axis=1)
+    of_work = np.isin(prepared.item_ids, [f"i{k}" for k in range(6, 12)])
+    np.testing.assert_array_equal(of_work[best], of_work[chosen])
