@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import read_lists
+from recdistill.features.encoders import FIRST
 
 __all__ = ["Windows", "next_items", "training_windows", "window_batches"]
 
@@ -34,9 +35,9 @@ class Windows:
     Attributes:
         items: `(windows, length + 1)` int32, vocabulary indices, oldest first, padded
             with 0 on the left.
-        rows: `(windows, length)`, row in `query` of each item after the first; -1, the
-            row of zeros at the end, for an item that was not the choice in any list.
-        query: Looked-up query features of all lists, by name.
+        rows: `(windows, length)` int32, row in `query` of each item after the first; -1
+            for an item that was not the choice in any list.
+        query: Looked-up query features by name; the last row is 0.
     """
 
     items: np.ndarray
@@ -50,7 +51,7 @@ class Windows:
         """Some windows, as `window_batches` yields them."""
         rows = self.rows[numbers]
         query = {name: values[rows] for name, values in self.query.items()}
-        return {"query": query, "windows": self.items[numbers]}
+        return {"known": rows >= 0, "query": query, "windows": self.items[numbers]}
 
 
 def training_windows(
@@ -59,6 +60,7 @@ def training_windows(
     features: Sequence[str],
     item_index: np.ndarray,
     length: int,
+    limit: int,
 ) -> Windows:
     """Windows over the training items of all queries.
 
@@ -69,14 +71,17 @@ def training_windows(
         features: Names of the other query features.
         item_index: `(items,)`, the vocabulary index of each catalogue row.
         length: Largest number of items before the positive.
+        limit: Number of windows; of more, a random sample of about this number.
 
     Returns:
         The windows. The last item of each is a list's first positive; 0 if it is not in
-        the catalogue. Windows with fewer than two items are left out.
+        the catalogue. Without other query features, windows with fewer than two items
+        are left out.
     """
-    items, rows = [np.zeros((0, length + 1), "int32")], [np.zeros((0, length), int)]
+    total = sum(pq.read_metadata(path).num_rows for path in shards)
+    rng, first = np.random.default_rng(0), 0
+    items, rows = [np.zeros((0, length + 1), "int32")], [np.zeros((0, length), "int32")]
     query: dict[str, list[np.ndarray]] = {name: [] for name in features}
-    first = 0
     for path in shards:
         lists = read_lists(path, with_raw=False)
         past = lists.query[history][:, :length]
@@ -84,28 +89,32 @@ def training_windows(
         past = np.pad(past[last][:, ::-1], [(0, 0), (length - past.shape[1], 0)])
         target = _first_positives(lists.take(last), item_index)
         each = np.concatenate([past, target[:, None]], axis=1).astype("int32")
-        kept = np.count_nonzero(each, axis=1) > 1
+        kept = np.flatnonzero(np.count_nonzero(each, axis=1) > (not features))
+        most = -(-limit * len(lists) // total)
+        if len(kept) > most:
+            kept = np.sort(rng.choice(kept, most, replace=False))
         items.append(each[kept])
+        own = np.full((len(kept), length), -1, "int32")
         if features:
             own = _rows_of_choices(lists, item_index, last[kept], each[kept])
-            rows.append(np.where(own >= 0, own + first, -1))
-            first += len(lists)
-            for name in features:
-                query[name].append(lists.query[name])
-    every = np.concatenate(items)
-    if not (features and shards):
-        return Windows(every, np.zeros((len(every), length), "int8"), {})
-    return Windows(
-        every,
-        np.concatenate(rows),
-        {name: _joined(parts) for name, parts in query.items()},
-    )
+        used = np.unique(own[own >= 0])
+        place = np.searchsorted(used, own).astype("int32")
+        rows.append(np.where(own >= 0, place + first, -1).astype("int32"))
+        first += len(used)
+        for name in features:
+            query[name].append(lists.query[name][used])
+    joined = {name: _joined(parts) for name, parts in query.items() if parts}
+    return Windows(np.concatenate(items), np.concatenate(rows), joined)
 
 
 def _rows_of_choices(
     lists: Lists, item_index: np.ndarray, last: np.ndarray, windows: np.ndarray
 ) -> np.ndarray:
     """The list in which each item of a window but the first was chosen.
+
+    A list says how many items its query has chosen before, so the place of an item
+    among all choices of the query says in which list it was chosen. An interaction
+    without a list, such as a repeat that is left out, has a place as well.
 
     Args:
         lists: Lists; those of one query follow each other in time.
@@ -114,44 +123,52 @@ def _rows_of_choices(
         windows: `(windows, length + 1)`, items, oldest first.
 
     Returns:
-        `(windows, length)`; -1 where there is no such list. For an item that the query
-        chose repeatedly it is the latest list up to that of the next item, and for one
-        that it chose twice in succession an earlier list.
+        `(windows, length)`; -1 where there is no such list.
     """
-    number, chosen = len(lists), lists.positives.values
+    before = np.diff(lists.seen.offsets)
     names = lists.query_id
-    query = np.cumsum(np.append(False, names[1:] != names[:-1]))
-    row_of = np.repeat(np.arange(number), np.diff(lists.positives.offsets))
+    new_query = np.append(True, names[1:] != names[:-1])
+    query = np.cumsum(new_query) - 1
+    # Lists of one query with the same number of earlier choices have the same time.
+    new = new_query | np.append(True, before[1:] != before[:-1])
+    moment = np.cumsum(new) - 1
+    places = int(before.max(initial=0)) + 1
+    start = (query * places + before)[new]
+
+    in_catalogue = np.isin(windows[:, :-1], item_index[item_index >= FIRST])
+    later = np.cumsum(in_catalogue[:, ::-1], axis=1)[:, ::-1]
+    place = np.maximum(before[last][:, None] - later, 0)
+    found = np.searchsorted(start, query[last][:, None] * places + place, "right") - 1
+    found = np.concatenate([found[:, 1:], moment[last][:, None]], axis=1)
+    own = found >= np.searchsorted(start, query[last] * places)[:, None]
+
+    chosen = lists.positives.values
+    row_of = np.repeat(np.arange(len(lists)), np.diff(lists.positives.offsets))
     row_of, chosen = row_of[chosen >= 0], item_index[chosen[chosen >= 0]]
-    items = int(max(item_index.max(initial=0), windows.max(initial=0))) + 1
-    pairs, pair = np.unique(query[row_of] * items + chosen, return_inverse=True)
-    ordered = np.sort(pair * number + row_of)
-    found = np.full((len(windows), windows.shape[1] - 1), -1)
-    if not len(ordered):
-        return found
-    latest, later = last, np.zeros(len(windows), windows.dtype)
-    for place in range(windows.shape[1] - 2, -1, -1):
-        item = windows[:, place + 1]
-        wanted = query[last] * items + item
-        known = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-        # The latest choice of this item by this query in time.
-        bound = known * number + latest + (item != later)
-        choice = np.searchsorted(ordered, bound) - 1
-        row = ordered[choice] % number
-        same = (pairs[known] == wanted) & (ordered[choice] // number == known)
-        same &= (choice >= 0) & (item > 0)
-        found[:, place] = np.where(same, row, -1)
-        latest, later = np.where(same, row, latest), item
-    return found
+    if not len(chosen):
+        return np.full((len(windows), windows.shape[1] - 1), -1)
+    items = int(max(item_index.max(), windows.max(initial=0))) + 1
+    choices = moment[row_of] * items + chosen
+    order = np.argsort(choices, kind="stable")
+    choices, row_of = choices[order], row_of[order]
+    wanted = found * items + windows[:, 1:]
+    choice = np.minimum(np.searchsorted(choices, wanted), len(choices) - 1)
+    row = row_of[choice]
+    same = own & (choices[choice] == wanted) & (windows[:, 1:] >= FIRST)
+    # An item with nothing before it in the window may be in a list with a history.
+    same &= (windows[:, :-1] > 0) | (before[row] == 0)
+    return np.where(same, row, -1)
 
 
 def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     """The values of all files, padded with 0 to the longest, and a row of zeros."""
-    width = max(part.shape[-1] for part in parts)
-    rest = [(0, 0)] * (parts[0].ndim - 1)
-    if rest:
-        parts = [np.pad(p, [*rest, (0, width - p.shape[-1])]) for p in parts]
-    return np.pad(np.concatenate(parts), [(0, 1), *rest])
+    rest = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    found = np.zeros((sum(map(len, parts)) + 1, *rest), parts[0].dtype)
+    start = 0
+    for part in parts:
+        found[slice(start, start + len(part)), *map(slice, part.shape[1:])] = part
+        start += len(part)
+    return found
 
 
 def next_items(
@@ -203,8 +220,9 @@ def _first_positives(lists: Lists, item_index: np.ndarray) -> np.ndarray:
 def window_batches(windows: Windows, batch_size: int, seed: int) -> tf.data.Dataset:
     """Endless shuffled batches of windows.
 
-    A batch has the entry "windows", `(batch_size, length + 1)`, and the entry "query",
-    the query features of each item after the first by name, `(batch_size, length, …)`.
+    A batch has the entries "windows", `(batch_size, length + 1)`; "query", the query
+    features of each item after the first by name, `(batch_size, length, …)`; and
+    "known", whether these are known, `(batch_size, length)`.
 
     Windows that do not fill a batch come first in the next epoch.
 

@@ -25,8 +25,8 @@ class SequenceRanker(CatalogueModel):
 
     SASRec (Kang & McAuley, 2018, "Self-Attentive Sequential Recommendation"). An item's
     vector is the embedding of its id plus a projection of its other features. It is the
-    same in the history and among the candidates. The query's other features, embedded
-    and projected, are added to the state; the projection starts at 0.
+    same in the history and among the candidates. A projection of the query's other
+    features is added to the state; its weights start at 0.
 
     In training (`next_item_loss`) the state at each position predicts the next item, so
     one pass over a history of $n$ items gives $n$ examples. The loss is the softmax
@@ -127,56 +127,70 @@ class SequenceRanker(CatalogueModel):
         return tf.linalg.matvec(candidates, query)
 
     def _with_features(
-        self, states: tf.Tensor, query: Mapping[str, tf.Tensor], training: bool
+        self,
+        states: tf.Tensor,
+        query: Mapping[str, tf.Tensor],
+        training: bool,
+        known: tf.Tensor | None = None,
     ) -> tf.Tensor:
-        """States `(rows, dim)` plus the projection of the query's features."""
+        """States `(rows, dim)` plus the projection of the query's known features."""
         if not self.model_inputs.query:
             return states
         features = self.query_dropout(self.query_features(query), training=training)
-        return states + self.query_projection(features)
+        added = self.query_projection(features)
+        if known is not None:
+            added *= tf.cast(known, added.dtype)[:, None]
+        return states + added
 
     def next_item_loss(
         self,
         windows: tf.Tensor,
         query: Mapping[str, tf.Tensor] | None = None,
+        known: tf.Tensor | None = None,
         training: bool = False,
     ) -> tf.Tensor:
         """Mean cross-entropy of the next item over all positions, a scalar.
 
-        The mean of the values of all replicas is that of the whole batch.
+        The mean of the values of all replicas is that of the whole batch. A position
+        without an item before it counts if the query's features are known.
 
         Args:
             windows: `(batch, length + 1)` int, item indices, oldest first, padded on
                 the left; from `recdistill.data.sequences`.
             query: Looked-up features of the query when it chose each item after the
                 first, `(batch, length, …)`; not needed without query features.
+            known: Whether these features are known, `(batch, length)` bool; by default
+                they are.
             training: Whether dropout is active.
         """
         history, target = windows[:, :-1], windows[:, 1:]
         real = history != MISSING
+        if not self.model_inputs.query:
+            known = tf.zeros_like(real)
+        elif known is None:
+            known = tf.ones_like(real)
         # Only these positions have a loss; most of a short history's window is padding.
-        counted = tf.where(real & (target >= FIRST))
-        target = tf.gather_nd(target, counted)
+        counted = tf.where((real | known) & (target >= FIRST))
+        target, known = (tf.gather_nd(each, counted) for each in (target, known))
         features = {
             name: tf.gather_nd((query or {})[name], counted)
             for name in self.model_inputs.query
         }
-        if self.negatives is None:
+        whole = self.negatives is None
+        if whole:
             table = self.item_vectors.all()
             vectors = tf.gather(table, history)
-            states = self.encoder(vectors, real, training=training)
-            states = tf.gather_nd(states, counted)
-            states = self._with_features(states, features, training)
+        else:
+            vectors = self.item_vectors.of_ids(history)
+        states = tf.gather_nd(self.encoder(vectors, real, training=training), counted)
+        states = self._with_features(states, features, training, known)
+        if whole:
             logits = tf.matmul(states, table[FIRST:], transpose_b=True)
             # The sum of exponentials needs float32, whatever the policy of the model.
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 target - FIRST, tf.cast(logits, tf.float32)
             )
         else:
-            vectors = self.item_vectors.of_ids(history)
-            states = self.encoder(vectors, real, training=training)
-            states = tf.gather_nd(states, counted)
-            states = self._with_features(states, features, training)
             loss = self._estimated_loss(states, target)
         number = replica_mean(tf.cast(tf.shape(target)[0], loss.dtype))
         return tf.math.divide_no_nan(tf.reduce_sum(loss), number)

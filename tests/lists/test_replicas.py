@@ -48,7 +48,8 @@ def test_strata_of_own_candidates_are_those_of_the_lists():
 
 def test_a_process_without_windows_has_a_row_of_padding():
     query = {"hour": tf.constant([[7, 8]])}
-    batch = {"query": query, "windows": tf.constant([[4, 5, 6]])}
+    known = tf.constant([[True, True]])
+    batch = {"known": known, "query": query, "windows": tf.constant([[4, 5, 6]])}
     with joined(SimpleNamespace(rank=0, size=2)):
         none = slice_of_batch(batch)
     with joined(SimpleNamespace(rank=1, size=2)):

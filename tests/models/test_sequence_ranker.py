@@ -53,8 +53,8 @@ def query_features():
     }
 
 
-def with_features(ranker, windows, query):
-    """States plus the projected query features, in plain loops."""
+def with_features(ranker, windows, query, known=None):
+    """States plus the projected query features that are known, in plain loops."""
     kernel = ranker.query_projection.kernel.numpy()
     tables = {
         name: table.embeddings.numpy()
@@ -62,32 +62,43 @@ def with_features(ranker, windows, query):
     }
     found = states(ranker, windows)
     for row, place in np.ndindex(found.shape[:2]):
+        if known is not None and not known[row, place]:
+            continue
         user, jobs = query["user_id"][row, place], query["jobs"][row, place]
-        known = [tables["jobs"][job] for job in jobs if job]
+        vectors = [tables["jobs"][job] for job in jobs if job]
         features = [
             tables["user_id"][user] * (user != 0),
-            np.mean(known, axis=0) if known else np.zeros(6),
+            np.mean(vectors, axis=0) if vectors else np.zeros(6),
             query["Age"][row, place],
         ]
         found[row, place] += np.concatenate(features) @ kernel
     return found
 
 
-@pytest.mark.parametrize("query", [None, query_features()])
-def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(query):
+KNOWN = np.array([[0, 0, 1, 1], [1, 0, 1, 1], [0, 0, 0, 1]], bool)
+"""Nothing is known before the first item of the first window."""
+
+
+@pytest.mark.parametrize(
+    ("query", "known", "positions"),
+    [(None, None, 5), (query_features(), None, 7), (query_features(), KNOWN, 6)],
+)
+def test_the_loss_is_the_mean_cross_entropy_of_the_next_items(query, known, positions):
     ranker = build(build_schema(query=QUERY if query else ("history",)))
     table = ranker.item_vectors.all().numpy().astype("float64")
-    every = with_features(ranker, WINDOWS, query) if query else states(ranker, WINDOWS)
+    every = states(ranker, WINDOWS)
+    if query:
+        every = with_features(ranker, WINDOWS, query, known)
     losses = []
-    for window, state in zip(WINDOWS, every, strict=True):
-        for place in range(4):
-            target = window[place + 1]
-            if window[place] == 0 or target < FIRST:
-                continue
-            logits = table[FIRST:] @ state[place]
-            losses.append(logsumexp(logits) - logits[target - FIRST])
-    assert len(losses) == 5
-    got = float(ranker.next_item_loss(WINDOWS, query))
+    for row, place in np.ndindex(every.shape[:2]):
+        target = WINDOWS[row, place + 1]
+        has_features = query and (known is None or known[row, place])
+        if target < FIRST or not (WINDOWS[row, place] or has_features):
+            continue
+        logits = table[FIRST:] @ every[row, place]
+        losses.append(logsumexp(logits) - logits[target - FIRST])
+    assert len(losses) == positions
+    got = float(ranker.next_item_loss(WINDOWS, query, known))
     assert got == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -228,7 +239,8 @@ def test_the_estimated_loss_works_in_half_precision(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        loss = build(negatives=3).next_item_loss(WINDOWS)
+        ranker = build(build_schema(query=QUERY), negatives=3)
+        loss = ranker.next_item_loss(WINDOWS, query_features(), KNOWN)
     finally:
         keras.config.set_dtype_policy(before)
     assert np.isfinite(float(loss))

@@ -30,7 +30,7 @@ class NextItemModel(keras.Model):  # type: ignore[misc]
     def call(self, batch: Mapping[str, Any], training: bool = False) -> tf.Tensor:
         """The loss of a batch of `window_batches`, which is added to the model's."""
         loss = self.student.next_item_loss(
-            batch["windows"], batch["query"], training=training
+            batch["windows"], batch["query"], batch["known"], training=training
         )
         # Gradients are summed over replicas, and losses are reported as their mean.
         part = loss / replicas()

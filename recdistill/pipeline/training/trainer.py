@@ -258,6 +258,7 @@ class Trainer:
             [*model.model_inputs.query],
             prepared.item_index,
             settings.attention_length,
+            settings.steps * settings.batch_size,
         )
         if not len(windows):
             raise TrainingError(
