@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
 from collections.abc import Mapping
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 """Parameters of `mallopt` (malloc.h of glibc)."""
 
 _KEPT = 2**31 - 1
@@ -16,6 +18,15 @@ _KEPT = 2**31 - 1
 _GROWTH = 2**26
 """Bytes by which the heap grows at least."""
 
+_LARGE = 2**25
+"""Bytes from which an array is large: the most that the library accepts."""
+
+_MAPPINGS = 65_536
+"""Default of `M_MMAP_MAX`."""
+
+_keeps = False
+"""Whether `keep_freed_memory` has made its setting in this process."""
+
 
 def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     """Lets the process keep freed memory for its next arrays.
@@ -23,7 +34,7 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     By default the GNU C library maps each array of more than 32 MiB anew and unmaps it
     when it is freed, so that the kernel has to clear all of its pages in each training
     step. The memory of the process at its largest can be a little higher, and what was
-    freed stays with the process.
+    freed stays with the process until `return_freed_memory`.
 
     Nothing changes with another C library, or if the environment sets up the allocator
     (`MALLOC_…`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
@@ -34,6 +45,7 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     Returns:
         Whether the setting was made.
     """
+    global _keeps
     given = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
     if platform.libc_ver()[0] != "glibc" or any(
         k.startswith(given) for k in environment
@@ -44,4 +56,24 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     except (OSError, AttributeError):
         return False
     settings = {_MMAP_MAX: 0, _TRIM_THRESHOLD: _KEPT, _TOP_PAD: _GROWTH}
-    return all([mallopt(name, value) == 1 for name, value in settings.items()])
+    _keeps = all([mallopt(name, value) == 1 for name, value in settings.items()])
+    return _keeps
+
+
+def return_large_arrays() -> None:
+    """Lets arrays of more than 32 MiB be returned when they are freed.
+
+    All smaller ones are still kept. This is for data with many items, for which the
+    kept memory filled gigabytes. Has no effect without `keep_freed_memory`.
+    """
+    if _keeps:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, _LARGE)
+        mallopt(_MMAP_MAX, _MAPPINGS)
+
+
+def return_freed_memory() -> None:
+    """Returns what the process has freed to the system, where the C library can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

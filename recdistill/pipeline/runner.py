@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
+from recdistill.allocation import return_freed_memory, return_large_arrays
 from recdistill.atomic import locked_folder
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import DataError, StorageError
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 
 PREPARE = "prepare"
 """Name of the first step."""
+
+MANY_ITEMS = 2**15
+"""Above this number of items large arrays are not kept for later ones: with 200,000
+items training of the baseline needed 6.2 GiB with them and 2.9 GiB without."""
 
 
 class Pipeline:
@@ -175,6 +180,10 @@ class Pipeline:
             self.workspace.store_files()
             return artefact
 
+    @property
+    def _has_many_items(self) -> bool:
+        return self.context.prepared.catalogue_size > MANY_ITEMS
+
     def _opened_engine(self) -> Engine[RunContext]:
         """The configured engine, which is opened when a step first has work for it."""
         if self.config.engine.kind == "ray" and not self._on_cluster:
@@ -226,6 +235,9 @@ class Pipeline:
                 for name in step.reads(self.context.config):
                     self.context.intact(name)
                 begin_like_a_new_process(self.config.seed)
+                return_freed_memory()
+                if step.name != PREPARE and self._has_many_items:
+                    return_large_arrays()
                 self._tracking.begin(draft.final.name)
                 try:
                     engine = self._opened_engine()

@@ -33,7 +33,9 @@ ITEMS_AT_ONCE = 2**15
 ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
 
-_FEWEST_ROWS = 8
+_COLUMNS = 1_024
+"""The scores of positives are a product with a multiple of this number of items. With
+fewer, TensorFlow adds in another order than for a part of the catalogue."""
 
 
 def item_embeddings(model: TwoTowers) -> tf.Tensor:
@@ -112,9 +114,9 @@ class TwoTowerCatalogue:
         queries = self._queries(lists)
         row, item, gain = positives_of(lists)
         # Rows of a product do not depend on each other, so these scores are those that
-        # the parts have. A product with one item is computed in another way.
+        # the parts have.
         distinct, place = np.unique(item, return_inverse=True)
-        padding = np.zeros(max(0, _FEWEST_ROWS - len(distinct)), distinct.dtype)
+        padding = np.zeros(-len(distinct) % _COLUMNS, distinct.dtype)
         own = tf.gather(self._embeddings, np.concatenate([distinct, padding]))
         value = _products(queries, own)[row, place]
         count = _CountAhead(lists, row, item, value)
