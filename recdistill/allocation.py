@@ -18,8 +18,8 @@ _KEPT = 2**31 - 1
 _GROWTH = 2**26
 """Bytes by which the heap grows at least."""
 
-_LARGE = 2**25
-"""Bytes from which an array is large: the most that the library accepts."""
+_LARGE = 2**22
+"""Bytes from which `return_large_arrays` returns an array."""
 
 _MAPPINGS = 65_536
 """Default of `M_MMAP_MAX`."""
@@ -61,13 +61,14 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def return_large_arrays() -> None:
-    """Lets arrays of more than 32 MiB be returned when they are freed.
+    """Lets arrays of more than 4 MiB be returned when they are freed.
 
-    All smaller ones are still kept. This is for data with many items, for which the
-    kept memory filled gigabytes. Has no effect without `keep_freed_memory`.
+    This is for data with many items, for which the kept memory filled gigabytes. Has no
+    effect without `keep_freed_memory`.
     """
     if _keeps:
         mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_TRIM_THRESHOLD, _GROWTH)
         mallopt(_MMAP_THRESHOLD, _LARGE)
         mallopt(_MMAP_MAX, _MAPPINGS)
 

@@ -66,8 +66,8 @@ def test_arrays_in_turn_use_the_same_pages():
 
 @glibc_only
 def test_only_large_arrays_are_returned_at_once_on_request():
-    # Ten arrays of 128 MiB, and of 16 MiB.
-    large, small = (printed(FAULTS, "large", str(2**size)) for size in (24, 21))
+    # Ten arrays of 128 MiB, and of 2 MiB.
+    large, small = (printed(FAULTS, "large", str(2**size)) for size in (24, 18))
     assert small[0] < 1_000 < large[0]
 
 
