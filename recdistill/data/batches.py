@@ -205,12 +205,17 @@ class Lists:
                 return Ragged.joined(values)
             if first is None or isinstance(first, int):
                 return first
-            if first.ndim == 2 and len({each.shape[1] for each in values}) > 1:
-                values = _same_width(values, -1 if name == "candidates" else 0)
-            return np.concatenate(values)
+            return joined_rows(values, -1 if name == "candidates" else 0)
 
         each = [vars(part) for part in parts]
         return cls(**{name: join(name, [v[name] for v in each]) for name in each[0]})
+
+
+def joined_rows(values: Sequence[np.ndarray], fill: int = 0) -> np.ndarray:
+    """The rows of all arrays; narrow matrices are filled to the width of the widest."""
+    if values[0].ndim == 2 and len({each.shape[1] for each in values}) > 1:
+        values = _same_width(values, fill)
+    return np.concatenate(values)
 
 
 def _same_width(values: Sequence[np.ndarray], fill: int) -> list[np.ndarray]:

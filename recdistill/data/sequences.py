@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import tensorflow as tf
 
-from recdistill.data.batches import Lists
+from recdistill.data.batches import Lists, joined_rows
 from recdistill.data.shard_reading import read_lists
 from recdistill.features.encoders import FIRST
 
@@ -87,7 +87,7 @@ def training_windows(
         past = lists.query[history][:, :length]
         last = _spaced_rows(lists, max(1, past.shape[1] // 2))
         past = np.pad(past[last][:, ::-1], [(0, 0), (length - past.shape[1], 0)])
-        target = _first_positives(lists.take(last), item_index)
+        target = _first_positives(lists, item_index)[last]
         each = np.concatenate([past, target[:, None]], axis=1).astype("int32")
         kept = np.flatnonzero(np.count_nonzero(each, axis=1) > (not features))
         most = -(-limit * len(lists) // total)
@@ -98,12 +98,12 @@ def training_windows(
         if features:
             own = _rows_of_choices(lists, item_index, last[kept], each[kept])
         used = np.unique(own[own >= 0])
-        place = np.searchsorted(used, own).astype("int32")
-        rows.append(np.where(own >= 0, place + first, -1).astype("int32"))
+        place = first + np.searchsorted(used, own)
+        rows.append(np.where(own >= 0, place, -1).astype("int32"))
         first += len(used)
         for name in features:
             query[name].append(lists.query[name][used])
-    joined = {name: _joined(parts) for name, parts in query.items() if parts}
+    joined = {name: _with_zeros(parts) for name, parts in query.items() if parts}
     return Windows(np.concatenate(items), np.concatenate(rows), joined)
 
 
@@ -160,15 +160,10 @@ def _rows_of_choices(
     return np.where(same, row, -1)
 
 
-def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The values of all files, padded with 0 to the longest, and a row of zeros."""
-    rest = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
-    found = np.zeros((sum(map(len, parts)) + 1, *rest), parts[0].dtype)
-    start = 0
-    for part in parts:
-        found[slice(start, start + len(part)), *map(slice, part.shape[1:])] = part
-        start += len(part)
-    return found
+def _with_zeros(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The values of all files, and a row of zeros."""
+    zeros = np.zeros((1, *parts[0].shape[1:]), parts[0].dtype)
+    return joined_rows([*parts, zeros])
 
 
 def next_items(

@@ -35,7 +35,8 @@ ENCODED_AT_ONCE = 65_536
 
 _COLUMNS = 1_024
 """The scores of positives are a product with a multiple of this number of items. With
-fewer, TensorFlow adds in another order than for a part of the catalogue."""
+fewer, their last bit often differs from that of a product with a part of the catalogue.
+"""
 
 
 def item_embeddings(model: TwoTowers) -> tf.Tensor:
