@@ -14,7 +14,7 @@ from recdistill.allocation import keep_freed_memory
 
 def main(name: str, scale: str) -> None:
     """Runs the benchmark and prints its outcome."""
-    keep_freed_memory()  # As the commands do; the other side has it too.
+    keep_freed_memory()  # As the commands of recdistill do; for the peers as well.
     (benchmark,) = (each for each in BENCHMARKS if each.name == name)
     outcome = benchmark.run(float(scale))
     print(json.dumps(outcome, allow_nan=False))

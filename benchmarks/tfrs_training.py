@@ -20,6 +20,8 @@ if __name__ == "__main__":
 import numpy as np
 import tensorflow as tf
 
+from recdistill.allocation import keep_freed_memory
+
 
 def main(folder: Path, rate: float) -> None:
     """Trains until its input ends."""
@@ -62,4 +64,5 @@ def main(folder: Path, rate: float) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # As the process of the other side does.
     main(Path(sys.argv[1]), float(sys.argv[2]))

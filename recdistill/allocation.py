@@ -21,6 +21,10 @@ _GROWTH = 2**26
 _LARGE = 2**22
 """Bytes from which `return_large_arrays` returns an array."""
 
+MANY_ITEMS = 2**15
+"""Above this number of items large arrays are returned: with 200,000 items training of
+the baseline needed 6.2 GiB when they were kept, and 2.9 GiB when they were not."""
+
 _MAPPINGS = 65_536
 """Default of `M_MMAP_MAX`."""
 
@@ -33,8 +37,8 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
 
     By default the GNU C library maps each array of more than 32 MiB anew and unmaps it
     when it is freed, so that the kernel has to clear all of its pages in each training
-    step. The memory of the process at its largest can be a little higher, and what was
-    freed stays with the process until `return_freed_memory`.
+    step. With this setting the largest memory of the process can be a little higher,
+    and freed memory stays with the process until `return_freed_memory`.
 
     Nothing changes with another C library, or if the environment sets up the allocator
     (`MALLOC_…`, `GLIBC_TUNABLES`, `LD_PRELOAD`).
@@ -60,13 +64,16 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
     return _keeps
 
 
-def return_large_arrays() -> None:
-    """Lets arrays of more than 4 MiB be returned when they are freed.
+def return_large_arrays(items: int) -> None:
+    """Makes the process return each array of more than 4 MiB as soon as it is freed.
 
-    This is for data with many items, for which the kept memory filled gigabytes. Has no
-    effect without `keep_freed_memory`.
+    This is for large catalogues, for which the kept memory filled gigabytes. It has no
+    effect for other catalogues, or if `keep_freed_memory` has not made its setting.
+
+    Args:
+        items: Number of items of the catalogue.
     """
-    if _keeps:
+    if _keeps and items > MANY_ITEMS:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_TRIM_THRESHOLD, _GROWTH)
         mallopt(_MMAP_THRESHOLD, _LARGE)
@@ -74,7 +81,7 @@ def return_large_arrays() -> None:
 
 
 def return_freed_memory() -> None:
-    """Returns what the process has freed to the system, where the C library can."""
+    """Returns freed memory to the operating system, if the C library supports it."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -15,8 +15,8 @@ from recdistill.allocation import keep_freed_memory, return_large_arrays
 how, numbers = sys.argv[1], int(sys.argv[2])
 if how != "default":
     assert keep_freed_memory({})
-if how == "large":
-    return_large_arrays()
+if how != "default":
+    return_large_arrays({"keep": 32_768, "large": 32_769}[how])
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 np.ones(numbers)
@@ -65,7 +65,7 @@ def test_arrays_in_turn_use_the_same_pages():
 
 
 @glibc_only
-def test_only_large_arrays_are_returned_at_once_on_request():
+def test_only_large_arrays_are_returned_at_once_with_many_items():
     # Ten arrays of 128 MiB, and of 2 MiB.
     large, small = (printed(FAULTS, "large", str(2**size)) for size in (24, 18))
     assert small[0] < 1_000 < large[0]

@@ -9,8 +9,9 @@ list in which it was chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,7 @@ def training_windows(
     item_index: np.ndarray,
     length: int,
     limit: int,
+    check: Callable[[int], None] = lambda needed: None,
 ) -> Windows:
     """Windows over the training items of all queries.
 
@@ -71,7 +73,9 @@ def training_windows(
         features: Names of the other query features.
         item_index: `(items,)`, the vocabulary index of each catalogue row.
         length: Largest number of items before the positive.
-        limit: Number of windows; of more, a random sample of about this number.
+        limit: Largest number of windows; of more, a random sample is taken.
+        check: Called with an estimate of the bytes that the other query features take
+            at most, before they are collected.
 
     Returns:
         The windows. The last item of each is a list's first positive; 0 if it is not in
@@ -79,24 +83,32 @@ def training_windows(
         are left out.
     """
     total = sum(pq.read_metadata(path).num_rows for path in shards)
-    rng, first = np.random.default_rng(0), 0
+    windows_of = partial(
+        _windows_of,
+        history=history,
+        item_index=item_index,
+        length=length,
+        fewest=1 if features else 2,
+    )
+    chosen = _sample(shards, windows_of, limit) if total > limit else None
     items, rows = [np.zeros((0, length + 1), "int32")], [np.zeros((0, length), "int32")]
     query: dict[str, list[np.ndarray]] = {name: [] for name in features}
+    passed = first = 0
     for path in shards:
         lists = read_lists(path, with_raw=False)
-        past = lists.query[history][:, :length]
-        last = _spaced_rows(lists, max(1, past.shape[1] // 2))
-        past = np.pad(past[last][:, ::-1], [(0, 0), (length - past.shape[1], 0)])
-        target = _first_positives(lists, item_index)[last]
-        each = np.concatenate([past, target[:, None]], axis=1).astype("int32")
-        kept = np.flatnonzero(np.count_nonzero(each, axis=1) > (not features))
-        most = -(-limit * len(lists) // total)
-        if len(kept) > most:
-            kept = np.sort(rng.choice(kept, most, replace=False))
-        items.append(each[kept])
-        own = np.full((len(kept), length), -1, "int32")
-        if features:
-            own = _rows_of_choices(lists, item_index, last[kept], each[kept])
+        if not first and len(lists):
+            bytes_of_list = sum(lists.query[name][:1].nbytes for name in features)
+            # They are in memory twice while those of several files are joined.
+            check(2 * bytes_of_list * min(total, limit * length))
+        last, each = windows_of(lists)
+        if chosen is not None:
+            kept = np.flatnonzero(chosen[passed : passed + len(last)])
+            passed += len(last)
+            last, each = last[kept], each[kept]
+        items.append(each)
+        own = np.full((len(last), length), -1)
+        if features and len(last):
+            own = _rows_of_choices(lists, item_index, last, each)
         used = np.unique(own[own >= 0])
         place = first + np.searchsorted(used, own)
         rows.append(np.where(own >= 0, place, -1).astype("int32"))
@@ -107,6 +119,39 @@ def training_windows(
     return Windows(np.concatenate(items), np.concatenate(rows), joined)
 
 
+def _sample(
+    shards: Sequence[Path],
+    windows_of: Callable[[Lists], tuple[np.ndarray, np.ndarray]],
+    limit: int,
+) -> np.ndarray | None:
+    """Which of all windows are taken, `(windows,)` bool; None for all of them."""
+    lists = (read_lists(path, with_raw=False) for path in shards)
+    count = sum(len(windows_of(each)[0]) for each in lists)
+    if count <= limit:
+        return None
+    chosen = np.zeros(count, bool)
+    chosen[np.random.default_rng(0).choice(count, limit, replace=False)] = True
+    return chosen
+
+
+def _windows_of(
+    lists: Lists, history: str, item_index: np.ndarray, length: int, fewest: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Windows of at least `fewest` items over the lists of one file.
+
+    Returns:
+        `(windows,)`, the list in which the last item of each window was chosen; and
+        `(windows, length + 1)` int32, its items, oldest first.
+    """
+    past = lists.query[history][:, :length]
+    last = _spaced_rows(lists, max(1, past.shape[1] // 2))
+    past = np.pad(past[last][:, ::-1], [(0, 0), (length - past.shape[1], 0)])
+    target = _first_positives(lists, item_index)[last]
+    each = np.concatenate([past, target[:, None]], axis=1).astype("int32")
+    kept = np.flatnonzero(np.count_nonzero(each, axis=1) >= fewest)
+    return last[kept], each[kept]
+
+
 def _rows_of_choices(
     lists: Lists, item_index: np.ndarray, last: np.ndarray, windows: np.ndarray
 ) -> np.ndarray:
@@ -114,7 +159,9 @@ def _rows_of_choices(
 
     A list says how many items its query has chosen before, so the place of an item
     among all choices of the query says in which list it was chosen. An interaction
-    without a list, such as a repeat that is left out, has a place as well.
+    without a list, such as a repeat that is left out, has a place as well. Such a
+    repeat gets no list if its first choice is in the same window, and the list of its
+    first choice if it is not.
 
     Args:
         lists: Lists; those of one query follow each other in time.
@@ -139,7 +186,7 @@ def _rows_of_choices(
     later = np.cumsum(in_catalogue[:, ::-1], axis=1)[:, ::-1]
     place = np.maximum(before[last][:, None] - later, 0)
     found = np.searchsorted(start, query[last][:, None] * places + place, "right") - 1
-    found = np.concatenate([found[:, 1:], moment[last][:, None]], axis=1)
+    found = np.concatenate([found, moment[last][:, None]], axis=1)
     own = found >= np.searchsorted(start, query[last] * places)[:, None]
 
     chosen = lists.positives.values
@@ -151,13 +198,25 @@ def _rows_of_choices(
     choices = moment[row_of] * items + chosen
     order = np.argsort(choices, kind="stable")
     choices, row_of = choices[order], row_of[order]
-    wanted = found * items + windows[:, 1:]
+    wanted = found * items + windows
     choice = np.minimum(np.searchsorted(choices, wanted), len(choices) - 1)
     row = row_of[choice]
-    same = own & (choices[choice] == wanted) & (windows[:, 1:] >= FIRST)
+    same = own & (choices[choice] == wanted) & (windows >= FIRST)
+    if lists.seen_excluded:
+        same &= ~_again(wanted)
+    same, row = same[:, 1:], row[:, 1:]
     # An item with nothing before it in the window may be in a list with a history.
     same &= (windows[:, :-1] > 0) | (before[row] == 0)
     return np.where(same, row, -1)
+
+
+def _again(values: np.ndarray) -> np.ndarray:
+    """Whether each value is further left in its row as well."""
+    order = np.argsort(values, axis=1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=1)
+    again = np.zeros(values.shape, bool)
+    np.put_along_axis(again, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
+    return again
 
 
 def _with_zeros(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from recdistill.features.encoders import MISSING
+from recdistill.features.encoders import MISSING, UNKNOWN
 
 
 @keras.saving.register_keras_serializable("recdistill")
@@ -43,7 +43,7 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
         self.tables = {
             name: given.get(name)
             or keras.layers.Embedding(
-                size, dim, embeddings_initializer=embedding_initializer(), name=name
+                size, dim, embeddings_initializer=EmbeddingInitializer(), name=name
             )
             for name, size in self.sizes.items()
             if size is not None
@@ -78,6 +78,19 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
         return tf.reduce_sum(vectors * real, axis=1) / count
 
 
-def embedding_initializer() -> keras.initializers.Initializer:
-    """The initialiser of all embedding tables: normal, with a small deviation."""
-    return keras.initializers.RandomNormal(stddev=0.05)
+@keras.saving.register_keras_serializable("recdistill")
+class EmbeddingInitializer(keras.initializers.RandomNormal):  # type: ignore[misc]
+    """The initialiser of all embedding tables: normal, with a small deviation.
+
+    The embedding of unknown values starts at 0, so that a value that was not in the
+    training data adds nothing to a vector if training has no unknown value either.
+    """
+
+    def __init__(self, mean: float = 0.0, stddev: float = 0.05, **kwargs: Any) -> None:
+        super().__init__(mean, stddev, **kwargs)
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
+        """Weights of the table, `(indices, dim)`."""
+        weights = super().__call__(shape, dtype)
+        zeros = tf.zeros((1, shape[1]), weights.dtype)
+        return tf.concat([weights[:UNKNOWN], zeros, weights[UNKNOWN + 1 :]], axis=0)

@@ -162,8 +162,8 @@ def slice_of_batch(batch: Any) -> Any:
 
     Args:
         batch: `(x, y, weight)` as `recdistill.data.batches` describes it, or a batch of
-            windows from `recdistill.data.sequences`, for which a process without rows
-            has a row of padding.
+            windows from `recdistill.data.sequences`, of which a process without rows
+            has a row of zeros.
     """
     group = group_of_workers()
     if group is None:
@@ -182,8 +182,10 @@ def slice_of_batch(batch: Any) -> Any:
         each if any(each is other for other in shared) else each[low:high]
         for each in whole
     ]
-    nothing = tf.where(empty, 0, 1)
-    parts[-1] *= tf.cast(nothing, parts[-1].dtype)
+    zeroed = range(len(parts) - 1 if isinstance(batch, tuple) else 0, len(parts))
+    for number in zeroed:
+        zeros = tf.zeros_like(parts[number])
+        parts[number] = tf.where(empty, zeros, parts[number])
     return tf.nest.pack_sequence_as(batch, parts)
 
 

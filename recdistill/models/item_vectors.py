@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from recdistill.features.embedding import FeatureEmbedding, embedding_initializer
+from recdistill.features.embedding import EmbeddingInitializer, FeatureEmbedding
 from recdistill.features.encoders import FIRST
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.models.candidate_table import CandidateTable
@@ -50,7 +50,7 @@ class ItemVectors(keras.layers.Layer):  # type: ignore[misc]
         others = {k: v for k, v in inputs.candidate.items() if k != inputs.item_id}
         self.width = width_of(others, dim)
         self.ids = ids or keras.layers.Embedding(
-            self.size, dim, embeddings_initializer=embedding_initializer(), name="ids"
+            self.size, dim, embeddings_initializer=EmbeddingInitializer(), name="ids"
         )
         self.features = FeatureEmbedding(
             indices_of(others), dim, tables, name="attributes"

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 
 from recdistill.distillation import layer_outputs
-from recdistill.features.embedding import FeatureEmbedding, embedding_initializer
+from recdistill.features.embedding import EmbeddingInitializer, FeatureEmbedding
 from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.model_inputs import ModelInputs, indices_of, width_of
 from recdistill.features.schema import Schema
@@ -282,7 +282,7 @@ class TwoTowerStudent(TwoTowers):
         ids, pooling, state, tables = None, None, None, {}
         if inputs.history:
             size, length = inputs.history.indices, inputs.history.length
-            start = embedding_initializer()
+            start = EmbeddingInitializer()
             ids = keras.layers.Embedding(
                 size, embedding_dim, embeddings_initializer=start, name="items"
             )

@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 PREPARE = "prepare"
 """Name of the first step."""
 
-MANY_ITEMS = 2**15
-"""Above this number of items large arrays are not kept for later ones: with 200,000
-items training of the baseline needed 6.2 GiB with them and 2.9 GiB without."""
-
 
 class Pipeline:
     """The steps of one configuration in one workspace.
@@ -180,10 +176,6 @@ class Pipeline:
             self.workspace.store_files()
             return artefact
 
-    @property
-    def _has_many_items(self) -> bool:
-        return self.context.prepared.catalogue_size > MANY_ITEMS
-
     def _opened_engine(self) -> Engine[RunContext]:
         """The configured engine, which is opened when a step first has work for it."""
         if self.config.engine.kind == "ray" and not self._on_cluster:
@@ -210,6 +202,8 @@ class Pipeline:
             step.before(self.context)
             artefact = self._produced(step)
             self.context.add(step.name, artefact)
+            if step.name == PREPARE:
+                return_large_arrays(artefact.record["items"])
             step.after(self.context, artefact)
             self._tracking.record(step.name, artefact)
             self._announce(step.name, artefact)
@@ -236,8 +230,6 @@ class Pipeline:
                     self.context.intact(name)
                 begin_like_a_new_process(self.config.seed)
                 return_freed_memory()
-                if step.name != PREPARE and self._has_many_items:
-                    return_large_arrays()
                 self._tracking.begin(draft.final.name)
                 try:
                     engine = self._opened_engine()

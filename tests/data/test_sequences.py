@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.data.sequences import Windows, training_windows, window_batches
+from recdistill.data.shard_reading import SEEN
 
 LENGTH = 4
 ITEM_INDEX = np.arange(30) + 2
@@ -52,7 +53,8 @@ def shard(folder, queries, history=LENGTH, first=1, exclude=False):
         "query.history": pa.array(past, pa.list_(pa.int32(), history)),
     }
     path = folder / f"train-{len(list(folder.iterdir())):05d}.parquet"
-    pq.write_table(pa.table(table), path)
+    metadata = {SEEN: b"exclude" if exclude else b"include"}
+    pq.write_table(pa.table(table, metadata=metadata), path)
     return path
 
 
@@ -165,6 +167,11 @@ def test_a_repeat_that_is_in_no_list_has_no_query_features_and_others_keep_their
     assert hours_of(path)[-1] == ([5, 6, 7, 5, 8], [1, 2, -1, 3])
 
 
+def test_repeats_right_after_the_first_choice_have_no_query_features(tmp_path):
+    path = shard(tmp_path, {"ann": [4, 4, 4, 5]}, first=0, exclude=True)
+    assert hours_of(path)[-1] == ([-2, 4, 4, 4, 5], [0, -1, -1, 1])
+
+
 def test_items_that_were_chosen_together_have_the_query_features_of_that_time(tmp_path):
     path = shard(tmp_path, {"ann": [4, (5, 6), (5, 6), 7]})
     assert hours_of(path)[-1] == ([5, 6, 5, 6, 7], [0, 1, 1, 2])
@@ -216,9 +223,10 @@ def test_the_list_of_an_item_is_found_among_many_repeats(tmp_path, exclude):
         history = slice(max(0, end - LENGTH), end)
         past, own = (each[names[found[-1]]][history] for each in (every, list_of))
         assert past == [item for item in items[:-1] if item >= 0]
-        for got, want in zip(found[-len(own) : -1], own[1:], strict=True):
-            # A repeat without a list may be given the list before it that has the item.
-            assert got == want or (want < 0 and exclude)
+        each = zip(past[1:], found[-len(own) : -1], own[1:], strict=True)
+        for place, (item, got, want) in enumerate(each, start=1):
+            # A repeat may have the list of a first choice that is not in the window.
+            assert got == want or (want < 0 and exclude and item not in past[:place])
             known += want >= 0
     assert known > 25
 
@@ -230,7 +238,7 @@ def test_of_more_windows_than_the_limit_a_sample_is_kept(tmp_path):
         size = pq.read_metadata(path).num_rows
         with_features(path, hour=pa.array(np.arange(size) + 1, pa.int32()))
     every, some = (windows_of(paths, ["hour"], limit=n) for n in (1_000, 20))
-    assert 20 <= len(some) <= 22 < len(every)
+    assert len(some) == 20 < len(every)
     assert len(some.query["hour"]) < len(every.query["hour"])
     whole = every.take(np.arange(len(every)))
     places = {tuple(items): n for n, items in enumerate(whole["windows"].tolist())}
@@ -249,3 +257,23 @@ def test_query_features_with_several_values_are_padded_to_the_longest(tmp_path):
     stream = window_batches(found, 2, seed=1).as_numpy_iterator()
     tags = next(stream)["query"]["tags"]
     assert sorted(tags.tolist()) == [[[3, 4]], [[5, 0]]]
+
+
+def test_a_file_without_lists_has_no_windows(tmp_path):
+    path = shard(tmp_path, {"ann": [1, 2]})
+    with_features(path, hour=pa.array([7], pa.int32()))
+    empty = tmp_path / "empty.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), empty)
+    for paths in ([empty, path], [path, empty]):
+        assert windows_of(paths, ["hour"]).items.tolist() == [[0, 0, 0, 3, 4]]
+
+
+def test_the_memory_of_the_query_features_is_checked_for_all_lists(tmp_path):
+    path = shard(tmp_path, {"ann": range(9)})
+    with_features(path, hour=pa.array(np.arange(8), pa.int32()))
+    bytes_needed = []
+    for limit in (1_000, 1):
+        training_windows(
+            [path], "history", ["hour"], ITEM_INDEX, LENGTH, limit, bytes_needed.append
+        )
+    assert bytes_needed == [2 * 4 * 8, 2 * 4 * LENGTH]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.features.embedding import FeatureEmbedding
+from recdistill.features.encoders import UNKNOWN
 
 
 class TestFeatureEmbedding:
@@ -43,6 +44,13 @@ class TestFeatureEmbedding:
         layer = self.build({"a": 5, "b": 4})
         got = layer({"a": np.array([0]), "b": np.array([[0, 0, 0]])})
         np.testing.assert_array_equal(got, np.zeros((1, 4)))
+
+    def test_an_unknown_value_starts_as_the_zero_vector(self):
+        layer = FeatureEmbedding({"a": 5}, 3)
+        layer.build()
+        (table,) = layer.get_weights()
+        assert table[UNKNOWN].tolist() == [0, 0, 0]
+        assert (table[UNKNOWN + 1 :] != 0).all()
 
     def test_a_missing_value_is_not_trained(self):
         layer = self.build({"a": 5})

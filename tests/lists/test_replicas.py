@@ -55,6 +55,7 @@ def test_a_process_without_windows_has_a_row_of_padding():
     with joined(SimpleNamespace(rank=1, size=2)):
         all_of_them = slice_of_batch(batch)
     assert none["windows"].numpy().tolist() == [[0, 0, 0]]
-    assert none["query"]["hour"].shape == (1, 2)
+    assert none["query"]["hour"].numpy().tolist() == [[0, 0]]
+    assert none["known"].numpy().tolist() == [[False, False]]
     assert all_of_them["windows"].numpy().tolist() == [[4, 5, 6]]
     assert all_of_them["query"]["hour"].numpy().tolist() == [[7, 8]]

@@ -34,9 +34,9 @@ ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
 
 _COLUMNS = 1_024
-"""The scores of positives are a product with a multiple of this number of items. With
-fewer, their last bit often differs from that of a product with a part of the catalogue.
-"""
+"""The number of items in a product is a multiple of this. Otherwise the last bit of a
+score often depends on the number of items, so that the scores of the positives would
+not be those of the catalogue's parts."""
 
 
 def item_embeddings(model: TwoTowers) -> tf.Tensor:
@@ -69,6 +69,8 @@ class TwoTowerCatalogue:
             self._embeddings[low : low + ITEMS_AT_ONCE]
             for low in range(0, self._items, ITEMS_AT_ONCE)
         ]
+        if len(self._parts) > 1:
+            self._parts[-1] = _wide(self._parts[-1])
 
     def scores(self, lists: Lists) -> np.ndarray:
         """Scores of the whole catalogue for some lists, `(lists, items)` float32."""
@@ -117,8 +119,7 @@ class TwoTowerCatalogue:
         # Rows of a product do not depend on each other, so these scores are those that
         # the parts have.
         distinct, place = np.unique(item, return_inverse=True)
-        padding = np.zeros(-len(distinct) % _COLUMNS, distinct.dtype)
-        own = tf.gather(self._embeddings, np.concatenate([distinct, padding]))
+        own = _wide(tf.gather(self._embeddings, distinct))
         value = _products(queries, own)[row, place]
         count = _CountAhead(lists, row, item, value)
         parts = count.each(self._of_parts(queries))
@@ -133,8 +134,9 @@ class TwoTowerCatalogue:
 
     def _of_parts(self, queries: tf.Tensor) -> Iterator[np.ndarray]:
         """The scores of each part of the catalogue, `(lists, items of the part)`."""
-        for part in self._parts:
-            scores = _products(queries, part)
+        for number, part in enumerate(self._parts):
+            columns = self._items - number * ITEMS_AT_ONCE
+            scores = _products(queries, part)[:, :columns]
             check_scores(scores)
             yield scores
 
@@ -204,3 +206,8 @@ class _CountAhead:
 
 def _products(queries: tf.Tensor, items: tf.Tensor) -> np.ndarray:
     return np.asarray(tf.matmul(queries, items, transpose_b=True))
+
+
+def _wide(items: tf.Tensor) -> tf.Tensor:
+    """Embeddings `(items, dim)`, with zeros for a multiple of `_COLUMNS` items."""
+    return tf.pad(items, [(0, -len(items) % _COLUMNS), (0, 0)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from recdistill.allocation import return_large_arrays
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import ArtefactError, ReportError
 from recdistill.pipeline.artefacts.artefact import Artefact, open_artefact
@@ -45,6 +46,7 @@ def open_run(folder: Path, progress: Progress = no_progress) -> RunContext:
             if step not in run.artefacts:
                 run.artefacts[step] = found = _artefact(folder, step, key)
                 unread.append(found)
+    return_large_arrays(run.artefacts["prepare"].record["items"])
     return run
 
 

@@ -28,7 +28,7 @@ from recdistill.pipeline.config.teacher_section import (
     ReferenceTeacherConfig,
     SequenceTeacherConfig,
 )
-from recdistill.pipeline.memory import require_for_batches
+from recdistill.pipeline.memory import require, require_for_batches
 from recdistill.pipeline.models.model_building import (
     build_student,
     load_student,
@@ -259,8 +259,13 @@ class Trainer:
             prepared.item_index,
             settings.attention_length,
             settings.steps * settings.batch_size,
+            partial(
+                require,
+                what="The query features of the windows of the teacher `sequence`",
+                remedy="Lower its `steps`, `batch_size` or `attention_length`.",
+            ),
         )
-        if not len(windows):
+        if not (np.count_nonzero(windows.items, axis=1) > 1).any():
             raise TrainingError(
                 "A teacher of kind `sequence` needs queries with at least two training "
                 "interactions. Received: none"
