@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
 from recdistill.evaluation.report.terminal_tables import setting_text
-from recdistill.export.model_card import as_toml
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.search_space import Choices, SearchSpace
 from recdistill.pipeline.config.validation_messages import explain
+from recdistill.toml_text import as_toml
 
 Settings = Mapping[str, Any]
 """Values of the configuration by dotted key, such as {"student.dim": 16}."""
