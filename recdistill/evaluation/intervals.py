@@ -13,6 +13,7 @@ the same three settings: number of resamples, seed and confidence level.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,17 @@ class Interval:
         if self.low is None or self.high is None:
             return False
         return not self.low <= number <= self.high
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready value and ends, and the reason if a number is missing.
+
+        Examples:
+            >>> Interval(0.25, 0.24, 0.26).to_json()
+            {'value': 0.25, 'ci': [0.24, 0.26]}
+        """
+        ends = None if self.low is None else [self.low, self.high]
+        reason = {} if self.reason is None else {"reason": self.reason}
+        return {"value": self.value, "ci": ends, **reason}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""A configuration with some settings changed, and as a file that `run` accepts."""
+"""A configuration with some settings changed, and the files of such a choice."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,3 +115,19 @@ def write_config(config: Config, path: Path, comment: str) -> None:
     text = f"{head}\n\n{as_toml(document)}\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_result(
+    files: Mapping[str, Path], page: str, document: Mapping[str, Any]
+) -> None:
+    """Writes the page and the JSON document of a search or a sweep.
+
+    Args:
+        files: The files "page" and "document".
+        page: The page.
+        document: The document.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    for name, content in (("page", page), ("document", text)):
+        with atomic_write(files[name]) as temporary:
+            temporary.write_text(content, encoding="utf-8")
