@@ -121,6 +121,12 @@ def create_readable_folder(path: Path) -> None:
             folder.chmod(0o755)
 
 
+def fingerprint(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-ready value, the same for the same content."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def file_checksum(path: Path) -> str:
     """SHA-256 (hex) of a file's content."""
     with path.open("rb") as file:

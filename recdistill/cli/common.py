@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from recdistill.cli.progress_display import Display
@@ -201,3 +203,30 @@ def load_pipeline(
         display.warn,
         with_test=with_test,
     )
+
+
+def print_result(
+    found: Mapping[str, Any],
+    render: Callable[[Mapping[str, Any]], RenderableType],
+    chosen: str,
+    as_json: bool,
+) -> None:
+    """Prints the result of a search or a sweep, its page and how to run its choice.
+
+    Args:
+        found: The document of the result.
+        render: Renders the document for the terminal.
+        chosen: Name of the document's file with the chosen settings.
+        as_json: Whether the document is printed instead.
+    """
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    from recdistill.evaluation.report.terminal_tables import unbroken_line
+
+    console = Console()
+    console.print()
+    console.print(render(found))
+    command = shlex.join(["recdistill", "run", found["files"][chosen]])
+    for label, text in (("page", found["files"]["page"]), ("run it", command)):
+        console.print(unbroken_line((f"{label:<8}", "dim"), text), crop=False)

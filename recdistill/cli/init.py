@@ -230,6 +230,8 @@ def _answer(proposal: Proposal, question: Question) -> str:
 
 def _show(console: Console, proposal: Proposal) -> None:
     """Prints what was found, one table of columns for each table of the data."""
+    from recdistill.pipeline.proposal.feature_kinds import shortened
+
     wide = console.width >= _WIDE
     for name, table in proposal.tables.items():
         gap = (0, 1 if wide else 0, 0, 0)
@@ -246,7 +248,7 @@ def _show(console: Console, proposal: Proposal) -> None:
             if use in left_out:
                 continue
             shown = ", ".join(
-                _short(each) for each in use.profile.examples(3 if wide else 2)
+                shortened(each, 20) for each in use.profile.examples(3 if wide else 2)
             )
             grid.add_row(
                 Text(use.profile.name),
@@ -283,8 +285,3 @@ def _heading(proposal: Proposal, name: str, table: SourceTable) -> str:
     if not sample.complete:
         parts.append(f"{len(sample.rows):,} rows looked at")
     return " · ".join(parts)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 20 else f"{line[:19]}…"

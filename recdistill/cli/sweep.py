@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from recdistill.cli.common import (
     AsJson,
@@ -15,6 +12,7 @@ from recdistill.cli.common import (
     Overrides,
     errors_as_paragraphs,
     load_pipeline,
+    print_result,
 )
 from recdistill.cli.progress_display import Display
 
@@ -58,20 +56,9 @@ def sweep(
         result = compare(pipeline, lambda student: display.say(measured_line(student)))
         found = write_sweep(result)
         display.clear()
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
     from recdistill.evaluation.report.sweep_page import render_sweep
-    from recdistill.evaluation.report.terminal_tables import unbroken_line
 
-    console = Console()
-    console.print()
-    console.print(render_sweep(found))
-    for label, text in (
-        ("page", found["files"]["page"]),
-        ("run it", shlex.join(["recdistill", "run", found["files"]["knee"]])),
-    ):
-        console.print(unbroken_line((f"{label:<8}", "dim"), text), crop=False)
+    print_result(found, render_sweep, "knee", as_json)
 
 
 def measured_line(student: MeasuredStudent) -> str:

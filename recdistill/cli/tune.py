@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from recdistill.cli.common import (
     AsJson,
@@ -15,6 +12,7 @@ from recdistill.cli.common import (
     Overrides,
     errors_as_paragraphs,
     load_pipeline,
+    print_result,
 )
 from recdistill.cli.progress_display import Display
 
@@ -60,20 +58,9 @@ def tune(
 
         found = write_search(search(pipeline, announce))
         display.clear()
-    if as_json:
-        typer.echo(json.dumps(found, indent=1))
-        return
-    from recdistill.evaluation.report.terminal_tables import unbroken_line
     from recdistill.evaluation.report.tuning_page import render_tuning
 
-    console = Console()
-    console.print()
-    console.print(render_tuning(found))
-    for label, text in (
-        ("page", found["files"]["page"]),
-        ("run it", shlex.join(["recdistill", "run", found["files"]["best"]])),
-    ):
-        console.print(unbroken_line((f"{label:<8}", "dim"), text), crop=False)
+    print_result(found, render_tuning, "best", as_json)
 
 
 def _line(trial: Trial, best: Trial) -> str:

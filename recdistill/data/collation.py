@@ -39,7 +39,6 @@ class Collator:
         training_rows: Training rows of all queries, as vocabulary indices; None if the
             teacher does not need them.
         with_teacher: Whether the batch has the stored teacher scores.
-        with_raw: Whether the batch has `raw` and `list_key`, for external teachers.
     """
 
     catalogue_size: int
@@ -47,7 +46,6 @@ class Collator:
     shared: bool = False
     training_rows: Ragged | None = None
     with_teacher: bool = False
-    with_raw: bool = False
 
     def __call__(self, lists: Lists, rng: np.random.Generator) -> Batch:
         """Batch of these lists; `rng` samples the candidates."""
@@ -62,8 +60,6 @@ class Collator:
             x["teacher_scores"] = lists.teacher_scores.astype("float32")
         if self.training_rows is not None:
             x["training_row"] = _training_row(lists, self.training_rows)
-        if self.with_raw:
-            x |= {"raw": raw_inputs(lists), "list_key": lists.list_key}
         y = (
             {"labels": relevance}
             if about is mask

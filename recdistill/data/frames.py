@@ -32,7 +32,6 @@ def read_frames(
     tables: Mapping[str, pd.DataFrame | pa.Table],
     columns: Mapping[str, str] | Columns | None = None,
     *,
-    name: str = "tables",
     options: ReadingOptions | None = None,
 ) -> Dataset:
     """Reader for pandas DataFrames or Arrow tables, instead of files.
@@ -48,7 +47,6 @@ def read_frames(
             (see `read_tables`).
         columns: Roles to column names, such as `{"query": "userId"}`; other roles keep
             the names of `Columns`.
-        name: Name of the data set in reports.
         options: Which columns are read.
 
     Returns:
@@ -92,11 +90,11 @@ def read_frames(
     listwise = "lists" in tables
     roles = listwise_roles(columns) if listwise else Columns.of(columns)
     options = options or ReadingOptions()
-    folder = _opened(name, tables, roles, options)
+    folder = _opened(tables, roles, options)
     if listwise:
         return listwise_dataset(folder, roles, options)
     return Dataset(
-        name=name,
+        name=folder.name,
         columns=roles,
         items=folder.items,
         queries=folder.queries,
@@ -109,7 +107,6 @@ def read_frames(
 
 
 def _opened(
-    name: str,
     tables: Mapping[str, pd.DataFrame | pa.Table],
     roles: Columns,
     options: ReadingOptions,
@@ -139,7 +136,7 @@ def _opened(
         for each, id_column in (("items", roles.item), ("queries", roles.query))
     )
     return TableFolder(
-        name=name,
+        name="tables",
         rows=[streams[rows]],
         items=items,
         queries=queries,

@@ -10,7 +10,7 @@ from typing import Any
 
 import fsspec
 
-from recdistill.atomic import atomic_write, locked_folder
+from recdistill.atomic import atomic_write, fingerprint, locked_folder
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.data.downloads import cache_folder
 from recdistill.errors import FetchError
@@ -83,7 +83,7 @@ def _update(url: str, folder: Path, progress: Progress) -> None:
         raise FileNotFoundError("it is not a folder with files")
     path = folder / STATES
     before = json.loads(path.read_text()) if path.is_file() else {}
-    states = {name: _state(info) for name, info in infos.items()}
+    states = {name: fingerprint(info) for name, info in infos.items()}
     for name in before.keys() - states.keys():
         (folder / name).unlink(missing_ok=True)
     kept = {
@@ -114,9 +114,3 @@ def _is_whole(path: Path, info: Mapping[str, Any]) -> bool:
     """Whether a copy exists and has the size of the file in the storage."""
     size = info["size"]
     return path.is_file() and size in (None, path.stat().st_size)
-
-
-def _state(info: object) -> str:
-    """Hash of what the storage says about a file."""
-    text = json.dumps(info, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -140,7 +140,7 @@ def compare_models(
 
 
 def most_changed(
-    reference: pa.Table, other: pa.Table, metric: str, number: int = MOST_CHANGED
+    reference: pa.Table, other: pa.Table, metric: str
 ) -> list[QueryChange]:
     """The queries whose metric changed most: the largest losses, then gains.
 
@@ -148,7 +148,6 @@ def most_changed(
         reference: Rows of the reference.
         other: Rows of the other model for the same lists.
         metric: Name of the metric.
-        number: Largest number of losses, and of gains.
 
     Returns:
         From the largest loss to the largest gain. Queries without a change are left
@@ -163,8 +162,8 @@ def most_changed(
     ids = reference.sort_by("list_id")["query_id"].combine_chunks()
     names = ids.dictionary_encode().dictionary
     order = np.argsort(change, kind="stable")
-    lost = [i for i in order[:number] if change[i] < 0]
-    gained = [i for i in order[::-1][:number] if change[i] > 0][::-1]
+    lost = [i for i in order[:MOST_CHANGED] if change[i] < 0]
+    gained = [i for i in order[::-1][:MOST_CHANGED] if change[i] > 0][::-1]
     return [
         QueryChange(names[i].as_py(), int(counts[i]), float(before[i]), float(after[i]))
         for i in (*lost, *gained)

@@ -49,6 +49,17 @@ class Interval:
             return False
         return not self.low <= number <= self.high
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready value and ends, and the reason if a number is missing.
+
+        Examples:
+            >>> Interval(0.25, 0.24, 0.26).to_json()
+            {'value': 0.25, 'ci': [0.24, 0.26]}
+        """
+        ends = None if self.low is None else [self.low, self.high]
+        reason = {} if self.reason is None else {"reason": self.reason}
+        return {"value": self.value, "ci": ends, **reason}
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -239,47 +250,6 @@ def kept(
 
     tables = [distilled, teacher]
     return _estimates(share, tables, metrics, (samples, seed, confidence))
-
-
-def by_slice(
-    rows: pa.Table,
-    labels: Sequence[str | None],
-    metrics: Sequence[str] | None = None,
-    *,
-    samples: int = 1000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> dict[str, Slice]:
-    """Metrics of each slice of the lists, for example of cold and of warm queries.
-
-    Args:
-        rows: One row per list.
-        labels: Slice of each row, in the order of the rows; None for no slice.
-        metrics, samples, seed, confidence: As for `bootstrap`.
-
-    Returns:
-        The slice of each label, in alphabetical order.
-
-    Raises:
-        ValueError: If the number of labels is not the number of rows, or as
-            `bootstrap`.
-    """
-    given = np.array(labels, dtype=object)
-    members = {
-        label: given == label
-        for label in sorted({label for label in labels if label is not None})
-    }
-    settings: dict[str, Any] = {
-        "samples": samples,
-        "seed": seed,
-        "confidence": confidence,
-    }
-    if len(labels) != len(rows):
-        raise ValueError(
-            "`labels` must have one entry for each row. "
-            f"Received: {len(labels)} labels for {len(rows)} rows"
-        )
-    return compare_slices({"": rows}, members, {}, metrics, **settings)[""]
 
 
 def compare_slices(

@@ -184,18 +184,12 @@ def _standard_error(interval: Interval) -> float:
 
 def change_json(change: Change) -> dict[str, Any]:
     """A change, JSON-ready."""
-
-    def interval(one: Interval) -> dict[str, Any]:
-        ends = None if one.low is None else [one.low, one.high]
-        found: dict[str, Any] = {"value": one.value, "ci": ends}
-        return found if one.reason is None else {**found, "reason": one.reason}
-
     return {
         "kind": change.kind,
         "name": change.name,
         "slice": None if change.part is None else list(change.part),
-        "run": interval(change.before),
-        "new": interval(change.now),
-        "difference": interval(change.difference),
+        "run": change.before.to_json(),
+        "new": change.now.to_json(),
+        "difference": change.difference.to_json(),
         "worse": change.is_worse,
     }

@@ -100,7 +100,6 @@ def paired_tests(
     *,
     samples: int | None = None,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> dict[str, PairedTest]:
     """Compares two models by paired bootstrap and permutation test over queries.
 
@@ -111,7 +110,6 @@ def paired_tests(
         samples: Number of resamples of the queries and of random exchanges; None
             chooses it from the number of queries (`resamples`).
         seed: Seed of both.
-        confidence: Confidence level of the intervals.
 
     Returns:
         The comparison by each metric, without correction; see `adjusted`.
@@ -125,7 +123,7 @@ def paired_tests(
     draws = resamples(total) if samples is None else samples
     sums = _sum_by_query(query, np.nan_to_num(values[1] - values[0]), total)
     p_values = permutation_p_values(sums, samples=draws, seed=seed)
-    settings = {"samples": draws, "seed": seed, "confidence": confidence}
+    settings = {"samples": draws, "seed": seed}
     return {
         name: _paired_test(reference, other, name, float(p), settings)
         for name, p in zip(names, p_values, strict=True)
@@ -278,7 +276,6 @@ def slice_tests(
     *,
     samples: int | None = None,
     seed: int = 0,
-    confidence: float = 0.95,
 ) -> list[SliceTest]:
     """Compares two models on each slice of the lists.
 
@@ -288,7 +285,7 @@ def slice_tests(
         slices: For each kind of slice and each slice, `(lists,)` bool: whether a list
             belongs to it. A list may belong to several slices.
         metric: Name of the metric.
-        samples, seed, confidence: As for `paired_tests`. The intervals have at most
+        samples, seed: As for `paired_tests`. The intervals have at most
             1,000 resamples.
 
     Returns:
@@ -308,8 +305,7 @@ def slice_tests(
     # All slices are tested with the same exchanges, which is as fast as one of them.
     sums = _sum_by_query(query, change * inside, total)
     p_values = permutation_p_values(sums, samples=draws, seed=seed)
-    settings = {"seed": seed, "confidence": confidence}
-    settings["samples"] = min(draws, FEWEST_RESAMPLES)
+    settings = {"samples": min(draws, FEWEST_RESAMPLES), "seed": seed}
     tests = [
         _paired_test(
             reference.filter(pa.array(rows)),

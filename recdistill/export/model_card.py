@@ -16,6 +16,7 @@ import jinja2
 from recdistill.export.layout import lists_without_length
 from recdistill.features.unknown_values import in_words
 from recdistill.retrieval.exact import LOWEST
+from recdistill.toml_text import as_toml
 
 Document = Mapping[str, Any]
 
@@ -222,42 +223,6 @@ def _falls(differences: Document, metric: str) -> Iterator[str]:
             f"Worse than the baseline beyond noise ({metric}) in these slices: "
             f"{', '.join(worse)}."
         )
-
-
-def as_toml(document: Document) -> str:
-    """A configuration as TOML; keys without a value are left out.
-
-    Examples:
-        >>> print(as_toml({"seed": 1, "split": {"by": "query_time", "test": None}}))
-        seed = 1
-        <BLANKLINE>
-        [split]
-        by = "query_time"
-    """
-    tables = {k: v for k, v in document.items() if isinstance(v, Mapping)}
-    plain = {k: v for k, v in document.items() if k not in tables}
-    blocks = [_assignments(plain)]
-    blocks += [f"[{_key(k)}]\n{_assignments(v)}".rstrip() for k, v in tables.items()]
-    return "\n\n".join(block for block in blocks if block)
-
-
-def _assignments(table: Document) -> str:
-    given = ((k, v) for k, v in table.items() if v is not None)
-    return "\n".join(f"{_key(k)} = {_value(v)}" for k, v in given)
-
-
-def _key(name: str) -> str:
-    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
-    return name if bare else json.dumps(name)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, Mapping):
-        inside = (f"{_key(k)} = {_value(v)}" for k, v in value.items() if v is not None)
-        return f"{{ {', '.join(inside)} }}" if value else "{}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _example(manifest: Document) -> dict[str, Any]:

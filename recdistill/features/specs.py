@@ -205,16 +205,11 @@ CandidateSpec = Annotated[
 
 
 def raw_values(
-    column: pa.ChunkedArray,
-    spec: FeatureSpec,
-    *,
-    table: str,
-    name: str,
-    rows: Sequence[int] | np.ndarray | None = None,
+    column: pa.ChunkedArray, spec: FeatureSpec, *, table: str, name: str
 ) -> np.ndarray:
     """Converts a table's column to raw values, the input of an encoder's lookup.
 
-    The arguments and errors are those of `raw_column`.
+    The arguments and errors are those of `raw_column`, without `rows`.
 
     Returns:
         `(rows,)` strings, "" if missing; `(rows,)` float32, NaN if missing; `(rows, n)`
@@ -228,7 +223,7 @@ def raw_values(
                ['', ''],
                ['Action', '']], dtype=object)
     """
-    return dense_values(raw_column(column, spec, table=table, name=name, rows=rows))
+    return dense_values(raw_column(column, spec, table=table, name=name))
 
 
 def raw_column(

@@ -64,14 +64,11 @@ class CrossFittedTeacher(keras.Model):  # type: ignore[misc]
 
     Args:
         folds: The teacher that was trained without each fold.
-        name: Name of the model.
     """
 
-    def __init__(
-        self, folds: Sequence[keras.Model], name: str = "cross_fitted_teacher"
-    ) -> None:
+    def __init__(self, folds: Sequence[keras.Model]) -> None:
         # The teachers cast their own inputs.
-        super().__init__(name=name, autocast=False)
+        super().__init__(name="cross_fitted_teacher", autocast=False)
         self.folds = list(folds)
         self.built = True
 

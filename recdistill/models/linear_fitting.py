@@ -163,18 +163,17 @@ def fit_inverse(training_rows: scipy.sparse.csr_array, l2: float) -> np.ndarray:
 
 
 def fit_query_inverse(
-    training_rows: scipy.sparse.csr_array, l2: float, dtype: str = "float32"
+    training_rows: scipy.sparse.csr_array, l2: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits EASE by the smaller matrix of the queries: exactly the P of `fit_inverse`.
 
     Args:
         training_rows: As for `fit_inverse`, at most `LAPACK_ORDER` rows.
         l2: Ridge penalty, positive, in interactions.
-        dtype: Type of the result; the computation is in float64.
 
     Returns:
         The factor G, `(items, queries)`, and the diagonal d, `(items,)`, of
-        `P = diag(d) - G @ G.T`.
+        `P = diag(d) - G @ G.T`, in float32; they are computed in float64.
 
     Raises:
         ValueError: As for `fit_inverse`.
@@ -194,18 +193,18 @@ def fit_query_inverse(
     if failed:
         raise _too_small(l2)
     columns = training_rows.T.tocsr()
-    factor = np.empty((items, queries), dtype)
+    factor = np.empty((items, queries), "float32")
     for start, stop in _blocks(items):
         block = columns[start:stop].toarray().astype("float64").T
         solved = scipy.linalg.solve_triangular(
             lower, block, lower=True, overwrite_b=True, check_finite=False
         )
         factor[start:stop] = solved.T / np.sqrt(l2)
-    return factor, np.full(items, 1.0 / l2, dtype)
+    return factor, np.full(items, 1.0 / l2, "float32")
 
 
 def fit_low_rank(
-    training_rows: scipy.sparse.csr_array, l2: float, rank: int, seed: int = 0
+    training_rows: scipy.sparse.csr_array, l2: float, rank: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Approximates EASE by a factor of low rank and a diagonal.
 
@@ -213,7 +212,6 @@ def fit_low_rank(
         training_rows: As for `fit_inverse`.
         l2: Ridge penalty, positive, in interactions.
         rank: Number of eigenvectors.
-        seed: Seed of the random vectors that the iteration begins with.
 
     Returns:
         The factor G, `(items, rank)`, and the diagonal d, `(items,)`, of
@@ -230,7 +228,7 @@ def fit_low_rank(
     count = np.asarray(rows.multiply(rows).sum(axis=0), "float64").ravel()
     # What the eigenvectors explain is known after the first pass.
     diagonal = l2 + count / 2
-    image = np.random.default_rng(seed).standard_normal((items, width), "float32")
+    image = np.random.default_rng(0).standard_normal((items, width), "float32")
     basis = _orthonormal(image)
     for number in range(PASSES):
         scale = np.sqrt(1.0 / diagonal).astype("float32")[:, None]

@@ -6,7 +6,6 @@ import pytest
 from recdistill.evaluation.intervals import (
     Interval,
     bootstrap,
-    by_slice,
     gap_closed,
     kept,
     means_and_difference,
@@ -227,17 +226,6 @@ def test_tables_of_different_lists_are_refused():
         paired_difference(rows, table([0.1, 0.2, np.nan]))
     with pytest.raises(ValueError, match=r"must have the columns \['ndcg@10'\]"):
         paired_difference(rows, rows, ["ndcg@10"])
-
-
-def test_each_slice_has_its_own_metrics():
-    rows = table(noise(15, size=6), queries=["a", "a", "b", "c", "d", "e"])
-    labels = ["warm", "warm", "cold", "warm", None, "cold"]
-    slices = by_slice(rows, labels, samples=50)
-    assert list(slices) == ["cold", "warm"]
-    assert (slices["warm"].lists, slices["warm"].queries) == (3, 2)
-    assert slices["warm"].metrics == bootstrap(rows.take([0, 1, 3]), samples=50)
-    with pytest.raises(ValueError, match=r"`labels`.*2 labels for 6 rows"):
-        by_slice(rows, ["cold", "warm"])
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95])

@@ -1,8 +1,6 @@
 """model_card: the numbers of manifest and report, in valid Markdown."""
 
-import tomllib
-
-from recdistill.export.model_card import as_toml, render_card, render_run_card
+from recdistill.export.model_card import render_card, render_run_card
 from tests.evaluation.report.example_reports import RETRIEVAL
 
 STRING = {"dtype": "string", "shape": [None, None]}
@@ -207,17 +205,6 @@ def test_the_card_of_an_export_has_the_parts_of_the_run_too():
     card = render_card({**MANIFEST, "metadata": {"report": run_report()}})
     for heading in ("Intended use", "Cost", "What is served", "How to reproduce"):
         assert f"## {heading}\n" in card
-
-
-def test_the_configuration_in_the_card_is_toml():
-    config = {
-        "seed": 7,
-        "dataset": {"keep": 'x == "ü"', "path": None, "columns": {"a b": "c"}},
-        "teacher": {"members": [{"kind": "linear", "l2": 1e-05}], "weights": []},
-        "student": {"popularity_bias": True},
-    }
-    wanted = {**config, "dataset": {"keep": 'x == "ü"', "columns": {"a b": "c"}}}
-    assert tomllib.loads(as_toml(config)) == wanted
 
 
 def test_the_card_of_retrieved_candidates_also_has_figures_of_the_whole_catalogue():

@@ -23,6 +23,7 @@ from recdistill.features.specs import (
     TextSpec,
     VectorSpec,
     pad_strings,
+    raw_column,
     raw_values,
 )
 
@@ -33,8 +34,8 @@ def column(*values, kind=None):
     return pa.chunked_array([pa.array(list(values), kind)])
 
 
-def raw(values, spec, **options):
-    return raw_values(values, spec, table="items", name="year", **options)
+def raw(values, spec):
+    return raw_values(values, spec, table="items", name="year")
 
 
 @pytest.mark.parametrize("kind", sorted(specs.SPECS))
@@ -275,7 +276,13 @@ def test_the_error_for_a_wrong_type_has_the_place_of_the_value(values, spec, rea
 
 def test_errors_for_selected_rows_have_their_row_in_the_table():
     with pytest.raises(DataError, match="row 41:"):
-        raw(column(1.0, None, 2.0), NumberSpec(), rows=np.array([17, 41, 3]))
+        raw_column(
+            column(1.0, None, 2.0),
+            NumberSpec(),
+            table="items",
+            name="year",
+            rows=np.array([17, 41, 3]),
+        )
 
 
 @pytest.mark.parametrize(

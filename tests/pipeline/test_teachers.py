@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from recdistill.data.collation import Collator
+from recdistill.data.batches import raw_inputs
 from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import DataError, TeacherError
 from recdistill.evaluation.report.run_report import Report
@@ -98,9 +98,9 @@ def stored(done):
     prepared = Prepared(done["prepare"].path)
     raw = {}
     for lists in in_order(prepared.shards("train"), 10_000):
-        x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, None)
+        values = raw_inputs(lists)
         for row, number in enumerate(lists.list_id):
-            raw[number] = {name: value[row] for name, value in x["raw"].items()}
+            raw[number] = {name: value[row] for name, value in values.items()}
     files = sorted(done["score"].path.glob("scores-*.parquet"))
     return [read_lists(path) for path in files], raw, prepared
 
@@ -280,7 +280,7 @@ def train_booster(lightgbm, folder, path):
     prepared = Prepared(prepare.parent)
     rng, rows, group = np.random.default_rng(1), [], []
     for lists in in_order(prepared.shards("train"), 400, 400):
-        x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, rng)
+        values = raw_inputs(lists)
         for row in range(len(lists)):
             positive = lists.positives.take(np.array([row])).values
             items = [*positive, *rng.choice(prepared.catalogue_size, 9)]
@@ -288,10 +288,10 @@ def train_booster(lightgbm, folder, path):
             for place, item in enumerate(items):
                 rows.append(
                     {
-                        "segment": x["raw"]["segment"][row],
+                        "segment": values["segment"][row],
                         "category": prepared.raw_candidates["category"][item],
                         "worth": prepared.raw_candidates["quality"][item],
-                        "purse": x["raw"]["budget"][row],
+                        "purse": values["budget"][row],
                         "label": int(place < len(positive)),
                     }
                 )
@@ -491,8 +491,8 @@ def pairs(first, tmp_path_factory):
     seen = {}
     for split in ("train", "valid", "test"):
         for lists in in_order(prepared.shards(split), 10_000):
-            x, _, _ = Collator(prepared.catalogue_size, with_raw=True)(lists, rng)
-            segments = x["raw"]["segment"]
+            values = raw_inputs(lists)
+            segments = values["segment"]
             seen.update(zip(lists.query_id, segments, strict=True))
     items = prepared.raw_candidates
     for user, segment in seen.items():

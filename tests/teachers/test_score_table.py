@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from recdistill.data.batches import Lists
-from recdistill.data.collation import Collator
+from recdistill.data.collation import scored_batch
 from recdistill.data.ragged import Ragged
 from recdistill.errors import TeacherError
 from recdistill.teachers import ScoreTable
@@ -55,7 +55,7 @@ def lists(queries, positives, seen=None, **more):
 
 
 def batch(given):
-    return Collator(len(ITEMS), with_raw=True)(given, np.random.default_rng(0))[0]
+    return scored_batch(given, len(ITEMS))
 
 
 def test_lists_are_reduced_to_scored_candidates():

@@ -10,11 +10,10 @@ from recdistill.evaluation.comparison import Comparison, ModelComparison
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.paired_tests import FEWEST_RESAMPLES, p_value_text
 from recdistill.evaluation.report.comparison_tables import NOTE, slice_label
-from recdistill.evaluation.report.page_style import page_style
-from recdistill.evaluation.report.page_template import page_template
+from recdistill.evaluation.report.page_template import page_style, page_template
 from recdistill.evaluation.report.terminal_tables import (
     MISSING,
-    interval_ends,
+    interval_text,
     metric_label,
 )
 
@@ -39,19 +38,13 @@ def render_comparison_page(comparison: Comparison, facts: Mapping[str, str]) -> 
         style=Markup(page_style()),
         label=metric_label,
         slice_label=slice_label,
-        number=_number,
+        number=interval_text,
         mean=lambda one: MISSING if one.value is None else f"{one.value:.4f}",
         p=lambda value: p_value_text(value).removeprefix("= "),
         bar=_interval_bar,
         scales=[_scales(pair) for pair in comparison.pairs],
         MISSING=MISSING,
     )
-
-
-def _number(one: Interval, spec: str) -> str:
-    if one.value is None:
-        return MISSING
-    return f"{one.value:{spec}} {interval_ends(one, spec)}".rstrip()
 
 
 def _scales(pair: ModelComparison) -> tuple[float, float]:

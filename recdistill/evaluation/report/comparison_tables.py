@@ -64,9 +64,9 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def _test(test: PairedTest) -> dict[str, Any]:
     return {
-        "reference": _interval(test.reference),
-        "other": _interval(test.other),
-        "difference": _interval(test.difference),
+        "reference": test.reference.to_json(),
+        "other": test.other.to_json(),
+        "difference": test.difference.to_json(),
         "relative": test.relative,
         "p_value": test.p_value,
         "adjusted_p": test.adjusted_p,
@@ -78,12 +78,6 @@ def _test(test: PairedTest) -> dict[str, Any]:
         "lists": test.lists,
         "queries": test.queries,
     }
-
-
-def _interval(one: Interval) -> dict[str, Any]:
-    ends = None if one.low is None else [one.low, one.high]
-    reason = {} if one.reason is None else {"reason": one.reason}
-    return {"value": one.value, "ci": ends, **reason}
 
 
 def render_comparison(

@@ -32,17 +32,6 @@ def _read_interval(value: Any) -> Any:
     return value
 
 
-def _write_interval(interval: Interval) -> dict[str, JsonValue]:
-    ends: list[JsonValue] = [interval.low, interval.high]
-    document: dict[str, JsonValue] = {
-        "value": interval.value,
-        "ci": None if interval.low is None else ends,
-    }
-    if interval.reason is not None:
-        document["reason"] = interval.reason
-    return document
-
-
 def _read_slice(value: Any) -> Any:
     if not isinstance(value, (dict, Slice)):
         return value
@@ -55,7 +44,7 @@ def _write_slice(part: Slice) -> dict[str, JsonValue]:
     return {
         "lists": part.lists,
         "queries": part.queries,
-        "metrics": {name: _write_interval(one) for name, one in part.metrics.items()},
+        "metrics": {name: one.to_json() for name, one in part.metrics.items()},
     }
 
 
@@ -80,7 +69,7 @@ def rounded(value: Any) -> Any:
 
 
 Estimate = Annotated[
-    Interval, BeforeValidator(_read_interval), PlainSerializer(_write_interval)
+    Interval, BeforeValidator(_read_interval), PlainSerializer(Interval.to_json)
 ]
 SliceEstimate = Annotated[
     Slice, BeforeValidator(_read_slice), PlainSerializer(_write_slice)

@@ -115,23 +115,6 @@ class Point:
     strong: bool = True
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other point beats in both quality and latency.
-
-    Args:
-        points: Points with a quality.
-    """
-    front: list[Point] = []
-    best = -float("inf")
-    for point in sorted(
-        points, key=lambda p: (p.latency, -float(p.quality.value or 0))
-    ):
-        if point.quality.value is not None and point.quality.value > best:
-            front.append(point)
-            best = point.quality.value
-    return front
-
-
 def colour_of(model: str) -> str:
     """The placeholder of a model's colour."""
     return COLOURS.get(model, INK)

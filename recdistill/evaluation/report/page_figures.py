@@ -11,7 +11,12 @@ from recdistill.evaluation.report import page_charts as charts
 from recdistill.evaluation.report.figure import Figure, Table, figure_of
 from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.run_report import ModelPart, Report
-from recdistill.evaluation.report.terminal_tables import MISSING, metric_label
+from recdistill.evaluation.report.student_choice import Cost, pareto_places
+from recdistill.evaluation.report.terminal_tables import (
+    MISSING,
+    interval_text,
+    metric_label,
+)
 from recdistill.evaluation.report.training_figure import training_figure
 
 
@@ -35,16 +40,6 @@ def figures(report: Report, details: PageDetails) -> dict[str, Figure]:
     return {name: one for name, one in made.items() if one is not None}
 
 
-def number(one: Interval | None, spec: str = ".3f") -> str:
-    """An estimate with its interval, as text."""
-    if one is None or one.value is None:
-        return MISSING
-    text = format(one.value, spec)
-    if one.low is None or one.high is None:
-        return text
-    return f"{text} [{format(one.low, spec)}, {format(one.high, spec)}]"
-
-
 def _quality(report: Report) -> Figure | None:
     metrics = list(next(iter(report.models.values())).metrics) if report.models else []
     panels: dict[str, dict[str, Interval]] = {
@@ -59,7 +54,7 @@ def _quality(report: Report) -> Figure | None:
         return None
     words = "; ".join(
         f"{metric_label(metric)}: "
-        + ", ".join(f"{name} {number(one)}" for name, one in panel.items())
+        + ", ".join(f"{name} {interval_text(one)}" for name, one in panel.items())
         for metric, panel in list(panels.items())[:1]
     )
     return figure_of(
@@ -102,9 +97,9 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
     points = list(_points(report, variants)) if metric else []
     if metric is None or not points:
         return None
-    front = charts.pareto_front(
-        [p for p in points if p.label not in ("Baseline", "Teacher")]
-    )
+    students = [p for p in points if p.label not in ("Baseline", "Teacher")]
+    costs = [Cost(p.quality.value or 0.0, p.latency, 0.0) for p in students]
+    front = [students[place] for place in pareto_places(costs)]
     floors: dict[str, Interval] = {
         name: part.metrics[metric]
         for name, part in report.models.items()
@@ -114,20 +109,22 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
     settings = {f"{n}": f"{n}: {name}" for n, name in enumerate(variants, 1)}
     settings["Baseline"] = "Baseline, with the student's latency"
     words = "; ".join(
-        f"{settings.get(p.label, p.label)}: {label} {number(p.quality)} at "
+        f"{settings.get(p.label, p.label)}: {label} {interval_text(p.quality)} at "
         f"{p.latency:.3g} ms"
         for p in points
     )
     rows = [
         [
             settings.get(p.label, p.label),
-            number(p.quality),
+            interval_text(p.quality),
             f"{p.latency:.3g}",
             "yes" if p in front and variants else MISSING,
         ]
         for p in points
     ]
-    rows += [[name, number(one), MISSING, MISSING] for name, one in floors.items()]
+    rows += [
+        [name, interval_text(one), MISSING, MISSING] for name, one in floors.items()
+    ]
     return figure_of(
         [charts.tradeoff(points, front, floors, label)],
         f"Quality against latency. {words}.",
@@ -219,7 +216,7 @@ def _retrieval(report: Report) -> Figure | None:
             )
         ],
         "Survival curve of the positives. "
-        + ", ".join(f"at {n}: {number(s, '.1%')}" for n, s in recall.items())
+        + ", ".join(f"at {n}: {interval_text(s, '.1%')}" for n, s in recall.items())
         + ".",
     )
 

@@ -28,7 +28,7 @@ from recdistill.evaluation.report.terminal_tables import (
     COUNTS,
     MISSING,
     estimate_text,
-    interval_ends,
+    interval_text,
     metric_label,
     number_table,
     pair_table,
@@ -131,8 +131,7 @@ def _closed(closed: Interval | None) -> str:
     if closed is None or closed.value is None:
         why = f": {closed.reason}" if closed is not None and closed.reason else ""
         return f"helped; the gap closed is not defined{why}"
-    share = f"{closed.value:.0%} {interval_ends(closed, '.0%')}".rstrip()
-    return f"closed {share} of the gap to the teacher"
+    return f"closed {interval_text(closed, '.0%')} of the gap to the teacher"
 
 
 def _fallen(report: Report) -> str:

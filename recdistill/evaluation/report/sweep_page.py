@@ -10,15 +10,14 @@ from rich.console import Group
 from rich.text import Text
 
 from recdistill.evaluation.intervals import Interval
-from recdistill.evaluation.report.page_style import page_style
-from recdistill.evaluation.report.page_template import page_template
+from recdistill.evaluation.report.page_template import page_style, page_template
 from recdistill.evaluation.report.search_charts import (
     SizedStudent,
     quality_against_cost,
 )
 from recdistill.evaluation.report.terminal_tables import (
     BYTES,
-    interval_ends,
+    interval_text,
     metric_label,
     number_table,
     setting_text,
@@ -203,6 +202,4 @@ def as_interval(part: Mapping[str, Any]) -> Interval:
 
 def estimate(part: Mapping[str, Any], spec: str) -> str:
     """An estimate with its interval."""
-    one = as_interval(part)
-    text = f"{one.value:{spec}} {interval_ends(one, spec)}".rstrip()
-    return text.replace("-", _MINUS)
+    return interval_text(as_interval(part), spec).replace("-", _MINUS)

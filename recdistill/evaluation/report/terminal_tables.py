@@ -65,6 +65,18 @@ def interval_ends(interval: Interval, spec: str) -> str:
     return f"[{format(interval.low, spec)}, {format(interval.high, spec)}]"
 
 
+def interval_text(interval: Interval | None, spec: str = ".3f") -> str:
+    """A number with its interval; `MISSING` if the number is unknown.
+
+    Examples:
+        >>> interval_text(Interval(0.5, 0.25, 0.75), ".2f")
+        '0.50 [0.25, 0.75]'
+    """
+    if interval is None or interval.value is None:
+        return MISSING
+    return f"{interval.value:{spec}} {interval_ends(interval, spec)}".rstrip()
+
+
 def estimate_text(interval: Interval | None, spec: str, wide: bool) -> Text:
     """Number with its whole interval, on the next line if space is short.
 

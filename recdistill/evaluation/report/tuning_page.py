@@ -10,8 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from recdistill.evaluation.report.page_style import page_style
-from recdistill.evaluation.report.page_template import page_template
+from recdistill.evaluation.report.page_template import page_style, page_template
 from recdistill.evaluation.report.search_charts import (
     importance_bars,
     trial_history,

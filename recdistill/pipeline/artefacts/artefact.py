@@ -6,8 +6,6 @@ they are used.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -110,9 +108,3 @@ def _damaged(folder: Path, fault: str) -> ArtefactError:
         f"The artefact {folder} cannot be used: {fault}. Remove the folder and run the "
         f"step `{step}` again."
     )
-
-
-def fingerprint(value: Any) -> str:
-    """SHA-256 of a JSON-ready value, the same for the same content."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()

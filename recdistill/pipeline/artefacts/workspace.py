@@ -18,14 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from recdistill import __version__
-from recdistill.atomic import atomic_write, folder_checksums, write_sealed
+from recdistill.atomic import atomic_write, fingerprint, folder_checksums, write_sealed
 from recdistill.errors import ArtefactError
-from recdistill.pipeline.artefacts.artefact import (
-    RECORD,
-    Artefact,
-    fingerprint,
-    open_artefact,
-)
+from recdistill.pipeline.artefacts.artefact import RECORD, Artefact, open_artefact
 from recdistill.pipeline.artefacts.artefact_storage import ArtefactStorage
 
 CLOCK = ".clock"

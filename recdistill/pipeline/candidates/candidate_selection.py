@@ -212,6 +212,19 @@ def to_the_left(
     return left
 
 
+def of_width(items: np.ndarray, width: int) -> np.ndarray:
+    """The first columns as int32, filled with -1 if there are fewer.
+
+    Examples:
+        >>> of_width(np.array([[5, 3]]), 3)
+        array([[ 5,  3, -1]], dtype=int32)
+    """
+    items = items[:, :width]
+    missing = width - items.shape[1]
+    padded = np.pad(items, [(0, 0), (0, missing)], constant_values=-1)
+    return np.asarray(padded, "int32")
+
+
 def mixed(values: np.ndarray) -> np.ndarray:
     """SplitMix64 (Steele et al., 2014): uint64 values as independent random bits."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)

@@ -30,7 +30,7 @@ import numpy as np
 from recdistill.data.batches import Lists, item_weight
 from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import read_lists
-from recdistill.pipeline.candidates.candidate_selection import distinct
+from recdistill.pipeline.candidates.candidate_selection import distinct, of_width
 from recdistill.pipeline.candidates.uniform_tail import UniformTail
 from recdistill.pipeline.config import ListsConfig
 
@@ -134,7 +134,7 @@ class Retriever:
         proposed = np.concatenate([own, self.top(lists), popular], axis=1)
         excluded = lists.excluded.distinct()
         chosen = distinct(np.where(excluded.holds(proposed), -1, proposed))
-        chosen = _of_width(chosen, self._chosen)
+        chosen = of_width(chosen, self._chosen)
         taken = _rows(chosen).followed_by(excluded)
         count = self._drawn
         tail, free = self._tail.draw(taken, count, keys)
@@ -176,17 +176,10 @@ class SecondRound:
         head, tail = np.split(items, [items.shape[1] - drawn], axis=1)
         top = self.top(lists)
         new = distinct(np.where(_rows(head).holds(top), -1, top))
-        new = _of_width(new, self.added)
+        new = of_width(new, self.added)
         tail = np.where(_rows(new).holds(tail), -1, tail)
         items = np.concatenate([head, new, tail], axis=1)
         return Candidates(items.astype("int32"), drawn, before.drawn_weight)
-
-
-def _of_width(items: np.ndarray, width: int) -> np.ndarray:
-    """The first columns, filled with -1 if there are fewer."""
-    items = items[:, :width]
-    missing = width - items.shape[1]
-    return np.pad(items, [(0, 0), (0, missing)], constant_values=-1)
 
 
 def _rows(items: np.ndarray) -> Ragged:

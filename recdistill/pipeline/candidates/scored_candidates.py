@@ -11,6 +11,7 @@ import numpy as np
 from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import in_order, read_lists
 from recdistill.errors import ScoreError, TeacherError
+from recdistill.pipeline.candidates.candidate_selection import of_width
 from recdistill.pipeline.candidates.retriever import Candidates
 from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
 from recdistill.pipeline.preparation.prepared_data import Prepared
@@ -80,10 +81,8 @@ class ScoredTrainingLists:
         if scored is None:
             raise ValueError("`lists` must have scored candidates. Received: none")
         items = scored.distinct().difference(lists.excluded).padded(-1)
-        missing = max(0, self.width - items.shape[1])
-        items = np.pad(items, [(0, 0), (0, missing)], constant_values=-1)
         ones = np.ones(len(lists), "float32")
-        return Candidates(items[:, : self.width].astype("int32"), 0, ones)
+        return Candidates(of_width(items, self.width), 0, ones)
 
 
 def lists_to_evaluate(

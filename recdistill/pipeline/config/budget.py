@@ -13,7 +13,6 @@ _UNITS: Mapping[str, Mapping[str, float]] = {
     "p": {"us": 1e-3, "ms": 1, "s": 1e3},
 }
 
-
 _DURATION = re.compile(r"\s*([0-9.]+)\s*(s|min|h)\s*\Z")
 
 _SECONDS: Mapping[str, float] = {"s": 1, "min": 60, "h": 3_600}
@@ -113,7 +112,7 @@ def parse_duration(text: str) -> float:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
         raise ValueError(
-            "`budget` must be a duration above 0 in s, min or h, such as 90s or 5min. "
+            "Value should be a duration above 0 in s, min or h, such as 90s or 5min. "
             f"Received: {text!r}"
         )
     return seconds

@@ -48,10 +48,4 @@ class EngineConfig(Section):
     @model_validator(mode="after")
     def _has_a_kind(self) -> Self:
         """With `kind` written, its other keys may stay for a run on one machine."""
-        given = sorted(self.model_fields_set)
-        if given and "kind" not in given:
-            raise ValueError(
-                f"`kind` must be given beside `{given[0]}`, which has no meaning "
-                'without `kind = "ray"`. Received: no `kind`'
-            )
-        return self
+        return self._needs("kind", 'kind = "ray"')

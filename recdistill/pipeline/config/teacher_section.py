@@ -179,7 +179,7 @@ def _has_no_folds_unless_trained(values: Any) -> Any:
     return values
 
 
-MemberConfig = Annotated[
+_Member = (
     ReferenceTeacherConfig
     | SequenceTeacherConfig
     | LinearTeacherConfig
@@ -190,7 +190,10 @@ MemberConfig = Annotated[
     | LightGBMTeacherConfig
     | CallableTeacherConfig
     | RemoteTeacherConfig
-    | ScoresTeacherConfig,
+    | ScoresTeacherConfig
+)
+MemberConfig = Annotated[
+    _Member,
     Field(discriminator="kind"),
     BeforeValidator(_has_no_folds_unless_trained),
 ]
@@ -260,19 +263,7 @@ class AutomaticTeacherConfig(Section):
 
 
 TeacherConfig = Annotated[
-    ReferenceTeacherConfig
-    | SequenceTeacherConfig
-    | LinearTeacherConfig
-    | TransitionTeacherConfig
-    | KerasTeacherConfig
-    | SavedModelTeacherConfig
-    | TfKerasTeacherConfig
-    | LightGBMTeacherConfig
-    | CallableTeacherConfig
-    | RemoteTeacherConfig
-    | ScoresTeacherConfig
-    | EnsembleTeacherConfig
-    | AutomaticTeacherConfig,
+    _Member | EnsembleTeacherConfig | AutomaticTeacherConfig,
     Field(discriminator="kind"),
     BeforeValidator(_has_no_folds_unless_trained),
 ]

@@ -31,10 +31,4 @@ class TrackingConfig(Section):
 
     @model_validator(mode="after")
     def _says_whether_to_track(self) -> Self:
-        given = sorted(self.model_fields_set)
-        if given and "mlflow" not in given:
-            raise ValueError(
-                f"`mlflow` must be given beside `{given[0]}`, which has no meaning "
-                "without `mlflow = true`. Received: no `mlflow`"
-            )
-        return self
+        return self._needs("mlflow", "mlflow = true")

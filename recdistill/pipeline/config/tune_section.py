@@ -6,33 +6,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from recdistill.pipeline.config.budget import parse_duration
 from recdistill.pipeline.config.search_space import SearchSpace, parse_space
 from recdistill.pipeline.config.section import Section
 
-_UNITS = {"s": 1, "min": 60, "h": 3_600}
 
-
-def duration(value: Any) -> Any:
-    """Seconds of a duration such as "90s", "30min" or "2h"; numbers are unchanged.
-
-    Raises:
-        ValueError: If it is another text.
-
-    Examples:
-        >>> duration("30min"), duration("1.5h"), duration(90)
-        (1800.0, 5400.0, 90)
-    """
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    try:
-        return float(number) * _UNITS[text[len(number) :].strip()]
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            'must be a number of seconds, or a text such as "90s", "30min" or "2h". '
-            f"Received: {value!r}"
-        ) from error
+def _seconds(value: Any) -> Any:
+    """Seconds of a duration; values that are not text are unchanged."""
+    return parse_duration(value) if isinstance(value, str) else value
 
 
 def _searchable(table: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +31,7 @@ class TuneConfig(Section):
         description="Number of trials: students that are trained with different "
         "settings.",
     )
-    timeout: Annotated[float, BeforeValidator(duration), Field(gt=0)] | None = Field(
+    timeout: Annotated[float, BeforeValidator(_seconds), Field(gt=0)] | None = Field(
         default=None,
         description='Time after which no new trial starts, such as "30min" or "2h", or '
         "a number of seconds. No limit by default.",

@@ -19,7 +19,12 @@ from recdistill.data.ragged import Ragged
 from recdistill.errors import DataError
 from recdistill.pipeline.preparation.interaction_sort import owners
 from recdistill.pipeline.preparation.partitioned_rows import PartitionedRows
-from recdistill.pipeline.preparation.partitions import Partition, Partitions, mixed_list
+from recdistill.pipeline.preparation.partitions import (
+    Partition,
+    Partitions,
+    codes_of,
+    mixed_list,
+)
 
 
 class NotChosenRows:
@@ -66,13 +71,13 @@ class NotChosenRows:
         place = part.table.column_names.index("query")
         tables = [part.table.set_column(place, "query", query), *self._others(part)]
         names = _joined(tables, "list")
-        code = _codes(names)
+        code = codes_of(names)
         _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
 
         def differing(column: str) -> tuple[str, list[str]] | None:
             """A list with several values of a column, and two of them."""
             values = _joined(tables, column)
-            found = _codes(values)
+            found = codes_of(values)
             wrong = np.flatnonzero(found != found[first[inverse]])
             if not len(wrong):
                 return None
@@ -172,13 +177,3 @@ def _shown(value: pa.Scalar) -> str:
     if pa.types.is_float32(value.type):
         return str(pc.cast(value, pa.string()))
     return str(value.as_py())
-
-
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """A number for each different value; missing values are equal."""
-    array = column.combine_chunks()
-    if pa.types.is_nested(array.type):
-        texts = [None if value is None else repr(value) for value in array.to_pylist()]
-        array = pa.array(texts, pa.string())
-    codes = array.dictionary_encode().indices
-    return np.asarray(pc.fill_null(codes, -1), "int64")

@@ -176,7 +176,7 @@ class Partitions:
         rows = np.flatnonzero(np.isin(moment, moment[several]))
         group = moment[rows]
         for number in range(len(self.features)):
-            code = _codes(table[f"feature{number}"].take(rows))
+            code = codes_of(table[f"feature{number}"].take(rows))
             _, group = np.unique(group * (1 + code.max()) + code, return_inverse=True)
         _, first = np.unique(group, return_index=True)
         place = np.arange(len(table))
@@ -226,13 +226,13 @@ def _changed(table: pa.Table, features: int) -> np.ndarray:
     """`(rows,)` bool: whether a feature differs from that of the row before."""
     changed = np.zeros(len(table), bool)
     for number in range(features):
-        code = _codes(table[f"feature{number}"])
+        code = codes_of(table[f"feature{number}"])
         changed[1:] |= code[1:] != code[:-1]
     return changed
 
 
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """`(rows,)`: a number for each different value of a feature."""
+def codes_of(column: pa.ChunkedArray) -> np.ndarray:
+    """`(rows,)`: a number for each different value; missing values are equal."""
     values = column.combine_chunks()
     if pa.types.is_nested(values.type):
         return np.asarray(pd.factorize(pd.Series(map(str, values.to_pylist())))[0])

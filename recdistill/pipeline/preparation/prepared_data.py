@@ -121,11 +121,6 @@ class Prepared:
             writer.write_table(table.combine_chunks())
         return hashlib.sha256(sink.getvalue()).hexdigest()
 
-    @property
-    def popularity_digest(self) -> str:
-        """Hash of the training interactions of each item."""
-        return hashlib.sha256(self.popularity.tobytes()).hexdigest()
-
     @cached_property
     def raw_candidates(self) -> dict[str, np.ndarray]:
         """Raw candidate features of the catalogue by input name, `(items, …)`."""

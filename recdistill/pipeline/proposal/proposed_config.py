@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from recdistill.pipeline.preparation.feature_columns import FeatureColumns
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.roles import Roles
 from recdistill.pipeline.proposal.source_tables import SourceTable, shown_path
+from recdistill.toml_text import toml_value
 
-_BARE = re.compile(r"^[A-Za-z0-9_-]+$")
 _WIDTH = 88
 
 
@@ -106,7 +105,7 @@ def _head(proposal: Proposal, name: str, file: Path) -> str:
         "#",
         f"#   recdistill run {shown_path(file)}",
         "",
-        f"name = {_toml(name)}",
+        f"name = {toml_value(name)}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,14 +123,14 @@ def _dataset(proposal: Proposal) -> str:
     if listwise:
         defaults |= {"list": "list_id", "relevance": "relevance"}
     columns = {r: c for r, c in roles.columns.items() if defaults.get(r) != c}
-    lines = ["[dataset]", f"reader = {_toml(reader)}"]
-    lines.append(f"path = {_toml(shown_path(source.path))}")
+    lines = ["[dataset]", f"reader = {toml_value(reader)}"]
+    lines.append(f"path = {toml_value(shown_path(source.path))}")
     for column in columns.values():
         lines += _comment(f"{column}: {roles.reasons[column]}.")
     if columns:
-        lines.append(f"columns = {_toml(columns)}")
+        lines.append(f"columns = {toml_value(columns)}")
     if roles.time_format is not None:
-        lines.append(f"time_format = {_toml(roles.time_format)}")
+        lines.append(f"time_format = {toml_value(roles.time_format)}")
     lines += _keep(roles, set(columns.values()))
     if source.reader == "tables":
         for key, table in proposal.tables.items():
@@ -140,7 +139,7 @@ def _dataset(proposal: Proposal) -> str:
             if "types" in options:
                 lines.append("# The tables write the same ids in different ways.")
             if options:
-                lines.append(f"{known} = {_toml(options)}")
+                lines.append(f"{known} = {toml_value(options)}")
     return "\n".join(lines) + "\n"
 
 
@@ -151,10 +150,10 @@ def _keep(roles: Roles, explained: Collection[str]) -> Iterator[str]:
             used = any(column in condition for condition in roles.keep)
             if used and column not in explained:
                 yield from _comment(f"{column}: {reason}.")
-        yield f"keep = {_toml(' and '.join(roles.keep))}"
+        yield f"keep = {toml_value(' and '.join(roles.keep))}"
     if roles.alternative is not None:
         yield from _comment("Every kind of event counts. To rank for one kind only:")
-        yield f"# keep = {_toml(' and '.join([*roles.keep, roles.alternative]))}"
+        yield f"# keep = {toml_value(' and '.join([*roles.keep, roles.alternative]))}"
 
 
 def _table_options(key: str, table: SourceTable) -> dict[str, Any]:
@@ -190,7 +189,7 @@ def _features(proposal: Proposal, side: str) -> str:
             reason = "the items of the query's earlier interactions"
         elif side == "candidate" and column == item:
             reason = "the item id"
-        line = f"{name} = {_toml(keys)}"
+        line = f"{name} = {toml_value(keys)}"
         lines += _with_comment(line, reason)
     lines += _left_out(proposal, side)
     return "\n".join(lines) + "\n"
@@ -244,7 +243,7 @@ def _teacher(proposal: Proposal) -> str:
     return (
         f"# {why}, in place of your own ranker.\n"
         "# docs/teachers.md shows how to use a model, a function or stored scores.\n"
-        f"[teacher]\nkind = {_toml(kind)}\n"
+        f"[teacher]\nkind = {toml_value(kind)}\n"
     )
 
 
@@ -272,21 +271,3 @@ def _comment(text: str, indent: str = "") -> list[str]:
             line = f"#{2 * indent}"
         line += f" {word}"
     return [*lines, line]
-
-
-def _toml(value: Any) -> str:
-    """A value in TOML, tables inline."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, Mapping):
-        pairs = ", ".join(f"{_key(key)} = {_toml(each)}" for key, each in value.items())
-        return f"{{ {pairs} }}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return str(value)
-
-
-def _key(name: str) -> str:
-    return name if _BARE.match(name) else _toml(name)

@@ -18,6 +18,7 @@ from recdistill.data.ragged import Ragged, is_among, is_in_sorted
 from recdistill.lists.numpy_ranks import first_k, ranks_of, real_scores
 from recdistill.metrics.ranking import MISSED, RelevantRanks
 from recdistill.pipeline.candidates.candidate_selection import highest
+from recdistill.pipeline.candidates.candidate_selection import of_width as of_width
 
 CatalogueScores = Callable[[Lists], np.ndarray]
 """Scores of the whole catalogue for some lists, `(lists, items)`."""
@@ -104,7 +105,7 @@ def rank_same_scores(scores: np.ndarray, lists: Lists, top: int) -> Ranking:
     parts = [np.zeros((0, top), "int32")]
     for block in in_blocks(lists, SCORES_AT_ONCE // max(1, len(first))):
         shown = np.broadcast_to(first, (len(block), len(first)))
-        parts.append(of_width(_without(shown, block.excluded)[:, :top], top))
+        parts.append(of_width(_without(shown, block.excluded), top))
     row, item, gain = positives_of(lists)
     # The excluded items of a list, by their places.
     ahead = np.sort(excluded.row_numbers() * items + place[excluded.values])
@@ -269,10 +270,3 @@ def _without(best: np.ndarray, excluded: Ragged) -> np.ndarray:
     order = np.argsort(left, axis=1, kind="stable")
     found: np.ndarray = np.take_along_axis(np.where(left, -1, best), order, axis=1)
     return found
-
-
-def of_width(best: np.ndarray, width: int) -> np.ndarray:
-    """The columns, filled with -1 to a width."""
-    missing = width - best.shape[1]
-    padded = np.pad(best, [(0, 0), (0, missing)], constant_values=-1)
-    return np.asarray(padded, "int32")

@@ -12,6 +12,7 @@ from rich.text import Text
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.moved_means import FEWEST, Change
 from recdistill.pipeline.runs.drift_check import Drift
+from recdistill.serving.server.server_metrics import label_text
 
 METRICS = {
     "recdistill_drift_distil_again": "1 if a number became worse beyond noise, else 0.",
@@ -56,16 +57,11 @@ def as_textfile(drift: Drift, now: float | None = None) -> str:
     lines = []
     for name, samples in values.items():
         lines += [f"# HELP {name} {METRICS[name]}", f"# TYPE {name} gauge"]
-        lines += [f"{name}{_labels(labels)} {value!r}" for labels, value in samples]
+        lines += [
+            f"{name}{label_text(labels, labels.values())} {value!r}"
+            for labels, value in samples
+        ]
     return "\n".join(lines) + "\n"
-
-
-def _labels(labels: dict[str, str]) -> str:
-    def quoted(text: str) -> str:
-        text = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{text}"'
-
-    return "{" + ",".join(f"{k}={quoted(v)}" for k, v in labels.items()) + "}"
 
 
 def as_table(drift: Drift) -> Group:

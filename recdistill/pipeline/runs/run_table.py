@@ -13,7 +13,7 @@ from recdistill.evaluation.report.receipt import candidate_set, verdict
 from recdistill.evaluation.report.run_report import Report
 from recdistill.evaluation.report.terminal_tables import (
     MISSING,
-    interval_ends,
+    interval_text,
     metric_label,
     number_table,
 )
@@ -108,7 +108,7 @@ def _gap_closed(report: Report, metric: str | None) -> str:
     closed = report.gap_closed.get(str(metric), Interval(None))
     if closed.value is None:
         return "no gap" if closed.reason else MISSING
-    return f"{closed.value:.0%} {interval_ends(closed, '.0%')}".rstrip()
+    return interval_text(closed, ".0%")
 
 
 def _value(report: Report, model: Any, metric: str | None) -> str:

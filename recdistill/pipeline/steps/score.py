@@ -300,7 +300,7 @@ def _first_round(run: RunContext) -> Proposer | None:
 
 def _identity(run: RunContext) -> str:
     """Identity of all that a score depends on, except its query and its candidates."""
-    from recdistill.pipeline.artefacts.artefact import fingerprint
+    from recdistill.atomic import fingerprint
     from recdistill.pipeline.config.external_teacher_section import (
         RemoteTeacherConfig,
     )

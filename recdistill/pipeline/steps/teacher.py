@@ -221,8 +221,8 @@ class TeacherStep(Step):
 
     def details(self, record: Mapping[str, Any]) -> Iterator[str]:
         """What was tried, the members of an ensemble, and the form of linear models."""
-        from recdistill.export.model_card import as_toml
         from recdistill.pipeline.config.teacher_section import named
+        from recdistill.toml_text import as_toml
 
         sampled = record.get("sampled_candidates", False)
         among = "sampled candidates" if sampled else "validation"

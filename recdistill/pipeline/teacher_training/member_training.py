@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recdistill.atomic import file_checksum, read_sealed, write_sealed
+from recdistill.atomic import file_checksum, fingerprint, read_sealed, write_sealed
 from recdistill.data.batches import RAW_PREFIX
 from recdistill.errors import TrainingError
 from recdistill.models.cross_fitting import folds_of
-from recdistill.pipeline.artefacts.artefact import fingerprint
 from recdistill.pipeline.config.teacher_section import folds_in, given, is_trained
 from recdistill.pipeline.models.model_building import (
     Teacher,

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import atomic_write, fingerprint
 from recdistill.errors import ConfigError
-from recdistill.pipeline.artefacts.artefact import Artefact, fingerprint
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.tracking.run_values import (
     report_figures,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from recdistill.atomic import fingerprint
 from recdistill.data.dataset import Progress
 from recdistill.distillation.distiller import Distiller
 from recdistill.errors import TrainingError
@@ -22,7 +23,6 @@ from recdistill.lists.replicas import (
     slice_of_batch,
 )
 from recdistill.losses import ListwiseCrossEntropy
-from recdistill.pipeline.artefacts.artefact import fingerprint
 from recdistill.pipeline.models.scorers import compiled
 from recdistill.pipeline.ranking.catalogue_ranking import NotRankableError
 from recdistill.pipeline.ranking.validation import Validation

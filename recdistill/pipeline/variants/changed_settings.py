@@ -1,7 +1,8 @@
-"""A configuration with some settings changed, and as a file that `run` accepts."""
+"""A configuration with some settings changed, and the files of such a choice."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,10 @@ from pydantic import ValidationError
 from recdistill.atomic import atomic_write
 from recdistill.errors import ConfigError
 from recdistill.evaluation.report.terminal_tables import setting_text
-from recdistill.export.model_card import as_toml
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.search_space import Choices, SearchSpace
 from recdistill.pipeline.config.validation_messages import explain
+from recdistill.toml_text import as_toml
 
 Settings = Mapping[str, Any]
 """Values of the configuration by dotted key, such as {"student.dim": 16}."""
@@ -114,3 +115,19 @@ def write_config(config: Config, path: Path, comment: str) -> None:
     text = f"{head}\n\n{as_toml(document)}\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_result(
+    files: Mapping[str, Path], page: str, document: Mapping[str, Any]
+) -> None:
+    """Writes the page and the JSON document of a search or a sweep.
+
+    Args:
+        files: The files "page" and "document".
+        page: The page.
+        document: The document.
+    """
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    for name, content in (("page", page), ("document", text)):
+        with atomic_write(files[name]) as temporary:
+            temporary.write_text(content, encoding="utf-8")

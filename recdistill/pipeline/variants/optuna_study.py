@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.artefacts.artefact import fingerprint
+from recdistill.atomic import fingerprint
 from recdistill.pipeline.config.search_space import Choices, SearchSpace
 from recdistill.pipeline.variants.changed_settings import Settings
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from recdistill.atomic import atomic_write
-from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.tuning_page import render_tuning_page, tuning_verdict
 from recdistill.pipeline.config.search_space import Choices, Range
-from recdistill.pipeline.variants.changed_settings import write_config
+from recdistill.pipeline.variants.changed_settings import write_config, write_result
 from recdistill.pipeline.variants.settings_search import TuningResult
 
 
@@ -27,13 +24,14 @@ def write_search(result: TuningResult) -> dict[str, Any]:
         "page": result.folder / "tuning.html",
         "document": result.folder / "tuning.json",
     }
+    gain = result.gain
     search = {
         "name": result.config.name.removesuffix("_tuned"),
         "metric": result.metric,
         "lists": result.lists,
         "best": result.best.number,
         "configured": result.configured and result.configured.number,
-        "gain": _estimate(result.gain),
+        "gain": gain.to_json() if gain and gain.value is not None else None,
         "importances": result.importances,
         "space": {key: _allowed(each) for key, each in result.space.items()},
         "trials": [vars(trial) for trial in result.trials],
@@ -42,21 +40,8 @@ def write_search(result: TuningResult) -> dict[str, Any]:
     }
     comment = f"{tuning_verdict(search)} Written by `recdistill tune`."
     write_config(result.config, files["best"], comment)
-    texts = {
-        "page": render_tuning_page(search),
-        "document": json.dumps(search, indent=1, ensure_ascii=False),
-    }
-    for name, text in texts.items():
-        with atomic_write(files[name]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_result(files, render_tuning_page(search), search)
     return search
-
-
-def _estimate(gain: Interval | None) -> dict[str, Any] | None:
-    if gain is None or gain.value is None:
-        return None
-    ends = None if gain.low is None else [gain.low, gain.high]
-    return {"value": gain.value, "ci": ends}
 
 
 def _allowed(each: Choices | Range) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.parquet as pq
 
-from recdistill.atomic import locked_folder
+from recdistill.atomic import fingerprint, locked_folder
 from recdistill.errors import ConfigError, TrainingError
 from recdistill.evaluation.intervals import Interval, paired_difference
-from recdistill.pipeline.artefacts.artefact import Artefact, fingerprint
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.search_space import SearchSpace
 from recdistill.pipeline.runner import Pipeline

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from recdistill.atomic import atomic_write
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.sweep_page import render_sweep_page, sweep_verdict
-from recdistill.pipeline.variants.changed_settings import with_settings, write_config
+from recdistill.pipeline.variants.changed_settings import (
+    with_settings,
+    write_config,
+    write_result,
+)
 from recdistill.pipeline.variants.student_sweep import (
     FOLDER,
     MeasuredStudent,
@@ -47,13 +49,7 @@ def write_sweep(result: SweepResult) -> dict[str, Any]:
     comment = f"{sweep_verdict(found)} Written by `recdistill sweep`."
     named = knee.model_copy(update={"name": f"{config.name}_knee"})
     write_config(named, files["knee"], comment)
-    texts = {
-        "page": render_sweep_page(found),
-        "document": json.dumps(found, indent=1, ensure_ascii=False),
-    }
-    for name, text in texts.items():
-        with atomic_write(files[name]) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_result(files, render_sweep_page(found), found)
     return found
 
 

@@ -1,12 +1,8 @@
 """Latency histogram with percentiles, in a few kilobytes for any number of calls."""
 
-from __future__ import annotations
-
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from recdistill.evaluation.latency.percentiles import nearest_rank
 
@@ -24,8 +20,7 @@ class LatencyHistogram:
 
     There are 128 buckets of equal width between consecutive powers of two. The width of
     a bucket is therefore at most 1/128 of its values, and its middle is within 1/256
-    (0.4 %) of each of them. Empty buckets need no memory. Histograms of several
-    processes merge without loss. It is thread-safe.
+    (0.4 %) of each of them. Empty buckets need no memory. It is thread-safe.
 
     Reference: HdrHistogram (G. Tene), which has the same bucket layout.
 
@@ -108,38 +103,6 @@ class LatencyHistogram:
             if seen >= rank:
                 return high if rank == total else min(max(_middle(bucket), low), high)
         return math.nan
-
-    def merge(self, other: LatencyHistogram) -> None:
-        """Adds the latencies of another histogram."""
-        self._add(other.to_json())
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready content, for `from_json` in another process."""
-        with self._lock:
-            filled = bool(self._counts)
-            return {
-                "counts": {str(b): n for b, n in sorted(self._counts.items())},
-                "sum": self._sum,
-                "lowest": self._lowest if filled else None,
-                "highest": self._highest if filled else None,
-            }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> LatencyHistogram:
-        """Restores a histogram from `to_json`."""
-        histogram = cls()
-        histogram._add(content)
-        return histogram
-
-    def _add(self, content: Mapping[str, Any]) -> None:
-        if not content["counts"]:
-            return
-        with self._lock:
-            for bucket, count in content["counts"].items():
-                self._counts[int(bucket)] += count
-            self._sum += content["sum"]
-            self._lowest = min(self._lowest, content["lowest"])
-            self._highest = max(self._highest, content["highest"])
 
 
 def _bucket(seconds: float) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from recdistill.serving.deploy.model_server import COUNTERS, HISTOGRAMS
 
-__all__ = ["ServerMetrics"]
+__all__ = ["ServerMetrics", "label_text"]
 
 _BATCHING = ":tensorflow:serving:batching_session"
 
@@ -88,7 +88,7 @@ class ServerMetrics:
         for name, series in sorted(counts.items()):
             lines.append(f"# TYPE {name} counter")
             for labels, value in sorted(series.items()):
-                shown = _labels(_LABEL_NAMES[name], labels)
+                shown = label_text(_LABEL_NAMES[name], labels)
                 lines.append(f"{name}{shown} {value:.17g}")
         for name, sampled in sorted(samples.items()):
             lines.append(f"# TYPE {name} histogram")
@@ -106,9 +106,9 @@ def _histogram(name: str, labels: tuple[str, ...], sample: list[float]) -> list[
     edges = [f"{bound:g}" for bound in _bounds(name)] + ["+Inf"]
     for edge, count in zip(edges, sample[:-1], strict=True):
         total += count
-        shown = _labels((*names, "le"), (*labels, edge))
+        shown = label_text((*names, "le"), (*labels, edge))
         lines.append(f"{name}_bucket{shown} {total:.17g}")
-    shown = _labels(names, labels)
+    shown = label_text(names, labels)
     return [
         *lines,
         f"{name}_sum{shown} {sample[-1]:.17g}",
@@ -116,6 +116,12 @@ def _histogram(name: str, labels: tuple[str, ...], sample: list[float]) -> list[
     ]
 
 
-def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
+def label_text(names: Iterable[str], values: Iterable[str]) -> str:
+    """The labels of a sample in Prometheus's text format.
+
+    Examples:
+        >>> print(label_text(["model", "version"], ["films", "3"]))
+        {model="films",version="3"}
+    """
     pairs = zip(names, values, strict=True)
     return "{" + ",".join(f'{n}="{v.translate(_ESCAPES)}"' for n, v in pairs) + "}"

@@ -13,7 +13,7 @@ import pytest
 from recdistill.distillation.score_doctor import examine
 from recdistill.evaluation.intervals import Interval
 from recdistill.evaluation.report.page import render_page
-from recdistill.evaluation.report.page_charts import Point, forest, pareto_front
+from recdistill.evaluation.report.page_charts import forest
 from recdistill.evaluation.report.page_details import (
     PageDetails,
     QueryExample,
@@ -158,19 +158,6 @@ def test_every_chart_has_alternative_text_and_its_numbers(page):
         "baseline, learning rate 0.01", "50", "3.25", "4.5", "2", "7.5", "0.01", "0.1",
     ]  # fmt: skip
     assert rows.rows[1][2] == "-"
-
-
-def test_the_pareto_front_has_the_points_that_no_other_beats():
-    def point(label, latency, quality):
-        return Point(label, "", latency, Interval(quality))
-
-    a, b, c, d = (
-        point("a", 1.0, 0.5),
-        point("b", 2.0, 0.4),
-        point("c", 2.0, 0.7),
-        point("d", 9.0, 0.7),
-    )
-    assert pareto_front([d, c, b, a]) == [a, c]
 
 
 def test_nothing_is_loaded_from_outside(page):

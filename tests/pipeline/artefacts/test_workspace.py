@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from recdistill.atomic import write_sealed
+from recdistill.atomic import fingerprint, write_sealed
 from recdistill.errors import ArtefactError
 from recdistill.pipeline.artefacts import workspace as workspace_module
-from recdistill.pipeline.artefacts.artefact import Artefact, fingerprint
+from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.artefacts.workspace import (
     CLOCK,
     KEPT_SECONDS,

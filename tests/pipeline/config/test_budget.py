@@ -46,3 +46,16 @@ def test_a_limit_itself_is_within_the_budget_and_nan_is_not():
 def test_what_is_no_budget_is_refused(tmp_path, text):
     with pytest.raises(ConfigError, match=r"`export.budget` must be limits such as"):
         small_pipelines.load(tmp_path, f"export.budget={text!r}")
+
+
+@pytest.mark.parametrize(
+    ("key", "section"),
+    [
+        ("tune.timeout", "tune={timeout='5 days'}"),
+        ("teacher.budget", "teacher={kind='automatic', budget='5 days'}"),
+    ],
+)
+def test_what_is_no_duration_is_refused_by_its_key(tmp_path, key, section):
+    said = f"`{key}` must be a duration above 0 in s, min or h.*Received: '5 days'"
+    with pytest.raises(ConfigError, match=said):
+        small_pipelines.load(tmp_path, section)
