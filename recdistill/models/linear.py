@@ -120,12 +120,11 @@ class HistoryScores(keras.layers.Layer):  # type: ignore[misc]
                 None if own is None else own[start:stop],
             )
 
-        batch = tf.shape(history)[0]
-        scores = tf.cond(
-            batch <= at_once,
-            lambda: block(0),
-            lambda: _in_blocks(block, batch, at_once),
-        )
+        batch, most = history.shape[0], tf.get_static_value(at_once)
+        if batch is not None and most is not None and batch <= most:
+            scores = block(0)
+        else:
+            scores = _in_blocks(block, tf.shape(history)[0], at_once)
         return tf.ensure_shape(scores, [history.shape[0], candidates.shape[-1]])
 
     def _lists_at_once(
@@ -364,7 +363,7 @@ def _in_blocks(
     block: Callable[[Any], tf.Tensor], rows: tf.Tensor, at_once: int
 ) -> tf.Tensor:
     """Concatenates `block(0)`, `block(at_once)`, …, computed one after the other."""
-    count = -(-rows // at_once)
+    count = tf.maximum(1, -(-rows // at_once))
     done = tf.TensorArray("float32", size=count, infer_shape=False)
     _, done = tf.while_loop(
         lambda number, _: number < count,
