@@ -73,6 +73,14 @@ top_k = 5
 parity_rows = 16
 """
 
+LINEAR = "teacher={kind='linear', l2=20.0}"
+"""Override for a teacher that is fitted at once."""
+
+REFERENCE = (
+    "teacher={kind='reference', dim=8, attention_length=8, epochs=1, batch_size=64}"
+)
+"""Override for a teacher that is trained."""
+
 FILE_LISTS = 256
 """Lists in a file of teacher scores, so that there are several."""
 

@@ -318,14 +318,14 @@ class TestChangedSettings:
             pipeline.run("prepare")
             return STEPS["teacher"].inputs(pipeline.context)
 
-        retrieved, linear = "lists.size=retrieved", "teacher={kind='linear', l2=20.0}"
+        retrieved, linear = "lists.size=retrieved", small_pipelines.LINEAR
         assert inputs(retrieved) != inputs(retrieved, "lists.tail=20")
         assert inputs() == inputs("lists.tail=20")
         assert inputs(retrieved, linear) == inputs(retrieved, linear, "lists.tail=20")
 
     def test_lists_can_be_retrieved_in_two_rounds(self, copied):
-        done = go(copied, "lists.size=retrieved")
-        # A member of the teacher is trained on lists of drawn candidates.
+        done = go(copied, "lists.size=retrieved", small_pipelines.REFERENCE)
+        # The teacher is trained on lists of drawn candidates.
         rounds = ["baseline", "teacher", "score", "pilot", "closure"]
         assert made(done) == [*rounds, "distill", "evaluate"]
         lists = {}
@@ -354,8 +354,7 @@ class TestChangedSettings:
         assert list(report.retrieval.recall) == ["10", "20", "50", "100", "200"]
 
     def test_the_split_can_be_at_one_moment_for_all_queries(self, tmp_path):
-        teacher = 'teacher={kind="linear", l2=20.0}'
-        done = go(tmp_path, "split.by=global_time", teacher)
+        done = go(tmp_path, "split.by=global_time", small_pipelines.LINEAR)
         assert made(done) == FIRST_ROUND[:6]
         report = report_of(tmp_path)
         assert report.protocol.split == "test, the last 10% of all interactions"

@@ -314,8 +314,8 @@ def test_a_trial_has_the_kind_of_lists_of_its_run(fresh):
 )
 def test_a_trial_of_another_width_has_its_own_baseline(fresh, settings, extra):
     # Its baseline retrieves the lists, or it starts from its baseline.
-    retrieved = "lists.size=retrieved", "distill.gate=warn", *extra
-    started = pipeline(fresh, *retrieved)
+    retrieved = "lists.size=retrieved", "distill.gate=warn"
+    started = pipeline(fresh, *retrieved, small_pipelines.LINEAR, *extra)
     for step in ("score", "baseline"):
         started.run(step)
     folder = fresh / "runs/tiny/tune"

@@ -107,17 +107,21 @@ def test_a_student_of_the_run_is_not_trained_again_and_measured_once(
 def test_a_run_with_retrieved_lists_finds_the_student_that_was_measured(
     finished, unchecked
 ):
-    retrieved = "lists.size=retrieved", "distill.gate=warn"
+    retrieved = "lists.size=retrieved", "distill.gate=warn", small_pipelines.LINEAR
     vary = "sweep.vary={student={dim=[6]}, export={storage=['float32']}}"
-    warnings = []
-    config = small_pipelines.load(finished, *retrieved, vary, "distill.scores=none")
-    sweep(Pipeline(config, warn=warnings.append))
-    assert len(warnings) == len({*warnings})
-    assert any("distill.scores" in each for each in warnings)
     [measured] = sweep(pipeline(finished, *retrieved, vary)).students
     done = go(finished, *retrieved, "student.dim=6", until="distill")
     assert made(done) == []
     assert done["distill"].record["valid"] == pytest.approx(measured.quality.value)
+
+
+def test_the_warnings_of_a_sweep_are_each_said_once(finished, unchecked):
+    vary = "sweep.vary={student={dim=[6]}, export={storage=['float32']}}"
+    warnings = []
+    config = small_pipelines.load(finished, vary, "distill.scores=none")
+    sweep(Pipeline(config, warn=warnings.append))
+    assert len(warnings) == len({*warnings})
+    assert any("distill.scores" in each for each in warnings)
 
 
 def test_a_version_that_misses_its_budget_is_not_published(finished, unchecked):
