@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 from pydantic import BaseModel
 
 from recdistill.distillation.score_transforms import (
@@ -64,6 +65,8 @@ BINS, EXTREME = 48, 0.001
 
 TEMPERATURES = tuple(2.0 ** (half / 2) for half in range(-12, 9))
 RANKS = (1, 10, 100)
+
+_effective = tf.function(effective_candidates, autograph=False, reduce_retracing=True)
 
 
 _Kind = Literal["probabilities", "heavy", "squashed", "well shaped"]
@@ -349,15 +352,18 @@ class _Targets:
     def __init__(
         self, ordered: FloatArray, times: FloatArray | None, transform: Transform
     ) -> None:
-        self._mask, self._times = ~np.isnan(ordered), times
+        self._mask = ~np.isnan(ordered)
         scores = np.where(self._mask, ordered, 0.0)
-        self._scores = transformed(scores, self._mask, transform, times)
+        self._scores = tf.convert_to_tensor(
+            transformed(scores, self._mask, transform, times)
+        )
+        dtype = self._scores.dtype
+        self._times = None if times is None else tf.constant(times, dtype)
 
     def effective(self, temperature: float) -> float:
         """Effective number of candidates, geometric mean over the lists."""
-        number = effective_candidates(
-            self._scores, self._mask, temperature, self._times
-        ).numpy()
+        divisor = tf.constant(temperature, self._scores.dtype)
+        number = _effective(self._scores, self._mask, divisor, self._times).numpy()
         return float(np.exp(np.log(number).mean()))
 
     def curve(self) -> dict[str, float]:

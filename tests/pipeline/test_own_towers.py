@@ -1,5 +1,6 @@
 """Towers of a factory: trained, distilled, evaluated and exported like the built-in."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,6 @@ import pytest
 import tensorflow as tf
 
 from recdistill.errors import ConfigError
-from recdistill.export import publishing
 from recdistill.pipeline.config import StudentConfig
 from recdistill.pipeline.models.model_building import build_student, load_student
 from recdistill.pipeline.preparation.prepared_data import Prepared
@@ -25,8 +25,16 @@ def student(function="build", module="tests.pipeline.own_towers", **keys):
     )
 
 
-def test_own_towers_go_through_all_steps(copied):
-    done = go(copied, student(), "export.storage=int8", until="export")
+@pytest.fixture(scope="module")
+def run(tiny_run, tmp_path_factory):
+    """The folder of a run of own towers on the data of the tiny run, and its steps."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copytree(tiny_run.folder / "runs", folder / "runs")
+    return folder, go(folder, student(), "export.storage=int8", until="export")
+
+
+def test_own_towers_go_through_all_steps(run):
+    folder, done = run
     assert made(done) == ["baseline", "distill", "evaluate", "export"]
     # The report has the metric of the rounded items, which the export serves.
     judged = done["export"].record["judged"]
@@ -38,20 +46,19 @@ def test_own_towers_go_through_all_steps(copied):
         assert shapes.count((62, 4)) == 2
         assert (6, 4) in shapes
         assert done[step].record["parameters"] == 2 * 62 * 4 + 6 * 4 + 4
-    report = report_of(copied)
+    report = report_of(folder)
     assert report.models["distilled"].metrics["mrr"].value > 0
     assert report.models["distilled"].latency_ms["20"].p50 > 0
     own = report.config["student"]
     assert own["factory"] == "tests.pipeline.own_towers:build"
 
 
-def test_the_export_of_own_towers_scores_as_the_student_does(copied, monkeypatch):
-    monkeypatch.setattr(publishing, "check_parity", small_pipelines.no_parity_check)
-    done = go(copied, student(), until="export")
+def test_the_export_of_own_towers_has_the_query_embedding_of_the_student(run):
+    folder, done = run
     loaded = tf.saved_model.load(done["export"].record["path"])
     prepared = Prepared(done["prepare"].path)
     raw = {k: tf.constant(v) for k, v in prepared.raw_queries(3).items()}
-    config = small_pipelines.load(copied, student()).student
+    config = small_pipelines.load(folder, student()).student
     live = load_student(config, prepared, done["distill"].path)
     signature = loaded.signatures["encode_query"]
     inputs = {k: raw[k] for k in signature.structured_input_signature[1]}
