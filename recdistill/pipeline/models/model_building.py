@@ -52,7 +52,7 @@ from recdistill.pipeline.memory import (
     require_for_transitions,
 )
 from recdistill.pipeline.models.teacher_opening import ExternalTeachers
-from recdistill.pipeline.models.weights_file import WEIGHTS, read_member_weights
+from recdistill.pipeline.models.weights_file import load_weights, read_member_weights
 from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.seeding import begin_like_a_new_process
 from recdistill.teachers import ExternalTeacher, ScoreTable
@@ -112,7 +112,7 @@ def load_student(
 ) -> keras.Model:
     """The student whose weights a step saved in the folder."""
     student = build_student(config, prepared)
-    student.load_weights(folder / WEIGHTS)
+    load_weights(student, folder)
     return student
 
 
@@ -199,7 +199,7 @@ class TeacherBuilder:
             models: list[keras.Model] = []
             for fold in range(folds_in(settings)):
                 model: Any = self.member(settings)
-                model.load_weights(fold_folder(folder, number, fold) / WEIGHTS)
+                load_weights(model, fold_folder(folder, number, fold))
                 models.append(model)
             members.append(CrossFittedTeacher(models) if models else member)
         return self.joined(members)
@@ -374,7 +374,7 @@ def load_teacher(
     )
     teacher = builder.build()
     if isinstance(teacher, keras.Model):
-        teacher.load_weights(folder / WEIGHTS)
+        load_weights(teacher, folder)
     return teacher
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import keras
 
 from recdistill.atomic import atomic_write
+from recdistill.errors import ArtefactError
 
 WEIGHTS = "model.weights.h5"
 MEMBER_WEIGHTS = "member_weights.json"
@@ -39,6 +40,26 @@ def save_weights(model: keras.Model, folder: Path) -> None:
     model.save_weights(memory)
     with atomic_write(folder / WEIGHTS) as temporary:
         temporary.write_bytes(memory.getbuffer())
+
+
+def load_weights(model: keras.Model, folder: Path) -> None:
+    """Sets the weights of a model to those that `save_weights` wrote.
+
+    Args:
+        model: The model, with its weights created.
+        folder: Folder of the file `WEIGHTS`.
+
+    Raises:
+        ArtefactError: If they are the weights of another model.
+    """
+    try:
+        model.load_weights(folder / WEIGHTS)
+    except (KeyError, ValueError) as error:
+        raise ArtefactError(
+            f"The weights {folder / WEIGHTS} do not fit the model {model.name}. "
+            "Another version of recdistill has probably written them. Remove the "
+            "folder of this step and run the step again."
+        ) from error
 
 
 def seed_folder(folder: Path, seed: int, *, create: bool = False) -> Path:

@@ -6,7 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from recdistill.pipeline.models.weights_file import WEIGHTS, save_weights
+from recdistill.errors import ArtefactError
+from recdistill.pipeline.models.weights_file import (
+    WEIGHTS,
+    load_weights,
+    save_weights,
+)
 
 
 def model(seed=1):
@@ -22,9 +27,18 @@ def test_keras_reads_the_weights_and_equal_models_have_equal_files(tmp_path):
     one, two = (tmp_path / name / WEIGHTS for name in ("one", "two"))
     assert one.read_bytes() == two.read_bytes()
     again = model(seed=2)
-    again.load_weights(one)
+    load_weights(again, one.parent)
     for got, want in zip(again.get_weights(), model().get_weights(), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("width", [4, 5])
+def test_weights_of_another_model_are_an_error_that_names_the_file(tmp_path, width):
+    save_weights(model(), tmp_path)
+    layers = [keras.layers.Dense(width) for _ in range(6 - width)]
+    other = keras.Sequential([keras.Input((3,)), *layers])
+    with pytest.raises(ArtefactError, match=r"model\.weights\.h5 do not fit"):
+        load_weights(other, tmp_path)
 
 
 def test_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
