@@ -1,4 +1,4 @@
-"""Atomic file writes, file checksums, and folders locked for one process."""
+"""Atomic file writes, checksums of files and values, and locked folders."""
 
 from __future__ import annotations
 

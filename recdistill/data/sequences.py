@@ -74,8 +74,8 @@ def training_windows(
         item_index: `(items,)`, the vocabulary index of each catalogue row.
         length: Largest number of items before the positive.
         limit: Largest number of windows; of more, a random sample is taken.
-        check: Called with an estimate of the bytes that the other query features take
-            at most, before they are collected.
+        check: Called for each file, before its query features are collected, with the
+            bytes that are needed for them.
 
     Returns:
         The windows. The last item of each is a list's first positive; 0 if it is not in
@@ -93,13 +93,9 @@ def training_windows(
     chosen = _sample(shards, windows_of, limit) if total > limit else None
     items, rows = [np.zeros((0, length + 1), "int32")], [np.zeros((0, length), "int32")]
     query: dict[str, list[np.ndarray]] = {name: [] for name in features}
-    passed = first = 0
+    passed = first = collected = 0
     for path in shards:
         lists = read_lists(path, with_raw=False)
-        if not first and len(lists):
-            bytes_of_list = sum(lists.query[name][:1].nbytes for name in features)
-            # They are in memory twice while those of several files are joined.
-            check(2 * bytes_of_list * min(total, limit * length))
         last, each = windows_of(lists)
         if chosen is not None:
             kept = np.flatnonzero(chosen[passed : passed + len(last)])
@@ -113,6 +109,10 @@ def training_windows(
         place = first + np.searchsorted(used, own)
         rows.append(np.where(own >= 0, place, -1).astype("int32"))
         first += len(used)
+        added = len(used) * sum(lists.query[name][:1].nbytes for name in features)
+        # Those of all files are in memory twice while they are joined.
+        check(collected + 2 * added)
+        collected += added
         for name in features:
             query[name].append(lists.query[name][used])
     joined = {name: _with_zeros(parts) for name, parts in query.items() if parts}

@@ -82,8 +82,8 @@ class FeatureEmbedding(keras.layers.Layer):  # type: ignore[misc]
 class EmbeddingInitializer(keras.initializers.RandomNormal):  # type: ignore[misc]
     """The initialiser of all embedding tables: normal, with a small deviation.
 
-    The embedding of unknown values starts at 0, so that a value that was not in the
-    training data adds nothing to a vector if training has no unknown value either.
+    The embedding of unknown values starts as the zero vector, and stays so if training
+    has no unknown value. Of a text, which has none, that of its first bucket starts so.
     """
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ A feature is encoded in two steps:
 
 Index 0 always means *missing or padding*; its embedding is the zero vector. Index 1
 stands for all values that are not in the vocabulary. Values of the vocabulary start at
-index 2.
+index 2. A text has no vocabulary; its hash buckets start at index 1.
 """
 
 from __future__ import annotations

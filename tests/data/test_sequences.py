@@ -268,12 +268,14 @@ def test_a_file_without_lists_has_no_windows(tmp_path):
         assert windows_of(paths, ["hour"]).items.tolist() == [[0, 0, 0, 3, 4]]
 
 
-def test_the_memory_of_the_query_features_is_checked_for_all_lists(tmp_path):
-    path = shard(tmp_path, {"ann": range(9)})
-    with_features(path, hour=pa.array(np.arange(8), pa.int32()))
-    bytes_needed = []
-    for limit in (1_000, 1):
-        training_windows(
-            [path], "history", ["hour"], ITEM_INDEX, LENGTH, limit, bytes_needed.append
-        )
-    assert bytes_needed == [2 * 4 * 8, 2 * 4 * LENGTH]
+def test_the_memory_of_the_query_features_is_checked_for_each_file(tmp_path):
+    paths, needed = [], []
+    for name, items in (("ann", range(9)), ("bob", range(5))):
+        path = shard(tmp_path, {name: items})
+        hours = pa.array(np.arange(len(items) - 1), pa.int32())
+        paths.append(with_features(path, hour=hours))
+    training_windows(
+        paths, "history", ["hour"], ITEM_INDEX, LENGTH, 1_000, needed.append
+    )
+    # Numbers of 4 bytes for 8 and for 4 lists, twice while they are joined.
+    assert needed == [2 * 4 * 8, 4 * 8 + 2 * 4 * 4]

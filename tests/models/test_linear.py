@@ -145,6 +145,8 @@ def test_scores_in_blocks_of_queries_equal_those_computed_at_once(monkeypatch):
     np.testing.assert_array_equal(layer(HISTORIES, CANDIDATES), shared)
     np.testing.assert_allclose(function(HISTORIES, own, HISTORIES), want, rtol=1e-5)
     assert layer(HISTORIES[:0], CANDIDATES).shape == (0, len(CANDIDATES))
+    empty = function(HISTORIES[:0], own[:0], HISTORIES[:0])
+    assert empty.shape == (0, len(CANDIDATES))
 
 
 def test_an_empty_training_row_changes_nothing():

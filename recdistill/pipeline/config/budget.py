@@ -112,7 +112,7 @@ def parse_duration(text: str) -> float:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
         raise ValueError(
-            "Value should be a duration above 0 in s, min or h, such as 90s or 5min. "
+            "Value should be a duration above 0 with a unit, such as 90s, 5min or 2h. "
             f"Received: {text!r}"
         )
     return seconds

@@ -56,9 +56,10 @@ def load_weights(model: keras.Model, folder: Path) -> None:
         model.load_weights(folder / WEIGHTS)
     except (KeyError, ValueError) as error:
         raise ArtefactError(
-            f"The weights {folder / WEIGHTS} do not fit the model {model.name}. "
-            "Another version of recdistill has probably written them. Remove the "
-            "folder of this step and run the step again."
+            f"The weights {folder / WEIGHTS} do not fit the model {model.name}: "
+            f"{' '.join(str(error).split())[:300]} If the code that builds the model "
+            "has changed since, recdistill's or that of `student.factory`, run the "
+            "step again with another `workdir`."
         ) from error
 
 

@@ -17,8 +17,7 @@ from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged, is_among, is_in_sorted
 from recdistill.lists.numpy_ranks import first_k, ranks_of, real_scores
 from recdistill.metrics.ranking import MISSED, RelevantRanks
-from recdistill.pipeline.candidates.candidate_selection import highest
-from recdistill.pipeline.candidates.candidate_selection import of_width as of_width
+from recdistill.pipeline.candidates.candidate_selection import highest, of_width
 
 CatalogueScores = Callable[[Lists], np.ndarray]
 """Scores of the whole catalogue for some lists, `(lists, items)`."""

@@ -15,13 +15,15 @@ import tensorflow as tf
 
 from recdistill.data.batches import Lists
 from recdistill.models.two_tower import TwoTowers
-from recdistill.pipeline.candidates.candidate_selection import highest_of_parts
+from recdistill.pipeline.candidates.candidate_selection import (
+    highest_of_parts,
+    of_width,
+)
 from recdistill.pipeline.ranking.catalogue_ranking import (
     SCORES_AT_ONCE,
     Ranking,
     check_scores,
     in_blocks,
-    of_width,
     ordered_ranks,
     positives_of,
     rank_catalogue,

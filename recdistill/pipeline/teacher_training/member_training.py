@@ -22,7 +22,11 @@ from recdistill.pipeline.models.model_building import (
     TeacherBuilder,
     fold_folder,
 )
-from recdistill.pipeline.models.weights_file import WEIGHTS, save_weights
+from recdistill.pipeline.models.weights_file import (
+    WEIGHTS,
+    load_weights,
+    save_weights,
+)
 
 if TYPE_CHECKING:
     from recdistill.pipeline.config.section import Section
@@ -135,7 +139,7 @@ class MemberTraining:
         try:
             found = read_sealed(folder / RECORD)
             if file_checksum(weights) == found["sha256"]:
-                model.load_weights(weights)
+                load_weights(model, folder)
                 return dict(found["result"])
         except (OSError, ValueError):
             pass  # The training run was not finished.

@@ -141,7 +141,7 @@ class EarlierStudent:
             raise ConfigError(
                 "`student.warm_start` needs the same settings of the student as in the "
                 f"run {run!r}, whose weights do not fit: "
-                f"{' '.join(str(error).split())[:300]}"
+                f"{' '.join(str(error.__cause__ or error).split())[:300]}"
             ) from error
         _require_same_features(student.model_inputs, earlier.model_inputs, run)
         _require_same_values(schema.for_student(), prepared.schema.for_student(), run)

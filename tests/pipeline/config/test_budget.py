@@ -56,6 +56,6 @@ def test_what_is_no_budget_is_refused(tmp_path, text):
     ],
 )
 def test_what_is_no_duration_is_refused_by_its_key(tmp_path, key, section):
-    said = f"`{key}` must be a duration above 0 in s, min or h.*Received: '5 days'"
+    said = f"`{key}` must be a duration above 0 with a unit.*Received: '5 days'"
     with pytest.raises(ConfigError, match=said):
         small_pipelines.load(tmp_path, section)
