@@ -35,7 +35,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from recdistill import losses
-from recdistill.atomic import atomic_write
+from recdistill.atomic import atomic_write, fingerprint
 from recdistill.data.batches import Lists, catalogue_mask
 from recdistill.data.collation import Collator, score_catalogue
 from recdistill.data.shard_reading import in_order
@@ -45,7 +45,6 @@ from recdistill.evaluation.latency.stopwatch import compare
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.rows import ListRows, measure_ranks
 from recdistill.lists.numpy_ranks import first_k, real_scores
-from recdistill.pipeline.artefacts.artefact import fingerprint
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.models.model_building import build_student
 from recdistill.pipeline.models.scorers import PAIRS_AT_ONCE, Scorer, compiled

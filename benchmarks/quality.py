@@ -31,12 +31,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 
-from recdistill.atomic import atomic_write
+from recdistill.atomic import atomic_write, fingerprint
 from recdistill.errors import RecdistillError
 from recdistill.evaluation.intervals import bootstrap
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.run_report import Report
-from recdistill.pipeline.artefacts.artefact import fingerprint
 from recdistill.pipeline.candidates.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.config import Config, load_config
 from recdistill.pipeline.config.teacher_section import (

@@ -132,10 +132,8 @@ def test_the_next_day_starts_with_the_weights_of_the_day_before(
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (
-            {"student": {"hidden": (6,)}},
-            r"whose weights do not fit: (?!.*workdir).*shape",
-        ),
+        # The message of Keras.
+        ({"student": {"hidden": (6,)}}, "whose weights do not fit: A total of"),
         ({"query": {"segment": None}}, "Received: user_id, budget, history"),
     ],
 )
