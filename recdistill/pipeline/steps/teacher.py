@@ -170,6 +170,7 @@ class TeacherStep(Step):
             members' scores.
         """
         from recdistill.pipeline.config.teacher_section import chooses_weights, given
+        from recdistill.pipeline.models.scorers import compiled
         from recdistill.pipeline.teacher_training.ensemble_weights import (
             LISTS_OF_A_SCALE,
             choose_weights,
@@ -178,9 +179,10 @@ class TeacherStep(Step):
         )
 
         validation, how = run.teacher_validation, settings.normalize
+        functions = [compiled(model) for model in models]
 
         def scorers(activity: str, lists: Validation) -> list[Any]:
-            return [run.scorer(each, activity, len(lists)) for each in models]
+            return [run.scorer(each, activity, len(lists)) for each in functions]
 
         scales: tuple[float, ...] | None = None
         if how == "scale":
