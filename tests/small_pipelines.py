@@ -40,16 +40,7 @@ attention_length = 8
 epochs = 1
 batch_size = 64
 [[teacher.members]]
-kind = "sequence"
-dim = 8
-attention_length = 8
-steps = 10
-batch_size = 32
-[[teacher.members]]
 kind = "linear"
-l2 = 20.0
-[[teacher.members]]
-kind = "transition"
 l2 = 20.0
 [student]
 shared_items = true
@@ -67,7 +58,7 @@ gate = "warn"
 metrics = ["ndcg@10", "mrr"]
 valid_lists = 300
 bootstrap = 50
-latency_candidates = [20]
+latency_candidates = []
 [export]
 top_k = 5
 parity_rows = 16
@@ -80,6 +71,9 @@ REFERENCE = (
     "teacher={kind='reference', dim=8, attention_length=8, epochs=1, batch_size=64}"
 )
 """Override for a teacher that is trained."""
+
+TIMED = "evaluate.latency_candidates=[20]"
+"""Override that measures the latency of teacher and student."""
 
 FILE_LISTS = 256
 """Lists in a file of teacher scores, so that there are several."""

@@ -6,7 +6,6 @@ never ranks. The scores of teacher and student may have different scales.
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from recdistill.lists.numpy_ranks import (
     FloatArray,
@@ -258,6 +257,8 @@ def _depths_of_common_candidates(
 
 def _centred_ranks(scores: Scores) -> FloatArray:
     """`(batch, k)`. Ranks minus their mean in each row; 0 where the score is NaN."""
+    from scipy.stats import rankdata  # The import takes a second.
+
     ranks = rankdata(scores, axis=1, nan_policy="omit") if scores.size else scores
     real = ~np.isnan(scores)
     mean = np.where(real, ranks, 0.0).sum(1) / np.maximum(real.sum(1), 1)

@@ -40,11 +40,10 @@ class TestTheWholeRun:
         assert record["prepare"]["queries"] == 240
         assert record["prepare"]["items"] == 60
         assert record["teacher"]["kind"] == "ensemble"
-        ranker, sequence = record["teacher"]["trained"]
-        assert (len(ranker["history"]), len(sequence["history"])) == (1, 5)
+        (ranker,) = record["teacher"]["trained"]
+        assert len(ranker["history"]) == 1
         members = record["teacher"]["members"]
-        kinds = ["reference", "sequence", "linear", "transition"]
-        assert [member["kind"] for member in members] == kinds
+        assert [member["kind"] for member in members] == ["reference", "linear"]
         assert sum(member["weight"] for member in members) == pytest.approx(1.0)
         best_alone = max(member["valid"] for member in members)
         assert record["teacher"]["valid"] >= best_alone - 1e-6
@@ -84,8 +83,7 @@ class TestTheWholeRun:
             assert 0 < part.metrics["mrr"].value < 1
             assert {"item", "activity", "segment", "tags"} <= set(part.slices)
             assert sum(each.lists for each in part.slices["item"].values()) == lists
-        assert set(report.models["teacher"].latency_ms) == {"20"}
-        assert set(report.speedup) == {"20"}
+        assert report.models["teacher"].latency_ms == report.speedup == {}
         assert set(report.timings_s) == set(FIRST_ROUND[:5])
         assert report.gate.overridden
         assert report.gate.lists == 300
@@ -193,7 +191,7 @@ class TestDamagedArtefacts:
         ("override", "step", "read"),
         [
             ("student.dropout=0.1", "baseline", ["prepare"]),
-            ("teacher.weights=[1.0, 2.0, 1.0, 1.0]", "teacher", ["prepare"]),
+            ("teacher.weights=[1.0, 2.0]", "teacher", ["prepare"]),
             ("lists.contexts=601", "score", ["prepare", "teacher"]),
             ("distill.weight=0.7", "distill", ["prepare", "score"]),
             (
@@ -269,7 +267,7 @@ class TestChangedSettings:
             ("lists.per_query=5", "prepare"),
             ("dataset.synthetic.seed=9", "prepare"),
             ("seed=4", "baseline"),
-            ("teacher.weights=[1.0, 2.0, 1.0, 1.0]", "teacher"),
+            ("teacher.weights=[1.0, 2.0]", "teacher"),
             ("lists.contexts=601", "score"),
             ("student.dropout=0.1", "baseline"),
             ("distill.weight=0.7", "distill"),

@@ -31,7 +31,12 @@ from tests.real_data import SHARED
 pytestmark = pytest.mark.slow
 
 CALLABLE = "teacher={kind='callable', function='tests.pipeline.outside:scored'}"
-SMALL = ("lists.size=retrieved", "lists.student_top=0", "student.steps=2")
+SMALL = (
+    "lists.size=retrieved",
+    "lists.student_top=0",
+    "student.steps=2",
+    small_pipelines.TIMED,
+)
 ALL_SCORED = "lists.size=auto"  # Lists of a teacher with partial scores.
 ROOT = Path(__file__).parents[2]
 

@@ -30,12 +30,8 @@ def test_keys_of_the_file_are_read_and_others_have_defaults(path):
     assert settings.name == "tiny"
     assert settings.dataset.synthetic.interactions == 4_000
     assert settings.query["history"].length == 8
-    assert [member.kind for member in settings.teacher.members] == [
-        "reference",
-        "sequence",
-        "linear",
-        "transition",
-    ]
+    kinds = [member.kind for member in settings.teacher.members]
+    assert kinds == ["reference", "linear"]
     assert settings.student.decays == (0.7, 0.97)
     assert settings.split.by == "query_time"
 
@@ -206,7 +202,7 @@ def test_external_teachers_can_be_configured(path, override):
         ("dataset.time_format='%Q'", "`strptime` such as `%d/%m/%Y %H:%M`. Received"),
         ("dataset.time_format=iso", "must be s, ms, us, ns, or a format"),
         ("split.held_out=2", "no meaning for by='query_time'. Use `valid` and `test`"),
-        ("teacher.weights=[1.0]", "Received: 1 for 4 members"),
+        ("teacher.weights=[1.0]", "Received: 1 for 2 members"),
         ("teacher.members=[{kind='reference',dim=9}]", "Received: dim=9, heads=2"),
         ("candidate={tags={kind='categories'}}", "Received: ['tags']"),
         ("query.item_id={kind='id'}", "Received in both: ['item_id']"),
