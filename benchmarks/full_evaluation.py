@@ -102,8 +102,8 @@ BENCHMARK = Benchmark(
     name="full_evaluation",
     title="Full evaluation of a two-tower model compared with the bare product",
     equal=(
-        "The same random vectors of width 64 and the same blocks of queries over the "
-        "whole catalogue. Processor time of all threads, in turns."
+        "The same random vectors of width 64 and the same queries over the whole "
+        "catalogue, in blocks. Processor time of all threads, in turns."
     ),
     other_side=(
         "Computes the products and their exact top 100 with TensorFlow "

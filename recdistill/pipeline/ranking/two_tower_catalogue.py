@@ -1,6 +1,6 @@
 """Rankings of the whole catalogue by a two-tower model, of any number of items.
 
-The scores of some hundred queries are computed for a part of the catalogue at a time: a
+The scores of some queries are computed for a part of the catalogue at a time: a
 product of two matrices. The product of a few queries with all items would be limited by
 reading the items' embeddings. Of a part only the scores above the lowest selected one
 are looked at, and for the rank of a positive the scores ahead of it are counted.
@@ -20,7 +20,6 @@ from recdistill.pipeline.candidates.candidate_selection import (
     of_width,
 )
 from recdistill.pipeline.ranking.catalogue_ranking import (
-    SCORES_AT_ONCE,
     Ranking,
     check_scores,
     in_blocks,
@@ -29,8 +28,12 @@ from recdistill.pipeline.ranking.catalogue_ranking import (
     rank_catalogue,
 )
 
-ITEMS_AT_ONCE = 2**15
+ITEMS_AT_ONCE = 2**14
 """Items of a part of the catalogue."""
+
+PRODUCT_SIZE = 2**20 - 2**14
+"""Scores of a product: less than 4 MiB in float32. It stays in the processor's cache,
+and the next product gets its memory, of which the kernel then has no page to clear."""
 
 ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
@@ -132,7 +135,7 @@ class TwoTowerCatalogue:
         return Ranking(of_width(best, top), ranks)
 
     def _blocks(self, lists: Lists) -> Iterator[Lists]:
-        return in_blocks(lists, SCORES_AT_ONCE // min(self._items, ITEMS_AT_ONCE))
+        return in_blocks(lists, PRODUCT_SIZE // min(self._items, ITEMS_AT_ONCE))
 
     def _of_parts(self, queries: tf.Tensor) -> Iterator[np.ndarray]:
         """The scores of each part of the catalogue, `(lists, items of the part)`."""

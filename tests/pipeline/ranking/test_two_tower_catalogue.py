@@ -57,7 +57,7 @@ def whole(towers, lists, top):
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(two_tower_catalogue, "ITEMS_AT_ONCE", 13)
-    monkeypatch.setattr(two_tower_catalogue, "SCORES_AT_ONCE", 13 * 5)
+    monkeypatch.setattr(two_tower_catalogue, "PRODUCT_SIZE", 13 * 5)
 
 
 @pytest.mark.parametrize("vectors", [integers, reals])
