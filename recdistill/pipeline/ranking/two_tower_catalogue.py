@@ -38,6 +38,9 @@ and the next product gets its memory, of which the kernel then has no page to cl
 ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
 
+QUERIES_AT_ONCE = 1_024
+"""Queries that are encoded at once."""
+
 _COLUMNS = 1_024
 """The number of items in a product is a multiple of this. Otherwise the last bit of a
 score often depends on the number of items, so that the scores of the positives would
@@ -97,10 +100,8 @@ class TwoTowerCatalogue:
         """
         count = min(count, self._items)
         found = [
-            highest_of_parts(
-                self._of_parts(self._queries(block)), count, block.excluded
-            )
-            for block in self._blocks(lists)
+            highest_of_parts(self._of_parts(queries), count, block.excluded)
+            for block, queries in self._blocks(lists)
         ]
         return np.concatenate(found)
 
@@ -116,10 +117,9 @@ class TwoTowerCatalogue:
         """
         if len(self._parts) == 1:
             return rank_catalogue(self.scores, lists, self._items, top)
-        return Ranking.joined([self._rank(each, top) for each in self._blocks(lists)])
+        return Ranking.joined([self._rank(*each, top) for each in self._blocks(lists)])
 
-    def _rank(self, lists: Lists, top: int) -> Ranking:
-        queries = self._queries(lists)
+    def _rank(self, lists: Lists, queries: tf.Tensor, top: int) -> Ranking:
         row, item, gain = positives_of(lists)
         # Rows of a product do not depend on each other, so these scores are those that
         # the parts have.
@@ -134,8 +134,13 @@ class TwoTowerCatalogue:
         ranks = ordered_ranks(lists, row, 1 + count.total(), gain)
         return Ranking(of_width(best, top), ranks)
 
-    def _blocks(self, lists: Lists) -> Iterator[Lists]:
-        return in_blocks(lists, PRODUCT_SIZE // min(self._items, ITEMS_AT_ONCE))
+    def _blocks(self, lists: Lists) -> Iterator[tuple[Lists, tf.Tensor]]:
+        """The lists of each product, with their embeddings."""
+        rows = max(1, PRODUCT_SIZE // min(self._items, ITEMS_AT_ONCE))
+        for some in in_blocks(lists, QUERIES_AT_ONCE):
+            queries = self._queries(some)
+            for number, block in enumerate(in_blocks(some, rows)):
+                yield block, queries[number * rows : number * rows + len(block)]
 
     def _of_parts(self, queries: tf.Tensor) -> Iterator[np.ndarray]:
         """The scores of each part of the catalogue, `(lists, items of the part)`."""

@@ -58,6 +58,7 @@ def whole(towers, lists, top):
 def small_parts(monkeypatch):
     monkeypatch.setattr(two_tower_catalogue, "ITEMS_AT_ONCE", 13)
     monkeypatch.setattr(two_tower_catalogue, "PRODUCT_SIZE", 13 * 5)
+    monkeypatch.setattr(two_tower_catalogue, "QUERIES_AT_ONCE", 12)
 
 
 @pytest.mark.parametrize("vectors", [integers, reals])
