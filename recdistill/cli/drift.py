@@ -36,8 +36,9 @@ def drift(
         typer.Option(
             metavar="NEW",
             help="The newer data in the layout of the run's data: a folder of tables, "
-            "or a file of interactions (or lists). It must have the whole history of "
-            "its queries, because the lists are made as in the run.",
+            "or a file of interactions (or lists), except for the readers movielens "
+            "and recbole. It must have the whole history of its queries, because the "
+            "lists are made as in the run.",
         ),
     ],
     run: Annotated[

@@ -74,8 +74,9 @@ def latency(
     For each signature, batch size, number of candidates and number of threads it
     reports percentiles, requests per core-second, the cost of a million requests,
     floating-point operations, and joules if the machine has energy counters. With a
-    pipeline's TOML file it also compares the teacher with the student. Times do not
-    include protocol and network; `recdistill load-test` measures those.
+    pipeline's TOML file it first runs the missing steps up to the export, and also
+    compares the teacher with the student. Times do not include protocol and network;
+    `recdistill load-test` measures those.
     """
     sizes, ranked = rows or [1, 8], candidates or [100, 1000]
     with errors_as_paragraphs(), Display(as_json) as display:

@@ -81,8 +81,8 @@ def recommend(
     """Shows what an exported model recommends to one query, with titles.
 
     The model is loaded into this process, so no server is needed. Values that the model
-    has never seen are named. Titles are shown if the table of items has a column
-    `title` or `name`.
+    has never seen are named. Titles are shown if the table of items has a column of
+    titles, such as `title` or `name`.
 
     Example: **recdistill recommend export/movielens_100k --history 50,181**
     """
