@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from recdistill.errors import DataError
 from recdistill.features.raw_numbers import as_doubles
 from recdistill.features.raw_text import (
+    EXACT_BITS,
     BadValueError,
     is_list,
     is_text,
@@ -160,6 +161,8 @@ def scores(values: pa.Array, place: Place) -> pa.Array:
         DataError: If a value cannot be read, or is infinite or NaN.
     """
     values = plain(values)
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), pa.float32())
     missing = pc.is_null(values)
     if is_text(values.type):
         missing = pc.or_kleene(missing, pc.equal(values, ""))
@@ -260,8 +263,10 @@ def whole_numbers(values: pa.Array, place: Place, remedy: str = "") -> pa.Array:
     doubles = values.cast(pa.float64())
     fraction = pc.not_equal(doubles, pc.floor(doubles))
     _reject_where(fraction, values, place, f"must be a whole number{remedy}")
-    large = pc.greater_equal(pc.abs(doubles), 2.0**53)
-    wanted = "must be a 64-bit integer; a float must be below 2**53"
+    bits = EXACT_BITS[values.type.bit_width]
+    large = pc.greater_equal(pc.abs(doubles), 2.0**bits)
+    kind = "a float" if bits == 53 else f"a float of {values.type.bit_width} bits"
+    wanted = f"must be a 64-bit integer; {kind} must be below 2**{bits}"
     _reject_where(large, values, place, wanted)
     return doubles.cast(pa.int64())
 

@@ -64,8 +64,12 @@ class Condition:
 
     def _comparable(self, values: pa.Array, place: Place) -> pa.Array:
         """The values as the type of `value`; missing ones are null."""
-        if isinstance(self.value, int) and _are_whole(values):
-            return values.cast(pa.string()).cast(_WHOLE)
+        if isinstance(self.value, int):
+            if is_text(values.type):  # An empty cell is a missing number.
+                blank = pc.equal(pc.utf8_trim_whitespace(values), "")
+                values = pc.if_else(blank, pa.scalar(None, values.type), values)
+            if _are_whole(values):
+                return values.cast(pa.string()).cast(_WHOLE)
         if not isinstance(self.value, str):
             return pa.array(doubles(values, place), pa.float64(), from_pandas=True)
         try:

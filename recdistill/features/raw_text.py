@@ -16,7 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_EXACT = 2.0**53
+EXACT_BITS = {16: 11, 32: 24, 64: 53}
+"""Of a float with this number of bits, the bits of the integers that are all exact."""
+
 _UUID_BYTES = 16
 
 
@@ -195,13 +197,14 @@ def _of_floats(values: pa.Array, whole: bool) -> pa.Array:
     wide = values if pa.types.is_float64(values.type) else values.cast(pa.float32())
     missing = pc.or_kleene(pc.is_null(values), pc.fill_null(pc.is_nan(wide), True))
     doubles = pc.if_else(missing, 0.0, wide.cast(pa.float64()))
-    exact = pc.and_(
-        pc.equal(doubles, pc.floor(doubles)), pc.less(pc.abs(doubles), _EXACT)
-    )
-    large = pc.greater_equal(pc.abs(doubles), _EXACT)
+    bits = EXACT_BITS[values.type.bit_width]
+    large = pc.greater_equal(pc.abs(doubles), 2.0**bits)
+    exact = pc.and_not(pc.equal(doubles, pc.floor(doubles)), large)
     wrong = pc.index(pc.invert(exact) if whole else large, True).as_py()
     if wrong >= 0:
-        problem = "it must be a whole number" if whole else "it must be below 2**53"
+        problem = f"it must be below 2**{bits}"
+        if whole:
+            problem = "it must be a whole number"
         raise BadValueError(wrong, f"{problem} that a float holds exactly")
     digits = pc.if_else(exact, doubles, 0.0).cast(pa.int64()).cast(pa.string())
     texts = pc.if_else(exact, digits, wide.cast(pa.string()))

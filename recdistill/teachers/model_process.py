@@ -65,7 +65,9 @@ def read_frame(stream: Readable) -> Arrays | None:
     if len(content) < size:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name.removeprefix(MARK): value for name, value in arrays.items()}
+        # NumPy before 2.2 writes the argument `allow_pickle` of `savez` as an array.
+        own = {name: array for name, array in arrays.items() if name.startswith(MARK)}
+    return {name.removeprefix(MARK): array for name, array in own.items()}
 
 
 def text(value: Any) -> np.ndarray:

@@ -71,12 +71,16 @@ class ScoreTable:
         order = np.argsort(place, kind="stable")
         self._places = place[order]
         self._scores = np.concatenate(scores)[order]
+        again = self._places[1:] == self._places[:-1]
+        again &= self._scores[1:] == self._scores[:-1]
+        first = np.concatenate([[True], ~again])  # A list may show an item twice.
+        self._places, self._scores = self._places[first], self._scores[first]
         twice = np.flatnonzero(self._places[1:] == self._places[:-1])
         if len(twice):
             key, item = divmod(int(self._places[twice[0]]), self._items)
             raise TeacherError(
                 f"The {label} must have one score per pair. Received: {len(twice)} "
-                f"pair(s) twice, such as {self._keys[key].as_py()!r} with "
+                f"pair(s) with two scores, such as {self._keys[key].as_py()!r} with "
                 f"{items[item]!r}"
             )
 

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import csv
 
 from recdistill.data import read_tables
-from recdistill.data.column_values import Place
+from recdistill.data.column_values import Place, scores, whole_numbers
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.times import Times
 from recdistill.errors import DataError
@@ -62,6 +62,10 @@ class TestIds:
             (pa.array([1.0, 1.5]), "row 2: an id: it must be a whole number"),
             (pa.array([1.0, float("nan")]), "row 2: must have a value"),
             (pa.array([1.0, 2.0**60]), "row 2: an id: it must be a whole number"),
+            (
+                pa.array([1.0, 2.0**24], pa.float32()),
+                "row 2: an id: it must be a whole number that a float holds exactly",
+            ),
             (pa.array([b"a", b"\xff"]), "row 2: an id: a binary value must be UTF-8"),
             (pa.array([b"a", b"\0"]), "row 2: an id: a binary value must be UTF-8"),
             (pa.array([{"a": 1}, {"a": 2}]), "row 1: an id: it must be one value"),
@@ -293,3 +297,15 @@ class TestRelevanceAndWeight:
         folder = write(tmp_path, interactions=text)
         with pytest.raises(DataError, match=r"`stars`, row 2: must be a number"):
             read_tables(folder, {"relevance": "stars"})
+
+
+def test_scores_of_a_column_without_a_type_are_missing():
+    place = Place("lists", "score", 1)
+    assert scores(pa.nulls(2), place).equals(pa.nulls(2, pa.float32()))
+
+
+def test_a_time_that_a_float_of_32_bits_has_rounded_is_refused():
+    times = pa.array([5.0, 1_700_000_001.0], pa.float32())
+    wanted = r"row 2: .* a float of 32 bits must be below 2\*\*24"
+    with pytest.raises(DataError, match=wanted):
+        whole_numbers(times, Place("log", "timestamp", 1))

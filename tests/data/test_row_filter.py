@@ -65,6 +65,7 @@ def test_large_whole_numbers_are_compared_exactly():
             "text": pa.array([str(2**53 + 1), str(2**53), "-1"]),
             "real": pa.array([1.5, 1e18, None]),
             "mixed": pa.array(["1.5", "1e18", None]),
+            "blank": pa.array([str(2**53 + 1), str(2**53), " "]),
         }
     )
     for text, want in (
@@ -74,6 +75,7 @@ def test_large_whole_numbers_are_compared_exactly():
         ("hash > 9223372036854775807", [True, False, False]),
         ("hash >= 3.5", [True, False, True]),
         (f"text == {2**53 + 1}", [True, False, False]),
+        (f"blank == {2**53 + 1}", [True, False, False]),
         (f"real >= {2**53 + 1}", [False, True, False]),
         (f"mixed < {2**53 + 1}", [True, False, False]),
     ):

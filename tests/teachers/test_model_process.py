@@ -1,6 +1,7 @@
 """model_process: writing and reading of frames."""
 
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -24,6 +25,21 @@ def test_arrays_of_any_name_are_restored():
     for name, values in sent.items():
         np.testing.assert_array_equal(got[name], values)
     assert read_frame(stream) is None
+
+
+def test_arrays_that_numpy_adds_are_left_out(monkeypatch):
+    def old(file, **arrays):
+        """As in NumPy before 2.2, all keywords are arrays."""
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, value in arrays.items():
+                with archive.open(f"{name}.npy", "w") as entry:
+                    np.lib.format.write_array(entry, np.asarray(value))
+
+    stream = io.BytesIO()
+    monkeypatch.setattr(np, "savez", old)
+    write_frame(stream, {"scores": np.arange(3)})
+    stream.seek(0)
+    assert list(read_frame(stream)) == ["scores"]
 
 
 def test_a_truncated_frame_is_the_end():

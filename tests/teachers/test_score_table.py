@@ -105,6 +105,22 @@ def test_without_tables_lists_are_unchanged():
     assert given.with_scored_positives() is given
 
 
+def test_a_pair_with_the_same_score_twice_counts_once():
+    found = table([*ROWS, ROWS[1], ROWS[1]])
+    kept = found.keep_scored(lists(["ann", "eve"], [[0], [2]]))
+    assert kept.scored_candidates.values.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(
+        found(
+            batch(lists(["eve"], [[2]]))
+            | {
+                "candidate_index": np.array([2], "int32"),
+                "mask": np.array([[True]]),
+            }
+        ),
+        [[7.0]],
+    )
+
+
 def test_a_candidate_without_a_score_is_an_error():
     x = {
         "list_key": np.array(["bob", "dan"], object),
@@ -122,7 +138,10 @@ def test_a_candidate_without_a_score_is_an_error():
             [("bob", "gone", 1.0)],
             "must score items of the catalogue. Received: no such row",
         ),
-        ([*ROWS, ("bob", "d", 2.0)], r"Received: 1 pair\(s\) twice, such as 'bob' wi"),
+        (
+            [*ROWS, ("bob", "d", 2.0)],
+            r"Received: 1 pair\(s\) with two scores, such as 'bob' wi",
+        ),
     ],
 )
 def test_a_table_without_scores_or_with_repeated_pairs_is_an_error(rows, message):

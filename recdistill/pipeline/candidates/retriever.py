@@ -96,11 +96,6 @@ class Retriever:
     ids: np.ndarray
 
     @property
-    def list_size(self) -> int:
-        """Number of columns of a list's candidates."""
-        return self._chosen + self._drawn
-
-    @property
     def _chosen(self) -> int:
         config = self.config
         width = self.observed + config.retriever_top + config.popular

@@ -265,8 +265,12 @@ def owners(query: pa.Array | pa.ChunkedArray, partitions: int) -> np.ndarray:
 
 
 def _file(path: Path) -> str:
-    """A Parquet file as a table of a query."""
-    return "read_parquet('{}')".format(str(path).replace("'", "''"))
+    """A Parquet file as a table of a query.
+
+    By default DuckDB replaces columns by values in the path, such as `query=shoes`.
+    """
+    quoted = str(path).replace("'", "''")
+    return f"read_parquet('{quoted}', hive_partitioning = false)"
 
 
 def _numbered(

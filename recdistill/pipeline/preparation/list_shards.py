@@ -54,6 +54,8 @@ class ListShardWriter:
             not candidates; "include" keeps them.
         query_ids: Id of each query, by its number, if there are more than those of the
             interactions.
+        train_count: Training interactions of each item, by its number; None if items
+            with training interactions are those of the vocabulary.
 
     Attributes:
         counts: Number of lists by split.
@@ -79,6 +81,7 @@ class ListShardWriter:
         folder: Path,
         seen: Seen = "exclude",
         query_ids: pa.Array | None = None,
+        train_count: np.ndarray | None = None,
     ) -> None:
         self._schema, self._folder, self._seen = schema, folder, seen
         self._parts, self._per_query = parts, config.lists.per_query
@@ -91,6 +94,9 @@ class ListShardWriter:
         index = lookup_column(schema.items, parts.item_ids)
         self._item_index = np.asarray(index, "int32")
         self._item_unlisted = (self._item_row < 0) & (self._item_index > UNKNOWN)
+        if train_count is not None:
+            # An extended vocabulary also has items of earlier training parts only.
+            self._item_unlisted &= train_count > 0
         self._shards = dict.fromkeys([*SPLITS, UNLABELLED], 0)
         self.unlabelled = self.without_history = self.without_row = 0
         self.counts = dict.fromkeys(SPLITS, 0)
@@ -116,7 +122,7 @@ class ListShardWriter:
             repeated = part.repeated & ~unlisted
         for split, name in enumerate(SPLITS):
             rows = np.flatnonzero((part.split == split) & ~repeated & ~unlisted)
-            rows = self._once(part, rows, item)
+            rows = self._once(part, rows)
             self.left_out[name] += int(repeated[part.split == split].sum())
             self.unlisted[name] += int(unlisted[part.split == split].sum())
             if split == TRAIN:
@@ -193,14 +199,14 @@ class ListShardWriter:
         cuts = np.flatnonzero(np.diff(file[number])) + 1
         return np.split(rows, cuts)
 
-    def _once(self, part: Partition, rows: np.ndarray, item: np.ndarray) -> np.ndarray:
+    def _once(self, part: Partition, rows: np.ndarray) -> np.ndarray:
         """The rows with each item once in a list, with its greatest relevance."""
         if (part.first_copy[rows] == rows).all():
             return rows
-        own, place = item[rows], part.first_of_list[rows]
+        own, place = part.item[rows], part.first_of_list[rows]
         order = np.lexsort((-self._number(part, rows, "relevance"), own, place))
         own, place = own[order], place[order]
-        again = (own[1:] == own[:-1]) & (place[1:] == place[:-1]) & (own[1:] >= 0)
+        again = (own[1:] == own[:-1]) & (place[1:] == place[:-1])
         return np.delete(rows, order[1:][again])
 
     def _latest(self, part: Partition, rows: np.ndarray) -> np.ndarray:

@@ -109,6 +109,7 @@ def prepare(
         folder,
         seen,
         unlabelled.query_ids,
+        found.items,
     )
     for done, part in enumerate(parts):
         writer.write(part, done, not_chosen)

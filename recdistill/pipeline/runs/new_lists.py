@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from recdistill.data import Dataset
+from recdistill.data.table_files import named_places
 from recdistill.data.tables import OPTIONAL_TABLES
 from recdistill.errors import ConfigError, DataError
+from recdistill.features.specs import HistorySpec
 from recdistill.pipeline.config import Config, TableConfig
 from recdistill.pipeline.config.dataset_section import DatasetConfig
 from recdistill.pipeline.preparation.dataset_loading import (
@@ -49,7 +51,12 @@ def open_new_data(run: RunContext, data: Path) -> Dataset:
         [] if dataset.queries is None else dataset.queries.column_names,
         next(iter(dataset.interactions())).schema.names,
     )
-    needed = [spec.column or name for name, spec in config.query.items()]
+    # A history is no column: it is made from the interactions.
+    needed = [
+        spec.column or name
+        for name, spec in config.query.items()
+        if not isinstance(spec, HistorySpec)
+    ]
     complete = all(any(name in some for some in columns) for name in needed)
     in_memory = run.config.dataset.reader == "frames"
     if dataset.queries is None and not complete and not in_memory:
@@ -71,6 +78,10 @@ def _section(config: Config, data: Path) -> DatasetConfig:
             )
     changed: dict[str, object] = {"reader": reader, "path": data, "fetch": None}
     changed["unlabelled"] = TableConfig()  # The newer data need not have such a table.
+    for table in OPTIONAL_TABLES:
+        name = getattr(section, table).file or table
+        if data.is_dir() and not named_places(data, name):
+            changed[table] = TableConfig()  # The table of the run's data is used.
     if not data.is_dir():
         rows = "lists" if reader == "listwise" else "interactions"
         own = getattr(section, rows).model_copy(update={"file": data.name})
@@ -90,7 +101,8 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
         folder: An empty folder.
 
     Raises:
-        DataError: If the data is invalid, or its test part has no list.
+        DataError: If the data is invalid, its test part has no list, or the run's lists
+            have items that were shown and not chosen and the newer ones have none.
     """
     config, old = run.config, run.prepared
     for path in (*old.folder.glob("*.json"), *old.folder.glob("*.parquet")):
@@ -119,6 +131,12 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
         run.artefacts["prepare"].record["seen"],
     )
     not_chosen = NotChosenRows(dataset, parts, scratch)
+    if old.has_shown_candidates and not not_chosen.count:
+        raise DataError(
+            "`--data` must have the items that were shown and not chosen (relevance "
+            "0), as the run's data has: they are the candidates. Received: "
+            f"{dataset.name} without such a row"
+        )
     for done, part in enumerate(parts):
         # Lists of the other parts are not needed.
         others = np.where(part.split == TEST, TEST, -1).astype(part.split.dtype)

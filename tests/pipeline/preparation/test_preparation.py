@@ -317,6 +317,24 @@ def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
     assert record["unknown"]["test"] == {"history": round(1 / 9, 6)}
 
 
+def test_copies_of_an_unseen_positive_count_once(tmp_path):
+    log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
+    log[9] = ("u0", "only-tested", 9)
+    log += [log[9], ("u0", "also-new", 9)]
+    prepared, _ = run(small_pipelines.dataset(log), tmp_path / "p")
+    assert rows_of(prepared, "test")[9]["candidates"] == [-1, -1]
+
+
+def test_names_of_folders_are_no_columns(tmp_path):
+    log = random_log(1)
+    want, _ = run(small_pipelines.dataset(log), tmp_path / "plain")
+    (tmp_path / "query=ann" / "item=i1").mkdir(parents=True)
+    folder = tmp_path / "query=ann" / "item=i1" / "time=5"
+    got, _ = run(small_pipelines.dataset(log), folder)
+    for split in SPLITS:
+        assert rows_of(got, split) == rows_of(want, split)
+
+
 def test_an_item_table_makes_an_unseen_positive_reachable(tmp_path):
     log = [(f"u{u}", f"i{k % 4}", k) for u in range(3) for k in range(10)]
     log[9] = ("u0", "only-tested", 9)
@@ -716,6 +734,26 @@ def test_lists_of_real_data_are_correct(tmp_path, pipeline, folder, table):
     in_training = number <= log[query].map(moments - 2 * held)
     assert prepared.popularity.sum() == in_training.sum()
     assert prepared.catalogue_size == record["items"] >= log[log.columns[1]].nunique()
+
+
+def test_an_item_of_earlier_days_only_is_an_unreachable_positive(tmp_path):
+    log = random_log(2)
+    before, _ = run(small_pipelines.dataset(log), tmp_path / "a")
+    gone = before.schema.items.vocabulary[0]
+    kept = [row for row in log if row[1] != gone]
+    last = max(time for *_, time in log) + 1
+    users = sorted({user for user, *_ in log})
+    kept += [(users[0], gone, last), *((user, kept[0][1], last) for user in users[1:])]
+    records = {}
+    for name, earlier in (("cold", None), ("warm", before.schema)):
+        (tmp_path / name).mkdir()
+        data, config = small_pipelines.dataset(kept), small_pipelines.config()
+        records[name] = prepare(
+            data, config, tmp_path / name, small_pipelines.quiet, earlier
+        )
+    assert records["cold"]["unreachable"]["test"] > 0
+    for key in ("lists", "unreachable", "unlisted_interactions"):
+        assert records["warm"][key] == records["cold"][key]
 
 
 def test_vocabularies_that_extend_earlier_ones_keep_their_indices(tmp_path):
