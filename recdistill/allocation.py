@@ -18,7 +18,7 @@ _KEPT = 2**31 - 1
 _GROWTH = 2**26
 """Bytes by which the heap grows at least."""
 
-_LARGE = 2**22
+_LARGE = 2**23
 """Bytes from which `return_large_arrays` returns an array."""
 
 MANY_ITEMS = 2**15
@@ -65,7 +65,7 @@ def keep_freed_memory(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def return_large_arrays(items: int) -> None:
-    """Makes the process return each array of more than 4 MiB as soon as it is freed.
+    """Makes the process return each array of more than 8 MiB as soon as it is freed.
 
     This is for large catalogues, for which the kept memory filled gigabytes. It has no
     effect for other catalogues, or if `keep_freed_memory` has not made its setting.

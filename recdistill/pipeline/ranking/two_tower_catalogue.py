@@ -31,9 +31,9 @@ from recdistill.pipeline.ranking.catalogue_ranking import (
 ITEMS_AT_ONCE = 2**14
 """Items of a part of the catalogue."""
 
-PRODUCT_SIZE = 2**20 - 2**14
-"""Scores of a product: less than 4 MiB in float32. It stays in the processor's cache,
-and the next product gets its memory, of which the kernel then has no page to clear."""
+PRODUCT_SIZE = 2**21 - 2**15
+"""Scores of a product: less than 8 MiB in float32, so that the next product gets its
+memory (`allocation.return_large_arrays`), of which the kernel has no page to clear."""
 
 ENCODED_AT_ONCE = 65_536
 """Candidates that are encoded at once."""
