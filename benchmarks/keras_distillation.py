@@ -75,7 +75,7 @@ def run(scale: float = 1.0) -> dict[str, dict[str, float]]:
 
 
 def compared(sizes: dict[str, int], folder: Path, full: bool) -> dict[str, float]:
-    """Trains both students with the same batches and compares speed and quality."""
+    """Trains the students with the same batches and compares speed and quality."""
     config = load_config(
         PIPELINES / "movielens_100k.toml",
         [
@@ -105,6 +105,7 @@ def compared(sizes: dict[str, int], folder: Path, full: bool) -> dict[str, float
     x, _ = next(iter(batches()))
     for student in students.values():
         student(x)
+    for student in students.values():
         student.set_weights(students["recdistill"].get_weights())
     sides = {}
     for name, xla in SIDES.items():
@@ -139,10 +140,10 @@ def compared(sizes: dict[str, int], folder: Path, full: bool) -> dict[str, float
         )
     passes = sizes["batch"] * config.student.steps / sizes["contexts"]
     scoring = store.record["seconds"] / sizes["contexts"] / max(1.0, passes)
-    mean = {name: float(np.median(each)) for name, each in times.items()}
+    middle = {name: float(np.median(each)) for name, each in times.items()}
     figures |= {
-        "speedup_with_scoring": mean["keras"]
-        / (mean["recdistill"] + scoring * sizes["batch"]),
+        "speedup_with_scoring": middle["keras"]
+        / (middle["recdistill"] + scoring * sizes["batch"]),
         "loss_difference": abs(first["keras"] - first["graph"]),
     }
     return figures | quality(students, prepared, sizes["validation_lists"])
@@ -220,7 +221,7 @@ def timed(sides: dict[str, Callable[[], float]], repeats: int) -> dict[str, Any]
 
 
 def quality(students: dict[str, Any], prepared: Any, lists: int) -> dict[str, float]:
-    """Validation NDCG of both students, and the interval of the difference."""
+    """Validation NDCG of the students, and the interval of the difference."""
     validation = Validation.sample(prepared, [NDCG], lists, seed=1)
     rows = {n: validation.rows(compiled(each)) for n, each in students.items()}
     found = {

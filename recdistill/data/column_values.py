@@ -263,12 +263,26 @@ def whole_numbers(values: pa.Array, place: Place, remedy: str = "") -> pa.Array:
     doubles = values.cast(pa.float64())
     fraction = pc.not_equal(doubles, pc.floor(doubles))
     _reject_where(fraction, values, place, f"must be a whole number{remedy}")
-    bits = EXACT_BITS[values.type.bit_width]
-    large = pc.greater_equal(pc.abs(doubles), 2.0**bits)
-    kind = "a float" if bits == 53 else f"a float of {values.type.bit_width} bits"
-    wanted = f"must be a 64-bit integer; {kind} must be below 2**{bits}"
+    large = pc.greater_equal(pc.abs(doubles), 2.0**53)
+    wanted = "must be a 64-bit integer; a float must be below 2**53"
     _reject_where(large, values, place, wanted)
     return doubles.cast(pa.int64())
+
+
+def reject_rounded(values: pa.Array, place: Place) -> None:
+    """Checks that floats of 16 or 32 bits are below the integers that they round.
+
+    Raises:
+        DataError: If not.
+    """
+    size = values.type.bit_width
+    if size < 64:
+        # Half precision has few compute functions.
+        large = pc.greater_equal(
+            pc.abs(values.cast(pa.float32())), 2.0 ** EXACT_BITS[size]
+        )
+        wanted = f"a float of {size} bits must be below 2**{EXACT_BITS[size]}"
+        _reject_where(large, values, place, f"{wanted}, because it rounds larger ones")
 
 
 def cast_with_row(

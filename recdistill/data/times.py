@@ -14,6 +14,7 @@ from recdistill.data.column_values import (
     Place,
     cast_with_row,
     reject_missing,
+    reject_rounded,
     whole_numbers,
 )
 from recdistill.features.raw_text import is_text, plain, text_of
@@ -90,6 +91,8 @@ class Times:
             times = _FRACTION if self._seconds else _UNITS.get(self._format or "", 1)
             scale = partial(pc.multiply_checked, times)
             return cast_with_row(whole, scale, place, _FIT)
+        if pa.types.is_floating(values.type):
+            reject_rounded(values, place)
         doubles = values.cast(pa.float64())
         factor = _UNITS.get(self._format or "")
         if self._seconds is None and len(doubles):

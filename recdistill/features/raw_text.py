@@ -197,7 +197,7 @@ def _of_floats(values: pa.Array, whole: bool) -> pa.Array:
     wide = values if pa.types.is_float64(values.type) else values.cast(pa.float32())
     missing = pc.or_kleene(pc.is_null(values), pc.fill_null(pc.is_nan(wide), True))
     doubles = pc.if_else(missing, 0.0, wide.cast(pa.float64()))
-    bits = EXACT_BITS[values.type.bit_width]
+    bits = EXACT_BITS[values.type.bit_width] if whole else 53
     large = pc.greater_equal(pc.abs(doubles), 2.0**bits)
     exact = pc.and_not(pc.equal(doubles, pc.floor(doubles)), large)
     wrong = pc.index(pc.invert(exact) if whole else large, True).as_py()

@@ -27,7 +27,8 @@ class ScoreTable:
         label: Name of the table in error messages.
 
     Raises:
-        TeacherError: If no row scores an item of the catalogue, or a pair occurs twice.
+        TeacherError: If no row scores an item of the catalogue, or a pair has two
+            scores.
 
     Examples:
         "bob" has scores for two of the three items.

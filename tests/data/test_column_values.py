@@ -9,10 +9,11 @@ import pytest
 from pyarrow import csv
 
 from recdistill.data import read_tables
-from recdistill.data.column_values import Place, scores, whole_numbers
+from recdistill.data.column_values import Place, scores
 from recdistill.data.reading_options import ReadingOptions
 from recdistill.data.times import Times
 from recdistill.errors import DataError
+from recdistill.features.raw_text import text_of
 from tests.data.table_files import RATINGS, everything, log, write
 
 NOT_UTF8 = pa.array([b"a", b"\xff"]).view(pa.string())
@@ -304,8 +305,16 @@ def test_scores_of_a_column_without_a_type_are_missing():
     assert scores(pa.nulls(2), place).equals(pa.nulls(2, pa.float32()))
 
 
-def test_a_time_that_a_float_of_32_bits_has_rounded_is_refused():
-    times = pa.array([5.0, 1_700_000_001.0], pa.float32())
-    wanted = r"row 2: .* a float of 32 bits must be below 2\*\*24"
+@pytest.mark.parametrize("form", [None, "s", "ms"])
+@pytest.mark.parametrize(
+    ("kind", "bits", "time"), [("float32", 24, 1.7e9), ("float16", 11, 4_000.0)]
+)
+def test_a_time_that_a_short_float_has_rounded_is_refused(form, kind, bits, time):
+    times = pa.array([5.0, time]).cast(getattr(pa, kind)())
+    wanted = rf"row 2: a float of {kind[5:]} bits must be below 2\*\*{bits}"
     with pytest.raises(DataError, match=wanted):
-        whole_numbers(times, Place("log", "timestamp", 1))
+        Times(form)(times, Place("log", "timestamp", 1))
+
+
+def test_categories_from_floats_of_32_bits_may_be_rounded():
+    assert text_of(pa.array([2.0**25], pa.float32())).to_pylist() == ["33554432"]

@@ -54,8 +54,8 @@ class ListShardWriter:
             not candidates; "include" keeps them.
         query_ids: Id of each query, by its number, if there are more than those of the
             interactions.
-        train_count: Training interactions of each item, by its number; None if items
-            with training interactions are those of the vocabulary.
+        train_count: Training interactions of each item, by its number; None if all
+            items of the vocabulary have some.
 
     Attributes:
         counts: Number of lists by split.

@@ -35,7 +35,8 @@ def open_new_data(run: RunContext, data: Path) -> Dataset:
     Args:
         run: The finished run.
         data: A folder with the tables of the run's data, or a file of interactions (or
-            of lists). Without a table of queries, that of the run's data is used.
+            of lists). Without a table of queries, that of the run's data is used if a
+            feature needs it.
 
     Raises:
         ConfigError: If the reader of the run needs a folder and `data` is a file.
@@ -81,7 +82,7 @@ def _section(config: Config, data: Path) -> DatasetConfig:
     for table in OPTIONAL_TABLES:
         name = getattr(section, table).file or table
         if data.is_dir() and not named_places(data, name):
-            changed[table] = TableConfig()  # The table of the run's data is used.
+            changed[table] = TableConfig()  # The newer data may lack these tables.
     if not data.is_dir():
         rows = "lists" if reader == "listwise" else "interactions"
         own = getattr(section, rows).model_copy(update={"file": data.name})
@@ -102,13 +103,15 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
 
     Raises:
         DataError: If the data is invalid, its test part has no list, or the run's lists
-            have items that were shown and not chosen and the newer ones have none.
+            have items that were shown and not chosen and the newer ones do not, or the
+            other way round.
     """
     config, old = run.config, run.prepared
     for path in (*old.folder.glob("*.json"), *old.folder.glob("*.parquet")):
         shutil.copyfile(path, folder / path.name)
     scratch = folder / "partitions"
     scratch.mkdir()
+    record = run.artefacts["prepare"].record
     features = FeatureColumns.find(dataset, config)
     parts = Partitions(
         dataset,
@@ -118,6 +121,10 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
         config.seed,
         features.of_interactions,
     )
+    not_chosen = NotChosenRows(dataset, parts, scratch)
+    _check_shown(dataset, not_chosen.count > 0, old.has_shown_candidates)
+    # An item that is not in the catalogue is in no list if training had such items.
+    counted = None if record["unlisted_items"] else np.zeros(len(parts.item_ids), int)
     ids = old.items[dataset.columns.item].combine_chunks()
     counts = np.asarray(old.items[TRAIN_COUNT])
     writer = ListShardWriter(
@@ -128,15 +135,9 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
         dataset,
         config,
         folder,
-        run.artefacts["prepare"].record["seen"],
+        record["seen"],
+        train_count=counted,
     )
-    not_chosen = NotChosenRows(dataset, parts, scratch)
-    if old.has_shown_candidates and not not_chosen.count:
-        raise DataError(
-            "`--data` must have the items that were shown and not chosen (relevance "
-            "0), as the run's data has: they are the candidates. Received: "
-            f"{dataset.name} without such a row"
-        )
     for done, part in enumerate(parts):
         # Lists of the other parts are not needed.
         others = np.where(part.split == TEST, TEST, -1).astype(part.split.dtype)
@@ -149,3 +150,19 @@ def prepare_new_lists(run: RunContext, dataset: Dataset, folder: Path) -> Prepar
             "the whole log of the queries, and not only its latest rows."
         )
     return Prepared(folder)
+
+
+def _check_shown(dataset: Dataset, found: bool, wanted: bool) -> None:
+    """Checks that the newer lists have the same kind of candidates as the run's."""
+    rows = "items that were shown and not chosen (relevance 0)"
+    if wanted and not found:
+        raise DataError(
+            f"`--data` must have {rows}, as the run's data has: they are the "
+            f"candidates. Received: {dataset.name} without such rows"
+        )
+    if found and not wanted:
+        raise DataError(
+            f"`--data` must not have {rows}, because the run's data has none, and "
+            "its lists have other candidates. Select the rows with a relevance above "
+            f"0. Received: {dataset.name} with such rows"
+        )

@@ -65,11 +65,14 @@ def test_lists_need_what_was_shown_and_not_chosen(tmp_path):
         progress=small_pipelines.quiet,
         artefacts={"prepare": SimpleNamespace(record=record)},
     )
-    for lists, name in ((shown, "shown"), (shown[shown["relevance"] > 0], "chosen")):
-        new = read_frames({"lists": lists})
+    chosen = shown[shown["relevance"] > 0]
+    for name in ("same", "chosen", "shown"):
         (tmp_path / name).mkdir()
-        if name == "shown":
-            assert prepare_new_lists(finished, new, tmp_path / name).shards("test")
-            continue
-        with pytest.raises(DataError, match="items that were shown and not chosen"):
-            prepare_new_lists(finished, new, tmp_path / name)
+    same = read_frames({"lists": shown})
+    assert prepare_new_lists(finished, same, tmp_path / "same").shards("test")
+    new = read_frames({"lists": chosen})
+    with pytest.raises(DataError, match=r"must have items .* without such rows"):
+        prepare_new_lists(finished, new, tmp_path / "chosen")
+    finished.prepared, record = run(new, tmp_path / "other")
+    with pytest.raises(DataError, match=r"must not have items .* with such rows"):
+        prepare_new_lists(finished, same, tmp_path / "shown")
