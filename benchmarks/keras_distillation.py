@@ -125,9 +125,10 @@ def compared(sizes: dict[str, int], folder: Path, full: bool) -> dict[str, float
     for step in sides.values():
         for _ in range(sizes["steps"] - done):
             step()
+    middle = {name: float(np.median(each)) for name, each in times.items()}
     figures = {
-        f"{name}_lists_per_second": sizes["batch"] / float(np.median(each))
-        for name, each in times.items()
+        f"{name}_lists_per_second": sizes["batch"] / seconds
+        for name, seconds in middle.items()
     }
     for name, (theirs, ours) in RATIOS.items():
         quartiles = np.percentile(times[theirs] / times[ours], [25, 50, 75])
@@ -140,7 +141,6 @@ def compared(sizes: dict[str, int], folder: Path, full: bool) -> dict[str, float
         )
     passes = sizes["batch"] * config.student.steps / sizes["contexts"]
     scoring = store.record["seconds"] / sizes["contexts"] / max(1.0, passes)
-    middle = {name: float(np.median(each)) for name, each in times.items()}
     figures |= {
         "speedup_with_scoring": middle["keras"]
         / (middle["recdistill"] + scoring * sizes["batch"]),

@@ -202,9 +202,7 @@ def _of_floats(values: pa.Array, whole: bool) -> pa.Array:
     exact = pc.and_not(pc.equal(doubles, pc.floor(doubles)), large)
     wrong = pc.index(pc.invert(exact) if whole else large, True).as_py()
     if wrong >= 0:
-        problem = f"it must be below 2**{bits}"
-        if whole:
-            problem = "it must be a whole number"
+        problem = "it must be a whole number" if whole else "it must be below 2**53"
         raise BadValueError(wrong, f"{problem} that a float holds exactly")
     digits = pc.if_else(exact, doubles, 0.0).cast(pa.int64()).cast(pa.string())
     texts = pc.if_else(exact, digits, wide.cast(pa.string()))

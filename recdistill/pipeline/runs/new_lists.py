@@ -78,16 +78,18 @@ def _section(config: Config, data: Path) -> DatasetConfig:
                 f"Received: {data}, which is a file"
             )
     changed: dict[str, object] = {"reader": reader, "path": data, "fetch": None}
-    changed["unlabelled"] = TableConfig()  # The newer data need not have such a table.
-    for table in OPTIONAL_TABLES:
-        name = getattr(section, table).file or table
-        if data.is_dir() and not named_places(data, name):
-            changed[table] = TableConfig()  # The newer data may lack these tables.
+    # The newer data need not have these tables.
+    changed |= {
+        table: TableConfig()
+        for table in OPTIONAL_TABLES
+        if table == "unlabelled"
+        or not data.is_dir()
+        or not named_places(data, getattr(section, table).file or table)
+    }
     if not data.is_dir():
         rows = "lists" if reader == "listwise" else "interactions"
         own = getattr(section, rows).model_copy(update={"file": data.name})
         changed |= {"path": data.parent, rows: own}
-        changed |= dict.fromkeys(OPTIONAL_TABLES, TableConfig())
     return section.model_copy(update=changed)
 
 

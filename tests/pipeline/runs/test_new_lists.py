@@ -73,6 +73,6 @@ def test_lists_need_what_was_shown_and_not_chosen(tmp_path):
     new = read_frames({"lists": chosen})
     with pytest.raises(DataError, match=r"must have items .* without such rows"):
         prepare_new_lists(finished, new, tmp_path / "chosen")
-    finished.prepared, record = run(new, tmp_path / "other")
+    finished.prepared, _ = run(new, tmp_path / "other")
     with pytest.raises(DataError, match=r"must not have items .* with such rows"):
         prepare_new_lists(finished, same, tmp_path / "shown")
