@@ -7,6 +7,7 @@ every figure. `python -m benchmarks` runs them all, each in a process of its own
 writes `RESULTS.md` and `results.json` after each.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,3 +41,35 @@ class Benchmark:
 def sized(full: int, scale: float, least: int = 2) -> int:
     """A size at a scale: `full` at scale 1, and never below `least`."""
     return max(least, round(full * scale))
+
+
+def json_by_entry(document: Mapping[str, Any], nested: str | None = None) -> str:
+    """JSON with a line for each entry, so that a new result is one changed line.
+
+    Args:
+        document: Values by name.
+        nested: A key whose value has a line for each entry as well.
+
+    Raises:
+        ValueError: A number is not finite.
+
+    Example:
+        >>> print(json_by_entry({"a": [1, 2], "b": {"c": {}, "d": 3}}, "b"), end="")
+        {
+        "a": [1, 2],
+        "b": {
+        "c": {},
+        "d": 3
+        }
+        }
+    """
+    lines = (
+        f"{json.dumps(key)}: "
+        + (
+            json_by_entry(value).rstrip("\n")
+            if key == nested
+            else json.dumps(value, allow_nan=False)
+        )
+        for key, value in document.items()
+    )
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -32,6 +32,7 @@ from benchmarks import (
     floor,
     full_evaluation,
     growth,
+    json_by_entry,
     keras_distillation,
     linear,
     metrics,
@@ -219,7 +220,7 @@ def write(
     environment = describe_environment(PACKAGES)
     document = {"environment": environment, "benchmarks": outcomes}
     texts = {
-        "results.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
+        "results.json": json_by_entry(document, "benchmarks"),
         "RESULTS.md": "\n".join(
             [INTRODUCTION, machine(environment)]
             + [

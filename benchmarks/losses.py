@@ -17,7 +17,6 @@ is missing. The results are written to `losses.json` and to `LOSSES.md`, the tab
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from rich.console import Console
 
+from benchmarks import json_by_entry
 from recdistill import losses
 from recdistill.atomic import atomic_write, fingerprint
 from recdistill.data.batches import Lists, catalogue_mask
@@ -442,7 +442,7 @@ def difference(interval: Sequence[float | None] | None) -> str:
 def write(document: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write both files atomically."""
     texts = {
-        "losses.json": json.dumps(document, indent=2, allow_nan=False) + "\n",
+        "losses.json": json_by_entry(document, "losses"),
         "LOSSES.md": as_markdown(document),
     }
     for name, text in texts.items():

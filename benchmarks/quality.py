@@ -31,6 +31,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from rich.console import Console
 
+from benchmarks import json_by_entry
 from recdistill.atomic import atomic_write, fingerprint
 from recdistill.errors import RecdistillError
 from recdistill.evaluation.intervals import bootstrap
@@ -198,8 +199,7 @@ def run(
         # Read again: another command may have added results.
         found = {**_read(results), point.key: result}
         with atomic_write(results) as temporary:
-            document = json.dumps(found, indent=1, allow_nan=False)
-            temporary.write_text(document + "\n", encoding="utf-8")
+            temporary.write_text(json_by_entry(found), encoding="utf-8")
         with atomic_write(output) as temporary:
             temporary.write_text(page(list(found.values())), encoding="utf-8")
     return complete
