@@ -73,9 +73,11 @@ def compared(
     folder: Path, sizes: dict[str, int], size: Literal["retrieved", "catalogue"]
 ) -> dict[str, float]:
     """Times both sides in turns, on the lists of one shard."""
-    shard = folder / "train-00000.parquet"
+    shard = folder / "lists" / "train-00000.parquet"
+    shard.parent.mkdir()
     write_lists(shard, sizes["lists"], sizes["items"])
     prepared: Any = SimpleNamespace(
+        folder=folder,
         shards=lambda split: [shard],
         catalogue_size=sizes["items"],
         observed_sizes=np.ones(sizes["lists"], int),

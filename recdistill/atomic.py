@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -81,6 +82,18 @@ def require_space(folder: Path, size: int) -> None:
             f"{os.strerror(errno.ENOSPC)}: {size:,} bytes are needed, {free:,} free"
         )
         raise OSError(errno.ENOSPC, reason, str(folder))
+
+
+def require_writable(folder: Path) -> None:
+    """Checks that files can be written into a folder, which may not exist yet.
+
+    Raises:
+        OSError: If not.
+    """
+    paths = (folder, *folder.absolute().parents)
+    existing = next(path for path in paths if path.exists())
+    with tempfile.TemporaryDirectory(prefix=".recdistill-", dir=existing):
+        pass
 
 
 def refuse_pipes(path: Path) -> None:

@@ -39,7 +39,12 @@ from recdistill.features.specs import (
 from recdistill.losses import ListwiseCrossEntropy, ListwiseKLDivergence
 from recdistill.models.two_tower import TwoTowerStudent
 
-ITEMS = [f"item-{k}" for k in range(57)] + ["größe", "映画", "новинка"]
+ITEMS = [f"item-{k}" for k in range(56)] + [
+    '"Léon", [1994]',
+    "größe",
+    "映画",
+    "новинка",
+]
 KNOWN = ITEMS[:58]
 """Vocabulary of the films; the last two items are newer than the training data."""
 FEW_ITEMS = ITEMS[:9]

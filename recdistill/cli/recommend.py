@@ -92,7 +92,7 @@ def recommend(
         past, excluded, allowed = map(_ids, (history, exclude, allow))
         display.progress("Loading the model", 0, None)
         with without_startup_notes():
-            from recdistill.export.signatures import MOST_ITEMS
+            from recdistill.export.layout import MOST_ITEMS
             from recdistill.serving.exported_model import ExportedModel
         model = ExportedModel(export)
         check_options({"--k": (k, 1, max(MOST_ITEMS, model.manifest["top_k"]))})

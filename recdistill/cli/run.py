@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,10 +84,10 @@ def _run_until(
     with errors_as_paragraphs(), Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display)
         try:
-            if within_budget and pipeline.config.export.budget is not None:
-                from recdistill.pipeline.variants.budgeted_run import run_within_budget
+            if within_budget:
+                from recdistill.pipeline.variants.budgeted_run import run_to_export
 
-                pipeline, artefact = run_within_budget(pipeline, display.say)
+                pipeline, artefact = run_to_export(pipeline, display.say)
             else:
                 artefact = pipeline.run(step)
         except GuardError:
@@ -96,11 +97,15 @@ def _run_until(
             raise
         display.clear()
     command = [str(config), *(f"--set={override}" for override in overrides or ())]
-    _show(step, pipeline.config, shlex.join(command), artefact, as_json)
+    _show(step, pipeline.config, command, artefact, as_json)
 
 
 def _show(
-    step: str, settings: Config, command: str, artefact: Artefact, as_json: bool
+    step: str,
+    settings: Config,
+    command: Sequence[str],
+    artefact: Artefact,
+    as_json: bool,
 ) -> None:
     """Prints the result; `command` holds the arguments for the suggested commands."""
     result: dict[str, Any] = {
@@ -119,12 +124,14 @@ def _show(
         typer.echo(artefact.path)
         return
     artefacts = {}
-    further = [f"recdistill export {command}"]
+    further = [f"recdistill export {shlex.join(command)}"]
     if step == "export":
         artefacts = {"SavedModel": artefact.record["path"]}
+        dim = "--set=student.dim="
+        others = [each for each in command if not each.replace(" ", "").startswith(dim)]
         further = [
             *_serving_commands(Path(artefact.record["path"])),
-            f"recdistill run {command} --set student.dim=64",
+            f"recdistill run {shlex.join(others)} --set student.dim=64",
         ]
     _print_receipt(settings, artefacts, further)
 

@@ -213,17 +213,35 @@ def reject_duplicates(values: pa.Array, place: Place) -> None:
     Raises:
         DataError: Names the first repeated id and its rows.
     """
-    codes = values.dictionary_encode().indices.to_numpy(zero_copy_only=False)
-    _, counts = np.unique(codes, return_counts=True)
-    repeated = np.flatnonzero(counts > 1)
-    if len(repeated):
-        rows = np.flatnonzero(codes == repeated[0])
-        listed = ", ".join(str(place.first_row + row) for row in rows[:5])
+    example = first_repeated(values, place.first_row)
+    if example is not None:
         raise DataError(
             f"{place.table}, column `{place.column}`: ids must be unique, but "
-            f"{values[rows[0]].as_py()!r} is in rows {listed}"
-            f"{', …' if len(rows) > 5 else ''}. Keep one row for each id."
+            f"{example}. Keep one row for each id."
         )
+
+
+def first_repeated(values: pa.Array, first_row: int = 1) -> str | None:
+    """Says in which rows the first repeated id is; None if all ids are unique.
+
+    Args:
+        values: The ids; missing ones do not count.
+        first_row: Row of the first id.
+
+    Examples:
+        >>> first_repeated(pa.array(["u1", "u2", None, "u2"]))
+        "'u2' is in rows 2, 4"
+    """
+    indices = values.dictionary_encode().indices
+    codes = pc.fill_null(indices, len(values)).to_numpy(zero_copy_only=False)
+    found, counts = np.unique(codes, return_counts=True)
+    repeated = found[(counts > 1) & (found < len(values))]
+    if not len(repeated):
+        return None
+    rows = np.flatnonzero(codes == repeated[0])
+    listed = ", ".join(str(first_row + row) for row in rows[:5])
+    more = ", …" if len(rows) > 5 else ""
+    return f"{values[rows[0]].as_py()!r} is in rows {listed}{more}"
 
 
 def feature(values: pa.Array) -> pa.Array:

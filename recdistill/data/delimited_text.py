@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,8 @@ from recdistill.data.quoting import (
 )
 from recdistill.data.rewritten_file import Rewrite, RewrittenFile
 from recdistill.data.table_streams import READ_BYTES, TableStream, opened, reading
+from recdistill.data.text_header import FirstLines, split_line
 from recdistill.errors import DataError
-
-DELIMITERS = (",", "\t", "::", "|", ";")
-"""Delimiters that are recognised from the header, the preferred one first."""
-
-_RARE_DELIMITERS = ("\x01", "^", "~", " ")
-"""Delimiters that are recognised only if they find columns that are wanted."""
 
 _ONE_BYTE = "\x1f"
 
@@ -40,7 +36,8 @@ class TextLayout:
     """Layout of a delimited text file.
 
     Attributes:
-        delimiter: One or more characters; None to recognise one of `DELIMITERS`.
+        delimiter: One or more characters; None to take it from a first line `sep=X`,
+            or to recognise one of `DELIMITERS` of `text_header`.
         quoted: Whether values may be quoted, with line breaks inside the quotes. Files
             with a delimiter of several characters have no quotes.
         names: Column names, if the file has no header.
@@ -71,9 +68,9 @@ def text_stream(
     """
     layout = layout or TextLayout()
     with reading(path):
-        delimiter = layout.delimiter or sniffed_delimiter(path, use or (), layout.names)
-        line = _first_line(path)
-        if layout.names and _split(line, delimiter) == [*layout.names]:
+        first = FirstLines.of(path)
+        delimiter = layout.delimiter or first.delimiter(use or (), layout.names)
+        if layout.names and split_line(first.header, delimiter) == [*layout.names]:
             raise DataError(
                 f"{path} has a header, so its column names must not be given. Remove "
                 "`columns` of this table from the configuration."
@@ -81,8 +78,8 @@ def text_stream(
         quoting = Quoting(quoted=False)
         if layout.quoted and len(delimiter.encode()) == 1:
             quoting = quoting_of(path, delimiter)
-    start = partial(_open, path, layout, delimiter, quoting)
-    checked = partial(_whole_rows, path, delimiter, quoting)
+    form = _Form(path, delimiter, quoting, first, layout.names)
+    start, checked = partial(_open, form), partial(_whole_rows, form)
     with reading(path), checked(), start({}, None) as file:
         names = tuple(file.schema.names)
     kept = [
@@ -106,49 +103,31 @@ def text_stream(
     return TableStream(str(path), schema, read, names)
 
 
-def sniffed_delimiter(
-    path: Path, wanted: Collection[str] = (), names: Sequence[str] | None = None
-) -> str:
-    """The delimiter of a file, recognised from its first line.
+@dataclass(frozen=True)
+class _Form:
+    """What is known of a file before its rows are read.
 
-    The delimiter that finds the most `wanted` columns is chosen, then the one with the
-    most columns, then the first of them. Without a header, the delimiter that
-    gives as many values as there are `names` is chosen first.
+    Attributes:
+        path: The file.
+        delimiter: Its delimiter.
+        quoting: How it uses quotes.
+        first: Its first lines.
+        names: Column names, if it has no header.
     """
-    line = _first_line(path)
 
-    def fit(delimiter: str) -> tuple[int, int]:
-        values = _split(line, delimiter)
-        found = sum(value in wanted for value in values)
-        if names is not None:
-            found = int(len(values) == len(names))
-        return found, len(values) if found or delimiter in DELIMITERS else 0
-
-    return max(DELIMITERS + _RARE_DELIMITERS, key=fit)
-
-
-def _first_line(path: Path) -> str:
-    with opened(path) as stream:
-        text = stream.read(READ_BYTES).decode("utf-8-sig", errors="replace")
-    return next((each for each in text.splitlines() if each.strip()), "")
-
-
-def _split(line: str, delimiter: str) -> list[str]:
-    if len(delimiter) > 1:
-        return line.split(delimiter)
-    return next(standard_csv.reader([line], delimiter=delimiter), [])
+    path: Path
+    delimiter: str
+    quoting: Quoting
+    first: FirstLines
+    names: Sequence[str] | None
 
 
 def _open(
-    path: Path,
-    layout: TextLayout,
-    delimiter: str,
-    quoting: Quoting,
-    types: Mapping[str, pa.DataType],
-    columns: Sequence[str] | None,
+    form: _Form, types: Mapping[str, pa.DataType], columns: Sequence[str] | None
 ) -> csv.CSVStreamingReader:
+    delimiter, quoting = form.delimiter, form.quoting
     single = len(delimiter.encode()) == 1
-    source: Any = opened(path)
+    source: Any = opened(form.path)
     if quoting.escaped:
         source = RewrittenFile(source, doubled_quotes)
     if not single:
@@ -157,7 +136,11 @@ def _open(
         source = pa.PythonFile(source, mode="r")
     return csv.open_csv(
         source,
-        read_options=csv.ReadOptions(block_size=READ_BYTES, column_names=layout.names),
+        read_options=csv.ReadOptions(
+            block_size=READ_BYTES,
+            column_names=form.names,
+            skip_rows=form.first.skipped,
+        ),
         parse_options=csv.ParseOptions(
             delimiter=delimiter if single else _ONE_BYTE,
             quote_char='"' if quoting.quoted else False,
@@ -168,7 +151,7 @@ def _open(
 
 
 @contextmanager
-def _whole_rows(path: Path, delimiter: str, quoting: Quoting) -> Iterator[None]:
+def _whole_rows(form: _Form) -> Iterator[None]:
     """Context manager that names the line of a row with too many or too few values."""
     try:
         yield
@@ -176,18 +159,32 @@ def _whole_rows(path: Path, delimiter: str, quoting: Quoting) -> Iterator[None]:
         expected = re.search(r"Expected (\d+) columns, got (\d+)", str(error))
         if expected is None:
             raise
-        line = _uneven_line(path, delimiter, quoting, int(expected[1]))
-        raise DataError(
-            f"{path}, line {line}: a row must have as many values as there are columns "
-            f"({expected[1]}). Received: {expected[2]}. If a value contains the "
-            f"delimiter {delimiter!r}, put the value in quotes."
-        ) from None
+        raise _uneven_row(form, *map(int, expected.groups())) from None
 
 
-def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> int:
+def _uneven_row(form: _Form, columns: int, values: int) -> DataError:
+    """Error about the first row with another number of values than the header."""
+    line, first = _uneven_line(form, columns), form.first
+    in_quotes = f"contains the delimiter {form.delimiter!r}, put the value in quotes."
+    if form.names is None and first.is_no_header(columns, line, values):
+        number = first.lines[0][0]
+        return DataError(
+            f"{form.path}: line {number} does not look like a header, because it has "
+            f"{columns} value{'s' * (columns > 1)}, and line {line} has {values}. "
+            "Remove the lines above the column names. If it is the header, and a value "
+            f"of line {line} {in_quotes}"
+        )
+    return DataError(
+        f"{form.path}, line {line}: a row must have as many values as there are "
+        f"columns ({columns}). Received: {values}. If a value {in_quotes}"
+    )
+
+
+def _uneven_line(form: _Form, columns: int) -> int:
     """The first line, of those that are not empty, with another number of values."""
+    delimiter, quoting = form.delimiter, form.quoting
     limit = standard_csv.field_size_limit(sys.maxsize)
-    with text_of_file(path, quoting.escaped) as stream:
+    with text_of_file(form.path, quoting.escaped) as stream:
         rows: Any = (line.rstrip("\r\n").split(delimiter) for line in stream)
         if len(delimiter) == 1:
             rows = standard_csv.reader(
@@ -197,8 +194,8 @@ def _uneven_line(path: Path, delimiter: str, quoting: Quoting, columns: int) -> 
                 if quoting.quoted
                 else standard_csv.QUOTE_NONE,
             )
-        line = 0
-        for line, row in enumerate(rows, start=1):
+        line = skipped = form.first.skipped
+        for line, row in enumerate(islice(rows, skipped, None), start=skipped + 1):
             if row not in ([], [""]) and len(row) != columns:
                 line = getattr(rows, "line_num", line)
                 break

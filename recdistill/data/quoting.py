@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from recdistill.data.rewritten_file import RewrittenFile
 from recdistill.data.table_streams import READ_BYTES, opened
+from recdistill.data.text_header import declared_delimiter
 from recdistill.errors import DataError
 
 _QUOTE = b'"'
@@ -163,13 +164,21 @@ def _delimiters_of_lines(path: Path, delimiter: bytes) -> int | None:
     """Number of delimiters in each line that is not empty; None if the lines differ."""
     found: int | None = None
     with io.BufferedReader(opened(path)) as lines:
-        for line in lines:
+        for number, line in enumerate(lines):
+            if not number and _declares(line):
+                continue
             if line.strip():
                 count = line.count(delimiter)
                 if found not in (None, count):
                     return None
                 found = count
     return found
+
+
+def _declares(line: bytes) -> bool:
+    """Whether a first line names the delimiter, and has no values."""
+    text = line.decode("utf-8-sig", errors="replace").rstrip("\r\n")
+    return declared_delimiter(text) is not None
 
 
 def text_of_file(path: Path, escaped: bool) -> io.TextIOWrapper:

@@ -36,6 +36,13 @@ _KINDS = {
 }
 _ONLY_NAMED = (".dat", ".txt")
 """Suffixes that are ignored in a folder of files, because such files may be notes."""
+_UNPACK, _SAVE = "unpack it", "save it as CSV or Parquet"
+_REMEDIES = {
+    **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz"), _UNPACK),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), _SAVE),
+}
+"""What to do with a file that may hold a table and cannot be read, by its suffix."""
+
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 
@@ -133,16 +140,7 @@ def find_table(folder: Path, name: str, *, optional: bool = False) -> list[Table
     if not found and optional:
         return []
     if not found:
-        present = sorted(each.name for each in folder.iterdir())
-        stems = {table_name(folder / each) for each in present}
-        looked_for = f"{name}.parquet, {name}.csv, {name}.jsonl and others"
-        if TableFile(folder / name).kind is not None:
-            stems, looked_for = {*present}, "a file with this name"
-        raise DataError(
-            f"{folder} has no table {name!r} (looked for {looked_for}, and a folder "
-            f"{name}/).{nearest(name, stems)} The folder contains: "
-            f"{', '.join(present) or 'nothing'}."
-        )
+        raise _no_table(folder, name)
     return files_of(found[0])
 
 
@@ -379,9 +377,39 @@ def _is_named(place: Path, name: str) -> bool:
     return table_name(place) == name and TableFile(place).kind is not None
 
 
+def unreadable(place: Path) -> str | None:
+    """Says what to do with an archive or a spreadsheet; None for other files.
+
+    Example:
+        >>> unreadable(Path("items.csv.zip"))
+        'items.csv.zip is a .zip file, which cannot be read; unpack it.'
+    """
+    suffix = TableFile(place).suffix
+    if suffix not in _REMEDIES:
+        return None
+    return f"{place} is a {suffix} file, which cannot be read; {_REMEDIES[suffix]}."
+
+
+def _no_table(folder: Path, name: str) -> DataError:
+    places = sorted(folder.iterdir())
+    tables = [p for p in places if p.is_dir() or TableFile(p).kind is not None]
+    stems = {table_name(place) for place in tables}
+    looked_for = f"{name}.parquet, {name}.csv, {name}.jsonl and others"
+    if TableFile(folder / name).kind is not None:
+        stems, looked_for = {place.name for place in tables}, "a file with this name"
+    named = [place for place in places if place.name.startswith(f"{name}.")]
+    hints = [f" {hint}" for place in named if (hint := unreadable(place))]
+    return DataError(
+        f"{folder} has no table {name!r} (looked for {looked_for}, and a folder "
+        f"{name}/).{''.join(hints) or nearest(name, stems)} The folder contains: "
+        f"{', '.join(place.name for place in places) or 'nothing'}."
+    )
+
+
 def _not_a_table(place: Path) -> DataError:
     known = ", ".join(_KINDS)
+    hint = unreadable(place)
     return DataError(
         f"{place} must be a table: a file with one of the suffixes {known} (and .gz or "
-        f".zst), or a folder of such files."
+        f".zst), or a folder of such files.{f' {hint}' if hint else ''}"
     )

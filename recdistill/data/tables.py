@@ -138,7 +138,11 @@ def open_folder(
         DataError: As `read_tables`.
     """
     if not folder.is_dir():
-        raise DataError(f"`path` must be a folder of tables. Received: {folder}")
+        why = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(
+            "`path` (`dataset.path` in a configuration) must be a folder of tables. "
+            f"Received: {folder}, which {why}"
+        )
     row_files = find_table(folder, names[0] or "interactions")
     optional: dict[str, list[TableFile]] = {name: [] for name in OPTIONAL_TABLES}
     for table, name in zip(OPTIONAL_TABLES, names[1:], strict=False):

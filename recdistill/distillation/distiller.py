@@ -215,7 +215,11 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
     @property
     def teacher(self) -> Teachers | None:
-        """The teachers; None if all batches have stored teacher outputs."""
+        """The teachers by name, `teacher.teachers`; None if there are none.
+
+        The models themselves would be saved with the distiller: Keras saves what it
+        finds in any attribute.
+        """
         return self._teachers if self._teachers.teachers else None
 
     def compile(

@@ -34,6 +34,8 @@ from keras import ops
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import group_of_workers, replica_mean
 from recdistill.losses.list_loss import ListLoss
+from recdistill.losses.representation_loss import list_and_row_weights
+from recdistill.metrics.keras_metrics import RankingMetric
 
 __all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
 
@@ -164,12 +166,13 @@ def loss_value(
         sample_weight: None, `(batch,)` or `(batch, list_size)`.
 
     Returns:
-        A scalar, divided by the number of replicas unless the reduction is "sum".
+        A float32 scalar, divided by the number of replicas unless the reduction is
+        "sum".
 
     Raises:
         ValueError: If candidates have weights and the loss does not know these.
     """
-    value = _unscaled(loss, y, scores, sample_weight)
+    value = ops.cast(_unscaled(loss, y, scores, sample_weight), "float32")
     group = group_of_workers()
     if group is None or loss.reduction == "sum":
         return value
@@ -211,6 +214,10 @@ def update_metric(
         sample_weight: None, `(batch,)` or `(batch, list_size)`.
     """
     if not _is_pointwise(metric):
+        if isinstance(metric, RankingMetric) and sample_weight is not None:
+            # It ranks whole lists; candidates of weight 0 are masked in the labels.
+            mask = ops.cast(y["mask"], "bool")
+            sample_weight, _ = list_and_row_weights(sample_weight, mask)
         metric.update_state(y, scores, sample_weight)
         return
     labels, scores, weight, _ = _as_column(y, scores, sample_weight)

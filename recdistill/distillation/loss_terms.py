@@ -6,8 +6,7 @@ teacher and may have a projection; any other loss compares scores.
 """
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any, TypeAlias
@@ -279,8 +278,8 @@ class Term:
             if isinstance(temperature, LearnedTemperature):
                 temperature = temperature(step)
             temperature = ops.cast(value_at(temperature, step), "float32")
-        with _with_temperature(self.loss, temperature):
-            value = loss_value(self.loss, targets, pair[1], sample_weight)
+        loss = _at_temperature(self.loss, temperature)
+        value = loss_value(loss, targets, pair[1], sample_weight)
         if self.name:
             reported[self.name] = value
         if temperature is not None:
@@ -340,17 +339,15 @@ def _name_of(loss: keras.losses.Loss) -> str:
     return plain if unnamed else str(loss.name)
 
 
-@contextmanager
-def _with_temperature(
+def _at_temperature(
     loss: keras.losses.Loss, temperature: Tensor | None
-) -> Iterator[None]:
-    """Replace the temperature of a loss inside the block; None keeps it."""
+) -> keras.losses.Loss:
+    """The loss with another temperature; None keeps its own.
+
+    A copy: replicas are traced in turns, and would change the same loss.
+    """
     if temperature is None:
-        yield
-        return
-    own = loss.temperature
-    loss.temperature = tf.cast(temperature, loss.dtype)
-    try:
-        yield
-    finally:
-        loss.temperature = own
+        return loss
+    found = object.__new__(type(loss))
+    vars(found).update(vars(loss), temperature=tf.cast(temperature, loss.dtype))
+    return found

@@ -255,6 +255,17 @@ def metric_names(rows: pa.Table) -> list[str]:
     return [name for name in rows.column_names if name not in _KEY_COLUMNS]
 
 
+def cut_off(metric: str) -> int | None:
+    """The cut-off of a metric; None if it takes the whole ranking.
+
+    Examples:
+        >>> cut_off("ndcg@10"), cut_off("mrr")
+        (10, None)
+    """
+    number = metric.partition("@")[2]
+    return int(number) if number else None
+
+
 def _parse_metric(name: str) -> Callable[[RelevantRanks], FloatArray]:
     if name == "mrr":
         return RelevantRanks.reciprocal_rank

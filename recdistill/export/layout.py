@@ -40,6 +40,10 @@ MOST_ROWS = 4_096
 """Largest number of rows of a request that the embedded server accepts, because the
 graph needs memory for each row and item, and largest batch of the warm-up."""
 
+MOST_ITEMS = 10_000
+"""Largest `k` of `recommend`, or the export's `top_k` if that is larger, so that no
+request can exhaust the server's memory."""
+
 MANIFEST = EXTRA / "recdistill.json"
 MODEL_CARD = EXTRA / "MODEL_CARD.md"
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from recdistill.export.layout import lists_without_length
+from recdistill.export.layout import MOST_ITEMS, lists_without_length
 from recdistill.features.unknown_values import in_words
 from recdistill.retrieval.exact import LOWEST
 from recdistill.toml_text import as_toml
@@ -77,6 +77,7 @@ def _rendered(report: Document | None, manifest: Document | None) -> str:
         gate=gate.get("message") if gate.get("overridden") else None,
         example=json.dumps(_example(manifest), ensure_ascii=False) if manifest else "",
         lowest=LOWEST,
+        most_items=max(MOST_ITEMS, manifest["top_k"]) if manifest else MOST_ITEMS,
         interval=_interval,
         tensors=_tensors,
         cell=_cell,

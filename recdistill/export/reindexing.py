@@ -149,6 +149,7 @@ def reindex(
     check_warm_up(sizes)
     kept = {k: manifest[k] for k in ("name", "dim", "schema", "on_device")}
     metadata = {k: v for k, v in manifest["metadata"].items() if k != "key"}
+    metadata.setdefault("measured_version", int(old.name))
     return publish(
         folder,
         write,

@@ -20,16 +20,13 @@ import tensorflow as tf
 from recdistill.atomic import require_space
 from recdistill.export.canonical_graph import write_canonical
 from recdistill.export.inspection import read_model
-from recdistill.export.layout import RESERVED, SAVED_MODEL, SMALL_FILES
+from recdistill.export.layout import MOST_ITEMS, RESERVED, SAVED_MODEL, SMALL_FILES
 from recdistill.export.list_inputs import check_lists, without_padding
 from recdistill.retrieval.catalogue import Catalogue, stored_bytes
 from recdistill.retrieval.exact import bounded
 
 Tensors = dict[str, tf.Tensor]
 Specs = dict[str, tf.TensorSpec]
-
-MOST_ITEMS = 10_000
-"""Largest `k` of `recommend`, so that no request can exhaust the server's memory."""
 
 
 class Towers(Protocol):
@@ -297,13 +294,18 @@ def _checked(inputs: Tensors, specs: Specs) -> Tensors:
 def _arguments(specs: Mapping[str, tf.TensorSpec]) -> dict[str, str]:
     """Input names by the argument that represents each in a traced function.
 
-    TensorFlow accepts only Python identifiers, but a feature may be called `class`.
+    TensorFlow accepts only Python identifiers that differ in more than upper and lower
+    case, but features may be called `class`, `Size` and `size`.
     """
-    arguments = {}
+    arguments: dict[str, str] = {}
     for position, name in enumerate(specs):
         fits = re.fullmatch(r"[A-Za-z]\w*", name, flags=re.A)
-        plain = fits and not keyword.iskeyword(name)
-        arguments[name if plain else f"input_{position}"] = name
+        argument = f"input_{position}"
+        if fits and not keyword.iskeyword(name):
+            argument = name
+        while argument.lower() in map(str.lower, arguments):
+            argument += "_"
+        arguments[argument] = name
     return arguments
 
 

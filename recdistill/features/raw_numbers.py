@@ -20,28 +20,29 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<n
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 _PRICE = re.compile(r"^([-+]?)\s*(?:[^\W\d_]{3}\b|[$€£¥₹₩₽₺₫₪฿])?\s*([-+]?[\d.,]+)$")
 _AFTER = re.compile(r"\s*(?:[A-Z]{3}|[$€£¥₹₩₽₺₫₪฿])$")
-_THOUSANDS = re.compile(r"^[-+]?\d{1,3}(,\d{3})+(\.\d*)?$")
+_THOUSANDS = re.compile(r"^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$")
 _ONE = re.compile(
     r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan"""
 )
 _IN_ROW = re.compile(rf"\[\s*(?:{_ONE.pattern})(?:\s+(?:{_ONE.pattern}))+\s*\]")
 """The text of a NumPy array: values with spaces between them, and no commas."""
 
-_THOUSANDS_POINT = re.compile(r"^[-+]?\d{1,3}(\.\d{3})+,\d+$")
-
 
 def number_of(text: str) -> float:
     """The number in a text; prices may have a currency and thousands separators.
+
+    A comma separates thousands and is no decimal sign: of a column with decimal commas,
+    1,250 would be another number than 1,25, depending on its last digits only.
 
     Returns:
         The number; NaN if the text means a missing value (`MISSING`).
 
     Raises:
-        ValueError: If it is not a number, or if its commas are ambiguous.
+        ValueError: If it is not a number, or has a comma that separates no thousands.
 
     Example:
-        >>> number_of("$1,299.00"), number_of("1.299,00 €"), number_of("true")
-        (1299.0, 1299.0, 1.0)
+        >>> number_of("$1,299.00"), number_of("1299.5 €"), number_of("true")
+        (1299.0, 1299.5, 1.0)
     """
     text = text.strip()
     lowered = text.lower()
@@ -60,13 +61,12 @@ def number_of(text: str) -> float:
     digits = match[1] + match[2]
     if _THOUSANDS.match(digits):
         digits = digits.replace(",", "")
-    elif _THOUSANDS_POINT.match(digits):
-        digits = digits.replace(".", "").replace(",", ".")
     try:
         return float(digits)
     except ValueError:
         raise ValueError(
-            "it must be a number; a comma separates thousands, as in 1,250.00"
+            "it must be a number with a decimal point; a comma separates thousands, as "
+            "in 1,250.00"
         ) from None
 
 

@@ -110,6 +110,9 @@ def value_at(values: pa.Array, index: int) -> Any:
         >>> value_at(pa.array([10**15], pa.timestamp("s")), 0)
         1000000000000000
     """
+    if is_period(values.type):
+        number = values[index].as_py()
+        return f"{number} (a pandas Period; convert them with .dt.to_timestamp())"
     try:
         return values[index].as_py()
     except (OverflowError, ValueError):
@@ -119,8 +122,12 @@ def value_at(values: pa.Array, index: int) -> Any:
 
 
 def plain(values: pa.Array) -> pa.Array:
-    """The values without dictionaries, run-end encoding, views and extension types."""
-    if isinstance(values, pa.ExtensionArray):
+    """The values without dictionaries, run-end encoding, views and extension types.
+
+    Periods of pandas stay as they are: their numbers count from 1970 in a unit of their
+    own.
+    """
+    if isinstance(values, pa.ExtensionArray) and not is_period(values.type):
         values = values.storage
     if pa.types.is_run_end_encoded(values.type):
         values = pc.run_end_decode(values)
@@ -141,6 +148,11 @@ def is_text(kind: pa.DataType) -> bool:
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
     )
+
+
+def is_period(kind: pa.DataType) -> bool:
+    """Whether a type is that of the periods of pandas, such as months."""
+    return getattr(kind, "extension_name", None) == "pandas.period"
 
 
 def type_name(kind: pa.DataType) -> str:

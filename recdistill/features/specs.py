@@ -329,7 +329,8 @@ def _raw_vectors(values: pa.Array, spec: FeatureSpec) -> pa.Array:
     def vector(value: Any) -> list[float]:
         if value == "":
             return [0.0] * spec.size
-        row = vector_of(value) if isinstance(value, str) else [float(v) for v in value]
+        parts = vector_of(value) if isinstance(value, str) else value
+        row = [float("nan") if part is None else float(part) for part in parts]
         if len(row) != spec.size or not all(abs(v) <= LARGEST_FLOAT for v in row):
             raise ValueError(f"it must hold {spec.size} finite numbers")
         return row

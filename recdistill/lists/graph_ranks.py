@@ -104,8 +104,8 @@ def plackett_luce_terms(
     best score lose only the last digits of their exponents.
 
     Args:
-        exponents: `(batch, list_size)`, in order, as from `masked_ops.logits`, so that
-            padding is never drawn.
+        exponents: `(batch, list_size)`, in order, as from `masked_softmax.logits`, so
+            that padding is never drawn.
         mask: `(batch, list_size)`, bool, in the same order: which candidates can be
             drawn. None for all but the padding.
         rest: `(batch,)`, the log-sum-exp of further candidates that can be drawn at

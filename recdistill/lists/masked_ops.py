@@ -45,8 +45,8 @@ def as_lists(mask: Tensor, **values: Tensor) -> tuple[Tensor, ...]:
 
     Args:
         mask: `(batch, list_size)`, bool. True marks a real candidate.
-        **values: Arrays `(batch, list_size)` of numbers; the keyword is the name in
-            error messages.
+        **values: Arrays `(batch, list_size)` of numbers, or of booleans, which become
+            1 and 0; the keyword is the name in error messages.
 
     Returns:
         The mask, followed by the values in the given order. Values are float32, or
@@ -184,7 +184,9 @@ def _asserted(message: str, tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def _check(name: str, tensor: Tensor, mask: Tensor) -> None:
-    if not (tensor.dtype.is_floating or tensor.dtype.is_integer):
+    if not (
+        tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+    ):
         raise ValueError(
             f"`{name}` must hold numbers. Received: dtype={tensor.dtype.name}"
         )

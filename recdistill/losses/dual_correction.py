@@ -7,6 +7,7 @@ order; this one weights each candidate by its error in rank.
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from recdistill.lists import graph_ranks, masked_ops, masked_softmax
@@ -110,7 +111,10 @@ def top_k_dual_correction(
     exponents += ops.log(ops.where(size > 0.0, size, 1.0))
     tail = graph_ranks.log_sum_exp(exponents, over)
     terms = graph_ranks.plackett_luce_terms(exponents, under, tail)
-    return masked_ops.mean(size * terms, ops.where(top, weight, 0.0))
+    loss = masked_ops.mean(size * terms, ops.where(top, weight, 0.0))
+    # Without ranks, no candidate is above or below its place, and the loss would be 0.
+    diverged = masked_ops.nan_lists(0.0 * student_scores, mask)
+    return loss * ops.cast(ops.where(diverged, np.nan, 1.0), loss.dtype)
 
 
 @keras.saving.register_keras_serializable(package="recdistill")

@@ -49,7 +49,8 @@ class LossWithSettings(keras.losses.Loss):  # type: ignore[misc]
         """
         check_settings(**settings)
         for name, value in settings.items():
-            setattr(self, name, value)
+            # NumPy's integers have another type than the sizes in a graph.
+            setattr(self, name, int(value) if isinstance(value, np.integer) else value)
         self.settings += tuple(settings)
 
     def over_replicas(self, loss: Tensor, weight: Tensor) -> Tensor:

@@ -89,6 +89,9 @@ class RepresentationLoss(LossWithSettings):
         if self.rows is not None:
             inputs = {name: value[:, : self.rows] for name, value in inputs.items()}
         loss = super().__call__(inputs, inputs["student"], list_weight)
+        if inputs["student"].shape[0] == 1:
+            # A replica counts by its rows, as lists do elsewhere.
+            list_weight = masked_ops.masked(inputs["weight"], inputs["mask"])
         return self.over_replicas(loss, list_weight)
 
     def call(self, y_true: dict[str, Tensor], y_pred: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class RankingMetric(keras.metrics.Mean):  # type: ignore[misc]
             check_cutoff("k", k)
         default = self.label if k is None else f"{self.label}@{k}"
         super().__init__(name=name or default, dtype=dtype)
-        self.k = k
+        # NumPy's integers have another type than the sizes in a graph.
+        self.k = None if k is None else int(k)
 
     def update_state(
         self,

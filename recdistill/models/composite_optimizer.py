@@ -88,6 +88,16 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         parts = [each for each in parts if each._trainable_variables]
         return parts[0].iterations if parts else self._iterations
 
+    def save_own_variables(self, store: Any) -> None:
+        """Writes the own variables; Keras saves both optimizers by themselves."""
+        for number, variable in enumerate(self._variables):
+            store[str(number)] = variable.numpy()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Reads what `save_own_variables` has written."""
+        for number, variable in enumerate(self._variables):
+            variable.assign(store[str(number)])
+
     def exclude_from_weight_decay(
         self,
         var_list: Sequence[keras.Variable] | None = None,

@@ -21,6 +21,8 @@ from typing import Any, TypeAlias
 import keras
 import tensorflow as tf
 
+from recdistill.lists.replicas import replicas
+
 __all__ = ["LazyAdam", "RowwiseAdagrad"]
 
 Gradient: TypeAlias = Any
@@ -118,7 +120,9 @@ class RowOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             variable: The variable to train.
             learning_rate: Current learning rate.
         """
-        gradient, rows = summed(gradient), None
+        rows = None
+        if not self._has_summed:
+            gradient = summed(gradient)
         if isinstance(gradient, tf.IndexedSlices):
             gradient, rows = gradient.values, gradient.indices
         rate = tf.cast(learning_rate, variable.dtype)
@@ -147,13 +151,28 @@ class RowOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         finally:
             self.loss_scale_factor = scale
 
+    @property
+    def _clips(self) -> bool:
+        return bool(self.clipnorm or self.clipvalue or self.global_clipnorm)
+
+    @property
+    def _has_summed(self) -> bool:
+        """Whether each row occurs once in the gradients that `update_step` gets.
+
+        Under XLA, to sum them again would lose them. Replicas join their rows after
+        each has summed its own.
+        """
+        summed_before = self._clips or bool(self.gradient_accumulation_steps)
+        return summed_before and replicas() == 1
+
     def _apply_weight_decay(self, variables: Any) -> None:
         """Does nothing: `update_step` decays the rows that it updates."""
 
     def _clip_gradients(self, grads: Any) -> Any:
-        if not (self.clipnorm or self.clipvalue or self.global_clipnorm):
+        if not self._clips:
             return grads
-        grads = [summed(each) for each in grads]
+        if not self.gradient_accumulation_steps:  # Accumulated rows occur once.
+            grads = [summed(each) for each in grads]
         values = [getattr(each, "values", each) for each in grads]
         return [
             tf.IndexedSlices(clipped, each.indices, each.dense_shape)
@@ -169,10 +188,11 @@ class RowOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
         if not steps:
             super()._backend_apply_gradients(grads, trainable_variables)
             return
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        strategy = tf.distribute.get_strategy()
+        if strategy.num_replicas_in_sync > 1:
             raise NotImplementedError(
                 "`gradient_accumulation_steps` requires a single replica. Received: "
-                f"{tf.distribute.get_strategy().num_replicas_in_sync} replicas"
+                f"{strategy.num_replicas_in_sync} replicas"
             )
         numbers = [self._get_variable_index(each) for each in trainable_variables]
         for gradient, number in zip(grads, numbers, strict=True):
@@ -231,7 +251,7 @@ class LazyAdam(RowOptimizer):
 
     A row that is in every gradient gets the values of `keras.optimizers.Adam`. The bias
     correction by row matters for rare rows: with the number of steps in its place, a
-    row first touched at step 1,000 would move by about $(1 - \beta_1) /
+    row first touched after many steps would move by about $(1 - \beta_1) /
     \sqrt{1 - \beta_2}$ = 3.2 learning rates instead of one. See Kingma and Ba, "Adam"
     (2015); the name follows TensorFlow Addons, which corrects by step.
 

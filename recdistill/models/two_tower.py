@@ -204,8 +204,10 @@ class TwoTowers(CatalogueModel):
             products = _of_all if whole else listed_products
             scores = products(queries, candidates, place)
         if self.l2:
-            self.add_loss(self.l2 * tf.reduce_mean(tf.square(queries)))
-            self.add_loss(self.l2 * tf.reduce_mean(tf.square(candidates)))
+            for embeddings in (queries, candidates):
+                # In half precision even the number of entries overflows.
+                wide = tf.cast(embeddings, tf.float32)
+                self.add_loss(self.l2 * tf.reduce_mean(tf.square(wide)))
         return scores
 
     def _without_some_ids(self, rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

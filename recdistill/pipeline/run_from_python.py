@@ -12,7 +12,7 @@ from recdistill.pipeline.config import Config, DatasetConfig, parse_config
 from recdistill.pipeline.config.config_loading import read_toml
 from recdistill.pipeline.config.dataset_section import TABLES
 from recdistill.pipeline.runner import Pipeline
-from recdistill.pipeline.variants.budgeted_run import run_within_budget
+from recdistill.pipeline.variants.budgeted_run import run_to_export
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +113,5 @@ def _run(
     config: Config, tables: Mapping[str, pd.DataFrame] | None, progress: Progress
 ) -> Report:
     pipeline = Pipeline(config, progress, tables=tables)
-    if config.export.budget is None:
-        pipeline.run()
-    else:
-        pipeline, _ = run_within_budget(pipeline)
+    pipeline, _ = run_to_export(pipeline)
     return Report.load(pipeline.workspace.root / "report.json")

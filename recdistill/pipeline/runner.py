@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import tensorflow as tf
 
 from recdistill.allocation import return_freed_memory, return_large_arrays
-from recdistill.atomic import locked_folder
+from recdistill.atomic import locked_folder, require_writable
 from recdistill.data.dataset import Progress, no_progress
-from recdistill.errors import DataError, StorageError
+from recdistill.errors import ConfigError, DataError, StorageError
 from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.artefacts.artefact_storage import artefact_storage
 from recdistill.pipeline.artefacts.workspace import Workspace, earlier_seconds
@@ -49,8 +49,8 @@ class Pipeline:
         with_test: Whether the test part may be read after the step `prepare`.
 
     Raises:
-        ConfigError: If a distillation loss does not accept its options, or MLflow is
-            asked for and not available.
+        ConfigError: If a distillation loss does not accept its options, `workdir`
+            cannot be written, or MLflow is asked for and not available.
         StorageError: If `workdir` is a URL that cannot be used.
     """
 
@@ -66,16 +66,18 @@ class Pipeline:
         # Invalid options of a loss fail here, before any work.
         distillation_losses(config.distill)
         self.config = config
-        self.workspace = Workspace(
-            config.local_workdir / config.name, artefact_storage(config)
-        )
+        root = config.local_workdir / config.name
+        try:
+            self.workspace = Workspace(root, artefact_storage(config))
+        except OSError as error:
+            raise _not_writable("workdir", config.local_workdir, error) from error
         tracking = RunTracking(config, self.workspace.root, warn)
         self._tracking: RunTracking | NoTracking = tracking
         self.context = RunContext(
             config, progress, warn, tables, tracking.observe, with_test
         )
         self._announce, self._with_test = announce, with_test
-        self._on_cluster = False
+        self._on_cluster = self._exports = False
 
     def of(self, config: Config) -> Pipeline:
         """A pipeline with another configuration and the same callbacks and tables."""
@@ -143,7 +145,8 @@ class Pipeline:
 
         Raises:
             ValueError: If there is no such step.
-            ConfigError: If a step needs LiteRT, and it is not installed.
+            ConfigError: If a step needs LiteRT, and it is not installed, or the folder
+                of the exports cannot be written.
             DataError: If the data is invalid.
             ArtefactError: If a file of an artefact that is used is damaged.
             GateError: If the teacher is not good enough.
@@ -157,6 +160,7 @@ class Pipeline:
             )
         if until == "export":
             check_litert(self.config)
+        self._exports = until == "export"
         # Equal seeds must give equal weights for any order of threads.
         tf.config.experimental.enable_op_determinism()
         with locked_folder(self.workspace.root):
@@ -221,6 +225,8 @@ class Pipeline:
             step.name, inputs, step.is_intact, step.shared
         ) as draft:
             if draft.done is None:
+                if self._exports:
+                    _check_writable("export.path", self.config.export.path)
                 if step.resumes:
                     draft.earlier = earlier_seconds(draft.path)
                 else:
@@ -244,3 +250,22 @@ class Pipeline:
                         draft.abandon()
                     raise
         return draft.artefact()
+
+
+def _check_writable(key: str, folder: Path) -> None:
+    """Checks a folder of the configuration before the work whose result it takes.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    try:
+        require_writable(folder)
+    except OSError as error:
+        raise _not_writable(key, folder, error) from error
+
+
+def _not_writable(key: str, folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"`{key}` must be a folder that can be written. Received: {folder} "
+        f"({error.strerror})"
+    )

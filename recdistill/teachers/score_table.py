@@ -26,6 +26,9 @@ class ScoreTable:
         items: `(items,)`, the ids of the catalogue in catalogue order.
         label: Name of the table in error messages.
 
+    Attributes:
+        keys: The different keys of queries, or of lists, with a scored item.
+
     Raises:
         TeacherError: If no row scores an item of the catalogue, or a pair has two
             scores.
@@ -66,7 +69,7 @@ class ScoreTable:
                 f"The {label} must score items of the catalogue. Received: no such row"
             )
         codes = pa.chunked_array(keys).dictionary_encode().combine_chunks()
-        self._keys = codes.dictionary
+        self.keys = codes.dictionary
         key = codes.indices.to_numpy().astype("int64")
         place = key * self._items + np.concatenate(rows)
         order = np.argsort(place, kind="stable")
@@ -81,7 +84,7 @@ class ScoreTable:
             key, item = divmod(int(self._places[twice[0]]), self._items)
             raise TeacherError(
                 f"The {label} must have one score per pair. Received: {len(twice)} "
-                f"pair(s) with two scores, such as {self._keys[key].as_py()!r} with "
+                f"pair(s) with two scores, such as {self.keys[key].as_py()!r} with "
                 f"{items[item]!r}"
             )
 
@@ -130,7 +133,7 @@ class ScoreTable:
 
     def _codes(self, keys: Any) -> np.ndarray:
         keys = pa.array(np.asarray(keys, object), pa.string())
-        code = pc.fill_null(pc.index_in(keys, value_set=self._keys), -1)
+        code = pc.fill_null(pc.index_in(keys, value_set=self.keys), -1)
         return np.asarray(code, "int64")
 
 

@@ -5,8 +5,6 @@ be hundreds of them.
 """
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -332,16 +330,3 @@ def test_a_bad_time_is_refused(option, time):
     result = call("load-test", "grpc://h:1", "--export", "x", f"{option}={time}")
     assert result.exit_code == 2
     assert_is_one_paragraph(result, "A time must look like 10ms or 1s")
-
-
-def test_configurations_are_checked_without_tensorflow(tmp_path):
-    path = small_pipelines.write_config(tmp_path)
-    program = (
-        "import sys; from recdistill.cli import main; sys.argv[0] = 'recdistill'\n"
-        "try: main.main()\n"
-        "except SystemExit as done: print(done.code)\n"
-        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
-    )
-    asked = [sys.executable, "-c", program, "run", str(path), "--set", "seed=-1"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=True)
-    assert done.stdout == "2\nFalse False\n"

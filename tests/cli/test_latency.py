@@ -1,8 +1,6 @@
 """`recdistill latency` and `recdistill serving-config`: measured calls and output."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -148,29 +146,3 @@ def test_a_budget_below_every_measured_time_is_bad_input(export, asked, tmp_path
     done = run("serving-config", export, "--out", tmp_path, "--budget-ms", 1)
     assert done.exit_code == 2
     assert "budget_ms=1" in done.stderr
-
-
-def test_help_of_both_does_not_import_tensorflow():
-    code = (
-        "import sys\n"
-        "from typer.testing import CliRunner\n"
-        "from recdistill.cli.main import app\n"
-        "for name in ('latency', 'serving-config'):\n"
-        "    done = CliRunner().invoke(app, [name, '--help'])\n"
-        "    assert done.exit_code == 0, done.output\n"
-        "assert 'tensorflow' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_latency_and_serving_config_do_not_import_the_training_code():
-    code = (
-        "import sys\n"
-        "import recdistill.serving.deploy.tuning\n"
-        "import recdistill.evaluation.latency.saved_model_timing\n"
-        "from recdistill.serving.deploy.models_config import Models\n"
-        "ours = {m for m in sys.modules if m.startswith('recdistill.')}\n"
-        "assert not {'keras', 'tensorflow'} & set(sys.modules), sys.modules\n"
-        "assert not [m for m in ours if 'pipeline' in m or 'student' in m], ours\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,8 +14,8 @@ from tests import small_pipelines
 from tests.cli.command_line import assert_is_one_paragraph, call, in_folder
 
 
-def test_help_and_bad_configs_need_no_tensorflow(tmp_path):
-    bad = small_pipelines.write_config(tmp_path, "name = ")
+def test_help_and_checks_of_configs_need_no_tensorflow(tmp_path):
+    config = small_pipelines.write_config(tmp_path)
     script = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
@@ -26,9 +26,10 @@ def test_help_and_bad_configs_need_no_tensorflow(tmp_path):
         "heavy = {'tensorflow', 'keras', 'matplotlib'} & set(sys.modules)\n"
         "print('imported:', sorted(heavy))\n"
     )
-    commands = ["run", *STEPS, "doctor", "data", "data fetch", ""]
+    commands = ["run", *STEPS, "latency", "serving-config", "doctor", "data"]
+    commands += ["data fetch", ""]
     calls = [[*command.split(), "--help"] for command in commands]
-    calls.append(["run", str(bad)])
+    calls.append(["run", str(config), "--set", "seed=-1"])
     process = subprocess.run(
         [sys.executable, "-c", script, repr(calls)], capture_output=True, text=True
     )

@@ -92,6 +92,14 @@ def test_suggested_commands_keep_the_overrides(tiny_run):
     assert not any("SavedModel" in line for line in lines)
 
 
+def test_a_suggested_command_sets_a_key_once(tiny_run):
+    dim = small_pipelines.load(tiny_run.folder).student.dim
+    arguments = in_folder(tiny_run.folder)
+    own = call("run", *arguments, "--set", f"student.dim={dim}")
+    again = " ".join(str(each) for each in arguments)
+    assert f"  recdistill run {again} --set student.dim=64" in own.stdout.splitlines()
+
+
 def test_a_version_that_is_not_the_highest_is_served_by_its_label(monkeypatch):
     monkeypatch.setattr(layout, "superseded_by", lambda version: Path("export/a/2"))
     assert run._serving_commands(Path("export/a/1")) == [

@@ -81,6 +81,15 @@ def test_the_values_of_lists_are_counted_whatever_their_form():
     assert profile([[0.5, 1.0, 3.0]] * 2).size == 3
 
 
+def test_numbers_with_a_decimal_comma_are_neither_lists_nor_thousands():
+    for values in (["0,28", "4,5", "12,999"], ["4", "4,5", "4,5"], ["0,500", "0,229"]):
+        found = profile(values * 5)
+        assert found.content == "unreadable"
+        assert "decimal comma, to be written with a point, or lists" in found.reason
+    assert profile(["1,250", "12,999", "7"] * 5).content == "integer"
+    assert profile(["3,7", "3,7,9", "7"] * 5).content == "list"
+
+
 def test_consecutive_numbers_that_occur_once_number_the_rows():
     assert profile(["3", "1", "2"]).numbers_the_rows
     assert not profile(["3", "1", "4"]).numbers_the_rows

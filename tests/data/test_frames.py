@@ -243,3 +243,12 @@ def test_text_may_have_any_pandas_type(tmp_path):
         assert got["item_id"].to_pylist() == ["a", "b", "a"]
     pq.write_table(pa.Table.from_pandas(typed), tmp_path / "interactions.parquet")
     assert everything(read_tables(tmp_path)).num_rows == 3
+
+
+@pytest.mark.parametrize("column", ["timestamp", "user_id"])
+def test_periods_are_refused_with_the_remedy(column):
+    frame = log()
+    days = pd.Series(pd.period_range("2024-03-12", periods=len(frame)))
+    said = rf"column `{column}`, row 1: .*\.dt\.to_timestamp\(\)"
+    with pytest.raises(DataError, match=said):
+        everything(read_frames({"interactions": frame.assign(**{column: days})}))

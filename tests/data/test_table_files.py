@@ -61,6 +61,24 @@ class TestReadTable:
         with pytest.raises(DataError, match=r"must be a table: .* \.parquet, .*\.csv"):
             read_table(tmp_path / "a.xlsx")
 
+    @pytest.mark.parametrize(
+        ("name", "remedy"),
+        [
+            ("interactions.csv.zip", "unpack it"),
+            ("interactions.xlsx", "save it as CSV or Parquet"),
+        ],
+    )
+    def test_an_archive_or_a_spreadsheet_is_to_be_converted(
+        self, tmp_path, name, remedy
+    ):
+        (tmp_path / name).touch()
+        said = rf"{name} is a \.\w+ file, which cannot be read; {remedy}\."
+        with pytest.raises(DataError, match=said):
+            read_table(tmp_path / name)
+        with pytest.raises(DataError, match=said) as error:
+            read_tables(tmp_path)
+        assert "Did you mean" not in str(error.value)
+
 
 class TestDelimiters:
     @pytest.mark.parametrize("delimiter", [",", "\t", "::", "|", ";"])
@@ -93,6 +111,50 @@ class TestDelimiters:
         options = ReadingOptions(delimiter="~~")
         data = read_tables(write(tmp_path, interactions=text), options=options)
         assert everything(data)["device"].to_pylist() == ["tv", "phone"]
+
+    @pytest.mark.parametrize("start", ["sep={}\n", '\ufeff"SEP={}"\r\n'])
+    @pytest.mark.parametrize("delimiter", [";", "\t", "+"])
+    def test_a_first_line_of_excel_gives_the_delimiter(
+        self, tmp_path, start, delimiter
+    ):
+        text = start.format(delimiter) + RATINGS.replace(",", delimiter)
+        rows = everything(read_tables(write(tmp_path, interactions=text)))
+        assert rows["item_id"].to_pylist() == ["7", "8"]
+        options = ReadingOptions(delimiter=",")
+        write(tmp_path, interactions=f"sep=;\n{RATINGS}")
+        data = read_tables(tmp_path, options=options)
+        assert everything(data)["item_id"].to_pylist() == ["7", "8"]
+
+    def test_the_line_of_an_uneven_row_counts_the_line_of_excel(self, tmp_path):
+        text = "sep=;\n" + RATINGS.replace(",", ";") + "3;9;102\n"
+        with pytest.raises(DataError, match=r"csv, line 5: a row must have as many"):
+            everything(read_tables(write(tmp_path, interactions=text)))
+
+    def test_a_quote_in_a_file_with_the_line_of_excel_may_be_text(self, tmp_path):
+        text = 'sep=;\nitem_id;a\n7;"Big" one\n8;"x\n'
+        items = read_table(write(tmp_path, items=text) / "items.csv")
+        assert items["a"].to_pylist() == ['"Big" one', '"x']
+
+    @pytest.mark.parametrize(
+        ("above", "number", "said"),
+        [
+            ("# Ratings\n", 1, "1 value, and line 2 has 5"),
+            ("\nRatings\nof users\n\n", 2, "1 value, and line 5 has 5"),
+            ("# Ratings, 2024\n# of users\n", 1, "2 values, and line 2 has 1"),
+            ("# Ratings, 2024\n# a, b\n", 1, "2 values, and line 3 has 5"),
+            ("Ratings, 2024\n", 1, "2 values, and line 2 has 5"),
+        ],
+    )
+    def test_lines_above_the_header_are_to_be_removed(
+        self, tmp_path, above, number, said
+    ):
+        with pytest.raises(DataError) as error:
+            read_tables(write(tmp_path, interactions=above + RATINGS))
+        place = tmp_path / "interactions.csv"
+        assert str(error.value).startswith(
+            f"{place}: line {number} does not look like a header, because it has "
+            f"{said}. Remove the lines above the column names."
+        )
 
     def test_a_delimiter_of_two_characters_is_found_across_blocks(self, tmp_path):
         rows = [f"u{k}::i{k % 7}::{k}" for k in range(200_000)]

@@ -127,8 +127,14 @@ class TestAGoodFolder:
 
 class TestABadFolder:
     def test_no_folder(self, tmp_path):
-        with pytest.raises(DataError, match="must be a folder of tables"):
+        said = (
+            "`dataset.path` in a configuration.* folder of tables.*nowhere, which does"
+        )
+        with pytest.raises(DataError, match=f"{said} not exist"):
             read_tables(tmp_path / "nowhere")
+        (tmp_path / "file").write_text("a")
+        with pytest.raises(DataError, match="file, which is not a folder"):
+            read_tables(tmp_path / "file")
 
     def test_a_missing_table_error_names_the_closest_file_and_all_files(self, tmp_path):
         write(tmp_path, interaction=RATINGS, other="a\n1\n")

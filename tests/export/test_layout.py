@@ -1,7 +1,4 @@
-"""layout: versions of an export, its manifest, and no import of TensorFlow."""
-
-import subprocess
-import sys
+"""layout: versions of an export and its manifest."""
 
 import pytest
 
@@ -167,14 +164,3 @@ def test_a_version_is_superseded_by_a_higher_one_of_another_model(
         write_manifest(folder / "10", other)
     assert superseded_by(folder / "2") == (folder / "10" if is_another else None)
     assert superseded_by(folder / "10") is None
-
-
-def test_the_module_and_the_record_reader_do_not_import_tensorflow():
-    program = (
-        "import sys, recdistill.export.layout, recdistill.export.warm_up\n"
-        "print('tensorflow' in sys.modules, 'keras' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "False False\n"

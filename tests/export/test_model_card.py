@@ -93,6 +93,8 @@ def test_a_reindexed_version_names_the_version_of_its_towers_and_numbers():
     card = render_card(changed)
     assert "those of\nversion 2. Items that were not in the training data" in card
     assert "These numbers were measured for version 2" in card
+    again = {"report": REPORT, "measured_version": 1}
+    assert "were measured for version 1" in render_card({**changed, "metadata": again})
 
 
 def test_the_statements_about_training_are_left_out_for_towers_of_others():

@@ -169,7 +169,7 @@ def test_the_manifest_names_the_version_of_the_towers(first, second):
     manifest = layout.read_manifest(second)
     assert manifest["reindexed_from"] == 1
     assert manifest["items"] == 73
-    assert manifest["metadata"] == {"fingerprint": "f"}
+    assert manifest["metadata"] == {"fingerprint": "f", "measured_version": 1}
     assert manifest["index"]["kind"] == "ivf"
     assert manifest["index"]["target_recall"] == 0.9
     assert manifest["warm_up"] == first.manifest["warm_up"]

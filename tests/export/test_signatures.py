@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from recdistill.export.signatures import Servable
+from recdistill.export.signatures import Servable, Signature, _arguments, _concrete
 from recdistill.export.student_export import StudentTowers
 from recdistill.retrieval.catalogue import Catalogue
 from recdistill.retrieval.clustering import build_lists
@@ -17,6 +17,18 @@ pytestmark = pytest.mark.slow
 
 ANY = np.full((1, 1), "", object)
 """Ids of one query that excludes nothing, or may get any item."""
+
+
+def test_names_of_inputs_may_differ_in_upper_and_lower_case_only(tmp_path):
+    names = ["size", "Size", "class", "input_2", "größe"]
+    specs = {name: tf.TensorSpec([None], tf.float32) for name in names}
+    one = Signature(specs, lambda x: {"y": x["size"] - x["Size"] + x["größe"]})
+    tf.saved_model.save(tf.Module(), tmp_path, signatures={"one": _concrete(one)})
+    arguments = _arguments(specs)
+    values = {a: tf.constant([float(names.index(n))]) for a, n in arguments.items()}
+    answer = tf.saved_model.load(tmp_path).signatures["one"](**values)
+    assert answer["y"].numpy() == [0 - 1 + 4]
+    assert sorted(arguments.values()) == sorted(names)
 
 
 def queries_of(rows):

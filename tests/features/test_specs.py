@@ -5,12 +5,15 @@ import re
 from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from recdistill.errors import DataError
 from recdistill.features import specs
+from recdistill.features.raw_numbers import as_doubles
+from recdistill.features.raw_text import BadValueError
 from recdistill.features.specs import (
     AffinitySpec,
     CandidateSpec,
@@ -141,7 +144,7 @@ def test_the_text_of_a_list_is_read_with_a_separator():
     [
         ("$1,299.00", 1299.0),
         ("-$5", -5.0),
-        ("1.299,50 €", 1299.5),
+        ("1299.50 €", 1299.5),
         ("USD 12", 12.0),
         ("1,299", 1299.0),
         ("12.50", 12.5),
@@ -153,6 +156,12 @@ def test_the_text_of_a_list_is_read_with_a_separator():
 )
 def test_numbers_are_read_from_text(text, number):
     assert raw(column(text, "0"), NumberSpec()).tolist() == [number, 0.0]
+
+
+@pytest.mark.parametrize("text", ["0,500", "12,99 €", "1.299,00", "00,123", "1,25"])
+def test_a_decimal_comma_is_refused(text):
+    with pytest.raises(BadValueError, match="a number with a decimal point; a comma"):
+        as_doubles(column("1,250", text))
 
 
 @pytest.mark.parametrize("text", ["NA", "nan", "null", "N/A", " "])
@@ -253,7 +262,7 @@ def test_the_error_for_a_missing_value_has_its_place_and_a_fix(values, spec):
         (column([1, 2], []), VectorSpec(size=2), "must hold 2 finite numbers"),
         (column([1, 2], [1, math.nan]), VectorSpec(size=2), "2 finite numbers"),
         (column([1, 2], [1, 1e39]), VectorSpec(size=2), "2 finite numbers"),
-        (column([1, 2], [1, None]), VectorSpec(size=2), "'vector'"),
+        (column([1, 2], [1, None]), VectorSpec(size=2), "must hold 2 finite numbers"),
         (column("12"), VectorSpec(size=2), "must hold 2 finite numbers"),
         (column("[1, x]"), VectorSpec(size=2), "could not convert"),
         (column(12), VectorSpec(size=2), "'vector'. Received: 12"),
@@ -312,3 +321,9 @@ def test_strings_are_padded_to_the_longest_row_and_at_least_to_one_column():
     ]
     assert pad_strings([[], []]).shape == (2, 1)
     assert pad_strings([]).shape == (0, 1)
+
+
+def test_periods_are_no_category():
+    months = pa.array(pd.period_range("2024-03", periods=2, freq="M"))
+    with pytest.raises(DataError, match=r"row 1: .*\.dt\.to_timestamp\(\)"):
+        raw(pa.chunked_array([months]), CategorySpec())

@@ -159,9 +159,10 @@ class TestEveryValue:
 
     def test_nan_student_scores_give_nan(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists
-        student = student.copy()
-        student[0, 0] = np.nan
-        assert np.isnan(loss_cls()({"labels": labels, "mask": mask}, student))
+        diverged, one = np.full_like(student, np.nan), student.copy()
+        one[0, 0] = np.nan
+        for scores in (one, diverged):
+            assert np.isnan(loss_cls()({"labels": labels, "mask": mask}, scores))
 
     def test_padding_may_be_at_any_position(self, loss_cls, ragged_lists):
         labels, student, mask = ragged_lists

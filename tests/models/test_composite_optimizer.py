@@ -1,5 +1,6 @@
 """composite_optimizer: tables and dense weights have an optimizer each."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -60,6 +61,19 @@ def test_accumulated_batches_count_once():
     for _ in range(8):
         model.train_on_batch(x, y)
     assert int(optimizer.iterations) == 2
+
+
+def test_the_state_is_saved_once(tmp_path):
+    x, y = embedding_data()
+    model = embedding_model()
+    model.compile(composite(), loss="mse")
+    model.fit(x, y, verbose=0)
+    model.save_weights(tmp_path / "composite.weights.h5")
+    with h5py.File(tmp_path / "composite.weights.h5") as file:
+        saved: list[object] = []
+        file["optimizer"].visititems(lambda _, each: saved.append(each))
+        tensors = [each for each in saved if isinstance(each, h5py.Dataset)]
+    assert len(tensors) == len(model.optimizer.variables)
 
 
 def test_averages_of_weights_are_written_at_the_end():

@@ -164,6 +164,36 @@ def test_accumulated_batches_train_like_one_batch(kind, options):
     np.testing.assert_allclose(apart.numpy(), together.numpy(), rtol=1e-5)
 
 
+@OPTIMIZERS
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clipnorm": 0.5},
+        {"clipvalue": 0.2, "weight_decay": 0.01},
+        {"gradient_accumulation_steps": 2, "global_clipnorm": 0.5},
+    ],
+)
+def test_xla_computes_the_same(kind, options):
+    def trained(xla):
+        variable, optimizer = table(), kind(0.1, **options)
+        optimizer.build([variable])
+
+        @tf.function(jit_compile=xla)
+        def step(values, rows):
+            gradient = tf.IndexedSlices(values, rows, [ROWS, WIDTH])
+            optimizer.apply([gradient], [variable])
+
+        for seed in range(4):
+            gradient = slices([1, 4, 4, 1, 2], seed)
+            step(gradient.values, gradient.indices)
+        return variable.numpy()
+
+    want = trained(xla=False)
+    assert not np.allclose(want[[1, 2, 4]], table().numpy()[[1, 2, 4]])
+    np.testing.assert_allclose(trained(xla=True), want, rtol=1e-5)
+
+
 def test_accumulation_takes_tables_dense_weights_and_scalars_together():
     variables = [table(), keras.Variable([1.0, 2.0]), keras.Variable(3.0)]
     optimizer = LazyAdam(0.1, gradient_accumulation_steps=2)

@@ -145,7 +145,7 @@ def test_a_budget_compares_students_as_the_command_does(tiny_run, monkeypatch):
         compared.append(pipeline.config.export.budget)
         return pipeline, tiny_run.artefacts["export"]
 
-    monkeypatch.setattr(run_from_python, "run_within_budget", within)
+    monkeypatch.setattr(run_from_python, "run_to_export", within)
     config = small_pipelines.load(tiny_run.folder, "export.budget=bytes<=1GB")
     assert recdistill.run(config) == tiny_run.report
     assert compared == ["bytes<=1GB"]

@@ -10,7 +10,7 @@ import pytest
 from recdistill.atomic import locked_folder, read_sealed
 from recdistill.data.dense_columns import dense_column
 from recdistill.distillation.score_doctor import Examination
-from recdistill.errors import ArtefactError, BusyError
+from recdistill.errors import ArtefactError, BusyError, ConfigError
 from recdistill.pipeline.artefacts.workspace import Workspace
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
@@ -363,6 +363,18 @@ class TestChangedSettings:
 def test_a_step_that_does_not_exist_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"must be one of .* Received: 'deploy'"):
         Pipeline(small_pipelines.load(tmp_path)).run("deploy")
+
+
+@pytest.mark.parametrize("key", ["workdir", "export.path"])
+@pytest.mark.parametrize("path", ["a_file", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written_is_an_error_before_any_work(
+    tmp_path, key, path
+):
+    (tmp_path / "a_file").touch()
+    config = small_pipelines.load(tmp_path, f"{key}={tmp_path / path}")
+    with pytest.raises(ConfigError, match=rf"`{key}` must be .* can be written"):
+        Pipeline(config).run()
+    assert not list(tmp_path.glob("runs/*/prepare-*"))
 
 
 def test_one_run_at_a_time(tmp_path):

@@ -211,12 +211,7 @@ def test_saved_model(shared):
     report = assert_is_measured(shared)
     # Its function has no lookup table that could be examined.
     assert report.dataset.uncounted == ["category", "segment"]
-
-
-@on_synthetic_data
-def test_a_changed_file_is_scored_again_and_a_moved_one_is_not(shared):
-    outside.save_saved_model(shared / "1")
-    go(shared, saved_model(shared / "1"), until="score")
+    # A moved file is the same teacher, and a changed one is another.
     (shared / "1").rename(shared / "2")
     again = go(shared, saved_model(shared / "2"), until="score")
     assert again["teacher"].reused and again["score"].reused
@@ -227,25 +222,12 @@ def test_a_changed_file_is_scored_again_and_a_moved_one_is_not(shared):
 
 
 @on_synthetic_data
-def test_remote_over_rest(shared):
-    with outside.rest_server() as server:
-        done = go(
-            shared,
-            f"teacher={{kind='remote', address='{server.address}', model='ranker', "
-            "version=3, batch_size=20000, inputs={segment='segment', "
-            "category='category', q='quality'}}",
-            until="score",
-        )
-    assert_scores_are(done, by_rule)
-
-
-@on_synthetic_data
 def test_remote_over_grpc(shared):
     with outside.grpc_server() as server:
         done = distilled(
             shared,
             f"teacher={{kind='remote', address='grpc://{server.address}', "
-            "model='ranker', version=3, inputs={segment='segment', "
+            "model='ranker', version=3, batch_size=20000, inputs={segment='segment', "
             "category='category', q='quality'}}",
             until="evaluate",
         )

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from recdistill.errors import TeacherError
+from recdistill.pipeline.preparation.unknown_features import unknown_to_teacher
 from recdistill.teachers import ExternalTeacher, InputSpec
 
 ITEMS = 5
@@ -228,6 +229,17 @@ def test_values_that_the_model_does_not_know_are_counted():
     found(batch())
     with pytest.raises(TeacherError, match=message):
         found.check_known()
+
+
+def test_values_that_are_unknown_in_some_of_the_lists_only_are_no_error():
+    model = Model(change=np.abs)
+    model.vocabularies = {"item_id": {"i0"}, "user_id": {"somebody"}}
+    found = teacher(model)
+    found(batch())
+    with pytest.raises(TeacherError, match="`user_id`"):
+        unknown_to_teacher([found])
+    some = unknown_to_teacher([found], whole=False)
+    assert some["unknown"]["user_id"] == 1.0
 
 
 def test_a_float_is_looked_up_as_the_whole_number_that_the_model_makes_of_it():

@@ -91,7 +91,7 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
         ),
         "count": lambda value: short_number(value, COUNTS),
         "size": lambda value: short_number(value, BYTES),
-        "candidates": candidate_set(report.protocol.candidates),
+        "candidates": candidate_set(report.protocol.candidates, report.dataset.items),
         "evaluated": evaluated_lists(report.protocol),
         "retrieval": retrieval_line(report),
         "slice_metric": _slice_metric(report),

@@ -44,7 +44,6 @@ HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 MOST_METRICS = 3
 """Largest number of metrics in the receipt; the page and the report have all."""
 
-_CANDIDATES = ("100", "1000")
 _WIDE = 110  # columns from which intervals are written next to their values
 _CANDIDATE_SETS = {
     "catalogue": "full catalogue",
@@ -90,12 +89,7 @@ def verdict(report: Report, metric: str) -> str:
         the teacher is better than the baseline at all, how much faster the student is,
         and whether training diverged.
     """
-    kind, _, number = report.protocol.candidates.partition(":")
-    among = {
-        "sampled": f" among {number} sampled candidates",
-        "retrieved": f" after retrieval of {number} items",
-    }.get(kind, "")
-    label = f"{metric_label(metric)}{among}"
+    label = f"{metric_label(metric)}{_among(report)}"
     gap, gained = (
         report.differences.get(pair, {}).get(metric, Interval(None))
         for pair in ("teacher_minus_baseline", "distilled_minus_baseline")
@@ -115,6 +109,22 @@ def verdict(report: Report, metric: str) -> str:
     else:
         found = f"distillation {_closed(report.gap_closed.get(metric))}"
     return f"By {label}, {found}{_fallen(report)}{_speed(report)}{_divergence(report)}."
+
+
+def _among(report: Report) -> str:
+    """The candidates that were ranked, if they are not the whole catalogue."""
+    kind, number = _kind_and_number(report.protocol.candidates)
+    if kind == "sampled":
+        items = report.dataset.items
+        if number >= items:
+            return f" among all {items:,} items"
+        return f" among {number:,} sampled candidates"
+    return f" after retrieval of {number:,} items" if kind == "retrieved" else ""
+
+
+def _kind_and_number(candidates: str) -> tuple[str, int]:
+    kind, _, number = candidates.partition(":")
+    return kind, int(number or 0)
 
 
 def _effect(gained: Interval) -> str:
@@ -171,13 +181,20 @@ def _divergence(report: Report) -> str:
     return "".join(f"; {each}" for each in found)
 
 
-def candidate_set(candidates: str) -> str:
-    """The candidates of the protocol in words: "catalogue" is the "full catalogue"."""
-    kind, _, number = candidates.partition(":")
+def candidate_set(candidates: str, items: int | None = None) -> str:
+    """The candidates of the protocol in words: "catalogue" is the "full catalogue".
+
+    Args:
+        candidates: As in the protocol.
+        items: Number of items of the catalogue; None if unknown.
+    """
+    kind, number = _kind_and_number(candidates)
     if kind == "sampled":
-        return f"{number} sampled candidates, not the full catalogue"
+        if items is not None and number >= items:
+            return f"sampled candidates, which are all {items:,} items"
+        return f"{number:,} sampled candidates, not the full catalogue"
     if kind == "retrieved":
-        return f"the top {number} of each retriever, not the full catalogue"
+        return f"the top {number:,} of each retriever, not the full catalogue"
     return _CANDIDATE_SETS[kind]
 
 
@@ -229,7 +246,7 @@ def _protocol(report: Report) -> str:
     if protocol.repeats_left_out:
         seen += f" ({protocol.repeats_left_out:,} repeats left out)"
     ranked = (
-        candidate_set(protocol.candidates),
+        candidate_set(protocol.candidates, report.dataset.items),
         seen,
         f"{protocol.confidence:.0%} intervals over queries",
     )
@@ -258,19 +275,22 @@ def retrieval_line(report: Report) -> str:
 
 
 def _models_table(report: Report, metrics: Sequence[str], wide: bool) -> Table:
-    costs = ["para-\nmeters", "size", *(f"ms for\n{int(n):,}" for n in _CANDIDATES)]
+    timed = {n for part in report.models.values() for n in part.latency_ms}
+    # The fewest candidates and the most.
+    sizes = sorted({min(timed, key=int), max(timed, key=int)}, key=int) if timed else []
+    costs = ["para-\nmeters", "size", *(f"ms for\n{int(n):,}" for n in sizes)]
     table = number_table(["", *map(metric_label, metrics), *costs], wide)
     for name in get_args(ModelName):
         part = report.models.get(name)
         if part is not None:
             cells = [_mean(part.metrics.get(metric), wide) for metric in metrics]
             style = "bold" if name == "distilled" else ""
-            table.add_row(Text(name, style=style), *cells, *_costs(part))
+            table.add_row(Text(name, style=style), *cells, *_costs(part, sizes))
     return table
 
 
-def _costs(part: ModelPart) -> list[str]:
-    latencies = [part.latency_ms.get(n) for n in _CANDIDATES]
+def _costs(part: ModelPart, sizes: Sequence[str]) -> list[str]:
+    latencies = [part.latency_ms.get(n) for n in sizes]
     return [
         short_number(part.parameters, COUNTS),
         short_number(part.size_bytes, BYTES),

@@ -173,21 +173,23 @@ class SizedStudent:
 
 
 def quality_against_cost(
-    title: str, students: Sequence[SizedStudent], teacher: float, x_label: str
+    title: str, students: Sequence[SizedStudent], teacher: float | None, x_label: str
 ) -> str:
     """Quality of students and of their baselines against one cost, with the front.
 
     Args:
         title: Title of the panel.
         students: The students.
-        teacher: The teacher's metric, drawn as a horizontal line.
+        teacher: The teacher's metric, drawn as a horizontal line; None for no line.
         x_label: Name of the cost.
 
     Returns:
         The SVG element.
     """
     with figure(1.2 * WIDTH, 1.3 * HEIGHT) as (drawing, axes):
-        axes.axhline(teacher, color=COLOURS["teacher"], linestyle=":", label="teacher")
+        if teacher is not None:
+            colour = COLOURS["teacher"]
+            axes.axhline(teacher, color=colour, linestyle=":", label="teacher")
         ordered = sorted(students, key=lambda each: each.cost)
         front = [each for each in ordered if each.on_front]
         axes.plot(

@@ -119,11 +119,18 @@ def render_sweep(found: Mapping[str, Any]) -> Group:
         table,
         Text(),
         Text(
-            f"The teacher has {metric} {found['teacher']:.4f}. A gain in brackets is "
-            f"within noise. {CLOSED if closed else ''}{ON_VALIDATION}"
+            f"{teacher_sentence(found)}A gain in brackets is within noise. "
+            f"{CLOSED if closed else ''}{ON_VALIDATION}"
         ),
         Text(),
     )
+
+
+def teacher_sentence(found: Mapping[str, Any]) -> str:
+    """The teacher's metric; empty if the teacher did not rank what the students did."""
+    if found["teacher"] is None:
+        return ""
+    return f"The teacher has {metric_label(found['metric'])} {found['teacher']:.4f}. "
 
 
 def mark(found: Mapping[str, Any], place: int) -> str:
@@ -172,6 +179,7 @@ def render_sweep_page(found: Mapping[str, Any]) -> str:
         metric=metric,
         how_to_read=HOW_TO_READ,
         on_validation=ON_VALIDATION,
+        teacher=teacher_sentence(found),
         style=Markup(page_style()),
         panels=[Markup(each) for each in panels],
         label=settings_label,

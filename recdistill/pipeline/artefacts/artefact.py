@@ -6,6 +6,7 @@ they are used.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -81,6 +82,33 @@ def open_artefact(path: Path) -> Artefact | None:
         fault = f"the file {RECORD!r} is damaged: {error}"
         raise _damaged(path, fault) from error
     return Artefact(path, record["key"], record, reused=True)
+
+
+def find_artefact(run: Path, step: str, key: str) -> Artefact | None:
+    """The artefact of a run, which may lie in another run of the same work folder.
+
+    Args:
+        run: The folder of the run.
+        step: Name of the step.
+        key: Hash of the step's inputs.
+
+    Raises:
+        ArtefactError: If the record of the run's own artefact is damaged.
+    """
+    # Folders are named by a part of the key.
+    name = f"{step}-{key[:12]}"
+    found = open_artefact(run / name)
+    if found is not None and found.key == key:
+        return found
+    # The run may be a link into another folder, or the current folder.
+    for folder in dict.fromkeys((run.parent, run.resolve().parent)):
+        for path in sorted(folder.glob(f"*/{name}")):
+            # An artefact of another run with a damaged record is not needed.
+            with suppress(ArtefactError):
+                found = open_artefact(path)
+                if found is not None and found.key == key:
+                    return found
+    return None
 
 
 def artefact_of_file(step: str, file: Path) -> Artefact | None:

@@ -37,11 +37,13 @@ class ArtefactStorage:
             self._storage, root = fsspec.core.url_to_fs(self._url)
         self._root = root.rstrip("/")
 
-    def fetch(self, folder: Path) -> None:
+    def fetch(self, folder: Path, shared: bool = False) -> None:
         """Copies an artefact from the storage, if only the storage has it.
 
         Args:
             folder: Where the artefact belongs in the local folder.
+            shared: Whether the artefact may be that of another run, which is then
+                copied to the local folder of that run.
 
         Raises:
             StorageError: If it cannot be copied.
@@ -49,15 +51,26 @@ class ArtefactStorage:
         """
         if (folder / RECORD).is_file():
             return
-        source, asides = self._address(folder), folder.parent / ".fetched"
         with self._explained():
-            if not self._storage.exists(f"{source}/{RECORD}"):
-                return
-            asides.mkdir(parents=True, exist_ok=True)
-            # The workers of a machine want the same artefacts at the same time.
-            with locked_folder(asides, WAIT_S):
-                if not (folder / RECORD).is_file():
-                    self._copy(source, asides / folder.name, folder)
+            others = self._of_other_runs(folder.name) if shared else ()
+            for place in (folder, *others):
+                if self._storage.exists(f"{self._address(place)}/{RECORD}"):
+                    self._fetch(place)
+                    return
+
+    def _of_other_runs(self, name: str) -> Iterator[Path]:
+        """Where an artefact of this name belongs in each run of the storage."""
+        if self._storage.exists(self._root):
+            for run in sorted(self._storage.ls(self._root, detail=False)):
+                yield self._local / run.rstrip("/").rpartition("/")[2] / name
+
+    def _fetch(self, folder: Path) -> None:
+        asides = folder.parent / ".fetched"
+        asides.mkdir(parents=True, exist_ok=True)
+        # The workers of a machine want the same artefacts at the same time.
+        with locked_folder(asides, WAIT_S):
+            if not (folder / RECORD).is_file():
+                self._copy(self._address(folder), asides / folder.name, folder)
 
     def _copy(self, source: str, aside: Path, folder: Path) -> None:
         remove(aside)

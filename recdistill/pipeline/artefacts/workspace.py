@@ -13,14 +13,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from recdistill import __version__
 from recdistill.atomic import atomic_write, fingerprint, folder_checksums, write_sealed
-from recdistill.errors import ArtefactError
-from recdistill.pipeline.artefacts.artefact import RECORD, Artefact, open_artefact
+from recdistill.pipeline.artefacts.artefact import (
+    RECORD,
+    Artefact,
+    find_artefact,
+    open_artefact,
+)
 from recdistill.pipeline.artefacts.artefact_storage import ArtefactStorage
 
 CLOCK = ".clock"
@@ -69,7 +73,7 @@ class Workspace:
             inputs: All values that determine the content, JSON-ready.
             valid: Whether an existing artefact can still be used.
             shared: Whether a finished artefact with the same key in another run of the
-                same work folder is used from there.
+                same work folder or storage is used from there.
 
         Yields:
             A draft. If `draft.done` is set, the artefact exists already. Otherwise
@@ -79,11 +83,10 @@ class Workspace:
         """
         key = fingerprint({"step": step, "version": __version__, **inputs})
         name = f"{step}-{key[:12]}"
-        others = sorted(self.root.parent.glob(f"*/{name}")) if shared else []
-        draft = Draft(self.root / name, key, others)
+        draft = Draft(self.root / name, key, shared)
         if draft.done is None and self.storage is not None:
-            self.storage.fetch(draft.final)
-            draft = Draft(draft.final, key)
+            self.storage.fetch(draft.final, shared)
+            draft = Draft(self.root / name, key, shared)
         if draft.done is not None and not valid(draft.done):
             draft.discard()
         if draft.done is None:
@@ -141,29 +144,23 @@ class Draft:
         earlier: Seconds of the attempts whose files this one goes on with.
     """
 
-    def __init__(self, final: Path, key: str, others: Iterable[Path] = ()) -> None:
+    def __init__(self, final: Path, key: str, shared: bool = False) -> None:
         self.final, self.key = final, key
         self.record: dict[str, Any] = {}
         self.earlier = 0.0
-        self.done = self._finished(final) or self._finished_elsewhere(others)
+        self.done = self._finished(shared)
         self.path = self._aside() if self.done is None else self.done.path
 
     def _aside(self) -> Path:
         return self.final.with_name(f".partial-{self.final.name}")
 
-    def _finished(self, path: Path) -> Artefact | None:
-        found = open_artefact(path)
+    def _finished(self, shared: bool) -> Artefact | None:
+        if shared:
+            step = self.final.name.rpartition("-")[0]
+            return find_artefact(self.final.parent, step, self.key)
+        found = open_artefact(self.final)
         # Folders are named by a part of the key.
         return found if found is not None and found.key == self.key else None
-
-    def _finished_elsewhere(self, others: Iterable[Path]) -> Artefact | None:
-        for path in others:
-            # An artefact of another run with a damaged record is not needed here.
-            with contextlib.suppress(ArtefactError):
-                found = self._finished(path)
-                if found is not None:
-                    return found
-        return None
 
     def discard(self) -> None:
         """Removes the finished artefact, so that it is written again."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recdistill.data.batches import Lists
 from recdistill.data.shard_reading import in_order, read_lists
@@ -112,7 +114,8 @@ def lists_to_evaluate(
         Lists, a few thousand at a time.
 
     Raises:
-        TeacherError: If no list has a scored positive.
+        TeacherError: If no list has a scored positive. The message says whether the
+            ids of a table are unknown.
     """
     total, limit = 0, None if tables else limit
     rows = prepared.evaluated_rows if split == "test" and not tables else None
@@ -127,8 +130,31 @@ def lists_to_evaluate(
         if len(lists):
             yield lists
     if not total:
+        _reject_unknown_ids(prepared, tables)
         raise TeacherError(
             f"The teacher must have scores for {split} lists, including their "
             "positive, so that it can be evaluated. Received: no such list. Score the "
             "candidates of some held-out lists as well."
+        )
+
+
+def _reject_unknown_ids(prepared: Prepared, tables: Sequence[ScoreTable]) -> None:
+    """Checks that each table has the id of a query, or list, of the data.
+
+    Raises:
+        TeacherError: Names an id of the table and one of the data.
+    """
+    splits = ("train", *prepared.held_out)
+    shards = [path for split in splits for path in prepared.shards(split)]
+    lists = [read_lists(path, with_raw=False) for path in shards]
+    keys = pa.array([key for each in lists for key in each.list_key], pa.string())
+    for table in tables:
+        known = pc.is_in(keys, value_set=table.keys)
+        if not len(keys) or pc.any(known).as_py():
+            continue
+        kind = "query" if lists[0].source_list is None else "list"
+        raise TeacherError(
+            f"No row of the {table.label} has the id of a {kind} of the data. The rows "
+            f"have for example {table.keys[0].as_py()!r}, and the data has "
+            f"{keys[0].as_py()!r}. Write the ids in the same form in both."
         )

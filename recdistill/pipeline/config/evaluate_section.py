@@ -57,7 +57,7 @@ class EvaluateConfig(Section):
     )
     bootstrap: int = Field(
         default=1_000,
-        gt=0,
+        ge=20,
         le=1_000_000,
         description="Resamples of the queries for the bootstrap intervals.",
     )

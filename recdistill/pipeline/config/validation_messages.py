@@ -74,6 +74,7 @@ def _sentence(place: str, problem: Any, section: Any) -> str:
         return message
     # "Input should be …" and "`dim` must be …" are about the key itself.
     rule = re.sub(r"^(Input|String|Tuple|Value) should ", "must ", message)
+    rule = rule.replace("a valid tuple", "an array")
     rule = rule.removeprefix(f"`{problem['loc'][-1]}` ")
     return f"`{place}` {rule}" if rule != message else f"`{place}`: {message}"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,17 +10,15 @@ import pyarrow.parquet as pq
 
 from recdistill.data.batches import Lists, raw_inputs
 from recdistill.data.ragged import Ragged
-from recdistill.evaluation.rows import measure
+from recdistill.evaluation.rows import cut_off, measure
 from recdistill.export.judged_metric import JudgedBatch, JudgedLists
+from recdistill.export.layout import MOST_ITEMS
 from recdistill.features.encoders import HistoryEncoder
 from recdistill.features.schema import Schema
 from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
 from recdistill.pipeline.candidates.scored_candidates import lists_to_evaluate
 from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.teachers import ScoreTable
-
-LONGEST = 10_000
-"""Largest catalogue whose whole ranking is requested, for a metric without a cutoff."""
 
 BATCH = 64
 """Test lists in one request."""
@@ -59,11 +56,10 @@ def judged_lists(
             are then those of the whole catalogue, which the export ranks.
 
     Returns:
-        The lists; None if no metric can be computed from part of a ranking, or no list
-        has one.
+        The lists; None if no metric can be computed from the items that one answer may
+        have, or no list has one.
     """
-    longest = 0 if retrieved else LONGEST
-    found = _metric_of(metrics, prepared.catalogue_size, longest)
+    found = _metric_of(metrics, prepared.catalogue_size, retrieved)
     if found is None:
         return None
     metric, k = found
@@ -79,14 +75,17 @@ def judged_lists(
 
 
 def _metric_of(
-    metrics: Sequence[str], size: int, longest: int
+    metrics: Sequence[str], size: int, retrieved: bool
 ) -> tuple[str, int] | None:
-    """The first metric that a part of a ranking determines, and its length."""
-    for name in metrics:
-        cutoff = re.search(r"@(\d+)$", name)
-        if cutoff:
-            return name, min(int(cutoff[1]), size)
-    return (metrics[0], size) if metrics and size <= longest else None
+    """The first metric that an answer determines, and the length of the answer.
+
+    Those with a cut-off are first: they need short answers.
+    """
+    lengths = [(name, cut_off(name)) for name in metrics]
+    found = [(name, min(k, size)) for name, k in lengths if k is not None]
+    if not retrieved:
+        found += [(name, size) for name, k in lengths if k is None]
+    return next((each for each in found if each[1] <= MOST_ITEMS), None)
 
 
 def _pieces(

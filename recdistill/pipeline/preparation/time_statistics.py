@@ -79,6 +79,7 @@ class TimeStatistics:
                 'times, set `split.by` = "leave_random_out".'
             )
         if self.unit is None:
+            yield from self._not_dates()
             return
         for number in np.flatnonzero(self._rows):
             if number != _NO_DATE and _UNITS[number] == self.unit:
@@ -97,6 +98,23 @@ class TimeStatistics:
                 "the histories, may be wrong: correct them in the data, or leave these "
                 "rows out with `dataset.keep`."
             )
+
+    def _not_dates(self) -> Iterator[str]:
+        """One sentence if the times are too large to be numbers of another kind."""
+        total = np.cumsum(self._counts)
+        if not len(total):
+            return
+        middle = int(self._values[np.searchsorted(total, total[-1] / 2)])
+        if abs(middle) < _LATEST:
+            return
+        yield (
+            f"{self._rows[_NO_DATE]:,} of {total[-1]:,} times are before 1980 or after "
+            f"2099 in every unit, such as {middle} ({shown(middle, 'microseconds')} in "
+            "microseconds, as which dates and numbers with a fraction are read). "
+            "Numbers with a fraction must be seconds since 1970; write dates instead "
+            "of another unit, such as the days of a spreadsheet. Nothing needs to be "
+            "changed if the numbers only give the order of the rows."
+        )
 
     def _merge(self) -> None:
         if not self._pending:

@@ -73,7 +73,7 @@ def take_unknown(members: Iterable[Any]) -> Unknown:
 
 
 def unknown_to_teacher(
-    members: Iterable[Any], taken: Iterable[Unknown] = ()
+    members: Iterable[Any], taken: Iterable[Unknown] = (), whole: bool = True
 ) -> dict[str, Any]:
     """Values that the teacher does not know, for the record of a step.
 
@@ -81,13 +81,14 @@ def unknown_to_teacher(
         members: The members of the teacher.
         taken: Results of `take_unknown`, in this process or others, which are added to
             what the members have counted.
+        whole: Whether all lists were counted. Some lists may have unknown values only.
 
     Returns:
         `unknown` with the share of unknown values by input, and `uncounted` with the
         inputs of text whose vocabulary the teacher does not declare.
 
     Raises:
-        TeacherError: If an input has had no known value.
+        TeacherError: If all lists were counted and an input has had no known value.
     """
     external = [each for each in members if isinstance(each, ExternalTeacher)]
     for counts in taken:
@@ -96,6 +97,6 @@ def unknown_to_teacher(
             member.uncounted |= uncounted
     shares: dict[str, float] = {}
     for member in external:
-        shares |= member.check_known()
+        shares |= member.check_known() if whole else member.unknown.shares()
     names = sorted({name for member in external for name in member.uncounted})
     return {"unknown": shares, "uncounted": names}

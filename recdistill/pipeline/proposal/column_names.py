@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_QUERIES = (
+_USERS = (
     "user customer visitor member reviewer client account buyer shopper subscriber "
-    "person profile listener viewer reader player author cookie session search query "
-    "device"
+    "person profile listener viewer reader player author"
 ).split()
+_SEARCHES = "cookie session search query device".split()
 _ITEMS = (
     "item product movie film article video book song track music artist game app "
     "business restaurant recipe listing hotel property course job news document doc "
@@ -22,12 +22,18 @@ def _ids(nouns: Sequence[str], others: str) -> tuple[str, ...]:
         *(f"{noun}id" for noun in nouns),
         *others.split(),
         *(f"{noun}{end}" for end in ("key", "code", "number", "no") for noun in nouns),
-        *nouns,
     )
 
 
-QUERY_IDS = _ids(_QUERIES, "uid username reviewername qid srchid msno")
-ITEM_IDS = _ids(_ITEMS, "parentasin asin isbn sku iid pid mid prodid propid candidate")
+USER_IDS = _ids(_USERS, "uid msno")
+USERS = ("username", "reviewername", *_USERS)
+"""Names of a column of users whose values may be something else, such as a group."""
+
+QUERY_IDS = (*USER_IDS, *_ids(_SEARCHES, "qid srchid"), *USERS, *_SEARCHES)
+ITEM_IDS = (
+    *_ids(_ITEMS, "parentasin asin isbn sku iid pid mid prodid propid candidate"),
+    *_ITEMS,
+)
 TIMES = (
     "timestamp time ts datetime eventtime eventtimestamp date tdat unixreviewtime "
     "reviewtime reviewdate createdat orderedat purchasedat clickedat viewedat "

@@ -17,7 +17,7 @@ from recdistill.pipeline.proposal.relevance_columns import (
     find_choices,
     shown_and_not_chosen,
 )
-from recdistill.pipeline.proposal.roles import Roles, quoted
+from recdistill.pipeline.proposal.roles import Roles, is_one_in_each, quoted
 from recdistill.pipeline.proposal.source_tables import SourceTable
 from recdistill.pipeline.proposal.time_columns import (
     dates,
@@ -29,6 +29,9 @@ from recdistill.pipeline.proposal.time_columns import (
 )
 
 _A = {"query": "a query", "item": "an item"}
+
+_FEWEST_USERS = 10
+"""Different values below which a column such as `customer` is perhaps a flag."""
 
 
 def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Roles:
@@ -175,9 +178,8 @@ def _examples(profile: ColumnProfile) -> str:
 
 
 def _find_id(roles: Roles, role: str) -> None:
-    wanted = names.QUERY_IDS if role == "query" else names.ITEM_IDS
     columns = roles.table.columns
-    found = [c for c in roles.free(wanted) if _may_be_id(columns[c])]
+    found = _named_ids(roles, role)
     if found:
         profile = _find_missing_ids(roles, found[0])
         reason = f"named like {_A[role]} id; {_each(profile)}"
@@ -200,6 +202,33 @@ def _find_id(roles: Roles, role: str) -> None:
             tuple(columns),
         )
     )
+
+
+def _named_ids(roles: Roles, role: str) -> list[str]:
+    """The columns that have the name of an id and may be one, the best first."""
+    wanted = names.QUERY_IDS if role == "query" else names.ITEM_IDS
+    columns = roles.table.columns
+    found = [c for c in roles.free(wanted) if _may_be_id(columns[c])]
+    if role == "query":
+        # A user comes before a session, a search or a device.
+        named = names.named(found, names.USER_IDS)
+        users = [c for c in names.named(found, names.USERS) if _are_users(roles, c)]
+        found = [*dict.fromkeys([*named, *users, *found])]
+    return found
+
+
+def _are_users(roles: Roles, column: str) -> bool:
+    """Whether a column such as `customer` has ids of users.
+
+    It may also have groups of them, such as "new", their full names, or authors of the
+    items.
+    """
+    profile = roles.table.columns[column]
+    many = profile.distinct >= _FEWEST_USERS and profile.missing * 2 < profile.rows
+    if not (_are_ids(profile) and many):
+        return False
+    item = roles.columns.get("item") or next(iter(_named_ids(roles, "item")), None)
+    return item is None or not is_one_in_each(roles.table, item, column)
 
 
 def _find_missing_ids(roles: Roles, column: str) -> ColumnProfile:

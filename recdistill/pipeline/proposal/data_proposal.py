@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 from recdistill.data.column_profile import ColumnProfile, profile_column
 from recdistill.data.item_titles import title_column
 from recdistill.data.row_filter import RowFilter
-from recdistill.data.table_files import named_places, table_name
+from recdistill.data.table_files import named_places, table_name, unreadable
 from recdistill.errors import ConfigError, DataError
 from recdistill.export.layout import RESERVED
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.feature_kinds import Kind, propose_kind
+from recdistill.pipeline.proposal.id_matching import as_integers, overlap
 from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
 from recdistill.pipeline.proposal.roles import Roles, is_one_in_each
@@ -25,7 +26,7 @@ from recdistill.pipeline.proposal.source_tables import Source, SourceTable
 from recdistill.pipeline.proposal.table_choice import (
     choose_feature_table,
     choose_interactions,
-    overlap,
+    note_similar_ids,
 )
 
 _OUTCOME = (
@@ -62,6 +63,7 @@ def propose(source: Source, answers: Answers) -> Proposal:
         return proposal
     for name, role in (("items", "item"), ("queries", "query")):
         choose_feature_table(proposal, name, role, answers)
+        note_similar_ids(proposal, name, role)
     rows = _positive_rows(roles)
     _count_interactions(proposal, rows)
     _propose_candidate(proposal)
@@ -155,10 +157,11 @@ def _propose_candidate(proposal: Proposal) -> None:
 
 def _may_lack(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> bool:
     """Whether some of the ids may have no row in the table."""
+    column = table.columns[ids.name]
+    if ids.name in proposal.types.get("interactions", {}):
+        column, ids = as_integers(column), as_integers(ids)
     whole = table.sample.complete and proposal.known().table.sample.complete
-    return (
-        not whole or bool(proposal.types) or overlap(table.columns[ids.name], ids) < 1
-    )
+    return not whole or overlap(column, ids) < 1
 
 
 def _propose_query(proposal: Proposal, answers: Answers) -> None:
@@ -366,6 +369,7 @@ def _describe_uses(proposal: Proposal) -> None:
                 "learns the teacher's scores."
             )
     for name, problem in proposal.source.problems.items():
-        if table_name(proposal.source.path / name) in _DEFAULTS:
+        place = proposal.source.path / name
+        if table_name(place) in _DEFAULTS and unreadable(place) is None:
             raise DataError(problem)
         proposal.notes.append(f"{name} is not used: {problem}")

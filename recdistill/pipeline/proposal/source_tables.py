@@ -17,7 +17,7 @@ from recdistill.data import read_movielens
 from recdistill.data.column_profile import ColumnProfile, profile_column
 from recdistill.data.movielens import movielens_files
 from recdistill.data.recbole import atomic_files, atomic_stream
-from recdistill.data.table_files import TableFile, files_of, table_name
+from recdistill.data.table_files import TableFile, files_of, table_name, unreadable
 from recdistill.data.table_sample import (
     SAMPLE_ROWS,
     TableSample,
@@ -161,6 +161,8 @@ def _tables(place: Path, scratch: Path, without_header: Collection[str]) -> Sour
             tables.append(SourceTable(each.name, sample))
         except DataError as error:
             problems[each.name] = str(error)
+    if place.is_dir():
+        problems |= _unreadable_files(place, places)
     if not tables:
         raise DataError(next(iter(problems.values()), None) or _nothing(place))
     return Source("tables", path, name, tuple(tables), problems)
@@ -189,6 +191,14 @@ def _places(folder: Path) -> list[Path]:
         elif TableFile(each).kind is not None:
             found.append(each)
     return found or notes
+
+
+def _unreadable_files(folder: Path, places: list[Path]) -> dict[str, str]:
+    """What to do with archives and spreadsheets whose content is not there as well."""
+    known = {name for place in places for name in (place.name, table_name(place))}
+    files = [each for each in sorted(folder.iterdir()) if each.stem not in known]
+    found = {each.name: unreadable(each) for each in files if each.is_file()}
+    return {name: problem for name, problem in found.items() if problem}
 
 
 def _has_files(folder: Path) -> bool:

@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from recdistill.data.column_profile import ColumnProfile
-from recdistill.data.column_values import Place, typed
 from recdistill.data.table_files import named_places
 from recdistill.errors import ConfigError, DataError
 from recdistill.pipeline.proposal import column_names as names
@@ -17,6 +13,14 @@ from recdistill.pipeline.proposal.column_roles import (
     NoColumnError,
     find_roles,
     name_columns,
+)
+from recdistill.pipeline.proposal.id_matching import (
+    has_ids,
+    has_integer_ids,
+    misfit,
+    overlap,
+    remedy,
+    similar_ids,
 )
 from recdistill.pipeline.proposal.proposal import Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
@@ -71,6 +75,7 @@ def choose_interactions(proposal: Proposal, answers: Answers) -> None:
         found.sort(key=lambda r: (_rank(r.table) is None, -len(r.columns)))
         proposal.roles = found[0]
         _propose_join(proposal.roles, found)
+        _mention_problems(proposal.roles, proposal.source)
     proposal.tables["interactions"] = proposal.roles.table
     proposal.questions += proposal.roles.questions
 
@@ -110,6 +115,14 @@ def _propose_join(roles: Roles, found: Sequence[Roles]) -> None:
                 )
                 roles.questions[0] = replace(first, text=text)
                 return
+
+
+def _mention_problems(roles: Roles, source: Source) -> None:
+    """Says which files could not be read, because one may be the table that lacks."""
+    if roles.questions and source.problems:
+        first, problems = roles.questions[0], " ".join(source.problems.values())
+        text = f"{first.text} Other files cannot be used. {problems}"
+        roles.questions[0] = replace(first, text=text)
 
 
 def _roles_of(
@@ -195,9 +208,9 @@ def choose_feature_table(
         _with_header(table, ids, answers)
         for table in _free_tables(proposal, name, wanted)
     ]
-    fit = [t for t in others if _has_ids(t, ids)]
+    fit = [t for t in others if has_ids(t, ids)]
     fit.sort(key=lambda t: (t.stem != name, -len(t.columns)))
-    as_integers = [t for t in others if _has_integer_ids(t, ids)]
+    as_integers = [t for t in others if has_integer_ids(t, ids)]
     if fit:
         proposal.tables[name] = fit[0]
         _note_ids(proposal, fit[0], ids)
@@ -258,38 +271,20 @@ def _with_header(
     return table
 
 
-def _has_ids(table: SourceTable, ids: ColumnProfile) -> bool:
-    """Whether a table has one row for each of the ids, in a column of this name."""
-    column = table.columns.get(ids.name)
-    if column is None or column.missing or not column.all_distinct:
-        return False
-    if overlap(column, ids) > 0:
-        return True
-    return not table.sample.complete and not _has_integer_ids(table, ids)
+def note_similar_ids(proposal: Proposal, name: str, role: str) -> None:
+    """Notes that some ids differ only by spaces or by their Unicode form.
 
-
-def _has_integer_ids(table: SourceTable, ids: ColumnProfile) -> bool:
-    """Whether a table has one row for each of the ids, written as other numbers."""
-    column = table.columns.get(ids.name)
-    if column is None or column.missing:
-        return False
-    try:
-        place = Place(table.name, ids.name)
-        of_table = typed(column.values.cast(pa.string()), "integer", place)
-        of_rows = typed(pc.drop_null(ids.values), "integer", place)
-    except DataError:
-        return False
-    unique = pc.count_distinct(of_table).as_py() == len(of_table)
-    return unique and bool(pc.any(pc.is_in(of_rows, of_table)).as_py())
-
-
-def overlap(column: ColumnProfile, ids: ColumnProfile) -> float:
-    """Share of the ids that a column has."""
-    different = pc.unique(pc.drop_null(ids.values))
-    if not len(different):
-        return 0.0
-    found = pc.is_in(different, pc.drop_null(column.values))
-    return float(pc.mean(found.cast(pa.float64())).as_py())
+    Args:
+        proposal: Receives the note.
+        name: "items" or "queries".
+        role: Role of the ids in the interactions.
+    """
+    ids, table = proposal.known().profile(role), proposal.tables.get(name)
+    if ids.name in proposal.types.get("interactions", {}):
+        return  # A number has one spelling.
+    note = similar_ids(ids, table.columns.get(ids.name) if table is not None else None)
+    if note is not None:
+        proposal.notes.append(note)
 
 
 def _note_ids(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> None:
@@ -309,11 +304,8 @@ def _note_ids(proposal: Proposal, table: SourceTable, ids: ColumnProfile) -> Non
     note = (
         f"Only {share:.0%} of the ids `{ids.name}` of {rows} have a row in {table.name}"
     )
-    lowered = (
-        replace(each, values=pc.utf8_lower(each.values)) for each in (column, ids)
-    )
-    if overlap(*lowered) >= _FEW_IDS:
-        note += ", but many would if upper and lower case were the same"
+    if condition := remedy(column, ids, _FEW_IDS):
+        note += f", but many would {condition}"
     proposal.notes.append(f"{note}. The others have no features.")
 
 
@@ -325,27 +317,11 @@ def _explain_misfit(
     wanted: str | None,
 ) -> None:
     """Says why a table that looks like one of items or queries is not used."""
-    problem = None
-    column = table.columns.get(ids.name)
-    if column is not None and not column.all_distinct:
-        problem = f"has several rows for the same `{ids.name}`"
-    else:
-        for other in table.columns.values():
-            same = other.all_distinct and not other.missing and len(other.values) > 1
-            if same and overlap(other, ids) > 0.5:
-                problem = (
-                    f"calls its ids `{other.name}`, which must have the name "
-                    f"`{ids.name}` as in {proposal.known().table.name}; rename the "
-                    "column to use its features"
-                )
-                break
-    if problem is None and (table.stem == name or wanted is not None):
-        problem = (
-            f"has no column `{ids.name}` with ids of {proposal.known().table.name}"
-        )
+    expected = table.stem == name or wanted is not None
+    problem = misfit(table, ids, proposal.known().table.name, expected)
     note = f"{table.name} is not used, because it {problem}."
     if problem is None or any(each.startswith(table.name) for each in proposal.notes):
         return
-    if table.stem == name or wanted is not None:
+    if expected:
         raise DataError(f"{proposal.source.path / table.name} {problem}.")
     proposal.notes.append(note)

@@ -45,7 +45,8 @@ def is_time(profile: ColumnProfile, named: bool) -> bool:
     )
     enough = profile.distinct > profile.rows / 20
     if named:
-        return profile.content == "integer" or plausible
+        given = profile.time_format is not None  # The user said in which unit it is.
+        return profile.content == "integer" or plausible or given
     return plausible and enough and not names.is_code(profile.name)
 
 
@@ -87,7 +88,13 @@ def use_format(
 
 
 def has_unknown_format(profile: ColumnProfile) -> bool:
-    """Whether nearly all values have the digits of a date, and none is a time."""
+    """Whether the values of a column that is named like a time have no known form.
+
+    Nearly all values have the digits of a date, and none is a time; or they are numbers
+    with a fraction, which would be seconds, but no dates.
+    """
+    if profile.content == "number":
+        return not is_time(profile, True)
     if profile.content not in ("text", "list", "unreadable"):
         return False
     present = pc.drop_null(profile.values)
@@ -97,6 +104,17 @@ def has_unknown_format(profile: ColumnProfile) -> bool:
 
 def format_question(table: SourceTable, profile: ColumnProfile) -> Question:
     """Asks for the format of a column of times."""
+    if profile.content == "number":
+        return Question(
+            f"{table.name} has the column `{profile.name}`, which is named like a "
+            "time, but its values are no times: "
+            f"{'; '.join(profile.examples(2))}. Numbers with a fraction are read as "
+            "seconds since 1970. In which unit are they (s, ms, us or ns)? If they are "
+            "in another one, such as the days of a spreadsheet, write dates instead. "
+            "If the rows shall have no time, use `--column time=`; then later "
+            "interactions may be used to predict earlier ones.",
+            "--time-format UNIT",
+        )
     return Question(
         f"{table.name} has the column `{profile.name}`, which is named like a time, "
         "but its values have no known form: "

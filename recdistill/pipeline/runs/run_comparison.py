@@ -11,7 +11,7 @@ import pyarrow as pa
 from recdistill.errors import ReportError
 from recdistill.evaluation.comparison import Comparison, compare_models
 from recdistill.evaluation.report.run_report import ModelName
-from recdistill.evaluation.rows import metric_names
+from recdistill.evaluation.rows import cut_off, metric_names
 from recdistill.pipeline.evaluation.evaluated_lists import how_lists_differ, slices_of
 from recdistill.pipeline.runs.finished_runs import EvaluatedRun
 
@@ -35,7 +35,8 @@ def compare_runs(
 
     Raises:
         ReportError: If there is nothing to compare, a folder is not that of an
-            evaluated run, or the runs were not evaluated on the same test lists.
+            evaluated run, the runs were not evaluated on the same test lists, or their
+            teachers ranked other candidates.
         ArtefactError: If a file of a run is damaged.
     """
     names = list(dict.fromkeys(models))
@@ -49,6 +50,14 @@ def compare_runs(
     first, lists = runs[0], runs[0].lists()
     for run in runs[1:]:
         _check_same_lists(first, lists, run)
+    if "teacher" in names and _retrieved(runs) is not None:
+        raise ReportError(
+            "The model `teacher` cannot be compared between runs with retrieved "
+            "candidates, because it re-ranks what the students of its run retrieve. "
+            f"Received: {', '.join(map(str, folders))} with the model "
+            f"{', '.join(names)}. Compare the models of one run, or those of several "
+            "runs without the teacher."
+        )
     labels = _labels(runs)
     rows: dict[str, pa.Table] = {}
     for run, label in zip(runs, labels, strict=True):
@@ -75,15 +84,25 @@ def compared_facts(runs: Sequence[EvaluatedRun]) -> dict[str, str]:
 
     report = runs[0].report
     protocol = report.protocol
+    candidates = candidate_set(protocol.candidates, report.dataset.items)
     return {
         "Data": f"{report.dataset.name}, {protocol.split}: {protocol.lists:,} lists",
-        "Ranked": f"{candidate_set(protocol.candidates)}; seen items {protocol.seen}d",
+        "Ranked": f"{candidates}; seen items {protocol.seen}d",
         "Runs": ", ".join(str(run.folder) for run in runs),
     }
 
 
 def _resolved(folders: Sequence[Path]) -> list[Path]:
     return [folder.resolve() for folder in folders]
+
+
+def _retrieved(runs: Sequence[EvaluatedRun]) -> int | None:
+    """Number of items of each retriever, if several runs have candidates of their own.
+
+    A single run, whose models ranked the same candidates, has None.
+    """
+    kind, _, number = runs[0].report.protocol.candidates.partition(":")
+    return int(number) if len(runs) > 1 and kind == "retrieved" else None
 
 
 def _labels(runs: Sequence[EvaluatedRun]) -> list[str]:
@@ -125,9 +144,16 @@ def _check_same_lists(first: EvaluatedRun, lists: pa.Table, run: EvaluatedRun) -
 def _common_metrics(
     runs: Sequence[EvaluatedRun], tables: Sequence[pa.Table]
 ) -> list[str]:
-    """Metrics that all runs have, in the order of the first."""
+    """Metrics that all runs have, in the order of the first.
+
+    Each run retrieves the candidates with its own students. Only a metric whose cut-off
+    is within each retriever's top N is the same as over the whole catalogue.
+    """
     metrics = metric_names(tables[0])
     common = [m for m in metrics if all(m in each.column_names for each in tables)]
+    retrieved = _retrieved(runs)
+    if retrieved is not None:
+        common = [m for m in common if (cut_off(m) or retrieved + 1) <= retrieved]
     if not common:
         given = "; ".join(
             f"{run.folder} {', '.join(run.report.models['distilled'].metrics)}"
@@ -135,6 +161,7 @@ def _common_metrics(
         )
         raise ReportError(
             "`RUN` must have a metric in common with the first run "
-            f"(`evaluate.metrics`). Received: {given}"
+            "(`evaluate.metrics`), and one with a cut-off if candidates are retrieved. "
+            f"Received: {given}"
         )
     return common

@@ -8,7 +8,7 @@ from pathlib import Path
 from recdistill.allocation import return_large_arrays
 from recdistill.data.dataset import Progress, no_progress
 from recdistill.errors import ArtefactError, ReportError
-from recdistill.pipeline.artefacts.artefact import Artefact, open_artefact
+from recdistill.pipeline.artefacts.artefact import Artefact, find_artefact
 from recdistill.pipeline.config.config_loading import parse_config
 from recdistill.pipeline.config.config_saving import CONFIGURATION
 from recdistill.pipeline.run_context import RunContext
@@ -52,13 +52,11 @@ def open_run(folder: Path, progress: Progress = no_progress) -> RunContext:
 
 def _artefact(folder: Path, step: str, key: str) -> Artefact:
     """An artefact of a run, which may lie in another run of the same folder."""
-    name = f"{step}-{key[:12]}"
-    for path in (folder / name, *sorted(folder.resolve().parent.glob(f"*/{name}"))):
-        found = open_artefact(path)
-        if found is not None and found.key == key:
-            return found
+    found = find_artefact(folder, step, key)
+    if found is not None:
+        return found
     raise ArtefactError(
-        f"The run {folder} needs the artefact {name}, which is in no folder of "
-        f"{folder.resolve().parent}. Run `recdistill evaluate` again with its "
+        f"The run {folder} needs the artefact {step}-{key[:12]}, which is in no folder "
+        f"of {folder.resolve().parent}. Run `recdistill evaluate` again with its "
         "configuration."
     )

@@ -101,7 +101,8 @@ def _metric(report: Report) -> str:
         return MISSING
     if report.protocol.candidates == "catalogue":
         return metric_label(metric)
-    return f"{metric_label(metric)}, {candidate_set(report.protocol.candidates)}"
+    candidates = candidate_set(report.protocol.candidates, report.dataset.items)
+    return f"{metric_label(metric)}, {candidates}"
 
 
 def _gap_closed(report: Report, metric: str | None) -> str:

@@ -84,13 +84,31 @@ class WrittenFiles:
 
 
 def list_size(files: Sequence[Path]) -> int:
-    """Number of candidates of the longest list of a store."""
+    """Largest number of candidates that a list of a store has room for."""
     return matrix_width(pq.read_schema(files[0]).field("teacher_scores"))
 
 
 def stored_candidates(files: Sequence[Path]) -> int:
     """Number of candidates in all lists of a store."""
     return sum(map(_candidates_in, files))
+
+
+def lists_in_words(record: Mapping[str, Any]) -> str:
+    """Number of lists, and of their candidates.
+
+    Args:
+        record: The record of the step that wrote the store.
+
+    Example:
+        >>> lists_in_words({"lists": 400, "candidates": 24_000, "list_size": 60})
+        '400 lists of 60'
+        >>> lists_in_words({"lists": 400, "candidates": 22_960, "list_size": 120})
+        '400 lists of 57 on average'
+    """
+    lists, candidates = record["lists"], record["candidates"]
+    found = f"{lists:,} lists of {candidates / max(1, lists):,.0f}"
+    alike = candidates == lists * record["list_size"]
+    return found if alike else f"{found} on average"
 
 
 def _candidates_in(path: Path) -> int:

@@ -85,7 +85,8 @@ class ScoreWriter:
         Raises:
             ScoreError: If a score is not finite or too large to store.
         """
-        table, lists = self._shard(part.shard)
+        # On a cluster, the node that planned the file may have another local folder.
+        table, lists = self._shard(self.prepared.folder / "lists" / part.shard.name)
         if len(part.rows) < len(lists):
             table, lists = table.take(pa.array(part.rows)), lists.take(part.rows)
         scored = self.scored

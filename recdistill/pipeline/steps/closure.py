@@ -62,10 +62,9 @@ class Closure(Step):
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Number of lists and of new candidates."""
-        return (
-            f"{record['lists']:,} lists of {record['list_size']:,}; "
-            f"{record['added']:,} new candidates"
-        )
+        from recdistill.pipeline.scores.score_store import lists_in_words
+
+        return f"{lists_in_words(record)}; {record['added']:,} new candidates"
 
 
 def _second_round(run: RunContext) -> Proposer:

@@ -129,7 +129,7 @@ class Evaluate(Step):
     def warnings(self, run: RunContext) -> Iterator[str]:
         """Sampled evaluation, and slices on which the student is below the baseline."""
         number = run.config.evaluate.sampled_candidates
-        if number is not None:
+        if number is not None and number < run.prepared.catalogue_size:
             yield (
                 f"All metrics of the test lists are among {number:,} sampled "
                 "candidates of each list. They are higher than those of the whole "

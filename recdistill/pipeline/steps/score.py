@@ -117,7 +117,8 @@ class Score(Step):
 
         shares = in_words(record["unknown"])
         if shares:
-            yield f"values unknown to the teacher: {shares}"
+            now = ", in the lists scored now" if record["kept_scores"] else ""
+            yield f"values unknown to the teacher{now}: {shares}"
         uncounted = ", ".join(record.get("uncounted", ()))
         if uncounted:
             yield (
@@ -127,7 +128,9 @@ class Score(Step):
 
     def gist(self, record: Mapping[str, Any]) -> str:
         """Number of lists, and the score doctor's proposal."""
-        lists = f"{record['lists']:,} lists of {record['list_size']:,}"
+        from recdistill.pipeline.scores.score_store import lists_in_words
+
+        lists = lists_in_words(record)
         proposal = record["doctor"]["proposal"]
         if proposal is None:
             return f"{lists}; all scores of a list are equal"
@@ -167,7 +170,8 @@ def write_scores(
     Returns:
         The record of `write_store`; `saved_seconds`, the time that the teacher would
         have taken for the kept scores, by the time that it took for them; the
-        `identity` of what they depend on; and values that are unknown to the teacher.
+        `identity` of what they depend on; and values that are unknown to the teacher,
+        in the lists that were scored now.
     """
     from recdistill.pipeline.candidates.scored_candidates import ScoredTrainingLists
     from recdistill.pipeline.models.model_building import members_of
@@ -218,7 +222,9 @@ def write_scores(
         "saved_seconds": saved_seconds(record["kept_scores"], stores, identity),
         "identity": identity,
         **unknown_to_teacher(
-            members_of(teacher), [result.unknown for result in results]
+            members_of(teacher),
+            [result.unknown for result in results],
+            not record["kept_scores"] and len(results) == len(parts) + len(more),
         ),
     }
 

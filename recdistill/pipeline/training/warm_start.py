@@ -17,6 +17,7 @@ from recdistill.features.specs import TextSpec
 from recdistill.pipeline.artefacts.artefact import (
     Artefact,
     artefact_of_file,
+    find_artefact,
     open_artefact,
 )
 
@@ -159,14 +160,8 @@ def _changed(path: Path) -> float:
 def _needed(folder: Path, artefact: Artefact | None, step: str) -> Artefact | None:
     """The artefact of a step that another artefact was made from."""
     key = "" if artefact is None else artefact.record["needs"].get(step, "")
-    if not key:
-        return None
     # Runs with the same data share the step `prepare`.
-    for path in sorted(folder.parent.glob(f"*/{step}-{key[:12]}")):
-        found = open_artefact(path)
-        if found is not None and found.key == key:
-            return found
-    return None
+    return find_artefact(folder, step, key) if key else None
 
 
 def _require_same_features(own: ModelInputs, before: ModelInputs, run: str) -> None:

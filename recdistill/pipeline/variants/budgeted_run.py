@@ -12,19 +12,18 @@ from recdistill.pipeline.variants.changed_settings import shown_settings, with_s
 from recdistill.pipeline.variants.student_sweep import MeasuredStudent, sweep
 
 
-def run_within_budget(
-    pipeline: Pipeline,
-    announce: Callable[[str], None] = lambda _: None,
+def run_to_export(
+    pipeline: Pipeline, announce: Callable[[str], None] = lambda _: None
 ) -> tuple[Pipeline, Artefact]:
-    """Exports the best student on validation that is within `export.budget`.
+    """Exports the configured student, or with `export.budget` the best one within it.
 
-    The students are those of a sweep. The export of the chosen one is measured once
-    more before it is published. If that measurement misses the budget, the next
-    student is tried.
+    With a budget the students are those of a sweep, chosen on validation. The export of
+    the chosen one is measured once more before it is published. If that measurement
+    misses the budget, the next student is tried.
 
     Args:
         pipeline: The pipeline.
-        announce: Called with a line about each student.
+        announce: Called with a line about each student of a sweep.
 
     Returns:
         The pipeline of the exported student, and the artefact of the step `export`.
@@ -32,7 +31,9 @@ def run_within_budget(
     Raises:
         BudgetError: If no student is within the budget; nothing is exported then.
     """
-    budget = pipeline.config.export.budget or ""
+    budget = pipeline.config.export.budget
+    if budget is None:
+        return pipeline, pipeline.run()
 
     def say(student: MeasuredStudent) -> None:
         state = "misses" if misses(budget, student.measured) else "within"

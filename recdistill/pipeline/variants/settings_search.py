@@ -173,6 +173,7 @@ class _Search:
                 "space": {key: vars(each) for key, each in self.space.items()},
                 "needs": {k: each.key for k, each in self._run.artefacts.items()},
                 "student": self._run.student_inputs,
+                "from_baseline": starts_from_baseline(config),
                 "distill": config.distill.model_dump(mode="json", exclude={"gate"}),
                 "lists": config.lists.model_dump(mode="json"),
                 "seed": config.seed,

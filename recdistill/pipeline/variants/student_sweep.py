@@ -80,7 +80,8 @@ class SweepResult:
         config: The configuration.
         metric: The metric that decides.
         lists: Number of validation lists.
-        teacher: The teacher's metric on validation.
+        teacher: The teacher's metric on validation; None if it was not measured by
+            ranking the whole catalogue for all of these lists.
         students: The students, in the order of their settings.
         front: Places of the students on the Pareto front.
         knee: Place of its knee.
@@ -90,7 +91,7 @@ class SweepResult:
     config: Config
     metric: str
     lists: int
-    teacher: float
+    teacher: float | None
     students: tuple[MeasuredStudent, ...]
     front: tuple[int, ...]
     knee: int
@@ -128,11 +129,14 @@ def sweep(
             announce(students[-1])
     run = pipeline.context
     costs = [student.cost for student in students]
+    lists = sum(map(len, run.validation.lists))
+    teacher = run.artefacts["teacher"].record
+    alike = not teacher["sampled_candidates"] and len(run.teacher_validation) == lists
     return SweepResult(
         config=pipeline.config,
         metric=run.validation.metrics[0],
-        lists=sum(map(len, run.validation.lists)),
-        teacher=run.artefacts["teacher"].record["valid"],
+        lists=lists,
+        teacher=teacher["valid"] if alike else None,
         students=tuple(students),
         front=tuple(pareto_places(costs)),
         knee=knee_place(costs),

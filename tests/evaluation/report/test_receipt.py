@@ -134,6 +134,20 @@ class TestReceipt:
         for cell in ("0.102 ±.013", "41.2"):
             assert cell in row
 
+    def test_the_measured_latencies_have_columns(self):
+        one = report().models["teacher"].latency_ms["100"]
+        for sizes in (["20"], ["7", "50", "4000"], []):
+            latencies = {"latency_ms": dict.fromkeys(sizes, one)}
+            models = {
+                name: part.model_copy(update=latencies)
+                for name, part in report().models.items()
+            }
+            lines = shown(report(models=models), 120).splitlines()
+            [above] = [k for k, line in enumerate(lines) if "meters" in line]
+            assert lines[above - 1].count("ms for") == min(len(sizes), 2)
+            ends = [f"{int(n):,}" for n in dict.fromkeys([*sizes[:1], *sizes[-1:]])]
+            assert lines[above].split()[-len(ends) :] == ends or not ends
+
     @pytest.mark.parametrize("width", [80, 120])
     def test_intervals_of_differences_are_shown_at_every_width(self, width):
         assert "[+0.004, +0.032]" in shown(report(), width)
@@ -189,6 +203,12 @@ class TestReceipt:
             ("catalogue", "exclude", "full catalogue · seen items excluded"),
             ("listed", "include", "candidates of each list · seen items included"),
             ("sampled:100", "exclude", "100 sampled candidates"),
+            ("sampled:1000", "exclude", "1,000 sampled candidates, not the full cat"),
+            (
+                "sampled:1682",
+                "exclude",
+                "sampled candidates, which are all 1,682 items",
+            ),
             ("retrieved:500", "exclude", "the top 500 of each retriever, not the full"),
         ],
     )

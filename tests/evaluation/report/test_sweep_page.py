@@ -79,3 +79,10 @@ def test_the_page_says_that_the_student_is_chosen_on_validation():
     assert page.count("<svg") == 2
     assert "a &lt;fast&gt; one" in page
     assert "For a student with a star the teacher does not beat" in page
+    assert "The teacher has NDCG@10 0.1000." in page
+
+
+def test_a_teacher_that_ranked_other_candidates_has_no_figure():
+    page = render_sweep_page({**FOUND, "teacher": None})
+    assert "The teacher has" not in page
+    assert page.count("<svg") == 2

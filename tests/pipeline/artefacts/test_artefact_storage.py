@@ -59,6 +59,20 @@ def test_an_artefact_is_copied_to_the_storage_and_used_by_another_machine(
     assert said(second) == "whole"
 
 
+def test_a_shared_artefact_of_another_run_is_used_on_another_machine(bucket, tmp_path):
+    first = make(workspace(tmp_path / "one"))
+    local = tmp_path / "other"
+    again = Workspace(local / "again", ArtefactStorage(URL, local))
+    own = make(again, content="its own")
+    assert not own.reused
+    shutil.rmtree(own.path)
+    bucket.rm(f"/bucket/runs/again/{own.path.name}", recursive=True)
+    shared = make(again, content="not written", shared=True)
+    assert shared.reused and shared.record == first.record
+    assert shared.path == local / "run" / first.path.name
+    assert said(shared) == "whole"
+
+
 def test_an_artefact_that_the_storage_lost_is_copied_again(bucket, tmp_path):
     make(workspace(tmp_path))
     bucket.store.clear()

@@ -126,3 +126,15 @@ def test_sampled_evaluation_is_named_in_every_output():
     assert "NDCG@10 among 100 sampled candidates" in verdict(sampled, "ndcg@10")
     assert label in render_page(sampled)
     assert "sampled" not in verdict(report(), "ndcg@10")
+    assert candidate_set("sampled:1000").startswith("1,000 sampled")
+
+
+def test_a_sample_of_all_items_is_called_so():
+    items = report().dataset.items
+    for number, all_of_them in ((items - 1, False), (items, True)):
+        candidates = f"sampled:{number}"
+        protocol = report().protocol.model_copy(update={"candidates": candidates})
+        said = verdict(report(protocol=protocol), "ndcg@10")
+        assert (f"among all {items:,} items" in said) == all_of_them
+        assert ("sampled" in said) != all_of_them
+        assert ("all" in candidate_set(candidates, items).split()) == all_of_them

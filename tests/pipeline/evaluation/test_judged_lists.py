@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recdistill.pipeline.evaluation import judged_lists as module
 from recdistill.pipeline.evaluation.judged_lists import judged_lists, measure_answer
 from tests import small_pipelines
 from tests.data.list_builders import lists
@@ -107,3 +108,14 @@ def test_the_first_metric_with_a_cutoff_is_recomputed(tmp_path, metrics, expecte
         prepared, tmp_path / "rows.parquet", metrics, 1_000, retrieved=True
     )
     assert (restricted is None) == (metrics == ["mrr"])
+
+
+def test_a_metric_of_more_items_than_an_answer_may_have_is_not_recomputed(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module, "MOST_ITEMS", 20)
+    prepared, *_ = prepared_with(tmp_path, "include")
+    assert prepared.catalogue_size > 20
+    assert requests(prepared, tmp_path, ["ndcg@21", "mrr"]) is None
+    judged = requests(prepared, tmp_path, ["recall@30", "ndcg@10"])
+    assert (judged.metric, judged.k) == ("ndcg@10", 10)

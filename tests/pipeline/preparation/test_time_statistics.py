@@ -67,6 +67,21 @@ def test_small_numbers_have_no_unit_and_no_warning():
     assert shown(7, found.unit) == "7"
 
 
+def test_days_with_a_fraction_which_are_no_seconds_are_named():
+    days = 45_363_876_713 + 10**6 * np.arange(-2, 3)  # Of a spreadsheet, as read.
+    found = statistics(days)
+    assert found.unit is None
+    (said,) = found.warnings()
+    assert said.startswith(
+        "5 of 5 times are before 1980 or after 2099 in every unit, such as 45363876713 "
+        "(1970-01-01 12:36:03 in microseconds,"
+    )
+
+
+def test_one_large_time_among_small_numbers_is_not_named():
+    assert list(statistics(range(300), [45_363_876_713]).warnings()) == []
+
+
 def test_many_missing_times_that_are_0_are_named():
     (said,) = statistics([0] * 60, range(MAY_2024, MAY_2024 + 40)).warnings()
     assert said.startswith("60 of 100 times are before 1980 or after 2099 in seconds")

@@ -95,3 +95,49 @@ def test_a_missing_date_may_be_a_word(tmp_path):
     found = document(tmp_path)
     assert found["dataset"]["keep"] == "date != 'NULL'"
     assert found["dataset"]["columns"]["time"] == "date"
+
+
+@pytest.mark.parametrize("user", ["customer", "Member", "UserName", "user_key"])
+@pytest.mark.parametrize("other", ["device_id", "SessionId", "search_key"])
+def test_a_user_is_the_query_and_not_a_session_or_a_device(tmp_path, user, other):
+    lines = [f"{other},{user},item_id,timestamp"]
+    lines += [f"d{k // 2},u{u},i{i},{t}" for k, (u, i, t) in enumerate(layouts.rows())]
+    layouts.write(tmp_path / "orders.csv", lines)
+    assert proposed(tmp_path).known().columns["query"] == user
+
+
+def test_a_log_of_searches_of_users_has_their_histories(tmp_path):
+    lines = ["SearchId,Visitor,Query,Product,ShownAt,Clicked"]
+    for k, (user, item, time) in enumerate(layouts.rows()):
+        lines += [
+            f"s{k},v{user},old lamp {item},p{(item + place) % 10},{time},{place % 2}"
+            for place in range(3)
+        ]
+    layouts.write(tmp_path / "log.csv", lines)
+    proposal = proposed(tmp_path)
+    columns = proposal.known().columns
+    assert (columns["query"], columns["list"]) == ("Visitor", "SearchId")
+    assert proposal.history
+    lines = [line.replace(line.split(",")[1] + ",", "", 1) for line in lines]
+    layouts.write(tmp_path / "log.csv", lines)
+    columns = proposed(tmp_path).known().columns
+    assert (columns["query"], columns["list"]) == ("SearchId", "SearchId")
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        ("customer", lambda user, item: "new" if user % 3 else "returning"),
+        ("member", lambda user, item: user % 2),
+        ("user", lambda user, item: f"Ann of House {user}"),
+        ("author", lambda user, item: f"a{item}"),
+        ("visitor", lambda user, item: "" if user < 9 else f"v{user + item}"),
+    ],
+    ids=lambda column: column[0],
+)
+def test_a_column_that_names_a_user_needs_ids_to_be_the_query(tmp_path, column):
+    name, value = column
+    lines = [f"{name},session_id,item_id,timestamp"]
+    lines += [f"{value(u, i)},s{u},i{i},{t}" for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "orders.csv", lines)
+    assert proposed(tmp_path).known().columns["query"] == "session_id"

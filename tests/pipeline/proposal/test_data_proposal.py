@@ -341,6 +341,21 @@ def test_a_time_in_an_unknown_format_is_a_question_and_not_left_out(tmp_path):
         proposed(tmp_path, time_format="%d")
 
 
+def test_numbers_that_are_named_like_a_time_but_are_none_are_a_question(tmp_path):
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"{u},{i},{45_000 + t % 10**6 / 1e4}" for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "log.csv", lines)
+    for columns in ({}, {"time": "timestamp"}):
+        [question] = proposed(tmp_path, columns=columns).questions
+        assert "named like a time, but its values are no times: 450" in question.text
+        answers = Answers(columns=columns).with_answer(question, "s")
+        proposal = propose(open_source(tmp_path), answers)
+        assert proposal.questions == []
+        assert proposal.known().columns["time"] == "timestamp"
+    found = document(tmp_path, columns={"time": ""})
+    assert found["split"]["by"] == "leave_random_out"
+
+
 def test_units_of_times_can_be_given(tmp_path):
     layouts.write(tmp_path / "log.csv", log())
     assert document(tmp_path, time_format="s")["dataset"]["time_format"] == "s"

@@ -35,7 +35,21 @@ def test_ids_that_are_written_with_leading_zeros_in_one_table_become_integers(tm
         integer,
         integer,
     )
-    assert found["candidate"]["shelf"] == {"kind": "category", "optional": True}
+    assert found["candidate"]["shelf"] == {"kind": "category"}
+
+
+@pytest.mark.parametrize(("known", "keys"), [(15, {}), (14, {"optional": True})])
+def test_features_are_optional_only_if_an_id_has_no_row(tmp_path, known, keys):
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"{u}.0,{i},{t}" for u, i, t in layouts.rows()]
+    layouts.write(tmp_path / "interactions.csv", lines)
+    layouts.write(tmp_path / "items.csv", ITEMS)
+    users = ["user_id,plan", *(f"{u},{'ab'[u % 2]}" for u in range(known))]
+    layouts.write(tmp_path / "queries.csv", users)
+    found = document(tmp_path)
+    assert found["dataset"]["queries"] == {"types": {"user_id": "integer"}}
+    assert found["candidate"]["shelf"] == {"kind": "category"}
+    assert found["query"]["plan"] == {"kind": "category", **keys}
 
 
 def test_files_of_the_parts_of_a_benchmark_are_one_table(tmp_path):
@@ -67,6 +81,18 @@ def test_requests_without_a_choice_are_no_table_of_interactions(tmp_path):
     assert "requests without a choice" in note
 
 
+def test_ids_that_never_match_because_of_spaces_are_an_error(tmp_path):
+    layouts.write(tmp_path / "interactions.csv", log())
+    users = ["user_id,plan", *(f"u{u} ,{'ab'[u % 2]}" for u in range(layouts.USERS))]
+    layouts.write(tmp_path / "queries.csv", users)
+    said = (
+        "has no column `user_id` with ids of interactions.csv, but would have some "
+        "without spaces at their ends and in one Unicode form."
+    )
+    with pytest.raises(DataError, match=f"queries.csv {said}"):
+        proposed(tmp_path)
+
+
 def test_ids_that_hardly_match_are_noted(tmp_path):
     layouts.write(tmp_path / "interactions.csv", log(values=lambda k, u, i: ""))
     lines = ["user_id,item_id,timestamp"]
@@ -80,6 +106,38 @@ def test_ids_that_hardly_match_are_noted(tmp_path):
         "Only 10% of the ids `item_id` of interactions.csv have a row in items.csv, "
         "but many would if upper and lower case were the same. The others have no "
         "features."
+    )
+
+
+@pytest.mark.parametrize(
+    ("two", "shown"),
+    [
+        (["u3", "u3 "], "'u3' and 'u3 '"),
+        (["caf\u00e9", "cafe\u0301"], r"'caf\xe9' and 'cafe\u0301'"),
+        (["u3", "U3"], None),
+    ],
+)
+@pytest.mark.parametrize("table", ["interactions", "queries"])
+def test_ids_that_differ_only_by_spaces_or_unicode_form_are_noted(
+    tmp_path, two, shown, table
+):
+    lines = ["user_id,item_id,timestamp"]
+    for user, item, time in layouts.rows():
+        spelling = two[user % 3 == 0 and table == "interactions"]
+        lines.append(f"{spelling if user < 6 else user},{item},{time}")
+    layouts.write(tmp_path / "interactions.csv", lines)
+    users = [two[1], *range(6, layouts.USERS)]
+    if table == "queries":
+        users = ["user_id,plan", *(f"{u},{'ab'[k % 2]}" for k, u in enumerate(users))]
+        layouts.write(tmp_path / "queries.csv", users)
+    assert proposed(tmp_path).notes == (
+        [
+            "1 of 11 ids of `user_id` differs from another one only by spaces at the "
+            f"ends or by the Unicode form, such as {shown}. They are different ids "
+            "until they are written in the same way."
+        ]
+        if shown
+        else []
     )
 
 
@@ -114,8 +172,26 @@ def test_columns_that_the_user_names_choose_the_table(tmp_path):
     ("items", "said"),
     [
         (["id,a", *(f"{i},x{i % 2}" for i in range(10))], "calls its ids `id`, which"),
-        (["item_id,a", "1,x", "1,y"], "has several rows for the same `item_id`"),
+        (
+            ["item_id,a", "1,x", "2,x", "1,y"],
+            "has several rows for the same `item_id`: '1' is in rows 1, 3; keep one "
+            "row for each id.",
+        ),
         (["item_id,a", "z1,x", "z2,y"], "has no column `item_id` with ids of"),
+        (
+            ["item_id,a", "z1,x", ",y"],
+            "has 1 row without an id in `item_id`, row 2; remove it or add the id.",
+        ),
+        (
+            ["item_id,a", "1,x", ",y", " ,y"],
+            "has 2 rows without an id in `item_id`, the first of them row 2; remove "
+            "them or add the id.",
+        ),
+        (
+            ["item_id ,a", "1,x", "2,y"],
+            "has no column `item_id` with ids of interactions.csv: its column "
+            "`item_id ` has another name, because of spaces at the ends of the names",
+        ),
     ],
 )
 def test_a_table_of_items_that_does_not_fit_is_an_error(items, said, tmp_path):
@@ -228,3 +304,26 @@ def test_the_file_is_named_if_the_reader_does_not_find_it(
     for key, name in (("interactions", interactions), ("items", items)):
         usual = table_name(tmp_path / name) == key
         assert found["dataset"].get(key) == (None if usual else {"file": name})
+
+
+def test_archives_and_spreadsheets_are_to_be_unpacked_or_saved(tmp_path):
+    layouts.write(tmp_path / "items.csv", ITEMS)
+    (tmp_path / "interactions.csv.zip").touch()
+    [question, *_] = proposed(tmp_path).questions
+    said = "interactions.csv.zip is a .zip file, which cannot be read; unpack it."
+    assert question.text.endswith(f"Other files cannot be used. {tmp_path / said}")
+    # As the message says.
+    layouts.write(tmp_path / "interactions.csv", log())
+    assert proposed(tmp_path).notes == []
+    place = tmp_path / "queries.xlsx"
+    place.touch()
+    assert proposed(tmp_path).notes == [
+        f"queries.xlsx is not used: {place} is a .xlsx file, which cannot be read; "
+        "save it as CSV or Parquet."
+    ]
+
+
+def test_a_folder_with_an_archive_only_has_no_table(tmp_path):
+    (tmp_path / "data.zip").touch()
+    with pytest.raises(DataError, match=r"data\.zip is a \.zip file, .*; unpack it\."):
+        proposed(tmp_path)

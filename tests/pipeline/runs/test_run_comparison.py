@@ -115,6 +115,29 @@ def test_runs_of_the_same_lists_by_other_protocols_are_refused(tmp_path):
         compare_runs([first, second], DISTILLED)
 
 
+def retrieved_run(folder, name, metric):
+    changed = report().protocol.model_copy(update={"candidates": "retrieved:20"})
+    return write_run(folder / name, {}, protocol=changed, metric=metric)
+
+
+def test_runs_with_retrieved_candidates_share_what_is_the_same_over_the_catalogue(
+    tmp_path,
+):
+    near, far, whole = (
+        [retrieved_run(tmp_path / metric, name, metric) for name in "ab"]
+        for metric in ("ndcg@20", "ndcg@21", "mrr")
+    )
+    (pair,) = compare_runs(near, ("popularity",))[0].pairs
+    assert list(pair.metrics) == ["ndcg@20"]
+    for runs in (far, whole):
+        with pytest.raises(ReportError, match="a cut-off if candidates are retrieved"):
+            compare_runs(runs, ("popularity",))
+        # The models of one run ranked the same candidates.
+        assert compare_runs(runs[:1], ("baseline", "teacher"))[0].pairs
+    with pytest.raises(ReportError, match=r"`teacher` cannot be .* of its run"):
+        compare_runs(near, ("distilled", "teacher"))
+
+
 def test_how_lists_differ():
     table = evaluated(lists())
     assert how_lists_differ(table, table) is None

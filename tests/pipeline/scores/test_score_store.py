@@ -13,6 +13,7 @@ from recdistill.pipeline.scores import score_store
 from recdistill.pipeline.scores.earlier_scores import ITEMS as ITEM_FILE
 from recdistill.pipeline.scores.score_store import (
     examine_stored,
+    lists_in_words,
     rounding_warning,
     stored_files,
 )
@@ -171,3 +172,20 @@ def test_the_doctor_examines_a_sample_of_many_lists(prepared, tmp_path, monkeypa
     rows = stored(tmp_path / "s")
     want = [rows[k]["teacher_scores"] for k in chosen]
     np.testing.assert_array_equal(seen[0], want)
+
+
+@pytest.mark.parametrize("size", ["catalogue", "retrieved"])
+def test_the_number_of_candidates_in_words_is_without_padding(prepared, tmp_path, size):
+    record = write(prepared, tmp_path / "s", size=size)
+    files = stored_files(tmp_path / "s")
+    real = [
+        ITEMS
+        if lists.candidates is None
+        else np.sum(lists.candidates >= 0) / len(lists)
+        for lists in map(read_lists, files)
+    ]
+    said = lists_in_words(record)
+    number = float(said.removesuffix(" on average").split(" lists of ")[1])
+    assert min(real) - 0.5 <= number <= max(real) + 0.5
+    assert number <= ITEMS
+    assert said.endswith("on average") == (size == "retrieved")

@@ -78,6 +78,12 @@ class TestTheScoreStore:
             go(copied, teacher, until="score")
 
 
+def test_the_gist_has_the_mean_number_of_candidates_and_not_the_padded_one():
+    record = {"lists": 400, "list_size": 120, "candidates": 22_960}
+    gist = score.Score().gist({**record, "doctor": {"proposal": None}})
+    assert gist == "400 lists of 57 on average; all scores of a list are equal"
+
+
 def identity_of(folder, files, teacher="linear", settings=None, **lists):
     """The identity of the scores of a run whose teacher has these files."""
     document = tomllib.loads(small_pipelines.CONFIG)

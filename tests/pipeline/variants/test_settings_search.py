@@ -105,9 +105,11 @@ def test_a_search_goes_on_where_it_stopped(fresh, quick):
     more = tune(pipeline(fresh, "tune.trials=5"))
     assert len(quick) == 5
     assert more.trials[:3] == first.trials
-    # Other settings of the student make another search.
+    # Other settings and another start of the student make another search.
     tune(pipeline(fresh, "tune.trials=1", "distill.weight=0.5"))
     assert len(quick) == 6
+    tune(pipeline(fresh, "tune.trials=1", "student.warm_start=baseline"))
+    assert len(quick) == 7
 
 
 def test_a_killed_trial_is_run_again_with_its_settings(fresh, quick, monkeypatch):

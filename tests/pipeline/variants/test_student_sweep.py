@@ -15,7 +15,7 @@ from recdistill.pipeline.models.scorers import compiled
 from recdistill.pipeline.ranking.rounded_student import as_exported
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.variants import budgeted_run, student_sweep
-from recdistill.pipeline.variants.budgeted_run import best_within, run_within_budget
+from recdistill.pipeline.variants.budgeted_run import best_within, run_to_export
 from recdistill.pipeline.variants.changed_settings import with_settings
 from recdistill.pipeline.variants.student_sweep import (
     MeasuredStudent,
@@ -167,7 +167,7 @@ def sweep_of(monkeypatch, *students):
 def test_if_no_student_fits_the_error_has_every_measurement(tmp_path, monkeypatch):
     sweep_of(monkeypatch, student(8, 0.2, p99=3.0), student(16, 0.3, p99=4.0))
     with pytest.raises(BudgetError) as error:
-        run_within_budget(pipeline(tmp_path, "export.budget=p99<=2ms"))
+        run_to_export(pipeline(tmp_path, "export.budget=p99<=2ms"))
     said = str(error.value)
     assert "student.dim=8: validation 0.2000, p99 3 ms" in said
     assert "student.dim=16: validation 0.3000, p99 4 ms" in said
@@ -189,7 +189,7 @@ def test_a_student_whose_export_misses_the_budget_makes_way_for_the_next(
 
     monkeypatch.setattr(Pipeline, "run", run)
     lines = []
-    chosen, artefact = run_within_budget(
+    chosen, artefact = run_to_export(
         pipeline(tmp_path, "export.budget=p99<=2ms"), lines.append
     )
     assert tried == [16, 8]
