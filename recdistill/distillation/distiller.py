@@ -89,8 +89,7 @@ class Distiller(keras.Model):  # type: ignore[misc]
     the model: its variables are neither trained, counted nor saved. A saved distiller
     contains the student and is loaded with `teacher=None`. It also contains the other
     trained weights (projections of embeddings and learned temperatures), so that
-    training can continue; `distiller.student`, the model to export, does not contain
-    these.
+    training can continue; `distiller.student`, the model to export, has none of these.
 
     Without teacher and distillation losses, and with `student_loss_weight=1.0`, the
     student trains on relevance alone. This is how the baseline is trained.
@@ -215,11 +214,8 @@ class Distiller(keras.Model):  # type: ignore[misc]
 
     @property
     def teacher(self) -> Teachers | None:
-        """The teachers by name, `teacher.teachers`; None if there are none.
-
-        The models themselves would be saved with the distiller: Keras saves what it
-        finds in any attribute.
-        """
+        """The teachers, by name in `teacher.teachers`; None if there are none."""
+        # Not the models: Keras saves those that it finds in an attribute.
         return self._teachers if self._teachers.teachers else None
 
     def compile(

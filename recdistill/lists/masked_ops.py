@@ -184,12 +184,9 @@ def _asserted(message: str, tensor: Tensor, mask: Tensor) -> Tensor:
 
 
 def _check(name: str, tensor: Tensor, mask: Tensor) -> None:
-    if not (
-        tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
-    ):
-        raise ValueError(
-            f"`{name}` must hold numbers. Received: dtype={tensor.dtype.name}"
-        )
+    dtype = tensor.dtype
+    if not (dtype.is_floating or dtype.is_integer or dtype.is_bool):
+        raise ValueError(f"`{name}` must hold numbers. Received: dtype={dtype.name}")
     if not (tensor.shape.rank == 2 and tensor.shape.is_compatible_with(mask.shape)):
         raise ValueError(
             f"`{name}` must have the shape of `mask`. Received: "
