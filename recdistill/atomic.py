@@ -253,6 +253,7 @@ def locked_folder(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
 
     Raises:
         BusyError: If another process has locked it.
+        OSError: If it cannot be locked, as on a network drive without locks.
     """
     try:
         import fcntl
@@ -266,7 +267,7 @@ def locked_folder(folder: Path, wait_s: float = 0.0) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as error:
+            except BlockingIOError as error:
                 if time.monotonic() < end:
                     time.sleep(0.02)
                     continue

@@ -1,5 +1,7 @@
 """Atomic file writes and locked folders."""
 
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -157,6 +159,15 @@ def test_the_lock_ends_with_the_process_that_holds_it(tmp_path):
         holder.kill()
         holder.wait()
     with locked_folder(tmp_path):
+        pass
+
+
+def test_a_folder_without_locks_is_not_called_busy(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="No locks"), locked_folder(tmp_path, wait_s=9.0):
         pass
 
 

@@ -122,10 +122,10 @@ def _time_pair(
     config: Path, overrides: list[str] | None, candidates: list[int], display: Display
 ) -> tuple[list[RankingTime], Path]:
     """Latencies of teacher and student of a finished run, and its SavedModel."""
+    pipeline = load_pipeline(config, overrides, display)
     from recdistill.pipeline.runs.latency_comparison import time_side_by_side
     from recdistill.pipeline.variants.budgeted_run import run_to_export
 
-    pipeline = load_pipeline(config, overrides, display)
     pipeline, exported = run_to_export(pipeline, display.say)
     display.progress("Measuring teacher and student", 0, None)
     return time_side_by_side(pipeline, candidates), Path(exported.record["path"])

@@ -51,7 +51,7 @@ def sweep(
     with errors_as_paragraphs(), Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display)
         from recdistill.pipeline.variants.student_sweep import sweep as compare
-        from recdistill.pipeline.variants.sweep_files import write_sweep
+        from recdistill.pipeline.variants.student_sweep import write_sweep
 
         result = compare(pipeline, lambda student: display.say(measured_line(student)))
         found = write_sweep(result)

@@ -47,8 +47,10 @@ def tune(
     """
     with errors_as_paragraphs(), Display(as_json) as display:
         pipeline = load_pipeline(config, overrides, display, with_test=False)
-        from recdistill.pipeline.variants.search_files import write_search
-        from recdistill.pipeline.variants.settings_search import require_optuna
+        from recdistill.pipeline.variants.settings_search import (
+            require_optuna,
+            write_search,
+        )
         from recdistill.pipeline.variants.settings_search import tune as search
 
         require_optuna()

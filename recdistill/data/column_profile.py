@@ -79,7 +79,8 @@ _MOST_LOOKED_AT = 20_000
 """Different values of a column that are looked at one by one."""
 
 _LEADING_ZERO = r"^0[0-9]+$"
-_DECIMAL_COMMA = r"^\s*[-+]?[0-9.]+(,[0-9]+)?\s*[$€£¥]?\s*$"
+_CURRENCY = r"\s*(?:[A-Z]{3}|[^\w\s.,;|/+-])?\s*"
+_DECIMAL_COMMA = rf"^{_CURRENCY}[-+]?[0-9.]+(?:,[0-9]+)?{_CURRENCY}$"
 _FEWEST_IN_A_VECTOR = 4
 T = TypeVar("T")
 _DAY = re.compile(r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")
@@ -338,14 +339,8 @@ def _of_lists_as_text(name: str, texts: pa.Array) -> ColumnProfile | None:
 def _of_separated(name: str, texts: pa.Array) -> ColumnProfile | None:
     """Texts such as "Action|Drama": short values that occur in many rows."""
     present = pc.drop_null(texts).slice(0, _MOST_LOOKED_AT)
-    with_comma = present.filter(pc.match_substring(present, ","))
-    numbers = pc.all(pc.match_substring_regex(present, _DECIMAL_COMMA)).as_py()
-    if numbers and len(with_comma):
-        example = with_comma[0].as_py()
-        reason = (
-            f"values such as {example!r} are numbers with a decimal comma, to be "
-            "written with a point, or lists of numbers"
-        )
+    reason = _decimal_comma(present)
+    if reason is not None:
         return ColumnProfile(name, "unreadable", texts, reason=reason)
     for separator in _SEPARATORS:
         have = pc.sum(pc.match_substring(present, separator)).as_py() or 0
@@ -361,6 +356,19 @@ def _of_separated(name: str, texts: pa.Array) -> ColumnProfile | None:
         if len(parts) and different * 2 <= len(parts) and pc.mean(words).as_py() <= 2:
             return ColumnProfile(name, "list", texts, parts, separator=separator)
     return None
+
+
+def _decimal_comma(texts: pa.Array) -> str | None:
+    """Why texts such as "4,5" or "12,99 €" are not read; None if they are others."""
+    present = pc.drop_null(without_missing_words(texts))
+    with_comma = present.filter(pc.match_substring(present, ","))
+    numbers = pc.all(pc.match_substring_regex(present, _DECIMAL_COMMA)).as_py()
+    if not (numbers and len(with_comma)):
+        return None
+    return (
+        f"values such as {with_comma[0].as_py()!r} are either numbers with a decimal "
+        "comma, to be written with a point, or lists of numbers"
+    )
 
 
 def _each(convert: Callable[[str], T], values: Sequence[str]) -> list[T] | None:

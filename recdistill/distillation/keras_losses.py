@@ -215,7 +215,7 @@ def update_metric(
     """
     if not _is_pointwise(metric):
         if isinstance(metric, RankingMetric) and sample_weight is not None:
-            # It ranks whole lists; candidates of weight 0 are masked in the labels.
+            # It ranks whole lists; what is left out of them is masked in `y`.
             mask = ops.cast(y["mask"], "bool")
             sample_weight, _ = list_and_row_weights(sample_weight, mask)
         metric.update_state(y, scores, sample_weight)

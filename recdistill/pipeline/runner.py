@@ -66,9 +66,9 @@ class Pipeline:
         # Invalid options of a loss fail here, before any work.
         distillation_losses(config.distill)
         self.config = config
-        root = config.local_workdir / config.name
+        root, storage = config.local_workdir / config.name, artefact_storage(config)
         try:
-            self.workspace = Workspace(root, artefact_storage(config))
+            self.workspace = Workspace(root, storage)
         except OSError as error:
             raise _not_writable("workdir", config.local_workdir, error) from error
         tracking = RunTracking(config, self.workspace.root, warn)
@@ -180,6 +180,18 @@ class Pipeline:
             self.workspace.store_files()
             return artefact
 
+    def require_export_folder(self) -> None:
+        """Checks the folder of the exports before the work whose result it takes.
+
+        Raises:
+            ConfigError: If it cannot be written.
+        """
+        folder = self.config.export.path
+        try:
+            require_writable(folder)
+        except OSError as error:
+            raise _not_writable("export.path", folder, error) from error
+
     def _opened_engine(self) -> Engine[RunContext]:
         """The configured engine, which is opened when a step first has work for it."""
         if self.config.engine.kind == "ray" and not self._on_cluster:
@@ -226,7 +238,7 @@ class Pipeline:
         ) as draft:
             if draft.done is None:
                 if self._exports:
-                    _check_writable("export.path", self.config.export.path)
+                    self.require_export_folder()
                 if step.resumes:
                     draft.earlier = earlier_seconds(draft.path)
                 else:
@@ -250,18 +262,6 @@ class Pipeline:
                         draft.abandon()
                     raise
         return draft.artefact()
-
-
-def _check_writable(key: str, folder: Path) -> None:
-    """Checks a folder of the configuration before the work whose result it takes.
-
-    Raises:
-        ConfigError: If it cannot be written.
-    """
-    try:
-        require_writable(folder)
-    except OSError as error:
-        raise _not_writable(key, folder, error) from error
 
 
 def _not_writable(key: str, folder: Path, error: OSError) -> ConfigError:

@@ -1,6 +1,7 @@
 """`recdistill latency` and `recdistill serving-config`: measured calls and output."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -11,8 +12,11 @@ from recdistill.evaluation.latency import latency_tables as latency_report
 from recdistill.evaluation.latency import saved_model_timing
 from recdistill.evaluation.latency.saved_model_timing import ModelTimes, TimedCall
 from recdistill.evaluation.latency.stopwatch import Latency, Throughput
+from recdistill.pipeline.runs import latency_comparison
+from recdistill.pipeline.variants import budgeted_run
 from recdistill.serving.deploy import tuning
 from recdistill.serving.deploy.batching_config import read_batching
+from tests import small_pipelines
 
 INPUT = {"dtype": "string", "shape": [None]}
 IDS = {"dtype": "string", "shape": [None, None]}
@@ -89,6 +93,21 @@ def test_every_call_is_timed_for_every_number_of_threads(export, asked):
     # 8 ms of processor time.
     assert last["requests_per_core_second"] == pytest.approx(125)
     assert last["cost_per_million_requests"] == pytest.approx(8e3 / 3600 * 0.04)
+
+
+def test_a_pipeline_is_measured_with_the_student_that_run_exports(
+    tmp_path, export, asked, monkeypatch
+):
+    chosen, compared = object(), []
+    exported = SimpleNamespace(record={"path": str(export / "3")})
+    monkeypatch.setattr(budgeted_run, "run_to_export", lambda *_: (chosen, exported))
+    monkeypatch.setattr(
+        latency_comparison, "time_side_by_side", lambda *a: compared.append(a) or []
+    )
+    config = small_pipelines.write_config(tmp_path)
+    done = run("latency", config, "--set", "export.budget=p99<=2ms", "--candidates", 7)
+    assert done.exit_code == 0, done.output
+    assert compared == [(chosen, [7])]
 
 
 def test_the_price_of_a_core_is_an_option(export, asked):

@@ -29,15 +29,16 @@ def test_help_and_checks_of_configs_need_no_tensorflow(tmp_path):
     commands = ["run", *STEPS, "latency", "serving-config", "doctor", "data"]
     commands += ["data fetch", ""]
     calls = [[*command.split(), "--help"] for command in commands]
-    calls.append(["run", str(config), "--set", "seed=-1"])
+    bad = [str(config), "--set", "seed=-1"]
+    calls += [["run", *bad], ["latency", *bad]]
     process = subprocess.run(
         [sys.executable, "-c", script, repr(calls)], capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
     *lines, heavy = process.stdout.splitlines()
     assert heavy == "imported: []"
-    expected = [f"0 True {each}" for each in calls[:-1]] + [f"2 True {calls[-1]}"]
-    assert lines == expected
+    codes = [0] * len(commands) + [2, 2]
+    assert lines == [f"{k} True {each}" for k, each in zip(codes, calls, strict=True)]
 
 
 def test_the_overview_names_every_command_and_the_exit_codes():

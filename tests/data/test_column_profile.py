@@ -82,10 +82,15 @@ def test_the_values_of_lists_are_counted_whatever_their_form():
 
 
 def test_numbers_with_a_decimal_comma_are_neither_lists_nor_thousands():
-    for values in (["0,28", "4,5", "12,999"], ["4", "4,5", "4,5"], ["0,500", "0,229"]):
+    for values in (
+        ["0,28", "4,5", "12,999"],
+        ["4", "4,5", "NA"],
+        ["0,500", "0,229"],
+        ["€ 12,99", "1.299,00 €", "12 EUR"],
+    ):
         found = profile(values * 5)
         assert found.content == "unreadable"
-        assert "decimal comma, to be written with a point, or lists" in found.reason
+        assert "decimal comma, to be written with a point" in found.reason
     assert profile(["1,250", "12,999", "7"] * 5).content == "integer"
     assert profile(["3,7", "3,7,9", "7"] * 5).content == "list"
 

@@ -113,7 +113,7 @@ def verdict(report: Report, metric: str) -> str:
 
 def _among(report: Report) -> str:
     """The candidates that were ranked, if they are not the whole catalogue."""
-    kind, number = _kind_and_number(report.protocol.candidates)
+    kind, number = kind_and_number(report.protocol.candidates)
     if kind == "sampled":
         items = report.dataset.items
         if number >= items:
@@ -122,7 +122,8 @@ def _among(report: Report) -> str:
     return f" after retrieval of {number:,} items" if kind == "retrieved" else ""
 
 
-def _kind_and_number(candidates: str) -> tuple[str, int]:
+def kind_and_number(candidates: str) -> tuple[str, int]:
+    """The kind of the protocol's candidates, and their number; 0 if it has none."""
     kind, _, number = candidates.partition(":")
     return kind, int(number or 0)
 
@@ -188,7 +189,7 @@ def candidate_set(candidates: str, items: int | None = None) -> str:
         candidates: As in the protocol.
         items: Number of items of the catalogue; None if unknown.
     """
-    kind, number = _kind_and_number(candidates)
+    kind, number = kind_and_number(candidates)
     if kind == "sampled":
         if items is not None and number >= items:
             return f"sampled candidates, which are all {items:,} items"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import fsspec
@@ -53,7 +54,8 @@ class ArtefactStorage:
             return
         with self._explained():
             others = self._of_other_runs(folder.name) if shared else ()
-            for place in (folder, *others):
+            # The others are listed only if the run has no artefact of its own.
+            for place in chain((folder,), others):
                 if self._storage.exists(f"{self._address(place)}/{RECORD}"):
                     self._fetch(place)
                     return

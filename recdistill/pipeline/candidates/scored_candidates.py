@@ -144,17 +144,27 @@ def _reject_unknown_ids(prepared: Prepared, tables: Sequence[ScoreTable]) -> Non
     Raises:
         TeacherError: Names an id of the table and one of the data.
     """
-    splits = ("train", *prepared.held_out)
-    shards = [path for split in splits for path in prepared.shards(split)]
-    lists = [read_lists(path, with_raw=False) for path in shards]
-    keys = pa.array([key for each in lists for key in each.list_key], pa.string())
     for table in tables:
-        known = pc.is_in(keys, value_set=table.keys)
-        if not len(keys) or pc.any(known).as_py():
-            continue
-        kind = "query" if lists[0].source_list is None else "list"
-        raise TeacherError(
-            f"No row of the {table.label} has the id of a {kind} of the data. The rows "
-            f"have for example {table.keys[0].as_py()!r}, and the data has "
-            f"{keys[0].as_py()!r}. Write the ids in the same form in both."
-        )
+        unknown = _unknown_id(prepared, table)
+        if unknown is not None:
+            kind, example = unknown
+            raise TeacherError(
+                f"No row of the {table.label} has the id of a {kind} of the data. The "
+                f"rows have for example {table.keys[0].as_py()!r}, and the data has "
+                f"{example!r}. Write the ids in the same form in both."
+            )
+
+
+def _unknown_id(prepared: Prepared, table: ScoreTable) -> tuple[str, str] | None:
+    """Kind and example of the data's ids; None if the table has one of them."""
+    example = None
+    for split in ("train", *prepared.held_out):
+        for path in prepared.shards(split):
+            lists = read_lists(path, with_raw=False)
+            keys = pa.array([*lists.list_key], pa.string())
+            if pc.any(pc.is_in(keys, value_set=table.keys)).as_py():
+                return None
+            if len(keys):
+                kind = "query" if lists.source_list is None else "list"
+                example = kind, keys[0].as_py()
+    return example

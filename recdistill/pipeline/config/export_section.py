@@ -71,9 +71,9 @@ class ExportConfig(Section):
         default=None,
         description="Largest latency and size of the SavedModel, such as `p99<=2ms` or "
         "`p50<=1ms, bytes<=5MB`: p50, p90, p95 or p99 of one query on one thread, and "
-        "the bytes of all files. `run` then compares the students of `[sweep]` and "
-        "exports the one that is best on validation among those within the budget. No "
-        "version is published that misses it on the machine of the run.",
+        "the bytes of all files. `run` and `latency` then compare the students of "
+        "`[sweep]` and export the one that is best on validation among those within "
+        "the budget. No version is published that misses it on the machine of the run.",
     )
     on_device: bool = Field(
         default=False,

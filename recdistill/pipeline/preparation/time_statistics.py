@@ -109,11 +109,11 @@ class TimeStatistics:
             return
         yield (
             f"{self._rows[_NO_DATE]:,} of {total[-1]:,} times are before 1980 or after "
-            f"2099 in every unit, such as {middle} ({shown(middle, 'microseconds')} in "
-            "microseconds, as which dates and numbers with a fraction are read). "
-            "Numbers with a fraction must be seconds since 1970; write dates instead "
-            "of another unit, such as the days of a spreadsheet. Nothing needs to be "
-            "changed if the numbers only give the order of the rows."
+            f"2099 in every unit, such as {middle} ({shown(middle, 'microseconds')} if "
+            "read as microseconds, the unit in which dates and numbers with a fraction "
+            "are stored). Numbers with a fraction must be seconds since 1970; convert "
+            "other units, such as the days of a spreadsheet, to dates. Nothing needs "
+            "to be changed if the numbers only give the order of the rows."
         )
 
     def _merge(self) -> None:

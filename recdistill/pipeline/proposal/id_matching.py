@@ -122,7 +122,7 @@ def misfit(
     if found is None and expected:
         found = f"has no column `{ids.name}` with ids of {rows}"
         condition = remedy(column, ids, 0) if column is not None else ""
-        found += f", but would have some {condition}" if condition else ""
+        found += f"; some would match {condition}" if condition else ""
     return found
 
 

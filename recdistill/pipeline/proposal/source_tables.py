@@ -196,7 +196,11 @@ def _places(folder: Path) -> list[Path]:
 def _unreadable_files(folder: Path, places: list[Path]) -> dict[str, str]:
     """What to do with archives and spreadsheets whose content is not there as well."""
     known = {name for place in places for name in (place.name, table_name(place))}
-    files = [each for each in sorted(folder.iterdir()) if each.stem not in known]
+    files = [
+        each
+        for each in sorted(folder.iterdir())
+        if each.name[0] not in "._~" and each.name.partition(".")[0] not in known
+    ]
     found = {each.name: unreadable(each) for each in files if each.is_file()}
     return {name: problem for name, problem in found.items() if problem}
 

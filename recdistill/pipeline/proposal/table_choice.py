@@ -118,7 +118,7 @@ def _propose_join(roles: Roles, found: Sequence[Roles]) -> None:
 
 
 def _mention_problems(roles: Roles, source: Source) -> None:
-    """Says which files could not be read, because one may be the table that lacks."""
+    """Says which files could not be read, because one may be the missing table."""
     if roles.questions and source.problems:
         first, problems = roles.questions[0], " ".join(source.problems.values())
         text = f"{first.text} Other files cannot be used. {problems}"

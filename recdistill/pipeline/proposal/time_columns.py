@@ -27,6 +27,9 @@ _MOST = 0.9
 _EARLIEST, _LATEST = 1e8, 4.2e9
 """Seconds since 1970 of times that are dates."""
 
+_SERIAL_DAYS = 20_000.0, 80_000.0
+"""Days of spreadsheets, counted from 1900, that are dates from 1954 to 2119."""
+
 
 def is_time(profile: ColumnProfile, named: bool) -> bool:
     """Whether a column may hold the times of the rows.
@@ -90,11 +93,13 @@ def use_format(
 def has_unknown_format(profile: ColumnProfile) -> bool:
     """Whether the values of a column that is named like a time have no known form.
 
-    Nearly all values have the digits of a date, and none is a time; or they are numbers
-    with a fraction, which would be seconds, but no dates.
+    Nearly all values have the digits of a date, and none is a time; or they are the
+    days of a spreadsheet, with a fraction.
     """
     if profile.content == "number":
-        return not is_time(profile, True)
+        low, high = profile.range
+        in_range = _SERIAL_DAYS[0] <= low and high <= _SERIAL_DAYS[1]
+        return in_range and not is_time(profile, True)
     if profile.content not in ("text", "list", "unreadable"):
         return False
     present = pc.drop_null(profile.values)
@@ -107,12 +112,11 @@ def format_question(table: SourceTable, profile: ColumnProfile) -> Question:
     if profile.content == "number":
         return Question(
             f"{table.name} has the column `{profile.name}`, which is named like a "
-            "time, but its values are no times: "
-            f"{'; '.join(profile.examples(2))}. Numbers with a fraction are read as "
-            "seconds since 1970. In which unit are they (s, ms, us or ns)? If they are "
-            "in another one, such as the days of a spreadsheet, write dates instead. "
-            "If the rows shall have no time, use `--column time=`; then later "
-            "interactions may be used to predict earlier ones.",
+            "time, but its values look like the days of a spreadsheet: "
+            f"{'; '.join(profile.examples(2))}. Convert them to dates. If they are "
+            "seconds since 1970 or another unit, in which (s, ms, us or ns)? If the "
+            "rows should have no time, use `--column time=`; then later interactions "
+            "may be used to predict earlier ones.",
             "--time-format UNIT",
         )
     return Question(

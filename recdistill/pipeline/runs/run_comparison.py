@@ -101,8 +101,10 @@ def _retrieved(runs: Sequence[EvaluatedRun]) -> int | None:
 
     A single run, whose models ranked the same candidates, has None.
     """
-    kind, _, number = runs[0].report.protocol.candidates.partition(":")
-    return int(number) if len(runs) > 1 and kind == "retrieved" else None
+    from recdistill.evaluation.report.receipt import kind_and_number
+
+    kind, number = kind_and_number(runs[0].report.protocol.candidates)
+    return number if len(runs) > 1 and kind == "retrieved" else None
 
 
 def _labels(runs: Sequence[EvaluatedRun]) -> list[str]:

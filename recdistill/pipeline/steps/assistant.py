@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from recdistill.pipeline.steps.pilot import check_gate, distillation_inputs
-from recdistill.pipeline.steps.step import Step
+from recdistill.pipeline.steps.step import StudentStep
 
 if TYPE_CHECKING:
     from recdistill.pipeline.artefacts.workspace import Draft
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
 
 
-class Assistant(Step):
+class Assistant(StudentStep):
     """Distils a teacher assistant, if the teacher is good enough.
 
     It has the settings of the student, except its width, and learns from the stored
@@ -40,10 +39,6 @@ class Assistant(Step):
         if "baseline" in run.artefacts:
             check_gate(run)
 
-    def trains(self, config: Config) -> bool:
-        """The assistant is trained."""
-        return True
-
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The assistant, its training and the distillation."""
         return {
@@ -63,10 +58,6 @@ class Assistant(Step):
             run.soft_targets,
             "Distilling the assistant",
         )
-
-    def gist(self, record: Mapping[str, Any]) -> str:
-        """The first metric on validation."""
-        return f"validation {record['valid']:.4f}"
 
 
 def _require_assistant(config: Config) -> None:

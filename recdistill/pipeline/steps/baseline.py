@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.step import Step, sections
+from recdistill.pipeline.steps.step import StudentStep, sections
 
 if TYPE_CHECKING:
     from recdistill.pipeline.artefacts.workspace import Draft
@@ -18,7 +18,7 @@ MOST_SEEN_BEFORE = 0.1
 interaction may be repeated after the first one has left the data."""
 
 
-class Baseline(Step):
+class Baseline(StudentStep):
     """Trains the baseline on the observed relevance alone."""
 
     name = "baseline"
@@ -37,10 +37,6 @@ class Baseline(Step):
     def reads(self, config: Config) -> tuple[str, ...]:
         """The prepared data, and with partial scores the stored scores."""
         return ("prepare", *(name for name in self.needs(config) if name != "prepare"))
-
-    def trains(self, config: Config) -> bool:
-        """The student is trained."""
-        return True
 
     def before(self, run: RunContext) -> None:
         """Checks that an earlier run was not trained on the test lists.
@@ -104,7 +100,3 @@ class Baseline(Step):
                     "the same query, so the metrics of baseline and student are too "
                     "high there."
                 )
-
-    def gist(self, record: Mapping[str, Any]) -> str:
-        """The first metric on validation."""
-        return f"validation {record['valid']:.4f}"

@@ -14,7 +14,7 @@ from recdistill.pipeline.steps.pilot import (
     first_weights,
     starts_from_baseline,
 )
-from recdistill.pipeline.steps.step import Step, compared
+from recdistill.pipeline.steps.step import StudentStep, compared
 
 if TYPE_CHECKING:
     from recdistill.pipeline.artefacts.workspace import Draft
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
 
 
-class Distill(Step):
+class Distill(StudentStep):
     """Distils the student, if the teacher passes the gate."""
 
     name = "distill"
@@ -43,10 +43,6 @@ class Distill(Step):
     def before(self, run: RunContext) -> None:
         """Stops the run if the gate is closed."""
         check_gate(run)
-
-    def trains(self, config: Config) -> bool:
-        """The student is trained."""
-        return True
 
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the distillation."""
@@ -109,7 +105,3 @@ class Distill(Step):
                 f"second round: validation {second['before']:.4f} before, "
                 f"{second['after']:.4f} after{kept}"
             )
-
-    def gist(self, record: Mapping[str, Any]) -> str:
-        """The first metric on validation."""
-        return f"validation {record['valid']:.4f}"

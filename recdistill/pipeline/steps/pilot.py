@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from recdistill.pipeline.steps.step import Step, compared, sections
+from recdistill.pipeline.steps.step import StudentStep, compared, sections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from recdistill.pipeline.run_context import RunContext
 
 
-class Pilot(Step):
+class Pilot(StudentStep):
     """Distils a student on the lists of the first round, if the teacher is good enough.
 
     Its own highest items become candidates in the step `closure`, and its weights are
@@ -40,10 +39,6 @@ class Pilot(Step):
         require_second_round(run.config, self.name)
         check_gate(run)
 
-    def trains(self, config: Config) -> bool:
-        """The student is trained."""
-        return True
-
     def inputs(self, run: RunContext) -> dict[str, Any]:
         """The student, its training and the distillation."""
         return distillation_inputs(run)
@@ -59,10 +54,6 @@ class Pilot(Step):
             start=first_weights(run),
             assistant=run.assistant_model,
         )
-
-    def gist(self, record: Mapping[str, Any]) -> str:
-        """The first metric on validation."""
-        return f"validation {record['valid']:.4f}"
 
 
 def check_gate(run: RunContext) -> None:

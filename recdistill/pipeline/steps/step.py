@@ -100,6 +100,18 @@ class Step(ABC):
         return True
 
 
+class StudentStep(Step):
+    """A step that trains a student."""
+
+    def trains(self, config: Config) -> bool:
+        """The student is trained."""
+        return True
+
+    def gist(self, record: Mapping[str, Any]) -> str:
+        """The first metric on validation."""
+        return f"validation {record['valid']:.4f}"
+
+
 def compared(config: Config) -> tuple[str, str]:
     """The steps of baseline and teacher, which the gate compares.
 

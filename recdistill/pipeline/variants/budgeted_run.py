@@ -30,10 +30,12 @@ def run_to_export(
 
     Raises:
         BudgetError: If no student is within the budget; nothing is exported then.
+        RecdistillError: As `Pipeline.run`.
     """
     budget = pipeline.config.export.budget
     if budget is None:
         return pipeline, pipeline.run()
+    pipeline.require_export_folder()
 
     def say(student: MeasuredStudent) -> None:
         state = "misses" if misses(budget, student.measured) else "within"

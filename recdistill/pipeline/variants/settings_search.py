@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from recdistill.atomic import fingerprint, locked_folder
 from recdistill.errors import ConfigError, TrainingError
 from recdistill.evaluation.intervals import Interval, paired_difference
+from recdistill.evaluation.report.tuning_page import render_tuning_page, tuning_verdict
 from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
-from recdistill.pipeline.config.search_space import SearchSpace
+from recdistill.pipeline.config.search_space import Choices, Range, SearchSpace
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.pilot import starts_from_baseline
@@ -35,6 +36,8 @@ from recdistill.pipeline.variants.changed_settings import (
     Settings,
     check_space,
     with_settings,
+    write_config,
+    write_result,
 )
 from recdistill.pipeline.variants.default_space import (
     configured_settings,
@@ -393,3 +396,44 @@ def _trial(place: int, found: optuna.trial.FrozenTrial) -> Trial:
         epochs=epochs,
         reason=reason,
     )
+
+
+def write_search(result: TuningResult) -> dict[str, Any]:
+    """Writes `tuning.json`, `tuning.html` and `best.toml` into the search's folder.
+
+    Args:
+        result: The result of a search.
+
+    Returns:
+        The document of the search, which is also in `tuning.json`.
+    """
+    files = {
+        "best": result.folder / "best.toml",
+        "page": result.folder / "tuning.html",
+        "document": result.folder / "tuning.json",
+    }
+    gain = result.gain
+    search = {
+        "name": result.config.name.removesuffix("_tuned"),
+        "metric": result.metric,
+        "lists": result.lists,
+        "best": result.best.number,
+        "configured": result.configured and result.configured.number,
+        "gain": gain.to_json() if gain and gain.value is not None else None,
+        "importances": result.importances,
+        "space": {key: _allowed(each) for key, each in result.space.items()},
+        "trials": [vars(trial) for trial in result.trials],
+        "wanted": result.wanted,
+        "files": {name: str(path) for name, path in files.items()},
+    }
+    comment = f"{tuning_verdict(search)} Written by `recdistill tune`."
+    write_config(result.config, files["best"], comment)
+    write_result(files, render_tuning_page(search), search)
+    return search
+
+
+def _allowed(each: Choices | Range) -> dict[str, Any]:
+    if isinstance(each, Choices):
+        return {"choices": list(each.values)}
+    scale = "log" if each.is_logarithmic else "linear"
+    return {"low": each.low, "high": each.high, "scale": scale}

@@ -21,13 +21,14 @@ from recdistill.errors import ConfigError
 from recdistill.evaluation.intervals import Interval, bootstrap, paired_difference
 from recdistill.evaluation.report.run_environment import describe_environment
 from recdistill.evaluation.report.student_choice import Cost, knee_place, pareto_places
+from recdistill.evaluation.report.sweep_page import render_sweep_page, sweep_verdict
 from recdistill.export.student_export import export_student
 from recdistill.pipeline.artefacts.artefact import Artefact
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.evaluation.served_measurement import measure_served
 from recdistill.pipeline.models.scorers import compiled
 from recdistill.pipeline.ranking.rounded_student import as_exported
-from recdistill.pipeline.run_context import VALID
+from recdistill.pipeline.run_context import VALID, RunContext
 from recdistill.pipeline.runner import Pipeline
 from recdistill.pipeline.steps import STEPS
 from recdistill.pipeline.steps.export import export_settings
@@ -36,6 +37,8 @@ from recdistill.pipeline.variants.changed_settings import (
     Settings,
     shown_settings,
     with_settings,
+    write_config,
+    write_result,
 )
 
 FOLDER = "sweep"
@@ -80,8 +83,8 @@ class SweepResult:
         config: The configuration.
         metric: The metric that decides.
         lists: Number of validation lists.
-        teacher: The teacher's metric on validation; None if it was not measured by
-            ranking the whole catalogue for all of these lists.
+        teacher: The teacher's metric on validation; None if it was not measured on all
+            of these lists with the candidates of the students.
         students: The students, in the order of their settings.
         front: Places of the students on the Pareto front.
         knee: Place of its knee.
@@ -129,14 +132,11 @@ def sweep(
             announce(students[-1])
     run = pipeline.context
     costs = [student.cost for student in students]
-    lists = sum(map(len, run.validation.lists))
-    teacher = run.artefacts["teacher"].record
-    alike = not teacher["sampled_candidates"] and len(run.teacher_validation) == lists
     return SweepResult(
         config=pipeline.config,
         metric=run.validation.metrics[0],
-        lists=lists,
-        teacher=teacher["valid"] if alike else None,
+        lists=len(run.validation),
+        teacher=_comparable(run),
         students=tuple(students),
         front=tuple(pareto_places(costs)),
         knee=knee_place(costs),
@@ -156,6 +156,13 @@ def _configs(config: Config) -> list[tuple[Settings, Config]]:
     # The gate is reported for each student and stops none of them.
     overrides = {"distill.gate": "warn"}
     return [(each, with_settings(config, {**each, **overrides})) for each in found]
+
+
+def _comparable(run: RunContext) -> float | None:
+    """The teacher's metric, if it has the lists and the candidates of a student's."""
+    teacher = run.artefacts["teacher"].record
+    whole = len(run.teacher_validation) == len(run.validation)
+    return teacher["valid"] if whole and not teacher["sampled_candidates"] else None
 
 
 def _shared_steps(pipeline: Pipeline) -> tuple[str, ...]:
@@ -256,3 +263,57 @@ def measured_export(variant: Pipeline, distilled: Artefact) -> Artefact:
             draft.record = {"measured": measure_served(export.path)}
             remove(draft.path / "student")
     return draft.artefact()
+
+
+def write_sweep(result: SweepResult) -> dict[str, Any]:
+    """Writes `sweep.json`, `sweep.html` and `knee.toml` into the sweep's folder.
+
+    Args:
+        result: The result of a sweep.
+
+    Returns:
+        The document of the sweep, which is also in `sweep.json`.
+    """
+    config = result.config
+    folder = config.local_workdir / config.name / FOLDER
+    files = {
+        "knee": folder / "knee.toml",
+        "page": folder / "sweep.html",
+        "document": folder / "sweep.json",
+    }
+    found = {
+        "name": config.name,
+        "metric": result.metric,
+        "lists": result.lists,
+        "teacher": result.teacher,
+        "knee": result.knee,
+        "front": list(result.front),
+        "students": [_student(each) for each in result.students],
+        "environment": dict(result.environment),
+        "files": {name: str(path) for name, path in files.items()},
+    }
+    knee = with_settings(config, result.students[result.knee].settings)
+    comment = f"{sweep_verdict(found)} Written by `recdistill sweep`."
+    named = knee.model_copy(update={"name": f"{config.name}_knee"})
+    write_config(named, files["knee"], comment)
+    write_result(files, render_sweep_page(found), found)
+    return found
+
+
+def _student(student: MeasuredStudent) -> dict[str, Any]:
+    return {
+        "settings": dict(student.settings),
+        "quality": _estimate(student.quality),
+        "baseline": _estimate(student.baseline),
+        "gain": _estimate(student.gain),
+        "parameters": student.parameters,
+        "measured": dict(student.measured),
+        "gate": student.gate,
+    }
+
+
+def _estimate(one: Interval) -> dict[str, Any]:
+    return {
+        "value": one.value or 0.0,
+        "ci": None if one.low is None else [one.low, one.high],
+    }

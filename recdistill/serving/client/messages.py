@@ -96,6 +96,15 @@ _SERVING: dict[str, _Fields] = {
         "response": (2, "PredictResponse"),
     },
     "PredictionLog": {"predict_log": (6, "PredictLog")},
+    "BatchingParameters": {
+        "max_batch_size": (1, "google.protobuf.Int64Value"),
+        "batch_timeout_micros": (2, "google.protobuf.Int64Value"),
+        "max_enqueued_batches": (3, "google.protobuf.Int64Value"),
+        "num_batch_threads": (4, "google.protobuf.Int64Value"),
+        "thread_pool_name": (5, "google.protobuf.StringValue"),
+        "allowed_batch_sizes": (6, "*int64"),
+        "pad_variable_length_inputs": (7, "bool"),
+    },
 }
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -175,3 +184,4 @@ GetModelMetadataResponse = _message("tensorflow.serving.GetModelMetadataResponse
 GetModelStatusRequest = _message("tensorflow.serving.GetModelStatusRequest")
 GetModelStatusResponse = _message("tensorflow.serving.GetModelStatusResponse")
 PredictionLog = _message("tensorflow.serving.PredictionLog")
+BatchingParameters = _message("tensorflow.serving.BatchingParameters")

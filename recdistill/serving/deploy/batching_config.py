@@ -17,17 +17,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import (
-    descriptor_pb2,
-    descriptor_pool,
-    message_factory,
-    text_format,
-    wrappers_pb2,
-)
+from google.protobuf import text_format
 
 from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
-from recdistill.serving.deploy.configuration_text import configuration_text
+from recdistill.serving.client.messages import BatchingParameters
+from recdistill.serving.deploy.models_config import configuration_text
 
 GAIN = 1.05
 """Minimum gain in rows per second for which a batch size is doubled, as a ratio."""
@@ -137,7 +132,7 @@ def read_batching(path: Path) -> Batching:
         ConfigError: If it has an unknown field, lacks one of the first four fields of
             `Batching`, or the server would reject it.
     """
-    message = _message_class()()
+    message = BatchingParameters()
     try:
         text_format.Parse(configuration_text(path, "batching.config"), message)
     except text_format.ParseError as error:
@@ -339,38 +334,3 @@ def _fixed_cost(times: Mapping[int, CallTime], largest: int) -> float:
 
 _WRAPPED = tuple(field.name for field in fields(Batching))[:4]
 """Fields that the message keeps in an `Int64Value`."""
-
-_MESSAGE_FIELDS: dict[str, Any] = {
-    **dict.fromkeys(_WRAPPED, ".google.protobuf.Int64Value"),
-    "thread_pool_name": ".google.protobuf.StringValue",
-    "allowed_batch_sizes": descriptor_pb2.FieldDescriptorProto.TYPE_INT64,
-    "pad_variable_length_inputs": descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
-}
-"""Types of the message's fields, in the order of their numbers from 1."""
-
-
-def _message_class() -> Any:
-    """Class of the `BatchingParameters` message, from a declaration of its fields."""
-    kinds = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="recdistill/batching_parameters.proto",
-        package="recdistill",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
-    )
-    message = file.message_type.add(name="BatchingParameters")
-    for number, (name, kind) in enumerate(_MESSAGE_FIELDS.items(), 1):
-        message.field.add(
-            name=name,
-            number=number,
-            type=kinds.TYPE_MESSAGE if isinstance(kind, str) else kind,
-            type_name=kind if isinstance(kind, str) else None,
-            label=kinds.LABEL_REPEATED
-            if name == "allowed_batch_sizes"
-            else kinds.LABEL_OPTIONAL,
-        )
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
-    found = pool.FindMessageTypeByName("recdistill.BatchingParameters")
-    return message_factory.GetMessageClass(found)

@@ -28,7 +28,6 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from recdistill.atomic import READABLE, atomic_write
 from recdistill.errors import ConfigError
-from recdistill.serving.deploy.configuration_text import configuration_text
 
 __all__ = [
     "STABLE",
@@ -323,3 +322,27 @@ def _version(version: int) -> int:
             f"`version` must be from 1 to 2**63 - 1. Received: version={version}"
         )
     return version
+
+
+def configuration_text(path: Path, name: str) -> str:
+    """Content of a configuration file.
+
+    Args:
+        path: The file.
+        name: What it is, such as "batching.config", for error messages.
+
+    Raises:
+        ConfigError: If it is not a file or not text. A pipe has no end.
+        OSError: If it cannot be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ConfigError(
+            f"`{name}` must be a file. Received: {path}, which is a folder, a pipe or "
+            "a device"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"`{name}` must be text in UTF-8. Received: {path}, {error}"
+        ) from error

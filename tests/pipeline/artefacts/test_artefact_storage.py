@@ -135,6 +135,12 @@ def config(bucket, tmp_path, monkeypatch):
     return load_config(write_config(tmp_path), [f"workdir={URL}"])
 
 
+def test_a_url_that_cannot_be_used_is_an_error_of_the_storage(tmp_path):
+    config = load_config(write_config(tmp_path), ["workdir=nothing://bucket"])
+    with pytest.raises(StorageError, match="nothing://bucket"):
+        Pipeline(config)
+
+
 def test_a_pipeline_continues_on_another_machine(config, tmp_path, monkeypatch):
     first = Pipeline(config)
     prepared = first.run("prepare")

@@ -74,7 +74,7 @@ def test_days_with_a_fraction_which_are_no_seconds_are_named():
     (said,) = found.warnings()
     assert said.startswith(
         "5 of 5 times are before 1980 or after 2099 in every unit, such as 45363876713 "
-        "(1970-01-01 12:36:03 in microseconds,"
+        "(1970-01-01 12:36:03 if read as microseconds,"
     )
 
 

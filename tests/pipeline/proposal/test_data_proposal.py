@@ -347,7 +347,7 @@ def test_numbers_that_are_named_like_a_time_but_are_none_are_a_question(tmp_path
     layouts.write(tmp_path / "log.csv", lines)
     for columns in ({}, {"time": "timestamp"}):
         [question] = proposed(tmp_path, columns=columns).questions
-        assert "named like a time, but its values are no times: 450" in question.text
+        assert "but its values look like the days of a spreadsheet: 45" in question.text
         answers = Answers(columns=columns).with_answer(question, "s")
         proposal = propose(open_source(tmp_path), answers)
         assert proposal.questions == []

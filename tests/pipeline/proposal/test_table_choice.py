@@ -86,7 +86,7 @@ def test_ids_that_never_match_because_of_spaces_are_an_error(tmp_path):
     users = ["user_id,plan", *(f"u{u} ,{'ab'[u % 2]}" for u in range(layouts.USERS))]
     layouts.write(tmp_path / "queries.csv", users)
     said = (
-        "has no column `user_id` with ids of interactions.csv, but would have some "
+        "has no column `user_id` with ids of interactions.csv; some would match "
         "without spaces at their ends and in one Unicode form."
     )
     with pytest.raises(DataError, match=f"queries.csv {said}"):

@@ -18,8 +18,7 @@ from recdistill.pipeline.variants.default_space import (
     configured_settings,
     default_space,
 )
-from recdistill.pipeline.variants.search_files import write_search
-from recdistill.pipeline.variants.settings_search import tune
+from recdistill.pipeline.variants.settings_search import tune, write_search
 from tests import small_pipelines
 
 pytestmark = pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,8 +22,8 @@ from recdistill.pipeline.variants.student_sweep import (
     MeasuredStudent,
     SweepResult,
     sweep,
+    write_sweep,
 )
-from recdistill.pipeline.variants.sweep_files import write_sweep
 from tests import small_pipelines
 from tests.pipeline.tiny_runs import go, made
 
@@ -151,6 +152,21 @@ def test_students_that_miss_the_budget_are_no_choice_however_good_they_are():
     assert dims("p99<=1ms") == [128, 8]
     assert dims("bytes<=0.1kB") == [8]
     assert dims("p50<=0.1ms") == []
+
+
+@pytest.mark.parametrize(
+    ("lists", "sampled", "shown"), [(9, False, 0.4), (4, False, None), (9, True, None)]
+)
+def test_the_teacher_has_a_figure_if_it_ranked_what_students_rank(
+    lists, sampled, shown
+):
+    record = {"valid": 0.4, "sampled_candidates": sampled}
+    run = SimpleNamespace(
+        artefacts={"teacher": SimpleNamespace(record=record)},
+        validation=range(9),
+        teacher_validation=range(lists),
+    )
+    assert student_sweep._comparable(run) == shown
 
 
 def sweep_of(monkeypatch, *students):

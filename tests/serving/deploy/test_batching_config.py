@@ -3,7 +3,7 @@
 import pytest
 
 from recdistill.errors import ConfigError
-from recdistill.serving.deploy import batching_config
+from recdistill.serving.client.messages import BatchingParameters
 from recdistill.serving.deploy.batching_config import (
     Batching,
     CallTime,
@@ -22,7 +22,7 @@ def line(fixed, row, sizes, spread=2.0):
 
 def test_fields_have_the_numbers_of_the_server_s_message():
     # tensorflow_serving/servables/tensorflow/session_bundle_config.proto
-    fields = batching_config._message_class().DESCRIPTOR.fields
+    fields = BatchingParameters.DESCRIPTOR.fields
     assert {field.name: field.number for field in fields} == {
         "max_batch_size": 1,
         "batch_timeout_micros": 2,
