@@ -137,12 +137,7 @@ def open_folder(
     Raises:
         DataError: As `read_tables`.
     """
-    if not folder.is_dir():
-        why = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(
-            "`path` (`dataset.path` in a configuration) must be a folder of tables. "
-            f"Received: {folder}, which {why}"
-        )
+    _require_folder(folder)
     row_files = find_table(folder, names[0] or "interactions")
     optional: dict[str, list[TableFile]] = {name: [] for name in OPTIONAL_TABLES}
     for table, name in zip(OPTIONAL_TABLES, names[1:], strict=False):
@@ -202,3 +197,12 @@ def open_folder(
             ),
         ],
     )
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        why = "is not a folder" if folder.exists() else "does not exist"
+        raise DataError(
+            "`path` (`dataset.path` in a configuration) must be a folder of tables. "
+            f"Received: {folder}, which {why}"
+        )

@@ -84,6 +84,18 @@ def open_artefact(path: Path) -> Artefact | None:
     return Artefact(path, record["key"], record, reused=True)
 
 
+def artefact_with_key(path: Path, key: str) -> Artefact | None:
+    """The artefact in a folder; None if the folder has none, or one with another key.
+
+    Folders are named by a part of the key only.
+
+    Raises:
+        ArtefactError: If the record is damaged.
+    """
+    found = open_artefact(path)
+    return found if found is not None and found.key == key else None
+
+
 def find_artefact(run: Path, step: str, key: str) -> Artefact | None:
     """The artefact of a run, which may lie in another run of the same work folder.
 
@@ -95,18 +107,17 @@ def find_artefact(run: Path, step: str, key: str) -> Artefact | None:
     Raises:
         ArtefactError: If the record of the run's own artefact is damaged.
     """
-    # Folders are named by a part of the key.
     name = f"{step}-{key[:12]}"
-    found = open_artefact(run / name)
-    if found is not None and found.key == key:
+    found = artefact_with_key(run / name, key)
+    if found is not None:
         return found
     # The run may be a link into another folder, or the current folder.
     for folder in dict.fromkeys((run.parent, run.resolve().parent)):
         for path in sorted(folder.glob(f"*/{name}")):
             # An artefact of another run with a damaged record is not needed.
             with suppress(ArtefactError):
-                found = open_artefact(path)
-                if found is not None and found.key == key:
+                found = artefact_with_key(path, key)
+                if found is not None:
                     return found
     return None
 

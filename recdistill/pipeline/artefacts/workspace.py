@@ -22,8 +22,8 @@ from recdistill.atomic import atomic_write, fingerprint, folder_checksums, write
 from recdistill.pipeline.artefacts.artefact import (
     RECORD,
     Artefact,
+    artefact_with_key,
     find_artefact,
-    open_artefact,
 )
 from recdistill.pipeline.artefacts.artefact_storage import ArtefactStorage
 
@@ -158,9 +158,7 @@ class Draft:
         if shared:
             step = self.final.name.rpartition("-")[0]
             return find_artefact(self.final.parent, step, self.key)
-        found = open_artefact(self.final)
-        # Folders are named by a part of the key.
-        return found if found is not None and found.key == self.key else None
+        return artefact_with_key(self.final, self.key)
 
     def discard(self) -> None:
         """Removes the finished artefact, so that it is written again."""
