@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 from recdistill.data.column_values import Place
 from recdistill.data.times import Times
 from recdistill.errors import DataError
-from recdistill.features.raw_numbers import MISSING, as_doubles, list_of, vector_of
+from recdistill.features.raw_numbers import (
+    MISSING,
+    SPACES,
+    as_doubles,
+    list_of,
+    vector_of,
+)
 from recdistill.features.raw_text import (
     BadValueError,
     is_list,
@@ -80,7 +86,9 @@ _MOST_LOOKED_AT = 20_000
 
 _LEADING_ZERO = r"^0[0-9]+$"
 _CURRENCY = r"\s*(?:[A-Z]{3}|[^\w\s.,;|/+-])?\s*"
-_DECIMAL_COMMA = rf"^{_CURRENCY}[-+]?[0-9.]+(?:,[0-9]+)?{_CURRENCY}$"
+_GROUPS = rf"[0-9]{{1,3}}(?:[.{SPACES}][0-9]{{3}})+|[0-9]+"
+_DECIMAL_COMMA = rf"^{_CURRENCY}[-+]?(?:{_GROUPS})(?:,[0-9]+)?{_CURRENCY}$"
+_SURELY_DECIMAL = r"[^0-9,+-]|^[-+]?0|,0"
 _FEWEST_IN_A_VECTOR = 4
 T = TypeVar("T")
 _DAY = re.compile(r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])$")
@@ -339,8 +347,13 @@ def _of_lists_as_text(name: str, texts: pa.Array) -> ColumnProfile | None:
 def _of_separated(name: str, texts: pa.Array) -> ColumnProfile | None:
     """Texts such as "Action|Drama": short values that occur in many rows."""
     present = pc.drop_null(texts).slice(0, _MOST_LOOKED_AT)
-    reason = _decimal_comma(present)
-    if reason is not None:
+    with_comma = _with_comma(present)
+    if len(with_comma):
+        reason = (
+            f"values such as {with_comma[0].as_py()!r} are lists of numbers, or "
+            "numbers with a decimal comma; for these, set the type of the column to "
+            "`decimal_comma` in `types` of the table"
+        )
         return ColumnProfile(name, "unreadable", texts, reason=reason)
     for separator in _SEPARATORS:
         have = pc.sum(pc.match_substring(present, separator)).as_py() or 0
@@ -358,17 +371,38 @@ def _of_separated(name: str, texts: pa.Array) -> ColumnProfile | None:
     return None
 
 
-def _decimal_comma(texts: pa.Array) -> str | None:
-    """Why texts such as "4,5" or "12,99 €" are not read; None if they are others."""
-    present = pc.drop_null(without_missing_words(texts))
-    with_comma = present.filter(pc.match_substring(present, ","))
+def has_decimal_commas(column: pa.ChunkedArray, quantity: bool = False) -> bool:
+    """Whether the texts of a column are numbers such as "12,99 €" and "1.299,00".
+
+    Texts such as "4,5" and "12,7" may be lists of two numbers. They are numbers if the
+    column is a quantity, if a value has a currency or a point before the comma, if the
+    first or second part of a value is 0 or begins with 0, or if the second parts of all
+    values have the same number of digits, at least two.
+
+    Args:
+        column: `(rows,)`, as read from the table.
+        quantity: Whether the values are known to be quantities, by their name.
+    """
+    values = plain(column.combine_chunks())
+    if not len(values) or not is_text(values.type):
+        return False
+    texts = pc.unique(pc.drop_null(values)).slice(0, _MOST_LOOKED_AT)
+    with_comma = _with_comma(texts)
+    if not len(with_comma) or _of_numbers("", texts) is not None:
+        return False
+    digits = pc.utf8_length(pc.replace_substring_regex(with_comma, r"^.*,|\D+$", ""))
+    same = pc.count_distinct(digits).as_py() == 1 and digits[0].as_py() >= 2
+    surely = pc.match_substring_regex(with_comma, _SURELY_DECIMAL)
+    return bool(quantity or same or pc.any(surely).as_py())
+
+
+def _with_comma(texts: pa.Array) -> pa.Array:
+    """The texts with a comma, if all texts may be numbers with a decimal comma."""
+    present = pc.drop_null(without_missing_words(pc.utf8_trim_whitespace(texts)))
+    present = present.filter(pc.not_equal(present, ""))
     numbers = pc.all(pc.match_substring_regex(present, _DECIMAL_COMMA)).as_py()
-    if not (numbers and len(with_comma)):
-        return None
-    return (
-        f"values such as {with_comma[0].as_py()!r} are either numbers with a decimal "
-        "comma, to be written with a point, or lists of numbers"
-    )
+    with_comma = present.filter(pc.match_substring(present, ","))
+    return with_comma if numbers else with_comma.slice(0, 0)
 
 
 def _each(convert: Callable[[str], T], values: Sequence[str]) -> list[T] | None:

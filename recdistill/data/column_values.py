@@ -9,7 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.errors import DataError
-from recdistill.features.raw_numbers import as_doubles
+from recdistill.features.raw_numbers import (
+    FOR_DECIMAL_COMMAS,
+    as_doubles,
+    with_decimal_points,
+)
 from recdistill.features.raw_text import (
     EXACT_BITS,
     BadValueError,
@@ -20,7 +24,7 @@ from recdistill.features.raw_text import (
     value_at,
 )
 
-ColumnType = Literal["text", "integer", "number"]
+ColumnType = Literal["text", "integer", "number", "decimal_comma"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,9 @@ def typed(values: pa.Array, kind: ColumnType, place: Place) -> pa.Array:
 
     Args:
         values: Text, numbers, booleans, dates or binary values.
-        kind: "text"; "integer", which reads "0012" and "12.0" as 12; or "number", with
-            the prices of `recdistill.features.raw_numbers`.
+        kind: "text"; "integer", which reads "0012" and "12.0" as 12; "number", with the
+            prices of `recdistill.features.raw_numbers`; or "decimal_comma", for numbers
+            and prices such as "1.299,00".
         place: Position of the values, for errors.
 
     Raises:
@@ -96,6 +101,8 @@ def typed(values: pa.Array, kind: ColumnType, place: Place) -> pa.Array:
         [12, 12, None]
     """
     values = plain(values)
+    if kind == "decimal_comma":
+        return _with_decimal_comma(values, place)
     try:
         if kind == "text":
             return text_of(values)
@@ -108,6 +115,19 @@ def typed(values: pa.Array, kind: ColumnType, place: Place) -> pa.Array:
     except BadValueError as error:
         value = value_at(values, error.index)
         raise place.error(error.index, str(error), value) from None
+
+
+def _with_decimal_comma(values: pa.Array, place: Place) -> pa.Array:
+    points = with_decimal_points(values) if is_text(values.type) else values
+    try:
+        return pa.array(as_doubles(points), pa.float64(), from_pandas=True)
+    except BadValueError as error:
+        raise place.error(
+            error.index,
+            "must be a number with a decimal comma; a point separates thousands, as in "
+            "1.250,00",
+            value_at(values, error.index),
+        ) from None
 
 
 def _integers(texts: pa.Array, found: pa.Array, place: Place) -> pa.Array:
@@ -135,6 +155,8 @@ def numbers(values: pa.Array, place: Place) -> pa.Array:
     if is_text(values.type):
         values = pc.utf8_trim_whitespace(values)
     wanted = "must be a number"
+    if is_text(values.type) and pc.any(pc.match_substring(values, ",")).as_py():
+        wanted += f" with a decimal point; {FOR_DECIMAL_COMMAS}"
     doubles = cast_with_row(values, pa.float64(), place, wanted)
     floats = doubles.cast(pa.float32(), safe=False)
     _reject_where(pc.invert(pc.is_finite(floats)), doubles, place, "must be finite")
@@ -150,8 +172,8 @@ def doubles(values: pa.Array, place: Place) -> np.ndarray:
     try:
         return as_doubles(plain(values))
     except BadValueError as error:
-        value = value_at(values, error.index)
-        raise place.error(error.index, "must be a number", value) from None
+        problem = str(error).removeprefix("it ")
+        raise place.error(error.index, problem, value_at(values, error.index)) from None
 
 
 def scores(values: pa.Array, place: Place) -> pa.Array:

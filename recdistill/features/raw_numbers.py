@@ -17,10 +17,21 @@ from recdistill.features.raw_text import BadValueError, is_text, text_of
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>"})
 """Text, in lower case, that means a missing number."""
 
+FOR_DECIMAL_COMMAS = (
+    "a comma separates thousands, as in 1,250.00. For a column with decimal commas, "
+    "set its type to `decimal_comma` in `types` of the table"
+)
+"""Advice for a number such as 4,5."""
+
 _BOOLEANS = {"true": 1.0, "false": 0.0}
 _PRICE = re.compile(r"^([-+]?)\s*(?:[^\W\d_]{3}\b|[$€£¥₹₩₽₺₫₪฿])?\s*([-+]?[\d.,]+)$")
 _AFTER = re.compile(r"\s*(?:[A-Z]{3}|[$€£¥₹₩₽₺₫₪฿])$")
 _THOUSANDS = re.compile(r"^[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?$")
+SPACES = r" '\x{2019}\x{a0}\x{202f}"
+"""Spaces and apostrophes that separate thousands, for the inside of brackets."""
+
+_GROUPED = rf"([0-9])[{SPACES}]([0-9]{{3}})\b"
+
 _ONE = re.compile(
     r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan"""
 )
@@ -65,9 +76,25 @@ def number_of(text: str) -> float:
         return float(digits)
     except ValueError:
         raise ValueError(
-            "it must be a number with a decimal point; a comma separates thousands, as "
-            "in 1,250.00"
+            f"it must be a number with a decimal point; {FOR_DECIMAL_COMMAS}"
         ) from None
+
+
+def with_decimal_points(texts: pa.Array) -> pa.Array:
+    """Texts of numbers with decimal commas as texts for `number_of`.
+
+    Points and commas change places; a point, a space or an apostrophe may separate
+    thousands.
+
+    Example:
+        >>> with_decimal_points(pa.array(["4,5", "1.299,00 €", "1 299,5"])).to_pylist()
+        ['4.5', '1,299.00 €', '1299.5']
+    """
+    for old, new in ((",", "\0"), (".", ","), ("\0", ".")):
+        texts = pc.replace_substring(texts, old, new)
+    for _ in range(2):  # Neighbouring groups overlap in the first pass.
+        texts = pc.replace_substring_regex(texts, _GROUPED, r"\1\2")
+    return texts
 
 
 def vector_of(text: str) -> list[float]:

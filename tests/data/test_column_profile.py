@@ -5,7 +5,7 @@ import datetime
 import pyarrow as pa
 import pytest
 
-from recdistill.data.column_profile import profile_column
+from recdistill.data.column_profile import has_decimal_commas, profile_column
 
 
 def profile(values, kind=None):
@@ -81,16 +81,41 @@ def test_the_values_of_lists_are_counted_whatever_their_form():
     assert profile([[0.5, 1.0, 3.0]] * 2).size == 3
 
 
-def test_numbers_with_a_decimal_comma_are_neither_lists_nor_thousands():
-    for values in (
-        ["0,28", "4,5", "12,999"],
-        ["4", "4,5", "NA"],
-        ["0,500", "0,229"],
-        ["€ 12,99", "1.299,00 €", "12 EUR"],
-    ):
-        found = profile(values * 5)
-        assert found.content == "unreadable"
-        assert "decimal comma, to be written with a point" in found.reason
+@pytest.mark.parametrize(
+    ("values", "commas"),
+    [
+        (["0,28", "4,5", "12,999"], True),
+        (["4,0", "4,5", "NA", "", None], True),
+        (["0,500", "0,229"], True),
+        (["€ 12,99", "1.299,00 €", "12 EUR"], True),
+        (["12,99", "7,50", "8"], True),
+        (["1\u00a0299,5", "7"], True),
+        (["4", "4,5", "NA"], False),
+        (["1,250", "12,999", "7"], False),
+        (["3,7", "3,7,9", "7"], False),
+        (["52.1,13.4", "0.5,1.25"], False),
+        (["12,99", "none left"], False),
+        (["12.99", "7"], False),
+        ([12.5, 7.25], False),
+        ([None], False),
+    ],
+)
+def test_numbers_with_a_decimal_comma_are_recognised(values, commas):
+    column = pa.chunked_array([pa.array(values * 5)])
+    assert has_decimal_commas(column) is commas
+
+
+def test_a_quantity_has_decimal_commas_where_the_values_alone_do_not_tell():
+    column = pa.chunked_array([["4", "4,5", "3,5"]])
+    assert has_decimal_commas(column, quantity=True)
+    assert not has_decimal_commas(column, quantity=False)
+    assert not has_decimal_commas(pa.chunked_array([["4,5,6"]]), quantity=True)
+
+
+def test_a_comma_may_separate_decimals_thousands_or_the_values_of_a_list():
+    unclear = profile(["4", "4,5", "NA"] * 5)
+    assert unclear.content == "unreadable"
+    assert "'4,5' are lists of numbers, or numbers with a dec" in unclear.reason
     assert profile(["1,250", "12,999", "7"] * 5).content == "integer"
     assert profile(["3,7", "3,7,9", "7"] * 5).content == "list"
 

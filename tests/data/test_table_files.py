@@ -282,6 +282,42 @@ class TestColumnTypes:
             "size": [1250.5, None],
         }
 
+    def test_numbers_may_have_decimal_commas(self, tmp_path):
+        prices = ["1.250,50 €", "0,5", "-7", " ", "1 299 000,25", "NA"]
+        log = "user_id;item_id;timestamp;grade\n"
+        log += "".join(f"1;{k};{k};{k},5\n" for k in range(6))
+        items = pa.table({"item_id": list(range(6)), "price": prices})
+        folder = write(tmp_path, interactions=log, items=items)
+        options = self.options(
+            interactions={"grade": "decimal_comma"}, items={"price": "decimal_comma"}
+        )
+        data = read_tables(folder, {"relevance": "grade"}, options=options)
+        assert everything(data)["grade"].to_pylist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+        assert data.items["price"].to_pylist() == [
+            *(1250.5, 0.5, -7.0, None),
+            *(1299000.25, None),
+        ]
+
+    @pytest.mark.parametrize(
+        ("grade", "kind", "said"),
+        [
+            ("4.5", "decimal_comma", "row 1: must be a number with a decimal comma; a"),
+            ("a,5", "decimal_comma", "must be a number with a decimal comma"),
+            (
+                "4,5",
+                "number",
+                "a decimal point; a comma sep.*`decimal_comma` in",
+            ),
+            ("4,5", None, "a decimal point; a comma sep.*`decimal_comma` in"),
+        ],
+    )
+    def test_another_decimal_sign_is_named(self, tmp_path, grade, kind, said):
+        text = f"user_id;item_id;timestamp;grade\n1;7;5;{grade}\n"
+        folder = write(tmp_path, interactions=text)
+        options = self.options(interactions={"grade": kind} if kind else {})
+        with pytest.raises(DataError, match=f"`grade`.*{said}.*'{grade}'"):
+            read_tables(folder, {"relevance": "grade"}, options=options)
+
     def test_numbers_can_be_text(self, tmp_path):
         folder = write(tmp_path, interactions=log(device=[6.0, 6.5]))
         options = self.options(interactions={"device": "text"})

@@ -59,8 +59,8 @@ class TableConfig(Section):
     types: dict[str, ColumnType] = Field(
         default_factory=dict,
         description="Types by column, for values that should be converted: `integer` "
-        'reads the ids "0012" and "12.0" as 12, `number` reads prices, and `text` '
-        "keeps the digits.",
+        'reads the ids "0012" and "12.0" as 12, `number` reads prices, `decimal_comma` '
+        'reads numbers and prices such as "1.250,00", and `text` keeps the digits.',
     )
 
     @model_validator(mode="after")

@@ -70,6 +70,7 @@ def propose(source: Source, answers: Answers) -> Proposal:
     _propose_query(proposal, answers)
     _propose_split(proposal)
     _describe_uses(proposal)
+    _set_types(proposal)
     return proposal
 
 
@@ -330,6 +331,15 @@ def _propose_split(proposal: Proposal) -> None:
             tuple(roles.table.columns),
         )
     )
+
+
+def _set_types(proposal: Proposal) -> None:
+    """Sets the types of the columns with decimal commas that are used."""
+    for key, table in proposal.tables.items():
+        for use in proposal.uses:
+            column = use.profile.name
+            if use.use and use.table == table.name and column in table.decimal_commas:
+                proposal.types.setdefault(key, {})[column] = "decimal_comma"
 
 
 def _describe_uses(proposal: Proposal) -> None:

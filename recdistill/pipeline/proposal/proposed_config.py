@@ -136,8 +136,11 @@ def _dataset(proposal: Proposal) -> str:
         for key, table in proposal.tables.items():
             known = "lists" if listwise and key == "interactions" else key
             options = _table_options(known, table) | _types(proposal, key)
-            if "types" in options:
+            types = options.get("types", {}).values()
+            if "integer" in types:
                 lines.append("# The tables write the same ids in different ways.")
+            if "decimal_comma" in types:
+                lines.append("# Numbers such as 12,99 and 1.250,00.")
             if options:
                 lines.append(f"{known} = {toml_value(options)}")
     return "\n".join(lines) + "\n"

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,12 @@ from typing import Literal
 import pyarrow as pa
 
 from recdistill.data import read_movielens
-from recdistill.data.column_profile import ColumnProfile, profile_column
+from recdistill.data.column_profile import (
+    ColumnProfile,
+    has_decimal_commas,
+    profile_column,
+)
+from recdistill.data.column_values import Place, typed
 from recdistill.data.movielens import movielens_files
 from recdistill.data.recbole import atomic_files, atomic_stream
 from recdistill.data.table_files import TableFile, files_of, table_name, unreadable
@@ -26,6 +32,7 @@ from recdistill.data.table_sample import (
     sample_table,
 )
 from recdistill.errors import ConfigError, DataError
+from recdistill.pipeline.proposal import column_names as names
 
 Reader = Literal["tables", "listwise", "movielens", "recbole"]
 
@@ -45,10 +52,26 @@ class SourceTable:
     Attributes:
         name: Name of the file or folder inside the data folder.
         sample: Some of its rows.
+        decimal_commas: Columns with decimal commas; the sample has their numbers.
     """
 
     name: str
     sample: TableSample
+    decimal_commas: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, name: str, sample: TableSample) -> SourceTable:
+        """A table whose sample may have numbers with decimal commas."""
+        rows, found = sample.rows, set()
+        for index, column in enumerate(rows.column_names):
+            quantity = names.is_quantity(column) or names.are_judgements(column)
+            if has_decimal_commas(rows[column], quantity):
+                texts = rows[column].combine_chunks()
+                with suppress(DataError):
+                    values = typed(texts, "decimal_comma", Place(name, column))
+                    rows = rows.set_column(index, column, values)
+                    found.add(column)
+        return cls(name, replace(sample, rows=rows), frozenset(found))
 
     @property
     def stem(self) -> str:
@@ -66,7 +89,8 @@ class SourceTable:
         rows = self.sample.rows
         every = tuple(names.get(name, name) for name in rows.column_names)
         sample = replace(self.sample, rows=rows.rename_columns(every), names=every)
-        return replace(self, sample=sample)
+        commas = frozenset(names.get(name, name) for name in self.decimal_commas)
+        return replace(self, sample=sample, decimal_commas=commas)
 
 
 @dataclass(frozen=True)
@@ -158,7 +182,7 @@ def _tables(place: Path, scratch: Path, without_header: Collection[str]) -> Sour
             sample = sample_table(each, scratch / str(number), known)
             if not len(sample.rows):
                 raise DataError(f"{each} must have at least one row. Received: none")
-            tables.append(SourceTable(each.name, sample))
+            tables.append(SourceTable.of(each.name, sample))
         except DataError as error:
             problems[each.name] = str(error)
     if place.is_dir():

@@ -55,6 +55,16 @@ def ratings(folder):
     write(folder / "ratings.csv", lines)
 
 
+def decimal_commas(folder):
+    """Ratings and prices as a European spreadsheet writes them."""
+    lines = ["user_id;item_id;timestamp;rating"]
+    lines += [f"{u};{i};{t};{(u + i) % 5 + 1},5" for u, i, t in rows()]
+    write(folder / "interactions.csv", lines)
+    lines = ["item_id;price;weight"]
+    lines += [f"{i};1.{i}50,99 €;0,{i}25" for i in range(ITEMS)]
+    write(folder / "items.csv", lines)
+
+
 def without_header(folder):
     """User, item, rating and time, separated by tabs."""
     write(

@@ -57,6 +57,21 @@ EXPECTED = {
         "candidate": {"movieId": ID},
         "teacher": LINEAR,
     },
+    layouts.decimal_commas: {
+        "dataset": {
+            "reader": "tables",
+            "keep": "rating >= 4.5",
+            "interactions": {"types": {"rating": "decimal_comma"}},
+            "items": {"types": {"price": "decimal_comma", "weight": "decimal_comma"}},
+        },
+        "query": HISTORY,
+        "candidate": {
+            "item_id": ID,
+            "price": {"kind": "number"},
+            "weight": {"kind": "number"},
+        },
+        "teacher": LINEAR,
+    },
     layouts.without_header: {
         "dataset": {
             "reader": "tables",
