@@ -17,7 +17,6 @@ __all__ = [
     "labels_and_mask",
     "mask_of",
     "refuse_class_weight",
-    "teacher_weight",
     "weight_like",
     "weighted_mask",
 ]
@@ -144,26 +143,6 @@ def weighted_mask(x: Batch) -> dict[str, Tensor]:
     names: tuple[str, ...] = ("item_weight", "stratum")
     further = {name: x[name] for name in names if name in x}
     return {"mask": mask_of(x), **further}
-
-
-def teacher_weight(x: Batch, sample_weight: Tensor | None) -> Tensor | None:
-    """The weights of lists, or of candidates, in the distillation losses.
-
-    Args:
-        x: The inputs of a batch.
-        sample_weight: None, `(batch,)` or `(batch, list_size)`.
-
-    Returns:
-        `sample_weight` times the `teacher_weight` of `x`; None if there is neither.
-    """
-    own = x.get("teacher_weight")
-    if own is None:
-        return sample_weight
-    own = tf.cast(own, tf.float32)
-    if sample_weight is None:
-        return own
-    sample_weight = tf.cast(sample_weight, tf.float32)
-    return sample_weight * (own[:, None] if len(sample_weight.shape) == 2 else own)
 
 
 def array_weight(sample_weight: Any) -> Any:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from recdistill.distillation import keras_losses
-from recdistill.distillation.batch_arguments import Batch, mask_of, teacher_weight
+from recdistill.distillation.batch_arguments import Batch, mask_of
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import replica_mean, replicas
 from recdistill.losses.representation_loss import list_and_row_weights
@@ -85,10 +85,10 @@ class CompileArguments:
                 for all values of distillation.
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
         """
-        weight = of_teacher = _total_weight(sample_weight, mask_of(x))
+        list_weight, _ = list_and_row_weights(sample_weight, mask_of(x))
+        weight = of_teacher = _total(list_weight)
         if "teacher_weight" in x:
-            own = teacher_weight(x, sample_weight)
-            of_teacher = _total_weight(own, mask_of(x))
+            of_teacher = _total(list_weight * ops.cast(x["teacher_weight"], "float32"))
         for name, mean in self.means.items():
             of_lists = weight if name in ("loss", "relevance_loss") else of_teacher
             mean.update_state(values[name] * replicas(), of_lists)
@@ -110,9 +110,8 @@ class CompileArguments:
             keras_losses.update_metric(metric, y, scores, sample_weight)
 
 
-def _total_weight(sample_weight: Tensor | None, mask: Tensor) -> Tensor:
+def _total(list_weight: Tensor) -> Tensor:
     """Sum of the weights of the lists of a batch, the mean over all replicas."""
-    list_weight, _ = list_and_row_weights(sample_weight, mask)
     # The values of all replicas add up to the loss of the whole batch.
     return replica_mean(ops.sum(list_weight))
 

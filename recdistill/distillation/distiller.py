@@ -56,7 +56,6 @@ from recdistill.distillation.batch_arguments import (
     first_replica,
     labels_and_mask,
     refuse_class_weight,
-    teacher_weight,
     weight_like,
     weighted_mask,
 )
@@ -398,11 +397,11 @@ class Distiller(keras.Model):  # type: ignore[misc]
             loss += value_at(self.student_loss_weight, step) * value
         if self._terms:
             teacher, weights, values = self._teachers.outputs_for(x), [], []
-            weight = teacher_weight(x, sample_weight)
+            about = weighted_mask(x), sample_weight, x.get("teacher_weight")
             for term in self._terms:
                 weights.append(value_at(term.weight, step))
                 pair = term.compared(teacher, scores, outputs)
-                value, reported = term.value(pair, weighted_mask(x), weight, step)
+                value, reported = term.value(pair, *about, step)
                 values.append(value)
                 parts |= reported
                 loss += weights[-1] * value

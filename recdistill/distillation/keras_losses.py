@@ -34,7 +34,10 @@ from keras import ops
 from recdistill.lists.masked_ops import Tensor
 from recdistill.lists.replicas import group_of_workers, replica_mean
 from recdistill.losses.list_loss import ListLoss
-from recdistill.losses.representation_loss import list_and_row_weights
+from recdistill.losses.representation_loss import (
+    RepresentationLoss,
+    list_and_row_weights,
+)
 from recdistill.metrics.keras_metrics import RankingMetric
 
 __all__ = ["as_loss", "as_metrics", "loss_value", "update_metric"]
@@ -154,7 +157,11 @@ def _name_of(function: Any) -> str:
 
 
 def loss_value(
-    loss: keras.losses.Loss, y: Labels, scores: Tensor, sample_weight: Tensor | None
+    loss: keras.losses.Loss,
+    y: Labels,
+    scores: Tensor,
+    sample_weight: Tensor | None,
+    list_weight: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch of lists, by a loss of any kind.
 
@@ -164,6 +171,7 @@ def loss_value(
             candidates have weights.
         scores: The student's scores, `(batch, list_size)`.
         sample_weight: None, `(batch,)` or `(batch, list_size)`.
+        list_weight: `(batch,)`, a factor of the weight of each list, or None.
 
     Returns:
         A float32 scalar, divided by the number of replicas unless the reduction is
@@ -172,6 +180,8 @@ def loss_value(
     Raises:
         ValueError: If candidates have weights and the loss does not know these.
     """
+    if list_weight is not None:
+        y, sample_weight = _with_list_weight(loss, y, sample_weight, list_weight)
     value = ops.cast(_unscaled(loss, y, scores, sample_weight), "float32")
     group = group_of_workers()
     if group is None or loss.reduction == "sum":
@@ -180,12 +190,32 @@ def loss_value(
     return value / group.size
 
 
+def _with_list_weight(
+    loss: keras.losses.Loss,
+    y: Labels,
+    sample_weight: Tensor | None,
+    list_weight: Tensor,
+) -> tuple[Labels, Tensor]:
+    """Labels and sample weights with one more factor for each list."""
+    factor = tf.cast(list_weight, tf.float32)
+    if sample_weight is None:
+        return y, factor
+    weight = tf.cast(sample_weight, tf.float32)
+    if weight.shape.rank != 2:
+        return y, weight * factor
+    if not isinstance(loss, ListLoss | RepresentationLoss):
+        return y, weight * factor[:, None]
+    # In a `sample_weight` of candidates only ratios within a list matter to these.
+    own = tf.cast(y.get("item_weight", 1.0), tf.float32)
+    return {**y, "item_weight": weight * own}, factor
+
+
 def _unscaled(
     loss: keras.losses.Loss, y: Labels, scores: Tensor, sample_weight: Tensor | None
 ) -> Tensor:
     """The loss, of which the sum over a worker group is the group's size too large."""
     if not _is_pointwise(loss):
-        if "item_weight" in y and not isinstance(loss, ListLoss):
+        if "item_weight" in y and not isinstance(loss, ListLoss | RepresentationLoss):
             raise ValueError(
                 "A batch with `item_weight` needs losses of recdistill, which weigh "
                 f"the candidates that were drawn. Received: {loss!r}"

@@ -12,6 +12,7 @@ from math import isfinite
 from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -129,7 +130,9 @@ def as_temperatures(
     if temperatures is None:
         return (None,) * len(losses)
     found: tuple[Any, ...] = (
-        tuple(temperatures) if isinstance(temperatures, Sequence) else (temperatures,)
+        tuple(temperatures)
+        if isinstance(temperatures, Sequence | np.ndarray)
+        else (temperatures,)
     )
     if len(found) != len(losses):
         raise ValueError(
@@ -255,6 +258,7 @@ class Term:
         pair: tuple[Tensor, Tensor],
         mask: dict[str, Tensor],
         sample_weight: Tensor | None,
+        teacher_weight: Tensor | None,
         step: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, before its weight is applied.
@@ -263,6 +267,7 @@ class Term:
             pair: The result of `compared`.
             mask: The result of `batch_arguments.weighted_mask`.
             sample_weight: None, `(batch,)` or `(batch, list_size)`.
+            teacher_weight: `(batch,)`, a factor of the weight of each list, or None.
             step: Number of updates that the optimizer has made.
 
         Returns:
@@ -279,7 +284,7 @@ class Term:
                 temperature = temperature(step)
             temperature = ops.cast(value_at(temperature, step), "float32")
         loss = _at_temperature(self.loss, temperature)
-        value = loss_value(loss, targets, pair[1], sample_weight)
+        value = loss_value(loss, targets, pair[1], sample_weight, teacher_weight)
         if self.name:
             reported[self.name] = value
         if temperature is not None:

@@ -122,7 +122,8 @@ class Examination(BaseModel, frozen=True, allow_inf_nan=False):
         high: Highest score; None if no score is finite.
         not_finite: Number of scores that are NaN or infinite. All other statistics
             ignore them.
-        constant: Share of the lists whose scores are all equal.
+        single: Share of the lists with one finite score or none.
+        constant: Share of the lists with several scores that are all equal.
         ties: Share of adjacent candidates with equal scores, in lists sorted by score;
             constant lists are excluded.
         top_ties: The same among the first ten candidates.
@@ -145,6 +146,7 @@ class Examination(BaseModel, frozen=True, allow_inf_nan=False):
     low: float | None
     high: float | None
     not_finite: int
+    single: float = 0.0
     constant: float
     ties: float
     top_ties: float
@@ -272,12 +274,14 @@ def examine(
         times = np.take_along_axis(weight, order, axis=1)
     last = np.maximum(np.count_nonzero(finite[filled], axis=1) - 1, 0)
     varies = ordered[:, 0] > ordered[np.arange(len(ordered)), last]
+    several = last > 0
     ordered, times = ordered[varies], None if times is None else times[varies]
     facts: dict[str, Any] = {
         "lists": len(real),
         "list_size": float(np.median(_counts(given, item_weight)[filled])),
         "not_finite": int(np.count_nonzero(given & ~finite)),
-        "constant": float(np.mean(~varies)),
+        "single": float(np.mean(~several)),
+        "constant": float(np.mean(several & ~varies)),
         **_ties(ordered),
         **_range(real),
     }
@@ -403,6 +407,12 @@ def _findings(facts: dict[str, Any], kind: _Kind | None) -> tuple[str, ...]:
     if facts["not_finite"]:
         found.append(
             f"{facts['not_finite']:,} scores are NaN or infinite; no loss can use them."
+        )
+    if facts["single"] >= CONSTANT_LISTS:
+        found.append(
+            f"{facts['single']:.0%} of the lists have fewer than two finite scores: "
+            "they teach nothing. If they have one candidate each, check which column "
+            "names the lists."
         )
     if facts["constant"] >= CONSTANT_LISTS:
         found.append(

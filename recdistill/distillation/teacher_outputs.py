@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras import ops
 
 from recdistill.distillation import layer_outputs
-from recdistill.distillation.batch_arguments import Batch, declared_inputs
+from recdistill.distillation.batch_arguments import Batch, declared_inputs, mask_of
 from recdistill.distillation.ensemble_scores import (
     TeacherWeights,
     check_weights,
@@ -113,7 +113,7 @@ class Teachers:
         elif isinstance(scores, Mapping) or len(scores.shape) == 3:
             scores = ensemble_scores(
                 scores,
-                x["mask"],
+                tf.cast(mask_of(x), tf.bool),
                 self.weights,
                 item_weight=x.get("item_weight"),
             )

@@ -115,7 +115,7 @@ class ListLoss(LossWithSettings):
                 `item_weight`, if both lists and candidates have weights.
             y_pred: The student's scores, `(batch, list_size)`.
             sample_weight: `(batch,)` or a single number: the weight of each list.
-                Alternatively `(batch, list_size)`, in place of `item_weight`: how often
+                Alternatively `(batch, list_size)`, a factor of `item_weight`: how often
                 each candidate counts within its list. Then only ratios matter, 0
                 removes a candidate, and every list that still has a candidate has
                 weight 1.
@@ -138,7 +138,11 @@ class ListLoss(LossWithSettings):
         labels, mask = masked_ops.labels_and_mask(y_true)
         further = self._further_inputs(y_true)
         of_list, of_item = _split_weights(sample_weight, y_pred)
-        of_item = _item_weight(y_true) if of_item is None else of_item
+        own = _item_weight(y_true)
+        if of_item is None or own is None:
+            of_item = own if of_item is None else of_item
+        else:
+            of_item = tf.cast(of_item, tf.float32) * tf.cast(own, tf.float32)
         # These are new tensors: Keras would also apply a mask that a layer of the
         # student (an embedding of histories, say) has attached to the scores.
         mask, item_weight, labels, scores = masked_ops.as_weighted_lists(
@@ -245,10 +249,11 @@ def check_settings(**settings: Any) -> None:
     """Check the settings of a loss by their names.
 
     Args:
-        **settings: `k` must be a positive integer or None, and `strata` a positive
-            integer; every other setting must be a bool, a text or a finite number above
-            0. The value of a tensor is not checked, because it is unknown in a graph: a
-            `Distiller` sets one from a schedule whose range it has checked.
+        **settings: `k` must be a positive integer or None, `strata` a positive integer,
+            and a name of an output a text; every other setting must be a bool or a
+            finite number above 0. The value of a tensor is not checked, because it is
+            unknown in a graph: a `Distiller` sets one from a schedule whose range it
+            has checked.
 
     Raises:
         ValueError: If a setting is invalid; the message has its name and its value.
@@ -257,6 +262,9 @@ def check_settings(**settings: Any) -> None:
         if name in ("k", "strata"):
             if value is not None or name == "strata":
                 check_cutoff(name, value)
+        elif isinstance(value, str) != name.endswith("_output"):
+            wanted = "a text" if name.endswith("_output") else "a number"
+            raise ValueError(f"`{name}` must be {wanted}. Received: {name}={value!r}")
         elif not (
             isinstance(value, bool | str) or tf.is_tensor(value) or 0.0 < value < np.inf
         ):

@@ -92,12 +92,10 @@ def listwise_kl_divergence(
         >>> loss.numpy().round(4)
         array([0.4133, 0.4438], dtype=float32)
     """
-    (teacher_logs, soft_targets), (student_logs, _) = _distributions(
+    teacher, student = _distributions(
         teacher_scores, student_scores, mask, temperature, item_weight
     )
-    # In this order the student's gradient needs no change of sign.
-    divergence = soft_targets * (student_logs - teacher_logs)
-    return -(temperature**2) * ops.sum(divergence, axis=-1)
+    return temperature**2 * masked_softmax.divergence(teacher, student, temperature)
 
 
 def listwise_soft_cross_entropy(
@@ -200,16 +198,20 @@ def listwise_jensen_shannon(
         >>> listwise_jensen_shannon(teacher, student, mask).numpy().round(4)
         array([0.6931], dtype=float32)
     """
-    (teacher_logs, soft_targets), (student_logs, probabilities) = _distributions(
+    teacher, student = _distributions(
         teacher_scores, student_scores, mask, temperature, item_weight
     )
     # The gradients through the logarithm of the mean add up to zero, because both
     # distributions sum to one. Leaving them out avoids undefined values if the two are
     # equal.
-    mean_logs = ops.stop_gradient(ops.logaddexp(teacher_logs, student_logs) - log(2.0))
-    divergence = soft_targets * (teacher_logs - mean_logs)
-    divergence += probabilities * (student_logs - mean_logs)
-    return temperature**2 / 2.0 * ops.sum(divergence, axis=-1)
+    mean = (
+        ops.stop_gradient(ops.logaddexp(teacher[0], student[0]) - log(2.0)),
+        ops.stop_gradient((teacher[1] + student[1]) / 2.0),
+    )
+    divergences = (
+        masked_softmax.divergence(one, mean, temperature) for one in (teacher, student)
+    )
+    return temperature**2 / 2.0 * sum(divergences)
 
 
 def listwise_cross_entropy(

@@ -74,7 +74,8 @@ class RepresentationLoss(LossWithSettings):
         Args:
             y_true: The teacher's embeddings, or `{"labels": …, "mask": …}` with a
                 boolean mask `(batch, list_size)`. Without a mask all rows are real. A
-                query is real if its list has a real candidate.
+                query is real if its list has a real candidate. The dict may also have
+                `item_weight`, if both lists and candidates have weights.
             y_pred: The student's embeddings.
             sample_weight: `(batch,)`, one weight for each list, `(batch, list_size)`,
                 one for each candidate, or a single number.
@@ -133,7 +134,8 @@ def _as_one_batch(
     if mask is None:
         mask = tf.ones(tf.shape(student)[:2], tf.bool)
         mask = mask[0][:, None] if queries else mask
-    list_weight, weight = list_and_row_weights(sample_weight, mask)
+    own = y_true.get("item_weight") if isinstance(y_true, dict) else None
+    list_weight, weight = list_and_row_weights(sample_weight, mask, own)
     if queries:
         mask, weight = masked_ops.has_candidate(mask)[None], list_weight[None]
     elif student.shape[0] == 1:
@@ -148,7 +150,7 @@ def _as_one_batch(
 
 
 def list_and_row_weights(
-    sample_weight: Tensor | None, mask: Tensor
+    sample_weight: Tensor | None, mask: Tensor, item_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Split `sample_weight` into the weights of lists and the weights of rows.
 
@@ -157,17 +159,21 @@ def list_and_row_weights(
             Alternatively `(batch, list_size)`, the weights of rows; only ratios within
             a list matter.
         mask: `(batch, list_size)`, bool.
+        item_weight: `(batch, list_size)`, the weights of rows, or further factors of
+            them; None for 1.
 
     Returns:
         The weights of lists `(batch,)`, 0 for a list without real rows of positive
         weight, and the weights of rows `(batch, list_size)`.
     """
     weight = tf.cast(1.0 if sample_weight is None else sample_weight, tf.float32)
+    rows = tf.ones(tf.shape(mask), tf.float32)
+    if item_weight is not None:
+        rows *= tf.cast(item_weight, tf.float32)
     if weight.shape.rank == 2:
-        real = ops.logical_and(mask, weight > 0.0)
-        return ops.cast(masked_ops.has_candidate(real), "float32"), weight
-    list_weight = ops.cast(masked_ops.has_candidate(mask), "float32") * weight
-    return list_weight, tf.ones(tf.shape(mask), tf.float32)
+        rows, weight = rows * weight, tf.constant(1.0)
+    real = ops.logical_and(mask, rows > 0.0)
+    return ops.cast(masked_ops.has_candidate(real), "float32") * weight, rows
 
 
 def as_rows(

@@ -93,13 +93,13 @@ def stratified_kl_divergence(
     weight = None if item_weight is None else weight
     total, count = 0.0, 0.0
     for inside in _masks(mask, stratum, strata):
-        (teacher_logs, soft_targets), (student_logs, _) = (
+        teacher, student = (
             masked_softmax.distribution(
                 masked_ops.masked(scores, inside), inside, temperature, weight
             )
             for scores in both
         )
-        total -= ops.sum(soft_targets * (student_logs - teacher_logs), axis=-1)
+        total += masked_softmax.divergence(teacher, student, temperature)
         count += ops.cast(ops.any(inside, axis=-1), both[0].dtype)
     return temperature**2 * total / ops.maximum(count, 1.0)
 

@@ -138,18 +138,21 @@ class CompositeOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
             trainable_variables: The variables; by default those of `build`.
 
         Raises:
-            ValueError: If the optimizer was built without one of the variables.
+            ValueError: If the optimizer was built without one of the variables, or no
+                variable has a gradient.
         """
         variables = list(trainable_variables or self._trainable_variables)
         if not self.built:
             self.build(variables)
         self._check_variables_are_known(variables)
+        # Warns about the variables without a gradient.
+        grads, variables = self._filter_empty_gradients(grads, variables)
         for optimizer in (self.tables, self.dense):
             known = {id(each) for each in optimizer._trainable_variables}
             pairs = [
                 (gradient, each)
                 for gradient, each in zip(grads, variables, strict=True)
-                if id(each) in known and gradient is not None
+                if id(each) in known
             ]
             if pairs:
                 optimizer.apply(*zip(*pairs, strict=True))

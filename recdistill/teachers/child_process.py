@@ -37,6 +37,9 @@ from recdistill.teachers.model_process import (
 LAST_BYTES = 2_000
 """Number of bytes of the child process's output in an error message."""
 
+_PIPE_BYTES = 1 << 16
+"""Bytes that a pipe is given at once."""
+
 START_S, SCORE_S = 300.0, 300.0
 """Deadlines for the import of the packages, and for the scores of one chunk."""
 
@@ -89,7 +92,7 @@ class ChildProcess:
         """
         with self._lock:
             try:
-                self._send(inputs)
+                self._send(inputs, "failed", SCORE_S)
                 return self._read(SCORES, "failed", SCORE_S)
             except TeacherError:
                 raise
@@ -99,14 +102,28 @@ class ChildProcess:
                 self._process.kill()
                 raise
 
-    def _send(self, inputs: Mapping[str, np.ndarray]) -> None:
+    def _send(
+        self, inputs: Mapping[str, np.ndarray], what: str, deadline_s: float
+    ) -> None:
         stdin = self._process.stdin
-        # If the process has ended, `_read` reports its last lines.
-        with contextlib.suppress(OSError, ValueError):
-            if stdin is not None:
-                frame = io.BytesIO()
-                write_frame(frame, {k: _sendable(v) for k, v in inputs.items()})
-                _write_all(stdin, frame.getbuffer())
+        if stdin is None or stdin.closed:
+            return  # `_read` reports it.
+        frame = io.BytesIO()
+        write_frame(frame, {k: _sendable(v) for k, v in inputs.items()})
+        try:
+            _Deadline(stdin.fileno(), deadline_s).write(frame.getbuffer())
+        except TimeoutError:
+            raise self._late(what, deadline_s) from None
+        except OSError:
+            return  # The process has ended; `_read` reports its last lines.
+
+    def _late(self, what: str, deadline_s: float) -> TeacherError:
+        """Ends the process, and returns the error about its missing answer."""
+        self._process.kill()
+        return TeacherError(
+            f"The teacher {self._label} {what}: its process did not answer "
+            f"within {deadline_s:g} s. Its last lines:\n{self._last_lines()}"
+        )
 
     def close(self) -> None:
         """Ends the process."""
@@ -119,11 +136,7 @@ class ChildProcess:
             try:
                 answer = read_frame(_Deadline(stdout.fileno(), deadline_s))
             except TimeoutError:
-                self._process.kill()
-                raise TeacherError(
-                    f"The teacher {self._label} {what}: its process did not answer "
-                    f"within {deadline_s:g} s. Its last lines:\n{self._last_lines()}"
-                ) from None
+                raise self._late(what, deadline_s) from None
         if answer is None:
             raise TeacherError(
                 f"The teacher {self._label} {what}: its process ended with "
@@ -155,11 +168,24 @@ class ChildProcess:
 
 
 class _Deadline:
-    """Reads a pipe; all reads together must end before the deadline."""
+    """Reads or writes a pipe; all calls together must end before the deadline."""
 
     def __init__(self, descriptor: int, seconds: float) -> None:
         self._descriptor = descriptor
         self._end = time.monotonic() + seconds
+
+    def write(self, content: memoryview) -> None:
+        """Writes all of the content.
+
+        Raises:
+            TimeoutError: If the deadline has passed.
+            OSError: If the pipe is closed at its other end.
+        """
+        # A blocking pipe would wait until all is written.
+        os.set_blocking(self._descriptor, False)
+        while content:
+            self._wait(select.POLLOUT)
+            content = content[os.write(self._descriptor, content[:_PIPE_BYTES]) :]
 
     def read(self, size: int, /) -> bytes:
         """Reads `size` bytes, or less at the end of the pipe.
@@ -168,13 +194,8 @@ class _Deadline:
             TimeoutError: If the deadline has passed.
         """
         parts, missing = [], size
-        # Unlike `select`, it takes descriptors above 1,023.
-        poll = select.poll()
-        poll.register(self._descriptor, select.POLLIN)
         while missing > 0:
-            left = max(0.0, self._end - time.monotonic())
-            if not poll.poll(1e3 * left):
-                raise TimeoutError("The deadline has passed.")
+            self._wait(select.POLLIN)
             part = os.read(self._descriptor, min(missing, 1 << 20))
             if not part:
                 break
@@ -182,11 +203,13 @@ class _Deadline:
             missing -= len(part)
         return b"".join(parts)
 
-
-def _write_all(stream: IO[bytes], content: memoryview) -> None:
-    """Writes to a pipe without a buffer, which may take less than it is given."""
-    while content:
-        content = content[stream.write(content) :]
+    def _wait(self, event: int) -> None:
+        # Unlike `select`, it takes descriptors above 1,023.
+        poll = select.poll()
+        poll.register(self._descriptor, event)
+        left = max(0.0, self._end - time.monotonic())
+        if not poll.poll(1e3 * left):
+            raise TimeoutError("The deadline has passed.")
 
 
 def _stop(process: subprocess.Popen[bytes], stderr: IO[bytes]) -> None:

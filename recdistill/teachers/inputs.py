@@ -143,6 +143,12 @@ def _shaped(
 ) -> np.ndarray:
     if shape is None:
         return values
+    if not shape:
+        raise TeacherError(
+            f"The {what} must not be a single value for all rows, as "
+            f"{where} is. Wrap the model in one that sets this input itself, or use "
+            "kind 'callable'."
+        )
     if len(shape) == values.ndim + 1 and shape[-1] in (1, None):
         values = values[..., None]
     if len(shape) == 1 and values.ndim == 2 and values.shape[1] == 1:
@@ -188,14 +194,26 @@ def _typed(values: np.ndarray, dtype: str, what: str, where: str) -> np.ndarray:
                 f"{dtype}. Received: {values[wrong][0]}"
             )
     if integer:
-        limits = np.iinfo(dtype)
-        outside = (values < limits.min) | (values > limits.max)
-        if outside.any():
-            raise TeacherError(
-                f"The {what} must fit {dtype} to become {where}. "
-                f"Received: {values[outside][0]}"
-            )
-    return values.astype(dtype)
+        outside = _outside(values, np.iinfo(dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        converted = values.astype(dtype)
+    if not integer:
+        outside = np.isinf(converted.astype("float64")) & ~np.isinf(values)
+    if outside.any():
+        raise TeacherError(
+            f"The {what} must fit {dtype} to become {where}. "
+            f"Received: {values[outside][0]}"
+        )
+    return converted
+
+
+def _outside(values: np.ndarray, limits: np.iinfo) -> np.ndarray:
+    """Whether numbers exceed the limits of an integer type."""
+    if values.dtype.kind != "f":
+        return np.asarray((values < limits.min) | (values > limits.max))
+    # As floats, the largest integers are rounded up; the smallest are exact.
+    wide = values.astype("float64")
+    return np.asarray((wide < float(limits.min)) | (wide >= float(limits.max + 1)))
 
 
 def _readable(shape: tuple[int | None, ...]) -> str:

@@ -26,8 +26,8 @@ class KerasModel(RawModel):
     Args:
         model: The model. A functional model declares its inputs; a subclass of
             `keras.Model` does not, and takes all features.
-        output: Key of the scores if the model returns a dict. May be None if the dict
-            has one entry.
+        output: Key of the scores if the model returns a dict, or the name of the output
+            if it returns a list. May be None if there is one output.
         label: Name of the model in error messages.
         size_bytes: Size of the model's file.
     """
@@ -44,6 +44,7 @@ class KerasModel(RawModel):
         self._wanted = output
         self.inputs = _declared(model)
         self.parameters = int(model.count_params()) if model.built else None
+        self._output_names = getattr(model, "output_names", None) or ()
         self._called = False
         self._call = tf.function(
             lambda inputs: model(inputs, training=False), reduce_retracing=True
@@ -101,9 +102,18 @@ class KerasModel(RawModel):
             self.vocabularies = vocabularies(function, sorted(tensors))
             self._called = True
         answer = self._call(tensors)
+        if isinstance(answer, list | tuple):
+            answer = dict(zip(self._names(len(answer)), answer, strict=True))
         if isinstance(answer, dict):
             answer = answer[output_name(answer, self._wanted, self.label)]
         return np.asarray(answer)
+
+    def _names(self, outputs: int) -> list[str]:
+        """Names of the outputs of a model that returns a list."""
+        names = [str(name) for name in self._output_names]
+        if len({*names}) == len(names) == outputs:
+            return names
+        return [str(number) for number in range(outputs)]
 
 
 def _declared(model: keras.Model) -> Mapping[str, InputSpec] | None:

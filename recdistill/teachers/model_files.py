@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,7 +60,15 @@ def _files(path: Path) -> list[Path]:
     refuse_pipes(path)
     if path.is_file():
         return [path]
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    files, visited = [], set()
+    for folder, inside, names in os.walk(path, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in visited:  # A link to a folder above it.
+            inside.clear()
+            continue
+        visited.add(place)
+        files += [Path(folder, name) for name in names]
+    return sorted(file for file in files if file.is_file())
 
 
 def source_digest(name: str) -> str | None:

@@ -95,6 +95,7 @@ class LegacyModel:
             __import__(name)
         self.output = settings["output"]
         self.variables: list[Any] = []
+        self.output_names: list[str] = []
         self.specs: dict[str, Any] | None = None
         path = settings["path"]
         if settings["factory"]:
@@ -140,12 +141,19 @@ class LegacyModel:
             named = isinstance(model.input, dict)
             inputs = zip(names, model.inputs, strict=True)
             self.specs = dict(model.input if named else inputs)
+        self.output_names = list(getattr(model, "output_names", None) or ())
         self.call = tf.function(lambda inputs: model(inputs), reduce_retracing=True)
 
     def hello(self) -> dict[str, Any]:
         """Inputs and number of parameters, JSON-ready."""
         import tensorflow as tf
 
+        for name, spec in (self.specs or {}).items():
+            if isinstance(getattr(spec, "type_spec", spec), tf.RaggedTensorSpec):
+                raise ValueError(
+                    f"the input {name!r} is ragged, which kind 'tf_keras' does not "
+                    "support. Save the model as a SavedModel and use kind 'saved_model'"
+                )
         inputs = self.specs and {
             name: [tf.as_dtype(spec.dtype).name, spec.shape.as_list()]
             for name, spec in self.specs.items()
@@ -164,6 +172,11 @@ class LegacyModel:
             for name, value in inputs.items()
         }
         answer = self.call(tensors)
+        if isinstance(answer, (list, tuple)):
+            names = self.output_names
+            if len(set(names)) != len(answer):
+                names = [str(number) for number in range(len(answer))]
+            answer = dict(zip(names, answer, strict=True))
         if isinstance(answer, dict):
             name = self.output
             if name is None and len(answer) == 1:

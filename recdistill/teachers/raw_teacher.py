@@ -30,6 +30,9 @@ from recdistill.teachers.inputs import InputSpec, as_input
 Arrays: TypeAlias = dict[str, np.ndarray]
 Layout: TypeAlias = Literal["pairs", "lists"]
 
+_FEW_SCORES = 100
+"""Different scores of a call from which it is examined whether rounding merges them."""
+
 MASK = "mask"
 """Name of the mask as a feature for models of whole lists."""
 
@@ -267,7 +270,8 @@ class ExternalTeacher:
         step = max(1, self._batch_size // max(1, list_size))
         for start in range(0, lists, step):
             part = slice(start, start + step)
-            inputs = {name: value[part] for name, value in query.items()}
+            # A copy, which the model may change without changing the batch.
+            inputs = {name: value[part].copy() for name, value in query.items()}
             inputs |= {name: v[index[part]] for name, v in self._candidates.items()}
             scores[part] = self._answer(inputs, index[part].shape)
         return np.where(mask, scores, np.float32(0.0))
@@ -292,7 +296,17 @@ class ExternalTeacher:
                 f"{(*shape, 1)}. Received: {answer.dtype} of shape {answer.shape}"
             )
         with np.errstate(over="ignore"):  # `_finite` reports infinite scores.
-            return answer.astype("float32")
+            scores = answer.astype("float32")
+        lost = _lost(answer, scores)
+        if lost:
+            raise TeacherError(
+                f"The teacher {self.model.label} must give scores that differ as "
+                f"float32. Received: {lost[0]:,} different {answer.dtype} scores "
+                f"between {answer.min():.15g} and {answer.max():.15g}, of which "
+                f"float32 keeps {lost[1]:,}. Subtract a constant from all scores; of "
+                "probabilities near 1, use the log-odds."
+            )
+        return scores
 
     def _column(self, answer: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The column with the scores, if there are several numbers per candidate."""
@@ -333,6 +347,15 @@ class ExternalTeacher:
                 f"{spec.shape}. Is its layout 'pairs'?"
             )
         return InputSpec(spec.dtype, (spec.shape[0], *spec.shape[2:]))
+
+
+def _lost(answer: np.ndarray, scores: np.ndarray) -> tuple[int, int] | None:
+    """Numbers of different scores before and after rounding, if it merges most."""
+    if answer.dtype.itemsize < 4 or answer.dtype == scores.dtype:
+        return None
+    before = len(np.unique(answer[np.isfinite(answer)]))
+    after = len(np.unique(scores[np.isfinite(scores)]))
+    return (before, after) if before >= _FEW_SCORES and 2 * after < before else None
 
 
 def _slots(

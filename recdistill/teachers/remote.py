@@ -12,7 +12,7 @@ from recdistill.teachers.inputs import InputSpec
 from recdistill.teachers.raw_teacher import RawModel
 from recdistill.teachers.saved_model import output_name, signature_of
 
-__all__ = ["RemoteModel", "ServingClient"]
+__all__ = ["RemoteModel"]
 
 
 class ServingClient(Protocol):

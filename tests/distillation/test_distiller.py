@@ -222,6 +222,21 @@ def test_lists_about_which_the_teacher_says_nothing_count_for_relevance(per_cand
             assert got[name] == pytest.approx(want[name], rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", [ListwiseKLDivergence(), "mse"])
+def test_weights_for_the_teacher_count_with_weights_of_candidates_as_well(loss):
+    x, y, _ = make_arrays()
+    x["teacher_weight"] = np.linspace(0.1, 3.0, LISTS, dtype="float32")
+
+    def values(weight):
+        keras.utils.set_random_seed(1)
+        distiller = make_distiller(losses=[loss])
+        return evaluate(distiller, make_batches((x, y, weight), LISTS))
+
+    of_lists = values(np.ones(LISTS, "float32"))
+    of_candidates = values(np.ones(x["mask"].shape, "float32"))
+    assert of_candidates == pytest.approx(of_lists, rel=1e-5)
+
+
 def test_each_distillation_loss_is_a_mean_with_the_weights_for_the_teacher():
     x, y, weight = make_arrays()
     x["teacher_weight"] = np.arange(LISTS, dtype="float32")

@@ -56,6 +56,20 @@ def with_hints(*losses, teacher=None, student=None, **kwargs):
     return make_distiller(teacher, student, losses, **kwargs)
 
 
+def test_weights_for_the_teacher_count_with_weights_of_candidates_as_well(arrays):
+    x, y, _ = arrays
+    x["teacher_weight"] = np.linspace(0.1, 3.0, LISTS, dtype="float32")
+
+    def values(weight):
+        keras.utils.set_random_seed(1)
+        distiller = with_hints(HintMSE(), candidates_hint())
+        return evaluate(distiller, make_batches((x, y, weight), LISTS))
+
+    of_lists = values(np.ones(LISTS, "float32"))
+    of_candidates = values(np.ones(x["mask"].shape, "float32"))
+    assert of_candidates == pytest.approx(of_lists, rel=1e-5)
+
+
 def test_hint_mse_compares_the_projected_embedding_of_the_same_forward_pass(arrays):
     x, _, weight = arrays
     distiller = with_hints(HintMSE(), candidates_hint())

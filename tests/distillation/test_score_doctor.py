@@ -174,6 +174,16 @@ class TestDiagnosis:
         scores[:1] = 3.0
         assert examine(scores, everywhere(scores)).findings == ()
 
+    def test_lists_with_one_score_are_not_called_constant(self):
+        scores, mask = normal(100, 60), np.ones((100, 60), bool)
+        mask[:1, 1:] = False
+        scores[1] = np.nan
+        found = examine(scores, mask)
+        assert (found.single, found.constant) == (0.02, 0.0)
+        assert found.findings[1].startswith("2% of the lists have fewer than two fin")
+        alone = examine(scores[:, :1], mask[:, :1])
+        assert (alone.single, alone.constant, alone.proposal) == (1.0, 0.0, None)
+
     def test_lists_that_are_all_constant_have_no_proposal(self):
         found = examine(np.full((5, 9), 0.3), np.ones((5, 9), bool))
         assert found.proposal is None

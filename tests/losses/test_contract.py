@@ -359,6 +359,16 @@ class TestEveryWeight:
         got = loss_cls()(y_true, student, of_list)
         np.testing.assert_allclose(got, np.sum(each * of_list) / 7, rtol=1e-5)
 
+    def test_both_kinds_of_candidate_weights_are_multiplied(
+        self, loss_cls, ragged_lists
+    ):
+        labels, student, mask = ragged_lists
+        weight, more = contracts.item_weights(), 1.0 + np.abs(student)
+        y_true = {"labels": labels, "mask": mask, "item_weight": more}
+        got = loss_cls()(y_true, student, sample_weight=weight)
+        y_true["item_weight"] = weight * more
+        np.testing.assert_allclose(got, loss_cls()(y_true, student), rtol=1e-5)
+
     def test_only_ratios_of_item_weights_matter(self, loss_cls, ragged_lists):
         weight = contracts.item_weights()
         function = function_of(loss_cls)

@@ -61,6 +61,27 @@ def test_jensen_shannon_by_hand_at_a_temperature():
     np.testing.assert_allclose(got, [2.0**2 * (of_teacher + of_student) / 2], rtol=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 10.0, 300.0])
+@pytest.mark.parametrize("name", ["listwise_kl_divergence", "listwise_jensen_shannon"])
+def test_divergences_of_similar_lists_are_exact(name, temperature):
+    rng = np.random.default_rng(5)
+    teacher = rng.normal(size=(20, 100)).astype("float32")
+    student = teacher + rng.normal(0.0, 0.1, teacher.shape).astype("float32")
+    mask = np.ones(teacher.shape, bool)
+    want = getattr(reference, name)(teacher, student, mask, temperature)
+    got = getattr(losses, name)(teacher, student, mask, temperature)
+    np.testing.assert_allclose(got, want, rtol=1e-3)
+
+
+def test_divergences_are_finite_if_one_side_excludes_a_candidate():
+    teacher = np.array([[0.0, -1e4, 5.0], [3e3, 0.0, 0.0]], "float32")
+    student = np.array([[-1e4, 0.0, 0.0], [0.0, 0.0, 3e3]], "float32")
+    mask = np.ones((2, 3), bool)
+    for function in SOFT:
+        value, gradient = loss_and_gradient(function, teacher, student, mask)
+        assert np.isfinite(value).all() and np.isfinite(gradient).all()
+
+
 def test_cross_entropy_by_hand():
     relevance = np.array([[2.0, 0.0, 1.0, 9.0]], "float32")
     student = np.array([[0.0, 1.0, 0.5, 30.0]], "float32")

@@ -106,6 +106,16 @@ def test_variables_are_excluded_from_the_weight_decay_of_both(names):
     assert float(layer.embeddings[1, 0]) == pytest.approx(row)
 
 
+def test_variables_without_a_gradient_are_named():
+    optimizer, first, second = composite(), *(keras.Variable([1.0]) for _ in "ab")
+    optimizer.build([first, second])
+    with pytest.warns(UserWarning, match="Gradients do not exist for variables"):
+        optimizer.apply([None, keras.ops.ones(1)], [first, second])
+    assert first.numpy() == 1.0 and second.numpy() != 1.0
+    with pytest.raises(ValueError, match="No gradients provided"):
+        optimizer.apply([None, None], [first, second])
+
+
 def test_a_loss_scale_is_refused():
     scaled = keras.optimizers.SGD(0.1, loss_scale_factor=2.0, name="scaled")
     with pytest.raises(ValueError, match=r"`loss_scale_factor`.*scaled"):

@@ -38,6 +38,23 @@ def test_a_process_that_is_late_is_ended_with_its_last_words(script, monkeypatch
         ChildProcess("late", {}, load_s=1.0)
 
 
+def test_a_process_that_does_not_read_is_late(monkeypatch):
+    child = object.__new__(ChildProcess)
+    child._label, child._lock = "model", threading.Lock()
+    child._stderr = tempfile.TemporaryFile()
+    child._process = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    )
+    monkeypatch.setattr(child_process, "SCORE_S", 0.5)
+    with pytest.raises(TeacherError, match=r"did not answer within 0\.5 s"):
+        child.scores({"x": np.zeros(100_000)})  # More than a pipe holds.
+    assert child._process.wait(10) == -9
+    child_process._stop(child._process, child._stderr)
+
+
 def test_after_an_interrupted_call_no_other_gets_its_answer(monkeypatch):
     def interrupted(self, size):
         raise KeyboardInterrupt

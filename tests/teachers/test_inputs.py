@@ -115,6 +115,12 @@ def test_without_a_specification_values_are_unchanged():
         ([[1.0, 2.0]], "float32", (None, 3), r"shape of the input `i`, \(rows, 3\)"),
         ([[1.0, 2.0]], "float32", (None,), r"Received: \(rows, 2\)"),
         (["a"], "string", (None, 5), r"\(rows, 5\). Received: \(rows\)"),
+        ([2.0**31], "int32", (None,), "must fit int32 .* Received: 2147483648.0"),
+        ([2.0**63], "int64", (None,), "must fit int64 .* Received: 9.2"),
+        ([-1.0], "uint8", (None,), "must fit uint8 .* Received: -1.0"),
+        (["1e50"], "float32", (None,), r"must fit float32 .* Received: 1e\+50"),
+        ([1e6], "float16", (None,), "must fit float16 .* Received: 1000000.0"),
+        ([1.0], "float32", (), "must not be a single value for all rows, as the inp"),
     ],
 )
 def test_a_value_that_does_not_fit_is_an_error_naming_feature_and_input(

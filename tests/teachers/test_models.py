@@ -19,7 +19,7 @@ from recdistill.teachers import (
     SavedModel,
     TfKerasModel,
 )
-from recdistill.teachers.model_files import digest, source_digest
+from recdistill.teachers.model_files import digest, size_of, source_digest
 from tests.pipeline import outside
 
 pytestmark = pytest.mark.slow
@@ -85,6 +85,26 @@ class TestKeras:
         assert KerasModel(model, "score").predict(inputs).tolist() == [6.0]
         with pytest.raises(TeacherError, match=r"other, score. Received: None"):
             KerasModel(model).predict(inputs)
+
+    def test_one_of_a_list_of_outputs_is_chosen_by_its_layer(self):
+        x = keras.Input((1,), name="x")
+        click = keras.layers.Rescaling(2.0, name="click")(x)
+        order = keras.layers.Rescaling(3.0, name="order")(x)
+        model = keras.Model([x], [click, order])
+        inputs = {"x": np.array([[5.0]], "float32")}
+        assert KerasModel(model, "order").predict(inputs).tolist() == [[15.0]]
+        with pytest.raises(TeacherError, match=r"click, order. Received: None"):
+            KerasModel(model).predict(inputs)
+
+    def test_the_outputs_of_a_subclass_have_numbers(self):
+        class Own(keras.Model):
+            def call(self, inputs):
+                return inputs["x"], -inputs["x"]
+
+        inputs = {"x": np.ones(2, "float32")}
+        assert KerasModel(Own(), "1").predict(inputs).tolist() == [-1.0, -1.0]
+        with pytest.raises(TeacherError, match=r"0, 1. Received: 'click'"):
+            KerasModel(Own(), "click").predict(inputs)
 
     def test_a_subclass_does_not_declare_its_inputs(self):
         class Own(keras.Model):
@@ -411,6 +431,18 @@ def named(path=None):
     x = tf_keras.Input((1,), name="a_layer")
     return tf_keras.Model({"x": x}, 2 * x)
 
+def listed(path=None):
+    import tf_keras
+    x = tf_keras.Input((1,), name="x")
+    outputs = [tf_keras.layers.Rescaling(s, name=f"by_{s}")(x) for s in (2, 3)]
+    return tf_keras.Model(x, outputs)
+
+def ragged(path=None):
+    import tf_keras
+    import tensorflow as tf
+    x = tf_keras.Input((None,), ragged=True, name="past")
+    return tf_keras.Model(x, tf.reduce_sum(x, axis=1))
+
 def odd(path=None):
     def call(inputs):
         if float(inputs["x"][0]) == 13.0:
@@ -452,6 +484,16 @@ def odd(path=None):
         assert model.inputs == {"x": InputSpec("float32", (None, 1))}
         assert model.predict({"x": np.array([[3.0]], "float32")}).tolist() == [[6.0]]
         model.close()
+
+    def test_one_of_a_list_of_outputs_is_chosen_by_its_layer(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        model = TfKerasModel(factory="their_models:listed", output="by_3")
+        assert model.predict({"x": np.array([[5.0]], "float32")}).tolist() == [[15.0]]
+
+    def test_a_ragged_input_is_an_error(self, folder, monkeypatch):
+        monkeypatch.chdir(folder)
+        with pytest.raises(TeacherError, match=r"'past' is ragged.*'saved_model'"):
+            TfKerasModel(factory="their_models:ragged")
 
     def test_a_crash_is_an_error_with_the_last_lines(self, folder, monkeypatch):
         monkeypatch.chdir(folder)
@@ -500,6 +542,15 @@ def test_digests_depend_on_content_and_not_on_location(tmp_path):
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     (tmp_path / "b" / "deep" / "x").rename(tmp_path / "b" / "y")
     assert digest(tmp_path / "a") != digest(tmp_path / "b")
+    linked, shared = tmp_path / "a" / "variables", tmp_path / "elsewhere"
+    shared.mkdir()
+    (shared / "weights").write_text("1")
+    linked.symlink_to(shared)
+    (shared / "back").symlink_to(tmp_path / "a")
+    before, size = digest(tmp_path / "a"), size_of(tmp_path / "a")
+    (shared / "weights").write_text("22")
+    assert digest(tmp_path / "a") != before
+    assert size_of(tmp_path / "a") == size + 1
     assert source_digest("no_such_module:f") is None
     assert source_digest("sys:exit") is None
     assert json.dumps(source_digest("json:loads"))

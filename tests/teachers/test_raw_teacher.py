@@ -175,6 +175,39 @@ def test_an_answer_without_one_finite_score_per_candidate_is_an_error(change, me
     assert "The teacher test model must" in str(caught.value)
 
 
+def test_scores_that_are_too_close_for_float32_are_an_error():
+    x = batch()
+    x["raw"]["age"] = np.linspace(1.0, 2.0, 4, dtype="float32")
+    many = {
+        "candidate_index": np.tile(np.arange(1, ITEMS, dtype="int32"), (4, 30)),
+        "mask": np.ones((4, 4 * 30), bool),
+    }
+    noise = np.random.default_rng(1).random(4 * 4 * 30)
+
+    def shifted(scores):
+        return 1.7e9 + noise[: len(scores)] + scores.astype("float64")
+
+    said = r"480 different float64 scores between 17\d+\.\d+ and .* keeps \d\. Subtract"
+    with pytest.raises(TeacherError, match=said):
+        teacher(Model(change=shifted))({**x, **many})
+    near = teacher(Model(change=lambda s: shifted(s) - 1.7e9))({**x, **many})
+    assert len(np.unique(near)) > 450
+
+
+@pytest.mark.parametrize("layout", ["pairs", "lists"])
+def test_a_model_that_changes_its_inputs_does_not_change_the_batch(layout):
+    class Careless(Model):
+        def predict(self, inputs):
+            inputs["age"][:] = 99.0
+            inputs["price"][:] = 0.0
+            return super().predict(inputs)
+
+    x, other = batch(), teacher(Model())
+    before = other(x)
+    teacher(Careless(), layout=layout)(x)
+    np.testing.assert_array_equal(other(x), before)
+
+
 @pytest.mark.parametrize(
     ("declared", "inputs", "message"),
     [

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from recdistill.atomic import atomic_write, file_checksum
 from recdistill.data.collation import Collator
-from recdistill.data.dense_columns import dense_column, matrix_width
+from recdistill.data.dense_columns import matrix_width
 from recdistill.data.shard_reading import read_lists
 from recdistill.distillation.score_doctor import Examination, examine
 from recdistill.distillation.scored_table import sample
@@ -36,6 +36,8 @@ ROUNDING_LIMIT = 0.05
 ROUNDING = b"recdistill.rounding"
 """Key of the rounding counts in the metadata of a file."""
 
+CANDIDATES = b"recdistill.candidates"
+"""Key of the number of candidates of all lists in the metadata of a file."""
 
 SCORES = "scores"
 """Start of the names of all files."""
@@ -89,8 +91,8 @@ def list_size(files: Sequence[Path]) -> int:
 
 
 def stored_candidates(files: Sequence[Path]) -> int:
-    """Number of candidates in all lists of a store."""
-    return sum(map(_candidates_in, files))
+    """Number of candidates in all lists of a store, without excluded items."""
+    return sum(int(pq.read_schema(path).metadata[CANDIDATES]) for path in files)
 
 
 def lists_in_words(record: Mapping[str, Any]) -> str:
@@ -109,14 +111,6 @@ def lists_in_words(record: Mapping[str, Any]) -> str:
     found = f"{lists:,} lists of {candidates / max(1, lists):,.0f}"
     alike = candidates == lists * record["list_size"]
     return found if alike else f"{found} on average"
-
-
-def _candidates_in(path: Path) -> int:
-    name, lists = "scored_candidates", pq.read_metadata(path).num_rows
-    if name not in pq.read_schema(path).names:
-        return int(lists * list_size([path]))
-    table = pq.read_table(path, columns=[name])
-    return int(np.count_nonzero(dense_column(table, name) >= 0))
 
 
 def examine_stored(folder: Path, catalogue_size: int) -> Examination:

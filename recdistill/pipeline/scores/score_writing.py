@@ -35,7 +35,7 @@ from recdistill.pipeline.scores.earlier_scores import (
     KeptColumns,
 )
 from recdistill.pipeline.scores.score_parts import ScoredPart, ScorePart
-from recdistill.pipeline.scores.score_store import ROUNDED_TOP, ROUNDING
+from recdistill.pipeline.scores.score_store import CANDIDATES, ROUNDED_TOP, ROUNDING
 
 PAIRS_SCORED = 400_000
 """Candidates scored per call. With fewer, a call costs more than its products."""
@@ -113,8 +113,10 @@ class ScoreWriter:
             else:
                 table = table.append_column(name, pa.array(values))
         # Stored in the file, so that a step that continues has the counts as well.
+        new, kept = int(self._counts["new"]), int(self._counts["kept"])
         counts = {
-            ROUNDING: json.dumps(columns[ROUNDED].sum(axis=0, dtype="int64").tolist())
+            ROUNDING: json.dumps(columns[ROUNDED].sum(axis=0, dtype="int64").tolist()),
+            CANDIDATES: str(new + kept),
         }
         own = {IDENTITY: self.identity, DRAWN: str(drawn), **counts}
         metadata = {**(table.schema.metadata or {}), **own}
@@ -127,7 +129,6 @@ class ScoreWriter:
             write_statistics=short,
             compression={name: "snappy" for name in short},
         )
-        new, kept = int(self._counts["new"]), int(self._counts["kept"])
         return ScoredPart(content.getvalue(), new, kept, self._counts["seconds"])
 
     def _shard(self, path: Path) -> tuple[pa.Table, Lists]:

@@ -69,7 +69,6 @@ class Evaluate(Step):
         """Writes the metrics of each test list and model, the report and its page."""
         import pyarrow.parquet as pq
 
-        from recdistill.evaluation.report.page import render_page
         from recdistill.evaluation.report.page_details import save_details
         from recdistill.export.model_card import render_run_card
         from recdistill.pipeline.evaluation.model_comparison import rank_test_lists
@@ -103,8 +102,7 @@ class Evaluate(Step):
         report.save(draft.path / "report.json")
         details = page_details(run, report, rows)
         save_details(details, draft.path / DETAILS)
-        page = render_page(report, details)
-        (draft.path / "report.html").write_text(page, encoding="utf-8")
+        write_page(draft.path / "report.html", report, details)
         card = render_run_card(report.model_dump(mode="json"))
         (draft.path / MODEL_CARD).write_text(card, encoding="utf-8")
         return {"fingerprint": report.metrics_fingerprint()}
@@ -144,6 +142,13 @@ class Evaluate(Step):
     def gist(self, record: Mapping[str, Any]) -> str:
         """Name of the report."""
         return "report.json"
+
+
+def write_page(path: Path, report: Report, details: PageDetails) -> None:
+    """Writes the report page."""
+    from recdistill.evaluation.report.page import render_page
+
+    path.write_text(render_page(report, details), encoding="utf-8")
 
 
 def _models(run: RunContext) -> dict[str, Any]:
