@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -346,7 +347,8 @@ def _workload(
             raise LoadTestError(
                 "`--model` must be given if `--export` is not. Received: neither"
             )
-        model = find_version(source.export.resolve()).parent.name
+        # `serve` uses the name of a link as well.
+        model = find_version(Path(os.path.abspath(source.export))).parent.name
     where, target = Endpoint.parse(endpoint), Target(model, version, label)
     with Client(
         endpoint, model, version=version, label=label, deadline_s=10.0

@@ -109,9 +109,13 @@ def batch_of(
         >>> batch["tags"].tolist()
         [['', 'new'], ['', '']]
     """
-    if isinstance(queries, Mapping) or not len(queries):
-        kind = "one mapping" if isinstance(queries, Mapping) else "none"
-        raise QueryError(f"`queries` must have at least one query. Received: {kind}")
+    several = isinstance(queries, Sequence) and not isinstance(queries, str | bytes)
+    if not several or not queries:
+        kind = "none" if several else f"one {type(queries).__name__}"
+        raise QueryError(
+            "`queries` must have at least one query, a mapping of features by name, in "
+            f"a list. Received: {kind}"
+        )
     histories, shapes = contract.histories, contract.shapes
     led = lists_without_length(shapes)
     _check_names(contract.features, set(histories.values()), queries)
@@ -129,13 +133,17 @@ def batch_of(
 
 
 def ids_of(
-    argument: str, lists: Sequence[Sequence[str]], rows: int, *, led: bool = True
+    argument: str,
+    lists: Sequence[Sequence[str] | None],
+    rows: int,
+    *,
+    led: bool = True,
 ) -> np.ndarray:
     """Converts lists of ids to one input `(rows, n)`, n ≥ 1, padded with "".
 
     Args:
         argument: Name of the argument for error messages.
-        lists: One list per query.
+        lists: One list per query; None is an empty one.
         rows: Number of queries.
         led: Whether the lists begin with an empty entry, as all except candidates do.
 
@@ -146,10 +154,11 @@ def ids_of(
         >>> ids_of("exclude", [["a"], []], rows=2).tolist()
         [['', 'a'], ['', '']]
     """
-    if isinstance(lists, str) or len(lists) != rows:
+    several = isinstance(lists, Sequence | np.ndarray) and not isinstance(lists, str)
+    if not several or len(lists) != rows:
         raise QueryError(
             f"`{argument}` must have one list for each of the {rows} queries. "
-            f"Received: {lists if isinstance(lists, str) else len(lists)!r}"
+            f"Received: {len(lists) if several else lists!r}"
         )
     return _padded([_texts(argument, row, v) for row, v in enumerate(lists)], "", led)
 
@@ -159,6 +168,11 @@ def _check_names(
 ) -> None:
     wanted = set(features)
     for row, query in enumerate(queries):
+        if not isinstance(query, Mapping):
+            raise QueryError(
+                "`queries` must hold mappings of features by name. Received: "
+                f"{type(query).__name__} as query {row}"
+            )
         if query.keys() == wanted:
             continue
         missing = sorted(wanted - query.keys())
@@ -226,8 +240,14 @@ def _column(
 def _as_numbers(name: str, tensor: TensorContract, values: object) -> np.ndarray:
     dtype = tensor.dtype
     if dtype.startswith("float"):
-        with np.errstate(over="ignore"):  # Too large for float32 becomes infinity.
-            return np.array(values, "float64").astype(dtype)
+        try:
+            with np.errstate(over="ignore"):  # Too large for float32 becomes infinity.
+                return np.array(values, "float64").astype(dtype)
+        except OverflowError:
+            raise QueryError(
+                f"`{name}` must have numbers in the range of float64. Received: an "
+                "integer above it"
+            ) from None
     exact = np.array(values, object)
     whole = [isinstance(value, int) for value in exact.ravel()]
     limits = np.iinfo("uint8" if dtype == "bool" else dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, TypeVar
@@ -126,14 +126,18 @@ def recommend_inputs(
     """
     inputs = batch_of(contract, queries)
     rows = len(queries)
-    counts = [k] * rows if isinstance(k, Integral) else list(k)  # type: ignore[arg-type]
+    several = isinstance(k, Sequence | np.ndarray)
+    counts = list(k) if several else [k] * rows  # type: ignore[arg-type]
     if len(counts) != rows or not all(_is_count(each) for each in counts):
         raise QueryError(
             f"`k` must be a number from 1, or one for each of the {rows} queries. "
             f"Received: k={k!r}"
         )
     inputs["k"] = np.array(counts, "int32")
-    inputs["exclude_ids"] = ids_of("exclude", exclude or [()] * rows, rows)
+    # An array has no truth value.
+    nothing = exclude is None or (isinstance(exclude, Sized) and not len(exclude))
+    excluded = [()] * rows if nothing else exclude
+    inputs["exclude_ids"] = ids_of("exclude", excluded, rows)
     if "allow_ids" in contract.inputs:
         inputs["allow_ids"] = _allow_ids(allow, rows)
     elif allow is not None:
@@ -185,15 +189,15 @@ def _joined(arrays: Sequence[np.ndarray], dtype: str) -> np.ndarray:
 
 
 def _allow_ids(allow: Sequence[Sequence[str] | None] | None, rows: int) -> np.ndarray:
-    lists = [None] * rows if allow is None else allow
-    for row, ids in enumerate(lists):
+    found = ids_of("allow", [()] * rows if allow is None else allow, rows)
+    for row, ids in enumerate(() if allow is None else allow):
         # In the protocol an empty list means no limit, so it must not be sent.
-        if ids is not None and not any(ids):
+        if ids is not None and not any(found[row]):
             raise QueryError(
                 "`allow` must name at least one item, or be None for no limit. "
                 f"Received: {ids!r} for query {row}"
             )
-    return ids_of("allow", [() if ids is None else ids for ids in lists], rows)
+    return found
 
 
 def _is_count(value: object) -> bool:

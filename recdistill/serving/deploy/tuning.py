@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -121,8 +122,9 @@ def sweep(
         pad=padding(chosen),
         warm_up_rows=times.warm_up_rows,
     )
-    # Servers find the model by its folder, which may have another name than the export.
-    name = model.resolve().parent.name
+    # Servers find the model by its folder, which may have another name than the export,
+    # and may be a link.
+    name = Path(os.path.abspath(model)).parent.name
     return Sweep(name, times, slowest, choice, budget_ms)
 
 

@@ -9,6 +9,7 @@ padding is enabled, and if a batch fails, its requests run one by one.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -228,8 +229,8 @@ class Batcher:
                         return self._waiting.pop(place)
                 if self._closed:
                     return None
-                due = min((batch.due for batch in self._waiting), default=None)
-                self._changed.wait(None if due is None else due - now)
+                due = min((batch.due for batch in self._waiting), default=math.inf)
+                self._changed.wait(min(due - now, threading.TIMEOUT_MAX))
 
     def _process(self, batch: _Batch) -> None:
         now = time.monotonic()

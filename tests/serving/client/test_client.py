@@ -201,6 +201,14 @@ class TestInvalidArguments:
             (lambda c: c.recommend([query()], k=0), r"`k` must be a number from 1"),
             (lambda c: c.recommend([query()], k=[1, 2]), r"Received: k=\[1, 2\]"),
             (lambda c: c.recommend([query()], k=True), r"Received: k=True"),
+            (lambda c: c.recommend([query()], k=2.0), r"Received: k=2.0"),
+            (lambda c: c.recommend([query()], k=None), r"Received: k=None"),
+            (lambda c: c.recommend([query()], allow=[5]), r"`allow` must be a list"),
+            (lambda c: c.recommend([query()], exclude=5), r"one list for each .*: 5"),
+            (
+                lambda c: c.recommend([query()] * 3, exclude=np.array([["a"], ["b"]])),
+                r"`exclude` must have one list for each of the 3 queries.*: 2",
+            ),
             (
                 lambda c: c.recommend([query()], exclude=[[], []]),
                 r"`exclude` must have one list for each of the 1",

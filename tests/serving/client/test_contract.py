@@ -123,8 +123,12 @@ def test_a_history_is_cut_to_its_length():
 @pytest.mark.parametrize(
     ("queries", "message"),
     [
-        ([], r"`queries` must have at least one query\. Received: none"),
-        (query(), r"at least one query\. Received: one mapping"),
+        ([], r"`queries` must have at least one query, .* Received: none"),
+        (query(), r"at least one query, a mapping .* Received: one dict"),
+        (None, r"at least one query, a mapping .* Received: one NoneType"),
+        ([None], r"must hold mappings .* Received: NoneType as query 0"),
+        ([query(), "a"], r"must hold mappings .* Received: str as query 1"),
+        ([query(age=10**400)], r"`age` must have numbers in the range of float64"),
         (
             [query(), {k: v for k, v in query().items() if k != "age"}],
             r"must have the feature 'age', None if its value is unknown.*in query 1",

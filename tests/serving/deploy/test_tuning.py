@@ -87,8 +87,10 @@ def test_the_model_has_the_name_of_its_folder(exported, tmp_path, monkeypatch):
             [(each, load(1.0, 2.0)) for each in calls], path=model
         ),
     )
-    done = sweep(copied / "1", budget_ms=20.0, threads=1)
-    assert done.name == "films_copy"
+    assert sweep(copied / "1", budget_ms=20.0, threads=1).name == "films_copy"
+    (tmp_path / "movies").symlink_to(copied)
+    linked = sweep(tmp_path / "movies" / "1", budget_ms=20.0, threads=1)
+    assert linked.name == "movies"
 
 
 def test_a_model_without_a_manifest_is_refused(tmp_path):

@@ -123,6 +123,15 @@ class TestFormingBatches:
         assert asking.finish() == [[1, 2], [3, 4]]
         assert len(gate.batches) == 1
 
+    def test_a_timeout_may_be_longer_than_a_thread_can_wait(self, batcher):
+        gate = Gate()
+        gate.open.set()
+        collected = batcher(gate, timeout_s=1e12)
+        asking = Asking(collected, np.int32([1]))
+        time.sleep(0.05)  # The thread of the batcher waits.
+        rest = Asking(collected, np.int32([2, 3, 4]))
+        assert [*asking.finish(), *rest.finish()] == [[1], [2, 3, 4]]
+
     def test_a_batch_that_is_not_full_runs_after_the_timeout(self, batcher):
         gate = Gate()
         gate.open.set()
