@@ -51,7 +51,8 @@ class Lists:
         positives: Item rows of the relevant candidates; -1 for an item that is not in
             the catalogue.
         relevance: Relevance of each of the `positives`.
-        seen: Item rows that the query interacted with before.
+        seen: Item rows that the query interacted with before, each once and in the
+            order of their first interactions.
         weight: `(lists,)` float32.
         query_row: `(lists,)`, row of the query in the training matrix, or -1.
         candidates: `(lists, n)`, item rows of stored candidates, -1 for padding; None
@@ -69,6 +70,8 @@ class Lists:
         drawn: Number of the last columns of `candidates` that were drawn.
         drawn_weight: `(lists,)` float32, number of items that each drawn candidate
             stands for; None if none was drawn.
+        repeats: `(lists,)` int64, number of earlier interactions of the query with an
+            item that it had interacted with before; None if there are none.
     """
 
     list_id: np.ndarray
@@ -88,6 +91,13 @@ class Lists:
     not_chosen: Ragged | None = None
     drawn: int = 0
     drawn_weight: np.ndarray | None = None
+    repeats: np.ndarray | None = None
+
+    @property
+    def earlier(self) -> np.ndarray:
+        """`(lists,)`: number of earlier interactions with items of the catalogue."""
+        seen = np.diff(self.seen.offsets)
+        return seen if self.repeats is None else seen + self.repeats
 
     @property
     def excluded(self) -> Ragged:

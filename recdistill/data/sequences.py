@@ -172,7 +172,7 @@ def _rows_of_choices(
     Returns:
         `(windows, length)`; -1 where there is no such list.
     """
-    before = np.diff(lists.seen.offsets)
+    before = lists.earlier
     names = lists.query_id
     new_query = np.append(True, names[1:] != names[:-1])
     query = np.cumsum(new_query) - 1

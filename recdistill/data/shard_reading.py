@@ -69,6 +69,7 @@ def lists_of(table: pa.Table) -> Lists:
         drawn=int(metadata.get(DRAWN, 0)),
         drawn_weight=optional("drawn_weight"),
         seen_excluded=metadata.get(SEEN) != b"include",
+        repeats=optional("repeats"),
     )
 
 

@@ -60,7 +60,13 @@ def available() -> int | None:
     group = Path("/sys/fs/cgroup")
     limit, used = _number(group / "memory.max"), _number(group / "memory.current")
     if limit is not None and used is not None:
-        found.append(limit - used)
+        # The system gives up the cache of files that were not read lately.
+        cached = sum(
+            int(line.split()[1])
+            for line in _lines(group / "memory.stat")
+            if line.startswith("inactive_file ")
+        )
+        found.append(limit - used + cached)
     if not found and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return min(found, default=None)

@@ -232,6 +232,15 @@ def test_nullable_integers_are_ids():
     assert rows["user_id"].to_pylist() == ["1", "1", "2"]
 
 
+def test_values_under_nulls_do_not_count():
+    plain, changed = (pd.array(values, "Int64") for values in ([1, 0, 3], [1, 7, 3]))
+    plain[1] = changed[1] = pd.NA
+    one, other = (
+        read_frames({"interactions": log(device=each)}) for each in (plain, changed)
+    )
+    assert one.fingerprint == other.fingerprint
+
+
 def test_text_may_have_any_pandas_type(tmp_path):
     frame = log()
     for kind in ("object", "string", "string[pyarrow]"):

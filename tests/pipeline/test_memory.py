@@ -41,8 +41,14 @@ def test_a_limit_of_the_container_counts(tmp_path, monkeypatch):
     def lines(path):
         return {"memory.max": ["5000"], "memory.current": ["2000"]}.get(path.name, [])
 
+    def with_cache(path):
+        cached = ["anon 200", "inactive_file 1500", "active_file 300"]
+        return cached if path.name == "memory.stat" else lines(path)
+
     monkeypatch.setattr(memory, "_lines", lines)
     assert memory.available() == 3_000
+    monkeypatch.setattr(memory, "_lines", with_cache)
+    assert memory.available() == 4_500
 
 
 def test_the_error_says_what_is_needed_what_there_is_and_what_to_change(machine):

@@ -116,6 +116,21 @@ class ArtefactStorage:
             for path in sorted(files, key=lambda path: (path.name == RECORD, path)):
                 self._put(path, f"{target}/{path.relative_to(folder).as_posix()}")
 
+    def discard(self, folder: Path) -> None:
+        """Removes an artefact from the storage, if it is there.
+
+        Args:
+            folder: The artefact's folder.
+
+        Raises:
+            StorageError: If it cannot be removed.
+        """
+        target = self._address(folder)
+        with self._explained():
+            if self._storage.exists(f"{target}/{RECORD}"):
+                self._storage.rm_file(f"{target}/{RECORD}")
+                self._storage.rm(target, recursive=True)
+
     def store_files(self, folder: Path) -> None:
         """Copies the files of a run's folder, such as its report, to the storage.
 

@@ -160,7 +160,7 @@ def measure_answer(
 
 
 def _whole_history(lists: Lists, name: str, ids: np.ndarray) -> Ragged:
-    """All items that each query has seen, oldest first, as a client sends them.
+    """All items that each query has seen, the latest last, as a client sends them.
 
     The lists store the latest ids, which may be unknown to the catalogue, and the rows
     of all seen items.
@@ -168,14 +168,11 @@ def _whole_history(lists: Lists, name: str, ids: np.ndarray) -> Ragged:
     latest = lists.raw[name]
     if not isinstance(latest, Ragged):
         raise TypeError(f"`{name}` must be a history. Received: {type(latest)}")
-    known = np.isin(latest.values, ids)
-    counts = np.bincount(latest.row_numbers()[known], minlength=len(lists))
-    older = np.diff(lists.seen.offsets) - counts
     rows = []
-    for row, number in enumerate(older):
-        seen = lists.seen.values[lists.seen.offsets[row] :][:number]
-        own = latest.values[latest.offsets[row] : latest.offsets[row + 1]]
-        rows.append(np.concatenate([ids[seen], own]))
+    for row in range(len(lists)):
+        one = np.array([row])
+        seen, own = ids[lists.seen.take(one).values], latest.take(one).values
+        rows.append(np.concatenate([seen[~np.isin(seen, own)], own]))
     offsets = np.cumsum([0, *map(len, rows)])
     return Ragged(np.concatenate(rows) if rows else latest.values, offsets)
 

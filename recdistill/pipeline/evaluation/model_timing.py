@@ -98,11 +98,11 @@ def count_operations(
 
 
 class _OneQuery:
-    """The query that both models rank: the one with the longest list of seen items."""
+    """The query that both models rank: the one with the most earlier interactions."""
 
     def __init__(self, student: keras.Model, prepared: Prepared) -> None:
         lists: Lists = next(in_order(prepared.shards("test"), 64))
-        order = np.argsort(-np.diff(lists.seen.offsets), kind="stable")
+        order = np.argsort(-lists.earlier, kind="stable")
         self.lists = lists.take(order[:1])
         self.query = {k: tf.constant(v) for k, v in self.lists.query.items()}
         rows = {name: tf.constant(value) for name, value in prepared.catalogue.items()}

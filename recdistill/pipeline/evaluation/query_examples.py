@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from recdistill.data.batches import Lists
 from recdistill.data.item_titles import item_titles
+from recdistill.data.ragged import Ragged
 from recdistill.data.shard_reading import in_order
 from recdistill.evaluation.report.page_details import QueryExample
+from recdistill.pipeline.evaluation.judged_lists import history_inputs
 from recdistill.pipeline.evaluation.model_comparison import ComparisonRows
 from recdistill.pipeline.preparation.prepared_data import Prepared
 
@@ -33,7 +35,8 @@ def query_examples(
     ids = rows.agreement["list_id"].to_numpy()
     rng = np.random.default_rng(seed)
     drawn = np.sort(rng.choice(ids, min(EXAMPLES, len(ids)), replace=False))
-    name = _item_names(prepared)
+    name, history = _item_names(prepared), history_inputs(prepared.schema)
+    names = dict(zip(prepared.item_ids.tolist(), name, strict=True))
     place = np.argsort(ids)[np.searchsorted(np.sort(ids), drawn)]
     top = {
         model: rows.models[model]["top"].take(place).to_pylist()
@@ -46,13 +49,32 @@ def query_examples(
         examples.append(
             QueryExample(
                 query=str(lists.query_id[0]),
-                history=[name[row] for row in lists.seen.values[::-1][:HISTORY]],
+                history=_history(lists, history, names),
                 chosen=[name[row] for row in lists.positives.values if row >= 0],
                 top={m: [name[row] for row in each] for m, each in first.items()},
                 overlap=len(both) / max(1, len(first["teacher"])),
             )
         )
     return sorted(examples, key=lambda each: each.overlap)
+
+
+def _history(
+    lists: Lists, features: Sequence[str], names: Mapping[str, str]
+) -> list[str]:
+    """Names of the items that a query had before, the latest first.
+
+    Args:
+        lists: One list.
+        features: Names of the histories among the query features.
+        names: Names of the items of the catalogue by id.
+    """
+    ids = [*names]
+    past = [ids[row] for row in lists.seen.values]
+    for feature in features:
+        raw = lists.raw.get(feature)
+        if isinstance(raw, Ragged):
+            past = raw.values.tolist()
+    return [names.get(each, each) for each in past[::-1][:HISTORY]]
 
 
 def _lists(prepared: Prepared, drawn: np.ndarray) -> Iterator[Lists]:

@@ -48,15 +48,19 @@ from recdistill.pipeline.preparation.dataset_loading import licence_of
 from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.ranking.retrieved_candidates import reranks
 
-_PLACES: Any = {
+_NOT_REPORTED: Any = {
     "workdir": True,
     "export": True,
     "tracking": True,
     "engine": True,
+    "sweep": True,
+    "tune": True,
+    "guard": {"action": True},
     "dataset": {"path": True},
     "teacher": {"path": True, "members": {"__all__": {"path": True}}},
 }
-"""Paths and machines, which are left out: a report does not depend on them."""
+"""Settings on which a report does not depend: paths, machines, and what is done with
+the models. A report of an earlier run with other values of these is used again."""
 
 _GAINED = "distilled_minus_baseline"
 
@@ -151,9 +155,9 @@ def build_report(
         teacher=_teacher_part(records["teacher"]),
         timings_s={name: record["seconds"] for name, record in records.items()},
         environment=describe_environment(),
-        config=config.model_dump(mode="json", exclude=_PLACES),
+        config=config.model_dump(mode="json", exclude=_NOT_REPORTED),
         config_given=config.model_dump(
-            mode="json", exclude=_PLACES, exclude_unset=True
+            mode="json", exclude=_NOT_REPORTED, exclude_unset=True
         ),
     )
 

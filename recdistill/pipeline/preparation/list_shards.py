@@ -187,15 +187,15 @@ class ListShardWriter:
     def _pieces(self, part: Partition, rows: np.ndarray) -> list[np.ndarray]:
         """The rows of each file: whole lists, with at most `SEEN_ITEMS` seen items.
 
-        A query with many interactions has about half the square of their number as
-        seen items of its lists, which is more than one column can hold.
+        A query with many items has about half the square of their number as seen items
+        of its lists, which is more than one column can hold.
         """
         if not len(rows):
             return []
         number = self._list_numbers(part, rows)
         first = rows[np.searchsorted(number, np.arange(number[-1] + 1))]
-        past = part.first_of_moment[first] - part.first_of_query[first]
-        file = np.cumsum(past, dtype="int64") // SEEN_ITEMS
+        _, low, high = self._seen_range(part, first, self._item_row[part.item])
+        file = np.cumsum(high - low, dtype="int64") // SEEN_ITEMS
         cuts = np.flatnonzero(np.diff(file[number])) + 1
         return np.split(rows, cuts)
 
@@ -267,18 +267,21 @@ class ListShardWriter:
             item: `(rows,)`: the catalogue row of each interaction.
             with_raw: Whether raw values are stored.
         """
-        past = part.first_of_moment[rows] - part.first_of_query[rows]
-        before = np.concatenate([[0], np.cumsum(past)])
-        seen = np.repeat(part.first_of_query[rows] - before[:-1], past)
-        seen = item[seen + np.arange(before[-1])]
-        offsets = np.concatenate([[0], np.cumsum(seen >= 0)])[before]
+        past_start, past_end = part.first_of_query[rows], part.first_of_moment[rows]
+        past = past_end - past_start
+        known = np.concatenate([[0], np.cumsum(item >= 0)])
+        first, low, high = self._seen_range(part, rows, item)
+        seen = np.repeat(low, high - low)
+        offsets = np.concatenate([[0], np.cumsum(high - low)])
+        seen = first[seen + np.arange(len(seen)) - np.repeat(offsets[:-1], high - low)]
         query = part.query[rows]
         interacts = query < len(self._parts.query_ids)
         columns = {
             "list_id": part.table["row"].take(pa.array(part.first_of_list[rows])),
             "query_id": self._query_ids.take(pa.array(query)),
             "query_row": pa.array(np.where(interacts, query, -1), pa.int64()),
-            "seen": pa.ListArray.from_arrays(offsets.astype("int32"), seen[seen >= 0]),
+            "seen": pa.ListArray.from_arrays(offsets.astype("int32"), item[seen]),
+            "repeats": pa.array(known[past_end] - known[past_start] - (high - low)),
         }
         if self._parts.columns.list is not None:
             columns["source_list"] = part.table["list"].take(pa.array(rows))
@@ -293,6 +296,27 @@ class ListShardWriter:
             if with_raw:
                 columns[RAW_PREFIX + name] = raw()
         return columns
+
+    @staticmethod
+    def _seen_range(
+        part: Partition, rows: np.ndarray, item: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the query of each list has seen before, each item once.
+
+        Args:
+            part: The partition.
+            rows: One row of each list.
+            item: `(rows,)`: the catalogue row of each interaction.
+
+        Returns:
+            Rows of the partition, and the first and the last place among them of the
+            items of each list, the last one excluded.
+        """
+        own = np.arange(len(part))
+        first = np.flatnonzero((part.first_of_pair == own) & (item >= 0))
+        low = np.searchsorted(first, part.first_of_query[rows])
+        high = np.searchsorted(first, part.first_of_moment[rows])
+        return first, low, high
 
     def _source_rows(self, part: Partition, rows: np.ndarray) -> pa.ListArray:
         """The numbers in the source of the rows of each list."""

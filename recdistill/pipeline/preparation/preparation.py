@@ -86,9 +86,6 @@ def prepare(
             f"Data set `{dataset.name}` has {len(items.ids)} item(s); at least two are "
             "required for a ranking."
         )
-    schema = _fit(dataset, features, parts, found, items, earlier)
-    schema.save(folder)
-    items.write(folder / "items.parquet")
     seen = found.repeats.decide(config.lists.seen)
     unlabelled = UnlabelledRows(
         dataset,
@@ -99,6 +96,10 @@ def prepare(
         features.history[0] if features.history else None,
         config.lists.per_query,
     )
+    shown = _shown_in_training(parts, not_chosen, unlabelled)
+    schema = _fit(dataset, features, parts, found, items, shown, earlier)
+    schema.save(folder)
+    items.write(folder / "items.parquet")
     writer = ListShardWriter(
         schema,
         features,
@@ -256,12 +257,36 @@ def _count(
     return found
 
 
+def _shown_in_training(
+    parts: Partitions, not_chosen: NotChosenRows, unlabelled: UnlabelledRows
+) -> pa.Array:
+    """Ids of the items that were shown and not chosen in lists of the training part.
+
+    A student learns about these as well: they are negatives, and the teacher scores
+    them.
+    """
+    shown = pa.array([], pa.string())
+    for part in parts if not_chosen.count else ():
+        table = not_chosen.of(part)
+        if table is None:
+            continue
+        names = part.table["list"].filter(pa.array(part.split == TRAIN))
+        lists = [names.combine_chunks()]
+        for extended, rows in unlabelled.lists(part):
+            lists.append(extended.table["list"].take(pa.array(rows)).combine_chunks())
+        trained = pc.is_in(table["list"], value_set=pa.concat_arrays(lists))
+        own = table["item"].filter(trained).combine_chunks()
+        shown = pc.unique(pa.concat_arrays([shown, own]))
+    return shown
+
+
 def _fit(
     dataset: Dataset,
     features: FeatureColumns,
     parts: Partitions,
     found: _Counts,
     items: ItemTable,
+    shown: pa.Array,
     earlier: Schema | None,
 ) -> Schema:
     """The schema, with vocabularies that extend those of an earlier one."""
@@ -279,6 +304,8 @@ def _fit(
             trained = np.flatnonzero(found.items)
             ids = parts.item_ids.take(pa.array(trained))
             statistics.add_counts(ids, pa.array(found.items[trained]))
+            # After those with interactions, which are ordered by their number.
+            statistics.add_counts(shown, pa.array(np.zeros(len(shown), "int64")))
         else:
             values = raw_column(
                 items.table[feature.column],
@@ -286,7 +313,10 @@ def _fit(
                 table="items",
                 name=feature.column,
             )
-            statistics.update(values.filter(pa.array(items.train_count > 0)))
+            trained_on = pc.or_(
+                pa.array(items.train_count > 0), pc.is_in(items.ids, value_set=shown)
+            )
+            statistics.update(values.filter(trained_on))
         candidate.append(fitted(feature, statistics))
     item_id = next(e for e in candidate if e.feature == features.item_id)
     queries = parts.query_ids.filter(pa.array(found.trained))

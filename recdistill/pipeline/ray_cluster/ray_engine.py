@@ -69,12 +69,13 @@ class RayEngine:
             EngineError: If workers are lost again and again.
         """
         states: States = {}
-        failures, reports = 0, _reports(run)
+        failures, reports, reason = 0, _reports(run), ""
         while failures < ATTEMPTS:
             before = _epochs(states)
             try:
                 record, files = self._attempt(step, run, states, reports)
-            except ray_workers.LostError:
+            except ray_workers.LostError as error:
+                reason = " ".join(str(error).split())
                 failures = failures + 1 if _epochs(states) == before else 1
                 run.progress("Starting the workers again", 0, None)
                 continue
@@ -86,7 +87,8 @@ class RayEngine:
         raise EngineError(
             f"The workers of the step `{step.name}` were lost {ATTEMPTS} times without "
             "a new checkpoint. Look for the reason in the logs of Ray, such as too "
-            "little memory, and set `engine.memory_gib` or fewer `engine.workers`."
+            "little memory, and set `engine.memory_gib` or fewer `engine.workers`. The "
+            f"last message: {reason}"
         )
 
     def map(
@@ -137,22 +139,59 @@ class RayEngine:
         """
         config = self._config
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cores = [int(node["CPU"]) for node in alive if node.get("CPU", 0) >= 1]
-        if config.cpus is not None:
-            cores = [each for each in cores if each >= config.cpus]
-        if not cores:
-            raise EngineError(
-                "`engine.cpus` must be at most the cores of a node of the Ray cluster. "
-                f"Received: {config.cpus or 1}; nodes: {len(alive)}, none of this size"
-            )
+        wanted = {"CPU": config.cpus or 1, "GPU": config.gpus}
+        if config.memory_gib is not None:
+            wanted["memory"] = int(config.memory_gib * 2**30)
+        nodes = [node for node in alive if _copies(wanted, node)]
+        if not nodes:
+            raise EngineError(_no_room(config, wanted, alive))
+        cores = [int(node["CPU"]) for node in nodes]
         workers = config.workers or len(cores)
         each = config.cpus or max(1, min(cores) // -(-workers // len(cores)))
+        wanted["CPU"] = each
         # A cluster that lost a node has room for fewer.
-        workers = min(workers, sum(own // each for own in cores))
+        workers = min(workers, sum(_copies(wanted, node) for node in nodes))
         resources: dict[str, Any] = {"num_cpus": each, "num_gpus": config.gpus}
-        if config.memory_gib is not None:
-            resources["memory"] = int(config.memory_gib * 2**30)
+        if "memory" in wanted:
+            resources["memory"] = wanted["memory"]
         return workers, resources
+
+
+def _copies(wanted: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """How often a node has these resources."""
+    return min(
+        int(node.get(name, 0) // amount) for name, amount in wanted.items() if amount
+    )
+
+
+def _no_room(
+    config: EngineConfig,
+    wanted: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]],
+) -> str:
+    """Says which resource of a worker no node has."""
+    keys = {"CPU": "cpus", "GPU": "gpus", "memory": "memory_gib"}
+    given = {
+        name: f"`engine.{keys[name]}` = {getattr(config, keys[name]) or 1}"
+        for name, amount in wanted.items()
+        if amount
+    }
+    lacking = [
+        name
+        for name in given
+        if not any(_copies({name: wanted[name]}, node) for node in nodes)
+    ]
+    asked = " and ".join(given[name] for name in lacking or given)
+    largest = ", ".join(
+        f"{max((node.get(name, 0) for node in nodes), default=0):g} {unit}"
+        for name, unit in (("CPU", "cores"), ("GPU", "GPUs"))
+    )
+    memory = max((node.get("memory", 0) for node in nodes), default=0) / 2**30
+    return (
+        "A worker must fit on a node of the Ray cluster. Received: "
+        f"{asked}; the {len(nodes)} node(s) have at most {largest} and {memory:.3g} "
+        "GiB of memory for workers each"
+    )
 
 
 class _Group:

@@ -275,9 +275,12 @@ class _Search:
         """Removes what neither the comparison at the end nor the next trial needs."""
         kept = {self._artefact(each) for each in self._compared() if each is not None}
         kept |= self._used
+        storage = self._pipeline.workspace.storage
         for step in ("baseline", "assistant", "pilot", "closure", "distill"):
             for path in self._trials.glob(f"{step}-*"):
                 if path.name not in kept:
+                    if storage is not None:
+                        storage.discard(path)
                     shutil.rmtree(path)
 
     # Results.

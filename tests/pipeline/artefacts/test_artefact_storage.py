@@ -97,6 +97,15 @@ def test_an_artefact_that_is_not_valid_any_more_is_replaced_in_the_storage(
     assert said(make(workspace(tmp_path / "third"))) == "new"
 
 
+def test_a_discarded_artefact_leaves_the_storage(bucket, tmp_path):
+    kept, other = make(workspace(tmp_path)), tmp_path / "run" / "step-none"
+    storage = ArtefactStorage(URL, tmp_path)
+    storage.discard(other)
+    assert bucket.find("/bucket/runs/run")
+    storage.discard(kept.path)
+    assert not bucket.find("/bucket/runs/run")
+
+
 def test_a_damaged_copy_is_refused_and_nothing_is_left_in_its_place(bucket, tmp_path):
     first = make(workspace(tmp_path / "one"))
     bucket.pipe(f"/bucket/runs/run/{first.path.name}/inner/file", b"other")

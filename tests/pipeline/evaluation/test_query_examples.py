@@ -44,8 +44,7 @@ def test_an_example_has_the_history_the_choice_and_three_rankings(prepared, rows
             each
             for each in by_query[example.query]
             if [ids[row] for row in each["candidates"]] == list(example.chosen)
-            and [ids[row] for row in each["seen"]][::-1][: module.HISTORY]
-            == list(example.history)
+            and each["raw.history"][::-1][: module.HISTORY] == list(example.history)
         ]
         assert found
 

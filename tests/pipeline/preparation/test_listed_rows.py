@@ -88,6 +88,26 @@ def test_each_list_has_what_was_chosen_and_what_was_only_shown(shown):
     assert shown.record["not_chosen"] == sum(not row[4] for row in shown.rows)
 
 
+def test_items_that_were_shown_in_training_are_known_without_a_choice(tmp_path):
+    rows = impressions()
+    for place, item in ((0, "only-shown"), (-1, "only-tested")):
+        name, user, _, moment, _ = impressions()[place]
+        rows.append((name, user, item, moment, 0))
+    # A list without a choice, at the time of the first interactions.
+    rows += [("nothing", "u0", f"unlabelled-{k}", 0, 0) for k in "ab"]
+    items = sorted({row[2] for row in rows})
+    table = pa.table({"item_id": items, "kind": [item[:4] for item in items]})
+    data = read_frames({"lists": table_of(rows), "items": table}, CLICKS)
+    candidate = {"item_id": {"kind": "id"}, "kind": {"kind": "category"}}
+    prepared, _ = run(data, tmp_path / "p", query=QUERY, candidate=candidate)
+    known = {
+        each.feature: each.values.to_pylist() for each in prepared.schema.candidate
+    }
+    assert {"only-shown", "unlabelled-a"} <= {*known["item_id"]}
+    assert "only-tested" not in known["item_id"]
+    assert {"only", "unla"} <= {*known["kind"]}
+
+
 def test_models_are_compared_on_the_shown_items_only(shown):
     validation = Validation.sample(shown.prepared, ["mrr"], 10_000, 1)
 

@@ -42,7 +42,7 @@ def expected_lists(log, split_of):
             "split": split_of[row],
             "query_id": user,
             "positives": list(dict.fromkeys(log[k][1] for k in rows)),
-            "seen": earlier,
+            "seen": list(dict.fromkeys(earlier)),
             "history": earlier[-LENGTH:],
         }
     return lists
@@ -186,10 +186,20 @@ def test_small_partitions_give_the_same_lists(tmp_path, monkeypatch):
             assert training_rows[0] == training_rows[1]
 
 
+def test_a_query_with_many_repeats_has_each_seen_item_once(tmp_path):
+    log = [("bot", f"i{k % 5}", k) for k in range(400)]
+    log += [(f"u{u}", f"i{(u + k) % 5}", k) for u in range(5) for k in range(4)]
+    data = small_pipelines.dataset(log)
+    prepared, _ = run(data, tmp_path / "p", lists={"seen": "include"})
+    for split in SPLITS:
+        for row in rows_of(prepared, split).values():
+            assert len(set(row["seen"])) == len(row["seen"]) <= 5
+
+
 def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
     log = random_log(8, rows=300, users=3, moments=200)
     whole, record = run(small_pipelines.dataset(log), tmp_path / "whole")
-    monkeypatch.setattr(list_shards, "SEEN_ITEMS", 500)
+    monkeypatch.setattr(list_shards, "SEEN_ITEMS", 80)
     parts, same_record = run(small_pipelines.dataset(log), tmp_path / "parts")
     assert same_record == record
     for split in SPLITS:
@@ -198,7 +208,7 @@ def test_lists_with_many_seen_items_are_split_over_files(tmp_path, monkeypatch):
             sum(map(len, pq.read_table(path)["seen"].to_pylist()))
             for path in parts.shards(split)
         ]
-        assert max(seen) < 500 + 100  # one list more than the limit at most
+        assert max(seen) < 80 + 40  # one list more than the limit at most
         assert rows_of(parts, split) == rows_of(whole, split)
 
 
@@ -311,7 +321,7 @@ def test_a_positive_that_training_never_saw_is_counted_as_unreachable(tmp_path):
     after = rows_of(prepared, "test")[19]
     assert after["raw.history"][-1] == "only-validated"
     assert after["query.history"][0] == 1
-    assert len(after["seen"]) == 8
+    assert len(after["seen"]) == 4
     # Test histories: the last 3 of 9 items each; one of them is unknown.
     assert record["unknown"]["train"] == {"history": 0.0}
     assert record["unknown"]["test"] == {"history": round(1 / 9, 6)}

@@ -95,7 +95,7 @@ def test_requests_of_the_training_part_become_lists_as_a_plain_loop_makes_them(
         wanted.add(-1 - number)
         row = found[-1 - number]
         past = own[own["timestamp"] < time]["item_id"].tolist()
-        assert [items[k] for k in row["seen"]] == past
+        assert [items[k] for k in row["seen"]] == list(dict.fromkeys(past))
         vocabulary = ["", "?", *prepared.schema.items.values.to_pylist()]
         history = [vocabulary[k] for k in row["query.history"] if k]
         assert history == past[::-1][:LENGTH]

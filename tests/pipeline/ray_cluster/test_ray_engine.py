@@ -186,3 +186,39 @@ def test_an_address_without_a_cluster_is_named(monkeypatch):
     )
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:1.*refused"):
         RayEngine(config, os.abort)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"gpus": 1},
+            r"`engine.gpus` = 1.0; the 2 node\(s\) have at most 4 cores, 0 G",
+        ),
+        ({"memory_gib": 9}, r"`engine.memory_gib` = 9.0; .* 8 GiB of memory"),
+        ({"cpus": 8}, r"`engine.cpus` = 8; the 2 node"),
+        (
+            {"cpus": 4, "memory_gib": 8},
+            r"`engine.cpus` = 4 and `engine.memory_gib` = 8",
+        ),
+        ({"cpus": 2}, (2, {"num_cpus": 2, "num_gpus": 0.0})),
+        ({"cpus": 1, "workers": 9}, (6, {"num_cpus": 1, "num_gpus": 0.0})),
+        (
+            {"memory_gib": 6, "workers": 9},
+            (1, {"num_cpus": 1, "num_gpus": 0.0, "memory": 6 * 2**30}),
+        ),
+    ],
+)
+def test_a_worker_must_fit_on_a_node(asked, said, monkeypatch):
+    from recdistill.pipeline.ray_cluster.ray_engine import RayEngine
+
+    sizes = ({"CPU": 4.0, "memory": 2.0**31}, {"CPU": 2.0, "memory": 2.0**33})
+    nodes = [{"Alive": True, "Resources": size} for size in sizes]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    engine = object.__new__(RayEngine)
+    engine._config = EngineConfig(kind="ray", **asked)
+    if isinstance(said, tuple):
+        assert engine._room() == said
+    else:
+        with pytest.raises(EngineError, match=said):
+            engine._room()
