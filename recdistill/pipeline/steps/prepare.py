@@ -51,6 +51,8 @@ class Prepare(Step):
             "with_raw": run.needs_raw,
             "seed": config.seed if drawn else None,
             **({} if earlier is None else {"earlier": earlier.prepare.key}),
+            # Earlier versions did not know the items that were only shown.
+            **({} if dataset.columns.list is None else {"shown": "known"}),
             **sections(config, "query", "candidate", "split"),
         }
 
