@@ -32,7 +32,7 @@ MARGIN = 0.01
 """A mean that changed by less than this has not moved, however sure the change is."""
 
 FEWEST = 30
-"""Queries that both samples must have for a comparison, and so for each slice."""
+"""Queries with a value that both samples must have for a comparison, in each slice."""
 
 Kind = Literal["agreement", "quality", "unknown values"]
 
@@ -50,7 +50,7 @@ class Change:
         now: The mean of the new lists, with its 95 % interval.
         difference: The second minus the first, with the interval that takes the number
             of comparisons into account.
-        queries: Number of queries of the two samples.
+        queries: Number of queries of the two samples that have a value.
     """
 
     kind: Kind
@@ -124,12 +124,14 @@ def changes(
         ]
         for where, (before, now) in each.slices.items():
             rows = each.before.filter(pa.array(before)), each.now.filter(pa.array(now))
-            if min(map(_queries, rows)) >= FEWEST:
-                parts.append((where, *rows))
+            parts.append((where, *rows))
         for part, *tables in parts:
-            queries = _queries(tables[0]), _queries(tables[1])
+            queries = {
+                n: (_queries(tables[0], n), _queries(tables[1], n)) for n in each.names
+            }
+            names = [n for n in each.names if part is None or min(queries[n]) >= FEWEST]
             first, second = (
-                bootstrap(table, each.names, samples=samples, seed=seed)
+                bootstrap(table, names, samples=samples, seed=seed) if names else {}
                 for table in tables
             )
             found += [
@@ -140,9 +142,9 @@ def changes(
                     first[name],
                     second[name],
                     Interval(None),
-                    queries,
+                    queries[name],
                 )
-                for name in each.names
+                for name in names
             ]
     sliced = sum(change.part is not None for change in found)
     widths = {True: _width(sliced), False: _width(len(found) - sliced)}
@@ -151,8 +153,10 @@ def changes(
     ]
 
 
-def _queries(table: pa.Table) -> int:
-    return len(table["query_id"].unique())
+def _queries(table: pa.Table, name: str) -> int:
+    """Number of queries with a value of a metric."""
+    known = ~np.isnan(table[name].to_numpy())
+    return len(table["query_id"].filter(pa.array(known)).unique())
 
 
 def _width(comparisons: int) -> float:

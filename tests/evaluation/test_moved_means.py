@@ -73,6 +73,32 @@ def test_few_queries_have_no_interval_of_the_difference():
     assert change.difference.reason == "fewer than 30 queries"
 
 
+def test_queries_without_a_value_do_not_count():
+    now = np.full(200, np.nan)
+    now[: FEWEST - 1] = 0.0
+    change = one(np.tile([0.0, 1.0], 200), now)
+    assert change.queries == (400, FEWEST - 1)
+    assert change.difference.reason == "fewer than 30 queries"
+    everywhere = np.ones(200, bool)
+    found = changes(
+        [
+            Comparison(
+                "agreement",
+                rows(np.full(200, 0.8)),
+                rows(now),
+                ["overlap@10"],
+                {("item", "new"): (everywhere, everywhere)},
+            )
+        ],
+        samples=50,
+    )
+    assert [change.part for change in found] == [None]
+    # Of 40 queries with a value, the interval is that of 40 queries.
+    now[:40] = np.tile([0.0, 1.0], 20)
+    half = one(np.tile([0.0, 1.0], 200), now).difference.high
+    assert half == pytest.approx(2.576 * 0.5 * np.sqrt(1 / 400 + 1 / 40), rel=0.15)
+
+
 def test_two_samples_of_the_same_values_are_worse_in_at_most_two_of_a_hundred():
     rng = np.random.default_rng(7)
     alarms = 0

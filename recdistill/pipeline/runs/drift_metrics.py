@@ -104,7 +104,7 @@ def _shown(drift: Drift) -> Iterator[Change]:
 
 def _verdict(drift: Drift) -> Text:
     counts = [change.queries for change in drift.changes if change.part is None]
-    before, now = (min(each) for each in zip(*counts, strict=True))
+    before, now = max(counts, key=min)
     if min(before, now) < FEWEST:
         return Text(
             f"At least {FEWEST} queries are needed to tell a change from noise. "

@@ -57,6 +57,11 @@ def test_a_sample_that_is_too_small_has_no_verdict():
         assert f"Received: {queries[0]} of the run, {queries[1]} new ones" in said
 
 
+def test_a_metric_with_few_values_does_not_hide_the_verdict():
+    rare = dataclasses.replace(SAME, name="coupon", queries=(900, 2))
+    assert "Nothing became worse" in shown(Drift("films", 3, 900, 70, [SAME, rare]))
+
+
 def test_the_textfile_has_every_metric_with_escaped_labels():
     text = as_textfile(Drift("films", 3, 900, 70, [FALLEN, SAME]), now=12.5)
     lines = text.splitlines()
