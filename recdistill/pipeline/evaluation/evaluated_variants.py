@@ -13,8 +13,8 @@ from recdistill.evaluation.report.run_report import ModelPart, Report
 MOST = 24
 """Largest number of variants in one report."""
 
-_IGNORED = {"evaluate", "sweep", "tune"}
-"""Sections of the configuration that do not change the student."""
+_IGNORED = {"evaluate", "sweep", "tune", "guard", "name", "distill.gate"}
+"""Sections and keys of the configuration that do not change the student."""
 
 
 def evaluated_variants(workdir: Path, report: Report) -> dict[str, ModelPart]:
@@ -77,5 +77,5 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: value
         for key, value in flat(config, "")
-        if key.partition(".")[0] not in _IGNORED and key != "name"
+        if not {key, key.partition(".")[0]} & _IGNORED
     }

@@ -107,8 +107,9 @@ def _metric(report: Report) -> str:
 
 def _gap_closed(report: Report, metric: str | None) -> str:
     closed = report.gap_closed.get(str(metric), Interval(None))
+    gap = report.differences.get("teacher_minus_baseline", {}).get(str(metric))
     if closed.value is None:
-        return "no gap" if closed.reason else MISSING
+        return MISSING if gap is None or gap.low is None else "no gap"
     return interval_text(closed, ".0%")
 
 

@@ -4,9 +4,10 @@ from recdistill.pipeline.evaluation.evaluated_variants import evaluated_variants
 from tests.evaluation.report.example_reports import report
 
 
-def save(folder, key, *, dim=32, name="films", machine=None, **changes):
+def save(folder, key, *, dim=32, name="films", machine=None, more=None, **changes):
     """Saves a report in the folder of a run; returns it."""
     config = {"name": name, "student": {"dim": dim}, "evaluate": {"bootstrap": dim}}
+    config |= more or {}
     saved = report(config=config, **changes)
     environment = {**saved.environment, **(machine or {})}
     saved = saved.model_copy(update={"environment": environment})
@@ -25,6 +26,8 @@ def test_variants_are_students_with_other_settings_in_the_same_evaluation(tmp_pa
     save(tmp_path, "e", dim=9, protocol=other)
     data = own.dataset.model_copy(update={"fingerprint": "cd34"})
     save(tmp_path, "f", dim=10, dataset=data)
+    checks = {"guard": {"action": "stop"}, "distill": {"gate": "warn"}}
+    save(tmp_path, "h", name="checked", more=checks)
     (tmp_path / "films" / "evaluate-g").mkdir()
     (tmp_path / "films" / "evaluate-g" / "report.json").write_text("[1")
     found = evaluated_variants(tmp_path, own)

@@ -1,13 +1,16 @@
 """Finished runs: opened from their folders, and listed with their states."""
 
+import io
 import os
 
 import pytest
+from rich.console import Console
 
 from recdistill.errors import ArtefactError, ReportError
+from recdistill.evaluation.intervals import Interval
 from recdistill.pipeline.artefacts.workspace import Workspace
 from recdistill.pipeline.runs.finished_runs import EvaluatedRun, list_runs
-from recdistill.pipeline.runs.run_table import runs_json
+from recdistill.pipeline.runs.run_table import render_runs, runs_json
 from tests.evaluation.report.example_reports import report
 from tests.pipeline.finished_folders import write_run
 
@@ -60,6 +63,20 @@ def test_the_latest_run_is_first_and_its_line_has_the_results(tmp_path):
     assert old["values"]["distilled"] == 0.091
     assert old["verdict"].startswith("By NDCG@10, distillation closed 48%")
     assert (old["candidates"], new["candidates"]) == ("catalogue", "sampled:100")
+
+
+def test_the_table_tells_an_unknown_gap_from_none(tmp_path):
+    why = {"ndcg@10": Interval(None, reason="no gap, or none known")}
+    for name, gap in (("none", Interval(0.0, -0.1, 0.1)), ("unknown", Interval(0.1))):
+        pairs = {"teacher_minus_baseline": {"ndcg@10": gap}}
+        write_run(tmp_path / name, {}, gap_closed=why, differences=pairs)
+    console = Console(file=io.StringIO(), width=150)
+    console.print(render_runs(list_runs(tmp_path)))
+    lines = {
+        line.split()[0]: line for line in console.file.getvalue().splitlines() if line
+    }
+    assert "no gap" in lines["none"]
+    assert "no gap" not in lines["unknown"]
 
 
 def test_a_report_that_cannot_be_read_does_not_hide_the_other_runs(tmp_path):
