@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from recdistill.evaluation.rows import measure
+from recdistill.evaluation.rows import cut_off, measure
 from recdistill.features.settings import LARGEST_INT
 from recdistill.pipeline.config.section import Section
 
@@ -80,5 +80,4 @@ class EvaluateConfig(Section):
     @property
     def fewest_retrieved(self) -> int:
         """The least `retrieved` with which metrics are those of the whole catalogue."""
-        cutoffs = [int(name.partition("@")[2] or 0) for name in self.metrics]
-        return max(10, *cutoffs)
+        return max(10, *(cut_off(name) or 0 for name in self.metrics))

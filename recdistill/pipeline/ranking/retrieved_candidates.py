@@ -18,6 +18,7 @@ import numpy as np
 from recdistill.data.batches import Lists
 from recdistill.data.ragged import Ragged
 from recdistill.errors import ConfigError
+from recdistill.evaluation.rows import cut_off
 from recdistill.metrics.ranking import MAX_GRADE
 from recdistill.pipeline.config import Config
 from recdistill.pipeline.config.teacher_section import is_own, members_of
@@ -53,9 +54,9 @@ def check_evaluation(config: Config, prepared: Prepared) -> None:
     """Checks that the data allows the evaluation that the configuration asks for.
 
     Raises:
-        ConfigError: If candidates shall be sampled although the data lists them, fewer
-            are retrieved than a metric reads, or the relevance is too high for the
-            metric ERR.
+        ConfigError: If candidates shall be sampled although the data lists them, the
+            first metric has no cut-off or fewer items are retrieved than a metric
+            reads, or the relevance is too high for the metric ERR.
     """
     number = config.evaluate.sampled_candidates
     if number is not None and prepared.has_shown_candidates:
@@ -63,6 +64,14 @@ def check_evaluation(config: Config, prepared: Prepared) -> None:
             "`evaluate.sampled_candidates` must be left out if the data says which "
             "items were shown, because these are the candidates of each list. "
             f"Received: {number}"
+        )
+    first = config.evaluate.metrics[0]
+    if reranks(config, prepared) and cut_off(first) is None:
+        raise ConfigError(
+            "The first of `evaluate.metrics` must have a cut-off if the teacher ranks "
+            "retrieved candidates (`lists.size`), because the gate compares it with "
+            f"models that rank the whole catalogue. Received: {first!r}. Write "
+            f'"{first}@10" in its place.'
         )
     least = config.evaluate.fewest_retrieved
     if reranks(config, prepared) and config.evaluate.retrieved < least:
@@ -147,12 +156,12 @@ class Retrieval:
             rankings: From `rank`.
 
         Returns:
-            `(lists,)` for each of "recall@n"; 0 for a list without a positive that is a
-            candidate.
+            `(lists,)` for each of "recall@n". Positives outside the catalogue are not
+            among these items.
         """
         row, item, _ = positives_of(lists)
         own = Ragged(item, np.searchsorted(row, np.arange(len(lists) + 1)))
-        wanted = np.maximum(np.diff(own.offsets), 1)
+        wanted = np.maximum(next(iter(rankings.values())).ranks.relevant, 1)
         return {
             f"recall@{n}": np.diff(own.intersection(_union(rankings, n)).offsets)
             / wanted

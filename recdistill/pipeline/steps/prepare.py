@@ -67,12 +67,14 @@ class Prepare(Step):
 
     def after(self, run: RunContext, artefact: Artefact) -> None:
         """Checks that the data allows the evaluation that is configured."""
+        from recdistill.evaluation.rows import cut_off
         from recdistill.pipeline.ranking.retrieved_candidates import check_evaluation
 
         settings = run.config.evaluate
         if (
             settings.sampled_candidates is not None
             or settings.retrieved < settings.fewest_retrieved
+            or cut_off(settings.metrics[0]) is None
             or any(name.startswith("err@") for name in settings.metrics)
         ):
             # Only then, because all files of the prepared data are verified.

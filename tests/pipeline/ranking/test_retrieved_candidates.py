@@ -2,15 +2,27 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from recdistill.data.batches import Lists
+from recdistill.data.ragged import Ragged
 from recdistill.errors import ConfigError
+from recdistill.pipeline.models.scorers import PopularityScorer
 from recdistill.pipeline.ranking import retrieved_candidates
+from recdistill.pipeline.ranking.candidate_ranker import CandidateRanker
 from recdistill.pipeline.ranking.retrieved_candidates import (
+    Retrieval,
     check_evaluation,
     lists_for_teacher,
 )
 from tests import small_pipelines
+
+
+def ragged(*rows, dtype="int32"):
+    offsets = np.cumsum([0, *map(len, rows)])
+    return Ragged(np.array([x for row in rows for x in row], dtype), offsets)
+
 
 EXTERNAL = {"kind": "keras", "path": "teacher.keras"}
 
@@ -104,3 +116,37 @@ def test_as_many_items_are_retrieved_as_a_metric_reads(size, metrics, retrieved,
     else:
         with pytest.raises(ConfigError, match=f"must be at least {least}"):
             check_evaluation(config, Ranked)
+
+
+def test_the_gate_needs_a_cut_off_if_the_teacher_ranks_retrieved_candidates():
+    class Ranked:
+        has_shown_candidates = False
+
+    def config(size, *metrics):
+        return small_pipelines.config(
+            lists={"size": size}, evaluate={"metrics": metrics}
+        )
+
+    with pytest.raises(ConfigError, match=r"cut-off.*'mrr'\. Write \"mrr@10\""):
+        check_evaluation(config("retrieved", "mrr", "ndcg@10"), Ranked)
+    check_evaluation(config("retrieved", "ndcg@10", "mrr"), Ranked)
+    check_evaluation(config("catalogue", "mrr"), Ranked)
+
+
+def test_a_positive_outside_the_catalogue_counts_in_the_recall_as_in_the_metric():
+    lists = Lists(
+        list_id=np.arange(2),
+        query_id=np.array(["ann", "bob"], object),
+        query={},
+        positives=ragged([0, -1], [-1]),
+        relevance=ragged([1.0, 1.0], [1.0], dtype="float32"),
+        seen=ragged([], []),
+        weight=np.ones(2, "float32"),
+        query_row=np.arange(2),
+    )
+    ranker = CandidateRanker(PopularityScorer(np.array([3.0, 2.0, 1.0])), 3)
+    retrieval = Retrieval({"popularity": ranker}, 2)
+    rankings = retrieval.rank(lists)
+    found = retrieval.recall(lists, rankings)["recall@2"]
+    assert found.tolist() == [0.5, 0.0]
+    assert found.tolist() == rankings["popularity"].ranks.recall(2).tolist()
