@@ -36,7 +36,11 @@ PART_LISTS = 512
 """Lists that an engine ranks as one part."""
 
 SURVIVAL = (50, 100, 200)
-"""Values of n for survival@n: the teacher's top k within the student's first n."""
+"""Values of n for survival@n: the teacher's top k within the student's first n.
+
+Only those below the length of the longest list, and with retrieved candidates those up
+to the number of items of each retriever: all items of a shorter list survive.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class ComparisonRows:
             list.
         slices: For each kind of slice and each slice, `(lists,)` bool: whether a list
             belongs to it (`recdistill.pipeline.ranking.list_slices`).
-        unreachable: Number of lists whose positive is not in the catalogue.
+        unreachable: Number of lists without a positive in the catalogue.
         lists: What the lists are, to compare runs list by list.
         retrieval: What the retrievers found, if their items are the candidates.
         further: The same as `models`, for models that are not retrievers.
@@ -91,7 +95,7 @@ class RankedLists:
         retrievers: Metrics of each retriever over the whole catalogue, if retrieved
             items are the candidates; else empty.
         recall: Recall of all retrievers together; else empty.
-        lengths: Numbers of retrieved candidates of the lists; else empty.
+        lengths: Numbers of candidates of the lists.
     """
 
     models: dict[str, ListRows] = field(default_factory=dict)
@@ -150,7 +154,7 @@ class ListRanker:
         found = {n: self._rankers[n] for n in scorers if n != "teacher"}
         self._retrieval = None if retrieved is None else Retrieval(found, retrieved)
         self._k = min(TOP, items)
-        self._survival = [n for n in SURVIVAL if n < items] or [items]
+        self._survival = [n for n in SURVIVAL if retrieved is None or n <= retrieved]
 
     def __call__(self, lists: Lists) -> RankedLists:
         """The rankings of some lists.
@@ -175,14 +179,12 @@ class ListRanker:
             measured = measure_ranks(ranking.ranks, self._metrics)
             found.retrievers.setdefault(name, ListRows()).add(*ids, measured)
         found.recall.add(*ids, retrieval.recall(lists, rankings))
-        restricted = retrieval.restrict(lists, rankings)
-        if restricted.scored_candidates is not None:
-            found.lengths.append(np.diff(restricted.scored_candidates.offsets))
-        return restricted
+        return retrieval.restrict(lists, rankings)
 
     def _add(self, lists: Lists, candidates: np.ndarray, found: RankedLists) -> None:
         """Adds the rankings of a block of lists with their candidates."""
         ids = lists.list_id, list(lists.query_id)
+        found.lengths.append(np.count_nonzero(candidates >= 0, axis=1))
         rankers = self._rankers.items()
         scores = {name: each.scores(lists, candidates) for name, each in rankers}
         for name, values in scores.items():
@@ -230,9 +232,12 @@ def rank_test_lists(
         unreachable += int((lists.positives.padded(-1).max(axis=1) < 0).sum())
         done += len(lists)
         progress("Ranking the test lists", done, total)
+    agreed = found.agreement.table()
+    longest = int(np.concatenate(found.lengths).max())
+    trivial = {f"survival@{n}" for n in SURVIVAL if n >= longest}
     return ComparisonRows(
         {name: rows.table() for name, rows in found.models.items()},
-        found.agreement.table(),
+        agreed.drop_columns([n for n in agreed.column_names if n in trivial]),
         slices.members(),
         unreachable,
         evaluated,

@@ -19,6 +19,7 @@ from recdistill.evaluation.moved_means import Change, Comparison, change_json, c
 from recdistill.evaluation.rows import (
     ListRows,
     agreement,
+    cut_off,
     measure_ranks,
     metric_names,
 )
@@ -27,7 +28,7 @@ from recdistill.features.encoders import MISSING, UNKNOWN
 from recdistill.features.unknown_values import with_vocabulary
 from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
 from recdistill.pipeline.candidates.scored_candidates import lists_to_evaluate
-from recdistill.pipeline.evaluation.model_comparison import SURVIVAL, TOP
+from recdistill.pipeline.evaluation.model_comparison import TOP
 from recdistill.pipeline.models.scorers import compiled
 from recdistill.pipeline.preparation.prepared_data import Prepared
 from recdistill.pipeline.ranking.candidate_ranker import (
@@ -113,7 +114,8 @@ def check_drift(
     _check_same_run(model, run, place)
     old = list(lists_to_evaluate(run.prepared, "test", run.score_tables))
     new = _new_lists(run, data, sample)
-    before, now = _rows_of_run(run), _scored(model, run, new)
+    before = _rows_of_run(run)
+    now = _scored(model, run, new, _survival_of(before[0]))
     slices = _slices(run.prepared, old, new)
     unknown = _unknown(run.prepared, old), _unknown(run.prepared, new)
     compared = [
@@ -210,14 +212,19 @@ def _rows_of_run(run: RunContext) -> tuple[pa.Table, pa.Table]:
     return agreed, quality.append_column(f"teacher {metric}", teacher[metric])
 
 
+def _survival_of(agreed: pa.Table) -> list[int]:
+    """The values of n for which the run's table of agreement has survival@n."""
+    names = [name for name in agreed.column_names if name.startswith("survival@")]
+    return [n for name in names if (n := cut_off(name)) is not None]
+
+
 def _scored(
-    model: ExportedModel, run: RunContext, new: Sequence[Lists]
+    model: ExportedModel, run: RunContext, new: Sequence[Lists], survival: Sequence[int]
 ) -> tuple[pa.Table, pa.Table]:
     """Agreement and quality on the new lists, in the order of the lists."""
     size, metric = run.prepared.catalogue_size, run.config.evaluate.metrics[0]
     run.progress("Opening the teacher", 0, None)
     teacher = CandidateRanker(compiled(run.teacher_model), size)
-    survival = [n for n in SURVIVAL if n < size] or [size]
     agreed, quality = ListRows(), ListRows()
     done, total = 0, sum(map(len, new))
     blocks = (block for each in new for block in candidate_blocks(each, size))

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recdistill.pipeline.candidates.sampled_candidates import SampledCandidates
+from recdistill.pipeline.evaluation import model_comparison
 from recdistill.pipeline.evaluation.judged_lists import judged_lists
 from recdistill.pipeline.evaluation.model_comparison import rank_test_lists
 from recdistill.pipeline.models.scorers import PopularityScorer
@@ -107,6 +108,28 @@ def test_of_many_test_lists_the_same_sample_is_ranked_and_exported(prepared, tmp
     assert sum(len(each.reported) for each in judged.batches) <= 3
     most = Prepared(prepared.folder, test_lists=len(every))
     assert most.evaluated_rows.tolist() == list(range(len(every)))
+
+
+@pytest.mark.parametrize(("retrieved", "left"), [(None, [4]), (3, [3]), (2, [])])
+def test_survival_is_measured_where_a_list_can_be_shortened(
+    prepared, monkeypatch, retrieved, left
+):
+    size = prepared.catalogue_size
+    seen = [set(own["seen"]) for own in rows_of(prepared, "test").values()]
+    longest = size - min(len(each - {-1}) for each in seen)
+    wanted = (3, 4, longest, size) if retrieved else (4, longest, size)
+    monkeypatch.setattr(model_comparison, "SURVIVAL", wanted)
+    scorers = {
+        name: PopularityScorer(sign * prepared.popularity)
+        for name, sign in (("popularity", 1), ("distilled", -1), ("teacher", 1))
+    }
+    rows = rank_test_lists(
+        ranking(scorers, prepared, ["hit@2"], retrieved),
+        prepared,
+        small_pipelines.quiet,
+    )
+    names = [n for n in rows.agreement.column_names if n.startswith("survival")]
+    assert names == [f"survival@{n}" for n in left]
 
 
 def test_nan_scores_are_an_error_that_names_the_model(prepared):
