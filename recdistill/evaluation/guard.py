@@ -30,6 +30,7 @@ def guard_slices(
     metric: str,
     *,
     largest_fall: float,
+    samples: int = 1000,
     seed: int = 0,
 ) -> GuardPart:
     """Compares the distilled student with the baseline on each slice.
@@ -41,15 +42,16 @@ def guard_slices(
             belongs to it.
         metric: Name of the metric.
         largest_fall: Share of the baseline's metric that a slice may lose.
+        samples: Resamples of the queries for the intervals of the differences.
         seed: Seed of the tests.
     """
+    tests = slice_tests(
+        baseline, distilled, slices, metric, interval_samples=samples, seed=seed
+    )
     return GuardPart(
         metric=metric,
         largest_fall=largest_fall,
-        slices=tuple(
-            _guarded(each, largest_fall)
-            for each in slice_tests(baseline, distilled, slices, metric, seed=seed)
-        ),
+        slices=tuple(_guarded(each, largest_fall) for each in tests),
     )
 
 

@@ -275,6 +275,7 @@ def slice_tests(
     metric: str,
     *,
     samples: int | None = None,
+    interval_samples: int = FEWEST_RESAMPLES,
     seed: int = 0,
 ) -> list[SliceTest]:
     """Compares two models on each slice of the lists.
@@ -285,8 +286,10 @@ def slice_tests(
         slices: For each kind of slice and each slice, `(lists,)` bool: whether a list
             belongs to it. A list may belong to several slices.
         metric: Name of the metric.
-        samples, seed: As for `paired_tests`. The intervals have at most
-            1,000 resamples.
+        samples: Number of random exchanges; None chooses it from the number of
+            queries (`resamples`).
+        interval_samples: Number of resamples of the intervals.
+        seed: Seed of both.
 
     Returns:
         The slices in the given order, with p-values corrected for their number.
@@ -305,7 +308,7 @@ def slice_tests(
     # All slices are tested with the same exchanges, which is as fast as one of them.
     sums = _sum_by_query(query, change * inside, total)
     p_values = permutation_p_values(sums, samples=draws, seed=seed)
-    settings = {"samples": min(draws, FEWEST_RESAMPLES), "seed": seed}
+    settings = {"samples": interval_samples, "seed": seed}
     tests = [
         _paired_test(
             reference.filter(pa.array(rows)),

@@ -7,7 +7,7 @@ same card; that of the export also says what is served and how to call it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -22,6 +22,9 @@ Document = Mapping[str, Any]
 
 RANKED = ("baseline", "distilled", "teacher")
 """Models that the slices compare."""
+
+LEVEL = 0.05
+"""Largest corrected p-value of a difference beyond noise, as `evaluation` has it."""
 
 _RARE = {"tail": "rare items", "new": "items without training data"}
 _PARTS = {"valid": "validation lists", "test": "test lists", "items": "items"}
@@ -162,10 +165,11 @@ def _limits(report: Document, metrics: list[str]) -> Iterator[str]:
         if part is not None and everywhere is not None:
             value, count = _interval(part["metrics"][metrics[0]]), part["lists"]
             yield (
-                f"On test lists with {words} ({count:,} lists), {metrics[0]} is "
-                f"{value}; over all lists it is {_interval(everywhere)}."
+                f"On test lists with {words} ({count:,} list{'s' * (count != 1)}), "
+                f"{metrics[0]} is {value}; over all lists it is "
+                f"{_interval(everywhere)}."
             )
-    yield from _falls(report.get("slice_differences") or {}, metrics[0])
+    yield from _falls((report.get("guard") or {}).get("slices", ()), metrics[0])
     protocol = report["protocol"]
     if protocol["candidates"].startswith("retrieved:"):
         number = protocol["candidates"].partition(":")[2]
@@ -176,8 +180,8 @@ def _limits(report: Document, metrics: list[str]) -> Iterator[str]:
         )
     if protocol.get("unreachable"):
         yield (
-            f"{protocol['unreachable']:,} test lists have an item that is not in the "
-            "catalogue; they count as 0 for every model."
+            f"Test lists without a positive in the catalogue: "
+            f"{protocol['unreachable']:,}. They count as 0 for every model."
         )
     if protocol["seen"] == "exclude":
         left = protocol.get("repeats_left_out", 0)
@@ -211,14 +215,15 @@ def _trainings(report: Document) -> Iterator[str]:
     )
 
 
-def _falls(differences: Document, metric: str) -> Iterator[str]:
+def _falls(slices: Sequence[Document], metric: str) -> Iterator[str]:
     """The slices in which the student is worse than the baseline beyond noise."""
-    worse = []
-    for kind, slices in differences.items():
-        for name, part in slices.items():
-            ends = part["metrics"][metric].get("ci")
-            if ends and ends[1] < 0:
-                worse.append(f"{_text(kind)} {_text(name)}")
+    worse = [
+        f"{_text(each['kind'])} {_text(each['name'])}"
+        for each in slices
+        if each["adjusted_p"] is not None
+        and each["adjusted_p"] <= LEVEL
+        and each["difference"]["value"] < 0
+    ]
     if worse:
         yield (
             f"Worse than the baseline beyond noise ({metric}) in these slices: "

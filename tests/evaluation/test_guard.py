@@ -9,6 +9,7 @@ from rich.console import Console
 
 from recdistill.errors import GuardError
 from recdistill.evaluation.guard import enforce, guard_message, guard_slices
+from recdistill.evaluation.intervals import compare_slices
 from recdistill.evaluation.report.page import render_page
 from recdistill.evaluation.report.receipt import render
 from tests.evaluation.report.example_reports import report
@@ -118,6 +119,19 @@ def test_without_slices_there_is_nothing_to_guard():
     assert enforce(part, "stop") is None
 
 
+def test_the_intervals_are_those_of_the_slices_of_the_report():
+    rng = np.random.default_rng(2)
+    models = {n: table(rng.uniform(0, 0.5, 400)) for n in ("baseline", "distilled")}
+    part = guard_slices(*models.values(), SLICES, "ndcg@10", largest_fall=0, samples=50)
+    gained = compare_slices(
+        models, SLICES["item"], {"gain": ("distilled", "baseline")}, samples=50
+    )["gain"]
+    for each in part.slices[:2]:
+        assert each.difference == gained[each.name].metrics["ndcg@10"]
+    # As many exchanges as ever, or many slices could never be told from noise.
+    assert guarded(loses_the_tail, samples=50).slices[1].adjusted_p < 0.01
+
+
 def test_the_action_decides_between_an_error_and_a_warning():
     part = guarded(loses_the_tail)
     with pytest.raises(GuardError, match=r"item: tail .* guard.action=warn") as caught:
@@ -136,13 +150,13 @@ def test_the_receipt_and_the_page_name_the_slices():
     (line,) = (line for line in text.splitlines() if "item: tail" in line)
     assert line.split()[2:4] == ["100", f"{fallen.guard.slices[1].baseline:.3f}"]
     assert "-25%" in line
-    assert "1 of 4 slices of the test lists are more than 10%" in " ".join(text.split())
+    assert "1 of 4 slices of the test lists is more than 10%" in " ".join(text.split())
     page = render_page(fallen)
-    assert "1 of the 4 slices has fallen." in page
+    assert "1 of 4 slices has fallen." in page
     assert '<th scope="row">item: tail</th><td data-label="lists">100</td>' in page
     assert ">-25%</td>" in page
     passed = report(guard=guarded(lambda values: values))
-    assert "None of the 4 slices has fallen." in render_page(passed)
+    assert "None of 4 slices has fallen." in render_page(passed)
 
 
 def test_the_guard_survives_the_json_form():

@@ -1,5 +1,7 @@
 """model_card: the numbers of manifest and report, in valid Markdown."""
 
+from recdistill.evaluation import paired_tests
+from recdistill.export import model_card
 from recdistill.export.model_card import render_card, render_run_card
 from tests.evaluation.report.example_reports import RETRIEVAL
 
@@ -117,6 +119,11 @@ def run_report():
         metrics = {"ndcg@10": {"value": value, "ci": [low, high]}}
         return {"lists": lists, "queries": lists, "metrics": metrics}
 
+    def fall(name, p):
+        difference = {"value": -0.02, "ci": [-0.03, -0.01]}
+        slice_ = {"kind": "item", "name": name, "adjusted_p": p}
+        return {**slice_, "difference": difference}
+
     times = {"p50": 0.5, "p90": 0.6, "p99": 0.75, "mean": 0.5, "min": 0.4, "n": 9}
     tail = {"item": {"tail": part(0.125, 0.1, 0.15, 7)}}
     models = {
@@ -145,7 +152,7 @@ def run_report():
         },
         "models": models,
         "speedup": {},
-        "slice_differences": {"item": {"tail": part(-0.02, -0.03, -0.01, 7)}},
+        "guard": {"slices": [fall("tail", 0.05), fall("head", 0.06)]},
         "environment": {"cpu": "A CPU", "cores": 2, "packages": {"keras": "3.15"}},
         "config_given": {"seed": 7, "split": {"by": "query_time", "test": None}},
     }
@@ -179,10 +186,14 @@ def test_the_card_of_a_run_has_data_slices_limits_cost_and_how_to_reproduce_it()
     assert "times as fast" not in card
 
 
+def test_the_card_judges_slices_by_the_level_of_the_evaluation():
+    assert model_card.LEVEL == paired_tests.LEVEL
+
+
 def test_names_of_the_data_are_text_and_no_markup():
     report = run_report()
-    slices = report["slice_differences"]["item"]
-    slices["<img src=x>\n# [a](b)"] = slices["tail"]
+    slices = report["guard"]["slices"]
+    slices.append({**slices[0], "name": "<img src=x>\n# [a](b)"})
     report["dataset"]["name"] = "<b>"
     card = render_run_card(report)
     assert "item tail, item &lt;img src=x> # \\[a](b)." in card

@@ -91,6 +91,9 @@ class TestTheWholeRun:
         assert report.soft_targets.chosen_by == "configuration"
         assert 2 < report.soft_targets.effective < 60
         assert 0 <= report.agreement["overlap@10"].value <= 1
+        for each in report.guard.slices:
+            gained = report.slice_differences[each.kind][each.name]
+            assert each.difference == gained.metrics["ndcg@10"]
 
     def test_metrics_of_the_report_are_means_of_the_rows(self, tiny_run):
         for name, part in tiny_run.report.models.items():
@@ -350,6 +353,13 @@ class TestChangedSettings:
         for name, metrics in report.retrieval.catalogue.items():
             assert metrics["mrr"].value == report.models[name].metrics["mrr"].value
         assert list(report.retrieval.recall) == ["10", "20", "50", "100", "200"]
+
+    def test_a_first_metric_that_the_gate_cannot_use_stops_before_training(
+        self, copied
+    ):
+        settings = ("lists.size=retrieved", "evaluate.metrics=['mrr']")
+        with pytest.raises(ConfigError, match="must have a cut-off"):
+            go(copied, *settings, until="prepare")
 
     def test_the_split_can_be_at_one_moment_for_all_queries(self, tmp_path):
         done = go(tmp_path, "split.by=global_time", small_pipelines.LINEAR)

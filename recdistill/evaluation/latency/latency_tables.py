@@ -17,6 +17,7 @@ from recdistill.evaluation.report.terminal_tables import (
     COUNTS,
     MISSING,
     number_table,
+    number_text,
     short_number,
 )
 
@@ -103,11 +104,11 @@ def render_latency(
         table.add_row(
             _name(each.call),
             str(each.threads),
-            *(f"{ms:.3g}" for ms in (latency.p50, latency.p90, latency.p99)),
+            *map(number_text, (latency.p50, latency.p90, latency.p99)),
             f"{each.per_core_second:,.0f}",
-            f"{each.cost_per_million(core_price):.3g}",
+            number_text(each.cost_per_million(core_price)),
             short_number(each.flops, COUNTS),
-            *([] if reason else [MISSING if joules is None else f"{joules:.2g}"]),
+            *([] if reason else [MISSING if joules is None else number_text(joules)]),
         )
     memory = _megabytes(first.memory_bytes)
     notes = [

@@ -19,18 +19,18 @@ from recdistill.evaluation.paired_tests import (
 )
 from recdistill.evaluation.report.terminal_tables import (
     MISSING,
+    WIDE,
     estimate_text,
     metric_label,
     number_table,
 )
 
-_WIDE = 110  # columns from which intervals are written next to their values
-
 NOTE = (
     "Differences with their 95% bootstrap intervals over queries. p: permutation test "
     "over queries, corrected for all comparisons (Holm). d: mean difference of the "
-    "queries divided by its standard deviation. One training run of each model says "
-    "nothing about the noise between training runs with other seeds."
+    "queries divided by its standard deviation. Differences and p weight lists "
+    "equally, wins and d queries, so their signs can differ. One training run of each "
+    "model says nothing about the noise between training runs with other seeds."
 )
 """What the columns are, and what the comparison cannot tell."""
 
@@ -99,7 +99,7 @@ class _Tables:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> RenderResult:
-        wide = options.max_width >= _WIDE
+        wide = options.max_width >= WIDE
         yield Text("Comparison", style="bold")
         for name, value in self._facts.items():
             yield Text(f"{name}: {value}", style="dim")

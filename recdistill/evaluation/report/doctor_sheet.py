@@ -10,6 +10,7 @@ from rich.text import Text
 from recdistill.evaluation.report.terminal_tables import (
     MISSING,
     number_table,
+    number_text,
     pair_table,
     soft_targets_line,
 )
@@ -56,8 +57,8 @@ def _facts(found: "Examination") -> dict[str, str]:
     facts = {
         "Lists": f"{found.lists:,}, with {found.list_size:,.0f} candidates (median)",
         "Range": MISSING
-        if found.low is None
-        else f"{found.low:.4g} to {found.high:.4g}",
+        if found.low is None or found.high is None
+        else f"{number_text(found.low)} to {number_text(found.high)}",
         "Near the ends": f"{found.at_lowest:.1%} near the lowest score, "
         f"{found.at_highest:.1%} near the highest",
         "NaN, infinite": f"{found.not_finite:,}",
@@ -66,18 +67,18 @@ def _facts(found: "Examination") -> dict[str, str]:
         f"{found.top_ties:.1%} in the top 10",
     }
     if found.deviations is not None and found.kurtosis is not None:
-        low, middle, high = found.deviations
-        at_rank = [f"{z:.3g} at rank {rank}" for rank, z in found.z_at_rank.items()]
-        facts["Std. deviation"] = (
-            f"median {middle:.3g}, 10th percentile {low:.3g}, 90th {high:.3g}"
-        )
+        low, middle, high = map(number_text, found.deviations)
+        at_rank = [
+            f"{number_text(z)} at rank {rank}" for rank, z in found.z_at_rank.items()
+        ]
+        facts["Std. deviation"] = f"median {middle}, 10th percentile {low}, 90th {high}"
         facts["z-scores"] = ", ".join(at_rank)
-        facts["Kurtosis"] = f"{found.kurtosis:.3g} (normal 0, exponential 6)"
+        facts["Kurtosis"] = f"{number_text(found.kurtosis)} (normal 0, exponential 6)"
     return facts
 
 
 def _effective(found: "Examination") -> Table:
     table = number_table(["", *_TEMPERATURES])
     for name, curve in found.effective.items():
-        table.add_row(name, *(f"{curve[each]:,.3g}" for each in _TEMPERATURES))
+        table.add_row(name, *(number_text(curve[each]) for each in _TEMPERATURES))
     return table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from recdistill.evaluation.report.terminal_tables import MISSING
+from recdistill.evaluation.report.terminal_tables import MISSING, number_text
 
 
 @dataclass(frozen=True)
@@ -47,4 +47,4 @@ def figure_of(
 
 def cell(value: float | None) -> str:
     """A number in a table; a dash if there is none."""
-    return MISSING if value is None else f"{value:.4g}"
+    return MISSING if value is None else number_text(value)

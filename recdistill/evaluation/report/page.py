@@ -11,13 +11,14 @@ from typing import Any, get_args
 
 from markupsafe import Markup
 
-from recdistill.evaluation.paired_tests import p_value_text
+from recdistill.evaluation.paired_tests import LEVEL, p_value_text
 from recdistill.evaluation.report.page_details import PageDetails
 from recdistill.evaluation.report.page_figures import figures
 from recdistill.evaluation.report.page_template import page_template
 from recdistill.evaluation.report.receipt import (
     candidate_set,
     evaluated_lists,
+    largest_speedup,
     retrieval_line,
     seeds_line,
     verdict,
@@ -28,6 +29,7 @@ from recdistill.evaluation.report.terminal_tables import (
     COUNTS,
     MISSING,
     metric_label,
+    number_text,
     short_number,
     soft_targets_line,
     teacher_line,
@@ -91,9 +93,13 @@ def render_page(report: Report, details: PageDetails | None = None) -> str:
         ),
         "count": lambda value: short_number(value, COUNTS),
         "size": lambda value: short_number(value, BYTES),
+        "short": number_text,
+        "speedup": largest_speedup(report.speedup) if report.speedup else None,
         "candidates": candidate_set(report.protocol.candidates, report.dataset.items),
         "evaluated": evaluated_lists(report.protocol),
         "retrieval": retrieval_line(report),
+        "level": LEVEL,
+        "beyond_noise": report.guard.beyond_noise if report.guard else set(),
         "slice_metric": _slice_metric(report),
         "timed": any(part.latency_ms for part in parts),
         "largest": _largest(report),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -149,7 +150,9 @@ def dots(title: str, estimates: Mapping[str, Interval]) -> str:
     return drawing.svg
 
 
-def forest(title: str, differences: Mapping[str, Interval]) -> str:
+def forest(
+    title: str, differences: Mapping[str, Interval], beyond_noise: Collection[str]
+) -> str:
     """Differences with confidence intervals around a line at 0, one row each.
 
     Gains beyond noise are green, losses red, everything else grey.
@@ -157,17 +160,19 @@ def forest(title: str, differences: Mapping[str, Interval]) -> str:
     Args:
         title: Title of the panel.
         differences: The estimate of each row.
+        beyond_noise: The rows whose difference is not noise. With many rows, some
+            intervals exclude 0 by chance.
 
     Returns:
         The SVG element.
     """
     with figure(WIDTH, 0.27 * len(differences) + 0.85) as (drawing, axes):
         axes.axvline(0.0, color=SOFT, linewidth=1.0)
-        for place, one in enumerate(differences.values()):
+        for place, (name, one) in enumerate(differences.items()):
             if one.value is None:
                 continue
             colour = SOFT
-            if one.excludes(0):
+            if name in beyond_noise:
                 colour = GOOD if one.value > 0 else BAD
             _whisker(axes, place, one, colour, 6.0)
         _rows(axes, [_short(name) for name in differences])
@@ -411,7 +416,9 @@ def figure(width: float, height: float) -> Iterator[tuple[Drawing, Axes]]:
         The drawing, whose `svg` is set after the block, and the axes to draw on.
     """
     drawing = Drawing()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        # The browser's fonts have the characters that Matplotlib's font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         canvas = Figure(figsize=(width, height), layout="constrained")
         canvas.patch.set_alpha(0)
         axes = canvas.subplots()

@@ -16,8 +16,10 @@ from recdistill.evaluation.report.terminal_tables import (
     MISSING,
     interval_text,
     metric_label,
+    number_text,
 )
 from recdistill.evaluation.report.training_figure import training_figure
+from recdistill.evaluation.rows import cut_off
 
 
 def figures(report: Report, details: PageDetails) -> dict[str, Figure]:
@@ -110,14 +112,14 @@ def _tradeoff(report: Report, variants: Mapping[str, ModelPart]) -> Figure | Non
     settings["Baseline"] = "Baseline, with the student's latency"
     words = "; ".join(
         f"{settings.get(p.label, p.label)}: {label} {interval_text(p.quality)} at "
-        f"{p.latency:.3g} ms"
+        f"{number_text(p.latency)} ms"
         for p in points
     )
     rows = [
         [
             settings.get(p.label, p.label),
             interval_text(p.quality),
-            f"{p.latency:.3g}",
+            number_text(p.latency),
             "yes" if p in front and variants else MISSING,
         ]
         for p in points
@@ -143,26 +145,31 @@ def _slices(report: Report) -> Figure | None:
     }
     if not any(panels.values()):
         return None
+    sure = report.guard.beyond_noise if report.guard is not None else set()
     lost = [
         f"{kind} {name}"
         for kind, panel in panels.items()
         for name, one in panel.items()
-        if one.excludes(0) and (one.value or 0) < 0
+        if (kind, name) in sure and (one.value or 0) < 0
     ]
+    words = "Difference between student and baseline on each slice of the test lists."
+    if lost:
+        words += f" The student is worse beyond noise on: {', '.join(lost)}."
+    elif report.guard is not None:
+        words += " The student is not worse beyond noise on any slice."
     return figure_of(
-        [charts.forest(kind, panel) for kind, panel in panels.items() if panel],
-        "Difference between student and baseline on each slice of the test lists. "
-        + (
-            f"The student is worse beyond noise on: {', '.join(lost)}."
-            if lost
-            else "The student is not worse beyond noise on any slice."
-        ),
+        [
+            charts.forest(kind, panel, [n for n in panel if (kind, n) in sure])
+            for kind, panel in panels.items()
+            if panel
+        ],
+        words,
     )
 
 
 def _survival(report: Report) -> Figure | None:
     found = {
-        int(name.partition("@")[2]): one
+        cut_off(name) or 0: one
         for name, one in report.agreement.items()
         if name.startswith("survival@") and one.value is not None
     }
@@ -251,13 +258,13 @@ def _latency(report: Report) -> Figure | None:
     if not panels:
         return None
     words = "; ".join(
-        f"{name}, {int(size):,} candidates: median {one.p50:.3g} ms, 99th percentile "
-        f"{one.p99:.3g} ms"
+        f"{name}, {int(size):,} candidates: median {number_text(one.p50)} ms, 99th "
+        f"percentile {number_text(one.p99)} ms"
         for name, each in times.items()
         for size, one in each.items()
     )
     rows = [
-        [f"{name}, {int(size):,}", *(f"{ms:.3g}" for ms in one.quantiles[::2])]
+        [f"{name}, {int(size):,}", *map(number_text, one.quantiles[::2])]
         for name, each in times.items()
         for size, one in each.items()
         if one.quantiles
@@ -320,8 +327,10 @@ def _scores(report: Report, found: Mapping[str, Any] | None) -> Figure | None:
         )
     )
     raw = curves["none"].get("1")
-    words = f"Before the transform {raw:.3g}" if raw is not None else "Before: unknown"
-    now = "unknown" if targets.effective is None else f"{targets.effective:.3g}"
+    words = (
+        "Before: unknown" if raw is None else f"Before the transform {number_text(raw)}"
+    )
+    now = "unknown" if targets.effective is None else number_text(targets.effective)
     return figure_of(
         panels,
         "The teacher's scores before and after the transform. Effective number of "
@@ -343,16 +352,21 @@ def _score_table(
         for place, count in enumerate(one["counts"] if one else ()):
             width = (one["high"] - one["low"]) / len(one["counts"]) if one else 0.0
             low = (one["low"] if one else 0.0) + place * width
+            ends = number_text(low / scale), number_text((low + width) / scale)
             rows.append(
                 [
                     f"share of scores, {words}",
-                    f"{low / scale:.3g} to {(low + width) / scale:.3g}",
+                    " to ".join(ends),
                     f"{count / total:.2%}",
                 ]
             )
     for words, name in (("before", "none"), ("after", transform)):
         rows += [
-            [f"effective candidates, {words}", f"temperature {temperature}", f"{n:.3g}"]
+            [
+                f"effective candidates, {words}",
+                f"temperature {temperature}",
+                number_text(n),
+            ]
             for temperature, n in curves.get(name, {}).items()
         ]
     return Table(["quantity", "at", "value"], rows)

@@ -27,10 +27,12 @@ from recdistill.evaluation.report.terminal_tables import (
     BYTES,
     COUNTS,
     MISSING,
+    WIDE,
     estimate_text,
     interval_text,
     metric_label,
     number_table,
+    number_text,
     pair_table,
     short_number,
     soft_targets_line,
@@ -44,7 +46,6 @@ HEADLINE_METRICS = ("ndcg@10", "recall@10", "mrr")
 MOST_METRICS = 3
 """Largest number of metrics in the receipt; the page and the report have all."""
 
-_WIDE = 110  # columns from which intervals are written next to their values
 _CANDIDATE_SETS = {
     "catalogue": "full catalogue",
     "listed": "candidates of each list",
@@ -161,13 +162,22 @@ def _speed(report: Report) -> str:
         timed = any(part.latency_ms for part in report.models.values())
         whose = "the teacher's latency" if timed else "latency"
         return f"; {whose} was not measured"
-    candidates = max(report.speedup, key=int)
-    times = report.speedup[candidates]
-    shown = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+    candidates, times = largest_speedup(report.speedup)
     return (
-        f"; the student ranks {int(candidates):,} candidates {shown} times as fast as "
-        "the teacher"
+        f"; the student ranks {candidates} candidates {times} times as fast as the "
+        "teacher"
     )
+
+
+def largest_speedup(speedup: Mapping[str, float]) -> tuple[str, str]:
+    """The largest number of candidates, and how many times as fast the student is.
+
+    Args:
+        speedup: Of the report; not empty.
+    """
+    candidates = max(speedup, key=int)
+    times = speedup[candidates]
+    return f"{int(candidates):,}", f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
 
 
 def _divergence(report: Report) -> str:
@@ -209,7 +219,7 @@ class _Receipt:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> RenderResult:
-        wide = options.max_width >= _WIDE
+        wide = options.max_width >= WIDE
         yield Text.assemble(("Distillation receipt", "bold"), f" · {self.report.name}")
         yield Text(_protocol(self.report), style="dim")
         yield Text()
@@ -241,7 +251,7 @@ def _protocol(report: Report) -> str:
     lists = f"{report.dataset.name}, {protocol.split}: {evaluated_lists(protocol)}"
     if protocol.unreachable:
         lists += (
-            f" ({protocol.unreachable:,} with a positive outside the catalogue count 0)"
+            f" ({protocol.unreachable:,} without a positive in the catalogue count 0)"
         )
     seen = f"seen items {protocol.seen}d"
     if protocol.repeats_left_out:
@@ -258,7 +268,7 @@ def _protocol(report: Report) -> str:
 def evaluated_lists(protocol: ProtocolPart) -> str:
     """The number of evaluated lists, and of how many they are a sample."""
     if protocol.sampled_from is None:
-        return f"{protocol.lists:,} lists"
+        return f"{protocol.lists:,} list{'s' * (protocol.lists != 1)}"
     return f"a sample of {protocol.lists:,} of {protocol.sampled_from:,} lists"
 
 
@@ -295,7 +305,7 @@ def _costs(part: ModelPart, sizes: Sequence[str]) -> list[str]:
     return [
         short_number(part.parameters, COUNTS),
         short_number(part.size_bytes, BYTES),
-        *(MISSING if one is None else f"{one.p50:.3g}" for one in latencies),
+        *(MISSING if one is None else number_text(one.p50) for one in latencies),
     ]
 
 
@@ -373,11 +383,12 @@ def seeds_line(part: SeedsPart, metric: str) -> str:
 
 def _guard_fact(guard: GuardPart) -> str:
     """Result of the guard in a sentence."""
-    compared = f"{len(guard.slices)} slices of the test lists"
-    below = f"more than {guard.largest_fall:.0%} below the baseline beyond noise"
-    if not guard.fallen:
-        return f"none of {compared} is {below}"
-    return f"{len(guard.fallen)} of {compared} are {below}"
+    fallen, every = len(guard.fallen), len(guard.slices)
+    return (
+        f"{fallen or 'none'} of {every} slice{'s' * (every != 1)} of the test lists "
+        f"{'are' if fallen > 1 else 'is'} more than {guard.largest_fall:.0%} below the "
+        "baseline beyond noise"
+    )
 
 
 def _facts(report: Report) -> dict[str, str]:
@@ -393,7 +404,7 @@ def _facts(report: Report) -> dict[str, str]:
         facts["Seeds"] = seeds_line(report.seeds, next(iter(report.gap_closed)))
     if report.speedup:
         facts["Speed"] = "relative to the teacher: " + ", ".join(
-            f"{times:.3g} times at {int(candidates):,} candidates"
+            f"{number_text(times)} times at {int(candidates):,} candidates"
             for candidates, times in report.speedup.items()
         )
     unknown = [
@@ -444,7 +455,8 @@ def _beyond_accuracy(report: Report) -> str:
     for name, one in (student.beyond_accuracy if student else {}).items():
         best = teacher.beyond_accuracy.get(name) if teacher else None
         if one.value is not None and best is not None and best.value is not None:
-            found.append(f"{name} {one.value:.3g} (teacher {best.value:.3g})")
+            values = number_text(one.value), number_text(best.value)
+            found.append(f"{name} {values[0]} (teacher {values[1]})")
     return " · ".join(found)
 
 
@@ -461,16 +473,18 @@ def _new_items(report: Report) -> str | None:
     if not values:
         return None
     return (
-        f"{metric_label(metric)} of the {lists:,} lists whose item has no training "
-        f"interactions: {', '.join(values.values())}"
+        f"{metric_label(metric)} of the {lists:,} list{'s' * (lists != 1)} whose item "
+        f"has no training interactions: {', '.join(values.values())}"
     )
 
 
 def _gap_note(closed: Interval) -> str | None:
-    """Explanation of a gap closed that is undefined or above 100 %."""
+    """Explanation of a gap closed without an interval, undefined or above 100 %."""
     if closed.value is None:
         return f"not defined: {closed.reason}"
-    if closed.value <= 1 or closed.low is None or closed.excludes(1):
+    if closed.low is None:
+        return f"no interval: {closed.reason}"
+    if closed.value <= 1 or closed.excludes(1):
         return None
     return "a gap closed above 100 % is within noise here: the interval includes 100 %"
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from recdistill.atomic import atomic_write
 from recdistill.errors import ReportError
 from recdistill.evaluation.latency.stopwatch import Latency
+from recdistill.evaluation.paired_tests import LEVEL
 from recdistill.evaluation.report.json_fields import (
     STRICT,
     Estimate,
@@ -120,8 +121,8 @@ class ProtocolPart(_Part):
             "include".
         repeats_left_out: Number of interactions of this split that were left out
             because the query had seen their item.
-        unreachable: Number of lists whose positive is not in the catalogue. They count
-            as 0 in every metric.
+        unreachable: Number of lists without a positive in the catalogue. They count as
+            0 in every metric.
         resample: What the bootstrap draws.
         resamples: Number of bootstrap resamples.
         confidence: Confidence level of the intervals.
@@ -293,6 +294,15 @@ class GuardPart(_Part):
     def fallen(self) -> list[GuardedSlice]:
         """The slices that have fallen too far, beyond noise."""
         return [each for each in self.slices if each.fallen]
+
+    @property
+    def beyond_noise(self) -> set[tuple[str, str]]:
+        """Kind and name of each slice on which the models differ beyond noise."""
+        return {
+            (each.kind, each.name)
+            for each in self.slices
+            if each.adjusted_p is not None and each.adjusted_p <= LEVEL
+        }
 
 
 class Report(_Part):

@@ -20,6 +20,7 @@ from recdistill.evaluation.report.terminal_tables import (
     interval_text,
     metric_label,
     number_table,
+    number_text,
     setting_text,
     short_number,
 )
@@ -62,14 +63,14 @@ def sweep_verdict(found: Mapping[str, Any]) -> str:
     metric = metric_label(found["metric"])
     said = (
         f"The knee is {settings_label(knee)}: {metric} {knee['quality']['value']:.4f} "
-        f"on validation, {knee['measured']['p50']:.3g} ms and "
+        f"on validation, {number_text(knee['measured']['p50'])} ms and "
         f"{short_number(int(knee['measured']['bytes']), BYTES)}"
     )
     if best is knee:
         return f"{said}; no student is better."
     return (
         f"{said}. The best is {settings_label(best)}: {best['quality']['value']:.4f}, "
-        f"{best['measured']['p50']:.3g} ms and "
+        f"{number_text(best['measured']['p50'])} ms and "
         f"{short_number(int(best['measured']['bytes']), BYTES)}."
     )
 
@@ -106,8 +107,8 @@ def render_sweep(found: Mapping[str, Any]) -> Group:
             f"{student['quality']['value']:.4f}",
             f"{student['baseline']['value']:.4f}",
             _gain(student["gain"]),
-            f"{measured['p50']:.3g}",
-            f"{measured['p99']:.3g}",
+            number_text(measured["p50"]),
+            number_text(measured["p99"]),
             short_number(int(measured["bytes"]), BYTES),
             mark(found, place),
             style="bold" if place == found["knee"] else "",
@@ -186,6 +187,7 @@ def render_sweep_page(found: Mapping[str, Any]) -> str:
         mark=lambda place: mark(found, place),
         estimate=estimate,
         size=lambda value: short_number(int(value), BYTES),
+        short=number_text,
         closed="" if all(each["gate"] for each in found["students"]) else CLOSED,
     )
 

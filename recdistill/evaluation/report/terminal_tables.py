@@ -17,6 +17,9 @@ COUNTS = ("", "k", "M", "G")
 BYTES = (" B", " kB", " MB", " GB")
 """Units for `short_number`."""
 
+WIDE = 110
+"""Columns from which intervals are written next to their values."""
+
 
 def number_table(
     headings: Sequence[str], wide: bool = True, title: str | None = None
@@ -99,12 +102,22 @@ def short_number(number: int | None, units: Sequence[str]) -> str:
     """Number with three digits and a unit; each unit is 1,000 times the one before."""
     if number is None:
         return MISSING
-    size = float(number)
-    for unit in units[:-1]:
-        if size < 1000:
-            return f"{size:.3g}{unit}"
-        size /= 1000
-    return f"{size:.3g}{units[-1]}"
+    size, place = float(number), 0
+    # What is rounded to 1,000 has the next unit.
+    while float(f"{size:.3g}") >= 1000 and place < len(units) - 1:
+        size, place = size / 1000, place + 1
+    return f"{number_text(size)}{units[place]}"
+
+
+def number_text(number: float) -> str:
+    """Number with three digits, or with thousands separators from 1,000 on.
+
+    Examples:
+        >>> [number_text(each) for each in (0.012345, 98.76, 999.6, 12345.6)]
+        ['0.0123', '98.8', '1,000', '12,346']
+    """
+    text = f"{number:.3g}"
+    return f"{number:,.0f}" if abs(float(text)) >= 1000 else text
 
 
 def setting_text(value: Any) -> str:
@@ -117,7 +130,7 @@ def setting_text(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return number_text(value)
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -154,7 +167,9 @@ def soft_targets_line(part: Mapping[str, Any]) -> str:
         softened += f", temperature {part['temperature']:g}"
     counted = ""
     if effective is not None:
-        counted = f": about {effective:.3g} of {part['list_size']:,.0f} candidates"
+        counted = (
+            f": about {number_text(effective)} of {part['list_size']:,.0f} candidates"
+        )
         counted += " have weight"
     by = " (chosen by the score doctor)" if part["chosen_by"] == "doctor" else ""
     through, assistant = "", part.get("assistant")

@@ -68,9 +68,10 @@ _GAINED = "distilled_minus_baseline"
 ON_CARD: Any = {
     **dict.fromkeys(("name", "seed", "dataset", "protocol", "models"), True),
     **dict.fromkeys(("retrieval", "gap_closed", "kept", "agreement", "speedup"), True),
-    **dict.fromkeys(("slice_differences", "environment", "config_given"), True),
+    **dict.fromkeys(("environment", "config_given"), True),
     "seeds": {"seeds"},
     "gate": {"overridden", "message"},
+    "guard": {"slices": {"__all__": {"kind", "name", "difference", "adjusted_p"}}},
 }
 """Parts of the report that the model card of an export shows."""
 
@@ -149,7 +150,7 @@ def build_report(
             rows.slices,
             settings.metrics[0],
             largest_fall=config.guard.largest_fall,
-            seed=config.seed,
+            **draws,
         ),
         soft_targets=soft_targets,
         teacher=_teacher_part(records["teacher"]),

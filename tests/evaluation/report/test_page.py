@@ -20,7 +20,11 @@ from recdistill.evaluation.report.page_details import (
     TrainingRun,
 )
 from recdistill.evaluation.report.page_figures import figures
-from recdistill.evaluation.report.run_report import RetrievalPart
+from recdistill.evaluation.report.run_report import (
+    GuardedSlice,
+    GuardPart,
+    RetrievalPart,
+)
 from tests.evaluation.report.example_reports import (
     METRICS,
     NO_GAP,
@@ -106,7 +110,25 @@ def full_report(**changes):
     """A report with everything that the page can show."""
     unknown = {"test": {"history": 0.25, "age": 0.0}}
     dataset = report().dataset.model_copy(update={"unknown": unknown})
-    return report(soft_targets=SOFT_TARGETS, dataset=dataset, **changes)
+    fields = {"soft_targets": SOFT_TARGETS, "dataset": dataset, "guard": guard(0.03)}
+    return report(**(fields | changes))
+
+
+def guard(p):
+    """A guard whose one slice, that of the report, has this corrected p-value."""
+    cold = GuardedSlice(
+        kind="query",
+        name="cold",
+        lists=3,
+        queries=2,
+        baseline=0.42,
+        distilled=0.4,
+        difference=Interval(-0.02, -0.03, -0.01),
+        change=-0.05,
+        adjusted_p=p,
+        fallen=False,
+    )
+    return GuardPart(metric="mrr", largest_fall=0.1, slices=(cold,))
 
 
 def text_of(page: str) -> str:
@@ -131,6 +153,18 @@ def test_the_verdict_and_all_numbers_of_the_report_are_on_the_page(page):
     assert "cold 3 2" in text
     assert "▼ -0.020 -0.030 to -0.010" in text.replace("\N{MINUS SIGN}", "-")
     assert "worse beyond noise on: query cold." in page
+
+
+def test_a_slice_is_worse_by_the_corrected_p_and_not_by_its_interval():
+    noise = render_page(full_report(guard=guard(0.06)))
+    assert "The student is not worse beyond noise on any slice." in noise
+    assert "▼ <" not in noise and "▼ \N{MINUS SIGN}" not in noise
+    assert "None of 1 slice has fallen." in noise
+    unknown = render_page(full_report(guard=None))
+    assert "beyond noise on" not in unknown
+    drawn = forest("query", {"cold": Interval(-0.02, -0.03, -0.01)}, [])
+    assert "var(--bad)" not in drawn
+    assert "var(--bad)" in forest("q", {"cold": Interval(-0.02, -0.03, 0.0)}, ["cold"])
 
 
 def test_sections_are_well_formed_and_in_the_navigation(page):
@@ -196,6 +230,7 @@ def test_a_run_without_latency_says_so():
     )
     page = render_page(untimed)
     assert "; latency was not measured.</h1>" in page
+    assert "as fast as the teacher at" not in page
     assert "Latency was not measured:" in page
     assert '<section id="tradeoff"' not in page
 
@@ -203,9 +238,19 @@ def test_a_run_without_latency_says_so():
 def test_a_teacher_that_was_not_timed_is_a_line_in_the_chart():
     models = report().models
     untimed = {**models, "teacher": model_part(0.102)}
-    chart = figures(report(models=untimed, speedup={}), PageDetails())["tradeoff"]
+    alone = report(models=untimed, speedup={})
+    assert "timed in turns" not in render_page(alone)
+    assert "both models timed in turns" in render_page(report())
+    chart = figures(alone, PageDetails())["tradeoff"]
     assert list(chart.numbers.rows[-1]) == ["teacher", "0.102 [0.092, 0.118]", "-", "-"]
     assert "Teacher (not timed)" in chart.panels[0]
+
+
+def test_the_speed_is_that_of_the_headline():
+    page = render_page(report(speedup={"1000": 9.0, "20": 30.0}))
+    sign = "\N{MULTIPLICATION SIGN}"
+    assert f"<b>9{sign}</b><span>as fast as the teacher at 1,000 candidates" in page
+    assert "ranks 1,000 candidates 9 times as fast" in page
 
 
 def test_training_that_diverged_is_noted():
@@ -274,12 +319,19 @@ class TestInABrowser:
         def choose(name):
             return f"kind.value = '{name}'; kind.dispatchEvent(new Event('change'))"
 
+        def find(text, name):
+            words = json.dumps(text)
+            sought = f"search.value = {words}; search.dispatchEvent(new Event('input'))"
+            return f"{choose(name)}; {sought}"
+
         actions = [
             "search.value = 'USER 7'; search.dispatchEvent(new Event('input'))",
             "search.value = ''; search.dispatchEvent(new Event('input')); all.click()",
             choose("missed"),
             choose("won"),
             choose("lost"),
+            find('onclick="x"', "all"),
+            find("teacher", "all"),
         ]
         steps = "".join(f"{action}; note();" for action in actions)
         script = f"<script>{self.STATES}{steps}</script>{self.REPORT}"
@@ -295,6 +347,8 @@ class TestInABrowser:
             ["8 of 8 queries", 8],
             ["1 of 1 queries", 1],
             ["7 of 7 queries", 7],
+            ["0 of 0 queries", 0],
+            ["8 of 8 queries", 8],
             ["0 of 0 queries", 0],
         ]
         assert found["faults"] == found["requests"] == []
@@ -343,4 +397,10 @@ def test_the_retrieval_is_on_the_page_and_in_the_receipt():
 
 @pytest.mark.parametrize("name", ["$$", "A$$", "$5 to $10"])
 def test_names_with_dollar_signs_are_no_formulas(name):
-    assert name in forest("price", {name: Interval(0.1, 0.05, 0.2)})
+    assert name in forest("price", {name: Interval(0.1, 0.05, 0.2)}, [])
+
+
+def test_characters_that_no_font_here_has_are_drawn_without_a_warning():
+    # A warning would be an error in the tests.
+    name = "\N{HIRAGANA LETTER NO}"
+    assert name in forest("price", {name: Interval(0.1, 0.05, 0.2)}, [])

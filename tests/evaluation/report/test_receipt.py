@@ -1,6 +1,7 @@
 """Receipt: what the terminal shows of a report."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -164,7 +165,7 @@ class TestReceipt:
             "95.9 times at 1,000 candidates",
             "overlap@10 0.71",
             "passed: the teacher is better by 0.02",
-            "7 with a positive outside the catalogue count 0",
+            "7 without a positive in the catalogue count 0",
             "runs/one/export/1",
             "recdistill serve runs/one",
         ):
@@ -196,6 +197,30 @@ class TestReceipt:
         beyond = report(gap_closed={"ndcg@10": Interval(1.2, 1.1, 1.6)})
         assert "within noise" not in shown(beyond, 80)
         assert "within noise" not in shown(report(gap_closed={}), 80)
+
+    def test_a_gap_closed_without_an_interval_has_the_reason(self):
+        why = "the estimate is undefined for some resamples"
+        loose = report(gap_closed={"ndcg@10": Interval(1.55, reason=why)})
+        assert f"no interval: {why}" in " ".join(shown(loose, 80).split())
+        assert f"of the gap in NDCG@10 closed, no interval: {why}" in render_page(loose)
+
+    def test_numbers_from_1000_on_have_separators_and_no_exponent(self):
+        parts = report().models
+        many = {"popularity": Interval(12_345.6, 12_000.0, 13_000.0)}
+        models = {
+            name: model_part(0.1, p50=2_345.6).model_copy(
+                update={"beyond_accuracy": many}
+            )
+            for name in parts
+        }
+        slow = report(models=models, speedup={"1000": 23_456.7})
+        text = shown(slow, 120)
+        assert "popularity 12,346 (teacher 12,346)" in text
+        assert "23,457 times at 1,000 candidates" in text
+        page = render_page(slow)
+        for words in (">2,346 ms<", "median 2,346 ms", ">12,346<"):
+            assert words in page
+        assert not re.search(r"\de[+]\d", text + page)
 
     @pytest.mark.parametrize(
         ("candidates", "seen", "words"),
@@ -251,6 +276,12 @@ def test_the_receipt_shows_the_quality_on_items_without_training_interactions():
         "distilled 0.031, teacher 0.031" in said
     )
     assert "New items" not in shown(report(), 80)
+    one = Slice(1, 1, new.metrics)
+    parts["teacher"] = parts["teacher"].model_copy(
+        update={"slices": {"item": {"new": one}}}
+    )
+    said = " ".join(shown(report(models=parts), 80).split())
+    assert "of the 1 list whose item" in said
 
 
 def test_the_receipt_has_mean_and_standard_deviation_over_seeds():

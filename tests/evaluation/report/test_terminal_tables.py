@@ -20,7 +20,7 @@ def test_metrics_have_the_usual_capitals():
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(None, "-"), (7, "7 B"), (812_345, "812 kB"), (5_000_000_000_000, "5e+03 GB")],
+    [(None, "-"), (7, "7 B"), (812_345, "812 kB"), (5_000_000_000_000, "5,000 GB")],
 )
 def test_sizes_have_three_digits_and_the_largest_unit(number, text):
     assert short_number(number, BYTES) == text
@@ -28,7 +28,16 @@ def test_sizes_have_three_digits_and_the_largest_unit(number, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "-"), (0, "0"), (999, "999"), (1_000, "1k"), (2.5e6, "2.5M"), (3e9, "3G")],
+    [
+        (None, "-"),
+        (0, "0"),
+        (999, "999"),
+        (1_000, "1k"),
+        (999_499, "999k"),
+        (999_500, "1M"),
+        (2.5e6, "2.5M"),
+        (3e9, "3G"),
+    ],
 )
 def test_counts_have_three_digits(value, text):
     assert short_number(value, COUNTS) == text
