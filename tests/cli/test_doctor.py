@@ -29,7 +29,7 @@ class TestDoctor:
         proposal = "distill.scores=z_score distill.teacher_temperature=auto."
         assert f"Proposal {proposal}" in said
         assert "This run z_score, teacher temperature 1: about" in said
-        assert re.search(r"600 lists of 60; doctor: .*z_score at", result.stderr)
+        assert re.search(r"600 lists of 51 on average; doctor: .*z_score at", result.stderr)
 
     def test_the_examination_of_a_run_is_printed_as_json(self, tiny_run):
         result = call("doctor", *in_folder(tiny_run.folder), "--json")

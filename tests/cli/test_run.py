@@ -114,7 +114,7 @@ def test_each_step_has_a_line_on_stderr(tiny_run):
     assert [line.split()[1] for line in lines] == FIRST_ROUND
     assert all("unchanged, skipped" in line for line in lines)
     assert "4,000 interactions, 240 queries, 60 items" in lines[0]
-    assert "600 lists of 60" in lines[3]
+    assert "600 lists of 51 on average" in lines[3]
 
 
 @pytest.mark.parametrize("step", ["prepare", "score"])
