@@ -61,6 +61,8 @@ def find_roles(table: SourceTable, answers: Answers, fixed: bool = False) -> Rol
         _find_time(roles, "time" in wanted, answers.time_format)
         find_choices(roles, wanted - {"list"} if fixed else wanted, answers)
         if answers.keep is not None:
+            for column in roles.kept_by:  # The reasons of another condition.
+                roles.reasons.pop(column, None)
             roles.keep = [answers.keep] if answers.keep else []
         _keep_rows_with_ids(roles)
     return roles

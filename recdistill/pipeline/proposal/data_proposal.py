@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.data.column_profile import ColumnProfile, profile_column
+from recdistill.data.column_profile import ColumnProfile
 from recdistill.data.item_titles import title_column
 from recdistill.data.row_filter import RowFilter
 from recdistill.data.table_files import named_places, table_name, unreadable
@@ -21,7 +21,11 @@ from recdistill.pipeline.proposal.feature_kinds import Kind, propose_kind
 from recdistill.pipeline.proposal.id_matching import as_integers, overlap
 from recdistill.pipeline.proposal.proposal import ColumnUse, Proposal
 from recdistill.pipeline.proposal.questions import Answers, Question
-from recdistill.pipeline.proposal.roles import Roles, is_one_in_each
+from recdistill.pipeline.proposal.roles import (
+    Roles,
+    first_of_each,
+    is_one_in_each,
+)
 from recdistill.pipeline.proposal.source_tables import Source, SourceTable
 from recdistill.pipeline.proposal.table_choice import (
     choose_feature_table,
@@ -36,6 +40,9 @@ _DEFAULTS = ("interactions", "lists", "items", "queries")
 """Tables that the reader finds by their names."""
 
 _FEWEST_ROWS = 20
+_MANY = 100
+"""Different whole numbers, one for each query or list, from which they are ids."""
+
 _MOST_SEARCH_WORDS = 10
 """Mean number of words from which a text is no search, but perhaps a review."""
 
@@ -191,6 +198,10 @@ def _propose_query(proposal: Proposal, answers: Answers) -> None:
             kind = Kind.left_out(f"read from {queries.name if queries else ''}")
         else:
             kind = _context_kind(proposal, profile, answers)
+        if kind.keys is None and profile.name in roles.kept_by:
+            use = ColumnUse(roles.table.name, profile, "keep", "as you said")
+            proposal.uses.append(use)
+            continue
         _add(proposal, proposal.query, roles.table.name, profile, kind)
     _add_unreadable(proposal, roles.table)
     if not proposal.query:
@@ -223,23 +234,25 @@ def _context_kind(proposal: Proposal, profile: ColumnProfile, answers: Answers) 
     if kind.keys is None or said:
         return Kind(kind.keys, f"{kind.reason}; as you said" if said else kind.reason)
     if "list" in roles.columns:
-        return _of_list(roles, profile, kind)
+        return _of_list(roles, profile)
     if is_one_in_each(roles.table, roles.columns["item"], profile.name):
         return Kind.left_out(_OF_THE_ITEM)
     if proposal.history and is_one_in_each(
         roles.table, roles.columns["query"], profile.name
     ):
-        return _query_kind(roles, profile)
+        return _kind_of_each(roles, "query", profile)
     return _named_context(profile, kind)
 
 
-def _of_list(roles: Roles, profile: ColumnProfile, kind: Kind) -> Kind:
+def _of_list(roles: Roles, profile: ColumnProfile) -> Kind:
     """Kind for a column of a listwise table."""
     if not is_one_in_each(roles.table, roles.columns["list"], profile.name):
+        if is_one_in_each(roles.table, roles.columns["item"], profile.name):
+            return Kind.left_out(_OF_THE_ITEM)
         return Kind.left_out("differs within a list, so it is not the query's")
     if profile.content == "date":
         return Kind.left_out("a date, which is new in every later list")
-    return Kind(kind.keys, f"the same in all rows of a list; {kind.reason}")
+    return _kind_of_each(roles, "list", profile)
 
 
 def _named_context(profile: ColumnProfile, kind: Kind) -> Kind:
@@ -259,14 +272,24 @@ def _named_context(profile: ColumnProfile, kind: Kind) -> Kind:
     return Kind.left_out(_OUTCOME)
 
 
-def _query_kind(roles: Roles, profile: ColumnProfile) -> Kind:
-    """Kind for a column with one value for each query."""
-    rows = pa.table({"query": roles.profile("query").values, "value": profile.values})
-    first = rows.group_by("query", use_threads=False).aggregate([("value", "first")])
-    kind = propose_kind(profile_column(profile.name, first["value_first"]))
-    if kind.keys is None and kind.reason.startswith("identifies"):
-        return Kind.left_out("identifies the query, like its id")
-    return Kind(kind.keys, f"one value for each query; {kind.reason}")
+def _kind_of_each(roles: Roles, role: str, profile: ColumnProfile) -> Kind:
+    """Kind for a column with one value for each query or list.
+
+    In the rows, each value is repeated, so that even an id looks like a category.
+    """
+    each = first_of_each(roles.table, roles.columns[role], profile.name)
+    kind = propose_kind(each)
+    integers = each.content == "integer" and each.all_distinct
+    if integers and each.rows >= _MANY and not names.is_quantity(each.name):
+        kind = Kind.left_out("identifies")
+    if kind.keys is None:
+        if kind.reason.startswith(("identifies", "numbers the rows")):
+            return Kind.left_out(f"identifies the {role}, like its id")
+        if kind.reason.startswith("nearly every row"):
+            return Kind.left_out(re.sub(r"\brow", role, kind.reason))
+    same = "the same in all rows of a list"
+    same = same if role == "list" else "one value for each query"
+    return Kind(kind.keys, f"{same}; {kind.reason}")
 
 
 def _add(
@@ -354,15 +377,9 @@ def _describe_uses(proposal: Proposal) -> None:
         use = ", ".join(by_column.get(profile.name, ()))
         if not use and profile.name not in roles.reasons:
             continue
-        keep = any(profile.name in condition for condition in roles.keep)
-        uses.append(
-            ColumnUse(
-                roles.table.name,
-                profile,
-                use or ("keep" if keep else ""),
-                roles.reasons[profile.name],
-            )
-        )
+        use = use or ("keep" if profile.name in roles.kept_by else "")
+        reason = roles.reasons[profile.name]
+        uses.append(ColumnUse(roles.table.name, profile, use, reason))
     proposal.uses[:0] = uses
     used = {table.name for table in proposal.tables.values()}
     explained = " ".join(proposal.notes)

@@ -150,8 +150,7 @@ def _keep(roles: Roles, explained: Collection[str]) -> Iterator[str]:
     """The condition on the rows, and another one that the user may prefer."""
     if roles.keep:
         for column, reason in roles.reasons.items():
-            used = any(column in condition for condition in roles.keep)
-            if used and column not in explained:
+            if column in roles.kept_by and column not in explained:
                 yield from _comment(f"{column}: {reason}.")
         yield f"keep = {toml_value(' and '.join(roles.keep))}"
     if roles.alternative is not None:

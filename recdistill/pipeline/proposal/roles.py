@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recdistill.data.column_profile import ColumnProfile
+from recdistill.data.column_profile import ColumnProfile, profile_column
+from recdistill.data.row_filter import RowFilter
 from recdistill.pipeline.proposal import column_names as names
 from recdistill.pipeline.proposal.questions import Question
 from recdistill.pipeline.proposal.source_tables import SourceTable
@@ -43,6 +45,16 @@ class Roles:
         """Profile of the column with a role."""
         return self.table.columns[self.columns[role]]
 
+    @property
+    def kept_by(self) -> frozenset[str]:
+        """The columns of the conditions on the rows.
+
+        Raises:
+            DataError: If the text is no condition.
+        """
+        condition = " and ".join(self.keep)
+        return frozenset(RowFilter.parse(condition).columns if condition else ())
+
     def give(self, role: str, column: str, reason: str) -> None:
         """Gives a column a role."""
         self.columns[role] = column
@@ -66,6 +78,15 @@ def is_one_in_each(table: SourceTable, group: str, column: str) -> bool:
         return True
     one = pc.equal(several["value_count_distinct"], 1)
     return bool(pc.mean(one.cast(pa.float64())).as_py() >= _SAME)
+
+
+def first_of_each(table: SourceTable, group: str, column: str) -> ColumnProfile:
+    """Profile of a column whose values are the first ones of each group of rows."""
+    groups = table.columns[group].values
+    rows = pa.table({"group": groups, "row": np.arange(len(groups))})
+    rows = rows.filter(pc.is_valid(groups)).group_by("group")
+    first = np.sort(rows.aggregate([("row", "min")])["row_min"].to_numpy())
+    return profile_column(column, table.sample.rows[column].take(pa.array(first)))
 
 
 def quoted(column: str) -> str:

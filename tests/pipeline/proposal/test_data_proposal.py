@@ -226,22 +226,6 @@ def test_the_only_folder_inside_a_folder_is_the_data_folder(tmp_path):
     assert document(tmp_path)["dataset"]["path"] == str(tmp_path / "raw")
 
 
-def test_the_outcome_of_an_interaction_is_no_feature_unless_the_user_says_so(tmp_path):
-    lines = log(",seconds", lambda k, u, i: f",{(k * 37) % 101 / 2}")
-    layouts.write(tmp_path / "interactions.csv", lines)
-    assert list(document(tmp_path)["query"]) == ["history"]
-    found = document(tmp_path, context=("seconds",))
-    assert found["query"]["seconds"] == {"kind": "number"}
-
-
-def test_a_column_that_describes_the_item_is_no_query_feature(tmp_path):
-    lines = log(",brand", lambda k, u, i: f",b{i % 3}")
-    layouts.write(tmp_path / "interactions.csv", lines)
-    proposal = proposed(tmp_path)
-    assert list(proposal.query) == ["history"]
-    assert left_out(proposal)["brand"].startswith("describes the item")
-
-
 @pytest.mark.parametrize("name", ["product_name", "Title", "ITEM_NAME"])
 def test_the_first_column_of_titles_is_shown_in_reports(tmp_path, name):
     lines = [f"item_id,movie_title,{name}" if name == "Title" else f"item_id,{name}"]
@@ -417,16 +401,6 @@ def test_lists_without_a_known_relevance_ask_for_it(tmp_path):
     assert question.choices == ("taken",)
     found = document(tmp_path, columns={"relevance": "taken"})
     assert found["dataset"]["columns"]["relevance"] == "taken"
-
-
-@pytest.mark.parametrize("name", ["text", "query"])
-def test_the_text_of_a_review_is_no_search(tmp_path, name):
-    words = "I loved the place number and would come again any day of the week"
-    lines = log(f",{name}", lambda k, u, i: f",{words} {i} {k}")
-    layouts.write(tmp_path / "interactions.csv", lines)
-    proposal = proposed(tmp_path)
-    assert list(proposal.query) == ["history"]
-    assert left_out(proposal)[name].startswith("perhaps known only after the choice")
 
 
 @pytest.mark.parametrize("role", ["relevance", "weight"])
