@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recdistill.data.column_values import Place
+from recdistill.data.item_titles import is_title
 from recdistill.data.times import Times
 from recdistill.errors import DataError
 from recdistill.features.raw_numbers import (
@@ -110,6 +111,7 @@ class ColumnProfile:
         zeros: Whether values have leading zeros, which a number would lose.
         time_format: Format of the dates; None if they need none.
         reason: Why the values cannot be read.
+        index: Whether pandas wrote the column as the index of a DataFrame.
     """
 
     name: str
@@ -123,6 +125,7 @@ class ColumnProfile:
     zeros: bool = False
     time_format: str | None = None
     reason: str = ""
+    index: bool = False
 
     @property
     def rows(self) -> int:
@@ -255,7 +258,9 @@ def _of_texts(name: str, texts: pa.Array) -> ColumnProfile:
         profile = recognise(name, texts)
         if profile is not None:
             return profile
-    return _of_separated(name, texts) or ColumnProfile(name, "text", texts)
+    # A title such as "Knit cap, green, M" is no list, even if its parts are repeated.
+    separated = None if is_title(name) else _of_separated(name, texts)
+    return separated or ColumnProfile(name, "text", texts)
 
 
 def _of_days(name: str, texts: pa.Array) -> ColumnProfile | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
@@ -54,6 +55,7 @@ class TableSample:
         unreadable: Reason by column, for the columns that cannot be read.
         names: Column names that were given to a file without a header; None if it has
             one.
+        index: Columns that pandas wrote as the index of a DataFrame.
     """
 
     place: Path
@@ -63,6 +65,7 @@ class TableSample:
     files: int = 1
     unreadable: dict[str, str] = field(default_factory=dict)
     names: tuple[str, ...] | None = None
+    index: frozenset[str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -120,7 +123,22 @@ def sample_table(
         files=len(files),
         unreadable=unreadable,
         names=None if names is None else tuple(names),
+        index=_index_columns(parts[0].file),
     )
+
+
+def _index_columns(file: TableFile) -> frozenset[str]:
+    """Columns of a Parquet file that pandas describes as the index of a DataFrame."""
+    if file.kind != "Parquet":
+        return frozenset()
+    with reading(file.path):
+        metadata = parquet.read_schema(file.path).metadata or {}
+    try:
+        columns = json.loads(metadata.get(b"pandas", b"{}")).get("index_columns", [])
+    except (ValueError, AttributeError):
+        return frozenset()
+    # A range of numbers is no column, and is described by an object.
+    return frozenset(each for each in columns if isinstance(each, str))
 
 
 def sample_file(path: Path, scratch: Path) -> tuple[Path, float]:
@@ -216,10 +234,13 @@ def _original_names(parts: Sequence[_Part]) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        message = str(error)
-        for part in parts:
-            message = message.replace(str(part.file.path), str(part.original.path))
-        raise DataError(message) from None
+        raise DataError(_with_original_names(str(error), parts)) from None
+
+
+def _with_original_names(message: str, parts: Sequence[_Part]) -> str:
+    for part in parts:
+        message = message.replace(str(part.file.path), str(part.original.path))
+    return message
 
 
 def _names_for_no_header(part: _Part) -> list[str] | None:
@@ -270,7 +291,7 @@ def _readable(
                     for _ in stream.read():
                         pass
             except DataError as reason:
-                unreadable[name] = str(reason)
+                unreadable[name] = _with_original_names(str(reason), parts)
         good = [name for name in every if name not in unreadable]
         if not good:
             raise error from None

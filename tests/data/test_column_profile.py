@@ -8,8 +8,8 @@ import pytest
 from recdistill.data.column_profile import has_decimal_commas, profile_column
 
 
-def profile(values, kind=None):
-    return profile_column("column", pa.chunked_array([pa.array(values, kind)]))
+def profile(values, kind=None, name="column"):
+    return profile_column(name, pa.chunked_array([pa.array(values, kind)]))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +125,13 @@ def test_consecutive_numbers_that_occur_once_number_the_rows():
     assert not profile(["3", "1", "4"]).numbers_the_rows
     assert not profile(["3", "1", "2", "2"]).numbers_the_rows
     assert not profile(["3", "1", "2", ""]).numbers_the_rows
+
+
+@pytest.mark.parametrize("name", ["title", "Name", "product_name"])
+def test_a_title_with_commas_is_no_list(name):
+    titles = ["Knit cap, red, M", "Knit cap, blue, M", "Belt, red, M", "Belt, blue, L"]
+    assert profile(titles).content == "list"
+    assert profile(titles, name=name).content == "text"
 
 
 def test_a_column_without_rows_is_empty():

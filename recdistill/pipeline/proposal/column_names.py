@@ -106,6 +106,7 @@ _CODES = re.compile(
     r"(?:^|[_\W])(?:id|ids|code|codes|key|zip|zipcode|postal"
     r"|ean|isbn|upc|gtin|barcode|phone|uuid|guid|hash)$"
 )
+_INDEX = re.compile(r"^(?:__index_level_\d+__|Unnamed: 0(?:\.\d+)*|)$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _GROUPS = (
     "category type class group level status gender sex occupation genre brand segment "
@@ -147,6 +148,11 @@ def are_judgements(name: str) -> bool:
 def is_code(name: str) -> bool:
     """Whether the name is that of an identifier or code."""
     return _CODES.search(_CAMEL.sub("_", name).lower()) is not None
+
+
+def is_index(name: str) -> bool:
+    """Whether pandas gives this name to the index of a DataFrame that has none."""
+    return _INDEX.match(name) is not None
 
 
 def is_group(name: str) -> bool:

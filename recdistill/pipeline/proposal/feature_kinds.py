@@ -64,9 +64,23 @@ def _kind(profile: ColumnProfile) -> Kind:
         return Kind.left_out("has no values")
     if profile.distinct == 1 and not profile.missing:
         return Kind.left_out(f"has one value: {shortened(profile.examples(1)[0])}")
+    if _is_index(profile):
+        return Kind.left_out("the index of a DataFrame, which numbers its rows")
     if profile.numbers_the_rows and not names.is_quantity(profile.name, counts=False):
         return Kind.left_out("numbers the rows: consecutive, each value once")
     return _KINDS[profile.content](profile)
+
+
+def _is_index(profile: ColumnProfile) -> bool:
+    """Whether a column is the index of a DataFrame.
+
+    That of a filtered DataFrame has gaps, and that of an exploded one has repeats. An
+    index with a name may be data, such as a date, unless it numbers the rows.
+    """
+    if names.is_index(profile.name):
+        return profile.content == "integer"
+    numbers = profile.content == "integer" and profile.all_distinct
+    return profile.index and numbers and not names.is_quantity(profile.name, False)
 
 
 def _of_list(profile: ColumnProfile) -> Kind:

@@ -82,7 +82,10 @@ class SourceTable:
     def columns(self) -> dict[str, ColumnProfile]:
         """The profile of each column that can be read."""
         rows = self.sample.rows
-        return {name: profile_column(name, rows[name]) for name in rows.column_names}
+        found = {name: profile_column(name, rows[name]) for name in rows.column_names}
+        for name in self.sample.index & found.keys():
+            found[name] = replace(found[name], index=True)
+        return found
 
     def renamed(self, names: Mapping[str, str]) -> SourceTable:
         """The table with other names for columns of a file without a header."""

@@ -1,5 +1,6 @@
 """Proposals for folders in many layouts, compared with what a person would write."""
 
+import pandas as pd
 import pytest
 
 from recdistill.errors import ConfigError, DataError
@@ -218,6 +219,33 @@ def test_columns_that_are_no_features_are_left_out_with_the_reason(tmp_path):
         "discount": "perhaps known only after the choice: add it to [query] if every "
         "request has it",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [(None, "parquet"), ("row", "parquet"), (None, "csv"), (None, "again")],
+)
+def test_the_index_of_a_data_frame_is_no_feature(tmp_path, name, suffix):
+    user, item, time = zip(*layouts.rows(), strict=True)
+    rows = {"user_id": user, "item_id": item, "timestamp": time}
+    items = {"item_id": range(10), "kind": ["a", "b"] * 5, "year": range(1990, 2000)}
+    for table, frame in (("interactions", rows), ("items", items)):
+        frame = pd.DataFrame(frame).rename_axis(name)
+        if table == "items":  # With an index that is a column of data.
+            frame = frame.set_index("item_id", append=True)
+        frame = frame.iloc[[0, *range(2, len(frame))]]
+        if suffix == "parquet":
+            frame.to_parquet(tmp_path / f"{table}.parquet")
+            continue
+        frame.to_csv(tmp_path / f"{table}.csv")
+        if suffix == "again":
+            frame = pd.read_csv(tmp_path / f"{table}.csv")
+            frame.to_csv(tmp_path / f"{table}.csv", index=False)
+    proposal = proposed(tmp_path)
+    assert list(proposal.query) == ["history"]
+    assert list(proposal.candidate) == ["item_id", "kind", "year"]
+    [reason] = {*left_out(proposal).values()}
+    assert reason == "the index of a DataFrame, which numbers its rows"
 
 
 def test_the_only_folder_inside_a_folder_is_the_data_folder(tmp_path):
